@@ -4,7 +4,12 @@ A Beam worker installs the base requirements alone: Beam, JAX and what reading, 
 documents needs. Meta-training, Google Cloud and development each add an extra.
 """
 
+import re
+from pathlib import Path
+
 from setuptools import setup
+
+VERSION = re.search(r'__version__ = "(.+)"', Path("rater_model/__init__.py").read_text())[1]
 
 SCORING = [
     "absl-py>=2.1",
@@ -45,7 +50,7 @@ DEV = [
 
 setup(
     name="datarater",
-    version="0.1.0",
+    version=VERSION,
     description="Meta-learn what training data is worth, and curate web-scale corpora with it.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
