@@ -88,9 +88,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _canonical(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode(
-        "utf-8"
-    )
+    return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
@@ -138,13 +136,9 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
     """
     files, digest = _serialise(checkpoint)
     file_system, folder = fsspec.core.url_to_fs(os.fspath(path))
-    if file_system.exists(folder):
-        if file_system.isfile(folder) or (
-            file_system.ls(folder) and not file_system.exists(f"{folder}/{RATER_FILE}")
-        ):
-            raise CheckpointError(
-                f"{path} exists and is no rater checkpoint; choose another place or remove it"
-            )
+    is_checkpoint = file_system.exists(f"{folder}/{RATER_FILE}")
+    if file_system.exists(folder) and not is_checkpoint and (file_system.isfile(folder) or file_system.ls(folder)):
+        raise CheckpointError(f"{path} exists and is no rater checkpoint; choose another place or remove it")
     if isinstance(file_system, LocalFileSystem):
         _replace_local_folder(Path(folder), files)
     else:
@@ -194,9 +188,7 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
                     f"{path} holds no rater checkpoint: there is no {RATER_FILE}; "
                     "give the folder that datarater-train wrote, such as WORKDIR/rater"
                 ) from error
-            raise CheckpointError(
-                f"{path} is incomplete: {name} is missing; copy the whole folder again"
-            ) from error
+            raise CheckpointError(f"{path} is incomplete: {name} is missing; copy the whole folder again") from error
 
     raw = read(RATER_FILE)
     try:
@@ -205,9 +197,7 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
         if not isinstance(version, int):
             raise TypeError("format_version is no integer")
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}/{RATER_FILE} is damaged: it is not the JSON that a rater has"
-        ) from error
+        raise CheckpointError(f"{path}/{RATER_FILE} is damaged: it is not the JSON that a rater has") from error
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {version}; this datarater reads up to {FORMAT_VERSION}: install a newer one"
@@ -218,15 +208,11 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
     contents = {name: read(name) for name in (PARAMS_FILE, TOKENIZER_FILE)}
     for name, data in contents.items():
         if _sha256(data) != values["files"][name]:
-            raise CheckpointError(
-                f"{path}/{name} is damaged: its SHA-256 differs from the one in {RATER_FILE}"
-            )
+            raise CheckpointError(f"{path}/{name} is damaged: its SHA-256 differs from the one in {RATER_FILE}")
     try:
         config = RaterConfig.from_json(values["rater"])
         tokenizer = load_tokenizer(values["tokenizer"]["kind"], contents[TOKENIZER_FILE])
-        statistics = ScoreStatistics(
-            **{**values["scores"], "quantiles": tuple(values["scores"]["quantiles"])}
-        )
+        statistics = ScoreStatistics(**{**values["scores"], "quantiles": tuple(values["scores"]["quantiles"])})
     except (KeyError, TypeError, ValueError, TokenizerError) as error:
         raise CheckpointError(f"{path} describes a rater that cannot be built: {error}") from error
     flat = safetensors.numpy.load(contents[PARAMS_FILE])
@@ -235,9 +221,7 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
         for name, leaf in flax.traverse_util.flatten_dict(initialise_rater_shapes(config), sep="/").items()
     }
     if {name: array.shape for name, array in flat.items()} != expected:
-        raise CheckpointError(
-            f"{path}/{PARAMS_FILE} does not hold the parameters of the shape in {RATER_FILE}"
-        )
+        raise CheckpointError(f"{path}/{PARAMS_FILE} does not hold the parameters of the shape in {RATER_FILE}")
     return RaterCheckpoint(
         config=config,
         params=flax.traverse_util.unflatten_dict(flat, sep="/"),

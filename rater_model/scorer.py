@@ -161,7 +161,8 @@ class Scorer:
             Their scores and token counts, in the same order.
         """
         tokens_N = np.zeros(len(texts), np.int64)
-        owners, lengths = [], []
+        owners: list[int] = []
+        lengths: list[int] = []
         # Windows by bucket, as (index of the window, its token ids).
         waiting: dict[int, list[tuple[int, np.ndarray]]] = {length: [] for length in self._buckets}
         for owner, text in enumerate(texts):

@@ -115,9 +115,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> BpeTokenizer:
         TokenizerError: the vocabulary is too small to hold every byte.
     """
     if vocabulary_size < 258:
-        raise TokenizerError(
-            f"a byte-level BPE needs a vocabulary of at least 258 ids, not {vocabulary_size}"
-        )
+        raise TokenizerError(f"a byte-level BPE needs a vocabulary of at least 258 ids, not {vocabulary_size}")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -149,8 +147,6 @@ def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
         try:
             tokenizer = tokenizers.Tokenizer.from_str(serialised.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception
-            raise TokenizerError(
-                f"tokenizer.json is no tokenizer of the tokenizers library: {error}"
-            ) from error
+            raise TokenizerError(f"tokenizer.json is no tokenizer of the tokenizers library: {error}") from error
         return BpeTokenizer(_plain_text_only(tokenizer))
     raise TokenizerError(f"unknown tokenizer kind {kind!r}; known are 'byte' and 'bpe'")

@@ -78,9 +78,7 @@ def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
     return turned.astype(x_BxLxHxK.dtype)
 
 
-def attend(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array
-) -> jax.Array:
+def attend(q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
     """Softmax attention; the softmax is taken in float32 at least.
 
     Args:
@@ -108,9 +106,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         """Returns x / rms(x) x scale; the root is taken in float32 at least."""
-        scale_D = self.param(
-            "scale", nn.initializers.ones, (x_BxLxD.shape[-1],), jnp.dtype(self.config.param_dtype)
-        )
+        scale_D = self.param("scale", nn.initializers.ones, (x_BxLxD.shape[-1],), jnp.dtype(self.config.param_dtype))
         x = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         return (x * scale_D).astype(x_BxLxD.dtype)
