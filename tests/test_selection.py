@@ -1,0 +1,233 @@
+from fractions import Fraction
+
+import hypothesis.extra.numpy as numpy_strategies
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from rater_model import selection
+from rater_model.selection import (
+    Boundary,
+    Histogram,
+    KeepCount,
+    KeepFraction,
+    RankKeys,
+    Rule,
+    SelectionError,
+    Step,
+    Threshold,
+    TokenBudget,
+)
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def find(rule: Rule, parts: list[RankKeys]) -> Boundary:
+    """The descent as the pipeline makes it: only sums and few keys leave a part."""
+    boundary = Boundary.begin(rule, Histogram.merge(Histogram.of(part, 0) for part in parts))
+    for _ in range(selection.LAST_LEVEL):
+        boundary = Boundary.from_json(boundary.to_json())
+        if boundary.step is Step.SORT:
+            boundary = boundary.settle(RankKeys.concatenate(boundary.undecided_of(part) for part in parts))
+        elif boundary.step is Step.HISTOGRAM:
+            boundary = boundary.descend(
+                Histogram.merge(Histogram.of(boundary.undecided_of(p), boundary.level) for p in parts)
+            )
+    assert boundary.end is not None
+    return boundary
+
+
+def best_first(keys: RankKeys) -> list[int]:
+    return sorted(range(len(keys)), key=keys.key)
+
+
+def kept_by_sorting(rule: Rule, keys: RankKeys) -> set[int]:
+    order = best_first(keys)
+    if isinstance(rule, TokenBudget):
+        total, kept = 0, set()
+        for index in order:
+            total += int(keys.tokens_N[index])
+            if total > rule.tokens:
+                break
+            kept.add(index)
+        return kept
+    return set(order[: rule.target(len(keys), int(keys.tokens_N.sum()))])
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> list[RankKeys]:
+    scores = draw(st.lists(FINITE, min_size=1, max_size=3))
+    sizes = draw(st.lists(st.integers(0, 25), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    few_keys = draw(st.booleans())
+    seed = draw(st.integers(-5, 2**64))
+    return [
+        RankKeys.of(
+            rng.choice(np.asarray(scores, np.float32), size),
+            rng.integers(0, 2 if few_keys else 2**63, size, np.uint64),
+            seed,
+            ordinal,
+            np.arange(size) * 7,
+            rng.integers(0, 4, size),
+        )
+        for ordinal, size in enumerate(sizes)
+    ]
+
+
+RULES = st.one_of(
+    st.fractions(0, 1).map(KeepFraction),
+    st.integers(0, 140).map(KeepCount),
+    st.integers(0, 250).map(TokenBudget),
+)
+
+
+@pytest.mark.parametrize("sort_limit", [0, 3, selection.SORT_LIMIT])
+@settings(deadline=None, max_examples=150)
+@given(parts=corpora(), rule=RULES)
+def test_the_descent_keeps_what_a_full_sort_keeps(sort_limit: int, parts: list[RankKeys], rule: Rule) -> None:
+    keys = RankKeys.concatenate(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "SORT_LIMIT", sort_limit)
+        boundary = find(rule, parts)
+    assert boundary.end is not None
+    kept = set(np.flatnonzero(keys.below(boundary.end)).tolist())
+    assert kept == kept_by_sorting(rule, keys)
+    assert boundary.kept == len(kept)
+    assert boundary.kept_tokens == sum(int(keys.tokens_N[index]) for index in kept)
+
+
+@settings(deadline=None)
+@given(st.lists(FINITE, min_size=2, max_size=40))
+def test_ordered_bits_keep_the_order_of_scores(scores: list[float]) -> None:
+    scores_N = np.asarray(scores, np.float32)
+    bits_N = selection.ordered_bits(scores_N)
+    assert ((scores_N[:, None] < scores_N) == (bits_N[:, None] < bits_N)).all()
+    assert ((scores_N[:, None] == scores_N) == (bits_N[:, None] == bits_N)).all()
+
+
+def test_minus_zero_is_zero_and_what_is_not_finite_is_refused() -> None:
+    assert len(set(selection.ordered_bits(np.asarray([-0.0, 0.0], np.float32)).tolist())) == 1
+    for score in (np.nan, np.inf, -np.inf):
+        with pytest.raises(SelectionError, match="not finite"):
+            selection.ordered_bits(np.asarray([1.0, score], np.float32))
+
+
+@settings(deadline=None)
+@given(corpora(), FINITE)
+def test_a_threshold_keeps_the_scores_that_reach_it(parts: list[RankKeys], score: float) -> None:
+    rule = Threshold(Fraction(score))
+    boundary = find(rule, parts)
+    assert boundary.end is not None
+    bound = np.uint32(0xFFFFFFFF) - selection.ordered_bits(np.asarray([score], np.float32))
+    for part in parts:
+        assert (part.below(boundary.end) == (part.order_N <= bound[0])).all()
+
+
+def test_a_threshold_between_two_floats_keeps_only_the_upper() -> None:
+    lower = np.float32(0.1)
+    upper = np.nextafter(lower, np.float32(1))
+    keys = RankKeys.of(np.asarray([lower, upper], np.float32), np.zeros(2, np.uint64), 0, 0, [0, 1], [1, 1])
+    middle = (Fraction(float(lower)) + Fraction(float(upper))) / 2
+    assert keys.below(Threshold(middle).end).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("documents", "kept"), [(13_157, 6_578), (1, 0), (3, 2), (5, 2), (0, 0), (7, 4)])
+def test_half_of_a_corpus_is_rounded_half_to_even(documents: int, kept: int) -> None:
+    assert KeepFraction("0.5").target(documents, 0) == kept
+
+
+def test_a_fraction_is_exact() -> None:
+    assert KeepFraction("0.1").fraction == Fraction(1, 10)
+    assert KeepFraction("0.15").target(10, 0) == 2  # the float 0.15 lies below 1.5 documents
+    assert KeepFraction("0.50").name == "keep-0.5"
+    assert KeepFraction("1/3").name == "keep-1-of-3"
+    assert KeepFraction("1e-3").value == "0.001"
+    assert KeepFraction("1").value == "1"
+    assert KeepFraction("100/100").name == "keep-1"
+
+
+@pytest.mark.parametrize("text", ["1.01", "-0.1", "half", "", "nan", "inf", "1/0"])
+def test_a_fraction_outside_0_to_1_is_refused(text: str) -> None:
+    with pytest.raises(SelectionError, match="keep fraction"):
+        KeepFraction(text)
+
+
+@pytest.mark.parametrize("rule", [KeepFraction("1/7"), KeepCount(9), TokenBudget(100), Threshold("-0.25")])
+def test_rules_survive_json(rule: Rule) -> None:
+    assert selection.rule_from_json(selection.rule_to_json(rule)) == rule
+
+
+def test_an_unknown_rule_is_named() -> None:
+    with pytest.raises(SelectionError, match="best_of"):
+        selection.rule_from_json({"kind": "best_of", "value": "3"})
+
+
+def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
+    parts = [
+        RankKeys.of(np.ones(50, np.float32), np.full(50, 7, np.uint64), 3, o, np.arange(50), np.ones(50))
+        for o in range(4)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "SORT_LIMIT", 0)
+        boundary = find(KeepCount(120), parts)
+    assert boundary.end is not None
+    assert [int(part.below(boundary.end).sum()) for part in parts] == [50, 50, 20, 0]
+    assert parts[2].below(boundary.end)[:20].all()
+
+
+def test_the_tie_break_favours_no_split_and_follows_the_seed() -> None:
+    count, splits = 2_000, 4
+    hashes_N = np.asarray([selection.key_hash(str(i)) for i in range(count)], np.uint64)
+
+    def kept(seed: int) -> NDArray[np.bool_]:
+        ordinals_N = np.arange(count) * splits // count
+        keys = RankKeys.of(np.zeros(count, np.float32), hashes_N, seed, ordinals_N, np.arange(count), np.ones(count))
+        end = find(KeepFraction("0.5"), [keys]).end
+        assert end is not None
+        return keys.below(end)
+
+    first = kept(1)
+    assert first.sum() == count // 2
+    assert (np.abs(first.reshape(splits, -1).sum(1) - count / splits / 2) < 60).all()
+    assert (first == kept(1)).all()
+    assert 0.3 < (first == kept(2)).mean() < 0.7
+
+
+@settings(deadline=None)
+@given(st.lists(corpora(), min_size=1, max_size=3))
+def test_histograms_merge_in_any_grouping(groups: list[list[RankKeys]]) -> None:
+    parts = [part for group in groups for part in group]
+    flat = Histogram.of(RankKeys.concatenate(parts), 0)
+    nested = Histogram.merge(Histogram.merge(Histogram.of(part, 0) for part in reversed(group)) for group in groups)
+    for name in ("bins_K", "counts_K", "tokens_K"):
+        assert getattr(flat, name).tolist() == getattr(nested, name).tolist()
+    assert Histogram.from_json(flat.to_json()).to_json() == flat.to_json()
+    assert all(flat.holds(int(b)) for b in flat.bins_K)
+    assert not flat.holds(70_000)
+
+
+def test_changed_scores_are_noticed() -> None:
+    keys = RankKeys.of(np.zeros(4, np.float32), np.arange(4, dtype=np.uint64), 0, 0, range(4), [1] * 4)
+    boundary = Boundary.begin(KeepCount(2), Histogram.of(keys, 0))
+    with pytest.raises(SelectionError, match="changed"):
+        boundary.settle(keys.take(np.arange(3)))
+    with pytest.raises(SelectionError, match="changed"):
+        boundary.descend(Histogram.of(keys.take(np.arange(3)), 1))
+
+
+@settings(deadline=None)
+@given(numpy_strategies.arrays(np.float32, 20, elements=FINITE), st.integers(1, 19))
+def test_the_lowest_score_is_the_last_kept_ones(scores_N: NDArray[np.float32], count: int) -> None:
+    keys = RankKeys.of(scores_N, np.arange(20, dtype=np.uint64), 0, 0, range(20), [1] * 20)
+    end = find(KeepCount(count), [keys])
+    lowest = end.lowest_score()
+    assert lowest is None or lowest <= np.sort(scores_N)[::-1][count - 1]
+
+
+def test_hashes_are_of_fixed_value() -> None:
+    assert selection.key_hash("a") == selection.key_hash("a")
+    assert selection.key_hash('"1"') != selection.key_hash("1")
+    assert selection.seeded_hash([1, 2, 3], 0).tolist() == selection.seeded_hash([1, 2, 3], 2**64).tolist()
+    assert len(set(selection.seeded_hash(np.arange(10_000), 5).tolist())) == 10_000
