@@ -118,8 +118,8 @@ def replace_from_unigram(
     """Redraws a share of the positions from a unigram distribution.
 
     Exactly round(noise_level * L) positions, chosen without replacement, are drawn anew, each independently
-    from unigram_V. A draw may equal what it replaces. With the corpus's own distribution, byte frequencies say
-    nothing about the noise level, on average over the corpus.
+    from unigram_V. A draw may equal what it replaces. With the corpus's own distribution, byte
+    frequencies say nothing about the noise level, on average over the corpus.
 
     Args:
         sequence_L: Tokens, of any integer dtype.

@@ -1,0 +1,625 @@
+"""The built-in corpus of the demo, made out of real text that every Python installation carries.
+
+Intact prose comes from pydoc's topics and from the docstrings of the standard library's modules, which are
+parsed, never imported. Beside each intact document of the pool stand copies of the same length, so that length
+says nothing: its bytes shuffled, its bytes redrawn from the corpus's unigram distribution, boilerplate (a
+sentence out of licence texts, repeated), and source code (intact, but not prose).
+
+The held-out target is intact prose that the pool does not hold: it comes from other modules and topics, and any
+document that shares 13 words in a row with a document of the pool is left out of it.
+
+    python -m meta_training.demo_corpus --output demo_output
+
+writes `demo_output/corpus/*.jsonl.gz` (the pool), `demo_output/heldout/*.jsonl.gz` and, last of all,
+`demo_output/corpus.json` (versions, counts, digests). Fields of a document: `id`, `text`, `source` (which kind
+of text it was made from) and `kind` (see `Kind`), which is for reading results and never given to training.
+
+All text is ASCII. The same Python installation always gives the same bytes.
+"""
+
+import argparse
+import ast
+import gzip
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import sysconfig
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meta_training.corruption import (
+    bytes_to_text,
+    replace_from_unigram,
+    shuffle_within,
+    text_to_bytes,
+    unigram_distribution,
+)
+
+CORPUS_VERSION = 1
+"""Raised whenever the same installation would give another corpus: an older one is then made anew."""
+
+MIN_CHARACTERS = 200
+MAX_CHARACTERS = 4000
+POOL_CHARACTERS = 700_000
+"""Intact prose in the pool at most; each other kind has as much."""
+HELD_OUT_CHARACTERS = 240_000
+"""Intact prose held out at most."""
+HELD_OUT_SHARE = 0.25
+"""Share of all intact prose that is held out at most: of use where an installation carries little text."""
+MIN_PROSE_CHARACTERS = 300_000
+SHARED_WORDS = 13
+"""A document that shares so many words in a row with the pool is not held out."""
+BOILERPLATE_SENTENCES = 24
+POOL_SHARDS = 4
+HELD_OUT_SHARDS = 2
+_SEED = 20_240_607
+
+_NOT_THE_LIBRARY = frozenset(
+    {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "encodings"}
+)
+# Written by the build or by the machine's owner: they hold paths, and differ between like installations.
+_LOCAL_MODULES = re.compile(r"_sysconfigdata|_sysconfig_vars|sitecustomize|usercustomize|__phello__")
+_TO_ASCII = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "...", "\u00a0": " ", "°": " degrees"}
+)
+_LEGAL = re.compile(r"licen[sc]e|copyright|warrant|liab|rights reserved|permission|agreement", re.IGNORECASE)
+
+
+class Kind(StrEnum):
+    """What a document is; for reading results, never for training."""
+
+    INTACT = "intact"
+    """Prose as it was written."""
+    SHUFFLED = "shuffled"
+    """An intact document with all its bytes shuffled."""
+    REDRAWN = "redrawn"
+    """As long as an intact document, all bytes drawn from the intact documents' unigram distribution."""
+    BOILERPLATE = "boilerplate"
+    """A sentence out of a licence text, repeated to an intact document's length."""
+    CODE = "code"
+    """Source code without its docstrings, cut to an intact document's length: intact, but not prose."""
+
+
+DAMAGED_KINDS = (Kind.SHUFFLED, Kind.REDRAWN, Kind.BOILERPLATE)
+"""The kinds that a rater should score below intact prose. Code is neither damaged nor prose."""
+
+
+class TooLittleTextError(RuntimeError):
+    """This Python installation carries too little text to make a corpus of."""
+
+
+class NotOurFolderError(RuntimeError):
+    """A folder that the corpus would be written to holds something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A document before it is given a kind.
+
+    Attributes:
+        origin: The topic or module it comes from; documents of one origin never lie on both sides.
+        text: ASCII text.
+        source: `topics`, `docstrings`, `sources` or `licences`.
+    """
+
+    origin: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class DemoDocument:
+    """A document of the built-in corpus, as it is written.
+
+    Attributes:
+        id: Unique in the corpus.
+        text: ASCII text.
+        source: Which kind of text it was made from: `topics`, `docstrings`, `sources` or `licences`.
+        kind: See `Kind`.
+    """
+
+    id: str
+    text: str
+    source: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class DemoCorpus:
+    """Where the corpus lies, and what `corpus.json` says of it.
+
+    Attributes:
+        output: The folder that holds `corpus/`, `heldout/` and `corpus.json`.
+        summary: The content of `corpus.json`.
+        made: False if a complete corpus was there already.
+    """
+
+    output: Path
+    summary: dict[str, Any]
+    made: bool
+
+    @property
+    def pool_glob(self) -> str:
+        """The pool's files."""
+        return str(self.output / "corpus" / "*.jsonl.gz")
+
+    @property
+    def held_out_glob(self) -> str:
+        """The held-out files."""
+        return str(self.output / "heldout" / "*.jsonl.gz")
+
+
+def build_demo_corpus(output: str | os.PathLike[str], say: Callable[[str], None] = lambda _: None) -> DemoCorpus:
+    """Makes the corpus, unless a complete one of this version and this Python is there already.
+
+    It is written into a temporary folder beside its place and renamed; `corpus.json` comes last and is what makes
+    a corpus complete. Files that were changed since are noticed by their digests, and the corpus is made anew.
+
+    Args:
+        output: The folder to write to; made if it is not there.
+        say: Called with one line of progress at a time.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        TooLittleTextError: If the installation carries too little text.
+        NotOurFolderError: If `corpus/` or `heldout/` holds files that were not written here.
+        OSError: If the folder cannot be written.
+    """
+    output = Path(output)
+    summary = _complete_summary(output)
+    if summary is not None:
+        return DemoCorpus(output, summary, made=False)
+    for name in ("corpus", "heldout"):
+        _check_ours(output / name)
+    say("making the built-in corpus out of this Python's own documentation ...")
+    pool, held_out = make_documents()
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".corpus-tmp-", dir=output))
+    try:
+        files = {}
+        for name, shards, documents in (
+            ("corpus", POOL_SHARDS, pool),
+            ("heldout", HELD_OUT_SHARDS, held_out),
+        ):
+            (temporary / name).mkdir()
+            for path, data in _shards(name, documents, shards):
+                _write_durably(temporary / path, data)
+                files[path] = hashlib.sha256(data).hexdigest()
+        summary = {
+            **_identity(),
+            "numpy": np.__version__,
+            "pool": _counts(pool),
+            "held_out": _counts(held_out),
+            "content_digest": _content_digest([*pool, *held_out]),
+            "files": files,
+        }
+        _write_durably(temporary / "corpus.json", json.dumps(summary, indent=2).encode() + b"\n")
+        (output / "corpus.json").unlink(missing_ok=True)
+        for name in ("corpus", "heldout"):
+            if (output / name).exists():
+                shutil.rmtree(output / name)
+            (temporary / name).rename(output / name)
+        (temporary / "corpus.json").rename(output / "corpus.json")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return DemoCorpus(output, summary, made=True)
+
+
+def make_documents() -> tuple[list[DemoDocument], list[DemoDocument]]:
+    """Gathers the text and makes the pool and the held-out documents, both in a random order.
+
+    Returns:
+        The pool and the held-out documents.
+
+    Raises:
+        TooLittleTextError: If the installation carries too little text.
+    """
+    rng = np.random.default_rng(_SEED)
+    modules = list(_library_modules())
+    prose = gather_prose(modules)
+    total = sum(len(piece.text) for piece in prose)
+    if total < MIN_PROSE_CHARACTERS:
+        raise TooLittleTextError(
+            f"this Python installation ({sys.prefix}) carries {total:,} characters of usable documentation, and "
+            f"the built-in corpus takes {MIN_PROSE_CHARACTERS:,}. Its standard library seems to be stripped: "
+            "install the full one (on Debian and Ubuntu the packages python3 and libpython3-stdlib), or train "
+            "on a corpus of your own"
+        )
+    sentences = gather_boilerplate(modules)
+    intact, held_out = split_by_origin(prose, rng, avoid=sentences)
+    code = _code_windows(modules, [len(piece.text) for piece in intact], _shingles(held_out), rng)
+    pool = list(_pool(intact, code, sentences, rng))
+    kept_back = [
+        DemoDocument(f"{piece.origin}#held-out-{number}", piece.text, piece.source, Kind.INTACT)
+        for number, piece in enumerate(held_out)
+    ]
+    return [pool[i] for i in rng.permutation(len(pool))], kept_back
+
+
+def _pool(
+    intact: Sequence[Piece], code: Sequence[Piece], sentences: Sequence[str], rng: np.random.Generator
+) -> Iterator[DemoDocument]:
+    """Each intact document with its copies of the same length beside it."""
+    unigram_V = unigram_distribution(text_to_bytes(piece.text) for piece in intact)
+    for number, piece in enumerate(intact):
+        bytes_L = text_to_bytes(piece.text)
+        length = len(bytes_L)
+
+        def named(kind: Kind, text: str, origin: str, source: str, number: int = number) -> DemoDocument:
+            return DemoDocument(f"{origin}#{kind}-{number}", text, source, kind)
+
+        yield named(Kind.INTACT, piece.text, piece.origin, piece.source)
+        shuffled_L = shuffle_within(bytes_L, 1.0, rng).astype(np.uint8)
+        yield named(Kind.SHUFFLED, bytes_to_text(shuffled_L), piece.origin, piece.source)
+        redrawn_L = replace_from_unigram(bytes_L, 1.0, unigram_V, rng).astype(np.uint8)
+        yield named(Kind.REDRAWN, bytes_to_text(redrawn_L), piece.origin, piece.source)
+        sentence = sentences[int(rng.integers(len(sentences)))] + " "
+        repeated = (sentence * (length // len(sentence) + 1))[:length]
+        yield named(Kind.BOILERPLATE, repeated, "licence", "licences")
+        if number < len(code):
+            yield named(Kind.CODE, code[number].text, code[number].origin, code[number].source)
+
+
+# Gathering.
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A source file of the standard library: its path below the library, its text and its syntax tree."""
+
+    name: str
+    text: str
+    tree: ast.Module
+
+
+def _library_modules() -> Iterator[_Module]:
+    """The standard library's source files in the order of their paths; those that do not parse are left out."""
+    library = Path(sysconfig.get_path("stdlib"))
+    for folder, folders, names in os.walk(library):
+        folders[:] = sorted(name for name in folders if name not in _NOT_THE_LIBRARY and "-" not in name)
+        for name in sorted(names):
+            if not name.endswith(".py") or _LOCAL_MODULES.search(name):
+                continue
+            path = Path(folder) / name
+            try:
+                text = path.read_text(encoding="utf-8")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    tree = ast.parse(text)
+            except (OSError, SyntaxError, ValueError):
+                # Templates and samples of broken code lie among the modules; the corpus does without them.
+                continue
+            yield _Module(path.relative_to(library).as_posix(), text, tree)
+
+
+def gather_prose(modules: Iterable[_Module]) -> list[Piece]:
+    """Documents of prose: pydoc's topics and docstrings, each paragraph once, none too short or too long.
+
+    Args:
+        modules: The standard library's modules.
+
+    Returns:
+        Pieces of MIN_CHARACTERS to MAX_CHARACTERS characters, in a fixed order.
+    """
+    seen: set[bytes] = set()
+    pieces: list[Piece] = []
+    for topic, text in sorted(_topics().items()):
+        pieces.extend(Piece(f"topic/{topic}", part, "topics") for part in _prose_pieces(text, seen))
+    for module in modules:
+        for docstring in _docstrings(module.tree):
+            pieces.extend(Piece(module.name, part, "docstrings") for part in _prose_pieces(docstring, seen))
+    return pieces
+
+
+def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
+    """Sentences of boilerplate, out of the licence of Python and the notices in the library's sources.
+
+    Args:
+        modules: The standard library's modules.
+
+    Returns:
+        Up to BOILERPLATE_SENTENCES ASCII sentences, in a fixed order.
+
+    Raises:
+        TooLittleTextError: If there is not a single one.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    notices = []
+    for path in (library / "LICENSE.txt", library / "LICENSE", Path(sys.base_prefix) / "LICENSE.txt"):
+        if path.is_file():
+            notices.append(path.read_text(encoding="utf-8", errors="replace"))
+            break
+    # Where a distribution leaves the licence out, the notices that head the source files say much the same.
+    notices.extend(
+        "\n".join(line.lstrip("# ") for line in module.text.splitlines()[:40] if line.startswith("#"))
+        for module in modules
+    )
+    sentences: dict[str, None] = {}
+    for notice in notices:
+        for sentence in re.split(r"(?<=[.;:])\s+|\n\s*\n", notice):
+            sentence = " ".join(sentence.translate(_TO_ASCII).split())
+            if 40 <= len(sentence) <= 160 and sentence.isascii() and _LEGAL.search(sentence):
+                sentences.setdefault(sentence)
+        if len(sentences) >= BOILERPLATE_SENTENCES:
+            break
+    if not sentences:
+        raise TooLittleTextError("this Python installation carries neither a licence nor notices in its sources")
+    return list(sentences)[:BOILERPLATE_SENTENCES]
+
+
+def split_by_origin(
+    prose: Sequence[Piece], rng: np.random.Generator, avoid: Sequence[str] = ()
+) -> tuple[list[Piece], list[Piece]]:
+    """Splits prose into the pool's and the held-out documents, no origin on both sides.
+
+    Args:
+        prose: The documents.
+        rng: Where chance comes from.
+        avoid: Other texts of the pool that no held-out document may share SHARED_WORDS words in a row with.
+
+    Returns:
+        The pool's documents and the held-out ones; both within their limits, and no 13 words shared.
+    """
+    by_origin: dict[str, list[Piece]] = {}
+    for piece in prose:
+        by_origin.setdefault(piece.origin, []).append(piece)
+    total = sum(len(piece.text) for piece in prose)
+    wanted = min(HELD_OUT_CHARACTERS, int(total * HELD_OUT_SHARE))
+    # An origin with a large part of the wanted text would make the target about one subject.
+    largest = wanted // 10
+    origins = list(by_origin)
+    held_out: list[Piece] = []
+    pool: list[Piece] = []
+    taken = 0
+    for i in rng.permutation(len(origins)):
+        pieces = by_origin[origins[int(i)]]
+        size = sum(len(piece.text) for piece in pieces)
+        if taken < wanted and size <= largest:
+            held_out.extend(pieces)
+            taken += size
+        else:
+            pool.extend(pieces)
+    pool = [pool[i] for i in rng.permutation(len(pool))]
+    cumulative_N = np.cumsum([len(piece.text) for piece in pool])
+    pool = pool[: int(np.searchsorted(cumulative_N, POOL_CHARACTERS, side="right"))]
+    forbidden = _shingles([*pool, *(Piece("", text, "") for text in avoid)])
+    held_out = [piece for piece in held_out if forbidden.isdisjoint(_shingles([piece]))]
+    return pool, [held_out[i] for i in rng.permutation(len(held_out))]
+
+
+def word_shingles(text: str) -> set[str]:
+    """All runs of SHARED_WORDS words in a text, in lower case; a shorter text is one run.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The runs, words joined by blanks; nothing for a text without words.
+    """
+    words = re.findall(r"\w+", text.lower())
+    return {
+        " ".join(words[start : start + SHARED_WORDS]) for start in range(max(1, len(words) - SHARED_WORDS + 1)) if words
+    }
+
+
+def _shingles(pieces: Iterable[Piece]) -> set[str]:
+    return set().union(*(word_shingles(piece.text) for piece in pieces))
+
+
+def _topics() -> dict[str, str]:
+    """Pydoc's topics; none where the distribution leaves them out."""
+    try:
+        return dict(importlib.import_module("pydoc_data.topics").topics)
+    except ImportError:
+        return {}
+
+
+def _docstring_nodes(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Expr]]:
+    """The nodes that have a docstring, with the statement that is it, in the order of the source."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+            first = node.body[0]
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                yield node, first
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    for _, statement in _docstring_nodes(tree):
+        assert isinstance(statement.value, ast.Constant)
+        yield inspect.cleandoc(str(statement.value.value))
+
+
+def _prose_pieces(text: str, seen: set[bytes]) -> Iterator[str]:
+    """The paragraphs of prose in a text that were not seen before, joined to documents of the wanted size."""
+    piece = ""
+    for paragraph in re.split(r"\n\s*\n", text.translate(_TO_ASCII)):
+        paragraph = "\n".join(line.rstrip() for line in paragraph.strip("\n").splitlines())
+        if not _is_prose(paragraph):
+            continue
+        digest = hashlib.sha256(" ".join(paragraph.split()).lower().encode()).digest()
+        if digest in seen:
+            continue
+        seen.add(digest)
+        if piece and len(piece) + 2 + len(paragraph) > MAX_CHARACTERS:
+            yield from _of_wanted_size(piece)
+            piece = ""
+        piece = f"{piece}\n\n{paragraph}" if piece else paragraph
+    yield from _of_wanted_size(piece)
+
+
+def _of_wanted_size(piece: str) -> Iterator[str]:
+    piece = piece.strip()
+    if MIN_CHARACTERS <= len(piece) <= MAX_CHARACTERS:
+        yield piece
+
+
+def _is_prose(paragraph: str) -> bool:
+    """Whether a paragraph is sentences: no doctest, table, grammar or notice, mostly letters, ASCII."""
+    if len(paragraph) < 30 or not paragraph.isascii() or not paragraph.replace("\n", "").isprintable():
+        return False
+    if ">>>" in paragraph or "::=" in paragraph or "+--" in paragraph or "===" in paragraph:
+        return False
+    if re.search(r"copyright|all rights reserved|licensed", paragraph, re.IGNORECASE):
+        return False
+    letters = sum(character.isalpha() or character in " \n,.'" for character in paragraph)
+    words = re.findall(r"[A-Za-z]{2,}", paragraph)
+    return letters >= 0.85 * len(paragraph) and len(words) >= 5
+
+
+def _code_windows(
+    modules: Sequence[_Module], lengths: Sequence[int], forbidden: set[str], rng: np.random.Generator
+) -> list[Piece]:
+    """Code of the given lengths, at most 6 windows a module, none that overlap or share words with the target."""
+    order = rng.permutation(len(modules))
+    windows: list[Piece] = []
+    left = 0
+    text, name, place = "", "", 0
+    queue = iter(order)
+    for length in lengths:
+        while True:
+            if left == 0 or place + length > len(text):
+                i = next(queue, None)
+                if i is None:
+                    return windows
+                name, text, place, left = modules[i].name, _code_only(modules[i]), 0, 6
+                continue
+            window = Piece(name, text[place : place + length], "sources")
+            # The next window starts at the beginning of a line.
+            end = text.find("\n", place + length)
+            place = len(text) if end < 0 else end + 1
+            left -= 1
+            if window.text.strip() and forbidden.isdisjoint(word_shingles(window.text)):
+                windows.append(window)
+                break
+    return windows
+
+
+def _code_only(module: _Module) -> str:
+    """The module's source without docstrings, comment lines at the left margin, and runs of blank lines."""
+    lines = module.text.splitlines()
+    dropped: set[int] = set()
+    for _, statement in _docstring_nodes(module.tree):
+        dropped.update(range(statement.lineno - 1, statement.end_lineno or statement.lineno))
+    kept = [line.rstrip() for i, line in enumerate(lines) if i not in dropped and not line.startswith("#")]
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).translate(_TO_ASCII).strip("\n")
+    return text if text.isascii() else ""
+
+
+# Writing.
+
+
+def _identity() -> dict[str, Any]:
+    """What a complete corpus must agree with to be used again."""
+    return {
+        "corpus_version": CORPUS_VERSION,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "standard_library": sysconfig.get_path("stdlib"),
+    }
+
+
+def _complete_summary(output: Path) -> dict[str, Any] | None:
+    """The summary of a complete, unchanged corpus of this version and this Python, or None."""
+    try:
+        summary = json.loads((output / "corpus.json").read_bytes())
+        files = dict(summary["files"])
+        wanted = all(summary.get(key) == value for key, value in _identity().items())
+        there = {
+            path.relative_to(output).as_posix() for name in ("corpus", "heldout") for path in (output / name).iterdir()
+        }
+        if not wanted or there != set(files):
+            return None
+        for name, digest in files.items():
+            if hashlib.sha256((output / name).read_bytes()).hexdigest() != digest:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return dict(summary)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuses to replace a folder with files that this module does not write."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    ours = re.compile(rf"{folder.name}-\d{{5}}-of-\d{{5}}\.jsonl\.gz")
+    if folder.is_symlink() or not folder.is_dir() or not all(ours.fullmatch(path.name) for path in folder.iterdir()):
+        raise NotOurFolderError(
+            f"{folder} holds something other than the built-in corpus; move it away or give another --output"
+        )
+
+
+def _shards(name: str, documents: Sequence[DemoDocument], count: int) -> Iterator[tuple[str, bytes]]:
+    for shard in range(count):
+        buffer = io.BytesIO()
+        # A fixed time and no name in the header, so that the same text gives the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
+            for document in documents[shard::count]:
+                stream.write(json.dumps(asdict(document)).encode() + b"\n")
+        yield f"{name}/{name}-{shard:05d}-of-{count:05d}.jsonl.gz", buffer.getvalue()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _counts(documents: Iterable[DemoDocument]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for document in documents:
+        of_kind = counts.setdefault(document.kind.value, {"documents": 0, "characters": 0})
+        of_kind["documents"] += 1
+        of_kind["characters"] += len(document.text)
+    return dict(sorted(counts.items()))
+
+
+def _content_digest(documents: Iterable[DemoDocument]) -> str:
+    """A digest of what the files hold, which does not depend on the compressor's version."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(json.dumps(asdict(document)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code (0 done, 1 failed, 2 wrong usage)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m meta_training.demo_corpus",
+        description="Make the demo's corpus out of the text that this Python installation carries.",
+        epilog="example: python -m meta_training.demo_corpus --output demo_output",
+    )
+    parser.add_argument("--output", default="demo_output", help="folder to write to (default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        corpus = build_demo_corpus(options.output, say=print)
+    except (TooLittleTextError, NotOurFolderError, OSError) as error:
+        print(f"demo_corpus: {error}", file=sys.stderr)
+        return 1
+    for side, glob in (("pool", corpus.pool_glob), ("held_out", corpus.held_out_glob)):
+        for kind, of_kind in corpus.summary[side].items():
+            print(f"{side:9s} {kind:12s} {of_kind['documents']:6,d} documents {of_kind['characters']:10,d} bytes")
+        print(f"          {glob}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
