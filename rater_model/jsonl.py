@@ -1,0 +1,307 @@
+"""JSON lines: documents out of plain or compressed streams, from any split, in bounded memory."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from rater_model import streams
+from rater_model.files import open_file
+from rater_model.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    Compression,
+    Document,
+    ReadOptions,
+    Reason,
+    Record,
+    Split,
+)
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MISSING = object()
+
+# Formats that one meets under a wrong name or without support; lines of binary noise would tell nobody.
+_FOREIGN = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"Obj\x01": "Avro",
+    b"ORC": "ORC",
+    b"ARROW1\0\0": "Arrow IPC",
+}
+
+
+def foreign_format(head: bytes) -> str | None:
+    """Returns the name of the unsupported format that a file's first bytes tell of, or None."""
+    return next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
+
+
+def canonical_json(value: Any) -> str:
+    """Returns a value as JSON with sorted keys and no spaces, the same for equal values."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_unusual).decode()
+
+
+def _unusual(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="backslashreplace")
+    return str(value)
+
+
+def key_of(identifier: Any, text_bytes: bytes) -> str:
+    """Returns a document's key; see `Document.key`.
+
+    Args:
+        identifier: the id as it was read, None without one.
+        text_bytes: the text in UTF-8.
+    """
+    if identifier is not None and identifier not in ("", b"", [], {}):
+        key = canonical_json(identifier)
+        if key != "null":  # a float that is not a number
+            return key
+    return "sha256:" + hashlib.sha256(text_bytes).hexdigest()
+
+
+def source_of(source: Any) -> str:
+    """Returns the name of a document's source; see `Document.source`."""
+    if isinstance(source, str):
+        return source
+    return "" if source is None else canonical_json(source)
+
+
+def field_getter(field: str) -> Callable[[dict[str, Any]], Any]:
+    """Returns a function that finds a field, maybe by its dotted path, in an object; None if it is missing."""
+    parts = field.split(".")
+    if len(parts) == 1:
+        return lambda fields: fields.get(field)
+
+    def get(fields: dict[str, Any]) -> Any:
+        value = fields.get(field, _MISSING)
+        if value is not _MISSING:
+            return value
+        inner: Any = fields
+        for part in parts:
+            if not isinstance(inner, dict):
+                return None
+            inner = inner.get(part)
+        return inner
+
+    return get
+
+
+def document_of(
+    text: Any, identifier: Any, source: Any, position: int, raw: bytes | None, options: ReadOptions
+) -> Record:
+    """Makes a document of a record's fields, or says why they are none.
+
+    Args:
+        text: the text as it was read; None if it is missing.
+        identifier: the id, None without one.
+        source: the source, None without one.
+        position: the record's position.
+        raw: the record's bytes, where it has any of its own.
+        options: the names of the fields, for the message.
+    """
+    if not isinstance(text, str):
+        if text is None:
+            reason, detail = Reason.NO_TEXT, f"the field {options.text_field!r} is missing or null"
+        else:
+            reason = Reason.TEXT_NOT_A_STRING
+            detail = f"the field {options.text_field!r} holds {_json_type(text)}, not a string"
+        return BadRecord(position, reason, detail, (raw or b"")[:EXCERPT_BYTES])
+    if not text or text.isspace():
+        detail = f"the field {options.text_field!r} holds nothing but white space"
+        return BadRecord(position, Reason.TEXT_EMPTY, detail, (raw or b"")[:EXCERPT_BYTES])
+    if type(identifier) is str and identifier:
+        key = orjson.dumps(identifier).decode()
+        size = len(text) if text.isascii() else len(text.encode())
+    else:
+        text_bytes = text.encode()
+        key = key_of(identifier, text_bytes)
+        size = len(text_bytes)
+    return Document(key, text, source if type(source) is str else source_of(source), position, size, raw)
+
+
+class LineParser:
+    """Makes records of lines."""
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+        self._text = field_getter(options.text_field)
+        self._id = field_getter(options.id_field)
+        self._source = field_getter(options.source_field)
+
+    def __call__(self, line: bytes, position: int) -> Record | None:
+        r"""Parses one line.
+
+        Args:
+            line: the line without its `\n`.
+            position: where the line starts.
+
+        Returns:
+            The record, or None for a blank line.
+        """
+        if position == 0 and line.startswith(BYTE_ORDER_MARK):
+            line = line[len(BYTE_ORDER_MARK) :]
+        try:
+            fields = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            if not line or line.isspace():
+                return None
+            reason, detail = _diagnose(line, error)
+            return BadRecord(position, reason, detail, line[:EXCERPT_BYTES])
+        if type(fields) is not dict:
+            detail = f"the line holds {_json_type(fields)}, not an object; each line must be one whole object"
+            return BadRecord(position, Reason.NOT_AN_OBJECT, detail, line[:EXCERPT_BYTES])
+        return document_of(self._text(fields), self._id(fields), self._source(fields), position, line, self._options)
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", dict: "an object"}
+    return names.get(type(value), "an array")
+
+
+def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
+    try:
+        line.decode()
+    except UnicodeDecodeError as unicode_error:
+        return Reason.NOT_UTF8, f"the line is not UTF-8: {unicode_error.reason} at byte {unicode_error.start}"
+    if _SURROGATE.search(line):
+        # The standard library's parser lets lone surrogates pass: what it can read fails for them alone.
+        try:
+            json.dumps(json.loads(line, parse_constant=_refuse_constant), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return Reason.TEXT_NOT_UNICODE, "the record holds a lone surrogate, which no UTF-8 text can hold"
+        except (ValueError, RecursionError):
+            pass
+    return Reason.NOT_JSON, f"the line is not JSON: {error}"
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
+    """Reads a split of a JSONL file; see `rater_model.documents.read_split`."""
+    with open_file(split.path) as file:
+        if split.start == 0 and split.compression is Compression.NONE:
+            head = file.read(16)
+            foreign = foreign_format(head)
+            if foreign is not None:
+                detail = f"the file is {foreign}, which is not read; convert it to JSONL (plain, gzip, zstd) or Parquet"
+                yield BadRecord(0, Reason.UNREADABLE_FILE, detail, head)
+                return
+            file.seek(0)
+        parse = LineParser(options)
+        for item in _lines(file, split, options.max_record_bytes):
+            if type(item) is tuple:
+                record = parse(*item)
+                if record is not None:
+                    yield record
+            else:
+                yield item
+
+
+def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
+    r"""Yields the split's lines as (line without its `\n`, position), or a `BadRecord` in the place of one."""
+    end = split.end
+    # The byte before the split tells whether a line starts at its very beginning.
+    passing = max(split.start - 1, 0)
+    position = 0  # of the line that `pending` opens, or while passing, of the next chunk
+    if passing and split.compression is Compression.NONE:
+        file.seek(passing)
+        position = passing
+    skip_line = split.start > 0
+    pending: list[bytes] = []
+    pending_size = 0
+    oversize_head: bytes | None = None
+    failure: streams.StreamError | None = None
+    chunks = streams.decompressed_chunks(file, split.compression)
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except streams.StreamError as error:
+            failure = error
+            break
+        if chunk is None:
+            break
+        if skip_line:
+            if position + len(chunk) <= passing:
+                position += len(chunk)
+                continue
+            newline = chunk.find(b"\n", passing - position)
+            if newline < 0:
+                position += len(chunk)
+                passing = position
+                continue
+            position += newline + 1
+            chunk = chunk[newline + 1 :]
+            skip_line = False
+            if end is not None and position >= end:
+                return
+        if oversize_head is not None:
+            newline = chunk.find(b"\n")
+            if newline < 0:
+                pending_size += len(chunk)
+                continue
+            yield _too_large(position, pending_size + newline, max_bytes, oversize_head)
+            position += pending_size + newline + 1
+            chunk = chunk[newline + 1 :]
+            oversize_head, pending_size = None, 0
+            if end is not None and position >= end:
+                return
+        lines = chunk.split(b"\n")
+        if len(lines) > 1:
+            if pending:
+                pending.append(lines[0])
+                lines[0] = b"".join(pending)
+            rest = lines.pop()
+            pending, pending_size = [], 0
+            for line in lines:
+                if end is not None and position >= end:
+                    return
+                size = len(line)
+                if size > max_bytes:
+                    yield _too_large(position, size, max_bytes, line[:EXCERPT_BYTES])
+                else:
+                    yield line, position
+                position += size + 1
+            if end is not None and position >= end:
+                return
+        else:
+            rest = chunk
+        if rest:
+            pending.append(rest)
+            pending_size += len(rest)
+            if pending_size > max_bytes:
+                oversize_head = b"".join(pending)[:EXCERPT_BYTES]
+                pending = []
+    garbage = failure is not None and failure.reason is Reason.TRAILING_GARBAGE
+    if skip_line:
+        # The last line is an earlier split's, and with it any cut or damage in it.
+        if not garbage or position < split.start:
+            return
+    elif end is not None and position >= end:
+        return
+    head = oversize_head if oversize_head is not None else b"".join(pending)
+    if pending_size and (failure is None or garbage):
+        if oversize_head is not None:
+            yield _too_large(position, pending_size, max_bytes, oversize_head)
+        else:
+            yield head, position
+        position += pending_size
+        head = b""
+    if failure is not None and (end is None or position < end):
+        yield BadRecord(position, failure.reason, failure.detail, (failure.excerpt or head)[:EXCERPT_BYTES])
+
+
+def _too_large(position: int, size: int, max_bytes: int, head: bytes) -> BadRecord:
+    detail = f"the record has {size} bytes, more than the limit of {max_bytes} (max_record_bytes)"
+    return BadRecord(position, Reason.RECORD_TOO_LARGE, detail, head)

@@ -1,0 +1,394 @@
+"""Parquet: documents and whole tables by row groups, in bounded memory, whatever the file claims.
+
+A row group is read in small batches of rows, each column through a buffer of its own, so that a few pages of every
+column are in memory at a time. Text columns stay dictionary-encoded while they are read: a small page that repeats
+one huge text a million times (the Parquet form of a decompression bomb) costs that text once.
+
+Two bounds are taken from the footer before a row group is touched: its columns may hold no more than
+`MAX_GROUP_BYTES` uncompressed, and its number of rows may not be absurd. A page header that lies may still make
+the Parquet library reserve up to 2 GiB, the format's own bound for a page, for a moment.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rater_model import files
+from rater_model.jsonl import document_of
+from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+
+PARQUET_MAGIC = (b"PAR1", b"PARE")
+MAX_GROUP_BYTES = 16 * 2**30
+"""A row group of more uncompressed bytes than this is rejected unread."""
+BATCH_BYTES = 16 * 2**20
+"""About how many uncompressed bytes are decoded at a time."""
+BATCH_ROWS = 1024
+_COLUMN_BUFFER_BYTES = 2**20
+
+# What the Parquet library raises for content that it cannot read. OSError is among them: see `_is_content_error`.
+_CONTENT_ERRORS = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, RuntimeError)
+
+
+class _RemoteFile:
+    """A file handle that remembers a failure of its own, which is not one of the content."""
+
+    def __init__(self, path: str) -> None:
+        self._file = files.open_file(path)
+        self.failure: OSError | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def close(self) -> None:
+        self._file.close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._remember(self._file.seek, offset, whence)
+
+    def read(self, count: int = -1) -> bytes:
+        return self._remember(self._file.read, count)
+
+    def _remember(self, call: Callable[..., Any], *args: int) -> Any:
+        try:
+            return call(*args)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+class ParquetReader:
+    """An open Parquet file.
+
+    Args:
+        path: local path or URL.
+        dictionary: the columns, by their dotted paths, that stay dictionary-encoded; only strings can.
+
+    Raises:
+        OSError: if the file cannot be read at all.
+        BrokenParquetError: if what it holds is no Parquet file that we can read.
+    """
+
+    def __init__(self, path: str, dictionary: list[str] | None = None) -> None:
+        self._local = files.local_path(path)
+        self._handle = None if self._local is not None else _RemoteFile(path)
+        if self._local is not None:
+            with open(self._local, "rb"):
+                pass  # an OSError from here is one of the file system
+        try:
+            self._file = pq.ParquetFile(
+                self._local if self._local is not None else self._handle,
+                buffer_size=_COLUMN_BUFFER_BYTES,
+                pre_buffer=False,
+                read_dictionary=dictionary,
+                page_checksum_verification=True,
+            )
+            self.schema: pa.Schema = self._file.schema_arrow
+            self.metadata: pq.FileMetaData = self._file.metadata
+            self.first_rows = [0]
+            for group in range(self.metadata.num_row_groups):
+                rows = self.metadata.row_group(group).num_rows
+                if rows < 0:
+                    raise ValueError(f"row group {group} claims {rows} rows")
+                self.first_rows.append(self.first_rows[-1] + rows)
+        except _CONTENT_ERRORS as error:
+            self.close()
+            self.raise_if_file_system(error)
+            raise BrokenParquetError(f"the file is no readable Parquet file: {_one_line(error)}") from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._handle is not None:
+            self._handle.close()
+
+    def __enter__(self) -> "ParquetReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close(force=True)
+        self.close()
+
+    def raise_if_file_system(self, error: BaseException) -> None:
+        """Raises again what was not the content's fault: a failing disk or a lost connection."""
+        if self._handle is not None:
+            if self._handle.failure is not None:
+                raise self._handle.failure
+        elif isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
+            raise error
+
+    def group_bytes(self, group: int) -> int:
+        """Returns a row group's size on disk, as the footer tells it."""
+        row_group = self.metadata.row_group(group)
+        return sum(max(row_group.column(column).total_compressed_size, 0) for column in range(row_group.num_columns))
+
+    def batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Reads the rows of a row group.
+
+        Yields:
+            The number of the batch's first row in the file, and the batch with all columns.
+
+        Raises:
+            BrokenParquetError: after the last batch that could be read, if the row group is damaged.
+            OSError: if the file system fails.
+        """
+        row_group = self.metadata.row_group(group)
+        row, last = self.first_rows[group], self.first_rows[group + 1]
+        claimed = sum(
+            max(row_group.column(column).total_uncompressed_size, 0) for column in range(row_group.num_columns)
+        )
+        if claimed > MAX_GROUP_BYTES:
+            raise BrokenParquetError(
+                f"row group {group} holds {claimed} uncompressed bytes, more than the limit of {MAX_GROUP_BYTES}; "
+                "write the file with smaller row groups",
+                Reason.RECORD_TOO_LARGE,
+            )
+        if row == last:
+            return
+        batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * (last - row) // max(claimed, 1)))
+        try:
+            for batch in self._file.iter_batches(batch_rows, row_groups=[group], use_threads=False):
+                batch = batch.slice(0, last - row)
+                if batch.num_rows:
+                    yield row, batch
+                row += batch.num_rows
+        except _CONTENT_ERRORS as error:
+            self.raise_if_file_system(error)
+            raise BrokenParquetError(
+                f"row group {group} is damaged ({_one_line(error)}): its last {last - row} rows are lost"
+            ) from error
+        if row < last:
+            raise BrokenParquetError(f"row group {group} ends early: its last {last - row} rows are lost")
+
+
+class BrokenParquetError(Exception):
+    """A Parquet file, or one of its row groups, cannot be read.
+
+    Attributes:
+        reason: what a bad record says of it.
+    """
+
+    def __init__(self, detail: str, reason: Reason = Reason.PAGE_CORRUPT) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def find_column(schema: pa.Schema, field: str) -> tuple[int, tuple[str, ...], pa.DataType] | None:
+    """Finds a field by its name, or by its dotted path into structs.
+
+    Returns:
+        The column's number, the names of the struct fields to follow in it, and the type at the end; None if there
+        is no such field.
+    """
+    if field in schema.names:
+        index = schema.names.index(field)
+        return index, (), schema.field(index).type
+    parts = field.split(".")
+    if parts[0] not in schema.names:
+        return None
+    index = schema.names.index(parts[0])
+    data_type = schema.field(index).type
+    for part in parts[1:]:
+        if not pa.types.is_struct(data_type) or data_type.get_field_index(part) < 0:
+            return None
+        data_type = data_type.field(part).type
+    return index, tuple(parts[1:]), data_type
+
+
+def _is_string(data_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(data_type):
+        data_type = data_type.value_type
+    return bool(
+        pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type)
+    )
+
+
+class _Undecodable:
+    """Stands for a value that is not UTF-8."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+
+def _column_values(batch: pa.RecordBatch, found: tuple[int, tuple[str, ...], pa.DataType] | None) -> list[Any]:
+    if found is None:
+        return [None] * batch.num_rows
+    index, path, _ = found
+    column = batch.column(index)
+    for part in path:
+        column = _child(column, part)
+    if pa.types.is_dictionary(column.type):
+        codes_N = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        used_K, places_N = np.unique(codes_N, return_inverse=True)
+        known_K = used_K[used_K >= 0]
+        values = _plain_values(column.dictionary.take(pa.array(known_K)))
+        if len(known_K) < len(used_K):
+            values = [None, *values]
+        return [values[place] for place in places_N.tolist()]
+    return _plain_values(column)
+
+
+def _child(column: pa.StructArray, name: str) -> pa.Array:
+    # Unlike StructArray.field, flatten gives null where the struct itself is null.
+    return column.flatten()[column.type.get_field_index(name)]
+
+
+def _plain_values(column: pa.Array) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        if not _is_string(column.type):
+            return [None] * len(column)
+        if pa.types.is_string_view(column.type):
+            binary_type = pa.binary_view()
+        else:
+            binary_type = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+        values = [_decoded(value) for value in column.view(binary_type).to_pylist()]
+    return values
+
+
+def _decoded(value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _Undecodable(value)
+
+
+def dictionary_columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
+    """Returns the paths of the string columns among the fields that are read."""
+    wanted = (options.text_field, options.id_field, options.source_field)
+    found = {field: find_column(schema, field) for field in wanted}
+    return [field for field, column in found.items() if column is not None and _is_string(column[2])]
+
+
+def check_text_column(reader: ParquetReader, options: ReadOptions) -> tuple[Reason, str] | None:
+    """Says why a file's columns hold no text, or None if they do."""
+    found = find_column(reader.schema, options.text_field)
+    if found is None:
+        columns = ", ".join(reader.schema.names[:50])
+        return (
+            Reason.NO_TEXT_COLUMN,
+            f"the file has no column {options.text_field!r} (text_field); its columns are: {columns}",
+        )
+    if not _is_string(found[2]):
+        return (
+            Reason.TEXT_NOT_A_STRING,
+            f"the column {options.text_field!r} (text_field) holds {found[2]}, not strings",
+        )
+    return None
+
+
+def open_for_records(path: str, options: ReadOptions) -> ParquetReader:
+    """Opens a Parquet file for reading documents from it.
+
+    Raises:
+        OSError: if the file cannot be read at all.
+        BrokenParquetError: if what it holds is no Parquet file that we can read.
+    """
+    with ParquetReader(path) as reader:
+        dictionary = dictionary_columns(reader.schema, options)
+    return ParquetReader(path, dictionary)
+
+
+def _groups(reader: ParquetReader, split: Split) -> range:
+    count = reader.metadata.num_row_groups
+    return range(min(split.start, count), count if split.end is None else min(split.end, count))
+
+
+def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
+    """Reads a split of a Parquet file; see `rater_model.documents.read_split`."""
+    try:
+        reader = open_for_records(split.path, options)
+    except BrokenParquetError as error:
+        yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES))
+        return
+    with reader:
+        groups = _groups(reader, split)
+        problem = check_text_column(reader, options)
+        if problem is not None:
+            reason, detail = problem
+            rows = reader.first_rows[groups.stop] - reader.first_rows[groups.start]
+            detail = f"{detail}; {rows} rows are lost"
+            yield BadRecord(reader.first_rows[groups.start], reason, detail, b"")
+            return
+        columns = [
+            find_column(reader.schema, field) for field in (options.text_field, options.id_field, options.source_field)
+        ]
+        for group in groups:
+            row = reader.first_rows[group]
+            try:
+                for first, batch in reader.batches(group):
+                    texts, ids, sources = (_column_values(batch, column) for column in columns)
+                    for row, (text, identifier, source) in enumerate(zip(texts, ids, sources, strict=True), first):
+                        yield _record(text, identifier, source, row, options)
+                    row = first + batch.num_rows
+            except BrokenParquetError as error:
+                yield BadRecord(row, error.reason, str(error), b"")
+
+
+def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOptions) -> Record:
+    if isinstance(text, _Undecodable):
+        detail = f"the value of {options.text_field!r} is not UTF-8"
+        return BadRecord(row, Reason.TEXT_NOT_UNICODE, detail, text.value[:EXCERPT_BYTES])
+    if isinstance(identifier, _Undecodable):
+        identifier = identifier.value
+    if isinstance(source, _Undecodable):
+        source = source.value
+    # A character takes at least a byte: most texts need no second count.
+    if type(text) is str and len(text) * 4 > options.max_record_bytes:
+        size = len(text.encode())
+        if size > options.max_record_bytes:
+            detail = f"the text has {size} bytes, more than the limit of {options.max_record_bytes} (max_record_bytes)"
+            return BadRecord(row, Reason.RECORD_TOO_LARGE, detail, text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES])
+    return document_of(text, identifier, source, row, None, options)
+
+
+def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Reads all columns of a split's rows, so that kept rows can be written untouched.
+
+    It gives the very rows for which `read_split` gives a record, be it bad, of their own: what `read_split` reports
+    as lost (a damaged row group from some row on, a file without a text column) is left out here.
+
+    Args:
+        split: a split of a Parquet file.
+        options: as for `read_split`.
+
+    Yields:
+        The number of the batch's first row in the file, and the batch, with the file's own schema.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    try:
+        reader = ParquetReader(split.path)
+    except BrokenParquetError:
+        return
+    with reader:
+        if check_text_column(reader, options) is not None:
+            return
+        for group in _groups(reader, split):
+            try:
+                yield from reader.batches(group)
+            except BrokenParquetError:
+                continue  # reported by read_split

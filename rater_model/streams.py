@@ -1,0 +1,151 @@
+"""Compressed streams in bounded memory, with damage told apart: cut, corrupt, followed by garbage.
+
+Nothing here holds more than a few chunks, however much a stream expands.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import zstandard
+
+from rater_model.records import EXCERPT_BYTES, Compression, Reason
+
+CHUNK_BYTES = 2**20
+_GZIP_INPUT_BYTES = 2**16
+# One block of zstd takes at least 4 bytes and gives at most 128 KiB, and the decoder gives all it can at once: this
+# bounds its output to 32 MiB a call.
+_ZSTD_INPUT_BYTES = 2**10
+# The largest window of `zstd --long=31`, which big published corpora use. The decoder touches as much of it as the
+# stream really fills.
+_ZSTD_MAX_WINDOW_BYTES = 2**31
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def is_zstd(head: bytes) -> bool:
+    """Says whether bytes open a zstd frame, or one of the skippable frames that may stand before it."""
+    return head[:4] == ZSTD_MAGIC or (len(head) >= 4 and head[0] & 0xF0 == 0x50 and head[1:4] == b"\x2a\x4d\x18")
+
+
+class StreamError(Exception):
+    """A compressed stream cannot be read on; all that could be decompressed has been given before.
+
+    Attributes:
+        reason: `STREAM_CORRUPT`, `STREAM_TRUNCATED` or `TRAILING_GARBAGE`.
+        detail: one sentence for a person.
+        excerpt: the first bytes of the garbage, where there is any.
+    """
+
+    def __init__(self, reason: Reason, detail: str, excerpt: bytes = b"") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.excerpt = excerpt
+
+
+def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
+    """Reads a file to its end as a stream of decompressed, non-empty chunks.
+
+    All members of a gzip file and all frames of a zstd file are read. NUL bytes after the last gzip member are
+    padding, as for the gzip program.
+
+    Args:
+        file: opened at its beginning; plain files anywhere.
+        compression: what the file is wrapped in.
+
+    Raises:
+        StreamError: after the last chunk, if the stream is damaged.
+        OSError: if the file cannot be read.
+    """
+    if compression is Compression.GZIP:
+        return _gzip_chunks(file)
+    if compression is Compression.ZSTD:
+        return _zstd_chunks(file)
+    return iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
+    pending = file.read(_GZIP_INPUT_BYTES)
+    members = 0
+    while True:
+        if members:
+            while pending and not pending.strip(b"\0"):
+                pending = file.read(_GZIP_INPUT_BYTES)
+            if not pending:
+                return
+            pending = pending.lstrip(b"\0")
+            if len(pending) < len(GZIP_MAGIC):
+                pending += file.read(_GZIP_INPUT_BYTES)
+            if pending[:2] != GZIP_MAGIC:
+                raise _garbage(pending, "gzip member")
+        decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        while not decoder.eof:
+            try:
+                chunk = decoder.decompress(pending, CHUNK_BYTES)
+            except zlib.error as error:
+                raise _corrupt("gzip", error) from error
+            pending = decoder.unconsumed_tail
+            if chunk:
+                yield chunk
+            # A full chunk may leave output inside the decoder even when it has taken all of its input.
+            if not decoder.eof and not pending and len(chunk) < CHUNK_BYTES:
+                pending = file.read(_GZIP_INPUT_BYTES)
+                if not pending:
+                    raise _truncated("gzip")
+        pending = decoder.unused_data or file.read(_GZIP_INPUT_BYTES)
+        members += 1
+
+
+def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
+    pending = b""
+    frames = 0
+    while True:
+        while len(pending) < 4:
+            more = file.read(_ZSTD_INPUT_BYTES)
+            if not more:
+                break
+            pending += more
+        if frames:
+            if not pending:
+                return
+            if not is_zstd(pending):
+                raise _garbage(pending, "zstd frame")
+        decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES).decompressobj()
+        while not decoder.eof:
+            if not pending:
+                pending = file.read(_ZSTD_INPUT_BYTES)
+                if not pending:
+                    raise _truncated("zstd")
+            try:
+                chunk = decoder.decompress(pending)
+            except zstandard.ZstdError as error:
+                raise _corrupt("zstd", error) from error
+            pending = b""
+            if chunk:
+                yield chunk
+        pending = decoder.unused_data
+        frames += 1
+
+
+def _corrupt(name: str, error: Exception) -> StreamError:
+    return StreamError(
+        Reason.STREAM_CORRUPT,
+        f"the {name} stream is damaged ({error}); whole records before the damage were read, the rest is lost",
+    )
+
+
+def _truncated(name: str) -> StreamError:
+    return StreamError(
+        Reason.STREAM_TRUNCATED,
+        f"the {name} stream ends before its time; whole records before the cut were read, the rest is lost",
+    )
+
+
+def _garbage(pending: bytes, name: str) -> StreamError:
+    return StreamError(
+        Reason.TRAILING_GARBAGE,
+        f"what follows the last {name} is no {name}; all records before it were read",
+        pending[:EXCERPT_BYTES],
+    )
