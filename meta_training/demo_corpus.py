@@ -75,7 +75,11 @@ _LOCAL_MODULES = re.compile(r"_sysconfigdata|_sysconfig_vars|sitecustomize|userc
 _TO_ASCII = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "...", "\u00a0": " ", "°": " degrees"}
 )
-_LEGAL = re.compile(r"licen[sc]e|copyright|warrant|liab|rights reserved|permission|agreement", re.IGNORECASE)
+_LEGAL = re.compile(
+    r"licensed|rights reserved|copyright notice|warrant|damages|\bhereby\b|written (consent|agreement)"
+    r"|terms and conditions",
+    re.IGNORECASE,
+)
 
 
 class Kind(StrEnum):
@@ -349,17 +353,18 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
         "\n".join(line.lstrip("# ") for line in module.text.splitlines()[:40] if line.startswith("#"))
         for module in modules
     )
-    sentences: dict[str, None] = {}
+    sentences: dict[str, str] = {}
     for notice in notices:
         for sentence in re.split(r"(?<=[.;:])\s+|\n\s*\n", notice):
             sentence = " ".join(sentence.translate(_TO_ASCII).split())
-            if 40 <= len(sentence) <= 160 and sentence.isascii() and _LEGAL.search(sentence):
-                sentences.setdefault(sentence)
+            plain = sentence.isascii() and not re.search(r"@|://|--", sentence)
+            if 20 <= len(sentence) <= 120 and plain and _LEGAL.search(sentence):
+                sentences.setdefault(sentence.lower().rstrip(".;:"), sentence)
         if len(sentences) >= BOILERPLATE_SENTENCES:
             break
     if not sentences:
         raise TooLittleTextError("this Python installation carries neither a licence nor notices in its sources")
-    return list(sentences)[:BOILERPLATE_SENTENCES]
+    return list(sentences.values())[:BOILERPLATE_SENTENCES]
 
 
 def split_by_origin(
