@@ -1,0 +1,216 @@
+"""Files of the run folder: created once, whole, and never replaced. The first commit wins.
+
+A runner may run the same step twice: retried, speculatively, or by a worker that it has given up but which
+still lives. So a step writes its file under its final name only if nothing is there yet, in one indivisible
+operation, and "already exists" means that the step is done. What a loser computed is thrown away; readers see
+one content for ever.
+
+- Local file systems: a temporary file in the same folder, synced, then linked to its name. A link never
+  replaces. A process killed in between leaves a file named `.tmp-*`, which nothing reads.
+- Object stores: the file system's own create mode (a generation precondition on gs://, If-None-Match on
+  s3://), all or nothing by nature.
+"""
+
+import contextlib
+import errno
+import inspect
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from pipelines.errors import RunFolderError
+from rater_model.files import local_path
+
+TEMPORARY_PREFIX = ".tmp-"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    file_system, inner = fsspec.url_to_fs(path, use_listings_cache=False)
+    return file_system, inner
+
+
+def check_file_system(path: str) -> None:
+    """Refuses a run folder on a file system that cannot create a file only if it is absent.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        RunFolderError: naming the file system.
+    """
+    if local_path(path) is not None:
+        return
+    file_system, _ = _file_system(path)
+    kind = type(file_system)
+    own_method = (
+        kind._pipe_file
+        if isinstance(file_system, AsyncFileSystem)
+        else getattr(kind, "pipe_file", AbstractFileSystem.pipe_file)
+    )
+    inherited = own_method in (AsyncFileSystem._pipe_file, AbstractFileSystem.pipe_file)
+    if inherited or "mode" not in inspect.signature(own_method).parameters:
+        raise RunFolderError(
+            f"{path}: the file system {kind.__name__} cannot create a file only where there is none, which "
+            "a run folder needs; put the run folder on a local disk, gs:// or s3://"
+        )
+
+
+def exists(path: str) -> bool:
+    """Whether a file is there now."""
+    local = local_path(path)
+    if local is not None:
+        return os.path.exists(local)
+    file_system, inner = _file_system(path)
+    file_system.invalidate_cache()
+    return bool(file_system.exists(inner))
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    local = local_path(path)
+    if local is not None:
+        with open(local, "rb") as file:
+            return file.read()
+    file_system, inner = _file_system(path)
+    return bytes(file_system.cat_file(inner))
+
+
+def read_if_there(path: str) -> bytes | None:
+    """The content of a file, or None where there is none."""
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def open_committed(path: str) -> BinaryIO:
+    """Opens a committed file for reading."""
+    local = local_path(path)
+    if local is not None:
+        return open(local, "rb")
+    file_system, inner = _file_system(path)
+    return file_system.open(inner, "rb")  # type: ignore[no-any-return]
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def _link(staged: str, target: str) -> bool:
+    try:
+        os.link(staged, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise RunFolderError(
+                f"{target}: the file system under it has no hard links ({error.strerror}), by which a file is "
+                "created only where there is none; put the run folder on another file system"
+            ) from error
+        raise
+    _sync_folder(os.path.dirname(target))
+    return True
+
+
+@contextlib.contextmanager
+def staged(path: str) -> Iterator[str]:
+    """A name on the local disk under which to write what is to be committed to `path`.
+
+    For a local path it lies in the target's folder, so that committing copies nothing. The file is removed at
+    the end, committed or not.
+    """
+    local = local_path(path)
+    if local is not None:
+        folder = os.path.dirname(os.path.abspath(local))
+        os.makedirs(folder, exist_ok=True)
+        name = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+        try:
+            yield name
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+    else:
+        with tempfile.TemporaryDirectory(prefix="datarater-") as folder:
+            yield os.path.join(folder, "staged")
+
+
+def commit_staged(staged_path: str, path: str) -> bool:
+    """Commits a staged file under its final name.
+
+    Args:
+        staged_path: a name that `staged(path)` gave, written and closed.
+        path: the final name.
+
+    Returns:
+        True if this commit won; False if the file was there already.
+
+    Raises:
+        OSError: the file system failed; nothing is committed.
+        RunFolderError: the file system has no way to create only if absent.
+    """
+    local = local_path(path)
+    if local is not None:
+        handle = os.open(staged_path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        return _link(staged_path, os.path.abspath(local))
+    check_file_system(path)
+    file_system, inner = _file_system(path)
+    own_put = getattr(type(file_system), "_put_file", None)
+    try:
+        if own_put is not None and "mode" in inspect.signature(own_put).parameters:
+            file_system.put_file(staged_path, inner, mode="create")
+        else:
+            with open(staged_path, "rb") as file:
+                file_system.pipe_file(inner, file.read(), mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def commit_if_absent(path: str, data: bytes) -> bool:
+    """Commits a file's content, if no content was committed before.
+
+    Args:
+        path: the final name; missing folders are made.
+        data: the content.
+
+    Returns:
+        True if this commit won; False if the file was there already.
+
+    Raises:
+        OSError: the file system failed; nothing is committed.
+        RunFolderError: the file system has no way to create only if absent.
+    """
+    if local_path(path) is None:
+        check_file_system(path)
+        file_system, inner = _file_system(path)
+        try:
+            file_system.pipe_file(inner, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    with staged(path) as name:
+        with open(name, "xb") as file:
+            file.write(data)
+        return commit_staged(name, path)

@@ -1,0 +1,185 @@
+"""Score files: what is known of every record of one split, in the order of the input.
+
+Parquet, one row a record, rejected ones included:
+
+| column | what |
+|---|---|
+| position | where the record starts (JSONL: byte in the decompressed stream; Parquet: row) |
+| key | the document's key; null for a record that could not be read |
+| key_hash | unseeded hash of the key, which breaks ties; 0 without a key |
+| score | float32; null for rejected records |
+| tokens | tokens of the whole text |
+| bytes | bytes of the text in UTF-8 |
+| source | where the document says it comes from |
+| status | `scored`, or the reason of the rejection |
+| detail, excerpt | what was wrong, and the first bytes of the record; rejected records only |
+
+The file's metadata names the split, so that a score file can be understood alone.
+"""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines import commits, ledger
+from pipelines.errors import BooksError
+from rater_model.records import BadRecord, Document
+from rater_model.selection import RankKeys, key_hash
+
+SCORED = "scored"
+SCORE_NOT_FINITE = "score_not_finite"
+_METADATA = b"datarater"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("key", pa.string()),
+        pa.field("key_hash", pa.uint64(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("source", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("status", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("excerpt", pa.binary()),
+    ]
+)
+
+
+class ScoreRows:
+    """Collects the rows of one split, in the order of the input."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+
+    def __len__(self) -> int:
+        return len(self._columns["position"])
+
+    def add_scored(
+        self, documents: Sequence[Document], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]
+    ) -> int:
+        """Adds documents with their scores; one whose score is not finite is rejected.
+
+        Returns:
+            How many were rejected.
+        """
+        columns = self._columns
+        finite_N = np.isfinite(scores_N)
+        for document, score, tokens, finite in zip(documents, scores_N, tokens_N, finite_N, strict=True):
+            columns["position"].append(document.position)
+            columns["key"].append(document.key)
+            columns["key_hash"].append(key_hash(document.key))
+            columns["score"].append(float(score) if finite else None)
+            columns["tokens"].append(int(tokens))
+            columns["bytes"].append(document.size)
+            columns["source"].append(document.source)
+            columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
+            columns["detail"].append(None if finite else f"the rater's score is {score}")
+            columns["excerpt"].append(None if finite else document.text[:200].encode("utf-8")[:200])
+        return int((~finite_N).sum())
+
+    def add_bad(self, record: BadRecord) -> None:
+        """Adds a record that could not be read."""
+        for name, value in (
+            ("position", record.position),
+            ("key", None),
+            ("key_hash", 0),
+            ("score", None),
+            ("tokens", 0),
+            ("bytes", 0),
+            ("source", ""),
+            ("status", str(record.reason)),
+            ("detail", record.detail),
+            ("excerpt", record.excerpt),
+        ):
+            self._columns[name].append(value)
+
+    def to_parquet(self, task: ledger.SplitTask, layout: str, rater_digest: str) -> bytes:
+        """The score file's content.
+
+        Args:
+            task: the split.
+            layout: inputs of one layout can share an output file: `jsonl/gzip`, `parquet/SCHEMA-DIGEST`.
+            rater_digest: of the rater that scored.
+        """
+        metadata = {
+            "format": ledger.FORMAT_VERSION,
+            "task": task.to_json(),
+            "layout": layout,
+            "rater": rater_digest,
+        }
+        table = pa.table(
+            [pa.array(self._columns[field.name], field.type) for field in SCHEMA],
+            schema=SCHEMA.with_metadata({_METADATA: orjson.dumps(metadata)}),
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreFile:
+    """A committed score file, read.
+
+    Attributes:
+        task: the split and its file's fingerprint.
+        layout: see `ScoreRows.to_parquet`.
+        table: the columns asked for.
+    """
+
+    task: ledger.SplitTask
+    layout: str
+    table: pa.Table
+
+    @classmethod
+    def read(cls, folder: ledger.RunFolder, ordinal: int, columns: Sequence[str] | None = None) -> "ScoreFile":
+        """Reads the score file of a split.
+
+        Raises:
+            BooksError: it is missing or not a score file.
+        """
+        path = folder.score_path(ordinal)
+        try:
+            with commits.open_committed(path) as file:
+                parquet = pq.ParquetFile(file)
+                metadata = orjson.loads(parquet.schema_arrow.metadata[_METADATA])
+                table = parquet.read(columns=None if columns is None else list(columns))
+        except FileNotFoundError:
+            summary = folder.summary_path(ordinal // ledger.SPLITS_PER_GROUP)
+            raise BooksError(
+                f"the score file {path} is missing although its split was scored; to have it scored again, remove "
+                f"{summary} and {folder.scoring_path}, and run the same command"
+            ) from None
+        except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
+            raise BooksError(f"the score file {path} cannot be read: {error}") from error
+        return cls(ledger.SplitTask.from_json(metadata["task"]), metadata["layout"], table)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column without nulls as an array."""
+        return self.table.column(name).to_numpy()  # type: ignore[no-any-return]
+
+    def scored_rows(self) -> NDArray[np.int64]:
+        """The row numbers of scored documents (needs the column `score`)."""
+        return np.flatnonzero(~self.table.column("score").is_null().to_numpy())
+
+    def rank_keys(self, seed: int) -> RankKeys:
+        """The rank keys of the scored documents, in the order of `scored_rows` (needs `RANK_COLUMNS`)."""
+        rows_N = self.scored_rows()
+        return RankKeys.of(
+            self.table.column("score").to_numpy()[rows_N],
+            self.column("key_hash")[rows_N],
+            seed,
+            self.task.split.ordinal,
+            self.column("position")[rows_N],
+            self.column("tokens")[rows_N],
+        )
+
+
+RANK_COLUMNS = ("position", "key_hash", "score", "tokens")

@@ -1,0 +1,362 @@
+"""Scoring: every split once, one committed score file each; then summaries, then `scoring.json`."""
+
+import dataclasses
+import datetime
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.utils import shared
+
+from pipelines import commits, ledger, splits, summaries
+from pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
+from pipelines.ledger import RunFolder, SplitTask
+from pipelines.score_files import SCORE_NOT_FINITE, ScoreRows
+from pipelines.summaries import Summary
+from rater_model import scorer
+from rater_model.checkpoint import CheckpointError, load_rater
+from rater_model.documents import file_info, read_split
+from rater_model.parquet import BrokenParquetError, ParquetReader
+from rater_model.records import Document, FileInfo, Format, ReadOptions, Split
+from rater_model.scorer import Scorer, ScoringOptions
+
+METRICS = "datarater"
+
+# A batch for the scorer: enough texts for full model calls at every length, little enough to hold several.
+BATCH_DOCUMENTS = 256
+BATCH_BYTES = 4 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringRequest:
+    """All that scoring is told.
+
+    Attributes:
+        inputs: paths and globs.
+        rater: path of the rater checkpoint.
+        rater_digest: the digest that the rater has.
+        output: the run folder.
+        read: how records are read.
+        scoring: every option that changes a score.
+        split_bytes: about how many stored bytes a split has.
+    """
+
+    inputs: tuple[str, ...]
+    rater: str
+    rater_digest: str
+    output: str
+    read: ReadOptions
+    scoring: ScoringOptions
+    split_bytes: int
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return RunFolder(self.output)
+
+    @property
+    def plan(self) -> splits.PlanRequest:
+        """What the plan is made from."""
+        identity = {
+            "rater": self.rater_digest,
+            "scoring": self.scoring.to_json(),
+            "scorer_version": scorer.SCORER_VERSION,
+        }
+        return splits.PlanRequest(self.inputs, self.output, self.read, self.split_bytes, identity)
+
+
+def rater_digest(path: str) -> str:
+    """The digest of a rater checkpoint, which is checked whole.
+
+    Raises:
+        CurationError: it cannot be loaded; the message says why.
+    """
+    try:
+        return load_rater(path).digest
+    except (CheckpointError, OSError) as error:
+        raise CurationError(f"--rater: {error}") from error
+
+
+def layout_of(split: Split) -> str:
+    """Names what a split's kept documents can share an output file with.
+
+    JSONL: the compression, so that output can follow input. Parquet: a digest of the columns, since a file has
+    one schema.
+    """
+    if split.format is not Format.PARQUET:
+        return f"{split.format}/{split.compression}"
+    try:
+        with ParquetReader(split.path) as reader:
+            text = reader.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    except BrokenParquetError:
+        return f"{split.format}/unreadable"
+    return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def check_fingerprint(task: SplitTask) -> None:
+    """Refuses a file that is no longer what it was when the plan was made.
+
+    Raises:
+        InputChangedError: naming the file.
+    """
+    try:
+        now = file_info(task.split.path)
+    except OSError as error:
+        raise InputChangedError(f"the input {task.split.path} cannot be read any more: {error}") from error
+    if now.fingerprint != task.fingerprint:
+        raise InputChangedError(
+            f"the input {task.split.path} has changed since the plan was made (fingerprint {task.fingerprint} then, "
+            f"{now.fingerprint} now); score it into a new run folder"
+        )
+
+
+def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
+    """Reads and scores one split.
+
+    Args:
+        task: what to read.
+        read: how.
+        rater: scores texts.
+
+    Returns:
+        The content of its score file.
+
+    Raises:
+        InputChangedError: the file is not what was planned.
+        CurationError: the file cannot be read.
+    """
+    check_fingerprint(task)
+    rows = ScoreRows()
+    batch: list[Document] = []
+    batch_bytes = 0
+
+    def score_batch() -> None:
+        nonlocal batch_bytes
+        if batch:
+            scored = rater.score([document.text for document in batch])
+            not_finite = rows.add_scored(batch, scored.scores_N, scored.tokens_N)
+            Metrics.counter(METRICS, "documents").inc(len(batch) - not_finite)
+            Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
+            if not_finite:
+                Metrics.counter(METRICS, f"rejected_{SCORE_NOT_FINITE}").inc(not_finite)
+            batch.clear()
+            batch_bytes = 0
+
+    try:
+        for record in read_split(task.split, read):
+            if isinstance(record, Document):
+                batch.append(record)
+                batch_bytes += record.size
+                if len(batch) >= BATCH_DOCUMENTS or batch_bytes >= BATCH_BYTES:
+                    score_batch()
+            else:
+                # Rows stand in the order of the input: what came before is scored first.
+                score_batch()
+                rows.add_bad(record)
+                Metrics.counter(METRICS, f"rejected_{record.reason}").inc()
+        score_batch()
+        layout = layout_of(task.split)
+    except OSError as error:
+        raise CurationError(f"the input {task.split.path} cannot be read: {error}") from error
+    check_fingerprint(task)
+    return rows.to_parquet(task, layout, rater.digest)
+
+
+class ExpandGroup(beam.DoFn):
+    """Gives the splits of a group, unless all of it is summarised already."""
+
+    SUMMARISED = "summarised"
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+
+    def process(self, group: int) -> Iterator[Any]:
+        """A group's number in."""
+        if commits.exists(self._folder.summary_path(group)):
+            yield beam.pvalue.TaggedOutput(self.SUMMARISED, group)
+        else:
+            yield from splits.read_group(self._folder, group)
+
+
+class ScoreSplit(beam.DoFn):
+    """Scores a split and commits its score file, unless one is committed.
+
+    The rater is loaded once a process, and computes on one thread: workers are scaled by processes.
+    """
+
+    def __init__(self, request: ScoringRequest):
+        self._request = request
+        self._shared = shared.Shared()
+
+    def setup(self) -> None:
+        """Nothing is loaded before a split needs it: a resumed run may find all splits done."""
+        scorer.limit_cpu_threads()
+
+    def _load(self) -> Scorer:
+        request = self._request
+        try:
+            checkpoint = load_rater(request.rater)
+        except (CheckpointError, OSError) as error:
+            raise CurationError(f"--rater: {error}") from error
+        if checkpoint.digest != request.rater_digest:
+            raise RunFolderMismatchError(
+                f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but this run began with "
+                f"{request.rater_digest}"
+            )
+        return Scorer(checkpoint, request.scoring)
+
+    def process(self, task: SplitTask) -> Iterator[tuple[int, int]]:
+        """One split in; its group and ordinal out, once its score file is committed."""
+        path = self._request.folder.score_path(task.split.ordinal)
+        if commits.exists(path):
+            Metrics.counter(METRICS, "splits_found_scored").inc()
+        else:
+            rater = self._shared.acquire(self._load, tag=self._request.rater_digest)
+            commits.commit_if_absent(path, score_split(task, self._request.read, rater))
+            Metrics.counter(METRICS, "splits_scored").inc()
+        yield task.group, task.split.ordinal
+
+
+class SummariseGroup(beam.DoFn):
+    """Writes a group's rejected records and summary from its committed score files."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+
+    def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
+        """A group and the ordinals of its scored splits in; the group out."""
+        group, ordinals = element
+        scored = sorted(set(ordinals))
+        planned = [task.split.ordinal for task in splits.read_group(self._folder, group)]
+        if scored != planned:
+            missing = sorted(set(planned) - set(scored))
+            raise BooksError(f"group {group}: the splits {missing[:5]} of the plan were not scored")
+        summaries.summarise_group(self._folder, group, planned)
+        yield group
+
+
+class MergeSummaries(beam.CombineFn):
+    """Adds summaries up."""
+
+    def create_accumulator(self) -> Summary:
+        """Counts nothing."""
+        return Summary()
+
+    def add_input(self, accumulator: Summary, element: Summary) -> Summary:
+        """Adds one."""
+        accumulator.add(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Summary]) -> Summary:
+        """Adds several."""
+        total = Summary()
+        for accumulator in accumulators:
+            total.add(accumulator)
+        return total
+
+    def extract_output(self, accumulator: Summary) -> Summary:
+        """The sum."""
+        return accumulator
+
+
+def finish_scoring(total: Summary, folder: RunFolder) -> None:
+    """Commits `scoring.json`.
+
+    Args:
+        total: the sum of all groups' summaries.
+        folder: the run folder.
+
+    Raises:
+        BooksError: a group or split is missing, or the counts contradict each other.
+    """
+    identity = ledger.read_identity(folder)
+    plan = splits.plan_of(folder)
+    if (total.groups, total.splits) != (plan["groups"], plan["splits"]):
+        raise BooksError(
+            f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the plan has "
+            f"{plan['splits']} in {plan['groups']}"
+        )
+    total.counts.check(folder.path)
+    for source, counts in total.sources.items():
+        counts.check(f"{folder.path}, source {source!r}")
+    fields = {
+        "format": ledger.FORMAT_VERSION,
+        "versions": ledger.versions(),
+        "identity": identity,
+        "splits": total.splits,
+        "groups": total.groups,
+        "counts": total.counts.to_json(),
+        "sources": {source: counts.to_json() for source, counts in total.sources.items()},
+        "histogram": total.histogram().to_json(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    commits.commit_if_absent(folder.scoring_path, ledger.to_json(fields))
+
+
+class FinishScoring(beam.DoFn):
+    """Commits `scoring.json`, and says so by one element."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+
+    def process(self, total: Summary) -> Iterator[str]:
+        """The sum of all summaries in."""
+        finish_scoring(total, self._folder)
+        yield self._folder.scoring_path
+
+
+class ScoreCorpus(beam.PTransform):
+    """Plans and scores a corpus; gives one element once `scoring.json` is committed.
+
+    Every step is idempotent, and what was committed before is not done again.
+    """
+
+    def __init__(self, request: ScoringRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, start: beam.PCollection) -> beam.PCollection:
+        """A collection of one element in."""
+        folder = self._request.folder
+        expanded = (
+            start
+            | "Plan" >> splits.Plan(self._request.plan)
+            | "Expand group"
+            >> beam.ParDo(ExpandGroup(folder)).with_outputs(ExpandGroup.SUMMARISED, main="splits")
+        )
+        scored = (
+            expanded.splits
+            | "Spread splits" >> beam.Reshuffle()
+            | "Score split" >> beam.ParDo(ScoreSplit(self._request)).with_output_types(tuple[int, int])
+            | "Group splits" >> beam.GroupByKey()
+            | "Summarise group" >> beam.ParDo(SummariseGroup(folder))
+        )
+        return (
+            (scored, expanded[ExpandGroup.SUMMARISED])
+            | "All groups" >> beam.Flatten()
+            | "Read summary" >> beam.Map(_read_summary, folder)
+            | "Add summaries" >> beam.CombineGlobally(MergeSummaries())
+            | "Finish scoring" >> beam.ParDo(FinishScoring(folder))
+        )
+
+
+def _read_summary(group: int, folder: RunFolder) -> Summary:
+    return summaries.read_summary(folder, group)
+
+
+def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
+    """What can be known before any work begins: the same checks that the graph makes, with clearer messages.
+
+    Returns:
+        The input files.
+
+    Raises:
+        CurationError: no input, no rater, no run folder that can be used.
+        RunFolderMismatchError: the run folder is another run's.
+    """
+    commits.check_file_system(request.output)
+    files = splits.list_inputs(request.inputs)
+    splits.check_committed_plan(request.plan, files)
+    return files

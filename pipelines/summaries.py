@@ -1,0 +1,198 @@
+"""Summaries: the counts of a group of splits, taken from its committed score files.
+
+Status, resume and a selection's first pass read a summary where they would open a thousand score files. The
+rejected records of a group are written from the same files, before its summary: books and rejects agree.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from pipelines import commits, ledger
+from pipelines.errors import BooksError
+from pipelines.score_files import SCORED, ScoreFile
+from rater_model.selection import Histogram
+
+
+@dataclasses.dataclass
+class Counts:
+    """What became of records when they were scored.
+
+    Attributes:
+        read: all records.
+        scored: those with a score.
+        rejected: the others, by reason.
+        tokens: of the scored.
+        bytes: of the scored, text in UTF-8.
+    """
+
+    read: int = 0
+    scored: int = 0
+    rejected: Counter[str] = dataclasses.field(default_factory=Counter)
+    tokens: int = 0
+    bytes: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Adds another's counts to these."""
+        self.read += other.read
+        self.scored += other.scored
+        self.rejected.update(other.rejected)
+        self.tokens += other.tokens
+        self.bytes += other.bytes
+
+    def check(self, what: str) -> None:
+        """Holds the books: read = scored + rejected.
+
+        Raises:
+            BooksError: naming the numbers.
+        """
+        if self.read != self.scored + self.rejected.total():
+            raise BooksError(
+                f"{what}: {self.read} records read, but {self.scored} scored + {self.rejected.total()} rejected"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {**self.__dict__, "rejected": dict(sorted(self.rejected.items()))}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Counts":
+        """What `to_json` wrote."""
+        return cls(**{**fields, "rejected": Counter(fields["rejected"])})
+
+
+@dataclasses.dataclass
+class Summary:
+    """The counts of several splits: a group's, or, merged, the corpus's.
+
+    Attributes:
+        groups: how many groups are counted here.
+        splits: how many splits.
+        counts: of all records.
+        sources: by source. Records that could not be read count under "".
+        histograms: by source, of the scored documents, the first level of the selection's descent.
+    """
+
+    groups: int = 0
+    splits: int = 0
+    counts: Counts = dataclasses.field(default_factory=Counts)
+    sources: dict[str, Counts] = dataclasses.field(default_factory=dict)
+    histograms: dict[str, Histogram] = dataclasses.field(default_factory=dict)
+
+    def add(self, other: "Summary") -> None:
+        """Adds another's counts to these."""
+        self.groups += other.groups
+        self.splits += other.splits
+        self.counts.add(other.counts)
+        for source, counts in other.sources.items():
+            self.sources.setdefault(source, Counts()).add(counts)
+        for source, histogram in other.histograms.items():
+            mine = self.histograms.get(source)
+            self.histograms[source] = histogram if mine is None else Histogram.merge([mine, histogram])
+
+    def histogram(self) -> Histogram:
+        """Of all sources together."""
+        return Histogram.merge(self.histograms.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "groups": self.groups,
+            "splits": self.splits,
+            "counts": self.counts.to_json(),
+            "sources": {source: counts.to_json() for source, counts in self.sources.items()},
+            "histograms": {source: histogram.to_json() for source, histogram in self.histograms.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Summary":
+        """What `to_json` wrote."""
+        return cls(
+            fields["groups"],
+            fields["splits"],
+            Counts.from_json(fields["counts"]),
+            {source: Counts.from_json(counts) for source, counts in fields["sources"].items()},
+            {source: Histogram.from_json(histogram) for source, histogram in fields["histograms"].items()},
+        )
+
+
+def _split_summary(file: ScoreFile) -> Summary:
+    """The counts of one split, all columns by arrays."""
+    keys = file.rank_keys(seed=0)  # the first level does not look at the hash
+    scored_N = file.scored_rows()
+    sources = file.table.column("source").combine_chunks()
+    names: list[str] = sources.dictionary.to_pylist() if len(sources) else []
+    codes_R = np.asarray(sources.indices) if len(sources) else np.zeros(0, np.int32)
+    statuses = file.table.column("status").to_pylist()
+    tokens_R, bytes_R = file.column("tokens"), file.column("bytes")
+    summary = Summary(splits=1)
+    for code, name in enumerate(names):
+        rows_R = np.flatnonzero(codes_R == code)
+        mine_N = codes_R[scored_N] == code
+        scored_rows = scored_N[mine_N]
+        counts = Counts(
+            read=len(rows_R),
+            scored=len(scored_rows),
+            rejected=Counter(statuses[row] for row in rows_R if statuses[row] != SCORED),
+            tokens=int(tokens_R[scored_rows].sum()),
+            bytes=int(bytes_R[scored_rows].sum()),
+        )
+        summary.sources[name] = counts
+        summary.counts.add(counts)
+        if len(scored_rows):
+            summary.histograms[name] = Histogram.of(keys.take(mine_N), 0)
+    return summary
+
+
+def _rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
+    rejected_R = np.flatnonzero(np.asarray(file.table.column("score").is_null()))
+    for row in file.table.take(rejected_R).to_pylist():
+        yield {
+            "file": file.task.split.path,
+            "position": row["position"],
+            "reason": row["status"],
+            "detail": row["detail"],
+            "key": row["key"],
+            "excerpt": (row["excerpt"] or b"").decode("utf-8", "backslashreplace"),
+        }
+
+
+def summarise_group(folder: ledger.RunFolder, group: int, ordinals: Sequence[int]) -> None:
+    """Writes the rejected records and the summary of a group of scored splits.
+
+    Args:
+        folder: the run folder.
+        group: the group's number.
+        ordinals: all its splits.
+
+    Raises:
+        BooksError: a score file is missing, or counts contradict each other.
+    """
+    summary = Summary(groups=1)
+    rejected = bytearray()
+    splits = []
+    for ordinal in sorted(ordinals):
+        file = ScoreFile.read(folder, ordinal)
+        one = _split_summary(file)
+        where = f"{file.task.split.path}, split {ordinal}"
+        one.counts.check(where)
+        if one.counts.read != file.table.num_rows:
+            raise BooksError(f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted")
+        summary.add(one)
+        rejected += ledger.json_lines(list(_rejected_rows(file)))
+        splits.append({"ordinal": ordinal, "path": file.task.split.path, **one.counts.to_json()})
+    summary.counts.check(f"group {group}")
+    if rejected:
+        commits.commit_if_absent(folder.rejected_path(group), bytes(rejected))
+    fields = {"format": ledger.FORMAT_VERSION, "group": group, "summary": summary.to_json(), "by_split": splits}
+    commits.commit_if_absent(folder.summary_path(group), orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
+
+
+def read_summary(folder: ledger.RunFolder, group: int) -> Summary:
+    """The committed summary of a group."""
+    return Summary.from_json(orjson.loads(commits.read_bytes(folder.summary_path(group)))["summary"])
+
