@@ -66,6 +66,7 @@ BOILERPLATE_SENTENCES = 24
 POOL_SHARDS = 4
 HELD_OUT_SHARDS = 2
 _SEED = 20_240_607
+_TEMPORARY = ".corpus-tmp-"
 
 _NOT_THE_LIBRARY = frozenset(
     {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "encodings"}
@@ -193,7 +194,9 @@ def build_demo_corpus(output: str | os.PathLike[str], say: Callable[[str], None]
     say("making the built-in corpus out of this Python's own documentation ...")
     pool, held_out = make_documents()
     output.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".corpus-tmp-", dir=output))
+    for left_over in output.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=output))
     try:
         files = {}
         for name, shards, documents in (

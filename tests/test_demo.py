@@ -1,0 +1,195 @@
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from meta_training import demo
+from meta_training.demo import (
+    DemoError,
+    KindResult,
+    clear_previous,
+    measure,
+    read_kept,
+    read_pool,
+    read_scores,
+    run_command,
+    sample_by_kind,
+    score_with,
+    take_rater,
+)
+from meta_training.demo_corpus import DemoCorpus, Kind
+from rater_model.checkpoint import RaterCheckpoint, save_rater
+from rater_model.rater import RaterConfig, initialise_rater
+from rater_model.tokenizer import ByteTokenizer
+from rater_model.transformer import TransformerConfig
+
+
+def documents(per_kind: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{kind}-{i}", "text": f"A text of kind {kind}, number {i}.", "source": "topics", "kind": kind.value}
+        for i in range(per_kind)
+        for kind in Kind
+    ]
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_rater(path: Path) -> None:
+    config = RaterConfig(
+        window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=8, layers=1), ngram_rows=16
+    )
+    save_rater(path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()))
+
+
+def test_the_table_counts_and_ranks_by_kind() -> None:
+    pool = documents(4)
+    # Intact and code on top; of the boilerplate half lies above all others.
+    trained = {
+        d["id"]: {"intact": 2.0, "code": 2.0, "shuffled": -1.0, "redrawn": -1.0}.get(
+            d["kind"], 3.0 if d["id"].endswith(("-0", "-1")) else 0.0
+        )
+        for d in pool
+    }
+    untrained = {d["id"]: 0.0 for d in pool if d["id"].endswith(("-0", "-1"))}
+    kept = {d["id"] for d in pool if trained[d["id"]] > 1}
+    results = measure(pool, untrained, trained, kept)
+    assert results["intact"] == KindResult(4, 4, None, None, None)
+    assert results["shuffled"] == KindResult(4, 0, 0.5, 1.0, 1.0)
+    # The sample holds the two documents of boilerplate above the intact ones; the pool also those below.
+    assert results["boilerplate"] == KindResult(4, 2, 0.5, 0.0, 0.5)
+    assert results["code"] == KindResult(4, 4, 0.5, 0.5, 0.5)
+    assert results["damaged"].documents == 12
+    assert results["damaged"].trained_auc_all == pytest.approx((1 + 1 + 0.5) / 3)
+    assert results["boilerplate"].kept_share == 0.5
+
+
+def test_a_document_without_a_score_is_named() -> None:
+    pool = documents(2)
+    trained = {d["id"]: 0.0 for d in pool if d["id"] != "shuffled-1"}
+    with pytest.raises(DemoError, match=r"1 of the pool's 10 documents .*shuffled-1"):
+        measure(pool, {}, trained, set())
+
+
+def test_the_sample_has_equal_numbers_and_is_always_the_same() -> None:
+    pool = [*documents(9), {"id": "rare", "text": "x", "source": "", "kind": "rare"}]
+    sample = sample_by_kind(pool, 3)
+    counts = {kind: sum(d["kind"] == kind for d in sample) for kind in {d["kind"] for d in pool}}
+    assert counts == {**{kind.value: 3 for kind in Kind}, "rare": 1}
+    assert sample_by_kind(pool, 3) == sample
+
+
+def test_a_run_folder_is_read(tmp_path: Path) -> None:
+    pool = documents(2)
+    write_jsonl(tmp_path / "corpus" / "corpus-00000-of-00001.jsonl.gz", pool)
+    assert read_pool(tmp_path) == pool
+    scores = tmp_path / "curated" / "scores" / "a7"
+    scores.mkdir(parents=True)
+    status = pa.array(["scored", "scored", "no_text"]).dictionary_encode()
+    table = {"key": ['"a"', "7", None], "score": pa.array([1.5, -2.0, None], pa.float32()), "status": status}
+    pq.write_table(pa.table(table), scores / "00000000.parquet")
+    pq.write_table(pa.table({"splits": [1]}), tmp_path / "curated" / "scores" / "summary.parquet")
+    assert read_scores(tmp_path / "curated") == {"a": 1.5, "7": -2.0}
+
+    selections = tmp_path / "curated" / "selections"
+    write_jsonl(selections / "keep-0.5" / "kept" / "part-00000-of-00002.jsonl.gz", [{"id": "a"}])
+    write_jsonl(selections / "keep-0.5" / "kept" / "part-00001-of-00002.jsonl", [{"id": 7}])
+    with pytest.raises(DemoError, match="0 finished selections"):
+        read_kept(tmp_path / "curated")
+    (selections / "keep-0.5" / "_SUCCESS").touch()
+    assert read_kept(tmp_path / "curated") == {"a", "7"}
+
+
+def test_both_raters_score_the_same_documents(tmp_path: Path) -> None:
+    pool = documents(2)
+    write_rater(tmp_path / "train" / "rater")
+    take_rater(tmp_path)
+    scores = score_with(tmp_path / "rater", pool)
+    assert set(scores) == {d["id"] for d in pool}
+    assert score_with(tmp_path / "train" / "rater", pool[::-1]) == scores
+    (tmp_path / "rater" / "params.safetensors").write_bytes(b"broken")
+    with pytest.raises(DemoError, match="cannot be loaded"):
+        score_with(tmp_path / "rater", pool)
+
+
+def test_training_without_a_rater_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match="without a rater checkpoint"):
+        take_rater(tmp_path)
+
+
+def test_an_earlier_demo_is_cleared_except_its_corpus(tmp_path: Path) -> None:
+    output = tmp_path / "demo_output"
+    clear_previous(output)
+    for name in ("train", "curated", "corpus"):
+        (output / name).mkdir()
+        (output / name / "file").touch()
+    clear_previous(output)
+    assert sorted(path.name for path in output.iterdir()) == [".datarater-demo", "corpus"]
+
+
+def test_what_no_demo_made_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "train" / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    with pytest.raises(DemoError, match="not made by the demo"):
+        clear_previous(tmp_path)
+    assert precious.exists()
+    marked = tmp_path / "marked"
+    clear_previous(marked)
+    (marked / "rater").symlink_to(tmp_path / "train")
+    with pytest.raises(DemoError, match="not a folder that the demo made"):
+        clear_previous(marked)
+    assert precious.exists()
+
+
+def test_commands_are_echoed_as_typed_and_a_failure_names_the_step(capfd: pytest.CaptureFixture[str]) -> None:
+    python = Path(sys.executable).name
+    assert run_command("greeting", [python, "-c", "print('hello there')"]) > 0
+    assert capfd.readouterr().out == f"\n$ {python} -c 'print('\"'\"'hello there'\"'\"')'\nhello there\n"
+    with pytest.raises(DemoError, match=r"curation failed: .* ended with exit code 3"):
+        run_command("curation", [python, "-c", "raise SystemExit(3)"])
+    with pytest.raises(DemoError, match="stopped by signal 9"):
+        run_command("curation", [python, "-c", "import os; os.kill(os.getpid(), 9)"])
+    with pytest.raises(DemoError, match="datarater-nothing is not installed"):
+        run_command("curation", ["datarater-nothing"])
+
+
+def test_the_commands_name_the_files_of_the_output_folder(tmp_path: Path) -> None:
+    corpus = DemoCorpus(tmp_path, {}, made=True)
+    train, curate = demo.train_command(corpus), demo.curate_command(corpus)
+    assert train[0] == "datarater-train"
+    assert f"--workdir={tmp_path / 'train'}" in train
+    assert any(str(tmp_path / "heldout") in argument for argument in train)
+    assert f"--rater={tmp_path / 'rater'}" in curate
+    assert "--keep_fraction=0.5" in curate
+
+
+def test_the_table_is_printed_whole_where_there_is_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = documents(3)
+    scores = {d["id"]: float(d["kind"] == "intact") for d in pool}
+    results = measure(pool, scores, scores, {d["id"] for d in pool if d["kind"] == "intact"})
+    demo.print_results(results, tmp_path, 3, {"train": 2.0, "all": 3.0})
+    printed = capsys.readouterr().out
+    for expected in ("intact prose", "all damaged", "source code", "1.000", "100.0%", f"{tmp_path}/curated"):
+        assert expected in printed
+    assert "…" not in printed
+
+
+def test_wrong_usage_and_failures_have_their_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as usage:
+        demo.main(["--documents_per_kind", "0"])
+    assert usage.value.code == 2
+    (tmp_path / "train").mkdir()
+    assert demo.main(["--output", str(tmp_path)]) == 1
+    assert "demo: " in capsys.readouterr().err
