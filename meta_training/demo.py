@@ -373,12 +373,7 @@ def print_results(results: Mapping[str, KindResult], output: Path, per_kind: int
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title="Does the rater tell intact prose from the rest?",
-        caption=f"AUC: the chance that an intact document scores above one of the row's, over {per_kind} documents "
-        "of each kind; 0.5 is a coin. Nobody told the rater the kinds: it saw only what training on a text does "
-        "to the loss on held-out prose. Code is not damaged, it is merely unlike the held-out prose.",
-    )
+    table = Table(title="Does the rater tell intact prose from the rest?")
     for heading in ("documents", "number", "untrained AUC", "trained AUC", "kept"):
         table.add_column(heading, justify="left" if heading == "documents" else "right", no_wrap=True)
     labels = {
@@ -406,6 +401,10 @@ def print_results(results: Mapping[str, KindResult], output: Path, per_kind: int
     console.print(table)
     steps = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "all")
     lines = [
+        f"AUC: the chance that an intact document scores above one of the row's, over {per_kind} documents of each",
+        "kind; 0.5 is a coin. Nobody told the rater the kinds: it saw only what training on a text does to the",
+        "loss on held-out prose. Code is not damaged, it is merely unlike the held-out prose.",
+        "",
         f"{seconds['all']:.0f} s in all ({steps})",
         "",
         "Where things are:",

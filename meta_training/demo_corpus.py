@@ -437,21 +437,29 @@ def _topics() -> dict[str, str]:
         return {}
 
 
-def _docstring_nodes(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Expr]]:
-    """The nodes that have a docstring, with the statement that is it, in the order of the source."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
-            first = node.body[0]
+def _docstring_nodes(tree: ast.Module) -> Iterator[ast.Expr]:
+    """The statements that are docstrings, in the order of the source."""
+    # Only statements are walked: expressions are most of a tree and hold no docstring.
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
+            first = body[0]
             if (
                 isinstance(first, ast.Expr)
                 and isinstance(first.value, ast.Constant)
                 and isinstance(first.value.value, str)
             ):
-                yield node, first
+                yield first
+        for field in ("finalbody", "orelse", "handlers", "body"):
+            waiting.extend(reversed(getattr(node, field, ())))
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:
-    for _, statement in _docstring_nodes(tree):
+    for statement in _docstring_nodes(tree):
         assert isinstance(statement.value, ast.Constant)
         yield inspect.cleandoc(str(statement.value.value))
 
@@ -525,7 +533,7 @@ def _code_only(module: _Module) -> str:
     """The module's source without docstrings, comment lines at the left margin, and runs of blank lines."""
     lines = module.text.splitlines()
     dropped: set[int] = set()
-    for _, statement in _docstring_nodes(module.tree):
+    for statement in _docstring_nodes(module.tree):
         dropped.update(range(statement.lineno - 1, statement.end_lineno or statement.lineno))
     kept = [line.rstrip() for i, line in enumerate(lines) if i not in dropped and not line.startswith("#")]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).translate(_TO_ASCII).strip("\n")
