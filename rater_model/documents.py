@@ -144,10 +144,11 @@ def _plan_parquet(whole: Split, options: ReadOptions, target_bytes: int) -> list
             sizes = [reader.group_bytes(group) for group in range(reader.metadata.num_row_groups)]
     except BrokenParquetError:
         return [whole]
+    total = max(sum(sizes), 1)
     splits: list[Split] = []
     start = size = 0
     for group, group_size in enumerate(sizes):
-        size += group_size
+        size += whole.size * group_size // total
         if size >= target_bytes or group == len(sizes) - 1:
             splits.append(dataclasses.replace(whole, start=start, end=group + 1, size=size))
             start, size = group + 1, 0

@@ -53,18 +53,23 @@ def _unusual(value: Any) -> Any:
     return str(value)
 
 
-def key_of(identifier: Any, text_bytes: bytes) -> str:
+def utf8_size(text: str) -> int:
+    """Returns a text's length in UTF-8, in bytes."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def key_of(identifier: Any, text: str) -> str:
     """Returns a document's key; see `Document.key`.
 
     Args:
         identifier: the id as it was read, None without one.
-        text_bytes: the text in UTF-8.
+        text: the document's text.
     """
     if identifier is not None and identifier not in ("", b"", [], {}):
         key = canonical_json(identifier)
         if key != "null":  # a float that is not a number
             return key
-    return "sha256:" + hashlib.sha256(text_bytes).hexdigest()
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def source_of(source: Any) -> str:
@@ -117,14 +122,9 @@ def document_of(
     if not text or text.isspace():
         detail = f"the field {options.text_field!r} holds nothing but white space"
         return BadRecord(position, Reason.TEXT_EMPTY, detail, (raw or b"")[:EXCERPT_BYTES])
-    if type(identifier) is str and identifier:
-        key = orjson.dumps(identifier).decode()
-        size = len(text) if text.isascii() else len(text.encode())
-    else:
-        text_bytes = text.encode()
-        key = key_of(identifier, text_bytes)
-        size = len(text_bytes)
-    return Document(key, text, source if type(source) is str else source_of(source), position, size, raw)
+    key = orjson.dumps(identifier).decode() if type(identifier) is str and identifier else key_of(identifier, text)
+    source = source if type(source) is str else source_of(source)
+    return Document(key, text, source, position, utf8_size(text), raw)
 
 
 class LineParser:

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rater_model import files
-from rater_model.jsonl import document_of
+from rater_model.jsonl import document_of, utf8_size
 from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
@@ -133,9 +134,10 @@ class ParquetReader:
             raise error
 
     def group_bytes(self, group: int) -> int:
-        """Returns a row group's size on disk, as the footer tells it."""
-        row_group = self.metadata.row_group(group)
-        return sum(max(row_group.column(column).total_compressed_size, 0) for column in range(row_group.num_columns))
+        """Returns a row group's uncompressed bytes, as the footer tells them."""
+        # Asking for the columns' metadata instead would end the process on some damaged footers: the binding lets
+        # the C++ library's exception through there.
+        return max(int(self.metadata.row_group(group).total_byte_size), 0)
 
     def batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Reads the rows of a row group.
@@ -147,11 +149,8 @@ class ParquetReader:
             BrokenParquetError: after the last batch that could be read, if the row group is damaged.
             OSError: if the file system fails.
         """
-        row_group = self.metadata.row_group(group)
         row, last = self.first_rows[group], self.first_rows[group + 1]
-        claimed = sum(
-            max(row_group.column(column).total_uncompressed_size, 0) for column in range(row_group.num_columns)
-        )
+        claimed = self.group_bytes(group)
         if claimed > MAX_GROUP_BYTES:
             raise BrokenParquetError(
                 f"row group {group} holds {claimed} uncompressed bytes, more than the limit of {MAX_GROUP_BYTES}; "
@@ -164,6 +163,7 @@ class ParquetReader:
         try:
             for batch in self._file.iter_batches(batch_rows, row_groups=[group], use_threads=False):
                 batch = batch.slice(0, last - row)
+                _check(batch)
                 if batch.num_rows:
                     yield row, batch
                 row += batch.num_rows
@@ -188,16 +188,34 @@ class BrokenParquetError(Exception):
         self.reason = reason
 
 
+def _check(batch: pa.RecordBatch) -> None:
+    """Raises ArrowInvalid for damage that decoding lets through, such as codes outside of their dictionary."""
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type) and len(column) > column.null_count:
+            bounds = pc.min_max(column.indices)
+            if bounds["min"].as_py() < 0 or bounds["max"].as_py() >= len(column.dictionary):
+                raise pa.ArrowInvalid("a value points outside of its dictionary")
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            # A text that is not UTF-8 costs its own row only.
+            if "UTF8" not in str(error):
+                raise
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def find_column(schema: pa.Schema, field: str) -> tuple[int, tuple[str, ...], pa.DataType] | None:
+Found = tuple[int, tuple[str, ...], pa.DataType]
+"""Where a field stands: the column's number, the names of the struct fields to follow in it, the type there."""
+
+
+def find_column(schema: pa.Schema, field: str) -> Found | None:
     """Finds a field by its name, or by its dotted path into structs.
 
     Returns:
-        The column's number, the names of the struct fields to follow in it, and the type at the end; None if there
-        is no such field.
+        Where it stands; None if there is no such field.
     """
     if field in schema.names:
         index = schema.names.index(field)
@@ -229,13 +247,19 @@ class _Undecodable:
         self.value = value
 
 
-def _column_values(batch: pa.RecordBatch, found: tuple[int, tuple[str, ...], pa.DataType] | None) -> list[Any]:
-    if found is None:
-        return [None] * batch.num_rows
+def _column(batch: pa.RecordBatch, found: Found) -> pa.Array:
     index, path, _ = found
     column = batch.column(index)
     for part in path:
-        column = _child(column, part)
+        # Unlike StructArray.field, flatten gives null where the struct itself is null.
+        column = column.flatten()[column.type.get_field_index(part)]
+    return column
+
+
+def _column_values(batch: pa.RecordBatch, found: Found | None) -> list[Any]:
+    if found is None:
+        return [None] * batch.num_rows
+    column = _column(batch, found)
     if pa.types.is_dictionary(column.type):
         codes_N = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
         used_K, places_N = np.unique(codes_N, return_inverse=True)
@@ -245,11 +269,6 @@ def _column_values(batch: pa.RecordBatch, found: tuple[int, tuple[str, ...], pa.
             values = [None, *values]
         return [values[place] for place in places_N.tolist()]
     return _plain_values(column)
-
-
-def _child(column: pa.StructArray, name: str) -> pa.Array:
-    # Unlike StructArray.field, flatten gives null where the struct itself is null.
-    return column.flatten()[column.type.get_field_index(name)]
 
 
 def _plain_values(column: pa.Array) -> list[Any]:
@@ -275,10 +294,13 @@ def _decoded(value: bytes | None) -> Any:
         return _Undecodable(value)
 
 
+def _fields(options: ReadOptions) -> tuple[str, str, str]:
+    return options.text_field, options.id_field, options.source_field
+
+
 def dictionary_columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
     """Returns the paths of the string columns among the fields that are read."""
-    wanted = (options.text_field, options.id_field, options.source_field)
-    found = {field: find_column(schema, field) for field in wanted}
+    found = {field: find_column(schema, field) for field in _fields(options)}
     return [field for field, column in found.items() if column is not None and _is_string(column[2])]
 
 
@@ -299,16 +321,19 @@ def check_text_column(reader: ParquetReader, options: ReadOptions) -> tuple[Reas
     return None
 
 
-def open_for_records(path: str, options: ReadOptions) -> ParquetReader:
+def open_for_records(path: str, options: ReadOptions) -> tuple[ParquetReader, pa.Schema]:
     """Opens a Parquet file for reading documents from it.
+
+    Returns:
+        The reader, which keeps strings dictionary-encoded, and the schema as the file means it.
 
     Raises:
         OSError: if the file cannot be read at all.
         BrokenParquetError: if what it holds is no Parquet file that we can read.
     """
     with ParquetReader(path) as reader:
-        dictionary = dictionary_columns(reader.schema, options)
-    return ParquetReader(path, dictionary)
+        schema = reader.schema
+    return ParquetReader(path, dictionary_columns(schema, options)), schema
 
 
 def _groups(reader: ParquetReader, split: Split) -> range:
@@ -319,7 +344,7 @@ def _groups(reader: ParquetReader, split: Split) -> range:
 def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a split of a Parquet file; see `rater_model.documents.read_split`."""
     try:
-        reader = open_for_records(split.path, options)
+        reader, _ = open_for_records(split.path, options)
     except BrokenParquetError as error:
         yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES))
         return
@@ -355,9 +380,9 @@ def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOpti
         identifier = identifier.value
     if isinstance(source, _Undecodable):
         source = source.value
-    # A character takes at least a byte: most texts need no second count.
+    # A character takes at most 4 bytes: most texts need no second count.
     if type(text) is str and len(text) * 4 > options.max_record_bytes:
-        size = len(text.encode())
+        size = utf8_size(text)
         if size > options.max_record_bytes:
             detail = f"the text has {size} bytes, more than the limit of {options.max_record_bytes} (max_record_bytes)"
             return BadRecord(row, Reason.RECORD_TOO_LARGE, detail, text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES])
@@ -381,14 +406,30 @@ def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int
         OSError: if the file cannot be read.
     """
     try:
-        reader = ParquetReader(split.path)
+        # Opened as for reading documents: another way of decoding may find other damage.
+        reader, schema = open_for_records(split.path, options)
     except BrokenParquetError:
         return
     with reader:
         if check_text_column(reader, options) is not None:
             return
+        columns = [found for field in _fields(options) if (found := find_column(reader.schema, field))]
         for group in _groups(reader, split):
             try:
-                yield from reader.batches(group)
+                for first, batch in reader.batches(group):
+                    step = _rows_at_once(batch, columns)
+                    for start in range(0, batch.num_rows, step):
+                        yield first + start, batch.slice(start, step).cast(schema)
             except BrokenParquetError:
                 continue  # reported by read_split
+
+
+def _rows_at_once(batch: pa.RecordBatch, columns: list[Found]) -> int:
+    """Says how many rows may leave their dictionaries at a time without filling the memory."""
+    longest = 1
+    for found in columns:
+        column = _column(batch, found)
+        if pa.types.is_dictionary(column.type) and len(column.dictionary):
+            length = pc.max(pc.binary_length(column.dictionary)).as_py()
+            longest = max(longest, length or 0)
+    return max(1, 4 * BATCH_BYTES // longest)
