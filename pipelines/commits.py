@@ -100,7 +100,7 @@ def open_committed(path: str) -> BinaryIO:
     if local is not None:
         return open(local, "rb")
     file_system, inner = _file_system(path)
-    return file_system.open(inner, "rb")  # type: ignore[no-any-return]
+    return file_system.open(inner, "rb")
 
 
 def _sync_folder(folder: str) -> None:

@@ -262,7 +262,6 @@ def check_rule(selection: SelectionFolder, wanted: Mapping[str, Any]) -> bool:
     lines = differences(wanted, orjson.loads(data))
     if lines:
         raise RunFolderMismatchError(
-            f"{selection.path} holds another selection: {'; '.join(lines)}. Give this one a name of its own "
-            "with --name"
+            f"{selection.path} holds another selection: {'; '.join(lines)}. Give this one a name of its own with --name"
         )
     return True

@@ -163,7 +163,14 @@ class ScoreFile:
 
     def column(self, name: str) -> NDArray[Any]:
         """A column without nulls as an array."""
-        return self.table.column(name).to_numpy()  # type: ignore[no-any-return]
+        return self.table.column(name).to_numpy()
+
+    def sources(self) -> tuple[list[str], NDArray[np.int64]]:
+        """The names of sources, and the source of every row as an index into them (needs the column `source`)."""
+        if not self.table.num_rows:
+            return [], np.zeros(0, np.int64)
+        column = self.table.column("source").combine_chunks()
+        return column.dictionary.to_pylist(), column.indices.to_numpy().astype(np.int64)
 
     def scored_rows(self) -> NDArray[np.int64]:
         """The row numbers of scored documents (needs the column `score`)."""

@@ -11,13 +11,14 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from pipelines import commits, ledger, splits, summaries
-from pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
+from pipelines.errors import BooksError, CurationError, RunFolderMismatchError
+from pipelines.fingerprints import check_fingerprint
 from pipelines.ledger import RunFolder, SplitTask
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreRows
 from pipelines.summaries import Summary
 from rater_model import scorer
 from rater_model.checkpoint import CheckpointError, load_rater
-from rater_model.documents import file_info, read_split
+from rater_model.documents import read_split
 from rater_model.parquet import BrokenParquetError, ParquetReader
 from rater_model.records import Document, FileInfo, Format, ReadOptions, Split
 from rater_model.scorer import Scorer, ScoringOptions
@@ -93,23 +94,6 @@ def layout_of(split: Split) -> str:
     except BrokenParquetError:
         return f"{split.format}/unreadable"
     return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def check_fingerprint(task: SplitTask) -> None:
-    """Refuses a file that is no longer what it was when the plan was made.
-
-    Raises:
-        InputChangedError: naming the file.
-    """
-    try:
-        now = file_info(task.split.path)
-    except OSError as error:
-        raise InputChangedError(f"the input {task.split.path} cannot be read any more: {error}") from error
-    if now.fingerprint != task.fingerprint:
-        raise InputChangedError(
-            f"the input {task.split.path} has changed since the plan was made (fingerprint {task.fingerprint} then, "
-            f"{now.fingerprint} now); score it into a new run folder"
-        )
 
 
 def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
@@ -189,6 +173,7 @@ class ScoreSplit(beam.DoFn):
     def __init__(self, request: ScoringRequest):
         self._request = request
         self._shared = shared.Shared()
+        self._rater: Scorer | None = None
 
     def setup(self) -> None:
         """Nothing is loaded before a split needs it: a resumed run may find all splits done."""
@@ -213,8 +198,9 @@ class ScoreSplit(beam.DoFn):
         if commits.exists(path):
             Metrics.counter(METRICS, "splits_found_scored").inc()
         else:
-            rater = self._shared.acquire(self._load, tag=self._request.rater_digest)
-            commits.commit_if_absent(path, score_split(task, self._request.read, rater))
+            # Kept here too: what is shared lives only as long as somebody holds it.
+            self._rater = self._shared.acquire(self._load, tag=self._request.rater_digest)
+            commits.commit_if_absent(path, score_split(task, self._request.read, self._rater))
             Metrics.counter(METRICS, "splits_scored").inc()
         yield task.group, task.split.ordinal
 
@@ -323,8 +309,7 @@ class ScoreCorpus(beam.PTransform):
         expanded = (
             start
             | "Plan" >> splits.Plan(self._request.plan)
-            | "Expand group"
-            >> beam.ParDo(ExpandGroup(folder)).with_outputs(ExpandGroup.SUMMARISED, main="splits")
+            | "Expand group" >> beam.ParDo(ExpandGroup(folder)).with_outputs(ExpandGroup.SUMMARISED, main="splits")
         )
         scored = (
             expanded.splits

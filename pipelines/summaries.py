@@ -124,27 +124,30 @@ def _split_summary(file: ScoreFile) -> Summary:
     """The counts of one split, all columns by arrays."""
     keys = file.rank_keys(seed=0)  # the first level does not look at the hash
     scored_N = file.scored_rows()
-    sources = file.table.column("source").combine_chunks()
-    names: list[str] = sources.dictionary.to_pylist() if len(sources) else []
-    codes_R = np.asarray(sources.indices) if len(sources) else np.zeros(0, np.int32)
-    statuses = file.table.column("status").to_pylist()
-    tokens_R, bytes_R = file.column("tokens"), file.column("bytes")
+    names, codes_R = file.sources()
+    codes_N = codes_R[scored_N]
+    read_S = np.bincount(codes_R, minlength=len(names))
+    scored_S = np.bincount(codes_N, minlength=len(names))
+    tokens_S, bytes_S = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
+    np.add.at(tokens_S, codes_N, file.column("tokens")[scored_N])
+    np.add.at(bytes_S, codes_N, file.column("bytes")[scored_N])
     summary = Summary(splits=1)
     for code, name in enumerate(names):
-        rows_R = np.flatnonzero(codes_R == code)
-        mine_N = codes_R[scored_N] == code
-        scored_rows = scored_N[mine_N]
-        counts = Counts(
-            read=len(rows_R),
-            scored=len(scored_rows),
-            rejected=Counter(statuses[row] for row in rows_R if statuses[row] != SCORED),
-            tokens=int(tokens_R[scored_rows].sum()),
-            bytes=int(bytes_R[scored_rows].sum()),
+        summary.sources[name] = Counts(
+            int(read_S[code]), int(scored_S[code]), Counter(), int(tokens_S[code]), int(bytes_S[code])
         )
-        summary.sources[name] = counts
+    for code, status in zip(codes_R.tolist(), file.table.column("status").to_pylist(), strict=True):
+        if status != SCORED:
+            summary.sources[names[code]].rejected[status] += 1
+    for counts in summary.sources.values():
         summary.counts.add(counts)
-        if len(scored_rows):
-            summary.histograms[name] = Histogram.of(keys.take(mine_N), 0)
+    # Sorted by source, each source's documents are one slice.
+    order_N = np.argsort(codes_N, kind="stable")
+    ends_S = np.cumsum(scored_S)
+    for code, name in enumerate(names):
+        if scored_S[code]:
+            mine = order_N[ends_S[code] - scored_S[code] : ends_S[code]]
+            summary.histograms[name] = Histogram.of(keys.take(mine), 0)
     return summary
 
 
@@ -195,4 +198,3 @@ def summarise_group(folder: ledger.RunFolder, group: int, ordinals: Sequence[int
 def read_summary(folder: ledger.RunFolder, group: int) -> Summary:
     """The committed summary of a group."""
     return Summary.from_json(orjson.loads(commits.read_bytes(folder.summary_path(group)))["summary"])
-

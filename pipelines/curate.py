@@ -1,0 +1,82 @@
+"""`datarater-curate`: scores a corpus and keeps its best part, in one graph."""
+
+import sys
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.runners.runner import PipelineResult
+
+from pipelines import command, ledger, options, publishing, runners, scoring
+from pipelines.score import add_scoring_flags, scoring_request
+from pipelines.scoring import ScoringRequest
+from pipelines.selecting import SelectionRequest
+from rater_model.scorer import limit_cpu_threads
+
+COMMAND = "datarater-curate"
+
+
+class CurateCorpus(beam.PTransform):
+    """Plans, scores, selects and publishes; gives the manifest's path."""
+
+    def __init__(self, scoring_request: ScoringRequest, selection_request: SelectionRequest):
+        super().__init__()
+        self._scoring_request = scoring_request
+        self._selection_request = selection_request
+
+    def expand(self, start: beam.PCollection) -> beam.PCollection:
+        """A collection of one element in."""
+        scored = start | "Score" >> scoring.ScoreCorpus(self._scoring_request)
+        return scored | "Select" >> publishing.SelectAndPublish(self._selection_request)
+
+
+def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
+    """Curates a corpus.
+
+    Args:
+        argv: flags; those of the command line if None.
+
+    Returns:
+        Beam's result, or None where everything was done before.
+
+    Raises:
+        CurationError: what is wrong, and what to do.
+        SystemExit: wrong usage.
+    """
+    parser = options.parser(
+        COMMAND,
+        "Scores every document of a corpus with a rater and keeps the best part of it: exactly the part asked for.",
+        f"{COMMAND} --input 'crawl/*.jsonl.gz' --rater rater/ --output run/ --keep_fraction 0.5",
+    )
+    options.add_output_flag(parser)
+    options.add_input_flags(parser)
+    add_scoring_flags(parser)
+    options.add_selection_flags(parser)
+    options.add_local_flags(parser)
+    args, beam_args = options.parse(parser, argv)
+    try:
+        layout = runners.choose(beam_args, args.local_workers)
+    except runners.UnknownFlagError as error:
+        parser.error(str(error))
+    limit_cpu_threads()
+    selection = options.selection_request(args)
+    request = scoring_request(args)
+    files = scoring.preflight(request)
+    ledger.check_rule(selection.selection, selection.rule_fields())
+    command.check_writable(request.folder)
+    result = None
+    if command.read_manifest(selection) is None:
+        command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+        result = command.run_graph(
+            lambda start: start | "Curate" >> CurateCorpus(request, selection), layout, request.folder
+        )
+    command.print_selection(selection)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry; returns the exit code."""
+    return command.run_command(COMMAND, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

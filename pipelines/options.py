@@ -1,0 +1,222 @@
+"""The flags that the commands share, by group; every one has its default and an example where one helps."""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from pipelines.selecting import SelectionRequest
+from pipelines.writing import OUTPUT_FORMATS
+from rater_model.records import ReadOptions
+from rater_model.selection import KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
+
+DEFAULT_SPLIT_BYTES = 16 * 2**20
+DEFAULT_SHARD_BYTES = 128 * 2**20
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes: `1000`, `64MB`, `16MiB`.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    match = re.fullmatch(r"(\d+)\s*([kmg]i?)?b?", text.strip(), re.IGNORECASE)
+    if match is None or int(match[1]) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 1000000, 64MB or 16MiB")
+    return int(match[1]) * _UNITS[(match[2] or "").lower()]
+
+
+def whole_number(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def selection_name(text: str) -> str:
+    """A name for a selection, fit for a folder.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    if _NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: a name has letters, digits and ._=- only, 100 at most")
+    return text
+
+
+def _rule(kind: type) -> "argparse._ActionType":
+    def parse(text: str) -> Rule:
+        try:
+            if kind in (KeepCount, TokenBudget):
+                if not text.isascii() or not text.isdigit():
+                    raise SelectionError(f"{text!r} is not a whole number")
+                return kind(int(text))
+            return kind(text)
+        except SelectionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    """An argument parser that ends its help with an example and the exit codes.
+
+    Args:
+        command: its name.
+        description: what it does.
+        example: a command line.
+    """
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example:\n  {example}\n\n"
+        "All other flags go to Beam: --runner=FlinkRunner, --runner=DataflowRunner --project=...\n\n"
+        "exit codes: 0 done; 1 failed; 2 wrong usage; 3 the run folder or selection belongs to another run;\n"
+        "75 stopped by a signal: run the same command to go on",
+        # A shortened flag of ours could be one of Beam's.
+        allow_abbrev=False,
+    )
+
+
+def add_output_flag(parser: argparse.ArgumentParser) -> None:
+    """`--output`."""
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="the run folder, local, gs:// or s3://; run the same command again to go on where it stopped",
+    )
+
+
+def add_input_flags(parser: argparse.ArgumentParser) -> None:
+    """What is read, and how."""
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--input",
+        required=True,
+        action="append",
+        metavar="GLOB[,GLOB...]",
+        help="files to read: JSONL (plain, gzip, zstd) and Parquet, told apart by content; may be given several times",
+    )
+    defaults = ReadOptions()
+    group.add_argument(
+        "--text_field",
+        default=defaults.text_field,
+        metavar="NAME",
+        help="default: %(default)s; metadata.text for a nested one",
+    )
+    group.add_argument("--id_field", default=defaults.id_field, metavar="NAME", help="default: %(default)s")
+    group.add_argument("--source_field", default=defaults.source_field, metavar="NAME", help="default: %(default)s")
+    group.add_argument(
+        "--max_record_bytes",
+        type=byte_count,
+        default=defaults.max_record_bytes,
+        metavar="BYTES",
+        help="longer records are rejected; default: 64MiB",
+    )
+    group.add_argument(
+        "--split_bytes",
+        type=byte_count,
+        default=DEFAULT_SPLIT_BYTES,
+        metavar="BYTES",
+        help="stored bytes in a split, the unit of work and of resuming; default: 16MiB",
+    )
+
+
+def read_options(args: argparse.Namespace) -> ReadOptions:
+    """The read options from the flags of `add_input_flags`."""
+    return ReadOptions(
+        text_field=args.text_field,
+        id_field=args.id_field,
+        source_field=args.source_field,
+        max_record_bytes=args.max_record_bytes,
+    )
+
+
+def add_local_flags(parser: argparse.ArgumentParser) -> None:
+    """How many processes a run on this machine has."""
+    group = parser.add_argument_group("on this machine (unless --runner says otherwise)")
+    group.add_argument(
+        "--local_workers",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="worker processes, one a core at most; what is kept does not depend on it; default: 1, in this process",
+    )
+
+
+def add_selection_flags(parser: argparse.ArgumentParser) -> None:
+    """What is kept, and how it is written."""
+    group = parser.add_argument_group("selection (exactly one rule)")
+    rules = group.add_mutually_exclusive_group(required=True)
+    rules.add_argument(
+        "--keep_fraction",
+        dest="rule",
+        type=_rule(KeepFraction),
+        metavar="F",
+        help="keep this share of the scored documents, exactly: round(F * N), half to even; 0.5, 1/3",
+    )
+    rules.add_argument(
+        "--keep_count", dest="rule", type=_rule(KeepCount), metavar="K", help="keep the best K documents"
+    )
+    rules.add_argument(
+        "--token_budget",
+        dest="rule",
+        type=_rule(TokenBudget),
+        metavar="T",
+        help="keep the best documents that fit T tokens (the rater's)",
+    )
+    rules.add_argument(
+        "--threshold",
+        dest="rule",
+        type=_rule(Threshold),
+        metavar="S",
+        help="keep documents that score at least S (write --threshold=-0.5 for a negative one)",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the hash that breaks ties between equal scores; default: 0"
+    )
+    group.add_argument(
+        "--name", type=selection_name, metavar="NAME", help="of the selection; default: from the rule, as in keep-0.5"
+    )
+    output = parser.add_argument_group("output files")
+    output.add_argument(
+        "--output_format",
+        choices=OUTPUT_FORMATS,
+        default="same",
+        help="of the kept documents; default: the input's (same)",
+    )
+    output.add_argument(
+        "--output_shard_bytes",
+        type=byte_count,
+        default=DEFAULT_SHARD_BYTES,
+        metavar="BYTES",
+        help="kept text in an output file, before compression; default: 128MiB",
+    )
+
+
+def selection_request(args: argparse.Namespace) -> SelectionRequest:
+    """The selection from the flags of `add_selection_flags`."""
+    return SelectionRequest.of(
+        args.rule,
+        output=args.output,
+        name=args.name,
+        seed=args.seed,
+        output_format=args.output_format,
+        output_shard_bytes=args.output_shard_bytes,
+    )
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Our flags, and the rest, which is Beam's."""
+    args, beam_args = parser.parse_known_args(argv)
+    strays = [word for word in beam_args if not word.startswith("-")]
+    if strays and not any(word.startswith("--") and "=" not in word for word in beam_args):
+        parser.error(f"unexpected: {' '.join(strays)}; quote a glob so that the shell leaves it alone")
+    return args, beam_args

@@ -1,0 +1,90 @@
+"""Runners: what each needs set, and what its layout is.
+
+Without `--runner` a command runs on this machine with Beam's FnApiRunner, by its name: `DirectRunner` would try
+to fetch a runner binary from the network first.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+
+LOCAL_RUNNER = "FnApiRunner"
+_MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where a run's work happens.
+
+    Attributes:
+        options: for Beam.
+        runner: its name.
+        local: whether all of it happens on this machine, under this process.
+        workers: worker processes of a local run.
+    """
+
+    options: PipelineOptions
+    runner: str
+    local: bool
+    workers: int
+
+    def describe(self) -> str:
+        """One line for a person."""
+        if not self.local:
+            return f"runner {self.runner}; workers and threads as its own flags say"
+        where = "in this process" if self.workers == 1 else f"{self.workers} worker processes"
+        return f"runner {self.runner} on this machine, {where}, one scoring thread in each"
+
+
+class UnknownFlagError(ValueError):
+    """A flag that is neither ours nor Beam's."""
+
+
+def _named_runner(beam_args: Sequence[str]) -> str | None:
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--runner")
+    return finder.parse_known_args(list(beam_args))[0].runner
+
+
+def _unknown_flags(beam_args: Sequence[str]) -> list[str]:
+    every = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    kinds = [PipelineOptions]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if "_add_argparse_args" in kind.__dict__:
+            kind._add_argparse_args(every)
+    return every.parse_known_args(list(beam_args))[1]
+
+
+def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
+    """Beam's options for a run.
+
+    Args:
+        beam_args: the flags that are not ours; a user's own pass untouched.
+        local_workers: worker processes where the run is local.
+
+    Raises:
+        UnknownFlagError: in a local run, a flag that Beam does not know either. (Other runners take flags
+            that only they know.)
+    """
+    named = _named_runner(beam_args)
+    if named is not None and named.lower() not in _MEANS_LOCAL:
+        options = PipelineOptions(list(beam_args), save_main_session=False)
+        return Layout(options, named, local=False, workers=0)
+    unknown = _unknown_flags(beam_args)
+    if unknown:
+        raise UnknownFlagError(f"unknown flags: {' '.join(unknown)}")
+    options = PipelineOptions(list(beam_args))
+    options.view_as(StandardOptions).runner = LOCAL_RUNNER
+    # Nothing is pickled from the command's own module: workers import what they run.
+    options.view_as(SetupOptions).save_main_session = False
+    if not any(arg.startswith("--direct_") for arg in beam_args):
+        from apache_beam.options.pipeline_options import DirectOptions
+
+        direct = options.view_as(DirectOptions)
+        direct.direct_num_workers = local_workers
+        direct.direct_running_mode = "in_memory" if local_workers == 1 else "multi_processing"
+    return Layout(options, LOCAL_RUNNER, local=True, workers=local_workers)

@@ -1,0 +1,108 @@
+"""`datarater-score`: scores a corpus, once, into a run folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from apache_beam.runners.runner import PipelineResult
+
+from pipelines import command, commits, options, runners, scoring
+from pipelines.scoring import ScoringRequest
+from rater_model.scorer import ScoringOptions, limit_cpu_threads
+
+COMMAND = "datarater-score"
+
+
+def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
+    """The rater, and every flag that changes a score."""
+    group = parser.add_argument_group("scoring")
+    group.add_argument(
+        "--rater", required=True, metavar="DIR", help="the rater checkpoint, local or on any file system"
+    )
+    defaults = ScoringOptions()
+    group.add_argument(
+        "--max_windows",
+        type=options.whole_number,
+        default=defaults.max_windows,
+        metavar="N",
+        help="windows scored of one document at most, spread evenly over it; default: %(default)s",
+    )
+    group.add_argument(
+        "--tokens_per_batch",
+        type=options.whole_number,
+        default=defaults.tokens_per_batch,
+        metavar="N",
+        help="tokens in one model call; default: %(default)s, good on a CPU; 65536 on a GPU",
+    )
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), default=defaults.dtype, help="default: %(default)s")
+
+
+def scoring_request(args: argparse.Namespace) -> ScoringRequest:
+    """The scoring from the flags; the rater is loaded to know its digest.
+
+    Raises:
+        CurationError: the rater cannot be loaded.
+    """
+    return ScoringRequest(
+        inputs=tuple(args.input),
+        rater=args.rater,
+        rater_digest=scoring.rater_digest(args.rater),
+        output=args.output,
+        read=options.read_options(args),
+        scoring=ScoringOptions(max_windows=args.max_windows, tokens_per_batch=args.tokens_per_batch, dtype=args.dtype),
+        split_bytes=args.split_bytes,
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
+    """Scores a corpus.
+
+    Args:
+        argv: flags; those of the command line if None.
+
+    Returns:
+        Beam's result, or None where everything was done before.
+
+    Raises:
+        CurationError: what is wrong, and what to do.
+        SystemExit: wrong usage.
+    """
+    parser = options.parser(
+        COMMAND,
+        "Scores every document of a corpus and commits the scores into a run folder.",
+        f"{COMMAND} --input 'crawl/*.jsonl.gz' --rater rater/ --output run/",
+    )
+    options.add_output_flag(parser)
+    options.add_input_flags(parser)
+    add_scoring_flags(parser)
+    options.add_local_flags(parser)
+    args, beam_args = options.parse(parser, argv)
+    try:
+        layout = runners.choose(beam_args, args.local_workers)
+    except runners.UnknownFlagError as error:
+        parser.error(str(error))
+    limit_cpu_threads()
+    request = scoring_request(args)
+    files = scoring.preflight(request)
+    command.check_writable(request.folder)
+    result = None
+    if not commits.exists(request.folder.scoring_path):
+        command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+        result = command.run_graph(
+            lambda start: start | "Score" >> scoring.ScoreCorpus(request), layout, request.folder
+        )
+    if commits.exists(request.folder.scoring_path):
+        command.print_scoring(request.folder)
+        command.say(f"next: datarater-select --output {request.output} --keep_fraction 0.5")
+    else:
+        command.say("submitted; the job goes on without this command")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry; returns the exit code."""
+    return command.run_command(COMMAND, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Output files: which splits go into which, and the second read of the input that fills them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+
+from pipelines import commits, ledger, writing
+from pipelines.errors import BooksError, CurationError, InputChangedError
+from pipelines.fingerprints import check_fingerprint
+from pipelines.score_files import ScoreFile
+from pipelines.selecting import SelectionRequest, SplitCounts, kept_rows
+from rater_model.documents import read_parquet_table, read_split
+from rater_model.parquet import find_column
+from rater_model.records import Document, Format, ReadOptions
+from rater_model.selection import Boundary
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """One output file to be written.
+
+    Attributes:
+        name: of the file: `part-00000-of-00012.jsonl.gz`.
+        written: its format.
+        splits: the splits it is made from, in order: ordinal and how many documents are kept.
+    """
+
+    name: str
+    written: str
+    splits: tuple[tuple[int, int], ...]
+
+    @property
+    def documents(self) -> int:
+        """All documents that the file is to hold."""
+        return sum(kept for _, kept in self.splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenShard:
+    """A committed output file.
+
+    Attributes:
+        task: what it was to be.
+        size: in bytes.
+        sha256: of its content, in hexadecimal.
+    """
+
+    task: ShardTask
+    size: int
+    sha256: str
+
+
+def plan_shards(rows: Iterable[SplitCounts], wanted: str, shard_bytes: int) -> list[ShardTask]:
+    """Cuts the kept documents into output files: contiguous runs of splits that can share one.
+
+    Args:
+        rows: what is kept of every split, in any order.
+        wanted: the output format asked for; `same` follows the input.
+        shard_bytes: a file is closed once its kept texts reach this many bytes. A split is never cut.
+    """
+    runs: list[tuple[str, list[tuple[int, int]]]] = []
+    last_class, filled = "", 0
+    for row in sorted(rows, key=lambda row: row.ordinal):
+        if not row.counts.kept:
+            continue
+        class_ = writing.file_class(row.layout, wanted)
+        if class_ != last_class or filled >= shard_bytes:
+            runs.append((writing.output_format(row.layout, wanted), []))
+            last_class, filled = class_, 0
+        runs[-1][1].append((row.ordinal, row.counts.kept))
+        filled += row.counts.kept_bytes
+    return [
+        ShardTask(f"part-{index:05d}-of-{len(runs):05d}.{written}", written, tuple(splits))
+        for index, (written, splits) in enumerate(runs)
+    ]
+
+
+def _changed(path: str, detail: str) -> InputChangedError:
+    return InputChangedError(f"input changed between the two reads: {path} ({detail}); curate it into a new run folder")
+
+
+def _kept_documents(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> Iterator[tuple[Document, np.float32]]:
+    """The kept documents of a split with their scores, every record held against the score file."""
+    split = file.task.split
+    positions, sizes = file.column("position").tolist(), file.column("bytes").tolist()
+    keys = file.table.column("key").to_pylist()
+    scores_R = file.table.column("score").to_numpy(zero_copy_only=False)
+    row = 0
+    for record in read_split(split, read):
+        if row >= len(positions):
+            raise _changed(
+                split.path, f"it holds more than the {len(positions)} records scored in split {split.ordinal}"
+            )
+        same = record.position == positions[row] and (
+            record.key == keys[row] and record.size == sizes[row] if isinstance(record, Document) else keys[row] is None
+        )
+        if not same:
+            raise _changed(split.path, f"the record at {positions[row]} is another one")
+        if kept_R[row] and isinstance(record, Document):
+            yield record, np.float32(scores_R[row])
+        row += 1
+    if row != len(positions):
+        raise _changed(split.path, f"it holds {row} records, {len(positions)} were scored in split {split.ordinal}")
+
+
+def _text_sizes(table: pa.Table, read: ReadOptions) -> np.ndarray:
+    found = find_column(table.schema, read.text_field)
+    if found is None:
+        raise InputChangedError(f"the column {read.text_field!r} is gone")
+    index, names, _ = found
+    column = table.column(index)
+    if names:
+        column = pc.struct_field(column, list(names))
+    if not len(column):
+        return np.zeros(0, np.int64)
+    return pc.binary_length(column.cast(pa.large_string())).to_numpy().astype(np.int64)
+
+
+def _kept_tables(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """The kept rows of a Parquet split, all columns, with their scores."""
+    split = file.task.split
+    positions_N = file.column("position")[kept_R]
+    sizes_N = file.column("bytes")[kept_R]
+    scores_N = file.table.column("score").to_numpy(zero_copy_only=False)[kept_R]
+    done = 0
+    for first, batch in read_parquet_table(split, read):
+        low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
+        if low != done:
+            raise _changed(split.path, f"row {positions_N[done]} is gone")
+        done = high
+        if low == high:
+            continue
+        table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
+        if (_text_sizes(table, read) != sizes_N[low:high]).any():
+            raise _changed(split.path, f"a text between the rows {first} and {first + batch.num_rows} is another one")
+        yield table, scores_N[low:high]
+    if done != len(positions_N):
+        raise _changed(split.path, f"row {positions_N[done]} is gone")
+
+
+def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> int:
+    """Writes the kept documents of one split.
+
+    Args:
+        writer: of the output file.
+        written: its format.
+        file: the split's score file, all columns.
+        kept_R: mask over its rows.
+        read: how records are read.
+
+    Returns:
+        How many documents were written.
+
+    Raises:
+        InputChangedError: the input is not what was scored.
+    """
+    check_fingerprint(file.task)
+    count = 0
+    if file.task.split.format is Format.PARQUET:
+        for table, scores_N in _kept_tables(file, kept_R, read):
+            if written == "parquet":
+                writer.write_table(writing.scored_table(table, scores_N))
+            else:
+                for line in writing.table_lines(table, scores_N):
+                    writer.write_line(line)
+            count += table.num_rows
+    else:
+        for document, score in _kept_documents(file, kept_R, read):
+            if written == "parquet":
+                writer.write_row(writing.document_row(document, float(score), read))
+            else:
+                if document.raw is None:
+                    raise BooksError(f"{file.task.split.path}: a line was read without its bytes")
+                writer.write_line(writing.scored_line(document.raw, float(score)))
+            count += 1
+    check_fingerprint(file.task)
+    return count
+
+
+def _digest(path: str) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with commits.open_committed(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()
+
+
+class WriteShard(beam.DoFn):
+    """Writes one output file and commits it, unless it is committed."""
+
+    def __init__(self, request: SelectionRequest):
+        self._request = request
+        self._read: ReadOptions | None = None
+
+    def _read_options(self) -> ReadOptions:
+        if self._read is None:
+            identity = ledger.read_identity(self._request.folder)
+            if identity is None:
+                raise BooksError(f"{self._request.folder.path} holds no plan")
+            self._read = ReadOptions.from_json(identity["read"])
+        return self._read
+
+    def process(self, task: ShardTask, boundary: Boundary) -> Iterator[WrittenShard]:
+        """One file to be written in; the committed file out.
+
+        Raises:
+            InputChangedError: an input is not what was scored.
+            BooksError: another number of documents was kept than was counted.
+        """
+        path = self._request.selection.kept_path(task.name)
+        if not commits.exists(path):
+            with commits.staged(path) as name:
+                self._write(name, task, boundary)
+                own = _digest(name)
+                if commits.commit_staged(name, path):
+                    Metrics.counter("datarater", "documents_kept").inc(task.documents)
+                    yield WrittenShard(task, *own)
+                    return
+        yield WrittenShard(task, *_digest(path))
+
+    def _write(self, name: str, task: ShardTask, boundary: Boundary) -> None:
+        read = self._read_options()
+        with open(name, "xb") as out:
+            writer = writing.open_writer(out, task.written)
+            for ordinal, expected in task.splits:
+                file = ScoreFile.read(self._request.folder, ordinal)
+                kept_R = np.zeros(file.table.num_rows, bool)
+                kept_R[kept_rows(file, boundary, self._request.seed)] = True
+                path = file.task.split.path
+                try:
+                    count = write_split(writer, task.written, file, kept_R, read)
+                except OSError as error:
+                    raise CurationError(f"writing what is kept of {path}: {error}") from error
+                if count != expected:
+                    raise BooksError(f"{path}, split {ordinal}: {count} documents written, but {expected} kept")
+            writer.close()
+
+
+def plan_shards_of(scored: Any, rows: Iterable[SplitCounts], request: SelectionRequest) -> list[ShardTask]:
+    """`plan_shards` as a step of the graph."""
+    return plan_shards(rows, request.output_format, request.output_shard_bytes)

@@ -1,0 +1,271 @@
+"""Writing: kept documents, as they came, with their score added.
+
+| from, to | what a kept record becomes |
+|---|---|
+| JSONL, JSONL | the line's own bytes with `,"datarater_score":S` before its last brace |
+| JSONL, Parquet | a row of `id`, `text`, `source`, `metadata` (JSON of all other fields), `datarater_score` |
+| Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times in ISO 8601 |
+| Parquet, Parquet | the row itself, and a column `datarater_score` |
+
+A field `datarater_score` that is there already is replaced. Scores are written as the shortest text that
+reads back as the same float32. The same kept documents give the same bytes whatever the runner or workers.
+"""
+
+import base64
+import contextlib
+import datetime
+import decimal
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from rater_model.records import Compression, Document, Format, ReadOptions
+
+SCORE_FIELD = "datarater_score"
+OUTPUT_FORMATS = ("same", "jsonl", "jsonl.gz", "jsonl.zst", "parquet")
+
+ROW_GROUP_BYTES = 64 * 2**20
+_GZIP_LEVEL = 6
+_ZSTD_LEVEL = 3
+_SCORE_NAME = SCORE_FIELD.encode()
+
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("metadata", pa.string()),
+        pa.field(SCORE_FIELD, pa.float32(), nullable=False),
+    ]
+)
+
+
+def output_format(layout: str, wanted: str) -> str:
+    """The format in which documents of one layout are written.
+
+    Args:
+        layout: as score files name it: `jsonl/gzip`, `parquet/SCHEMA-DIGEST`.
+        wanted: one of `OUTPUT_FORMATS`.
+    """
+    if wanted != "same":
+        return wanted
+    kind, _, detail = layout.partition("/")
+    if kind == Format.PARQUET:
+        return "parquet"
+    return {Compression.GZIP: "jsonl.gz", Compression.ZSTD: "jsonl.zst"}.get(Compression(detail), "jsonl")
+
+
+def file_class(layout: str, wanted: str) -> str:
+    """Names what can share an output file: splits whose class is the same."""
+    kind = layout.partition("/")[0]
+    written = output_format(layout, wanted)
+    # Only rows written as they are bind a file to one schema.
+    return f"{written} {layout}" if kind == Format.PARQUET and written == "parquet" else f"{written} {kind}"
+
+
+def score_text(score: float) -> str:
+    """The shortest text that reads back as the same float32, and is JSON."""
+    return str(np.float32(score))
+
+
+def scored_line(raw: bytes, score: float) -> bytes:
+    r"""A JSONL line with its score added; all other bytes untouched.
+
+    Args:
+        raw: the line without its `\n`: one JSON object.
+        score: the document's score.
+
+    Example:
+        >>> scored_line(b'{"text": "a"}\r', 0.5)
+        b'{"text": "a","datarater_score":0.5}\r'
+    """
+    if _SCORE_NAME in raw:
+        fields = json.loads(raw)
+        if SCORE_FIELD in fields:
+            del fields[SCORE_FIELD]
+            end = raw[len(raw.rstrip()) :]
+            raw = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + end
+    brace = raw.rindex(b"}")
+    comma = b"" if raw[:brace].rstrip().endswith(b"{") else b","
+    return b'%s%s"%s":%s%s' % (raw[:brace], comma, _SCORE_NAME, score_text(score).encode(), raw[brace:])
+
+
+def _take(fields: dict[str, Any], path: str) -> Any:
+    """Removes a field, which may be a dotted path, and returns its value."""
+    if path in fields:
+        return fields.pop(path)
+    name, dot, rest = path.partition(".")
+    inner = fields.get(name)
+    return _take(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def document_row(document: Document, score: float, options: ReadOptions) -> dict[str, Any]:
+    """A JSONL document as a row of `DOCUMENT_SCHEMA`; an id or source that is no string as JSON text."""
+    fields = json.loads(document.raw or b"{}")
+    _take(fields, options.text_field)
+    identifier = _take(fields, options.id_field)
+    source = _take(fields, options.source_field)
+    fields.pop(SCORE_FIELD, None)
+    if identifier is not None and not isinstance(identifier, str):
+        identifier = json.dumps(identifier, ensure_ascii=False)
+    return {
+        "id": identifier,
+        "text": document.text,
+        "source": None if source is None else document.source,
+        "metadata": json.dumps(fields, ensure_ascii=False) if fields else None,
+        SCORE_FIELD: score,
+    }
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    raise TypeError(f"a value of {type(value).__name__} has no form in JSON")
+
+
+def _json_ready(column: pa.Array) -> pa.Array:
+    """Times finer than Python's microseconds as text, as Arrow writes them."""
+    kind = column.type
+    if (pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns":
+        return column.cast(pa.string())
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return column.cast(pa.int64())
+    return column
+
+
+def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
+    """The rows of a table as JSONL lines with their scores."""
+    names = [name for name in table.schema.names if name != SCORE_FIELD]
+    ready = pa.table({name: _json_ready(table.column(name).combine_chunks()) for name in names})
+    for row, score in zip(ready.to_pylist(), scores_N, strict=True):
+        yield scored_line(orjson.dumps(row, default=_json_value), float(score))
+
+
+def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
+    """A table with the column of scores at its end."""
+    if SCORE_FIELD in table.schema.names:
+        table = table.drop_columns([SCORE_FIELD])
+    # Metadata of the whole schema speaks of the file it came from (row numbers, digests), not of the rows kept.
+    return table.append_column(
+        pa.field(SCORE_FIELD, pa.float32(), nullable=False), pa.array(scores_N, pa.float32())
+    ).replace_schema_metadata(None)
+
+
+class Writer(Protocol):
+    """Writes one output file. Each format takes what it can: lines, rows or tables."""
+
+    def write_line(self, line: bytes) -> None:
+        """Adds a JSONL line."""
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Adds a row of `DOCUMENT_SCHEMA`."""
+
+    def write_table(self, table: pa.Table) -> None:
+        """Adds the rows of a table."""
+
+    def close(self) -> None:
+        """Ends the file."""
+
+
+class LineWriter:
+    """Writes JSONL, plain or compressed."""
+
+    def __init__(self, file: BinaryIO, compression: Compression):
+        self._stack = contextlib.ExitStack()
+        self._out: Any = file
+        if compression is Compression.GZIP:
+            # No time and no name in the header: the same documents give the same bytes.
+            self._out = self._stack.enter_context(
+                gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0)
+            )
+        elif compression is Compression.ZSTD:
+            compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
+            self._out = self._stack.enter_context(compressor.stream_writer(file, closefd=False))
+
+    def write_line(self, line: bytes) -> None:
+        """Adds a line."""
+        self._out.write(line)
+        self._out.write(b"\n")
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Lines are written as they came."""
+        raise TypeError("a JSONL file takes lines")
+
+    def write_table(self, table: pa.Table) -> None:
+        """Tables become lines first."""
+        raise TypeError("a JSONL file takes lines")
+
+    def close(self) -> None:
+        """Ends the compressed stream."""
+        self._stack.close()
+
+
+class TableWriter:
+    """Writes Parquet, in row groups of bounded size."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._writer: pq.ParquetWriter | None = None
+        self._tables: list[pa.Table] = []
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def write_line(self, line: bytes) -> None:
+        """Lines become rows first."""
+        raise TypeError("a Parquet file takes rows")
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Adds a row of `DOCUMENT_SCHEMA`."""
+        self._rows.append(row)
+        self._add_bytes(len(row["text"]) + len(row["metadata"] or ""))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Adds the rows of a table; all tables of a file have one schema."""
+        self._tables.append(table)
+        self._add_bytes(table.nbytes)
+
+    def _add_bytes(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._tables.append(pa.Table.from_pylist(self._rows, DOCUMENT_SCHEMA))
+            self._rows = []
+        if self._tables:
+            table = pa.concat_tables(self._tables)
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._tables, self._bytes = [], 0
+
+    def close(self) -> None:
+        """Writes what waits, and the footer."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def open_writer(file: BinaryIO, written: str) -> Writer:
+    """A writer for a format.
+
+    Args:
+        file: where to write; it stays open.
+        written: one of `OUTPUT_FORMATS` other than `same`.
+    """
+    if written == "parquet":
+        return TableWriter(file)
+    compression = {"jsonl.gz": Compression.GZIP, "jsonl.zst": Compression.ZSTD}.get(written, Compression.NONE)
+    return LineWriter(file, compression)
