@@ -10,11 +10,11 @@ from pipelines import commits, ledger
 from pipelines.errors import BooksError
 from pipelines.selecting import (
     CountKept,
-    FindCutoff,
     GroupCounts,
     KeptCounts,
     SelectionRequest,
     SplitCounts,
+    find_cutoff,
     read_scoring,
 )
 from pipelines.shards import WriteShard, WrittenShard, plan_shards_of
@@ -182,7 +182,7 @@ class SelectAndPublish(beam.PTransform):
 
     def expand(self, scored: beam.PCollection) -> beam.PCollection:
         """A collection of one element in, which says that `scoring.json` is committed."""
-        boundary, groups = scored | "Find cutoff" >> FindCutoff(self._request)
+        boundary, groups = find_cutoff(scored, self._request)
         cutoff = beam.pvalue.AsSingleton(boundary)
         counts = groups | "Count kept" >> beam.ParDo(CountKept(self._request), cutoff)
         rows = counts | "By split" >> beam.FlatMap(_rows_of)

@@ -328,30 +328,28 @@ class CountKept(beam.DoFn):
         yield GroupCounts.from_json(orjson.loads(data))
 
 
-class FindCutoff(beam.PTransform):
-    """The exact cutoff, from committed summaries and score files.
+def find_cutoff(scored: beam.PCollection, request: SelectionRequest) -> tuple[beam.PCollection, beam.PCollection]:
+    """Adds the steps that find the exact cutoff, from committed summaries and score files.
 
-    Gives a pair: the boundary with its cutoff (one element), and the numbers of all groups of splits.
+    Args:
+        scored: one element, which says that `scoring.json` is committed.
+        request: the selection.
+
+    Returns:
+        The boundary with its cutoff (one element), and the numbers of all groups of splits.
     """
-
-    def __init__(self, request: SelectionRequest):
-        super().__init__()
-        self._request = request
-
-    def expand(self, scored: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
-        """A collection of one element in, which says that `scoring.json` is committed."""
-        folder = self._request.folder
-        boundary = scored | "Begin" >> beam.Map(_begin, self._request)
-        groups = scored | "List groups" >> beam.FlatMap(_groups, folder) | "Spread groups" >> beam.Reshuffle()
-        for level in range(1, LAST_LEVEL + 1):
-            found = (
-                groups
-                | f"Count undecided {level}"
-                >> beam.ParDo(CountUndecided(folder, self._request.seed), beam.pvalue.AsSingleton(boundary))
-                | f"Merge undecided {level}" >> beam.CombineGlobally(MergeUndecided())
-            )
-            boundary = found | f"Advance {level}" >> beam.Map(advance, beam.pvalue.AsSingleton(boundary))
-        return boundary, groups
+    folder = request.folder
+    boundary = scored | "Begin" >> beam.Map(_begin, request)
+    groups = scored | "List groups" >> beam.FlatMap(_groups, folder) | "Spread groups" >> beam.Reshuffle()
+    for level in range(1, LAST_LEVEL + 1):
+        found = (
+            groups
+            | f"Count undecided {level}"
+            >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(boundary))
+            | f"Merge undecided {level}" >> beam.CombineGlobally(MergeUndecided())
+        )
+        boundary = found | f"Advance {level}" >> beam.Map(advance, beam.pvalue.AsSingleton(boundary))
+    return boundary, groups
 
 
 def _begin(scored: Any, request: SelectionRequest) -> Boundary:
