@@ -1,0 +1,101 @@
+"""What may import what, and that importing costs nothing and says nothing."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("rater_model", "meta_training", "pipelines")
+FORBIDDEN = {
+    "rater_model": {"meta_training", "pipelines", "apache_beam", "optax"},
+    "pipelines": {"meta_training"},
+    "meta_training": {"apache_beam", "pipelines"},
+}
+
+IMPORT_ALL = """
+import importlib, json, pkgutil, socket, sys
+
+reached = []
+class WatchedSocket(socket.socket):
+    # Only what leaves the process counts: some libraries probe for IPv6 with a socket that stays unconnected.
+    def connect(self, address):
+        reached.append(repr(address))
+        return super().connect(address)
+    def connect_ex(self, address):
+        reached.append(repr(address))
+        return super().connect_ex(address)
+    def sendto(self, *args):
+        reached.append(repr(args[-1]))
+        return super().sendto(*args)
+socket.socket = WatchedSocket
+look_up = socket.getaddrinfo
+def watched_look_up(host, *args, **kwargs):
+    reached.append(repr(host))
+    return look_up(host, *args, **kwargs)
+socket.getaddrinfo = watched_look_up
+
+names = []
+for package in sys.argv[1:]:
+    importlib.import_module(package)
+    for module in pkgutil.walk_packages([package], package + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+            names.append(module.name)
+backends = False
+if "jax" in sys.modules:
+    from jax._src import xla_bridge
+    backends = xla_bridge.backends_are_initialized()
+with open(sys.argv[0] + ".json", "w") as file:
+    json.dump({"names": names, "reached": reached, "backends": backends}, file)
+"""
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """The top-level packages that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(package if node.level else (node.module or "").split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_package_imports_what_it_must_not(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        wrong = imported_modules(file.read_text(encoding="utf-8"), package) & FORBIDDEN[package]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_the_rule_sees_imports_of_every_kind() -> None:
+    source = "import a.b, c as d\nfrom e.f import g\ndef h():\n    import i\n    from . import j\n"
+    assert imported_modules(source, "package") == {"a", "c", "e", "i", "package"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_is_silent_and_touches_neither_devices_nor_network(package: str, tmp_path: Path) -> None:
+    script = tmp_path / "import_all.py"
+    script.write_text(IMPORT_ALL)
+    done = subprocess.run(
+        [sys.executable, str(script), package],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr == ""
+    report = json.loads((tmp_path / "import_all.py.json").read_text())
+    assert report["reached"] == []
+    assert report["backends"] is False
