@@ -4,6 +4,7 @@ Local files are opened without fsspec's layers, for speed.
 """
 
 import datetime
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, cast
@@ -38,6 +39,9 @@ def open_file(path: str) -> BinaryIO:
     if local is not None:
         return open(local, "rb")
     file_system, inner = fsspec.url_to_fs(path)
+    if "memory" in file_system.protocol:
+        # Its handles on one file share their position: readers beside each other would disturb each other.
+        return io.BytesIO(file_system.cat_file(inner))
     return cast(BinaryIO, file_system.open(inner, "rb"))
 
 

@@ -42,9 +42,16 @@ def foreign_format(head: bytes) -> str | None:
     return next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
 
 
-def canonical_json(value: Any) -> str:
-    """Returns a value as JSON with sorted keys and no spaces, the same for equal values."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=_unusual).decode()
+def canonical_json(value: Any) -> str | None:
+    """Returns a value as JSON with sorted keys and no spaces, the same for equal values; None if it cannot be.
+
+    Values that JSON does not know stand as strings. What is nested hundreds of levels deep cannot be written.
+    """
+    try:
+        options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+        return orjson.dumps(value, option=options, default=_unusual).decode()
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _unusual(value: Any) -> Any:
@@ -67,7 +74,7 @@ def key_of(identifier: Any, text: str) -> str:
     """
     if identifier is not None and identifier not in ("", b"", [], {}):
         key = canonical_json(identifier)
-        if key != "null":  # a float that is not a number
+        if key is not None and key != "null":  # null: a float that is not a number
             return key
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -76,7 +83,7 @@ def source_of(source: Any) -> str:
     """Returns the name of a document's source; see `Document.source`."""
     if isinstance(source, str):
         return source
-    return "" if source is None else canonical_json(source)
+    return "" if source is None else canonical_json(source) or ""
 
 
 def field_getter(field: str) -> Callable[[dict[str, Any]], Any]:

@@ -274,14 +274,17 @@ def _column_values(batch: pa.RecordBatch, found: Found | None) -> list[Any]:
 def _plain_values(column: pa.Array) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        if not _is_string(column.type):
-            return [None] * len(column)
-        if pa.types.is_string_view(column.type):
-            binary_type = pa.binary_view()
-        else:
+    except (ValueError, OverflowError, pa.ArrowException):
+        # Not UTF-8, or a date that Python cannot hold.
+        if _is_string(column.type):
             binary_type = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        values = [_decoded(value) for value in column.view(binary_type).to_pylist()]
+            if pa.types.is_string_view(column.type):
+                binary_type = pa.binary_view()
+            return [_decoded(value) for value in column.view(binary_type).to_pylist()]
+        try:
+            values = column.cast(pa.string()).to_pylist()
+        except (ValueError, pa.ArrowException):
+            values = [None] * len(column)
     return values
 
 

@@ -94,7 +94,8 @@ class Document:
 
     Attributes:
         key: the id as canonical JSON, so that the ids 1 and "1" differ (`1` and `"1"`); without an id (missing, null
-            or empty) `sha256:` and the hex SHA-256 of the text in UTF-8. Keys need not be unique in a corpus.
+            or empty, or nested deeper than 200 levels) `sha256:` and the hex SHA-256 of the text in UTF-8. Keys need
+            not be unique in a corpus.
         text: the text, never empty.
         source: the name of the document's source; "" without one; one that is no string as canonical JSON.
         position: JSONL: the offset at which the record's line starts in the decompressed stream, in bytes; Parquet:
