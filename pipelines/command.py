@@ -15,6 +15,7 @@ from apache_beam.runners.runner import PipelineResult
 from pipelines import commits, errors, selecting
 from pipelines.errors import CurationError, RunFolderError, StoppedError
 from pipelines.ledger import RunFolder
+from pipelines.progress import Progress, quieten_beam
 from pipelines.runners import Layout
 from pipelines.selecting import SelectionRequest
 from rater_model.files import local_path
@@ -76,7 +77,11 @@ def run_graph(build: Callable[[beam.PCollection], Any], layout: Layout, folder: 
     say(f"layout: {layout.describe()}")
     pipeline = beam.Pipeline(options=layout.options)
     build(pipeline | "Start" >> beam.Impulse())
-    with _stopping_on_signals():
+    watch: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if layout.local:
+        quieten_beam()
+        watch = Progress(folder)
+    with _stopping_on_signals(), watch:
         try:
             result = pipeline.run()
             result.wait_until_finish()

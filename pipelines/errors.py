@@ -74,8 +74,16 @@ def find_cause(error: BaseException) -> CurationError | None:
         if isinstance(link, CurationError):
             return _KNOWN[type(link).__name__](str(link).split(" [while running")[0])
     for link in _chain(error):
-        found = _IN_TEXT.findall(str(link))
-        if found:
-            name, message = found[-1]
-            return _KNOWN[name](message)
+        found = find_in_text(str(link))
+        if found is not None:
+            return found
     return None
+
+
+def find_in_text(text: str) -> CurationError | None:
+    """The last error of ours whose name and message stand in a traceback's text."""
+    found = _IN_TEXT.findall(text)
+    if not found:
+        return None
+    name, message = found[-1]
+    return _KNOWN[name](message)
