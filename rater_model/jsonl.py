@@ -255,6 +255,7 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
                 return
         if oversize_head is not None:
             newline = chunk.find(b"\n")
+            oversize_head += chunk[: newline if newline >= 0 else None][: EXCERPT_BYTES - len(oversize_head)]
             if newline < 0:
                 pending_size += len(chunk)
                 continue

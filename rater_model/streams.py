@@ -82,9 +82,11 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                 raise _garbage(pending, "gzip member")
         decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         while not decoder.eof:
+            before = decoder.copy()
             try:
                 chunk = decoder.decompress(pending, CHUNK_BYTES)
             except zlib.error as error:
+                yield from _up_to_damage(before, pending)
                 raise _corrupt("gzip", error) from error
             pending = decoder.unconsumed_tail
             if chunk:
@@ -96,6 +98,17 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                     raise _truncated("gzip")
         pending = decoder.unused_data or file.read(_GZIP_INPUT_BYTES)
         members += 1
+
+
+def _up_to_damage(decoder: "zlib._Decompress", pending: bytes) -> Iterator[bytes]:
+    """Yields what a failed call would have given before it failed, which zlib keeps to itself."""
+    for place in range(len(pending)):
+        try:
+            chunk = decoder.decompress(pending[place : place + 1])
+        except zlib.error:
+            return
+        if chunk:
+            yield chunk
 
 
 def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
@@ -132,7 +145,7 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
 def _corrupt(name: str, error: Exception) -> StreamError:
     return StreamError(
         Reason.STREAM_CORRUPT,
-        f"the {name} stream is damaged ({error}); whole records before the damage were read, the rest is lost",
+        f"the {name} stream is damaged ({error}); the records that could be unpacked were read, the rest is lost",
     )
 
 
