@@ -1,0 +1,101 @@
+"""The inner model: a causal language model, and its loss for each sequence of a batch.
+
+Both the inner and the outer loss are next-token cross-entropy (arXiv 2505.17895, section 2). Dimension letters as in
+`rater_model.transformer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rater_model.transformer import Transformer, TransformerConfig
+
+Params = Any  # a nested dict of arrays, as Flax makes it
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelConfig:
+    """The shape of a causal language model.
+
+    Attributes:
+        vocabulary_size: V, of the tokenizer.
+        transformer: the stack's shape.
+    """
+
+    vocabulary_size: int = 258
+    transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+
+
+class Windows(NamedTuple):
+    """A batch of token windows, valid up to a length and padded behind it.
+
+    Attributes:
+        tokens_BxL: int32 token ids.
+        length_B: int32, valid tokens of each window, at least 2 (one to read, one to predict).
+    """
+
+    tokens_BxL: jax.Array
+    length_B: jax.Array
+
+    def mask_BxL(self) -> jax.Array:  # noqa: N802 - the name carries the shape
+        """Returns True at valid positions."""
+        return jnp.arange(self.tokens_BxL.shape[-1]) < self.length_B[..., None]
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, next-token logits out; a position sees itself and what stands before it."""
+
+    config: LanguageModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+        """Returns logits_BxLxV, in float32 at least."""
+        config, shape = self.config, self.config.transformer
+        dtypes: dict[str, Any] = {"dtype": shape.dtype, "param_dtype": shape.param_dtype}
+        x_BxLxD = nn.Embed(
+            config.vocabulary_size,
+            shape.width,
+            embedding_init=nn.initializers.normal(stddev=1.0),
+            name="token_embedding",
+            **dtypes,
+        )(tokens_BxL)
+        length = tokens_BxL.shape[1]
+        causal_1xLxL = jnp.tril(jnp.ones((length, length), bool))[None]
+        x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, causal_1xLxL)
+        logits_BxLxV = nn.Dense(config.vocabulary_size, use_bias=False, name="readout", **dtypes)(x_BxLxD)
+        return logits_BxLxV.astype(jnp.promote_types(logits_BxLxV.dtype, jnp.float32))
+
+
+def initialise_language_model(config: LanguageModelConfig, key: jax.Array) -> Params:
+    """Returns fresh parameters of a language model.
+
+    Args:
+        config: the model's shape.
+        key: a random key.
+    """
+    return LanguageModel(config).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def sequence_losses(config: LanguageModelConfig, params: Params, windows: Windows) -> jax.Array:
+    """Returns losses_B, the mean next-token cross-entropy of each window, in nats a token.
+
+        l(x; theta) = - 1/(n-1) sum over t = 2..n of log p_theta(x_t | x_1..x_(t-1)),    n the window's valid length
+
+    Every window counts by its own mean, so a short one weighs as much as a full one.
+
+    Args:
+        config: the model's shape.
+        params: theta.
+        windows: B windows.
+    """
+    logits_BxLxV = LanguageModel(config).apply({"params": params}, windows.tokens_BxL[:, :-1])
+    log_probabilities_BxLxV = jax.nn.log_softmax(logits_BxLxV, axis=-1)
+    targets_BxL = windows.tokens_BxL[:, 1:]
+    target_log_probabilities_BxL = jnp.take_along_axis(log_probabilities_BxLxV, targets_BxL[..., None], axis=-1)[..., 0]
+    valid_BxL = windows.mask_BxL()[:, 1:].astype(target_log_probabilities_BxL.dtype)
+    return -jnp.sum(target_log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(jnp.sum(valid_BxL, axis=1), 1)

@@ -1,0 +1,141 @@
+"""The meta-gradient: mixed mode against reverse mode, and reverse mode against finite differences."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from meta_training.language_model import (
+    LanguageModelConfig,
+    Params,
+    Windows,
+    initialise_language_model,
+    sequence_losses,
+)
+from meta_training.meta_gradient import InnerState, MetaGradient, MetaGradientConfig, make_meta_gradient
+from rater_model.rater import Rater, RaterConfig, initialise_rater
+from rater_model.transformer import TransformerConfig
+
+VOCABULARY, LENGTH, BATCH = 11, 7, 4
+OPTIMISERS = {
+    "adam": lambda: optax.adam(1e-2, eps=1e-8, eps_root=1e-8),
+    "adamw": lambda: optax.adamw(1e-2, eps_root=1e-8, weight_decay=0.1),
+    "momentum": lambda: optax.sgd(1e-1, momentum=0.9),
+}
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def problem(
+    config: MetaGradientConfig, steps: int, optimiser: str, dtype: str, rematerialise_blocks: bool
+) -> tuple[Callable[..., MetaGradient], Params, tuple[Any, ...]]:
+    """Returns one small, fixed problem: its compiled meta-gradient, eta, and the other arguments."""
+    shape = TransformerConfig(
+        width=8,
+        heads=2,
+        mlp_width=12,
+        layers=1,
+        dtype=dtype,
+        param_dtype=dtype,
+        rematerialise_blocks=rematerialise_blocks,
+    )
+    model = LanguageModelConfig(VOCABULARY, shape)
+    rater = RaterConfig(VOCABULARY, LENGTH, shape, ngram_rows=16)
+    keys = jax.random.split(jax.random.key(0), 4)
+    theta, eta = initialise_language_model(model, keys[0]), initialise_rater(rater, keys[1])
+    tokens = jax.random.randint(keys[2], (steps + 1, BATCH, LENGTH), 0, VOCABULARY, jnp.int32)
+    lengths = jax.random.randint(keys[3], (steps + 1, BATCH), 3, LENGTH + 1, jnp.int32)
+    inner, outer = Windows(tokens[:-1], lengths[:-1]), Windows(tokens[-1], lengths[-1])
+    transformation = OPTIMISERS[optimiser]()
+    # Non-zero moments: the first update of a fresh Adam is nearly the gradient's sign.
+    moments = jax.tree.map(lambda x: jnp.full_like(x, 0.01) if x.ndim else x, transformation.init(theta))
+    function = make_meta_gradient(
+        lambda params, windows: Rater(rater).apply({"params": params}, windows.tokens_BxL, windows.mask_BxL()),
+        lambda params, windows: sequence_losses(model, params, windows),
+        transformation,
+        config,
+    )
+    # The compiler's optimisations cost more here than they save.
+    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    return compiled, eta, (InnerState(theta, moments, jnp.int32(0)), inner, outer)
+
+
+@functools.cache
+def meta_gradient(
+    config: MetaGradientConfig,
+    *,
+    steps: int,
+    optimiser: str = "adam",
+    dtype: str = "float64",
+    rematerialise_blocks: bool = False,
+) -> MetaGradient:
+    function, eta, rest = problem(config, steps, optimiser, dtype, rematerialise_blocks)
+    return function(eta, *rest)
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    a, b = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (actual, expected))
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+REVERSE = MetaGradientConfig("reverse", rematerialise_updates=False, save_inner_gradients=False)
+MIXED = [
+    MetaGradientConfig("mixed", rematerialise, save, scan)
+    for rematerialise, save in [(False, False), (True, False), (True, True)]
+    for scan in (False, True)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", MIXED, ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_mixed_mode_equals_reverse_mode_in_float64(float64: None, config: MetaGradientConfig, steps: int) -> None:
+    expected = meta_gradient(REVERSE, steps=steps)
+    actual = meta_gradient(config, steps=steps, rematerialise_blocks=config.save_inner_gradients)
+    assert relative_error(actual.gradient, expected.gradient) < 1e-12
+    assert relative_error(actual.inner_state.params, expected.inner_state.params) < 1e-12
+    assert actual.outer_loss == pytest.approx(expected.outer_loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_mixed_mode_equals_reverse_mode_for_every_inner_optimiser(float64: None, optimiser: str) -> None:
+    expected = meta_gradient(REVERSE, steps=2, optimiser=optimiser)
+    actual = meta_gradient(MetaGradientConfig(), steps=2, optimiser=optimiser)
+    assert relative_error(actual.gradient, expected.gradient) < 1e-12
+
+
+def test_mixed_mode_equals_reverse_mode_in_float32() -> None:
+    expected = meta_gradient(REVERSE, steps=2, dtype="float32")
+    actual = meta_gradient(MetaGradientConfig(), steps=2, dtype="float32")
+    assert relative_error(actual.gradient, expected.gradient) < 1e-5
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_reverse_mode_equals_finite_differences(float64: None, optimiser: str) -> None:
+    function, eta, rest = problem(REVERSE, 2, optimiser, "float64", False)
+    flat_gradient = jax.flatten_util.ravel_pytree(function(eta, *rest).gradient)[0]
+    flat_eta, unravel = jax.flatten_util.ravel_pytree(eta)
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        # Half along the gradient, so that the slope is not lost among its rounding.
+        noise = generator.normal(size=flat_eta.shape)
+        direction = flat_gradient / jnp.linalg.norm(flat_gradient) + noise / np.linalg.norm(noise)
+        step = 1e-4
+        up, down = (function(unravel(flat_eta + nudge * direction), *rest).outer_loss for nudge in (step, -step))
+        assert float((up - down) / (2 * step)) == pytest.approx(float(flat_gradient @ direction), rel=1e-5)
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'mixed' or 'reverse', not 'forward'"):
+        MetaGradientConfig(mode="forward")
