@@ -1,0 +1,419 @@
+"""The three commands as a user runs them, on small corpora of every format."""
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from pipelines import curate, score, select
+from rater_model.checkpoint import load_rater
+from rater_model.scorer import Scorer
+from tests.integration.conftest import as_lines, make_records, write_corpus
+
+SMALL = ["--split_bytes", "2500"]
+
+
+def flags(corpus: Path | str, rater: Path, output: Path | str, *more: str) -> list[str]:
+    return ["--input", str(corpus), "--rater", str(rater), "--output", str(output), *SMALL, *more]
+
+
+def read_kept(selection: Path) -> list[dict[str, Any]]:
+    """What a reader finds who trusts the manifest alone."""
+    manifest = json.loads((selection / "manifest.json").read_bytes())
+    rows: list[dict[str, Any]] = []
+    for entry in manifest["files"]:
+        data = (selection / entry["path"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
+        if entry["format"] == "parquet":
+            found = pq.read_table(selection / entry["path"]).to_pylist()
+        else:
+            if entry["format"] == "jsonl.gz":
+                data = gzip.decompress(data)
+            elif entry["format"] == "jsonl.zst":
+                data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            found = [json.loads(line) for line in data.splitlines()]
+        assert len(found) == entry["documents"]
+        rows += found
+    return rows
+
+
+def scores_of(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """By id; JSON's shortest text for a float32 reads as another float64."""
+    return {row["id"]: float(np.float32(row["datarater_score"])) for row in rows}
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("corpus") / "in"
+    return folder, write_corpus(folder)
+
+
+@pytest.fixture(scope="module")
+def curated(corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("curated") / "run"
+    assert curate.main(flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")) == 0
+    return output
+
+
+@pytest.fixture
+def run_folder(curated: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(curated, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def expected(corpus: tuple[Path, list[dict[str, Any]]], rater: Path) -> dict[str, float]:
+    """Every document's score, as the rater gives it outside of any pipeline."""
+    records = corpus[1]
+    scores_N = Scorer(load_rater(str(rater))).score([record["text"] for record in records]).scores_N
+    return {record["id"]: float(score) for record, score in zip(records, scores_N, strict=True)}
+
+
+def test_the_best_half_is_kept_and_the_books_balance(curated: Path, expected: dict[str, float]) -> None:
+    selection = curated / "selections/keep-0.5"
+    manifest = json.loads((selection / "manifest.json").read_bytes())
+    counts = manifest["counts"]
+    assert (counts["read"], counts["kept"], counts["dropped"], counts["rejected"]) == (242, 120, 120, 2)
+    assert counts["rejected_by_reason"] == {"not_json": 1, "no_text": 1}
+    for name in ("read", "kept", "dropped", "rejected", "kept_tokens"):
+        assert sum(source[name] for source in manifest["sources"].values()) == counts[name]
+    assert (selection / "_SUCCESS").read_bytes() == b""
+    kept = scores_of(read_kept(selection))
+    assert len(kept) == 120
+    assert kept.items() <= expected.items()
+    dropped = set(expected) - set(kept)
+    assert min(kept.values()) >= max(expected[id_] for id_ in dropped)
+    assert manifest["cutoff"]["lowest_score"] <= min(kept.values())
+
+
+def test_score_files_hold_every_record_once(curated: Path, expected: dict[str, float]) -> None:
+    rows = [row for path in (curated / "scores").glob("??/*.parquet") for row in pq.read_table(path).to_pylist()]
+    scored = {json.loads(row["key"]): row["score"] for row in rows if row["status"] == "scored"}
+    assert len(rows) == 242
+    assert scored == expected
+    assert Counter(row["status"] for row in rows) == {"scored": 240, "not_json": 1, "no_text": 1}
+
+
+def test_rejected_records_are_written_with_file_position_and_reason(
+    curated: Path, corpus: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    lines = (curated / "rejected/000000.jsonl").read_bytes().splitlines()
+    rows = [json.loads(line) for line in lines]
+    data = (corpus[0] / "a.jsonl").read_bytes()
+    assert [(row["reason"], row["excerpt"]) for row in rows] == [("not_json", "not json"), ("no_text", '{"id": 5}')]
+    for row in rows:
+        assert row["file"] == str(corpus[0] / "a.jsonl")
+        assert data[row["position"] :].startswith(row["excerpt"].encode())
+
+
+def test_kept_documents_are_untouched_and_in_order(curated: Path, corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+    kept = curated / "selections/keep-0.5/kept"
+    found = {path.name.split(".", 1)[1]: path for path in kept.iterdir()}
+    assert set(found) == {"jsonl", "jsonl.gz", "jsonl.zst", "parquet"}
+    originals = (corpus[0] / "a.jsonl").read_bytes().splitlines()
+    bare = [line.rsplit(b',"datarater_score":', 1)[0] + b"}" for line in found["jsonl"].read_bytes().splitlines()]
+    assert bare == [line for line in originals if line in set(bare)]
+    table = pq.read_table(found["parquet"])
+    before = pq.read_table(corpus[0] / "d.parquet")
+    assert table.schema.names == [*before.schema.names, "datarater_score"]
+    ids = table.column("id").to_pylist()
+    rows = [row for row in before.to_pylist() if row["id"] in set(ids)]
+    assert table.drop_columns(["datarater_score"]).to_pylist() == rows
+
+
+def test_score_then_select_is_curate(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, curated: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    assert score.main(flags(corpus[0] / "*", rater, output)) == 0
+    assert json.loads((output / "scoring.json").read_bytes())["counts"]["scored"] == 240
+    assert not (output / "selections").exists()
+    assert select.main(["--output", str(output), "--keep_fraction", "0.5"]) == 0
+    kept = "selections/keep-0.5/kept"
+    assert {p.name: p.read_bytes() for p in (output / kept).iterdir()} == {
+        p.name: p.read_bytes() for p in (curated / kept).iterdir()
+    }
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "jsonl.gz", "parquet"])
+def test_every_format_becomes_the_one_asked_for(
+    run_folder: Path, expected: dict[str, float], output_format: str
+) -> None:
+    args = ["--output", str(run_folder), "--keep_fraction", "1", "--output_format", output_format, "--name", "all"]
+    assert select.main([*args, "--output_shard_bytes", "8000"]) == 0
+    rows = read_kept(run_folder / "selections/all")
+    assert scores_of(rows) == expected
+    names = sorted(path.name for path in (run_folder / "selections/all/kept").iterdir())
+    assert len(names) > 2
+    assert all(name.endswith("." + output_format) for name in names)
+    assert names[0] == f"part-00000-of-{len(names):05d}.{output_format}"
+    if output_format == "parquet":
+        row = next(row for row in rows if row["id"] == "1-5")
+        assert json.loads(row["metadata"]) == {"url": {"host": "example.org", "depth": 5}}
+        assert row["source"] == "s2"
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (["--keep_count", "17"], "keep-count-17"),
+        (["--token_budget", "5000"], "tokens-5000"),
+        (["--threshold=0"], "threshold-0"),
+        (["--keep_fraction", "0"], "keep-0"),
+        (["--keep_fraction", "1/7", "--seed", "3"], "keep-1-of-7"),
+    ],
+)
+def test_other_rules_need_no_scoring(run_folder: Path, expected: dict[str, float], rule: list[str], name: str) -> None:
+    scores = tree(run_folder / "scores")
+    assert select.main(["--output", str(run_folder), *rule]) == 0
+    assert tree(run_folder / "scores") == scores
+    kept = read_kept(run_folder / "selections" / name)
+    best = sorted(expected.values(), reverse=True)
+    if "count" in name or "keep-" in name:
+        count = {"keep-count-17": 17, "keep-0": 0, "keep-1-of-7": 34}[name]
+        assert len(kept) == count
+        assert sorted(scores_of(kept).values(), reverse=True) == best[:count]
+    elif "threshold" in name:
+        assert len(kept) == sum(value >= 0 for value in best)
+    else:
+        tokens = sum(len(row["text"]) for row in kept)
+        assert 5000 - 400 < tokens <= 5000
+
+
+def test_a_finished_run_does_nothing_when_run_again(
+    run_folder: Path, corpus: tuple[Path, list[dict[str, Any]]], rater: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(run_folder)
+    assert curate.main(flags(corpus[0] / "*", rater, run_folder, "--keep_fraction", "0.5")) == 0
+    assert tree(run_folder) == before
+    assert "120" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_where_it_stopped(
+    run_folder: Path, corpus: tuple[Path, list[dict[str, Any]]], rater: Path
+) -> None:
+    kept = tree(run_folder / "selections/keep-0.5/kept")
+    score_files = sorted((run_folder / "scores").glob("??/*.parquet"))
+    lost = score_files[::3]
+    for path in lost:
+        path.unlink()
+    shutil.rmtree(run_folder / "scores/summaries")
+    shutil.rmtree(run_folder / "selections")
+    shutil.rmtree(run_folder / "rejected")
+    (run_folder / "scoring.json").unlink()
+    (lost[0].parent / ".tmp-left-by-a-killed-process").write_bytes(b"half a file")
+    before = tree(run_folder / "scores")
+    assert curate.main(flags(corpus[0] / "*", rater, run_folder, "--keep_fraction", "0.5")) == 0
+    after = tree(run_folder / "scores")
+    assert before.items() <= after.items()
+    assert len(list((run_folder / "scores").glob("??/0*.parquet"))) == len(score_files)
+    again = tree(run_folder / "selections/keep-0.5/kept")
+    assert {name: data for name, (_, data) in again.items()} == {name: data for name, (_, data) in kept.items()}
+
+
+@pytest.mark.parametrize("lost", ["_SUCCESS", "manifest.json", "kept", "counts"])
+def test_a_selection_goes_on_where_it_stopped(run_folder: Path, lost: str) -> None:
+    selection = run_folder / "selections/keep-0.5"
+    before = {name: data for name, (_, data) in tree(selection).items() if name != "manifest.json"}
+    (selection / "_SUCCESS").unlink()
+    if lost in ("kept", "counts"):
+        (selection / "manifest.json").unlink()
+        shutil.rmtree(selection / lost)
+    elif lost == "manifest.json":
+        (selection / lost).unlink()
+    assert select.main(["--output", str(run_folder), "--keep_fraction", "0.5"]) == 0
+    assert {n: d for n, (_, d) in tree(selection).items() if n != "manifest.json"} == before
+
+
+def test_another_runs_folder_is_refused_naming_the_difference(
+    run_folder: Path,
+    corpus: tuple[Path, list[dict[str, Any]]],
+    rater: Path,
+    other_rater: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = corpus[0] / "*"
+    keep = ["--keep_fraction", "0.5"]
+
+    def refused(*args: str) -> str:
+        assert curate.main([*args]) == 3
+        return capsys.readouterr().err
+
+    assert "rater is" in refused(*flags(files, other_rater, run_folder, *keep))
+    assert "scoring.max_windows is 256 there, but 3 now" in refused(
+        *flags(files, rater, run_folder, *keep, "--max_windows", "3")
+    )
+    assert "read.id_field" in refused(*flags(files, rater, run_folder, *keep, "--id_field", "key"))
+    assert "b.jsonl.gz is gone" in refused(*flags(corpus[0] / "a.jsonl", rater, run_folder, *keep))
+    assert "rule.value is '0.5' there, but '0.25' now" in refused(
+        *flags(files, rater, run_folder, "--keep_fraction", "0.25", "--name", "keep-0.5")
+    )
+    assert "output_format" in refused(*flags(files, rater, run_folder, *keep, "--output_format", "jsonl"))
+
+
+def test_an_input_that_changed_between_the_reads_fails_with_its_name(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "in.jsonl"
+    records = make_records(20, 9)
+    corpus.write_bytes(as_lines(records))
+    output = tmp_path / "run"
+    assert score.main(flags(corpus, rater, output)) == 0
+    corpus.write_bytes(as_lines(records[::-1]))
+    assert select.main(["--output", str(output), "--keep_fraction", "0.5"]) == 1
+    assert f"{corpus} has changed" in capsys.readouterr().err
+    # The same where the file's own time says nothing.
+    stored = os.stat(corpus)
+    corpus.write_bytes(as_lines(records))
+    assert curate.main(flags(corpus, rater, tmp_path / "other", "--keep_count", "3")) == 0
+    times = os.stat(corpus)
+    corpus.write_bytes(as_lines(records[::-1]))
+    os.utime(corpus, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stored.st_size == times.st_size
+    assert select.main(["--output", str(tmp_path / "other"), "--keep_fraction", "0.5"]) == 1
+    assert f"input changed between the two reads: {corpus}" in capsys.readouterr().err
+    assert not (tmp_path / "other/selections/keep-0.5/_SUCCESS").exists()
+
+
+def test_a_missing_score_file_stops_the_selection(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = next((run_folder / "scores").glob("??/*.parquet"))
+    lost.unlink()
+    assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 1
+    message = capsys.readouterr().err
+    assert str(lost) in message
+    assert "scored again" in message
+
+
+def test_books_that_do_not_balance_fail_the_selection(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 0
+    selection = run_folder / "selections/keep-0.1"
+    counts = json.loads((selection / "counts/000000.json").read_bytes())
+    counts["splits"][0]["read"] += 1
+    (selection / "counts/000000.json").write_text(json.dumps(counts))
+    (selection / "manifest.json").unlink()
+    (selection / "_SUCCESS").unlink()
+    assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 1
+    assert "documents read, but" in capsys.readouterr().err
+    assert not (selection / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        ({"--input": "nothing/*.jsonl"}, 1, "no file matches"),
+        ({"--rater": "no/rater"}, 1, "--rater"),
+        ({"--keep_fraction": "2"}, 2, "outside [0, 1]"),
+        ({"--split_bytes": "many"}, 2, "not a number of bytes"),
+        ({"--name": "a/b"}, 2, "a name has"),
+        ({"--keep_fracton": "0.5"}, 2, "unknown flags"),
+        ({"--output": "/proc/nowhere/run"}, 1, "cannot be made"),
+    ],
+)
+def test_wrong_usage_is_said_before_any_work(
+    corpus: tuple[Path, list[dict[str, Any]]],
+    rater: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, str],
+    code: int,
+    says: str,
+) -> None:
+    values = {
+        "--input": str(corpus[0] / "*"),
+        "--rater": str(rater),
+        "--output": str(tmp_path / "run"),
+        "--keep_fraction": "0.5",
+    } | change
+    argv = [word for pair in values.items() for word in pair]
+    try:
+        found: int | str | None = curate.main(argv)
+    except SystemExit as error:
+        found = error.code
+    assert found == code
+    assert says in capsys.readouterr().err
+    assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_a_run_folder_and_inputs_in_an_object_store(rater: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/crawl/a.jsonl", as_lines(make_records(30, 1)))
+    memory.pipe_file("/crawl/b.jsonl.gz", gzip.compress(as_lines(make_records(30, 2))))
+    args = flags("memory://crawl/*", rater, "memory://run", "--keep_count", "10", "--name", "ten")
+    assert curate.main(args) == 0
+    manifest = json.loads(memory.cat_file("/run/selections/ten/manifest.json"))
+    assert manifest["counts"]["kept"] == 10
+    assert sum(entry["documents"] for entry in manifest["files"]) == 10
+    for entry in manifest["files"]:
+        data = memory.cat_file(f"/run/selections/ten/{entry['path']}")
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+    assert curate.main(args) == 0
+
+
+def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "text": pa.array(["one text", "another text"]).dictionary_encode(),
+            "blob": pa.array([b"\x00\xff", None]),
+            "day": pa.array([0, 1], pa.date32()),
+            "instant": pa.array([1, 10**9 + 1], pa.timestamp("ns", "UTC")),
+            "price": pa.array(["1.10", "2"]).cast(pa.decimal128(5, 2)),
+            "nested": pa.array([{"a": [1, 2]}, {"a": []}]),
+            "nan": pa.array([float("nan"), 0.5]),
+            "datarater_score": pa.array(["old", "older"]),
+        }
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    run = tmp_path / "run"
+    assert (
+        curate.main(flags(tmp_path / "in.parquet", rater, run, "--keep_fraction", "1", "--output_format", "jsonl")) == 0
+    )
+    rows = {row["text"]: row for row in read_kept(run / "selections/keep-1")}
+    row = rows["one text"]
+    assert base64.b64decode(row["blob"]) == b"\x00\xff"
+    assert row["day"] == "1970-01-01"
+    assert row["instant"].startswith("1970-01-01 00:00:00.000000001")
+    assert (row["price"], row["nested"], row["nan"]) == ("1.10", {"a": [1, 2]}, None)
+    assert isinstance(row["datarater_score"], float)
+    assert select.main(["--output", str(run), "--keep_fraction", "1", "--name", "as-they-are"]) == 0
+    (entry,) = json.loads((run / "selections/as-they-are/manifest.json").read_bytes())["files"]
+    kept = pq.read_table(run / "selections/as-they-are" / entry["path"])
+    assert kept.schema.field("datarater_score").type == pa.float32()
+    assert kept.schema.field("instant").type == pa.timestamp("ns", "UTC")
+    assert kept.column("blob").to_pylist() == [b"\x00\xff", None]
+
+
+@pytest.mark.slow
+def test_two_worker_processes_keep_the_same_bytes(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, curated: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    args = flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5", "--local_workers", "2")
+    assert curate.main(args) == 0
+    kept = "selections/keep-0.5/kept"
+    assert {p.name: p.read_bytes() for p in (output / kept).iterdir()} == {
+        p.name: p.read_bytes() for p in (curated / kept).iterdir()
+    }
+    assert {p.name: p.read_bytes() for p in (output / "rejected").iterdir()} == {
+        p.name: p.read_bytes() for p in (curated / "rejected").iterdir()
+    }
