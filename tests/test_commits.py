@@ -1,0 +1,112 @@
+import errno
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipelines import commits
+from pipelines.errors import RunFolderError
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {"local": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory:/{tmp_path}"}[request.param]
+
+
+def test_the_first_commit_wins(folder: str) -> None:
+    path = f"{folder}/deep/er/file"
+    assert commits.read_if_there(path) is None
+    assert not commits.exists(path)
+    assert commits.commit_if_absent(path, b"first")
+    assert not commits.commit_if_absent(path, b"second")
+    assert commits.read_bytes(path) == b"first"
+    assert commits.exists(path)
+    with commits.open_committed(path) as file:
+        assert file.read() == b"first"
+
+
+def test_a_staged_file_is_committed_whole_and_once(folder: str) -> None:
+    path = f"{folder}/a/file"
+    for content, won in ((b"first", True), (b"second", False)):
+        with commits.staged(path) as name:
+            Path(name).write_bytes(content)
+            assert commits.commit_staged(name, path) is won
+        assert not os.path.exists(name)
+    assert commits.read_bytes(path) == b"first"
+
+
+def test_a_staged_file_that_is_not_committed_is_nowhere(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    with commits.staged(path) as name:
+        Path(name).write_bytes(b"half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _commit(path: str, content: bytes) -> bool:
+    return commits.commit_if_absent(path, content)
+
+
+def test_of_many_at_once_one_wins(tmp_path: Path) -> None:
+    path = str(tmp_path / "raced")
+    contents = [b"%d" % index * 10_000 for index in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda content: _commit(path, content), contents))
+    assert sum(won) == 1
+    assert commits.read_bytes(path) == contents[won.index(True)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["raced"]
+
+
+@pytest.mark.slow
+def test_of_many_processes_at_once_one_wins(tmp_path: Path) -> None:
+    path = str(tmp_path / "raced")
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        won = pool.starmap(_commit, [(path, b"%d" % index) for index in range(12)])
+    assert sum(won) == 1
+    assert commits.read_bytes(path) == b"%d" % won.index(True)
+
+
+def test_a_file_system_without_create_if_absent_is_refused_by_name() -> None:
+    class ForgetfulFileSystem(MemoryFileSystem):
+        protocol = "forgetful"
+
+        def pipe_file(self, path: str, value: bytes) -> None:
+            super().pipe_file(path, value)
+
+    fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
+    with pytest.raises(RunFolderError, match="ForgetfulFileSystem"):
+        commits.check_file_system("forgetful://run")
+    with pytest.raises(RunFolderError, match="ForgetfulFileSystem"):
+        commits.commit_if_absent("forgetful://run/file", b"x")
+    commits.check_file_system("memory://run")
+    commits.check_file_system("/run")
+
+
+def test_a_file_system_without_links_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: str, target: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(RunFolderError, match="hard links"):
+        commits.commit_if_absent(str(tmp_path / "file"), b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        commits.commit_if_absent(str(tmp_path / "file"), b"x")
+    assert list(tmp_path.iterdir()) == []
+    assert commits.commit_if_absent(str(tmp_path / "file"), b"x")
+
+
+def test_a_file_where_a_folder_should_be_is_no_lost_race(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_bytes(b"")
+    with pytest.raises(OSError, match="folder"):
+        commits.commit_if_absent(str(tmp_path / "folder/file"), b"x")

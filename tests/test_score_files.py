@@ -1,0 +1,167 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines import commits, publishing, shards, summaries
+from pipelines.errors import BooksError
+from pipelines.ledger import RunFolder, SplitTask
+from pipelines.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
+from pipelines.selecting import KeptCounts, SelectionRequest, SplitCounts
+from pipelines.shards import WrittenShard, plan_shards
+from rater_model.records import BadRecord, Document, Format, Reason, Split
+from rater_model.selection import Boundary, Histogram, KeepFraction, key_hash
+
+
+def a_document(position: int, source: str) -> Document:
+    return Document(f'"{position}"', "text é", source, position, 7, b"{}")
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["document", "bad"]),
+        st.sampled_from(["", "a", "b"]),
+        st.floats(width=32, min_value=-2, max_value=2) | st.sampled_from([float("nan"), float("inf")]),
+    ),
+    max_size=30,
+)
+
+
+def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, float]]) -> None:
+    collected = ScoreRows()
+    for position, (kind, source, score) in enumerate(rows):
+        if kind == "bad":
+            collected.add_bad(BadRecord(position, Reason.NOT_JSON, "no JSON", b"\xff{"))
+        else:
+            collected.add_scored([a_document(position, source)], np.asarray([score], np.float32), np.asarray([3]))
+    task = SplitTask(Split(f"file-{ordinal}", Format.JSONL, ordinal=ordinal), "print")
+    data = collected.to_parquet(task, "jsonl/none", "digest")
+    commits.commit_if_absent(folder.score_path(ordinal), data)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ROWS, min_size=1, max_size=3))
+def test_summaries_count_what_score_files_hold(tmp_path_factory: pytest.TempPathFactory, files: list) -> None:
+    folder = RunFolder(str(tmp_path_factory.mktemp("run")))
+    for ordinal, rows in enumerate(files):
+        commit_rows(folder, ordinal, rows)
+    summaries.summarise_group(folder, 0, range(len(files)))
+    summary = summaries.read_summary(folder, 0)
+    rows = [row for file in files for row in file]
+    scored = [row for row in rows if row[0] == "document" and np.isfinite(row[2])]
+    not_finite = [row for row in rows if row[0] == "document" and not np.isfinite(row[2])]
+    bad = [row for row in rows if row[0] == "bad"]
+    assert summary.counts.read == len(rows)
+    assert summary.counts.scored == len(scored) == summary.histogram().documents
+    assert summary.counts.tokens == 3 * len(scored) == summary.histogram().tokens
+    assert summary.counts.rejected == +Counter({"not_json": len(bad), SCORE_NOT_FINITE: len(not_finite)})
+    for source in ("a", "b"):
+        if any(row[1] == source for row in rows if row[0] == "document"):
+            assert summary.sources[source].scored == sum(row[1] == source for row in scored)
+    data = commits.read_if_there(folder.rejected_path(0)) or b""
+    rejected = [orjson.loads(line) for line in data.splitlines()]
+    assert len(rejected) == len(bad) + len(not_finite)
+    assert all(row["excerpt"] == ("\\xff{" if row["reason"] == "not_json" else "text é") for row in rejected)
+
+
+def test_a_score_file_tells_its_split_and_its_keys(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    commit_rows(folder, 5, [("document", "a", 0.5), ("bad", "", 0.0), ("document", "b", -0.25)])
+    file = ScoreFile.read(folder, 5)
+    assert (file.task.split.ordinal, file.task.fingerprint, file.layout) == (5, "print", "jsonl/none")
+    assert file.scored_rows().tolist() == [0, 2]
+    keys = file.rank_keys(seed=1)
+    assert keys.positions_N.tolist() == [0, 2]
+    assert file.column("key_hash").tolist() == [key_hash('"0"'), 0, key_hash('"2"')]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", None])
+def test_a_missing_or_damaged_score_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    folder = RunFolder(str(tmp_path))
+    if damage is not None:
+        commits.commit_if_absent(folder.score_path(3), damage)
+    with pytest.raises(BooksError, match=r"00000003\.parquet"):
+        ScoreFile.read(folder, 3)
+
+
+# --- output files and books ---------------------------------------------------------------------------
+
+LAYOUTS = st.sampled_from(["jsonl/none", "jsonl/gzip", "parquet/aa", "parquet/bb"])
+SPLIT_COUNTS = st.lists(st.tuples(LAYOUTS, st.integers(0, 3)), max_size=30).map(
+    lambda rows: [
+        SplitCounts(ordinal, layout, KeptCounts(read=kept + 1, kept=kept, dropped=1, kept_bytes=kept * 10))
+        for ordinal, (layout, kept) in enumerate(rows)
+    ]
+)
+
+
+@given(SPLIT_COUNTS, st.sampled_from(["same", "jsonl", "parquet"]), st.integers(1, 100))
+def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
+    rows: list[SplitCounts], wanted: str, shard_bytes: int
+) -> None:
+    tasks = plan_shards(rows[::-1], wanted, shard_bytes)
+    flat = [pair for task in tasks for pair in task.splits]
+    assert flat == [(row.ordinal, row.counts.kept) for row in rows if row.counts.kept]
+    for number, task in enumerate(tasks):
+        assert task.name == f"part-{number:05d}-of-{len(tasks):05d}.{task.written}"
+        assert sum(kept for _, kept in task.splits[:-1]) * 10 < shard_bytes
+        layouts = {rows[ordinal].layout for ordinal, _ in task.splits}
+        assert len(layouts) == 1 or (wanted == "jsonl" or {x.split("/")[0] for x in layouts} == {"jsonl"})
+
+
+def a_balanced_selection() -> dict:
+    counts = [KeptCounts(10, 4, 5, 1, 12, 28), KeptCounts(6, 3, 2, 1, 9, 21)]
+    rows = [SplitCounts(index, "jsonl/none", count) for index, count in enumerate(counts)]
+    keys = Histogram(np.asarray([1, 9], np.uint64), np.asarray([7, 7]), np.asarray([21, 21]))
+    boundary = Boundary.begin(KeepFraction("0.5"), keys)
+    return {
+        "request": SelectionRequest.of(
+            KeepFraction("0.5"), output="run", seed=0, output_format="same", output_shard_bytes=1000
+        ),
+        "scoring": {
+            "splits": 2,
+            "counts": {"read": 16, "scored": 14, "tokens": 42, "rejected": {"not_json": 2}},
+        },
+        "boundary": boundary,
+        "rows": rows,
+        "sources": {"a": counts[0], "b": counts[1]},
+        "written": [WrittenShard(task, 1, "") for task in plan_shards(rows, "same", 1000)],
+    }
+
+
+def test_books_that_balance_pass() -> None:
+    assert publishing.check_books(**a_balanced_selection()) == KeptCounts(16, 7, 7, 2, 21, 49)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda s: setattr(s["rows"][0].counts, "kept", 5), "split 0: 10 documents read, but 5 kept"),
+        (lambda s: s["sources"].pop("b"), "the sources add up"),
+        (lambda s: s["scoring"]["counts"].update(read=17), "records read: 16, but 17"),
+        (lambda s: s["scoring"]["counts"]["rejected"].update(x=1), "records rejected: 2, but 3"),
+        (lambda s: s["scoring"].update(splits=3), "splits: 2, but 3"),
+        (lambda s: s["written"].clear(), "output files hold other documents"),
+        (lambda s: s.update(request=a_request_for("0.25")), "documents kept by"),
+    ],
+)
+def test_books_that_do_not_balance_name_the_numbers(spoil, says: str) -> None:  # type: ignore[no-untyped-def]
+    selection = a_balanced_selection()
+    spoil(selection)
+    with pytest.raises(BooksError, match=says):
+        publishing.check_books(**selection)
+
+
+def a_request_for(fraction: str) -> SelectionRequest:
+    return SelectionRequest.of(
+        KeepFraction(fraction), output="run", seed=0, output_format="same", output_shard_bytes=1000
+    )
+
+
+def test_shards_module_and_selection_agree_on_names() -> None:
+    task = shards.ShardTask("part", "jsonl", ((0, 2), (4, 3)))
+    assert task.documents == 5

@@ -1,0 +1,151 @@
+import gzip
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import writing
+from pipelines.writing import SCORE_FIELD, document_row, output_format, scored_line
+from rater_model.records import Document, ReadOptions
+
+SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.dictionaries(st.text(), JSON_VALUES, max_size=5)
+
+
+def document(fields: dict[str, Any]) -> Document:
+    text = str(fields.get("text", ""))
+    return Document('"key"', text, str(fields.get("source", "")), 0, len(text.encode()), json.dumps(fields).encode())
+
+
+@given(RECORDS, SCORES, st.sampled_from([None, 2]), st.sampled_from(["", "\r", " \t"]), st.booleans())
+def test_a_lines_own_bytes_stay(
+    record: dict[str, Any], score: float, indent: int | None, end: str, escaped: bool
+) -> None:
+    record.pop(SCORE_FIELD, None)
+    line = (json.dumps(record, ensure_ascii=escaped).replace("\n", " ") + end).encode("utf-8", "surrogatepass")
+    written = scored_line(line, score)
+    body = line.rstrip()
+    assert written.startswith(body[:-1])
+    assert written.endswith(line[len(body) - 1 :])
+    fields = json.loads(written.decode("utf-8", "surrogatepass"))
+    assert np.float32(fields.pop(SCORE_FIELD)) == np.float32(score)
+    assert fields == record
+    assert b"\n" not in written
+
+
+@given(RECORDS, SCORES)
+def test_an_old_score_is_replaced(record: dict[str, Any], score: float) -> None:
+    line = json.dumps({SCORE_FIELD: "old", **record, "last": 1}).encode()
+    written = scored_line(line, score)
+    assert written.count(SCORE_FIELD.encode()) == 1
+    fields = json.loads(written)
+    assert np.float32(fields.pop(SCORE_FIELD)) == np.float32(score)
+    assert fields == {**record, "last": 1}
+
+
+def test_the_name_of_the_score_inside_a_text_is_no_score() -> None:
+    line = b'{"text": "see \\"datarater_score\\": 1}"}'
+    assert scored_line(line, 2.0) == line[:-1] + b',"datarater_score":2.0}'
+    assert scored_line(b"{ }", 1.5) == b'{ "datarater_score":1.5}'
+
+
+@given(SCORES)
+def test_scores_are_the_shortest_text_that_reads_back(score: float) -> None:
+    text = writing.score_text(score)
+    assert np.float32(json.loads(text)) == np.float32(score)
+    assert len(text) <= len(repr(float(np.float32(score))))
+
+
+def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
+    fields = {
+        "id": 7,
+        "text": "t",
+        "source": ["a"],
+        "n": 2**70,
+        "m": {"text": "inner", "x": 1.0},
+        "datarater_score": 3,
+    }
+    row = document_row(document(fields), 0.5, ReadOptions())
+    assert row["id"] == "7"
+    assert row["source"] == "['a']"
+    assert json.loads(row["metadata"]) == {"n": 2**70, "m": {"text": "inner", "x": 1.0}}
+    nested = document_row(document({"m": {"text": "t", "x": 1}}), 0.5, ReadOptions(text_field="m.text"))
+    assert json.loads(nested["metadata"]) == {"m": {"x": 1}}
+    assert (nested["id"], nested["source"]) == (None, None)
+    assert document_row(document({"text": "t"}), 0.5, ReadOptions())["metadata"] is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "wanted", "written"),
+    [
+        ("jsonl/none", "same", "jsonl"),
+        ("jsonl/gzip", "same", "jsonl.gz"),
+        ("jsonl/zstd", "same", "jsonl.zst"),
+        ("parquet/12ab", "same", "parquet"),
+        ("parquet/12ab", "jsonl.gz", "jsonl.gz"),
+        ("jsonl/zstd", "parquet", "parquet"),
+    ],
+)
+def test_the_output_follows_the_input_unless_asked_otherwise(layout: str, wanted: str, written: str) -> None:
+    assert output_format(layout, wanted) == written
+
+
+def test_what_can_share_a_file() -> None:
+    assert writing.file_class("jsonl/gzip", "same") != writing.file_class("jsonl/none", "same")
+    assert writing.file_class("jsonl/gzip", "jsonl") == writing.file_class("parquet/a", "jsonl").replace(
+        "parquet", "jsonl"
+    )
+    assert writing.file_class("parquet/a", "same") != writing.file_class("parquet/b", "same")
+    assert writing.file_class("jsonl/gzip", "parquet") != writing.file_class("parquet/b", "parquet")
+
+
+@pytest.mark.parametrize("written", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_lines_are_written_the_same_at_every_time(written: str) -> None:
+    files = []
+    for _ in range(2):
+        buffer = io.BytesIO()
+        writer = writing.open_writer(buffer, written)
+        for index in range(1000):
+            writer.write_line(b"%d" % index)
+        writer.close()
+        files.append(buffer.getvalue())
+    assert files[0] == files[1]
+    unpack: Callable[[bytes], bytes] = {
+        "jsonl": bytes,
+        "jsonl.gz": gzip.decompress,
+        "jsonl.zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
+    }[written]
+    assert unpack(files[0]) == b"".join(b"%d\n" % index for index in range(1000))
+
+
+def test_parquet_is_written_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "ROW_GROUP_BYTES", 1000)
+    buffer = io.BytesIO()
+    writer = writing.open_writer(buffer, "parquet")
+    for index in range(100):
+        row = {"id": str(index), "text": "x" * 100, "source": "s", "metadata": None, SCORE_FIELD: 0.5}
+        writer.write_row(row)
+    writer.close()
+    file = pq.ParquetFile(buffer)
+    assert file.metadata.num_row_groups == 10
+    assert file.read().column("id").to_pylist() == [str(index) for index in range(100)]
+
+
+def test_an_old_column_of_scores_is_replaced() -> None:
+    table = pa.table({SCORE_FIELD: ["a", "b"], "text": ["x", "y"]}).replace_schema_metadata({"pandas": "{}"})
+    scored = writing.scored_table(table, np.asarray([1, 2], np.float32))
+    assert scored.to_pylist() == [{"text": "x", SCORE_FIELD: 1.0}, {"text": "y", SCORE_FIELD: 2.0}]
+    assert scored.schema.metadata is None
