@@ -85,9 +85,7 @@ def bytes_to_text(bytes_L: NDArray[np.uint8]) -> str:
     return bytes_L.tobytes().decode("latin-1")
 
 
-def unigram_distribution(
-    sequences: Iterable[IntegerArray], vocabulary_size: int = 256
-) -> NDArray[np.float64]:
+def unigram_distribution(sequences: Iterable[IntegerArray], vocabulary_size: int = 256) -> NDArray[np.float64]:
     """The share of each token among all tokens of the sequences.
 
     Args:
@@ -136,11 +134,7 @@ def replace_from_unigram(
     """
     positions_K = _choose_positions(sequence_L, noise_level, rng)
     unigram_V = np.asarray(unigram_V, dtype=np.float64)
-    if (
-        unigram_V.ndim != 1
-        or not (unigram_V >= 0).all()
-        or not math.isclose(unigram_V.sum(), 1.0, abs_tol=1e-6)
-    ):
+    if unigram_V.ndim != 1 or not (unigram_V >= 0).all() or not math.isclose(unigram_V.sum(), 1.0, abs_tol=1e-6):
         raise ValueError("unigram_V must be one dimension of non-negative probabilities that sum to 1")
     largest_token = int(np.flatnonzero(unigram_V)[-1])
     if largest_token > np.iinfo(sequence_L.dtype).max:
@@ -205,9 +199,7 @@ def corrupt_documents(
     if not combinations:
         raise ValueError("give at least one noise level and one kind of damage")
     if not 1 <= copies <= len(combinations):
-        raise ValueError(
-            f"copies must lie between 1 and {len(combinations)} (kinds x noise levels), not {copies}"
-        )
+        raise ValueError(f"copies must lie between 1 and {len(combinations)} (kinds x noise levels), not {copies}")
     if not texts:
         return []
     sequences = [text_to_bytes(text) for text in texts]
@@ -221,15 +213,11 @@ def corrupt_documents(
                 damaged_L = replace_from_unigram(sequence_L, level, unigram_V, rng)
             else:
                 damaged_L = shuffle_within(sequence_L, level, rng)
-            documents.append(
-                CorruptedDocument(bytes_to_text(damaged_L.astype(np.uint8)), kind, float(level), original)
-            )
+            documents.append(CorruptedDocument(bytes_to_text(damaged_L.astype(np.uint8)), kind, float(level), original))
     return documents
 
 
-def _choose_positions(
-    sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _choose_positions(sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator) -> NDArray[np.int64]:
     """Exactly round(noise_level * L) distinct positions."""
     _check_sequence(sequence_L)
     if not 0 <= noise_level <= 1:
@@ -240,6 +228,4 @@ def _choose_positions(
 
 def _check_sequence(sequence_L: IntegerArray) -> None:
     if sequence_L.ndim != 1 or not np.issubdtype(sequence_L.dtype, np.integer):
-        raise ValueError(
-            f"a sequence must be one dimension of integers, not {sequence_L.shape} of {sequence_L.dtype}"
-        )
+        raise ValueError(f"a sequence must be one dimension of integers, not {sequence_L.shape} of {sequence_L.dtype}")

@@ -106,8 +106,8 @@ def train_command(corpus: DemoCorpus) -> list[str]:
         "datarater-train",
         f"--config={_short(config)}",
         f"--workdir={corpus.output / 'train'}",
-        f"--config.data.pool={corpus.pool_glob}",
-        f"--config.data.held_out={corpus.held_out_glob}",
+        f"--config.data.inner={corpus.pool_glob}",
+        f"--config.data.outer={corpus.held_out_glob}",
     ]
 
 
