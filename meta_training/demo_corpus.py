@@ -63,7 +63,7 @@ MIN_PROSE_CHARACTERS = 300_000
 SHARED_WORDS = 13
 """A document that shares so many words in a row with the pool is not held out."""
 BOILERPLATE_SENTENCES = 12
-"""Few, as on the web, where a handful of notices makes up much of the boilerplate."""
+"""Fewer make boilerplate easier to learn: chosen for the demo, where 24 left a rater near an AUC of 0.95."""
 POOL_SHARDS = 4
 HELD_OUT_SHARDS = 2
 _SEED = 20_240_607
