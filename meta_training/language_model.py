@@ -7,7 +7,7 @@ Both the inner and the outer loss are next-token cross-entropy (arXiv 2505.17895
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -93,7 +93,7 @@ def sequence_losses(config: LanguageModelConfig, params: Params, windows: Window
         params: theta.
         windows: B windows.
     """
-    logits_BxLxV = LanguageModel(config).apply({"params": params}, windows.tokens_BxL[:, :-1])
+    logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, windows.tokens_BxL[:, :-1]))
     log_probabilities_BxLxV = jax.nn.log_softmax(logits_BxLxV, axis=-1)
     targets_BxL = windows.tokens_BxL[:, 1:]
     target_log_probabilities_BxL = jnp.take_along_axis(log_probabilities_BxLxV, targets_BxL[..., None], axis=-1)[..., 0]

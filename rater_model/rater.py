@@ -10,7 +10,7 @@ Dimension letters as in `rater_model.transformer`, and N, the rows of one n-gram
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -157,6 +157,19 @@ def initialise_rater(config: RaterConfig, key: jax.Array) -> Params:
 def initialise_rater_shapes(config: RaterConfig) -> Params:
     """Returns the shapes and dtypes of a rater's parameters, without making any array."""
     return jax.eval_shape(lambda key: initialise_rater(config, key), jax.ShapeDtypeStruct((2,), jnp.uint32))
+
+
+def score_tokens(config: RaterConfig, params: Params, tokens_BxL: jax.Array, length_B: jax.Array) -> jax.Array:
+    """Returns scores_B, uncentred, of padded windows.
+
+    Args:
+        config: the rater's shape.
+        params: its parameters.
+        tokens_BxL: token ids, padded behind each window's end.
+        length_B: valid tokens of each window.
+    """
+    mask_BxL = jnp.arange(tokens_BxL.shape[1]) < length_B[:, None]
+    return cast(jax.Array, Rater(config).apply({"params": params}, tokens_BxL, mask_BxL))
 
 
 def count_parameters(params: Params) -> int:

@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rater_model.checkpoint import RaterCheckpoint
-from rater_model.rater import Rater
+from rater_model.rater import score_tokens
 
 SCORER_VERSION = 1  # raised whenever the same text, rater and options would get another score
 _SMALLEST_BUCKET = 64
+_score_tokens = jax.jit(score_tokens, static_argnums=0)  # compiled once a shape, for all scorers of the process
 
 
 def limit_cpu_threads() -> None:
@@ -138,13 +138,8 @@ class Scorer:
         transformer = dataclasses.replace(
             checkpoint.config.transformer, dtype=self.options.dtype, rematerialise_blocks=False
         )
-        rater = Rater(dataclasses.replace(checkpoint.config, transformer=transformer))
+        self._config = dataclasses.replace(checkpoint.config, transformer=transformer)
         self._params = jax.device_put(checkpoint.params)
-        self._apply = jax.jit(
-            lambda params, tokens_BxL, length_B: rater.apply(
-                {"params": params}, tokens_BxL, jnp.arange(tokens_BxL.shape[1]) < length_B[:, None]
-            )
-        )
         self._lock = threading.Lock()
 
     def batch_size(self, length: int) -> int:
@@ -198,5 +193,5 @@ class Scorer:
             tokens_BxL[row, : len(ids)] = ids
             length_B[row] = len(ids)
         with self._lock:
-            scores_B = np.asarray(self._apply(self._params, tokens_BxL, length_B))
+            scores_B = np.asarray(_score_tokens(self._config, self._params, tokens_BxL, length_B))
         return scores_B[: len(windows)]

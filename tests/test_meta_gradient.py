@@ -19,7 +19,7 @@ from meta_training.language_model import (
     sequence_losses,
 )
 from meta_training.meta_gradient import InnerState, MetaGradient, MetaGradientConfig, make_meta_gradient
-from rater_model.rater import Rater, RaterConfig, initialise_rater
+from rater_model.rater import RaterConfig, initialise_rater, score_tokens
 from rater_model.transformer import TransformerConfig
 
 VOCABULARY, LENGTH, BATCH = 11, 7, 4
@@ -61,7 +61,7 @@ def problem(
     # Non-zero moments: the first update of a fresh Adam is nearly the gradient's sign.
     moments = jax.tree.map(lambda x: jnp.full_like(x, 0.01) if x.ndim else x, transformation.init(theta))
     function = make_meta_gradient(
-        lambda params, windows: Rater(rater).apply({"params": params}, windows.tokens_BxL, windows.mask_BxL()),
+        lambda params, windows: score_tokens(rater, params, *windows),
         lambda params, windows: sequence_losses(model, params, windows),
         transformation,
         config,

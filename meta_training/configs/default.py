@@ -1,0 +1,92 @@
+"""Every setting of meta-training, with its default. Other configs start from this one and change what they need.
+
+    datarater-train --config=meta_training/configs/default.py --workdir=work \
+        --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
+
+The paper (arXiv 2505.17895) states: 2 inner updates, population 8, batches of 128, Adam with decoupled weight decay
+0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, a 50M rater over 400M inner models. Where a default
+differs, it is because this one is made to learn in minutes on a CPU; the comment says so.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the default config."""
+    config = ConfigDict()
+    config.seed = 0
+    config.meta_steps = 200  # paper: a checkpoint at 8,000
+    config.inner_updates = 2  # T, as in the paper
+    config.inner_batch = 32  # B; paper: 128
+    config.outer_batch = 16  # paper: 128
+    config.length = 256  # L, tokens of a window; paper: 2048
+
+    config.data = ConfigDict()
+    config.data.inner = ""  # paths or globs of the pool, joined by commas; must be given
+    config.data.outer = ""  # of the held-out target; empty: a share of the pool is held out
+    config.data.outer_share = 0.05  # that share, by a hash of each document
+    config.data.text_field = "text"
+    config.data.windows = "packed"  # as in the paper; or "document": windows of one document each, padded
+    config.data.minimum_length = 32  # with "document": shorter last windows are left out
+
+    config.tokenizer = ConfigDict()
+    config.tokenizer.kind = "byte"  # or "bpe", trained on the inner set
+    config.tokenizer.vocabulary_size = 8192  # of the BPE
+    config.tokenizer.training_documents = 20_000  # documents that the BPE is trained on, at most
+
+    config.rater = ConfigDict()  # 0.6M parameters, of which 0.5M in the n-gram table; paper: 50M
+    config.rater.width = 64
+    config.rater.heads = 2
+    config.rater.mlp_width = 128
+    config.rater.layers = 1
+    config.rater.ngram_orders = (2,)  # ours; () for none
+    config.rater.ngram_rows = 8192
+    config.rater.dtype = "float32"
+
+    config.inner_model = ConfigDict()  # 0.14M parameters; paper: 400M
+    config.inner_model.width = 64
+    config.inner_model.heads = 2
+    config.inner_model.mlp_width = 192
+    config.inner_model.layers = 2
+    config.inner_model.dtype = "float32"
+    config.inner_model.rematerialise_blocks = False
+
+    config.inner_optimiser = ConfigDict()  # unstated in the paper
+    config.inner_optimiser.name = "adam"  # or "adamw", "sgd"
+    config.inner_optimiser.learning_rate = 3e-3
+    config.inner_optimiser.b1 = 0.9
+    config.inner_optimiser.b2 = 0.999
+    config.inner_optimiser.eps_root = 1e-8  # inside the root: Adam's derivative at a zero moment stays finite
+    config.inner_optimiser.weight_decay = 0.1  # of "adamw"
+    config.inner_optimiser.momentum = 0.9  # of "sgd"
+
+    config.meta_optimiser = ConfigDict()
+    config.meta_optimiser.learning_rate = 1e-2  # unstated in the paper
+    config.meta_optimiser.warmup_steps = 10  # paper: 100
+    config.meta_optimiser.clip_norm = 1.0  # of each inner model's meta-gradient; paper: 0.01
+    config.meta_optimiser.weight_decay = 0.0  # decoupled; paper: 0.1
+    config.meta_optimiser.b1 = 0.9
+    config.meta_optimiser.b2 = 0.999
+    config.meta_optimiser.epsilon = 1e-8
+
+    config.population = ConfigDict()
+    config.population.size = 4  # paper: 8
+    config.population.lifetime = 40  # meta-steps; unstated in the paper
+    config.population.warmup_steps = 300  # the warm-up pool is ours; 0 for none
+    config.population.warmup_trajectories = 2
+    config.population.warmup_entries = 4  # of each trajectory
+    config.population.warmup_first_share = 0.4  # the first entry's age, as a share of warmup_steps
+
+    config.meta_gradient = ConfigDict()
+    config.meta_gradient.mode = "mixed"  # or "reverse"
+    config.meta_gradient.rematerialise_updates = False
+    config.meta_gradient.save_inner_gradients = False
+    config.meta_gradient.scan_updates = False
+
+    config.report_every = 10  # meta-steps between two progress lines
+    config.export_every = 50  # meta-steps between two rater checkpoints
+    config.export = ConfigDict()
+    config.export.reference_documents = 512  # documents over which scores are centred and their quantiles taken
+    config.export.max_windows = 256  # window cap in that, and recorded as such
+    config.minimum_effective_sample_share = 0.1  # a warning below it: the weights are collapsing
+    return config

@@ -1,0 +1,76 @@
+"""Export: a rater checkpoint out of a training run, with its scores centred on a reference sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from rater_model.rater import Params, RaterConfig
+from rater_model.scorer import Scorer, ScoringOptions
+from rater_model.tokenizer import Tokenizer
+
+
+class NonFiniteScoresError(ArithmeticError):
+    """The rater gives scores that are not finite on its reference sample: it must not be exported."""
+
+
+def reference_sample(texts: Sequence[str], size: int) -> list[str]:
+    """Returns the texts with the smallest digests: a sample that does not depend on their order.
+
+    Args:
+        texts: the documents.
+        size: how many to take, at most.
+    """
+    return sorted(set(texts), key=lambda text: hashlib.sha256(text.encode("utf-8")).digest())[:size]
+
+
+def export_rater(
+    path: str,
+    config: RaterConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    reference: Sequence[str],
+    max_windows: int,
+    provenance: dict[str, Any],
+) -> RaterCheckpoint:
+    """Centres a rater's scores on the reference sample and writes its checkpoint.
+
+    A softmax over a batch is the same whatever is added to all scores, so meta-training fixes scores up to a
+    constant only. The sample's mean becomes 0; its standard deviation and quantiles are recorded. The sample is of
+    documents, scored in windows under the cap that selection will use, since means over windows spread less than
+    windows do.
+
+    Args:
+        path: the folder to write; see `save_rater`.
+        config: the rater's shape.
+        params: its parameters.
+        tokenizer: its tokenizer.
+        reference: documents of the inner set.
+        max_windows: the window cap.
+        provenance: what to record of the run.
+
+    Returns:
+        The checkpoint as written.
+
+    Raises:
+        NonFiniteScoresError: a reference document's score is not finite.
+    """
+    uncentred = RaterCheckpoint(config, jax.device_get(params), tokenizer, provenance=provenance)
+    scores_N = Scorer(uncentred, ScoringOptions(max_windows=max_windows)).score(reference).scores_N.astype(np.float64)
+    if not np.isfinite(scores_N).all():
+        raise NonFiniteScoresError(f"the rater's scores are not finite; {path} was not written")
+    center = float(scores_N.mean())
+    statistics = ScoreStatistics(
+        center=center,
+        standard_deviation=float(scores_N.std()),
+        quantiles=tuple(float(q) for q in np.quantile(scores_N - center, np.linspace(0, 1, 101))),
+        sample_size=len(scores_N),
+        max_windows=max_windows,
+    )
+    return save_rater(path, dataclasses.replace(uncentred, statistics=statistics))

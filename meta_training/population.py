@@ -1,0 +1,267 @@
+"""The population: inner models that persist, their warm-up, their staggered resets, and the meta-step over all.
+
+Dimension letters as in `meta_training.meta_gradient`, and P, the inner models of the population.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from meta_training.language_model import Params, Windows
+from meta_training.meta_gradient import InnerState, MetaGradient, SequenceLosses
+
+Initialise = Callable[[jax.Array], Params]  # random key -> fresh parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationConfig:
+    """How inner models live.
+
+    Attributes:
+        size: P.
+        lifetime: meta-steps after which an inner model is reset; 0 for never. The models' resets are staggered
+            evenly over a lifetime.
+        warmup_steps: plain training steps of the longest-trained entry of the warm-up pool; 0 for no pool: models
+            then start, and are reset, from fresh parameters, as in the paper.
+        warmup_trajectories: how many models are trained for the pool, each from its own initialisation.
+        warmup_entries: pool entries taken of each of them.
+        warmup_first_share: the share of `warmup_steps` at which the first entry is taken.
+    """
+
+    size: int = 4
+    lifetime: int = 40
+    warmup_steps: int = 300
+    warmup_trajectories: int = 2
+    warmup_entries: int = 4
+    warmup_first_share: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.lifetime < 0 or self.warmup_steps < 0:
+            raise ValueError("population.size must be at least 1, lifetime and warmup_steps at least 0")
+        if self.warmup_steps and min(self.warmup_trajectories, self.warmup_entries) < 1:
+            raise ValueError("population.warmup_trajectories and warmup_entries must be at least 1")
+        if not 0 < self.warmup_first_share <= 1:
+            raise ValueError(f"population.warmup_first_share must be in (0, 1], not {self.warmup_first_share}")
+
+
+class MetaState(NamedTuple):
+    """Everything that meta-training learns and keeps.
+
+    Attributes:
+        step: int32, meta-steps done.
+        rater_params: eta.
+        meta_optimiser_state: one state of the meta-optimiser for each inner model, stacked along a leading axis P.
+        inner: the inner models, stacked likewise.
+    """
+
+    step: jax.Array
+    rater_params: Params
+    meta_optimiser_state: optax.OptState
+    inner: InnerState
+
+
+class MetaStepMetrics(NamedTuple):
+    """What a meta-step tells about itself.
+
+    Attributes:
+        outer_loss_P: each inner model's outer loss after its updates, nats a token.
+        inner_loss: mean inner loss, unweighted.
+        age_P: each inner model's age after its updates.
+        gradient_norm_P: norm of each inner model's meta-gradient before clipping.
+        gradient_rms_P: root mean square of each meta-gradient's entries, to hold against the meta-Adam's epsilon.
+        effective_sample_share: mean over batches of (1 / sum_i w_i^2) / B, 1 for uniform weights.
+        weight_entropy_share: mean over batches of the weights' entropy over log B, 1 for uniform weights.
+        score_spread: mean over batches of the scores' standard deviation.
+        update_norm: norm of the rater's averaged update.
+    """
+
+    outer_loss_P: jax.Array
+    inner_loss: jax.Array
+    age_P: jax.Array
+    gradient_norm_P: jax.Array
+    gradient_rms_P: jax.Array
+    effective_sample_share: jax.Array
+    weight_entropy_share: jax.Array
+    score_spread: jax.Array
+    update_norm: jax.Array
+
+
+def stack(trees: list[Any]) -> Any:
+    """Stacks trees of the same structure along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def fresh_inner_state(initialise: Initialise, optimiser: optax.GradientTransformation, key: jax.Array) -> InnerState:
+    """Returns an inner model that has had no update.
+
+    Args:
+        initialise: makes parameters of a random key.
+        optimiser: the inner optimiser.
+        key: the random key.
+    """
+    params = initialise(key)
+    return InnerState(params, optimiser.init(params), jnp.int32(0))
+
+
+def make_averaged_update(
+    meta_optimiser: optax.GradientTransformation,
+) -> Callable[[Params, optax.OptState, Params], tuple[Params, optax.OptState]]:
+    """Returns the function (gradients_P, states_P, eta) -> (mean over P of the updates, new states_P).
+
+    Every inner model has a meta-optimiser of its own and the UPDATES are averaged, not the gradients (Algorithm 1,
+    arXiv 2505.17895):  u_i = Adam_i(g_i),  eta <- eta + 1/P sum_i u_i.  An Adam over averaged gradients would let
+    the inner model with the largest gradients drown the others.
+
+    Args:
+        meta_optimiser: clipping, Adam, weight decay and learning rate, for one inner model.
+    """
+
+    def averaged_update(gradients: Params, states: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
+        updates, states = jax.vmap(meta_optimiser.update, in_axes=(0, 0, None))(gradients, states, params)
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), updates), states
+
+    return averaged_update
+
+
+def initial_meta_state(
+    rater_params: Params, inner: InnerState, meta_optimiser: optax.GradientTransformation
+) -> MetaState:
+    """Returns the state before the first meta-step.
+
+    Args:
+        rater_params: eta, freshly initialised.
+        inner: the inner models, stacked along a leading axis P.
+        meta_optimiser: the meta-optimiser of one inner model.
+    """
+    size = inner.age.shape[0]
+    state = meta_optimiser.init(rater_params)
+    return MetaState(jnp.int32(0), rater_params, stack([state] * size), inner)
+
+
+def make_meta_step(
+    meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
+    meta_optimiser: optax.GradientTransformation,
+) -> Callable[[MetaState, Windows, Windows], tuple[MetaState, MetaStepMetrics]]:
+    """Returns one meta-step over the whole population, compiled.
+
+    Args:
+        meta_gradient: of one inner model, as `make_meta_gradient` returns it.
+        meta_optimiser: of one inner model.
+
+    Returns:
+        A function of (state, inner windows [P, T, B, L], outer windows [P, B, L]). The state is donated: use the
+        one returned.
+    """
+    averaged_update = make_averaged_update(meta_optimiser)
+
+    def meta_step(state: MetaState, inner: Windows, outer: Windows) -> tuple[MetaState, MetaStepMetrics]:
+        # One inner model after the other: the memory of one, whatever the population's size.
+        results: MetaGradient = jax.lax.map(
+            lambda member: meta_gradient(state.rater_params, *member), (state.inner, inner, outer)
+        )
+        update, meta_optimiser_state = averaged_update(results.gradient, state.meta_optimiser_state, state.rater_params)
+        weights_PxTxB = jax.nn.softmax(results.scores_TxB, axis=-1)
+        batch = weights_PxTxB.shape[-1]
+        square_P = sum(jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient))
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.rater_params))
+        entropy_PxT = -jnp.sum(weights_PxTxB * jnp.log(jnp.maximum(weights_PxTxB, 1e-30)), axis=-1)
+        metrics = MetaStepMetrics(
+            outer_loss_P=results.outer_loss,
+            inner_loss=jnp.mean(results.inner_losses_TxB),
+            age_P=results.inner_state.age,
+            gradient_norm_P=jnp.sqrt(square_P),
+            gradient_rms_P=jnp.sqrt(square_P / size),
+            effective_sample_share=jnp.mean(1 / jnp.sum(jnp.square(weights_PxTxB), axis=-1)) / batch,
+            weight_entropy_share=jnp.mean(entropy_PxT) / jnp.log(max(batch, 2)),
+            score_spread=jnp.mean(jnp.std(results.scores_TxB, axis=-1)),
+            update_norm=optax.global_norm(update),
+        )
+        rater_params = optax.apply_updates(state.rater_params, update)
+        return MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state), metrics
+
+    return jax.jit(meta_step, donate_argnums=0)
+
+
+def warm_up(
+    config: PopulationConfig,
+    initialise: Initialise,
+    losses: SequenceLosses,
+    optimiser: optax.GradientTransformation,
+    batches: Iterator[Windows],
+    key: jax.Array,
+    progress: Callable[[int, int, float], None] = lambda done, total, loss: None,
+) -> list[InnerState]:
+    """Trains the pool that inner models start from and are reset to.
+
+    An inner model in its first few hundred steps carries almost no signal about what data is worth. Entries are
+    taken at ages spread evenly from `warmup_first_share` x `warmup_steps` to `warmup_steps`, and hold parameters,
+    optimiser state and age, since fresh Adam moments would make the first updates nearly sign(g).
+
+    Args:
+        config: how many entries of how many trajectories, and their ages.
+        initialise: makes parameters of a random key.
+        losses: the inner loss of each sequence; plain training minimises its mean.
+        optimiser: the inner optimiser.
+        batches: windows to train on, one batch a step.
+        key: random key of the initialisations.
+        progress: called with (steps done, steps in all, loss) now and then.
+
+    Returns:
+        The entries, ages mixed over trajectories; empty where `warmup_steps` is 0.
+    """
+    if not config.warmup_steps:
+        return []
+
+    def train_step(state: InnerState, windows: Windows) -> tuple[InnerState, jax.Array]:
+        loss, gradient = jax.value_and_grad(lambda params: jnp.mean(losses(params, windows)))(state.params)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.params)
+        return InnerState(optax.apply_updates(state.params, updates), optimiser_state, state.age + 1), loss
+
+    compiled = jax.jit(train_step)
+    first = max(1, round(config.warmup_first_share * config.warmup_steps))
+    spacing = (config.warmup_steps - first) / max(1, config.warmup_entries - 1)
+    ages = {round(config.warmup_steps - spacing * i) for i in range(config.warmup_entries)}
+    total = config.warmup_steps * config.warmup_trajectories
+    pool = []
+    for trajectory, trajectory_key in enumerate(jax.random.split(key, config.warmup_trajectories)):
+        state = fresh_inner_state(initialise, optimiser, trajectory_key)
+        for step in range(1, config.warmup_steps + 1):
+            state, loss = compiled(state, next(batches))
+            if step in ages:
+                pool.append(state)
+            if step % 50 == 0 or step == config.warmup_steps:
+                progress(trajectory * config.warmup_steps + step, total, float(loss))
+    return pool
+
+
+def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
+    """Returns which inner models are reset before meta-step `step` (counted from 0).
+
+    Member i's resets lie i/P of a lifetime before member 0's, so that at any time the population holds models of
+    every age ("stratified lifetimes", arXiv 2505.17895).
+
+    Example:
+        >>> [members_to_reset(step, PopulationConfig(size=2, lifetime=4)) for step in range(6)]
+        [[], [], [1], [], [0], []]
+    """
+    if not config.lifetime or step == 0:
+        return []
+    return [i for i in range(config.size) if (step + i * config.lifetime // config.size) % config.lifetime == 0]
+
+
+@jax.jit
+def replace_member(inner: InnerState, member: jax.Array, replacement: InnerState) -> InnerState:
+    """Returns the population with one inner model replaced: parameters, optimiser state and age.
+
+    Args:
+        inner: the stacked population.
+        member: which one, in [0, P).
+        replacement: the new one.
+    """
+    return jax.tree.map(lambda stacked, new: stacked.at[member].set(new), inner, replacement)

@@ -1,0 +1,108 @@
+"""From a config to the parts of a training run; every value is checked before work begins."""
+
+from __future__ import annotations
+
+import optax
+from ml_collections import ConfigDict
+
+from meta_training.language_model import LanguageModelConfig
+from meta_training.meta_gradient import MetaGradientConfig
+from meta_training.population import PopulationConfig
+from rater_model.rater import RaterConfig
+from rater_model.tokenizer import Tokenizer
+from rater_model.transformer import TransformerConfig
+
+
+class ConfigError(ValueError):
+    """A config value that cannot be used; the message names the field."""
+
+
+def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
+    """Returns the rater's shape, for windows of `config.length` tokens."""
+    return RaterConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        window=config.length,
+        transformer=TransformerConfig(
+            width=config.rater.width,
+            heads=config.rater.heads,
+            mlp_width=config.rater.mlp_width,
+            layers=config.rater.layers,
+            dtype=config.rater.dtype,
+        ),
+        ngram_orders=tuple(config.rater.ngram_orders),
+        ngram_rows=config.rater.ngram_rows,
+    )
+
+
+def language_model_config(config: ConfigDict, tokenizer: Tokenizer) -> LanguageModelConfig:
+    """Returns the inner models' shape."""
+    return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**config.inner_model))
+
+
+def population_config(config: ConfigDict) -> PopulationConfig:
+    """Returns how inner models live."""
+    return PopulationConfig(**config.population)
+
+
+def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
+    """Returns how the meta-gradient is computed."""
+    return MetaGradientConfig(**config.meta_gradient)
+
+
+def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the inner models' optimiser, one that can be differentiated through.
+
+    Raises:
+        ConfigError: the name is unknown, or an Adam has no epsilon inside its root, where the derivative of a
+            parameter that has had no gradient yet would be infinite.
+    """
+    values = config.inner_optimiser
+    if values.name == "sgd":
+        return optax.sgd(values.learning_rate, momentum=values.momentum)
+    if values.name not in ("adam", "adamw"):
+        raise ConfigError(f"inner_optimiser.name must be adam, adamw or sgd, not {values.name!r}")
+    if values.eps_root <= 0:
+        raise ConfigError("inner_optimiser.eps_root must be above 0: Adam is differentiated at zero moments")
+    moments = {"b1": values.b1, "b2": values.b2, "eps": 0.0, "eps_root": values.eps_root}
+    if values.name == "adam":
+        return optax.adam(values.learning_rate, **moments)
+    return optax.adamw(values.learning_rate, weight_decay=values.weight_decay, **moments)
+
+
+def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the meta-optimiser of one inner model.
+
+    Global-norm clipping, Adam, decoupled weight decay, and a learning rate that grows linearly over the first steps.
+    """
+    values = config.meta_optimiser
+    schedule = optax.linear_schedule(
+        values.learning_rate / max(1, values.warmup_steps), values.learning_rate, max(0, values.warmup_steps - 1)
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(values.clip_norm),
+        optax.scale_by_adam(values.b1, values.b2, values.epsilon),
+        optax.add_decayed_weights(values.weight_decay),
+        optax.scale_by_learning_rate(schedule if values.warmup_steps else values.learning_rate),
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config that cannot be trained with, before any work.
+
+    Raises:
+        ConfigError: a value is missing or out of its range.
+        ValueError: likewise, of the parts' own checks.
+    """
+    if not config.data.inner:
+        raise ConfigError("data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'")
+    for name in ("meta_steps", "inner_updates", "inner_batch", "outer_batch", "report_every", "export_every"):
+        if config[name] < 1:
+            raise ConfigError(f"{name} must be at least 1, not {config[name]}")
+    if config.length < 2:
+        raise ConfigError(f"length must be at least 2 tokens, not {config.length}")
+    if config.tokenizer.kind not in ("byte", "bpe"):
+        raise ConfigError(f"tokenizer.kind must be 'byte' or 'bpe', not {config.tokenizer.kind!r}")
+    population_config(config)
+    meta_gradient_config(config)
+    inner_optimiser(config)
+    meta_optimiser(config)
