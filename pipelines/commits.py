@@ -31,6 +31,15 @@ TEMPORARY_PREFIX = ".tmp-"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
+@contextlib.contextmanager
+def _failing_by_name(path: str) -> Iterator[None]:
+    """Says of a failure which file of the run folder it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def _file_system(path: str) -> tuple[Any, str]:
     file_system, inner = fsspec.url_to_fs(path, use_listings_cache=False)
     return file_system, inner
@@ -140,7 +149,8 @@ def staged(path: str) -> Iterator[str]:
     local = local_path(path)
     if local is not None:
         folder = os.path.dirname(os.path.abspath(local))
-        os.makedirs(folder, exist_ok=True)
+        with _failing_by_name(path):
+            os.makedirs(folder, exist_ok=True)
         name = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
         try:
             yield name
@@ -163,28 +173,29 @@ def commit_staged(staged_path: str, path: str) -> bool:
         True if this commit won; False if the file was there already.
 
     Raises:
-        OSError: the file system failed; nothing is committed.
-        RunFolderError: the file system has no way to create only if absent.
+        RunFolderError: the file system failed, or has no way to create only if absent; nothing is committed.
     """
     local = local_path(path)
     if local is not None:
-        handle = os.open(staged_path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        return _link(staged_path, os.path.abspath(local))
+        with _failing_by_name(path):
+            handle = os.open(staged_path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            return _link(staged_path, os.path.abspath(local))
     check_file_system(path)
     file_system, inner = _file_system(path)
     own_put = getattr(type(file_system), "_put_file", None)
-    try:
-        if own_put is not None and "mode" in inspect.signature(own_put).parameters:
-            file_system.put_file(staged_path, inner, mode="create")
-        else:
-            with open(staged_path, "rb") as file:
-                file_system.pipe_file(inner, file.read(), mode="create")
-    except FileExistsError:
-        return False
+    with _failing_by_name(path):
+        try:
+            if own_put is not None and "mode" in inspect.signature(own_put).parameters:
+                file_system.put_file(staged_path, inner, mode="create")
+            else:
+                with open(staged_path, "rb") as file:
+                    file_system.pipe_file(inner, file.read(), mode="create")
+        except FileExistsError:
+            return False
     return True
 
 
@@ -199,18 +210,18 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         True if this commit won; False if the file was there already.
 
     Raises:
-        OSError: the file system failed; nothing is committed.
-        RunFolderError: the file system has no way to create only if absent.
+        RunFolderError: the file system failed, or has no way to create only if absent; nothing is committed.
     """
     if local_path(path) is None:
         check_file_system(path)
         file_system, inner = _file_system(path)
-        try:
-            file_system.pipe_file(inner, data, mode="create")
-        except FileExistsError:
-            return False
+        with _failing_by_name(path):
+            try:
+                file_system.pipe_file(inner, data, mode="create")
+            except FileExistsError:
+                return False
         return True
     with staged(path) as name:
-        with open(name, "xb") as file:
+        with _failing_by_name(path), open(name, "xb") as file:
             file.write(data)
         return commit_staged(name, path)

@@ -31,9 +31,6 @@ from rater_model.records import FileInfo, Split
 
 FORMAT_VERSION = 1
 
-SPLITS_PER_GROUP = 1000
-"""Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
-
 _NAMED_DIFFERENCES = 5
 
 
@@ -146,24 +143,21 @@ class SplitTask:
     Attributes:
         split: what to read.
         fingerprint: of the whole file.
+        group: the number of the group of splits that are summarised together.
     """
 
     split: Split
     fingerprint: str
-
-    @property
-    def group(self) -> int:
-        """The group of splits that are summarised together."""
-        return self.split.ordinal // SPLITS_PER_GROUP
+    group: int
 
     def to_json(self) -> dict[str, Any]:
         """As JSON fields."""
-        return {"split": self.split.to_json(), "fingerprint": self.fingerprint}
+        return {"split": self.split.to_json(), "fingerprint": self.fingerprint, "group": self.group}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "SplitTask":
         """What `to_json` wrote."""
-        return cls(Split.from_json(fields["split"]), fields["fingerprint"])
+        return cls(Split.from_json(fields["split"]), fields["fingerprint"], fields["group"])
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -23,7 +23,7 @@ def scored_splits(folder: RunFolder) -> tuple[int, int] | None:
     if root is None:
         return None
     try:
-        with open(folder.identity_path.removeprefix("file://"), "rb") as file:
+        with open(os.path.join(root, "plan", "identity.json"), "rb") as file:
             total = orjson.loads(file.read())["plan"]["splits"]
     except FileNotFoundError:
         return None

@@ -36,6 +36,7 @@ from rater_model.selection import RankKeys, key_hash
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
 _METADATA = b"datarater"
+_ROWS_WAITING = 4096
 
 SCHEMA = pa.schema(
     [
@@ -58,9 +59,14 @@ class ScoreRows:
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._batches: list[pa.RecordBatch] = []
 
-    def __len__(self) -> int:
-        return len(self._columns["position"])
+    def _pack(self, least: int) -> None:
+        """Turns rows that wait into arrays, which take a fraction of their memory, if there are so many."""
+        if len(self._columns["position"]) >= least:
+            arrays = [pa.array(self._columns[field.name], field.type) for field in SCHEMA]
+            self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
+            self._columns = {name: [] for name in SCHEMA.names}
 
     def add_scored(
         self, documents: Sequence[Document], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]
@@ -83,6 +89,7 @@ class ScoreRows:
             columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
             columns["detail"].append(None if finite else f"the rater's score is {score}")
             columns["excerpt"].append(None if finite else document.text[:200].encode("utf-8")[:200])
+        self._pack(_ROWS_WAITING)
         return int((~finite_N).sum())
 
     def add_bad(self, record: BadRecord) -> None:
@@ -100,6 +107,7 @@ class ScoreRows:
             ("excerpt", record.excerpt),
         ):
             self._columns[name].append(value)
+        self._pack(_ROWS_WAITING)
 
     def to_parquet(self, task: ledger.SplitTask, layout: str, rater_digest: str) -> bytes:
         """The score file's content.
@@ -115,10 +123,9 @@ class ScoreRows:
             "layout": layout,
             "rater": rater_digest,
         }
-        table = pa.table(
-            [pa.array(self._columns[field.name], field.type) for field in SCHEMA],
-            schema=SCHEMA.with_metadata({_METADATA: orjson.dumps(metadata)}),
-        )
+        self._pack(1)
+        table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
+        table = table.replace_schema_metadata({_METADATA: orjson.dumps(metadata)})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         return buffer.getvalue()
@@ -152,10 +159,9 @@ class ScoreFile:
                 metadata = orjson.loads(parquet.schema_arrow.metadata[_METADATA])
                 table = parquet.read(columns=None if columns is None else list(columns))
         except FileNotFoundError:
-            summary = folder.summary_path(ordinal // ledger.SPLITS_PER_GROUP)
             raise BooksError(
                 f"the score file {path} is missing although its split was scored; to have it scored again, remove "
-                f"{summary} and {folder.scoring_path}, and run the same command"
+                f"the summaries in {folder.path}/scores/summaries/ and {folder.scoring_path}, and run the same command"
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
             raise BooksError(f"the score file {path} cannot be read: {error}") from error

@@ -243,7 +243,10 @@ class WriteShard(beam.DoFn):
                     raise CurationError(f"writing what is kept of {path}: {error}") from error
                 if count != expected:
                     raise BooksError(f"{path}, split {ordinal}: {count} documents written, but {expected} kept")
-            writer.close()
+            try:
+                writer.close()
+            except OSError as error:
+                raise CurationError(f"writing {task.name}: {error}") from error
 
 
 def plan_shards_of(scored: Any, rows: Iterable[SplitCounts], request: SelectionRequest) -> list[ShardTask]:

@@ -14,9 +14,12 @@ import apache_beam as beam
 
 from pipelines import commits, ledger
 from pipelines.errors import BooksError, CurationError
-from pipelines.ledger import SPLITS_PER_GROUP, RunFolder, SplitTask
+from pipelines.ledger import RunFolder, SplitTask
 from rater_model.documents import NoInputError, list_files, plan_file
 from rater_model.records import FileInfo, ReadOptions, Split
+
+SPLITS_PER_GROUP = 1000
+"""Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,7 @@ def commit_plan(request: PlanRequest, planned: Iterable[tuple[FileInfo, list[Spl
     by_path = sorted(planned, key=lambda pair: pair[0].path)
     files = [info for info, _ in by_path]
     tasks = [
-        SplitTask(dataclasses.replace(split, ordinal=ordinal), fingerprint)
+        SplitTask(dataclasses.replace(split, ordinal=ordinal), fingerprint, ordinal // SPLITS_PER_GROUP)
         for ordinal, (split, fingerprint) in enumerate(
             (split, info.fingerprint) for info, splits in by_path for split in splits
         )

@@ -7,7 +7,7 @@
 | Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times in ISO 8601 |
 | Parquet, Parquet | the row itself, and a column `datarater_score` |
 
-A field `datarater_score` that is there already is replaced. Scores are written as the shortest text that
+A field `datarater_score` that is there already is replaced. Scores are written as short text that
 reads back as the same float32. The same kept documents give the same bytes whatever the runner or workers.
 """
 

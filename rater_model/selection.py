@@ -22,7 +22,7 @@ are few they are gathered and sorted, which ends it. All this is arithmetic on a
 import decimal
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol
@@ -569,10 +569,7 @@ class Boundary:
         if isinstance(rule, Threshold):
             return cls(rule.unit, LAST_LEVEL, rule.end, rule.end, 0, 0, kept=-1, kept_tokens=-1, end=rule.end)
         left = rule.target(histogram.documents, histogram.tokens)
-        return whole._replace(left=left).descend(histogram)
-
-    def _replace(self, **changes: Any) -> "Boundary":
-        return Boundary(**{**self.__dict__, **changes})
+        return replace(whole, left=left).descend(histogram)
 
     @property
     def step(self) -> Step:
@@ -617,12 +614,13 @@ class Boundary:
         kept_tokens = self.kept_tokens + int(histogram.tokens_K[:whole].sum())
         left = self.left - (int(cumulative_K[whole - 1]) if whole else 0)
         if whole == len(cumulative_K):
-            return self._replace(low=self.high, left=0, undecided=0, kept=kept, kept_tokens=kept_tokens, end=self.high)
+            return replace(self, low=self.high, left=0, undecided=0, kept=kept, kept_tokens=kept_tokens, end=self.high)
         shift = _SHIFTS[self.level]
         low = self.low + (int(histogram.bins_K[whole]) << shift)
         # A token budget goes on at 0 left: documents without tokens may stand first in the bin.
         done = self.unit is Unit.DOCUMENTS and left == 0
-        return self._replace(
+        return replace(
+            self,
             level=self.level + 1,
             low=low,
             high=low + (1 << shift),
@@ -648,7 +646,8 @@ class Boundary:
         measures_N = np.ones(len(keys), np.int64) if self.unit is Unit.DOCUMENTS else keys.tokens_N.astype(np.int64)
         whole = int(np.searchsorted(np.cumsum(measures_N), self.left, side="right"))
         end = self.high if whole == len(keys) else keys.key(whole)
-        return self._replace(
+        return replace(
+            self,
             low=end,
             high=end,
             left=0,

@@ -99,14 +99,16 @@ def test_a_full_disk_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(os, "fsync", full)
-        commits.commit_if_absent(str(tmp_path / "file"), b"x")
+    path = str(tmp_path / "file")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFolderError, match="file cannot be written: No space left"):
+        commits.commit_if_absent(path, b"x")
     assert list(tmp_path.iterdir()) == []
-    assert commits.commit_if_absent(str(tmp_path / "file"), b"x")
+    monkeypatch.undo()
+    assert commits.commit_if_absent(path, b"x")
 
 
 def test_a_file_where_a_folder_should_be_is_no_lost_race(tmp_path: Path) -> None:
     (tmp_path / "folder").write_bytes(b"")
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(RunFolderError, match="folder/file"):
         commits.commit_if_absent(str(tmp_path / "folder/file"), b"x")

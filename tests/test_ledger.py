@@ -49,9 +49,8 @@ def test_score_files_spread_over_their_prefixes() -> None:
 
 
 def test_a_task_survives_json() -> None:
-    task = SplitTask(Split("p", Format.JSONL, Compression.GZIP, 3, None, 1002, 5), "mtime-1")
+    task = SplitTask(Split("p", Format.JSONL, Compression.GZIP, 3, None, 1002, 5), "mtime-1", 1)
     assert SplitTask.from_json(task.to_json()) == task
-    assert task.group == 1
 
 
 def test_another_rule_under_the_same_name_is_refused(tmp_path: Path) -> None:

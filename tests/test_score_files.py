@@ -38,7 +38,7 @@ def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, floa
             collected.add_bad(BadRecord(position, Reason.NOT_JSON, "no JSON", b"\xff{"))
         else:
             collected.add_scored([a_document(position, source)], np.asarray([score], np.float32), np.asarray([3]))
-    task = SplitTask(Split(f"file-{ordinal}", Format.JSONL, ordinal=ordinal), "print")
+    task = SplitTask(Split(f"file-{ordinal}", Format.JSONL, ordinal=ordinal), "print", 0)
     data = collected.to_parquet(task, "jsonl/none", "digest")
     commits.commit_if_absent(folder.score_path(ordinal), data)
 

@@ -39,7 +39,6 @@ def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(corpus: P
 
 def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "SPLITS_PER_GROUP", 4)
-    monkeypatch.setattr(ledger, "SPLITS_PER_GROUP", 4)
     request = request_for(corpus, tmp_path / "run")
     splits.commit_plan(request, planned(request))
     plan = splits.plan_of(request.folder)

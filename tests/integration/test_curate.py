@@ -1,11 +1,16 @@
 """The three commands as a user runs them, on small corpora of every format."""
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -401,6 +406,87 @@ def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None
     assert kept.schema.field("datarater_score").type == pa.float32()
     assert kept.schema.field("instant").type == pa.timestamp("ns", "UTC")
     assert kept.column("blob").to_pylist() == [b"\x00\xff", None]
+
+
+def test_beams_metrics_count_what_was_done(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path: Path
+) -> None:
+    args = flags(corpus[0] / "*", rater, tmp_path / "run", "--keep_count", "7")
+    result = curate.run(args)
+    assert result is not None
+    counters = {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}
+    assert counters.items() >= {"documents": 240, "documents_kept": 7, "rejected_no_text": 1}.items()
+    assert counters["splits_scored"] == json.loads((tmp_path / "run/scoring.json").read_bytes())["splits"]
+    assert curate.run(args) is None
+
+
+def launch(args: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.curate", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def same_kept_files(one: Path, other: Path) -> bool:
+    kept = "selections/keep-0.5/kept"
+    return {name: data for name, (_, data) in tree(one / kept).items() if ".tmp-" not in name} == {
+        name: data for name, (_, data) in tree(other / kept).items() if ".tmp-" not in name
+    }
+
+
+@pytest.mark.slow
+def test_two_launches_at_once_into_one_folder_agree(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, curated: Path, tmp_path: Path
+) -> None:
+    args = flags(corpus[0] / "*", rater, tmp_path / "run", "--keep_fraction", "0.5")
+    launched = [launch(args) for _ in range(2)]
+    for process in launched:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output.decode()
+    assert same_kept_files(tmp_path / "run", curated)
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_one_never_killed(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, curated: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    args = flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")
+    score_files: dict[Path, int] = {}
+    for after in (1, 3, 6, 8):
+        process = launch(args)
+        while process.poll() is None and len(list(output.glob("scores/??/0*.parquet"))) < after:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        found = {path: path.stat().st_ino for path in output.glob("scores/??/0*.parquet")}
+        assert score_files.items() <= found.items()
+        score_files = found
+    assert curate.main(args) == 0
+    assert score_files.items() <= {p: p.stat().st_ino for p in output.glob("scores/??/0*.parquet")}.items()
+    assert same_kept_files(output, curated)
+    manifests = [json.loads((run / "selections/keep-0.5/manifest.json").read_bytes()) for run in (output, curated)]
+    for name in ("counts", "sources", "cutoff", "files"):
+        assert manifests[0][name] == manifests[1][name]
+
+
+@pytest.mark.slow
+def test_a_signal_stops_a_run_that_can_go_on(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    args = flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")
+    process = launch(args)
+    while process.poll() is None and not list(output.glob("scores/??/0*.parquet")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert said.decode().splitlines()[-1].startswith("datarater-curate: stopped by SIGTERM")
+    assert curate.main(args) == 0
 
 
 @pytest.mark.slow
