@@ -1,0 +1,138 @@
+"""The rater: looks both ways, ignores padding, hashes n-grams, comes in many sizes."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rater_model.rater import (
+    Params,
+    Rater,
+    RaterConfig,
+    count_parameters,
+    hash_ngrams,
+    initialise_rater,
+    initialise_rater_shapes,
+    score_tokens,
+)
+from rater_model.transformer import TransformerConfig
+
+SMALL = RaterConfig(vocabulary_size=20, window=12, transformer=TransformerConfig(16, 2, 24, 2), ngram_rows=64)
+
+score = jax.jit(functools.partial(score_tokens, SMALL))
+
+
+@functools.cache
+def initial_params() -> Params:
+    return initialise_rater(SMALL, jax.random.key(0))
+
+
+def score_of_embeddings(config: RaterConfig, position_count: int) -> np.ndarray:
+    """Returns how the score depends on each position's token embedding: its gradient's norm."""
+    config = dataclasses.replace(config, vocabulary_size=position_count, ngram_orders=())
+    params = initialise_rater(config, jax.random.key(0))
+    tokens = jnp.arange(position_count)[None]  # every position has an embedding row of its own
+
+    def score(table: jax.Array) -> jax.Array:
+        with_table = {**params, "token_embedding": {"embedding": table}}
+        return score_tokens(config, with_table, tokens, jnp.asarray([position_count]))[0]
+
+    return np.linalg.norm(jax.grad(score)(params["token_embedding"]["embedding"]), axis=-1)
+
+
+def test_the_score_depends_on_every_position() -> None:
+    assert (score_of_embeddings(SMALL, 10) > 1e-6).all()
+
+
+def test_attention_looks_both_ways() -> None:
+    config = dataclasses.replace(SMALL, vocabulary_size=8, ngram_orders=())
+    params = initialise_rater(config, jax.random.key(0))
+
+    def hidden(table: jax.Array) -> jax.Array:
+        with_table = {**params, "token_embedding": {"embedding": table}}
+        tokens = jnp.arange(8)[None]
+        _, state = Rater(config).apply(
+            {"params": with_table}, tokens, jnp.ones_like(tokens, bool), capture_intermediates=True, mutable=True
+        )
+        return state["intermediates"]["transformer"]["__call__"][0][0]
+
+    jacobian = jax.jacobian(hidden)(params["token_embedding"]["embedding"])  # [L, D, L, D]
+    influence = np.linalg.norm(np.asarray(jacobian), axis=(1, 3))
+    assert (influence > 1e-7).all(), "some position does not see another: the rater must not be causal"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=8), st.integers(0, 19), st.integers(0, 19))
+def test_padding_changes_no_score(tokens: list[int], filler: int, other_filler: int) -> None:
+    scores = [
+        float(
+            score(initial_params(), np.asarray([tokens + [fill] * (width - len(tokens))]), np.asarray([len(tokens)]))[0]
+        )
+        for width, fill in ((8, filler), (8, other_filler), (12, filler))
+    ]
+    assert scores == pytest.approx([scores[0]] * 3, rel=1e-5, abs=1e-6)
+
+
+def test_order_matters() -> None:
+    scores = score(initial_params(), jnp.asarray([[1, 2, 3, 4], [4, 3, 2, 1]]), jnp.asarray([4, 4]))
+    assert abs(float(scores[0] - scores[1])) > 1e-4
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_an_ngrams_row_depends_on_its_tokens_alone(order: int) -> None:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, 258, (1, 4000)).astype(np.int32)
+    rows = np.asarray(hash_ngrams(jnp.asarray(tokens), order, 1024))[0]
+    seen: dict[tuple[int, ...], int] = {}
+    for end in range(order - 1, tokens.shape[1]):
+        ngram = tuple(tokens[0, end - order + 1 : end + 1].tolist())
+        assert seen.setdefault(ngram, rows[end]) == rows[end]
+    assert ((rows >= 0) & (rows < 1024)).all()
+    # Rows fill evenly: a chi-square far from its mean of 1023 would be a bad hash.
+    counts = np.bincount(list(seen.values()), minlength=1024)
+    chi_square = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    assert 800 < chi_square < 1250
+
+
+def test_no_parameter_shifts_all_scores() -> None:
+    # A constant added to all scores changes no softmax weight; a parameter for it would only drift.
+    names = {"/".join(str(part.key) for part in path) for path, _ in jax.tree.leaves_with_path(initial_params())}
+    assert "head" in names
+    assert not [name for name in names if "bias" in name]
+
+
+@pytest.mark.parametrize(
+    ("config", "low", "high"),
+    [
+        (RaterConfig(transformer=TransformerConfig(48, 2, 96, 2), ngram_orders=()), 0.05e6, 0.15e6),
+        (RaterConfig(transformer=TransformerConfig(128, 4, 344, 4), ngram_orders=()), 0.7e6, 1.2e6),
+        (
+            RaterConfig(32_000, 2048, TransformerConfig(512, 8, 1408, 10), ngram_orders=()),
+            45e6,
+            55e6,
+        ),
+    ],
+)
+def test_sizes_from_a_tenth_of_a_million_to_the_papers_fifty(config: RaterConfig, low: float, high: float) -> None:
+    assert low < count_parameters(initialise_rater_shapes(config)) < high
+
+
+def test_config_survives_json() -> None:
+    config = dataclasses.replace(SMALL, ngram_orders=(2, 3))
+    assert RaterConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"ngram_orders": (1,)}, "at least 2"), ({"window": 0}, "at least 1 token"), ({"ngram_rows": 0}, "ngram_rows")],
+)
+def test_impossible_shapes_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="multiple of 2 x heads"):
+        TransformerConfig(width=10, heads=4)

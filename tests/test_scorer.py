@@ -1,0 +1,130 @@
+"""The scorer: windows, buckets, and a score that depends on nothing but the text, the rater and the options."""
+
+import dataclasses
+import logging
+import re
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics
+from rater_model.rater import RaterConfig, initialise_rater, score_tokens
+from rater_model.scorer import Scorer, ScoringOptions, bucket_lengths, window_starts
+from rater_model.tokenizer import ByteTokenizer
+from rater_model.transformer import TransformerConfig
+
+CONFIG = RaterConfig(window=100, transformer=TransformerConfig(16, 2, 24, 1), ngram_rows=64)
+CHECKPOINT = RaterCheckpoint(
+    CONFIG, initialise_rater(CONFIG, jax.random.key(0)), ByteTokenizer(), ScoreStatistics(center=0.125)
+)
+OPTIONS = ScoringOptions(max_windows=5, tokens_per_batch=400)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(CHECKPOINT, OPTIONS)
+
+
+def reference_score(text: str) -> float:
+    """Scores a text window by window, unpadded and unbatched."""
+    ids = ByteTokenizer().encode(text)
+    windows = [ids[start : start + 100] for start in window_starts(len(ids), 100, OPTIONS.max_windows)]
+    scores = [
+        float(score_tokens(CONFIG, CHECKPOINT.params, jnp.asarray([ids]), jnp.asarray([len(ids)]))[0])
+        for ids in windows
+    ]
+    return float(np.average(scores, weights=[len(ids) for ids in windows])) - 0.125
+
+
+texts = st.text(min_size=1, max_size=40).flatmap(
+    lambda text: st.integers(1, 30).map(lambda times: (text * times)[:700])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(mine=texts, others=st.lists(texts, max_size=12), place=st.integers(0, 12))
+def test_a_score_does_not_depend_on_its_company(scorer: Scorer, mine: str, others: list[str], place: int) -> None:
+    alone = scorer.score([mine])
+    together = scorer.score([*others[:place], mine, *others[place:]])
+    index = min(place, len(others))
+    # To the last bit.
+    assert alone.scores_N[0].tobytes() == together.scores_N[index].tobytes()
+    assert alone.tokens_N[0] == together.tokens_N[index] == len(mine.encode())
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 100, 101, 250, 500, 501, 2000])
+def test_a_score_is_the_token_weighted_mean_of_its_windows(scorer: Scorer, length: int) -> None:
+    text = "".join(chr(97 + (i * i) % 26) for i in range(length))
+    assert scorer.score([text]).scores_N[0] == pytest.approx(reference_score(text), abs=2e-6)
+
+
+def test_few_shapes_are_compiled(caplog: pytest.LogCaptureFixture) -> None:
+    # A window that no other test uses, so that nothing is compiled yet.
+    config = dataclasses.replace(CONFIG, window=150)
+    scorer = Scorer(dataclasses.replace(CHECKPOINT, config=config), OPTIONS)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        scorer.score(["x" * n for n in range(1, 400)])
+    compiled = [line for line in caplog.messages if re.match("Compiling .*score_tokens", line)]
+    assert len(compiled) == len(bucket_lengths(150)) == 3
+
+
+def test_threads_share_a_scorer(scorer: Scorer) -> None:
+    texts = [f"text number {i} " * (i % 7 + 1) for i in range(40)]
+    expected = scorer.score(texts).scores_N
+    results: dict[int, np.ndarray] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: results.__setitem__(i, scorer.score(texts).scores_N)) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for scores in results.values():
+        np.testing.assert_array_equal(scores, expected)
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 20))
+def test_windows_cover_a_text_or_spread_over_it(tokens: int, window: int, cap: int) -> None:
+    starts = window_starts(tokens, window, cap)
+    count = -(-tokens // window)
+    assert len(starts) == min(count, cap)
+    assert all(start % window == 0 and start < tokens for start in starts)
+    assert starts == sorted(set(starts))
+    assert starts[0] == 0
+    if cap > 1:
+        assert starts[-1] == (count - 1) * window
+
+
+def test_no_texts_no_scores(scorer: Scorer) -> None:
+    scored = scorer.score([])
+    assert scored.scores_N.shape == scored.tokens_N.shape == (0,)
+
+
+def test_a_text_without_tokens_gets_no_number(scorer: Scorer) -> None:
+    scored = scorer.score(["", "something"])
+    assert np.isnan(scored.scores_N[0])
+    assert np.isfinite(scored.scores_N[1])
+
+
+def test_bfloat16_is_near_float32(scorer: Scorer) -> None:
+    texts = [f"some text {i} " * 10 for i in range(8)]
+    rough = Scorer(CHECKPOINT, dataclasses.replace(OPTIONS, dtype="bfloat16")).score(texts).scores_N
+    exact = scorer.score(texts).scores_N
+    assert rough.dtype == np.float32
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+    assert (rough != exact).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"max_windows": 0}, "max_windows"), ({"tokens_per_batch": 0}, "tokens_per_batch"), ({"dtype": "int8"}, "dtype")],
+)
+def test_impossible_options_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(OPTIONS, **change)  # type: ignore[arg-type]
