@@ -13,7 +13,7 @@ import orjson
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines import commits, errors, selecting
-from pipelines.errors import CurationError, RunFolderError, StoppedError
+from pipelines.errors import CurationError, RunFolderError, StoppedError, WorkerDiedError
 from pipelines.ledger import RunFolder
 from pipelines.progress import Progress, quieten_beam
 from pipelines.runners import Layout
@@ -45,31 +45,57 @@ def check_writable(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def _stopping_on_signals() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into `StoppedError`, so that a runner can end its workers."""
+    """Ends a run on SIGINT and SIGTERM, and on the death of a local worker process.
+
+    Both raise in the main thread. Beam's local runner would wait for ever for a worker that died: it only lets
+    the thread that watched the worker end with an error.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    deaths: list[str] = []
 
     def stop(number: int, _: Any) -> None:
+        if deaths:
+            raise WorkerDiedError(
+                f"{deaths[0]} (137: killed, perhaps for want of memory); nothing committed is lost: run the same "
+                "command to go on, with fewer --local_workers if memory is short"
+            )
         raise StoppedError(
             f"stopped by {signal.Signals(number).name}; nothing committed is lost: run the same command to go on"
         )
 
+    def thread_ended(args: threading.ExceptHookArgs) -> None:
+        message = str(args.exc_value)
+        if "Worker subprocess exited" not in message:
+            previous_hook(args)
+        elif not deaths:
+            deaths.append(message)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    previous_hook, threading.excepthook = threading.excepthook, thread_ended
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        threading.excepthook = previous_hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def run_graph(build: Callable[[beam.PCollection], Any], layout: Layout, folder: RunFolder) -> PipelineResult:
+def run_graph(
+    build: Callable[[beam.PCollection], Any], layout: Layout, folder: RunFolder, goal: str
+) -> PipelineResult | None:
     """Builds and runs a graph, and waits for its end.
 
     Args:
         build: adds the steps to a collection of one element.
         layout: the runner and its options.
         folder: the run folder, watched for the progress line of a local run.
+        goal: the file that the graph commits last.
+
+    Returns:
+        Beam's result; None where a worker died after all was committed.
 
     Raises:
         CurationError: what stopped the run, if it is one of ours.
@@ -86,6 +112,8 @@ def run_graph(build: Callable[[beam.PCollection], Any], layout: Layout, folder: 
             result = pipeline.run()
             result.wait_until_finish()
         except Exception as error:
+            if isinstance(error, WorkerDiedError) and commits.exists(goal):
+                return None
             cause = errors.find_cause(error)
             if cause is None:
                 raise
@@ -99,8 +127,8 @@ def run_command(command: str, run: Callable[[Sequence[str] | None], Any], argv: 
         run(argv)
     except CurationError as error:
         print(f"{command}: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, StoppedError):
-            # Threads of the local runner would go on with their splits; all that matters is committed.
+        if isinstance(error, StoppedError | WorkerDiedError):
+            # Threads and workers of the local runner would go on with their splits; what matters is committed.
             sys.stdout.flush()
             os._exit(error.exit_code)
         return error.exit_code

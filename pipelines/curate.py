@@ -67,7 +67,10 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     if command.read_manifest(selection) is None:
         command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
         result = command.run_graph(
-            lambda start: start | "Curate" >> CurateCorpus(request, selection), layout, request.folder
+            lambda start: start | "Curate" >> CurateCorpus(request, selection),
+            layout,
+            request.folder,
+            selection.selection.success_path,
         )
     command.print_selection(selection)
     return result

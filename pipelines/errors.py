@@ -34,6 +34,10 @@ class InputChangedError(CurationError):
     """An input file is no longer what it was when the run was planned or scored."""
 
 
+class WorkerDiedError(CurationError):
+    """A worker process of a local run died, of a signal or for want of memory."""
+
+
 class StoppedError(CurationError):
     """A signal stopped the run; the same command goes on where it stopped."""
 
@@ -48,6 +52,7 @@ _KNOWN = {
         RunFolderMismatchError,
         BooksError,
         InputChangedError,
+        WorkerDiedError,
         StoppedError,
     )
 }

@@ -89,7 +89,10 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     if not commits.exists(request.folder.scoring_path):
         command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
         result = command.run_graph(
-            lambda start: start | "Score" >> scoring.ScoreCorpus(request), layout, request.folder
+            lambda start: start | "Score" >> scoring.ScoreCorpus(request),
+            layout,
+            request.folder,
+            request.folder.scoring_path,
         )
     if commits.exists(request.folder.scoring_path):
         command.print_scoring(request.folder)

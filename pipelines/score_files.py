@@ -19,6 +19,7 @@ The file's metadata names the split, so that a score file can be understood alon
 
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from pipelines import commits, ledger
 from pipelines.errors import BooksError
-from rater_model.records import BadRecord, Document
+from rater_model.records import EXCERPT_BYTES, Document, Record
 from rater_model.selection import RankKeys, key_hash
 
 SCORED = "scored"
@@ -68,46 +69,47 @@ class ScoreRows:
             self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
             self._columns = {name: [] for name in SCHEMA.names}
 
-    def add_scored(
-        self, documents: Sequence[Document], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]
-    ) -> int:
-        """Adds documents with their scores; one whose score is not finite is rejected.
+    def add(self, records: Sequence[Record], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]) -> int:
+        """Adds records in the order of the input.
+
+        Args:
+            records: documents and bad records, mixed as they come.
+            scores_N: the documents' scores; one that is not finite makes its document a rejected one.
+            tokens_N: the documents' tokens.
 
         Returns:
-            How many were rejected.
+            How many documents were rejected for their score.
         """
+        documents = iter(zip(scores_N.tolist(), tokens_N.tolist(), strict=True))
+        not_finite = 0
         columns = self._columns
-        finite_N = np.isfinite(scores_N)
-        for document, score, tokens, finite in zip(documents, scores_N, tokens_N, finite_N, strict=True):
-            columns["position"].append(document.position)
-            columns["key"].append(document.key)
-            columns["key_hash"].append(key_hash(document.key))
-            columns["score"].append(float(score) if finite else None)
-            columns["tokens"].append(int(tokens))
-            columns["bytes"].append(document.size)
-            columns["source"].append(document.source)
-            columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
-            columns["detail"].append(None if finite else f"the rater's score is {score}")
-            columns["excerpt"].append(None if finite else document.text[:200].encode("utf-8")[:200])
+        for record in records:
+            columns["position"].append(record.position)
+            if isinstance(record, Document):
+                score, tokens = next(documents)
+                finite = math.isfinite(score)
+                not_finite += not finite
+                columns["key"].append(record.key)
+                columns["key_hash"].append(key_hash(record.key))
+                columns["score"].append(score if finite else None)
+                columns["tokens"].append(tokens)
+                columns["bytes"].append(record.size)
+                columns["source"].append(record.source)
+                columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
+                columns["detail"].append(None if finite else f"the rater's score is {score}")
+                columns["excerpt"].append(None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES])
+            else:
+                columns["key"].append(None)
+                columns["key_hash"].append(0)
+                columns["score"].append(None)
+                columns["tokens"].append(0)
+                columns["bytes"].append(0)
+                columns["source"].append("")
+                columns["status"].append(str(record.reason))
+                columns["detail"].append(record.detail)
+                columns["excerpt"].append(record.excerpt)
         self._pack(_ROWS_WAITING)
-        return int((~finite_N).sum())
-
-    def add_bad(self, record: BadRecord) -> None:
-        """Adds a record that could not be read."""
-        for name, value in (
-            ("position", record.position),
-            ("key", None),
-            ("key_hash", 0),
-            ("score", None),
-            ("tokens", 0),
-            ("bytes", 0),
-            ("source", ""),
-            ("status", str(record.reason)),
-            ("detail", record.detail),
-            ("excerpt", record.excerpt),
-        ):
-            self._columns[name].append(value)
-        self._pack(_ROWS_WAITING)
+        return not_finite
 
     def to_parquet(self, task: ledger.SplitTask, layout: str, rater_digest: str) -> bytes:
         """The score file's content.

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ from rater_model import scorer
 from rater_model.checkpoint import CheckpointError, load_rater
 from rater_model.documents import read_split
 from rater_model.parquet import BrokenParquetError, ParquetReader
-from rater_model.records import Document, FileInfo, Format, ReadOptions, Split
+from rater_model.records import Document, FileInfo, Format, ReadOptions, Record, Split
 from rater_model.scorer import Scorer, ScoringOptions
 
 METRICS = "datarater"
 
 # A batch for the scorer: enough texts for full model calls at every length, little enough to hold several.
-BATCH_DOCUMENTS = 256
+BATCH_RECORDS = 1024
 BATCH_BYTES = 4 * 2**20
 
 
@@ -113,33 +114,28 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
     """
     check_fingerprint(task)
     rows = ScoreRows()
-    batch: list[Document] = []
+    batch: list[Record] = []
     batch_bytes = 0
 
     def score_batch() -> None:
         nonlocal batch_bytes
-        if batch:
-            scored = rater.score([document.text for document in batch])
-            not_finite = rows.add_scored(batch, scored.scores_N, scored.tokens_N)
-            Metrics.counter(METRICS, "documents").inc(len(batch) - not_finite)
-            Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
-            if not_finite:
-                Metrics.counter(METRICS, f"rejected_{SCORE_NOT_FINITE}").inc(not_finite)
-            batch.clear()
-            batch_bytes = 0
+        scored = rater.score([record.text for record in batch if isinstance(record, Document)])
+        not_finite = rows.add(batch, scored.scores_N, scored.tokens_N)
+        Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
+        Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
+        reasons = Counter(str(record.reason) for record in batch if not isinstance(record, Document))
+        reasons[SCORE_NOT_FINITE] += not_finite
+        for reason, count in (+reasons).items():
+            Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
+        batch.clear()
+        batch_bytes = 0
 
     try:
         for record in read_split(task.split, read):
-            if isinstance(record, Document):
-                batch.append(record)
-                batch_bytes += record.size
-                if len(batch) >= BATCH_DOCUMENTS or batch_bytes >= BATCH_BYTES:
-                    score_batch()
-            else:
-                # Rows stand in the order of the input: what came before is scored first.
+            batch.append(record)
+            batch_bytes += record.size if isinstance(record, Document) else len(record.excerpt)
+            if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
                 score_batch()
-                rows.add_bad(record)
-                Metrics.counter(METRICS, f"rejected_{record.reason}").inc()
         score_batch()
         layout = layout_of(task.split)
     except OSError as error:

@@ -43,7 +43,10 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     if command.read_manifest(request) is None:
         command.check_writable(request.folder)
         result = command.run_graph(
-            lambda start: start | "Select" >> publishing.SelectAndPublish(request), layout, request.folder
+            lambda start: start | "Select" >> publishing.SelectAndPublish(request),
+            layout,
+            request.folder,
+            request.selection.success_path,
         )
     command.print_selection(request)
     return result

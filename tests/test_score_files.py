@@ -13,7 +13,7 @@ from pipelines.ledger import RunFolder, SplitTask
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
 from pipelines.selecting import KeptCounts, SelectionRequest, SplitCounts
 from pipelines.shards import WrittenShard, plan_shards
-from rater_model.records import BadRecord, Document, Format, Reason, Split
+from rater_model.records import BadRecord, Document, Format, Reason, Record, Split
 from rater_model.selection import Boundary, Histogram, KeepFraction, key_hash
 
 
@@ -32,12 +32,20 @@ ROWS = st.lists(
 
 
 def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, float]]) -> None:
-    collected = ScoreRows()
+    records: list[Record] = []
+    scores: list[float] = []
     for position, (kind, source, score) in enumerate(rows):
         if kind == "bad":
-            collected.add_bad(BadRecord(position, Reason.NOT_JSON, "no JSON", b"\xff{"))
+            records.append(BadRecord(position, Reason.NOT_JSON, "no JSON", b"\xff{"))
         else:
-            collected.add_scored([a_document(position, source)], np.asarray([score], np.float32), np.asarray([3]))
+            records.append(a_document(position, source))
+            scores.append(score)
+    collected = ScoreRows()
+    for first in range(0, len(records), 7):  # batches cut anywhere
+        batch = records[first : first + 7]
+        count = sum(isinstance(record, Document) for record in batch)
+        collected.add(batch, np.asarray(scores[:count], np.float32), np.full(count, 3))
+        del scores[:count]
     task = SplitTask(Split(f"file-{ordinal}", Format.JSONL, ordinal=ordinal), "print", 0)
     data = collected.to_parquet(task, "jsonl/none", "digest")
     commits.commit_if_absent(folder.score_path(ordinal), data)

@@ -490,6 +490,34 @@ def test_a_signal_stops_a_run_that_can_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the worker processes in /proc")
+def test_a_worker_that_dies_ends_the_run_in_place_of_a_hang(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    args = flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")
+    process = launch([*args, "--local_workers", "2"])
+    while process.poll() is None and not list(output.glob("scores/??/0*.parquet")):
+        time.sleep(0.02)
+    workers = [
+        int(status.parent.name)
+        for status in Path("/proc").glob("[0-9]*/cmdline")
+        if b"sdk_worker_main" in _cmdline(status) and os.getpgid(int(status.parent.name)) == process.pid
+    ]
+    os.kill(max(workers), signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"Worker subprocess exited" in said.splitlines()[-1]
+    assert curate.main(args) == 0
+
+
+def _cmdline(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
+@pytest.mark.slow
 def test_two_worker_processes_keep_the_same_bytes(
     corpus: tuple[Path, list[dict[str, Any]]], rater: Path, curated: Path, tmp_path: Path
 ) -> None:
