@@ -1,0 +1,347 @@
+"""Where training texts come from: files found by glob, or a TensorFlow Datasets builder by name.
+
+A source gives texts by number, so that everything above it can shuffle without holding them in memory. TensorFlow
+Datasets are read where they lie (array_record, no TensorFlow needed). Files cannot be: a gzip stream has no middle
+to begin at. So their texts are copied once into a temporary file, from which the operating system pages them in.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import logging
+import mmap
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
+
+TFDS_PREFIX = "tfds:"
+_TFDS_NAME = re.compile(r"^(?P<name>[\w./+-]+?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>.+))?$")
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on, with what to do about it."""
+
+
+class TextSource(Protocol):
+    """Texts by number.
+
+    Attributes:
+        name: what the source was asked for by, for messages.
+        identity: changes whenever the texts or their order do.
+    """
+
+    name: str
+    identity: str
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """Records that could not be used so far, by reason."""
+
+    def __len__(self) -> int:
+        """Returns how many texts there are, unusable ones included."""
+
+    def __getitem__(self, index: int) -> str | None:
+        """Returns a text, or None for one that cannot be used."""
+
+
+def text_hash(text: str) -> int:
+    """Returns 64 bits of the text's BLAKE2b digest: which of two disjoint sets a document belongs to hangs on it."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()[:8], "little")
+
+
+class FileTexts:
+    """The texts of files, copied once into a temporary file (in `$TMPDIR`), which goes with the process.
+
+    Args:
+        patterns: paths or globs.
+        options: how files are read.
+
+    Raises:
+        NoInputError: no file matches a pattern.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(self, patterns: Sequence[str], options: ReadOptions | None = None) -> None:
+        self.name = ",".join(patterns)
+        rejected: collections.Counter[str] = collections.Counter()
+        self._file = tempfile.TemporaryFile(prefix="datarater-texts-")  # noqa: SIM115 - it lives as long as the source
+        ends: list[int] = [0]
+        digest = hashlib.sha256()
+        for info in list_files(patterns):
+            for record in read_file(info.path, options):
+                if isinstance(record, BadRecord):
+                    rejected[str(record.reason)] += 1
+                    continue
+                text = record.text.encode("utf-8")
+                self._file.write(text)
+                ends.append(ends[-1] + len(text))
+                digest.update(hashlib.blake2b(text, digest_size=16).digest())
+        self._file.flush()
+        self._ends_N = np.asarray(ends, np.int64)
+        # An empty file cannot be mapped.
+        self._bytes = mmap.mmap(self._file.fileno(), ends[-1], access=mmap.ACCESS_READ) if ends[-1] else b""
+        self.identity = digest.hexdigest()
+        self._rejected = dict(rejected)
+        if rejected:
+            logging.warning("%d records could not be read and were left out: %s", rejected.total(), dict(rejected))
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """Records that could not be read, by reason."""
+        return self._rejected
+
+    def __len__(self) -> int:
+        return len(self._ends_N) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return self._bytes[self._ends_N[index] : self._ends_N[index + 1]].decode("utf-8")
+
+    def __repr__(self) -> str:
+        return f"FileTexts({self.name!r})"
+
+
+class TfdsTexts:
+    """The texts of one split of a prepared TensorFlow dataset, read one by one as they are asked for.
+
+    Args:
+        name: as after `tfds:` in a config: `c4/en`, `c4/en:train`, `c4/en:3.0.1:train[:10%]`. The split is `train`
+            where none is named.
+        text_field: the feature that holds the text; a dotted path for nested features.
+        data_dir: the folder of prepared datasets; empty for TensorFlow Datasets' own default.
+
+    Raises:
+        DataError: no such dataset, version, split or text feature, or it is not stored as array_record; the message
+            names those that exist.
+    """
+
+    def __init__(self, name: str, text_field: str = "text", data_dir: str = "") -> None:
+        import tensorflow_datasets as tfds  # here, since importing it costs half a second
+
+        self.name = TFDS_PREFIX + name
+        match = _TFDS_NAME.match(name)
+        if match is None:
+            raise DataError(f"{self.name!r} names no dataset; write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:SPLIT")
+        dataset, version, split = match["name"], match["version"], match["split"] or "train"
+        folder = data_dir or tfds.core.constants.DATA_DIR
+        try:
+            builder = tfds.builder(f"{dataset}:{version}" if version else dataset, data_dir=folder, try_gcs=False)
+        except (ValueError, AssertionError, ImportError, tfds.core.registered.DatasetNotFoundError) as error:
+            raise DataError(
+                f"{self.name}: no dataset {dataset!r}{f' of version {version}' if version else ''} stands in {folder} "
+                f"({_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
+            ) from error
+        splits = sorted(builder.info.splits)
+        if not splits:
+            raise DataError(
+                f"{self.name}: the dataset {dataset!r} is known but not prepared in {folder} ({_prepared(folder)}); "
+                f"prepare it with: tfds build {dataset} --file_format=array_record"
+            )
+        if re.split(r"[\[+]", split)[0] not in splits:
+            raise DataError(f"{self.name}: there is no split {split!r}; {builder.info.full_name} has {splits}")
+        self._path = text_field.split(".")
+        features: Any = builder.info.features
+        for part in self._path:
+            if not isinstance(features, tfds.features.FeaturesDict) or part not in features:
+                raise DataError(
+                    f"{self.name}: data.text_field={text_field!r} is not among its features: "
+                    f"{sorted(builder.info.features)}"
+                )
+            features = features[part]
+        try:
+            self._source = builder.as_data_source(split=split)
+        except NotImplementedError as error:
+            raise DataError(
+                f"{self.name} is stored as {builder.info.file_format}, which gives no access by number; convert it: "
+                f"tfds convert_format --root_data_dir={folder} --out_file_format=array_record"
+            ) from error
+        except (ValueError, AssertionError) as error:
+            raise DataError(f"{self.name}: the split {split!r} cannot be read: {error}") from error
+        self.identity = f"{builder.info.full_name}:{split} {len(self._source)} examples"
+        self._rejected: collections.Counter[str] = collections.Counter()
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """Records that could not be used so far, by reason; a record read twice counts twice."""
+        return dict(self._rejected)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> str | None:
+        value = self._source[int(index)]
+        for part in self._path:
+            value = value[part]
+        if isinstance(value, np.ndarray):
+            value = value.item() if value.ndim == 0 else None
+        try:
+            text = value.decode("utf-8") if isinstance(value, bytes) else value
+        except UnicodeDecodeError:
+            self._reject(index, "text_not_unicode")
+            return None
+        if not isinstance(text, str):
+            self._reject(index, "text_not_a_string")
+            return None
+        if not text.strip():
+            self._reject(index, "text_empty")
+            return None
+        return text
+
+    def _reject(self, index: int, reason: str) -> None:
+        if not self._rejected[reason]:
+            logging.warning("%s: example %d is left out, and others like it: %s", self.name, index, reason)
+        self._rejected[reason] += 1
+
+    def __repr__(self) -> str:
+        return f"TfdsTexts({self.name!r})"
+
+
+def _prepared(folder: str) -> str:
+    """Says which datasets stand in a folder, for messages."""
+    root = Path(folder).expanduser()
+    names = set()
+    for depth in ("*", "*/*"):
+        for info in root.glob(f"{depth}/*/dataset_info.json"):
+            names.add(f"{info.parent.parent.relative_to(root)}:{info.parent.name}")
+    if not names:
+        return "which holds no prepared dataset"
+    shown = sorted(names)
+    return f"it holds {', '.join(shown[:20])}" + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+
+
+def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSource:
+    """Opens what a config names as a set of texts.
+
+    Args:
+        name: `tfds:...` for a TensorFlow dataset (see `TfdsTexts`), else paths or globs joined by commas.
+        text_field: the field that holds the text.
+        tfds_data_dir: the folder of prepared TensorFlow datasets.
+
+    Raises:
+        DataError: the dataset cannot be read; see `TfdsTexts`.
+        NoInputError: no file matches.
+    """
+    if not name.startswith(TFDS_PREFIX):
+        if TFDS_PREFIX in name:
+            raise DataError(f"{name!r} mixes files and a TensorFlow dataset; name one kind")
+        return FileTexts(name.split(","), ReadOptions(text_field=text_field))
+    return TfdsTexts(name.removeprefix(TFDS_PREFIX), text_field, tfds_data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """Which documents of a source belong to a set, by a hash of their text alone.
+
+    Attributes:
+        low: the smallest hash that belongs.
+        high: one more than the largest.
+        excluded_N: sorted uint64 hashes that do not belong, whatever their size.
+    """
+
+    low: int = 0
+    high: int = 2**64
+    excluded_N: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    def holds(self, text: str) -> bool:
+        """Returns whether a text belongs to the set."""
+        value = text_hash(text)
+        if not self.low <= value < self.high:
+            return False
+        place = int(np.searchsorted(self.excluded_N, np.uint64(value)))
+        return place == len(self.excluded_N) or int(self.excluded_N[place]) != value
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSet:
+    """The documents of a source that belong to one set.
+
+    Attributes:
+        role: "inner" or "outer", for messages.
+        source: where the texts are.
+        membership: which of them.
+    """
+
+    role: str
+    source: TextSource
+    membership: Membership
+
+    def get(self, index: int) -> str | None:
+        """Returns the source's text of that number, or None if it is unusable or belongs to another set."""
+        text = self.source[index]
+        return text if text is not None and self.membership.holds(text) else None
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for text in map(self.get, range(len(self.source))) if text is not None)
+
+    def spread(self, count: int) -> list[str]:
+        """Returns documents from all over the source, the same ones each time, without reading all of it.
+
+        Args:
+            count: how many, at most. Fewer are returned where the set has fewer.
+        """
+        size = len(self.source)
+        # A step that has no factor in common with the size visits every number once.
+        step = (
+            next(s for s in itertools.count(max(1, round(size * 0.6180339887))) if np.gcd(s, size) == 1) if size else 1
+        )
+        texts = (self.get(i * step % size) for i in range(size))
+        return list(itertools.islice((text for text in texts if text is not None), count))
+
+
+def open_sets(
+    inner: str, outer: str, outer_share: float, text_field: str = "text", tfds_data_dir: str = ""
+) -> tuple[TextSet, TextSet]:
+    """Opens the inner and the outer set, which never share a document.
+
+    Either the outer set has a source of its own, and inner documents with a text that stands there are left out; or
+    it is a share of the inner source, chosen by a hash of each document's text.
+
+    Args:
+        inner: the inner source, as `open_source` takes it.
+        outer: the outer source; empty to take a share of the inner one.
+        outer_share: that share.
+        text_field: the field that holds the text.
+        tfds_data_dir: the folder of prepared TensorFlow datasets.
+
+    Raises:
+        DataError: a set is empty, the share is not between 0 and 1, or a dataset cannot be read.
+        NoInputError: no file matches.
+    """
+    source = open_source(inner, text_field, tfds_data_dir)
+    if outer:
+        outer_source = open_source(outer, text_field, tfds_data_dir)
+        sets = (
+            TextSet("inner", source, Membership(excluded_N=_hashes(outer_source))),
+            TextSet("outer", outer_source, Membership()),
+        )
+    else:
+        if not 0 < outer_share < 1:
+            raise DataError(f"data.outer_share must lie between 0 and 1 where data.outer is empty, not {outer_share}")
+        border = min(2**64 - 1, max(1, round(outer_share * 2**64)))
+        sets = (
+            TextSet("inner", source, Membership(low=border)),
+            TextSet("outer", source, Membership(high=border)),
+        )
+    for texts in sets:
+        if not texts.spread(1):
+            raise DataError(
+                f"the {texts.role} set has no document: {texts.source.name} gave {len(texts.source)} texts, "
+                f"none of which belongs to it (rejected: {dict(texts.source.rejected)})"
+            )
+    return sets
+
+
+def _hashes(source: TextSource) -> np.ndarray:
+    """Returns the sorted hashes of all texts of a source: 8 bytes a document."""
+    if len(source) > 1_000_000:
+        logging.info("reading the %s outer documents once, so that none is an inner one", f"{len(source):,}")
+    texts = (source[index] for index in range(len(source)))
+    return np.unique(np.fromiter((text_hash(text) for text in texts if text is not None), np.uint64))
