@@ -8,7 +8,13 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
 
 LOCAL_RUNNER = "FnApiRunner"
 _MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
@@ -49,7 +55,7 @@ def _named_runner(beam_args: Sequence[str]) -> str | None:
 
 
 def _unknown_flags(beam_args: Sequence[str]) -> list[str]:
-    every = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    every = _BeamArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     kinds = [PipelineOptions]
     while kinds:
         kind = kinds.pop()
@@ -82,8 +88,6 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
     # Nothing is pickled from the command's own module: workers import what they run.
     options.view_as(SetupOptions).save_main_session = False
     if not any(arg.startswith("--direct_") for arg in beam_args):
-        from apache_beam.options.pipeline_options import DirectOptions
-
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers = local_workers
         direct.direct_running_mode = "in_memory" if local_workers == 1 else "multi_processing"

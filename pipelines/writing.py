@@ -4,7 +4,7 @@
 |---|---|
 | JSONL, JSONL | the line's own bytes with `,"datarater_score":S` before its last brace |
 | JSONL, Parquet | a row of `id`, `text`, `source`, `metadata` (JSON of all other fields), `datarater_score` |
-| Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times in ISO 8601 |
+| Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times (in UTC) as text, maps as pairs |
 | Parquet, Parquet | the row itself, and a column `datarater_score` |
 
 A field `datarater_score` that is there already is replaced. Scores are written as short text that
@@ -13,11 +13,10 @@ reads back as the same float32. The same kept documents give the same bytes what
 
 import base64
 import contextlib
-import datetime
-import decimal
 import gzip
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -34,6 +33,7 @@ OUTPUT_FORMATS = ("same", "jsonl", "jsonl.gz", "jsonl.zst", "parquet")
 ROW_GROUP_BYTES = 64 * 2**20
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
+_DEEP = 5000
 _SCORE_NAME = SCORE_FIELD.encode()
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -75,6 +75,25 @@ def score_text(score: float) -> str:
     return str(np.float32(score))
 
 
+def _load(raw: bytes) -> Any:
+    """Parses JSON, whole numbers of any size exactly."""
+    return _at_any_depth(json.loads, raw)
+
+
+def _dump(value: Any) -> str:
+    text: str = _at_any_depth(lambda: json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return text
+
+
+def _at_any_depth(step: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return step(*arguments)
+    except RecursionError:
+        # What reads documents goes as deep as 1024 levels; Python's own limit is a little less.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEEP))
+        return step(*arguments)
+
+
 def scored_line(raw: bytes, score: float) -> bytes:
     r"""A JSONL line with its score added; all other bytes untouched.
 
@@ -87,11 +106,10 @@ def scored_line(raw: bytes, score: float) -> bytes:
         b'{"text": "a","datarater_score":0.5}\r'
     """
     if _SCORE_NAME in raw:
-        fields = json.loads(raw)
+        fields = _load(raw)
         if SCORE_FIELD in fields:
             del fields[SCORE_FIELD]
-            end = raw[len(raw.rstrip()) :]
-            raw = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + end
+            raw = _dump(fields).encode("utf-8") + raw[len(raw.rstrip()) :]
     brace = raw.rindex(b"}")
     comma = b"" if raw[:brace].rstrip().endswith(b"{") else b","
     return b'%s%s"%s":%s%s' % (raw[:brace], comma, _SCORE_NAME, score_text(score).encode(), raw[brace:])
@@ -108,54 +126,92 @@ def _take(fields: dict[str, Any], path: str) -> Any:
 
 def document_row(document: Document, score: float, options: ReadOptions) -> dict[str, Any]:
     """A JSONL document as a row of `DOCUMENT_SCHEMA`; an id or source that is no string as JSON text."""
-    fields = json.loads(document.raw or b"{}")
+    fields = _load(document.raw or b"{}")
     _take(fields, options.text_field)
     identifier = _take(fields, options.id_field)
     source = _take(fields, options.source_field)
     fields.pop(SCORE_FIELD, None)
     if identifier is not None and not isinstance(identifier, str):
-        identifier = json.dumps(identifier, ensure_ascii=False)
+        identifier = _dump(identifier)
     return {
         "id": identifier,
         "text": document.text,
         "source": None if source is None else document.source,
-        "metadata": json.dumps(fields, ensure_ascii=False) if fields else None,
+        "metadata": _dump(fields) if fields else None,
         SCORE_FIELD: score,
     }
 
 
-def _json_value(value: Any) -> Any:
+def _mapped(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """A type with `leaf` applied to all that lists, structs and maps are made of in the end."""
+    if pa.types.is_dictionary(kind):
+        return _mapped(kind.value_type, leaf)
+    if pa.types.is_map(kind):
+        return pa.map_(_mapped(kind.key_type, leaf), _mapped(kind.item_type, leaf))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_mapped(field.type, leaf)) for field in kind])
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_mapped(kind.value_type, leaf))
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_mapped(kind.value_type, leaf))
+    return leaf(kind)
+
+
+def _without_zone(kind: pa.DataType) -> pa.DataType:
+    return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
+
+
+def _printed(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_date(kind):
+        return pa.string()
+    return pa.int64() if pa.types.is_duration(kind) else kind
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    return pa.large_binary() if pa.types.is_string(kind) or pa.types.is_large_string(kind) else kind
+
+
+def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    raise TypeError(f"a value of {type(value).__name__} has no form in JSON")
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, list | tuple):
+        return [_decoded(inner) for inner in value]
+    return {name: _decoded(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def _json_ready(column: pa.Array) -> pa.Array:
-    """Times finer than Python's microseconds as text, as Arrow writes them."""
-    kind = column.type
-    if (pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns":
-        return column.cast(pa.string())
-    if pa.types.is_duration(kind) and kind.unit == "ns":
-        return column.cast(pa.int64())
-    return column
+def _plain_values(column: pa.Array) -> list[Any]:
+    """A column's values as JSON can hold them, whatever they are.
+
+    Times go through Arrow's own printing: Python's reach neither its range nor its nanoseconds.
+    """
+    for leaf in (_without_zone, _printed):
+        wanted = _mapped(column.type, leaf)
+        if wanted != column.type:
+            column = column.cast(wanted)
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_decoded(value) for value in column.cast(_mapped(column.type, _as_bytes)).to_pylist()]
+    return values
+
+
+def _json_value(value: Any) -> Any:
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)
 
 
 def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
     """The rows of a table as JSONL lines with their scores."""
-    names = [name for name in table.schema.names if name != SCORE_FIELD]
-    ready = pa.table({name: _json_ready(table.column(name).combine_chunks()) for name in names})
-    for row, score in zip(ready.to_pylist(), scores_N, strict=True):
+    names = table.schema.names
+    columns = [_plain_values(table.column(index).combine_chunks()) for index in range(len(names))]
+    for *values, score in zip(*columns, scores_N, strict=True):
+        row = dict(zip(names, values, strict=True))
+        row.pop(SCORE_FIELD, None)
         yield scored_line(orjson.dumps(row, default=_json_value), float(score))
 
 
 def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
     """A table with the column of scores at its end."""
-    if SCORE_FIELD in table.schema.names:
-        table = table.drop_columns([SCORE_FIELD])
+    table = table.select([index for index, name in enumerate(table.schema.names) if name != SCORE_FIELD])
     # Metadata of the whole schema speaks of the file it came from (row numbers, digests), not of the rows kept.
     return table.append_column(
         pa.field(SCORE_FIELD, pa.float32(), nullable=False), pa.array(scores_N, pa.float32())

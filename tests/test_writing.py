@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,3 +150,48 @@ def test_an_old_column_of_scores_is_replaced() -> None:
     scored = writing.scored_table(table, np.asarray([1, 2], np.float32))
     assert scored.to_pylist() == [{"text": "x", SCORE_FIELD: 1.0}, {"text": "y", SCORE_FIELD: 2.0}]
     assert scored.schema.metadata is None
+
+
+def test_a_row_of_any_types_becomes_json() -> None:
+    instant = pa.timestamp("ns", "Europe/Berlin")
+    bad = pa.array([b"a\xff"]).view(pa.string())
+    arrays = {
+        "far": pa.array([2**61], pa.timestamp("us")),
+        "day": pa.array([2**30], pa.date32()),
+        "time": pa.array([1], pa.time64("ns")),
+        "lasts": pa.array([5], pa.duration("s")),
+        "instants": pa.array([[1]], pa.list_(instant)),
+        "by_name": pa.array([[("k", {"t": 1})]], pa.map_(pa.string(), pa.struct([("t", instant)]))),
+        "coded": pa.array(["x"]).dictionary_encode(),
+        "decimal": pa.array(["1.10"]).cast(pa.decimal128(5, 2)),
+        "interval": pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
+        "half": pa.array([0.5], pa.float16()),
+        "big": pa.array([2**64 - 1], pa.uint64()),
+        "broken": bad,
+        "broken_inside": pa.StructArray.from_arrays([bad, pa.array([b"\x00"])], ["text", "blob"]),
+        "nothing": pa.nulls(1),
+    }
+    (line,) = writing.table_lines(pa.table(arrays), np.asarray([0.5], np.float32))
+    row = json.loads(line)
+    assert list(row) == [*arrays, SCORE_FIELD]
+    assert row["instants"] == ["1970-01-01 00:00:00.000000001"]
+    assert row["by_name"] == [["k", {"t": "1970-01-01 00:00:00.000000001"}]]
+    assert (row["time"], row["lasts"], row["coded"], row["decimal"]) == ("00:00:00.000000001", 5, "x", "1.10")
+    assert (row["half"], row["big"], row["broken"], row["nothing"]) == (0.5, 2**64 - 1, "a\\xff", None)
+
+
+def test_columns_of_one_name_do_not_stop_the_writing() -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["a", "a", SCORE_FIELD])
+    scores_N = np.asarray([0.5], np.float32)
+    assert [json.loads(line) for line in writing.table_lines(table, scores_N)] == [{"a": 2, SCORE_FIELD: 0.5}]
+    assert writing.scored_table(table, scores_N).schema.names == ["a", "a", SCORE_FIELD]
+
+
+def test_a_line_as_deep_as_can_be_read_can_be_written() -> None:
+    deep = orjson.loads(b"[" * 1000 + b"]" * 1000)
+    raw = b'{"text":"t","datarater_score":1,"deep":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    written = scored_line(raw, 2.0)
+    assert orjson.loads(written)["deep"] == deep
+    assert written.endswith(b',"datarater_score":2.0}')
+    row = document_row(Document('"k"', "t", "", 0, 1, raw), 0.5, ReadOptions())
+    assert orjson.loads(row["metadata"])["deep"] == deep
