@@ -10,7 +10,7 @@ writes
 
     pool/        what a rater is trained on: each sequence dealt some of the kinds and noise levels
     target/      the outer set: clean sequences, which the pool does not hold
-    evaluation/  each sequence clean, and at every noise level above 0 of every kind
+    evaluation/  sequences dealt to the kinds in turn, each at every noise level of its kind
 
 as gzip JSONL with the fields `id`, `text`, `source` (the kind of damage) and `noise_level`; the last two are for
 reading results and never given to training. The same Python installation and options always give the same bytes.
@@ -41,10 +41,10 @@ from meta_training.demo_corpus import DemoDocument, Kind, TooLittleTextError, ma
 SEQUENCE_CHARACTERS = 128
 EVALUATION_SHARE = 0.25
 """The share of the prose's modules and topics that is set apart for evaluation."""
+EVALUATION_SEQUENCES = 600
+"""Sequences set apart for each kind of damage, at most."""
 POOL_COPIES = 3
 """Kinds and noise levels dealt to each sequence of the pool."""
-CLEAN = "clean"
-"""The `source` of a sequence in the target or in the evaluation set that was not damaged."""
 
 
 def cut(texts: Iterable[str], length: int = SEQUENCE_CHARACTERS) -> list[str]:
@@ -87,7 +87,9 @@ def split_documents(
 def damage_at_every_level(
     sequences: Sequence[str], kinds: Sequence[CorruptionKind], rng: np.random.Generator
 ) -> list[CorruptedDocument]:
-    """Gives each sequence at every noise level above 0 of every kind.
+    """Deals sequences to the kinds of damage in turn and gives each at every noise level, 0 among them.
+
+    Every level of every kind then has as many sequences, and no two kinds share a clean one.
 
     Args:
         sequences: Clean sequences in Latin-1.
@@ -95,30 +97,26 @@ def damage_at_every_level(
         rng: Where chance comes from.
 
     Returns:
-        len(sequences) x len(kinds) x 4 damaged sequences.
+        len(sequences) x 5 sequences.
     """
     unigram_V = unigram_distribution(text_to_bytes(text) for text in sequences)
-    damaged = []
+    documents = []
     for original, text in enumerate(sequences):
         bytes_L = text_to_bytes(text)
-        for kind in kinds:
-            for level in NOISE_LEVELS:
-                if level == 0:
-                    continue
-                if kind is CorruptionKind.REDRAWN:
-                    damaged_L = replace_from_unigram(bytes_L, level, unigram_V, rng)
-                else:
-                    damaged_L = shuffle_within(bytes_L, level, rng)
-                text_damaged = bytes_to_text(damaged_L.astype(np.uint8))
-                damaged.append(CorruptedDocument(text_damaged, kind, level, original))
-    return damaged
+        kind = kinds[original % len(kinds)]
+        for level in NOISE_LEVELS:
+            if kind is CorruptionKind.REDRAWN:
+                damaged_L = replace_from_unigram(bytes_L, level, unigram_V, rng)
+            else:
+                damaged_L = shuffle_within(bytes_L, level, rng)
+            documents.append(CorruptedDocument(bytes_to_text(damaged_L.astype(np.uint8)), kind, level, original))
+    return documents
 
 
 def write_corruption_corpus(
     output: Path,
     kinds: Sequence[CorruptionKind] = tuple(CorruptionKind),
     seed: int = 0,
-    evaluation_sequences: int = 600,
 ) -> dict[str, int]:
     """Writes `pool/`, `target/` and `evaluation/`.
 
@@ -126,7 +124,6 @@ def write_corruption_corpus(
         output: The folder to write to; files of the same names are replaced.
         kinds: Kinds of damage.
         seed: Of the damage and of the split between training and evaluation.
-        evaluation_sequences: Clean sequences to evaluate on, at most.
 
     Returns:
         How many sequences each of the three holds.
@@ -140,15 +137,14 @@ def write_corruption_corpus(
     pool, held_out = make_documents()
     training, apart = split_documents([d for d in pool if d.kind is Kind.INTACT], rng)
     sequences = cut(document.text for document in apart)
-    evaluation = [sequences[i] for i in np.sort(rng.permutation(len(sequences))[:evaluation_sequences])]
+    evaluation = [sequences[i] for i in rng.permutation(len(sequences))[: EVALUATION_SEQUENCES * len(kinds)]]
     target = [CorruptedDocument(text, kinds[0], 0.0, i) for i, text in enumerate(cut(d.text for d in held_out))]
-    clean = [CorruptedDocument(text, kinds[0], 0.0, i) for i, text in enumerate(evaluation)]
     copies = min(POOL_COPIES, len(kinds) * len(NOISE_LEVELS))
     dealt = corrupt_documents(cut(d.text for d in training), rng, kinds=kinds, copies=copies)
     sets = {
         "pool": [dealt[i] for i in rng.permutation(len(dealt))],
         "target": target,
-        "evaluation": [*clean, *damage_at_every_level(evaluation, kinds, rng)],
+        "evaluation": damage_at_every_level(evaluation, kinds, rng),
     }
     for name, documents in sets.items():
         (output / name).mkdir(parents=True, exist_ok=True)
@@ -159,7 +155,7 @@ def write_corruption_corpus(
                 record = {
                     "id": f"{name}-{number}",
                     "text": document.text,
-                    "source": document.kind.value if document.noise_level or name == "pool" else CLEAN,
+                    "source": "target" if name == "target" else document.kind.value,
                     "noise_level": document.noise_level,
                 }
                 stream.write(json.dumps(record).encode() + b"\n")

@@ -1,0 +1,16 @@
+"""Settings of the experiment; see the benchmark of the same name in tests/benchmarks."""
+
+from ml_collections import ConfigDict
+
+from meta_training.configs import default
+
+
+def get_config() -> ConfigDict:
+    """Returns the mixed-corpus experiment's config."""
+    config = default.get_config()
+    config.meta_steps = 100
+    config.length = 128
+    config.data.inner = "../shared/corpora/dev/*.jsonl.gz"
+    config.data.outer = "mixed_corpus_output/outer/*.jsonl.gz"
+    config.export_every = 10
+    return config
