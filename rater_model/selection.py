@@ -49,6 +49,9 @@ _SHIFTS = tuple(sum(LEVEL_BITS[level + 1 :]) for level in range(len(LEVEL_BITS))
 # At most this many undecided documents are gathered and sorted (40 bytes each) in place of a next level.
 SORT_LIMIT = 65_536
 
+# From so many keys on, counting into all 65,536 bins is faster than sorting.
+_DENSE_FROM = 8192
+
 _MASK_64 = (1 << 64) - 1
 
 
@@ -464,6 +467,13 @@ class Histogram:
     @classmethod
     def of(cls, keys: RankKeys, level: int) -> "Histogram":
         """Counts the digits of keys at a level."""
+        if LEVEL_BITS[level] == 16 and len(keys) >= _DENSE_FROM:
+            digits_N = keys.digits(level).astype(np.int64)
+            counts_B = np.bincount(digits_N, minlength=1 << 16)
+            tokens_B = np.zeros(1 << 16, np.int64)
+            np.add.at(tokens_B, digits_N, keys.tokens_N)
+            bins_K = np.flatnonzero(counts_B)
+            return cls(bins_K.astype(np.uint64), counts_B[bins_K].astype(np.int64), tokens_B[bins_K])
         return cls._summed(keys.digits(level), np.ones(len(keys), np.int64), keys.tokens_N)
 
     @classmethod

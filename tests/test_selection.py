@@ -231,3 +231,20 @@ def test_hashes_are_of_fixed_value() -> None:
     assert selection.key_hash('"1"') != selection.key_hash("1")
     assert selection.seeded_hash([1, 2, 3], 0).tolist() == selection.seeded_hash([1, 2, 3], 2**64).tolist()
     assert len(set(selection.seeded_hash(np.arange(10_000), 5).tolist())) == 10_000
+
+
+def test_a_histogram_of_many_is_that_of_its_parts() -> None:
+    rng = np.random.default_rng(0)
+    count = 20_000
+    keys = RankKeys.of(
+        rng.standard_normal(count),
+        rng.integers(0, 2**63, count, np.uint64),
+        1,
+        0,
+        range(count),
+        rng.integers(0, 9, count),
+    )
+    for level in range(6):
+        whole = Histogram.of(keys, level)
+        parts = Histogram.merge(Histogram.of(keys.take(np.arange(i, i + 100)), level) for i in range(0, count, 100))
+        assert whole.to_json() == parts.to_json()
