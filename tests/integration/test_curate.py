@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipelines import curate, score, select
+from pipelines import curate, score, select, splits
+from rater_model import selection
 from rater_model.checkpoint import load_rater
 from rater_model.scorer import Scorer
 from tests.integration.conftest import as_lines, make_records, write_corpus
@@ -406,6 +407,31 @@ def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None
     assert kept.schema.field("datarater_score").type == pa.float32()
     assert kept.schema.field("instant").type == pa.timestamp("ns", "UTC")
     assert kept.column("blob").to_pylist() == [b"\x00\xff", None]
+
+
+@pytest.mark.parametrize("sort_limit", [0, 10, 65_536])
+def test_many_groups_and_ties_that_only_the_position_breaks(
+    rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort_limit: int
+) -> None:
+    monkeypatch.setattr(splits, "SPLITS_PER_GROUP", 3)
+    monkeypatch.setattr(selection, "SORT_LIMIT", sort_limit)
+    records = make_records(40, 5)
+    for index in range(60):  # one id and one text, over and over
+        records.insert(index * 2 % len(records), {"id": "same", "text": "the same text"})
+    (tmp_path / "in.jsonl").write_bytes(as_lines(records))
+    run = tmp_path / "run"
+    scores_N = Scorer(load_rater(str(rater))).score([record["text"] for record in records]).scores_N
+    tied = float(scores_N[[record["id"] for record in records].index("same")])
+    above = int((scores_N > tied).sum())
+    keep = above + 25
+    args = ["--split_bytes", "700", "--output_shard_bytes", "1000", "--keep_count", str(keep), "--name", "it"]
+    assert curate.main([*flags(tmp_path / "in.jsonl", rater, run)[:-2], *args]) == 0
+    assert len(list((run / "scores/summaries").iterdir())) > 3
+    kept = read_kept(run / "selections/it")
+    assert len(kept) == keep
+    firsts = [index for index, record in enumerate(records) if record["id"] == "same"][:25]
+    wanted = [r["id"] for i, (r, s) in enumerate(zip(records, scores_N, strict=True)) if s > tied or i in firsts]
+    assert [row["id"] for row in kept] == wanted
 
 
 def test_beams_metrics_count_what_was_done(
