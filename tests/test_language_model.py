@@ -1,0 +1,49 @@
+"""The inner model: causal, and its loss a mean over what a window really holds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meta_training.language_model import (
+    LanguageModel,
+    LanguageModelConfig,
+    Windows,
+    initialise_language_model,
+    sequence_losses,
+)
+from rater_model.transformer import TransformerConfig
+
+LENGTH = 6
+CONFIG = LanguageModelConfig(LENGTH, TransformerConfig(8, 2, 12, 2))
+
+
+def test_no_position_sees_the_future() -> None:
+    params = initialise_language_model(CONFIG, jax.random.key(0))
+    tokens = jnp.arange(LENGTH)[None]  # every position has an embedding row of its own
+
+    def logits(table: jax.Array) -> jax.Array:
+        with_table = {**params, "token_embedding": {"embedding": table}}
+        return LanguageModel(CONFIG).apply({"params": with_table}, tokens)[0]  # type: ignore[return-value]
+
+    jacobian = jax.jacobian(logits)(params["token_embedding"]["embedding"])  # [L, V, L, D]
+    influence = np.linalg.norm(np.asarray(jacobian), axis=(1, 3))  # of an input position on an output position
+    assert (influence[np.triu_indices(LENGTH, 1)] == 0).all(), "a position sees what comes after it"
+    assert (influence[np.tril_indices(LENGTH)] > 1e-7).all(), "a position misses something that stands before it"
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_valid_targets() -> None:
+    params = initialise_language_model(CONFIG, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, LENGTH)
+    losses = sequence_losses(CONFIG, params, Windows(tokens, jnp.asarray([LENGTH, 3])))
+    log_probabilities = jax.nn.log_softmax(LanguageModel(CONFIG).apply({"params": params}, tokens))  # type: ignore[arg-type]
+    for row, valid in ((0, LENGTH), (1, 3)):
+        expected = -np.mean([log_probabilities[row, i, tokens[row, i + 1]] for i in range(valid - 1)])
+        assert float(losses[row]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_padding_changes_no_loss() -> None:
+    params = initialise_language_model(CONFIG, jax.random.key(0))
+    tokens = jnp.asarray([[1, 2, 3, 0, 0, 0], [1, 2, 3, 5, 4, 5]])
+    first, second = sequence_losses(CONFIG, params, Windows(tokens, jnp.asarray([3, 3])))
+    assert float(first) == float(second)

@@ -1,0 +1,163 @@
+"""The population: averaged updates of separate Adams, staggered resets, the warm-up pool, the whole meta-step."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meta_training.language_model import Windows
+from meta_training.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
+from meta_training.population import (
+    PopulationConfig,
+    fresh_inner_state,
+    initial_meta_state,
+    make_averaged_update,
+    make_meta_step,
+    members_to_reset,
+    replace_member,
+    stack,
+    warm_up,
+)
+
+LEARNING_RATE, B1, B2, EPSILON = 0.1, 0.9, 0.999, 1e-8
+
+
+def adam_by_hand(gradients: list[float]) -> list[float]:
+    """Returns Adam's updates for a sequence of scalar gradients (Kingma and Ba, arXiv 1412.6980, Algorithm 1)."""
+    mean = variance = 0.0
+    updates = []
+    for step, gradient in enumerate(gradients, start=1):
+        mean = B1 * mean + (1 - B1) * gradient
+        variance = B2 * variance + (1 - B2) * gradient**2
+        corrected_mean, corrected_variance = mean / (1 - B1**step), variance / (1 - B2**step)
+        updates.append(-LEARNING_RATE * corrected_mean / (corrected_variance**0.5 + EPSILON))
+    return updates
+
+
+def test_updates_are_averaged_not_gradients() -> None:
+    gradients_by_step = [(1.0, 100.0), (-2.0, 50.0), (0.5, -75.0)]  # two inner models, three meta-steps
+    optimiser = optax.adam(LEARNING_RATE, B1, B2, EPSILON)
+    update = make_averaged_update(optimiser)
+    eta = {"x": jnp.float32(0.0)}
+    states = stack([optimiser.init(eta)] * 2)
+    actual = []
+    for gradients in gradients_by_step:
+        averaged, states = update({"x": jnp.asarray(gradients, jnp.float32)}, states, eta)
+        actual.append(float(averaged["x"]))
+    first, second = (adam_by_hand([step[i] for step in gradients_by_step]) for i in (0, 1))
+    assert actual == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)], rel=1e-5)
+    # One Adam over averaged gradients would follow the second model alone.
+    of_averaged_gradients = adam_by_hand([(a + b) / 2 for a, b in gradients_by_step])
+    assert abs(actual[1] - of_averaged_gradients[1]) > 0.01
+
+
+@given(size=st.integers(1, 12), lifetime=st.integers(1, 60))
+def test_resets_are_staggered(size: int, lifetime: int) -> None:
+    config = PopulationConfig(size=size, lifetime=lifetime)
+    resets: dict[int, list[int]] = {member: [] for member in range(size)}
+    for step in range(3 * lifetime + 1):
+        for member in members_to_reset(step, config):
+            resets[member].append(step)
+    for steps in resets.values():
+        assert steps
+        assert all(later - earlier == lifetime for earlier, later in zip(steps, steps[1:], strict=False))
+    if lifetime >= size:  # never two at once
+        everything = [step for steps in resets.values() for step in steps]
+        assert len(everything) == len(set(everything))
+
+
+def test_no_lifetime_no_resets() -> None:
+    assert not any(members_to_reset(step, PopulationConfig(lifetime=0)) for step in range(100))
+
+
+def losses(params: dict[str, jax.Array], windows: Windows) -> jax.Array:
+    """A toy inner loss: a window's first token names the target that theta should reach."""
+    return jnp.sum((params["theta"] - windows.tokens_BxL[:, :1]) ** 2, axis=1).astype(jnp.float32)
+
+
+def initialise(key: jax.Array) -> dict[str, jax.Array]:
+    return {"theta": jax.random.normal(key, (3,))}
+
+
+def batches() -> Iterator[Windows]:
+    generator = np.random.default_rng(0)
+    while True:
+        yield Windows(jnp.asarray(generator.integers(0, 2, (4, 2)), jnp.int32), jnp.full(4, 2, jnp.int32))
+
+
+def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
+    optimiser = optax.adam(1e-2, eps=0.0, eps_root=1e-8)
+    config = PopulationConfig(warmup_steps=20, warmup_trajectories=2, warmup_entries=3, warmup_first_share=0.5)
+    pool = warm_up(config, initialise, losses, optimiser, batches(), jax.random.key(0))
+    assert sorted(int(entry.age) for entry in pool) == [10, 10, 15, 15, 20, 20]
+    for entry in pool:
+        adam = entry.optimiser_state[0]
+        assert int(adam.count) == int(entry.age)
+        assert float(jnp.abs(adam.mu["theta"]).sum()) > 0
+        assert float(adam.nu["theta"].sum()) > 0
+    assert warm_up(PopulationConfig(warmup_steps=0), initialise, losses, optimiser, batches(), jax.random.key(0)) == []
+
+
+def test_a_reset_replaces_one_member_whole() -> None:
+    optimiser = optax.adam(1e-2)
+    members = [fresh_inner_state(initialise, optimiser, jax.random.key(i)) for i in range(3)]
+    pool = warm_up(
+        PopulationConfig(warmup_steps=5, warmup_trajectories=1, warmup_entries=1),
+        initialise,
+        losses,
+        optimiser,
+        batches(),
+        jax.random.key(9),
+    )
+    inner = replace_member(stack(members), jnp.int32(1), pool[0])
+    for i, expected in enumerate([members[0], pool[0], members[2]]):
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], inner), expected)
+
+
+def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> None:
+    inner_optimiser = optax.adam(1e-2, eps=0.0, eps_root=1e-8)
+    meta_optimiser = optax.chain(optax.clip_by_global_norm(0.05), optax.adam(LEARNING_RATE))
+    meta_gradient = make_meta_gradient(
+        lambda eta, windows: eta["scale"] * windows.tokens_BxL[:, 0].astype(jnp.float32),
+        losses,
+        inner_optimiser,
+        MetaGradientConfig(),
+    )
+    eta = {"scale": jnp.float32(0.3)}
+    members = [fresh_inner_state(initialise, inner_optimiser, jax.random.key(i)) for i in range(2)]
+    generator = np.random.default_rng(1)
+    inner = Windows(jnp.asarray(generator.integers(0, 2, (2, 3, 4, 2)), jnp.int32), jnp.full((2, 3, 4), 2, jnp.int32))
+    outer = Windows(jnp.ones((2, 4, 2), jnp.int32), jnp.full((2, 4), 2, jnp.int32))
+
+    separate = [
+        meta_gradient(eta, member, jax.tree.map(lambda x, i=i: x[i], inner), jax.tree.map(lambda x, i=i: x[i], outer))
+        for i, member in enumerate(members)
+    ]
+    updates = [meta_optimiser.update(result.gradient, meta_optimiser.init(eta), eta)[0]["scale"] for result in separate]
+    state, metrics = make_meta_step(meta_gradient, meta_optimiser)(
+        initial_meta_state(jax.tree.map(jnp.copy, eta), stack(members), meta_optimiser), inner, outer
+    )
+    assert float(state.rater_params["scale"]) == pytest.approx(0.3 + float(sum(updates)) / 2, rel=1e-5)
+    assert float(state.rater_params["scale"]) > 0.3, "windows that lead to the target must be scored higher"
+    for i, result in enumerate(separate):
+        np.testing.assert_allclose(metrics.outer_loss_P[i], result.outer_loss, rtol=1e-5)
+        np.testing.assert_allclose(metrics.gradient_norm_P[i], abs(result.gradient["scale"]), rtol=1e-5)
+        member: InnerState = jax.tree.map(lambda x, i=i: x[i], state.inner)
+        np.testing.assert_allclose(member.params["theta"], result.inner_state.params["theta"], rtol=1e-5)
+    assert metrics.age_P.tolist() == [3, 3]
+    weights = jax.nn.softmax(jnp.stack([result.scores_TxB for result in separate]), axis=-1)
+    assert float(metrics.effective_sample_share) == pytest.approx(
+        float((1 / (weights**2).sum(-1)).mean()) / 4, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("change", [{"size": 0}, {"warmup_first_share": 0.0}, {"warmup_entries": 0}, {"lifetime": -1}])
+def test_impossible_populations_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"population\."):
+        functools.partial(PopulationConfig, **change)()  # type: ignore[arg-type]
