@@ -24,7 +24,7 @@ def test_no_position_sees_the_future() -> None:
 
     def logits(table: jax.Array) -> jax.Array:
         with_table = {**params, "token_embedding": {"embedding": table}}
-        return LanguageModel(CONFIG).apply({"params": with_table}, tokens)[0]  # type: ignore[return-value]
+        return LanguageModel(CONFIG).apply({"params": with_table}, tokens)[0]
 
     jacobian = jax.jacobian(logits)(params["token_embedding"]["embedding"])  # [L, V, L, D]
     influence = np.linalg.norm(np.asarray(jacobian), axis=(1, 3))  # of an input position on an output position
@@ -36,7 +36,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_valid_targets() -> None:
     params = initialise_language_model(CONFIG, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, LENGTH)
     losses = sequence_losses(CONFIG, params, Windows(tokens, jnp.asarray([LENGTH, 3])))
-    log_probabilities = jax.nn.log_softmax(LanguageModel(CONFIG).apply({"params": params}, tokens))  # type: ignore[arg-type]
+    log_probabilities = jax.nn.log_softmax(LanguageModel(CONFIG).apply({"params": params}, tokens))
     for row, valid in ((0, LENGTH), (1, 3)):
         expected = -np.mean([log_probabilities[row, i, tokens[row, i + 1]] for i in range(valid - 1)])
         assert float(losses[row]) == pytest.approx(float(expected), rel=1e-5)
