@@ -37,6 +37,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from meta_training.language_model import Params, Windows
+from meta_training.placement import DataAxis, OneDevice
 
 SequenceLosses = Callable[[Params, Windows], jax.Array]  # (theta, windows) -> losses_B
 ScoreWindows = Callable[[Params, Windows], jax.Array]  # (eta, windows) -> scores_B
@@ -61,23 +62,38 @@ class InnerState(NamedTuple):
 class MetaGradientConfig:
     """How the meta-gradient is computed; none of it changes its value.
 
+    Micro-batches bound the activations that live at one time: sums over a batch are accumulated, in float32 at least,
+    over parts of it. The softmax over the whole batch's scores comes before them, so they are exact. Sizes are in
+    windows on one device, must divide what they cut, and are 0 for everything at once.
+
     Attributes:
         mode: "mixed" or "reverse".
-        rematerialise_updates: recompute each inner update in the backward pass; keeps reverse mode's memory from
-            growing with T times the activations. Mixed mode gains nothing from it unless inner gradients are saved.
+        rematerialise_updates: recompute each inner update in the backward pass. Reverse mode's memory then no longer
+            grows with T times the activations. Mixed mode recomputes the inner backward pass for little, unless
+            inner gradients are saved: then only the optimiser's arithmetic is recomputed.
         save_inner_gradients: when updates are recomputed, keep each one's inner gradient, T x |theta| numbers, so
             that the backward pass need not recompute the inner backward pass.
         scan_updates: run the T updates in a `lax.scan` in place of unrolling them; compiles faster for a large T.
+        inner_micro_batch: of the inner gradient, and of its derivative.
+        outer_micro_batch: of the outer loss and its gradient.
+        rater_micro_batch: of the rater, over the T x B windows of a meta-step. Where it is given, the rater's
+            activations are recomputed in place of being kept through the inner updates.
     """
 
     mode: str = "mixed"
     rematerialise_updates: bool = True
     save_inner_gradients: bool = True
     scan_updates: bool = False
+    inner_micro_batch: int = 0
+    outer_micro_batch: int = 0
+    rater_micro_batch: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in ("mixed", "reverse"):
             raise ValueError(f"meta_gradient.mode must be 'mixed' or 'reverse', not {self.mode!r}")
+        for name in ("inner_micro_batch", "outer_micro_batch", "rater_micro_batch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"meta_gradient.{name} must be at least 0, not {getattr(self, name)}")
 
 
 class MetaGradient(NamedTuple):
@@ -98,13 +114,51 @@ class MetaGradient(NamedTuple):
     inner_losses_TxB: jax.Array
 
 
-def make_inner_gradient(losses: SequenceLosses, mode: str) -> Callable[..., tuple[Params, jax.Array]]:
+def split_batch(tree: Any, size: int, name: str) -> Any:
+    """Returns the tree with the leading axis B of its arrays cut into [B / size, size].
+
+    Raises:
+        ValueError: `size` does not divide B; the message names the config field.
+    """
+    batch = jax.tree.leaves(tree)[0].shape[0]
+    if batch % size:
+        raise ValueError(f"meta_gradient.{name} ({size}) must divide the {batch} windows that a device takes at once")
+    return jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
+
+
+def accumulate(function: Callable[..., tuple[Any, Any]], parts: Any, like: Any) -> tuple[Any, Any]:
+    """Sums the first of a function's two results over micro-batches, and stacks the second.
+
+    Args:
+        function: called with one micro-batch; returns (a tree to sum, a tree to stack).
+        parts: a tree of arrays with a leading axis of micro-batches.
+        like: a tree of the shapes and dtypes of the sum; it is accumulated in float32 at least.
+
+    Returns:
+        (the sum, the stacked results).
+    """
+
+    def step(total: Any, part: Any) -> tuple[Any, Any]:
+        summand, result = function(*part)
+        return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, summand), result
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like)
+    total, results = jax.lax.scan(step, zeros, parts)
+    return jax.tree.map(lambda t, x: t.astype(x.dtype), total, like), results
+
+
+def make_inner_gradient(
+    losses: SequenceLosses, mode: str, micro_batch: int = 0, data_axis: DataAxis | None = None
+) -> Callable[..., tuple[Params, jax.Array]]:
     """Returns the function (theta, weights_B, windows) -> (sum_i w_i grad_theta l_i, losses_B).
 
     Args:
         losses: the inner loss of each sequence.
         mode: "reverse" leaves its derivative to JAX; "mixed" gives it the rule of the module's docstring. The
             losses that it returns are for watching: in mixed mode no derivative flows through them.
+        micro_batch: windows at once; 0 for the whole batch.
+        data_axis: the devices that share the batch, if more than one; the windows are then this device's part, and
+            theta, its gradient and the weights are as `DataAxis` says.
     """
 
     def weighted_loss(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
@@ -112,26 +166,88 @@ def make_inner_gradient(losses: SequenceLosses, mode: str) -> Callable[..., tupl
         return jnp.sum(weights_B * losses_B), losses_B
 
     def gradient(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Params, jax.Array]:
-        return jax.grad(weighted_loss, has_aux=True)(params, weights_B, windows)
+        def of_part(part_weights_B: jax.Array, part: Windows) -> tuple[Params, jax.Array]:
+            return jax.grad(weighted_loss, has_aux=True)(params, part_weights_B, part)
+
+        if not micro_batch:
+            return of_part(weights_B, windows)
+        if mode == "reverse":
+            of_part = jax.checkpoint(of_part)
+        parts = split_batch((weights_B, windows), micro_batch, "inner_micro_batch")
+        total, losses_MxB = accumulate(of_part, parts, params)
+        return total, losses_MxB.reshape(-1)
 
     if mode == "reverse":
+        if data_axis is not None:
+            raise ValueError(
+                "meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1"
+            )
         return gradient
 
-    mixed = jax.custom_vjp(gradient)
+    axis = data_axis or OneDevice()
+
+    @jax.custom_vjp
+    def mixed(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Params, jax.Array]:
+        total, losses_B = gradient(axis.whole_params(params), axis.own_part(weights_B), windows)
+        return axis.sum_params(total), axis.whole_batch(losses_B)
 
     def forward(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Any, Any]:
-        return gradient(params, weights_B, windows), (params, weights_B, windows)
+        return mixed(params, weights_B, windows), (params, weights_B, windows)
 
     def backward(inputs: Any, cotangents: tuple[Params, jax.Array]) -> tuple[Params, jax.Array, None]:
         params, weights_B, windows = inputs
         direction, _ = cotangents
         _, (params_bar, weights_bar_B) = jax.jvp(
-            lambda theta: gradient(theta, weights_B, windows), (params,), (direction,)
+            lambda theta: gradient(theta, axis.own_part(weights_B), windows),
+            (axis.whole_params(params),),
+            (axis.whole_params(direction),),
         )
-        return params_bar, weights_bar_B.astype(weights_B.dtype), None
+        return axis.sum_params(params_bar), axis.whole_batch(weights_bar_B).astype(weights_B.dtype), None
 
     mixed.defvjp(forward, backward)
     return mixed
+
+
+def make_mean_loss(
+    losses: SequenceLosses, micro_batch: int = 0, data_axis: DataAxis | None = None
+) -> Callable[[Params, Windows], jax.Array]:
+    """Returns the function (theta, windows) -> mean loss, whose gradient is taken together with its value.
+
+    It has a first derivative only, which is all that an outer loss needs.
+
+    Args:
+        losses: the loss of each sequence.
+        micro_batch: windows at once; 0 for the whole batch.
+        data_axis: the devices that share the batch, if more than one.
+    """
+    axis = data_axis or OneDevice()
+
+    def value_and_gradient(params: Params, windows: Windows) -> tuple[jax.Array, Params]:
+        whole = axis.whole_params(params)
+        batch = windows.length_B.shape[0] * axis.size
+
+        def of_part(part: Windows) -> tuple[tuple[jax.Array, Params], None]:
+            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / batch)(whole), None
+
+        if micro_batch:
+            parts = split_batch(windows, micro_batch, "outer_micro_batch")
+            shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))[0]
+            (value, gradient), _ = accumulate(of_part, (parts,), shapes)
+        else:
+            (value, gradient), _ = of_part(windows)
+        return axis.sum_value(value), axis.sum_params(gradient)
+
+    @jax.custom_vjp
+    def mean_loss(params: Params, windows: Windows) -> jax.Array:
+        return axis.sum_value(
+            jnp.sum(losses(axis.whole_params(params), windows)) / (windows.length_B.shape[0] * axis.size)
+        )
+
+    def backward(gradient: Params, cotangent: jax.Array) -> tuple[Params, None]:
+        return jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradient), None
+
+    mean_loss.defvjp(value_and_gradient, backward)
+    return mean_loss
 
 
 def make_meta_gradient(
@@ -139,23 +255,33 @@ def make_meta_gradient(
     losses: SequenceLosses,
     optimiser: optax.GradientTransformation,
     config: MetaGradientConfig,
+    data_axis: DataAxis | None = None,
 ) -> Callable[[Params, InnerState, Windows, Windows], MetaGradient]:
     """Returns the function that computes one inner model's meta-gradient.
 
     Args:
         score_windows: the rater: (eta, windows) -> scores_B.
         losses: inner and outer loss of each sequence: (theta, windows) -> losses_B.
-        optimiser: the inner optimiser; its update must be differentiable, so Adam needs an `eps_root` above 0.
+        optimiser: the inner optimiser, any of optax whose update can be differentiated; an Adam needs an `eps_root`
+            above 0. Where parameters are cut over devices it must treat each number by itself, as Adam, AdamW and
+            SGD do.
         config: how to compute it.
+        data_axis: the devices that share one inner model's batches, if more than one: the function then runs inside
+            `jax.shard_map`, on this device's part of the windows. Mixed mode only.
 
     Returns:
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
+
+    Raises:
+        ValueError: reverse mode is asked to share a batch over devices.
 
     Example:
         >>> meta_gradient = make_meta_gradient(score, losses, optax.sgd(0.1), MetaGradientConfig())  # doctest: +SKIP
         >>> meta_gradient(eta, state, inner_windows_T, outer_windows).gradient  # doctest: +SKIP
     """
-    inner_gradient = make_inner_gradient(losses, config.mode)
+    axis = data_axis or OneDevice()
+    inner_gradient = make_inner_gradient(losses, config.mode, config.inner_micro_batch, data_axis)
+    mean_loss = make_mean_loss(losses, config.outer_micro_batch, data_axis)
 
     def update(state: InnerState, weights_B: jax.Array, windows: Windows) -> tuple[InnerState, jax.Array]:
         gradient, losses_B = inner_gradient(state.params, weights_B, windows)
@@ -184,20 +310,41 @@ def make_meta_gradient(
                 state, losses_B = update(state, weights_TxB[t], jax.tree.map(lambda x, t=t: x[t], inner))
                 steps.append(losses_B)
             losses_TxB = jnp.stack(steps)
-        return jnp.mean(losses(state.params, outer)), (state, losses_TxB)
+        return mean_loss(state.params, outer), (state, losses_TxB)
+
+    def flatten(inner: Windows) -> Windows:
+        return Windows(*(x.reshape(-1, *x.shape[2:]) for x in inner))
 
     def scores_of(rater_params: Params, inner: Windows) -> jax.Array:
-        steps, batch = inner.length_B.shape
-        flat = Windows(*(x.reshape(steps * batch, *x.shape[2:]) for x in inner))
-        return score_windows(rater_params, flat).reshape(steps, batch)
+        if not config.rater_micro_batch:
+            return score_windows(rater_params, flatten(inner)).reshape(inner.length_B.shape)
+        parts = split_batch(flatten(inner), config.rater_micro_batch, "rater_micro_batch")
+        score_part = jax.checkpoint(lambda part: score_windows(rater_params, part))
+        return jax.lax.map(score_part, parts).reshape(inner.length_B.shape)
+
+    def score_gradient(rater_params: Params, inner: Windows, scores_bar_TxB: jax.Array) -> Params:
+        def of_part(scores_bar_B: jax.Array, part: Windows) -> tuple[Params, None]:
+            _, pull_back = jax.vjp(lambda eta: score_windows(eta, part), rater_params)
+            return pull_back(scores_bar_B)[0], None
+
+        parts = split_batch((scores_bar_TxB.reshape(-1), flatten(inner)), config.rater_micro_batch, "rater_micro_batch")
+        return accumulate(of_part, parts, rater_params)[0]
 
     def mixed(rater_params: Params, state: InnerState, inner: Windows, outer: Windows) -> MetaGradient:
-        scores_TxB, pull_back = jax.vjp(lambda eta: scores_of(eta, inner), rater_params)
+        if config.rater_micro_batch:
+            own_scores_TxB = scores_of(rater_params, inner)
+        else:
+            own_scores_TxB, pull_back = jax.vjp(lambda eta: scores_of(eta, inner), rater_params)
+        scores_TxB = axis.whole_batch(own_scores_TxB)
         (outer_loss, (state, losses_TxB)), scores_bar_TxB = jax.value_and_grad(after_updates, has_aux=True)(
             scores_TxB, state, inner, outer
         )
-        (gradient,) = pull_back(scores_bar_TxB)
-        return MetaGradient(gradient, outer_loss, state, scores_TxB, losses_TxB)
+        own_bar_TxB = axis.own_part(scores_bar_TxB)
+        if config.rater_micro_batch:
+            gradient = score_gradient(rater_params, inner, own_bar_TxB)
+        else:
+            (gradient,) = pull_back(own_bar_TxB)
+        return MetaGradient(axis.sum_value(gradient), outer_loss, state, scores_TxB, losses_TxB)
 
     def reverse(rater_params: Params, state: InnerState, inner: Windows, outer: Windows) -> MetaGradient:
         def outer_loss_of(eta: Params) -> tuple[jax.Array, Any]:
