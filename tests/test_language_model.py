@@ -1,5 +1,7 @@
 """The inner model: causal, and its loss a mean over what a window really holds."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,8 @@ def test_the_loss_is_the_mean_cross_entropy_of_valid_targets() -> None:
     params = initialise_language_model(CONFIG, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, LENGTH)
     losses = sequence_losses(CONFIG, params, Windows(tokens, jnp.asarray([LENGTH, 3])))
-    log_probabilities = jax.nn.log_softmax(LanguageModel(CONFIG).apply({"params": params}, tokens))
+    logits = cast(jax.Array, LanguageModel(CONFIG).apply({"params": params}, tokens))
+    log_probabilities = jax.nn.log_softmax(logits)
     for row, valid in ((0, LENGTH), (1, 3)):
         expected = -np.mean([log_probabilities[row, i, tokens[row, i + 1]] for i in range(valid - 1)])
         assert float(losses[row]) == pytest.approx(float(expected), rel=1e-5)
