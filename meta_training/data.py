@@ -1,37 +1,42 @@
-"""Training data: documents from files, cut into token windows, drawn deterministically.
+"""Training data: documents cut into token windows, drawn deterministically, in batches.
 
-The inner set is what the rater learns to weigh; the outer set is the held-out target. They never share a document:
-either the outer set has files of its own, and inner documents with a text that stands there are left out, or the
-outer set is a share of the inner files, chosen by a hash of the document's text.
+Windows of files are made once, kept in a temporary file, and shuffled over the whole set. Windows of a TensorFlow
+dataset are made as they are needed: documents in shuffled order, tokenised, packed or cut, and shuffled again within
+a buffer, so that the windows of one long document do not meet in one batch. Either way the iterator's state is a few
+numbers, and an iterator set to it goes on with the very same batches.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import hashlib
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import tempfile
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import grain
 import jax.numpy as jnp
 import numpy as np
 
 from meta_training.language_model import Windows
-from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
+from meta_training.sources import DataError, TextSet
 from rater_model.tokenizer import Tokenizer
 
 WINDOW_MODES = ("packed", "document")
 
 
-class DataError(ValueError):
-    """Data that cannot be trained on, with what to do about it."""
+class WindowSet(Protocol):
+    """Windows to draw from."""
+
+    def batches(self, count: int, seed: int) -> grain.IterDataset:
+        """Returns endless batches of `count` windows, as pairs (tokens_BxL int32, length_B int32)."""
+
+    def describe(self) -> str:
+        """Returns how large the set is, for the log."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenWindows:
-    """All windows of a data set, in memory.
+    """All windows of a data set, in a temporary file that the operating system pages in.
 
     Attributes:
         tokens_NxL: token ids in the smallest unsigned type that holds the vocabulary.
@@ -43,71 +48,30 @@ class TokenWindows:
     length_N: np.ndarray
     documents: int
 
+    def batches(self, count: int, seed: int) -> grain.IterDataset:
+        """Returns endless batches, shuffled anew over the whole set each time it is through."""
+        dataset = grain.MapDataset.source(_Rows(self)).seed(seed).shuffle().repeat().batch(count)
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
 
-@dataclasses.dataclass(frozen=True)
-class DataSets:
-    """What a training run reads.
-
-    Attributes:
-        inner_texts: the inner set's documents.
-        outer_texts: the outer set's documents, none of which is an inner one.
-        rejected: records that could not be read, by reason.
-    """
-
-    inner_texts: list[str]
-    outer_texts: list[str]
-    rejected: dict[str, int]
+    def describe(self) -> str:
+        """Returns how many windows there are, and of how many documents."""
+        return f"{len(self.length_N):,} windows of {self.documents:,} documents"
 
 
-def _text_digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+class _Rows:
+    """Random access to windows, as grain wants it."""
 
+    def __init__(self, windows: TokenWindows) -> None:
+        self._windows = windows
 
-def load_texts(
-    inner: Sequence[str], outer: Sequence[str], outer_share: float, options: ReadOptions | None = None
-) -> DataSets:
-    """Reads the inner and the outer documents.
+    def __len__(self) -> int:
+        return len(self._windows.length_N)
 
-    Args:
-        inner: paths or globs of the inner files.
-        outer: paths or globs of the outer files; empty to take the outer set from the inner files.
-        outer_share: the share of inner documents set apart as the outer set, where `outer` is empty.
-        options: how files are read.
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._windows.tokens_NxL[index].astype(np.int32), self._windows.length_N[index]
 
-    Returns:
-        Both sets, without a text in common.
-
-    Raises:
-        DataError: a set came out empty, or the share is not between 0 and 1.
-        NoInputError: no file matches.
-    """
-    rejected: collections.Counter[str] = collections.Counter()
-
-    def texts(patterns: Sequence[str]) -> Iterator[str]:
-        for info in list_files(patterns):
-            for record in read_file(info.path, options):
-                if isinstance(record, BadRecord):
-                    rejected[record.reason] += 1
-                else:
-                    yield record.text
-
-    if outer:
-        outer_texts = list(texts(outer))
-        outer_digests = {_text_digest(text) for text in outer_texts}
-        inner_texts = [text for text in texts(inner) if _text_digest(text) not in outer_digests]
-    else:
-        if not 0 < outer_share < 1:
-            raise DataError(f"data.outer_share must lie between 0 and 1 where data.outer is empty, not {outer_share}")
-        inner_texts, outer_texts = [], []
-        for text in texts(inner):
-            is_outer = int.from_bytes(_text_digest(text)[:8], "little") < outer_share * 2**64
-            (outer_texts if is_outer else inner_texts).append(text)
-    for name, found, patterns in (("inner", inner_texts, inner), ("outer", outer_texts, outer or inner)):
-        if not found:
-            raise DataError(f"the {name} set has no document: {', '.join(patterns)} gave none (rejected: {rejected})")
-    if rejected:
-        logging.warning("%d records could not be read and were left out: %s", rejected.total(), dict(rejected))
-    return DataSets(inner_texts, outer_texts, dict(rejected))
+    def __repr__(self) -> str:
+        return f"_Rows({len(self)} windows)"
 
 
 def make_windows(
@@ -130,50 +94,134 @@ def make_windows(
     Raises:
         DataError: the mode is unknown, or not one window came out.
     """
+    check_mode(mode)
+    dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
+    separator = np.asarray([tokenizer.separator_id], dtype)
+    documents, tokens = 0, 0
+    lengths: list[int] = []
+    file = tempfile.TemporaryFile(prefix="datarater-windows-")  # noqa: SIM115 - it lives as long as its map
+    for text in texts:
+        documents += 1
+        if mode == "packed":
+            ids = tokenizer.encode(text).astype(dtype)
+            file.write(ids.tobytes() + separator.tobytes())
+            tokens += len(ids) + 1
+        else:
+            for ids in cut_document(text, tokenizer, length, minimum_length):
+                file.write(pad(ids, length, tokenizer).astype(dtype).tobytes())
+                lengths.append(len(ids))
+    file.flush()
+    length_N = np.full(tokens // length, length, np.int32) if mode == "packed" else np.asarray(lengths, np.int32)
+    if not len(length_N):
+        raise DataError(f"the documents do not fill one window of {length} tokens; take a smaller length or more data")
+    return TokenWindows(np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents)
+
+
+def check_mode(mode: str) -> None:
+    """Raises DataError where a window mode is unknown."""
     if mode not in WINDOW_MODES:
         raise DataError(f"data.windows must be one of {WINDOW_MODES}, not {mode!r}")
-    dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
-    encoded = [tokenizer.encode(text).astype(dtype) for text in texts]
-    if mode == "packed":
-        separator = np.asarray([tokenizer.separator_id], dtype)
-        stream = np.concatenate([part for ids in encoded for part in (ids, separator)] or [separator])
-        count = len(stream) // length
-        tokens_NxL = stream[: count * length].reshape(count, length)
-        length_N = np.full(count, length, np.int32)
-    else:
-        pieces = [
-            piece
-            for ids in encoded
-            for start in range(0, len(ids), length)
-            if len(piece := ids[start : start + length]) >= max(2, minimum_length)
-        ]
-        tokens_NxL = np.full((len(pieces), length), tokenizer.pad_id, dtype)
-        length_N = np.asarray([len(piece) for piece in pieces], np.int32)
-        for row, piece in enumerate(pieces):
-            tokens_NxL[row, : len(piece)] = piece
-    if not len(tokens_NxL):
-        raise DataError(f"the documents do not fill one window of {length} tokens; take a smaller length or more data")
-    return TokenWindows(tokens_NxL, length_N, len(encoded))
 
 
-class _WindowSource:
-    """Random access to windows, as grain wants it."""
+def cut_document(text: str, tokenizer: Tokenizer, length: int, minimum_length: int) -> list[np.ndarray]:
+    """Returns a document's windows of at most `length` tokens, without those under the minimum (of at least 2)."""
+    ids = tokenizer.encode(text)
+    pieces = (ids[start : start + length] for start in range(0, len(ids), length))
+    return [piece for piece in pieces if len(piece) >= max(2, minimum_length)]
 
-    def __init__(self, windows: TokenWindows) -> None:
-        self._windows = windows
+
+def pad(ids: np.ndarray, length: int, tokenizer: Tokenizer) -> np.ndarray:
+    """Returns ids filled up with padding to a length."""
+    return np.pad(ids, (0, length - len(ids)), constant_values=tokenizer.pad_id)
+
+
+class StreamedWindows:
+    """Windows made while they are drawn, for sets larger than memory and disk.
+
+    Documents are shuffled over the whole source, anew each time it is through. In "packed" mode they are joined, a
+    separator behind each, and the stream is cut into full windows, on and on over the rounds, so no token is lost.
+    Windows are then shuffled within a buffer.
+
+    Args:
+        texts: the documents.
+        tokenizer: turns them into ids.
+        length: L.
+        mode: "packed" or "document", as for `make_windows`.
+        minimum_length: in "document" mode, a last window with fewer tokens than this is left out.
+        buffer: windows of the shuffling buffer. To restore an iterator is to make as many anew.
+
+    Raises:
+        DataError: the mode is unknown, or the first documents yield no window.
+    """
+
+    def __init__(
+        self, texts: TextSet, tokenizer: Tokenizer, length: int, mode: str, minimum_length: int = 2, buffer: int = 4096
+    ) -> None:
+        check_mode(mode)
+        self._texts, self._tokenizer, self._length, self._mode = texts, tokenizer, length, mode
+        self._minimum_length, self._buffer = minimum_length, buffer
+        # An endless iterator over nothing would wait for ever.
+        if mode == "document" and not any(map(self._cut, texts.spread(1000))):
+            raise DataError(
+                f"none of up to 1,000 documents of {texts.source.name} has a window of {minimum_length} tokens; "
+                "lower data.minimum_length"
+            )
+
+    def _cut(self, text: str) -> list[np.ndarray]:
+        return cut_document(text, self._tokenizer, self._length, self._minimum_length)
+
+    def _windows(self, seed: int) -> grain.IterDataset:
+        documents = grain.MapDataset.source(_Documents(self._texts)).seed(seed).shuffle().repeat()
+        options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)
+        tokenizer, length = self._tokenizer, self._length
+        if self._mode == "packed":
+            separator = np.asarray([tokenizer.separator_id], np.int32)
+            ids = documents.map(lambda text: {"ids": np.concatenate([tokenizer.encode(text), separator])})
+            packed = grain.experimental.ConcatThenSplitIterDataset(
+                ids.to_iter_dataset(options), length_struct={"ids": length}
+            )
+            return packed.map(lambda window: (window["ids"].astype(np.int32), np.int32(length)))
+        cut = documents.map(self._cut).to_iter_dataset(options)
+        pieces = grain.experimental.FlatMapIterDataset(cut, _Pieces())
+        return pieces.map(lambda ids: (pad(ids, length, tokenizer).astype(np.int32), np.int32(len(ids))))
+
+    def batches(self, count: int, seed: int) -> grain.IterDataset:
+        """Returns endless batches; see the class."""
+        windows = grain.experimental.WindowShuffleIterDataset(
+            self._windows(seed), window_size=max(self._buffer, count), seed=seed
+        )
+        return grain.experimental.ThreadPrefetchIterDataset(windows.batch(count), prefetch_buffer_size=2)
+
+    def describe(self) -> str:
+        """Returns how many documents the source has, those of other sets included."""
+        return f"windows drawn from {self._texts.source.name} ({len(self._texts.source):,} documents)"
+
+
+class _Documents:
+    """Random access to documents, as grain wants it; grain leaves out those that are None."""
+
+    def __init__(self, texts: TextSet) -> None:
+        self._texts = texts
 
     def __len__(self) -> int:
-        return len(self._windows.length_N)
+        return len(self._texts.source)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._windows.tokens_NxL[index].astype(np.int32), self._windows.length_N[index]
+    def __getitem__(self, index: int) -> str | None:
+        return self._texts.get(index)
 
     def __repr__(self) -> str:
-        return f"_WindowSource({len(self)} windows)"
+        return f"_Documents({self._texts.source!r})"
 
 
-def draw_batches(windows: TokenWindows, shape: tuple[int, ...], seed: int) -> Any:
-    """Returns an endless iterator of batches, shuffled anew each time the windows are through.
+class _Pieces(grain.experimental.FlatMapTransform):
+    """Gives a document's windows one by one."""
+
+    def flat_map(self, element: list[np.ndarray]) -> list[np.ndarray]:
+        return element
+
+
+def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
+    """Returns an endless iterator of batches.
 
     Args:
         windows: what to draw from.
@@ -181,14 +229,36 @@ def draw_batches(windows: TokenWindows, shape: tuple[int, ...], seed: int) -> An
         seed: of the shuffling.
 
     Returns:
-        A grain iterator of `Windows` whose tokens have the shape [*shape, L]; `get_state` and `set_state` save and
-        restore where it stands.
+        A grain iterator of `Windows` whose tokens have the shape [*shape, L]; `iterator_state` and
+        `restore_iterator` save and restore where it stands.
     """
 
     def as_batch(batch: tuple[np.ndarray, np.ndarray]) -> Windows:
         tokens, length = (jnp.asarray(x.reshape(*shape, *x.shape[1:])) for x in batch)
         return Windows(tokens, length)
 
-    dataset = grain.MapDataset.source(_WindowSource(windows)).seed(seed).shuffle().repeat()
-    dataset = dataset.batch(int(np.prod(shape)))
-    return iter(dataset.map(as_batch).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    return iter(windows.batches(int(np.prod(shape)), seed).map(as_batch))
+
+
+def iterator_state(iterator: Any) -> Any:
+    """Returns where an iterator of `draw_batches` stands, as JSON."""
+    return iterator.get_state()
+
+
+def restore_iterator(iterator: Any, state: Any) -> None:
+    """Sets an iterator to where another one of the same data, shape and seed stood.
+
+    Args:
+        iterator: as `draw_batches` returns it.
+        state: as `iterator_state` returned it, whether or not it has been through JSON since.
+    """
+    # Grain's packing compares slices as tuples; as the lists that JSON makes of them, they lose it a document.
+    iterator.set_state(_lists_to_tuples(state))
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_lists_to_tuples(item) for item in value)
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,16 +19,6 @@ class NonFiniteScoresError(ArithmeticError):
     """The rater gives scores that are not finite on its reference sample: it must not be exported."""
 
 
-def reference_sample(texts: Sequence[str], size: int) -> list[str]:
-    """Returns the texts with the smallest digests: a sample that does not depend on their order.
-
-    Args:
-        texts: the documents.
-        size: how many to take, at most.
-    """
-    return sorted(set(texts), key=lambda text: hashlib.sha256(text.encode("utf-8")).digest())[:size]
-
-
 def export_rater(
     path: str,
     config: RaterConfig,
@@ -38,7 +27,7 @@ def export_rater(
     reference: Sequence[str],
     max_windows: int,
     provenance: dict[str, Any],
-) -> RaterCheckpoint:
+) -> tuple[RaterCheckpoint, np.ndarray]:
     """Centres a rater's scores on the reference sample and writes its checkpoint.
 
     A softmax over a batch is the same whatever is added to all scores, so meta-training fixes scores up to a
@@ -56,7 +45,7 @@ def export_rater(
         provenance: what to record of the run.
 
     Returns:
-        The checkpoint as written.
+        The checkpoint as written, and the reference documents' centred scores, float32.
 
     Raises:
         NonFiniteScoresError: a reference document's score is not finite.
@@ -73,4 +62,5 @@ def export_rater(
         sample_size=len(scores_N),
         max_windows=max_windows,
     )
-    return save_rater(path, dataclasses.replace(uncentred, statistics=statistics))
+    checkpoint = save_rater(path, dataclasses.replace(uncentred, statistics=statistics))
+    return checkpoint, (scores_N - center).astype(np.float32)

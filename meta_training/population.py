@@ -6,7 +6,7 @@ Dimension letters as in `meta_training.meta_gradient`, and P, the inner models o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -188,6 +188,29 @@ def make_meta_step(
     return jax.jit(meta_step, donate_argnums=0)
 
 
+def pool_ages(config: PopulationConfig) -> list[int]:
+    """Returns the ages at which entries are taken of each warm-up trajectory, in order; the last is its end.
+
+    Example:
+        >>> pool_ages(PopulationConfig(warmup_steps=300, warmup_entries=4, warmup_first_share=0.4))
+        [120, 180, 240, 300]
+    """
+    if not config.warmup_steps:
+        return []
+    first = max(1, round(config.warmup_first_share * config.warmup_steps))
+    spacing = (config.warmup_steps - first) / max(1, config.warmup_entries - 1)
+    return sorted({round(config.warmup_steps - spacing * i) for i in range(config.warmup_entries)})
+
+
+def pool_steps(config: PopulationConfig) -> list[int]:
+    """Returns the warm-up steps, counted over all trajectories, after which an entry is taken."""
+    return [
+        trajectory * config.warmup_steps + age
+        for trajectory in range(config.warmup_trajectories)
+        for age in pool_ages(config)
+    ]
+
+
 def warm_up(
     config: PopulationConfig,
     initialise: Initialise,
@@ -195,7 +218,9 @@ def warm_up(
     optimiser: optax.GradientTransformation,
     batches: Iterator[Windows],
     key: jax.Array,
-    progress: Callable[[int, int, float], None] = lambda done, total, loss: None,
+    observe: Callable[[int, InnerState, jax.Array], None] = lambda step, state, loss: None,
+    pool: Sequence[InnerState] = (),
+    resume: tuple[int, InnerState] | None = None,
 ) -> list[InnerState]:
     """Trains the pool that inner models start from and are reset to.
 
@@ -210,10 +235,13 @@ def warm_up(
         optimiser: the inner optimiser.
         batches: windows to train on, one batch a step.
         key: random key of the initialisations.
-        progress: called with (steps done, steps in all, loss) now and then.
+        observe: called after every step with (steps done over all trajectories, the model, its loss before the
+            step); what it raises ends the warm-up.
+        pool: the entries taken before `resume`.
+        resume: where an earlier warm-up stood: (steps done, the model). `batches` must stand there too.
 
     Returns:
-        The entries, ages mixed over trajectories; empty where `warmup_steps` is 0.
+        The entries, in the order of `pool_steps`; empty where `warmup_steps` is 0.
     """
     if not config.warmup_steps:
         return []
@@ -224,20 +252,18 @@ def warm_up(
         return InnerState(optax.apply_updates(state.params, updates), optimiser_state, state.age + 1), loss
 
     compiled = jax.jit(train_step)
-    first = max(1, round(config.warmup_first_share * config.warmup_steps))
-    spacing = (config.warmup_steps - first) / max(1, config.warmup_entries - 1)
-    ages = {round(config.warmup_steps - spacing * i) for i in range(config.warmup_entries)}
-    total = config.warmup_steps * config.warmup_trajectories
-    pool = []
-    for trajectory, trajectory_key in enumerate(jax.random.split(key, config.warmup_trajectories)):
-        state = fresh_inner_state(initialise, optimiser, trajectory_key)
-        for step in range(1, config.warmup_steps + 1):
-            state, loss = compiled(state, next(batches))
-            if step in ages:
-                pool.append(state)
-            if step % 50 == 0 or step == config.warmup_steps:
-                progress(trajectory * config.warmup_steps + step, total, float(loss))
-    return pool
+    entries, taken_at = list(pool), set(pool_steps(config))
+    keys = jax.random.split(key, config.warmup_trajectories)
+    done, state = resume or (0, None)
+    for step in range(done, config.warmup_steps * config.warmup_trajectories):
+        if step % config.warmup_steps == 0:
+            state = fresh_inner_state(initialise, optimiser, keys[step // config.warmup_steps])
+        assert state is not None
+        state, loss = compiled(state, next(batches))
+        if step + 1 in taken_at:
+            entries.append(state)
+        observe(step + 1, state, loss)
+    return entries
 
 
 def members_to_reset(step: int, config: PopulationConfig) -> list[int]:

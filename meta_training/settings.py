@@ -95,7 +95,8 @@ def check(config: ConfigDict) -> None:
     """
     if not config.data.inner:
         raise ConfigError("data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'")
-    for name in ("meta_steps", "inner_updates", "inner_batch", "outer_batch", "report_every", "export_every"):
+    counts = ["meta_steps", "inner_updates", "inner_batch", "outer_batch", "report_every", "export_every"]
+    for name in [*counts, "checkpoint_every", "warmup_checkpoint_every", "keep_checkpoints"]:
         if config[name] < 1:
             raise ConfigError(f"{name} must be at least 1, not {config[name]}")
     if config.length < 2:

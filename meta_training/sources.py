@@ -23,6 +23,8 @@ import numpy as np
 
 from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
 
+_LOG = logging.getLogger("datarater")
+
 TFDS_PREFIX = "tfds:"
 _TFDS_NAME = re.compile(r"^(?P<name>[\w./+-]+?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>.+))?$")
 
@@ -92,7 +94,7 @@ class FileTexts:
         self.identity = digest.hexdigest()
         self._rejected = dict(rejected)
         if rejected:
-            logging.warning("%d records could not be read and were left out: %s", rejected.total(), dict(rejected))
+            _LOG.warning("%d records could not be read and were left out: %s", rejected.total(), dict(rejected))
 
     @property
     def rejected(self) -> Mapping[str, int]:
@@ -197,7 +199,7 @@ class TfdsTexts:
 
     def _reject(self, index: int, reason: str) -> None:
         if not self._rejected[reason]:
-            logging.warning("%s: example %d is left out, and others like it: %s", self.name, index, reason)
+            _LOG.warning("%s: example %d is left out, and others like it: %s", self.name, index, reason)
         self._rejected[reason] += 1
 
     def __repr__(self) -> str:
@@ -342,6 +344,6 @@ def open_sets(
 def _hashes(source: TextSource) -> np.ndarray:
     """Returns the sorted hashes of all texts of a source: 8 bytes a document."""
     if len(source) > 1_000_000:
-        logging.info("reading the %s outer documents once, so that none is an inner one", f"{len(source):,}")
+        _LOG.info("reading the %s outer documents once, so that none is an inner one", f"{len(source):,}")
     texts = (source[index] for index in range(len(source)))
     return np.unique(np.fromiter((text_hash(text) for text in texts if text is not None), np.uint64))

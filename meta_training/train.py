@@ -3,141 +3,93 @@
     datarater-train --config=meta_training/configs/default.py --workdir=work \
         --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
 
-What it leaves in the workdir:
-
-    config.json                 the config as it ran
-    metrics/                    metrics.csv and TensorBoard event files
-    raters/step_00000050/       a rater checkpoint every `export_every` meta-steps, the untrained one as step 0
-    rater/                      the rater of the last meta-step
+The same command with the same workdir resumes a run that was stopped or killed, and ends with the rater that it would
+have ended with. What stands in the workdir is said in `meta_training.workdir`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import json
-import logging as python_logging
+import logging
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from meta_training import settings
-from meta_training.data import DataError, DataSets, TokenWindows, draw_batches, load_texts, make_windows
-from meta_training.export import NonFiniteScoresError, export_rater, reference_sample
-from meta_training.language_model import LanguageModelConfig, initialise_language_model, sequence_losses
+from meta_training.checkpoints import Checkpoints, tree_digest
+from meta_training.data import draw_batches, iterator_state, restore_iterator
+from meta_training.errors import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    EXIT_WORKDIR,
+    NonFiniteError,
+    StoppedError,
+    StopSignal,
+    WorkdirError,
+)
+from meta_training.experiment import Experiment, plain, prepare
+from meta_training.export import NonFiniteScoresError, export_rater
+from meta_training.language_model import Params, initialise_language_model, sequence_losses
 from meta_training.meta_gradient import InnerState, make_meta_gradient
-from meta_training.metrics import MetricsWriter
+from meta_training.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from meta_training.population import (
-    MetaState,
-    MetaStepMetrics,
+    Initialise,
     fresh_inner_state,
     initial_meta_state,
     make_meta_step,
     members_to_reset,
+    pool_steps,
     replace_member,
     stack,
     warm_up,
 )
-from rater_model.checkpoint import CheckpointError, RaterCheckpoint
-from rater_model.documents import NoInputError, ReadOptions
-from rater_model.rater import RaterConfig, count_parameters, initialise_rater, score_tokens
-from rater_model.tokenizer import ByteTokenizer, Tokenizer, train_bpe
+from meta_training.sources import DataError
+from meta_training.watch import (
+    ModelCost,
+    Progress,
+    Spending,
+    check_finite,
+    check_warmup_losses,
+    run_summary,
+    score_correlation,
+    step_text,
+    summarise,
+    warmup_tokens,
+)
+from meta_training.workdir import Workdir, write_json
+from rater_model.checkpoint import CheckpointError, RaterCheckpoint, save_rater
+from rater_model.documents import NoInputError
+from rater_model.rater import count_parameters, initialise_rater, score_tokens
 
-EXIT_FAILED, EXIT_USAGE, EXIT_OCCUPIED, EXIT_INTERRUPTED = 1, 2, 3, 75
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss or a meta-gradient that is not finite; the message names the step and the cause."""
-
-
-class WorkdirError(ValueError):
-    """A workdir that cannot be used."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """The parts of a run that stay the same from its first step to its last.
-
-    Attributes:
-        config: the whole config.
-        tokenizer: turns texts into ids.
-        rater: the rater's shape.
-        language_model: the inner models' shape.
-        data: the inner and outer documents.
-        inner: windows of the inner set.
-        outer: windows of the outer set.
-        reference: documents over which exported scores are centred.
-    """
-
-    config: ConfigDict
-    tokenizer: Tokenizer
-    rater: RaterConfig
-    language_model: LanguageModelConfig
-    data: DataSets
-    inner: TokenWindows
-    outer: TokenWindows
-    reference: list[str]
+_LOG = logging.getLogger("datarater")
+_WARMUP_REPORT_EVERY = 50
 
 
-def prepare(config: ConfigDict) -> Experiment:
-    """Checks the config, reads the data and makes the tokenizer.
-
-    Raises:
-        ValueError: a config value or the data cannot be used; the message says which.
-    """
-    settings.check(config)
-    split = functools.partial(str.split, sep=",")
-    data = load_texts(
-        split(config.data.inner),
-        split(config.data.outer) if config.data.outer else [],
-        config.data.outer_share,
-        ReadOptions(text_field=config.data.text_field),
-    )
-    tokenizer: Tokenizer = ByteTokenizer()
-    if config.tokenizer.kind == "bpe":
-        sample = reference_sample(data.inner_texts, config.tokenizer.training_documents)
-        tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
-    windows = functools.partial(
-        make_windows,
-        tokenizer=tokenizer,
-        length=config.length,
-        mode=config.data.windows,
-        minimum_length=config.data.minimum_length,
-    )
-    return Experiment(
-        config=config,
-        tokenizer=tokenizer,
-        rater=settings.rater_config(config, tokenizer),
-        language_model=settings.language_model_config(config, tokenizer),
-        data=data,
-        inner=windows(data.inner_texts),
-        outer=windows(data.outer_texts),
-        reference=reference_sample(data.inner_texts, config.export.reference_documents),
-    )
-
-
-def train(experiment: Experiment, workdir: Path) -> RaterCheckpoint:
-    """Runs meta-training from its first step to its last.
+def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCheckpoint:
+    """Runs meta-training from where the workdir stands to its last step.
 
     Args:
         experiment: as `prepare` returns it.
-        workdir: where everything is written.
+        workdir: where everything is written, claimed for this experiment.
+        stop: asked after every step whether to save and leave.
 
     Returns:
-        The last rater checkpoint, also in `workdir/rater`.
+        The last rater checkpoint, also in `workdir.rater`.
 
     Raises:
         NonFiniteError: a loss or a meta-gradient is not finite.
+        StoppedError: a signal came; the run is saved.
+        WorkdirError: the workdir's checkpoints are damaged.
     """
     config = experiment.config
     population = settings.population_config(config)
@@ -145,28 +97,20 @@ def train(experiment: Experiment, workdir: Path) -> RaterCheckpoint:
     losses = functools.partial(sequence_losses, experiment.language_model)
     initialise = functools.partial(initialise_language_model, experiment.language_model)
     rater_key, pool_key, fresh_key, choice_key = jax.random.split(jax.random.key(config.seed), 4)
-
     rater_params = initialise_rater(experiment.rater, rater_key)
-    logging.info(
-        "rater %s parameters, inner models %d x %s; inner set %s windows of %s documents, outer set %s of %s",
+    inner_shapes = jax.eval_shape(initialise, fresh_key)
+    _LOG.info(
+        "rater %s parameters, inner models %d x %s; inner set: %s; outer set: %s",
         f"{count_parameters(rater_params):,}",
         population.size,
-        f"{count_parameters(jax.eval_shape(initialise, fresh_key)):,}",
-        f"{len(experiment.inner.length_N):,}",
-        f"{experiment.inner.documents:,}",
-        f"{len(experiment.outer.length_N):,}",
-        f"{experiment.outer.documents:,}",
+        f"{count_parameters(inner_shapes):,}",
+        experiment.inner.describe(),
+        experiment.outer.describe(),
     )
-    export(experiment, rater_params, 0, workdir)
-    pool = warm_up(
-        population,
-        initialise,
-        losses,
-        inner_optimiser,
-        draw_batches(experiment.inner, (config.inner_batch,), config.seed + 2),
-        pool_key,
-        lambda done, total, loss: logging.info("warm-up %d/%d  loss %.3f", done, total, loss),
-    )
+    spending = spending_of(experiment, rater_params, inner_shapes)
+
+    pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key)
+    pool_digest = tree_digest(pool)
 
     def newcomer(step: int, member: int) -> InnerState:
         number = step * population.size + member
@@ -186,131 +130,196 @@ def train(experiment: Experiment, workdir: Path) -> RaterCheckpoint:
         ),
         meta_optimiser,
     )
-    inner_batches = draw_batches(
-        experiment.inner, (population.size, config.inner_updates, config.inner_batch), config.seed
-    )
-    outer_batches = draw_batches(experiment.outer, (population.size, config.outer_batch), config.seed + 1)
-    with MetricsWriter(workdir / "metrics") as writer:
-        progress = Progress(config.meta_steps)
-        for step in range(config.meta_steps):
+    with contextlib.ExitStack() as stack_of:
+        inner_batches = stack_of.enter_context(
+            drawing(experiment.inner, (population.size, config.inner_updates, config.inner_batch), config.seed)
+        )
+        outer_batches = stack_of.enter_context(
+            drawing(experiment.outer, (population.size, config.outer_batch), config.seed + 1)
+        )
+        checkpoints = stack_of.enter_context(Checkpoints(workdir.checkpoints, config.keep_checkpoints))
+        start, exported, saved_step = 0, None, None
+        restored = checkpoints.restore_latest(state)
+        if restored is None:
+            exported, scores_N = export(experiment, workdir, state.rater_params, 0)
+        else:
+            start, state, host = restored
+            saved_step = start
+            if host["pool"] != pool_digest:
+                raise WorkdirError(
+                    f"{workdir.pool} is not the warm-up pool that {workdir.checkpoints} was trained with: it "
+                    "is damaged or was exchanged; restore it, or give another --workdir"
+                )
+            restore_iterator(inner_batches, host["inner_batches"])
+            restore_iterator(outer_batches, host["outer_batches"])
+            scores_N = np.asarray(host["reference_scores"], np.float32)
+            _LOG.info("resuming at meta-step %d of %d", start, config.meta_steps)
+        writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start))
+        progress = Progress("step", config.meta_steps)
+        stack_of.enter_context(stop.deferred())
+        for step in range(start, config.meta_steps):
             for member in members_to_reset(step, population):
                 state = state._replace(inner=replace_member(state.inner, member, newcomer(step, member)))
             state, metrics = meta_step(state, next(inner_batches), next(outer_batches))
-            scalars = summarise(jax.device_get(metrics), config)
-            check_finite(step + 1, scalars)
-            writer.write(step + 1, scalars)
-            if (step + 1) % config.report_every == 0 or step + 1 == config.meta_steps:
-                progress.report(step + 1, scalars)
+            done, last = step + 1, step + 1 == config.meta_steps
+            scalars = summarise(jax.device_get(metrics), config.meta_optimiser.clip_norm, config.meta_optimiser.epsilon)
+            scalars |= spending.at(done)
+            check_finite(done, scalars, saved_step)
+            scalars["score_autocorrelation"] = None
+            if done % config.export_every == 0 or last:
+                scores_before_N = scores_N
+                exported, scores_N = export(experiment, workdir, state.rater_params, done)
+                scalars["score_autocorrelation"] = score_correlation(scores_before_N, scores_N)
+            writer.write(done, scalars)
+            if done % config.report_every == 0 or last:
+                progress.report(done, step_text(scalars))
                 if scalars["effective_sample_share"] < config.minimum_effective_sample_share:
-                    logging.warning(
+                    _LOG.warning(
                         "the weights are collapsing: effective sample share %.3f; lower meta_optimiser.learning_rate",
                         scalars["effective_sample_share"],
                     )
-            if (step + 1) % config.export_every == 0 and step + 1 < config.meta_steps:
-                export(experiment, state.rater_params, step + 1, workdir)
-    return finish(experiment, state, workdir)
+            stopping = stop.requested()
+            if done % config.checkpoint_every == 0 or last or stopping:
+                host = {
+                    "pool": pool_digest,
+                    "inner_batches": iterator_state(inner_batches),
+                    "outer_batches": iterator_state(outer_batches),
+                    "reference_scores": scores_N.tolist(),
+                }
+                checkpoints.save(done, state, host)
+                saved_step = done
+            if stopping and not last:
+                checkpoints.wait()
+                raise StoppedError(f"stopped after meta-step {done} of {config.meta_steps}; saved")
+        checkpoints.wait()
+        if exported is None:  # a finished run whose last exports were not written, or were lost
+            exported, _ = export(experiment, workdir, state.rater_params, config.meta_steps)
+    return save_rater(workdir.rater, exported)
 
 
-def summarise(metrics: MetaStepMetrics, config: ConfigDict) -> dict[str, float]:
-    """Returns a step's metrics as named numbers."""
-    return {
-        "outer_loss": float(metrics.outer_loss_P.mean()),
-        "inner_loss": float(metrics.inner_loss),
-        "effective_sample_share": float(metrics.effective_sample_share),
-        "weight_entropy_share": float(metrics.weight_entropy_share),
-        "score_spread": float(metrics.score_spread),
-        "meta_gradient_norm": float(metrics.gradient_norm_P.mean()),
-        "meta_gradient_clipped_share": float((metrics.gradient_norm_P > config.meta_optimiser.clip_norm).mean()),
-        "meta_gradient_rms_to_epsilon": float(metrics.gradient_rms_P.mean() / config.meta_optimiser.epsilon),
-        "update_norm": float(metrics.update_norm),
-        "inner_age": float(metrics.age_P.mean()),
-        **{f"outer_loss_of_inner_model_{i}": float(loss) for i, loss in enumerate(metrics.outer_loss_P)},
-    }
+def warm_up_pool(
+    experiment: Experiment, workdir: Workdir, stop: StopSignal, initialise: Initialise, key: jax.Array
+) -> list[InnerState]:
+    """Returns the warm-up pool: read from the workdir as far as it is there, trained from there on.
 
-
-def check_finite(step: int, scalars: dict[str, float]) -> None:
-    """Raises NonFiniteError where a step's metrics are not finite."""
-    bad = [name for name, value in scalars.items() if not np.isfinite(value)]
-    if bad:
-        raise NonFiniteError(
-            f"meta-step {step}: {', '.join(bad)} not finite; the last good rater stands in the workdir's raters/. "
-            "Lower inner_optimiser.learning_rate or meta_optimiser.learning_rate, or raise inner_optimiser.eps_root"
-        )
-
-
-class Progress:
-    """Says how far a run is, how fast, and how long it still takes.
+    Every entry is a checkpoint of the warm-up, and stays; those between entries go when the pool is complete.
 
     Args:
-        total: meta-steps in all.
+        experiment: as `prepare` returns it.
+        workdir: where the pool is kept.
+        stop: asked after every step whether to save and leave.
+        initialise: makes an inner model's parameters of a random key.
+        key: random key of the trajectories.
+
+    Raises:
+        NonFiniteError: a loss is not finite.
+        StoppedError: a signal came; the warm-up is saved.
     """
+    config = experiment.config
+    population = settings.population_config(config)
+    if not population.warmup_steps:
+        return []
+    optimiser = settings.inner_optimiser(config)
+    entry_steps = pool_steps(population)
+    with Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
+        like = fresh_inner_state(initialise, optimiser, key)
+        restored = checkpoints.restore_latest(like)
+        pool = [checkpoints.restore(step, like)[0] for step in checkpoints.steps() if step in entry_steps]
+        if restored and restored[0] == entry_steps[-1]:
+            return pool
+        batches = stack_of.enter_context(drawing(experiment.inner, (config.inner_batch,), config.seed + 2))
+        progress = Progress("warm-up", entry_steps[-1])
+        recent: list[jax.Array] = []
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._started: tuple[int, float] | None = None
+        def check(step: int) -> float:
+            losses = [float(loss) for loss in recent]
+            check_warmup_losses(step - len(losses) + 1, losses)
+            recent.clear()
+            return losses[-1]
 
-    def report(self, step: int, scalars: dict[str, float]) -> None:
-        """Logs one line; the rate counts from the first report on, so that compilation is left out."""
-        now = time.monotonic()
-        rate = ""
-        if self._started is None:
-            self._started = (step, now)
-        else:
-            a_second = (step - self._started[0]) / max(now - self._started[1], 1e-9)
-            left = round((self._total - step) / a_second)
-            rate = f"  {a_second:.2f} steps/s, {left // 60}m {left % 60:02d}s left"
-        logging.info(
-            "step %d/%d  outer loss %.3f  effective sample %.2f  score spread %.2f  meta-gradient %.1e%s",
-            step,
-            self._total,
-            scalars["outer_loss"],
-            scalars["effective_sample_share"],
-            scalars["score_spread"],
-            scalars["meta_gradient_norm"],
-            rate,
+        def observe(step: int, state: InnerState, loss: jax.Array) -> None:
+            recent.append(loss)
+            stopping = stop.requested()
+            save = step in entry_steps or step % config.warmup_checkpoint_every == 0 or stopping
+            report = step % _WARMUP_REPORT_EVERY == 0 or step == entry_steps[-1]
+            if save or report:
+                last_loss = check(step)
+            if report:
+                progress.report(step, f"loss {last_loss:.3f}")
+            if save:
+                checkpoints.save(step, state, {"batches": iterator_state(batches)})
+            if stopping:
+                checkpoints.wait()
+                raise StoppedError(f"stopped after warm-up step {step} of {entry_steps[-1]}; saved")
+
+        if restored:
+            restore_iterator(batches, restored[2]["batches"])
+            _LOG.info("resuming warm-up at step %d of %d", restored[0], entry_steps[-1])
+        stack_of.enter_context(stop.deferred())
+        pool = warm_up(
+            population,
+            initialise,
+            functools.partial(sequence_losses, experiment.language_model),
+            optimiser,
+            batches,
+            key,
+            observe,
+            pool,
+            restored[:2] if restored else None,
         )
+        checkpoints.wait()
+        for step in set(checkpoints.steps()) - set(entry_steps):
+            checkpoints.delete(step)
+    return pool
 
 
-def export(experiment: Experiment, rater_params: Any, step: int, workdir: Path, name: str = "") -> RaterCheckpoint:
-    """Writes the rater checkpoint of a step to `workdir/raters`, or under the name given."""
+@contextlib.contextmanager
+def drawing(windows: Any, shape: tuple[int, ...], seed: int) -> Iterator[Any]:
+    """Draws batches; ends the iterator's threads on leaving, without which the process may abort as it ends."""
+    batches = draw_batches(windows, shape, seed)
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Params) -> Spending:
+    """Returns what a run's steps cost in tokens and FLOPs.
+
+    Args:
+        experiment: as `prepare` returns it.
+        rater_params: the rater's parameters, or their shapes.
+        inner_shapes: an inner model's.
+    """
+    config = experiment.config
+    length = config.length
+
+    def multiplying(params: Params) -> int:
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        return sum(leaf.size for name, leaf in flat.items() if not name.endswith("embedding/embedding"))
+
+    return Spending(
+        inner=ModelCost.of(experiment.language_model.transformer, multiplying(inner_shapes), length),
+        rater=ModelCost.of(experiment.rater.transformer, multiplying(rater_params), length),
+        warmup_tokens=warmup_tokens(settings.population_config(config), config.inner_batch, length),
+        inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
+        outer_tokens=config.population.size * config.outer_batch * length,
+    )
+
+
+def export(
+    experiment: Experiment, workdir: Workdir, rater_params: Params, step: int
+) -> tuple[RaterCheckpoint, np.ndarray]:
+    """Writes the rater checkpoint of a step to the workdir's raters, and returns it with its reference scores."""
     return export_rater(
-        str(workdir / (name or f"raters/step_{step:08d}")),
+        str(workdir.rater_of_step(step)),
         experiment.rater,
         rater_params,
         experiment.tokenizer,
         experiment.reference,
         experiment.config.export.max_windows,
-        {
-            "config": json.loads(experiment.config.to_json()),
-            "step": step,
-            "data": {
-                "inner_documents": experiment.inner.documents,
-                "outer_documents": experiment.outer.documents,
-                "rejected": experiment.data.rejected,
-            },
-            "versions": {name: metadata.version(name) for name in ("datarater", "jax", "flax", "optax", "numpy")},
-        },
+        {**experiment.provenance, "step": step},
     )
-
-
-def finish(experiment: Experiment, state: MetaState, workdir: Path) -> RaterCheckpoint:
-    """Writes the last rater twice, as its step and as `workdir/rater`."""
-    step = int(state.step)
-    export(experiment, state.rater_params, step, workdir)
-    return export(experiment, state.rater_params, step, workdir, "rater")
-
-
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir and writes the config into it.
-
-    Raises:
-        WorkdirError: another run has been there.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        raise WorkdirError(f"{workdir} already holds a run; give another --workdir, or remove it to start anew")
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(config.to_json_best_effort(indent=2) + "\n")
 
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -319,51 +328,97 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 _WORKDIR: flags.FlagHolder[Any] = flags.DEFINE_string(
-    "workdir", None, "Folder for metrics and raters; must not hold another run. Example: --workdir=work"
+    "workdir",
+    None,
+    "Folder for metrics, checkpoints and raters; a run that was stopped there is resumed. Example: --workdir=work",
 )
 
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns the errors that a user can mend into one line and the project's exit codes."""
+    codes: list[tuple[tuple[type[BaseException], ...], int]] = [
+        ((StoppedError, KeyboardInterrupt), EXIT_STOPPED),
+        ((WorkdirError,), EXIT_WORKDIR),
+        ((settings.ConfigError, NoInputError, DataError), EXIT_USAGE),
+        ((NonFiniteError, NonFiniteScoresError, CheckpointError, OSError), EXIT_FAILED),
+    ]
     try:
         yield
-    except WorkdirError as error:
-        print(f"datarater-train: {error}", file=sys.stderr)
-        sys.exit(EXIT_OCCUPIED)
-    except (settings.ConfigError, NoInputError, DataError) as error:
-        print(f"datarater-train: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    except (NonFiniteError, NonFiniteScoresError, CheckpointError, OSError) as error:
-        print(f"datarater-train: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        print("datarater-train: interrupted; the raters written so far stay in the workdir", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except BaseException as error:
+        for kinds, code in codes:
+            if isinstance(error, kinds):
+                hint = "; the same command resumes the run" if code == EXIT_STOPPED else ""
+                print(f"datarater-train: {error or 'interrupted'}{hint}", file=sys.stderr)
+                sys.exit(code)
+        raise
+
+
+def next_command(workdir: Workdir, inner: str) -> str:
+    """Returns the command that curates with the rater of a finished run."""
+    files = inner if not inner.startswith("tfds:") else "YOUR_FILES/*.jsonl.gz"
+    return f"datarater-curate --input {shlex.quote(files)} --rater {workdir.rater} --output curated --keep_fraction 0.5"
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {shlex.join(argv[1:])}")
-    workdir = Path(_WORKDIR.value)
-    with exit_codes():
-        experiment = prepare(_CONFIG.value)
-        claim_workdir(workdir, _CONFIG.value)
-        checkpoint = train(experiment, workdir)
-    print(
-        f"rater {checkpoint.digest[:12]} after {_CONFIG.value.meta_steps} meta-steps: {workdir / 'rater'}\n"
-        f"next:  datarater-curate --input {shlex.quote(_CONFIG.value.data.inner)} --rater {workdir / 'rater'} "
-        "--output curated --keep_fraction 0.5"
-    )
+    config = _CONFIG.value
+    with exit_codes(), StopSignal() as stop, Workdir(_WORKDIR.value) as workdir:
+        workdir.check_config(plain(config))
+        if summary := workdir.finished(config.meta_steps):
+            print(
+                f"nothing to do: {workdir.path} holds a finished run of {config.meta_steps} meta-steps, rater "
+                f"{summary['digest'][:12]} in {workdir.rater}; raise meta_steps to go on\n"
+                f"next:  {next_command(workdir, config.data.inner)}"
+            )
+            return
+        experiment = prepare(config)
+        workdir.check_data(experiment.data)
+        workdir.claim(plain(config), experiment.data)
+        checkpoint = train(experiment, workdir, stop)
+        lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
+        write_json(workdir.summary, {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines})
+    print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}")
+    for line in lines:
+        print(f"  {line}")
+    print(f"next:  {next_command(workdir, config.data.inner)}")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the command line; what is wrong with it is said in one line, with exit code 2.
+
+    Args:
+        argv: the command line.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
+        # ml_collections raises what it comes across: a config file that is not there, a key that the config lacks.
+        message = " ".join(str(error).split())
+        print(f"datarater-train: {message}; see datarater-train --help", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    if len(rest) > 1:
+        print(f"datarater-train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    return list(rest)
+
+
+def set_up_logging() -> None:
+    """Lets the run's own lines through, and of libraries only warnings: they tell of every part of every save."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("jax").setLevel(logging.WARNING)
 
 
 def run() -> None:
     """Entry point of the console command."""
     flags.mark_flags_as_required(["config", "workdir"])
-    logging.set_verbosity(logging.INFO)
-    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it tells which backends are not there
-    app.run(main)
+    set_up_logging()
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

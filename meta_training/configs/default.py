@@ -22,11 +22,13 @@ def get_config() -> ConfigDict:
     config.length = 256  # L, tokens of a window; paper: 2048
 
     config.data = ConfigDict()
-    config.data.inner = ""  # paths or globs of the pool, joined by commas; must be given
+    config.data.inner = ""  # the pool: paths or globs joined by commas, or a dataset as tfds:c4/en:train; must be given
     config.data.outer = ""  # of the held-out target; empty: a share of the pool is held out
     config.data.outer_share = 0.05  # that share, by a hash of each document
     config.data.text_field = "text"
     config.data.windows = "packed"  # as in the paper; or "document": windows of one document each, padded
+    config.data.tfds_data_dir = ""  # folder of prepared TensorFlow datasets; empty: their own default
+    config.data.shuffle_buffer = 4096  # windows of a TensorFlow dataset that are shuffled together
     config.data.minimum_length = 32  # with "document": shorter last windows are left out
 
     config.tokenizer = ConfigDict()
@@ -85,6 +87,9 @@ def get_config() -> ConfigDict:
 
     config.report_every = 10  # meta-steps between two progress lines
     config.export_every = 50  # meta-steps between two rater checkpoints
+    config.checkpoint_every = 25  # meta-steps between two training checkpoints, from which a run resumes
+    config.warmup_checkpoint_every = 500  # the same in warm-up, in its steps; pool entries are always kept
+    config.keep_checkpoints = 2  # training checkpoints kept, the newest
     config.export = ConfigDict()
     config.export.reference_documents = 512  # documents over which scores are centred and their quantiles taken
     config.export.max_windows = 256  # window cap in that, and recorded as such

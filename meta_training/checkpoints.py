@@ -1,0 +1,138 @@
+"""Training checkpoints: what a run needs to go on as if it had never stopped.
+
+Orbax writes them in the background, each into a folder that gets its name when it is complete, so a process killed
+at any moment leaves whole checkpoints only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+_LOG = logging.getLogger("datarater")
+
+
+class Checkpoints:
+    """The checkpoints in one folder, by step. Use as a context manager: leaving waits for what is being written.
+
+    Args:
+        folder: where they are; made if missing.
+        keep: how many of the newest to keep; None for all.
+
+    Example:
+        >>> with Checkpoints(Path("work/checkpoints"), keep=2) as checkpoints:  # doctest: +SKIP
+        ...     checkpoints.save(100, state, {"data": iterator.get_state()})
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
+        )
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Returns the steps of which there is a checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
+        """Begins to write a checkpoint; returns when the arrays may change again.
+
+        Args:
+            step: its number, above those that are there.
+            state: a tree of arrays, on whatever devices.
+            host: JSON to keep beside it.
+
+        Raises:
+            OSError: this checkpoint or the one before could not be written.
+        """
+        if jax.default_backend() == "cpu":
+            # There the writer would read the very buffers that the next step is given to overwrite.
+            state = jax.tree.map(jnp.copy, state)
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        )
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """Reads a checkpoint.
+
+        Args:
+            step: its number.
+            like: a tree of arrays of the shapes, types and placement wanted.
+
+        Returns:
+            The state, and the JSON beside it.
+        """
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore())
+        )
+        return restored.state, restored.host
+
+    def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """Reads the newest checkpoint that can be read; those after it, damaged, are deleted.
+
+        Args:
+            like: as for `restore`.
+
+        Returns:
+            Its step, state and JSON; None where there is no checkpoint.
+
+        Raises:
+            ValueError: there are checkpoints, but not one can be read.
+        """
+        steps = self.steps()
+        failures: list[tuple[int, Exception]] = []
+        for step in reversed(steps):
+            try:
+                state, host = self.restore(step, like)
+            except Exception as error:  # orbax and tensorstore raise errors of many kinds for damaged files
+                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, str(error).split("\n")[0])
+                failures.append((step, error))
+                continue
+            for damaged, _ in failures:
+                self._manager.delete(damaged)
+            return step, state, host
+        if failures:
+            raise ValueError(f"no checkpoint of steps {steps} can be read") from failures[0][1]
+        return None
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint."""
+        self._manager.delete(step)
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        self._manager.wait_until_finished()
+
+
+def tree_digest(trees: Sequence[Any]) -> str:
+    """Returns the SHA-256 of trees of arrays: of every leaf's type, shape and bytes, in order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(list(trees)):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            from jax.experimental import multihost_utils
+
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""The parts of a run that stay the same from its first step to its last, made of its config."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import metadata
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from meta_training import settings
+from meta_training.data import StreamedWindows, WindowSet, make_windows
+from meta_training.language_model import LanguageModelConfig
+from meta_training.sources import FileTexts, TextSet, open_sets
+from rater_model.rater import RaterConfig
+from rater_model.tokenizer import ByteTokenizer, Tokenizer, train_bpe
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config asks for, checked and made.
+
+    Attributes:
+        config: the whole config.
+        tokenizer: turns texts into ids.
+        rater: the rater's shape.
+        language_model: the inner models' shape.
+        inner: windows of the inner set.
+        outer: windows of the outer set.
+        reference: inner documents over which exported scores are centred and raters compared.
+        data: which texts these are: changes whenever one of them does.
+        provenance: what a rater's checkpoint says of its making, but for the step.
+    """
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    rater: RaterConfig
+    language_model: LanguageModelConfig
+    inner: WindowSet
+    outer: WindowSet
+    reference: list[str]
+    data: str
+    provenance: dict[str, Any]
+
+
+def prepare(config: ConfigDict) -> Experiment:
+    """Checks the config, opens the data and makes the tokenizer.
+
+    Args:
+        config: as in `meta_training/configs/default.py`.
+
+    Raises:
+        ConfigError: a value cannot be used; the message names it.
+        DataError: the data cannot be used.
+        NoInputError: no file matches.
+        OSError: a file cannot be read.
+    """
+    try:
+        settings.check(config)
+    except ValueError as error:
+        raise settings.ConfigError(str(error)) from error
+    data = config.data
+    inner, outer = open_sets(data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir)
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.tokenizer.kind == "bpe":
+        tokenizer = train_bpe(inner.spread(config.tokenizer.training_documents), config.tokenizer.vocabulary_size)
+    reference = inner.spread(config.export.reference_documents)
+    identity = hashlib.sha256(f"{inner.source.identity}\n{outer.source.identity}".encode()).hexdigest()
+    windows = {texts.role: _windows(texts, tokenizer, config) for texts in (inner, outer)}
+    return Experiment(
+        config=config,
+        tokenizer=tokenizer,
+        rater=settings.rater_config(config, tokenizer),
+        language_model=settings.language_model_config(config, tokenizer),
+        inner=windows["inner"],
+        outer=windows["outer"],
+        reference=reference,
+        data=identity,
+        provenance={
+            "config": plain(config),
+            "data": {
+                "identity": identity,
+                **{role: found.describe() for role, found in windows.items()},
+                "rejected": {texts.role: dict(texts.source.rejected) for texts in (inner, outer)},
+            },
+            "versions": versions(),
+        },
+    )
+
+
+def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> WindowSet:
+    options = (texts, tokenizer, config.length, config.data.windows, config.data.minimum_length)
+    if isinstance(texts.source, FileTexts):
+        return make_windows(*options)
+    return StreamedWindows(*options, config.data.shuffle_buffer)
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as JSON has it: tuples as lists."""
+    values: dict[str, Any] = json.loads(config.to_json())
+    return values
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what a run's numbers depend on."""
+    return {name: metadata.version(name) for name in ("datarater", "jax", "flax", "optax", "numpy", "grain")}

@@ -1,0 +1,148 @@
+"""The folder of a training run: what is where, who holds it, and whether a run may go on in it.
+
+config.json                 the config as it runs
+run.json                    which data it reads, and the versions it began with
+metrics/                    metrics.csv and TensorBoard event files
+pool/                       the warm-up pool, by warm-up step; written once
+checkpoints/                training checkpoints, by meta-step
+raters/step_00000050/       a rater checkpoint every `export_every` meta-steps, the untrained one as step 0
+rater/                      the rater of the last meta-step
+summary.json                written last: the run is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from meta_training.errors import WorkdirError
+from meta_training.experiment import versions
+
+_LOG = logging.getLogger("datarater")
+
+
+class Workdir:
+    """A run's folder. As a context manager it is made, and held against other processes for as long.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        WorkdirError: on entering, if another process holds it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config, self.run, self.summary = (self.path / f"{name}.json" for name in ("config", "run", "summary"))
+        self.metrics, self.pool, self.checkpoints, self.raters, self.rater = (
+            self.path / name for name in ("metrics", "pool", "checkpoints", "raters", "rater")
+        )
+
+    def rater_of_step(self, step: int) -> Path:
+        """Returns where the rater checkpoint of a step is."""
+        return self.raters / f"step_{step:08d}"
+
+    def __enter__(self) -> Workdir:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise WorkdirError(
+                f"another process is training in {self.path}; wait for it, or give another --workdir"
+            ) from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Refuses a config that the run here was not begun with; more meta-steps alone are allowed.
+
+        Raises:
+            WorkdirError: it differs; the message names the fields.
+        """
+        begun = _read(self.config)
+        if begun is None:
+            return
+        before, now = _flatten(begun), _flatten(config)
+        changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+        if changed == ["meta_steps"] and now["meta_steps"] > before["meta_steps"]:
+            return
+        if changed:
+            shown = "; ".join(f"{name} was {_show(before, name)}, is {_show(now, name)}" for name in changed)
+            raise WorkdirError(
+                f"{self.path} holds a run with another config: {shown}. Give the same config to resume it (meta_steps "
+                "alone may be raised), or another --workdir"
+            )
+
+    def check_data(self, data: str) -> None:
+        """Refuses data that the run here was not begun with, and says so where versions differ.
+
+        Args:
+            data: the identity of the data.
+
+        Raises:
+            WorkdirError: the data differ.
+        """
+        begun = _read(self.run)
+        if begun is None:
+            return
+        if begun["data"] != data:
+            raise WorkdirError(
+                f"{self.path} holds a run on other data: the files or datasets of data.inner and data.outer have "
+                "changed since it began. Restore them, or give another --workdir"
+            )
+        changed = [f"{name} {old}" for name, old in begun["versions"].items() if versions().get(name) != old]
+        if changed:
+            _LOG.warning(
+                "the run began with %s: it goes on with other versions, and no longer bit for bit", ", ".join(changed)
+            )
+
+    def claim(self, config: dict[str, Any], data: str) -> None:
+        """Writes down the config and the data, and removes what a killed process has left half-written."""
+        write_json(self.config, config)
+        if not self.run.exists():
+            write_json(self.run, {"data": data, "versions": versions()})
+        for folder in (self.path, self.raters):
+            for left_over in (*folder.glob(".*.new-*"), *folder.glob(".*.old-*")):
+                shutil.rmtree(left_over, ignore_errors=True)
+
+    def finished(self, meta_steps: int) -> dict[str, Any] | None:
+        """Returns the summary of a run finished after that many meta-steps, or None."""
+        summary = _read(self.summary)
+        return summary if summary and summary["meta_steps"] == meta_steps and self.rater.exists() else None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise WorkdirError(f"{path} is damaged: it is not JSON; restore it, or give another --workdir") from error
+    return values
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def _show(values: dict[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "not there"
