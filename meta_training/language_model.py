@@ -25,10 +25,17 @@ class LanguageModelConfig:
     Attributes:
         vocabulary_size: V, of the tokenizer.
         transformer: the stack's shape.
+        loss_chunk: positions whose logits are made at one time in the loss; 0 for all. It changes no value, and
+            B x L x V numbers are then never held together.
     """
 
     vocabulary_size: int = 258
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+    loss_chunk: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss_chunk < 0:
+            raise ValueError(f"loss_chunk must be at least 0 positions, not {self.loss_chunk}")
 
 
 class Windows(NamedTuple):
@@ -53,8 +60,8 @@ class LanguageModel(nn.Module):
     config: LanguageModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
-        """Returns logits_BxLxV, in float32 at least."""
+    def __call__(self, tokens_BxL: jax.Array, read_out: bool = True) -> jax.Array:
+        """Returns logits_BxLxV, in float32 at least; without `read_out`, the last hidden states, [B, L, D]."""
         config, shape = self.config, self.config.transformer
         dtypes: dict[str, Any] = {"dtype": shape.dtype, "param_dtype": shape.param_dtype}
         x_BxLxD = nn.Embed(
@@ -67,6 +74,8 @@ class LanguageModel(nn.Module):
         length = tokens_BxL.shape[1]
         causal_1xLxL = jnp.tril(jnp.ones((length, length), bool))[None]
         x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, causal_1xLxL)
+        if not read_out:
+            return x_BxLxD
         logits_BxLxV = nn.Dense(config.vocabulary_size, use_bias=False, name="readout", **dtypes)(x_BxLxD)
         return logits_BxLxV.astype(jnp.promote_types(logits_BxLxV.dtype, jnp.float32))
 
@@ -93,9 +102,40 @@ def sequence_losses(config: LanguageModelConfig, params: Params, windows: Window
         params: theta.
         windows: B windows.
     """
-    logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, windows.tokens_BxL[:, :-1]))
+    inputs_BxL, targets_BxL = windows.tokens_BxL[:, :-1], windows.tokens_BxL[:, 1:]
+    if config.loss_chunk:
+        log_probabilities_BxL = _log_probabilities_in_chunks(config, params, inputs_BxL, targets_BxL)
+    else:
+        logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL))
+        log_probabilities_BxL = _target_log_probabilities(logits_BxLxV, targets_BxL)
+    valid_BxL = windows.mask_BxL()[:, 1:].astype(log_probabilities_BxL.dtype)
+    return -jnp.sum(log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(jnp.sum(valid_BxL, axis=1), 1)
+
+
+def _target_log_probabilities(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
     log_probabilities_BxLxV = jax.nn.log_softmax(logits_BxLxV, axis=-1)
-    targets_BxL = windows.tokens_BxL[:, 1:]
-    target_log_probabilities_BxL = jnp.take_along_axis(log_probabilities_BxLxV, targets_BxL[..., None], axis=-1)[..., 0]
-    valid_BxL = windows.mask_BxL()[:, 1:].astype(target_log_probabilities_BxL.dtype)
-    return -jnp.sum(target_log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(jnp.sum(valid_BxL, axis=1), 1)
+    return jnp.take_along_axis(log_probabilities_BxLxV, targets_BxL[..., None], axis=-1)[..., 0]
+
+
+def _log_probabilities_in_chunks(
+    config: LanguageModelConfig, params: Params, inputs_BxL: jax.Array, targets_BxL: jax.Array
+) -> jax.Array:
+    """Returns the targets' log-probabilities; each chunk's logits are made again in the backward pass."""
+    hidden_BxLxD = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL, read_out=False))
+    batch, length = targets_BxL.shape
+    count = -(-length // config.loss_chunk)
+
+    def cut(x: jax.Array) -> jax.Array:
+        padding = [(0, count * config.loss_chunk - length if axis == 1 else 0) for axis in range(x.ndim)]
+        return jnp.moveaxis(jnp.pad(x, padding).reshape(batch, count, config.loss_chunk, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def of_chunk(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
+        # Cast here, inside the loop, so that the kernel's gradient is summed in the parameters' own precision.
+        kernel_DxV = params["readout"]["kernel"].astype(hidden_BxCxD.dtype)
+        logits_BxCxV = hidden_BxCxD @ kernel_DxV
+        logits_BxCxV = logits_BxCxV.astype(jnp.promote_types(logits_BxCxV.dtype, jnp.float32))
+        return _target_log_probabilities(logits_BxCxV, targets_BxC)
+
+    chunks = jax.lax.map(lambda chunk: of_chunk(*chunk), (cut(hidden_BxLxD), cut(targets_BxL)))
+    return jnp.moveaxis(chunks, 0, 1).reshape(batch, -1)[:, :length]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import optax
 from ml_collections import ConfigDict
 
@@ -9,7 +12,7 @@ from meta_training.language_model import LanguageModelConfig
 from meta_training.meta_gradient import MetaGradientConfig
 from meta_training.population import PopulationConfig
 from rater_model.rater import RaterConfig
-from rater_model.tokenizer import Tokenizer
+from rater_model.tokenizer import ByteTokenizer, Tokenizer
 from rater_model.transformer import TransformerConfig
 
 
@@ -27,7 +30,10 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
             heads=config.rater.heads,
             mlp_width=config.rater.mlp_width,
             layers=config.rater.layers,
+            rematerialise_blocks=config.rater.rematerialise_blocks,
             dtype=config.rater.dtype,
+            attention=config.rater.attention,
+            attention_block=config.rater.attention_block,
         ),
         ngram_orders=tuple(config.rater.ngram_orders),
         ngram_rows=config.rater.ngram_rows,
@@ -36,7 +42,9 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
 
 def language_model_config(config: ConfigDict, tokenizer: Tokenizer) -> LanguageModelConfig:
     """Returns the inner models' shape."""
-    return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**config.inner_model))
+    shape = dict(config.inner_model)
+    loss_chunk = shape.pop("loss_chunk")
+    return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**shape), loss_chunk)
 
 
 def population_config(config: ConfigDict) -> PopulationConfig:
@@ -86,12 +94,20 @@ def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+@contextlib.contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Turns a part's refusal into one that names the config's section."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.{section}: {error}") from error
+
+
 def check(config: ConfigDict) -> None:
     """Refuses a config that cannot be trained with, before any work.
 
     Raises:
         ConfigError: a value is missing or out of its range.
-        ValueError: likewise, of the parts' own checks.
     """
     if not config.data.inner:
         raise ConfigError("data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'")
@@ -103,7 +119,13 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"length must be at least 2 tokens, not {config.length}")
     if config.tokenizer.kind not in ("byte", "bpe"):
         raise ConfigError(f"tokenizer.kind must be 'byte' or 'bpe', not {config.tokenizer.kind!r}")
-    population_config(config)
-    meta_gradient_config(config)
+    with _named("rater"):
+        rater_config(config, ByteTokenizer())
+    with _named("inner_model"):
+        language_model_config(config, ByteTokenizer())
+    with _named("population"):
+        population_config(config)
+    with _named("meta_gradient"):
+        meta_gradient_config(config)
     inner_optimiser(config)
     meta_optimiser(config)

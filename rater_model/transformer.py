@@ -18,11 +18,14 @@ Dimension letters, used as suffixes of array names everywhere:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+FUSED_ATTENTION = ("fused", "flash", "cudnn", "splash", "pallas", "mosaic", "triton")  # refused, and why is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,9 @@ class TransformerConfig:
         rematerialise_blocks: recompute each block in the backward pass in place of keeping its activations.
         dtype: of the computation ("float32", "bfloat16" or "float64"); parameters stay in `param_dtype`.
         param_dtype: of the parameters.
+        attention: "plain", or "blocks" to take the same softmax over blocks of keys, so that no array of L x L
+            numbers a head is ever made; see `attend_in_blocks`.
+        attention_block: keys in a block of "blocks".
     """
 
     width: int = 64
@@ -46,6 +52,8 @@ class TransformerConfig:
     rematerialise_blocks: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
+    attention: str = "plain"
+    attention_block: int = 256
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % (2 * self.heads):
@@ -54,6 +62,15 @@ class TransformerConfig:
             )
         if min(self.layers, self.mlp_width) < 1:
             raise ValueError(f"layers ({self.layers}) and mlp_width ({self.mlp_width}) must be at least 1")
+        if self.attention in FUSED_ATTENTION:
+            raise ValueError(
+                f"attention {self.attention!r} is a fused kernel without a jvp rule, and the meta-gradient is a jvp of "
+                "a gradient: use 'blocks', which needs as little memory, or 'plain'"
+            )
+        if self.attention not in ("plain", "blocks"):
+            raise ValueError(f"attention must be 'plain' or 'blocks', not {self.attention!r}")
+        if self.attention_block < 1:
+            raise ValueError(f"attention_block must be at least 1 key, not {self.attention_block}")
 
 
 def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
@@ -98,6 +115,130 @@ def attend(q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mas
     return jnp.einsum("bhqs,bshk->bqhk", weights, v_BxLxHxK)
 
 
+class _Blocks(NamedTuple):
+    """Keys and values in blocks, with a leading axis of blocks."""
+
+    k: jax.Array  # [blocks, B, S, H, K]
+    v: jax.Array
+    mask: jax.Array  # [blocks, B or 1, 1, L or 1, S]
+    exists: jax.Array  # [blocks, S], False for what only fills the last block
+
+
+def _cut(k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int) -> _Blocks:
+    length = k_BxLxHxK.shape[1]
+    count = -(-length // block)
+
+    def cut(x: jax.Array, axis: int) -> jax.Array:
+        padding = [(0, count * block - length if i == axis else 0) for i in range(x.ndim)]
+        x = jnp.pad(x, padding).reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    return _Blocks(cut(k_BxLxHxK, 1), cut(v_BxLxHxK, 1), cut(mask_BxLxL[:, None], 3), cut(jnp.ones(length, bool), 0))
+
+
+def _block_logits(q_BxLxHxK: jax.Array, block: _Blocks) -> jax.Array:
+    dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
+    logits_BxHxLxS = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, block.k, preferred_element_type=dtype)
+    return jnp.where(block.mask, logits_BxHxLxS, jnp.finfo(dtype).min)
+
+
+def _running_softmax(
+    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the mixed values, and the maximum and the sum of exponentials of every query's logits."""
+    batch, length, heads, _ = q_BxLxHxK.shape
+    dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
+
+    def step(carry: tuple[jax.Array, ...], keys: _Blocks) -> tuple[tuple[jax.Array, ...], None]:
+        maximum_BxHxL, sum_BxHxL, mixed_BxLxHxK = carry
+        logits_BxHxLxS = _block_logits(q_BxLxHxK, keys)
+        # The maximum cancels out of the result, and so do its derivatives.
+        higher_BxHxL = jax.lax.stop_gradient(jnp.maximum(maximum_BxHxL, jnp.max(logits_BxHxLxS, axis=-1)))
+        shrink_BxHxL = jnp.exp(maximum_BxHxL - higher_BxHxL)
+        weights_BxHxLxS = jnp.where(keys.exists, jnp.exp(logits_BxHxLxS - higher_BxHxL[..., None]), 0)
+        new_BxLxHxK = jnp.einsum(
+            "bhqs,bshk->bqhk", weights_BxHxLxS.astype(keys.v.dtype), keys.v, preferred_element_type=dtype
+        )
+        mixed_BxLxHxK = mixed_BxLxHxK * jnp.swapaxes(shrink_BxHxL, 1, 2)[..., None] + new_BxLxHxK
+        return (higher_BxHxL, sum_BxHxL * shrink_BxHxL + jnp.sum(weights_BxHxLxS, axis=-1), mixed_BxLxHxK), None
+
+    start = (
+        jnp.full((batch, heads, length), jnp.finfo(dtype).min, dtype),
+        jnp.zeros((batch, heads, length), dtype),
+        jnp.zeros(q_BxLxHxK.shape, dtype),
+    )
+    (maximum_BxHxL, sum_BxHxL, mixed_BxLxHxK), _ = jax.lax.scan(
+        jax.checkpoint(step, prevent_cse=False), start, _cut(k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block)
+    )
+    mixed_BxLxHxK = mixed_BxLxHxK / jnp.swapaxes(sum_BxHxL, 1, 2)[..., None]
+    return mixed_BxLxHxK.astype(v_BxLxHxK.dtype), maximum_BxHxL, sum_BxHxL
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend_in_blocks(
+    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int
+) -> jax.Array:
+    """The same as `attend`, over one block of keys after another; memory grows with L, not with its square.
+
+    A running maximum m and a running sum make the softmax exact (Milakov and Gimelshein, arXiv 1805.02867). The
+    backward pass makes each block's weights p anew from the logits s (Dao et al., arXiv 2205.14135):
+
+        p = exp(s - m) / sum exp(s - m),   dv = p^T do,   ds = p (do v^T - rowsum(do o)),   dq = ds k,   dk = ds^T q
+
+    Both passes are plain JAX, so the gradient can be differentiated again, forward or in reverse. (The function
+    itself, before its gradient is taken, has no forward derivative: nothing here asks for one.)
+
+    Args:
+        q_BxLxHxK: queries, already scaled.
+        k_BxLxHxK: keys.
+        v_BxLxHxK: values.
+        mask_BxLxL: as in `attend`.
+        block: keys in a block.
+
+    Returns:
+        The mixed values, shape [B, L, H, K].
+    """
+    return _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block)[0]
+
+
+def _attend_in_blocks_forward(
+    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    mixed, maximum, total = _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block)
+    return mixed, (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, mixed, maximum, total)
+
+
+def _attend_in_blocks_backward(
+    block: int, saved: tuple[jax.Array, ...], mixed_bar_BxLxHxK: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q, k, v, mask, mixed, maximum_BxHxL, sum_BxHxL = saved
+    dtype = maximum_BxHxL.dtype
+    product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+    inner_BxHxL = product("bqhk,bqhk->bhq", mixed_bar_BxLxHxK, mixed)
+
+    def step(q_bar_BxLxHxK: jax.Array, keys: _Blocks) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        weights = jnp.exp(_block_logits(q, keys) - maximum_BxHxL[..., None]) / sum_BxHxL[..., None]
+        weights = jnp.where(keys.exists, weights, 0)
+        v_bar = product("bhqs,bqhk->bshk", weights.astype(v.dtype), mixed_bar_BxLxHxK)
+        weights_bar = product("bqhk,bshk->bhqs", mixed_bar_BxLxHxK, keys.v)
+        logits_bar = jnp.where(keys.mask, weights * (weights_bar - inner_BxHxL[..., None]), 0).astype(q.dtype)
+        k_bar = product("bhqs,bqhk->bshk", logits_bar, q)
+        return q_bar_BxLxHxK + product("bhqs,bshk->bqhk", logits_bar, keys.k), (k_bar, v_bar)
+
+    q_bar, (k_bar, v_bar) = jax.lax.scan(
+        jax.checkpoint(step, prevent_cse=False), jnp.zeros(q.shape, dtype), _cut(k, v, mask, block)
+    )
+
+    def joined(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : k.shape[1]]
+
+    return q_bar.astype(q.dtype), joined(k_bar).astype(k.dtype), joined(v_bar).astype(v.dtype), None
+
+
+attend_in_blocks.defvjp(_attend_in_blocks_forward, _attend_in_blocks_backward)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learned scale (Zhang and Sennrich, arXiv 1910.07467)."""
 
@@ -128,7 +269,11 @@ class Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         scale = jnp.asarray(head_width**-0.5, x_BxLxD.dtype)
-        mixed = attend(rotate(query) * scale, rotate(key), value, mask_BxLxL)
+        query, key = rotate(query) * scale, rotate(key)
+        if config.attention == "blocks":
+            mixed = attend_in_blocks(query, key, value, mask_BxLxL, config.attention_block)
+        else:
+            mixed = attend(query, key, value, mask_BxLxL)
         return nn.DenseGeneral(config.width, axis=(-2, -1), name="output", **dtypes)(mixed)
 
 

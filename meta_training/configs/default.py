@@ -43,7 +43,10 @@ def get_config() -> ConfigDict:
     config.rater.layers = 1
     config.rater.ngram_orders = (2,)  # ours; () for none
     config.rater.ngram_rows = 8192
-    config.rater.dtype = "float32"
+    config.rater.dtype = "float32"  # or "bfloat16": computation only; parameters and gradients' sums stay in float32
+    config.rater.rematerialise_blocks = False  # recompute each block in the backward pass
+    config.rater.attention = "plain"  # or "blocks": exact too, without L x L numbers a head
+    config.rater.attention_block = 256  # keys in a block
 
     config.inner_model = ConfigDict()  # 0.14M parameters; paper: 400M
     config.inner_model.width = 64
@@ -52,6 +55,9 @@ def get_config() -> ConfigDict:
     config.inner_model.layers = 2
     config.inner_model.dtype = "float32"
     config.inner_model.rematerialise_blocks = False
+    config.inner_model.attention = "plain"
+    config.inner_model.attention_block = 256
+    config.inner_model.loss_chunk = 0  # positions whose logits are held at one time; 0 for all
 
     config.inner_optimiser = ConfigDict()  # unstated in the paper
     config.inner_optimiser.name = "adam"  # or "adamw", "sgd"
@@ -84,6 +90,9 @@ def get_config() -> ConfigDict:
     config.meta_gradient.rematerialise_updates = False
     config.meta_gradient.save_inner_gradients = False
     config.meta_gradient.scan_updates = False
+    config.meta_gradient.inner_micro_batch = 0  # windows of an inner batch on a device at one time; 0 for all
+    config.meta_gradient.outer_micro_batch = 0  # likewise of an outer batch
+    config.meta_gradient.rater_micro_batch = 0  # likewise of the T x B windows that the rater scores
 
     config.report_every = 10  # meta-steps between two progress lines
     config.export_every = 50  # meta-steps between two rater checkpoints

@@ -1,0 +1,91 @@
+"""Attention in blocks: the same numbers as plain attention, and the same derivatives, first and second."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rater_model.transformer import FUSED_ATTENTION, TransformerConfig, attend, attend_in_blocks
+
+BATCH, LENGTH, HEADS, HEAD_WIDTH = 2, 7, 2, 4
+MASKS = {
+    "causal": np.tril(np.ones((LENGTH, LENGTH), bool))[None],
+    "padding": (np.arange(LENGTH) < np.array([[3], [LENGTH]]))[:, None, :],
+    # A window of padding alone: its rows may look at nothing.
+    "nothing": (np.arange(LENGTH) < np.array([[0], [5]]))[:, None, :],
+}
+Attend = Callable[..., jax.Array]
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def inputs(dtype: str = "float64") -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    keys = jax.random.split(jax.random.key(0), 6)
+    arrays = [2 * jax.random.normal(key, (BATCH, LENGTH, HEADS, HEAD_WIDTH), dtype) for key in keys]
+    return tuple(arrays[:3]), tuple(arrays[3:])
+
+
+def derivatives(function: Attend, mask: np.ndarray) -> Callable[..., tuple[jax.Array, ...]]:
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(function(q, k, v, jnp.asarray(mask))))
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def all_of_them(arguments: tuple[jax.Array, ...], directions: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        gradient = jax.grad(loss, (0, 1, 2))
+        first, second = jax.jvp(gradient, arguments, directions)  # forward over reverse, as mixed mode does
+        _, pull_back = jax.vjp(gradient, *arguments)
+        return function(*arguments, jnp.asarray(mask)), first, second, pull_back(directions)
+
+    return all_of_them
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("block", [3, 7, 100])
+def test_blocks_equal_plain_attention_and_so_do_their_derivatives(mask: str, block: int) -> None:
+    expected = derivatives(attend, MASKS[mask])(*inputs())
+    actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, m, block), MASKS[mask])(*inputs())
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_blocks_in_bfloat16_keep_the_dtype_and_the_sums_in_float32() -> None:
+    arguments, _ = inputs("bfloat16")
+    exact = attend(*(x.astype(jnp.float64) for x in arguments), jnp.asarray(MASKS["causal"]))
+    blocks = attend_in_blocks(*arguments, jnp.asarray(MASKS["causal"]), 2)
+    assert blocks.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(blocks, np.float64), exact, atol=0.05)
+
+
+def test_memory_grows_with_the_length_not_with_its_square() -> None:
+    def gradient_bytes(length: int, function: Attend) -> int:
+        shape = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
+        mask = np.tril(np.ones((length, length), bool))[None]
+
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return jnp.sum(function(q, k, v, jnp.asarray(mask)) ** 2)
+
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    blocks = lambda q, k, v, m: attend_in_blocks(q, k, v, m, 32)  # noqa: E731
+    # The mask itself, a byte for each of L x L, is cut into blocks too.
+    assert gradient_bytes(1024, blocks) < 4 * 1024 * 1024
+    assert gradient_bytes(1024, attend) > 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("name", FUSED_ATTENTION)
+def test_a_fused_kernel_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"attention '{name}' is a fused kernel without a jvp rule"):
+        TransformerConfig(attention=name)
+
+
+def test_an_unknown_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="'plain' or 'blocks', not 'linear'"):
+        TransformerConfig(attention="linear")
