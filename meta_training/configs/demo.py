@@ -11,11 +11,12 @@ from meta_training.configs import default
 def get_config() -> ConfigDict:
     """Returns the demo's config."""
     config = default.get_config()
-    config.meta_steps = 60
+    config.meta_steps = 30
     config.length = 128
+    config.population.warmup_steps = 150
     config.data.windows = "document"
     config.data.inner = "demo_output/corpus/*.jsonl.gz"
     config.data.outer = "demo_output/heldout/*.jsonl.gz"
-    config.export_every = 20
+    config.export_every = 15
     config.export.reference_documents = 256
     return config
