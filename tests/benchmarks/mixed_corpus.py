@@ -46,6 +46,8 @@ from tests.benchmarks.held_out_works import OUTER, VALIDATION, HeldOutDocument, 
 
 AUC_TARGET = 0.85
 DECILES = 10
+FEWEST_DOCUMENTS = 1000
+"""With fewer, a tenth of them by length may hold no clean or no noisy one."""
 CLEAN, MIXED, NOISY = "clean", "mixed", "noisy"
 QUALITY = {
     "wikitext2_raw": CLEAN,
@@ -215,12 +217,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", default="mixed_corpus_output", type=Path, help="folder for rater and figures")
     parser.add_argument(
-        "--documents", default=0, type=int, help="score so many documents of dev/, spread evenly (default: all)"
+        "--documents",
+        default=0,
+        type=int,
+        help=f"score so many documents of dev/, spread evenly, at least {FEWEST_DOCUMENTS:,} (default: all)",
     )
     options, overrides = parser.parse_known_args(argv)
     unknown = [flag for flag in overrides if not flag.startswith("--config.")]
     if unknown:
         parser.error(f"unknown: {' '.join(unknown)} (flags of datarater-train look like --config.seed=1)")
+    if options.documents and options.documents < FEWEST_DOCUMENTS:
+        parser.error(f"--documents must be at least {FEWEST_DOCUMENTS}, not {options.documents}")
     corpora = Path(os.environ.get("DATARATER_CORPORA", ROOT.parent / "shared" / "corpora"))
     if not (corpora / "dev").is_dir():
         parser.error(f"no corpora at {corpora}: set DATARATER_CORPORA to the folder that holds dev/ and dev_heldout/")
