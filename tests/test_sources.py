@@ -1,0 +1,191 @@
+"""Sources of training texts: disjoint by construction, refused with the names that exist."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meta_training.sources import (
+    DataError,
+    FileTexts,
+    Membership,
+    TextSet,
+    TfdsTexts,
+    open_sets,
+    open_source,
+    text_hash,
+)
+from rater_model.documents import NoInputError
+from tests.tensorflow_dataset import build_dataset
+
+
+def write(path: Path, texts: Sequence[str], field: str = "text") -> str:
+    path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts))
+    return str(path)
+
+
+class ListedTexts:
+    """Texts of a list."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.name, self.identity = "listed", repr(texts)
+        self.rejected: dict[str, int] = {}
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, index: int) -> str:
+        return self._texts[index]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1), max_size=60), st.floats(0.01, 0.99))
+def test_a_share_of_the_inner_source_is_disjoint_from_the_rest(texts: list[str], share: float) -> None:
+    border = round(share * 2**64)
+    source = ListedTexts(texts)
+    inner = list(TextSet("inner", source, Membership(low=border)))
+    outer = list(TextSet("outer", source, Membership(high=border)))
+    assert not set(inner) & set(outer)
+    assert sorted(inner + outer) == sorted(texts)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=1), st.lists(st.sampled_from("abcdefghij"), min_size=1))
+def test_inner_documents_that_stand_in_the_outer_source_are_left_out(inner: list[str], outer: list[str]) -> None:
+    excluded = np.unique(np.asarray([text_hash(text) for text in outer], np.uint64))
+    kept = list(TextSet("inner", ListedTexts(inner), Membership(excluded_N=excluded)))
+    assert kept == [text for text in inner if text not in outer]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_a_spread_sample_takes_each_document_once(size: int, count: int) -> None:
+    texts = TextSet("inner", ListedTexts([str(i) for i in range(size)]), Membership())
+    sample = texts.spread(count)
+    assert len(sample) == len(set(sample)) == min(size, count)
+    assert sample == texts.spread(count)
+
+
+def test_a_spread_sample_comes_from_all_over_the_source() -> None:
+    sample = TextSet("inner", ListedTexts([str(i) for i in range(1000)]), Membership()).spread(10)
+    assert sorted(int(text) // 250 for text in sample)[0] == 0
+    assert len({int(text) // 250 for text in sample}) == 4
+
+
+def test_files_give_their_texts_by_number(tmp_path: Path) -> None:
+    texts = ["first", "zweiter über alles", "third 😀"]
+    source = FileTexts([write(tmp_path / "a.jsonl", texts[:2]), write(tmp_path / "b.jsonl", texts[2:])])
+    assert [source[i] for i in range(len(source))] == texts
+    assert source.identity == FileTexts([str(tmp_path / "*.jsonl")]).identity
+    write(tmp_path / "b.jsonl", ["another"])
+    assert source.identity != FileTexts([str(tmp_path / "*.jsonl")]).identity
+
+
+def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\nno json\n{"id": 3}\n')
+    source = FileTexts([str(path)])
+    assert [source[i] for i in range(len(source))] == ["good"]
+    assert sum(source.rejected.values()) == 2
+
+
+def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    assert len(FileTexts([str(tmp_path / "a.jsonl")])) == 0
+    with pytest.raises(DataError, match=r"the inner set has no document: .*a\.jsonl gave 0 texts"):
+        open_sets(str(tmp_path / "a.jsonl"), "", 0.5)
+
+
+def test_both_sets_of_files(tmp_path: Path) -> None:
+    texts = [f"text number {i}" for i in range(400)]
+    path = write(tmp_path / "a.jsonl", texts, "body")
+    inner, outer = open_sets(path, "", 0.25, "body")
+    assert sorted([*inner, *outer]) == sorted(texts)
+    assert 50 < len(list(outer)) < 150
+    inner, outer = open_sets(path, write(tmp_path / "b.jsonl", texts[:50], "body"), 0.0, "body")
+    assert list(inner) == texts[50:]
+    assert list(outer) == texts[:50]
+    with pytest.raises(DataError, match="the inner set has no document"):
+        open_sets(path, path, 0.0, "body")
+    with pytest.raises(DataError, match="outer_share must lie between 0 and 1"):
+        open_sets(path, "", 1.0, "body")
+    with pytest.raises(NoInputError, match="nothing_here"):
+        open_sets(str(tmp_path / "nothing_here*"), "", 0.5)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with one prepared dataset, `tiny`, of two splits, and one in a format without access by number."""
+    folder = tmp_path_factory.mktemp("datasets")
+    build_dataset(folder, {"train": [f"text {i} é" for i in range(60)], "validation": ["held out", "  ", b"\xff"]})
+    build_dataset(folder, {"train": ["text"]}, name="sequential")
+    # Writing in this format would need TensorFlow; what is read of it here is its name.
+    described = folder / "sequential" / "1.0.0" / "dataset_info.json"
+    described.write_text(described.read_text().replace('"array_record"', '"tfrecord"'))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("tiny", 60),
+        ("tiny:train", 60),
+        ("tiny:1.0.0", 60),
+        ("tiny:1.0.0:validation", 3),
+        ("tiny:train[:10%]", 6),
+        ("tiny:train[10:20]", 10),
+        ("tiny:train+validation", 63),
+    ],
+)
+def test_a_dataset_by_name(datasets: str, name: str, size: int) -> None:
+    source = open_source(f"tfds:{name}", "text", datasets)
+    assert len(source) == size
+    assert "tiny/1.0.0" in source.identity
+
+
+def test_a_dataset_gives_its_texts_by_number(datasets: str) -> None:
+    source = TfdsTexts("tiny", "text", datasets)
+    assert sorted(str(source[i]) for i in range(60)) == sorted(f"text {i} é" for i in range(60))
+    assert TfdsTexts("tiny", "metadata.title", datasets)[0] == "a title"
+
+
+def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
+    source = TfdsTexts("tiny:validation", "text", datasets)
+    assert sorted(str(source[i]) for i in range(3)) == ["None", "None", "held out"]
+    assert source.rejected == {"text_empty": 1, "text_not_unicode": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "message"),
+    [
+        ("tinny", "text", r"no dataset 'tinny' stands in .* \(it holds .*tiny:1\.0\.0\); prepare it with: tfds build"),
+        ("tiny:2.0.0", "text", r"no dataset 'tiny' of version 2\.0\.0 .* \(it holds .*tiny:1\.0\.0\)"),
+        ("tiny/english", "text", r"no dataset 'tiny/english' stands in .* \(it holds"),
+        ("tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
+        ("tiny:train[:x]", "text", r"the split 'train\[:x\]' cannot be read"),
+        ("tiny", "body", r"text_field='body' is not among its features: \['metadata', 'text'\]"),
+        ("tiny", "text.body", r"text_field='text\.body' is not among its features"),
+        ("a b", "text", "names no dataset"),
+        ("sequential", "text", "gives no access by number; convert it: tfds convert_format"),
+    ],
+)
+def test_a_dataset_that_is_not_there_is_refused_with_the_names_that_are(
+    datasets: str, name: str, field: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        TfdsTexts(name, field, datasets)
+
+
+def test_a_folder_without_datasets(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="which holds no prepared dataset"):
+        TfdsTexts("c4/en", "text", str(tmp_path))
+
+
+def test_files_and_datasets_do_not_mix() -> None:
+    with pytest.raises(DataError, match="mixes files and a TensorFlow dataset"):
+        open_source("a.jsonl,tfds:c4", "text")
