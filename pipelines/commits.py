@@ -12,23 +12,49 @@ one content for ever.
 """
 
 import contextlib
+import datetime
 import errno
 import inspect
 import os
+import random
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from pipelines import errors
 from pipelines.errors import RunFolderError
 from rater_model.files import local_path
 
 TEMPORARY_PREFIX = ".tmp-"
+_TRIES = 5
+_FIRST_WAIT_SECONDS = 0.2
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
+
+def _patiently(operation: Callable[[], Any]) -> Any:
+    """Does something on a remote file system, again after a pause where it fails: networks do, and stores shed load.
+
+    A create that failed on the way back may have happened. Then the next try finds the file there, which means
+    that it is done.
+    """
+    wait = _FIRST_WAIT_SECONDS
+    for _ in range(_TRIES - 1):
+        try:
+            return operation()
+        except (FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, RunFolderError):
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        time.sleep(wait * random.uniform(0.5, 1.0))
+        wait *= 2
+    return operation()
 
 
 @contextlib.contextmanager
@@ -37,7 +63,7 @@ def _failing_by_name(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise errors.writing_failed(path, error) from error
 
 
 def _file_system(path: str) -> tuple[Any, str]:
@@ -78,7 +104,7 @@ def exists(path: str) -> bool:
         return os.path.exists(local)
     file_system, inner = _file_system(path)
     file_system.invalidate_cache()
-    return bool(file_system.exists(inner))
+    return bool(_patiently(lambda: file_system.exists(inner)))
 
 
 def read_bytes(path: str) -> bytes:
@@ -92,7 +118,7 @@ def read_bytes(path: str) -> bytes:
         with open(local, "rb") as file:
             return file.read()
     file_system, inner = _file_system(path)
-    return bytes(file_system.cat_file(inner))
+    return bytes(_patiently(lambda: file_system.cat_file(inner)))
 
 
 def read_if_there(path: str) -> bytes | None:
@@ -190,10 +216,11 @@ def commit_staged(staged_path: str, path: str) -> bool:
     with _failing_by_name(path):
         try:
             if own_put is not None and "mode" in inspect.signature(own_put).parameters:
-                file_system.put_file(staged_path, inner, mode="create")
+                _patiently(lambda: file_system.put_file(staged_path, inner, mode="create"))
             else:
                 with open(staged_path, "rb") as file:
-                    file_system.pipe_file(inner, file.read(), mode="create")
+                    data = file.read()
+                _patiently(lambda: file_system.pipe_file(inner, data, mode="create"))
         except FileExistsError:
             return False
     return True
@@ -217,7 +244,7 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         file_system, inner = _file_system(path)
         with _failing_by_name(path):
             try:
-                file_system.pipe_file(inner, data, mode="create")
+                _patiently(lambda: file_system.pipe_file(inner, data, mode="create"))
             except FileExistsError:
                 return False
         return True
@@ -225,3 +252,95 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         with _failing_by_name(path), open(name, "xb") as file:
             file.write(data)
         return commit_staged(name, path)
+
+
+# --- what is not committed: leases and marks, which are for people and never for the books --------------
+
+
+class Entry(NamedTuple):
+    """A file in a listing.
+
+    Attributes:
+        path: in the form that the other functions take.
+        size: in bytes.
+        modified: seconds since 1970; 0 where the file system does not say.
+    """
+
+    path: str
+    size: int
+    modified: float
+
+
+def replace(path: str, data: bytes) -> None:
+    """Writes a small file over whatever is there; readers see the old content or the new one.
+
+    Raises:
+        RunFolderError: the file system failed.
+    """
+    local = local_path(path)
+    with _failing_by_name(path):
+        if local is None:
+            file_system, inner = _file_system(path)
+            _patiently(lambda: file_system.pipe_file(inner, data))
+            return
+        with staged(path) as name:
+            with open(name, "xb") as file:
+                file.write(data)
+            os.replace(name, os.path.abspath(local))
+
+
+def remove(path: str) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        RunFolderError: the file system failed.
+    """
+    local = local_path(path)
+    with _failing_by_name(path), contextlib.suppress(FileNotFoundError):
+        if local is None:
+            file_system, inner = _file_system(path)
+            file_system.rm_file(inner)
+        else:
+            os.unlink(local)
+
+
+def list_folder(folder: str) -> list[Entry]:
+    """The files in a folder, without those that are not whole yet; none if there is no such folder.
+
+    Raises:
+        OSError: the file system failed.
+    """
+    local = local_path(folder)
+    entries: list[Entry] = []
+    if local is not None:
+        with contextlib.suppress(FileNotFoundError), os.scandir(local) as found:
+            for item in found:
+                with contextlib.suppress(FileNotFoundError):
+                    if item.is_file() and not item.name.startswith(TEMPORARY_PREFIX):
+                        status = item.stat()
+                        entries.append(Entry(f"{folder}/{item.name}", status.st_size, status.st_mtime))
+        return sorted(entries)
+    file_system, inner = _file_system(folder)
+    file_system.invalidate_cache()
+    try:
+        details = _patiently(lambda: file_system.ls(inner, detail=True))
+    except FileNotFoundError:
+        return []
+    for item in details:
+        name = item["name"].rstrip("/").rsplit("/", 1)[-1]
+        if item.get("type") != "directory" and not name.startswith(TEMPORARY_PREFIX):
+            entries.append(Entry(f"{folder}/{name}", int(item.get("size") or 0), _modified(item)))
+    return sorted(entries)
+
+
+def _modified(details: Mapping[str, Any]) -> float:
+    for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created"):
+        when = details.get(name)
+        if isinstance(when, str):
+            with contextlib.suppress(ValueError):
+                when = datetime.datetime.fromisoformat(when)
+        if isinstance(when, datetime.datetime):
+            return when.timestamp()
+        if isinstance(when, int | float):
+            return float(when)
+    return 0.0

@@ -1,5 +1,9 @@
-"""What can stop a run, each with its exit code; the same codes in every command."""
+"""What can stop a run, each with its exit code; the same codes in every command.
 
+The codes above 63 are those of `sysexits.h` for the same trouble.
+"""
+
+import errno
 import re
 from collections.abc import Iterator
 
@@ -7,7 +11,31 @@ DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
 OTHER_RUN = 3
+PAST_LIMIT = 4
+EMPTY_CORPUS = 65
+NO_INPUT = 66
+DISK_FULL = 73
+UNREADABLE_INPUT = 74
 STOPPED = 75
+NO_PERMISSION = 77
+
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "failed",
+    WRONG_USAGE: "wrong usage",
+    OTHER_RUN: "the run folder or selection belongs to another run, or another launch is at work in it",
+    PAST_LIMIT: "a share passed its limit: rejected records",
+    EMPTY_CORPUS: "the input holds no record",
+    NO_INPUT: "no file matches --input",
+    DISK_FULL: "the disk of the run folder is full",
+    UNREADABLE_INPUT: "an input file cannot be read",
+    STOPPED: "stopped by a signal: run the same command to go on",
+    NO_PERMISSION: "no permission to read an input or to write the run folder",
+}
+"""What the exit code of a command says."""
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class CurationError(Exception):
@@ -18,6 +46,54 @@ class CurationError(Exception):
 
 class RunFolderError(CurationError):
     """A run folder cannot be used: not writable, or its file system lacks create-if-absent."""
+
+
+class DiskFullError(RunFolderError):
+    """The disk that the run folder lies on is full, or a quota or a limit on the size of files is reached."""
+
+    exit_code = DISK_FULL
+
+
+class RunFolderPermissionError(RunFolderError):
+    """The run folder may not be written."""
+
+    exit_code = NO_PERMISSION
+
+
+class NoMatchError(CurationError):
+    """No input file was found."""
+
+    exit_code = NO_INPUT
+
+
+class EmptyCorpusError(CurationError):
+    """There are input files, but no record in any of them."""
+
+    exit_code = EMPTY_CORPUS
+
+
+class UnreadableInputError(CurationError):
+    """An input file cannot be read; trying again may help."""
+
+    exit_code = UNREADABLE_INPUT
+
+
+class InputPermissionError(UnreadableInputError):
+    """An input file may not be read."""
+
+    exit_code = NO_PERMISSION
+
+
+class RejectedShareError(CurationError):
+    """More records were rejected than `--max_rejected_fraction` allows."""
+
+    exit_code = PAST_LIMIT
+
+
+class LeaseHeldError(CurationError):
+    """Another launch is at work in the run folder."""
+
+    exit_code = OTHER_RUN
 
 
 class RunFolderMismatchError(CurationError):
@@ -38,24 +114,23 @@ class WorkerDiedError(CurationError):
     """A worker process of a local run died, of a signal or for want of memory."""
 
 
+class PoisonSplitError(CurationError):
+    """A split ended the worker that scored it again and again."""
+
+
 class StoppedError(CurationError):
     """A signal stopped the run; the same command goes on where it stopped."""
 
     exit_code = STOPPED
 
 
-_KNOWN = {
-    kind.__name__: kind
-    for kind in (
-        CurationError,
-        RunFolderError,
-        RunFolderMismatchError,
-        BooksError,
-        InputChangedError,
-        WorkerDiedError,
-        StoppedError,
-    )
-}
+def _all_kinds(kind: type[CurationError]) -> Iterator[type[CurationError]]:
+    yield kind
+    for inner in kind.__subclasses__():
+        yield from _all_kinds(inner)
+
+
+_KNOWN = {kind.__name__: kind for kind in _all_kinds(CurationError)}
 _IN_TEXT = re.compile(
     r"(?:pipelines\.errors\.)?\b(" + "|".join(_KNOWN) + r"): (.*?)(?: \[while running .*|$)", re.MULTILINE
 )
@@ -77,7 +152,7 @@ def find_cause(error: BaseException) -> CurationError | None:
     """
     for link in _chain(error):
         if isinstance(link, CurationError):
-            return _KNOWN[type(link).__name__](str(link).split(" [while running")[0])
+            return named(type(link).__name__, str(link).split(" [while running")[0])
     for link in _chain(error):
         found = find_in_text(str(link))
         if found is not None:
@@ -91,4 +166,28 @@ def find_in_text(text: str) -> CurationError | None:
     if not found:
         return None
     name, message = found[-1]
-    return _KNOWN[name](message)
+    return named(name, message)
+
+
+def named(name: str, message: str) -> CurationError:
+    """An error of ours by the name of its class; a plain one for a name that is not known."""
+    return _KNOWN.get(name, CurationError)(message)
+
+
+def reading_failed(path: str, error: OSError) -> UnreadableInputError:
+    """What to raise for an input file that cannot be read."""
+    if error.errno in _NO_PERMISSION:
+        return InputPermissionError(f"the input {path} may not be read: {error.strerror}")
+    return UnreadableInputError(f"the input {path} cannot be read: {error.strerror or error}")
+
+
+def writing_failed(path: str, error: OSError) -> RunFolderError:
+    """What to raise for a file of the run folder that cannot be written."""
+    if error.errno in _DISK_FULL:
+        return DiskFullError(
+            f"{path} cannot be written: {error.strerror}; nothing committed is lost: make room and run the same "
+            "command to go on"
+        )
+    if error.errno in _NO_PERMISSION:
+        return RunFolderPermissionError(f"{path} cannot be written: {error.strerror}")
+    return RunFolderError(f"{path} cannot be written: {error.strerror or error}")

@@ -14,7 +14,8 @@
       selections/NAME/manifest.json, _SUCCESS
 
 Every file is created once and never replaced (`pipelines.commits`). Nothing else is state: what is there is
-done, what is not there is still to do.
+done, what is not there is still to do. Beside them lie `lease/`, which says who is at work, and `attempts/`, the
+marks of splits that are being scored; nothing is read from these that would change a result.
 """
 
 import dataclasses
@@ -114,6 +115,11 @@ class RunFolder:
         """The score file of a split, under a hashed prefix: object stores share load by prefix."""
         prefix = hashlib.blake2b(b"%d" % ordinal, digest_size=1).hexdigest()
         return f"{self.path}/scores/{prefix}/{ordinal:08d}.parquet"
+
+    @property
+    def attempts_path(self) -> str:
+        """The folder of the marks of splits that are being scored (`pipelines.attempts`)."""
+        return f"{self.path}/attempts"
 
     def summary_path(self, group: int) -> str:
         """The summary of a group of splits."""

@@ -1,0 +1,139 @@
+"""Marks of the splits that are being scored: what a worker leaves behind that died over one.
+
+A worker writes a mark before it scores a split and removes it afterwards, whether it succeeded or failed with a
+message. A mark that stays tells of a worker that ended without a word: killed, out of memory, crashed in native
+code. A split that ends several workers of one launch is poison. It is named and not tried again.
+
+Marks count within one launch. Launches that are killed together with their workers say nothing about a split.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from pipelines import commits
+from pipelines.errors import PoisonSplitError, RunFolderError
+from pipelines.lease import is_gone, process_id
+from pipelines.ledger import RunFolder, SplitTask
+from rater_model.records import Split
+
+MOST_DEATHS = 3
+"""How many workers a split may end within one launch."""
+
+
+def describe(split: Split) -> str:
+    """Names a split for a person."""
+    unit = "row groups" if split.format == "parquet" else "bytes"
+    end = "the end" if split.end is None else f"{split.end:,}"
+    where = "the whole file" if split.start == 0 and split.end is None else f"{unit} {split.start:,} to {end}"
+    return f"split {split.ordinal} ({split.path}, {where})"
+
+
+def _path(folder: RunFolder, ordinal: int, launch: str, number: int) -> str:
+    return f"{folder.attempts_path}/{ordinal:08d}.{launch}.{number}.json"
+
+
+@contextlib.contextmanager
+def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
+    """Marks a split as being scored.
+
+    Args:
+        folder: the run folder.
+        task: the split.
+        launch: id of the launch; "" leaves no marks.
+
+    Raises:
+        PoisonSplitError: the split ended `MOST_DEATHS` workers of this launch.
+    """
+    if not launch:
+        yield
+        return
+    split = task.split
+    content = {
+        "launch": launch,
+        "ordinal": split.ordinal,
+        "split": describe(split),
+        "process": process_id(),
+        "started": time.time(),
+    }
+    for number in range(1, MOST_DEATHS + 2):
+        path = _path(folder, split.ordinal, launch, number)
+        if number > MOST_DEATHS:
+            raise PoisonSplitError(
+                f"{describe(split)} ended {MOST_DEATHS} workers that scored it, one after the other; it is not tried "
+                "again. Look for a crash or for too little memory (137 is a kill): fewer --local_workers, smaller "
+                "--max_record_bytes or --tokens_per_batch may help, or leave the file out. What is committed stays"
+            )
+        if commits.commit_if_absent(path, orjson.dumps(content)):
+            break
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RunFolderError):  # a mark that stays counts as one death: no harm by itself
+            commits.remove(path)
+
+
+def unfinished(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
+    """The marks that are there: (path, content), by ordinal."""
+    found = []
+    for entry in commits.list_folder(folder.attempts_path):
+        data = commits.read_if_there(entry.path)
+        if data is not None:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                found.append((entry.path, orjson.loads(data)))
+    return found
+
+
+def clear_bystanders(folder: RunFolder, launch: str) -> list[str]:
+    """After a worker's death: removes the marks of workers that live, which are about to be ended too.
+
+    Returns:
+        The splits that the dead workers were scoring.
+    """
+    guilty = []
+    for path, mark in unfinished(folder):
+        if mark["launch"] != launch or mark["process"]["host"] != socket.gethostname():
+            continue
+        if is_gone(mark["process"]):
+            guilty.append(mark["split"])
+        else:
+            commits.remove(path)
+    return sorted(set(guilty))
+
+
+def clear_finished(folder: RunFolder, launch: str) -> dict[str, int]:
+    """At a launch's beginning: removes marks of splits that were scored since.
+
+    Returns:
+        The splits that are still not scored, with the number of workers that they outlived in earlier launches.
+    """
+    left: dict[str, int] = {}
+    for path, mark in unfinished(folder):
+        if mark["launch"] == launch:
+            continue
+        if commits.exists(folder.score_path(mark["ordinal"])):
+            commits.remove(path)
+        else:
+            left[mark["split"]] = left.get(mark["split"], 0) + 1
+    return left
+
+
+def die_with(process: dict[str, Any]) -> None:
+    """Ends this process when another one is gone; watched from a thread.
+
+    Args:
+        process: as `pipelines.lease.process_id` gave it there.
+    """
+
+    def watch() -> None:
+        while not is_gone(process):
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="die with launcher", daemon=True).start()
