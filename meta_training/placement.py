@@ -15,11 +15,41 @@ just before they are used.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 POPULATION, DATA = "population", "data"
+
+
+class PlacementError(ValueError):
+    """Devices that the config's population or batches cannot be spread over; the message names the field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacementConfig:
+    """How inner models and their batches are spread over devices.
+
+    Attributes:
+        population: groups of devices, each with an equal share of the inner models; 0 for as many as the number of
+            devices and the population have in common.
+        data: devices in a group, each with an equal share of every batch; 0 for all that there are.
+        shard_parameters: cut each inner model's parameters and optimiser state over its group's devices, each array
+            along its longest axis that can be cut evenly. They are put together just before they are used: what
+            stays on a device between updates shrinks by the group's size.
+    """
+
+    population: int = 0
+    data: int = 0
+    shard_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.population, self.data) < 0:
+            raise ValueError("placement.population and placement.data must be at least 0")
 
 
 class OneDevice:
@@ -99,3 +129,150 @@ class DataAxis(OneDevice):
             for leaf, axis in zip(leaves, self.cut_axes, strict=True)
         ]
         return jax.tree.unflatten(structure, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A mesh, and where on it the parts of meta-training live.
+
+    Attributes:
+        mesh: of ("population", "data").
+        shard_parameters: see `PlacementConfig`.
+    """
+
+    mesh: Mesh
+    shard_parameters: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Groups of devices along the population axis."""
+        return self.mesh.shape[POPULATION]
+
+    @property
+    def group_size(self) -> int:
+        """Devices of a group, along the data axis."""
+        return self.mesh.shape[DATA]
+
+    def cut_axis(self, shape: Sequence[int]) -> int:
+        """Returns which axis of an array of one inner model is cut over its group, -1 for none.
+
+        It depends on the shape alone, so Adam's moments are cut as the parameters are.
+        """
+        lengths = [length if length and length % self.group_size == 0 else 0 for length in shape]
+        if not self.shard_parameters or self.group_size == 1 or not any(lengths):
+            return -1
+        return int(np.argmax(lengths))
+
+    def data_axis(self, params: Any) -> DataAxis | None:
+        """Returns what `make_meta_gradient` needs to know of the data axis; None if groups are single devices.
+
+        Args:
+            params: theta of one inner model, or its shapes.
+        """
+        if self.group_size == 1:
+            return None
+        cut_axes = tuple(self.cut_axis(leaf.shape) for leaf in jax.tree.leaves(params))
+        return DataAxis(self.group_size, cut_axes if self.shard_parameters else None)
+
+    def member_specs(self, member: Any, stacked: bool) -> Any:
+        """Returns the partition specs of a tree of one inner model's arrays, or of a stack of them."""
+
+        def spec(leaf: Any) -> PartitionSpec:
+            shape = leaf.shape[1:] if stacked else leaf.shape
+            axis = self.cut_axis(shape)
+            parts = [DATA if i == axis else None for i in range(len(shape))]
+            return PartitionSpec(POPULATION, *parts) if stacked else PartitionSpec(*parts)
+
+        return jax.tree.map(spec, member)
+
+    def shardings(self, specs: Any) -> Any:
+        """Returns the shardings of partition specs."""
+        return jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+        )
+
+    def place(self, tree: Any, specs: Any) -> Any:
+        """Puts arrays, the same ones in every process, where the specs say.
+
+        Args:
+            tree: arrays; those that already lie on the whole mesh are moved, others are copied from this process.
+            specs: a tree of partition specs, or one for all.
+        """
+        if isinstance(specs, PartitionSpec):
+            specs = jax.tree.map(lambda _: specs, tree)
+
+        def put(x: Any, sharding: NamedSharding) -> jax.Array:
+            if isinstance(x, jax.Array) and not x.is_fully_addressable:
+                return jax.jit(lambda y: y, out_shardings=sharding)(x)
+            values = np.asarray(x)
+            return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+        return jax.tree.map(put, tree, self.shardings(specs))
+
+    def mean_over_population(self, tree: Any) -> Any:
+        """Returns the mean over groups, for use inside `jax.shard_map`."""
+        return jax.lax.pmean(tree, POPULATION) if self.groups > 1 else tree
+
+    def describe(self) -> str:
+        """Returns one sentence for a person."""
+        kind = self.mesh.devices.flat[0].device_kind
+        cut = ", parameters cut over the group" if self.shard_parameters and self.group_size > 1 else ""
+        return f"{self.mesh.size} x {kind}: {self.groups} groups of {self.group_size}{cut}"
+
+
+def make_placement(
+    config: PlacementConfig,
+    population: int,
+    batches: Sequence[int],
+    devices: Sequence[jax.Device] | None = None,
+) -> Placement | None:
+    """Returns where things live, or None where one device holds everything.
+
+    Args:
+        config: the axes, 0 for automatic.
+        population: P, inner models.
+        batches: the batch sizes that are cut over the data axis.
+        devices: all devices of all processes, if not given.
+
+    Raises:
+        PlacementError: the axes do not fit the devices, the population or the batches.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
+    groups = config.population or math.gcd(population, count // config.data if config.data else count)
+    group_size = config.data or count // groups
+    if population % groups:
+        raise PlacementError(f"placement.population ({groups}) must divide population.size ({population})")
+    for batch in batches:
+        if batch % group_size:
+            raise PlacementError(
+                f"a batch of {batch} windows cannot be cut evenly over {group_size} devices: set placement.data to a "
+                "divisor of inner_batch and outer_batch, or change those"
+            )
+    if groups * group_size > count:
+        raise PlacementError(f"placement asks for {groups} x {group_size} devices, and there are {count}")
+    if groups * group_size < count and jax.process_count() > 1:
+        raise PlacementError(
+            f"placement uses {groups} x {group_size} of {count} devices; in a run of several processes it must use all"
+        )
+    if groups * group_size == 1:
+        return None
+    mesh = Mesh(np.asarray(devices[: groups * group_size]).reshape(groups, group_size), (POPULATION, DATA))
+    return Placement(mesh, config.shard_parameters)
+
+
+def join_processes(coordinator: str, processes: int, process: int) -> None:
+    """Makes this process one of several that train together; to be called before JAX is first used.
+
+    Args:
+        coordinator: HOST:PORT of process 0, "auto" where the cluster tells (TPU pods, Slurm, Open MPI), empty for a
+            process by itself.
+        processes: how many there are; not used with "auto".
+        process: which one this is, from 0; not used with "auto".
+    """
+    if not coordinator:
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    jax.distributed.initialize(coordinator, processes, process)

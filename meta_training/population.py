@@ -6,15 +6,19 @@ Dimension letters as in `meta_training.meta_gradient`, and P, the inner models o
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from meta_training.language_model import Params, Windows
 from meta_training.meta_gradient import InnerState, MetaGradient, SequenceLosses
+from meta_training.placement import DATA, POPULATION, Placement
 
 Initialise = Callable[[jax.Array], Params]  # random key -> fresh parameters
 
@@ -144,31 +148,94 @@ def initial_meta_state(
     return MetaState(jnp.int32(0), rater_params, stack([state] * size), inner)
 
 
+def meta_state_specs(state: MetaState, placement: Placement) -> Any:
+    """Returns where each array of a meta-state lives: the rater everywhere, what is one member's in its group."""
+    everywhere = PartitionSpec()
+    return MetaState(
+        step=everywhere,  # type: ignore[arg-type] # a state of specs
+        rater_params=jax.tree.map(lambda _: everywhere, state.rater_params),
+        meta_optimiser_state=jax.tree.map(lambda _: PartitionSpec(POPULATION), state.meta_optimiser_state),
+        inner=placement.member_specs(state.inner, stacked=True),
+    )
+
+
+def place_meta_state(state: MetaState, placement: Placement | None) -> MetaState:
+    """Puts a meta-state, the same in every process, where it belongs."""
+    return state if placement is None else placement.place(state, meta_state_specs(state, placement))
+
+
+def place_windows(windows: Windows, placement: Placement | None) -> Windows:
+    """Puts windows [P, T, B, L] or [P, B, L], the same in every process, where they are used."""
+    if placement is None:
+        return windows
+    return placement.place(windows, _windows_spec(windows))
+
+
+def _windows_spec(windows: Windows) -> PartitionSpec:
+    return PartitionSpec(POPULATION, *[None] * (windows.length_B.ndim - 2), DATA)
+
+
 def make_meta_step(
     meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
     meta_optimiser: optax.GradientTransformation,
-) -> Callable[[MetaState, Windows, Windows], tuple[MetaState, MetaStepMetrics]]:
+    placement: Placement | None = None,
+) -> jax.stages.Wrapped:
     """Returns one meta-step over the whole population, compiled.
 
     Args:
-        meta_gradient: of one inner model, as `make_meta_gradient` returns it.
+        meta_gradient: of one inner model, as `make_meta_gradient` returns it (for the placement's data axis, where
+            there is one).
         meta_optimiser: of one inner model.
+        placement: where things live; None for one device.
 
     Returns:
-        A function of (state, inner windows [P, T, B, L], outer windows [P, B, L]). The state is donated: use the
-        one returned.
+        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics). The state is
+        donated: use the one returned. With a placement, `place_meta_state` and `place_windows` put the arguments
+        where they belong.
     """
     averaged_update = make_averaged_update(meta_optimiser)
 
+    def members(
+        rater_params: Params, meta_state: optax.OptState, state: InnerState, inner: Windows, outer: Windows
+    ) -> tuple[Params, optax.OptState, jax.Array, MetaGradient]:
+        # One inner model of a device after the other: the memory of one, whatever the population's size.
+        results: MetaGradient = jax.lax.map(lambda member: meta_gradient(rater_params, *member), (state, inner, outer))
+        update, meta_state = averaged_update(results.gradient, meta_state, rater_params)
+        if placement is not None:
+            update = placement.mean_over_population(update)
+        squares = [jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient)]
+        square_P = functools.reduce(jnp.add, squares)
+        return update, meta_state, square_P, results._replace(gradient=())
+
     def meta_step(state: MetaState, inner: Windows, outer: Windows) -> tuple[MetaState, MetaStepMetrics]:
-        # One inner model after the other: the memory of one, whatever the population's size.
-        results: MetaGradient = jax.lax.map(
-            lambda member: meta_gradient(state.rater_params, *member), (state.inner, inner, outer)
+        everyone = members
+        if placement is not None:
+            specs = meta_state_specs(state, placement)
+            each: Any = PartitionSpec(POPULATION)
+            everywhere = PartitionSpec()
+            everyone = jax.shard_map(
+                members,
+                mesh=placement.mesh,
+                in_specs=(
+                    specs.rater_params,
+                    specs.meta_optimiser_state,
+                    specs.inner,
+                    _windows_spec(inner),
+                    _windows_spec(outer),
+                ),
+                out_specs=(
+                    everywhere,
+                    specs.meta_optimiser_state,
+                    each,
+                    MetaGradient((), each, specs.inner, each, each),
+                ),
+                check_vma=False,
+            )
+        update, meta_optimiser_state, square_P, results = everyone(
+            state.rater_params, state.meta_optimiser_state, state.inner, inner, outer
         )
-        update, meta_optimiser_state = averaged_update(results.gradient, state.meta_optimiser_state, state.rater_params)
         weights_PxTxB = jax.nn.softmax(results.scores_TxB, axis=-1)
         batch = weights_PxTxB.shape[-1]
-        square_P = sum(jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient))
         size = sum(leaf.size for leaf in jax.tree.leaves(state.rater_params))
         entropy_PxT = -jnp.sum(weights_PxTxB * jnp.log(jnp.maximum(weights_PxTxB, 1e-30)), axis=-1)
         metrics = MetaStepMetrics(
@@ -183,7 +250,12 @@ def make_meta_step(
             update_norm=optax.global_norm(update),
         )
         rater_params = optax.apply_updates(state.rater_params, update)
-        return MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state), metrics
+        after = MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state)
+        if placement is not None:
+            shardings = placement.shardings(specs)
+            after = jax.lax.with_sharding_constraint(after, shardings)
+            metrics = jax.lax.with_sharding_constraint(metrics, NamedSharding(placement.mesh, PartitionSpec()))
+        return after, metrics
 
     return jax.jit(meta_step, donate_argnums=0)
 
@@ -282,12 +354,28 @@ def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
 
 
 @jax.jit
-def replace_member(inner: InnerState, member: jax.Array, replacement: InnerState) -> InnerState:
+def _replace_member(inner: InnerState, member: jax.Array, replacement: InnerState) -> InnerState:
+    def replace(stacked: jax.Array, new: jax.Array) -> jax.Array:
+        # A choice in place of a write at an index: every group of devices decides by itself.
+        chosen = (jnp.arange(stacked.shape[0]) == member).reshape(-1, *[1] * new.ndim)
+        return jnp.where(chosen, new[None], stacked)
+
+    return jax.tree.map(replace, inner, replacement)
+
+
+def replace_member(
+    inner: InnerState, member: int, replacement: InnerState, placement: Placement | None = None
+) -> InnerState:
     """Returns the population with one inner model replaced: parameters, optimiser state and age.
 
     Args:
         inner: the stacked population.
         member: which one, in [0, P).
-        replacement: the new one.
+        replacement: the new one, the same in every process.
+        placement: where things live; None for one device.
     """
-    return jax.tree.map(lambda stacked, new: stacked.at[member].set(new), inner, replacement)
+    if placement is not None:
+        replacement = placement.place(replacement, placement.member_specs(replacement, stacked=False))
+        specs = placement.member_specs(inner, stacked=True)
+        return placement.place(_replace_member(inner, np.int32(member), replacement), specs)
+    return _replace_member(inner, np.int32(member), replacement)

@@ -1,0 +1,167 @@
+"""Many devices, many processes: the same rater as one device makes, by the exchanges that were meant."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from meta_training.placement import PlacementConfig, PlacementError, make_placement
+
+ROOT = Path(__file__).resolve().parents[1]
+# theta, eta and the cut part of theta in tests/small_models.py: 12 x 8 + 8 x 7 + 7 x 12 and the bias of 7; 12 x 8 + 8.
+THETA, ETA, CUT, BIAS = 243, 104, 236, 7
+
+
+def start(output: Path, *options: str, devices: int = 8) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.placement_program", str(output), *options],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def result(process: subprocess.Popen[str], output: Path) -> dict[str, Any]:
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    return json.loads(output.read_text())
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output = tmp_path_factory.mktemp("placement") / "report.json"
+    return result(start(output), output)
+
+
+@pytest.mark.parametrize("parameters", ["whole", "cut"])
+def test_eight_devices_make_the_rater_of_one(report: dict[str, Any], parameters: str) -> None:
+    assert report["devices"] == 8
+    assert report[parameters]["meta_gradient"] < 1e-12
+    assert report[parameters]["metrics"] < 1e-12
+    assert report[parameters]["steps"] < 1e-9  # ten meta-steps and a reset
+    assert report["permuted"] < 1e-9
+
+
+def test_parameters_are_cut_where_they_can_be(report: dict[str, Any]) -> None:
+    assert sorted(report["whole"]["shards"]) == [[1, 7], [1, 7, 12], [1, 8, 7], [1, 12, 8]]
+    assert sorted(report["cut"]["shards"]) == [[1, 4, 7], [1, 6, 8], [1, 7], [1, 7, 6]]
+
+
+def of_kind(report: dict[str, Any], parameters: str, kind: str) -> list[tuple[str, int]]:
+    split = [line.split() for line in report[parameters]["collectives"]]
+    return [(groups, int(numbers)) for name, groups, numbers in split if name == kind]
+
+
+def test_the_compiled_exchanges_are_those_that_were_written(report: dict[str, Any]) -> None:
+    data, population = "{{0,1},{2,3},{4,5},{6,7}}", "{{0,2,4,6},{1,3,5,7}}"
+    # Two inner gradients, the derivative of the second (nobody asks for that of the first to theta), the outer
+    # gradient; then the rater's gradient with the outer loss; over the population the rater's update and 4 metrics.
+    reductions = Counter(of_kind(report, "whole", "all-reduce"))
+    assert reductions == {(data, THETA): 4, (data, ETA + 1): 1, (population, ETA + 4): 1}
+    # The scores of both batches, then the losses and the weights' cotangents of each.
+    assert Counter(of_kind(report, "whole", "all-gather")) == {(data, 16): 1, (data, 8): 4}
+    kinds = {line.split()[0] for parameters in ("whole", "cut") for line in report[parameters]["collectives"]}
+    assert kinds == {"all-reduce", "all-gather", "reduce-scatter"}
+
+
+def test_with_parameters_cut_the_sums_become_reduce_scatters(report: dict[str, Any]) -> None:
+    scattered = sum(numbers for _, numbers in of_kind(report, "cut", "reduce-scatter"))
+    assert scattered == 4 * CUT // 2
+    assert sum(numbers == BIAS for _, numbers in of_kind(report, "cut", "all-reduce")) == 4
+    assert not any(numbers >= CUT for _, numbers in of_kind(report, "cut", "all-reduce"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_transformers_on_eight_devices(dtype: str, tmp_path: Path) -> None:
+    report = result(
+        start(tmp_path / "report.json", "--model=transformer", f"--dtype={dtype}"), tmp_path / "report.json"
+    )
+    for parameters in ("whole", "cut"):
+        found = report[parameters]
+        print(dtype, parameters, {k: found[k] for k in ("meta_gradient", "steps")}, "permuted", report["permuted"])
+        assert found["meta_gradient"] < (1e-12 if dtype == "float64" else 1e-5)
+        # In float32 ten steps amplify rounding: no more than a mere reordering of the examples does.
+        assert found["steps"] < (1e-9 if dtype == "float64" else 3 * report["permuted"])
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_rater_of_one(tmp_path: Path) -> None:
+    coordinator = f"--coordinator=localhost:{free_port()}"
+    outputs = [tmp_path / f"{i}.json" for i in range(2)]
+    processes = [
+        start(output, coordinator, "--processes=2", f"--process={i}", devices=4) for i, output in enumerate(outputs)
+    ]
+    for process, output in zip(processes, outputs, strict=True):
+        report = result(process, output)
+        assert report["devices"] == 8
+        for parameters in ("whole", "cut"):
+            assert report[parameters]["meta_gradient"] < 1e-12
+            assert report[parameters]["steps"] < 1e-9
+
+
+def test_one_device_needs_no_placement() -> None:
+    assert make_placement(PlacementConfig(), 4, (8,), jax.devices()[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "expected"),
+    [
+        (PlacementConfig(), 8, (4, 2)),
+        (PlacementConfig(), 2, (2, 1)),
+        (PlacementConfig(), 3, (1, 3)),
+        (PlacementConfig(data=8), 8, (1, 8)),
+        (PlacementConfig(population=2), 8, (2, 4)),
+        (PlacementConfig(population=2, data=1), 8, (2, 1)),
+    ],
+)
+def test_axes_are_chosen_from_devices_and_population(
+    config: PlacementConfig, devices: int, expected: tuple[int, int]
+) -> None:
+    made = make_placement(config, 4, (24, 48), jax.devices()[:1] * devices)
+    assert made is not None
+    assert (made.groups, made.group_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (PlacementConfig(population=3), r"placement\.population \(3\) must divide population\.size \(4\)"),
+        (PlacementConfig(data=3, population=1), "a batch of 8 windows cannot be cut evenly over 3 devices"),
+        (PlacementConfig(population=4, data=4), "asks for 4 x 4 devices, and there are 8"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused(config: PlacementConfig, message: str) -> None:
+    with pytest.raises(PlacementError, match=message):
+        make_placement(config, 4, (8,), jax.devices()[:1] * 8)
+
+
+def test_the_longest_axis_that_can_be_cut_is_cut() -> None:
+    made = make_placement(PlacementConfig(1, 4, True), 4, (8,), jax.devices()[:1] * 4)
+    assert made is not None
+    shapes = [(6, 8), (12, 8), (5, 7), (), (4,)]
+    assert [made.cut_axis(shape) for shape in shapes] == [1, 0, -1, -1, 0]
+    axis = made.data_axis([jnp.zeros(shape) for shape in shapes])
+    assert axis is not None
+    assert axis.cut_axes == (1, 0, -1, -1, 0)
