@@ -32,6 +32,7 @@ class MetricsWriter:
         self._path = folder / METRICS_FILE
         self._names = cut_metrics(self._path, after)
         self._csv_file = self._path.open("a", newline="", encoding="utf-8")
+        self._csv = csv.writer(self._csv_file, lineterminator="\n")
         # Nothing to forget in a run's first event file; the purge of a resumed one also covers a run begun anew.
         resumed = any(folder.glob("events.out.tfevents.*"))
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=after + 1 if resumed else None)
@@ -48,10 +49,10 @@ class MetricsWriter:
         """
         if not self._names:
             self._names = ["step", *scalars]
-            csv.writer(self._csv_file).writerow(self._names)
+            self._csv.writerow(self._names)
         if self._names != ["step", *scalars]:
             raise ValueError(f"{self._path} has the columns {self._names}, not {['step', *scalars]}")
-        csv.writer(self._csv_file).writerow([step, *scalars.values()])
+        self._csv.writerow([step, *scalars.values()])
         self._csv_file.flush()
         for name, value in scalars.items():
             if value is not None:
