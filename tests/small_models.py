@@ -56,10 +56,13 @@ def small_problem(dtype: str) -> Problem:
     return Problem(score, losses, initialise_small_rater, initialise_model)
 
 
-def transformer_problem(dtype: str, **changes: Any) -> Problem:
+def transformer_problem(dtype: str, loss_chunk: int = 0, **changes: Any) -> Problem:
     """The project's own models, very small."""
-    shape = TransformerConfig(8, 2, 12, 1, dtype=dtype, param_dtype=dtype, **changes)
-    model, rater = LanguageModelConfig(VOCABULARY, shape), RaterConfig(VOCABULARY, LENGTH, shape, ngram_rows=16)
+    shape = TransformerConfig(8, 2, 12, 1, **{"dtype": dtype, "param_dtype": dtype, **changes})
+    model, rater = (
+        LanguageModelConfig(VOCABULARY, shape, loss_chunk),
+        RaterConfig(VOCABULARY, LENGTH, shape, ngram_rows=16),
+    )
     return Problem(
         lambda eta, windows: score_tokens(rater, eta, *windows),
         lambda theta, windows: sequence_losses(model, theta, windows),

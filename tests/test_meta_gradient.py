@@ -19,8 +19,10 @@ from meta_training.language_model import (
     sequence_losses,
 )
 from meta_training.meta_gradient import InnerState, MetaGradient, MetaGradientConfig, make_meta_gradient
+from meta_training.placement import DataAxis
 from rater_model.rater import RaterConfig, initialise_rater, score_tokens
 from rater_model.transformer import TransformerConfig
+from tests.small_models import inner_state, random_windows, small_problem, transformer_problem
 
 VOCABULARY, LENGTH, BATCH = 11, 7, 4
 OPTIMISERS = {
@@ -108,20 +110,25 @@ def test_mixed_mode_equals_reverse_mode_in_float64(float64: None, config: MetaGr
     assert actual.outer_loss == pytest.approx(expected.outer_loss, rel=1e-12)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize(
+    "optimiser", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))]
+)
 def test_mixed_mode_equals_reverse_mode_for_every_inner_optimiser(float64: None, optimiser: str) -> None:
     expected = meta_gradient(REVERSE, steps=2, optimiser=optimiser)
     actual = meta_gradient(MetaGradientConfig(), steps=2, optimiser=optimiser)
     assert relative_error(actual.gradient, expected.gradient) < 1e-12
 
 
+@pytest.mark.slow
 def test_mixed_mode_equals_reverse_mode_in_float32() -> None:
     expected = meta_gradient(REVERSE, steps=2, dtype="float32")
     actual = meta_gradient(MetaGradientConfig(), steps=2, dtype="float32")
     assert relative_error(actual.gradient, expected.gradient) < 1e-5
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize(
+    "optimiser", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))]
+)
 def test_reverse_mode_equals_finite_differences(float64: None, optimiser: str) -> None:
     function, eta, rest = problem(REVERSE, 2, optimiser, "float64", False)
     flat_gradient = jax.flatten_util.ravel_pytree(function(eta, *rest).gradient)[0]
@@ -139,3 +146,107 @@ def test_reverse_mode_equals_finite_differences(float64: None, optimiser: str) -
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'mixed' or 'reverse', not 'forward'"):
         MetaGradientConfig(mode="forward")
+
+
+BATCH_OF_8 = 8
+
+
+@functools.cache
+def of_small_models(config: MetaGradientConfig, optimiser: str = "adam", dtype: str = "float64") -> MetaGradient:
+    """Returns the meta-gradient of models of a few lines, which compile in a second."""
+    models = small_problem(dtype)
+    keys = jax.random.split(jax.random.key(3), 4)
+    transformation = OPTIMISERS[optimiser]()
+    function = make_meta_gradient(models.score, models.losses, transformation, config)
+    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    return compiled(
+        models.initialise_rater(keys[0]),
+        inner_state(models.initialise_model(keys[1]), transformation),
+        random_windows(keys[2], 2, BATCH_OF_8),
+        random_windows(keys[3], BATCH_OF_8),
+    )
+
+
+def assert_equal(actual: MetaGradient, expected: MetaGradient, tolerance: float = 1e-12) -> None:
+    for name, a, b in zip(MetaGradient._fields, actual, expected, strict=True):
+        assert relative_error(a, b) < tolerance, name
+
+
+@pytest.mark.parametrize(
+    ("mode", "micro_batches"),
+    [
+        ("mixed", (2, 0, 0)),
+        ("mixed", (0, 4, 0)),
+        ("mixed", (0, 0, 4)),
+        ("mixed", (1, 8, 16)),
+        ("reverse", (2, 4, 4)),
+    ],
+    ids=str,
+)
+def test_micro_batches_change_nothing(float64: None, mode: str, micro_batches: tuple[int, int, int]) -> None:
+    inner, outer, rater = micro_batches
+    config = MetaGradientConfig(mode, inner_micro_batch=inner, outer_micro_batch=outer, rater_micro_batch=rater)
+    assert_equal(of_small_models(config), of_small_models(REVERSE))
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "config"),
+    [
+        ("adam", MetaGradientConfig(rematerialise_updates=False)),
+        ("adam", MetaGradientConfig(save_inner_gradients=False)),
+        *((optimiser, MetaGradientConfig()) for optimiser in OPTIMISERS),
+    ],
+    ids=["adam nothing recomputed", "adam nothing saved", *OPTIMISERS],
+)
+def test_every_saving_choice_and_optimiser(float64: None, optimiser: str, config: MetaGradientConfig) -> None:
+    assert_equal(of_small_models(config, optimiser), of_small_models(REVERSE, optimiser))
+
+
+def test_micro_batches_in_float32() -> None:
+    config = MetaGradientConfig(inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=2)
+    assert_equal(of_small_models(config, dtype="float32"), of_small_models(REVERSE, dtype="float32"), 1e-5)
+
+
+def test_micro_batches_must_divide_their_batch(float64: None) -> None:
+    with pytest.raises(ValueError, match=r"meta_gradient.inner_micro_batch \(3\) must divide the 8 windows"):
+        of_small_models(MetaGradientConfig(inner_micro_batch=3))
+    with pytest.raises(ValueError, match="outer_micro_batch must be at least 0, not -1"):
+        MetaGradientConfig(outer_micro_batch=-1)
+
+
+def test_reverse_mode_over_several_devices_is_refused() -> None:
+    models = small_problem("float32")
+    with pytest.raises(ValueError, match=r"'reverse' needs each inner model on one device: set placement\.data to 1"):
+        make_meta_gradient(models.score, models.losses, OPTIMISERS["adam"](), REVERSE, DataAxis(2))
+
+
+@pytest.mark.slow
+def test_a_transformer_in_every_economy_at_once(float64: None) -> None:
+    """Blocks of attention, chunks of the loss, rematerialised blocks, micro-batches, a scan: still the same number."""
+    config = MetaGradientConfig(scan_updates=True, inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4)
+    expected = of_transformers(REVERSE, "float64", 0)
+    frugal = of_transformers(config, "float64", 4, attention="blocks", attention_block=3, rematerialise_blocks=True)
+    assert_equal(frugal, expected)
+
+
+@pytest.mark.slow
+def test_bfloat16_computes_roughly_the_same_with_float32_sums() -> None:
+    config = MetaGradientConfig(inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4)
+    actual = of_transformers(config, "bfloat16", 4, param_dtype="float32", attention="blocks", attention_block=3)
+    expected = of_transformers(MetaGradientConfig(), "float32", 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual.gradient)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual.inner_state.params)} == {jnp.dtype("float32")}
+    assert relative_error(actual.gradient, expected.gradient) < 0.1
+
+
+def of_transformers(config: MetaGradientConfig, dtype: str, loss_chunk: int, **changes: Any) -> MetaGradient:
+    models = transformer_problem(dtype, loss_chunk, **changes)
+    keys = jax.random.split(jax.random.key(3), 4)
+    transformation = OPTIMISERS["adam"]()
+    function = make_meta_gradient(models.score, models.losses, transformation, config)
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(
+        models.initialise_rater(keys[0]),
+        inner_state(models.initialise_model(keys[1]), transformation),
+        random_windows(keys[2], 2, BATCH_OF_8),
+        random_windows(keys[3], BATCH_OF_8),
+    )
