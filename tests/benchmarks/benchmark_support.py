@@ -30,7 +30,7 @@ def train(config: Path, workdir: Path, overrides: Sequence[str]) -> float:
 
     Args:
         config: the config file.
-        workdir: a folder; an earlier run in it is removed.
+        workdir: a folder; one that is there is removed with all it holds.
         overrides: flags such as `--config.seed=1`.
 
     Returns:
@@ -44,7 +44,7 @@ def train(config: Path, workdir: Path, overrides: Sequence[str]) -> float:
     )
     if command is None:
         raise RuntimeError("datarater-train is not installed: pip install -e '.[train,dev]'")
-    if (workdir / "config.json").exists():
+    if workdir.exists():  # else the run in it would be resumed
         shutil.rmtree(workdir)
     workdir.parent.mkdir(parents=True, exist_ok=True)
     log = workdir.with_name(workdir.name + ".log")
