@@ -137,3 +137,16 @@ def die_with(process: dict[str, Any]) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="die with launcher", daemon=True).start()
+
+
+WATCHED_PROCESS = "DATARATER_WATCHED_PROCESS"
+"""The environment variable that tells worker processes which process they are to end with."""
+
+
+def watch_launcher() -> None:
+    """In a worker process of a supervised run: ends it when the process that runs the graph is gone."""
+    watched = os.environ.get(WATCHED_PROCESS)
+    if watched:
+        process = orjson.loads(watched)
+        if process["pid"] != os.getpid():
+            die_with(process)

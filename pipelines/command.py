@@ -1,23 +1,24 @@
 """What the commands share: running a graph, exit codes, what is printed at the end."""
 
 import contextlib
+import errno
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import apache_beam as beam
 import orjson
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import commits, errors, selecting
-from pipelines.errors import CurationError, RunFolderError, StoppedError, WorkerDiedError
+from pipelines import attempts, commits, errors, selecting, supervise
+from pipelines.errors import CurationError
+from pipelines.interrupts import Interrupts
+from pipelines.lease import Launch, Lease
 from pipelines.ledger import RunFolder
 from pipelines.progress import Progress, quieten_beam
 from pipelines.runners import Layout
 from pipelines.selecting import SelectionRequest
+from pipelines.work import Work
 from rater_model.files import local_path
 
 
@@ -37,87 +38,51 @@ def check_writable(folder: RunFolder) -> None:
         return
     try:
         os.makedirs(local, exist_ok=True)
+        if not os.access(local, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise RunFolderError(f"--output: {folder.path} cannot be made: {error}") from error
-    if not os.access(local, os.W_OK | os.X_OK):
-        raise RunFolderError(f"--output: {folder.path} cannot be written")
+        raise errors.writing_failed(f"--output: {folder.path}", error) from error
 
 
-@contextlib.contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """Ends a run on SIGINT and SIGTERM, and on the death of a local worker process.
-
-    Both raise in the main thread. Beam's local runner would wait for ever for a worker that died: it only lets
-    the thread that watched the worker end with an error.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    deaths: list[str] = []
-
-    def stop(number: int, _: Any) -> None:
-        if deaths:
-            raise WorkerDiedError(
-                f"{deaths[0]} (137: killed, perhaps for want of memory); nothing committed is lost: run the same "
-                "command to go on, with fewer --local_workers if memory is short"
-            )
-        raise StoppedError(
-            f"stopped by {signal.Signals(number).name}; nothing committed is lost: run the same command to go on"
-        )
-
-    def thread_ended(args: threading.ExceptHookArgs) -> None:
-        message = str(args.exc_value)
-        if "Worker subprocess exited" not in message:
-            previous_hook(args)
-        elif not deaths:
-            deaths.append(message)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    previous_hook, threading.excepthook = threading.excepthook, thread_ended
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        threading.excepthook = previous_hook
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _tell_of_earlier_deaths(work: Work, launch: Launch) -> None:
+    for split, deaths in attempts.clear_finished(work.folder, launch.id).items():
+        if deaths >= attempts.MOST_DEATHS:
+            say(f"note: {deaths} earlier launches ended without a word while scoring {split}")
 
 
-def run_graph(
-    build: Callable[[beam.PCollection], Any], layout: Layout, folder: RunFolder, goal: str
-) -> PipelineResult | None:
+def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
     """Builds and runs a graph, and waits for its end.
 
     Args:
-        build: adds the steps to a collection of one element.
+        work: what to do.
         layout: the runner and its options.
-        folder: the run folder, watched for the progress line of a local run.
-        goal: the file that the graph commits last.
 
     Returns:
-        Beam's result; None where a worker died after all was committed.
+        Beam's result; None where worker processes of this machine did the work.
 
     Raises:
+        LeaseHeldError: another launch is at work in the run folder.
         CurationError: what stopped the run, if it is one of ours.
     """
-    say(f"layout: {layout.describe()}")
-    pipeline = beam.Pipeline(options=layout.options)
-    build(pipeline | "Start" >> beam.Impulse())
-    watch: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    launch = Launch.new(layout.runner, local=layout.local)
+    work = work.of_launch(launch.id)
+    most = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
     if layout.local:
         quieten_beam()
-        watch = Progress(folder)
-    with _stopping_on_signals(), watch:
-        try:
-            result = pipeline.run()
-            result.wait_until_finish()
-        except Exception as error:
-            if isinstance(error, WorkerDiedError) and commits.exists(goal):
+    with Interrupts() as interrupts, Lease(work.leases(), launch, interrupts.interrupt) as lease:
+        say(f"layout: {layout.describe()}")
+        _tell_of_earlier_deaths(work, launch)
+        with (
+            Progress(work.folder, prints=layout.local, max_rejected_fraction=most, interrupt=interrupts.interrupt)
+            if layout.local or most < 1
+            else contextlib.nullcontext()
+        ):
+            if layout.supervised:
+                supervise.run_supervised(work, layout, launch.id, say)
                 return None
-            cause = errors.find_cause(error)
-            if cause is None:
-                raise
-            raise cause from error
+            result = supervise.run_here(work, layout, interrupts)
+        if not layout.local and not commits.exists(work.goal):
+            lease.leave_to_workers()
     return result
 
 
@@ -127,8 +92,8 @@ def run_command(command: str, run: Callable[[Sequence[str] | None], Any], argv: 
         run(argv)
     except CurationError as error:
         print(f"{command}: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, StoppedError | WorkerDiedError):
-            # Threads and workers of the local runner would go on with their splits; what matters is committed.
+        if error.interrupted:
+            # Threads of the local runner would go on with their splits; what matters is committed.
             sys.stdout.flush()
             os._exit(error.exit_code)
         return error.exit_code

@@ -333,6 +333,34 @@ def list_folder(folder: str) -> list[Entry]:
     return sorted(entries)
 
 
+def list_subfolders(folder: str) -> list[str]:
+    """The names of the folders in a folder; none if there is no such folder."""
+    local = local_path(folder)
+    if local is not None:
+        with contextlib.suppress(FileNotFoundError), os.scandir(local) as found:
+            return sorted(item.name for item in found if item.is_dir())
+        return []
+    file_system, inner = _file_system(folder)
+    file_system.invalidate_cache()
+    try:
+        details = _patiently(lambda: file_system.ls(inner, detail=True))
+    except FileNotFoundError:
+        return []
+    return sorted(item["name"].rstrip("/").rsplit("/", 1)[-1] for item in details if item.get("type") == "directory")
+
+
+def read_tail(path: str, size: int, count: int) -> bytes:
+    """The last bytes of a file whose size is known, in one request."""
+    start = max(0, size - count)
+    local = local_path(path)
+    if local is not None:
+        with open(local, "rb") as file:
+            file.seek(start)
+            return file.read()
+    file_system, inner = _file_system(path)
+    return bytes(_patiently(lambda: file_system.cat_file(inner, start=start)))
+
+
 def _modified(details: Mapping[str, Any]) -> float:
     for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created"):
         when = details.get(name)

@@ -3,30 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, publishing, runners, scoring
+from pipelines import command, ledger, options, runners, scoring
 from pipelines.score import add_scoring_flags, scoring_request
-from pipelines.scoring import ScoringRequest
-from pipelines.selecting import SelectionRequest
+from pipelines.work import Work
 from rater_model.scorer import limit_cpu_threads
 
 COMMAND = "datarater-curate"
-
-
-class CurateCorpus(beam.PTransform):
-    """Plans, scores, selects and publishes; gives the manifest's path."""
-
-    def __init__(self, scoring_request: ScoringRequest, selection_request: SelectionRequest):
-        super().__init__()
-        self._scoring_request = scoring_request
-        self._selection_request = selection_request
-
-    def expand(self, start: beam.PCollection) -> beam.PCollection:
-        """A collection of one element in."""
-        scored = start | "Score" >> scoring.ScoreCorpus(self._scoring_request)
-        return scored | "Select" >> publishing.SelectAndPublish(self._selection_request)
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
@@ -66,12 +50,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     result = None
     if command.read_manifest(selection) is None:
         command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-        result = command.run_graph(
-            lambda start: start | "Curate" >> CurateCorpus(request, selection),
-            layout,
-            request.folder,
-            selection.selection.success_path,
-        )
+        result = command.run_graph(Work(scoring=request, selection=selection), layout)
     command.print_selection(selection)
     return result
 

@@ -39,9 +39,15 @@ _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class CurationError(Exception):
-    """A run cannot go on; the message says why and what to do."""
+    """A run cannot go on; the message says why and what to do.
+
+    Attributes:
+        exit_code: of the command that it ends.
+        interrupted: whether it broke into a run from outside (`pipelines.interrupts`).
+    """
 
     exit_code = FAILED
+    interrupted = False
 
 
 class RunFolderError(CurationError):

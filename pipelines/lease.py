@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -249,6 +249,11 @@ class Lease(threading.Thread):
         self._on_lost = on_lost
         self._terms: list[Term] = []
         self._ended = threading.Event()
+        self._give_back = True
+
+    def leave_to_workers(self) -> None:
+        """At the end, leaves the leases as they are: a job goes on without this process, and its workers renew them."""
+        self._give_back = False
 
     def run(self) -> None:
         """Renews until the end."""
@@ -278,7 +283,8 @@ class Lease(threading.Thread):
     ) -> None:
         self._ended.set()
         self.join()
-        self._release()
+        if self._give_back:
+            self._release()
 
     def _release(self) -> None:
         for folder, term in zip(self._folders, self._terms, strict=False):
@@ -287,10 +293,3 @@ class Lease(threading.Thread):
                 highest = current(folder)
                 if highest is not None and highest.launch.id == self._launch.id:
                     dataclasses.replace(term, released=True).write()
-
-
-@contextlib.contextmanager
-def held(folders: list[str], launch: Launch, on_lost: Callable[[CurationError], None]) -> Iterator[Launch]:
-    """Holds leases while a block runs; see `Lease`."""
-    with Lease(folders, launch, on_lost):
-        yield launch

@@ -121,9 +121,14 @@ class RunFolder:
         """The folder of the marks of splits that are being scored (`pipelines.attempts`)."""
         return f"{self.path}/attempts"
 
+    @property
+    def summaries_path(self) -> str:
+        """The folder of the summaries."""
+        return f"{self.path}/scores/summaries"
+
     def summary_path(self, group: int) -> str:
         """The summary of a group of splits."""
-        return f"{self.path}/scores/summaries/{group:06d}.json"
+        return f"{self.summaries_path}/{group:06d}.json"
 
     def rejected_path(self, group: int) -> str:
         """The rejected records of a group of splits."""

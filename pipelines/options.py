@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from pipelines import errors
 from pipelines.selecting import SelectionRequest
 from pipelines.writing import OUTPUT_FORMATS
 from rater_model.records import ReadOptions
@@ -36,6 +37,21 @@ def whole_number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def fraction(text: str) -> float:
+    """A share between 0 and 1.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def selection_name(text: str) -> str:
@@ -71,14 +87,14 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
         description: what it does.
         example: a command line.
     """
+    exit_codes = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in errors.EXIT_CODES.items())
     return argparse.ArgumentParser(
         prog=command,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"example:\n  {example}\n\n"
         "All other flags go to Beam: --runner=FlinkRunner, --runner=DataflowRunner --project=...\n\n"
-        "exit codes: 0 done; 1 failed; 2 wrong usage; 3 the run folder or selection belongs to another run;\n"
-        "75 stopped by a signal: run the same command to go on",
+        f"exit codes:\n{exit_codes}",
         # A shortened flag of ours could be one of Beam's.
         allow_abbrev=False,
     )

@@ -1,75 +1,111 @@
-"""What a person sees while a local run works: how many splits are scored."""
+"""What a person sees while a run works: how many splits are scored, how fast, what is rejected, how long it takes."""
 
 import logging
-import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
-import orjson
-
 from pipelines import errors
+from pipelines.errors import CurationError, RejectedShareError, RunFolderError
 from pipelines.ledger import RunFolder
-from rater_model.files import local_path
+from pipelines.status import Status, Watcher
 
 _TERMINAL_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
 _LOG_SECONDS = 30.0
+_SHARE_OF_TIME = 0.1
+_LEAST_RECORDS = 1000
 
 
-def scored_splits(folder: RunFolder) -> tuple[int, int] | None:
-    """How many splits of a local run folder are scored, and how many there are; None before there is a plan."""
-    root = local_path(folder.path)
-    if root is None:
-        return None
-    try:
-        with open(os.path.join(root, "plan", "identity.json"), "rb") as file:
-            total = orjson.loads(file.read())["plan"]["splits"]
-    except FileNotFoundError:
-        return None
-    done = 0
-    for _, _, names in os.walk(os.path.join(root, "scores")):
-        done += sum(name.endswith(".parquet") for name in names)
-    return done, total
+def check_rejected_share(status: Status, most: float) -> None:
+    """Stops a run that eats garbage, as soon as it is sure to.
+
+    That is when the records rejected so far are more than the limit allows of the whole corpus, were all that is
+    still to come good; how many are still to come is taken from what was read so far.
+
+    Args:
+        status: how far the run is.
+        most: the share of records that may be rejected.
+
+    Raises:
+        RejectedShareError: naming the share, the reasons and what to do.
+    """
+    counts = status.counts
+    if counts.read < _LEAST_RECORDS or not status.splits_done:
+        return
+    expected = counts.read * status.splits / status.splits_done
+    if status.rejected > most * expected:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3))
+        raise RejectedShareError(
+            f"{status.rejected:,} of the {counts.read:,} records read so far are rejected ({reasons}), past what "
+            f"--max_rejected_fraction {most:g} allows of the whole corpus; correct the input or the read options, or "
+            "raise the limit and run the same command to go on"
+        )
 
 
 class Progress(threading.Thread):
-    """Prints a line while splits are being scored: over itself on a terminal, now and then elsewhere.
+    """Watches the run folder while splits are being scored, and prints a line now and then; on a terminal over itself.
 
     It looks at the run folder alone, so that it is right whatever worker did the work.
 
     Args:
-        folder: a local run folder.
+        folder: the run folder.
+        prints: whether to print at all.
+        max_rejected_fraction: stops the run where more is sure to be rejected.
+        interrupt: called from this thread with what stops the run.
     """
 
-    def __init__(self, folder: RunFolder):
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        prints: bool = True,
+        max_rejected_fraction: float = 1.0,
+        interrupt: Callable[[CurationError], None] | None = None,
+    ):
         super().__init__(name="progress", daemon=True)
-        self._folder = folder
+        self._watcher = Watcher(folder)
+        self._prints = prints
+        self._most = max_rejected_fraction
+        self._interrupt = interrupt
         self._ended = threading.Event()
         self._terminal = sys.stderr.isatty()
 
     def run(self) -> None:
         """Looks and prints until the run ends."""
-        started, first = time.monotonic(), None
-        printed = False
-        while not self._ended.wait(_TERMINAL_SECONDS if self._terminal else _LOG_SECONDS):
-            found = scored_splits(self._folder)
-            if found is None:
-                continue
-            done, total = found
-            first = done if first is None else first
-            if done == total and not printed:
-                continue
-            line = f"scored {done:,} of {total:,} splits"
-            if first < done < total:
-                left = (time.monotonic() - started) / (done - first) * (total - done)
-                line += f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
-            print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
-            sys.stderr.flush()
-            printed = True
-            if done == total:
+        wait = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
+        first, printed = True, False
+        said = time.monotonic()
+        while not self._ended.wait(wait):
+            began = time.monotonic()
+            try:
+                status = self._watcher.look()
+                if status is not None and self._interrupt is not None and self._most < 1:
+                    check_rejected_share(status, self._most)
+            except RejectedShareError as error:
+                assert self._interrupt is not None
+                self._interrupt(error)
                 break
-        if printed and self._terminal:
+            except (OSError, RunFolderError):
+                continue  # watching must not end what it watches; the next look may fare better
+            # A look at millions of splits takes a while: most of the time is left to the work.
+            wait = max(wait, (time.monotonic() - began) / _SHARE_OF_TIME)
+            if status is None or not self._prints:
+                continue
+            if status.splits_done == status.splits and first:
+                break
+            first = False
+            if self._terminal:
+                print(f"\r\x1b[K{status.line()}", end="", file=sys.stderr, flush=True)
+                printed = True
+            elif time.monotonic() - said >= _LOG_SECONDS or status.splits_done == status.splits:
+                print(status.line(), file=sys.stderr, flush=True)
+                said = time.monotonic()
+            if status.splits_done == status.splits:
+                break
+        if printed:
             print(file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":

@@ -29,12 +29,16 @@ class Layout:
         runner: its name.
         local: whether all of it happens on this machine, under this process.
         workers: worker processes of a local run.
+        supervised: whether these are processes of their own, which the command must watch.
+        beam_args: the flags that are not ours, from which the same layout can be chosen again.
     """
 
     options: PipelineOptions
     runner: str
     local: bool
     workers: int
+    supervised: bool = False
+    beam_args: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line for a person."""
@@ -87,8 +91,15 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
     options.view_as(StandardOptions).runner = LOCAL_RUNNER
     # Nothing is pickled from the command's own module: workers import what they run.
     options.view_as(SetupOptions).save_main_session = False
+    direct = options.view_as(DirectOptions)
     if not any(arg.startswith("--direct_") for arg in beam_args):
-        direct = options.view_as(DirectOptions)
         direct.direct_num_workers = local_workers
         direct.direct_running_mode = "in_memory" if local_workers == 1 else "multi_processing"
-    return Layout(options, LOCAL_RUNNER, local=True, workers=local_workers)
+    return Layout(
+        options,
+        LOCAL_RUNNER,
+        local=True,
+        workers=local_workers,
+        supervised=direct.direct_running_mode == "multi_processing",
+        beam_args=tuple(beam_args),
+    )

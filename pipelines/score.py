@@ -8,6 +8,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipelines import command, commits, options, runners, scoring
 from pipelines.scoring import ScoringRequest
+from pipelines.work import Work
 from rater_model.scorer import ScoringOptions, limit_cpu_threads
 
 COMMAND = "datarater-score"
@@ -34,6 +35,13 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens in one model call; default: %(default)s, good on a CPU; 65536 on a GPU",
     )
+    group.add_argument(
+        "--max_rejected_fraction",
+        type=options.fraction,
+        default=1.0,
+        metavar="F",
+        help="stop with exit code 4 once more than this share of the records is rejected; default: 1, never",
+    )
     group.add_argument("--dtype", choices=("float32", "bfloat16"), default=defaults.dtype, help="default: %(default)s")
 
 
@@ -51,6 +59,7 @@ def scoring_request(args: argparse.Namespace) -> ScoringRequest:
         read=options.read_options(args),
         scoring=ScoringOptions(max_windows=args.max_windows, tokens_per_batch=args.tokens_per_batch, dtype=args.dtype),
         split_bytes=args.split_bytes,
+        max_rejected_fraction=args.max_rejected_fraction,
     )
 
 
@@ -88,12 +97,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     result = None
     if not commits.exists(request.folder.scoring_path):
         command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-        result = command.run_graph(
-            lambda start: start | "Score" >> scoring.ScoreCorpus(request),
-            layout,
-            request.folder,
-            request.folder.scoring_path,
-        )
+        result = command.run_graph(Work(scoring=request), layout)
     if commits.exists(request.folder.scoring_path):
         command.print_scoring(request.folder)
         command.say(f"next: datarater-select --output {request.output} --keep_fraction 0.5")

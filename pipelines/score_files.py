@@ -14,12 +14,14 @@ Parquet, one row a record, rejected ones included:
 | status | `scored`, or the reason of the rejection |
 | detail, excerpt | what was wrong, and the first bytes of the record; rejected records only |
 
-The file's metadata names the split, so that a score file can be understood alone.
+The file's metadata names the split and counts its records, so that a score file can be understood alone and a
+look at its last bytes tells what it holds.
 """
 
 import dataclasses
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +38,8 @@ from rater_model.selection import RankKeys, key_hash
 
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
-_METADATA = b"datarater"
+METADATA_KEY = b"datarater"
+"""Under which a score file says, as JSON in its footer, what it is: split, layout, rater, counts."""
 _ROWS_WAITING = 4096
 
 SCHEMA = pa.schema(
@@ -61,6 +64,8 @@ class ScoreRows:
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self._batches: list[pa.RecordBatch] = []
+        self._rejected: Counter[str] = Counter()
+        self._sums = {"read": 0, "scored": 0, "tokens": 0, "bytes": 0}
 
     def _pack(self, least: int) -> None:
         """Turns rows that wait into arrays, which take a fraction of their memory, if there are so many."""
@@ -82,13 +87,20 @@ class ScoreRows:
         """
         documents = iter(zip(scores_N.tolist(), tokens_N.tolist(), strict=True))
         not_finite = 0
-        columns = self._columns
+        columns, sums = self._columns, self._sums
+        sums["read"] += len(records)
         for record in records:
             columns["position"].append(record.position)
             if isinstance(record, Document):
                 score, tokens = next(documents)
                 finite = math.isfinite(score)
                 not_finite += not finite
+                if finite:
+                    sums["scored"] += 1
+                    sums["tokens"] += tokens
+                    sums["bytes"] += record.size
+                else:
+                    self._rejected[SCORE_NOT_FINITE] += 1
                 columns["key"].append(record.key)
                 columns["key_hash"].append(key_hash(record.key))
                 columns["score"].append(score if finite else None)
@@ -99,6 +111,7 @@ class ScoreRows:
                 columns["detail"].append(None if finite else f"the rater's score is {score}")
                 columns["excerpt"].append(None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES])
             else:
+                self._rejected[str(record.reason)] += 1
                 columns["key"].append(None)
                 columns["key_hash"].append(0)
                 columns["score"].append(None)
@@ -124,10 +137,11 @@ class ScoreRows:
             "task": task.to_json(),
             "layout": layout,
             "rater": rater_digest,
+            "counts": {**self._sums, "rejected": dict(sorted(self._rejected.items()))},
         }
         self._pack(1)
         table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
-        table = table.replace_schema_metadata({_METADATA: orjson.dumps(metadata)})
+        table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(metadata)})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         return buffer.getvalue()
@@ -158,7 +172,7 @@ class ScoreFile:
         try:
             with commits.open_committed(path) as file:
                 parquet = pq.ParquetFile(file)
-                metadata = orjson.loads(parquet.schema_arrow.metadata[_METADATA])
+                metadata = orjson.loads(parquet.schema_arrow.metadata[METADATA_KEY])
                 table = parquet.read(columns=None if columns is None else list(columns))
         except FileNotFoundError:
             raise BooksError(

@@ -8,15 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import orjson
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
-from pipelines import commits, ledger, splits, summaries
-from pipelines.errors import BooksError, CurationError, RunFolderMismatchError
+from pipelines import attempts, commits, errors, lease, ledger, splits, summaries
+from pipelines.errors import (
+    BooksError,
+    CurationError,
+    EmptyCorpusError,
+    RejectedShareError,
+    RunFolderMismatchError,
+)
 from pipelines.fingerprints import check_fingerprint
 from pipelines.ledger import RunFolder, SplitTask
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreRows
-from pipelines.summaries import Summary
+from pipelines.summaries import Counts, Summary
 from rater_model import scorer
 from rater_model.checkpoint import CheckpointError, load_rater
 from rater_model.documents import read_split
@@ -43,6 +50,8 @@ class ScoringRequest:
         read: how records are read.
         scoring: every option that changes a score.
         split_bytes: about how many stored bytes a split has.
+        max_rejected_fraction: the share of records that may be rejected; no part of the run's identity.
+        launch: id of the launch that does the work; "" for none, which leaves no marks of attempts.
     """
 
     inputs: tuple[str, ...]
@@ -52,6 +61,8 @@ class ScoringRequest:
     read: ReadOptions
     scoring: ScoringOptions
     split_bytes: int
+    max_rejected_fraction: float = 1.0
+    launch: str = ""
 
     @property
     def folder(self) -> RunFolder:
@@ -139,7 +150,12 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         score_batch()
         layout = layout_of(task.split)
     except OSError as error:
-        raise CurationError(f"the input {task.split.path} cannot be read: {error}") from error
+        raise errors.reading_failed(task.split.path, error) from error
+    except MemoryError as error:
+        raise CurationError(
+            f"{attempts.describe(task.split)} needs more memory than there is; fewer --local_workers, smaller "
+            "--max_record_bytes or --tokens_per_batch may help"
+        ) from error
     check_fingerprint(task)
     return rows.to_parquet(task, layout, rater.digest)
 
@@ -174,6 +190,7 @@ class ScoreSplit(beam.DoFn):
     def setup(self) -> None:
         """Nothing is loaded before a split needs it: a resumed run may find all splits done."""
         scorer.limit_cpu_threads()
+        attempts.watch_launcher()
 
     def _load(self) -> Scorer:
         request = self._request
@@ -190,13 +207,17 @@ class ScoreSplit(beam.DoFn):
 
     def process(self, task: SplitTask) -> Iterator[tuple[int, int]]:
         """One split in; its group and ordinal out, once its score file is committed."""
-        path = self._request.folder.score_path(task.split.ordinal)
+        request = self._request
+        path = request.folder.score_path(task.split.ordinal)
+        if request.launch:
+            lease.keep(request.folder.path, request.launch)
         if commits.exists(path):
             Metrics.counter(METRICS, "splits_found_scored").inc()
         else:
             # Kept here too: what is shared lives only as long as somebody holds it.
-            self._rater = self._shared.acquire(self._load, tag=self._request.rater_digest)
-            commits.commit_if_absent(path, score_split(task, self._request.read, self._rater))
+            self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
+            with attempts.marked(request.folder, task, request.launch):
+                commits.commit_if_absent(path, score_split(task, request.read, self._rater))
             Metrics.counter(METRICS, "splits_scored").inc()
         yield task.group, task.split.ordinal
 
@@ -243,15 +264,40 @@ class MergeSummaries(beam.CombineFn):
         return accumulator
 
 
-def finish_scoring(total: Summary, folder: RunFolder) -> None:
+def check_counts(counts: Counts, max_rejected_fraction: float) -> None:
+    """Refuses a corpus without records, and one of which too much is rejected.
+
+    Raises:
+        EmptyCorpusError: no file holds any record.
+        RejectedShareError: the share of rejected records is past the limit.
+    """
+    if not counts.read:
+        raise EmptyCorpusError(
+            "--input: there are files, but not one record in them; check the glob, or give the files that hold the "
+            "documents"
+        )
+    rejected = counts.rejected.total()
+    if rejected > max_rejected_fraction * counts.read:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3))
+        raise RejectedShareError(
+            f"{rejected:,} of {counts.read:,} records are rejected ({reasons}), more than --max_rejected_fraction "
+            f"{max_rejected_fraction:g}; correct the input or the read options, or raise the limit and run the same "
+            "command to go on"
+        )
+
+
+def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: float = 1.0) -> None:
     """Commits `scoring.json`.
 
     Args:
         total: the sum of all groups' summaries.
         folder: the run folder.
+        max_rejected_fraction: the share of records that may be rejected.
 
     Raises:
         BooksError: a group or split is missing, or the counts contradict each other.
+        EmptyCorpusError: no file holds any record.
+        RejectedShareError: the share of rejected records is past the limit.
     """
     identity = ledger.read_identity(folder)
     plan = splits.plan_of(folder)
@@ -263,6 +309,7 @@ def finish_scoring(total: Summary, folder: RunFolder) -> None:
     total.counts.check(folder.path)
     for source, counts in total.sources.items():
         counts.check(f"{folder.path}, source {source!r}")
+    check_counts(total.counts, max_rejected_fraction)
     fields = {
         "format": ledger.FORMAT_VERSION,
         "versions": ledger.versions(),
@@ -280,13 +327,13 @@ def finish_scoring(total: Summary, folder: RunFolder) -> None:
 class FinishScoring(beam.DoFn):
     """Commits `scoring.json`, and says so by one element."""
 
-    def __init__(self, folder: RunFolder):
-        self._folder = folder
+    def __init__(self, request: ScoringRequest):
+        self._request = request
 
     def process(self, total: Summary) -> Iterator[str]:
         """The sum of all summaries in."""
-        finish_scoring(total, self._folder)
-        yield self._folder.scoring_path
+        finish_scoring(total, self._request.folder, self._request.max_rejected_fraction)
+        yield self._request.folder.scoring_path
 
 
 class ScoreCorpus(beam.PTransform):
@@ -319,7 +366,7 @@ class ScoreCorpus(beam.PTransform):
             | "All groups" >> beam.Flatten()
             | "Read summary" >> beam.Map(_read_summary, folder)
             | "Add summaries" >> beam.CombineGlobally(MergeSummaries())
-            | "Finish scoring" >> beam.ParDo(FinishScoring(folder))
+            | "Finish scoring" >> beam.ParDo(FinishScoring(self._request))
         )
 
 
@@ -336,8 +383,12 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
     Raises:
         CurationError: no input, no rater, no run folder that can be used.
         RunFolderMismatchError: the run folder is another run's.
+        RejectedShareError: everything is scored, and too much was rejected.
     """
     commits.check_file_system(request.output)
     files = splits.list_inputs(request.inputs)
     splits.check_committed_plan(request.plan, files)
+    scored = commits.read_if_there(request.folder.scoring_path)
+    if scored is not None:
+        check_counts(Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction)
     return files

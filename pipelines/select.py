@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, publishing, runners, selecting
+from pipelines import command, ledger, options, runners, selecting
+from pipelines.work import Work
 
 COMMAND = "datarater-select"
 
@@ -42,12 +43,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     result = None
     if command.read_manifest(request) is None:
         command.check_writable(request.folder)
-        result = command.run_graph(
-            lambda start: start | "Select" >> publishing.SelectAndPublish(request),
-            layout,
-            request.folder,
-            request.selection.success_path,
-        )
+        result = command.run_graph(Work(selection=request), layout)
     command.print_selection(request)
     return result
 

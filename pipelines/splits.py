@@ -12,8 +12,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines import commits, ledger
-from pipelines.errors import BooksError, CurationError
+from pipelines import commits, errors, ledger
+from pipelines.errors import BooksError, NoMatchError
 from pipelines.ledger import RunFolder, SplitTask
 from rater_model.documents import NoInputError, list_files, plan_file
 from rater_model.records import FileInfo, ReadOptions, Split
@@ -60,12 +60,15 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
     """The input files, sorted by path.
 
     Raises:
-        CurationError: no file matches, or a file system cannot be reached.
+        NoMatchError: no file matches.
+        UnreadableInputError: a file system cannot be reached.
     """
     try:
         return list_files(patterns)
-    except (NoInputError, OSError) as error:
-        raise CurationError(f"--input: {error}") from error
+    except NoInputError as error:
+        raise NoMatchError(f"--input: {error}") from error
+    except OSError as error:
+        raise errors.reading_failed(error.filename or "--input", error) from error
 
 
 def check_committed_plan(request: PlanRequest, files: Sequence[FileInfo]) -> bool:
@@ -108,7 +111,7 @@ class PlanFile(beam.DoFn):
         try:
             yield info, plan_file(info, self._request.read, self._request.split_bytes)
         except OSError as error:
-            raise CurationError(f"the input {info.path} cannot be read: {error}") from error
+            raise errors.reading_failed(info.path, error) from error
 
 
 def commit_plan(request: PlanRequest, planned: Iterable[tuple[FileInfo, list[Split]]]) -> None:

@@ -1,13 +1,11 @@
 import argparse
 import logging
-from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, StandardOptions
 
-from pipelines import commits, curate, errors, options, progress, runners, score, select
+from pipelines import curate, errors, options, progress, runners, score, select
 from pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
-from pipelines.ledger import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -91,15 +89,3 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
         record = logger.makeRecord("x", logging.ERROR, "f", 1, "no balance", (), (BooksError, error, None))
     assert not logger.filter(record)
     assert logger.filter(logger.makeRecord("x", logging.ERROR, "f", 1, "something else", (), None))
-
-
-def test_progress_is_read_from_the_run_folder(tmp_path: Path) -> None:
-    folder = RunFolder(str(tmp_path))
-    assert progress.scored_splits(folder) is None
-    commits.commit_if_absent(folder.identity_path, b'{"plan": {"splits": 3}}')
-    assert progress.scored_splits(folder) == (0, 3)
-    commits.commit_if_absent(folder.score_path(2), b"")
-    commits.commit_if_absent(folder.summary_path(0), b"")
-    (tmp_path / "scores/.tmp-left").write_bytes(b"")
-    assert progress.scored_splits(folder) == (1, 3)
-    assert progress.scored_splits(RunFolder("memory://run")) is None

@@ -327,13 +327,14 @@ def test_books_that_do_not_balance_fail_the_selection(run_folder: Path, capsys: 
 @pytest.mark.parametrize(
     ("change", "code", "says"),
     [
-        ({"--input": "nothing/*.jsonl"}, 1, "no file matches"),
+        ({"--input": "nothing/*.jsonl"}, 66, "no file matches"),
         ({"--rater": "no/rater"}, 1, "--rater"),
         ({"--keep_fraction": "2"}, 2, "outside [0, 1]"),
         ({"--split_bytes": "many"}, 2, "not a number of bytes"),
         ({"--name": "a/b"}, 2, "a name has"),
         ({"--keep_fracton": "0.5"}, 2, "unknown flags"),
-        ({"--output": "/proc/nowhere/run"}, 1, "cannot be made"),
+        ({"--output": "/proc/nowhere/run"}, 1, "/proc/nowhere/run cannot be written"),
+        ({"--max_rejected_fraction": "2"}, 2, "not a number from 0 to 1"),
     ],
 )
 def test_wrong_usage_is_said_before_any_work(
@@ -434,6 +435,22 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     assert [row["id"] for row in kept] == wanted
 
 
+def test_a_corpus_without_a_record_and_one_of_garbage_are_refused(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, mixed = tmp_path / "empty.jsonl", tmp_path / "mixed.jsonl"
+    empty.write_bytes(b"\n\n")
+    mixed.write_bytes(as_lines(make_records(9, 1)) + b"garbage\n")
+    keep = ["--keep_fraction", "1"]
+    assert curate.main(flags(empty, rater, tmp_path / "a", *keep)) == 65
+    assert "not one record" in capsys.readouterr().err
+    args = flags(mixed, rater, tmp_path / "b", *keep)
+    assert curate.main([*args, "--max_rejected_fraction", "0.05"]) == 4
+    assert "1 of 10 records are rejected (not_json 1)" in capsys.readouterr().err
+    assert curate.main([*args, "--max_rejected_fraction", "0.1"]) == 0
+    assert score.main([*args[:-2], "--max_rejected_fraction", "0.05"]) == 4
+
+
 def test_beams_metrics_count_what_was_done(
     corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path: Path
 ) -> None:
@@ -463,14 +480,17 @@ def same_kept_files(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_two_launches_at_once_into_one_folder_agree(
+def test_of_two_launches_at_once_one_says_who_is_at_work(
     corpus: tuple[Path, list[dict[str, Any]]], rater: Path, curated: Path, tmp_path: Path
 ) -> None:
     args = flags(corpus[0] / "*", rater, tmp_path / "run", "--keep_fraction", "0.5")
     launched = [launch(args) for _ in range(2)]
-    for process in launched:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output.decode()
+    said = [process.communicate(timeout=300)[0].decode() for process in launched]
+    (refused,) = [number for number in range(2) if launched[number].returncode == 3]
+    assert launched[1 - refused].returncode == 0, said[1 - refused]
+    last = said[refused].splitlines()[-1]
+    assert f"process {launched[1 - refused].pid} on " in last
+    assert "its lease runs out in " in last
     assert same_kept_files(tmp_path / "run", curated)
 
 
@@ -513,34 +533,6 @@ def test_a_signal_stops_a_run_that_can_go_on(
     assert process.returncode == 75
     assert said.decode().splitlines()[-1].startswith("datarater-curate: stopped by SIGTERM")
     assert curate.main(args) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the worker processes in /proc")
-def test_a_worker_that_dies_ends_the_run_in_place_of_a_hang(
-    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    args = flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")
-    process = launch([*args, "--local_workers", "2"])
-    while process.poll() is None and not list(output.glob("scores/??/0*.parquet")):
-        time.sleep(0.02)
-    workers = [
-        int(status.parent.name)
-        for status in Path("/proc").glob("[0-9]*/cmdline")
-        if b"sdk_worker_main" in _cmdline(status) and os.getpgid(int(status.parent.name)) == process.pid
-    ]
-    os.kill(max(workers), signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert b"Worker subprocess exited" in said.splitlines()[-1]
-    assert curate.main(args) == 0
-
-
-def _cmdline(path: Path) -> bytes:
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
-    return b""
 
 
 @pytest.mark.slow

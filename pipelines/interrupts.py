@@ -1,0 +1,49 @@
+"""Ending a run from outside of its main thread: by a signal, or by a thread that watches it."""
+
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import Any
+
+from pipelines.errors import CurationError, StoppedError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """While its block runs, SIGINT, SIGTERM and `interrupt` raise an error of ours in the main thread.
+
+    Such an error has an attribute `interrupted`: what the main thread was doing may go on in other threads, which
+    only the end of the process ends. Outside of the main thread nothing can be interrupted, and nothing is.
+    """
+
+    def __init__(self) -> None:
+        self._error: CurationError | None = None
+        self._previous: dict[int, Any] = {}
+
+    def interrupt(self, error: CurationError) -> None:
+        """Raises an error in the main thread; the first one counts. To be called from other threads."""
+        if self._error is None:
+            self._error = error
+            if self._previous:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _stop(self, number: int, _: Any) -> None:
+        error = self._error or StoppedError(
+            f"stopped by {signal.Signals(number).name}; nothing committed is lost: run the same command to go on"
+        )
+        error.interrupted = True
+        raise error
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,359 @@
+"""`datarater-status`: how far a run is, from its run folder alone.
+
+It works while any runner works on the run, on this machine or elsewhere, and while none does. Summaries are read
+first; for groups of splits without one, the score files are listed, and what each holds is read from its last bytes.
+Of very many only a sample is read: the number of splits is always exact, and the other figures say `about`.
+"""
+
+import argparse
+import dataclasses
+import io
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import attempts, commits, errors, lease, ledger, splits
+from pipelines.commits import Entry
+from pipelines.errors import CurationError
+from pipelines.ledger import RunFolder
+from pipelines.score_files import METADATA_KEY
+from pipelines.summaries import Counts, read_summary
+
+COMMAND = "datarater-status"
+
+_REQUESTS_AT_ONCE = 32
+_MOST_FOOTERS = 2048
+_FOOTER_BYTES = 64 * 2**10
+_RATE_SECONDS = 600.0
+_SCORE_FILE = re.compile(r"(\d{8,})\.parquet$")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Attributes:
+        splits: of the plan.
+        splits_done: those with a committed score file.
+        counts: of the records in these.
+        exact: whether `counts` is exact; else it is scaled up from a sample.
+        splits_per_second: of late, by the launch that holds the lease; 0 if none does.
+        finished: whether everything is scored.
+    """
+
+    splits: int
+    splits_done: int
+    counts: Counts
+    exact: bool
+    splits_per_second: float
+    finished: bool
+
+    @property
+    def rejected(self) -> int:
+        """Rejected records so far."""
+        return self.counts.rejected.total()
+
+    def _per_second(self, count: int) -> float:
+        return self.splits_per_second * count / self.splits_done if self.splits_done else 0.0
+
+    @property
+    def documents_per_second(self) -> float:
+        """Documents scored a second, of late."""
+        return self._per_second(self.counts.scored)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens scored a second, of late."""
+        return self._per_second(self.counts.tokens)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until everything is scored, if it goes on as of late; None if that cannot be said."""
+        if self.finished or not self.splits_per_second:
+            return None
+        return (self.splits - self.splits_done) / self.splits_per_second
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "splits": self.splits,
+            "splits_done": self.splits_done,
+            "counts": self.counts.to_json(),
+            "exact": self.exact,
+            "splits_per_second": self.splits_per_second,
+            "documents_per_second": self.documents_per_second,
+            "tokens_per_second": self.tokens_per_second,
+            "seconds_left": self.seconds_left,
+            "finished": self.finished,
+        }
+
+    def line(self) -> str:
+        """All of it in a line."""
+        parts = [f"scored {self.splits_done:,} of {self.splits:,} splits"]
+        about = "" if self.exact else "about "
+        if self.counts.read:
+            parts.append(f"{about}{self.counts.scored:,} documents")
+        if self.splits_per_second and not self.finished:
+            parts.append(f"{self.documents_per_second:,.0f} documents/s, {self.tokens_per_second:,.0f} tokens/s")
+        if self.rejected:
+            parts.append(f"{about}{self.rejected:,} rejected")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A span of time for a person."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _at_once(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
+    """Does what mostly waits for a network, many at a time; the results in order."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(_REQUESTS_AT_ONCE, len(items))) as pool:
+        return list(pool.map(work, items))
+
+
+def score_entries(folder: RunFolder) -> Iterable[list[tuple[int, Entry]]]:
+    """The score files that are there, by the folder of their hashed prefix, each with its split's ordinal."""
+    prefixes = [f"{folder.path}/scores/{prefix:02x}" for prefix in range(256)]
+
+    def found(prefix: str) -> list[tuple[int, Entry]]:
+        entries = []
+        for entry in commits.list_folder(prefix):
+            match = _SCORE_FILE.search(entry.path)
+            if match is not None:
+                entries.append((int(match[1]), entry))
+        return entries
+
+    # A few prefixes at a time, so that of millions of files only some are held.
+    for first in range(0, len(prefixes), _REQUESTS_AT_ONCE):
+        yield from _at_once(found, prefixes[first : first + _REQUESTS_AT_ONCE])
+
+
+def _footer_counts(entry: Entry) -> Counts | None:
+    """What a score file says of itself in its last bytes; None if it is too old to say so."""
+    try:
+        tail = commits.read_tail(entry.path, entry.size, _FOOTER_BYTES)
+        # Parquet is read from its end: the rest of the file need not be there.
+        metadata = pq.read_metadata(io.BytesIO(b"PAR1" + tail)).metadata[METADATA_KEY]
+        return Counts.from_json(orjson.loads(metadata)["counts"])
+    except (OSError, KeyError, TypeError, pa.ArrowInvalid):
+        return None
+
+
+class Watcher:
+    """Looks at a run folder again and again, and reads only what is new.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._plan: dict[str, Any] | None = None
+        self._groups: dict[int, tuple[int, Counts]] = {}
+        self._files: dict[int, Counts] = {}
+
+    def look(self) -> Status | None:
+        """How far the run is now; None before it is planned."""
+        if self._plan is None:
+            identity = ledger.read_identity(self._folder)
+            if identity is None:
+                return None
+            self._plan = identity["plan"]
+        total = self._plan["splits"]
+        scoring = commits.read_if_there(self._folder.scoring_path)
+        if scoring is not None:
+            counts = Counts.from_json(orjson.loads(scoring)["counts"])
+            return Status(total, total, counts, exact=True, splits_per_second=0.0, finished=True)
+        self._read_summaries()
+        return self._count(total)
+
+    def _read_summaries(self) -> None:
+        names = [
+            entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(f"{self._folder.path}/scores/summaries")
+        ]
+        new = sorted({int(name.split(".")[0]) for name in names} - self._groups.keys())
+        for group, summary in zip(new, _at_once(lambda group: read_summary(self._folder, group), new), strict=True):
+            self._groups[group] = (summary.splits, summary.counts)
+
+    def _count(self, total: int) -> Status:
+        counts = Counts()
+        done = 0
+        for number, group_counts in self._groups.values():
+            done += number
+            counts.add(group_counts)
+        term = lease.current(self._folder.path)
+        held = term is not None and term.is_held()
+        now = time.time()
+        since = max(term.launch.started if term is not None else 0.0, now - _RATE_SECONDS)
+        unread: list[tuple[int, Entry]] = []
+        recent = 0
+        if len(self._groups) < (self._plan or {})["groups"]:
+            seen_S = np.zeros(total, bool)
+            for entries in score_entries(self._folder):
+                for ordinal, entry in entries:
+                    if ordinal >= total or seen_S[ordinal] or ordinal // splits.SPLITS_PER_GROUP in self._groups:
+                        continue
+                    seen_S[ordinal] = True
+                    recent += entry.modified >= since
+                    if ordinal not in self._files and len(unread) < _MOST_FOOTERS - len(self._files):
+                        unread.append((ordinal, entry))
+            listed = int(seen_S.sum())
+            for (ordinal, _), found in zip(
+                unread, _at_once(_footer_counts, [entry for _, entry in unread]), strict=True
+            ):
+                if found is not None:
+                    self._files[ordinal] = found
+            open_files = [
+                counts
+                for ordinal, counts in self._files.items()
+                if ordinal // splits.SPLITS_PER_GROUP not in self._groups
+            ]
+            listed_counts = Counts()
+            for file_counts in open_files:
+                listed_counts.add(file_counts)
+            known = len(open_files)
+            if known < listed:
+                listed_counts = _scaled(listed_counts, listed / known if known else 0.0)
+            counts.add(listed_counts)
+            done += listed
+            exact = known == listed
+        else:
+            exact = True
+        rate = recent / max(now - since, 1.0) if held else 0.0
+        return Status(total, done, counts, exact=exact, splits_per_second=rate, finished=False)
+
+
+def _scaled(counts: Counts, factor: float) -> Counts:
+    return Counts(
+        read=round(counts.read * factor),
+        scored=round(counts.scored * factor),
+        rejected=Counter({reason: round(number * factor) for reason, number in counts.rejected.items()}),
+        tokens=round(counts.tokens * factor),
+        bytes=round(counts.bytes * factor),
+    )
+
+
+def committed_files(folder: RunFolder) -> int:
+    """How many score files, summaries and files of selections are there: it grows while anything gets done."""
+    count = sum(len(entries) for entries in score_entries(folder))
+    count += len(commits.list_folder(folder.summaries_path))
+    for name in selections(folder):
+        path = folder.selection(name).path
+        count += sum(len(commits.list_folder(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
+    return count
+
+
+def selections(folder: RunFolder) -> list[str]:
+    """The names of the selections that were begun."""
+    return commits.list_subfolders(f"{folder.path}/selections")
+
+
+def report(folder: RunFolder, status: Status | None) -> list[str]:
+    """All that is to be said of a run, in lines."""
+    lines = []
+    if status is None:
+        lines.append(f"{folder.path}: not planned yet, or not a run folder")
+    else:
+        lines.append(status.line())
+        about = "" if status.exact else "about "
+        lines += [
+            f"  rejected {reason:<20} {about}{count:,}"
+            for reason, count in sorted(status.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
+        ]
+    names = selections(folder)
+    for where in [folder.path, *(folder.selection(name).path for name in names)]:
+        term = lease.current(where)
+        if term is not None and term.is_held():
+            lines.append(f"at work in {where}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago")
+    if not any(line.startswith("at work") for line in lines) and (status is None or not status.finished):
+        lines.append("no launch is at work; run the same command again to go on")
+    for _, mark in attempts.unfinished(folder):
+        age = duration(time.time() - mark["started"])
+        gone = ", its worker has ended" if lease.is_gone(mark["process"]) else ""
+        lines.append(f"being scored for {age}{gone}: {mark['split']}")
+    for name in names:
+        selection = folder.selection(name)
+        if commits.exists(selection.success_path):
+            lines.append(f"selection {name}: done, {selection.manifest_path}")
+        else:
+            files = len(commits.list_folder(f"{selection.path}/kept"))
+            lines.append(f"selection {name}: not finished, {files:,} files of kept documents so far")
+    return lines
+
+
+def run(argv: Sequence[str] | None = None) -> Status | None:
+    """Prints how far a run is.
+
+    Args:
+        argv: flags; those of the command line if None.
+
+    Returns:
+        The status; None before the run is planned.
+
+    Raises:
+        CurationError: the run folder cannot be read.
+        SystemExit: wrong usage.
+    """
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Says how far a run is: splits done, documents and tokens a second, time left, rejects so far.",
+        epilog=f"example:\n  {COMMAND} gs://bucket/run --watch 10",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="RUN_DIR", help="the run folder, local or on any file system")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again every so many seconds, until done")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a look, for programs")
+    args = parser.parse_args(argv)
+    folder = RunFolder(args.folder)
+    watcher = Watcher(folder)
+    while True:
+        try:
+            status = watcher.look()
+            lines = report(folder, status) if not args.json else []
+        except OSError as error:
+            raise CurationError(f"{folder.path} cannot be read: {error}") from error
+        if args.json:
+            lines = [orjson.dumps(status.to_json() if status else None).decode()]
+        print("\n".join(lines), flush=True)
+        if args.watch is None or (status is not None and status.finished):
+            return status
+        time.sleep(max(args.watch, 0.1))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry; returns the exit code."""
+    try:
+        run(argv)
+    except CurationError as error:
+        print(f"{COMMAND}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return errors.STOPPED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return errors.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Local runs with worker processes, supervised: Beam's runner would wait for ever for a worker that died.
+
+The command starts the graph in a process of its own, which starts the workers. When a worker dies, all of them are
+ended and the graph is started again; what is committed is found and not done again. A split that ends its worker
+again and again is named (`pipelines.attempts`), and so is what was being scored when workers die without anything
+being committed between.
+
+Whoever is killed takes the others along: workers end when the graph's process is gone, and that ends when the
+command is gone. So nothing works on in the dark while the same command is given again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.runners.runner import PipelineResult
+
+from pipelines import attempts, commits, errors, runners
+from pipelines.errors import CurationError, WorkerDiedError
+from pipelines.interrupts import Interrupts
+from pipelines.lease import process_id
+from pipelines.progress import quieten_beam
+from pipelines.runners import Layout
+from pipelines.status import committed_files
+from pipelines.work import Work
+
+DEATHS_IN_VAIN = 3
+"""How many workers may die, one after the other, without anything being committed between."""
+
+_SECONDS_TO_END = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """What the graph's process is told."""
+
+    work: Work
+    beam_args: tuple[str, ...]
+    local_workers: int
+    supervisor: dict[str, Any]
+
+
+@contextlib.contextmanager
+def _noticing_deaths(interrupts: Interrupts) -> Iterator[None]:
+    """Makes an error of a worker's death, of which Beam only lets the thread end that watched the worker."""
+
+    def thread_ended(args: threading.ExceptHookArgs) -> None:
+        message = str(args.exc_value)
+        if "Worker subprocess exited" in message:
+            interrupts.interrupt(WorkerDiedError(message))
+        else:
+            previous(args)
+
+    previous, threading.excepthook = threading.excepthook, thread_ended
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
+
+
+def run_here(work: Work, layout: Layout, interrupts: Interrupts) -> PipelineResult:
+    """Builds and runs a graph from this process, and waits for its end.
+
+    Raises:
+        CurationError: what stopped the run, if it is one of ours.
+    """
+    pipeline = beam.Pipeline(options=layout.options)
+    work.build(pipeline | "Start" >> beam.Impulse())
+    result = None
+    with _noticing_deaths(interrupts):
+        try:
+            result = pipeline.run()
+            result.wait_until_finish()
+        except Exception as error:
+            if getattr(error, "interrupted", False) and result is not None and not layout.local:
+                with contextlib.suppress(Exception):  # the job may have ended by itself
+                    result.cancel()
+            cause = errors.find_cause(error)
+            if cause is None:
+                raise
+            cause.interrupted = getattr(error, "interrupted", False)
+            raise cause from error
+    return result
+
+
+def run_supervised(work: Work, layout: Layout, launch: str, say: Callable[[str], None]) -> None:
+    """Runs a graph in a process of its own, again when a worker dies.
+
+    Args:
+        work: what to do, in the name of the launch.
+        layout: a local one.
+        launch: the launch's id.
+        say: prints a line.
+
+    Raises:
+        PoisonSplitError: a split ended one worker after the other.
+        WorkerDiedError: workers died, and nothing was committed between.
+        CurationError: whatever else stopped the run.
+    """
+    order = _Order(work, layout.beam_args, layout.workers, process_id())
+    in_vain, committed = 0, committed_files(work.folder)
+    while True:
+        died, scoring = _run_once(order, launch)
+        if died is None or commits.exists(work.goal):
+            return
+        before, committed = committed, committed_files(work.folder)
+        in_vain = in_vain + 1 if committed == before else 1
+        over = f", while scoring {', '.join(scoring)}" if scoring else ""
+        if in_vain >= DEATHS_IN_VAIN:
+            raise WorkerDiedError(
+                f"{died}{over}; {in_vain} workers died one after the other without getting anything done (137 is a "
+                "kill, perhaps for want of memory). What is committed stays: run the same command to go on, with fewer "
+                "--local_workers if memory is short"
+            )
+        say(f"a worker process died ({died}){over}; going on from what is committed")
+
+
+def _run_once(order: _Order, launch: str) -> tuple[str | None, list[str]]:
+    """Runs the graph's process once; gives what died, or None, and the splits that the dead were scoring."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as report:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.supervise", str(writing)],
+                stdin=subprocess.PIPE,
+                pass_fds=(writing,),
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+        finally:
+            os.close(writing)
+        scoring: list[str] = []
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                pickle.dump(order, process.stdin)
+            process.wait()
+            # Stopped, so that none of them begins another split between being looked at and being ended.
+            _signal_group(process.pid, signal.SIGSTOP)
+            outcome = _outcome_of(report.read1(), process.returncode)
+            if outcome.get("error") == WorkerDiedError.__name__:
+                scoring = attempts.clear_bystanders(order.work.folder, launch)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_SECONDS_TO_END)
+            _signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+    if not outcome:
+        return None, []
+    if outcome["error"] == WorkerDiedError.__name__:
+        return outcome["message"], scoring
+    raise errors.named(outcome["error"], outcome["message"])
+
+
+def _outcome_of(report: bytes, code: int) -> Mapping[str, str]:
+    """What the graph's process reports: nothing if all went well."""
+    if report:
+        found: dict[str, str] = json.loads(report)
+        return found
+    if code == 0:
+        return {}
+    return {"error": WorkerDiedError.__name__, "message": f"the process that ran the graph ended with {code}"}
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def main() -> None:
+    """The graph's process: the order on standard input, the report to the pipe named by the first argument."""
+    order: _Order = pickle.load(sys.stdin.buffer)
+    attempts.die_with(order.supervisor)
+    os.environ[attempts.WATCHED_PROCESS] = json.dumps(process_id())
+    quieten_beam()
+    report, code = {}, errors.DONE
+    try:
+        with Interrupts() as interrupts:
+            run_here(order.work, runners.choose(order.beam_args, order.local_workers), interrupts)
+    except CurationError as error:
+        report, code = {"error": type(error).__name__, "message": str(error)}, error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}"
+        report, code = (
+            {"error": CurationError.__name__, "message": f"{message} (its traceback is above)"},
+            errors.FAILED,
+        )
+    if report:
+        report["message"] = report["message"][:10_000]
+        os.write(int(sys.argv[1]), json.dumps(report).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # after a failure Beam's threads would wait for their workers
+
+
+if __name__ == "__main__":
+    main()

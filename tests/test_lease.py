@@ -1,0 +1,176 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pipelines import attempts, commits, lease
+from pipelines.errors import CurationError, LeaseHeldError, PoisonSplitError
+from pipelines.lease import Launch, Lease
+from pipelines.ledger import RunFolder, SplitTask
+from rater_model.records import Format, Split
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {"local": str(tmp_path / "run"), "memory": f"memory:/{tmp_path}/run"}[request.param]
+
+
+def launch(name: str, **changes: object) -> Launch:
+    fields = {"runner": "FnApiRunner", "local": True, "process": lease.process_id(), "started": time.time()}
+    return Launch(name, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def not_lost(error: CurationError) -> None:
+    raise AssertionError(error)
+
+
+def ended_process() -> dict[str, object]:
+    """A process of this machine that is gone."""
+    code = "import json; from pipelines.lease import process_id; print(json.dumps(process_id()))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    process: dict[str, object] = json.loads(found)
+    return process
+
+
+def test_one_launch_holds_and_the_other_says_who(folder: str) -> None:
+    first = launch("first")
+    with Lease([folder], first, not_lost):
+        with pytest.raises(LeaseHeldError, match=r"launch first, process \d+ on .*runs out in \d+ s") as raised:
+            lease.take(folder, launch("second"))
+        assert raised.value.exit_code == 3
+    term = lease.current(folder)
+    assert term is not None
+    assert term.released
+    with Lease([folder], launch("second"), not_lost):
+        pass
+    assert len(commits.list_folder(f"{folder}/lease")) == 1
+
+
+def test_of_many_at_once_one_takes_it(tmp_path: Path) -> None:
+    def take(number: int) -> bool:
+        try:
+            lease.take(str(tmp_path), launch(f"l{number}"))
+        except LeaseHeldError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(take, range(16))) == 1
+
+
+def test_a_lease_runs_out(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "TERM_SECONDS", 0.2)
+    lease.take(folder, launch("first"))
+    time.sleep(0.3)
+    assert lease.take(folder, launch("second")).launch.id == "second"
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(folder: str) -> None:
+    process = ended_process()
+    assert lease.is_gone(process)
+    assert not lease.is_gone(lease.process_id())
+    assert not lease.is_gone({**process, "host": "elsewhere"})
+    lease.take(folder, launch("elsewhere", process={**process, "host": "elsewhere"}))
+    with pytest.raises(LeaseHeldError):
+        lease.take(folder, launch("second"))
+    commits.remove(f"{folder}/lease/000001.json")
+    lease.take(folder, launch("first", process=process))
+    lease.take(folder, launch("second"))
+
+
+def test_a_job_elsewhere_outlives_its_launcher(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease.take(folder, launch("job", process=ended_process(), local=False))
+    with pytest.raises(LeaseHeldError):
+        lease.take(folder, launch("second"))
+    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.0)
+    before = lease.current(folder)
+    time.sleep(0.01)
+    lease.keep(folder, "job")
+    lease.keep(folder, "another")
+    after = lease.current(folder)
+    assert before is not None
+    assert after is not None
+    assert after.expires > before.expires
+    assert after.launch == before.launch
+
+
+def test_a_lease_is_renewed_while_it_is_held(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "TERM_SECONDS", 1.0)
+    with Lease([folder], launch("first"), not_lost):
+        time.sleep(1.3)
+        with pytest.raises(LeaseHeldError):
+            lease.take(folder, launch("second"))
+
+
+def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.1)
+    lost: list[CurationError] = []
+    with Lease([folder], launch("first"), lost.append):
+        term = lease.current(folder)
+        assert term is not None
+        dataclasses.replace(term, path=f"{folder}/lease/000002.json", launch=launch("second")).write()
+        time.sleep(0.5)
+    assert [type(error) for error in lost] == [LeaseHeldError]
+    term = lease.current(folder)
+    assert term is not None
+    assert (term.launch.id, term.released) == ("second", False)
+
+
+# --- marks of attempts --------------------------------------------------------------------------------
+
+
+TASK = SplitTask(Split("gs://b/in.jsonl", Format.JSONL, start=100, end=1200, ordinal=7), "mtime-1", 0)
+
+
+def die_over(folder: RunFolder, name: str, process: dict[str, object] | None = None) -> None:
+    """Leaves the mark of a worker that died over the split."""
+    before = {path for path, _ in attempts.unfinished(folder)}
+    with attempts.marked(folder, TASK, name):
+        ((path, mark),) = [found for found in attempts.unfinished(folder) if found[0] not in before]
+    commits.replace(path, orjson.dumps({**mark, "process": process or mark["process"]}))
+
+
+def test_a_mark_is_there_while_a_split_is_scored(folder: str) -> None:
+    run = RunFolder(folder)
+    with attempts.marked(run, TASK, "one"):
+        assert [mark["ordinal"] for _, mark in attempts.unfinished(run)] == [7]
+    with pytest.raises(ValueError, match="said"), attempts.marked(run, TASK, "one"):
+        raise ValueError("said")
+    with attempts.marked(run, TASK, ""):
+        assert attempts.unfinished(run) == []
+
+
+def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> None:
+    run = RunFolder(folder)
+    for _ in range(3):
+        die_over(run, "one")
+    with (
+        pytest.raises(PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) ended 3"),
+        attempts.marked(run, TASK, "one"),
+    ):
+        pytest.fail("it is not to be scored again")
+    with attempts.marked(run, TASK, "two"):
+        pass
+    assert attempts.clear_finished(run, "two") == {attempts.describe(TASK.split): 3}
+    commits.commit_if_absent(run.score_path(7), b"")
+    assert attempts.clear_finished(run, "two") == {}
+    assert attempts.unfinished(run) == []
+
+
+def test_the_living_are_no_suspects(folder: str) -> None:
+    run = RunFolder(folder)
+    die_over(run, "one", ended_process())
+    die_over(run, "one")
+    die_over(run, "another")
+    assert attempts.clear_bystanders(run, "one") == [attempts.describe(TASK.split)]
+    assert [(mark["launch"], lease.is_gone(mark["process"])) for _, mark in attempts.unfinished(run)] == [
+        ("another", False),
+        ("one", True),
+    ]
