@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from meta_training.language_model import LanguageModelConfig
 from meta_training.meta_gradient import MetaGradientConfig
+from meta_training.placement import Placement, PlacementConfig, make_placement
 from meta_training.population import PopulationConfig
 from rater_model.rater import RaterConfig
 from rater_model.tokenizer import ByteTokenizer, Tokenizer
@@ -55,6 +56,20 @@ def population_config(config: ConfigDict) -> PopulationConfig:
 def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
     """Returns how the meta-gradient is computed."""
     return MetaGradientConfig(**config.meta_gradient)
+
+
+def placement(config: ConfigDict) -> Placement | None:
+    """Returns where inner models and batches live on the devices that there are; None for a single one.
+
+    Raises:
+        ConfigError: the axes do not fit the devices, the population or the batches.
+    """
+    with _named("placement"):
+        wanted = PlacementConfig(**config.placement)
+        found = make_placement(wanted, config.population.size, (config.inner_batch, config.outer_batch))
+    if found and found.group_size > 1 and config.meta_gradient.mode == "reverse":
+        raise ConfigError("meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1")
+    return found
 
 
 def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
@@ -127,5 +142,7 @@ def check(config: ConfigDict) -> None:
         population_config(config)
     with _named("meta_gradient"):
         meta_gradient_config(config)
+    with _named("placement"):
+        PlacementConfig(**config.placement)
     inner_optimiser(config)
     meta_optimiser(config)

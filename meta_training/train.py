@@ -48,6 +48,8 @@ from meta_training.population import (
     initial_meta_state,
     make_meta_step,
     members_to_reset,
+    place_meta_state,
+    place_windows,
     pool_steps,
     replace_member,
     stack,
@@ -108,6 +110,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         experiment.outer.describe(),
     )
     spending = spending_of(experiment, rater_params, inner_shapes)
+    placement = settings.placement(config)
+    if placement:
+        _LOG.info("on %s", placement.describe())
 
     pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key)
     pool_digest = tree_digest(pool)
@@ -127,9 +132,12 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             losses,
             inner_optimiser,
             settings.meta_gradient_config(config),
+            placement.data_axis(inner_shapes) if placement else None,
         ),
         meta_optimiser,
+        placement,
     )
+    state = place_meta_state(state, placement)
     with contextlib.ExitStack() as stack_of:
         inner_batches = stack_of.enter_context(
             drawing(experiment.inner, (population.size, config.inner_updates, config.inner_batch), config.seed)
@@ -159,8 +167,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         stack_of.enter_context(stop.deferred())
         for step in range(start, config.meta_steps):
             for member in members_to_reset(step, population):
-                state = state._replace(inner=replace_member(state.inner, member, newcomer(step, member)))
-            state, metrics = meta_step(state, next(inner_batches), next(outer_batches))
+                state = state._replace(inner=replace_member(state.inner, member, newcomer(step, member), placement))
+            inner, outer = (place_windows(next(drawn), placement) for drawn in (inner_batches, outer_batches))
+            state, metrics = meta_step(state, inner, outer)
             done, last = step + 1, step + 1 == config.meta_steps
             scalars = summarise(jax.device_get(metrics), config.meta_optimiser.clip_norm, config.meta_optimiser.epsilon)
             scalars |= spending.at(done)

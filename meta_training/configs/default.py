@@ -94,6 +94,11 @@ def get_config() -> ConfigDict:
     config.meta_gradient.outer_micro_batch = 0  # likewise of an outer batch
     config.meta_gradient.rater_micro_batch = 0  # likewise of the T x B windows that the rater scores
 
+    config.placement = ConfigDict()  # on several devices; paper: a group of devices for each inner model
+    config.placement.population = 0  # groups of devices that inner models are spread over; 0: as many as fit
+    config.placement.data = 0  # devices of a group, over which batches are spread; 0: all
+    config.placement.shard_parameters = False  # cut inner models' parameters and optimiser state over a group too
+
     config.report_every = 10  # meta-steps between two progress lines
     config.export_every = 50  # meta-steps between two rater checkpoints
     config.checkpoint_every = 25  # meta-steps between two training checkpoints, from which a run resumes
