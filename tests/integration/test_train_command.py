@@ -1,0 +1,109 @@
+"""`datarater-train` as a user meets it: refusals in one line, and training on a TensorFlow dataset."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from meta_training.metrics import read_metrics
+from rater_model.checkpoint import load_rater
+from rater_model.scorer import Scorer
+from tests import training
+from tests.tensorflow_dataset import build_dataset
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"population__sise": 3}, "sise"),
+        ({"meta_steps": "many"}, "many"),
+        ({"data__inner": ""}, "data.inner is empty: give the pool"),
+        ({"data__inner": "nowhere/*.jsonl"}, "no file matches 'nowhere/*.jsonl'"),
+        ({"data__inner": "tfds:nothing/en"}, "no dataset 'nothing/en' stands in"),
+        ({"data__outer_share": 0}, "data.outer_share must lie between 0 and 1"),
+        ({"data__windows": "rows"}, "data.windows must be one of ('packed', 'document'), not 'rows'"),
+        ({"population__size": 0}, "population"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, not 0"),
+        ({"length": 100_000}, "do not fill one window of 100000 tokens"),
+        ({"tokenizer__kind": "bpe", "tokenizer__vocabulary_size": 20}, "a vocabulary of at least 258 ids"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(tmp_path: Path, cache: Path, changed: dict[str, object], message: str) -> None:
+    texts = training.write_texts(tmp_path / "pool.jsonl")
+    done = training.run(training.command(tmp_path / "work", texts, data__tfds_data_dir=tmp_path, **changed), cache)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("datarater-train: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "work" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config"),
+        (["--config=meta_training/configs/default.py"], "--workdir"),
+        (["--config=nowhere.py", "--workdir=work"], "nowhere.py"),
+        (["--config=meta_training/configs/default.py", "--workdir=work", "--nonsense"], "nonsense"),
+        (["--config=meta_training/configs/default.py", "--workdir=work", "corpus.jsonl"], "corpus.jsonl"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(cache: Path, arguments: list[str], message: str) -> None:
+    done = training.run([*training.command(Path("work"), "texts")[:3], *arguments], cache)
+    assert done.returncode == 2
+    assert done.stderr.startswith("datarater-train: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (training.ROOT / "work").exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_cannot_be_made(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "file").write_text("")
+    texts = training.write_texts(tmp_path / "pool.jsonl")
+    done = training.run(training.command(tmp_path / "file" / "work", texts), cache)
+    assert done.returncode == 1
+    assert done.stderr.startswith("datarater-train: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(tmp_path: Path, cache: Path) -> None:
+    pool = training.write_texts(tmp_path / "pool.jsonl").read_text().splitlines()
+    target = training.write_texts(tmp_path / "target.jsonl", count=80, seed=1).read_text().splitlines()
+    folder = tmp_path / "datasets"
+    build_dataset(folder, {"train": [*pool, "  ", b"\xff"], "validation": target})
+    digests = {}
+    for name in ("uninterrupted", "killed"):
+        workdir = tmp_path / name
+        arguments = training.command(
+            workdir,
+            "tfds:tiny:train",
+            data__outer="tfds:tiny:1.0.0:validation",
+            data__tfds_data_dir=folder,
+            data__shuffle_buffer=64,
+        )
+        if name == "killed":
+            process = training.start(arguments, cache)
+            list(training.lines_until(process, "step 8/24"))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = training.run(arguments, cache)
+        assert done.returncode == 0, done.stderr
+        assert ("resuming" in done.stderr) == (name == "killed")
+        assert "Traceback" not in done.stderr
+        digests[name] = training.digest(workdir / "rater")
+        assert len(read_metrics(workdir / "metrics" / "metrics.csv")) == 24
+    assert digests["killed"] == digests["uninterrupted"]
+    rater = load_rater(tmp_path / "killed" / "rater")
+    assert rater.provenance["data"]["inner"] == "windows drawn from tfds:tiny:train (202 documents)"
+    scores_N = Scorer(rater).score(["alpha beta gamma", "zeta eta theta"]).scores_N
+    assert scores_N[0] != scores_N[1]

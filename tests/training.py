@@ -1,0 +1,96 @@
+"""A tiny meta-training run, through the real command, for the tests that watch, stop and resume it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
+TINY = {
+    "meta_steps": 24,
+    "length": 32,
+    "inner_batch": 4,
+    "outer_batch": 4,
+    "report_every": 4,
+    "export_every": 5,
+    "checkpoint_every": 3,
+    "warmup_checkpoint_every": 7,
+    "rater.width": 16,
+    "rater.mlp_width": 16,
+    "rater.ngram_rows": 64,
+    "inner_model.width": 16,
+    "inner_model.mlp_width": 16,
+    "inner_model.layers": 1,
+    "population.size": 2,
+    "population.lifetime": 6,
+    "population.warmup_steps": 40,
+    "population.warmup_entries": 2,
+    "export.reference_documents": 16,
+    "data.outer_share": 0.25,
+}
+
+
+def write_texts(path: Path, count: int = 200, seed: int = 0) -> Path:
+    """Writes a JSONL file of texts out of a dozen words."""
+    rng = random.Random(seed)
+    records = [{"id": i, "text": " ".join(rng.choices(WORDS, k=rng.randint(5, 60)))} for i in range(count)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
+    """Returns the command of a tiny run; `__` in a changed field's name stands for a dot."""
+    values = {**TINY, "data.inner": inner} | {name.replace("__", "."): value for name, value in changed.items()}
+    return [
+        sys.executable,
+        "-m",
+        "meta_training.train",
+        f"--config={ROOT / 'meta_training' / 'configs' / 'default.py'}",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in values.items()),
+    ]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """Returns the environment of a run; compiled programs are kept in the folder, for the next run to find."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # programs this small run as fast, and compile sooner
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def start(arguments: list[str], cache: Path) -> subprocess.Popen[str]:
+    """Starts a command; what it says goes to one pipe."""
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def lines_until(process: subprocess.Popen[str], wanted: str) -> Iterator[str]:
+    """Yields what a process says, up to and including the first line that holds a text."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        if wanted in line:
+            return
+
+
+def digest(rater: Path) -> str:
+    """Returns the digest that a rater checkpoint bears."""
+    value: str = json.loads((rater / "rater.json").read_text())["digest"]
+    return value
