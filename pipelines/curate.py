@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, runners, scoring
+from pipelines import command, ledger, options, references, runners, scoring
 from pipelines.score import add_scoring_flags, scoring_request
 from pipelines.work import Work
 from rater_model.scorer import limit_cpu_threads
@@ -45,6 +45,8 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     selection = options.selection_request(args)
     request = scoring_request(args)
     files = scoring.preflight(request)
+    if selection.reference is not None:
+        references.read_reference(selection.reference, request.plan.identity)
     ledger.check_rule(selection.selection, selection.rule_fields())
     command.check_writable(request.folder)
     result = None

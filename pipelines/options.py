@@ -3,12 +3,14 @@
 import argparse
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from pipelines import errors
 from pipelines.selecting import SelectionRequest
 from pipelines.writing import OUTPUT_FORMATS
+from rater_model.cutoffs import Policy, Scope
 from rater_model.records import ReadOptions
-from rater_model.selection import KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
+from rater_model.selection import BatchTopK, KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
@@ -63,6 +65,22 @@ def selection_name(text: str) -> str:
     if _NAME.fullmatch(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r}: a name has letters, digits and ._=- only, 100 at most")
     return text
+
+
+def source_weight(text: str) -> tuple[str, Fraction]:
+    """A source and its weight: `wiki=2.0`.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    name, _, number = text.rpartition("=")
+    try:
+        weight = Fraction(number)
+    except (ValueError, ZeroDivisionError):
+        weight = Fraction(-1)
+    if "=" not in text or weight < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a source and its weight such as wiki=2.0")
+    return name, weight
 
 
 def _rule(kind: type) -> "argparse._ActionType":
@@ -195,8 +213,54 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="keep documents that score at least S (write --threshold=-0.5 for a negative one)",
     )
+    rules.add_argument(
+        "--accept_batch",
+        type=whole_number,
+        metavar="B",
+        help="the paper's batch top-K, with --discard_fraction: keep a document with its chance of being among the "
+        "best of a random batch of B; drawn by its key",
+    )
     group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the hash that breaks ties between equal scores; default: 0"
+        "--discard_fraction",
+        metavar="RHO",
+        help="of --accept_batch: this share of every batch is dropped; RHO * B must be a whole number",
+    )
+    group.add_argument(
+        "--per",
+        type=Scope,
+        choices=tuple(Scope),
+        default=Scope.CORPUS,
+        metavar="{corpus,source}",
+        help="apply the rule to the whole corpus, or to each source by itself; default: corpus",
+    )
+    group.add_argument(
+        "--source_weight",
+        action="append",
+        type=source_weight,
+        default=[],
+        metavar="NAME=W",
+        help="with --per source: W times the share, count or tokens of this source, at most all it has; wiki=2.0; may "
+        "be given several times",
+    )
+    group.add_argument(
+        "--min_per_source",
+        type=whole_number,
+        default=0,
+        metavar="M",
+        help="keep the best M documents of every source at least; over the corpus the rule's target counts them",
+    )
+    group.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="with --keep_fraction or --accept_batch: take the distribution of scores from this scored run folder, or "
+        "from the quantiles in this rater checkpoint; of the same rater",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the hash that breaks ties between equal scores, and of the draw of --accept_batch; default: 0",
     )
     group.add_argument(
         "--name", type=selection_name, metavar="NAME", help="of the selection; default: from the rule, as in keep-0.5"
@@ -220,13 +284,40 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
 def selection_request(args: argparse.Namespace) -> SelectionRequest:
     """The selection from the flags of `add_selection_flags`."""
     return SelectionRequest.of(
-        args.rule,
+        _policy(args),
         output=args.output,
         name=args.name,
         seed=args.seed,
         output_format=args.output_format,
         output_shard_bytes=args.output_shard_bytes,
+        reference=args.reference,
     )
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    """The rule and what it applies to.
+
+    Raises:
+        SelectionError: flags that do not go together.
+    """
+    rule = args.rule
+    if args.accept_batch is not None:
+        if args.discard_fraction is None:
+            raise SelectionError("--accept_batch needs --discard_fraction: 0.75 drops three quarters of every batch")
+        rule = BatchTopK.discarding(args.accept_batch, args.discard_fraction)
+    elif args.discard_fraction is not None:
+        raise SelectionError("--discard_fraction belongs to --accept_batch; to keep a share use --keep_fraction")
+    weights = dict(args.source_weight)
+    if len(weights) < len(args.source_weight):
+        raise SelectionError("--source_weight gives one source two weights")
+    if args.reference is not None:
+        if not isinstance(rule, KeepFraction | BatchTopK):
+            raise SelectionError("--reference goes with --keep_fraction or --accept_batch")
+        if args.per is not Scope.CORPUS or args.min_per_source:
+            raise SelectionError(
+                "--reference speaks of a whole corpus: it goes neither with --per source nor with --min_per_source"
+            )
+    return Policy(rule, args.per, weights, args.min_per_source)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -235,4 +326,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
     strays = [word for word in beam_args if not word.startswith("-")]
     if strays and not any(word.startswith("--") and "=" not in word for word in beam_args):
         parser.error(f"unexpected: {' '.join(strays)}; quote a glob so that the shell leaves it alone")
+    if "accept_batch" in args:
+        try:
+            _policy(args)
+        except SelectionError as error:
+            parser.error(str(error))
     return args, beam_args

@@ -1,6 +1,7 @@
 """Publishing: the books are held, then the manifest and `_SUCCESS` are committed."""
 
 import datetime
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,11 +15,12 @@ from pipelines.selecting import (
     KeptCounts,
     SelectionRequest,
     SplitCounts,
-    find_cutoff,
+    find_cutoffs,
     read_scoring,
 )
 from pipelines.shards import WriteShard, WrittenShard, plan_shards_of
-from rater_model.selection import Boundary, TokenBudget, rule_from_json
+from rater_model.cutoffs import Cutoffs, Scope
+from rater_model.selection import BatchTopK, Threshold, TokenBudget
 
 
 class MergeSources(beam.CombineFn):
@@ -48,7 +50,7 @@ class MergeSources(beam.CombineFn):
 def check_books(
     request: SelectionRequest,
     scoring: Mapping[str, Any],
-    boundary: Boundary,
+    cutoffs: Cutoffs,
     rows: list[SplitCounts],
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
@@ -58,7 +60,7 @@ def check_books(
     Args:
         request: the selection.
         scoring: `scoring.json`.
-        boundary: with the cutoff.
+        cutoffs: of the rule.
         rows: what is kept of every split.
         sources: what is kept of every source.
         written: the committed output files.
@@ -87,15 +89,11 @@ def check_books(
         "documents scored": (total.kept + total.dropped, counted["scored"]),
         "records rejected": (total.rejected, sum(counted["rejected"].values())),
     }
-    rule = rule_from_json(request.rule)
-    if boundary.counted:
-        expected["documents below the cutoff"] = (total.kept, boundary.kept)
-        expected["tokens below the cutoff"] = (total.kept_tokens, boundary.kept_tokens)
-        target = rule.target(counted["scored"], counted["tokens"])
-        if not isinstance(rule, TokenBudget):
-            expected[f"documents kept by {request.rule}"] = (total.kept, target)
-        elif total.kept_tokens > target:
-            raise BooksError(f"{total.kept_tokens} tokens are kept, over the budget of {target}")
+    below = cutoffs.counted()
+    if below is not None:
+        expected["documents below the cutoffs"] = (total.kept, below[0])
+        expected["tokens below the cutoffs"] = (total.kept_tokens, below[1])
+    expected.update(_targets(request, cutoffs, scoring, total, sources))
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise BooksError(f"{what}: {found}, but {wanted} by the books of the scoring")
@@ -110,9 +108,48 @@ def check_books(
     return total
 
 
+def _targets(
+    request: SelectionRequest,
+    cutoffs: Cutoffs,
+    scoring: Mapping[str, Any],
+    total: KeptCounts,
+    sources: Mapping[str, KeptCounts],
+) -> dict[str, tuple[int, int]]:
+    """What rules with an exact target kept, and the target, worked out anew from the counts of the scoring.
+
+    Raises:
+        BooksError: a token budget is passed.
+    """
+    policy = request.read_policy()
+    if not cutoffs.own or isinstance(policy.rule, Threshold | BatchTopK):
+        return {}
+    groups = [("", scoring["counts"], total, policy.rule.target)]
+    if policy.per is Scope.SOURCE:
+        groups = [
+            (f" of source {source!r}", counts, sources[source], functools.partial(Cutoffs.target_of, policy, source))
+            for source, counts in scoring["sources"].items()
+        ]
+    found = {}
+    for what, counts, kept, target_of in groups:
+        target = target_of(counts["scored"], counts["tokens"])
+        if not isinstance(policy.rule, TokenBudget):
+            if policy.per is Scope.CORPUS and policy.minimum:
+                least = sum(min(policy.minimum, counts["scored"]) for counts in scoring["sources"].values())
+                target = max(target, least)
+            found[f"documents{what} kept by {request.policy['rule']}"] = (kept.kept, target)
+        elif kept.kept_tokens > target and not policy.minimum:
+            raise BooksError(f"{kept.kept_tokens} tokens{what} are kept, over the budget of {target}")
+    if policy.minimum:
+        for source, counts in scoring["sources"].items():
+            least = min(policy.minimum, counts["scored"])
+            if sources[source].kept < least:
+                raise BooksError(f"{sources[source].kept} documents of source {source!r} are kept, not {least}")
+    return found
+
+
 def publish(
     request: SelectionRequest,
-    boundary: Boundary,
+    cutoffs: Cutoffs,
     rows: Iterable[SplitCounts],
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
@@ -124,11 +161,12 @@ def publish(
     """
     scoring = read_scoring(request.folder)
     shards = sorted(written, key=lambda shard: shard.task.name)
-    total = check_books(request, scoring, boundary, list(rows), sources, shards)
+    total = check_books(request, scoring, cutoffs, list(rows), sources, shards)
     manifest = {
         **request.rule_fields(),
         "name": request.name,
-        "cutoff": {"rank_key": f"{boundary.end:x}", "lowest_score": boundary.lowest_score()},
+        "cutoff": cutoffs.to_json(),
+        **_draw(cutoffs, total),
         "counts": {**total.to_json(), "rejected_by_reason": scoring["counts"]["rejected"]},
         "scored": scoring["counts"]["scored"],
         "sources": {source: counts.to_json() for source, counts in sources.items()},
@@ -151,6 +189,14 @@ def publish(
     commits.commit_if_absent(request.selection.success_path, b"")
 
 
+def _draw(cutoffs: Cutoffs, total: KeptCounts) -> dict[str, Any]:
+    """What a rule that draws was expected to keep, and what it kept."""
+    expected = cutoffs.expected()
+    if expected is None:
+        return {}
+    return {"draw": {"expected": expected[0], "standard_deviation": expected[1], "actual": total.kept}}
+
+
 class Publish(beam.DoFn):
     """`publish` as a step of the graph."""
 
@@ -160,13 +206,13 @@ class Publish(beam.DoFn):
     def process(
         self,
         scored: Any,
-        boundary: Boundary,
+        cutoffs: Cutoffs,
         rows: Iterable[SplitCounts],
         sources: Mapping[str, KeptCounts],
         written: Iterable[WrittenShard],
     ) -> Iterator[str]:
         """One element starts it; the manifest's path out."""
-        publish(self._request, boundary, rows, sources, written)
+        publish(self._request, cutoffs, rows, sources, written)
         yield self._request.selection.manifest_path
 
 
@@ -182,8 +228,8 @@ class SelectAndPublish(beam.PTransform):
 
     def expand(self, scored: beam.PCollection) -> beam.PCollection:
         """A collection of one element in, which says that `scoring.json` is committed."""
-        boundary, groups = find_cutoff(scored, self._request)
-        cutoff = beam.pvalue.AsSingleton(boundary)
+        cutoffs, groups = find_cutoffs(scored, self._request)
+        cutoff = beam.pvalue.AsSingleton(cutoffs)
         counts = groups | "Count kept" >> beam.ParDo(CountKept(self._request), cutoff)
         rows = counts | "By split" >> beam.FlatMap(_rows_of)
         sources = counts | "By source" >> beam.CombineGlobally(MergeSources())

@@ -38,7 +38,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     except runners.UnknownFlagError as error:
         parser.error(str(error))
     request = options.selection_request(args)
-    selecting.read_scoring(request.folder)
+    selecting.first_cutoffs(request)
     ledger.check_rule(request.selection, request.rule_fields())
     result = None
     if command.read_manifest(request) is None:

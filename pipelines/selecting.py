@@ -1,34 +1,36 @@
-"""Selecting: from committed scores to the exact cutoff, and to what it keeps of every split.
+"""Selecting: from committed scores to the exact cutoffs, and to what they keep of every split.
 
-Nothing is scored and no text is read here. The boundary, constant in size, goes from round to round as a side
-input; each round reads only the score files of groups that hold undecided documents, and none at all once the
-cutoff is known, which on most corpora is after the first.
+Nothing is scored and no text is read here. The cutoffs, as many as the corpus has sources at most, go from round to
+round as a side input; each round reads only the score files of groups that hold undecided documents, and none at
+all once everything is decided, which on most corpora is after the first.
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import orjson
 
-from pipelines import commits, ledger, splits, summaries
-from pipelines.errors import BooksError
+from pipelines import commits, ledger, references, splits, summaries
+from pipelines.errors import BooksError, CurationError
 from pipelines.ledger import RunFolder, SelectionFolder
 from pipelines.score_files import RANK_COLUMNS, ScoreFile
+from rater_model.acceptance import Acceptance, acceptance_by_quantiles, score_at
+from rater_model.cutoffs import Answers, Cutoffs, Policy, merge_answers
 from rater_model.selection import (
-    LAST_LEVEL,
+    KEY_BITS,
+    BatchTopK,
     Boundary,
     Histogram,
+    KeepFraction,
     RankKeys,
     Rule,
-    Step,
-    rule_from_json,
-    rule_to_json,
+    SelectionError,
+    Threshold,
 )
-
-Undecided = Histogram | RankKeys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,23 +40,32 @@ class SelectionRequest:
     Attributes:
         output: the run folder.
         name: of the selection.
-        rule: as `rule_to_json` gives it.
-        seed: of the hash that breaks ties.
+        policy: the rule and what it applies to, as `Policy.to_json` gives it.
+        seed: of the hash that breaks ties, and of the draw of a batch top-K.
         output_format: `same` as the input's, or one of `writing.OUTPUT_FORMATS`.
         output_shard_bytes: about how many bytes of kept text a file holds.
+        reference: a run folder or rater checkpoint whose distribution of scores decides; None: the run's own.
     """
 
     output: str
     name: str
-    rule: dict[str, str]
+    policy: dict[str, Any]
     seed: int
     output_format: str
     output_shard_bytes: int
+    reference: str | None = None
 
     @classmethod
-    def of(cls, rule: Rule, *, output: str, name: str | None = None, **options: Any) -> "SelectionRequest":
-        """A request for a rule, named by it unless a name is given."""
-        return cls(output=output, name=name or rule.name, rule=rule_to_json(rule), **options)
+    def of(cls, rule: Rule | Policy, *, output: str, name: str | None = None, **options: Any) -> "SelectionRequest":
+        """A request for a rule or policy, named by it unless a name is given."""
+        policy = rule if isinstance(rule, Policy) else Policy(rule)
+        if not name:
+            name = policy.name + ("-by-reference" if options.get("reference") else "")
+        return cls(output=output, name=name, policy=policy.to_json(), **options)
+
+    def read_policy(self) -> Policy:
+        """The rule and what it applies to."""
+        return Policy.from_json(self.policy)
 
     @property
     def folder(self) -> RunFolder:
@@ -70,7 +81,8 @@ class SelectionRequest:
         """What `rule.json` holds: every option that changes what is kept or how it is written."""
         return {
             "format": ledger.FORMAT_VERSION,
-            "rule": self.rule,
+            **self.policy,
+            "reference": self.reference,
             "seed": self.seed,
             "output_format": self.output_format,
             "output_shard_bytes": self.output_shard_bytes,
@@ -93,82 +105,114 @@ def read_scoring(folder: RunFolder) -> dict[str, Any]:
     return fields
 
 
-def begin_selection(request: SelectionRequest) -> Boundary:
+def begin_selection(request: SelectionRequest) -> Cutoffs:
     """Commits the rule, and takes the descent's first level from `scoring.json`.
 
     Raises:
-        RunFolderMismatchError: the selection's name belongs to another rule.
+        RunFolderMismatchError: the selection's name belongs to another rule, or the reference to another rater.
         BooksError: the corpus is not scored.
+        CurationError: the rule does not fit the corpus or the reference.
     """
-    scoring = read_scoring(request.folder)
+    cutoffs = first_cutoffs(request)
     if not commits.commit_if_absent(request.selection.rule_path, ledger.to_json(request.rule_fields())):
         ledger.check_rule(request.selection, request.rule_fields())
-    return Boundary.begin(rule_from_json(request.rule), Histogram.from_json(scoring["histogram"]))
+    return cutoffs
+
+
+def first_cutoffs(request: SelectionRequest) -> Cutoffs:
+    """What is known before the first round, from `scoring.json` or the reference's.
+
+    Raises:
+        RunFolderMismatchError: the reference's scores cannot be compared with the run's.
+        BooksError: the corpus is not scored.
+        CurationError: the rule does not fit the corpus or the reference.
+    """
+    scoring = read_scoring(request.folder)
+    try:
+        return _first_cutoffs(request, scoring)
+    except SelectionError as error:
+        raise CurationError(f"the selection {request.name!r}: {error}") from error
+
+
+def _first_cutoffs(request: SelectionRequest, scoring: dict[str, Any]) -> Cutoffs:
+    policy = request.read_policy()
+    own = request.reference is None
+    if request.reference is not None:
+        reference = references.read_reference(request.reference, scoring["identity"])
+        if isinstance(reference, references.RaterReference):
+            counts = scoring["counts"]
+            return Cutoffs.fixed(policy, _by_quantiles(policy.rule, reference.quantiles), counts["scored"])
+        scoring = reference.scoring
+    sources = {source: (counts["scored"], counts["tokens"]) for source, counts in scoring["sources"].items()}
+    return Cutoffs.begin(policy, Histogram.from_json(scoring["histogram"]), sources, own=own)
+
+
+def _by_quantiles(rule: Rule, quantiles: tuple[float, ...]) -> Boundary | Acceptance:
+    if isinstance(rule, BatchTopK):
+        return acceptance_by_quantiles(rule, quantiles)
+    if not isinstance(rule, KeepFraction):
+        raise SelectionError(f"the rule {rule.kind} asks nothing of a reference")
+    boundary = Boundary.begin(Threshold(Fraction(score_at(quantiles, float(1 - rule.fraction)))), Histogram.empty())
+    if rule.fraction in (0, 1):
+        end = int(rule.fraction) << KEY_BITS
+        boundary = dataclasses.replace(boundary, low=end, high=end, end=end)
+    return boundary
 
 
 class CountUndecided(beam.DoFn):
-    """One round of the descent: what a group holds between the boundary's ends."""
+    """One round of the descent: what a group of splits holds of undecided documents."""
 
     def __init__(self, folder: RunFolder, seed: int):
         self._folder = folder
         self._seed = seed
 
-    def process(self, group: int, boundary: Boundary) -> Iterator[Undecided]:
-        """A group in; one histogram, or the keys themselves where they are few."""
-        if boundary.step is Step.NOTHING:
+    def process(self, group: int, cutoffs: Cutoffs) -> Iterator[Answers]:
+        """A group of splits in; its answers to this round's questions."""
+        if cutoffs.done:
             return
-        if not summaries.read_summary(self._folder, group).histogram().holds(boundary.first_digit()):
+        histograms = summaries.read_summary(self._folder, group).histograms
+        if not cutoffs.concerns(histograms):
             return
-        found: list[RankKeys] = []
-        counted: list[Histogram] = []
-        for task in splits.read_group(self._folder, group):
-            keys = ScoreFile.read(self._folder, task.split.ordinal, RANK_COLUMNS).rank_keys(self._seed)
-            undecided = boundary.undecided_of(keys)
-            if boundary.step is Step.SORT:
-                found.append(undecided)
-            else:
-                counted.append(Histogram.of(undecided, boundary.level))
-        yield RankKeys.concatenate(found) if boundary.step is Step.SORT else Histogram.merge(counted)
+        answers = cutoffs.from_summary(histograms)
+        if answers is None:
+            parts = []
+            for task in splits.read_group(self._folder, group):
+                file = ScoreFile.read(self._folder, task.split.ordinal, KEEP_COLUMNS)
+                parts.append(cutoffs.answers(*keys_by_source(file, self._seed)))
+            answers = merge_answers(parts)
+        yield answers
 
 
-class MergeUndecided(beam.CombineFn):
-    """Adds histograms up, or gathers keys; never both in one round."""
+class MergeAnswers(beam.CombineFn):
+    """Puts the answers of a round together."""
 
-    def create_accumulator(self) -> list[Undecided]:
+    _TOGETHER = 32
+
+    def create_accumulator(self) -> list[Answers]:
         """Holds nothing."""
         return []
 
-    def add_input(self, accumulator: list[Undecided], element: Undecided) -> list[Undecided]:
+    def add_input(self, accumulator: list[Answers], element: Answers) -> list[Answers]:
         """Adds one group's."""
-        return self._compact([*accumulator, element])
+        accumulator.append(element)
+        return [merge_answers(accumulator)] if len(accumulator) >= self._TOGETHER else accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[list[Undecided]]) -> list[Undecided]:
+    def merge_accumulators(self, accumulators: Iterable[list[Answers]]) -> list[Answers]:
         """Adds several."""
-        return self._compact([part for accumulator in accumulators for part in accumulator])
+        return self.compact([part for accumulator in accumulators for part in accumulator])
 
-    def extract_output(self, accumulator: list[Undecided]) -> list[Undecided]:
-        """One sum, or nothing where nothing was undecided."""
-        return accumulator
+    def compact(self, accumulator: list[Answers]) -> list[Answers]:
+        """Makes one of what waits, before it travels."""
+        return [merge_answers(accumulator)]
 
-    @staticmethod
-    def _compact(parts: list[Undecided]) -> list[Undecided]:
-        histograms = [part for part in parts if isinstance(part, Histogram)]
-        keys = [part for part in parts if isinstance(part, RankKeys)]
-        merged: list[Undecided] = []
-        if histograms:
-            merged.append(Histogram.merge(histograms))
-        if keys:
-            merged.append(RankKeys.concatenate(keys))
-        return merged
+    def extract_output(self, accumulator: list[Answers]) -> Answers:
+        """All answers."""
+        return merge_answers(accumulator)
 
 
-def advance(found: list[Undecided], boundary: Boundary) -> Boundary:
-    """The boundary after a round."""
-    if boundary.step is Step.NOTHING:
-        return boundary
-    if boundary.step is Step.SORT:
-        return boundary.settle(RankKeys.concatenate(part for part in found if isinstance(part, RankKeys)))
-    return boundary.descend(Histogram.merge(part for part in found if isinstance(part, Histogram)))
+def advance(answers: Answers, cutoffs: Cutoffs) -> Cutoffs:
+    """The cutoffs after a round."""
+    return cutoffs if cutoffs.done else cutoffs.advance(answers)
 
 
 # --- what is kept of each split ----------------------------------------------------------------------
@@ -258,14 +302,19 @@ class GroupCounts:
         return cls(fields["group"], rows, sources)
 
 
-COUNT_COLUMNS = (*RANK_COLUMNS, "bytes", "source")
+KEEP_COLUMNS = (*RANK_COLUMNS, "source")
+COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
 
 
-def kept_rows(file: ScoreFile, boundary: Boundary, seed: int) -> np.ndarray:
+def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
+    """The rank keys of a score file's scored documents, the source of each as a code, and the sources' names."""
+    names, codes_R = file.sources()
+    return file.rank_keys(seed), codes_R[file.scored_rows()], names
+
+
+def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
     """The row numbers of kept documents in a score file, in the order of the input."""
-    if boundary.end is None:
-        raise BooksError("the cutoff is not known after the last round of the descent")
-    return file.scored_rows()[file.rank_keys(seed).below(boundary.end)]
+    return file.scored_rows()[cutoffs.keeps(*keys_by_source(file, seed), seed)]
 
 
 def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> list[int]:
@@ -275,7 +324,7 @@ def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> l
     return sums
 
 
-def count_group(folder: RunFolder, group: int, boundary: Boundary, seed: int) -> GroupCounts:
+def count_group(folder: RunFolder, group: int, cutoffs: Cutoffs, seed: int) -> GroupCounts:
     """Counts what is kept of every split of a group.
 
     Raises:
@@ -286,7 +335,7 @@ def count_group(folder: RunFolder, group: int, boundary: Boundary, seed: int) ->
         ordinal = task.split.ordinal
         file = ScoreFile.read(folder, ordinal, COUNT_COLUMNS)
         kept_R = np.zeros(file.table.num_rows, bool)
-        kept_R[kept_rows(file, boundary, seed)] = True
+        kept_R[kept_rows(file, cutoffs, seed)] = True
         scored_R = np.zeros(file.table.num_rows, bool)
         scored_R[file.scored_rows()] = True
         names, codes_R = file.sources()
@@ -317,42 +366,54 @@ class CountKept(beam.DoFn):
     def __init__(self, request: SelectionRequest):
         self._request = request
 
-    def process(self, group: int, boundary: Boundary) -> Iterator[GroupCounts]:
+    def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
         """A group in, its committed counts out."""
         path = self._request.selection.counts_path(group)
         data = commits.read_if_there(path)
         if data is None:
-            counts = count_group(self._request.folder, group, boundary, self._request.seed)
+            counts = count_group(self._request.folder, group, cutoffs, self._request.seed)
             commits.commit_if_absent(path, orjson.dumps(counts.to_json()))
             data = commits.read_bytes(path)
         yield GroupCounts.from_json(orjson.loads(data))
 
 
-def find_cutoff(scored: beam.PCollection, request: SelectionRequest) -> tuple[beam.PCollection, beam.PCollection]:
-    """Adds the steps that find the exact cutoff, from committed summaries and score files.
+def find_cutoffs(scored: beam.PCollection, request: SelectionRequest) -> tuple[beam.PCollection, beam.PCollection]:
+    """Adds the steps that find the exact cutoffs, from committed summaries and score files.
 
     Args:
         scored: one element, which says that `scoring.json` is committed.
         request: the selection.
 
     Returns:
-        The boundary with its cutoff (one element), and the numbers of all groups of splits.
+        The cutoffs (one element), and the numbers of all groups of splits.
     """
+    cutoffs = scored | "Begin" >> beam.Map(_begin, request)
+    groups = asked = _listed(scored, request.folder, "groups")
+    rounds = request.read_policy().rounds
     folder = request.folder
-    boundary = scored | "Begin" >> beam.Map(_begin, request)
-    groups = scored | "List groups" >> beam.FlatMap(_groups, folder) | "Spread groups" >> beam.Reshuffle()
-    for level in range(1, LAST_LEVEL + 1):
-        found = (
-            groups
-            | f"Count undecided {level}"
-            >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(boundary))
-            | f"Merge undecided {level}" >> beam.CombineGlobally(MergeUndecided())
+    if request.reference is not None:
+        # Only a scored run is asked; a rater's quantiles are known from the start.
+        if references.is_run(request.reference):
+            folder = RunFolder(request.reference)
+            asked = _listed(scored, folder, "groups of the reference")
+        else:
+            rounds = 0
+    for number in range(1, rounds + 1):
+        answers = (
+            asked
+            | f"Count undecided {number}"
+            >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(cutoffs))
+            | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
         )
-        boundary = found | f"Advance {level}" >> beam.Map(advance, beam.pvalue.AsSingleton(boundary))
-    return boundary, groups
+        cutoffs = answers | f"Advance {number}" >> beam.Map(advance, beam.pvalue.AsSingleton(cutoffs))
+    return cutoffs, groups
 
 
-def _begin(scored: Any, request: SelectionRequest) -> Boundary:
+def _listed(scored: beam.PCollection, folder: RunFolder, what: str) -> beam.PCollection:
+    return scored | f"List {what}" >> beam.FlatMap(_groups, folder) | f"Spread {what}" >> beam.Reshuffle()
+
+
+def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:
     return begin_selection(request)
 
 

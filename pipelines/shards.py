@@ -16,10 +16,10 @@ from pipelines.errors import BooksError, CurationError, InputChangedError
 from pipelines.fingerprints import check_fingerprint
 from pipelines.score_files import ScoreFile
 from pipelines.selecting import SelectionRequest, SplitCounts, kept_rows
+from rater_model.cutoffs import Cutoffs
 from rater_model.documents import read_parquet_table, read_split
 from rater_model.parquet import find_column
 from rater_model.records import Document, Format, ReadOptions
-from rater_model.selection import Boundary
 
 _CHUNK_BYTES = 1 << 20
 
@@ -210,7 +210,7 @@ class WriteShard(beam.DoFn):
             self._read = ReadOptions.from_json(identity["read"])
         return self._read
 
-    def process(self, task: ShardTask, boundary: Boundary) -> Iterator[WrittenShard]:
+    def process(self, task: ShardTask, cutoffs: Cutoffs) -> Iterator[WrittenShard]:
         """One file to be written in; the committed file out.
 
         Raises:
@@ -220,7 +220,7 @@ class WriteShard(beam.DoFn):
         path = self._request.selection.kept_path(task.name)
         if not commits.exists(path):
             with commits.staged(path) as name:
-                self._write(name, task, boundary)
+                self._write(name, task, cutoffs)
                 own = _digest(name)
                 if commits.commit_staged(name, path):
                     Metrics.counter("datarater", "documents_kept").inc(task.documents)
@@ -228,14 +228,14 @@ class WriteShard(beam.DoFn):
                     return
         yield WrittenShard(task, *_digest(path))
 
-    def _write(self, name: str, task: ShardTask, boundary: Boundary) -> None:
+    def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
         read = self._read_options()
         with open(name, "xb") as out:
             writer = writing.open_writer(out, task.written)
             for ordinal, expected in task.splits:
                 file = ScoreFile.read(self._request.folder, ordinal)
                 kept_R = np.zeros(file.table.num_rows, bool)
-                kept_R[kept_rows(file, boundary, self._request.seed)] = True
+                kept_R[kept_rows(file, cutoffs, self._request.seed)] = True
                 path = file.task.split.path
                 try:
                     count = write_split(writer, task.written, file, kept_R, read)

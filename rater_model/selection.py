@@ -202,6 +202,10 @@ class KeepFraction:
         """Documents to keep: round half to even of fraction * documents."""
         return round(self.fraction * documents)
 
+    def weighted(self, weight: Fraction) -> "KeepFraction":
+        """The rule with its fraction times a weight, all at most."""
+        return KeepFraction(min(Fraction(1), self.fraction * weight))
+
 
 @dataclass(frozen=True)
 class KeepCount:
@@ -228,6 +232,10 @@ class KeepCount:
     def target(self, documents: int, tokens: int) -> int:
         """Documents to keep."""
         return min(self.count, documents)
+
+    def weighted(self, weight: Fraction) -> "KeepCount":
+        """The rule with its count times a weight, rounded half to even."""
+        return KeepCount(round(self.count * weight))
 
 
 @dataclass(frozen=True)
@@ -259,6 +267,10 @@ class TokenBudget:
     def target(self, documents: int, tokens: int) -> int:
         """Tokens to keep at most."""
         return min(self.tokens, tokens)
+
+    def weighted(self, weight: Fraction) -> "TokenBudget":
+        """The rule with its budget times a weight, rounded down."""
+        return TokenBudget(int(self.tokens * weight))
 
 
 @dataclass(frozen=True)
@@ -301,6 +313,79 @@ class Threshold:
         return (0xFFFFFFFF - int(ordered_bits(lowest)) + 1) << _SHIFTS[1]
 
 
+MAX_BATCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """The paper's batch top-K, document by document: accept each with the chance it has in a random batch.
+
+    A document at the quantile p of the scores is among the best K of a batch of B, whose other B - 1 documents are
+    drawn at random, with probability
+
+        P(p) = BinomCDF(K - 1; B - 1, 1 - p) = I_p(B - K, K),
+
+    the regularised incomplete beta function; its mean over uniform p is exactly K/B. Whether a document is accepted
+    is drawn by the seeded hash of its key, so that it does not depend on the workers and can be repeated.
+
+    Source: DataRater, arXiv 2505.17895.
+
+    Attributes:
+        kept: K, documents kept of a batch.
+        batch: B, documents in a batch.
+
+    Raises:
+        SelectionError: K is not a whole number from 0 to B.
+
+    Example:
+        >>> BatchTopK.discarding(1024, "0.75")
+        BatchTopK(kept=256, batch=1024)
+    """
+
+    kind: ClassVar[str] = "batch_top_k"
+    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    kept: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise SelectionError(f"accept batch: {self.batch} is not a whole number from 1 to {MAX_BATCH}")
+        if not 0 <= self.kept <= self.batch:
+            raise SelectionError(f"accept batch: {self.kept} of {self.batch} cannot be kept")
+
+    @classmethod
+    def discarding(cls, batch: int, discard_fraction: str | int | Fraction) -> "BatchTopK":
+        """The rule that drops a share of every batch.
+
+        Raises:
+            SelectionError: the share is outside [0, 1], or does not make a whole number of documents.
+        """
+        share = _exact(discard_fraction, "discard fraction")
+        if not 0 <= share <= 1:
+            raise SelectionError(f"discard fraction: {discard_fraction} is outside [0, 1]; 0.75 drops three of four")
+        kept = (1 - share) * batch
+        if kept.denominator != 1:
+            raise SelectionError(
+                f"discard fraction: {discard_fraction} of a batch of {batch} leaves {float(kept):g} documents; "
+                "take a batch that it divides"
+            )
+        return cls(int(kept), batch)
+
+    @property
+    def value(self) -> str:
+        """`256/1024`."""
+        return f"{self.kept}/{self.batch}"
+
+    @property
+    def name(self) -> str:
+        """`batch-256-of-1024`."""
+        return f"batch-{self.kept}-of-{self.batch}"
+
+    def target(self, documents: int, tokens: int) -> int:
+        """Documents that are expected to be accepted, to the nearest."""
+        return round(Fraction(self.kept, self.batch) * documents)
+
+
 def rule_from_json(fields: Mapping[str, Any]) -> Rule:
     """The rule that `rule_to_json` wrote.
 
@@ -313,6 +398,11 @@ def rule_from_json(fields: Mapping[str, Any]) -> Rule:
         return KeepFraction(text)
     if kind == Threshold.kind:
         return Threshold(text)
+    if kind == BatchTopK.kind:
+        kept, slash, batch = text.partition("/")
+        if not (slash and kept.isdigit() and batch.isdigit()):
+            raise SelectionError(f"{kind}: {value!r} is not K/B")
+        return BatchTopK(int(kept), int(batch))
     if kind in (KeepCount.kind, TokenBudget.kind):
         try:
             number = int(text)
@@ -425,6 +515,23 @@ class RankKeys:
             mask_N = (column_N < bound) | ((column_N == bound) & mask_N)
         return mask_N
 
+    def below_each(self, ends: "Ends", codes_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which keys are smaller (better) than the end of their own group.
+
+        Args:
+            ends: of S groups.
+            codes_N: the group of each key, an index into them.
+        """
+        mask_N = self.positions_N < ends.positions_S[codes_N]
+        for column_N, ends_S in (
+            (self.ordinals_N, ends.ordinals_S),
+            (self.hashes_N, ends.hashes_S),
+            (self.order_N, ends.order_S),
+        ):
+            bounds_N = ends_S[codes_N]
+            mask_N = (column_N < bounds_N) | ((column_N == bounds_N) & mask_N)
+        return mask_N
+
     def digits(self, level: int) -> NDArray[np.uint64]:
         """The keys' digit at a level (see `LEVEL_BITS`)."""
         if level == LAST_LEVEL:
@@ -443,6 +550,22 @@ class RankKeys:
             | (int(self.ordinals_N[index]) << 64)
             | int(self.positions_N[index])
         )
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The 192-bit ends of S groups, by column; an end past all keys has an order of 2^32."""
+
+    order_S: NDArray[np.uint64]
+    hashes_S: NDArray[np.uint64]
+    ordinals_S: NDArray[np.uint64]
+    positions_S: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, ends: Sequence[int]) -> "Ends":
+        """From integers."""
+        columns = [(end >> 160, end >> 96 & _MASK_64, end >> 64 & 0xFFFFFFFF, end & _MASK_64) for end in ends]
+        return cls(*np.asarray(columns, np.uint64).reshape(len(columns), 4).T)
 
 
 @dataclass(frozen=True)
@@ -581,12 +704,27 @@ class Boundary:
         left = rule.target(histogram.documents, histogram.tokens)
         return replace(whole, left=left).descend(histogram)
 
+    @classmethod
+    def whole(cls, unit: Unit, target: int, documents: int) -> "Boundary":
+        """The boundary before the first level: every document is undecided.
+
+        Args:
+            unit: what the target counts.
+            target: how many of it to keep.
+            documents: how many are scored.
+        """
+        boundary = cls(unit, 0, 0, 1 << KEY_BITS, target, documents)
+        # Nothing to look for; a token budget of 0 may still keep documents without tokens.
+        if documents == 0 or (target == 0 and unit is Unit.DOCUMENTS):
+            return replace(boundary, high=0, left=0, undecided=0, end=0)
+        return boundary
+
     @property
     def step(self) -> Step:
         """What is needed next: a histogram of the undecided, their keys to be sorted, or nothing."""
         if self.end is not None:
             return Step.NOTHING
-        if self.undecided <= SORT_LIMIT or self.level == LAST_LEVEL:
+        if (self.undecided <= SORT_LIMIT and self.level > 0) or self.level == LAST_LEVEL:
             return Step.SORT
         return Step.HISTOGRAM
 

@@ -13,8 +13,9 @@ from pipelines.ledger import RunFolder, SplitTask
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
 from pipelines.selecting import KeptCounts, SelectionRequest, SplitCounts
 from pipelines.shards import WrittenShard, plan_shards
+from rater_model.cutoffs import Cutoffs, Policy
 from rater_model.records import BadRecord, Document, Format, Reason, Record, Split
-from rater_model.selection import Boundary, Histogram, KeepFraction, key_hash
+from rater_model.selection import Histogram, KeepFraction, key_hash
 
 
 def a_document(position: int, source: str) -> Document:
@@ -125,7 +126,7 @@ def a_balanced_selection() -> dict:
     counts = [KeptCounts(10, 4, 5, 1, 12, 28), KeptCounts(6, 3, 2, 1, 9, 21)]
     rows = [SplitCounts(index, "jsonl/none", count) for index, count in enumerate(counts)]
     keys = Histogram(np.asarray([1, 9], np.uint64), np.asarray([7, 7]), np.asarray([21, 21]))
-    boundary = Boundary.begin(KeepFraction("0.5"), keys)
+    cutoffs = Cutoffs.begin(Policy(KeepFraction("0.5")), keys, {"a": (9, 27), "b": (5, 15)})
     return {
         "request": SelectionRequest.of(
             KeepFraction("0.5"), output="run", seed=0, output_format="same", output_shard_bytes=1000
@@ -134,7 +135,7 @@ def a_balanced_selection() -> dict:
             "splits": 2,
             "counts": {"read": 16, "scored": 14, "tokens": 42, "rejected": {"not_json": 2}},
         },
-        "boundary": boundary,
+        "cutoffs": cutoffs,
         "rows": rows,
         "sources": {"a": counts[0], "b": counts[1]},
         "written": [WrittenShard(task, 1, "") for task in plan_shards(rows, "same", 1000)],
