@@ -1,0 +1,57 @@
+"""The benchmarks' own arithmetic; the benchmarks themselves are commands."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meta_training.corruption import NOISE_LEVELS, CorruptionKind
+from meta_training.ranking import auc
+from tests.benchmarks import corruption, mixed_corpus
+from tests.benchmarks.benchmark_support import read_documents
+from tests.benchmarks.held_out_works import OUTER, VALIDATION, WORKS, assign, shared_names
+
+
+def test_every_held_out_document_is_in_one_half_and_no_work_in_both(corpora: Path) -> None:
+    records = [record for _, record in read_documents(f"{corpora}/dev_heldout/*.jsonl.gz")]
+    documents = [assign(record["id"], record["text"], record["source"]) for record in records]
+    assert {document.half for document in documents} == {OUTER, VALIDATION}
+    assert {document.work for document in documents} == {work.name for work in WORKS}
+    works = [{d.work for d in documents if d.half == half} for half in (OUTER, VALIDATION)]
+    assert not works[0] & works[1]
+    # What tells one work by itself is many rare names in common: Manila and Bintulu share place names, and are two.
+    assert shared_names(documents)[0][1:3] == ("Manila", "Bintulu")
+
+
+def test_a_document_whose_cues_do_not_tell_is_in_neither_half() -> None:
+    assert assign("1", "nothing that stands in one work alone", "gutenberg").half == ""
+    assert assign("2", "Gretchen and Hammond", "gutenberg").half == ""
+    assert assign("3", "Gretchen", "a source without works").half == ""
+    assert assign("4", "Gretchen", "gutenberg").half == VALIDATION
+
+
+def test_every_source_of_the_corpora_has_a_quality(corpora: Path) -> None:
+    sources = {document.source for document, _ in read_documents(f"{corpora}/dev/shard-0000[1-3]*.jsonl.gz")}
+    assert sources <= set(mixed_corpus.QUALITY)
+
+
+def test_corruption_figures_of_a_perfect_and_of_a_reversed_order() -> None:
+    level_N = np.asarray([level for level in NOISE_LEVELS for _ in range(20)])
+    source_N = np.asarray([str(kind) for _ in range(50) for kind in CorruptionKind])
+    perfect = corruption.figures(-level_N, level_N, source_N)
+    assert set(perfect) == {*map(str, CorruptionKind), corruption.TOGETHER}
+    for values in perfect.values():
+        assert values == pytest.approx(dict.fromkeys(values, 1.0))
+    reversed_order = corruption.figures(level_N, level_N, source_N)[corruption.TOGETHER]
+    assert reversed_order["auc"] == 0
+    assert reversed_order["spearman"] == pytest.approx(-1)
+
+
+def test_scores_that_are_length_alone_show_nothing_within_deciles() -> None:
+    rng = np.random.default_rng(0)
+    size_N = np.sort(rng.integers(200, 20_000, 5000))
+    is_clean_N = rng.random(5000) < np.linspace(0.1, 0.9, 5000)
+    assert auc(size_N, is_clean_N) > 0.75
+    within = mixed_corpus.auc_within_deciles(size_N.astype(np.float64), is_clean_N, size_N)
+    assert len(within) == mixed_corpus.DECILES
+    assert np.mean(within) < 0.6
