@@ -15,7 +15,7 @@ from meta_training.data import StreamedWindows, WindowSet, make_windows
 from meta_training.language_model import LanguageModelConfig
 from meta_training.sources import FileTexts, TextSet, open_sets
 from rater_model.rater import RaterConfig
-from rater_model.tokenizer import ByteTokenizer, Tokenizer, train_bpe
+from rater_model.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, train_bpe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,11 @@ def prepare(config: ConfigDict) -> Experiment:
     inner, outer = open_sets(data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir)
     tokenizer: Tokenizer = ByteTokenizer()
     if config.tokenizer.kind == "bpe":
-        tokenizer = train_bpe(inner.spread(config.tokenizer.training_documents), config.tokenizer.vocabulary_size)
+        sample = inner.spread(config.tokenizer.training_documents)
+        try:
+            tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
+        except TokenizerError as error:
+            raise settings.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
     reference = inner.spread(config.export.reference_documents)
     identity = hashlib.sha256(f"{inner.source.identity}\n{outer.source.identity}".encode()).hexdigest()
     windows = {texts.role: _windows(texts, tokenizer, config) for texts in (inner, outer)}
