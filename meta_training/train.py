@@ -1,4 +1,4 @@
-"""`datarater-train`: meta-trains a rater and exports it.
+r"""`datarater-train`: meta-trains a rater and exports it.
 
     datarater-train --config=meta_training/configs/default.py --workdir=work \
         --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
@@ -401,10 +401,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
+        _ = _CONFIG.value  # loads the config file, where the flags alone have not
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
-        # ml_collections raises what it comes across: a config file that is not there, a key that the config lacks.
-        message = " ".join(str(error).split())
-        print(f"datarater-train: {message}; see datarater-train --help", file=sys.stderr)
+        # ml_collections raises what it comes across: a config file that is not there, a field that the config lacks.
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        field = "no such field in the config: " if isinstance(error, KeyError) else ""
+        print(f"datarater-train: {field}{' '.join(message.split())}; see datarater-train --help", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     if len(rest) > 1:
         print(f"datarater-train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)
