@@ -60,9 +60,10 @@ class Checkpoints:
         Raises:
             OSError: this checkpoint or the one before could not be written.
         """
+        state = _as_saved(state)
         if jax.default_backend() == "cpu":
             # There the writer would read the very buffers that the next step is given to overwrite.
-            state = jax.tree.map(jnp.copy, state)
+            state = jax.tree.map(lambda x: x.copy(), state)
         self._manager.save(
             step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         )
@@ -77,11 +78,11 @@ class Checkpoints:
         Returns:
             The state, and the JSON beside it.
         """
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore())
         )
-        return restored.state, restored.host
+        return jax.tree.map(jnp.asarray, restored.state), restored.host
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Reads the newest checkpoint that can be read; those after it, damaged, are deleted.
@@ -122,6 +123,16 @@ class Checkpoints:
             OSError: something could not be written.
         """
         self._manager.wait_until_finished()
+
+
+def _as_saved(tree: Any) -> Any:
+    """Returns a tree as orbax takes it: of arrays that each process of several has for itself, the values.
+
+    All processes have the same ones there, so one of them writes.
+    """
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda x: np.asarray(x) if getattr(x, "is_fully_addressable", True) else x, tree)
 
 
 def tree_digest(trees: Sequence[Any]) -> str:

@@ -27,6 +27,7 @@ def export_rater(
     reference: Sequence[str],
     max_windows: int,
     provenance: dict[str, Any],
+    write: bool = True,
 ) -> tuple[RaterCheckpoint, np.ndarray]:
     """Centres a rater's scores on the reference sample and writes its checkpoint.
 
@@ -43,9 +44,10 @@ def export_rater(
         reference: documents of the inner set.
         max_windows: the window cap.
         provenance: what to record of the run.
+        write: whether to write it at all; of several processes that train together, one does.
 
     Returns:
-        The checkpoint as written, and the reference documents' centred scores, float32.
+        The checkpoint, with its digest where it was written, and the reference documents' centred scores, float32.
 
     Raises:
         NonFiniteScoresError: a reference document's score is not finite.
@@ -62,5 +64,7 @@ def export_rater(
         sample_size=len(scores_N),
         max_windows=max_windows,
     )
-    checkpoint = save_rater(path, dataclasses.replace(uncentred, statistics=statistics))
+    checkpoint = dataclasses.replace(uncentred, statistics=statistics)
+    if write:
+        checkpoint = save_rater(path, checkpoint)
     return checkpoint, (scores_N - center).astype(np.float32)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -162,7 +163,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             restore_iterator(outer_batches, host["outer_batches"])
             scores_N = np.asarray(host["reference_scores"], np.float32)
             _LOG.info("resuming at meta-step %d of %d", start, config.meta_steps)
-        writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start))
+        writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start)) if workdir.writes else None
         progress = Progress("step", config.meta_steps)
         stack_of.enter_context(stop.deferred())
         for step in range(start, config.meta_steps):
@@ -179,7 +180,8 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
                 scores_before_N = scores_N
                 exported, scores_N = export(experiment, workdir, state.rater_params, done)
                 scalars["score_autocorrelation"] = score_correlation(scores_before_N, scores_N)
-            writer.write(done, scalars)
+            if writer:
+                writer.write(done, scalars)
             if done % config.report_every == 0 or last:
                 progress.report(done, step_text(scalars))
                 if scalars["effective_sample_share"] < config.minimum_effective_sample_share:
@@ -203,7 +205,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         checkpoints.wait()
         if exported is None:  # a finished run whose last exports were not written, or were lost
             exported, _ = export(experiment, workdir, state.rater_params, config.meta_steps)
-    return save_rater(workdir.rater, exported)
+    return save_rater(workdir.rater, exported) if workdir.writes else exported
 
 
 def warm_up_pool(
@@ -328,6 +330,7 @@ def export(
         experiment.reference,
         experiment.config.export.max_windows,
         {**experiment.provenance, "step": step},
+        workdir.writes,
     )
 
 
@@ -372,7 +375,7 @@ def next_command(workdir: Workdir, inner: str) -> str:
 def main(argv: Sequence[str]) -> None:
     """Trains by the flags."""
     config = _CONFIG.value
-    with exit_codes(), StopSignal() as stop, Workdir(_WORKDIR.value) as workdir:
+    with exit_codes(), StopSignal() as stop, Workdir(_WORKDIR.value, jax.process_index() == 0) as workdir:
         workdir.check_config(plain(config))
         if summary := workdir.finished(config.meta_steps):
             print(
@@ -385,6 +388,8 @@ def main(argv: Sequence[str]) -> None:
         workdir.check_data(experiment.data)
         workdir.claim(plain(config), experiment.data)
         checkpoint = train(experiment, workdir, stop)
+        if not workdir.writes:
+            return
         lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
         write_json(workdir.summary, {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines})
     print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}")
@@ -401,12 +406,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
-        _ = _CONFIG.value  # loads the config file, where the flags alone have not
+        plain(_CONFIG.value)  # a config file that could not be loaded is told only when it is looked into
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
         # ml_collections raises what it comes across: a config file that is not there, a field that the config lacks.
-        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        field = "no such field in the config: " if isinstance(error, KeyError) else ""
-        print(f"datarater-train: {field}{' '.join(message.split())}; see datarater-train --help", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, AttributeError | KeyError):  # their text is a KeyError's, quoted once or twice
+            message = re.sub(r"[\\']", "", message.replace("\\n", ". ")).strip('"')
+            message = f"the config has no field {message}"
+        print(f"datarater-train: {' '.join(message.split())}; see datarater-train --help", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     if len(rest) > 1:
         print(f"datarater-train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)

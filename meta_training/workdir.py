@@ -27,17 +27,19 @@ _LOG = logging.getLogger("datarater")
 
 
 class Workdir:
-    """A run's folder. As a context manager it is made, and held against other processes for as long.
+    """A run's folder. As a context manager it is made, and held against other runs for as long.
 
     Args:
         path: the folder.
+        writes: whether this process is the one of its run that holds the folder and writes into it; the others, on
+            other hosts, read it.
 
     Raises:
         WorkdirError: on entering, if another process holds it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
         self.config, self.run, self.summary = (self.path / f"{name}.json" for name in ("config", "run", "summary"))
         self.metrics, self.pool, self.checkpoints, self.raters, self.rater = (
             self.path / name for name in ("metrics", "pool", "checkpoints", "raters", "rater")
@@ -48,6 +50,9 @@ class Workdir:
         return self.raters / f"step_{step:08d}"
 
     def __enter__(self) -> Workdir:
+        self._lock = None
+        if not self.writes:
+            return self
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
         try:
@@ -60,7 +65,8 @@ class Workdir:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Refuses a config that the run here was not begun with; more meta-steps alone are allowed.
@@ -107,6 +113,8 @@ class Workdir:
 
     def claim(self, config: dict[str, Any], data: str) -> None:
         """Writes down the config and the data, and removes what a killed process has left half-written."""
+        if not self.writes:
+            return
         write_json(self.config, config)
         if not self.run.exists():
             write_json(self.run, {"data": data, "versions": versions()})
