@@ -40,8 +40,15 @@ GCP = [
     "gcsfs>=2024.12",
 ]
 
+# For benchmarks that stand beside other tools; nothing else needs them.
+BENCHMARK = [
+    "datasketches>=5",
+    "datatrove>=0.4",
+]
+
 DEV = [
     "hypothesis>=6.100",
+    "jinja2>=3.1",
     "mypy>=1.11",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
@@ -56,15 +63,20 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=["rater_model", "meta_training", "meta_training.configs", "pipelines"],
-    package_data={"rater_model": ["py.typed"], "meta_training": ["py.typed"], "pipelines": ["py.typed"]},
+    package_data={
+        "rater_model": ["py.typed"],
+        "meta_training": ["py.typed"],
+        "pipelines": ["py.typed", "providers.yaml"],
+    },
     install_requires=SCORING,
-    extras_require={"train": TRAIN, "gcp": GCP, "dev": DEV},
+    extras_require={"train": TRAIN, "gcp": GCP, "dev": DEV, "benchmark": BENCHMARK},
     entry_points={
         "console_scripts": [
             "datarater-train = meta_training.train:run",
             "datarater-score = pipelines.score:main",
             "datarater-select = pipelines.select:main",
             "datarater-curate = pipelines.curate:main",
+            "datarater-status = pipelines.status:main",
         ]
     },
 )

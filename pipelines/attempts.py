@@ -35,6 +35,19 @@ def describe(split: Split) -> str:
     return f"split {split.ordinal} ({split.path}, {where})"
 
 
+def poison(split: str) -> PoisonSplitError:
+    """What to raise for a split that ended `MOST_DEATHS` workers.
+
+    Args:
+        split: as `describe` names it.
+    """
+    return PoisonSplitError(
+        f"{split} ended {MOST_DEATHS} workers that scored it, one after the other; it is not tried again. Look for a "
+        "crash or for too little memory (137 is a kill): fewer --local_workers, smaller --max_record_bytes or "
+        "--tokens_per_batch may help, or leave the file out. What is committed stays"
+    )
+
+
 def _path(folder: RunFolder, ordinal: int, launch: str, number: int) -> str:
     return f"{folder.attempts_path}/{ordinal:08d}.{launch}.{number}.json"
 
@@ -65,11 +78,7 @@ def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
     for number in range(1, MOST_DEATHS + 2):
         path = _path(folder, split.ordinal, launch, number)
         if number > MOST_DEATHS:
-            raise PoisonSplitError(
-                f"{describe(split)} ended {MOST_DEATHS} workers that scored it, one after the other; it is not tried "
-                "again. Look for a crash or for too little memory (137 is a kill): fewer --local_workers, smaller "
-                "--max_record_bytes or --tokens_per_batch may help, or leave the file out. What is committed stays"
-            )
+            raise poison(describe(split))
         if commits.commit_if_absent(path, orjson.dumps(content)):
             break
     try:
@@ -90,33 +99,38 @@ def unfinished(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def clear_bystanders(folder: RunFolder, launch: str) -> list[str]:
+def clear_bystanders(folder: RunFolder, launch: str) -> dict[str, int]:
     """After a worker's death: removes the marks of workers that live, which are about to be ended too.
 
     Returns:
-        The splits that the dead workers were scoring.
+        The splits that dead workers left, with how many each has ended in this launch.
     """
-    guilty = []
+    guilty: dict[str, int] = {}
     for path, mark in unfinished(folder):
         if mark["launch"] != launch or mark["process"]["host"] != socket.gethostname():
             continue
-        if is_gone(mark["process"]):
-            guilty.append(mark["split"])
-        else:
+        if not is_gone(mark["process"]):
             commits.remove(path)
-    return sorted(set(guilty))
+        elif not commits.exists(folder.score_path(mark["ordinal"])):
+            guilty[mark["split"]] = guilty.get(mark["split"], 0) + 1
+    return guilty
 
 
-def clear_finished(folder: RunFolder, launch: str) -> dict[str, int]:
-    """At a launch's beginning: removes marks of splits that were scored since.
+def clear_launch(folder: RunFolder, launch: str) -> None:
+    """Removes all marks of a launch: its workers were ended by something else than the splits that they scored."""
+    for path, mark in unfinished(folder):
+        if mark["launch"] == launch:
+            commits.remove(path)
+
+
+def clear_finished(folder: RunFolder) -> dict[str, int]:
+    """Before and after a launch's work: removes the marks of splits that are scored.
 
     Returns:
-        The splits that are still not scored, with the number of workers that they outlived in earlier launches.
+        The splits that are not scored, with the number of workers that ended while scoring them.
     """
     left: dict[str, int] = {}
     for path, mark in unfinished(folder):
-        if mark["launch"] == launch:
-            continue
         if commits.exists(folder.score_path(mark["ordinal"])):
             commits.remove(path)
         else:

@@ -44,10 +44,10 @@ def check_writable(folder: RunFolder) -> None:
         raise errors.writing_failed(f"--output: {folder.path}", error) from error
 
 
-def _tell_of_earlier_deaths(work: Work, launch: Launch) -> None:
-    for split, deaths in attempts.clear_finished(work.folder, launch.id).items():
+def _tell_of_earlier_deaths(work: Work) -> None:
+    for split, deaths in attempts.clear_finished(work.folder).items():
         if deaths >= attempts.MOST_DEATHS:
-            say(f"note: {deaths} earlier launches ended without a word while scoring {split}")
+            say(f"note: {deaths} workers ended without a word while scoring {split}")
 
 
 def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
@@ -71,17 +71,20 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
         quieten_beam()
     with Interrupts() as interrupts, Lease(work.leases(), launch, interrupts.interrupt) as lease:
         say(f"layout: {layout.describe()}")
-        _tell_of_earlier_deaths(work, launch)
+        _tell_of_earlier_deaths(work)
         with (
             Progress(work.folder, prints=layout.local, max_rejected_fraction=most, interrupt=interrupts.interrupt)
             if layout.local or most < 1
             else contextlib.nullcontext()
         ):
+            result = None
             if layout.supervised:
                 supervise.run_supervised(work, layout, launch.id, say)
-                return None
-            result = supervise.run_here(work, layout, interrupts)
-        if not layout.local and not commits.exists(work.goal):
+            else:
+                result = supervise.run_here(work, layout, interrupts)
+        if commits.exists(work.goal):
+            attempts.clear_finished(work.folder)
+        elif not layout.local:
             lease.leave_to_workers()
     return result
 

@@ -3,7 +3,7 @@
 A lease is a courtesy. It saves the second launch from doing the work of the first again; correctness rests on
 commits alone (`pipelines.commits`), of which the first wins whoever makes it.
 
-No file system of fsspec replaces a file only if it is unchanged, so a lease is a row of terms, `lease/000001.json`
+No file system of fsspec replaces a file only if it is unchanged, so a lease is a folder of terms, `000001.json`
 and on. A term is created if absent, which one launch alone can do, and then is its holder's to renew. The highest
 term counts. A term that its holder gave back, that has run out, or whose holder was a process of this machine that
 is gone, may be followed by the next one.
@@ -166,14 +166,14 @@ def current(folder: str) -> Term | None:
     """The term that counts, held or not; None before the first.
 
     Args:
-        folder: the folder that is leased: a run folder, or a selection's.
+        folder: of the lease: `RunFolder.scoring_lease_path`, or a selection's.
     """
-    entries = commits.list_folder(f"{folder}/lease")
+    entries = commits.list_folder(folder)
     return Term.read(entries[-1].path) if entries else None
 
 
 def _path(folder: str, number: int) -> str:
-    return f"{folder}/lease/{number:06d}.json"
+    return f"{folder}/{number:06d}.json"
 
 
 def _number(term: Term) -> int:
@@ -181,7 +181,7 @@ def _number(term: Term) -> int:
 
 
 def take(folder: str, launch: Launch) -> Term:
-    """Takes the lease of a folder.
+    """Takes a lease.
 
     Raises:
         LeaseHeldError: another launch holds it; the message names it and says when the lease runs out.
@@ -203,9 +203,10 @@ def take(folder: str, launch: Launch) -> Term:
 
 def _held(folder: str, term: Term) -> LeaseHeldError:
     left = max(0.0, term.expires - time.time())
+    run_folder = folder.rsplit("/lease/", 1)[0]
     return LeaseHeldError(
-        f"{folder}: another launch is at work here ({term.describe()}); its lease runs out in {left:.0f} s unless it "
-        "is renewed. Watch it with datarater-status, or end it and run the same command to go on"
+        f"{run_folder}: another launch is at work here ({term.describe()}); its lease runs out in {left:.0f} s unless "
+        "it is renewed. Watch it with datarater-status, or end it and run the same command to go on"
     )
 
 
@@ -217,7 +218,7 @@ def keep(folder: str, launch: str) -> None:
     """Renews a launch's lease from a worker, now and then: a job goes on when its launcher has ended.
 
     Args:
-        folder: the leased folder.
+        folder: of the lease.
         launch: id of the launch that the worker works for.
     """
     with _look_lock:
@@ -236,7 +237,7 @@ class Lease(threading.Thread):
     """Holds the leases of several folders while a command works; renews them, and gives them back at its end.
 
     Args:
-        folders: what is leased.
+        folders: of the leases.
         launch: who holds it.
         on_lost: called once, from another thread, if another launch took a lease over. That happens to a process
             that was stopped for longer than a lease lasts.

@@ -117,6 +117,15 @@ class RunFolder:
         return f"{self.path}/scores/{prefix}/{ordinal:08d}.parquet"
 
     @property
+    def scoring_lease_path(self) -> str:
+        """The lease of scoring (`pipelines.lease`)."""
+        return f"{self.path}/lease/scoring"
+
+    def selection_lease_path(self, name: str) -> str:
+        """The lease of a selection."""
+        return f"{self.path}/lease/selections/{name}"
+
+    @property
     def attempts_path(self) -> str:
         """The folder of the marks of splits that are being scored (`pipelines.attempts`)."""
         return f"{self.path}/attempts"

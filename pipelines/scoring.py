@@ -210,7 +210,7 @@ class ScoreSplit(beam.DoFn):
         request = self._request
         path = request.folder.score_path(task.split.ordinal)
         if request.launch:
-            lease.keep(request.folder.path, request.launch)
+            lease.keep(request.folder.scoring_lease_path, request.launch)
         if commits.exists(path):
             Metrics.counter(METRICS, "splits_found_scored").inc()
         else:

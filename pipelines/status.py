@@ -202,7 +202,7 @@ class Watcher:
         for number, group_counts in self._groups.values():
             done += number
             counts.add(group_counts)
-        term = lease.current(self._folder.path)
+        term = lease.current(self._folder.scoring_lease_path)
         held = term is not None and term.is_held()
         now = time.time()
         since = max(term.launch.started if term is not None else 0.0, now - _RATE_SECONDS)
@@ -282,10 +282,12 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
             for reason, count in sorted(status.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
         ]
     names = selections(folder)
-    for where in [folder.path, *(folder.selection(name).path for name in names)]:
-        term = lease.current(where)
+    at_work = {"scoring": folder.scoring_lease_path}
+    at_work |= {f"selecting {name}": folder.selection_lease_path(name) for name in names}
+    for what, path in at_work.items():
+        term = lease.current(path)
         if term is not None and term.is_held():
-            lines.append(f"at work in {where}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago")
+            lines.append(f"at work, {what}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago")
     if not any(line.startswith("at work") for line in lines) and (status is None or not status.finished):
         lines.append("no launch is at work; run the same command again to go on")
     for _, mark in attempts.unfinished(folder):

@@ -18,8 +18,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -110,12 +111,15 @@ def run_supervised(work: Work, layout: Layout, launch: str, say: Callable[[str],
     order = _Order(work, layout.beam_args, layout.workers, process_id())
     in_vain, committed = 0, committed_files(work.folder)
     while True:
-        died, scoring = _run_once(order, launch)
+        died, deaths = _run_once(order, launch)
         if died is None or commits.exists(work.goal):
             return
+        for split, number in deaths.items():
+            if number >= attempts.MOST_DEATHS:
+                raise attempts.poison(split)
         before, committed = committed, committed_files(work.folder)
         in_vain = in_vain + 1 if committed == before else 1
-        over = f", while scoring {', '.join(scoring)}" if scoring else ""
+        over = f", while scoring {' or '.join(sorted(deaths))}" if deaths else ""
         if in_vain >= DEATHS_IN_VAIN:
             raise WorkerDiedError(
                 f"{died}{over}; {in_vain} workers died one after the other without getting anything done (137 is a "
@@ -125,8 +129,8 @@ def run_supervised(work: Work, layout: Layout, launch: str, say: Callable[[str],
         say(f"a worker process died ({died}){over}; going on from what is committed")
 
 
-def _run_once(order: _Order, launch: str) -> tuple[str | None, list[str]]:
-    """Runs the graph's process once; gives what died, or None, and the splits that the dead were scoring."""
+def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
+    """Runs the graph's process once; gives what died, or None, and how many workers each split has ended."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as report:
         try:
@@ -139,39 +143,38 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, list[str]]:
             )
         finally:
             os.close(writing)
-        scoring: list[str] = []
+        deaths: dict[str, int] = {}
+        said = b""
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 pickle.dump(order, process.stdin)
-            process.wait()
-            # Stopped, so that none of them begins another split between being looked at and being ended.
-            _signal_group(process.pid, signal.SIGSTOP)
-            outcome = _outcome_of(report.read1(), process.returncode)
-            if outcome.get("error") == WorkerDiedError.__name__:
-                scoring = attempts.clear_bystanders(order.work.folder, launch)
+            said = report.read1()  # at its end, or nothing when the process ends without a word
+            if said:
+                outcome = json.loads(said)
+                if outcome["error"] == WorkerDiedError.__name__:
+                    # The process waits to be ended, so that its workers are not ended with it: stopped, none of them
+                    # begins another split between being looked at and being ended.
+                    _signal_group(process.pid, signal.SIGSTOP)
+                    deaths = attempts.clear_bystanders(order.work.folder, launch)
+            elif process.wait():
+                message = f"the process that ran the graph ended with {process.returncode}"
+                outcome = {"error": WorkerDiedError.__name__, "message": message}
+                attempts.clear_launch(order.work.folder, launch)
+            else:
+                outcome = {}
         finally:
-            if process.poll() is None:
+            if process.poll() is None and not said:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_SECONDS_TO_END)
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
     if not outcome:
-        return None, []
+        return None, {}
     if outcome["error"] == WorkerDiedError.__name__:
-        return outcome["message"], scoring
+        return outcome["message"], deaths
     raise errors.named(outcome["error"], outcome["message"])
-
-
-def _outcome_of(report: bytes, code: int) -> Mapping[str, str]:
-    """What the graph's process reports: nothing if all went well."""
-    if report:
-        found: dict[str, str] = json.loads(report)
-        return found
-    if code == 0:
-        return {}
-    return {"error": WorkerDiedError.__name__, "message": f"the process that ran the graph ended with {code}"}
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -201,6 +204,8 @@ def main() -> None:
     if report:
         report["message"] = report["message"][:10_000]
         os.write(int(sys.argv[1]), json.dumps(report).encode())
+        if report["error"] == WorkerDiedError.__name__:
+            time.sleep(_SECONDS_TO_END)  # the supervisor looks at the workers and ends us all
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # after a failure Beam's threads would wait for their workers

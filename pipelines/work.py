@@ -40,12 +40,12 @@ class Work:
         return self.folder.scoring_path if self.selection is None else self.selection.selection.success_path
 
     def leases(self) -> list[str]:
-        """The folders that only one launch at a time should work in."""
+        """The leases to hold: one launch at a time scores, and one makes each selection."""
         folders = []
         if self.scoring is not None and not commits.exists(self.folder.scoring_path):
-            folders.append(self.folder.path)
+            folders.append(self.folder.scoring_lease_path)
         if self.selection is not None:
-            folders.append(self.selection.selection.path)
+            folders.append(self.folder.selection_lease_path(self.selection.name))
         return folders
 
     def of_launch(self, launch: str) -> "Work":

@@ -18,7 +18,9 @@ from rater_model.records import Format, Split
 
 @pytest.fixture(params=["local", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"local": str(tmp_path / "run"), "memory": f"memory:/{tmp_path}/run"}[request.param]
+    return {"local": str(tmp_path / "run/lease/scoring"), "memory": f"memory:/{tmp_path}/run/lease/scoring"}[
+        request.param
+    ]
 
 
 def launch(name: str, **changes: object) -> Launch:
@@ -49,7 +51,7 @@ def test_one_launch_holds_and_the_other_says_who(folder: str) -> None:
     assert term.released
     with Lease([folder], launch("second"), not_lost):
         pass
-    assert len(commits.list_folder(f"{folder}/lease")) == 1
+    assert len(commits.list_folder(folder)) == 1
 
 
 def test_of_many_at_once_one_takes_it(tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_a_dead_process_of_this_machine_holds_nothing(folder: str) -> None:
     lease.take(folder, launch("elsewhere", process={**process, "host": "elsewhere"}))
     with pytest.raises(LeaseHeldError):
         lease.take(folder, launch("second"))
-    commits.remove(f"{folder}/lease/000001.json")
+    commits.remove(f"{folder}/000001.json")
     lease.take(folder, launch("first", process=process))
     lease.take(folder, launch("second"))
 
@@ -115,7 +117,7 @@ def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch
     with Lease([folder], launch("first"), lost.append):
         term = lease.current(folder)
         assert term is not None
-        dataclasses.replace(term, path=f"{folder}/lease/000002.json", launch=launch("second")).write()
+        dataclasses.replace(term, path=f"{folder}/000002.json", launch=launch("second")).write()
         time.sleep(0.5)
     assert [type(error) for error in lost] == [LeaseHeldError]
     term = lease.current(folder)
@@ -158,9 +160,9 @@ def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> No
         pytest.fail("it is not to be scored again")
     with attempts.marked(run, TASK, "two"):
         pass
-    assert attempts.clear_finished(run, "two") == {attempts.describe(TASK.split): 3}
+    assert attempts.clear_finished(run) == {attempts.describe(TASK.split): 3}
     commits.commit_if_absent(run.score_path(7), b"")
-    assert attempts.clear_finished(run, "two") == {}
+    assert attempts.clear_finished(run) == {}
     assert attempts.unfinished(run) == []
 
 
@@ -169,7 +171,7 @@ def test_the_living_are_no_suspects(folder: str) -> None:
     die_over(run, "one", ended_process())
     die_over(run, "one")
     die_over(run, "another")
-    assert attempts.clear_bystanders(run, "one") == [attempts.describe(TASK.split)]
+    assert attempts.clear_bystanders(run, "one") == {attempts.describe(TASK.split): 1}
     assert [(mark["launch"], lease.is_gone(mark["process"])) for _, mark in attempts.unfinished(run)] == [
         ("another", False),
         ("one", True),

@@ -98,7 +98,7 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(tmp_path: Path, mon
     assert (found.splits_per_second, found.seconds_left) == (0.0, None)
     assert any("no launch is at work" in line for line in status.report(folder, found))
     launch = Launch("l", "FnApiRunner", True, lease.process_id(), time.time() - 8)
-    lease.take(folder.path, launch)
+    lease.take(folder.scoring_lease_path, launch)
     with attempts.marked(folder, task_of(4), "l"):
         found = watcher.look()
         assert found is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import curate
+from pipelines import curate, errors
 
 # File: readable documents, rejected records by reason. As the corpora's own table says, and where that leaves a
 # choice: zero-width characters count as text; a plain file under a compressed name is read as what it is.
@@ -73,6 +73,10 @@ def test_every_hostile_file_is_expected(corpora: Path) -> None:
 def test_a_hostile_file_alone(corpora: Path, rater: Path, tmp_path: Path, name: str) -> None:
     readable, reasons = HOSTILE[name]
     path = corpora / "hostile" / name
+    if not readable and not reasons:
+        args = ["--input", str(path), "--rater", str(rater), "--output", str(tmp_path / "run")]
+        assert curate.main([*args, "--keep_fraction", "0.5"]) == errors.EMPTY_CORPUS
+        return
     manifest, rejected = curate_all([path], rater, tmp_path / "run", "--keep_fraction", "0.5")
     counts = manifest["counts"]
     assert manifest["scored"] == readable

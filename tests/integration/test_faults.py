@@ -1,0 +1,370 @@
+"""Whatever is killed, and whenever: the same command run again ends as if nothing had happened."""
+
+import contextlib
+import errno
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines import commits, curate, errors, scoring, status
+from pipelines.interrupts import Interrupts
+from pipelines.ledger import RunFolder
+from rater_model.scorer import ScoredTexts, Scorer
+from tests.integration.conftest import as_lines, make_records
+
+KEPT = "selections/keep-0.5"
+KILLS = 30
+needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
+
+
+def flags(corpus: Path, rater: Path, output: Path | str, *more: str) -> list[str]:
+    args = ["--input", str(corpus / "*"), "--rater", str(rater), "--output", str(output), "--keep_fraction", "0.5"]
+    return [*args, "--split_bytes", "4000", "--max_windows", "4", *more]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 60 splits, with records to reject, ties, and files of two kinds."""
+    folder = tmp_path_factory.mktemp("faults") / "in"
+    folder.mkdir()
+    for number in range(12):
+        lines = as_lines(make_records(80, number)) + b'no JSON\n{"id": "same", "text": "the same text"}\n' * 3
+        (folder / f"{number:02d}.jsonl").write_bytes(lines)
+        if number % 4 == 0:
+            (folder / f"{number:02d}.jsonl.gz").write_bytes(gzip.compress(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert curate.main(flags(corpus, rater, output)) == 0
+    return output
+
+
+def results(output: Path) -> dict[str, Any]:
+    """Everything that must not depend on what happened on the way."""
+    manifest = json.loads((output / KEPT / "manifest.json").read_bytes())
+    scores = {
+        path.name: pq.read_table(path).select(["position", "key", "score", "status"]).to_pylist()
+        for path in sorted(output.glob("scores/??/0*.parquet"))
+    }
+    return {
+        "scores": scores,
+        "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff", "files", "identity")},
+        "scoring": json.loads((output / "scoring.json").read_bytes())["counts"],
+        "rejected": {path.name: path.read_bytes() for path in (output / "rejected").iterdir()},
+        "kept": {
+            path.name: path.read_bytes()
+            for path in (output / KEPT / "kept").iterdir()
+            if not path.name.startswith(commits.TEMPORARY_PREFIX)
+        },
+    }
+
+
+def launch(args: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.curate", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
+    )
+
+
+def descendants(pid: int) -> dict[int, bytes]:
+    """The processes under one, each with its command line."""
+    parents, lines = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            lines[int(entry.name)] = (entry / "cmdline").read_bytes()
+    found: dict[int, bytes] = {}
+    queue = [pid]
+    while queue:
+        parent = queue.pop()
+        children = [child for child, its_parent in parents.items() if its_parent == parent and child not in found]
+        found |= {child: lines[child] for child in children if child in lines}
+        queue += children
+    return found
+
+
+def workers_of(pid: int) -> list[int]:
+    return [child for child, line in descendants(pid).items() if b"sdk_worker_main" in line and b"/sh" not in line[:16]]
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def score_files(output: Path) -> dict[Path, int]:
+    return {path: path.stat().st_ino for path in output.glob("scores/??/0*.parquet")}
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_worker_that_is_killed_is_started_again(corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = launch(flags(corpus, rater, output, "--local_workers", "2"))
+    wait_for(lambda: score_files(output) and workers_of(process.pid), process)
+    before = score_files(output)
+    kill(max(workers_of(process.pid)))
+    said = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, said
+    assert "a worker process died" in said
+    assert before.items() <= score_files(output).items()
+    assert results(output) == results(undisturbed)
+    assert not list(output.glob("attempts/*"))
+
+
+@pytest.mark.slow
+@needs_proc
+def test_nothing_works_on_when_the_command_is_killed(corpus: Path, rater: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = launch(flags(corpus, rater, output, "--local_workers", "2"))
+    wait_for(lambda: score_files(output) and workers_of(process.pid), process)
+    below = descendants(process.pid)
+    assert len(workers_of(process.pid)) == 2
+    kill(process.pid)
+    process.communicate()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(is_alive(pid) for pid in below):
+        time.sleep(0.1)
+    assert [line for pid, line in below.items() if is_alive(pid)] == []
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+POISON = "this text ends the process that scores it"
+
+
+class _PoisonedScorer(Scorer):
+    """Real scores, but for the text that ends the process as a crash in native code would."""
+
+    def score(self, texts: Any) -> ScoredTexts:
+        if POISON in texts:
+            os._exit(139)
+        return super().score(texts)
+
+
+@pytest.mark.slow
+def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_path: Path) -> None:
+    corpus, output = tmp_path / "in", tmp_path / "run"
+    corpus.mkdir()
+    for number in range(6):
+        records = make_records(30, number)
+        if number == 3:
+            records[7]["text"] = POISON
+        (corpus / f"{number}.jsonl").write_bytes(as_lines(records))
+    # Python runs a module of this name at the start of every process that finds it on its path.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'sdk_worker_main' in ' '.join(sys.orig_argv):\n"
+        "    from pipelines import scoring\n"
+        "    from tests.integration.test_faults import _PoisonedScorer\n"
+        "    scoring.Scorer = _PoisonedScorer\n"
+    )
+    args = flags(corpus, rater, output, "--split_bytes", "1MB", "--local_workers", "2")
+    process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}")
+    said = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 1, said
+    assert said.count("a worker process died") == 2
+    last = said.splitlines()[-1]
+    assert f"split 3 ({corpus / '3.jsonl'}, the whole file) ended 3 workers" in last
+    assert "split 0" not in last
+    found = status.Watcher(RunFolder(str(output))).look()
+    assert found is not None
+    (corpus / "3.jsonl").touch()  # another file is another run
+    assert found.splits_done >= 2
+    assert curate.main(flags(corpus, rater, output)) == 3
+    assert curate.main(flags(corpus, rater, tmp_path / "anew")) == 0
+
+
+@pytest.mark.slow
+@needs_proc
+def test_thirty_kills_of_workers_and_launchers_change_nothing(
+    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    args = flags(corpus, rater, output, "--local_workers", "2")
+    rng = random.Random(0)
+    committed: dict[Path, int] = {}
+    kills = 0
+    process: subprocess.Popen[bytes] | None = None
+    while kills < KILLS:
+        if process is None or process.poll() is not None:
+            if process is not None:
+                said = process.communicate()[0].decode()
+                assert process.returncode in (0, 1, -signal.SIGKILL), said
+            process = launch(args)
+        wait_for(partial(workers_of, process.pid), process, 30)
+        time.sleep(rng.uniform(0, 4))
+        victims = [process.pid, *descendants(process.pid)]
+        workers = workers_of(process.pid)
+        kill(rng.choice(workers) if workers and rng.random() < 0.6 else rng.choice(victims))
+        kills += 1
+        assert committed.items() <= score_files(output).items()
+        committed = score_files(output)
+    assert process is not None
+    kill(process.pid)
+    process.communicate()
+    assert curate.main(args) == 0
+    assert committed.items() <= score_files(output).items()
+    assert results(output) == results(undisturbed)
+    assert not list(output.glob("attempts/*"))
+
+
+# --- disks that are full, and file systems that fail -------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_is_said_and_room_on_it_lets_the_run_go_on(
+    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    with small_disk(tmp_path / "disk", "400k") as disk:
+        args = flags(corpus, rater, disk / "run", "--local_workers", workers)
+        assert curate.main(args) == errors.DISK_FULL
+        assert "No space left on device" in capsys.readouterr().err
+        committed = score_files(disk / "run")
+        assert committed
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert curate.main(args) == 0
+        assert committed.items() <= score_files(disk / "run").items()
+        assert results(disk / "run") == results(undisturbed)
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        assert errors.writing_failed("x", OSError(number, os.strerror(number))).exit_code == errors.DISK_FULL
+
+
+class FailingFileSystem(LocalFileSystem):
+    """A local disk in the guise of an object store of which every tenth write fails, half of them after writing."""
+
+    protocol = "failing"
+    cachable = False
+    writes = 0
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return LocalFileSystem._strip_protocol(str(path).replace("failing://", "file://"))
+
+    def unstrip_protocol(self, name: str) -> str:
+        return "failing://" + name
+
+    def _write(self, path: str, data: bytes, mode: str) -> None:
+        if mode == "create":
+            if not commits.commit_if_absent(path, data):
+                raise FileExistsError(path)
+        else:
+            commits.replace(path, data)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        FailingFileSystem.writes += 1
+        fails = FailingFileSystem.writes % 10 == 0
+        if fails and FailingFileSystem.writes % 20:
+            raise OSError("503: slow down")
+        self._write(self._strip_protocol(path), value, mode)
+        if fails:
+            raise OSError("the connection broke while the answer was awaited")
+
+
+@pytest.mark.slow
+def test_a_file_system_that_fails_every_tenth_write(
+    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
+    monkeypatch.setattr(commits, "_FIRST_WAIT_SECONDS", 0.01)
+    args = flags(corpus, rater, f"failing://{tmp_path}/run")
+    assert curate.main(args) == 0
+    assert FailingFileSystem.writes > 100
+    found, expected = results(tmp_path / "run"), results(undisturbed)
+    assert found == expected
+
+
+def test_inputs_and_folders_that_may_not_be_used_have_their_own_codes() -> None:
+    denied = OSError(errno.EACCES, "Permission denied")
+    broken = OSError(errno.EIO, "Input/output error")
+    assert errors.reading_failed("a", denied).exit_code == errors.NO_PERMISSION
+    assert errors.reading_failed("a", broken).exit_code == errors.UNREADABLE_INPUT
+    assert errors.writing_failed("a", denied).exit_code == errors.NO_PERMISSION
+    assert errors.writing_failed("a", broken).exit_code == errors.FAILED
+    assert len(set(errors.EXIT_CODES)) == len(errors.EXIT_CODES) == 11
+
+
+def test_an_input_that_may_not_be_read_is_named(
+    rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(as_lines(make_records(5, 1)))
+
+    def denied(*_: object) -> Iterator[object]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(scoring, "read_split", denied)
+    args = ["--input", str(tmp_path / "a.jsonl"), "--rater", str(rater), "--output", str(tmp_path / "run")]
+    assert curate.main([*args, "--keep_fraction", "1"]) == errors.NO_PERMISSION
+    assert f"the input {tmp_path / 'a.jsonl'} may not be read: Permission denied" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert curate.main([*args, "--keep_fraction", "1"]) == 0
+
+
+@pytest.mark.slow
+def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
+    corpus, output = tmp_path / "in", tmp_path / "run"
+    corpus.mkdir()
+    for number in range(40):
+        lines = b"garbage\n" * 2000 if number < 20 else as_lines(make_records(400, number))
+        (corpus / f"{number:02d}.jsonl").write_bytes(lines)
+    args = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--keep_fraction", "0.5"]
+    assert curate.main([*args, "--max_rejected_fraction", "0.1", "--local_workers", "2"]) == 4
+    assert not (output / "scoring.json").exists()
+
+
+def test_a_local_run_without_a_main_thread_of_its_own_is_never_interrupted() -> None:
+    interrupts = Interrupts()
+    interrupts.interrupt(errors.StoppedError("nobody listens"))
+
+    def interrupted() -> None:
+        with Interrupts() as listening:
+            listening.interrupt(errors.CurationError("first"))
+            time.sleep(1)
+
+    with pytest.raises(errors.CurationError, match="first"):
+        interrupted()
