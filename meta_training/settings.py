@@ -58,6 +58,20 @@ def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
     return MetaGradientConfig(**config.meta_gradient)
 
 
+def _check_micro_batches(config: ConfigDict, group_size: int) -> None:
+    """Refuses micro-batches that do not divide what one device of a group has."""
+    wholes = {
+        "inner_micro_batch": ("inner_batch", config.inner_batch),
+        "outer_micro_batch": ("outer_batch", config.outer_batch),
+        "rater_micro_batch": ("inner_updates x inner_batch", config.inner_updates * config.inner_batch),
+    }
+    for name, (of_what, whole) in wholes.items():
+        size = config.meta_gradient[name]
+        if size and (whole // group_size) % size:
+            over = (" / devices of a group", f" / {group_size}") if group_size > 1 else ("", "")
+            raise ConfigError(f"meta_gradient.{name} ({size}) must divide {of_what}{over[0]} ({whole}{over[1]})")
+
+
 def placement(config: ConfigDict) -> Placement | None:
     """Returns where inner models and batches live on the devices that there are; None for a single one.
 
@@ -67,6 +81,8 @@ def placement(config: ConfigDict) -> Placement | None:
     with _named("placement"):
         wanted = PlacementConfig(**config.placement)
         found = make_placement(wanted, config.population.size, (config.inner_batch, config.outer_batch))
+    if found:
+        _check_micro_batches(config, found.group_size)
     if found and found.group_size > 1 and config.meta_gradient.mode == "reverse":
         raise ConfigError("meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1")
     return found
@@ -144,5 +160,6 @@ def check(config: ConfigDict) -> None:
         meta_gradient_config(config)
     with _named("placement"):
         PlacementConfig(**config.placement)
+    _check_micro_batches(config, 1)
     inner_optimiser(config)
     meta_optimiser(config)
