@@ -6,9 +6,10 @@ at any moment leaves whole checkpoints only.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+
+from meta_training.errors import WorkdirError
 
 _LOG = logging.getLogger("datarater")
 
@@ -36,14 +39,21 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
         )
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self.wait()
+        except OSError as failure:
+            if kind is None:
+                raise
+            _LOG.warning("%s", failure)  # what ended the run before is the one to be raised
+        finally:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Returns the steps of which there is a checkpoint, in order."""
@@ -64,9 +74,10 @@ class Checkpoints:
         if jax.default_backend() == "cpu":
             # There the writer would read the very buffers that the next step is given to overwrite.
             state = jax.tree.map(lambda x: x.copy(), state)
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
-        )
+        with _failing_as_os_error(self._folder):
+            self._manager.save(
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+            )
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Reads a checkpoint.
@@ -94,7 +105,7 @@ class Checkpoints:
             Its step, state and JSON; None where there is no checkpoint.
 
         Raises:
-            ValueError: there are checkpoints, but not one can be read.
+            WorkdirError: there are checkpoints, but not one can be read.
         """
         steps = self.steps()
         failures: list[tuple[int, Exception]] = []
@@ -102,15 +113,44 @@ class Checkpoints:
             try:
                 state, host = self.restore(step, like)
             except Exception as error:  # orbax and tensorstore raise errors of many kinds for damaged files
-                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, str(error).split("\n")[0])
+                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _first_line(error))
                 failures.append((step, error))
                 continue
             for damaged, _ in failures:
                 self._manager.delete(damaged)
             return step, state, host
         if failures:
-            raise ValueError(f"no checkpoint of steps {steps} can be read") from failures[0][1]
+            raise WorkdirError(
+                f"not one of the checkpoints {steps} in {self._folder} can be read; "
+                "restore one, or give another --workdir"
+            ) from failures[0][1]
         return None
+
+    def restore_series(self, like: Any, steps: Sequence[int]) -> list[tuple[int, Any, dict[str, Any]]]:
+        """Reads checkpoints that build on one another, up to the first that is missing or cannot be read.
+
+        The checkpoints after that one are deleted: they are to be made anew.
+
+        Args:
+            like: as for `restore`.
+            steps: those that there must be, in order, up to the newest that there is; others may stand between them.
+
+        Returns:
+            Step, state and JSON of each checkpoint, in order.
+        """
+        found = self.steps()
+        missing = next((step for step in steps if found and step < found[-1] and step not in found), None)
+        series = []
+        for step in found:
+            if missing is None or step < missing:
+                try:
+                    series.append((step, *self.restore(step, like)))
+                except Exception as error:  # as in restore_latest
+                    _LOG.warning("checkpoint %d in %s cannot be read: %s", step, self._folder, _first_line(error))
+                    missing = step
+            if missing is not None and step >= missing:
+                self._manager.delete(step)
+        return series
 
     def delete(self, step: int) -> None:
         """Deletes a checkpoint."""
@@ -122,7 +162,21 @@ class Checkpoints:
         Raises:
             OSError: something could not be written.
         """
-        self._manager.wait_until_finished()
+        with _failing_as_os_error(self._folder):
+            self._manager.wait_until_finished()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
+
+
+@contextlib.contextmanager
+def _failing_as_os_error(folder: Path) -> Iterator[None]:
+    """Turns what orbax and tensorstore raise where something cannot be written, of many kinds, into one."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"a checkpoint in {folder} could not be written: {_first_line(error)}") from error
 
 
 def _as_saved(tree: Any) -> Any:

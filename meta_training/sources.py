@@ -179,7 +179,15 @@ class TfdsTexts:
         return len(self._source)
 
     def __getitem__(self, index: int) -> str | None:
-        value = self._source[int(index)]
+        try:
+            value = self._source[int(index)]
+        except RuntimeError as error:  # array_record's only kind of error
+            if "Riegeli" not in str(error):
+                # Not damage but a file or a disk that is not there now: leaving documents out for that would make
+                # a resumed run another one.
+                raise OSError(f"{self.name}: example {index} cannot be read: {error}") from error
+            self._reject(index, "record_corrupt")
+            return None
         for part in self._path:
             value = value[part]
         if isinstance(value, np.ndarray):

@@ -234,8 +234,9 @@ def warm_up_pool(
     entry_steps = pool_steps(population)
     with Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
         like = fresh_inner_state(initialise, optimiser, key)
-        restored = checkpoints.restore_latest(like)
-        pool = [checkpoints.restore(step, like)[0] for step in checkpoints.steps() if step in entry_steps]
+        series = checkpoints.restore_series(like, entry_steps)
+        pool = [entry for step, entry, _ in series if step in entry_steps]
+        restored = series[-1] if series else None
         if restored and restored[0] == entry_steps[-1]:
             return pool
         batches = stack_of.enter_context(drawing(experiment.inner, (config.inner_batch,), config.seed + 2))

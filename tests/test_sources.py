@@ -181,6 +181,22 @@ def test_a_dataset_that_is_not_there_is_refused_with_the_names_that_are(
         TfdsTexts(name, field, datasets)
 
 
+def test_damaged_examples_are_counted_and_a_lost_file_is_an_error(tmp_path: Path) -> None:
+    build_dataset(tmp_path, {"train": [f"text {i} " * 50 for i in range(2000)]}, name="damaged")
+    (file,) = (tmp_path / "damaged" / "1.0.0").glob("*.array_record*")
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 2000] = bytes(byte ^ 0xFF for byte in data[middle : middle + 2000])
+    file.write_bytes(data)
+    source = TfdsTexts("damaged", "text", str(tmp_path))
+    lost = [source[i] for i in range(2000)].count(None)
+    assert 0 < lost < 200
+    assert source.rejected == {"record_corrupt": lost}
+    file.unlink()
+    with pytest.raises(OSError, match="tfds:damaged: example 0 cannot be read"):
+        TfdsTexts("damaged", "text", str(tmp_path))[0]
+
+
 def test_a_folder_without_datasets(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="which holds no prepared dataset"):
         TfdsTexts("c4/en", "text", str(tmp_path))

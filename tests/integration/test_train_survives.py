@@ -224,14 +224,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, texts: Path, cache:
 
 
 @pytest.mark.slow
-def test_a_pool_that_was_exchanged_is_refused(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_a_damaged_pool_is_mended_and_an_exchanged_one_refused(tmp_path: Path, texts: Path, cache: Path) -> None:
     workdir = tmp_path / "work"
     assert training.run(training.command(workdir, texts, meta_steps=3), cache).returncode == 0
     entries = sorted((workdir / "pool").iterdir(), key=lambda entry: int(entry.name))
+    for file in (entries[1] / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    done = training.run(training.command(workdir, texts, meta_steps=4), cache)
+    assert done.returncode == 0, done.stderr
+    assert "resuming warm-up" in done.stderr
+    assert "resuming at meta-step 3 of 4" in done.stderr
     middle = entries[1].rename(tmp_path / "middle")
     entries[0].rename(entries[1])
     middle.rename(entries[0])
-    done = training.run(training.command(workdir, texts, meta_steps=4), cache)
+    done = training.run(training.command(workdir, texts, meta_steps=5), cache)
     assert done.returncode == 3
     assert "is not the warm-up pool" in done.stderr
 
