@@ -46,9 +46,13 @@ BENCHMARK = [
     "datatrove>=0.4",
 ]
 
+YAML = [
+    "apache-beam[yaml]>=2.62",
+]
+
 DEV = [
+    *YAML,
     "hypothesis>=6.100",
-    "jinja2>=3.1",
     "mypy>=1.11",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
@@ -69,7 +73,7 @@ setup(
         "pipelines": ["py.typed", "providers.yaml"],
     },
     install_requires=SCORING,
-    extras_require={"train": TRAIN, "gcp": GCP, "dev": DEV, "benchmark": BENCHMARK},
+    extras_require={"train": TRAIN, "gcp": GCP, "yaml": YAML, "dev": DEV, "benchmark": BENCHMARK},
     entry_points={
         "console_scripts": [
             "datarater-train = meta_training.train:run",

@@ -381,7 +381,7 @@ class Cutoffs:
                 assert isinstance(state, Boundary)
                 keys = answers.get(question, RankKeys.empty())
                 assert isinstance(keys, RankKeys)
-                changed[family][group] = state.settle(keys)
+                changed[family][group] = state.settle(keys, through_equals=family is Family.MINIMUM)
             else:
                 histogram = answers.get(question, Histogram.empty())
                 assert isinstance(histogram, Histogram)
@@ -431,6 +431,14 @@ class Cutoffs:
         if not isinstance(state, Boundary) or state.end is None:
             raise SelectionError("the cutoff is not known after the last round of the descent")
         return keys.below(state.end)
+
+    def equals(self) -> dict[str, tuple[int, int]]:
+        """Where a cutoff falls between documents of one key: by group the key, and how many of them are kept."""
+        return {
+            group: (state.end, state.left)
+            for group, state in self.rule.items()
+            if isinstance(state, Boundary) and state.end is not None and state.left
+        }
 
     def counted(self) -> tuple[int, int] | None:
         """Documents and tokens that are kept, where the descent has counted them.

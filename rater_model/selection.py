@@ -673,7 +673,8 @@ class Boundary:
         level: the level whose histogram comes next.
         low: rank key; everything below is kept.
         high: rank key; everything from it on is dropped.
-        left: how many of `unit` to keep of those undecided.
+        left: how many of `unit` to keep of those undecided; in the end, how many documents of those whose key is
+            `end` itself, which is 0 where keys differ.
         undecided: documents with low <= key < high.
         kept: documents below low.
         kept_tokens: their tokens.
@@ -779,8 +780,15 @@ class Boundary:
             end=low if done else None,
         )
 
-    def settle(self, keys: RankKeys) -> "Boundary":
+    def settle(self, keys: RankKeys, *, through_equals: bool = False) -> "Boundary":
         """The cutoff, from the keys of all undecided documents.
+
+        Documents of a run have keys that differ. Where some have not (elements of a pipeline that are equal in
+        everything), the cutoff can fall between equals: `left` then says how many of those at `end` are to be kept.
+
+        Args:
+            keys: of the undecided.
+            through_equals: keep all equals of the last one kept.
 
         Raises:
             SelectionError: they are not as many as were counted.
@@ -793,12 +801,18 @@ class Boundary:
         keys = keys.take(np.lexsort((keys.positions_N, keys.ordinals_N, keys.hashes_N, keys.order_N)))
         measures_N = np.ones(len(keys), np.int64) if self.unit is Unit.DOCUMENTS else keys.tokens_N.astype(np.int64)
         whole = int(np.searchsorted(np.cumsum(measures_N), self.left, side="right"))
+        equal = 0
+        if 0 < whole < len(keys) and keys.key(whole) == keys.key(whole - 1):
+            equals_N = keys.below(keys.key(whole) + 1) & ~keys.below(keys.key(whole))
+            equal = whole - int(np.flatnonzero(equals_N)[0])
+            if through_equals:
+                whole, equal = int(np.flatnonzero(equals_N)[-1]) + 1, 0
         end = self.high if whole == len(keys) else keys.key(whole)
         return replace(
             self,
             low=end,
             high=end,
-            left=0,
+            left=equal,
             undecided=0,
             kept=self.kept + whole,
             kept_tokens=self.kept_tokens + int(keys.tokens_N[:whole].sum()),

@@ -1,0 +1,170 @@
+r"""The exact threshold of many scores: memory and rate, beside Beam's ApproximateQuantiles and datasketches' KLL.
+
+    pip install -e '.[benchmark]'
+    python -m tests.benchmarks.threshold --documents 100000000 --beam_documents 2000000
+
+Each method runs in a process of its own, on the same scores: normal, none or a fifth of them tied at one value (a crawl
+has many that are equal), made split by split as a worker would read them; making them is not counted. The descent is
+ours, as the pipeline makes it: one histogram a split, merged, then what is undecided; its passes over the scores are
+counted in. The last column is the share of documents by which the kept number misses the asked one.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SPLIT = 250_000
+FRACTION = 0.1
+
+
+def scores_of(documents: int, tied: bool) -> Iterator[np.ndarray]:
+    """The scores, split by split, the same at every call."""
+    for ordinal, first in enumerate(range(0, documents, SPLIT)):
+        count = min(SPLIT, documents - first)
+        scores_N = np.random.default_rng(ordinal).standard_normal(count, np.float32)
+        if tied:
+            scores_N[::5] = 1.5
+        yield scores_N
+
+
+def peak_megabytes() -> float:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def by_descent(documents: int, tied: bool) -> tuple[float, int]:
+    """Ours: exact. Returns seconds and the documents kept."""
+    from rater_model.selection import Boundary, Histogram, KeepFraction, RankKeys, Step
+
+    making = 0.0
+
+    def keys_of_splits() -> Iterator[RankKeys]:
+        nonlocal making
+        began = time.perf_counter()
+        for ordinal, scores_N in enumerate(scores_of(documents, tied)):
+            count = len(scores_N)
+            hashes_N = np.random.default_rng([ordinal, 1]).integers(0, 2**63, count, np.uint64)
+            making += time.perf_counter() - began
+            yield RankKeys.of(scores_N, hashes_N, 0, ordinal, np.arange(count), np.ones(count, np.int64))
+            began = time.perf_counter()
+
+    def merged(parts: Iterator[Histogram]) -> Histogram:
+        total = Histogram.empty()
+        for part in parts:
+            total = Histogram.merge([total, part])
+        return total
+
+    started = time.perf_counter()
+    boundary = Boundary.begin(KeepFraction(str(FRACTION)), merged(Histogram.of(keys, 0) for keys in keys_of_splits()))
+    passes = 1
+    while boundary.step is not Step.NOTHING:
+        passes += 1
+        if boundary.step is Step.SORT:
+            boundary = boundary.settle(RankKeys.concatenate(boundary.undecided_of(keys) for keys in keys_of_splits()))
+        else:
+            boundary = boundary.descend(
+                merged(Histogram.of(boundary.undecided_of(keys), boundary.level) for keys in keys_of_splits())
+            )
+    print(f"passes over the scores: {passes}", file=sys.stderr)
+    return time.perf_counter() - started - making, boundary.kept
+
+
+def by_kll(documents: int, tied: bool) -> tuple[float, int]:
+    """datasketches' KLL with k = 4000."""
+    sketch = importlib.import_module("datasketches").kll_floats_sketch(4000)
+    clock = 0.0
+    for scores_N in scores_of(documents, tied):
+        started = time.perf_counter()
+        sketch.update(scores_N)
+        clock += time.perf_counter() - started
+    return clock, kept_above(documents, tied, sketch.get_quantile(1 - FRACTION))
+
+
+def by_beam(documents: int, tied: bool) -> tuple[float, int]:
+    """Beam's ApproximateQuantiles with 1001 quantiles, batched, on the in-process runner."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.transforms.stats import ApproximateQuantiles
+
+    started = time.perf_counter()
+    for _ in scores_of(documents, tied):
+        pass
+    making = time.perf_counter() - started
+    started = time.perf_counter()
+    result = Path(tempfile.mkdtemp()) / "quantiles.json"
+    with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions([])) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([documents])
+            | beam.FlatMap(lambda count: (scores_N.tolist() for scores_N in scores_of(count, tied)))
+            | ApproximateQuantiles.Globally(1001, input_batched=True)
+            | beam.Map(lambda quantiles: result.write_text(json.dumps(quantiles)))
+        )
+    seconds = time.perf_counter() - started - making
+    quantiles = json.loads(result.read_text())
+    return seconds, kept_above(documents, tied, quantiles[-1 - int(1000 * FRACTION)])
+
+
+def kept_above(documents: int, tied: bool, threshold: float) -> int:
+    """What a threshold keeps."""
+    return sum(int((scores_N >= threshold).sum()) for scores_N in scores_of(documents, tied))
+
+
+METHODS = {"descent": by_descent, "kll": by_kll, "beam": by_beam}
+
+
+def run(method: str, documents: int, tied: bool) -> dict[str, Any]:
+    """Runs one method in this process."""
+    METHODS[method](SPLIT, tied)  # imports and first allocations are not what is measured
+    before = peak_megabytes()
+    seconds, kept = METHODS[method](documents, tied)
+    return {"seconds": seconds, "kept": kept, "before": before, "peak": peak_megabytes()}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000_000)
+    parser.add_argument("--beam_documents", type=int, default=2_000_000, help="Beam's is slow")
+    parser.add_argument("--tied", action="store_true", help="with --method: a fifth of the scores are equal")
+    parser.add_argument("--method", choices=METHODS, help="run this one only, and print JSON")
+    args = parser.parse_args()
+    if args.method:
+        print(json.dumps(run(args.method, args.documents, args.tied)))
+        return
+    print("| method | tied | documents | million/s | MB over start | kept | miss |\n|---|---|---:|---:|---:|---:|---:|")
+    for method, tied in itertools.product(METHODS, (False, True)):
+        documents = args.beam_documents if method == "beam" else args.documents
+        command = [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.threshold",
+            "--method",
+            method,
+            "--documents",
+            str(documents),
+        ]
+        command += ["--tied"] * tied
+        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        target = round(FRACTION * documents)
+        rate, grown = documents / row["seconds"] / 1e6, row["peak"] - row["before"]
+        print(
+            f"| {method} | {'a fifth' if tied else 'none'} | {documents:,} | {rate:.2f} | {grown:.0f} | "
+            f"{row['kept']:,} | {abs(row['kept'] - target) / documents:.3%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
