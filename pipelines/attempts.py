@@ -64,8 +64,33 @@ def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
     Raises:
         PoisonSplitError: the split ended `MOST_DEATHS` workers of this launch.
     """
-    if not launch:
+    with _mark(folder, task, launch, pass_the_living=True):
         yield
+
+
+@contextlib.contextmanager
+def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
+    """Marks a split as being scored, unless another worker of this machine that lives has marked it.
+
+    Args:
+        folder: the run folder.
+        task: the split.
+        launch: id of the launch.
+
+    Yields:
+        Whether the split is this worker's.
+
+    Raises:
+        PoisonSplitError: the split ended `MOST_DEATHS` workers of this launch.
+    """
+    with _mark(folder, task, launch, pass_the_living=False) as mine:
+        yield mine
+
+
+@contextlib.contextmanager
+def _mark(folder: RunFolder, task: SplitTask, launch: str, *, pass_the_living: bool) -> Iterator[bool]:
+    if not launch:
+        yield True
         return
     split = task.split
     content = {
@@ -75,14 +100,19 @@ def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
         "process": process_id(),
         "started": time.time(),
     }
-    for number in range(1, MOST_DEATHS + 2):
+    for number in range(1, MOST_DEATHS + 1):
         path = _path(folder, split.ordinal, launch, number)
-        if number > MOST_DEATHS:
-            raise poison(describe(split))
         if commits.commit_if_absent(path, orjson.dumps(content)):
             break
+        if not pass_the_living:
+            other = commits.read_if_there(path)
+            if other is None or not is_gone(orjson.loads(other)["process"]):
+                yield False
+                return
+    else:
+        raise poison(describe(split))
     try:
-        yield
+        yield True
     finally:
         with contextlib.suppress(RunFolderError):  # a mark that stays counts as one death: no harm by itself
             commits.remove(path)

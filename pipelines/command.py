@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import attempts, commits, errors, selecting, supervise
+from pipelines import attempts, commits, errors, selecting, splits, supervise
 from pipelines.errors import CurationError
 from pipelines.interrupts import Interrupts
 from pipelines.lease import Launch, Lease
@@ -65,7 +65,7 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
         CurationError: what stopped the run, if it is one of ours.
     """
     launch = Launch.new(layout.runner, local=layout.local)
-    work = work.of_launch(launch.id)
+    work = work.of_launch(launch.id, layout.workers if layout.supervised else 0)
     most = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
     if layout.local:
         quieten_beam()
@@ -113,6 +113,7 @@ def _count(number: int, what: str) -> str:
 def print_scoring(folder: RunFolder) -> None:
     """Prints the counts of a scored corpus."""
     scoring = selecting.read_scoring(folder)
+    say(splits.describe_plan(scoring["identity"]["plan"]))
     counts = scoring["counts"]
     rejected = sum(counts["rejected"].values())
     say(

@@ -43,7 +43,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
         parser.error(str(error))
     limit_cpu_threads()
     selection = options.selection_request(args)
-    request = scoring_request(args)
+    request = scoring_request(args, layout)
     files = scoring.preflight(request)
     if selection.reference is not None:
         references.read_reference(selection.reference, request.plan.identity)

@@ -41,6 +41,21 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def amplification(text: str) -> float:
+    """A number of times, 1 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return value
+
+
 def fraction(text: str) -> float:
     """A share between 0 and 1.
 
@@ -160,6 +175,21 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SPLIT_BYTES,
         metavar="BYTES",
         help="stored bytes in a split, the unit of work and of resuming; default: 16MiB",
+    )
+    group.add_argument(
+        "--max_read_amplification",
+        type=amplification,
+        default=4.0,
+        metavar="TIMES",
+        help="how many times the bytes of one big gzip or zstd stream may be unpacked, so that several workers can "
+        "share it; 1 leaves every stream to one worker; default: %(default)g",
+    )
+    group.add_argument(
+        "--workers_to_fill",
+        type=whole_number,
+        metavar="N",
+        help="big streams are cut up where whole files cannot keep so many workers busy; default: --local_workers on "
+        "this machine, 64 elsewhere",
     )
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from pipelines import errors
 from pipelines.errors import CurationError, RejectedShareError, RunFolderError
 from pipelines.ledger import RunFolder
+from pipelines.splits import describe_plan
 from pipelines.status import Status, Watcher
 
 _TERMINAL_SECONDS = 1.0
@@ -96,6 +97,8 @@ class Progress(threading.Thread):
                 continue
             if status.splits_done == status.splits and first:
                 break
+            if first:
+                print(describe_plan(self._watcher.plan), file=sys.stderr, flush=True)
             first = False
             if self._terminal:
                 print(f"\r\x1b[K{status.line()}", end="", file=sys.stderr, flush=True)

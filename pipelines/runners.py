@@ -6,6 +6,7 @@ to fetch a runner binary from the network first.
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import (
@@ -95,11 +96,12 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
     if not any(arg.startswith("--direct_") for arg in beam_args):
         direct.direct_num_workers = local_workers
         direct.direct_running_mode = "in_memory" if local_workers == 1 else "multi_processing"
+    supervised = direct.direct_running_mode == "multi_processing"
     return Layout(
         options,
         LOCAL_RUNNER,
         local=True,
-        workers=local_workers,
-        supervised=direct.direct_running_mode == "multi_processing",
+        workers=(direct.direct_num_workers or os.cpu_count() or 1) if supervised else local_workers,
+        supervised=supervised,
         beam_args=tuple(beam_args),
     )

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines import command, commits, options, runners, scoring
+from pipelines.runners import Layout
 from pipelines.scoring import ScoringRequest
 from pipelines.work import Work
 from rater_model.scorer import ScoringOptions, limit_cpu_threads
 
 COMMAND = "datarater-score"
+
+_REMOTE_WORKERS_TO_FILL = 64
 
 
 def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +48,12 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("float32", "bfloat16"), default=defaults.dtype, help="default: %(default)s")
 
 
-def scoring_request(args: argparse.Namespace) -> ScoringRequest:
+def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
     """The scoring from the flags; the rater is loaded to know its digest.
+
+    Args:
+        args: the flags.
+        layout: says how many workers a local run has.
 
     Raises:
         CurationError: the rater cannot be loaded.
@@ -60,6 +67,8 @@ def scoring_request(args: argparse.Namespace) -> ScoringRequest:
         scoring=ScoringOptions(max_windows=args.max_windows, tokens_per_batch=args.tokens_per_batch, dtype=args.dtype),
         split_bytes=args.split_bytes,
         max_rejected_fraction=args.max_rejected_fraction,
+        max_read_amplification=args.max_read_amplification,
+        workers_to_fill=args.workers_to_fill or (layout.workers if layout.local else _REMOTE_WORKERS_TO_FILL),
     )
 
 
@@ -91,7 +100,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     except runners.UnknownFlagError as error:
         parser.error(str(error))
     limit_cpu_threads()
-    request = scoring_request(args)
+    request = scoring_request(args, layout)
     files = scoring.preflight(request)
     command.check_writable(request.folder)
     result = None

@@ -51,7 +51,11 @@ class ScoringRequest:
         scoring: every option that changes a score.
         split_bytes: about how many stored bytes a split has.
         max_rejected_fraction: the share of records that may be rejected; no part of the run's identity.
+        max_read_amplification: see `splits.PlanRequest`.
+        workers_to_fill: likewise.
         launch: id of the launch that does the work; "" for none, which leaves no marks of attempts.
+        slots: worker processes of a supervised local run, which take splits from one row; 0 where the runner hands
+            them out.
     """
 
     inputs: tuple[str, ...]
@@ -62,7 +66,10 @@ class ScoringRequest:
     scoring: ScoringOptions
     split_bytes: int
     max_rejected_fraction: float = 1.0
+    max_read_amplification: float = 4.0
+    workers_to_fill: int = 1
     launch: str = ""
+    slots: int = 0
 
     @property
     def folder(self) -> RunFolder:
@@ -77,7 +84,15 @@ class ScoringRequest:
             "scoring": self.scoring.to_json(),
             "scorer_version": scorer.SCORER_VERSION,
         }
-        return splits.PlanRequest(self.inputs, self.output, self.read, self.split_bytes, identity)
+        return splits.PlanRequest(
+            self.inputs,
+            self.output,
+            self.read,
+            self.split_bytes,
+            identity,
+            self.max_read_amplification,
+            self.workers_to_fill,
+        )
 
 
 def rater_digest(path: str) -> str:
@@ -176,8 +191,8 @@ class ExpandGroup(beam.DoFn):
             yield from splits.read_group(self._folder, group)
 
 
-class ScoreSplit(beam.DoFn):
-    """Scores a split and commits its score file, unless one is committed.
+class _Scoring(beam.DoFn):
+    """What scores splits and commits their score files.
 
     The rater is loaded once a process, and computes on one thread: workers are scaled by processes.
     """
@@ -205,6 +220,19 @@ class ScoreSplit(beam.DoFn):
             )
         return Scorer(checkpoint, request.scoring)
 
+    def score(self, task: SplitTask) -> None:
+        """Scores a split and commits its score file."""
+        request = self._request
+        # Kept here too: what is shared lives only as long as somebody holds it.
+        self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
+        path = request.folder.score_path(task.split.ordinal)
+        commits.commit_if_absent(path, score_split(task, request.read, self._rater))
+        Metrics.counter(METRICS, "splits_scored").inc()
+
+
+class ScoreSplit(_Scoring):
+    """Scores a split, unless its score file is committed."""
+
     def process(self, task: SplitTask) -> Iterator[tuple[int, int]]:
         """One split in; its group and ordinal out, once its score file is committed."""
         request = self._request
@@ -214,12 +242,39 @@ class ScoreSplit(beam.DoFn):
         if commits.exists(path):
             Metrics.counter(METRICS, "splits_found_scored").inc()
         else:
-            # Kept here too: what is shared lives only as long as somebody holds it.
-            self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
             with attempts.marked(request.folder, task, request.launch):
-                commits.commit_if_absent(path, score_split(task, request.read, self._rater))
-            Metrics.counter(METRICS, "splits_scored").inc()
+                self.score(task)
         yield task.group, task.split.ordinal
+
+
+class ScoreFromRow(_Scoring):
+    """Scores splits that no other worker of this machine has taken, until all are taken.
+
+    Beam's local runner deals all splits out before the first is read, so that a worker whose splits are many or
+    long works on alone at the end. Here each worker takes the biggest split that is left, by its mark
+    (`pipelines.attempts`), when it has done the one before.
+    """
+
+    def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
+        """A worker's number and the numbers of all groups in; its number out when nothing is left to take."""
+        slot, groups = element
+        folder, launch = self._request.folder, self._request.launch
+        tasks = [
+            task
+            for group in sorted(groups)
+            if not commits.exists(folder.summary_path(group))
+            for task in splits.read_group(folder, group)
+        ]
+        tasks.sort(key=lambda task: -task.split.size)
+        for task in tasks:
+            path = folder.score_path(task.split.ordinal)
+            if commits.exists(path):
+                continue
+            with attempts.taken(folder, task, launch) as mine:
+                # Another worker may have committed it between the look and the taking.
+                if mine and not commits.exists(path):
+                    self.score(task)
+        yield slot
 
 
 class SummariseGroup(beam.DoFn):
@@ -349,10 +404,11 @@ class ScoreCorpus(beam.PTransform):
     def expand(self, start: beam.PCollection) -> beam.PCollection:
         """A collection of one element in."""
         folder = self._request.folder
-        expanded = (
-            start
-            | "Plan" >> splits.Plan(self._request.plan)
-            | "Expand group" >> beam.ParDo(ExpandGroup(folder)).with_outputs(ExpandGroup.SUMMARISED, main="splits")
+        groups = start | "Plan" >> splits.Plan(self._request.plan)
+        if self._request.slots:
+            groups = groups | "Score from one row" >> _ScoreLocally(self._request)
+        expanded = groups | "Expand group" >> beam.ParDo(ExpandGroup(folder)).with_outputs(
+            ExpandGroup.SUMMARISED, main="splits"
         )
         scored = (
             expanded.splits
@@ -368,6 +424,42 @@ class ScoreCorpus(beam.PTransform):
             | "Add summaries" >> beam.CombineGlobally(MergeSummaries())
             | "Finish scoring" >> beam.ParDo(FinishScoring(self._request))
         )
+
+
+class _ScoreLocally(beam.PTransform):
+    """Has all splits scored by the workers of this machine; gives the numbers of the groups when they are.
+
+    What follows finds every split scored. The numbers go to each worker under a key of its own: the local runner
+    deals keys out evenly.
+    """
+
+    def __init__(self, request: ScoringRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, groups: beam.PCollection) -> beam.PCollection:
+        """The numbers of all groups in."""
+        slots = self._request.slots
+        ended = (
+            groups
+            | "To every worker" >> beam.FlatMap(_to_every_worker, slots).with_output_types(tuple[int, int])
+            | "Gather groups" >> beam.GroupByKey()
+            | "Score" >> beam.ParDo(ScoreFromRow(self._request)).with_output_types(int)
+        )
+        return (
+            groups
+            | "When all have ended" >> beam.Map(_first, beam.pvalue.AsIter(ended)).with_output_types(int)
+            | "Spread groups" >> beam.Reshuffle()
+        )
+
+
+def _to_every_worker(group: int, slots: int) -> Iterator[tuple[int, int]]:
+    for slot in range(slots):
+        yield slot, group
+
+
+def _first(group: int, ended: Iterable[int]) -> int:
+    return group
 
 
 def _read_summary(group: int, folder: RunFolder) -> Summary:

@@ -7,16 +7,20 @@ wins, and the other finds that it is the same run or is refused.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines import commits, errors, ledger
 from pipelines.errors import BooksError, NoMatchError
 from pipelines.ledger import RunFolder, SplitTask
-from rater_model.documents import NoInputError, list_files, plan_file
-from rater_model.records import FileInfo, ReadOptions, Split
+from rater_model.documents import NoInputError, list_files, open_file, plan_file
+from rater_model.records import Compression, FileInfo, Format, ReadOptions, Split
+from rater_model.streams import unpacked_size
 
 SPLITS_PER_GROUP = 1000
 """Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
@@ -32,6 +36,9 @@ class PlanRequest:
         read: how records are read.
         split_bytes: about how many stored bytes a split has.
         identity: what else identifies the run: the rater's digest and every option that changes a score.
+        max_read_amplification: how many times the bytes of a big compressed stream may be unpacked, so that several
+            workers can share it.
+        workers_to_fill: how many workers the plan is to keep busy. Neither changes what is kept.
     """
 
     inputs: tuple[str, ...]
@@ -39,6 +46,8 @@ class PlanRequest:
     read: ReadOptions
     split_bytes: int
     identity: Mapping[str, Any]
+    max_read_amplification: float = 4.0
+    workers_to_fill: int = 1
 
     @property
     def folder(self) -> RunFolder:
@@ -100,50 +109,144 @@ class ListInputs(beam.DoFn):
             yield from files
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FilePlan:
+    """How a file is cut, in little memory: millions of splits are gathered in one place.
+
+    Attributes:
+        info: the file.
+        format: how records stand in it.
+        compression: what the whole file is wrapped in.
+        cuts_Sx3: start, end (-1: to the end of the file) and stored bytes of every split.
+        unpacked: about how many bytes a stream that may be strided unpacks to; 0 for all other files.
+    """
+
+    info: FileInfo
+    format: Format
+    compression: Compression
+    cuts_Sx3: NDArray[np.int64]
+    unpacked: int = 0
+
+    @classmethod
+    def of(cls, info: FileInfo, read: ReadOptions, split_bytes: int) -> "FilePlan":
+        """Cuts a file: sniffs its format, reads its footer, samples a big compressed stream.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        found = plan_file(info, read, split_bytes)
+        first = found[0]
+        unpacked = 0
+        is_stream = first.format is Format.JSONL and first.compression is not Compression.NONE
+        if is_stream and len(found) == 1 and info.size >= 2 * split_bytes:
+            with open_file(info.path) as file:
+                unpacked = unpacked_size(file, first.compression, info.size)
+        cuts = [(split.start, -1 if split.end is None else split.end, split.size) for split in found]
+        return cls(info, first.format, first.compression, np.asarray(cuts, np.int64), unpacked)
+
+    def strided(self, parts: int) -> "FilePlan":
+        """The same stream cut into parts of about equal size, each read by streaming past those before it."""
+        bounds = [self.unpacked * part // parts for part in range(parts)]
+        size = self.info.size // parts
+        cuts = [(start, end, size) for start, end in itertools.pairwise([*bounds, -1])]
+        return dataclasses.replace(self, cuts_Sx3=np.asarray(cuts, np.int64))
+
+    @property
+    def bytes_read(self) -> float:
+        """Stored bytes that are read for all its splits, streaming past included."""
+        if not self.unpacked or len(self.cuts_Sx3) == 1:
+            return float(self.info.size)
+        ends_S = np.where(self.cuts_Sx3[:, 1] < 0, self.unpacked, self.cuts_Sx3[:, 1])
+        return float(ends_S.sum()) / self.unpacked * self.info.size
+
+    def tasks(self, first: int) -> Iterator[SplitTask]:
+        """Its splits, numbered from `first`."""
+        for ordinal, (start, end, size) in enumerate(self.cuts_Sx3.tolist(), first):
+            split = Split(self.info.path, self.format, self.compression, start, None if end < 0 else end, ordinal, size)
+            yield SplitTask(split, self.info.fingerprint, ordinal // SPLITS_PER_GROUP)
+
+
+def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
+    """Cuts big compressed streams into strides where whole files cannot keep the workers busy to the end.
+
+    A stream can only be read from its beginning, so that the splits of one that is cut into K equal parts unpack
+    (K + 1) / 2 times its bytes; that is held under `max_read_amplification` for every file. A file is cut into as
+    many parts as make each at most half of a worker's fair share of the corpus.
+    """
+    plans = list(plans)
+    total = sum(plan.info.size for plan in plans)
+    most = max(1, int(2 * request.max_read_amplification - 1))
+    found = []
+    for plan in plans:
+        wanted = -(-2 * request.workers_to_fill * plan.info.size // total) if total else 1
+        parts = min(wanted, most, -(-plan.info.size // request.split_bytes))
+        found.append(plan.strided(parts) if plan.unpacked and parts > 1 else plan)
+    return found
+
+
 class PlanFile(beam.DoFn):
-    """Cuts one file into splits: sniffs its format, reads its footer."""
+    """Cuts one file into splits."""
 
     def __init__(self, request: PlanRequest):
         self._request = request
 
-    def process(self, info: FileInfo) -> Iterator[tuple[FileInfo, list[Split]]]:
-        """One file in, one list of splits out."""
+    def process(self, info: FileInfo) -> Iterator[FilePlan]:
+        """One file in, its plan out."""
         try:
-            yield info, plan_file(info, self._request.read, self._request.split_bytes)
+            yield FilePlan.of(info, self._request.read, self._request.split_bytes)
         except OSError as error:
             raise errors.reading_failed(info.path, error) from error
 
 
-def commit_plan(request: PlanRequest, planned: Iterable[tuple[FileInfo, list[Split]]]) -> None:
+def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
     """Commits a plan: its shards first, then the identity that names it.
 
     Args:
         request: what was planned.
-        planned: every file with its splits, in any order.
+        planned: every file's plan, in any order.
 
     Raises:
         RunFolderMismatchError: another run committed its plan first.
     """
-    by_path = sorted(planned, key=lambda pair: pair[0].path)
-    files = [info for info, _ in by_path]
-    tasks = [
-        SplitTask(dataclasses.replace(split, ordinal=ordinal), fingerprint, ordinal // SPLITS_PER_GROUP)
-        for ordinal, (split, fingerprint) in enumerate(
-            (split, info.fingerprint) for info, splits in by_path for split in splits
-        )
-    ]
+    plans = stride(sorted(planned, key=lambda plan: plan.info.path), request)
+    files = [plan.info for plan in plans]
     identity = request.identity_of(files)
-    lines = ledger.json_lines([task.to_json() for task in tasks])
-    plan_id = hashlib.sha256(ledger.to_json(identity) + lines).hexdigest()[:16]
+    count = sum(len(plan.cuts_Sx3) for plan in plans)
+    digest = hashlib.sha256(ledger.to_json(identity))
+    for shard in _plan_shards(plans):
+        digest.update(shard)
+    plan_id = digest.hexdigest()[:16]
     folder = request.folder
     commits.commit_if_absent(folder.inputs_path(plan_id), ledger.json_lines([info.to_json() for info in files]))
-    groups = range(0, len(tasks), SPLITS_PER_GROUP)
-    for group, first in enumerate(groups):
-        shard = ledger.json_lines([task.to_json() for task in tasks[first : first + SPLITS_PER_GROUP]])
-        commits.commit_if_absent(folder.plan_shard_path(plan_id, group), shard)
-    plan = {"id": plan_id, "splits": len(tasks), "groups": len(groups)}
+    groups = 0
+    for shard in _plan_shards(plans):
+        commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
+        groups += 1
+    stored = sum(info.size for info in files)
+    plan = {
+        "id": plan_id,
+        "splits": count,
+        "groups": groups,
+        "strided_files": sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
+        "read_amplification": round(sum(plan.bytes_read for plan in plans) / stored, 3) if stored else 1.0,
+    }
     if not commits.commit_if_absent(folder.identity_path, ledger.to_json({**identity, "plan": plan})):
         check_committed_plan(request, files)
+
+
+def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
+    """The content of one plan shard after another; never more than one is held."""
+    rows: list[dict[str, Any]] = []
+    ordinal = 0
+    for plan in plans:
+        for task in plan.tasks(ordinal):
+            rows.append(task.to_json())
+            ordinal += 1
+            if len(rows) == SPLITS_PER_GROUP:
+                yield ledger.json_lines(rows)
+                rows = []
+    if rows:
+        yield ledger.json_lines(rows)
 
 
 class CommitPlan(beam.DoFn):
@@ -152,12 +255,27 @@ class CommitPlan(beam.DoFn):
     def __init__(self, request: PlanRequest):
         self._request = request
 
-    def process(self, element: Any, planned: Iterable[tuple[FileInfo, list[Split]]]) -> Iterator[int]:
+    def process(self, element: Any, planned: Iterable[FilePlan]) -> Iterator[int]:
         """One element starts it; `planned` holds nothing where the plan was committed before."""
-        planned = list(planned)
-        if planned:
-            commit_plan(self._request, planned)
+        plans = list(planned)
+        if plans:
+            commit_plan(self._request, plans)
         yield from range(plan_of(self._request.folder)["groups"])
+
+
+def describe_plan(plan: Mapping[str, Any]) -> str:
+    """One line for a person.
+
+    Args:
+        plan: as `plan_of` gives it.
+    """
+    line = f"plan: {plan['splits']:,} splits"
+    if plan.get("strided_files"):
+        line += (
+            f"; {plan['strided_files']:,} big compressed files are strided over several workers, for which "
+            f"{plan['read_amplification']:.2f} times the stored bytes are read"
+        )
+    return line
 
 
 def plan_of(folder: RunFolder) -> dict[str, Any]:

@@ -165,22 +165,25 @@ class Watcher:
 
     Args:
         folder: the run folder.
+
+    Attributes:
+        plan: the committed plan; empty until it has been seen.
     """
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
-        self._plan: dict[str, Any] | None = None
+        self.plan: dict[str, Any] = {}
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
 
     def look(self) -> Status | None:
         """How far the run is now; None before it is planned."""
-        if self._plan is None:
+        if not self.plan:
             identity = ledger.read_identity(self._folder)
             if identity is None:
                 return None
-            self._plan = identity["plan"]
-        total = self._plan["splits"]
+            self.plan = identity["plan"]
+        total = self.plan["splits"]
         scoring = commits.read_if_there(self._folder.scoring_path)
         if scoring is not None:
             counts = Counts.from_json(orjson.loads(scoring)["counts"])
@@ -208,7 +211,7 @@ class Watcher:
         since = max(term.launch.started if term is not None else 0.0, now - _RATE_SECONDS)
         unread: list[tuple[int, Entry]] = []
         recent = 0
-        if len(self._groups) < (self._plan or {})["groups"]:
+        if len(self._groups) < self.plan["groups"]:
             seen_S = np.zeros(total, bool)
             for entries in score_entries(self._folder):
                 for ordinal, entry in entries:
@@ -275,7 +278,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
     if status is None:
         lines.append(f"{folder.path}: not planned yet, or not a run folder")
     else:
-        lines.append(status.line())
+        lines += [splits.describe_plan(splits.plan_of(folder)), status.line()]
         about = "" if status.exact else "about "
         lines += [
             f"  rejected {reason:<20} {about}{count:,}"

@@ -48,11 +48,16 @@ class Work:
             folders.append(self.folder.selection_lease_path(self.selection.name))
         return folders
 
-    def of_launch(self, launch: str) -> "Work":
-        """The same work, done by a launch; its workers leave marks in its name."""
+    def of_launch(self, launch: str, slots: int = 0) -> "Work":
+        """The same work, done by a launch; its workers leave marks in its name.
+
+        Args:
+            launch: its id.
+            slots: see `ScoringRequest`.
+        """
         if self.scoring is None:
             return self
-        return dataclasses.replace(self, scoring=dataclasses.replace(self.scoring, launch=launch))
+        return dataclasses.replace(self, scoring=dataclasses.replace(self.scoring, launch=launch, slots=slots))
 
     def build(self, start: beam.PCollection) -> Any:
         """Adds the steps to a collection of one element."""

@@ -3,6 +3,7 @@
 Nothing here holds more than a few chunks, however much a stream expands.
 """
 
+import contextlib
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -19,6 +20,11 @@ _ZSTD_INPUT_BYTES = 2**10
 # The largest window of `zstd --long=31`, which big published corpora use. The decoder touches as much of it as the
 # stream really fills.
 _ZSTD_MAX_WINDOW_BYTES = 2**31
+# How much of a stream is unpacked to estimate the size of the whole.
+_SAMPLE_BYTES = 8 * 2**20
+_SAMPLE_UNPACKED_BYTES = 2**27
+_FRAME_HEADER_BYTES = 18
+_STATED_MAY_DIFFER = 0.05
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -64,6 +70,50 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
     if compression is Compression.ZSTD:
         return _zstd_chunks(file)
     return iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
+    """Estimates how many bytes a compressed stream unpacks to, from its beginning and its end.
+
+    The ratio of the first megabytes is taken for the whole; where a gzip file's last bytes, or a zstd file's first,
+    state a length that agrees with it, the stated length is exact.
+
+    Args:
+        file: opened at its beginning; can seek.
+        compression: what the file is wrapped in.
+        size: of the file, in bytes.
+
+    Returns:
+        The estimate in bytes; 0 where the beginning is damaged or nothing can be said.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    unpacked = 0
+    try:
+        for chunk in decompressed_chunks(file, compression):
+            unpacked += len(chunk)
+            if _SAMPLE_BYTES <= file.tell() < size or unpacked >= _SAMPLE_UNPACKED_BYTES:
+                break
+        else:
+            return unpacked
+    except StreamError:
+        return 0
+    read = file.tell()
+    if not read or not unpacked:
+        return 0
+    estimate = unpacked * size // read
+    stated = estimate
+    if compression is Compression.GZIP and size >= 4:
+        file.seek(size - 4)
+        modulo = int.from_bytes(file.read(4), "little")
+        stated = modulo + max(0, round((estimate - modulo) / 2**32)) * 2**32
+    elif compression is Compression.ZSTD:
+        file.seek(0)
+        head = file.read(_FRAME_HEADER_BYTES)
+        with contextlib.suppress(zstandard.ZstdError):
+            stated = zstandard.get_frame_parameters(head).content_size
+    return stated if abs(stated - estimate) <= estimate * _STATED_MAY_DIFFER else estimate
 
 
 def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:

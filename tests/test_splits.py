@@ -1,20 +1,26 @@
+import dataclasses
+import gzip
+import json
+import random
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from pipelines import commits, ledger, splits
 from pipelines.errors import BooksError, CurationError, RunFolderMismatchError
-from pipelines.splits import PlanRequest
-from rater_model.documents import list_files, plan_file
-from rater_model.records import FileInfo, ReadOptions, Split
+from pipelines.splits import FilePlan, PlanRequest
+from rater_model import streams
+from rater_model.documents import list_files, read_file, read_split
+from rater_model.records import Compression, Document, ReadOptions
 
 
 def request_for(corpus: Path, output: Path, **identity: str) -> PlanRequest:
     return PlanRequest((str(corpus / "*"),), str(output), ReadOptions(), 100, identity or {"rater": "r"})
 
 
-def planned(request: PlanRequest) -> list[tuple[FileInfo, list[Split]]]:
-    return [(info, plan_file(info, request.read, request.split_bytes)) for info in list_files(request.inputs)]
+def planned(request: PlanRequest) -> list[FilePlan]:
+    return [FilePlan.of(info, request.read, request.split_bytes) for info in list_files(request.inputs)]
 
 
 @pytest.fixture
@@ -77,3 +83,102 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         splits.plan_of(ledger.RunFolder(str(tmp_path)))
     with pytest.raises(CurationError, match=r"nothing\.jsonl"):
         splits.list_inputs([str(tmp_path / "nothing.jsonl")])
+
+
+# --- strides of big compressed streams ----------------------------------------------------------------
+
+
+def pack(lines: list[bytes], kind: str) -> bytes:
+    data = b"".join(lines)
+    if kind == "gzip":
+        return gzip.compress(data)
+    if kind == "two members":
+        return gzip.compress(b"".join(lines[:100])) + gzip.compress(b"".join(lines[100:]))
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def unpack(path: Path) -> bytes:
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    return zstandard.ZstdDecompressor().decompress(path.read_bytes())
+
+
+def write_stream(folder: Path, kind: str = "gzip", documents: int = 400) -> Path:
+    folder.mkdir(exist_ok=True)
+    rng = random.Random(0)
+    lines = [
+        json.dumps({"id": number, "text": f"{rng.getrandbits(8 * rng.randint(1, 400)):x}"}).encode() + b"\n"
+        for number in range(documents)
+    ]
+    path = folder / ("big.jsonl.zst" if kind == "zstd" else "big.jsonl.gz")
+    path.write_bytes(pack(lines, kind))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
+@pytest.mark.parametrize("workers", [1, 4, 50])
+def test_a_big_stream_is_strided_and_read_once(tmp_path: Path, kind: str, workers: int) -> None:
+    path = write_stream(tmp_path / "in", kind)
+    request = dataclasses.replace(request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=workers)
+    splits.commit_plan(request, planned(request))
+    tasks = splits.read_group(request.folder, 0)
+    assert len(tasks) == min(2 * workers, 7)
+    parts = [list(read_split(task.split, request.read)) for task in tasks]
+    assert [record for part in parts for record in part] == list(read_file(str(path)))
+    sizes = [sum(record.size for record in part if isinstance(record, Document)) for part in parts]
+    assert max(sizes) < 1.6 * min(sizes)
+    plan = splits.plan_of(request.folder)
+    assert plan["strided_files"] == 1
+    assert 1 < plan["read_amplification"] <= 4
+    assert f"{plan['read_amplification']:.2f} times" in splits.describe_plan(plan)
+
+
+@pytest.mark.parametrize(("most", "parts"), [(1.0, 1), (1.5, 2), (2.0, 3), (4.0, 7), (10.0, 19)])
+def test_read_amplification_is_bounded(tmp_path: Path, most: float, parts: int) -> None:
+    write_stream(tmp_path / "in")
+    request = request_for(tmp_path / "in", tmp_path / "run")
+    request = dataclasses.replace(request, workers_to_fill=100, max_read_amplification=most)
+    (plan,) = splits.stride(planned(request), request)
+    assert len(plan.cuts_Sx3) == parts
+    assert plan.bytes_read <= most * plan.info.size * 1.001
+
+
+def test_files_that_fill_the_workers_are_left_whole(tmp_path: Path) -> None:
+    for number in range(8):
+        path = write_stream(tmp_path / "in")
+        path.rename(path.with_name(f"{number}.jsonl.gz"))
+    request = request_for(tmp_path / "in", tmp_path / "run")
+    for workers, parts in ((1, 1), (4, 1), (8, 2)):
+        filled = dataclasses.replace(request, workers_to_fill=workers)
+        assert [len(plan.cuts_Sx3) for plan in splits.stride(planned(filled), filled)] == [parts] * 8
+
+
+def test_a_damaged_stream_is_one_split(tmp_path: Path) -> None:
+    path = write_stream(tmp_path / "in")
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + bytes(100) + data[200:])
+    request = dataclasses.replace(request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=4)
+    (plan,) = splits.stride(planned(request), request)
+    assert len(plan.cuts_Sx3) == 1
+
+
+def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) -> None:
+    path = write_stream(tmp_path / "in")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    request = request_for(tmp_path / "in", tmp_path / "run")
+    info = list_files(request.inputs)[0]
+    whole = FilePlan.of(info, request.read, 10**9)
+    cut = dataclasses.replace(whole, unpacked=400 * 500).strided(6)
+    found = [record for task in cut.tasks(0) for record in read_split(task.split, request.read)]
+    assert found == list(read_file(str(path)))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
+def test_the_size_of_a_stream_is_estimated(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_SAMPLE_BYTES", 300_000)
+    path = write_stream(tmp_path / "in", kind, documents=4000)
+    real = len(unpack(path))
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        found = streams.unpacked_size(file, Compression.ZSTD if kind == "zstd" else Compression.GZIP, size)
+    assert found == (real if kind != "two members" else pytest.approx(real, rel=0.2))

@@ -109,7 +109,7 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(tmp_path: Path, mon
         lines = status.report(folder, found)
     assert any(line.startswith("at work") and "FnApiRunner" in line for line in lines)
     assert any("being scored" in line and "split 4 (in.jsonl, bytes 400 to 500)" in line for line in lines)
-    assert "8 rejected" in lines[0]
+    assert "8 rejected" in lines[1]
 
 
 def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
