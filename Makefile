@@ -44,6 +44,10 @@ format: $(VENV)/.test  ## mend style and format
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+.PHONY: readme
+readme: $(VENV)/.test  ## make the README's tables of flags anew
+	$(BIN)/python -m tests.readme_tables
+
 .PHONY: lock
 lock: $(VENV)/.test  ## pin everything anew in constraints.txt
 	$(BIN)/pip install --quiet uv
