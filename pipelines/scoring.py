@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import orjson
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
+from numpy.typing import NDArray
 
 from pipelines import attempts, commits, errors, lease, ledger, splits, summaries
 from pipelines.errors import (
@@ -22,6 +24,7 @@ from pipelines.errors import (
 )
 from pipelines.fingerprints import check_fingerprint
 from pipelines.ledger import RunFolder, SplitTask
+from pipelines.listing import PREFIXES, entries_of, merge_ordinals, ordinals_of, scored_ordinals
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreRows
 from pipelines.summaries import Counts, Summary
 from rater_model import scorer
@@ -176,19 +179,40 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
 
 
 class ExpandGroup(beam.DoFn):
-    """Gives the splits of a group, unless all of it is summarised already."""
+    """Gives the splits of a group, unless all of it is summarised already; apart from them those that are scored."""
 
     SUMMARISED = "summarised"
+    SCORED = "scored"
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
 
-    def process(self, group: int) -> Iterator[Any]:
-        """A group's number in."""
+    def process(self, group: int, scored_M: NDArray[np.int64]) -> Iterator[Any]:
+        """A group's number in.
+
+        Args:
+            group: the number.
+            scored_M: the ordinals of all splits that were scored when they were listed, sorted.
+        """
         if commits.exists(self._folder.summary_path(group)):
             yield beam.pvalue.TaggedOutput(self.SUMMARISED, group)
-        else:
-            yield from splits.read_group(self._folder, group)
+            return
+        tasks = splits.read_group(self._folder, group)
+        ordinals_S = np.asarray([task.split.ordinal for task in tasks], np.int64)
+        for task, scored in zip(tasks, np.isin(ordinals_S, scored_M).tolist(), strict=True):
+            if scored:
+                yield beam.pvalue.TaggedOutput(self.SCORED, (group, task.split.ordinal))
+            else:
+                yield task
+
+
+class CountFound(beam.DoFn):
+    """Counts the splits that were scored before."""
+
+    def process(self, scored: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """A group and an ordinal in, and out."""
+        Metrics.counter(METRICS, "splits_found_scored").inc()
+        yield scored
 
 
 class _Scoring(beam.DoFn):
@@ -259,11 +283,13 @@ class ScoreFromRow(_Scoring):
         """A worker's number and the numbers of all groups in; its number out when nothing is left to take."""
         slot, groups = element
         folder, launch = self._request.folder, self._request.launch
+        scored = set(scored_ordinals(folder).tolist())
         tasks = [
             task
             for group in sorted(groups)
             if not commits.exists(folder.summary_path(group))
             for task in splits.read_group(folder, group)
+            if task.split.ordinal not in scored
         ]
         tasks.sort(key=lambda task: -task.split.size)
         for task in tasks:
@@ -407,13 +433,27 @@ class ScoreCorpus(beam.PTransform):
         groups = start | "Plan" >> splits.Plan(self._request.plan)
         if self._request.slots:
             groups = groups | "Score from one row" >> _ScoreLocally(self._request)
-        expanded = groups | "Expand group" >> beam.ParDo(ExpandGroup(folder)).with_outputs(
-            ExpandGroup.SUMMARISED, main="splits"
+        # Listed a thousand to a request: a resumed run looks for no score file by itself.
+        found = (
+            start
+            | "Prefixes" >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups)).with_output_types(int)
+            | "Spread prefixes" >> beam.Reshuffle()
+            | "List scored" >> beam.Map(_scored_under, folder)
+            | "Merge scored" >> beam.CombineGlobally(merge_ordinals)
         )
-        scored = (
+        expand = beam.ParDo(ExpandGroup(folder), beam.pvalue.AsSingleton(found))
+        expanded = groups | "Expand group" >> expand.with_outputs(
+            ExpandGroup.SUMMARISED, ExpandGroup.SCORED, main="splits"
+        )
+        scored_now = (
             expanded.splits
             | "Spread splits" >> beam.Reshuffle()
             | "Score split" >> beam.ParDo(ScoreSplit(self._request)).with_output_types(tuple[int, int])
+        )
+        scored_before = expanded[ExpandGroup.SCORED] | "Scored before" >> beam.ParDo(CountFound())
+        scored = (
+            (scored_now, scored_before)
+            | "All splits" >> beam.Flatten()
             | "Group splits" >> beam.GroupByKey()
             | "Summarise group" >> beam.ParDo(SummariseGroup(folder))
         )
@@ -424,6 +464,15 @@ class ScoreCorpus(beam.PTransform):
             | "Add summaries" >> beam.CombineGlobally(MergeSummaries())
             | "Finish scoring" >> beam.ParDo(FinishScoring(self._request))
         )
+
+
+def _prefixes(start: Any, groups: Iterable[int]) -> Iterator[int]:
+    # The groups are waited for, not looked at.
+    yield from range(PREFIXES)
+
+
+def _scored_under(prefix: int, folder: RunFolder) -> NDArray[np.int64]:
+    return ordinals_of(entries_of(folder, prefix))
 
 
 class _ScoreLocally(beam.PTransform):

@@ -9,13 +9,11 @@ import argparse
 import dataclasses
 import io
 import os
-import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -26,19 +24,15 @@ from pipelines import attempts, commits, errors, lease, ledger, splits
 from pipelines.commits import Entry
 from pipelines.errors import CurationError
 from pipelines.ledger import RunFolder
+from pipelines.listing import at_once, score_entries, selections
 from pipelines.score_files import METADATA_KEY
 from pipelines.summaries import Counts, read_summary
 
 COMMAND = "datarater-status"
 
-_REQUESTS_AT_ONCE = 32
 _MOST_FOOTERS = 2048
 _FOOTER_BYTES = 64 * 2**10
 _RATE_SECONDS = 600.0
-_SCORE_FILE = re.compile(r"(\d{8,})\.parquet$")
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,31 +118,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _at_once(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-    """Does what mostly waits for a network, many at a time; the results in order."""
-    if len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(min(_REQUESTS_AT_ONCE, len(items))) as pool:
-        return list(pool.map(work, items))
-
-
-def score_entries(folder: RunFolder) -> Iterable[list[tuple[int, Entry]]]:
-    """The score files that are there, by the folder of their hashed prefix, each with its split's ordinal."""
-    prefixes = [f"{folder.path}/scores/{prefix:02x}" for prefix in range(256)]
-
-    def found(prefix: str) -> list[tuple[int, Entry]]:
-        entries = []
-        for entry in commits.list_folder(prefix):
-            match = _SCORE_FILE.search(entry.path)
-            if match is not None:
-                entries.append((int(match[1]), entry))
-        return entries
-
-    # A few prefixes at a time, so that of millions of files only some are held.
-    for first in range(0, len(prefixes), _REQUESTS_AT_ONCE):
-        yield from _at_once(found, prefixes[first : first + _REQUESTS_AT_ONCE])
-
-
 def _footer_counts(entry: Entry) -> Counts | None:
     """What a score file says of itself in its last bytes; None if it is too old to say so."""
     try:
@@ -196,7 +165,7 @@ class Watcher:
             entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(f"{self._folder.path}/scores/summaries")
         ]
         new = sorted({int(name.split(".")[0]) for name in names} - self._groups.keys())
-        for group, summary in zip(new, _at_once(lambda group: read_summary(self._folder, group), new), strict=True):
+        for group, summary in zip(new, at_once(lambda group: read_summary(self._folder, group), new), strict=True):
             self._groups[group] = (summary.splits, summary.counts)
 
     def _count(self, total: int) -> Status:
@@ -223,7 +192,7 @@ class Watcher:
                         unread.append((ordinal, entry))
             listed = int(seen_S.sum())
             for (ordinal, _), found in zip(
-                unread, _at_once(_footer_counts, [entry for _, entry in unread]), strict=True
+                unread, at_once(_footer_counts, [entry for _, entry in unread]), strict=True
             ):
                 if found is not None:
                     self._files[ordinal] = found
@@ -255,21 +224,6 @@ def _scaled(counts: Counts, factor: float) -> Counts:
         tokens=round(counts.tokens * factor),
         bytes=round(counts.bytes * factor),
     )
-
-
-def committed_files(folder: RunFolder) -> int:
-    """How many score files, summaries and files of selections are there: it grows while anything gets done."""
-    count = sum(len(entries) for entries in score_entries(folder))
-    count += len(commits.list_folder(folder.summaries_path))
-    for name in selections(folder):
-        path = folder.selection(name).path
-        count += sum(len(commits.list_folder(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
-    return count
-
-
-def selections(folder: RunFolder) -> list[str]:
-    """The names of the selections that were begun."""
-    return commits.list_subfolders(f"{folder.path}/selections")
 
 
 def report(folder: RunFolder, status: Status | None) -> list[str]:

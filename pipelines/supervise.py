@@ -30,9 +30,9 @@ from pipelines import attempts, commits, errors, runners
 from pipelines.errors import CurationError, WorkerDiedError
 from pipelines.interrupts import Interrupts
 from pipelines.lease import process_id
+from pipelines.listing import committed_files
 from pipelines.progress import quieten_beam
 from pipelines.runners import Layout
-from pipelines.status import committed_files
 from pipelines.work import Work
 
 DEATHS_IN_VAIN = 3

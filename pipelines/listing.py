@@ -1,0 +1,77 @@
+"""What lies in a run folder, by listings: many names to a request, where looking for each file would be one each."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import commits
+from pipelines.commits import Entry
+from pipelines.ledger import RunFolder
+
+PREFIXES = 256
+"""Folders that score files are spread over."""
+REQUESTS_AT_ONCE = 32
+_SCORE_FILE = re.compile(r"(\d{8,})\.parquet$")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def at_once(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
+    """Does what mostly waits for a network, many at a time; the results in order."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(items))) as pool:
+        return list(pool.map(work, items))
+
+
+def score_entries(folder: RunFolder) -> Iterable[list[tuple[int, Entry]]]:
+    """The score files that are there, by the folder of their hashed prefix, each with its split's ordinal."""
+    # A few prefixes at a time, so that of millions of files only some are held.
+    for first in range(0, PREFIXES, REQUESTS_AT_ONCE):
+        prefixes = range(first, min(first + REQUESTS_AT_ONCE, PREFIXES))
+        yield from at_once(lambda prefix: entries_of(folder, prefix), prefixes)
+
+
+def entries_of(folder: RunFolder, prefix: int) -> list[tuple[int, Entry]]:
+    """The score files under one prefix, each with its split's ordinal."""
+    entries = []
+    for entry in commits.list_folder(f"{folder.path}/scores/{prefix:02x}"):
+        match = _SCORE_FILE.search(entry.path)
+        if match is not None:
+            entries.append((int(match[1]), entry))
+    return entries
+
+
+def scored_ordinals(folder: RunFolder) -> NDArray[np.int64]:
+    """The ordinals of all splits with a score file, sorted."""
+    return merge_ordinals(ordinals_of(entries) for entries in score_entries(folder))
+
+
+def ordinals_of(entries: Sequence[tuple[int, Entry]]) -> NDArray[np.int64]:
+    """The ordinals of listed score files."""
+    return np.asarray([ordinal for ordinal, _ in entries], np.int64)
+
+
+def merge_ordinals(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """One sorted array of several."""
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
+
+
+def committed_files(folder: RunFolder) -> int:
+    """How many score files, summaries and files of selections are there: it grows while anything gets done."""
+    count = sum(len(entries) for entries in score_entries(folder))
+    count += len(commits.list_folder(folder.summaries_path))
+    for name in selections(folder):
+        path = folder.selection(name).path
+        count += sum(len(commits.list_folder(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
+    return count
+
+
+def selections(folder: RunFolder) -> list[str]:
+    """The names of the selections that were begun."""
+    return commits.list_subfolders(f"{folder.path}/selections")

@@ -1,0 +1,281 @@
+"""What a million committed splits cost behind a slow network: requests, seconds, memory.
+
+    python tests/benchmarks/resume_requests.py --splits 1000000 --milliseconds 20
+
+A run folder of that many splits stands in a simulated object store: a file system of fsspec of which every request
+takes its time, and which makes up the content of score files and plan shards instead of holding it. Counted are the
+requests of
+
+- status, while nothing is summarised yet, and once all is;
+- resume, while nothing is summarised yet (what is found scored is not scored again), and once all is;
+- select, from summaries to the cutoff and to what is kept of every split.
+
+Requests are counted at the file system. Work that a cluster shares out (a group of splits, a score file) is run here
+for `--sampled_groups` groups and multiplied; each row says which it is. Memory is what a step adds to the peak of this
+process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import resource
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from fsspec.spec import AbstractFileSystem
+
+from pipelines import commits, ledger, selecting, splits, status, summaries
+from pipelines.ledger import RunFolder, SplitTask
+from pipelines.listing import scored_ordinals
+from pipelines.score_files import ScoreRows
+from pipelines.scoring import ExpandGroup
+from pipelines.selecting import SelectionRequest
+from rater_model.records import Compression, Document, Format, Split
+from rater_model.selection import Histogram, KeepFraction
+from tests.benchmarks.benchmark_support import machine
+
+ROOT = "/run"
+PAGE = 1000
+"""Names in one answer of a listing, as object stores give them."""
+
+
+class SlowStore(AbstractFileSystem):
+    """An object store that waits and counts; small files are held, score files and plan shards are made up."""
+
+    protocol = "slowstore"
+    cachable = False
+    wait = 0.02
+    total = 0
+    done = 0
+    held: dict[str, bytes] = {}  # noqa: RUF012 (shared by all instances, as a store is)
+    requests: dict[str, int] = {}  # noqa: RUF012
+    by_prefix: dict[str, list[int]] = {}  # noqa: RUF012
+    score_file = b""
+    lock = threading.Lock()
+
+    @classmethod
+    def _ask(cls, kind: str, count: int = 1) -> None:
+        time.sleep(cls.wait * count)
+        with cls.lock:
+            cls.requests[kind] = cls.requests.get(kind, 0) + count
+
+    def _made_up(self, path: str) -> bytes | None:
+        if match := re.search(r"/scores/\w\w/(\d+)\.parquet$", path):
+            return self.score_file if int(match[1]) < self.done else None
+        if match := re.search(r"/plan/p/splits-(\d+)\.jsonl$", path):
+            first = int(match[1]) * splits.SPLITS_PER_GROUP
+            last = min(first + splits.SPLITS_PER_GROUP, self.total)
+            return ledger.json_lines([task_of(ordinal).to_json() for ordinal in range(first, last)])
+        return None
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        self._ask("get")
+        path = self._strip_protocol(path)
+        data = self.held.get(path)
+        if data is None:
+            data = self._made_up(path)
+        if data is None:
+            raise FileNotFoundError(path)
+        return data[start:end]
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        self._ask("head")
+        path = self._strip_protocol(path)
+        data = self.held.get(path)
+        if data is None:
+            data = self._made_up(path)
+        if data is None:
+            raise FileNotFoundError(path)
+        return {"name": path, "size": len(data), "type": "file", "mtime": 0.0}
+
+    def exists(self, path: str, **_: Any) -> bool:
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
+        path = self._strip_protocol(path)
+        prefix = path.rsplit("/", 1)[-1]
+        entries = []
+        if path.startswith(f"{ROOT}/scores/") and len(prefix) == 2:
+            size = len(self.score_file)
+            entries = [
+                {"name": f"{path}/{ordinal:08d}.parquet", "size": size, "type": "file", "mtime": 0.0}
+                for ordinal in self.by_prefix.get(prefix, [])
+                if ordinal < self.done
+            ]
+        children = {name[len(path) + 1 :].split("/")[0] for name in self.held if name.startswith(path + "/")}
+        for child in sorted(children):
+            name = f"{path}/{child}"
+            kind = "file" if name in self.held else "directory"
+            entries.append({"name": name, "size": len(self.held.get(name, b"")), "type": kind, "mtime": 0.0})
+        self._ask("list", max(1, -(-len(entries) // PAGE)))
+        if not entries:
+            raise FileNotFoundError(path)
+        return entries
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        self._ask("put")
+        path = self._strip_protocol(path)
+        with self.lock:
+            if mode == "create" and path in self.held:
+                raise FileExistsError(path)
+            self.held[path] = value
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        import io
+
+        return io.BytesIO(self.cat_file(path))
+
+    def rm_file(self, path: str) -> None:
+        self._ask("delete")
+        self.held.pop(self._strip_protocol(path), None)
+
+
+def task_of(ordinal: int) -> SplitTask:
+    """A split of the made-up plan."""
+    split = Split(
+        f"gs://crawl/{ordinal:08d}.jsonl.gz", Format.JSONL, Compression.GZIP, ordinal=ordinal, size=16 * 2**20
+    )
+    return SplitTask(split, f"generation-{ordinal}", ordinal // splits.SPLITS_PER_GROUP)
+
+
+def make_score_file(documents: int) -> bytes:
+    """The score file that every split has: scores of a normal distribution."""
+    rng = np.random.default_rng(0)
+    rows = ScoreRows()
+    records = [Document(f'"{row}"', "x", f"source-{row % 5}", row, 1, None) for row in range(documents)]
+    rows.add(records, rng.standard_normal(documents).astype(np.float32), np.full(documents, 100))
+    return rows.to_parquet(task_of(0), "jsonl/gzip", "digest")
+
+
+@dataclasses.dataclass
+class Meter:
+    """Measures steps."""
+
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def measure(self, name: str, work: Callable[[], Any], times: float = 1.0) -> Any:
+        """Runs a step and prints its row; `times` is how many such steps the whole takes."""
+        SlowStore.requests = {}
+        before, started = peak_megabytes(), time.monotonic()
+        found = work()
+        seconds = time.monotonic() - started
+        requests = {kind: round(count * times) for kind, count in sorted(SlowStore.requests.items())}
+        row = {
+            "step": name,
+            "requests": sum(requests.values()),
+            "by_kind": requests,
+            "seconds_here": seconds,
+            "multiplied": times,
+            "megabytes": peak_megabytes() - before,
+        }
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in requests.items())
+        shared = "" if times == 1 else f"  (x{times:,.0f}, shared by workers)"
+        print(f"{name:<44} {row['requests']:>11,} {seconds:>8.1f} s {row['megabytes']:>7.0f} MB  {kinds}{shared}")
+        self.rows.append(row)
+        return found
+
+
+def peak_megabytes() -> float:
+    """The peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Makes the folder up and measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--splits", type=int, default=1_000_000)
+    parser.add_argument("--milliseconds", type=float, default=20.0)
+    parser.add_argument("--documents", type=int, default=200, help="in a split")
+    parser.add_argument("--sampled_groups", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    args = parser.parse_args()
+    fsspec.register_implementation(SlowStore.protocol, SlowStore, clobber=True)
+    SlowStore.wait, SlowStore.total, SlowStore.done = 0.0, args.splits, args.splits
+    SlowStore.score_file = make_score_file(args.documents)
+    folder = RunFolder(f"slowstore://{ROOT}")
+    groups = -(-args.splits // splits.SPLITS_PER_GROUP)
+    for ordinal in range(args.splits):
+        SlowStore.by_prefix.setdefault(folder.score_path(ordinal).split("/")[-2], []).append(ordinal)
+    plan = {"id": "p", "splits": args.splits, "groups": groups}
+    commits.commit_if_absent(folder.identity_path, ledger.to_json({"plan": plan, "rater": "digest"}))
+    SlowStore.wait = args.milliseconds / 1000
+    meter = Meter()
+    sampled = range(args.sampled_groups)
+    times = groups / args.sampled_groups
+    print(f"{args.splits:,} splits in {groups:,} groups, {args.milliseconds:g} ms a request")
+    print(f"{'':<44} {'requests':>11} {'here':>10} {'memory':>10}")
+
+    watcher = status.Watcher(folder)
+    found = meter.measure("status, nothing summarised", watcher.look)
+    assert found.splits_done == args.splits
+    meter.measure("status again, only what is new", watcher.look)
+
+    scored_M = meter.measure("resume, nothing summarised: list the scored", lambda: scored_ordinals(folder))
+    expand = ExpandGroup(folder)
+
+    def expand_groups() -> None:
+        for group in sampled:
+            assert len(list(expand.process(group, scored_M))) == min(splits.SPLITS_PER_GROUP, args.splits)
+
+    meter.measure("resume, nothing summarised: expand groups", expand_groups, times)
+
+    def summarise() -> None:
+        for group in sampled:
+            first = group * splits.SPLITS_PER_GROUP
+            last = min(first + splits.SPLITS_PER_GROUP, args.splits)
+            summaries.summarise_group(folder, group, range(first, last))
+
+    meter.measure("summarise", summarise, times)
+    SlowStore.wait = 0.0
+    one = commits.read_bytes(folder.summary_path(0))
+    for group in range(groups):
+        commits.commit_if_absent(folder.summary_path(group), one)
+    SlowStore.wait = args.milliseconds / 1000
+    meter.measure("status, all summarised", status.Watcher(folder).look)
+    meter.measure(
+        "resume, all summarised: expand groups",
+        lambda: [list(expand.process(group, scored_M)) for group in sampled],
+        times,
+    )
+
+    def add_up() -> summaries.Summary:
+        total = summaries.Summary()
+        for group in sampled:
+            total.add(summaries.read_summary(folder, group))
+        return total
+
+    total = meter.measure("add summaries up", add_up, times)
+    scoring = {
+        "counts": total.counts.to_json(),
+        "histogram": Histogram.merge([total.histogram()]).to_json(),
+        "sources": {source: counts.to_json() for source, counts in total.sources.items()},
+    }
+    commits.commit_if_absent(folder.scoring_path, ledger.to_json(scoring))
+    meter.measure("status, all scored", status.Watcher(folder).look)
+    request = SelectionRequest.of(
+        KeepFraction("0.5"), output=folder.path, seed=0, output_format="same", output_shard_bytes=2**27
+    )
+    cutoffs = meter.measure("select: begin", lambda: selecting.begin_selection(request))
+    counter = selecting.CountUndecided(folder, 0)
+    meter.measure(
+        "select: a round of the descent", lambda: [list(counter.process(group, cutoffs)) for group in sampled], times
+    )
+    print(f"peak of this process: {peak_megabytes():,.0f} MB")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "rows": meter.rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
