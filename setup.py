@@ -16,6 +16,7 @@ SCORING = [
     "apache-beam>=2.62",
     "flax>=0.10,<0.13",
     "fsspec>=2024.12",
+    "google-crc32c>=1.5",
     "jax>=0.6,<0.11",
     "numpy>=1.26",
     "orjson>=3.9.7",

@@ -151,7 +151,8 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="GLOB[,GLOB...]",
-        help="files to read: JSONL (plain, gzip, zstd) and Parquet, told apart by content; may be given several times",
+        help="files to read: JSONL, WARC or WET, TFRecord, plain text (each plain or in gzip, zstd, bzip2) and "
+        "Parquet, told apart by content; may be given several times",
     )
     defaults = ReadOptions()
     group.add_argument(
@@ -300,7 +301,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         "--output_format",
         choices=OUTPUT_FORMATS,
         default="same",
-        help="of the kept documents; default: the input's (same)",
+        help="of the kept documents; default: the input's (same); attributes: Dolma's, scores: Parquet without texts",
     )
     output.add_argument(
         "--output_shard_bytes",

@@ -14,7 +14,7 @@ import apache_beam as beam
 import numpy as np
 import orjson
 
-from pipelines import commits, ledger, references, splits, summaries
+from pipelines import commits, ledger, references, splits, summaries, writing
 from pipelines.errors import BooksError, CurationError
 from pipelines.ledger import RunFolder, SelectionFolder
 from pipelines.score_files import RANK_COLUMNS, ScoreFile
@@ -324,18 +324,18 @@ def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> l
     return sums
 
 
-def count_group(folder: RunFolder, group: int, cutoffs: Cutoffs, seed: int) -> GroupCounts:
+def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> GroupCounts:
     """Counts what is kept of every split of a group.
 
     Raises:
         BooksError: the counts contradict each other.
     """
     result = GroupCounts(group, [], {})
-    for task in splits.read_group(folder, group):
+    for task in splits.read_group(request.folder, group):
         ordinal = task.split.ordinal
-        file = ScoreFile.read(folder, ordinal, COUNT_COLUMNS)
+        file = ScoreFile.read(request.folder, ordinal, COUNT_COLUMNS)
         kept_R = np.zeros(file.table.num_rows, bool)
-        kept_R[kept_rows(file, cutoffs, seed)] = True
+        kept_R[kept_rows(file, cutoffs, request.seed)] = True
         scored_R = np.zeros(file.table.num_rows, bool)
         scored_R[file.scored_rows()] = True
         names, codes_R = file.sources()
@@ -356,7 +356,8 @@ def count_group(folder: RunFolder, group: int, cutoffs: Cutoffs, seed: int) -> G
             split_counts.add(counts)
             result.sources.setdefault(source, KeptCounts()).add(counts)
         split_counts.check(f"{task.split.path}, split {ordinal}")
-        result.splits.append(SplitCounts(ordinal, file.layout, split_counts))
+        layout = writing.layout_for(file.layout, task.split.path, request.output_format)
+        result.splits.append(SplitCounts(ordinal, layout, split_counts))
     return result
 
 
@@ -371,7 +372,7 @@ class CountKept(beam.DoFn):
         path = self._request.selection.counts_path(group)
         data = commits.read_if_there(path)
         if data is None:
-            counts = count_group(self._request.folder, group, cutoffs, self._request.seed)
+            counts = count_group(self._request, group, cutoffs)
             commits.commit_if_absent(path, orjson.dumps(counts.to_json()))
             data = commits.read_bytes(path)
         yield GroupCounts.from_json(orjson.loads(data))

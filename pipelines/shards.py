@@ -73,13 +73,15 @@ def plan_shards(rows: Iterable[SplitCounts], wanted: str, shard_bytes: int) -> l
         if not row.counts.kept:
             continue
         class_ = writing.file_class(row.layout, wanted)
-        if class_ != last_class or filled >= shard_bytes:
+        if class_ != last_class or (filled >= shard_bytes and wanted != "attributes"):
             runs.append((writing.output_format(row.layout, wanted), []))
             last_class, filled = class_, 0
         runs[-1][1].append((row.ordinal, row.counts.kept))
         filled += row.counts.kept_bytes
     return [
-        ShardTask(f"part-{index:05d}-of-{len(runs):05d}.{written}", written, tuple(splits))
+        ShardTask(
+            f"part-{index:05d}-of-{len(runs):05d}.{writing.SUFFIXES.get(written, written)}", written, tuple(splits)
+        )
         for index, (written, splits) in enumerate(runs)
     ]
 
@@ -163,9 +165,17 @@ def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: n
     Raises:
         InputChangedError: the input is not what was scored.
     """
+    if written == "scores":
+        rows = file.table.filter(pa.array(kept_R))
+        writer.write_table(writing.scores_table(rows, file.task.split.path))
+        return int(rows.num_rows)
     check_fingerprint(file.task)
     count = 0
-    if file.task.split.format is Format.PARQUET:
+    if written == "attributes":
+        for document, score in _kept_documents(file, kept_R, read):
+            writer.write_line(writing.attribute_line(document.key, len(document.text), float(score)))
+            count += 1
+    elif file.task.split.format is Format.PARQUET:
         for table, scores_N in _kept_tables(file, kept_R, read):
             if written == "parquet":
                 writer.write_table(writing.scored_table(table, scores_N))

@@ -7,11 +7,19 @@
 | Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times (in UTC) as text, maps as pairs |
 | Parquet, Parquet | the row itself, and a column `datarater_score` |
 
+Two more formats are for mixing elsewhere, and hold no text. `attributes` are Dolma's: a line of `id` and
+`attributes`, one file for each input file; the lines are those of the kept documents, so that a selection of all is
+aligned with its input. `scores` is a Parquet file of `id`, `source`, `path`, `position`, `tokens` and the score, for
+which the input is not read again.
+
+WARC, TFRecord and plain text files are written as the JSON lines that reading makes of them.
+
 A field `datarater_score` that is there already is replaced. Scores are written as short text that
 reads back as the same float32. The same kept documents give the same bytes whatever the runner or workers.
 """
 
 import base64
+import bz2
 import contextlib
 import gzip
 import json
@@ -28,13 +36,28 @@ import zstandard
 from rater_model.records import Compression, Document, Format, ReadOptions
 
 SCORE_FIELD = "datarater_score"
-OUTPUT_FORMATS = ("same", "jsonl", "jsonl.gz", "jsonl.zst", "parquet")
+OUTPUT_FORMATS = ("same", "jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "parquet", "attributes", "scores")
+_COMPRESSED = {Compression.GZIP: "jsonl.gz", Compression.ZSTD: "jsonl.zst", Compression.BZIP2: "jsonl.bz2"}
 
 ROW_GROUP_BYTES = 64 * 2**20
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
 _DEEP = 5000
 _SCORE_NAME = SCORE_FIELD.encode()
+
+SUFFIXES = {"attributes": "attributes.jsonl.gz", "scores": "scores.parquet"}
+ATTRIBUTE = "datarater__score"
+
+SCORES_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field(SCORE_FIELD, pa.float32(), nullable=False),
+    ]
+)
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -59,15 +82,62 @@ def output_format(layout: str, wanted: str) -> str:
     kind, _, detail = layout.partition("/")
     if kind == Format.PARQUET:
         return "parquet"
-    return {Compression.GZIP: "jsonl.gz", Compression.ZSTD: "jsonl.zst"}.get(Compression(detail), "jsonl")
+    return _COMPRESSED.get(Compression(detail), "jsonl")
 
 
 def file_class(layout: str, wanted: str) -> str:
     """Names what can share an output file: splits whose class is the same."""
+    if wanted == "scores":
+        return wanted
+    if wanted == "attributes":
+        return f"attributes {layout}"
     kind = layout.partition("/")[0]
     written = output_format(layout, wanted)
     # Only rows written as they are bind a file to one schema.
     return f"{written} {layout}" if kind == Format.PARQUET and written == "parquet" else f"{written} {kind}"
+
+
+def layout_for(layout: str, path: str, wanted: str) -> str:
+    """The layout of a split's output: attributes stand in one file for each input file."""
+    return f"{layout} {path}" if wanted == "attributes" else layout
+
+
+def id_of_key(key: str) -> Any:
+    """The id that a document's key was made of, or the digest that stands for it."""
+    return key if key.startswith("sha256:") else _load(key.encode())
+
+
+def attribute_line(key: str, characters: int, score: float) -> bytes:
+    """A line of a Dolma attributes file: the score of the whole text, as a span of characters.
+
+    Example:
+        >>> attribute_line('"a"', 12, 0.5)
+        b'{"id":"a","attributes":{"datarater__score":[[0,12,0.5]]}}'
+    """
+    span = f"[[0,{characters},{score_text(score)}]]"
+    return f'{{"id":{_dump(id_of_key(key))},"attributes":{{"{ATTRIBUTE}":{span}}}}}'.encode()
+
+
+def scores_table(rows: pa.Table, path: str) -> pa.Table:
+    """Rows of a score file as they stand in a file of scores."""
+    ids = [value if isinstance(value, str) else _dump(value) for value in map(id_of_key, rows["key"].to_pylist())]
+    columns = {
+        "id": ids,
+        "source": rows["source"].to_pylist(),
+        "path": [path] * len(ids),
+        "position": rows["position"],
+        "tokens": rows["tokens"],
+        SCORE_FIELD: rows["score"],
+    }
+    return pa.table(
+        [
+            pa.chunked_array([columns[field.name]], field.type)
+            if isinstance(columns[field.name], list)
+            else columns[field.name].cast(field.type)
+            for field in SCORES_SCHEMA
+        ],
+        schema=SCORES_SCHEMA,
+    )
 
 
 def score_text(score: float) -> str:
@@ -248,6 +318,8 @@ class LineWriter:
         elif compression is Compression.ZSTD:
             compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
             self._out = self._stack.enter_context(compressor.stream_writer(file, closefd=False))
+        elif compression is Compression.BZIP2:
+            self._out = self._stack.enter_context(bz2.BZ2File(file, "wb"))
 
     def write_line(self, line: bytes) -> None:
         """Adds a line."""
@@ -321,7 +393,9 @@ def open_writer(file: BinaryIO, written: str) -> Writer:
         file: where to write; it stays open.
         written: one of `OUTPUT_FORMATS` other than `same`.
     """
-    if written == "parquet":
+    if written in ("parquet", "scores"):
         return TableWriter(file)
-    compression = {"jsonl.gz": Compression.GZIP, "jsonl.zst": Compression.ZSTD}.get(written, Compression.NONE)
-    return LineWriter(file, compression)
+    if written == "attributes":
+        return LineWriter(file, Compression.GZIP)
+    compressions = {name: compression for compression, name in _COMPRESSED.items()}
+    return LineWriter(file, compressions.get(written, Compression.NONE))

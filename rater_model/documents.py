@@ -10,16 +10,23 @@ An `OSError` means that a file is not to be had (it does not exist, may not be r
 that trying again may help.
 
 What stands in a file is told by its content, not by its name: a plain file under a `.gz` name, which servers that
-unpack on the way leave behind, is read as plain. Names decide in two cases: a file named `.parquet` is never taken
-for lines, and what is named `.gz` or `.zst` and is neither that nor text counts as a damaged stream.
+unpack on the way leave behind, is read as plain. Names decide in three cases: a file named `.parquet` is never taken
+for lines; what is named `.gz`, `.zst` or `.bz2` and is neither that nor text counts as a damaged stream; and a file
+named `.txt`, or `.txt.gz` and so on, that does not begin like a JSON object is one plain text.
 """
 
+import bz2
+import contextlib
 import dataclasses
 import itertools
 import posixpath
+import zlib
 from collections.abc import Iterator
 
+import zstandard
+
 from rater_model import streams
+from rater_model.bzip2 import is_bzip2
 from rater_model.files import NoInputError, file_info, list_files, open_file, read_head
 from rater_model.jsonl import BYTE_ORDER_MARK, foreign_format, read_jsonl
 from rater_model.parquet import (
@@ -30,6 +37,7 @@ from rater_model.parquet import (
     read_parquet,
     read_parquet_table,
 )
+from rater_model.plain_text import read_plain_text
 from rater_model.records import (
     EXCERPT_BYTES,
     BadRecord,
@@ -42,6 +50,8 @@ from rater_model.records import (
     Record,
     Split,
 )
+from rater_model.tfrecord import is_tfrecord, read_tfrecord
+from rater_model.warc import WARC_MAGIC, read_warc
 
 __all__ = [
     "EXCERPT_BYTES",
@@ -66,6 +76,7 @@ __all__ = [
 ]
 
 _SNIFF_BYTES = 4096
+_BZIP2_BLOCK_BYTES = 2**20
 
 
 def sniff(path: str) -> tuple[Format, Compression]:
@@ -84,17 +95,68 @@ def _sniff(path: str, head: bytes) -> tuple[Format, Compression]:
     suffix = posixpath.splitext(path)[1].lower()
     if head[:4] in PARQUET_MAGIC or suffix in (".parquet", ".pq"):
         return Format.PARQUET, Compression.NONE
-    if head.startswith(streams.GZIP_MAGIC):
-        return Format.JSONL, Compression.GZIP
-    if streams.is_zstd(head):
-        return Format.JSONL, Compression.ZSTD
+    compression = _compression_of(head)
+    unpacked = _unpacked_head(path, head, compression)
+    if unpacked.startswith(WARC_MAGIC):
+        return Format.WARC, compression
+    if is_tfrecord(unpacked):
+        return Format.TFRECORD, compression
+    stem = posixpath.splitext(path)[0] if suffix in _SUFFIXES else path
+    if posixpath.splitext(stem)[1].lower() in (".txt", ".text") and foreign_format(unpacked) is None:
+        named = _SUFFIXES.get(suffix, Compression.NONE)
+        # Noise under a compressed name is a damaged stream; a text under one was unpacked on the way.
+        if compression is Compression.NONE and named is not Compression.NONE and not _is_utf8(head):
+            return Format.TEXT, named
+        if not unpacked.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{"):
+            return Format.TEXT, compression
+    if compression is not Compression.NONE:
+        return Format.JSONL, compression
     if not _is_text(head) and foreign_format(head) is None:
         # A stream whose beginning is damaged, or missing, is one bad record and not one for every line of noise.
-        if suffix in (".gz", ".gzip"):
-            return Format.JSONL, Compression.GZIP
-        if suffix in (".zst", ".zstd"):
-            return Format.JSONL, Compression.ZSTD
+        return Format.JSONL, _SUFFIXES.get(suffix, Compression.NONE)
     return Format.JSONL, Compression.NONE
+
+
+_SUFFIXES = {
+    ".gz": Compression.GZIP,
+    ".gzip": Compression.GZIP,
+    ".zst": Compression.ZSTD,
+    ".zstd": Compression.ZSTD,
+    ".bz2": Compression.BZIP2,
+    ".bzip2": Compression.BZIP2,
+}
+
+
+def _compression_of(head: bytes) -> Compression:
+    if head.startswith(streams.GZIP_MAGIC):
+        return Compression.GZIP
+    if streams.is_zstd(head):
+        return Compression.ZSTD
+    return Compression.BZIP2 if is_bzip2(head) else Compression.NONE
+
+
+def _unpacked_head(path: str, head: bytes, compression: Compression) -> bytes:
+    """The first unpacked bytes, or none where the beginning is damaged."""
+    if compression is Compression.NONE:
+        return head
+    with contextlib.suppress(zlib.error, zstandard.ZstdError, OSError, ValueError, EOFError):
+        if compression is Compression.GZIP:
+            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(head, _SNIFF_BYTES)
+        if compression is Compression.BZIP2:
+            # Nothing comes out of bzip2 before a whole block, of 900 KB unpacked at most, is in.
+            return bz2.BZ2Decompressor().decompress(read_head(path, _BZIP2_BLOCK_BYTES), _SNIFF_BYTES)
+    if compression is Compression.ZSTD:
+        with contextlib.suppress(streams.StreamError), open_file(path) as file:
+            return next(streams.decompressed_chunks(file, compression), b"")[:_SNIFF_BYTES]
+    return b""
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        head[:-4].decode()  # the last character may be cut
+    except UnicodeDecodeError as error:
+        return error.start >= len(head) - 8
+    return True
 
 
 def _is_text(head: bytes) -> bool:
@@ -104,7 +166,8 @@ def _is_text(head: bytes) -> bool:
 def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:
     """Cuts a file into splits of about equal size.
 
-    Plain JSONL is cut at byte offsets, Parquet between row groups; a compressed stream is one split. A file that
+    Plain JSONL is cut at byte offsets, Parquet between row groups; a compressed stream is one split, and so is a file
+    of any other format. A file that
     cannot be planned is one split too, and reading that says what is wrong.
 
     Args:
@@ -125,7 +188,7 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
     whole = Split(info.path, file_format, compression, size=info.size)
     if file_format is Format.PARQUET:
         return _plan_parquet(whole, options, target_bytes)
-    if compression is not Compression.NONE or foreign_format(head) is not None:
+    if file_format is not Format.JSONL or compression is not Compression.NONE or foreign_format(head) is not None:
         return [whole]
     count = max(1, -(-info.size // target_bytes))
     cuts = [info.size * index // count for index in range(count + 1)]
@@ -175,7 +238,10 @@ def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
     """
     if split.format is Format.PARQUET:
         return read_parquet(split, options)
-    return read_jsonl(split, options)
+    reader = {Format.WARC: read_warc, Format.TFRECORD: read_tfrecord, Format.TEXT: read_plain_text}.get(
+        split.format, read_jsonl
+    )
+    return reader(split, options)
 
 
 def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]:

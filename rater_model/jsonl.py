@@ -27,7 +27,6 @@ _MISSING = object()
 
 # Formats that one meets under a wrong name or without support; lines of binary noise would tell nobody.
 _FOREIGN = {
-    b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
     b"PK\x03\x04": "zip",
     b"\x04\x22\x4d\x18": "lz4",

@@ -42,6 +42,8 @@ class Reason(enum.StrEnum):
     """The file as a whole cannot be read: a broken Parquet footer, or a format that is not supported."""
     NO_TEXT_COLUMN = "no_text_column"
     """A Parquet file has no column of the name that the text is to be found under."""
+    RECORD_CORRUPT = "record_corrupt"
+    """A WARC or TFRecord record is damaged: its header, its checksum, or it is no `tf.train.Example`."""
     PAGE_CORRUPT = "page_corrupt"
     """A Parquet row group is damaged: its rows from this one on are lost, the next row group is read again."""
 
@@ -98,11 +100,11 @@ class Document:
             not be unique in a corpus.
         text: the text, never empty.
         source: the name of the document's source; "" without one; one that is no string as canonical JSON.
-        position: JSONL: the offset at which the record's line starts in the decompressed stream, in bytes; Parquet:
-            the row's number in the file.
+        position: the offset at which the record (JSONL: its line) starts in the decompressed stream, in bytes;
+            Parquet: the row's number in the file.
         size: the text's length in UTF-8, in bytes.
         raw: JSONL: the line, without its `\n` and without the file's byte order mark, untouched otherwise (a `\r`
-            stays); Parquet: None.
+            stays); Parquet: None; other formats: a JSON line of all that the record holds.
     """
 
     key: str
@@ -138,6 +140,9 @@ class Format(enum.StrEnum):
 
     JSONL = "jsonl"
     PARQUET = "parquet"
+    WARC = "warc"
+    TFRECORD = "tfrecord"
+    TEXT = "text"
 
 
 class Compression(enum.StrEnum):
@@ -146,6 +151,7 @@ class Compression(enum.StrEnum):
     NONE = "none"
     GZIP = "gzip"
     ZSTD = "zstd"
+    BZIP2 = "bzip2"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from rater_model.bzip2 import BrokenBzip2Error, bzip2_chunks
 from rater_model.records import EXCERPT_BYTES, Compression, Reason
 
 CHUNK_BYTES = 2**20
@@ -69,6 +70,8 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
         return _gzip_chunks(file)
     if compression is Compression.ZSTD:
         return _zstd_chunks(file)
+    if compression is Compression.BZIP2:
+        return _bzip2_chunks(file)
     return iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
@@ -114,6 +117,13 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
         with contextlib.suppress(zstandard.ZstdError):
             stated = zstandard.get_frame_parameters(head).content_size
     return stated if abs(stated - estimate) <= estimate * _STATED_MAY_DIFFER else estimate
+
+
+def _bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        yield from bzip2_chunks(file)
+    except BrokenBzip2Error as error:
+        raise StreamError(error.reason, error.detail, error.excerpt) from error
 
 
 def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:

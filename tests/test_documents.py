@@ -1,5 +1,6 @@
 """Reading: what comes out of every kind of file, whole and in splits, sound and damaged."""
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -226,6 +227,7 @@ def test_splitting_anywhere_gives_the_records_of_the_whole(
         Compression.NONE: lambda: content,
         Compression.GZIP: lambda: gzip.compress(content),
         Compression.ZSTD: lambda: zstandard.compress(content),
+        Compression.BZIP2: lambda: bz2.compress(content),
     }[compression]()
     path = write(tmp_path / "a.jsonl", packed)
     whole = list(read_split(Split(path, Format.JSONL, compression), options))
@@ -375,6 +377,14 @@ def test_content_tells_the_kind_of_file_and_names_only_help(tmp_path: Path) -> N
         ("a.zst", BODY, Format.JSONL, Compression.NONE),
         ("a.jsonl", gzip.compress(BODY), Format.JSONL, Compression.GZIP),
         ("a", zstandard.compress(BODY), Format.JSONL, Compression.ZSTD),
+        ("a.txt", bz2.compress(BODY), Format.JSONL, Compression.BZIP2),
+        ("a.jsonl.bz2", b"\0noise", Format.JSONL, Compression.BZIP2),
+        ("a.txt", b"plain", Format.TEXT, Compression.NONE),
+        ("a.txt.gz", b"plain", Format.TEXT, Compression.NONE),
+        ("a.txt.gz", gzip.compress(b"plain"), Format.TEXT, Compression.GZIP),
+        ("a.gz", gzip.compress(b"WARC/1.1\r\n"), Format.WARC, Compression.GZIP),
+        ("a.bz2", bz2.compress(b"WARC/1.1\r\n" * 100_000), Format.WARC, Compression.BZIP2),
+        ("a.zst", zstandard.compress(b"WARC/1.1\r\n"), Format.WARC, Compression.ZSTD),
         ("a.json", table.getvalue(), Format.PARQUET, Compression.NONE),
         ("a.parquet", BODY, Format.PARQUET, Compression.NONE),
         ("a.jsonl.gz", b"\0noise", Format.JSONL, Compression.GZIP),
@@ -385,13 +395,13 @@ def test_content_tells_the_kind_of_file_and_names_only_help(tmp_path: Path) -> N
 
 
 def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl.bz2", b"BZh91AY&SY" + b"\n\xff" * 100)
+    path = write(tmp_path / "a.jsonl.xz", b"\xfd7zXZ\0" + b"\n\xff" * 100)
     (info,) = list_files([path])
     (split,) = plan_file(info, OPTIONS, 10)
     (record,) = read_split(split, OPTIONS)
     assert isinstance(record, BadRecord)
     assert record.reason is Reason.UNREADABLE_FILE
-    assert "bzip2" in record.detail
+    assert "xz" in record.detail
 
 
 def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:

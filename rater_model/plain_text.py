@@ -1,0 +1,40 @@
+"""Plain text files: one document a file, known by its path."""
+
+from collections.abc import Iterator
+
+import orjson
+
+from rater_model.byte_reader import ByteReader
+from rater_model.jsonl import BYTE_ORDER_MARK, document_of
+from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+
+
+def as_line(options: ReadOptions, identifier: str, text: str, more: dict[str, object]) -> bytes:
+    """A document that was no JSON as the JSON line that it is written as."""
+    return orjson.dumps({options.id_field: identifier, options.text_field: text, **more})
+
+
+def read_plain_text(split: Split, options: ReadOptions) -> Iterator[Record]:
+    """Reads a text file; see `rater_model.documents.read_split`.
+
+    The id is the file's path; the text is the file without a byte order mark, untouched otherwise.
+    """
+    with ByteReader(split) as reader:
+        data = reader.read(options.max_record_bytes + len(BYTE_ORDER_MARK) + 1)
+        if reader.failure is not None:
+            yield reader.broken(0, data)
+            return
+        data = data.removeprefix(BYTE_ORDER_MARK)
+        if len(data) > options.max_record_bytes:
+            detail = f"the file has more bytes than the limit of {options.max_record_bytes} (max_record_bytes)"
+            yield BadRecord(0, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES])
+            return
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            detail = f"the file is not UTF-8: {error.reason} at byte {error.start}"
+            yield BadRecord(0, Reason.NOT_UTF8, detail, data[:EXCERPT_BYTES])
+            return
+        if not data:
+            return
+        yield document_of(text, split.path, None, 0, as_line(options, split.path, text, {}), options)

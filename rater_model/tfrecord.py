@@ -1,0 +1,209 @@
+"""TFRecord files of `tf.train.Example`, without TensorFlow.
+
+A record is a length, a masked CRC-32C of it, the data and a masked CRC-32C of that. Features become the fields of a
+JSON object: one value stands alone, several as a list; bytes that are UTF-8 as text, others as base64. The names of
+fields are those of the features (`text`, `metadata/url`).
+
+Source: tensorflow/core/lib/io/record_writer.h, tensorflow/core/example/{example,feature}.proto.
+"""
+
+import base64
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import google_crc32c
+import orjson
+
+from rater_model.byte_reader import ByteReader
+from rater_model.jsonl import document_of, field_getter
+from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+
+_HEADER_BYTES = 12
+_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
+
+
+def _masked_crc(data: bytes) -> int:
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Says whether bytes open a TFRecord file: the checksum of the first length tells."""
+    return len(head) >= _HEADER_BYTES and _masked_crc(head[:8]) == struct.unpack_from("<I", head, 8)[0]
+
+
+class NotAnExampleError(ValueError):
+    """A record's data is no `tf.train.Example`."""
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise NotAnExampleError("a number has no end")
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at
+        shift += 7
+
+
+def _wire(data: bytes) -> Iterator[tuple[int, int, Any]]:
+    """The fields of a protocol buffer: number, wire type, value."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, at = _varint(data, at)
+            yield number, kind, value
+            continue
+        if kind == _BYTES:
+            size, at = _varint(data, at)
+        elif kind in (_FIXED_32, _FIXED_64):
+            size = 4 if kind == _FIXED_32 else 8
+        else:
+            raise NotAnExampleError(f"wire type {kind}")
+        if at + size > len(data):
+            raise NotAnExampleError("a field is longer than its message")
+        yield number, kind, data[at : at + size]
+        at += size
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _values(feature: bytes) -> list[Any]:
+    values: list[Any] = []
+    for number, kind, payload in _wire(feature):
+        if kind != _BYTES or number not in (1, 2, 3):
+            raise NotAnExampleError("a feature is no list of bytes, floats or integers")
+        for inner, inner_kind, value in _wire(payload):
+            if inner != 1:
+                raise NotAnExampleError("a list has an unknown field")
+            if number == 1 and inner_kind == _BYTES:
+                values.append(value)
+            elif number == 2 and inner_kind in (_BYTES, _FIXED_32) and len(value) % 4 == 0:
+                values += struct.unpack(f"<{len(value) // 4}f", value)
+            elif number == 3 and inner_kind == _VARINT:
+                values.append(_signed(value))
+            elif number == 3 and inner_kind == _BYTES:
+                at = 0
+                while at < len(value):
+                    one, at = _varint(value, at)
+                    values.append(_signed(one))
+            else:
+                raise NotAnExampleError("a value is not of its list's kind")
+    return values
+
+
+def parse_example(data: bytes) -> dict[str, list[Any]]:
+    """The features of a serialised `tf.train.Example`: lists of bytes, floats or integers by name.
+
+    Raises:
+        NotAnExampleError: the data is none.
+    """
+    found: dict[str, list[Any]] = {}
+    for number, kind, features in _wire(data):
+        if number != 1 or kind != _BYTES:
+            raise NotAnExampleError("it holds something else than features")
+        for entry_number, entry_kind, entry in _wire(features):
+            if entry_number != 1 or entry_kind != _BYTES:
+                raise NotAnExampleError("the features are no map")
+            name, feature = "", b""
+            for part, part_kind, value in _wire(entry):
+                if part_kind != _BYTES or part not in (1, 2):
+                    raise NotAnExampleError("a feature has no name")
+                if part == 1:
+                    try:
+                        name = value.decode()
+                    except UnicodeDecodeError:
+                        raise NotAnExampleError("a feature's name is not UTF-8") from None
+                else:
+                    feature = value
+            found[name] = _values(feature)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode("ascii")
+    return value
+
+
+def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
+    """Reads a TFRecord file; see `rater_model.documents.read_split`.
+
+    Positions are offsets in the decompressed stream. Damaged data costs its own record; a damaged length all that
+    follows, since nothing tells where the next record begins.
+    """
+    with ByteReader(split) as reader:
+        while True:
+            start = reader.position
+            header = reader.read(_HEADER_BYTES)
+            if not header or reader.failure is not None:
+                break
+            if len(header) < _HEADER_BYTES:
+                yield reader.ended_early(start, header, "record")
+                break
+            if not is_tfrecord(header):
+                detail = "the record's length does not match its checksum; this record and all that follow are lost"
+                yield BadRecord(start, Reason.RECORD_CORRUPT, detail, header)
+                return
+            length = int.from_bytes(header[:8], "little")
+            if length > options.max_record_bytes:
+                found = reader.skip(length + 4)
+                if found == length + 4:
+                    detail = (
+                        f"the record has {length} bytes, more than the limit of {options.max_record_bytes} "
+                        "(max_record_bytes)"
+                    )
+                    yield BadRecord(start, Reason.RECORD_TOO_LARGE, detail, header)
+                    continue
+                if reader.failure is None:
+                    yield reader.ended_early(start, header, "record")
+                break
+            data, checksum = reader.read(length), reader.read(4)
+            if len(checksum) < 4:
+                if reader.failure is None:
+                    yield reader.ended_early(start, data, "record")
+                break
+            if _masked_crc(data) != int.from_bytes(checksum, "little"):
+                detail = "the data does not match its checksum; reading goes on with the next record"
+                yield BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
+                continue
+            yield _record(data, start, options)
+        if reader.failure is not None:
+            yield reader.broken(start)
+
+
+def _record(data: bytes, start: int, options: ReadOptions) -> Record:
+    try:
+        features = parse_example(data)
+    except NotAnExampleError as error:
+        detail = f"the record is no tf.train.Example: {error}"
+        return BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
+    raw_text = features.get(options.text_field, [None])
+    if len(raw_text) == 1 and isinstance(raw_text[0], bytes):
+        try:
+            raw_text[0].decode()
+        except UnicodeDecodeError as error:
+            detail = f"the feature {options.text_field!r} is not UTF-8: {error.reason} at byte {error.start}"
+            return BadRecord(start, Reason.TEXT_NOT_UNICODE, detail, raw_text[0][:EXCERPT_BYTES])
+    fields = {
+        name: _plain(values[0]) if len(values) == 1 else [_plain(value) for value in values]
+        for name, values in features.items()
+    }
+    text, identifier, source = (
+        field_getter(name)(fields) for name in (options.text_field, options.id_field, options.source_field)
+    )
+    record = document_of(text, identifier, source, start, orjson.dumps(fields), options)
+    if isinstance(record, BadRecord) and not record.excerpt:
+        return BadRecord(start, record.reason, record.detail, data[:EXCERPT_BYTES])
+    return record

@@ -1,0 +1,133 @@
+r"""WARC and WET files, as crawls are published: documents out of their text records.
+
+A record of type `conversion` (the extracted text in a WET file), or `resource` with the content type `text/plain`, is
+a document. Its id is `WARC-Record-ID`; its URL and date are kept as the fields `url` and `date`, its languages, where
+the crawl names them, as `language`. A `response` or a resource of another type (HTML, PDF) becomes a bad record that
+says so: taking the text out of a page is another tool's work. Records that hold no content of their own (`warcinfo`,
+`request`, `metadata`, `revisit`, `continuation`) are no documents and not counted.
+
+Source: ISO 28500, the WARC file format.
+"""
+
+from collections.abc import Iterator
+
+from rater_model.byte_reader import ByteReader
+from rater_model.jsonl import document_of
+from rater_model.plain_text import as_line
+from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+
+WARC_MAGIC = b"WARC/"
+_LINE_LIMIT = 2**16
+_HEADER_LINES = 200
+_WITHOUT_CONTENT = ("warcinfo", "request", "metadata", "revisit", "continuation")
+_DOCUMENTS = ("conversion", "resource")
+
+
+def _headers(reader: ByteReader) -> dict[str, str] | None:
+    """The named fields of a record, names in lower case; None where they cannot be made out."""
+    fields: dict[str, str] = {}
+    last = ""
+    for _ in range(_HEADER_LINES):
+        line = reader.line(_LINE_LIMIT)
+        if not line.endswith(b"\n"):
+            return None
+        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        if not text:
+            return fields
+        if text[0] in " \t" and last:
+            fields[last] += " " + text.strip()
+            continue
+        name, colon, value = text.partition(":")
+        if not colon:
+            return None
+        last = name.strip().lower()
+        fields[last] = value.strip()
+    return None
+
+
+def _to_next_record(reader: ByteReader) -> bytes:
+    """Passes lines up to one that opens a record; that line, or nothing at the end."""
+    fresh = True
+    while line := reader.line(_LINE_LIMIT):
+        if fresh and line.startswith(WARC_MAGIC):
+            return line
+        fresh = line.endswith(b"\n")
+    return b""
+
+
+def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
+    """Reads a WARC or WET file; see `rater_model.documents.read_split`.
+
+    Positions are offsets in the decompressed stream. A record whose beginning is damaged is one bad record, and
+    reading goes on with the next line that opens one.
+    """
+    with ByteReader(split) as reader:
+        while True:
+            start = reader.position
+            line = reader.line(_LINE_LIMIT)
+            if not line:
+                break
+            if not line.strip():
+                continue
+            if not line.startswith(WARC_MAGIC):
+                detail = "no WARC record begins here; what stands before the next one is lost"
+                yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
+                line = _to_next_record(reader)
+                start = reader.position - len(line)
+                if not line:
+                    break
+            while line:
+                fields = _headers(reader)
+                length = fields.get("content-length", "") if fields is not None else ""
+                if fields is not None and length.isascii() and length.isdigit() and len(length) < 19:
+                    yield from _record(reader, fields, int(length), start, options)
+                    break
+                if reader.failure is None:
+                    detail = "the record's header is damaged or has no length; what stands before the next is lost"
+                    yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
+                line = _to_next_record(reader)
+                start = reader.position - len(line)
+        if reader.failure is not None:
+            yield reader.broken(reader.position)
+
+
+def _record(
+    reader: ByteReader, fields: dict[str, str], length: int, start: int, options: ReadOptions
+) -> Iterator[Record]:
+    kind = fields.get("warc-type", "").lower()
+    media = fields.get("content-type", "").partition(";")[0].strip().lower()
+    is_document = kind in _DOCUMENTS and media in ("text/plain", "")
+    large = length > options.max_record_bytes
+    content = b""
+    if is_document and not large:
+        content = reader.read(length)
+        found = len(content)
+    else:
+        found = reader.skip(length)
+    if kind in _WITHOUT_CONTENT and found == length:
+        return
+    name = fields.get("warc-record-id", "")
+    head = f"{kind} {name} {fields.get('warc-target-uri', '')}".encode()[:EXCERPT_BYTES]
+    if found < length:
+        if reader.failure is None:
+            yield reader.ended_early(start, head, "WARC record")
+    elif not is_document:
+        detail = (
+            f"a {kind or 'nameless'} record of {media or 'no content type'} holds no extracted text; read the WET "
+            "files of the crawl, or extract the text first"
+        )
+        yield BadRecord(start, Reason.NO_TEXT, detail, head)
+    elif large:
+        detail = f"the record has {length} bytes, more than the limit of {options.max_record_bytes} (max_record_bytes)"
+        yield BadRecord(start, Reason.RECORD_TOO_LARGE, detail, head)
+    else:
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            detail = f"the text is not UTF-8: {error.reason} at byte {error.start}"
+            yield BadRecord(start, Reason.NOT_UTF8, detail, content[:EXCERPT_BYTES])
+            return
+        more: dict[str, object] = {"url": fields.get("warc-target-uri"), "date": fields.get("warc-date")}
+        if "warc-identified-content-language" in fields:
+            more["language"] = fields["warc-identified-content-language"]
+        yield document_of(text, name, None, start, as_line(options, name, text, more), options)

@@ -1,0 +1,248 @@
+"""Every format in, through the whole of curation; formats out for mixing elsewhere."""
+
+import base64
+import bz2
+import gzip
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from pipelines import curate, select
+from tests.integration.conftest import as_lines, make_records
+
+
+def masked(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def length_prefixed(number: int, payload: bytes) -> bytes:
+    size, prefix = len(payload), bytearray([number << 3 | 2])
+    while size >= 0x80:
+        prefix.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*prefix, size]) + payload
+
+
+def feature(value: Any) -> bytes:
+    if isinstance(value, float):
+        return length_prefixed(2, length_prefixed(1, struct.pack("<f", value)))
+    if isinstance(value, int):
+        varint, left = bytearray(), value & 0xFFFFFFFFFFFFFFFF
+        while left >= 0x80:
+            varint.append(left & 0x7F | 0x80)
+            left >>= 7
+        return length_prefixed(3, length_prefixed(1, bytes([*varint, left])))
+    data = value.encode() if isinstance(value, str) else value
+    return length_prefixed(1, length_prefixed(1, data))
+
+
+def tfrecord_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    out = bytearray()
+    for row in rows:
+        entries = b"".join(
+            length_prefixed(1, length_prefixed(1, name.encode()) + length_prefixed(2, feature(value)))
+            for name, value in row.items()
+        )
+        data = length_prefixed(1, entries)
+        head = struct.pack("<Q", len(data))
+        out += head + masked(head) + data + masked(data)
+    return bytes(out)
+
+
+def wet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    out = bytearray(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 4\r\n\r\na: b\r\n\r\n")
+    for row in rows:
+        text = row["text"].encode()
+        out += (
+            f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/{row['id']}\r\n"
+            f"WARC-Date: 2024-05-18T01:58:10Z\r\nWARC-Record-ID: <urn:uuid:{row['id']}>\r\n"
+            f"WARC-Identified-Content-Language: eng\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
+        ).encode()
+        out += text + b"\r\n\r\n"
+    return bytes(out)
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": zstd,
+}
+
+
+def curated(inputs: Path | str, rater: Path, output: Path, *more: str) -> dict[str, Any]:
+    flags = ["--input", str(inputs), "--rater", str(rater), "--output", str(output), "--max_windows", "4"]
+    assert curate.main([*flags, "--keep_fraction", "0.5", "--name", "it", *more]) == 0
+    manifest: dict[str, Any] = json.loads((output / "selections/it/manifest.json").read_bytes())
+    counts = manifest["counts"]
+    assert counts["read"] == counts["kept"] + counts["dropped"] + counts["rejected"]
+    assert counts["kept"] == round(manifest["scored"] / 2)
+    return manifest
+
+
+def kept_lines(output: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for entry in manifest["files"]:
+        data = (output / "selections/it" / entry["path"]).read_bytes()
+        name = entry["path"]
+        if name.endswith(".gz"):
+            data = gzip.decompress(data)
+        elif name.endswith(".bz2"):
+            data = bz2.decompress(data)
+        elif name.endswith(".zst"):
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        rows += [json.loads(line) for line in data.splitlines()]
+    return rows
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_wet_files_keep_url_and_date(rater: Path, tmp_path: Path, suffix: str) -> None:
+    records = make_records(30, 1)
+    (tmp_path / f"a.warc.wet{suffix}").write_bytes(COMPRESSIONS[suffix](wet_of(records)))
+    manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
+    assert manifest["counts"]["read"] == 30
+    texts = {f"<urn:uuid:{record['id']}>": record["text"] for record in records}
+    rows = kept_lines(tmp_path / "run", manifest)
+    assert len(rows) == 15
+    for row in rows:
+        assert row["text"] == texts[row["id"]]
+        assert row["url"] == f"https://example.org/{row['id'][10:-1]}"
+        assert (row["date"], row["language"]) == ("2024-05-18T01:58:10Z", "eng")
+        assert np.isfinite(row["datarater_score"])
+
+
+def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(rater: Path, tmp_path: Path) -> None:
+    good = [wet_of([record]).split(b"a: b\r\n\r\n")[1] for record in make_records(6, 2)]
+    response = (
+        b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://x.org\r\nContent-Type: application/http\r\n"
+        b"Content-Length: 5\r\n\r\nHTTP/\r\n\r\n"
+    )
+    not_utf8 = b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 2\r\n\r\n\xff\xfe\r\n\r\n"
+    bad_length = good[1].replace(b"Content-Length: ", b"Content-Length: x")
+    data = good[0] + response + good[2] + bad_length + good[3] + b"garbage\r\n" + not_utf8 + good[4] + good[5][:-20]
+    (tmp_path / "a.warc").write_bytes(data)
+    manifest = curated(tmp_path / "a.warc", rater, tmp_path / "run")
+    assert manifest["scored"] == 4
+    assert manifest["counts"]["rejected_by_reason"] == {
+        "no_text": 1,
+        "record_corrupt": 2,
+        "not_utf8": 1,
+        "stream_truncated": 1,
+    }
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_tfrecords_keep_all_their_features(rater: Path, tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {**record, "url": b"\xff\x00", "n": -index, "f": 0.5} for index, record in enumerate(make_records(20, 1))
+    ]
+    (tmp_path / f"a.tfrecord{suffix}").write_bytes(COMPRESSIONS[suffix](tfrecord_of(rows)))
+    manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
+    assert (manifest["counts"]["read"], set(manifest["sources"])) == (20, {"s0", "s1", "s2"})
+    expected = {row["id"]: row for row in rows}
+    for row in kept_lines(tmp_path / "run", manifest):
+        row.pop("datarater_score")
+        assert row == {**expected[row["id"]], "url": base64.b64encode(b"\xff\x00").decode()}
+
+
+def test_a_damaged_tfrecord_costs_itself_and_a_damaged_length_the_rest(rater: Path, tmp_path: Path) -> None:
+    parts = [tfrecord_of([{"id": r["id"], "text": r["text"]}]) for r in make_records(6, 3)]
+    flipped = bytearray(parts[1])
+    flipped[30] ^= 1
+    no_example = b"\xff\xff\xff"
+    head = struct.pack("<Q", 3)
+    alien = head + masked(head) + no_example + masked(no_example)
+    lost = bytearray(parts[4])
+    lost[0] ^= 1
+    (tmp_path / "a").write_bytes(parts[0] + bytes(flipped) + parts[2] + alien + parts[3] + bytes(lost) + parts[5])
+    manifest = curated(tmp_path / "a", rater, tmp_path / "run")
+    assert manifest["scored"] == 3
+    assert manifest["counts"]["rejected_by_reason"] == {"record_corrupt": 3}
+
+
+def test_plain_text_files_are_one_document_each(rater: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text('"A quotation," he said.\n[1] and a note\n')
+    (folder / "b.txt.gz").write_bytes(gzip.compress("Zwei Zeilen\r\nund Ümläute\r\n".encode()))
+    (folder / "c.txt.bz2").write_bytes(bz2.compress(b"three"))
+    (folder / "d.txt").write_bytes(b"\xff\xfe\x00")
+    (folder / "e.txt").write_bytes(b"")
+    (folder / "f.txt.gz").write_bytes(gzip.compress(b"cut " * 1000)[:-9])
+    (folder / "g.txt").write_bytes(b'{"id": 1, "text": "lines of JSON under another name"}\n')
+    manifest = curated(folder / "*", rater, tmp_path / "run")
+    assert manifest["scored"] == 4
+    assert manifest["counts"]["rejected_by_reason"] == {"not_utf8": 1, "stream_truncated": 1}
+    texts = {
+        str(folder / "b.txt.gz"): "Zwei Zeilen\r\nund Ümläute\r\n",
+        str(folder / "c.txt.bz2"): "three",
+        str(folder / "a.txt"): '"A quotation," he said.\n[1] and a note\n',
+        1: "lines of JSON under another name",
+    }
+    for row in kept_lines(tmp_path / "run", manifest):
+        assert row["text"] == texts[row["id"]]
+
+
+def test_bzip2_in_and_out_untouched(rater: Path, tmp_path: Path) -> None:
+    lines = as_lines(make_records(40, 4))
+    half = lines.index(b"\n", len(lines) // 2) + 1
+    (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(lines[:half]) + bz2.compress(lines[half:]))
+    (tmp_path / "b.jsonl.bz2").write_bytes(bz2.compress(lines)[:-30])
+    (tmp_path / "c.jsonl.bz2").write_bytes(bz2.compress(lines) + b"garbage")
+    manifest = curated(tmp_path / "*.bz2", rater, tmp_path / "run")
+    assert manifest["scored"] == 80
+    assert manifest["counts"]["rejected_by_reason"] == {"stream_truncated": 1, "trailing_garbage": 1}
+    kept = b""
+    for entry in manifest["files"]:
+        assert entry["format"] == "jsonl.bz2"
+        kept += bz2.decompress((tmp_path / "run/selections/it" / entry["path"]).read_bytes())
+    originals = set(lines.splitlines())
+    for line in kept.splitlines():
+        assert line.rsplit(b',"datarater_score"', 1)[0] + b"}" in originals
+
+
+def test_dolma_attributes_and_scores_alone(rater: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    records = [make_records(20, seed) for seed in range(2)]
+    records[0][3]["id"] = 7
+    records[0][4]["text"] = "Ümläut"
+    for name, part in zip("ab", records, strict=True):
+        (folder / f"{name}.jsonl").write_bytes(as_lines(part))
+    flags = ["--split_bytes", "1000"]
+    manifest = curated(folder / "*", rater, tmp_path / "run", *flags)
+    scores = {row["id"]: row["datarater_score"] for row in kept_lines(tmp_path / "run", manifest)}
+    select_all = ["--output", str(tmp_path / "run"), "--keep_fraction", "1"]
+    assert select.main([*select_all, "--output_format", "attributes", "--name", "dolma"]) == 0
+    dolma = sorted((tmp_path / "run/selections/dolma/kept").iterdir())
+    assert [path.name for path in dolma] == [f"part-0000{i}-of-00002.attributes.jsonl.gz" for i in range(2)]
+    for path, part in zip(dolma, records, strict=True):
+        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        assert [row["id"] for row in rows] == [record["id"] for record in part]
+        for row, record in zip(rows, part, strict=True):
+            ((start, end, score),) = row["attributes"]["datarater__score"]
+            assert (start, end) == (0, len(record["text"]))
+            assert score == scores.get(record["id"], score)
+    for path in folder.iterdir():
+        path.unlink()  # scores alone need no second read
+    assert select.main([*select_all, "--output_format", "scores", "--name", "scores"]) == 0
+    (file,) = (tmp_path / "run/selections/scores/kept").iterdir()
+    assert file.name == "part-00000-of-00001.scores.parquet"
+    table = pq.read_table(file).to_pylist()
+    assert [row["id"] for row in table] == [str(record["id"]) for part in records for record in part]
+    assert table[0]["path"] == str(folder / "a.jsonl")
+    for row in table:
+        assert np.float32(row["datarater_score"]) == np.float32(scores.get(row["id"], row["datarater_score"]))
