@@ -197,3 +197,10 @@ def writing_failed(path: str, error: OSError) -> RunFolderError:
     if error.errno in _NO_PERMISSION:
         return RunFolderPermissionError(f"{path} cannot be written: {error.strerror}")
     return RunFolderError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def copying_failed(source: str, target: str, error: OSError) -> CurationError:
+    """What to raise where reading an input and writing a file of the run folder go together and one has failed."""
+    if error.errno in _DISK_FULL:
+        return writing_failed(target, error)
+    return reading_failed(source, error)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from pipelines import commits, ledger, writing
-from pipelines.errors import BooksError, CurationError, InputChangedError
+from pipelines import commits, errors, ledger, writing
+from pipelines.errors import BooksError, InputChangedError
 from pipelines.fingerprints import check_fingerprint
 from pipelines.score_files import ScoreFile
 from pipelines.selecting import SelectionRequest, SplitCounts, kept_rows
@@ -250,13 +250,13 @@ class WriteShard(beam.DoFn):
                 try:
                     count = write_split(writer, task.written, file, kept_R, read)
                 except OSError as error:
-                    raise CurationError(f"writing what is kept of {path}: {error}") from error
+                    raise errors.copying_failed(path, self._request.selection.kept_path(task.name), error) from error
                 if count != expected:
                     raise BooksError(f"{path}, split {ordinal}: {count} documents written, but {expected} kept")
             try:
                 writer.close()
             except OSError as error:
-                raise CurationError(f"writing {task.name}: {error}") from error
+                raise errors.writing_failed(self._request.selection.kept_path(task.name), error) from error
 
 
 def plan_shards_of(scored: Any, rows: Iterable[SplitCounts], request: SelectionRequest) -> list[ShardTask]:

@@ -288,7 +288,7 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
             pending.append(rest)
             pending_size += len(rest)
             if pending_size > max_bytes:
-                oversize_head = b"".join(pending)[:EXCERPT_BYTES]
+                oversize_head = _head(pending)
                 pending = []
     garbage = failure is not None and failure.reason is Reason.TRAILING_GARBAGE
     if skip_line:
@@ -307,6 +307,16 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
         head = b""
     if failure is not None and (end is None or position < end):
         yield BadRecord(position, failure.reason, failure.detail, (failure.excerpt or head)[:EXCERPT_BYTES])
+
+
+def _head(parts: list[bytes]) -> bytes:
+    """The first bytes of several parts, which together may be large: they are not copied."""
+    head = b""
+    for part in parts:
+        head += part[: EXCERPT_BYTES - len(head)]
+        if len(head) == EXCERPT_BYTES:
+            break
+    return head
 
 
 def _too_large(position: int, size: int, max_bytes: int, head: bytes) -> BadRecord:

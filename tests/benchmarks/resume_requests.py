@@ -1,6 +1,6 @@
 """What a million committed splits cost behind a slow network: requests, seconds, memory.
 
-    python tests/benchmarks/resume_requests.py --splits 1000000 --milliseconds 20
+    python -m tests.benchmarks.resume_requests --splits 1000000 --milliseconds 20
 
 A run folder of that many splits stands in a simulated object store: a file system of fsspec of which every request
 takes its time, and which makes up the content of score files and plan shards instead of holding it. Counted are the
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import re
 import resource
@@ -133,8 +134,6 @@ class SlowStore(AbstractFileSystem):
             self.held[path] = value
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
-        import io
-
         return io.BytesIO(self.cat_file(path))
 
     def rm_file(self, path: str) -> None:
@@ -271,6 +270,10 @@ def main() -> None:
     counter = selecting.CountUndecided(folder, 0)
     meter.measure(
         "select: a round of the descent", lambda: [list(counter.process(group, cutoffs)) for group in sampled], times
+    )
+    keeper = selecting.CountKept(request)
+    meter.measure(
+        "select: count what is kept", lambda: [list(keeper.process(group, cutoffs)) for group in sampled], times
     )
     print(f"peak of this process: {peak_megabytes():,.0f} MB")
     if args.json:

@@ -1,6 +1,6 @@
 """Whether workers stay busy to the end: 4 on one big gzip file, and 4 on 16 uneven ones.
 
-    python tests/benchmarks/worker_timeline.py --corpus 'shared/corpora/dev/*' --output /tmp/timeline
+    python -m tests.benchmarks.worker_timeline --corpus 'shared/corpora/dev/*' --output /tmp/timeline
 
 Each corpus is made from the documents of `--corpus`, repeated. It is curated by the command with `--workers` processes,
 while the marks in the run folder are watched: they say which process scores which split since when. Printed are the

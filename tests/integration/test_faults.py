@@ -326,6 +326,9 @@ def test_inputs_and_folders_that_may_not_be_used_have_their_own_codes() -> None:
     assert errors.reading_failed("a", broken).exit_code == errors.UNREADABLE_INPUT
     assert errors.writing_failed("a", denied).exit_code == errors.NO_PERMISSION
     assert errors.writing_failed("a", broken).exit_code == errors.FAILED
+    assert errors.copying_failed("a", "b", broken).exit_code == errors.UNREADABLE_INPUT
+    full = errors.copying_failed("a", "b", OSError(errno.ENOSPC, "No space left on device"))
+    assert (full.exit_code, str(full).split()[0]) == (errors.DISK_FULL, "b")
     assert len(set(errors.EXIT_CODES)) == len(errors.EXIT_CODES) == 11
 
 
