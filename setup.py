@@ -56,6 +56,7 @@ DEV = [
     "hypothesis>=6.100",
     "mypy>=1.11",
     "pytest>=8.0",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.6",
     "scipy>=1.13",
