@@ -1,0 +1,148 @@
+r"""Side by side with datatrove: the same cheap scorer in both, so that the engines are what is measured.
+
+    pip install -e '.[benchmark]'
+    python -m tests.benchmarks.side_by_side --documents 20000 --rounds 3
+
+Both read the same gzip JSONL, score every document by the variance of its bytes (NumPy), keep the best tenth and write
+gzip JSONL, in one process. Ours keeps exactly a tenth, keeps books, and can resume; datatrove has no selection over a
+corpus: it scores in one pass into its own files, then the quantile is taken and a second pass filters, as its users do.
+Rounds alternate; each run has a process of its own, whose start counts too.
+"""
+
+import argparse
+import gzip
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+SHARE = 0.1
+FILES = 8
+
+
+def score_of(text: str) -> float:
+    """The scorer of both."""
+    return float(np.frombuffer(text.encode(), np.uint8).var())
+
+
+def write_corpus(folder: Path, documents: int) -> None:
+    """Gzip JSONL of random words, in a few files."""
+    words = [f"word{i}" for i in range(5000)]
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for file in range(FILES):
+        with gzip.open(folder / f"{file}.jsonl.gz", "wt", compresslevel=1) as out:
+            for index in range(file, documents, FILES):
+                text = " ".join(words[i] for i in rng.integers(0, len(words), int(rng.integers(20, 500))))
+                out.write(json.dumps({"id": str(index), "text": text}) + "\n")
+
+
+def ours(corpus: Path, output: Path) -> int:
+    """Curates by the command, its rater replaced by the cheap scorer. Returns the kept documents."""
+    import jax
+
+    from pipelines import curate, scoring
+    from rater_model.checkpoint import RaterCheckpoint, save_rater
+    from rater_model.rater import RaterConfig, initialise_rater
+    from rater_model.scorer import ScoredTexts
+    from rater_model.tokenizer import ByteTokenizer
+    from rater_model.transformer import TransformerConfig
+
+    class CheapScorer:
+        def __init__(self, checkpoint: RaterCheckpoint, options: object = None) -> None:
+            self.digest = checkpoint.digest
+
+        def score(self, texts: Sequence[str]) -> ScoredTexts:
+            scores = [score_of(text) for text in texts]
+            return ScoredTexts(np.asarray(scores, np.float32), np.asarray([len(text) for text in texts], np.int64))
+
+    config = RaterConfig(window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1))
+    save_rater(output / "rater", RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()))
+    flags = ["--input", f"{corpus}/*", "--rater", str(output / "rater"), "--output", str(output / "run")]
+    with mock.patch.object(scoring, "Scorer", CheapScorer):
+        if curate.main([*flags, "--keep_fraction", str(SHARE)]):
+            raise RuntimeError("datarater-curate failed")
+    manifest = json.loads((output / f"run/selections/keep-{SHARE}/manifest.json").read_bytes())
+    kept: int = manifest["counts"]["kept"]
+    return kept
+
+
+def datatroves(corpus: Path, output: Path) -> int:
+    """Scores, takes the quantile, filters. Returns the kept documents."""
+    import importlib
+
+    base = importlib.import_module("datatrove.pipeline.base")
+    readers = importlib.import_module("datatrove.pipeline.readers")
+    writers = importlib.import_module("datatrove.pipeline.writers")
+    filters = importlib.import_module("datatrove.pipeline.filters")
+    executor = importlib.import_module("datatrove.executor").LocalPipelineExecutor
+
+    class Score(base.PipelineStep):  # type: ignore[name-defined]
+        name = "score"
+
+        def run(self, data, rank=0, world_size=1):  # type: ignore[no-untyped-def]
+            for document in data:
+                document.metadata["score"] = score_of(document.text)
+                yield document
+
+    def run(steps: list[object], name: str) -> None:
+        executor(pipeline=steps, tasks=FILES, workers=1, logging_dir=str(output / f"log_{name}")).run()
+
+    scored = output / "scored"
+    run([readers.JsonlReader(str(corpus)), Score(), writers.JsonlWriter(str(scored))], "score")
+    scores = []
+    for path in scored.glob("*.jsonl.gz"):
+        with gzip.open(path) as file:
+            scores += [json.loads(line)["metadata"]["score"] for line in file]
+    threshold = float(np.quantile(scores, 1 - SHARE))
+    keep = filters.LambdaFilter(lambda document: document.metadata["score"] >= threshold)
+    run([readers.JsonlReader(str(scored)), keep, writers.JsonlWriter(str(output / "kept"))], "keep")
+    return sum(sum(1 for _ in gzip.open(path)) for path in (output / "kept").glob("*.jsonl.gz"))
+
+
+ENGINES = {"ours": ours, "datatrove": datatroves}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--engine", choices=ENGINES, help="run this one only, over --corpus")
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    if args.engine:
+        kept = ENGINES[args.engine](args.corpus, args.output)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+        print(json.dumps({"kept": kept, "peak": peak / 1024}))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name) / "corpus"
+        write_corpus(corpus, args.documents)
+        print("| round | engine | seconds | peak MB | kept |\n|---|---|---:|---:|---:|")
+        for number in range(1, args.rounds + 1):
+            for engine in list(ENGINES)[:: 1 if number % 2 else -1]:
+                output = Path(name) / "output"
+                shutil.rmtree(output, ignore_errors=True)
+                output.mkdir()
+                command = [sys.executable, "-m", "tests.benchmarks.side_by_side", "--engine", engine]
+                command += ["--corpus", str(corpus), "--output", str(output)]
+                started = time.perf_counter()
+                said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+                seconds = time.perf_counter() - started
+                row = json.loads(said.splitlines()[-1])
+                print(f"| {number} | {engine} | {seconds:.1f} | {row['peak']:.0f} | {row['kept']:,} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
