@@ -356,7 +356,10 @@ def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
         lines = b"garbage\n" * 2000 if number < 20 else as_lines(make_records(400, number))
         (corpus / f"{number:02d}.jsonl").write_bytes(lines)
     args = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--keep_fraction", "0.5"]
-    assert curate.main([*args, "--max_rejected_fraction", "0.1", "--local_workers", "2"]) == 4
+    process = launch([*args, "--max_rejected_fraction", "0.1", "--local_workers", "2"])
+    said = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == errors.PAST_LIMIT, said
+    assert "--max_rejected_fraction 0.1" in said.splitlines()[-1]
     assert not (output / "scoring.json").exists()
 
 
