@@ -1,0 +1,310 @@
+"""The run itself: warm-up, meta-steps, exports and checkpoints, from wherever its workdir stands."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from meta_training import settings
+from meta_training.checkpoints import Checkpoints, tree_digest
+from meta_training.data import draw_batches, iterator_state, restore_iterator
+from meta_training.errors import StoppedError, StopSignal, WorkdirError
+from meta_training.experiment import Experiment
+from meta_training.export import export_rater
+from meta_training.language_model import Params, initialise_language_model, sequence_losses
+from meta_training.meta_gradient import InnerState, make_meta_gradient
+from meta_training.metrics import MetricsWriter
+from meta_training.population import (
+    Initialise,
+    fresh_inner_state,
+    initial_meta_state,
+    make_meta_step,
+    members_to_reset,
+    place_meta_state,
+    place_windows,
+    pool_steps,
+    replace_member,
+    stack,
+    warm_up,
+)
+from meta_training.watch import (
+    ModelCost,
+    Progress,
+    Spending,
+    check_finite,
+    check_warmup_losses,
+    score_correlation,
+    step_text,
+    summarise,
+    warmup_tokens,
+)
+from meta_training.workdir import Workdir
+from rater_model.checkpoint import RaterCheckpoint, save_rater
+from rater_model.rater import count_parameters, initialise_rater, score_tokens
+
+_LOG = logging.getLogger("datarater")
+_WARMUP_REPORT_EVERY = 50
+
+
+def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCheckpoint:
+    """Runs meta-training from where the workdir stands to its last step.
+
+    Args:
+        experiment: as `prepare` returns it.
+        workdir: where everything is written, claimed for this experiment.
+        stop: asked after every step whether to save and leave.
+
+    Returns:
+        The last rater checkpoint, also in `workdir.rater`.
+
+    Raises:
+        NonFiniteError: a loss or a meta-gradient is not finite.
+        StoppedError: a signal came; the run is saved.
+        WorkdirError: the workdir's checkpoints are damaged.
+    """
+    config = experiment.config
+    population = settings.population_config(config)
+    inner_optimiser, meta_optimiser = settings.inner_optimiser(config), settings.meta_optimiser(config)
+    losses = functools.partial(sequence_losses, experiment.language_model)
+    initialise = functools.partial(initialise_language_model, experiment.language_model)
+    rater_key, pool_key, fresh_key, choice_key = jax.random.split(jax.random.key(config.seed), 4)
+    rater_params = initialise_rater(experiment.rater, rater_key)
+    inner_shapes = jax.eval_shape(initialise, fresh_key)
+    _LOG.info(
+        "rater %s parameters, inner models %d x %s; inner set: %s; outer set: %s",
+        f"{count_parameters(rater_params):,}",
+        population.size,
+        f"{count_parameters(inner_shapes):,}",
+        experiment.inner.describe(),
+        experiment.outer.describe(),
+    )
+    spending = spending_of(experiment, rater_params, inner_shapes)
+    placement = settings.placement(config)
+    if placement:
+        _LOG.info("on %s", placement.describe())
+
+    pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key)
+    pool_digest = tree_digest(pool)
+
+    def newcomer(step: int, member: int) -> InnerState:
+        number = step * population.size + member
+        if pool:
+            # A fresh shuffle of the pool each round: the first members all start from different entries.
+            order = jax.random.permutation(jax.random.fold_in(choice_key, number // len(pool)), len(pool))
+            return pool[int(order[number % len(pool)])]
+        return fresh_inner_state(initialise, inner_optimiser, jax.random.fold_in(fresh_key, number))
+
+    state = initial_meta_state(rater_params, stack([newcomer(0, i) for i in range(population.size)]), meta_optimiser)
+    meta_step = make_meta_step(
+        make_meta_gradient(
+            lambda params, windows: score_tokens(experiment.rater, params, *windows),
+            losses,
+            inner_optimiser,
+            settings.meta_gradient_config(config),
+            placement.data_axis(inner_shapes) if placement else None,
+        ),
+        meta_optimiser,
+        placement,
+    )
+    state = place_meta_state(state, placement)
+    with contextlib.ExitStack() as stack_of:
+        inner_batches = stack_of.enter_context(
+            drawing(experiment.inner, (population.size, config.inner_updates, config.inner_batch), config.seed)
+        )
+        outer_batches = stack_of.enter_context(
+            drawing(experiment.outer, (population.size, config.outer_batch), config.seed + 1)
+        )
+        checkpoints = stack_of.enter_context(Checkpoints(workdir.checkpoints, config.keep_checkpoints))
+        start, exported, saved_step = 0, None, None
+        restored = checkpoints.restore_latest(state)
+        if restored is None:
+            exported, scores_N = export(experiment, workdir, state.rater_params, 0)
+        else:
+            start, state, host = restored
+            saved_step = start
+            if host["pool"] != pool_digest:
+                raise WorkdirError(
+                    f"{workdir.pool} is not the warm-up pool that {workdir.checkpoints} was trained with: it "
+                    "is damaged or was exchanged; restore it, or give another --workdir"
+                )
+            restore_iterator(inner_batches, host["inner_batches"])
+            restore_iterator(outer_batches, host["outer_batches"])
+            scores_N = np.asarray(host["reference_scores"], np.float32)
+            _LOG.info("resuming at meta-step %d of %d", start, config.meta_steps)
+        writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start)) if workdir.writes else None
+        progress = Progress("step", config.meta_steps)
+        stack_of.enter_context(stop.deferred())
+        for step in range(start, config.meta_steps):
+            for member in members_to_reset(step, population):
+                state = state._replace(inner=replace_member(state.inner, member, newcomer(step, member), placement))
+            inner, outer = (place_windows(next(drawn), placement) for drawn in (inner_batches, outer_batches))
+            state, metrics = meta_step(state, inner, outer)
+            done, last = step + 1, step + 1 == config.meta_steps
+            scalars = summarise(jax.device_get(metrics), config.meta_optimiser.clip_norm, config.meta_optimiser.epsilon)
+            scalars |= spending.at(done)
+            check_finite(done, scalars, saved_step)
+            scalars["score_autocorrelation"] = None
+            if done % config.export_every == 0 or last:
+                scores_before_N = scores_N
+                exported, scores_N = export(experiment, workdir, state.rater_params, done)
+                scalars["score_autocorrelation"] = score_correlation(scores_before_N, scores_N)
+            if writer:
+                writer.write(done, scalars)
+            if done % config.report_every == 0 or last:
+                progress.report(done, step_text(scalars))
+                if scalars["effective_sample_share"] < config.minimum_effective_sample_share:
+                    _LOG.warning(
+                        "the weights are collapsing: effective sample share %.3f; lower meta_optimiser.learning_rate",
+                        scalars["effective_sample_share"],
+                    )
+            stopping = stop.requested()
+            if done % config.checkpoint_every == 0 or last or stopping:
+                host = {
+                    "pool": pool_digest,
+                    "inner_batches": iterator_state(inner_batches),
+                    "outer_batches": iterator_state(outer_batches),
+                    "reference_scores": scores_N.tolist(),
+                }
+                checkpoints.save(done, state, host)
+                saved_step = done
+            if stopping and not last:
+                checkpoints.wait()
+                raise StoppedError(f"stopped after meta-step {done} of {config.meta_steps}; saved")
+        checkpoints.wait()
+        if exported is None:  # a finished run whose last exports were not written, or were lost
+            exported, _ = export(experiment, workdir, state.rater_params, config.meta_steps)
+    return save_rater(workdir.rater, exported) if workdir.writes else exported
+
+
+def warm_up_pool(
+    experiment: Experiment, workdir: Workdir, stop: StopSignal, initialise: Initialise, key: jax.Array
+) -> list[InnerState]:
+    """Returns the warm-up pool: read from the workdir as far as it is there, trained from there on.
+
+    Every entry is a checkpoint of the warm-up, and stays; those between entries go when the pool is complete.
+
+    Args:
+        experiment: as `prepare` returns it.
+        workdir: where the pool is kept.
+        stop: asked after every step whether to save and leave.
+        initialise: makes an inner model's parameters of a random key.
+        key: random key of the trajectories.
+
+    Raises:
+        NonFiniteError: a loss is not finite.
+        StoppedError: a signal came; the warm-up is saved.
+    """
+    config = experiment.config
+    population = settings.population_config(config)
+    if not population.warmup_steps:
+        return []
+    optimiser = settings.inner_optimiser(config)
+    entry_steps = pool_steps(population)
+    with Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
+        like = fresh_inner_state(initialise, optimiser, key)
+        series = checkpoints.restore_series(like, entry_steps)
+        pool = [entry for step, entry, _ in series if step in entry_steps]
+        restored = series[-1] if series else None
+        if restored and restored[0] == entry_steps[-1]:
+            return pool
+        batches = stack_of.enter_context(drawing(experiment.inner, (config.inner_batch,), config.seed + 2))
+        progress = Progress("warm-up", entry_steps[-1])
+        recent: list[jax.Array] = []
+
+        def check(step: int) -> float:
+            losses = [float(loss) for loss in recent]
+            check_warmup_losses(step - len(losses) + 1, losses)
+            recent.clear()
+            return losses[-1]
+
+        def observe(step: int, state: InnerState, loss: jax.Array) -> None:
+            recent.append(loss)
+            stopping = stop.requested()
+            save = step in entry_steps or step % config.warmup_checkpoint_every == 0 or stopping
+            report = step % _WARMUP_REPORT_EVERY == 0 or step == entry_steps[-1]
+            if save or report:
+                last_loss = check(step)
+            if report:
+                progress.report(step, f"loss {last_loss:.3f}")
+            if save:
+                checkpoints.save(step, state, {"batches": iterator_state(batches)})
+            if stopping:
+                checkpoints.wait()
+                raise StoppedError(f"stopped after warm-up step {step} of {entry_steps[-1]}; saved")
+
+        if restored:
+            restore_iterator(batches, restored[2]["batches"])
+            _LOG.info("resuming warm-up at step %d of %d", restored[0], entry_steps[-1])
+        stack_of.enter_context(stop.deferred())
+        pool = warm_up(
+            population,
+            initialise,
+            functools.partial(sequence_losses, experiment.language_model),
+            optimiser,
+            batches,
+            key,
+            observe,
+            pool,
+            restored[:2] if restored else None,
+        )
+        checkpoints.wait()
+        for step in set(checkpoints.steps()) - set(entry_steps):
+            checkpoints.delete(step)
+    return pool
+
+
+@contextlib.contextmanager
+def drawing(windows: Any, shape: tuple[int, ...], seed: int) -> Iterator[Any]:
+    """Draws batches; ends the iterator's threads on leaving, without which the process may abort as it ends."""
+    batches = draw_batches(windows, shape, seed)
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Params) -> Spending:
+    """Returns what a run's steps cost in tokens and FLOPs.
+
+    Args:
+        experiment: as `prepare` returns it.
+        rater_params: the rater's parameters, or their shapes.
+        inner_shapes: an inner model's.
+    """
+    config = experiment.config
+    length = config.length
+
+    def multiplying(params: Params) -> int:
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        return sum(leaf.size for name, leaf in flat.items() if not name.endswith("embedding/embedding"))
+
+    return Spending(
+        inner=ModelCost.of(experiment.language_model.transformer, multiplying(inner_shapes), length),
+        rater=ModelCost.of(experiment.rater.transformer, multiplying(rater_params), length),
+        warmup_tokens=warmup_tokens(settings.population_config(config), config.inner_batch, length),
+        inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
+        outer_tokens=config.population.size * config.outer_batch * length,
+    )
+
+
+def export(
+    experiment: Experiment, workdir: Workdir, rater_params: Params, step: int
+) -> tuple[RaterCheckpoint, np.ndarray]:
+    """Writes the rater checkpoint of a step to the workdir's raters, and returns it with its reference scores."""
+    return export_rater(
+        str(workdir.rater_of_step(step)),
+        experiment.rater,
+        rater_params,
+        experiment.tokenizer,
+        experiment.reference,
+        experiment.config.export.max_windows,
+        {**experiment.provenance, "step": step},
+        workdir.writes,
+    )
