@@ -71,9 +71,8 @@ class LanguageModel(nn.Module):
             name="token_embedding",
             **dtypes,
         )(tokens_BxL)
-        length = tokens_BxL.shape[1]
-        causal_1xLxL = jnp.tril(jnp.ones((length, length), bool))[None]
-        x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, causal_1xLxL)
+        everything_1x1xL = jnp.ones((1, 1, tokens_BxL.shape[1]), bool)
+        x_BxLxD = Transformer(shape, causal=True, name="transformer")(x_BxLxD, everything_1x1xL)
         if not read_out:
             return x_BxLxD
         logits_BxLxV = nn.Dense(config.vocabulary_size, use_bias=False, name="readout", **dtypes)(x_BxLxD)

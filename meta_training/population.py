@@ -168,10 +168,11 @@ def place_windows(windows: Windows, placement: Placement | None) -> Windows:
     """Puts windows [P, T, B, L] or [P, B, L], the same in every process, where they are used."""
     if placement is None:
         return windows
-    return placement.place(windows, _windows_spec(windows))
+    return placement.place(windows, windows_spec(windows))
 
 
-def _windows_spec(windows: Windows) -> PartitionSpec:
+def windows_spec(windows: Windows) -> PartitionSpec:
+    """Returns where windows [P, T, B, L] or [P, B, L] live: members in their groups, batches over a group."""
     return PartitionSpec(POPULATION, *[None] * (windows.length_B.ndim - 2), DATA)
 
 
@@ -220,8 +221,8 @@ def make_meta_step(
                     specs.rater_params,
                     specs.meta_optimiser_state,
                     specs.inner,
-                    _windows_spec(inner),
-                    _windows_spec(outer),
+                    windows_spec(inner),
+                    windows_spec(outer),
                 ),
                 out_specs=(
                     everywhere,

@@ -121,7 +121,7 @@ class _Blocks(NamedTuple):
     k: jax.Array  # [blocks, B, S, H, K]
     v: jax.Array
     mask: jax.Array  # [blocks, B or 1, 1, L or 1, S]
-    exists: jax.Array  # [blocks, S], False for what only fills the last block
+    position: jax.Array  # [blocks, S], of a key; L and above for what only fills the last block
 
 
 def _cut(k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int) -> _Blocks:
@@ -133,17 +133,30 @@ def _cut(k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, bloc
         x = jnp.pad(x, padding).reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :])
         return jnp.moveaxis(x, axis, 0)
 
-    return _Blocks(cut(k_BxLxHxK, 1), cut(v_BxLxHxK, 1), cut(mask_BxLxL[:, None], 3), cut(jnp.ones(length, bool), 0))
+    return _Blocks(
+        cut(k_BxLxHxK, 1),
+        cut(v_BxLxHxK, 1),
+        cut(mask_BxLxL[:, None], 3),
+        jnp.arange(count * block, dtype=jnp.int32).reshape(count, block),
+    )
 
 
-def _block_logits(q_BxLxHxK: jax.Array, block: _Blocks) -> jax.Array:
+def _visible(keys: _Blocks, length: int, causal: bool) -> jax.Array:
+    """Returns which queries may look at which keys of a block, [B or 1, 1, L or 1, S]."""
+    if not causal:
+        return keys.mask
+    # Made of positions for each block: of a whole mask the compiler would try to work out every number beforehand.
+    return keys.mask & (keys.position <= jnp.arange(length, dtype=jnp.int32)[:, None])
+
+
+def _block_logits(q_BxLxHxK: jax.Array, keys: _Blocks, causal: bool) -> jax.Array:
     dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
-    logits_BxHxLxS = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, block.k, preferred_element_type=dtype)
-    return jnp.where(block.mask, logits_BxHxLxS, jnp.finfo(dtype).min)
+    logits_BxHxLxS = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, keys.k, preferred_element_type=dtype)
+    return jnp.where(_visible(keys, q_BxLxHxK.shape[1], causal), logits_BxHxLxS, jnp.finfo(dtype).min)
 
 
 def _running_softmax(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int
+    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int, causal: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the mixed values, and the maximum and the sum of exponentials of every query's logits."""
     batch, length, heads, _ = q_BxLxHxK.shape
@@ -151,11 +164,11 @@ def _running_softmax(
 
     def step(carry: tuple[jax.Array, ...], keys: _Blocks) -> tuple[tuple[jax.Array, ...], None]:
         maximum_BxHxL, sum_BxHxL, mixed_BxLxHxK = carry
-        logits_BxHxLxS = _block_logits(q_BxLxHxK, keys)
+        logits_BxHxLxS = _block_logits(q_BxLxHxK, keys, causal)
         # The maximum cancels out of the result, and so do its derivatives.
         higher_BxHxL = jax.lax.stop_gradient(jnp.maximum(maximum_BxHxL, jnp.max(logits_BxHxLxS, axis=-1)))
         shrink_BxHxL = jnp.exp(maximum_BxHxL - higher_BxHxL)
-        weights_BxHxLxS = jnp.where(keys.exists, jnp.exp(logits_BxHxLxS - higher_BxHxL[..., None]), 0)
+        weights_BxHxLxS = jnp.where(keys.position < length, jnp.exp(logits_BxHxLxS - higher_BxHxL[..., None]), 0)
         new_BxLxHxK = jnp.einsum(
             "bhqs,bshk->bqhk", weights_BxHxLxS.astype(keys.v.dtype), keys.v, preferred_element_type=dtype
         )
@@ -174,9 +187,14 @@ def _running_softmax(
     return mixed_BxLxHxK.astype(v_BxLxHxK.dtype), maximum_BxHxL, sum_BxHxL
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attend_in_blocks(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int
+    q_BxLxHxK: jax.Array,
+    k_BxLxHxK: jax.Array,
+    v_BxLxHxK: jax.Array,
+    mask_BxLxL: jax.Array,
+    block: int,
+    causal: bool = False,
 ) -> jax.Array:
     """The same as `attend`, over one block of keys after another; memory grows with L, not with its square.
 
@@ -194,34 +212,37 @@ def attend_in_blocks(
         v_BxLxHxK: values.
         mask_BxLxL: as in `attend`.
         block: keys in a block.
+        causal: a query may look at no key behind it, whatever the mask says.
 
     Returns:
         The mixed values, shape [B, L, H, K].
     """
-    return _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block)[0]
+    return _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block, causal)[0]
 
 
 def _attend_in_blocks_forward(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int
+    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int, causal: bool
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    mixed, maximum, total = _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block)
+    mixed, maximum, total = _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block, causal)
     return mixed, (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, mixed, maximum, total)
 
 
 def _attend_in_blocks_backward(
-    block: int, saved: tuple[jax.Array, ...], mixed_bar_BxLxHxK: jax.Array
+    block: int, causal: bool, saved: tuple[jax.Array, ...], mixed_bar_BxLxHxK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     q, k, v, mask, mixed, maximum_BxHxL, sum_BxHxL = saved
-    dtype = maximum_BxHxL.dtype
+    dtype, length = maximum_BxHxL.dtype, q.shape[1]
     product = functools.partial(jnp.einsum, preferred_element_type=dtype)
     inner_BxHxL = product("bqhk,bqhk->bhq", mixed_bar_BxLxHxK, mixed)
 
     def step(q_bar_BxLxHxK: jax.Array, keys: _Blocks) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        weights = jnp.exp(_block_logits(q, keys) - maximum_BxHxL[..., None]) / sum_BxHxL[..., None]
-        weights = jnp.where(keys.exists, weights, 0)
+        weights = jnp.exp(_block_logits(q, keys, causal) - maximum_BxHxL[..., None]) / sum_BxHxL[..., None]
+        weights = jnp.where(keys.position < length, weights, 0)
         v_bar = product("bhqs,bqhk->bshk", weights.astype(v.dtype), mixed_bar_BxLxHxK)
         weights_bar = product("bqhk,bshk->bhqs", mixed_bar_BxLxHxK, keys.v)
-        logits_bar = jnp.where(keys.mask, weights * (weights_bar - inner_BxHxL[..., None]), 0).astype(q.dtype)
+        logits_bar = jnp.where(
+            _visible(keys, length, causal), weights * (weights_bar - inner_BxHxL[..., None]), 0
+        ).astype(q.dtype)
         k_bar = product("bhqs,bqhk->bshk", logits_bar, q)
         return q_bar_BxLxHxK + product("bhqs,bshk->bqhk", logits_bar, keys.k), (k_bar, v_bar)
 
@@ -257,6 +278,7 @@ class Attention(nn.Module):
     """Multi-head attention with rotary positions, no biases."""
 
     config: TransformerConfig
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
@@ -271,8 +293,10 @@ class Attention(nn.Module):
         scale = jnp.asarray(head_width**-0.5, x_BxLxD.dtype)
         query, key = rotate(query) * scale, rotate(key)
         if config.attention == "blocks":
-            mixed = attend_in_blocks(query, key, value, mask_BxLxL, config.attention_block)
+            mixed = attend_in_blocks(query, key, value, mask_BxLxL, config.attention_block, self.causal)
         else:
+            if self.causal:
+                mask_BxLxL = mask_BxLxL & jnp.tril(jnp.ones((x_BxLxD.shape[1],) * 2, bool))
             mixed = attend(query, key, value, mask_BxLxL)
         return nn.DenseGeneral(config.width, axis=(-2, -1), name="output", **dtypes)(mixed)
 
@@ -296,20 +320,27 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     config: TransformerConfig
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
         """Returns the block's output, shape [B, L, D]."""
         config = self.config
         x = x_BxLxD
-        x = x + Attention(config, name="attention")(RMSNorm(config, name="attention_norm")(x), mask_BxLxL)
+        x = x + Attention(config, self.causal, name="attention")(RMSNorm(config, name="attention_norm")(x), mask_BxLxL)
         return x + GatedMLP(config, name="mlp")(RMSNorm(config, name="mlp_norm")(x))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a last norm, over embeddings that the caller has made."""
+    """A stack of blocks and a last norm, over embeddings that the caller has made.
+
+    Attributes:
+        config: the stack's shape.
+        causal: a position may look at none behind it, whatever the mask says.
+    """
 
     config: TransformerConfig
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
@@ -322,5 +353,5 @@ class Transformer(nn.Module):
         block = nn.remat(Block) if self.config.rematerialise_blocks else Block
         x = x_BxLxD
         for layer in range(self.config.layers):
-            x = block(self.config, name=f"block_{layer}")(x, mask_BxLxL)
+            x = block(self.config, self.causal, name=f"block_{layer}")(x, mask_BxLxL)
         return RMSNorm(self.config, name="norm")(x)

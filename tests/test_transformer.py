@@ -1,6 +1,5 @@
 """Attention in blocks: the same numbers as plain attention, and the same derivatives, first and second."""
 
-import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -36,14 +35,13 @@ def derivatives(function: Attend, mask: np.ndarray) -> Callable[..., tuple[jax.A
     def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.sum(jnp.sin(function(q, k, v, jnp.asarray(mask))))
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def all_of_them(arguments: tuple[jax.Array, ...], directions: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         gradient = jax.grad(loss, (0, 1, 2))
         first, second = jax.jvp(gradient, arguments, directions)  # forward over reverse, as mixed mode does
         _, pull_back = jax.vjp(gradient, *arguments)
         return function(*arguments, jnp.asarray(mask)), first, second, pull_back(directions)
 
-    return all_of_them
+    return jax.jit(all_of_them, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -51,6 +49,18 @@ def derivatives(function: Attend, mask: np.ndarray) -> Callable[..., tuple[jax.A
 def test_blocks_equal_plain_attention_and_so_do_their_derivatives(mask: str, block: int) -> None:
     expected = derivatives(attend, MASKS[mask])(*inputs())
     actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, m, block), MASKS[mask])(*inputs())
+    assert_close(actual, expected)
+
+
+def test_causal_blocks_equal_a_causal_mask() -> None:
+    padding = jnp.asarray(MASKS["padding"])
+    both = MASKS["padding"] & MASKS["causal"]
+    expected = derivatives(attend, both)(*inputs())
+    actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, padding, 3, True), both)(*inputs())
+    assert_close(actual, expected)
+
+
+def assert_close(actual: tuple[jax.Array, ...], expected: tuple[jax.Array, ...]) -> None:
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
@@ -72,7 +82,7 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
             return jnp.sum(function(q, k, v, jnp.asarray(mask)) ** 2)
 
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        return int(compiled.memory_analysis().temp_size_in_bytes)  # type: ignore[union-attr]
 
     blocks = lambda q, k, v, m: attend_in_blocks(q, k, v, m, 32)  # noqa: E731
     # The mask itself, a byte for each of L x L, is cut into blocks too.
