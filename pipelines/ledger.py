@@ -21,7 +21,7 @@ marks of splits that are being scored; nothing is read from these that would cha
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -180,9 +180,12 @@ class SplitTask:
         return cls(Split.from_json(fields["split"]), fields["fingerprint"], fields["group"])
 
 
-def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Rows as JSONL."""
-    return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    lines = bytearray()  # not a list: each result of orjson keeps kilobytes beyond its length
+    for row in rows:
+        lines += orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    return bytes(lines)
 
 
 def read_json_lines(path: str) -> list[dict[str, Any]]:
@@ -192,11 +195,13 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
 
 def inputs_json(files: Sequence[FileInfo]) -> dict[str, Any]:
     """What identifies the inputs: their number, bytes, and a digest over paths, sizes and fingerprints."""
-    lines = json_lines([file.to_json() for file in files])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(json_lines([file.to_json()]))
     return {
         "files": len(files),
         "bytes": sum(file.size for file in files),
-        "sha256": hashlib.sha256(lines).hexdigest(),
+        "sha256": digest.hexdigest(),
     }
 
 

@@ -180,6 +180,8 @@ def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
     for plan in plans:
         wanted = -(-2 * request.workers_to_fill * plan.info.size // total) if total else 1
         parts = min(wanted, most, -(-plan.info.size // request.split_bytes))
+        if parts > request.workers_to_fill:  # so many rounds, the last as full as the first
+            parts -= parts % request.workers_to_fill
         found.append(plan.strided(parts) if plan.unpacked and parts > 1 else plan)
     return found
 
@@ -217,7 +219,7 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
         digest.update(shard)
     plan_id = digest.hexdigest()[:16]
     folder = request.folder
-    commits.commit_if_absent(folder.inputs_path(plan_id), ledger.json_lines([info.to_json() for info in files]))
+    commits.commit_if_absent(folder.inputs_path(plan_id), ledger.json_lines(info.to_json() for info in files))
     groups = 0
     for shard in _plan_shards(plans):
         commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
