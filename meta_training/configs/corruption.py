@@ -1,4 +1,17 @@
-"""Settings of the experiment; see the benchmark of the same name in tests/benchmarks."""
+"""The corruption experiment: a rater of prose at known noise levels, bytes redrawn or shuffled.
+
+    python tests/benchmarks/corruption.py --output corruption_output
+
+makes the corpus, runs `datarater-train --config=meta_training/configs/corruption.py` for each of three seeds, and
+evaluates on sequences out of modules and topics that training did not see.
+
+Time: 3.7 minutes of CPU time a seed; 33 minutes for three on 2 cores that were busy with other work. To expect, on each
+of the seeds 0, 1, 2 and for each kind of damage: AUC of clean against damaged at least 0.997, at noise level 0.25 alone
+at least 0.989, rank correlation with the noise level 0.90 (untrained: AUC 0.30 to 0.58). A bigram filter of the target
+gets 0.994 to 0.997 and 0.87 to 0.89; a trigram filter 0.999 to 1.000 and 0.92, which the rater does not reach.
+
+The n-gram orders were chosen by the figures of seed 0; seeds 1 and 2 were run once, with what had been chosen.
+"""
 
 from ml_collections import ConfigDict
 
@@ -13,7 +26,7 @@ def get_config() -> ConfigDict:
     config.data.windows = "document"
     config.data.inner = "corruption_output/pool/*.jsonl.gz"
     config.data.outer = "corruption_output/target/*.jsonl.gz"
-    config.rater.ngram_orders = (2, 3)  # bigrams alone take three times the meta-steps, and order less well
+    config.rater.ngram_orders = (2, 3)  # bigrams alone levelled off at AUC 0.990 (seed 0)
     config.rater.ngram_rows = 16_384
     config.population.warmup_steps = 200
     config.export_every = 50
