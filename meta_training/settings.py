@@ -32,6 +32,7 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
             mlp_width=config.rater.mlp_width,
             layers=config.rater.layers,
             rematerialise_blocks=config.rater.rematerialise_blocks,
+            scan_blocks=config.rater.scan_blocks,
             dtype=config.rater.dtype,
             attention=config.rater.attention,
             attention_block=config.rater.attention_block,

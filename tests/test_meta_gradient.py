@@ -225,7 +225,9 @@ def test_a_transformer_in_every_economy_at_once(float64: None) -> None:
     """Blocks of attention, chunks of the loss, rematerialised blocks, micro-batches, a scan: still the same number."""
     config = MetaGradientConfig(scan_updates=True, inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4)
     expected = of_transformers(REVERSE, "float64", 0)
-    frugal = of_transformers(config, "float64", 4, attention="blocks", attention_block=3, rematerialise_blocks=True)
+    frugal = of_transformers(
+        config, "float64", 4, attention="blocks", attention_block=3, rematerialise_blocks=True, scan_blocks=True
+    )
     assert_equal(frugal, expected)
 
 

@@ -1,13 +1,15 @@
 """Attention in blocks: the same numbers as plain attention, and the same derivatives, first and second."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rater_model.transformer import FUSED_ATTENTION, TransformerConfig, attend, attend_in_blocks
+from rater_model.transformer import FUSED_ATTENTION, Transformer, TransformerConfig, attend, attend_in_blocks
 
 BATCH, LENGTH, HEADS, HEAD_WIDTH = 2, 7, 2, 4
 MASKS = {
@@ -67,7 +69,8 @@ def assert_close(actual: tuple[jax.Array, ...], expected: tuple[jax.Array, ...])
 
 def test_blocks_in_bfloat16_keep_the_dtype_and_the_sums_in_float32() -> None:
     arguments, _ = inputs("bfloat16")
-    exact = attend(*(x.astype(jnp.float64) for x in arguments), jnp.asarray(MASKS["causal"]))
+    q, k, v = (x.astype(jnp.float64) for x in arguments)
+    exact = attend(q, k, v, jnp.asarray(MASKS["causal"]))
     blocks = attend_in_blocks(*arguments, jnp.asarray(MASKS["causal"]), 2)
     assert blocks.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(blocks, np.float64), exact, atol=0.05)
@@ -88,6 +91,27 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
     # The mask itself, a byte for each of L x L, is cut into blocks too.
     assert gradient_bytes(1024, blocks) < 4 * 1024 * 1024
     assert gradient_bytes(1024, attend) > 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("rematerialise", [False, True])
+def test_blocks_in_a_scan_have_the_same_parameters_and_the_same_numbers(rematerialise: bool) -> None:
+    plain = TransformerConfig(8, 2, 12, 3, dtype="float64", param_dtype="float64")
+    scanned = dataclasses.replace(plain, scan_blocks=True, rematerialise_blocks=rematerialise)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8), "float64")
+    mask = jnp.ones((1, 1, 5), bool)
+    params = jax.jit(Transformer(plain, True).init)(jax.random.key(1), x, mask)
+    of_scanned = jax.jit(Transformer(scanned, True).init)(jax.random.key(1), x, mask)
+    jax.tree.map(np.testing.assert_array_equal, params, of_scanned)
+
+    def loss(params: Any, config: TransformerConfig) -> jax.Array:
+        return jnp.sum(jnp.sin(cast(jax.Array, Transformer(config, True).apply(params, x, mask))))
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12),
+        gradient(params, scanned),
+        gradient(params, plain),
+    )
 
 
 @pytest.mark.parametrize("name", FUSED_ATTENTION)

@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     config.rater.ngram_rows = 8192
     config.rater.dtype = "float32"  # or "bfloat16": computation only; parameters and gradients' sums stay in float32
     config.rater.rematerialise_blocks = False  # recompute each block in the backward pass
+    config.rater.scan_blocks = False  # run the blocks in a loop: compiles faster, and keeps recomputation in order
     config.rater.attention = "plain"  # or "blocks": exact too, without L x L numbers a head
     config.rater.attention_block = 256  # keys in a block
 
@@ -55,6 +56,7 @@ def get_config() -> ConfigDict:
     config.inner_model.layers = 2
     config.inner_model.dtype = "float32"
     config.inner_model.rematerialise_blocks = False
+    config.inner_model.scan_blocks = False
     config.inner_model.attention = "plain"
     config.inner_model.attention_block = 256
     config.inner_model.loss_chunk = 0  # positions whose logits are held at one time; 0 for all

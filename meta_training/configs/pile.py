@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
     config.rater.layers = 10
     config.rater.ngram_orders = ()  # paper: none is told of
     config.rater.dtype = "bfloat16"  # ours
-    config.rater.rematerialise_blocks = True  # ours; it changes no value, nor do the next two
+    config.rater.rematerialise_blocks = True  # ours; it changes no value, nor do the next three
+    config.rater.scan_blocks = True
     config.rater.attention = "blocks"
     config.rater.attention_block = 256
 
@@ -52,7 +53,8 @@ def get_config() -> ConfigDict:
     config.inner_model.mlp_width = 3456
     config.inner_model.layers = 16
     config.inner_model.dtype = "bfloat16"  # ours
-    config.inner_model.rematerialise_blocks = True  # as MixFlow-MG does; it changes no value, nor do the next three
+    config.inner_model.rematerialise_blocks = True  # as MixFlow-MG does; it changes no value, nor do the next four
+    config.inner_model.scan_blocks = True
     config.inner_model.attention = "blocks"
     config.inner_model.attention_block = 256
     config.inner_model.loss_chunk = 256

@@ -11,6 +11,7 @@ the benchmark only. XLA's CPU scheduler weighs as much as the method, so every a
 What the names of the arrangements mean:
 
     blocks      every transformer block is recomputed in the backward pass (rematerialise_blocks)
+    looped      blocks run in a scan, so that none is recomputed before its turn (scan_blocks)
     updates     every inner update is recomputed (rematerialise_updates)
     saved       ... but for its inner gradient, which is kept (save_inner_gradients)
     rater       the rater's activations are recomputed, by micro-batches of 16 windows (rater_micro_batch)
@@ -70,6 +71,7 @@ class Arrangement:
 
     config: MetaGradientConfig
     blocks: bool = False
+    looped: bool = False
 
 
 def _arrange(mode: str, words: str, scan: bool = True) -> Arrangement:
@@ -85,6 +87,7 @@ def _arrange(mode: str, words: str, scan: bool = True) -> Arrangement:
             rater_micro_batch=16 if "rater" in given else 0,
         ),
         "blocks" in given,
+        "looped" in given,
     )
 
 
@@ -92,6 +95,11 @@ ARRANGEMENTS = {
     PLAIN: _arrange("reverse", "", scan=False),
     STRONGEST: _arrange("reverse", "updates blocks"),
     "mixed: blocks": _arrange("mixed", "blocks"),
+    "reverse: updates, blocks looped": _arrange("reverse", "updates blocks looped"),
+    "reverse: updates, blocks looped, rater": _arrange("reverse", "updates blocks looped rater"),
+    "mixed: updates saved, blocks looped": _arrange("mixed", "updates saved blocks looped"),
+    "mixed: updates saved, blocks looped, rater": _arrange("mixed", "updates saved blocks looped rater"),
+    "mixed: updates saved, blocks looped, rater, micro": _arrange("mixed", "updates saved blocks looped rater micro"),
     "mixed: updates saved, blocks": _arrange("mixed", "updates saved blocks"),
     "mixed: updates saved, blocks, rater": _arrange("mixed", "updates saved blocks rater"),
     "mixed: updates saved, blocks, rater, micro": _arrange("mixed", "updates saved blocks rater micro"),
@@ -123,7 +131,8 @@ def measure(size: str, updates: int, name: str, runs: int) -> dict[str, Any]:
         Temporary bytes, seconds of compiling and of a run, and the norm of the meta-gradient.
     """
     arrangement = ARRANGEMENTS[name]
-    model = LanguageModelConfig(VOCABULARY, dataclasses.replace(SIZES[size], rematerialise_blocks=arrangement.blocks))
+    shape = dataclasses.replace(SIZES[size], rematerialise_blocks=arrangement.blocks, scan_blocks=arrangement.looped)
+    model = LanguageModelConfig(VOCABULARY, shape)
     rater = RaterConfig(VOCABULARY, LENGTH, TransformerConfig(64, 2, 128, 1))
     optimiser = optax.adam(3e-3, eps=0.0, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), 4)
