@@ -61,7 +61,7 @@ clean:  ## remove the environment, the demo's output and caches
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found; say where: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is not whole; on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is not whole; on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 
 # The stamps make a second run start at once. Tests need all that the demo needs, and more.
 $(VENV)/.demo: $(VENV)/bin/python setup.py constraints.txt
