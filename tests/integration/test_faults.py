@@ -192,7 +192,8 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}")
     said = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 1, said
-    assert said.count("a worker process died") == 2
+    # The other worker may take the split from the dead one before all are ended: two deaths at once.
+    assert said.count("a worker process died") in (1, 2)
     last = said.splitlines()[-1]
     assert f"split 3 ({corpus / '3.jsonl'}, the whole file) ended 3 workers" in last
     assert "split 0" not in last
