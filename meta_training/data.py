@@ -125,7 +125,7 @@ def check_mode(mode: str) -> None:
 
 def cut_document(text: str, tokenizer: Tokenizer, length: int, minimum_length: int) -> list[np.ndarray]:
     """Returns a document's windows of at most `length` tokens, without those under the minimum (of at least 2)."""
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text).astype(np.int32)
     pieces = (ids[start : start + length] for start in range(0, len(ids), length))
     return [piece for piece in pieces if len(piece) >= max(2, minimum_length)]
 

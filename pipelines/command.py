@@ -19,6 +19,7 @@ from pipelines.progress import Progress, quieten_beam
 from pipelines.runners import Layout
 from pipelines.selecting import SelectionRequest
 from pipelines.work import Work
+from rater_model import exit_codes
 from rater_model.files import local_path
 
 
@@ -102,8 +103,8 @@ def run_command(command: str, run: Callable[[Sequence[str] | None], Any], argv: 
         return error.exit_code
     except OSError as error:
         print(f"{command}: {error}", file=sys.stderr, flush=True)
-        return errors.FAILED
-    return errors.DONE
+        return exit_codes.FAILED
+    return exit_codes.DONE
 
 
 def _count(number: int, what: str) -> str:

@@ -1,38 +1,20 @@
-"""What can stop a run, each with its exit code; the same codes in every command.
-
-The codes above 63 are those of `sysexits.h` for the same trouble.
-"""
+"""What can stop a run, each with its exit code (`rater_model.exit_codes`)."""
 
 import errno
 import re
 from collections.abc import Iterator
 
-DONE = 0
-FAILED = 1
-WRONG_USAGE = 2
-OTHER_RUN = 3
-PAST_LIMIT = 4
-EMPTY_CORPUS = 65
-NO_INPUT = 66
-DISK_FULL = 73
-UNREADABLE_INPUT = 74
-STOPPED = 75
-NO_PERMISSION = 77
-
-EXIT_CODES = {
-    DONE: "done",
-    FAILED: "failed",
-    WRONG_USAGE: "wrong usage",
-    OTHER_RUN: "the run folder or selection belongs to another run, or another launch is at work in it",
-    PAST_LIMIT: "a share passed its limit: rejected records",
-    EMPTY_CORPUS: "the input holds no record",
-    NO_INPUT: "no file matches --input",
-    DISK_FULL: "the disk of the run folder is full",
-    UNREADABLE_INPUT: "an input file cannot be read",
-    STOPPED: "stopped by a signal: run the same command to go on",
-    NO_PERMISSION: "no permission to read an input or to write the run folder",
-}
-"""What the exit code of a command says."""
+from rater_model.exit_codes import (
+    DISK_FULL,
+    EMPTY_CORPUS,
+    FAILED,
+    NO_INPUT,
+    NO_PERMISSION,
+    OTHER_RUN,
+    PAST_LIMIT,
+    STOPPED,
+    UNREADABLE_INPUT,
+)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)

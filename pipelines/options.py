@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pipelines import errors
 from pipelines.selecting import SelectionRequest
 from pipelines.writing import OUTPUT_FORMATS
+from rater_model import exit_codes
 from rater_model.cutoffs import Policy, Scope
 from rater_model.records import ReadOptions
 from rater_model.selection import BatchTopK, KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
@@ -120,14 +120,14 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
         description: what it does.
         example: a command line.
     """
-    exit_codes = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in errors.EXIT_CODES.items())
+    meanings = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items())
     return argparse.ArgumentParser(
         prog=command,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"example:\n  {example}\n\n"
         "All other flags go to Beam: --runner=FlinkRunner, --runner=DataflowRunner --project=...\n\n"
-        f"exit codes:\n{exit_codes}",
+        f"exit codes:\n{meanings}",
         # A shortened flag of ours could be one of Beam's.
         allow_abbrev=False,
     )

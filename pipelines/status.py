@@ -20,13 +20,14 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import attempts, commits, errors, lease, ledger, splits
+from pipelines import attempts, commits, lease, ledger, splits
 from pipelines.commits import Entry
 from pipelines.errors import CurationError
 from pipelines.ledger import RunFolder
 from pipelines.listing import at_once, score_entries, selections
 from pipelines.score_files import METADATA_KEY
 from pipelines.summaries import Counts, read_summary
+from rater_model import exit_codes
 
 COMMAND = "datarater-status"
 
@@ -308,10 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{COMMAND}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
-        return errors.STOPPED
+        return exit_codes.STOPPED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return errors.DONE
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

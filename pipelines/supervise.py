@@ -34,6 +34,7 @@ from pipelines.listing import committed_files
 from pipelines.progress import quieten_beam
 from pipelines.runners import Layout
 from pipelines.work import Work
+from rater_model import exit_codes
 
 DEATHS_IN_VAIN = 3
 """How many workers may die, one after the other, without anything being committed between."""
@@ -188,7 +189,7 @@ def main() -> None:
     attempts.die_with(order.supervisor)
     os.environ[attempts.WATCHED_PROCESS] = json.dumps(process_id())
     quieten_beam()
-    report, code = {}, errors.DONE
+    report, code = {}, exit_codes.DONE
     try:
         with Interrupts() as interrupts:
             run_here(order.work, runners.choose(order.beam_args, order.local_workers), interrupts)
@@ -199,7 +200,7 @@ def main() -> None:
         message = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}"
         report, code = (
             {"error": CurationError.__name__, "message": f"{message} (its traceback is above)"},
-            errors.FAILED,
+            exit_codes.FAILED,
         )
     if report:
         report["message"] = report["message"][:10_000]

@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
     separator_id: int
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the text's token ids, int32, without special tokens."""
+        """Returns the text's token ids, without special tokens, in any integer type."""
 
     def serialise(self) -> bytes:
         """Returns what `load_tokenizer` reads: the content of `tokenizer.json`."""
@@ -57,8 +57,8 @@ class ByteTokenizer:
     separator_id = 257
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the bytes of the text as int32 ids."""
-        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+        """Returns the bytes of the text, uint8: a text of any size costs its bytes once."""
+        return np.frombuffer(text.encode("utf-8"), np.uint8)
 
     def serialise(self) -> bytes:
         """Returns a JSON object that says that there is nothing to load."""

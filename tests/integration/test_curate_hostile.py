@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import curate, errors
+from pipelines import curate
+from rater_model import exit_codes
 
 # File: readable documents, rejected records by reason. As the corpora's own table says, and where that leaves a
 # choice: zero-width characters count as text; a plain file under a compressed name is read as what it is.
@@ -75,7 +76,7 @@ def test_a_hostile_file_alone(corpora: Path, rater: Path, tmp_path: Path, name: 
     path = corpora / "hostile" / name
     if not readable and not reasons:
         args = ["--input", str(path), "--rater", str(rater), "--output", str(tmp_path / "run")]
-        assert curate.main([*args, "--keep_fraction", "0.5"]) == errors.EMPTY_CORPUS
+        assert curate.main([*args, "--keep_fraction", "0.5"]) == exit_codes.EMPTY_CORPUS
         return
     manifest, rejected = curate_all([path], rater, tmp_path / "run", "--keep_fraction", "0.5")
     counts = manifest["counts"]

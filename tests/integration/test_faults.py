@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines import commits, curate, errors, scoring, status
 from pipelines.interrupts import Interrupts
 from pipelines.ledger import RunFolder
+from rater_model import exit_codes
 from rater_model.scorer import ScoredTexts, Scorer
 from tests.integration.conftest import as_lines, make_records
 
@@ -261,7 +262,7 @@ def test_a_full_disk_is_said_and_room_on_it_lets_the_run_go_on(
 ) -> None:
     with small_disk(tmp_path / "disk", "400k") as disk:
         args = flags(corpus, rater, disk / "run", "--local_workers", workers)
-        assert curate.main(args) == errors.DISK_FULL
+        assert curate.main(args) == exit_codes.DISK_FULL
         assert "No space left on device" in capsys.readouterr().err
         committed = score_files(disk / "run")
         assert committed
@@ -273,7 +274,7 @@ def test_a_full_disk_is_said_and_room_on_it_lets_the_run_go_on(
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        assert errors.writing_failed("x", OSError(number, os.strerror(number))).exit_code == errors.DISK_FULL
+        assert errors.writing_failed("x", OSError(number, os.strerror(number))).exit_code == exit_codes.DISK_FULL
 
 
 class FailingFileSystem(LocalFileSystem):
@@ -323,14 +324,14 @@ def test_a_file_system_that_fails_every_tenth_write(
 def test_inputs_and_folders_that_may_not_be_used_have_their_own_codes() -> None:
     denied = OSError(errno.EACCES, "Permission denied")
     broken = OSError(errno.EIO, "Input/output error")
-    assert errors.reading_failed("a", denied).exit_code == errors.NO_PERMISSION
-    assert errors.reading_failed("a", broken).exit_code == errors.UNREADABLE_INPUT
-    assert errors.writing_failed("a", denied).exit_code == errors.NO_PERMISSION
-    assert errors.writing_failed("a", broken).exit_code == errors.FAILED
-    assert errors.copying_failed("a", "b", broken).exit_code == errors.UNREADABLE_INPUT
+    assert errors.reading_failed("a", denied).exit_code == exit_codes.NO_PERMISSION
+    assert errors.reading_failed("a", broken).exit_code == exit_codes.UNREADABLE_INPUT
+    assert errors.writing_failed("a", denied).exit_code == exit_codes.NO_PERMISSION
+    assert errors.writing_failed("a", broken).exit_code == exit_codes.FAILED
+    assert errors.copying_failed("a", "b", broken).exit_code == exit_codes.UNREADABLE_INPUT
     full = errors.copying_failed("a", "b", OSError(errno.ENOSPC, "No space left on device"))
-    assert (full.exit_code, str(full).split()[0]) == (errors.DISK_FULL, "b")
-    assert len(set(errors.EXIT_CODES)) == len(errors.EXIT_CODES) == 11
+    assert (full.exit_code, str(full).split()[0]) == (exit_codes.DISK_FULL, "b")
+    assert len(set(exit_codes.EXIT_CODES)) == len(exit_codes.EXIT_CODES) == 11
 
 
 def test_an_input_that_may_not_be_read_is_named(
@@ -343,7 +344,7 @@ def test_an_input_that_may_not_be_read_is_named(
 
     monkeypatch.setattr(scoring, "read_split", denied)
     args = ["--input", str(tmp_path / "a.jsonl"), "--rater", str(rater), "--output", str(tmp_path / "run")]
-    assert curate.main([*args, "--keep_fraction", "1"]) == errors.NO_PERMISSION
+    assert curate.main([*args, "--keep_fraction", "1"]) == exit_codes.NO_PERMISSION
     assert f"the input {tmp_path / 'a.jsonl'} may not be read: Permission denied" in capsys.readouterr().err
     monkeypatch.undo()
     assert curate.main([*args, "--keep_fraction", "1"]) == 0
@@ -359,7 +360,7 @@ def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
     args = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--keep_fraction", "0.5"]
     process = launch([*args, "--max_rejected_fraction", "0.1", "--local_workers", "2"])
     said = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == errors.PAST_LIMIT, said
+    assert process.returncode == exit_codes.PAST_LIMIT, said
     assert "--max_rejected_fraction 0.1" in said.splitlines()[-1]
     assert not (output / "scoring.json").exists()
 

@@ -1,0 +1,31 @@
+"""What the exit code of a command says; the same in every command.
+
+The codes above 63 are those of `sysexits.h` for the same trouble.
+"""
+
+DONE = 0
+FAILED = 1
+WRONG_USAGE = 2
+OTHER_RUN = 3
+PAST_LIMIT = 4
+EMPTY_CORPUS = 65
+NO_INPUT = 66
+DISK_FULL = 73
+UNREADABLE_INPUT = 74
+STOPPED = 75
+NO_PERMISSION = 77
+
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "failed",
+    WRONG_USAGE: "wrong usage",
+    OTHER_RUN: "the folder or selection belongs to another run, or another launch is at work in it",
+    PAST_LIMIT: "a share passed its limit: rejected records",
+    EMPTY_CORPUS: "the input holds no record",
+    NO_INPUT: "no file matches the input's paths and globs",
+    DISK_FULL: "the disk of the run folder is full",
+    UNREADABLE_INPUT: "an input file cannot be read",
+    STOPPED: "stopped by a signal: run the same command to go on",
+    NO_PERMISSION: "no permission to read an input or to write the run folder",
+}
+"""By code."""
