@@ -2,11 +2,17 @@
 
 import re
 
+from rater_model.exit_codes import EXIT_CODES
 from tests.readme_tables import README, ROOT, filled
 
 
 def test_the_tables_of_flags_are_those_of_the_commands() -> None:
     assert README.read_text() == filled(README.read_text()), "run `make readme`"
+
+
+def test_the_exit_codes_are_those_of_the_commands() -> None:
+    table = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    assert f"|---|---|\n{table}\n" in README.read_text()
 
 
 def test_what_the_readme_links_to_is_there() -> None:
