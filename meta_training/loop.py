@@ -21,6 +21,7 @@ from meta_training.export import export_rater
 from meta_training.language_model import Params, initialise_language_model, sequence_losses
 from meta_training.meta_gradient import InnerState, make_meta_gradient
 from meta_training.metrics import MetricsWriter
+from meta_training.placement import lost_processes
 from meta_training.population import (
     Initialise,
     fresh_inner_state,
@@ -141,6 +142,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start)) if workdir.writes else None
         progress = Progress("step", config.meta_steps)
         stack_of.enter_context(stop.deferred())
+        stack_of.enter_context(lost_processes())  # before the checkpoints' own leave-taking, which would wait for them
         for step in range(start, config.meta_steps):
             for member in members_to_reset(step, population):
                 state = state._replace(inner=replace_member(state.inner, member, newcomer(step, member), placement))

@@ -14,9 +14,13 @@ just before they are used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +28,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 POPULATION, DATA = "population", "data"
+EXIT_LOST = 1  # failed, resumable by the same command
+_LOST = re.compile(r"gloo|connection|peer|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|collective", re.IGNORECASE)
 
 
 class PlacementError(ValueError):
@@ -261,6 +267,10 @@ def make_placement(
     return Placement(mesh, config.shard_parameters)
 
 
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended or cannot be reached, so that this one cannot go on."""
+
+
 def join_processes(coordinator: str, processes: int, process: int) -> None:
     """Makes this process one of several that train together; to be called before JAX is first used.
 
@@ -269,10 +279,47 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
             process by itself.
         processes: how many there are; not used with "auto".
         process: which one this is, from 0; not used with "auto".
+
+    Raises:
+        PlacementError: the numbers do not fit each other.
+        LostProcessError: the others did not come in time.
     """
     if not coordinator:
+        if processes != 1:
+            raise PlacementError(f"--processes={processes} needs --coordinator=HOST:PORT, the same for all of them")
         return
-    if coordinator == "auto":
-        jax.distributed.initialize()
-        return
-    jax.distributed.initialize(coordinator, processes, process)
+    if coordinator != "auto" and process >= processes:
+        raise PlacementError(f"--process={process} must be below --processes={processes}: it counts from 0")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, processes, process)
+    except jax.errors.JaxRuntimeError as error:
+        raise LostProcessError(f"the processes did not all meet at {coordinator}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def lost_processes() -> Iterator[None]:
+    """Turns what JAX raises when another process is gone into a `LostProcessError`, and says it before leaving.
+
+    JAX would wait at its end for the process that is gone; so this one then ends without waiting.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        print(
+            f"process {jax.process_index()} of {jax.process_count()}: another process of this run has ended or cannot "
+            f"be reached, so this one ends too ({_first_line(error)}). Start all of them again with the same workdir: "
+            "the run resumes from its last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_LOST)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n")[0]

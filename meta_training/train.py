@@ -37,6 +37,7 @@ from meta_training.experiment import plain, prepare
 from meta_training.export import NonFiniteScoresError
 from meta_training.loop import train
 from meta_training.metrics import METRICS_FILE, read_metrics
+from meta_training.placement import LostProcessError, PlacementError, join_processes, lost_processes
 from meta_training.sources import DataError
 from meta_training.watch import run_summary
 from meta_training.workdir import Workdir, write_json
@@ -55,6 +56,19 @@ _WORKDIR: flags.FlagHolder[Any] = flags.DEFINE_string(
     "Folder for metrics, checkpoints and raters; a run that was stopped there is resumed. Example: --workdir=work",
 )
 
+_COORDINATOR: flags.FlagHolder[Any] = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "With several processes that train one rater together: HOST:PORT where process 0 listens, the same in all; or "
+    "'auto' where the cluster tells (TPU pods, Slurm, Open MPI). Example: --coordinator=host0:8476",
+)
+_PROCESSES: flags.FlagHolder[Any] = flags.DEFINE_integer(
+    "processes", 1, "How many processes there are; not with --coordinator=auto", lower_bound=1
+)
+_PROCESS: flags.FlagHolder[Any] = flags.DEFINE_integer(
+    "process", 0, "Which of them this is, from 0; not with --coordinator=auto", lower_bound=0
+)
+
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
@@ -62,8 +76,8 @@ def exit_codes() -> Iterator[None]:
     codes: list[tuple[tuple[type[BaseException], ...], int]] = [
         ((StoppedError, KeyboardInterrupt), EXIT_STOPPED),
         ((WorkdirError,), EXIT_WORKDIR),
-        ((settings.ConfigError, NoInputError, DataError), EXIT_USAGE),
-        ((NonFiniteError, NonFiniteScoresError, CheckpointError, OSError), EXIT_FAILED),
+        ((settings.ConfigError, NoInputError, DataError, PlacementError), EXIT_USAGE),
+        ((NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError), EXIT_FAILED),
     ]
     try:
         yield
@@ -85,7 +99,14 @@ def next_command(workdir: Workdir, inner: str) -> str:
 def main(argv: Sequence[str]) -> None:
     """Trains by the flags."""
     config = _CONFIG.value
-    with exit_codes(), StopSignal() as stop, Workdir(_WORKDIR.value, jax.process_index() == 0) as workdir:
+    with exit_codes():
+        join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with (
+        exit_codes(),
+        lost_processes(),
+        StopSignal() as stop,
+        Workdir(_WORKDIR.value, jax.process_index() == 0) as workdir,
+    ):
         workdir.check_config(plain(config))
         if summary := workdir.finished(config.meta_steps):
             print(
