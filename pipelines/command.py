@@ -21,6 +21,10 @@ from pipelines.selecting import SelectionRequest
 from pipelines.work import Work
 from rater_model import exit_codes
 from rater_model.files import local_path
+from rater_model.records import Reason
+
+_TOP_REASONS = 3
+_NO_TEXT = (Reason.NO_TEXT, Reason.TEXT_NOT_A_STRING)
 
 
 def say(line: str) -> None:
@@ -123,6 +127,7 @@ def print_scoring(folder: RunFolder) -> None:
         f"rejected {rejected:,}"
     )
     _print_reasons(counts["rejected"], folder)
+    warn_if_all_rejected(scoring)
 
 
 def _print_reasons(reasons: dict[str, int], folder: RunFolder) -> None:
@@ -130,6 +135,24 @@ def _print_reasons(reasons: dict[str, int], folder: RunFolder) -> None:
         say(f"  {reason:<20} {number:>12,}")
     if reasons:
         say(f"  each with its file, position and reason in {folder.path}/rejected/")
+
+
+def warn_if_all_rejected(scoring: dict[str, Any]) -> None:
+    """Says on standard error that nothing could be scored, why, and which flag may be amiss.
+
+    Args:
+        scoring: the fields of `scoring.json`.
+    """
+    counts = scoring["counts"]
+    if counts["scored"] or not counts["read"]:
+        return
+    reasons = sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))
+    top = ", ".join(f"{reason} {number:,}" for reason, number in reasons[:_TOP_REASONS])
+    lines = [f"WARNING: not one of {counts['read']:,} records could be scored, all were rejected: {top}"]
+    if any(reason in _NO_TEXT for reason, _ in reasons[:_TOP_REASONS]):
+        field = scoring["identity"]["read"]["text_field"]
+        lines.append(f"WARNING: is --text_field right? The text was looked for in the field {field!r}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def read_manifest(request: SelectionRequest) -> dict[str, Any] | None:
@@ -155,3 +178,5 @@ def print_selection(request: SelectionRequest) -> None:
     say(f"kept documents: {len(manifest['files'])} files in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
     say(f"another rule, without scoring again: datarater-select --output {request.output} --keep_fraction F")
+    if counts["rejected"] == counts["read"]:
+        warn_if_all_rejected(selecting.read_scoring(request.folder))

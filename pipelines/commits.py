@@ -17,6 +17,7 @@ import errno
 import inspect
 import os
 import random
+import re
 import tempfile
 import time
 import uuid
@@ -28,10 +29,11 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from pipelines import errors
-from pipelines.errors import RunFolderError
+from pipelines.errors import RunFolderError, UsageError
 from rater_model.files import local_path
 
 TEMPORARY_PREFIX = ".tmp-"
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _TRIES = 5
 _FIRST_WAIT_SECONDS = 0.2
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
@@ -69,6 +71,28 @@ def _failing_by_name(path: str) -> Iterator[None]:
 def _file_system(path: str) -> tuple[Any, str]:
     file_system, inner = fsspec.url_to_fs(path, use_listings_cache=False)
     return file_system, inner
+
+
+def check_protocols(flag: str, paths: str) -> None:
+    """Refuses URLs of file systems that fsspec does not know, or whose package is not installed.
+
+    Args:
+        flag: what the message is to name.
+        paths: a path or URL, or several in one string.
+
+    Raises:
+        UsageError: naming the flag and the package to install.
+    """
+    for protocol in _PROTOCOL.findall(paths):
+        try:
+            fsspec.get_filesystem_class(protocol)
+        except ImportError as error:
+            raise UsageError(f"{flag}: {paths}: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise UsageError(
+                f"{flag}: {paths}: there is no file system {protocol}://; give a local path, gs:// or s3://, or "
+                "install the fsspec package that knows it"
+            ) from error
 
 
 def check_file_system(path: str) -> None:

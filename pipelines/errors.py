@@ -14,6 +14,7 @@ from rater_model.exit_codes import (
     PAST_LIMIT,
     STOPPED,
     UNREADABLE_INPUT,
+    WRONG_USAGE,
 )
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,6 +31,12 @@ class CurationError(Exception):
 
     exit_code = FAILED
     interrupted = False
+
+
+class UsageError(CurationError):
+    """A flag was given something that cannot be meant."""
+
+    exit_code = WRONG_USAGE
 
 
 class RunFolderError(CurationError):

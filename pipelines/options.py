@@ -1,19 +1,26 @@
 """The flags that the commands share, by group; every one has its default and an example where one helps."""
 
 import argparse
+import difflib
+import os
 import re
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
+from pipelines import commits, runners
+from pipelines.errors import UsageError
 from pipelines.selecting import SelectionRequest
 from pipelines.writing import OUTPUT_FORMATS
 from rater_model import exit_codes
 from rater_model.cutoffs import Policy, Scope
+from rater_model.files import local_path
 from rater_model.records import ReadOptions
 from rater_model.selection import BatchTopK, KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
+_NEAR = 0.8  # of difflib: a letter or two amiss, or a shortened word
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 
@@ -351,8 +358,45 @@ def _policy(args: argparse.Namespace) -> Policy:
     return Policy(rule, args.per, weights, args.min_per_source)
 
 
+def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Ends with wrong usage for a flag that is nearly ours and not Beam's: any runner would be silent about it."""
+    ours = sorted(parser._option_string_actions)
+    strange = {word.split("=")[0] for word in argv if re.match("--[A-Za-z]", word)} - set(ours)
+    strange -= runners.beam_flags() if strange else set()
+    for flag in sorted(strange):
+        near = difflib.get_close_matches(flag.replace("-", "_"), [name.replace("-", "_") for name in ours], 1, _NEAR)
+        if near:
+            parser.error(f"unknown flag {flag}; did you mean --{near[0].lstrip('_')}?")
+
+
+def _refuse_paths(args: argparse.Namespace) -> None:
+    """Refuses what no file system can open, and a run folder that is a file or lies below one.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for flag in ("input", "rater", "output", "reference"):
+        given = getattr(args, flag, None) or []
+        for path in [given] if isinstance(given, str) else given:
+            commits.check_protocols(f"--{flag}", path)
+    local = local_path(args.output)
+    if local is not None:
+        place = os.path.abspath(local)
+        while not os.path.exists(place) and place != os.path.dirname(place):
+            place = os.path.dirname(place)
+        if not os.path.isdir(place):
+            raise UsageError(f"--output: {place} is a file, give a folder")
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags, and the rest, which is Beam's."""
+    """Our flags, and the rest, which is Beam's.
+
+    Raises:
+        UsageError: a path that cannot be meant.
+        SystemExit: any other wrong usage.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    _refuse_misspelt(parser, argv)
     args, beam_args = parser.parse_known_args(argv)
     strays = [word for word in beam_args if not word.startswith("-")]
     if strays and not any(word.startswith("--") and "=" not in word for word in beam_args):
@@ -362,4 +406,5 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
             _policy(args)
         except SelectionError as error:
             parser.error(str(error))
+    _refuse_paths(args)
     return args, beam_args

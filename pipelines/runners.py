@@ -6,6 +6,7 @@ to fetch a runner binary from the network first.
 
 import argparse
 import dataclasses
+import difflib
 import os
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     _BeamArgumentParser,
 )
+from apache_beam.runners.runner import create_runner
+
+from pipelines.errors import UsageError
 
 LOCAL_RUNNER = "FnApiRunner"
 _MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
@@ -59,7 +63,7 @@ def _named_runner(beam_args: Sequence[str]) -> str | None:
     return finder.parse_known_args(list(beam_args))[0].runner
 
 
-def _unknown_flags(beam_args: Sequence[str]) -> list[str]:
+def _beam_parser() -> argparse.ArgumentParser:
     every = _BeamArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     kinds = [PipelineOptions]
     while kinds:
@@ -67,7 +71,27 @@ def _unknown_flags(beam_args: Sequence[str]) -> list[str]:
         kinds += kind.__subclasses__()
         if "_add_argparse_args" in kind.__dict__:
             kind._add_argparse_args(every)
-    return every.parse_known_args(list(beam_args))[1]
+    return every
+
+
+def beam_flags() -> set[str]:
+    """The flags that Beam itself knows; a runner elsewhere may know more."""
+    return set(_beam_parser()._option_string_actions)
+
+
+def _check_runner(name: str) -> None:
+    """Makes a runner once, as Beam will, to refuse one that it does not know or that lacks its packages.
+
+    Raises:
+        UsageError: naming a runner that may be meant, or the package to install.
+    """
+    try:
+        create_runner(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        known = {known.lower(): known for known in StandardOptions.KNOWN_RUNNER_NAMES}
+        near = difflib.get_close_matches(name.lower(), known, 1)
+        hint = f"did you mean {known[near[0]]}?" if near and near[0] != name.lower() else " ".join(str(error).split())
+        raise UsageError(f"--runner: there is no {name} here; {hint}") from error
 
 
 def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
@@ -80,12 +104,14 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
     Raises:
         UnknownFlagError: in a local run, a flag that Beam does not know either. (Other runners take flags
             that only they know.)
+        UsageError: a runner that Beam cannot make.
     """
     named = _named_runner(beam_args)
     if named is not None and named.lower() not in _MEANS_LOCAL:
+        _check_runner(named)
         options = PipelineOptions(list(beam_args), save_main_session=False)
         return Layout(options, named, local=False, workers=0)
-    unknown = _unknown_flags(beam_args)
+    unknown = _beam_parser().parse_known_args(list(beam_args))[1]
     if unknown:
         raise UnknownFlagError(f"unknown flags: {' '.join(unknown)}")
     options = PipelineOptions(list(beam_args))

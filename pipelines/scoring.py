@@ -21,6 +21,7 @@ from pipelines.errors import (
     EmptyCorpusError,
     RejectedShareError,
     RunFolderMismatchError,
+    UsageError,
 )
 from pipelines.fingerprints import check_fingerprint
 from pipelines.ledger import RunFolder, SplitTask
@@ -28,7 +29,7 @@ from pipelines.listing import PREFIXES, entries_of, merge_ordinals, ordinals_of,
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreRows
 from pipelines.summaries import Counts, Summary
 from rater_model import scorer
-from rater_model.checkpoint import CheckpointError, load_rater
+from rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
 from rater_model.documents import read_split
 from rater_model.parquet import BrokenParquetError, ParquetReader
 from rater_model.records import Document, FileInfo, Format, ReadOptions, Record, Split
@@ -102,11 +103,15 @@ def rater_digest(path: str) -> str:
     """The digest of a rater checkpoint, which is checked whole.
 
     Raises:
+        UsageError: there is no rater.
         CurationError: it cannot be loaded; the message says why.
     """
     try:
         return load_rater(path).digest
     except (CheckpointError, OSError) as error:
+        absent = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+        if absent and not commits.exists(f"{path}/{RATER_FILE}"):
+            raise UsageError(f"--rater: {error}") from error
         raise CurationError(f"--rater: {error}") from error
 
 

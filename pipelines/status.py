@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipelines import attempts, commits, lease, ledger, splits
 from pipelines.commits import Entry
-from pipelines.errors import CurationError
+from pipelines.errors import CurationError, UsageError
 from pipelines.ledger import RunFolder
 from pipelines.listing import at_once, score_entries, selections
 from pipelines.score_files import METADATA_KEY
@@ -272,6 +272,7 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         The status; None before the run is planned.
 
     Raises:
+        UsageError: there is no such folder.
         CurationError: the run folder cannot be read.
         SystemExit: wrong usage.
     """
@@ -285,7 +286,13 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again every so many seconds, until done")
     parser.add_argument("--json", action="store_true", help="print one JSON object a look, for programs")
     args = parser.parse_args(argv)
+    commits.check_protocols("RUN_DIR", args.folder)
     folder = RunFolder(args.folder)
+    try:
+        if not commits.exists(folder.path):
+            raise UsageError(f"{folder.path}: no such run folder")
+    except OSError as error:
+        raise CurationError(f"{folder.path} cannot be read: {error}") from error
     watcher = Watcher(folder)
     while True:
         try:

@@ -1,10 +1,12 @@
 import argparse
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, StandardOptions
 
-from pipelines import curate, errors, options, progress, runners, score, select
+from pipelines import command, curate, errors, options, progress, runners, score, select
 from pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
 
 
@@ -89,3 +91,93 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
         record = logger.makeRecord("x", logging.ERROR, "f", 1, "no balance", (), (BooksError, error, None))
     assert not logger.filter(record)
     assert logger.filter(logger.makeRecord("x", logging.ERROR, "f", 1, "something else", (), None))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"--input": "s3://bucket/*.jsonl"}, "--input: s3://bucket/*.jsonl: Install s3fs"),
+        ({"--rater": "s3://bucket/rater"}, "--rater: s3://bucket/rater: Install s3fs"),
+        ({"--output": "nowhere://run"}, "--output: nowhere://run: there is no file system nowhere://"),
+        ({"--output": "FILE"}, "/file is a file, give a folder"),
+        ({"--output": "FILE/below/run"}, "/file is a file, give a folder"),
+        ({"--runner": "FlinkRunnr"}, "--runner: there is no FlinkRunnr here; did you mean FlinkRunner?"),
+        ({"--runner": "no.such.Runner"}, "--runner: there is no no.such.Runner here; No module named 'no'"),
+        ({"--rater": "FOLDER"}, "holds no rater checkpoint"),
+        ({"--rater": "FOLDER/missing"}, "holds no rater checkpoint"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage_in_one_line(
+    flags: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    given = {"--input": "a.jsonl", "--rater": "rater", "--output": "FOLDER", **flags}
+    places = {"FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path / "folder")}
+    argv = []
+    for flag, value in given.items():
+        for name, place in places.items():
+            value = value.replace(name, place)
+        argv += [flag, value]
+    assert score.main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_damaged_rater_is_no_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "rater.json").write_text("{}")
+    argv = ["--input", "a.jsonl", "--rater", str(tmp_path), "--output", str(tmp_path / "run")]
+    assert score.main(argv) == 1
+
+
+@pytest.mark.parametrize("runner", [[], ["--runner=FlinkRunner"]])
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--keep_fracton=0.5", "--keep_fraction"),
+        ("--keep-fraction", "--keep_fraction"),
+        ("--keep_frac=0.5", "--keep_fraction"),
+        ("--inputs=a", "--input"),
+        ("--treshold=1", "--threshold"),
+    ],
+)
+def test_a_flag_that_is_nearly_ours_is_refused(
+    word: str, meant: str, runner: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        curate.main(["--output=run", word, *runner])
+    assert ended.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_beams_flags_and_those_of_its_runners_are_not_taken_for_ours() -> None:
+    parser = options.parser("it", "It.", "it")
+    options.add_output_flag(parser)
+    options.add_input_flags(parser)
+    score.add_scoring_flags(parser)
+    options.add_selection_flags(parser)
+    options.add_local_flags(parser)
+    # FlinkRunner learns these from its job server.
+    of_flink = ["--parallelism", "--max_parallelism", "--max_bundle_size", "--max_bundle_time_mills", "--object_reuse"]
+    of_flink += ["--checkpointing_interval", "--finish_bundle_before_checkpointing", "--execution_mode_for_batch"]
+    for flag in [*of_flink, *sorted(runners.beam_flags() - {"--help"})]:
+        if flag.startswith("--"):
+            options._refuse_misspelt(parser, [flag])
+
+
+def test_a_corpus_of_rejected_records_alone_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"read": 1200, "scored": 0, "rejected": {"not_json": 5, "no_text": 1195}}
+    command.warn_if_all_rejected({"counts": counts, "identity": {"read": {"text_field": "body"}}})
+    said = capsys.readouterr().err
+    assert "1,200 records" in said
+    assert "no_text 1,195, not_json 5" in said
+    assert "is --text_field right?" in said
+    assert "'body'" in said
+    command.warn_if_all_rejected({"counts": {**counts, "scored": 1}})
+    assert capsys.readouterr().err == ""

@@ -125,6 +125,12 @@ def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.Capture
     assert ended.value.code == 2
 
 
+def test_a_folder_that_is_not_there_is_wrong_usage(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main([folder.path]) == 2
+    assert f"{folder.path}: no such run folder" in capsys.readouterr().err
+    assert status.main(["nowhere://run"]) == 2
+
+
 def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
     def look(read: int, rejected: int, done: int) -> Status:
         counts = Counts(read=read, scored=read - rejected, rejected=Counter({"not_json": rejected}))

@@ -328,11 +328,11 @@ def test_books_that_do_not_balance_fail_the_selection(run_folder: Path, capsys: 
     ("change", "code", "says"),
     [
         ({"--input": "nothing/*.jsonl"}, 66, "no file matches"),
-        ({"--rater": "no/rater"}, 1, "--rater"),
+        ({"--rater": "no/rater"}, 2, "--rater"),
         ({"--keep_fraction": "2"}, 2, "outside [0, 1]"),
         ({"--split_bytes": "many"}, 2, "not a number of bytes"),
         ({"--name": "a/b"}, 2, "a name has"),
-        ({"--keep_fracton": "0.5"}, 2, "unknown flags"),
+        ({"--keep_fracton": "0.5"}, 2, "did you mean --keep_fraction?"),
         ({"--output": "/proc/nowhere/run"}, 1, "/proc/nowhere/run cannot be written"),
         ({"--max_rejected_fraction": "2"}, 2, "not a number from 0 to 1"),
     ],
