@@ -13,8 +13,6 @@ import numpy as np
 
 _LOG = logging.getLogger("datarater")
 
-EXIT_FAILED, EXIT_USAGE, EXIT_WORKDIR, EXIT_STOPPED = 1, 2, 3, 75
-
 
 class NonFiniteError(ArithmeticError):
     """A loss or a meta-gradient that is not finite; the message names the step and the cause."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import optax
 from ml_collections import ConfigDict
 
+from meta_training.data import WINDOW_MODES
 from meta_training.language_model import LanguageModelConfig
 from meta_training.meta_gradient import MetaGradientConfig
 from meta_training.placement import Placement, PlacementConfig, make_placement
@@ -149,6 +150,15 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"{name} must be at least 1, not {config[name]}")
     if config.length < 2:
         raise ConfigError(f"length must be at least 2 tokens, not {config.length}")
+    if config.data.windows not in WINDOW_MODES:
+        raise ConfigError(f"data.windows must be one of {WINDOW_MODES}, not {config.data.windows!r}")
+    for name in ("inner_optimiser.learning_rate", "meta_optimiser.learning_rate", "meta_optimiser.clip_norm"):
+        section, field = name.split(".")
+        if not config[section][field] > 0:
+            raise ConfigError(f"{name} must be above 0, not {config[section][field]}")
+    for field in ("reference_documents", "max_windows"):
+        if config.export[field] < 1:
+            raise ConfigError(f"export.{field} must be at least 1, not {config.export[field]}")
     if config.tokenizer.kind not in ("byte", "bpe"):
         raise ConfigError(f"tokenizer.kind must be 'byte' or 'bpe', not {config.tokenizer.kind!r}")
     with _named("rater"):

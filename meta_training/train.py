@@ -10,10 +10,13 @@ have ended with. What stands in the workdir is said in `meta_training.workdir`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,10 +27,6 @@ from ml_collections import config_flags
 
 from meta_training import settings
 from meta_training.errors import (
-    EXIT_FAILED,
-    EXIT_STOPPED,
-    EXIT_USAGE,
-    EXIT_WORKDIR,
     NonFiniteError,
     StoppedError,
     StopSignal,
@@ -41,6 +40,7 @@ from meta_training.placement import LostProcessError, PlacementError, join_proce
 from meta_training.sources import DataError
 from meta_training.watch import run_summary
 from meta_training.workdir import Workdir, write_json
+from rater_model import exit_codes
 from rater_model.checkpoint import CheckpointError
 from rater_model.documents import NoInputError
 
@@ -70,24 +70,30 @@ _PROCESS: flags.FlagHolder[Any] = flags.DEFINE_integer(
 )
 
 
+_CODES: list[tuple[tuple[type[BaseException], ...], int]] = [
+    ((StoppedError, KeyboardInterrupt), exit_codes.STOPPED),
+    ((WorkdirError,), exit_codes.OTHER_RUN),
+    ((NoInputError,), exit_codes.NO_INPUT),
+    ((settings.ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
+    ((PermissionError,), exit_codes.NO_PERMISSION),
+    ((NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError), exit_codes.FAILED),
+]
+
+
 @contextlib.contextmanager
-def exit_codes() -> Iterator[None]:
+def ending_in_one_line() -> Iterator[None]:
     """Turns the errors that a user can mend into one line and the project's exit codes."""
-    codes: list[tuple[tuple[type[BaseException], ...], int]] = [
-        ((StoppedError, KeyboardInterrupt), EXIT_STOPPED),
-        ((WorkdirError,), EXIT_WORKDIR),
-        ((settings.ConfigError, NoInputError, DataError, PlacementError), EXIT_USAGE),
-        ((NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError), EXIT_FAILED),
-    ]
     try:
         yield
     except BaseException as error:
-        for kinds, code in codes:
-            if isinstance(error, kinds):
-                hint = "; the same command resumes the run" if code == EXIT_STOPPED else ""
-                print(f"datarater-train: {error or 'interrupted'}{hint}", file=sys.stderr)
-                sys.exit(code)
-        raise
+        code = next((code for kinds, code in _CODES if isinstance(error, kinds)), None)
+        if code is None:
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            code = exit_codes.DISK_FULL
+        hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
+        print(f"datarater-train: {error or 'interrupted'}{hint}", file=sys.stderr)
+        sys.exit(code)
 
 
 def next_command(workdir: Workdir, inner: str) -> str:
@@ -99,10 +105,11 @@ def next_command(workdir: Workdir, inner: str) -> str:
 def main(argv: Sequence[str]) -> None:
     """Trains by the flags."""
     config = _CONFIG.value
-    with exit_codes():
+    with ending_in_one_line():
+        settings.check(config)
         join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with (
-        exit_codes(),
+        ending_in_one_line(),
         lost_processes(),
         StopSignal() as stop,
         Workdir(_WORKDIR.value, jax.process_index() == 0) as workdir,
@@ -129,13 +136,35 @@ def main(argv: Sequence[str]) -> None:
     print(f"next:  {next_command(workdir, config.data.inner)}")
 
 
+def help_text() -> str:
+    """Returns what `--help` prints: what the command does, its flags, how config fields are changed, the exit codes."""
+    entries = "\n".join(
+        f"  --{flag.name}\n" + textwrap.indent(textwrap.fill(str(flag.help), 90), " " * 8)
+        for flag in (flags.FLAGS[name] for name in ("config", "workdir", "coordinator", "processes", "process"))
+    )
+    meanings = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items())
+    return (
+        f"{str(__doc__).strip()}\n\nflags:\n{entries}\n\n"
+        "Any field of the config is changed by --config.section.field=value, such as --config.population.size=8; the\n"
+        "fields, their defaults and what they mean stand in meta_training/configs/default.py and in the README.\n\n"
+        f"exit codes:\n{meanings}"
+    )
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Reads the command line; what is wrong with it is said in one line, with exit code 2.
 
     Args:
         argv: the command line.
     """
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
+        print(help_text())
+        sys.exit(exit_codes.DONE)
     try:
+        for number, argument in enumerate(argv):
+            path = argument.partition("=")[2] if "=" in argument else "".join(argv[number + 1 : number + 2])
+            if argument.lstrip("-").partition("=")[0] == "config" and not os.path.exists(path.partition(":")[0]):
+                raise OSError(f"--config: there is no file {path!r}; give one such as meta_training/configs/default.py")
         rest = flags.FLAGS(argv)
         plain(_CONFIG.value)  # a config file that could not be loaded is told only when it is looked into
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
@@ -145,10 +174,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             message = re.sub(r"[\\']", "", message.replace("\\n", ". ")).strip('"')
             message = f"the config has no field {message}"
         print(f"datarater-train: {' '.join(message.split())}; see datarater-train --help", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        sys.exit(exit_codes.WRONG_USAGE)
     if len(rest) > 1:
         print(f"datarater-train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        sys.exit(exit_codes.WRONG_USAGE)
     return list(rest)
 
 

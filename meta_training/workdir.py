@@ -22,6 +22,7 @@ from typing import Any
 
 from meta_training.errors import WorkdirError
 from meta_training.experiment import versions
+from meta_training.settings import ConfigError
 
 _LOG = logging.getLogger("datarater")
 
@@ -35,10 +36,16 @@ class Workdir:
             other hosts, read it.
 
     Raises:
+        ConfigError: the path is a URL.
         WorkdirError: on entering, if another process holds it.
     """
 
     def __init__(self, path: str | os.PathLike[str], writes: bool = True) -> None:
+        if "://" in os.fspath(path):
+            raise ConfigError(
+                f"--workdir={os.fspath(path)}: a workdir lies on a local or mounted file system; raters can be copied "
+                "anywhere"
+            )
         self.path, self.writes = Path(path), writes
         self.config, self.run, self.summary = (self.path / f"{name}.json" for name in ("config", "run", "summary"))
         self.metrics, self.pool, self.checkpoints, self.raters, self.rater = (
@@ -53,7 +60,10 @@ class Workdir:
         self._lock = None
         if not self.writes:
             return self
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(error.errno, f"--workdir: {self.path} cannot be made: {error.strerror}") from error
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -143,6 +143,8 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
         _replace_local_folder(Path(folder), files)
     else:
         file_system.makedirs(folder, exist_ok=True)
+        if is_checkpoint:
+            file_system.rm_file(f"{folder}/{RATER_FILE}")
         for name in (PARAMS_FILE, TOKENIZER_FILE, RATER_FILE):
             file_system.pipe_file(f"{folder}/{name}", files[name])
     return dataclasses.replace(checkpoint, digest=digest)
@@ -162,9 +164,14 @@ def _replace_local_folder(folder: Path, files: dict[str, bytes]) -> None:
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:

@@ -100,6 +100,39 @@ def test_a_failure_while_saving_leaves_the_old_one(folder: Path, monkeypatch: py
     assert [path.name for path in folder.parent.iterdir()] == ["rater"]
 
 
+def test_a_failure_between_moving_away_and_moving_in_leaves_the_old_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if ".new-" in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        save_rater(folder, make_checkpoint(seed=1))
+    assert_same(load_rater(folder), make_checkpoint())
+    assert [path.name for path in folder.parent.iterdir()] == ["rater"]
+
+
+def test_a_folder_on_an_object_store_is_no_checkpoint_while_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "memory://bucket/replaced"
+    save_rater(path, make_checkpoint())
+    file_system = fsspec.url_to_fs(path)[0]
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(file_system), "pipe_file", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            save_rater(path, make_checkpoint(seed=1))
+    with pytest.raises(CheckpointError, match="holds no rater checkpoint"):
+        load_rater(path)
+
+
 def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("42")

@@ -1,7 +1,7 @@
 """The paper's experiment on C4: as `pile.py` in everything but the data.
 
-    datarater-train --config=meta_training/configs/c4.py --workdir=gs://BUCKET/c4 \
-        --config.data.tfds_data_dir=gs://BUCKET/tensorflow_datasets
+    datarater-train --config=meta_training/configs/c4.py --workdir=/data/work/c4 \
+        --config.data.tfds_data_dir=/data/tensorflow_datasets
 
 For accelerators only, and not run to its end by us; see `pile.py`. The result to expect is the paper's: discarding 10%
 of C4 by this rater saved 6.6% of the compute of a 1B model on its own validation set, and 11.9% on HellaSwag.

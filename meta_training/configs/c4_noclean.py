@@ -1,7 +1,7 @@
 """The paper's experiment on C4/noclean, C4 before its filters: as `pile.py` in everything but the data.
 
-    datarater-train --config=meta_training/configs/c4_noclean.py --workdir=gs://BUCKET/c4_noclean \
-        --config.data.tfds_data_dir=gs://BUCKET/tensorflow_datasets
+    datarater-train --config=meta_training/configs/c4_noclean.py --workdir=/data/work/c4_noclean \
+        --config.data.tfds_data_dir=/data/tensorflow_datasets
 
 For accelerators only, and not run to its end by us; see `pile.py`. The result to expect is the paper's: discarding half
 of C4/noclean by this rater saved 22.4% of the compute of a 1B model on its own validation set, and 39.7% on HellaSwag.

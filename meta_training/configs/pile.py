@@ -1,6 +1,6 @@
 """The paper's main experiment: a 50M rater, meta-trained over 8 inner models of 400M on the Pile.
 
-    datarater-train --config=meta_training/configs/pile.py --workdir=gs://BUCKET/pile \
+    datarater-train --config=meta_training/configs/pile.py --workdir=/data/work/pile \
         --config.data.inner='/data/pile/train/*.jsonl.zst'
 
 For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model; an inner model's

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meta_training.metrics import read_metrics
+from rater_model import exit_codes
 from rater_model.checkpoint import load_rater
 from rater_model.scorer import Scorer
 from tests import training
@@ -24,7 +25,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"population__sise": 3}, "sise"),
         ({"meta_steps": "many"}, "many"),
         ({"data__inner": ""}, "data.inner is empty: give the pool"),
-        ({"data__inner": "nowhere/*.jsonl"}, "no file matches 'nowhere/*.jsonl'"),
         ({"data__inner": "tfds:nothing/en"}, "no dataset 'nothing/en' stands in"),
         ({"data__outer_share": 0}, "data.outer_share must lie between 0 and 1"),
         ({"data__windows": "rows"}, "data.windows must be one of ('packed', 'document'), not 'rows'"),
@@ -66,12 +66,38 @@ def test_a_wrong_command_line_is_told_in_one_line(cache: Path, arguments: list[s
 
 
 @pytest.mark.slow
+def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
+    texts = training.write_texts(tmp_path / "pool.jsonl")
+    no_match = training.run(training.command(tmp_path / "work", texts, data__inner="nowhere/*.jsonl"), cache)
+    assert (no_match.returncode, no_match.stderr.count("\n")) == (exit_codes.NO_INPUT, 1)
+    assert "no file matches 'nowhere/*.jsonl'" in no_match.stderr
+    command = [part.replace("=somewhere", "=gs://bucket/work") for part in training.command(Path("somewhere"), texts)]
+    remote = training.run(command, cache)
+    assert remote.returncode == exit_codes.WRONG_USAGE
+    assert "a workdir lies on a local or mounted file system" in remote.stderr
+
+
+@pytest.mark.slow
+def test_help_says_what_to_give(cache: Path) -> None:
+    done = training.run([*training.command(Path("work"), "texts")[:3], "--help"], cache)
+    assert done.returncode == exit_codes.DONE
+    for part in (
+        "--config=meta_training/configs/default.py",
+        "--workdir",
+        "--config.section.field=value",
+        "exit codes:",
+    ):
+        assert part in done.stdout
+
+
+@pytest.mark.slow
 def test_a_workdir_that_cannot_be_made(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "file").write_text("")
     texts = training.write_texts(tmp_path / "pool.jsonl")
     done = training.run(training.command(tmp_path / "file" / "work", texts), cache)
-    assert done.returncode == 1
+    assert done.returncode == exit_codes.FAILED
     assert done.stderr.startswith("datarater-train: ")
+    assert "--workdir: " in done.stderr
     assert done.stderr.count("\n") == 1
 
 
