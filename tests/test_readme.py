@@ -10,6 +10,10 @@ def test_the_tables_of_flags_are_those_of_the_commands() -> None:
     assert README.read_text() == filled(README.read_text()), "run `make readme`"
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README.read_text()
+
+
 def test_the_exit_codes_are_those_of_the_commands() -> None:
     table = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
     assert f"|---|---|\n{table}\n" in README.read_text()

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.meta_steps = 60
     config.length = 128
-    config.data.inner = "../shared/corpora/dev/*.jsonl.gz"
+    config.data.inner = ""  # the pool: the benchmark gives it, from $DATARATER_CORPORA
     config.data.outer = "mixed_corpus_output/outer/*.jsonl.gz"
     config.rater.ngram_orders = (2, 3)
     config.rater.ngram_rows = 16_384
