@@ -5,8 +5,10 @@
 Inner models of about 0.25M and 1M parameters on bytes, length 128, batch 16, T in {2, 4, 8}; the rater is the default
 config's. Memory is the compiled program's temporary bytes, which are exact and do not hold the arguments and results
 (parameters, moments, windows, meta-gradient). Time is the median of a few runs, and good for ratios within one run of
-the benchmark only. XLA's CPU scheduler weighs as much as the method, so every arrangement is compiled under both:
-"concurrent", its default, and "sequential" (`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
+the benchmark only; where other programs share the machine, go by the processor's seconds, summed over its cores.
+
+XLA's CPU scheduler weighs as much as the method, so every arrangement is compiled under both: "concurrent", its
+default, and "sequential" (`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
 
 What the names of the arrangements mean:
 
@@ -161,13 +163,15 @@ def measure(size: str, updates: int, name: str, runs: int) -> dict[str, Any]:
         "parameters": count_parameters(theta),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,  # type: ignore[union-attr]
     }
-    seconds = []
+    seconds, processor_seconds = [], []
     for _ in range(runs + 1 if runs else 0):  # the first is not counted
-        started = time.monotonic()
+        started, processor_started = time.monotonic(), time.process_time()
         result = jax.block_until_ready(compiled(*arguments))
         seconds.append(time.monotonic() - started)
+        processor_seconds.append(time.process_time() - processor_started)
     if runs:
         found["step_seconds"] = statistics.median(seconds[1:])
+        found["step_processor_seconds"] = statistics.median(processor_seconds[1:])
         found["meta_gradient_norm"] = float(optax.global_norm(result.gradient))
     return found
 
@@ -210,7 +214,16 @@ def show(figures: list[dict[str, Any]], console: Console) -> None:
             f"T x (parameters and moments) is {floor / 1e6:.0f} MB",
             title_justify="left",
         )
-        for column in ("arrangement", "temporary MB", "of plain", "of strongest", "step s", "of strongest "):
+        for column in (
+            "arrangement",
+            "temporary MB",
+            "of plain",
+            "of strongest",
+            "step s",
+            "of strongest ",
+            "processor s",
+            "of strongest  ",
+        ):
             table.add_column(column, justify="left" if column == "arrangement" else "right", no_wrap=True)
 
         def ratio(row: dict[str, Any], to: str, field: str, named: dict[str, Any] = named) -> str:
@@ -224,6 +237,8 @@ def show(figures: list[dict[str, Any]], console: Console) -> None:
                 ratio(row, STRONGEST, "temporary_bytes"),
                 f"{row['step_seconds']:.2f}" if "step_seconds" in row else "",
                 ratio(row, STRONGEST, "step_seconds"),
+                f"{row['step_processor_seconds']:.2f}" if "step_processor_seconds" in row else "",
+                ratio(row, STRONGEST, "step_processor_seconds"),
             )
         console.print(table)
 
@@ -253,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         path.write_text(
             json.dumps({"machine": machine(), "length": LENGTH, "batch": BATCH, "figures": figures}, indent=1)
         )
-    show(figures, Console(width=120))
+    show(figures, Console(width=150))
     print(path)
 
 

@@ -1,0 +1,265 @@
+"""What the paper's sizes take, without having them: ahead-of-time compilation for a TPU from shapes alone.
+
+    pip install libtpu  # the version that jax[tpu] names; nothing else needs it, and no TPU is needed
+    python tests/benchmarks/paper_sizes.py --output paper_sizes_output
+
+Compiles one whole meta-step of `meta_training/configs/pile.py` (8 inner models, batches of 128, length 2048, a 48.5M
+rater) for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing is allocated and nothing runs. For each:
+
+    arguments    bytes on one chip of the state and the windows; the state's buffers are used again for the results
+    temporary    bytes on one chip that the program needs beside them
+    of a chip    their sum as a share of the chip's memory, and so whether it fits
+    FLOPs        of matrix products on one chip, read from the traced program with every scan multiplied out
+                 (XLA's own count, beside it, takes a scan's body once)
+    CPU          temporary bytes of one chip's share (one inner model, its part of the batch) compiled for a CPU: what
+                 can be had without libtpu, with other fusions and layouts, so not what a TPU takes
+
+`--micro_batch`, `--topology` and `--mode` say what to compile for. Reverse mode cannot share a batch over devices, so
+there an inner model has one chip with its whole batch: the mesh is then 8 x 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
+os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU is compiled for, not used
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from meta_training import settings
+from meta_training.configs import pile
+from meta_training.language_model import Windows, initialise_language_model, sequence_losses
+from meta_training.meta_gradient import make_meta_gradient
+from meta_training.placement import Placement, PlacementConfig, make_placement
+from meta_training.population import (
+    MetaState,
+    fresh_inner_state,
+    initial_meta_state,
+    make_meta_step,
+    meta_state_specs,
+    stack,
+    windows_spec,
+)
+from rater_model.rater import count_parameters, initialise_rater, score_tokens
+from rater_model.tokenizer import ByteTokenizer
+from tests.benchmarks.benchmark_support import machine
+
+GIB = 2**30
+# (width, heads, width of the MLP, layers); 400M is the config's own.
+SIZES = {"44M": (384, 6, 1024, 11), "150M": (768, 12, 2048, 14), "400M": (1280, 10, 3456, 16)}
+CHIP_GIB = {"TPU v5": 95, "TPU v5 lite": 16, "TPU v4": 32, "TPU v6 lite": 32}  # as their makers say
+
+
+def config_of(size: str, updates: int, micro_batch: int, mode: str) -> ConfigDict:
+    """Returns the paper's config with another inner model, T, micro-batch and mode."""
+    config = pile.get_config()
+    model = config.inner_model
+    model.width, model.heads, model.mlp_width, model.layers = SIZES[size]
+    config.inner_updates = updates
+    config.meta_gradient.mode = mode
+    config.meta_gradient.inner_micro_batch = config.meta_gradient.outer_micro_batch = micro_batch
+    config.meta_gradient.rater_micro_batch = micro_batch
+    return config
+
+
+class SizedTokenizer(ByteTokenizer):
+    """A tokenizer of which only the size of the vocabulary counts."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self.vocabulary_size = vocabulary_size
+
+
+def meta_step_of(
+    config: ConfigDict, placement: Placement | None
+) -> tuple[jax.stages.Wrapped, MetaState, Windows, Windows]:
+    """Returns the meta-step of a config and the shapes of its arguments.
+
+    Args:
+        config: the whole config.
+        placement: the mesh; without one, one device holds what the config says.
+    """
+    tokenizer = SizedTokenizer(config.tokenizer.vocabulary_size)
+    rater, model = settings.rater_config(config, tokenizer), settings.language_model_config(config, tokenizer)
+    optimiser, meta_optimiser = settings.inner_optimiser(config), settings.meta_optimiser(config)
+
+    def initial_state() -> MetaState:
+        key = jax.random.key(0)
+        member = fresh_inner_state(lambda k: initialise_language_model(model, k), optimiser, key)
+        return initial_meta_state(
+            initialise_rater(rater, key), stack([member] * config.population.size), meta_optimiser
+        )
+
+    state = jax.eval_shape(initial_state)
+    theta = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.inner.params)
+
+    def windows(*shape: int) -> Windows:
+        of_tokens: Any = jax.ShapeDtypeStruct((*shape, config.length), jnp.int32)
+        of_lengths: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
+        return Windows(of_tokens, of_lengths)
+
+    inner = windows(config.population.size, config.inner_updates, config.inner_batch)
+    outer = windows(config.population.size, config.outer_batch)
+    if placement:
+
+        def placed(tree: Any, specs: Any) -> Any:
+            return jax.tree.map(
+                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                tree,
+                placement.shardings(specs),
+            )
+
+        state = placed(state, meta_state_specs(state, placement))
+        inner, outer = (placed(w, jax.tree.map(lambda _, w=w: windows_spec(w), w)) for w in (inner, outer))
+    meta_gradient = make_meta_gradient(
+        lambda params, batch: score_tokens(rater, params, *batch),
+        lambda params, batch: sequence_losses(model, params, batch),
+        optimiser,
+        settings.meta_gradient_config(config),
+        placement.data_axis(theta) if placement else None,
+    )
+    return make_meta_step(meta_gradient, meta_optimiser, placement), state, inner, outer
+
+
+def count_flops(jaxpr: Any) -> float:
+    """Returns the FLOPs of a traced program's matrix products, scans multiplied out; inside a mesh, of one device."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        repeats = 1
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * np.prod(equation.outvars[0].aval.shape) * np.prod([shape[axis] for axis in contracted])
+        elif equation.primitive.name == "scan":
+            repeats = equation.params["length"]
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += repeats * count_flops(inner)
+    return total
+
+
+def compile_for_tpu(config: ConfigDict, topology: str) -> dict[str, Any]:
+    """Compiles a config's meta-step for a TPU, and returns what it takes on one chip."""
+    devices: Any = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    groups = config.population.size
+    group_size = 1 if config.meta_gradient.mode == "reverse" else len(devices) // groups
+    placement = make_placement(
+        PlacementConfig(groups, group_size, group_size > 1),
+        config.population.size,
+        (config.inner_batch, config.outer_batch),
+        devices,
+    )
+    step, *arguments = meta_step_of(config, placement)
+    started = time.monotonic()
+    traced = step.trace(*arguments)
+    kind = str(devices[0].device_kind)
+    found = {
+        "chip": kind,
+        "chip_bytes": CHIP_GIB[kind] * GIB,
+        "mesh": [groups, group_size],
+        "flops": count_flops(traced.jaxpr.jaxpr),
+    }
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        return {**found, "refused": str(error).split("\n")[0][:300], "compile_seconds": time.monotonic() - started}
+    memory = compiled.memory_analysis()
+    return {
+        **found,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "unshared_result_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "xla_flops_scans_once": (compiled.cost_analysis() or {}).get("flops"),
+        "compile_seconds": time.monotonic() - started,
+    }
+
+
+def compile_for_cpu(config: ConfigDict, group_size: int) -> dict[str, Any]:
+    """Compiles what one device of a mesh would do for this machine's CPU, and returns its temporary bytes."""
+    config = ConfigDict(config)
+    config.population.size = 1
+    config.inner_batch //= group_size
+    config.outer_batch //= group_size
+    step, *arguments = meta_step_of(config, None)
+    started = time.monotonic()
+    memory: Any = step.lower(*arguments).compile().memory_analysis()
+    return {
+        "cpu_temporary_bytes": memory.temp_size_in_bytes,
+        "cpu_compile_seconds": time.monotonic() - started,
+    }
+
+
+def show(figures: list[dict[str, Any]], console: Console) -> None:
+    """Prints the table."""
+    table = Table(title="One meta-step, on one chip", title_justify="left")
+    columns = (
+        "inner models|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs|CPU temporary GiB"
+    )
+    for column in columns.split("|"):
+        table.add_column(column, justify="right")
+    for row in figures:
+        cells = [f"{row['parameters'] / 1e6:.0f}M", str(row["updates"]), row["mode"], "{} x {}".format(*row["mesh"])]
+        cells += [str(row["micro_batch"]), row["chip"]]
+        if "refused" in row:
+            cells += ["", "", "", "no"]
+        else:
+            used = row["argument_bytes"] + row["temporary_bytes"] + row["unshared_result_bytes"]
+            share = used / row["chip_bytes"]
+            cells += [f"{row['argument_bytes'] / GIB:.2f}", f"{row['temporary_bytes'] / GIB:.2f}", f"{share:.0%}"]
+            cells += ["yes" if share <= 1 else "no"]
+        cpu = row.get("cpu_temporary_bytes")
+        table.add_row(*cells, f"{row['flops'] / 1e12:.0f}", f"{cpu / GIB:.2f}" if cpu is not None else "")
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compiles, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("paper_sizes_output"))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--updates", nargs="+", type=int, default=[2, 4, 8], help="values of T")
+    parser.add_argument("--micro_batch", type=int, default=4, help="windows on a chip at one time")
+    parser.add_argument("--mode", choices=("mixed", "reverse"), default="mixed")
+    parser.add_argument("--topology", default="v5p:4x4x4", help="as jax.experimental.topologies names it")
+    parser.add_argument("--cpu", action=argparse.BooleanOptionalAction, default=True, help="CPU bytes beside")
+    arguments = parser.parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / "paper_sizes.json"
+    figures: list[dict[str, Any]] = json.loads(path.read_text())["figures"] if path.exists() else []
+    for size in arguments.sizes:
+        for updates in arguments.updates:
+            config = config_of(size, updates, arguments.micro_batch, arguments.mode)
+            names = ("size", "updates", "mode", "micro_batch", "topology")
+            place = (size, updates, arguments.mode, arguments.micro_batch, arguments.topology)
+            _, state, *_ = meta_step_of(config, None)
+            figure: dict[str, Any] = dict(zip(names, place, strict=True))
+            figure["parameters"] = count_parameters(state.inner.params) // config.population.size
+            figure |= compile_for_tpu(config, arguments.topology)
+            if arguments.cpu:
+                figure |= compile_for_cpu(config, figure["mesh"][1])
+            figures = [f for f in figures if tuple(f[name] for name in names) != place] + [figure]
+            path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1))
+            print(json.dumps(figure), flush=True)
+    show(figures, Console(width=140))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
