@@ -107,7 +107,7 @@ def test_mixed_mode_equals_reverse_mode_in_float64(float64: None, config: MetaGr
     actual = meta_gradient(config, steps=steps, rematerialise_blocks=config.save_inner_gradients)
     assert relative_error(actual.gradient, expected.gradient) < 1e-12
     assert relative_error(actual.inner_state.params, expected.inner_state.params) < 1e-12
-    assert actual.outer_loss == pytest.approx(expected.outer_loss, rel=1e-12)
+    assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=1e-12)
 
 
 @pytest.mark.parametrize(
