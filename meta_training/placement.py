@@ -27,8 +27,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rater_model import exit_codes
+
 POPULATION, DATA = "population", "data"
-EXIT_LOST = 1  # failed, resumable by the same command
 _LOST = re.compile(r"gloo|connection|peer|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|collective", re.IGNORECASE)
 
 
@@ -318,7 +319,7 @@ def lost_processes() -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(EXIT_LOST)
+        os._exit(exit_codes.FAILED)  # resumable by the same command
 
 
 def _first_line(error: BaseException) -> str:
