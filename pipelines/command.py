@@ -86,9 +86,11 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
             if layout.supervised:
                 supervise.run_supervised(work, layout, launch.id, say)
             else:
-                result = supervise.run_here(work, layout, interrupts)
+                result = supervise.run_here(work, layout)
         if commits.exists(work.goal):
             attempts.clear_finished(work.folder)
+            for folder in work.folders():
+                commits.sweep(folder)
         elif not layout.local:
             lease.leave_to_workers()
     return result

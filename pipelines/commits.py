@@ -6,7 +6,7 @@ operation, and "already exists" means that the step is done. What a loser comput
 one content for ever.
 
 - Local file systems: a temporary file in the same folder, synced, then linked to its name. A link never
-  replaces. A process killed in between leaves a file named `.tmp-*`, which nothing reads.
+  replaces. A process killed in between leaves a file named `.tmp-*`, which nothing reads and `sweep` removes.
 - Object stores: the file system's own create mode (a generation precondition on gs://, If-None-Match on
   s3://), all or nothing by nature.
 """
@@ -326,6 +326,22 @@ def remove(path: str) -> None:
             file_system.rm_file(inner)
         else:
             os.unlink(local)
+
+
+def sweep(folder: str) -> None:
+    """Removes what writers that were killed left half written, in a local folder and those under it.
+
+    Only for a folder whose work is done: a writer that still lives loses what it was writing. Object stores keep
+    nothing half written.
+    """
+    local = local_path(folder)
+    if local is None:
+        return
+    for where, _, names in os.walk(local):
+        for name in names:
+            if name.startswith(TEMPORARY_PREFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(where, name))
 
 
 def list_folder(folder: str) -> list[Entry]:

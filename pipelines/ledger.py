@@ -131,6 +131,11 @@ class RunFolder:
         return f"{self.path}/attempts"
 
     @property
+    def scoring_folders(self) -> list[str]:
+        """The folders that scoring alone writes into."""
+        return [f"{self.path}/{name}" for name in ("plan", "scores", "rejected", "attempts")]
+
+    @property
     def summaries_path(self) -> str:
         """The folder of the summaries."""
         return f"{self.path}/scores/summaries"

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
@@ -52,25 +52,7 @@ class _Order:
     supervisor: dict[str, Any]
 
 
-@contextlib.contextmanager
-def _noticing_deaths(interrupts: Interrupts) -> Iterator[None]:
-    """Makes an error of a worker's death, of which Beam only lets the thread end that watched the worker."""
-
-    def thread_ended(args: threading.ExceptHookArgs) -> None:
-        message = str(args.exc_value)
-        if "Worker subprocess exited" in message:
-            interrupts.interrupt(WorkerDiedError(message))
-        else:
-            previous(args)
-
-    previous, threading.excepthook = threading.excepthook, thread_ended
-    try:
-        yield
-    finally:
-        threading.excepthook = previous
-
-
-def run_here(work: Work, layout: Layout, interrupts: Interrupts) -> PipelineResult:
+def run_here(work: Work, layout: Layout) -> PipelineResult:
     """Builds and runs a graph from this process, and waits for its end.
 
     Raises:
@@ -79,19 +61,18 @@ def run_here(work: Work, layout: Layout, interrupts: Interrupts) -> PipelineResu
     pipeline = beam.Pipeline(options=layout.options)
     work.build(pipeline | "Start" >> beam.Impulse())
     result = None
-    with _noticing_deaths(interrupts):
-        try:
-            result = pipeline.run()
-            result.wait_until_finish()
-        except Exception as error:
-            if getattr(error, "interrupted", False) and result is not None and not layout.local:
-                with contextlib.suppress(Exception):  # the job may have ended by itself
-                    result.cancel()
-            cause = errors.find_cause(error)
-            if cause is None:
-                raise
-            cause.interrupted = getattr(error, "interrupted", False)
-            raise cause from error
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+    except Exception as error:
+        if getattr(error, "interrupted", False) and result is not None and not layout.local:
+            with contextlib.suppress(Exception):  # the job may have ended by itself
+                result.cancel()
+        cause = errors.find_cause(error)
+        if cause is None:
+            raise
+        cause.interrupted = getattr(error, "interrupted", False)
+        raise cause from error
     return result
 
 
@@ -183,30 +164,59 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
+class _Report:
+    """The one report of the graph's process: why it ends, if not because all is done.
+
+    A worker's death is reported by the thread that sees it, while the graph still runs: once Beam unwinds, it ends the
+    other workers, and their splits would look as if they had ended them.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self.kind = ""
+
+    def send(self, kind: type[CurationError], message: str) -> None:
+        """Reports an error; the first one counts."""
+        with self._lock:
+            if not self.kind:
+                self.kind = kind.__name__
+                os.write(self._pipe, json.dumps({"error": self.kind, "message": message[:10_000]}).encode())
+
+    def notice_deaths(self) -> None:
+        """Reports a worker's death, of which Beam only lets the thread end that watched the worker."""
+
+        def thread_ended(args: threading.ExceptHookArgs) -> None:
+            if "Worker subprocess exited" in str(args.exc_value):
+                self.send(WorkerDiedError, str(args.exc_value))
+            else:
+                previous(args)
+
+        previous, threading.excepthook = threading.excepthook, thread_ended
+
+
 def main() -> None:
     """The graph's process: the order on standard input, the report to the pipe named by the first argument."""
     order: _Order = pickle.load(sys.stdin.buffer)
     attempts.die_with(order.supervisor)
     os.environ[attempts.WATCHED_PROCESS] = json.dumps(process_id())
     quieten_beam()
-    report, code = {}, exit_codes.DONE
+    report, code = _Report(int(sys.argv[1])), exit_codes.DONE
+    report.notice_deaths()
     try:
-        with Interrupts() as interrupts:
-            run_here(order.work, runners.choose(order.beam_args, order.local_workers), interrupts)
+        with Interrupts():
+            run_here(order.work, runners.choose(order.beam_args, order.local_workers))
     except CurationError as error:
-        report, code = {"error": type(error).__name__, "message": str(error)}, error.exit_code
+        code = error.exit_code
+        report.send(type(error), str(error))
     except Exception as error:
-        traceback.print_exc()
+        if not report.kind:
+            traceback.print_exc()
         message = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}"
-        report, code = (
-            {"error": CurationError.__name__, "message": f"{message} (its traceback is above)"},
-            exit_codes.FAILED,
-        )
-    if report:
-        report["message"] = report["message"][:10_000]
-        os.write(int(sys.argv[1]), json.dumps(report).encode())
-        if report["error"] == WorkerDiedError.__name__:
-            time.sleep(_SECONDS_TO_END)  # the supervisor looks at the workers and ends us all
+        code = exit_codes.FAILED
+        report.send(CurationError, f"{message} (its traceback is above)")
+    if report.kind == WorkerDiedError.__name__:
+        time.sleep(_SECONDS_TO_END)  # the supervisor looks at the workers and ends us all
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # after a failure Beam's threads would wait for their workers

@@ -48,6 +48,15 @@ class Work:
             folders.append(self.folder.selection_lease_path(self.selection.name))
         return folders
 
+    def folders(self) -> list[str]:
+        """The folders that only a holder of these leases writes into, once the work is done."""
+        folders = []
+        if self.scoring is not None:
+            folders += self.folder.scoring_folders
+        if self.selection is not None:
+            folders.append(self.selection.selection.path)
+        return folders
+
     def of_launch(self, launch: str, slots: int = 0) -> "Work":
         """The same work, done by a launch; its workers leave marks in its name.
 

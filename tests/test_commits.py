@@ -46,6 +46,16 @@ def test_a_staged_file_that_is_not_committed_is_nowhere(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_removes_what_the_killed_left_and_nothing_else(tmp_path: Path) -> None:
+    commits.commit_if_absent(str(tmp_path / "a" / "whole"), b"whole")
+    for folder in (tmp_path, tmp_path / "a"):
+        (folder / f"{commits.TEMPORARY_PREFIX}1").write_bytes(b"half")
+    commits.sweep(str(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a" / "whole"]
+    commits.sweep(str(tmp_path / "missing"))
+    commits.sweep("memory://there/is/none")
+
+
 def _commit(path: str, content: bytes) -> bool:
     return commits.commit_if_absent(path, content)
 
