@@ -9,16 +9,9 @@ import apache_beam as beam
 
 from pipelines import commits, ledger
 from pipelines.errors import BooksError
-from pipelines.selecting import (
-    CountKept,
-    GroupCounts,
-    KeptCounts,
-    SelectionRequest,
-    SplitCounts,
-    find_cutoffs,
-    read_scoring,
-)
-from pipelines.shards import WriteShard, WrittenShard, plan_shards_of
+from pipelines.kept_counts import GroupCounts, KeptCounts, KeptSplits
+from pipelines.selecting import CountKept, SelectionRequest, find_cutoffs, read_scoring
+from pipelines.shards import WriteShard, WrittenShard, plan_shards, plan_shards_of
 from rater_model.cutoffs import Cutoffs, Scope
 from rater_model.selection import BatchTopK, Threshold, TokenBudget
 
@@ -51,7 +44,7 @@ def check_books(
     request: SelectionRequest,
     scoring: Mapping[str, Any],
     cutoffs: Cutoffs,
-    rows: list[SplitCounts],
+    splits: KeptSplits,
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
 ) -> KeptCounts:
@@ -61,7 +54,7 @@ def check_books(
         request: the selection.
         scoring: `scoring.json`.
         cutoffs: of the rule.
-        rows: what is kept of every split.
+        splits: what is kept of every split.
         sources: what is kept of every source.
         written: the committed output files.
 
@@ -71,10 +64,8 @@ def check_books(
     Raises:
         BooksError: naming what does not balance, and the numbers.
     """
-    total = KeptCounts()
-    for row in rows:
-        row.counts.check(f"split {row.ordinal}")
-        total.add(row.counts)
+    splits.check()
+    total = splits.total()
     total.check(request.selection.path)
     by_source = KeptCounts()
     for source, counts in sources.items():
@@ -84,7 +75,7 @@ def check_books(
         raise BooksError(f"the sources add up to {by_source}, but the splits to {total}")
     counted = scoring["counts"]
     expected = {
-        "splits": (len(rows), scoring["splits"]),
+        "splits": (len(splits.ordinals_S), scoring["splits"]),
         "records read": (total.read, counted["read"]),
         "documents scored": (total.kept + total.dropped, counted["scored"]),
         "records rejected": (total.rejected, sum(counted["rejected"].values())),
@@ -97,14 +88,13 @@ def check_books(
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise BooksError(f"{what}: {found}, but {wanted} by the books of the scoring")
-    kept_by_split = {row.ordinal: row.counts.kept for row in rows if row.counts.kept}
-    written_by_split: dict[int, int] = {}
-    for shard in written:
-        for ordinal, count in shard.task.splits:
-            written_by_split[ordinal] = written_by_split.get(ordinal, 0) + count
-    if written_by_split != kept_by_split:
-        wrong = sorted(set(written_by_split.items()) ^ set(kept_by_split.items()))[:5]
-        raise BooksError(f"output files hold other documents than the splits keep: {wrong}")
+    # A file's writer has held what each of its splits gave against the plan.
+    planned = {
+        (task.name, task.documents) for task in plan_shards(splits, request.output_format, request.output_shard_bytes)
+    }
+    wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
+    if wrong:
+        raise BooksError(f"output files hold other documents than the splits keep: {wrong[:5]}")
     return total
 
 
@@ -150,7 +140,7 @@ def _targets(
 def publish(
     request: SelectionRequest,
     cutoffs: Cutoffs,
-    rows: Iterable[SplitCounts],
+    groups: Iterable[GroupCounts],
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
 ) -> None:
@@ -160,8 +150,9 @@ def publish(
         BooksError: the books do not balance; nothing is committed.
     """
     scoring = read_scoring(request.folder)
-    shards = sorted(written, key=lambda shard: shard.task.name)
-    total = check_books(request, scoring, cutoffs, list(rows), sources, shards)
+    shards = sorted(written, key=lambda shard: shard.name)
+    splits = KeptSplits.merge(group.splits for group in groups)
+    total = check_books(request, scoring, cutoffs, splits, sources, shards)
     manifest = {
         **request.rule_fields(),
         "name": request.name,
@@ -172,9 +163,9 @@ def publish(
         "sources": {source: counts.to_json() for source, counts in sources.items()},
         "files": [
             {
-                "path": f"kept/{shard.task.name}",
-                "format": shard.task.written,
-                "documents": shard.task.documents,
+                "path": f"kept/{shard.name}",
+                "format": shard.written,
+                "documents": shard.documents,
                 "bytes": shard.size,
                 "sha256": shard.sha256,
             }
@@ -207,12 +198,12 @@ class Publish(beam.DoFn):
         self,
         scored: Any,
         cutoffs: Cutoffs,
-        rows: Iterable[SplitCounts],
+        groups: Iterable[GroupCounts],
         sources: Mapping[str, KeptCounts],
         written: Iterable[WrittenShard],
     ) -> Iterator[str]:
         """One element starts it; the manifest's path out."""
-        publish(self._request, cutoffs, rows, sources, written)
+        publish(self._request, cutoffs, groups, sources, written)
         yield self._request.selection.manifest_path
 
 
@@ -231,22 +222,17 @@ class SelectAndPublish(beam.PTransform):
         cutoffs, groups = find_cutoffs(scored, self._request)
         cutoff = beam.pvalue.AsSingleton(cutoffs)
         counts = groups | "Count kept" >> beam.ParDo(CountKept(self._request), cutoff)
-        rows = counts | "By split" >> beam.FlatMap(_rows_of)
         sources = counts | "By source" >> beam.CombineGlobally(MergeSources())
         written = (
             scored
-            | "Plan shards" >> beam.FlatMap(plan_shards_of, beam.pvalue.AsIter(rows), self._request)
+            | "Plan shards" >> beam.FlatMap(plan_shards_of, beam.pvalue.AsIter(counts), self._request)
             | "Spread shards" >> beam.Reshuffle()
             | "Write shard" >> beam.ParDo(WriteShard(self._request), cutoff)
         )
         return scored | "Publish" >> beam.ParDo(
             Publish(self._request),
             cutoff,
-            beam.pvalue.AsIter(rows),
+            beam.pvalue.AsIter(counts),
             beam.pvalue.AsSingleton(sources),
             beam.pvalue.AsIter(written),
         )
-
-
-def _rows_of(counts: GroupCounts) -> list[SplitCounts]:
-    return counts.splits

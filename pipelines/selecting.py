@@ -16,6 +16,7 @@ import orjson
 
 from pipelines import commits, ledger, references, splits, summaries, writing
 from pipelines.errors import BooksError, CurationError
+from pipelines.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from pipelines.ledger import RunFolder, SelectionFolder
 from pipelines.score_files import RANK_COLUMNS, ScoreFile
 from rater_model.acceptance import Acceptance, acceptance_by_quantiles, score_at
@@ -218,90 +219,6 @@ def advance(answers: Answers, cutoffs: Cutoffs) -> Cutoffs:
 # --- what is kept of each split ----------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class KeptCounts:
-    """What became of records in a selection.
-
-    Attributes:
-        read: all records.
-        kept: those the rule keeps.
-        dropped: scored, but not kept.
-        rejected: without a score.
-        kept_tokens: of the kept.
-        kept_bytes: of the kept, text in UTF-8.
-    """
-
-    read: int = 0
-    kept: int = 0
-    dropped: int = 0
-    rejected: int = 0
-    kept_tokens: int = 0
-    kept_bytes: int = 0
-
-    def add(self, other: "KeptCounts") -> None:
-        """Adds another's counts to these."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-    def check(self, what: str) -> None:
-        """Holds the books: read = kept + dropped + rejected.
-
-        Raises:
-            BooksError: naming the numbers.
-        """
-        if self.read != self.kept + self.dropped + self.rejected:
-            raise BooksError(
-                f"{what}: {self.read} documents read, but {self.kept} kept + {self.dropped} dropped + "
-                f"{self.rejected} rejected"
-            )
-
-    def to_json(self) -> dict[str, int]:
-        """As JSON fields."""
-        return dict(self.__dict__)
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitCounts:
-    """What is kept of one split, and what its kept documents can share a file with."""
-
-    ordinal: int
-    layout: str
-    counts: KeptCounts
-
-
-@dataclasses.dataclass
-class GroupCounts:
-    """What is kept of the splits of one group, by split and by source."""
-
-    group: int
-    splits: list[SplitCounts]
-    sources: dict[str, KeptCounts]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
-        return {
-            "group": self.group,
-            "splits": [
-                {"ordinal": split.ordinal, "layout": split.layout, **split.counts.to_json()} for split in self.splits
-            ],
-            "sources": {source: counts.to_json() for source, counts in self.sources.items()},
-        }
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "GroupCounts":
-        """What `to_json` wrote."""
-        rows = [
-            SplitCounts(
-                row["ordinal"],
-                row["layout"],
-                KeptCounts(**{n: v for n, v in row.items() if n not in ("ordinal", "layout")}),
-            )
-            for row in fields["splits"]
-        ]
-        sources = {source: KeptCounts(**counts) for source, counts in fields["sources"].items()}
-        return cls(fields["group"], rows, sources)
-
-
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
 COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
 
@@ -330,7 +247,8 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
     Raises:
         BooksError: the counts contradict each other.
     """
-    result = GroupCounts(group, [], {})
+    rows: list[tuple[int, str, KeptCounts]] = []
+    sources: dict[str, KeptCounts] = {}
     for task in splits.read_group(request.folder, group):
         ordinal = task.split.ordinal
         file = ScoreFile.read(request.folder, ordinal, COUNT_COLUMNS)
@@ -354,11 +272,11 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
         for source, *numbers in zip(names, *columns, strict=True):
             counts = KeptCounts(*numbers)
             split_counts.add(counts)
-            result.sources.setdefault(source, KeptCounts()).add(counts)
+            sources.setdefault(source, KeptCounts()).add(counts)
         split_counts.check(f"{task.split.path}, split {ordinal}")
         layout = writing.layout_for(file.layout, task.split.path, request.output_format)
-        result.splits.append(SplitCounts(ordinal, layout, split_counts))
-    return result
+        rows.append((ordinal, layout, split_counts))
+    return GroupCounts(group, KeptSplits.of(rows), sources)
 
 
 class CountKept(beam.DoFn):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,8 +15,9 @@ from apache_beam.metrics import Metrics
 from pipelines import commits, errors, ledger, writing
 from pipelines.errors import BooksError, InputChangedError
 from pipelines.fingerprints import check_fingerprint
+from pipelines.kept_counts import GroupCounts, KeptSplits
 from pipelines.score_files import ScoreFile
-from pipelines.selecting import SelectionRequest, SplitCounts, kept_rows
+from pipelines.selecting import SelectionRequest, kept_rows
 from rater_model.cutoffs import Cutoffs
 from rater_model.documents import read_parquet_table, read_split
 from rater_model.parquet import find_column
@@ -44,46 +46,50 @@ class ShardTask:
         return sum(kept for _, kept in self.splits)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class WrittenShard:
     """A committed output file.
 
     Attributes:
-        task: what it was to be.
+        name: of the file.
+        written: its format.
+        documents: how many it holds.
         size: in bytes.
         sha256: of its content, in hexadecimal.
     """
 
-    task: ShardTask
+    name: str
+    written: str
+    documents: int
     size: int
     sha256: str
 
 
-def plan_shards(rows: Iterable[SplitCounts], wanted: str, shard_bytes: int) -> list[ShardTask]:
+def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[ShardTask]:
     """Cuts the kept documents into output files: contiguous runs of splits that can share one.
 
     Args:
-        rows: what is kept of every split, in any order.
+        splits: what is kept of every split, by ordinal.
         wanted: the output format asked for; `same` follows the input.
         shard_bytes: a file is closed once its kept texts reach this many bytes. A split is never cut.
     """
-    runs: list[tuple[str, list[tuple[int, int]]]] = []
-    last_class, filled = "", 0
-    for row in sorted(rows, key=lambda row: row.ordinal):
-        if not row.counts.kept:
-            continue
-        class_ = writing.file_class(row.layout, wanted)
-        if class_ != last_class or (filled >= shard_bytes and wanted != "attributes"):
-            runs.append((writing.output_format(row.layout, wanted), []))
-            last_class, filled = class_, 0
-        runs[-1][1].append((row.ordinal, row.counts.kept))
-        filled += row.counts.kept_bytes
-    return [
-        ShardTask(
-            f"part-{index:05d}-of-{len(runs):05d}.{writing.SUFFIXES.get(written, written)}", written, tuple(splits)
+    rows_K = np.flatnonzero(splits.counts["kept"])
+    classes = [writing.file_class(layout, wanted) for layout in splits.layouts]
+    starts, last_class, filled = [], "", 0
+    rows = zip(splits.layout_codes_S[rows_K].tolist(), splits.counts["kept_bytes"][rows_K].tolist(), strict=True)
+    for row, (code, size) in enumerate(rows):
+        if classes[code] != last_class or (filled >= shard_bytes and wanted != "attributes"):
+            starts.append(row)
+            last_class, filled = classes[code], 0
+        filled += size
+    for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows_K)])):
+        rows_R = rows_K[start:end]
+        written = writing.output_format(splits.layouts[splits.layout_codes_S[rows_R[0]]], wanted)
+        yield ShardTask(
+            f"part-{index:05d}-of-{len(starts):05d}.{writing.SUFFIXES.get(written, written)}",
+            written,
+            tuple(zip(splits.ordinals_S[rows_R].tolist(), splits.counts["kept"][rows_R].tolist(), strict=True)),
         )
-        for index, (written, splits) in enumerate(runs)
-    ]
 
 
 def _changed(path: str, detail: str) -> InputChangedError:
@@ -234,9 +240,9 @@ class WriteShard(beam.DoFn):
                 own = _digest(name)
                 if commits.commit_staged(name, path):
                     Metrics.counter("datarater", "documents_kept").inc(task.documents)
-                    yield WrittenShard(task, *own)
+                    yield WrittenShard(task.name, task.written, task.documents, *own)
                     return
-        yield WrittenShard(task, *_digest(path))
+        yield WrittenShard(task.name, task.written, task.documents, *_digest(path))
 
     def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
         read = self._read_options()
@@ -259,6 +265,7 @@ class WriteShard(beam.DoFn):
                 raise errors.writing_failed(self._request.selection.kept_path(task.name), error) from error
 
 
-def plan_shards_of(scored: Any, rows: Iterable[SplitCounts], request: SelectionRequest) -> list[ShardTask]:
+def plan_shards_of(scored: Any, groups: Iterable[GroupCounts], request: SelectionRequest) -> Iterator[ShardTask]:
     """`plan_shards` as a step of the graph."""
-    return plan_shards(rows, request.output_format, request.output_shard_bytes)
+    splits = KeptSplits.merge(group.splits for group in groups)
+    yield from plan_shards(splits, request.output_format, request.output_shard_bytes)

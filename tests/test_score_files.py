@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from pipelines import commits, publishing, shards, summaries
 from pipelines.errors import BooksError
+from pipelines.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from pipelines.ledger import RunFolder, SplitTask
 from pipelines.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
-from pipelines.selecting import KeptCounts, SelectionRequest, SplitCounts
+from pipelines.selecting import SelectionRequest
 from pipelines.shards import WrittenShard, plan_shards
 from rater_model.cutoffs import Cutoffs, Policy
 from rater_model.records import BadRecord, Document, Format, Reason, Record, Split
@@ -102,29 +103,41 @@ def test_a_missing_or_damaged_score_file_is_named(tmp_path: Path, damage: bytes 
 LAYOUTS = st.sampled_from(["jsonl/none", "jsonl/gzip", "parquet/aa", "parquet/bb"])
 SPLIT_COUNTS = st.lists(st.tuples(LAYOUTS, st.integers(0, 3)), max_size=30).map(
     lambda rows: [
-        SplitCounts(ordinal, layout, KeptCounts(read=kept + 1, kept=kept, dropped=1, kept_bytes=kept * 10))
+        (ordinal, layout, KeptCounts(read=kept + 1, kept=kept, dropped=1, kept_bytes=kept * 10))
         for ordinal, (layout, kept) in enumerate(rows)
     ]
 )
 
 
-@given(SPLIT_COUNTS, st.sampled_from(["same", "jsonl", "parquet"]), st.integers(1, 100))
+@given(SPLIT_COUNTS, st.integers(1, 4), st.sampled_from(["same", "jsonl", "parquet"]), st.integers(1, 100))
 def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
-    rows: list[SplitCounts], wanted: str, shard_bytes: int
+    rows: list[tuple[int, str, KeptCounts]], groups: int, wanted: str, shard_bytes: int
 ) -> None:
-    tasks = plan_shards(rows[::-1], wanted, shard_bytes)
+    parts = [KeptSplits.of(rows[group::groups]) for group in reversed(range(groups))]
+    tasks = list(plan_shards(KeptSplits.merge(parts), wanted, shard_bytes))
     flat = [pair for task in tasks for pair in task.splits]
-    assert flat == [(row.ordinal, row.counts.kept) for row in rows if row.counts.kept]
+    assert flat == [(ordinal, counts.kept) for ordinal, _, counts in rows if counts.kept]
     for number, task in enumerate(tasks):
         assert task.name == f"part-{number:05d}-of-{len(tasks):05d}.{task.written}"
         assert sum(kept for _, kept in task.splits[:-1]) * 10 < shard_bytes
-        layouts = {rows[ordinal].layout for ordinal, _ in task.splits}
+        layouts = {rows[ordinal][1] for ordinal, _ in task.splits}
         assert len(layouts) == 1 or (wanted == "jsonl" or {x.split("/")[0] for x in layouts} == {"jsonl"})
+
+
+@given(SPLIT_COUNTS)
+def test_counts_of_a_group_survive_json(rows: list[tuple[int, str, KeptCounts]]) -> None:
+    group = GroupCounts(3, KeptSplits.of(rows), {"a": KeptCounts(read=1, dropped=1)})
+    again = GroupCounts.from_json(orjson.loads(orjson.dumps(group.to_json())))
+    assert again.to_json() == group.to_json()
+    total = KeptCounts()
+    for _, _, counts in rows:
+        total.add(counts)
+    assert again.splits.total() == total
 
 
 def a_balanced_selection() -> dict:
     counts = [KeptCounts(10, 4, 5, 1, 12, 28), KeptCounts(6, 3, 2, 1, 9, 21)]
-    rows = [SplitCounts(index, "jsonl/none", count) for index, count in enumerate(counts)]
+    splits = KeptSplits.of((index, "jsonl/none", count) for index, count in enumerate(counts))
     keys = Histogram(np.asarray([1, 9], np.uint64), np.asarray([7, 7]), np.asarray([21, 21]))
     cutoffs = Cutoffs.begin(Policy(KeepFraction("0.5")), keys, {"a": (9, 27), "b": (5, 15)})
     return {
@@ -136,9 +149,11 @@ def a_balanced_selection() -> dict:
             "counts": {"read": 16, "scored": 14, "tokens": 42, "rejected": {"not_json": 2}},
         },
         "cutoffs": cutoffs,
-        "rows": rows,
+        "splits": splits,
         "sources": {"a": counts[0], "b": counts[1]},
-        "written": [WrittenShard(task, 1, "") for task in plan_shards(rows, "same", 1000)],
+        "written": [
+            WrittenShard(task.name, task.written, task.documents, 1, "") for task in plan_shards(splits, "same", 1000)
+        ],
     }
 
 
@@ -149,7 +164,7 @@ def test_books_that_balance_pass() -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda s: setattr(s["rows"][0].counts, "kept", 5), "split 0: 10 documents read, but 5 kept"),
+        (lambda s: s["splits"].counts["kept"].__setitem__(0, 5), "split 0: 10 documents read, but 5 kept"),
         (lambda s: s["sources"].pop("b"), "the sources add up"),
         (lambda s: s["scoring"]["counts"].update(read=17), "records read: 16, but 17"),
         (lambda s: s["scoring"]["counts"]["rejected"].update(x=1), "records rejected: 2, but 3"),

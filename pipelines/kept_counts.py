@@ -1,0 +1,159 @@
+"""What a selection keeps: the counts of a split, of a group of splits, of a source, of the whole.
+
+The counts of many splits stand in arrays, a column a count: a corpus has millions of splits, and one worker holds
+the counts of all of them when it plans the output files and when it holds the books.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import BooksError
+
+
+@dataclasses.dataclass
+class KeptCounts:
+    """What became of records in a selection.
+
+    Attributes:
+        read: all records.
+        kept: those the rule keeps.
+        dropped: scored, but not kept.
+        rejected: without a score.
+        kept_tokens: of the kept.
+        kept_bytes: of the kept, text in UTF-8.
+    """
+
+    read: int = 0
+    kept: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    kept_tokens: int = 0
+    kept_bytes: int = 0
+
+    def add(self, other: "KeptCounts") -> None:
+        """Adds another's counts to these."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def check(self, what: str) -> None:
+        """Holds the books: read = kept + dropped + rejected.
+
+        Raises:
+            BooksError: naming the numbers.
+        """
+        if self.read != self.kept + self.dropped + self.rejected:
+            raise BooksError(
+                f"{what}: {self.read} documents read, but {self.kept} kept + {self.dropped} dropped + "
+                f"{self.rejected} rejected"
+            )
+
+    def to_json(self) -> dict[str, int]:
+        """As JSON fields."""
+        return dict(self.__dict__)
+
+
+COUNTS = tuple(field.name for field in dataclasses.fields(KeptCounts))
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSplits:
+    """What is kept of each of many splits. S: splits.
+
+    Attributes:
+        ordinals_S: of the splits.
+        layouts: the different layouts of their files (`scoring.layout_of`), in any order.
+        layout_codes_S: the layout of each split, as an index into `layouts`.
+        counts: by the name of a field of `KeptCounts`: that count of each split.
+    """
+
+    ordinals_S: NDArray[np.int64]
+    layouts: tuple[str, ...]
+    layout_codes_S: NDArray[np.int32]
+    counts: Mapping[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, str, KeptCounts]]) -> "KeptSplits":
+        """From an ordinal, a layout and the counts of each split."""
+        rows = list(rows)
+        codes = {layout: code for code, layout in enumerate(dict.fromkeys(layout for _, layout, _ in rows))}
+        return cls(
+            np.asarray([ordinal for ordinal, _, _ in rows], np.int64),
+            tuple(codes),
+            np.asarray([codes[layout] for _, layout, _ in rows], np.int32),
+            {name: np.asarray([getattr(counts, name) for _, _, counts in rows], np.int64) for name in COUNTS},
+        )
+
+    @classmethod
+    def merge(cls, parts: Iterable["KeptSplits"]) -> "KeptSplits":
+        """All splits of several, by ordinal."""
+        parts = [cls.of([]), *parts]
+        codes = {layout: code for code, layout in enumerate(dict.fromkeys(x for part in parts for x in part.layouts))}
+        ordinals_S = np.concatenate([part.ordinals_S for part in parts])
+        own_codes = [np.asarray([codes[layout] for layout in part.layouts], np.int32) for part in parts]
+        codes_S = np.concatenate([own[part.layout_codes_S] for own, part in zip(own_codes, parts, strict=True)])
+        order_S = np.argsort(ordinals_S, kind="stable")
+        counts = {name: np.concatenate([part.counts[name] for part in parts])[order_S] for name in COUNTS}
+        return cls(ordinals_S[order_S], tuple(codes), codes_S[order_S], counts)
+
+    def total(self) -> KeptCounts:
+        """The sum."""
+        return KeptCounts(**{name: int(self.counts[name].sum()) for name in COUNTS})
+
+    def check(self) -> None:
+        """Holds the books of every split.
+
+        Raises:
+            BooksError: naming the first split whose books do not balance, and its numbers.
+        """
+        counts = self.counts
+        wrong_S = np.flatnonzero(counts["read"] != counts["kept"] + counts["dropped"] + counts["rejected"])
+        if len(wrong_S):
+            first = int(wrong_S[0])
+            numbers = KeptCounts(**{name: int(column_S[first]) for name, column_S in counts.items()})
+            numbers.check(f"split {self.ordinals_S[first]}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "ordinals": self.ordinals_S.tolist(),
+            "layouts": list(self.layouts),
+            "layout_codes": self.layout_codes_S.tolist(),
+            **{name: column_S.tolist() for name, column_S in self.counts.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Sequence[Any]]) -> "KeptSplits":
+        """What `to_json` wrote."""
+        return cls(
+            np.asarray(fields["ordinals"], np.int64),
+            tuple(fields["layouts"]),
+            np.asarray(fields["layout_codes"], np.int32),
+            {name: np.asarray(fields[name], np.int64) for name in COUNTS},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupCounts:
+    """What is kept of the splits of one group, by split and by source."""
+
+    group: int
+    splits: KeptSplits
+    sources: dict[str, KeptCounts]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "group": self.group,
+            "splits": self.splits.to_json(),
+            "sources": {source: counts.to_json() for source, counts in self.sources.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "GroupCounts":
+        """What `to_json` wrote."""
+        sources = {source: KeptCounts(**counts) for source, counts in fields["sources"].items()}
+        return cls(fields["group"], KeptSplits.from_json(fields["splits"]), sources)
