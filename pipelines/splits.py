@@ -24,6 +24,8 @@ from rater_model.streams import unpacked_size
 
 SPLITS_PER_GROUP = 1000
 """Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
+INPUT_LIST = "@"
+"""Before the name of a file that lists the inputs, in place of globs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +70,17 @@ class PlanRequest:
 def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
     """The input files, sorted by path.
 
+    Args:
+        patterns: paths and globs; or one word alone, `@FILE`, of a file like a plan's `inputs.jsonl`: files that
+            were found before, and are taken for what they were then. One that has changed since fails when it is read.
+
     Raises:
         NoMatchError: no file matches.
         UnreadableInputError: a file system cannot be reached.
     """
     try:
+        if len(patterns) == 1 and patterns[0].startswith(INPUT_LIST):
+            return [FileInfo.from_json(row) for row in ledger.read_json_lines(patterns[0].removeprefix(INPUT_LIST))]
         return list_files(patterns)
     except NoInputError as error:
         raise NoMatchError(f"--input: {error}") from error

@@ -182,3 +182,13 @@ def test_the_size_of_a_stream_is_estimated(tmp_path: Path, kind: str, monkeypatc
     with open(path, "rb") as file:
         found = streams.unpacked_size(file, Compression.ZSTD if kind == "zstd" else Compression.GZIP, size)
     assert found == (real if kind != "two members" else pytest.approx(real, rel=0.2))
+
+
+def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: Path) -> None:
+    found = list_files([str(corpus / "*")])
+    path = str(tmp_path / "inputs.jsonl")
+    commits.commit_if_absent(path, ledger.json_lines(file.to_json() for file in found[:2]))
+    (corpus / "a.jsonl").write_text("changed since\n")
+    assert splits.list_inputs((splits.INPUT_LIST + path,)) == found[:2]
+    with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):
+        splits.list_inputs((f"{splits.INPUT_LIST}{tmp_path}/missing.jsonl",))
