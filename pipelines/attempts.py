@@ -26,6 +26,8 @@ from rater_model.records import Split
 MOST_DEATHS = 3
 """How many workers a split may end within one launch."""
 
+_own_marks: set[str] = set()
+
 
 def describe(split: Split) -> str:
     """Names a split for a person."""
@@ -111,11 +113,23 @@ def _mark(folder: RunFolder, task: SplitTask, launch: str, *, pass_the_living: b
                 return
     else:
         raise poison(describe(split))
+    _own_marks.add(path)
     try:
         yield True
     finally:
-        with contextlib.suppress(RunFolderError):  # a mark that stays counts as one death: no harm by itself
-            commits.remove(path)
+        _remove_own(path)
+
+
+def _remove_own(path: str) -> None:
+    with contextlib.suppress(RunFolderError):  # a mark that stays counts as one death: no harm by itself
+        commits.remove(path)
+    _own_marks.discard(path)
+
+
+def clear_own() -> None:
+    """Removes this process's marks before it ends on demand: that says nothing about the splits it was scoring."""
+    for path in list(_own_marks):
+        _remove_own(path)
 
 
 def unfinished(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:

@@ -32,12 +32,17 @@ TERM_SECONDS = 120.0
 RENEWAL_SECONDS = 30.0
 
 
-def process_id() -> dict[str, Any]:
-    """What tells this process from all others, now and later, on this machine and elsewhere."""
+def process_id(pid: int | None = None) -> dict[str, Any]:
+    """What tells a process of this machine from all others, now and later, here and elsewhere.
+
+    Args:
+        pid: its id; None for this process.
+    """
+    pid = os.getpid() if pid is None else pid
     return {
         "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": _start_of(os.getpid()),
+        "pid": pid,
+        "started": _start_of(pid),
         "processes": _process_namespace(),
     }
 

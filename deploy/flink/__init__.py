@@ -1,0 +1,1 @@
+"""A Flink cluster on one machine, with Beam's job server and worker pools: `python -m deploy.flink up`."""

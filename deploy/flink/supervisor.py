@@ -1,0 +1,139 @@
+"""Keeps the cluster's processes running: one that ends is started again, until a signal ends them all.
+
+    python -m deploy.flink.supervisor FOLDER
+
+The folder's `commands.json` says what to run; `processes.json` says what runs. Every process has a log of its own.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipelines import attempts
+from pipelines.lease import is_gone, process_id
+
+COMMANDS, PROCESSES, LOGS = "commands.json", "processes.json", "logs"
+SUPERVISOR = "supervisor"
+_LOOK_SECONDS = 0.25
+_PAUSE_SECONDS = 1.0
+_SECONDS_TO_END = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A process to keep running.
+
+    Attributes:
+        name: of the process and its log.
+        argv: what to run.
+        environment: what differs from the supervisor's own.
+    """
+
+    name: str
+    argv: list[str]
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Supervisor:
+    """Runs commands, each again when it ends.
+
+    Args:
+        folder: of the cluster.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._commands = [Command(**fields) for fields in json.loads((folder / COMMANDS).read_bytes())]
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._due = {command.name: 0.0 for command in self._commands}
+
+    def look(self) -> None:
+        """Starts what does not run."""
+        changed = False
+        for command in self._commands:
+            process = self._running.get(command.name)
+            if process is not None and process.poll() is None:
+                continue
+            if process is not None:
+                print(f"{command.name}, process {process.pid}, ended with {process.returncode}", flush=True)
+                del self._running[command.name]
+                self._due[command.name] = time.monotonic() + _PAUSE_SECONDS
+            if time.monotonic() >= self._due[command.name]:
+                self._running[command.name] = self._start(command)
+                changed = True
+        if changed:
+            self._write()
+
+    def _start(self, command: Command) -> "subprocess.Popen[bytes]":
+        environment = {**os.environ, attempts.WATCHED_PROCESS: json.dumps(process_id()), **command.environment}
+        with open(self._folder / LOGS / f"{command.name}.log", "ab") as log:
+            process = subprocess.Popen(
+                command.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+        print(f"{command.name} is process {process.pid}", flush=True)
+        return process
+
+    def _write(self) -> None:
+        processes = {name: process_id(process.pid) for name, process in self._running.items()}
+        write_json(self._folder / PROCESSES, {SUPERVISOR: process_id(), **processes})
+
+    def end(self) -> None:
+        """Ends all: with a signal to stop, then without asking."""
+        for process in self._running.values():
+            process.terminate()
+        end = time.monotonic() + _SECONDS_TO_END
+        for process in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+            process.kill()
+            process.wait()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that readers find whole."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1))
+    part.replace(path)
+
+
+def running(folder: Path) -> Iterator[tuple[str, int]]:
+    """The processes of a folder's cluster that run: their names and ids, the supervisor's first."""
+    try:
+        processes = json.loads((folder / PROCESSES).read_bytes())
+    except FileNotFoundError:
+        return
+    for name, process in processes.items():
+        if not is_gone(process):
+            yield name, process["pid"]
+
+
+def main() -> None:
+    """Supervises until SIGTERM or SIGINT."""
+    supervisor = Supervisor(Path(sys.argv[1]))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        while True:
+            supervisor.look()
+            time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        supervisor.end()
+
+
+if __name__ == "__main__":
+    main()

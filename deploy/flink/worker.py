@@ -1,0 +1,40 @@
+"""A worker process of a pool: Beam's harness, which runs our steps in bundles that a task manager sends.
+
+python -m deploy.flink.worker CONTROL_HOST:PORT WORKER_ID
+"""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from apache_beam.runners.worker.sdk_worker import SdkHarness
+
+from pipelines import attempts
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    attempts.clear_own()
+    os._exit(128 + number)
+
+
+def main() -> None:
+    """Works until the task manager says that it is enough, or is gone."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {sys.argv[2]}: %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    attempts.watch_launcher()
+    code = 0
+    try:
+        SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0).run()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    # A split in the making would go on in a thread of its own, for a task manager that no longer wants it.
+    attempts.clear_own()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A pool of worker processes beside a task manager: what Beam calls an EXTERNAL environment.
+
+It serves the same calls as Beam's own `apache_beam.runners.worker.worker_pool_main`, on the address that it is given.
+A worker runs on the very Python that the pool runs on, so that it has the same packages; its output goes to the pool's
+log; it removes its marks (`pipelines.attempts`) when it is told to stop; and it ends with its pool, as the pool ends
+with the cluster.
+
+    python -m deploy.flink.worker_pool HOST:PORT
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import FrameType
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
+from apache_beam.utils import thread_pool_executor
+
+from pipelines import attempts
+from pipelines.lease import process_id
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class WorkerPool(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
+    """Starts worker processes and stops them, as a task manager asks."""
+
+    def __init__(self) -> None:
+        super().__init__(use_process=True)
+
+    def StartWorker(  # noqa: N802
+        self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
+    ) -> beam_fn_api_pb2.StartWorkerResponse:
+        """Starts a worker process that reports to the task manager."""
+        command = [sys.executable, "-m", "deploy.flink.worker", request.control_endpoint.url, request.worker_id]
+        environment = {**os.environ, attempts.WATCHED_PROCESS: json.dumps(process_id())}
+        try:
+            worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+        except OSError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"{command}: {error}")
+        self._worker_processes[request.worker_id] = worker
+        _LOGGER.info("worker %s is process %d", request.worker_id, worker.pid)
+        threading.Thread(target=self._wait, args=(request.worker_id, worker), daemon=True).start()
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def _wait(self, name: str, worker: "subprocess.Popen[bytes]") -> None:
+        _LOGGER.info("worker %s, process %d, ended with %d", name, worker.pid, worker.wait())
+
+    def stop(self) -> None:
+        """Stops all workers."""
+        for worker in list(self._worker_processes.values()):
+            worker.terminate()
+
+
+def main() -> None:
+    """Serves at the address given until a signal comes."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    watched = os.environ.pop(attempts.WATCHED_PROCESS, None)
+    if watched:
+        attempts.die_with(json.loads(watched))
+    pool = WorkerPool()
+    # Of two pools at one address the second is refused, not given every other request.
+    server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=[("grpc.so_reuseport", 0)])
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    server.add_insecure_port(sys.argv[1])
+    server.start()
+    _LOGGER.info("workers are started at %s", sys.argv[1])
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        pool.stop()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    while True:
+        time.sleep(3600)
+
+
+if __name__ == "__main__":
+    main()
