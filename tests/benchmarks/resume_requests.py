@@ -8,7 +8,7 @@ requests of
 
 - status, while nothing is summarised yet, and once all is;
 - resume, while nothing is summarised yet (what is found scored is not scored again), and once all is;
-- select, from summaries to the cutoff and to what is kept of every split.
+- select, from summaries to the cutoff, to what is kept of every split, to the plan of output files and the books.
 
 Requests are counted at the file system. Work that a cluster shares out (a group of splits, a score file) is run here
 for `--sampled_groups` groups and multiplied; each row says which it is. Memory is what a step adds to the peak of this
@@ -33,14 +33,16 @@ import fsspec
 import numpy as np
 from fsspec.spec import AbstractFileSystem
 
-from pipelines import commits, ledger, selecting, splits, status, summaries
+from pipelines import commits, ledger, publishing, selecting, shards, splits, status, summaries
+from pipelines.kept_counts import GroupCounts, KeptSplits
 from pipelines.ledger import RunFolder, SplitTask
 from pipelines.listing import scored_ordinals
 from pipelines.score_files import ScoreRows
 from pipelines.scoring import ExpandGroup
 from pipelines.selecting import SelectionRequest
+from rater_model.cutoffs import Cutoffs
 from rater_model.records import Compression, Document, Format, Split
-from rater_model.selection import Histogram, KeepFraction
+from rater_model.selection import Boundary, Histogram, KeepFraction, Threshold
 from tests.benchmarks.benchmark_support import machine
 
 ROOT = "/run"
@@ -156,6 +158,13 @@ def make_score_file(documents: int) -> bytes:
     records = [Document(f'"{row}"', "x", f"source-{row % 5}", row, 1, None) for row in range(documents)]
     rows.add(records, rng.standard_normal(documents).astype(np.float32), np.full(documents, 100))
     return rows.to_parquet(task_of(0), "jsonl/gzip", "digest")
+
+
+def numbered(counts: GroupCounts, group: int) -> GroupCounts:
+    """The counts of the first group as another group's."""
+    first = group * splits.SPLITS_PER_GROUP
+    mine = dataclasses.replace(counts.splits, ordinals_S=counts.splits.ordinals_S + first)
+    return GroupCounts.from_json(dataclasses.replace(counts, group=group, splits=mine).to_json())
 
 
 @dataclasses.dataclass
@@ -274,6 +283,32 @@ def main() -> None:
     keeper = selecting.CountKept(request)
     meter.measure(
         "select: count what is kept", lambda: [list(keeper.process(group, cutoffs)) for group in sampled], times
+    )
+    one_group = next(iter(keeper.process(0, cutoffs)))
+    counted = [numbered(one_group, group) for group in range(groups)]
+    tasks = meter.measure("select: plan the output files", lambda: list(shards.plan_shards_of(None, counted, request)))
+    written = [shards.WrittenShard(task.name, task.written, task.documents, 2**27, "0" * 64) for task in tasks]
+    del tasks
+    sources = publishing.MergeSources().merge_accumulators([group.sources for group in counted])
+    scoring["splits"] = args.splits
+    merged = KeptSplits.merge(group.splits for group in counted)
+    total_kept = merged.total()
+    scoring["counts"] = {
+        **scoring["counts"],
+        "read": total_kept.read,
+        "scored": total_kept.kept + total_kept.dropped,
+        "rejected": {"not_json": total_kept.rejected},
+    }
+    threshold = SelectionRequest.of(
+        Threshold("0"), output=folder.path, seed=0, output_format="same", output_shard_bytes=2**27
+    )
+    fixed = Cutoffs.fixed(threshold.read_policy(), Boundary.begin(Threshold("0"), Histogram.empty()), total_kept.kept)
+    del merged
+    meter.measure(
+        "select: hold the books",
+        lambda: publishing.check_books(
+            threshold, scoring, fixed, KeptSplits.merge(group.splits for group in counted), sources, written
+        ),
     )
     print(f"peak of this process: {peak_megabytes():,.0f} MB")
     if args.json:
