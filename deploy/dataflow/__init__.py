@@ -1,0 +1,1 @@
+"""Dataflow Flex Templates: their metadata, and what their launcher runs."""

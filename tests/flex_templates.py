@@ -1,0 +1,88 @@
+"""The metadata of the Dataflow Flex Templates, made from the commands' own flags.
+
+python -m tests.flex_templates     # writes deploy/dataflow/{curate,score,select}.json
+"""
+
+import argparse
+import json
+from typing import Any
+
+from pipelines import options
+from tests.readme_tables import COMMANDS, ROOT, parser_of
+
+FOLDER = ROOT / "deploy" / "dataflow"
+TEMPLATES = ("curate", "score", "select")
+LEFT_OUT = ("local_workers",)
+"""Flags that mean nothing on Dataflow."""
+SEVERAL_TIMES = "may be given several times"
+"""What a flag's help says where a template, which has one value a parameter, must say something else."""
+
+_CLOUD_FOLDER = r"^(gs|s3)://[^,\n\r]+$"
+_SHARE = r"(0|1|0?\.[0-9]+|1\.0+|[0-9](\.[0-9]+)?[eE]-[1-9][0-9]?)"
+_NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-?[0-9])?"
+_REGEXES = {
+    # The launcher's machine is gone when the workers start: nothing may lie on a local disk.
+    "output": _CLOUD_FOLDER,
+    "rater": _CLOUD_FOLDER,
+    "reference": _CLOUD_FOLDER,
+    "input": r"^[a-z0-9+]+://[^,\n\r]+(,[a-z0-9+]+://[^,\n\r]+)*$",
+    "keep_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
+    "discard_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
+    "keep_count": r"^[0-9]+$",
+    "token_budget": r"^[0-9]+$",
+    "threshold": rf"^-?{_NUMBER}$",
+    "source_weight": rf"^[^,\n\r]+={_NUMBER}(,[^,\n\r]+={_NUMBER})*$",
+}
+_REGEXES_BY_TYPE = {
+    options.whole_number: r"^0*[1-9][0-9]*$",
+    options.byte_count: r"^0*[1-9][0-9]* *([kKmMgG][iI]?)?[bB]?$",
+    options.fraction: f"^{_SHARE}$",
+    options.amplification: r"^[1-9][0-9]{0,2}(\.[0-9]+)?$",
+    options.selection_name: f"^{options._NAME.pattern}$",
+    int: r"^-?[0-9]+$",
+}
+
+
+def parameter(parser: argparse.ArgumentParser, action: argparse.Action, group: str) -> dict[str, Any]:
+    """Returns the metadata of a flag."""
+    name = action.option_strings[-1].removeprefix("--")
+    help_text = " ".join(parser._get_formatter()._expand_help(action).split())
+    found: dict[str, Any] = {
+        "name": name,
+        "label": name.replace("_", " ").capitalize(),
+        "helpText": help_text[:1].upper() + help_text[1:].replace(SEVERAL_TIMES, "several are joined by commas"),
+        "groupName": group,
+        "isOptional": not action.required,
+    }
+    if action.choices:
+        found["paramType"] = "ENUM"
+        found["enumOptions"] = [{"value": str(choice), "label": str(choice)} for choice in action.choices]
+        return found
+    found["paramType"] = "TEXT"
+    regex = _REGEXES.get(name) or _REGEXES_BY_TYPE.get(action.type)
+    if regex is not None:
+        found["regexes"] = [regex]
+    return found
+
+
+def template(command: str) -> dict[str, Any]:
+    """Returns the metadata of a command's template."""
+    parser = parser_of(COMMANDS[command])
+    parameters = []
+    for group in parser._action_groups:
+        title = "Run" if group in (parser._optionals, parser._positionals) else str(group.title).capitalize()
+        for action in group._group_actions:
+            if isinstance(action, argparse._HelpAction) or action.dest in LEFT_OUT:
+                continue
+            parameters.append(parameter(parser, action, title))
+    return {"name": parser.prog, "description": parser.description, "parameters": parameters}
+
+
+def text(command: str) -> str:
+    """Returns the file of a command's template."""
+    return json.dumps(template(command), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    for command in TEMPLATES:
+        (FOLDER / f"{command}.json").write_text(text(command), encoding="utf-8")

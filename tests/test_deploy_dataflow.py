@@ -1,0 +1,209 @@
+"""The Flex Templates say what the commands say, and their launcher runs the commands."""
+
+import argparse
+import json
+import re
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from google.cloud import dataflow_v1beta3
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from deploy.dataflow import launch
+from pipelines.runners import beam_flags
+from rater_model import exit_codes
+from tests.flex_templates import FOLDER, LEFT_OUT, SEVERAL_TIMES, TEMPLATES, template, text
+from tests.readme_tables import COMMANDS, parser_of
+
+PARSERS = {command: parser_of(COMMANDS[command]) for command in TEMPLATES}
+ACTIONS: dict[str, dict[str, argparse.Action]] = {
+    command: {
+        action.option_strings[-1].removeprefix("--"): action
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction)
+    }
+    for command, parser in PARSERS.items()
+}
+PARAMETERS: list[tuple[str, dict[str, Any]]] = [
+    (command, parameter) for command in TEMPLATES for parameter in template(command)["parameters"]
+]
+WITH_REGEX = [
+    pytest.param(command, parameter, id=f"{command}-{parameter['name']}")
+    for command, parameter in PARAMETERS
+    if "regexes" in parameter
+]
+# What a person would write, and what they would get wrong.
+RIGHT = {
+    "output": ["gs://bucket/run", "s3://bucket/a b/run"],
+    "rater": ["gs://bucket/rater"],
+    "reference": ["gs://bucket/run"],
+    "input": ["gs://bucket/crawl/*.jsonl.gz", "gs://a/*.parquet,s3://b/*.warc.gz", "https://host/a.jsonl"],
+    "max_record_bytes": ["1000000", "64MB", "16MiB", "1 GiB"],
+    "split_bytes": ["16MiB"],
+    "output_shard_bytes": ["128MiB"],
+    "max_read_amplification": ["1", "4", "2.5"],
+    "workers_to_fill": ["64"],
+    "max_windows": ["256"],
+    "tokens_per_batch": ["65536"],
+    "max_rejected_fraction": ["0", "1", "0.01", "1e-3"],
+    "keep_fraction": ["0.5", "1/3", "1", ".25", "1e-3"],
+    "keep_count": ["1000"],
+    "token_budget": ["1000000000"],
+    "threshold": ["-0.5", "1.25", "0"],
+    "accept_batch": ["1024"],
+    "discard_fraction": ["0.75", "3/4"],
+    "source_weight": ["wiki=2.0", "wiki=2.0,web=0.5"],
+    "min_per_source": ["10"],
+    "seed": ["0", "-7"],
+    "name": ["keep-0.5"],
+}
+WRONG = {
+    "output": ["run", "/mnt/run", "gs:/bucket/run"],
+    "rater": ["rater", "gs://a,gs://b"],
+    "reference": ["run"],
+    "input": ["*.jsonl", "/mnt/a.jsonl", "gs://a,b.jsonl"],
+    "max_record_bytes": ["0", "-1", "64 megabytes"],
+    "split_bytes": ["16MiBs", ""],
+    "output_shard_bytes": ["0MiB"],
+    "max_read_amplification": ["0.5", "1000", "-4"],
+    "workers_to_fill": ["0", "-1", "1.5"],
+    "max_windows": ["0", "all"],
+    "tokens_per_batch": ["64k"],
+    "max_rejected_fraction": ["1.5", "-0.1", "1%"],
+    "keep_fraction": ["1.5", "50%", "-0.5", "1/0"],
+    "keep_count": ["-1", "1e6", "0.5"],
+    "token_budget": ["1G"],
+    "threshold": ["high", "--0.5"],
+    "accept_batch": ["0"],
+    "discard_fraction": ["1.5", "75%"],
+    "source_weight": ["wiki", "wiki=", "=wiki"],
+    "min_per_source": ["0"],
+    "seed": ["0.5", "x"],
+    "name": ["a/b", "-a", ""],
+}
+
+
+def accepts(command: str, name: str, value: str) -> bool:
+    """Whether a command takes a template's parameter, as its launcher hands it over."""
+    action = ACTIONS[command][name]
+    for flag in launch.flags([f"--{name}={value}"], ""):
+        given = flag.partition("=")[2]
+        try:
+            parsed = action.type(given) if callable(action.type) else given
+        except (argparse.ArgumentTypeError, ValueError):
+            return False
+        if action.choices is not None and parsed not in action.choices:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("command", TEMPLATES)
+def test_the_files_are_those_of_the_commands(command: str) -> None:
+    assert (FOLDER / f"{command}.json").read_text(encoding="utf-8") == text(command), "run `make templates`"
+
+
+@pytest.mark.parametrize("command", TEMPLATES)
+def test_every_flag_of_a_command_is_a_parameter_once(command: str) -> None:
+    names = [parameter["name"] for parameter in template(command)["parameters"]]
+    assert sorted(names) == sorted(set(ACTIONS[command]) - set(LEFT_OUT))
+    assert all(re.fullmatch("[a-z][a-z_0-9]*", name) for name in names)
+    assert not beam_flags() & {f"--{name}" for name in names}, "the launcher's own flags would be mistaken for ours"
+
+
+@pytest.mark.parametrize(
+    ("command", "parameter"), PARAMETERS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_parameter_says_what_the_flag_says(command: str, parameter: dict[str, Any]) -> None:
+    action = ACTIONS[command][parameter["name"]]
+    assert parameter["isOptional"] is not action.required
+    assert parameter["label"]
+    assert parameter["helpText"]
+    assert SEVERAL_TIMES not in parameter["helpText"]
+    assert "%" not in parameter["helpText"], "a default that was not filled in"
+    offered = [option["value"] for option in parameter.get("enumOptions", [])]
+    assert offered == [str(choice) for choice in action.choices or ()]
+    assert all(accepts(command, parameter["name"], value) for value in offered)
+
+
+@pytest.mark.parametrize("command", TEMPLATES)
+def test_dataflow_knows_every_field(command: str) -> None:
+    metadata = dataflow_v1beta3.TemplateMetadata.from_json(json.dumps(template(command)), ignore_unknown_fields=False)
+    assert len(metadata.parameters) == len(template(command)["parameters"])
+
+
+def test_dataflow_would_refuse_a_field_that_it_does_not_know() -> None:
+    with pytest.raises(Exception, match="isoptional"):
+        dataflow_v1beta3.TemplateMetadata.from_json(
+            '{"parameters": [{"isoptional": true}]}', ignore_unknown_fields=False
+        )
+
+
+def test_every_regex_is_tried() -> None:
+    names = {parameter["name"] for _, parameter in PARAMETERS if "regexes" in parameter}
+    assert names == set(RIGHT) == set(WRONG)
+
+
+@pytest.mark.parametrize(("command", "parameter"), WITH_REGEX)
+def test_a_regex_lets_right_values_through_and_stops_wrong_ones(command: str, parameter: dict[str, Any]) -> None:
+    name, (regex,) = parameter["name"], parameter["regexes"]
+    assert regex.startswith("^")
+    assert regex.endswith("$")
+    for value in RIGHT[name]:
+        assert re.fullmatch(regex, value), value
+        assert accepts(command, name, value), value
+    for value in WRONG[name]:
+        assert not re.fullmatch(regex, value), value
+
+
+@pytest.mark.parametrize("name", sorted(RIGHT))
+@settings(max_examples=30)
+@given(data=st.data())
+def test_what_a_regex_lets_through_the_command_takes(name: str, data: st.DataObject) -> None:
+    command, parameter = next((command, found) for command, found in PARAMETERS if found["name"] == name)
+    value = data.draw(
+        st.from_regex(parameter["regexes"][0].replace("$", r"\Z"), alphabet=st.characters(max_codepoint=127))
+    )
+    if name in ("keep_fraction", "discard_fraction"):  # that p/q is at most 1 no regex can say
+        assume(Fraction(value) <= 1)
+    assert accepts(command, name, value)
+
+
+@pytest.mark.parametrize("command", TEMPLATES)
+def test_a_flag_that_is_given_several_times_can_be_joined(command: str) -> None:
+    several = {name for name, action in ACTIONS[command].items() if isinstance(action, argparse._AppendAction)}
+    # --input takes several paths in one value by itself.
+    assert several - {"input"} == {name.removeprefix("--") for name in launch.REPEATED} & set(ACTIONS[command])
+
+
+def test_the_launcher_runs_the_templates_that_there_are() -> None:
+    assert set(launch.COMMANDS) == set(TEMPLATES)
+    for command, main in launch.COMMANDS.items():
+        assert main.__module__ == f"pipelines.{command}"
+
+
+def test_parameters_become_flags() -> None:
+    given = ["--output=gs://a/run", "--name=", "--source_weight=wiki=2,web=0.5", "--labels={}", "--no_use_public_ips"]
+    assert launch.flags(given, "image:1") == [
+        "--output=gs://a/run",
+        "--source_weight=wiki=2",
+        "--source_weight=web=0.5",
+        "--labels={}",
+        "--no_use_public_ips",
+        "--sdk_container_image=image:1",
+    ]
+
+
+def test_an_image_that_is_named_stands() -> None:
+    given = ["--sdk_container_image=mine:2"]
+    assert launch.flags(given, "image:1") == given
+    assert launch.flags([], "") == []
+
+
+@pytest.mark.parametrize("named", ["", "batch"])
+def test_an_image_that_names_no_template_is_told_how_to_be_built(
+    named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main([], {"DATARATER_TEMPLATE": named}) == exit_codes.WRONG_USAGE
+    assert "--build-arg TEMPLATE=" in capsys.readouterr().err
