@@ -1,0 +1,124 @@
+# Four accounts, each with what it needs and no more. None has a key; every role on the bucket is on this bucket alone.
+
+locals {
+  # Run folders are read and written by workers and by the command that launches them.
+  runs = {
+    worker   = google_service_account.worker.member
+    launcher = google_service_account.launcher.member
+  }
+  readers = {
+    for pair in setproduct(var.input_buckets, keys(local.runs)) : "${pair[0]}/${pair[1]}" => {
+      bucket = pair[0]
+      member = local.runs[pair[1]]
+    }
+  }
+}
+
+# Dataflow's workers, and the machine that launches a Flex Template.
+resource "google_service_account" "worker" {
+  account_id   = "datarater-worker"
+  display_name = "DataRater: Dataflow workers"
+}
+
+# The nightly batch, which submits jobs.
+resource "google_service_account" "launcher" {
+  account_id   = "datarater-launcher"
+  display_name = "DataRater: nightly batch"
+}
+
+# Cloud Scheduler, which starts the nightly batch.
+resource "google_service_account" "scheduler" {
+  account_id   = "datarater-scheduler"
+  display_name = "DataRater: schedule"
+}
+
+# Cloud Build, which pushes images and templates.
+resource "google_service_account" "builder" {
+  account_id   = "datarater-builder"
+  display_name = "DataRater: builds"
+}
+
+resource "google_storage_bucket_iam_member" "run_folders" {
+  for_each = local.runs
+
+  bucket = google_storage_bucket.datarater.name
+  role   = "roles/storage.objectUser"
+  member = each.value
+}
+
+# Beam asks for the bucket itself (storage.buckets.get) before it stages files.
+resource "google_storage_bucket_iam_member" "bucket" {
+  for_each = local.runs
+
+  bucket = google_storage_bucket.datarater.name
+  role   = "roles/storage.legacyBucketReader"
+  member = each.value
+}
+
+resource "google_storage_bucket_iam_member" "inputs" {
+  for_each = local.readers
+
+  bucket = each.value.bucket
+  role   = "roles/storage.objectViewer"
+  member = each.value.member
+}
+
+resource "google_project_iam_member" "worker" {
+  project = var.project
+  role    = "roles/dataflow.worker"
+  member  = google_service_account.worker.member
+}
+
+resource "google_artifact_registry_repository_iam_member" "worker" {
+  location   = google_artifact_registry_repository.images.location
+  repository = google_artifact_registry_repository.images.name
+  role       = "roles/artifactregistry.reader"
+  member     = google_service_account.worker.member
+}
+
+resource "google_project_iam_member" "launcher" {
+  project = var.project
+  role    = "roles/dataflow.developer"
+  member  = google_service_account.launcher.member
+}
+
+# A job is submitted to run as the worker's account.
+resource "google_service_account_iam_member" "launcher_as_worker" {
+  service_account_id = google_service_account.worker.name
+  role               = "roles/iam.serviceAccountUser"
+  member             = google_service_account.launcher.member
+}
+
+resource "google_cloud_run_v2_job_iam_member" "scheduler" {
+  location = google_cloud_run_v2_job.batch.location
+  name     = google_cloud_run_v2_job.batch.name
+  role     = "roles/run.invoker"
+  member   = google_service_account.scheduler.member
+}
+
+resource "google_artifact_registry_repository_iam_member" "builder" {
+  location   = google_artifact_registry_repository.images.location
+  repository = google_artifact_registry_repository.images.name
+  role       = "roles/artifactregistry.writer"
+  member     = google_service_account.builder.member
+}
+
+resource "google_storage_bucket_iam_member" "builder" {
+  bucket = google_storage_bucket.datarater.name
+  role   = "roles/storage.objectUser"
+  member = google_service_account.builder.member
+
+  condition {
+    title      = "templates and build sources"
+    expression = <<-EOT
+      resource.name.startsWith("projects/_/buckets/${var.bucket}/objects/templates/") ||
+      resource.name.startsWith("projects/_/buckets/${var.bucket}/objects/build/")
+    EOT
+  }
+}
+
+resource "google_project_iam_member" "builder_logs" {
+  project = var.project
+  role    = "roles/logging.logWriter"
+  member  = google_service_account.builder.member
+}
