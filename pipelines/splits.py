@@ -127,6 +127,7 @@ class FilePlan:
         compression: what the whole file is wrapped in.
         cuts_Sx3: start, end (-1: to the end of the file) and stored bytes of every split.
         unpacked: about how many bytes a stream that may be strided unpacks to; 0 for all other files.
+        virtual: whether it is cut at members, and its cuts are virtual offsets.
     """
 
     info: FileInfo
@@ -134,6 +135,7 @@ class FilePlan:
     compression: Compression
     cuts_Sx3: NDArray[np.int64]
     unpacked: int = 0
+    virtual: bool = False
 
     @classmethod
     def of(cls, info: FileInfo, read: ReadOptions, split_bytes: int) -> "FilePlan":
@@ -150,7 +152,7 @@ class FilePlan:
             with open_file(info.path) as file:
                 unpacked = unpacked_size(file, first.compression, info.size)
         cuts = [(split.start, -1 if split.end is None else split.end, split.size) for split in found]
-        return cls(info, first.format, first.compression, np.asarray(cuts, np.int64), unpacked)
+        return cls(info, first.format, first.compression, np.asarray(cuts, np.int64), unpacked, first.virtual)
 
     def strided(self, parts: int) -> "FilePlan":
         """The same stream cut into parts of about equal size, each read by streaming past those before it."""
@@ -170,7 +172,16 @@ class FilePlan:
     def tasks(self, first: int) -> Iterator[SplitTask]:
         """Its splits, numbered from `first`."""
         for ordinal, (start, end, size) in enumerate(self.cuts_Sx3.tolist(), first):
-            split = Split(self.info.path, self.format, self.compression, start, None if end < 0 else end, ordinal, size)
+            split = Split(
+                self.info.path,
+                self.format,
+                self.compression,
+                start,
+                None if end < 0 else end,
+                ordinal,
+                size,
+                self.virtual,
+            )
             yield SplitTask(split, self.info.fingerprint, ordinal // SPLITS_PER_GROUP)
 
 
@@ -237,6 +248,7 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
         "id": plan_id,
         "splits": count,
         "groups": groups,
+        "files_cut_at_members": sum(plan.virtual for plan in plans),
         "strided_files": sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
         "read_amplification": round(sum(plan.bytes_read for plan in plans) / stored, 3) if stored else 1.0,
     }
@@ -280,6 +292,8 @@ def describe_plan(plan: Mapping[str, Any]) -> str:
         plan: as `plan_of` gives it.
     """
     line = f"plan: {plan['splits']:,} splits"
+    if plan.get("files_cut_at_members"):
+        line += f"; {plan['files_cut_at_members']:,} compressed files are cut at their gzip members or zstd frames"
     if plan.get("strided_files"):
         line += (
             f"; {plan['strided_files']:,} big compressed files are strided over several workers, for which "

@@ -2,11 +2,12 @@
 
 from rater_model import streams
 from rater_model.files import open_file
+from rater_model.members import SplitStream
 from rater_model.records import EXCERPT_BYTES, BadRecord, Reason, Split
 
 
 class ByteReader:
-    """A file's decompressed bytes, front to back.
+    """A file's decompressed bytes, front to back; of a virtual split those of its own members alone.
 
     Damage ends the bytes early, and `failure` says what it was.
 
@@ -17,10 +18,11 @@ class ByteReader:
 
     def __init__(self, split: Split) -> None:
         self._file = open_file(split.path)
-        self._chunks = streams.decompressed_chunks(self._file, split.compression)
+        stream = SplitStream(self._file, split, beyond=False)
+        self._chunks = iter(stream)
         self._buffer = b""
         self._at = 0
-        self.position = 0
+        self.position = stream.position
         self.failure: streams.StreamError | None = None
 
     def __enter__(self) -> "ByteReader":
@@ -81,7 +83,7 @@ class ByteReader:
         """The bad record for one that the end cut off."""
         if self.failure is not None:
             return self.broken(start, excerpt)
-        detail = f"the file ends within a {what}"
+        detail = f"the stream ends within a {what}"
         return BadRecord(start, Reason.STREAM_TRUNCATED, detail, excerpt[:EXCERPT_BYTES])
 
     def broken(self, start: int, excerpt: bytes = b"") -> BadRecord:

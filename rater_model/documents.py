@@ -21,7 +21,7 @@ import dataclasses
 import itertools
 import posixpath
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import zstandard
 
@@ -29,6 +29,7 @@ from rater_model import streams
 from rater_model.bzip2 import is_bzip2
 from rater_model.files import NoInputError, file_info, list_files, open_file, read_head
 from rater_model.jsonl import BYTE_ORDER_MARK, foreign_format, read_jsonl
+from rater_model.members import find_boundaries
 from rater_model.parquet import (
     PARQUET_MAGIC,
     BrokenParquetError,
@@ -40,6 +41,7 @@ from rater_model.parquet import (
 from rater_model.plain_text import read_plain_text
 from rater_model.records import (
     EXCERPT_BYTES,
+    VIRTUAL_BYTES,
     BadRecord,
     Compression,
     Document,
@@ -51,7 +53,7 @@ from rater_model.records import (
     Split,
 )
 from rater_model.tfrecord import is_tfrecord, read_tfrecord
-from rater_model.warc import WARC_MAGIC, read_warc
+from rater_model.warc import WARC_MAGIC, is_whole_record, read_warc
 
 __all__ = [
     "EXCERPT_BYTES",
@@ -166,9 +168,9 @@ def _is_text(head: bytes) -> bool:
 def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:
     """Cuts a file into splits of about equal size.
 
-    Plain JSONL is cut at byte offsets, Parquet between row groups; a compressed stream is one split, and so is a file
-    of any other format. A file that
-    cannot be planned is one split too, and reading that says what is wrong.
+    Plain JSONL is cut at byte offsets, Parquet between row groups, JSONL and WARC in gzip or zstd between members or
+    frames where there are many. Any other file is one split. A file that cannot be planned is one split too, and
+    reading that says what is wrong.
 
     Args:
         info: the file.
@@ -188,15 +190,35 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
     whole = Split(info.path, file_format, compression, size=info.size)
     if file_format is Format.PARQUET:
         return _plan_parquet(whole, options, target_bytes)
+    if file_format in _MAY_BEGIN and compression in (Compression.GZIP, Compression.ZSTD):
+        may_begin = _MAY_BEGIN[file_format]
+        return _cut(whole, find_boundaries(info.path, info.size, compression, target_bytes, may_begin), virtual=True)
     if file_format is not Format.JSONL or compression is not Compression.NONE or foreign_format(head) is not None:
         return [whole]
     count = max(1, -(-info.size // target_bytes))
-    cuts = [info.size * index // count for index in range(count + 1)]
+    return _cut(whole, [info.size * index // count for index in range(1, count)])
+
+
+def _cut(whole: Split, offsets: Sequence[int], virtual: bool = False) -> list[Split]:
+    """Cuts a file at stored offsets, which are positions of its records too unless they are to be virtual."""
+    if not offsets:
+        return [whole]
+    unit = VIRTUAL_BYTES if virtual else 1
     return [
         # The last split is open, so that it holds whatever the store says too little of.
-        dataclasses.replace(whole, start=start, end=end if end < info.size else None, size=end - start)
-        for start, end in itertools.pairwise(cuts)
+        dataclasses.replace(
+            whole,
+            start=start * unit,
+            end=end * unit if end < whole.size else None,
+            size=end - start,
+            virtual=virtual,
+        )
+        for start, end in itertools.pairwise([0, *offsets, whole.size])
     ]
+
+
+# The formats whose compressed files are cut at members, each with what the first member of a split must be like.
+_MAY_BEGIN = {Format.JSONL: None, Format.WARC: is_whole_record}
 
 
 def _plan_parquet(whole: Split, options: ReadOptions, target_bytes: int) -> list[Split]:

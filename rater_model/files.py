@@ -51,6 +51,26 @@ def read_head(path: str, count: int) -> bytes:
         return file.read(count)
 
 
+def read_range(path: str, start: int, count: int) -> bytes:
+    """Returns some bytes of a file, fewer at its end, in one request where it lies elsewhere.
+
+    Args:
+        path: local path or URL.
+        start: offset of the first byte, within the file.
+        count: how many bytes.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    local = local_path(path)
+    if local is not None:
+        with open(local, "rb") as file:
+            file.seek(start)
+            return file.read(count)
+    file_system, inner = fsspec.url_to_fs(path)
+    return bytes(file_system.cat_file(inner, start=start, end=start + count))
+
+
 def file_info(path: str) -> FileInfo:
     """Looks a file up as it is now, so that a change since an earlier look can be seen.
 

@@ -10,6 +10,7 @@ import orjson
 
 from rater_model import streams
 from rater_model.files import open_file
+from rater_model.members import SplitStream
 from rater_model.records import (
     EXCERPT_BYTES,
     BadRecord,
@@ -217,25 +218,25 @@ def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
 
 def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
     r"""Yields the split's lines as (line without its `\n`, position), or a `BadRecord` in the place of one."""
-    end = split.end
-    # The byte before the split tells whether a line starts at its very beginning.
-    passing = max(split.start - 1, 0)
-    position = 0  # of the line that `pending` opens, or while passing, of the next chunk
-    if passing and split.compression is Compression.NONE:
-        file.seek(passing)
-        position = passing
+    stream = SplitStream(file, split)
+    # From where on to look for the end of the line that the split begins in: the byte before it may be one. In a
+    # virtual split that byte is not to be had, and a line that starts at its very beginning is the one's before.
+    passing = split.start if split.virtual else max(split.start - 1, 0)
+    position = stream.position  # of the line that `pending` opens, or while passing, of the next chunk
     skip_line = split.start > 0
     pending: list[bytes] = []
     pending_size = 0
     oversize_head: bytes | None = None
     failure: streams.StreamError | None = None
-    chunks = streams.decompressed_chunks(file, split.compression)
+    chunks = iter(stream)
     while True:
         try:
             chunk = next(chunks, None)
         except streams.StreamError as error:
             failure = error
             break
+        finally:
+            end = stream.end
         if chunk is None:
             break
         if skip_line:

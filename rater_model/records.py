@@ -8,6 +8,9 @@ from typing import Any, Self
 EXCERPT_BYTES = 200
 """How much of a bad record travels with its report."""
 
+VIRTUAL_BYTES = 2**16
+"""What a stored offset counts for in a virtual offset; deflate expands 1,032 times at most, zstd 32,768 times."""
+
 
 class Reason(enum.StrEnum):
     """Why a record, or what is left of a file, could not be read as a document.
@@ -101,7 +104,7 @@ class Document:
         text: the text, never empty.
         source: the name of the document's source; "" without one; one that is no string as canonical JSON.
         position: the offset at which the record (JSONL: its line) starts in the decompressed stream, in bytes;
-            Parquet: the row's number in the file.
+            in a virtual split (see `Split`) plus a virtual offset; Parquet: the row's number in the file.
         size: the text's length in UTF-8, in bytes.
         raw: JSONL: the line, without its `\n` and without the file's byte order mark, untouched otherwise (a `\r`
             stays); Parquet: None; other formats: a JSON line of all that the record holds.
@@ -196,9 +199,12 @@ class Split:
         start: JSONL: an offset in the decompressed stream; Parquet: a row group.
         end: likewise, exclusive; None: to the end of the file. A line belongs to the split in which its first byte
             lies. A compressed stream can be read from its beginning only, so that a split of one which starts later
-            streams past what is not its own.
+            streams past what is not its own, unless it is virtual.
         ordinal: the split's number in the plan of a run, in the order of (path, start); -1 outside of a plan.
         size: about how many stored bytes the split covers, for planning; 0 if unknown.
+        virtual: whether start and end are virtual offsets: the stored offset at which a gzip member or zstd frame
+            begins, times `VIRTUAL_BYTES`. What unpacks from there has the positions that follow. No member unpacks
+            to so many times its stored bytes, so that positions rise through the file, as in BGZF.
     """
 
     path: str
@@ -208,6 +214,7 @@ class Split:
     end: int | None = None
     ordinal: int = -1
     size: int = 0
+    virtual: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the split as a dictionary that JSON can hold."""
@@ -220,6 +227,7 @@ class Split:
             "end": self.end,
             "ordinal": self.ordinal,
             "size": self.size,
+            "virtual": self.virtual,
         }
 
     @classmethod

@@ -29,6 +29,8 @@ _STATED_MAY_DIFFER = 0.05
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+MEMBER_END = b""
+"""Stands in `member_chunks` for the end of a member; chunks are never empty."""
 
 
 def is_zstd(head: bytes) -> bool:
@@ -59,20 +61,32 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
     padding, as for the gzip program.
 
     Args:
-        file: opened at its beginning; plain files anywhere.
+        file: opened at its beginning, or where a member begins; plain files anywhere.
         compression: what the file is wrapped in.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
         OSError: if the file cannot be read.
     """
-    if compression is Compression.GZIP:
-        return _gzip_chunks(file)
-    if compression is Compression.ZSTD:
-        return _zstd_chunks(file)
+    if compression in (Compression.GZIP, Compression.ZSTD):
+        return filter(None, member_chunks(file, compression))
     if compression is Compression.BZIP2:
         return _bzip2_chunks(file)
     return iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def member_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
+    """Reads like `decompressed_chunks`, with `MEMBER_END` after the last chunk of every gzip member or zstd frame.
+
+    Args:
+        file: opened where a member begins.
+        compression: gzip or zstd.
+
+    Raises:
+        StreamError: after the last chunk, if the stream is damaged.
+        OSError: if the file cannot be read.
+    """
+    return _gzip_chunks(file) if compression is Compression.GZIP else _zstd_chunks(file)
 
 
 def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
@@ -147,7 +161,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                 chunk = decoder.decompress(pending, CHUNK_BYTES)
             except zlib.error as error:
                 yield from _up_to_damage(before, pending)
-                raise _corrupt("gzip", error) from error
+                raise corrupt("gzip", error) from error
             pending = decoder.unconsumed_tail
             if chunk:
                 yield chunk
@@ -156,6 +170,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                 pending = file.read(_GZIP_INPUT_BYTES)
                 if not pending:
                     raise _truncated("gzip")
+        yield MEMBER_END
         pending = decoder.unused_data or file.read(_GZIP_INPUT_BYTES)
         members += 1
 
@@ -194,15 +209,22 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
             try:
                 chunk = decoder.decompress(pending)
             except zstandard.ZstdError as error:
-                raise _corrupt("zstd", error) from error
+                raise corrupt("zstd", error) from error
             pending = b""
             if chunk:
                 yield chunk
+        yield MEMBER_END
         pending = decoder.unused_data
         frames += 1
 
 
-def _corrupt(name: str, error: Exception) -> StreamError:
+def corrupt(name: str, error: object) -> StreamError:
+    """What to raise for damage within a stream.
+
+    Args:
+        name: of the compression.
+        error: what was found.
+    """
     return StreamError(
         Reason.STREAM_CORRUPT,
         f"the {name} stream is damaged ({error}); the records that could be unpacked were read, the rest is lost",

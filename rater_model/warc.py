@@ -9,6 +9,7 @@ says so: taking the text out of a page is another tool's work. Records that hold
 Source: ISO 28500, the WARC file format.
 """
 
+import re
 from collections.abc import Iterator
 
 from rater_model.byte_reader import ByteReader
@@ -21,6 +22,21 @@ _LINE_LIMIT = 2**16
 _HEADER_LINES = 200
 _WITHOUT_CONTENT = ("warcinfo", "request", "metadata", "revisit", "continuation")
 _DOCUMENTS = ("conversion", "resource")
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
+
+
+def is_whole_record(head: bytes, size: int) -> bool:
+    """Says whether what a gzip member or zstd frame unpacks to is one record, as crawls are stored.
+
+    Args:
+        head: its first bytes, the record's header among them.
+        size: how many bytes there are.
+    """
+    header_bytes = head.find(b"\r\n\r\n") + 4
+    length = _LENGTH.search(head[:header_bytes])
+    if not head.startswith(WARC_MAGIC) or header_bytes < 4 or length is None:
+        return False
+    return 0 <= size - header_bytes - int(length[1]) <= 4  # two line ends, or what a careless writer leaves of them
 
 
 def _headers(reader: ByteReader) -> dict[str, str] | None:

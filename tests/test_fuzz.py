@@ -41,13 +41,33 @@ FORMATS: dict[str, Callable[[], bytes]] = {
     "txt": lambda: "\n".join(record["text"] for record in RECORDS).encode()[:4000],
     "parquet": parquet,
 }
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+def by_record(data: bytes, pack: Callable[[bytes], bytes]) -> bytes:
+    """One gzip member or zstd frame a record, as crawls are stored."""
+    opening = b"WARC/1.0\r\n" if data.startswith(b"WARC") else b'{"id"'
+    first, *rest = data.split(opening)
+    return b"".join(pack(part) for part in (first, *(opening + part for part in rest)))
+
+
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
-    ".zst": lambda data: zstandard.ZstdCompressor(write_checksum=True).compress(data),
+    ".zst": zstd,
+}
+# Files that are cut within their compressed streams.
+MEMBERS: dict[str, Callable[[bytes], bytes]] = {
+    ".members.gz": lambda data: by_record(data, gzip.compress),
+    ".frames.zst": lambda data: by_record(data, zstd),
 }
 KINDS = [(name, suffix) for name in FORMATS for suffix in PACKERS if name != "parquet" or not suffix]
+KINDS += [(name, suffix) for name in ("jsonl", "warc") for suffix in MEMBERS]
+PACKERS |= MEMBERS
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -77,6 +97,7 @@ def test_damaged_files_give_records_or_reasons(tmp_path: Path, name: str, suffix
     whole = [record for split in plan_file(info, OPTIONS, 500) for record in read_split(split, OPTIONS)]
     assert all(isinstance(record, Document) for record in whole)
     assert len(whole) == (1 if name == "txt" else len(RECORDS))
+    assert suffix not in MEMBERS or len(plan_file(info, OPTIONS, 500)) > 3
     for case in range(max(1, CASES // len(KINDS))):
         rng = random.Random(f"{name}{suffix}{case}")
         path.write_bytes(damaged(sound, rng))
