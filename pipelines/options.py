@@ -379,7 +379,7 @@ def _refuse_paths(args: argparse.Namespace) -> None:
         given = getattr(args, flag, None) or []
         for path in [given] if isinstance(given, str) else given:
             commits.check_protocols(f"--{flag}", path)
-    local = local_path(args.output)
+    local = local_path(args.output) if "output" in args else None
     if local is not None:
         place = os.path.abspath(local)
         while not os.path.exists(place) and place != os.path.dirname(place):

@@ -78,6 +78,11 @@ class ScoreDistribution:
         return cls(histogram.bins_K.astype(np.int64), histogram.counts_K.astype(np.float64))
 
     @classmethod
+    def from_counts(cls, bins: Sequence[int], counts: Sequence[float]) -> "ScoreDistribution":
+        """Of bins and their documents."""
+        return cls(np.asarray(bins, np.int64), np.asarray(counts, np.float64))
+
+    @classmethod
     def by_quantiles(cls, quantiles: Sequence[float], documents: int) -> "ScoreDistribution":
         """Of a sample that is known by its quantiles at equal steps from 0 to 1: straight lines between them.
 

@@ -1,0 +1,453 @@
+"""`datarater-batch`: scores and selects what came in since the last batch, against a frozen reference, for a date.
+
+The journal (`pipelines.batch_journal`) is the state. A batch is a claim of files, then a run folder that
+`datarater-curate` fills, then a publication: the record of the batch, decided in the journal and then committed as
+`PUBLISH/DATE/manifest.json`. Every step finds what was done before, so that the same command can be given twice, late,
+by two launches at once, or after a kill at any moment:
+
+- A date that is published stays as it is; the command says so and ends with the batch's own exit code.
+- A batch that was begun is finished: its own files, in its own run folder. Each run first finishes the unfinished
+  batches of other dates, unless another launch is at work in them.
+- A batch that cannot be finished as it was begun (a claimed file changed before it was read, or the configuration says
+  otherwise now) gives its files back, which is recorded, and begins anew.
+"""
+
+import dataclasses
+import datetime
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from pipelines import (
+    batch_inputs,
+    batch_record,
+    batch_reference,
+    batch_retention,
+    command,
+    commits,
+    curate,
+    lease,
+    ledger,
+    options,
+    selecting,
+)
+from pipelines.batch_config import BatchConfig, read_config
+from pipelines.batch_inputs import Found
+from pipelines.batch_journal import MANIFEST, SUCCESS, Claim, Journal, Publication, Reference, Release, State, now
+from pipelines.errors import CurationError, EmptyCorpusError, LeaseHeldError, RunFolderMismatchError, StoppedError
+from pipelines.interrupts import Interrupts
+from pipelines.ledger import RunFolder
+from pipelines.scoring import ScoringRequest
+from pipelines.selecting import SelectionRequest
+from pipelines.work import Work
+from rater_model import exit_codes
+
+COMMAND = "datarater-batch"
+
+_NAMED = 5
+_LOOKED_AFTER = 32
+"""How many of the newest publications are looked after: a kill leaves at most one without its manifest."""
+
+
+class PastLimitError(CurationError):
+    """A batch is published, or held back, whose drift or rejected share is past its limit."""
+
+    exit_code = exit_codes.PAST_LIMIT
+
+
+class UnfinishedError(CurationError):
+    """Another date's batch could not be finished; this one's own is."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Batches:
+    """The batches of one state folder, worked on by one launch.
+
+    Args:
+        config: of the batches.
+        adopt_reference: whether another reference may take the place of the frozen one.
+        accept_alarm: whether a batch whose alarm would hold it back is published.
+
+    Raises:
+        CurationError: the configuration, the rater or the reference cannot be used.
+    """
+
+    def __init__(self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: bool = False):
+        self._config = config
+        self._accept_alarm = accept_alarm
+        self.journal = Journal(config.state)
+        self._scoring, self._selection, _ = config.requests(config.runs, "")
+        self._reference: Reference = batch_reference.freeze(
+            config, self.journal, self._scoring, self._selection, adopt=adopt_reference
+        )
+        self._terms = terms(self._scoring, self._selection, self._reference)
+
+    def finish(self, date: datetime.date) -> dict[str, Any]:
+        """Brings the batch of a date to its end: claims its files, curates them, publishes.
+
+        Returns:
+            The record of the batch, which is published.
+
+        Raises:
+            PastLimitError: the batch is held back.
+            LeaseHeldError: another launch is at work in it.
+            CurationError: what stopped it; the same again goes on where it stopped.
+        """
+        day = date.isoformat()
+        while True:
+            state = self.journal.read()
+            number = state.claim_of(day)
+            if number is None:
+                self._check_place(day)
+                self._claim(date)
+            elif number in state.publications:
+                return self._show(number)
+            elif (why := self._stale(state.claims[number])) is not None:
+                command.say(f"batch {day}: begun anew, for {why}")
+                self.journal.decide(lambda state, number=number, why=why: _release(state, number, why))  # type: ignore[misc]
+            else:
+                self._publish(number, self._curate(number, state.claims[number]))
+
+    # --- claiming --------------------------------------------------------------------------------------
+
+    def look(self, date: datetime.date) -> Found:
+        """What a batch of a date would take now."""
+        self.journal.read()
+        return batch_inputs.find(self._config, self.journal, date)
+
+    def _claim(self, date: datetime.date) -> None:
+        """Claims the files of a date, if no other launch makes a decision meanwhile."""
+        found = self.look(date)
+        inputs = self.journal.keep("inputs", ledger.json_lines(file.to_json() for file in found.files))
+        notes: dict[str, Any] = found.counts()
+        if notes:
+            notes["sha256"] = self.journal.keep("notes", ledger.json_lines(found.notes))
+        run = f"{self._config.runs}/{date.isoformat()}-{self.journal.state.number + 1:06d}"
+        size = sum(file.size for file in found.files)
+        claim = Claim(date.isoformat(), len(found.files), size, inputs, notes, self._terms, run, now())
+        if self.journal.append(claim):
+            tell(date, found)
+
+    def _check_place(self, day: str) -> None:
+        """Refuses a date under which something is published that the journal does not know.
+
+        Raises:
+            RunFolderMismatchError: naming it.
+        """
+        manifest = f"{self._config.publish}/{day}/{MANIFEST}"
+        if commits.exists(manifest):
+            raise RunFolderMismatchError(
+                f"{manifest} is there, but {self._config.state} knows of no batch of {day}: another state folder "
+                "publishes here. Take another publish folder, or the state folder that belongs to it"
+            )
+
+    def _stale(self, claim: Claim) -> str | None:
+        """Why a batch cannot be finished as it was begun; None if it can.
+
+        Raises:
+            LeaseHeldError: it cannot, but another launch is at work in it.
+        """
+        scoring = dataclasses.replace(self._scoring, output=claim.run)
+        selection = dataclasses.replace(self._selection, output=claim.run)
+        lines = ledger.differences(self._terms, claim.terms)
+        if not lines and not commits.exists(selection.selection.success_path):
+            lines = batch_inputs.changed_since(self.journal.inputs(claim))
+        if not lines:
+            return None
+        for folder in Work(scoring=scoring, selection=selection).leases():
+            term = lease.current(folder)
+            if term is not None and term.is_held():
+                raise LeaseHeldError(f"{claim.run}: another launch is at work here: {term.describe()}")
+        more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+        return "; ".join(lines[:_NAMED]) + more
+
+    # --- curating --------------------------------------------------------------------------------------
+
+    def _curate(self, number: int, claim: Claim) -> dict[str, Any]:
+        """Scores and selects the files of a batch, by `datarater-curate` itself; gives the record.
+
+        Raises:
+            StoppedError: the job goes on without this command.
+            CurationError: what stopped it.
+        """
+        manifest = scoring = None
+        if claim.files:
+            inputs = self.journal.kept("inputs", claim.inputs)
+            try:
+                curate.run(self._config.argv(claim.run, inputs, accept_alarm=self._accept_alarm))
+            except EmptyCorpusError:
+                command.say(f"batch {claim.date}: there is no record in any of its {claim.files:,} files")
+            else:
+                manifest = command.read_manifest(dataclasses.replace(self._selection, output=claim.run))
+                if manifest is None:
+                    raise StoppedError(
+                        f"batch {claim.date}: the job goes on without this command; run the same command again when it "
+                        "has ended, to publish the batch"
+                    )
+                scoring = selecting.read_scoring(RunFolder(claim.run))
+        return batch_record.build(
+            self.journal,
+            number,
+            claim,
+            self._reference,
+            self._config.limits,
+            scoring=scoring,
+            manifest=manifest,
+        )
+
+    # --- publishing ------------------------------------------------------------------------------------
+
+    def _publish(self, number: int, record: dict[str, Any]) -> None:
+        """Publishes a batch, unless its alarm holds it back.
+
+        Raises:
+            PastLimitError: it is held back.
+            RunFolderMismatchError: it has given its files back meanwhile.
+        """
+        limits = self._config.limits
+        if record["alarms"] and limits.on_alarm == "hold" and not self._accept_alarm:
+            for line in batch_record.lines(record):
+                command.say(line)
+            raise PastLimitError(
+                f"batch {record['date']} is held back: {'; '.join(record['alarms'])}. Look at {record['run']}; then "
+                "publish it by the same command with --accept_alarm, or correct the configuration, which begins it anew"
+            )
+        digest = self.journal.keep("records", ledger.to_json(record))
+        place = f"{self._config.publish}/{record['date']}"
+
+        def decision(state: State) -> Publication | None:
+            if number in state.publications:
+                return None
+            if number not in state.claims:
+                raise RunFolderMismatchError(
+                    f"batch {record['date']}: another launch has begun it anew, with other files or options; run the "
+                    "same command again"
+                )
+            return Publication(number, digest, place)
+
+        self.journal.decide(decision)
+
+    def _show(self, number: int) -> dict[str, Any]:
+        """Sees to it that readers find a published batch; gives its record."""
+        publication = self.journal.state.publications[number]
+        data = self.journal.read_kept("records", publication.record)
+        if number not in self.journal.state.all_expired:
+            path = f"{publication.place}/{MANIFEST}"
+            if not commits.commit_if_absent(path, data) and commits.read_bytes(path) != data:
+                raise RunFolderMismatchError(f"{path} is not what this batch published; another state folder wrote it")
+            commits.commit_if_absent(f"{publication.place}/{SUCCESS}", b"")
+        record: dict[str, Any] = orjson.loads(data)
+        return record
+
+    def show_newest(self) -> None:
+        """Does for the newest publications what a killed launch may have left undone."""
+        for number in list(self.journal.read().publications)[-_LOOKED_AFTER:]:
+            self._show(number)
+
+    def missed(self, date: datetime.date) -> list[str]:
+        """The dates before one, since the first batch, that have none, though their files wait under their own date."""
+        dates = [datetime.date.fromisoformat(claim.date) for claim in self.journal.state.claims.values()]
+        if not self._config.is_dated or not dates:
+            return []
+        days = (date - min(dates)).days
+        between = (min(dates) + datetime.timedelta(day) for day in range(days))
+        return [day.isoformat() for day in between if day not in set(dates)]
+
+    def expire(self) -> None:
+        """Removes what the retention rule lets go."""
+        batch_retention.expire(self._config, self.journal, command.say)
+
+
+def _release(state: State, number: int, why: str) -> Release | None:
+    return Release(number, why) if number in state.claims and number not in state.publications else None
+
+
+def terms(scoring: ScoringRequest, selection: SelectionRequest, reference: Reference) -> dict[str, Any]:
+    """All that decides what is kept of a batch's files."""
+    identity = scoring.plan.identity_of(())
+    del identity["inputs"]
+    found = {
+        "scoring": identity,
+        "selection": {"name": selection.name, **selection.rule_fields()},
+        "reference": reference.digest,
+    }
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(found))  # to be compared with what was read from the journal
+    return plain
+
+
+def tell(date: datetime.date, found: Found) -> None:
+    """Says what a batch takes, and what there is to know of other files."""
+    size = sum(file.size for file in found.files)
+    before = f"; {found.before:,} more belong to earlier batches" if found.before else ""
+    command.say(f"batch {date.isoformat()}: {len(found.files):,} files, {size:,} bytes{before}")
+    for line in batch_inputs.lines(found):
+        command.say(line)
+
+
+def warn(line: str) -> None:
+    """Prints a warning on standard error."""
+    print(f"WARNING: {line}", file=sys.stderr, flush=True)
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+def date_of(text: str) -> datetime.date:
+    """A date: `2026-01-31`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    date = datetime.date.fromisoformat(text)
+    if date.isoformat() != text:
+        raise ValueError(text)
+    return date
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Makes the batch of a date, once.
+
+    Args:
+        argv: flags; those of the command line if None.
+
+    Returns:
+        The record of the batch; None for a dry run.
+
+    Raises:
+        PastLimitError: the batch's drift or rejected share is past its limit; it is published unless it is to be held.
+        CurationError: what is wrong, and what to do.
+        SystemExit: wrong usage.
+    """
+    parser = options.parser(
+        COMMAND,
+        "Scores and selects the files that no earlier batch has taken, against a frozen reference, and publishes what "
+        "is kept under a date: once, whatever happens. Unfinished batches of other dates are finished first.",
+        f"{COMMAND} --config batch.yaml --as_of 2026-01-31",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="the batch's YAML file, local or on any file system"
+    )
+    parser.add_argument(
+        "--as_of",
+        required=True,
+        type=date_of,
+        metavar="DATE",
+        help="the date of the batch, past or present: 2026-01-31",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="say what would be taken, and change nothing")
+    parser.add_argument(
+        "--adopt_reference",
+        action="store_true",
+        help="go on with another rater or reference than the batches before; needed once, when it has changed",
+    )
+    parser.add_argument(
+        "--accept_alarm",
+        action="store_true",
+        help="publish a batch that limits.on_alarm: hold would hold back; somebody has looked at it",
+    )
+    args, beam_args = options.parse(parser, argv)
+    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
+    if args.as_of > tomorrow:
+        parser.error(f"--as_of: {args.as_of} is in the future")
+    config = read_config(args.config, beam_args)
+    with Interrupts():
+        if args.dry_run:
+            _dry_run(config, args.as_of)
+            return None
+        batches = Batches(config, adopt_reference=args.adopt_reference, accept_alarm=args.accept_alarm)
+        return _make(batches, config, args.as_of)
+
+
+def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[str, Any]:
+    """Makes the batch of a date, after those that were left unfinished, and removes what has expired.
+
+    Raises:
+        PastLimitError: see `run`.
+        UnfinishedError: another date's batch is not finished.
+        CurationError: what stopped it.
+    """
+    failures = _finish_others(batches, date)
+    published = batches.journal.state.publications
+    is_old = batches.journal.state.claim_of(date.isoformat()) in published
+    record = batches.finish(date)
+    if is_old:
+        command.say(f"batch {record['date']} was published before, and stays as it is")
+    _report(config, record)
+    for day in batches.missed(date)[-_NAMED:]:
+        command.say(f"note: there is no batch of {day}; to make it: {COMMAND} --config {config.path} --as_of {day}")
+    batches.show_newest()
+    batches.expire()
+    if record["alarms"]:
+        raise PastLimitError(f"batch {record['date']} is published, but {'; '.join(record['alarms'])}")
+    if failures:
+        day, error = failures[0]
+        raise UnfinishedError(f"batch {record['date']} is published; batch {day}: {error}", error.exit_code)
+    return record
+
+
+def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, CurationError]]:
+    """Finishes the batches of other dates that were begun; gives those that are not as they should be."""
+    failures: list[tuple[str, CurationError]] = []
+    for day in batches.journal.read().unfinished():
+        if day == date.isoformat():
+            continue
+        command.say(f"batch {day} was begun and not published: it is finished first")
+        try:
+            record = batches.finish(datetime.date.fromisoformat(day))
+            if record["alarms"]:
+                raise PastLimitError(f"it is published, but {'; '.join(record['alarms'])}")
+        except LeaseHeldError as error:
+            command.say(f"batch {day} is left alone: {error}")
+        except CurationError as error:
+            if error.interrupted or isinstance(error, StoppedError):
+                raise
+            warn(f"batch {day}: {error}")
+            failures.append((day, error))
+    return failures
+
+
+def _report(config: BatchConfig, record: dict[str, Any]) -> None:
+    for line in batch_record.lines(record):
+        command.say(line)
+    if record["drift"] is None and record["counts"]["kept"] + record["counts"]["dropped"]:
+        command.say("drift: not measured: neither the reference nor the rater has a distribution of scores")
+    if not record["inputs"]["files"]:
+        warn(f"no file was taken for {record['date']}; the globs are {', '.join(config.input)}")
+    for alarm in record["alarms"]:
+        warn(alarm)
+    command.say(f"published: {config.publish}/{record['date']}/{MANIFEST}")
+
+
+def _dry_run(config: BatchConfig, date: datetime.date) -> None:
+    """Says what a batch would take; nothing is written."""
+    config.requests(config.runs, "")
+    journal = Journal(config.state)
+    state = journal.read()
+    number = state.claim_of(date.isoformat())
+    for day in state.unfinished():
+        if day != date.isoformat():
+            command.say(f"batch {day} was begun and not published: it would be finished first")
+    if number is None:
+        found = batch_inputs.find(config, journal, date)
+        tell(date, found)
+        for file in found.files:
+            command.say(f"  {file.path}  {file.size:,} bytes")
+    elif number in state.publications:
+        command.say(f"batch {date} is published: {state.publications[number].place}/{MANIFEST}")
+    else:
+        claim = state.claims[number]
+        command.say(f"batch {date} was begun: {claim.files:,} files in {claim.run}; it would be finished")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry; returns the exit code."""
+    return command.run_command(COMMAND, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
