@@ -452,7 +452,7 @@ class ScoreCorpus(beam.PTransform):
         )
         scored_now = (
             expanded.splits
-            | "Spread splits" >> beam.Reshuffle()
+            | "Spread splits" >> _DealOut()
             | "Score split" >> beam.ParDo(ScoreSplit(self._request)).with_output_types(tuple[int, int])
         )
         scored_before = expanded[ExpandGroup.SCORED] | "Scored before" >> beam.ParDo(CountFound())
@@ -478,6 +478,32 @@ def _prefixes(start: Any, groups: Iterable[int]) -> Iterator[int]:
 
 def _scored_under(prefix: int, folder: RunFolder) -> NDArray[np.int64]:
     return ordinals_of(entries_of(folder, prefix))
+
+
+def _by_ordinal(task: SplitTask) -> tuple[int, SplitTask]:
+    return task.split.ordinal, task
+
+
+def _one_of(element: tuple[int, Iterable[SplitTask]]) -> SplitTask:
+    return next(iter(element[1]))
+
+
+class _DealOut(beam.PTransform):
+    """Deals splits out evenly to all workers.
+
+    A Reshuffle alone is not enough: Flink leaves out the second of two between which nothing is grouped, and all
+    splits of a group stay where the group was. So they are grouped, each by itself.
+    """
+
+    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
+        """Splits in and out."""
+        return (
+            tasks
+            | "By ordinal" >> beam.Map(_by_ordinal).with_output_types(tuple[int, SplitTask])
+            | "Each by itself" >> beam.GroupByKey()
+            | "Split" >> beam.Map(_one_of).with_output_types(SplitTask)
+            | "Deal out" >> beam.Reshuffle()
+        )
 
 
 class _ScoreLocally(beam.PTransform):
