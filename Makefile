@@ -6,7 +6,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	then echo $$name; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rater_model meta_training pipelines tests setup.py
+SOURCES := rater_model meta_training pipelines deploy/flink tests setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,6 +44,17 @@ format: $(VENV)/.test  ## mend style and format
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+.PHONY: flink
+flink: $(VENV)/.demo  ## bring up a Flink cluster on this machine: two task managers with worker pools, Beam's job server
+	@$(BIN)/python -m deploy.flink up
+
+.PHONY: flink-down
+flink-down:  ## take it down
+	@test ! -x $(BIN)/python || $(BIN)/python -m deploy.flink down
+
+.PHONY: prism
+prism: .prism/prism  ## build Prism, Beam's portable local runner, for --runner=PrismRunner
+
 .PHONY: readme
 readme: $(VENV)/.test  ## make the README's tables of flags anew
 	$(BIN)/python -m tests.readme_tables
@@ -56,8 +67,15 @@ lock: $(VENV)/.test  ## pin everything anew in constraints.txt
 
 .PHONY: clean
 clean:  ## remove the environment, the demo's output and caches
-	rm -rf $(VENV) demo_output build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .flink .prism demo_output build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Of the same version as apache-beam in constraints.txt.
+.prism/prism: constraints.txt
+	@command -v go >/dev/null || { echo "Prism is built with Go, which is not here: https://go.dev/doc/install" >&2; exit 1; }
+	@echo "building Prism: two or three minutes, once"
+	GOBIN=$(CURDIR)/.prism go install "github.com/apache/beam/sdks/v2/go/cmd/prism@v$$(sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' constraints.txt)"
+	@touch $@
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found; say where: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }

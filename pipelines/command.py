@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import attempts, commits, errors, selecting, splits, supervise
+from pipelines import attempts, commits, errors, flink, runners, selecting, splits, supervise
 from pipelines.errors import CurationError
 from pipelines.interrupts import Interrupts
 from pipelines.lease import Launch, Lease
@@ -67,8 +67,10 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
 
     Raises:
         LeaseHeldError: another launch is at work in the run folder.
+        FlinkError: the cluster is not ready for the job, or it failed there.
         CurationError: what stopped the run, if it is one of ours.
     """
+    runners.check_ready(layout)
     launch = Launch.new(layout.runner, local=layout.local)
     work = work.of_launch(launch.id, layout.workers if layout.supervised else 0)
     most = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
@@ -80,7 +82,10 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
         with (
             Progress(work.folder, prints=layout.local, max_rejected_fraction=most, interrupt=interrupts.interrupt)
             if layout.local or most < 1
-            else contextlib.nullcontext()
+            else contextlib.nullcontext(),
+            flink.Watch(layout.cluster, layout.job_name, interrupts.interrupt, say)
+            if layout.cluster is not None
+            else contextlib.nullcontext(),
         ):
             result = None
             if layout.supervised:

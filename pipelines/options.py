@@ -197,7 +197,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         metavar="N",
         help="big streams are cut up where whole files cannot keep so many workers busy; default: --local_workers on "
-        "this machine, 64 elsewhere",
+        "this machine, the slots of a Flink cluster, 64 elsewhere",
     )
 
 

@@ -53,7 +53,7 @@ def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
 
     Args:
         args: the flags.
-        layout: says how many workers a local run has.
+        layout: says how many workers a run has, where that is known.
 
     Raises:
         CurationError: the rater cannot be loaded.
@@ -68,7 +68,7 @@ def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
         split_bytes=args.split_bytes,
         max_rejected_fraction=args.max_rejected_fraction,
         max_read_amplification=args.max_read_amplification,
-        workers_to_fill=args.workers_to_fill or (layout.workers if layout.local else _REMOTE_WORKERS_TO_FILL),
+        workers_to_fill=args.workers_to_fill or layout.workers or _REMOTE_WORKERS_TO_FILL,
     )
 
 

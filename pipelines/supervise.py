@@ -26,7 +26,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import attempts, commits, errors, runners
+from pipelines import attempts, commits, errors, flink, runners
 from pipelines.errors import CurationError, WorkerDiedError
 from pipelines.interrupts import Interrupts
 from pipelines.lease import process_id
@@ -68,7 +68,7 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
         if getattr(error, "interrupted", False) and result is not None and not layout.local:
             with contextlib.suppress(Exception):  # the job may have ended by itself
                 result.cancel()
-        cause = errors.find_cause(error)
+        cause = errors.find_cause(error) or flink.why_failed(error, layout.cluster)
         if cause is None:
             raise
         cause.interrupted = getattr(error, "interrupted", False)

@@ -52,8 +52,12 @@ heartbeat.interval: 2000
 heartbeat.timeout: 10000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
-restart-strategy.fixed-delay.delay: 2 s
+restart-strategy.fixed-delay.delay: 10 s
 slot.request.timeout: 120000
+# Beam's classes are the cluster's own, not the copies that come with each job: else no worker outlives a step.
+classloader.resolve-order: parent-first
+# Exchanges between steps: little goes through each, and several are open at a time.
+taskmanager.network.sort-shuffle.min-buffers: 64
 """
 
 # Small: the texts are in the workers, and never pass through Flink.
@@ -63,14 +67,14 @@ _TASK_MANAGER_MEMORY = {
     "taskmanager.memory.task.off-heap.size": "64m",
     "taskmanager.memory.framework.heap.size": "128m",
     "taskmanager.memory.framework.off-heap.size": "128m",
-    "taskmanager.memory.network.min": "64m",
-    "taskmanager.memory.network.max": "64m",
+    "taskmanager.memory.network.min": "192m",
+    "taskmanager.memory.network.max": "192m",
     "taskmanager.memory.managed.size": "128m",
     "taskmanager.memory.jvm-metaspace.size": "192m",
     "taskmanager.memory.jvm-overhead.min": "128m",
     "taskmanager.memory.jvm-overhead.max": "128m",
 }
-_TASK_MANAGER_HEAP = ["-Xms384m", "-Xmx384m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=192m"]
+_TASK_MANAGER_HEAP = ["-Xms384m", "-Xmx384m", "-XX:MaxDirectMemorySize=384m", "-XX:MaxMetaspaceSize=192m"]
 
 
 @dataclasses.dataclass(frozen=True)

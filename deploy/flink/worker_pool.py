@@ -29,7 +29,7 @@ from pipelines.lease import process_id
 _LOGGER = logging.getLogger(__name__)
 
 
-class WorkerPool(BeamFnExternalWorkerPoolServicer):  # type: ignore[misc]
+class WorkerPool(BeamFnExternalWorkerPoolServicer):
     """Starts worker processes and stops them, as a task manager asks."""
 
     def __init__(self) -> None:
