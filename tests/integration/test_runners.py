@@ -1,0 +1,86 @@
+"""One suite for every runner that is here: the same documents kept, the same books, the same exit codes."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import curate, score, select
+from rater_model import exit_codes
+from tests.integration.conftest import as_lines, make_records
+from tests.runners import flink_cluster, one_flink_at_a_time, outcome, prism_flags, score_files
+
+__all__ = ["flink_cluster"]
+
+RUNNERS = [
+    "in-process",
+    "multi-process",
+    "prism",
+    pytest.param("flink", marks=one_flink_at_a_time),
+]
+
+
+def run_flags(corpus: Path, rater: Path, output: Path) -> list[str]:
+    flags = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--split_bytes", "4000"]
+    return [*flags, "--max_windows", "4", "--workers_to_fill", "2"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 30 splits, with records to reject and ties."""
+    folder = tmp_path_factory.mktemp("runners") / "in"
+    folder.mkdir()
+    for number in range(8):
+        lines = as_lines(make_records(60, number)) + b'no JSON\n{"id": "same", "text": "the same text"}\n' * 3
+        (folder / f"{number:02d}.jsonl").write_bytes(lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the in-process runner makes of it, undisturbed."""
+    output = tmp_path_factory.mktemp("expected") / "run"
+    assert curate.main([*run_flags(corpus, rater, output), "--keep_fraction", "0.5"]) == 0
+    assert select.main(["--output", str(output), "--keep_count", "100", "--name", "count-100"]) == 0
+    return output
+
+
+@pytest.fixture(params=RUNNERS)
+def runner_flags(request: pytest.FixtureRequest) -> list[str]:
+    if request.param == "flink":
+        return list(request.getfixturevalue("flink_cluster").flags())
+    if request.param == "prism":
+        return prism_flags()
+    return ["--local_workers", "2"] if request.param == "multi-process" else []
+
+
+@pytest.mark.slow
+def test_every_runner_keeps_the_same(
+    corpus: Path,
+    rater: Path,
+    expected: Path,
+    runner_flags: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "run"
+    args = [*run_flags(corpus, rater, output), *runner_flags]
+
+    # Too much is rejected: that is found at the end of scoring, by a worker, and ends the command with its own code.
+    assert score.main([*args, "--max_rejected_fraction", "0.001"]) == exit_codes.PAST_LIMIT
+    said = capfd.readouterr()
+    assert said.err.splitlines()[-1].startswith("datarater-score: 24 of 528 records are rejected (not_json 24)")
+    assert "layout: runner " in said.out
+    scored = score_files(output)
+    assert len(scored) > 20
+    assert not (output / "scoring.json").exists()
+
+    # The same folder again: nothing is scored a second time.
+    assert curate.main([*args, "--keep_fraction", "0.5"]) == 0
+    assert score_files(output) == scored
+    assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
+
+    # Another rule, from the same scores.
+    assert select.main(["--output", str(output), "--keep_count", "100", "--name", "count-100", *runner_flags]) == 0
+    assert score_files(output) == scored
+    assert outcome(output, "count-100") == outcome(expected, "count-100")
+    assert not list(output.glob("attempts/*"))

@@ -1,0 +1,123 @@
+"""The runners that tests run on, and what must be the same on each.
+
+A runner that is not here skips its tests, and says so; with DATARATER_REQUIRE_RUNNERS set, as where all of them are
+known to be, its tests fail.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from deploy.flink import cluster, java
+from pipelines import runners
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRED = "DATARATER_REQUIRE_RUNNERS"
+
+one_flink_at_a_time = pytest.mark.xdist_group("flink")
+"""For tests that share the Flink cluster: one process runs them all."""
+
+
+def absent(runner: str, reason: str) -> None:
+    """Skips a test whose runner is not here, or fails it where all runners must be.
+
+    Args:
+        runner: its name.
+        reason: what is missing.
+    """
+    said = f"{runner} IS NOT TESTED: {reason}"
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{said} ({REQUIRED} is set)")
+    pytest.skip(said)
+
+
+def prism_flags() -> list[str]:
+    """The flags for Prism, if it is here."""
+    binary = shutil.which("prism") or (runners.BUILT_PRISM if runners.BUILT_PRISM.exists() else None)
+    if binary is None:
+        absent("Prism", "its binary is neither on PATH nor built by `make prism`")
+    return ["--runner=PrismRunner"]
+
+
+@dataclasses.dataclass
+class FlinkForTests:
+    """The tests' own Flink cluster.
+
+    Attributes:
+        folder: of its configuration and logs.
+        cluster: as it is now.
+    """
+
+    folder: Path
+    cluster: cluster.Cluster
+
+    @classmethod
+    def up(cls, folder: Path) -> "FlinkForTests":
+        """Brings it up."""
+        return cls(folder, cluster.up(folder, ROOT / cluster.DEFAULT_FOLDER))
+
+    def flags(self) -> list[str]:
+        """The flags that lead to it."""
+        return self.cluster.flags()
+
+
+@pytest.fixture(scope="session")
+def flink_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkForTests]:
+    """One cluster for all tests of the process."""
+    folder = tmp_path_factory.mktemp("flink")
+    if shutil.which("mvn") is None:
+        absent("Flink", "there is no mvn on PATH to fetch its jars with")
+    try:
+        java.find_java()
+    except java.ClusterError as error:
+        absent("Flink", str(error))
+    try:
+        yield FlinkForTests.up(folder)
+    finally:
+        cluster.down(folder)
+
+
+def outcome(run: Path, selection: str) -> dict[str, Any]:
+    """What of a run folder must not depend on the runner.
+
+    Args:
+        run: the run folder.
+        selection: name of the selection.
+    """
+    folder = run / "selections" / selection
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    scores = [row for path in run.glob("scores/??/0*.parquet") for row in pq.read_table(path).to_pylist()]
+    return {
+        "scores": sorted(str((row["key"], row["position"], row["score"], row["status"])) for row in scores),
+        "scoring": json.loads((run / "scoring.json").read_bytes())["counts"],
+        "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff")},
+        "kept": sorted(document for entry in manifest["files"] for document in _documents(folder, entry)),
+        "rejected": sorted(line for path in (run / "rejected").iterdir() for line in _lines(path.read_bytes())),
+    }
+
+
+def _documents(folder: Path, entry: dict[str, Any]) -> list[bytes]:
+    """The kept documents of an output file, of which the manifest tells the truth."""
+    data = (folder / entry["path"]).read_bytes()
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
+    lines = _lines(data)
+    assert len(lines) == entry["documents"]
+    return lines
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).splitlines()
+
+
+def score_files(run: Path) -> dict[Path, int]:
+    """The committed score files, each with what tells it from one written anew."""
+    return {path: path.stat().st_ino for path in run.glob("scores/??/0*.parquet")}
