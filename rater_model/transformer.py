@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+_PRODUCT = "block_product"
 FUSED_ATTENTION = ("fused", "flash", "cudnn", "splash", "pallas", "mosaic", "triton")  # refused, and why is said
 
 
@@ -38,6 +41,10 @@ class TransformerConfig:
         mlp_width: F.
         layers: number of blocks.
         rematerialise_blocks: recompute each block in the backward pass in place of keeping its activations.
+        save_products: when blocks are recomputed, keep the products that cost the most of it, 2 F + D numbers a
+            token: the MLP's gate and up, and the attention's mixed values. What is left to recompute are the
+            projections to queries, keys and values, one product of queries and keys, the attention's output and
+            elementwise arithmetic.
         scan_blocks: run the blocks in a `lax.scan` over their stacked parameters in place of one after the other. It
             compiles in a fraction of the time, and no compiler can begin to recompute a block before its turn; the
             stack costs one more copy of the parameters.
@@ -53,6 +60,7 @@ class TransformerConfig:
     mlp_width: int = 128
     layers: int = 2
     rematerialise_blocks: bool = False
+    save_products: bool = False
     scan_blocks: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -75,6 +83,11 @@ class TransformerConfig:
             raise ValueError(f"attention must be 'plain' or 'blocks', not {self.attention!r}")
         if self.attention_block < 1:
             raise ValueError(f"attention_block must be at least 1 key, not {self.attention_block}")
+
+    @property
+    def saved(self) -> Callable[..., bool]:
+        """Which arrays of a recomputed block are kept, as `jax.checkpoint` takes it."""
+        return jax.checkpoint_policies.save_only_these_names(*[_PRODUCT] * self.save_products)
 
 
 def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
@@ -302,6 +315,7 @@ class Attention(nn.Module):
             if self.causal:
                 mask_BxLxL = mask_BxLxL & jnp.tril(jnp.ones((x_BxLxD.shape[1],) * 2, bool))
             mixed = attend(query, key, value, mask_BxLxL)
+        mixed = checkpoint_name(mixed, _PRODUCT)
         return nn.DenseGeneral(config.width, axis=(-2, -1), name="output", **dtypes)(mixed)
 
 
@@ -315,8 +329,10 @@ class GatedMLP(nn.Module):
         """Returns the MLP's output, shape [B, L, D]."""
         config = self.config
         dtypes: dict[str, Any] = {"dtype": config.dtype, "param_dtype": config.param_dtype, "use_bias": False}
-        gate_BxLxF = nn.Dense(config.mlp_width, name="gate", **dtypes)(x_BxLxD)
-        up_BxLxF = nn.Dense(config.mlp_width, name="up", **dtypes)(x_BxLxD)
+        gate_BxLxF, up_BxLxF = (
+            checkpoint_name(nn.Dense(config.mlp_width, name=name, **dtypes)(x_BxLxD), _PRODUCT)
+            for name in ("gate", "up")
+        )
         return nn.Dense(config.width, name="down", **dtypes)(jax.nn.silu(gate_BxLxF) * up_BxLxF)
 
 
@@ -357,7 +373,7 @@ class Transformer(nn.Module):
         x = x_BxLxD
         if self.config.scan_blocks and not self.is_initializing():
             return RMSNorm(self.config, name="norm")(self._scan(x, mask_BxLxL))
-        block = nn.remat(Block) if self.config.rematerialise_blocks else Block
+        block = nn.remat(Block, policy=self.config.saved) if self.config.rematerialise_blocks else Block
         for layer in range(self.config.layers):
             x = block(self.config, self.causal, name=f"block_{layer}")(x, mask_BxLxL)
         return RMSNorm(self.config, name="norm")(x)
@@ -371,6 +387,6 @@ class Transformer(nn.Module):
             return cast(jax.Array, block.apply({"params": params}, x, mask_BxLxL)), None
 
         if self.config.rematerialise_blocks:
-            step = jax.checkpoint(step, prevent_cse=False)
+            step = jax.checkpoint(step, prevent_cse=False, policy=self.config.saved)
         x_BxLxD, _ = jax.lax.scan(step, x_BxLxD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks))
         return x_BxLxD

@@ -93,10 +93,19 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
     assert gradient_bytes(1024, attend) > 8 * 1024 * 1024
 
 
-@pytest.mark.parametrize("rematerialise", [False, True])
-def test_blocks_in_a_scan_have_the_same_parameters_and_the_same_numbers(rematerialise: bool) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scan_blocks": True},
+        {"scan_blocks": True, "rematerialise_blocks": True},
+        {"scan_blocks": True, "rematerialise_blocks": True, "save_products": True},
+        {"rematerialise_blocks": True, "save_products": True},
+    ],
+    ids=", ".join,
+)
+def test_blocks_in_every_economy_have_the_same_parameters_and_the_same_numbers(changes: dict[str, bool]) -> None:
     plain = TransformerConfig(8, 2, 12, 3, dtype="float64", param_dtype="float64")
-    scanned = dataclasses.replace(plain, scan_blocks=True, rematerialise_blocks=rematerialise)
+    scanned = dataclasses.replace(plain, **changes)
     x = jax.random.normal(jax.random.key(0), (2, 5, 8), "float64")
     mask = jnp.ones((1, 1, 5), bool)
     params = jax.jit(Transformer(plain, True).init)(jax.random.key(1), x, mask)
@@ -112,6 +121,18 @@ def test_blocks_in_a_scan_have_the_same_parameters_and_the_same_numbers(remateri
         gradient(params, scanned),
         gradient(params, plain),
     )
+
+
+def test_saved_products_are_not_computed_again() -> None:
+    def products(**changes: bool) -> int:
+        config = TransformerConfig(8, 2, 12, 1, rematerialise_blocks=True, **changes)
+        x, mask = jnp.ones((1, 5, 8)), jnp.ones((1, 1, 5), bool)
+        params = Transformer(config).init(jax.random.key(0), x, mask)
+        loss = lambda params: jnp.sum(cast(jax.Array, Transformer(config).apply(params, x, mask)))  # noqa: E731
+        return jax.jit(jax.grad(loss)).lower(params).as_text().count("dot_general")
+
+    # Gate, up and the attention's mix of values; queries, keys, values, logits and the output are computed again.
+    assert products() - products(save_products=True) == 3
 
 
 @pytest.mark.parametrize("name", FUSED_ATTENTION)

@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     config.inner_model.layers = 2
     config.inner_model.dtype = "float32"
     config.inner_model.rematerialise_blocks = False
+    config.inner_model.save_products = False  # of recomputed blocks, keep what costs most: 2 F + D numbers a token
     config.inner_model.scan_blocks = False
     config.inner_model.attention = "plain"
     config.inner_model.attention_block = 256
