@@ -4,24 +4,30 @@
 
 Inner models of about 0.25M and 1M parameters on bytes, length 128, batch 16, T in {2, 4, 8}; the rater is the default
 config's. Memory is the compiled program's temporary bytes, which are exact and do not hold the arguments and results
-(parameters, moments, windows, meta-gradient). Time is the median of a few runs, and good for ratios within one run of
-the benchmark only; where other programs share the machine, go by the processor's seconds, summed over its cores.
+(parameters, moments, windows, meta-gradient). XLA's CPU scheduler weighs as much as the method, so every arrangement is
+compiled under both: "concurrent", its default, and "sequential"
+(`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
 
-XLA's CPU scheduler weighs as much as the method, so every arrangement is compiled under both: "concurrent", its
-default, and "sequential" (`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
+Time is of those arrangements in `--timed`, at the T of `--timed_updates`, under the default scheduler: they take turns,
+and the median of their runs is good for ratios only. Where other programs share the machine go by the processor's
+seconds, summed over its cores.
 
 What the names of the arrangements mean:
 
-    blocks      every transformer block is recomputed in the backward pass (rematerialise_blocks)
-    looped      blocks run in a scan, so that none is recomputed before its turn (scan_blocks)
+    blocks      every transformer block is recomputed in the backward pass (rematerialise_blocks), and blocks run in a
+                scan (scan_blocks), since XLA begins to recompute unrolled ones before their turn
+    unscanned   ... but one block after the other, without that scan
+    products    ... and their dearest products are kept (save_products)
     updates     every inner update is recomputed (rematerialise_updates)
     saved       ... but for its inner gradient, which is kept (save_inner_gradients)
     rater       the rater's activations are recomputed, by micro-batches of 16 windows (rater_micro_batch)
     micro       inner and outer batches are taken 4 windows at a time (inner_micro_batch, outer_micro_batch)
     unrolled    the T updates one after the other; the others run them in a scan
 
-"reverse, unrolled" is what `jax.grad` through the updates gives, "reverse: updates, blocks" the strongest rival
-arrangement of the same batches. Figures are printed as they come and kept in `meta_gradient_memory.json`.
+"reverse, unrolled" is what `jax.grad` through the updates gives, "reverse: updates, blocks, rater" the strongest rival
+arrangement that takes a batch at once. Figures are kept in `meta_gradient_memory.json` as they come; what a folder
+holds already is replaced figure by figure, so that the whole can be measured in parts, and the tables (Markdown) are of
+all that it holds. `--runs 0` leaves out the times.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -44,8 +51,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 from meta_training.language_model import (
     LanguageModelConfig,
@@ -64,7 +69,7 @@ SIZES = {
     "1M": TransformerConfig(width=128, heads=4, mlp_width=344, layers=5),
 }
 SCHEDULERS = {"concurrent": "", "sequential": "--xla_cpu_enable_concurrency_optimized_scheduler=false"}
-PLAIN, STRONGEST = "reverse, unrolled", "reverse: updates, blocks"
+PLAIN, STRONGEST = "reverse, unrolled", "reverse: updates, blocks, rater"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,69 +77,90 @@ class Arrangement:
     """One way to the same meta-gradient."""
 
     config: MetaGradientConfig
-    blocks: bool = False
-    looped: bool = False
+    transformer: dict[str, bool]
 
 
-def _arrange(mode: str, words: str, scan: bool = True) -> Arrangement:
-    given = set(words.split())
+def arrange(name: str) -> Arrangement:
+    """Returns what an arrangement's name says."""
+    mode, *given = re.findall(r"\w+", name)
+    micro = 4 if "micro" in given else 0
     return Arrangement(
         MetaGradientConfig(
             mode=mode,
             rematerialise_updates="updates" in given,
             save_inner_gradients="saved" in given,
-            scan_updates=scan,
-            inner_micro_batch=4 if "micro" in given else 0,
-            outer_micro_batch=4 if "micro" in given else 0,
+            scan_updates="unrolled" not in given,
+            inner_micro_batch=micro,
+            outer_micro_batch=micro,
             rater_micro_batch=16 if "rater" in given else 0,
         ),
-        "blocks" in given,
-        "looped" in given,
+        {
+            "rematerialise_blocks": "blocks" in given,
+            "scan_blocks": "blocks" in given and "unscanned" not in given,
+            "save_products": "products" in given,
+        },
     )
 
 
-ARRANGEMENTS = {
-    PLAIN: _arrange("reverse", "", scan=False),
-    STRONGEST: _arrange("reverse", "updates blocks"),
-    "mixed: blocks": _arrange("mixed", "blocks"),
-    "reverse: updates, blocks looped": _arrange("reverse", "updates blocks looped"),
-    "reverse: updates, blocks looped, rater": _arrange("reverse", "updates blocks looped rater"),
-    "mixed: updates saved, blocks looped": _arrange("mixed", "updates saved blocks looped"),
-    "mixed: updates saved, blocks looped, rater": _arrange("mixed", "updates saved blocks looped rater"),
-    "mixed: updates saved, blocks looped, rater, micro": _arrange("mixed", "updates saved blocks looped rater micro"),
-    "mixed: updates saved, blocks": _arrange("mixed", "updates saved blocks"),
-    "mixed: updates saved, blocks, rater": _arrange("mixed", "updates saved blocks rater"),
-    "mixed: updates saved, blocks, rater, micro": _arrange("mixed", "updates saved blocks rater micro"),
-    "mixed, unrolled": _arrange("mixed", "", scan=False),
-    "mixed: blocks, unrolled": _arrange("mixed", "blocks", scan=False),
-    "mixed: updates saved, blocks, rater, unrolled": _arrange("mixed", "updates saved blocks rater", scan=False),
-    "reverse: updates, blocks, rater": _arrange("reverse", "updates blocks rater"),
-    "reverse: updates, blocks, rater, micro": _arrange("reverse", "updates blocks rater micro"),
-    "reverse: updates saved, blocks": _arrange("reverse", "updates saved blocks"),
-    "reverse: updates": _arrange("reverse", "updates"),
-    "reverse: blocks": _arrange("reverse", "blocks"),
-    "reverse": _arrange("reverse", ""),
-    "mixed: updates saved": _arrange("mixed", "updates saved"),
-    "mixed: updates, blocks": _arrange("mixed", "updates blocks"),
-    "mixed": _arrange("mixed", ""),
-}
+# {reverse, mixed} x {block remat} x {saved inner gradients}, then what else there is to save or to spend.
+MATRIX = [
+    f"{mode}: updates{saved}{blocks}"
+    for mode in ("reverse", "mixed")
+    for blocks in ("", ", blocks")
+    for saved in ("", " saved")
+]
+ARRANGEMENTS = [
+    PLAIN,
+    *MATRIX,
+    STRONGEST,
+    "mixed: updates saved, blocks, rater",
+    "mixed: updates saved, blocks products, rater",
+    "reverse: updates, blocks products, rater",
+    "reverse: updates, blocks, rater, micro",
+    "mixed: updates saved, blocks, rater, micro",
+]
+OTHERS = [
+    "mixed, unrolled",
+    "mixed",
+    "mixed: blocks",
+    "mixed: blocks unscanned",
+    "mixed: blocks unscanned, unrolled",
+    "mixed: updates saved, blocks unscanned, rater",
+    "reverse",
+    "reverse: blocks",
+    "reverse: updates, blocks unscanned",
+]
+TIMED = [PLAIN, STRONGEST, *ARRANGEMENTS[-5:]]
 
 
-def measure(size: str, updates: int, name: str, runs: int) -> dict[str, Any]:
-    """Compiles one arrangement and runs it.
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled meta-gradient with its arguments."""
+
+    compiled: jax.stages.Compiled
+    arguments: tuple[Any, ...]
+    figures: dict[str, Any]
+
+    def run(self) -> tuple[float, float]:
+        """Runs once; returns seconds and the processor's seconds."""
+        started, processor_started = time.monotonic(), time.process_time()
+        jax.block_until_ready(self.compiled(*self.arguments))
+        return time.monotonic() - started, time.process_time() - processor_started
+
+
+def build(size: str, updates: int, name: str) -> Program:
+    """Compiles one arrangement.
 
     Args:
         size: of the inner model, a key of `SIZES`.
         updates: T.
-        name: a key of `ARRANGEMENTS`.
-        runs: timed runs; 0 to compile only.
+        name: of the arrangement.
 
     Returns:
-        Temporary bytes, seconds of compiling and of a run, and the norm of the meta-gradient.
+        The program; its figures are the temporary bytes, the inner model's parameters and seconds of compiling.
     """
-    arrangement = ARRANGEMENTS[name]
-    shape = dataclasses.replace(SIZES[size], rematerialise_blocks=arrangement.blocks, scan_blocks=arrangement.looped)
-    model = LanguageModelConfig(VOCABULARY, shape)
+    arrangement = arrange(name)
+    model = LanguageModelConfig(VOCABULARY, dataclasses.replace(SIZES[size], **arrangement.transformer))
     rater = RaterConfig(VOCABULARY, LENGTH, TransformerConfig(64, 2, 128, 1))
     optimiser = optax.adam(3e-3, eps=0.0, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -158,29 +184,49 @@ def measure(size: str, updates: int, name: str, runs: int) -> dict[str, Any]:
     )
     started = time.monotonic()
     compiled = jax.jit(function).lower(*arguments).compile()
-    found: dict[str, Any] = {
-        "compile_seconds": time.monotonic() - started,
-        "parameters": count_parameters(theta),
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,  # type: ignore[union-attr]
-    }
-    seconds, processor_seconds = [], []
-    for _ in range(runs + 1 if runs else 0):  # the first is not counted
-        started, processor_started = time.monotonic(), time.process_time()
-        result = jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.monotonic() - started)
-        processor_seconds.append(time.process_time() - processor_started)
-    if runs:
-        found["step_seconds"] = statistics.median(seconds[1:])
-        found["step_processor_seconds"] = statistics.median(processor_seconds[1:])
-        found["meta_gradient_norm"] = float(optax.global_norm(result.gradient))
-    return found
+    memory: Any = compiled.memory_analysis()
+    return Program(
+        compiled,
+        arguments,
+        {
+            "parameters": count_parameters(theta),
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "compile_seconds": time.monotonic() - started,
+        },
+    )
+
+
+def measure(size: str, updates: int, names: Sequence[str], timed: Sequence[str], runs: int) -> Iterator[dict[str, Any]]:
+    """Yields the figures of arrangements: as each is compiled, and, of those that are timed, again with their times.
+
+    Args:
+        size: of the inner model, a key of `SIZES`.
+        updates: T.
+        names: of the arrangements.
+        timed: those of them to run.
+        runs: how often, in turns; one run more of each is not counted.
+    """
+    programs = {}
+    for name in names:
+        program = build(size, updates, name)
+        yield {"arrangement": name, **program.figures}
+        if name in timed and runs:
+            programs[name] = program
+    seconds = {name: [] for name in programs}  # type: dict[str, list[tuple[float, float]]]
+    for _ in range(runs + 1):
+        for name, program in programs.items():
+            seconds[name].append(program.run())
+    for name, program in programs.items():
+        step, processor = (statistics.median(kind) for kind in zip(*seconds[name][1:], strict=True))
+        times = {"runs": runs, "step_seconds": step, "step_processor_seconds": processor}
+        yield {"arrangement": name, **program.figures, **times}
 
 
 def measure_in_processes(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields every figure asked for; a process for each scheduler, since XLA reads its flags once."""
     for scheduler in arguments.schedulers:
         command = [sys.executable, __file__, "--child", scheduler, "--runs", str(arguments.runs)]
-        for name in ("sizes", "updates", "arrangements"):
+        for name in ("sizes", "updates", "arrangements", "timed", "timed_updates"):
             command += [f"--{name}", *map(str, getattr(arguments, name))]
         flags = f"{os.environ.get('XLA_FLAGS', '')} {SCHEDULERS[scheduler]}".strip()
         with subprocess.Popen(
@@ -195,52 +241,63 @@ def measure_in_processes(arguments: argparse.Namespace) -> Iterator[dict[str, An
 
 def run_child(arguments: argparse.Namespace) -> None:
     """Measures under one scheduler, and prints each figure as a line of JSON."""
+    default = next(iter(SCHEDULERS))
     for size in arguments.sizes:
         for updates in arguments.updates:
-            for name in arguments.arrangements:
-                found = measure(size, updates, name, arguments.runs)
-                place = {"size": size, "updates": updates, "scheduler": arguments.child, "arrangement": name}
-                print(json.dumps({**place, **found}), flush=True)
+            runs = arguments.runs if arguments.child == default and updates in arguments.timed_updates else 0
+            for found in measure(size, updates, arguments.arrangements, arguments.timed, runs):
+                print(json.dumps({"size": size, "updates": updates, "scheduler": arguments.child, **found}), flush=True)
 
 
-def show(figures: list[dict[str, Any]], console: Console) -> None:
-    """Prints a table for each size, T and scheduler, with ratios to plain and to strongest reverse mode."""
-    for key in sorted({(f["size"], f["updates"], f["scheduler"]) for f in figures}):
-        rows = [f for f in figures if (f["size"], f["updates"], f["scheduler"]) == key]
-        named = {row["arrangement"]: row for row in rows}
-        floor = 3 * key[1] * rows[0]["parameters"] * np.dtype(np.float32).itemsize
-        table = Table(
-            title=f"{key[0]} ({rows[0]['parameters']:,} parameters), T={key[1]}, {key[2]} scheduler; "
-            f"T x (parameters and moments) is {floor / 1e6:.0f} MB",
-            title_justify="left",
-        )
-        for column in (
-            "arrangement",
-            "temporary MB",
-            "of plain",
-            "of strongest",
-            "step s",
-            "of strongest ",
-            "processor s",
-            "of strongest  ",
-        ):
-            table.add_column(column, justify="left" if column == "arrangement" else "right", no_wrap=True)
+PLACE = ("size", "updates", "scheduler", "arrangement")
 
-        def ratio(row: dict[str, Any], to: str, field: str, named: dict[str, Any] = named) -> str:
-            return f"{row[field] / named[to][field]:.3f}" if to in named and field in row else ""
 
-        for row in rows:
-            table.add_row(
-                row["arrangement"],
-                f"{row['temporary_bytes'] / 1e6:.1f}",
-                ratio(row, PLAIN, "temporary_bytes"),
-                ratio(row, STRONGEST, "temporary_bytes"),
-                f"{row['step_seconds']:.2f}" if "step_seconds" in row else "",
-                ratio(row, STRONGEST, "step_seconds"),
-                f"{row['step_processor_seconds']:.2f}" if "step_processor_seconds" in row else "",
-                ratio(row, STRONGEST, "step_processor_seconds"),
-            )
-        console.print(table)
+def memory_table(figures: Sequence[dict[str, Any]], size: str) -> list[str]:
+    """Returns the lines of a Markdown table of one size: temporary MB under both schedulers, for every T."""
+    found = {tuple(figure[name] for name in PLACE[1:]): figure for figure in figures if figure["size"] == size}
+    columns = sorted({place[:2] for place in found})
+    names = [name for name in (*ARRANGEMENTS, *OTHERS) if any(place[2] == name for place in found)]
+    heads = [f"T={updates} {scheduler}" for updates, scheduler in columns]
+    lines = [f"| temporary MB, {size} | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
+    for name in names:
+        cells = [found.get((*column, name)) for column in columns]
+        shown = [f"{cell['temporary_bytes'] / 1e6:.0f}" if cell else "" for cell in cells]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return lines
+
+
+def time_table(figures: Sequence[dict[str, Any]], size: str, updates: int) -> list[str]:
+    """Returns the lines of a Markdown table of those arrangements of one size and T that were timed."""
+    rows = [f for f in figures if (f["size"], f["updates"]) == (size, updates) and "step_seconds" in f]
+    named = {row["arrangement"]: row for row in rows}
+    if STRONGEST not in named:
+        return []
+    head = f"{size}, T={updates}, medians of {rows[0]['runs']} runs"
+    columns = ("MB", "of plain", "of strongest", "step s", "of strongest", "processor s", "of strongest")
+    lines = [f"| {head} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+
+    def ratio(row: dict[str, Any], to: str, field: str) -> str:
+        return f"{row[field] / named[to][field]:.2f}" if to in named else ""
+
+    for name in (name for name in (*ARRANGEMENTS, *OTHERS) if name in named):
+        row = named[name]
+        cells = [f"{row['temporary_bytes'] / 1e6:.0f}", ratio(row, PLAIN, "temporary_bytes")]
+        cells += [ratio(row, STRONGEST, "temporary_bytes")]
+        for field in ("step_seconds", "step_processor_seconds"):
+            cells += [f"{row[field]:.2f}", ratio(row, STRONGEST, field)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def show(figures: Sequence[dict[str, Any]]) -> None:
+    """Prints the tables, as Markdown."""
+    for size in sorted({figure["size"] for figure in figures}):
+        parameters = next(figure["parameters"] for figure in figures if figure["size"] == size)
+        floor = 3 * parameters * np.dtype(np.float32).itemsize / 1e6
+        print(f"\n{size}: {parameters:,} parameters; parameters and moments alone take T x {floor:.0f} MB\n")
+        print("\n".join(memory_table(figures, size)))
+    for size, updates in sorted({(figure["size"], figure["updates"]) for figure in figures}):
+        print("\n".join(["", *time_table(figures, size, updates)]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -250,8 +307,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--updates", nargs="+", type=int, default=[2, 4, 8], help="values of T")
     parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=list(SCHEDULERS))
-    parser.add_argument("--arrangements", nargs="+", choices=ARRANGEMENTS, default=list(ARRANGEMENTS), metavar="NAME")
-    parser.add_argument("--runs", type=int, default=3, help="timed runs of each; 0 for memory alone")
+    every = [*ARRANGEMENTS, *OTHERS]
+    parser.add_argument("--arrangements", nargs="+", choices=every, default=ARRANGEMENTS, metavar="NAME")
+    parser.add_argument("--timed", nargs="*", choices=every, default=TIMED, metavar="NAME")
+    parser.add_argument("--timed_updates", nargs="+", type=int, default=[2], help="values of T to time at")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each; 0 for memory alone")
+    parser.add_argument("--show", action="store_true", help="measure nothing: print the tables of what is there")
     parser.add_argument("--child", choices=SCHEDULERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
@@ -259,17 +320,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "meta_gradient_memory.json"
-    figures: list[dict[str, Any]] = []
-    for figure in measure_in_processes(arguments):
-        figures.append(figure)
-        step = f", {figure['step_seconds']:.2f} s" if "step_seconds" in figure else ""
+    kept = json.loads(path.read_text())["figures"] if path.exists() else []
+    figures = {tuple(figure[name] for name in PLACE): figure for figure in kept}
+    for figure in () if arguments.show else measure_in_processes(arguments):
+        figures[tuple(figure[name] for name in PLACE)] = figure
+        step = f", {figure['step_processor_seconds']:.2f} processor s" if "step_seconds" in figure else ""
         place = f"{figure['size']} T={figure['updates']} {figure['scheduler']}"
         print(f"{place}: {figure['arrangement']}: {figure['temporary_bytes'] / 1e6:.1f} MB{step}", flush=True)
-        path.write_text(
-            json.dumps({"machine": machine(), "length": LENGTH, "batch": BATCH, "figures": figures}, indent=1)
-        )
-    show(figures, Console(width=150))
-    print(path)
+        everything = {"machine": machine(), "length": LENGTH, "batch": BATCH, "figures": list(figures.values())}
+        path.write_text(json.dumps(everything, indent=1))
+    show(list(figures.values()))
+    print(f"\n{path}")
 
 
 if __name__ == "__main__":
