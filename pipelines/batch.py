@@ -39,6 +39,7 @@ from pipelines.batch_journal import MANIFEST, SUCCESS, Claim, Journal, Publicati
 from pipelines.errors import CurationError, EmptyCorpusError, LeaseHeldError, RunFolderMismatchError, StoppedError
 from pipelines.interrupts import Interrupts
 from pipelines.ledger import RunFolder
+from pipelines.listing import at_once
 from pipelines.scoring import ScoringRequest
 from pipelines.selecting import SelectionRequest
 from pipelines.work import Work
@@ -236,7 +237,7 @@ class Batches:
         """Sees to it that readers find a published batch; gives its record."""
         publication = self.journal.state.publications[number]
         data = self.journal.read_kept("records", publication.record)
-        if number not in self.journal.state.all_expired:
+        if not self._is_shown(number):
             path = f"{publication.place}/{MANIFEST}"
             if not commits.commit_if_absent(path, data) and commits.read_bytes(path) != data:
                 raise RunFolderMismatchError(f"{path} is not what this batch published; another state folder wrote it")
@@ -244,10 +245,17 @@ class Batches:
         record: dict[str, Any] = orjson.loads(data)
         return record
 
+    def _is_shown(self, number: int) -> bool:
+        """Whether readers find a published batch, or are not to find it any more."""
+        state = self.journal.state
+        return number in state.all_expired or commits.exists(f"{state.publications[number].place}/{SUCCESS}")
+
     def show_newest(self) -> None:
         """Does for the newest publications what a killed launch may have left undone."""
-        for number in list(self.journal.read().publications)[-_LOOKED_AFTER:]:
-            self._show(number)
+        newest = list(self.journal.read().publications)[-_LOOKED_AFTER:]
+        for number, shown in zip(newest, at_once(self._is_shown, newest), strict=True):
+            if not shown:
+                self._show(number)
 
     def missed(self, date: datetime.date) -> list[str]:
         """The dates before one, since the first batch, that have none, though their files wait under their own date."""

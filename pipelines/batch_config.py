@@ -164,7 +164,7 @@ class BatchConfig:
             UsageError: a flag is refused; the message names it and the file.
             CurationError: the rater cannot be loaded.
         """
-        parser = _FlagParser(self.path)
+        parser = FlagParser(self.path)
         args, beam_args = options.parse(parser, self.argv(output, inputs))
         try:
             layout = runners.choose(beam_args, args.local_workers)
@@ -175,8 +175,12 @@ class BatchConfig:
         return scoring_request(args, layout), selection, layout
 
 
-class _FlagParser(argparse.ArgumentParser):
-    """The flags of `datarater-curate`; what is wrong with one is said of the configuration file."""
+class FlagParser(argparse.ArgumentParser):
+    """The flags of `datarater-curate`; what is wrong with one is said of the configuration file.
+
+    Args:
+        path: the configuration file.
+    """
 
     def __init__(self, path: str):
         super().__init__(prog="datarater-batch", add_help=False, allow_abbrev=False)
@@ -400,7 +404,7 @@ def _words(where: str, flags: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _curate_words(path: str, values: Any) -> tuple[str, ...]:
     section = _Section(path, "curate", values)
-    known = _FlagParser(path).names()
+    known = FlagParser(path).names()
     for name in known:
         if name not in _SET_BY_BATCH:
             section.take(name, lambda value: value, None)

@@ -1,0 +1,201 @@
+"""Batches without Beam and without a rater's arithmetic: a night takes milliseconds, and all that is state is real.
+
+A document's score stands in its text. `curate` commits what the batches read of a run folder, in the order of the real
+command, and holds the same leases.
+"""
+
+import datetime
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orjson
+import yaml  # type: ignore[import-untyped]
+
+from pipelines import batch_config, commits, ledger, options, runners, scoring, selecting
+from pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
+from pipelines.lease import Launch, Lease
+from pipelines.score import scoring_request
+from pipelines.work import Work
+from rater_model.acceptance import score_at
+from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from rater_model.files import file_info
+from rater_model.rater import RaterConfig, initialise_rater
+from rater_model.selection import Histogram, RankKeys, Threshold, key_hash
+from rater_model.tokenizer import ByteTokenizer
+from rater_model.transformer import TransformerConfig
+
+QUANTILES = tuple(
+    float(value) for value in np.quantile(np.random.default_rng(0).normal(size=4000), np.linspace(0, 1, 101))
+)
+CUTOFF = score_at(QUANTILES, 0.5)
+
+
+def save_plain_rater(path: Path, seed: int = 0, quantiles: Sequence[float] = QUANTILES) -> Path:
+    """A rater whose reference sample scores as good texts do; nobody computes with it."""
+    config = RaterConfig(64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1), ngram_rows=64)
+    statistics = ScoreStatistics(quantiles=tuple(quantiles), sample_size=4000, max_windows=256)
+    save_rater(
+        path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer(), statistics)
+    )
+    return path
+
+
+def documents(rng: random.Random, name: str, count: int, mean: float = 0.0) -> list[dict[str, str]]:
+    """Documents whose scores are normal."""
+    return [
+        {"id": f"{name}-{index}", "text": f"{rng.gauss(mean, 1):.4f}", "source": f"s{index % 3}"}
+        for index in range(count)
+    ]
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Writes a file of documents at once, as another writer would: no reader sees a half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    new.rename(path)
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """A configuration with every folder in one place; a change of None takes a key away."""
+    fields: dict[str, Any] = {
+        "input": "in/{date}/*.jsonl",
+        "rater": "rater",
+        "state": "state",
+        "publish": "published",
+        "quiet_minutes": 0,
+        "curate": {"keep_fraction": 0.5},
+    }
+    fields = {key: value for key, value in {**fields, **changes}.items() if value is not None}
+    path = folder / "batch.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def curate(argv: Sequence[str]) -> None:
+    """What `pipelines.curate.run` leaves behind of a run over JSONL files, by one commit after the other."""
+    args, beam_args = options.parse(batch_config.FlagParser("plain"), argv)
+    selection = options.selection_request(args)
+    request = scoring_request(args, runners.choose(beam_args, 1))
+    files = scoring.preflight(request)
+    ledger.check_rule(selection.selection, selection.rule_fields())
+    if commits.exists(selection.selection.success_path):
+        return
+    folder, identity = request.folder, request.plan.identity_of(files)
+    work = Work(scoring=request, selection=selection)
+    with Lease(work.leases(), Launch.new("plain", local=True), _lost):
+        plan = {"id": "plan", "splits": len(files), "groups": 1}
+        commits.commit_if_absent(folder.inputs_path("plan"), ledger.json_lines(file.to_json() for file in files))
+        commits.commit_if_absent(folder.identity_path, ledger.to_json({**identity, "plan": plan}))
+        rows = []
+        for ordinal, file in enumerate(files):
+            lines = Path(file.path).read_bytes().splitlines()
+            if file_info(file.path) != file:
+                raise InputChangedError(f"the input {file.path} has changed since the plan was made")
+            rows += [(ordinal, line) for line in lines]
+            commits.commit_if_absent(folder.score_path(ordinal), b"\n".join(lines))
+        if not rows:
+            raise EmptyCorpusError("there is not one record")
+        read = [(ordinal, line, _row(line)) for ordinal, line in rows]
+        scored = [(ordinal, line, row) for ordinal, line, row in read if row is not None]
+        keys = RankKeys.of(
+            [float(row["text"]) for _, _, row in scored],
+            [key_hash(row["id"]) for _, _, row in scored],
+            0,
+            [ordinal for ordinal, _, _ in scored],
+            range(len(scored)),
+            [1] * len(scored),
+        )
+        rejected = len(read) - len(scored)
+        counts = {
+            "read": len(read),
+            "scored": len(scored),
+            "rejected": {"not_json": rejected} if rejected else {},
+            "tokens": len(scored),
+            "bytes": len(scored),
+        }
+        fields = {"identity": identity, "counts": counts, "histogram": Histogram.of(keys, 0).to_json(), "groups": 1}
+        commits.commit_if_absent(folder.scoring_path, ledger.to_json(fields))
+        scoring.preflight(request)  # too many rejected records
+        commits.commit_if_absent(selection.selection.rule_path, ledger.to_json(selection.rule_fields()))
+        _publish(selection, keys, scored, rejected)
+
+
+def _publish(selection: selecting.SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int) -> None:
+    rule = selection.read_policy().rule
+    end = (rule if isinstance(rule, Threshold) else Threshold(repr(CUTOFF))).end
+    mask = keys.below(end).tolist()
+    kept = [line for keep, (_, line, _) in zip(mask, scored, strict=True) if keep]
+    files = []
+    if kept:
+        data = b"\n".join(kept) + b"\n"
+        commits.commit_if_absent(selection.selection.kept_path("part-00000-of-00001.jsonl"), data)
+        digest = hashlib.sha256(data).hexdigest()
+        files = [
+            {"path": "kept/part-00000-of-00001.jsonl", "format": "jsonl", "documents": len(kept), "sha256": digest}
+        ]
+    by_source: dict[str, Counter[str]] = {}
+    for keep, (_, _, row) in zip(mask, scored, strict=True):
+        by_source.setdefault(row["source"], Counter())["kept" if keep else "dropped"] += 1
+    manifest = {
+        "name": selection.name,
+        "cutoff": {"rank_key": f"{end:x}"},
+        "counts": {
+            "read": len(scored) + rejected,
+            "kept": len(kept),
+            "dropped": len(scored) - len(kept),
+            "rejected": rejected,
+            "rejected_by_reason": {"not_json": rejected} if rejected else {},
+        },
+        "sources": {source: {"kept": n["kept"], "dropped": n["dropped"]} for source, n in by_source.items()},
+        "files": files,
+    }
+    commits.commit_if_absent(selection.selection.manifest_path, ledger.to_json(manifest))
+    commits.commit_if_absent(selection.selection.success_path, b"")
+
+
+def _row(line: bytes) -> dict[str, str] | None:
+    try:
+        row: dict[str, str] = json.loads(line)
+        return row
+    except ValueError:
+        return None
+
+
+def _lost(error: CurationError) -> None:
+    raise AssertionError(error)
+
+
+def record_of(folder: Path, date: str) -> dict[str, Any]:
+    """What readers find published."""
+    record: dict[str, Any] = orjson.loads((folder / "published" / date / "manifest.json").read_bytes())
+    return record
+
+
+def dates_from(first: str, count: int) -> list[str]:
+    """Dates that follow each other."""
+    start = datetime.date.fromisoformat(first)
+    return [(start + datetime.timedelta(days)).isoformat() for days in range(count)]
+
+
+def check_published(folder: Path) -> dict[str, dict[str, Any]]:
+    """Holds every published date's files against its manifest; gives the records by date."""
+    records = {}
+    for place in sorted((folder / "published").iterdir()):
+        record = record_of(folder, place.name)
+        assert (place / "_SUCCESS").exists()
+        assert record["date"] == place.name
+        for file in record["files"]:
+            data = Path(file["path"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == file["sha256"]
+            assert data.count(b"\n") == file["documents"]
+        assert sum(file["documents"] for file in record["files"]) == record["counts"]["kept"]
+        records[place.name] = record
+    return records

@@ -1,0 +1,188 @@
+"""Scheduled batches: sixty nights of what happens to them, and some nights of the true command."""
+
+import dataclasses
+import functools
+import json
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import batch, commits, curate, lease, scoring
+from rater_model.files import file_info
+from tests import batches
+
+NIGHTS = 60
+SEED = 0
+DRIFT = 40
+PLACES = ("journal", "inputs", "records", "runs", "published")
+
+
+class KilledError(BaseException):
+    """A launch ends here, and nothing of it goes on."""
+
+
+class Killer:
+    """Ends a launch at one of its commits or removals in one place, before or after it is made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place = ""
+        self.left = 0
+        self.after = False
+        self.killed = 0
+        self.launch = 0
+        self.dead: set[str] = set()
+        self.places: set[str] = set()
+        self._watch(monkeypatch, "_link")
+        self._watch(monkeypatch, "remove")
+        # What a killed launch holds is held by a process that is gone.
+        monkeypatch.setattr(lease, "process_id", lambda: {"started": str(self.launch), "pid": 1, "host": "here"})
+        monkeypatch.setattr(lease, "is_gone", lambda process: process["started"] in self.dead)
+
+    def _watch(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        real: Callable[..., Any] = getattr(commits, name)
+
+        def watched(*args: str) -> Any:
+            self.left -= bool(self.place) and f"/{self.place}/" in args[-1]
+            if self.left or not self.place:
+                return real(*args)
+            self.places.add(self.place)
+            self.place = ""
+            if self.after:
+                real(*args)
+            self.killed += 1
+            self.dead.add(str(self.launch))
+            raise KilledError
+
+        monkeypatch.setattr(commits, name, watched)
+
+
+@dataclasses.dataclass
+class Crawler:
+    """Brings files, some of them late, some again, some changed; knows what each of them held at any time."""
+
+    folder: Path
+    rng: random.Random
+    contents: dict[tuple[str, str], list[dict[str, str]]] = dataclasses.field(default_factory=dict)
+    due: dict[int, list[Path]] = dataclasses.field(default_factory=dict)
+
+    def bring(self, path: Path, rows: list[dict[str, str]]) -> None:
+        batches.write(path, rows)
+        self.contents[str(path), file_info(str(path)).fingerprint] = rows
+
+    def night(self, number: int, date: str) -> None:
+        """What comes in between two nights."""
+        for index in range(self.rng.randint(2, 4)):
+            path = self.folder / "in" / date / f"{index}.jsonl"
+            # The drift is of one night: its files are all in time.
+            late = self.rng.random() < 0.2 and number != DRIFT
+            self.due.setdefault(number + self.rng.randint(1, 3) * late, []).append(path)
+        for path in self.due.pop(number, []):
+            mean = 1.0 if number == DRIFT else 0.0
+            rows = batches.documents(self.rng, f"{path.parent.name}/{path.stem}", self.rng.randint(90, 160), mean)
+            self.bring(path, rows)
+        for (path_, _), rows in list(self.contents.items()):
+            chance = self.rng.random()
+            if chance < 0.004:
+                self.bring(Path(path_), rows)
+            elif chance < 0.006:
+                self.bring(Path(path_), batches.documents(self.rng, f"{path_}-again-{number}", 40))
+
+
+def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
+    """Nothing lost, nothing twice: each file that ever came is in one batch, as it was then; so are its documents."""
+    records = batches.check_published(folder)
+    taken: dict[str, str] = {}
+    for record in records.values():
+        rows = [json.loads(line) for line in Path(record["inputs"]["list"]).read_bytes().splitlines()]
+        assert len(rows) == record["inputs"]["files"]
+        wanted: list[str] = []
+        for row in rows:
+            assert row["path"] not in taken, f"{row['path']} is in {taken[row['path']]} and in {record['date']}"
+            taken[row["path"]] = record["date"]
+            held = crawler.contents[row["path"], row["fingerprint"]]
+            wanted += [item["id"] for item in held if float(item["text"]) >= batches.CUTOFF]
+        kept = [
+            json.loads(line)["id"] for file in record["files"] for line in Path(file["path"]).read_text().splitlines()
+        ]
+        assert sorted(kept) == sorted(wanted)
+    assert set(taken) == {path for path, _ in crawler.contents}
+    return records
+
+
+@pytest.mark.slow
+def test_sixty_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(curate, "run", batches.curate)
+    monkeypatch.setattr(scoring, "rater_digest", functools.cache(scoring.rater_digest))
+    batches.save_plain_rater(tmp_path / "rater")
+    config = batches.write_config(tmp_path, retention={"scores_days": 10})
+    rng, killer = random.Random(SEED), Killer(monkeypatch)
+    crawler = Crawler(tmp_path, random.Random(SEED + 100))
+    dates = batches.dates_from("2026-01-01", NIGHTS)
+    codes: dict[str, set[int]] = {}
+    happened = dict.fromkeys(("killed", "twice", "at once", "skipped", "past"), 0)
+
+    def launch(date: str, kill: float = 0.0) -> int | None:
+        killer.launch += 1
+        killer.place = rng.choice(PLACES) if rng.random() < kill else ""
+        killer.left = rng.randint(1, 12 if killer.place == "runs" else 2)
+        killer.after = rng.random() < 0.5
+        killed = killer.killed
+        try:
+            code = batch.main(["--config", str(config), "--as_of", date])
+        except KilledError:
+            happened["killed"] += 1
+            return None
+        killer.place = ""
+        assert killer.killed == killed
+        codes.setdefault(date, set()).add(code)
+        return code
+
+    skipped: list[str] = []
+    for number, date in enumerate(dates, 1):
+        crawler.night(number, date)
+        if rng.random() < 0.1 and number not in (1, DRIFT, NIGHTS):
+            happened["skipped"] += 1
+            skipped.append(date)
+        elif rng.random() < 0.12 and number != DRIFT:
+            happened["at once"] += 1
+            dates_now = [date, date if rng.random() < 0.5 else dates[number - 2]]
+            with ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(lambda day: batch.main(["--config", str(config), "--as_of", day]), dates_now))
+            assert set(found) <= {0, 3, 4}
+            assert launch(date) == 0
+        else:
+            ended = launch(date, kill=0.5)
+            while ended is None and rng.random() < 0.6 + (number in (DRIFT, NIGHTS)):
+                ended = launch(date, kill=0.3)
+            if ended is not None and rng.random() < 0.3:
+                happened["twice"] += 1
+                assert launch(date) == ended
+        if skipped and rng.random() < 0.3:
+            happened["past"] += 1
+            launch(skipped.pop(0), kill=0.2)
+    for number in range(NIGHTS + 1, NIGHTS + 5):  # the last late files, and what was skipped
+        crawler.night(number, batches.dates_from(dates[-1], 5)[number - NIGHTS])
+    published = {place.name for place in (tmp_path / "published").iterdir()}
+    for date in [*(date for date in dates if date not in published), *batches.dates_from(dates[-1], 10)]:
+        launch(date)
+
+    records = check_all(tmp_path, crawler)
+    drifted = dates[DRIFT - 1]
+    assert [date for date, record in records.items() if record["alarms"]] == [drifted]
+    assert codes[drifted] == {4}
+    assert all(codes.get(date, {0}) == {0} for date in dates if date != drifted)
+    assert "population stability index" in records[drifted]["alarms"][0]
+    told = capsys.readouterr().out
+    assert all(count >= 2 for count in happened.values()), happened
+    assert killer.places == set(PLACES)
+    assert any(record["inputs"].get("late") for record in records.values())
+    assert any(record["inputs"].get("changed") for record in records.values())
+    assert "they join this one" in told
+    # The last ten days have their scores, the others their kept documents alone.
+    for date, record in records.items():
+        scored = (Path(record["run"]) / "scoring.json").exists()
+        assert scored is (date >= dates[-1] and bool(record["files"])) or date > dates[-10]
