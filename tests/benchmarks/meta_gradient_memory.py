@@ -77,7 +77,7 @@ class Arrangement:
     """One way to the same meta-gradient."""
 
     config: MetaGradientConfig
-    transformer: dict[str, bool]
+    transformer: dict[str, Any]
 
 
 def arrange(name: str) -> Arrangement:
