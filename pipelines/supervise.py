@@ -58,6 +58,7 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
     Raises:
         CurationError: what stopped the run, if it is one of ours.
     """
+    in_threads = layout.runner == runners.LOCAL_RUNNER  # which only the end of this process ends
     pipeline = beam.Pipeline(options=layout.options)
     work.build(pipeline | "Start" >> beam.Impulse())
     result = None
@@ -65,13 +66,14 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
         result = pipeline.run()
         result.wait_until_finish()
     except Exception as error:
-        if getattr(error, "interrupted", False) and result is not None and not layout.local:
+        interrupted = getattr(error, "interrupted", False)
+        if interrupted and result is not None and not in_threads:
             with contextlib.suppress(Exception):  # the job may have ended by itself
                 result.cancel()
         cause = errors.find_cause(error) or flink.why_failed(error, layout.cluster)
         if cause is None:
             raise
-        cause.interrupted = getattr(error, "interrupted", False)
+        cause.interrupted = interrupted and in_threads
         raise cause from error
     return result
 
