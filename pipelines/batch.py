@@ -212,10 +212,9 @@ class Batches:
         """
         limits = self._config.limits
         if record["alarms"] and limits.on_alarm == "hold" and not self._accept_alarm:
-            for line in batch_record.lines(record):
-                command.say(line)
+            _print(record)
             raise PastLimitError(
-                f"batch {record['date']} is held back: {'; '.join(record['alarms'])}. Look at {record['run']}; then "
+                f"batch {record['date']} is held back: {_first(record['alarms'])}. Look at {record['run']}; then "
                 "publish it by the same command with --accept_alarm, or correct the configuration, which begins it anew"
             )
         digest = self.journal.keep("records", ledger.to_json(record))
@@ -391,7 +390,7 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
     batches.show_newest()
     batches.expire()
     if record["alarms"]:
-        raise PastLimitError(f"batch {record['date']} is published, but {'; '.join(record['alarms'])}")
+        raise PastLimitError(f"batch {record['date']} is published, but {_first(record['alarms'])}")
     if failures:
         day, error = failures[0]
         raise UnfinishedError(f"batch {record['date']} is published; batch {day}: {error}", error.exit_code)
@@ -407,8 +406,9 @@ def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
         command.say(f"batch {day} was begun and not published: it is finished first")
         try:
             record = batches.finish(datetime.date.fromisoformat(day))
+            _print(record)
             if record["alarms"]:
-                raise PastLimitError(f"it is published, but {'; '.join(record['alarms'])}")
+                raise PastLimitError(f"it is published, but {_first(record['alarms'])}")
         except LeaseHeldError as error:
             command.say(f"batch {day} is left alone: {error}")
         except CurationError as error:
@@ -419,15 +419,24 @@ def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
     return failures
 
 
-def _report(config: BatchConfig, record: dict[str, Any]) -> None:
+def _first(alarms: Sequence[str]) -> str:
+    return alarms[0] + (f" (and {len(alarms) - 1} more alarms)" if len(alarms) > 1 else "")
+
+
+def _print(record: dict[str, Any]) -> None:
+    """Prints a record, and its alarms as warnings."""
     for line in batch_record.lines(record):
         command.say(line)
+    for alarm in record["alarms"]:
+        warn(alarm)
+
+
+def _report(config: BatchConfig, record: dict[str, Any]) -> None:
+    _print(record)
     if record["drift"] is None and record["counts"]["kept"] + record["counts"]["dropped"]:
         command.say("drift: not measured: neither the reference nor the rater has a distribution of scores")
     if not record["inputs"]["files"]:
         warn(f"no file was taken for {record['date']}; the globs are {', '.join(config.input)}")
-    for alarm in record["alarms"]:
-        warn(alarm)
     command.say(f"published: {config.publish}/{record['date']}/{MANIFEST}")
 
 

@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import json
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from pipelines import batch, commits, curate, lease, scoring
 from rater_model.files import file_info
 from tests import batches
+from tests.integration.conftest import as_lines, make_records
 
 NIGHTS = 60
 SEED = 0
@@ -186,3 +190,77 @@ def test_sixty_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     for date, record in records.items():
         scored = (Path(record["run"]) / "scoring.json").exists()
         assert scored is (date >= dates[-1] and bool(record["files"])) or date > dates[-10]
+
+
+KILLED_AT = """
+import os, signal, sys
+from pipelines import batch, commits
+left = int(sys.argv.pop(1))
+real = commits._link
+def link(staged, target):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(staged, target)
+commits._link = link
+sys.exit(batch.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_nights_of_the_true_command_killed_and_finished(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kills by SIGKILL; what is kept is what curating the same files against the same reference keeps."""
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "a.jsonl").write_bytes(as_lines(make_records(600, 50)))
+    scored = ["--rater", str(rater), "--keep_fraction", "0.5"]
+    reference = ["--input", str(tmp_path / "sample/*"), "--output", str(tmp_path / "reference"), *scored]
+    assert curate.main(reference) == 0
+    config = batches.write_config(
+        tmp_path,
+        rater=str(rater),
+        reference="reference",
+        curate={"keep_fraction": 0.5, "split_bytes": "8KB"},
+        retention={"scores_days": 1},
+    )
+    dates = batches.dates_from("2026-01-01", 4)
+    for number, date in enumerate(dates):
+        folder = tmp_path / "in" / date
+        folder.mkdir(parents=True)
+        records = make_records(150, number) if number < 3 else [{**r, "text": "!" * 9} for r in make_records(150, 3)]
+        (folder / "a.jsonl").write_bytes(as_lines(records[:100]))
+        (folder / "b.jsonl").write_bytes(as_lines(records[100:]) + b"not json\n")
+
+    def launch(date: str, kill: int = 0) -> int:
+        argv = ["--config", str(config), "--as_of", date]
+        if not kill:
+            return batch.main(argv)
+        command = [sys.executable, "-c", KILLED_AT, str(kill), *argv]
+        return subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2]).returncode
+
+    assert launch(dates[0]) == 0
+    for kill in (2, 8):  # at the claim; while scoring
+        assert launch(dates[1], kill) == -signal.SIGKILL
+        assert not (tmp_path / "published" / dates[1]).exists()
+    assert list((tmp_path / "state" / "runs").glob(f"{dates[1]}*"))
+    capsys.readouterr()
+    assert launch(dates[2]) == 0
+    assert f"batch {dates[1]} was begun and not published: it is finished first" in capsys.readouterr().out
+    assert launch(dates[3]) == 4
+    assert launch(dates[3]) == 4
+    assert launch(dates[1]) == 0
+    records = batches.check_published(tmp_path)
+    assert [date for date, record in records.items() if record["alarms"]] == [dates[3]]
+    assert "source 's0' keeps" in " ".join(records[dates[3]]["alarms"])
+    for date, record in records.items():
+        assert record["counts"]["read"] == 151
+        assert (Path(record["run"]) / "scoring.json").exists() is (date >= dates[2])
+    inputs = ["--input", str(tmp_path / "in" / dates[1] / "*"), "--output", str(tmp_path / "alone")]
+    assert curate.main([*inputs, *scored, "--reference", str(tmp_path / "reference")]) == 0
+    wanted = [
+        line for file in (tmp_path / "alone").glob("selections/*/kept/*") for line in file.read_bytes().splitlines()
+    ]
+    kept = [line for file in records[dates[1]]["files"] for line in Path(file["path"]).read_bytes().splitlines()]
+    assert sorted(kept) == sorted(wanted)
