@@ -129,28 +129,44 @@ class Checkpoints:
     def restore_series(self, like: Any, steps: Sequence[int]) -> list[tuple[int, Any, dict[str, Any]]]:
         """Reads checkpoints that build on one another, up to the first that is missing or cannot be read.
 
-        The checkpoints after that one are deleted: they are to be made anew.
+        After them comes the newest checkpoint that stands between the last of them and the next, if there is one. All
+        others are deleted unread: what lies behind a gap is to be made anew, and nothing needs the rest any more.
 
         Args:
             like: as for `restore`.
-            steps: those that there must be, in order, up to the newest that there is; others may stand between them.
+            steps: the series, in order; other checkpoints may stand between its members.
 
         Returns:
             Step, state and JSON of each checkpoint, in order.
         """
         found = self.steps()
-        missing = next((step for step in steps if found and step < found[-1] and step not in found), None)
-        series = []
-        for step in found:
-            if missing is None or step < missing:
-                try:
-                    series.append((step, *self.restore(step, like)))
-                except Exception as error:  # as in restore_latest
-                    _LOG.warning("checkpoint %d in %s cannot be read: %s", step, self._folder, _first_line(error))
-                    missing = step
-            if missing is not None and step >= missing:
-                self._manager.delete(step)
+        series: list[tuple[int, Any, dict[str, Any]]] = []
+        next_step = None
+        for next_step in steps:
+            read = self._restore_or_none(next_step, like) if next_step in found else None
+            if read is None:
+                break
+            series.append((next_step, *read))
+        else:
+            next_step = None  # the series is complete, and no checkpoint behind it is wanted
+        last = series[-1][0] if series else -1
+        for step in reversed(found):
+            if next_step is None or not last < step < next_step:
+                continue
+            read = self._restore_or_none(step, like)
+            if read is not None:
+                series.append((step, *read))
+                break
+        for step in set(found) - {step for step, _, _ in series}:
+            self._manager.delete(step)
         return series
+
+    def _restore_or_none(self, step: int, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        try:
+            return self.restore(step, like)
+        except Exception as error:  # as in restore_latest
+            _LOG.warning("checkpoint %d in %s cannot be read: %s", step, self._folder, _first_line(error))
+            return None
 
     def delete(self, step: int) -> None:
         """Deletes a checkpoint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from importlib import metadata
 from typing import Any
 
@@ -15,7 +16,10 @@ from meta_training.data import StreamedWindows, WindowSet, make_windows
 from meta_training.language_model import LanguageModelConfig
 from meta_training.sources import FileTexts, TextSet, open_sets
 from rater_model.rater import RaterConfig
-from rater_model.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, train_bpe
+from rater_model.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, load_tokenizer, train_bpe
+
+_LOG = logging.getLogger("datarater")
+_RECORDED = ("datarater", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "tokenizers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +49,12 @@ class Experiment:
     provenance: dict[str, Any]
 
 
-def prepare(config: ConfigDict) -> Experiment:
-    """Checks the config, opens the data and makes the tokenizer.
+def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
+    """Opens the data and makes the tokenizer.
 
     Args:
-        config: as in `meta_training/configs/default.py`.
+        config: as in `meta_training/configs/default.py`, and as `settings.check` lets it pass.
+        tokenizer: the serialised tokenizer of a run that goes on; without it, a BPE is trained.
 
     Raises:
         ConfigError: a value cannot be used; the message names it.
@@ -57,27 +62,17 @@ def prepare(config: ConfigDict) -> Experiment:
         NoInputError: no file matches.
         OSError: a file cannot be read.
     """
-    try:
-        settings.check(config)
-    except ValueError as error:
-        raise settings.ConfigError(str(error)) from error
     data = config.data
     inner, outer = open_sets(data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir)
-    tokenizer: Tokenizer = ByteTokenizer()
-    if config.tokenizer.kind == "bpe":
-        sample = inner.spread(config.tokenizer.training_documents)
-        try:
-            tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
-        except TokenizerError as error:
-            raise settings.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
+    made = load_tokenizer(config.tokenizer.kind, tokenizer) if tokenizer else make_tokenizer(config, inner)
     reference = inner.spread(config.export.reference_documents)
     identity = hashlib.sha256(f"{inner.source.identity}\n{outer.source.identity}".encode()).hexdigest()
-    windows = {texts.role: _windows(texts, tokenizer, config) for texts in (inner, outer)}
+    windows = {texts.role: _windows(texts, made, config) for texts in (inner, outer)}
     return Experiment(
         config=config,
-        tokenizer=tokenizer,
-        rater=settings.rater_config(config, tokenizer),
-        language_model=settings.language_model_config(config, tokenizer),
+        tokenizer=made,
+        rater=settings.rater_config(config, made),
+        language_model=settings.language_model_config(config, made),
         inner=windows["inner"],
         outer=windows["outer"],
         reference=reference,
@@ -92,6 +87,27 @@ def prepare(config: ConfigDict) -> Experiment:
             "versions": versions(),
         },
     )
+
+
+def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
+    """Returns the tokenizer that a config asks for; a BPE is trained on documents from all over the inner set.
+
+    Args:
+        config: the whole config.
+        inner: the inner set.
+
+    Raises:
+        ConfigError: the vocabulary is too small.
+    """
+    if config.tokenizer.kind == ByteTokenizer.kind:
+        return ByteTokenizer()
+    sample = inner.spread(config.tokenizer.training_documents)
+    try:
+        tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
+    except TokenizerError as error:
+        raise settings.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
+    _LOG.info("trained a BPE of %s ids on %s documents", f"{tokenizer.vocabulary_size:,}", f"{len(sample):,}")
+    return tokenizer
 
 
 def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> WindowSet:
@@ -109,4 +125,4 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of what a run's numbers depend on."""
-    return {name: metadata.version(name) for name in ("datarater", "jax", "flax", "optax", "numpy", "grain")}
+    return {name: metadata.version(name) for name in _RECORDED}

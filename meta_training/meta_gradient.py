@@ -62,6 +62,9 @@ class InnerState(NamedTuple):
 class MetaGradientConfig:
     """How the meta-gradient is computed; none of it changes its value.
 
+    The defaults recompute nothing, which is fastest as long as it fits; `meta_training/configs/pile.py` shows what to
+    set where it does not.
+
     Micro-batches bound the activations that live at one time: sums over a batch are accumulated, in float32 at least,
     over parts of it. The softmax over the whole batch's scores comes before them, so they are exact. Sizes are in
     windows on one device, must divide what they cut, and are 0 for everything at once.
@@ -81,8 +84,8 @@ class MetaGradientConfig:
     """
 
     mode: str = "mixed"
-    rematerialise_updates: bool = True
-    save_inner_gradients: bool = True
+    rematerialise_updates: bool = False
+    save_inner_gradients: bool = False
     scan_updates: bool = False
     inner_micro_batch: int = 0
     outer_micro_batch: int = 0

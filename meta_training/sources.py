@@ -33,6 +33,10 @@ class DataError(ValueError):
     """Data that cannot be trained on, with what to do about it."""
 
 
+class EmptySetError(DataError):
+    """A set without a single document."""
+
+
 class TextSource(Protocol):
     """Texts by number.
 
@@ -322,7 +326,8 @@ def open_sets(
         tfds_data_dir: the folder of prepared TensorFlow datasets.
 
     Raises:
-        DataError: a set is empty, the share is not between 0 and 1, or a dataset cannot be read.
+        EmptySetError: a set is empty.
+        DataError: the share is not between 0 and 1, or a dataset cannot be read.
         NoInputError: no file matches.
     """
     source = open_source(inner, text_field, tfds_data_dir)
@@ -342,7 +347,7 @@ def open_sets(
         )
     for texts in sets:
         if not texts.spread(1):
-            raise DataError(
+            raise EmptySetError(
                 f"the {texts.role} set has no document: {texts.source.name} gave {len(texts.source)} texts, "
                 f"none of which belongs to it (rejected: {dict(texts.source.rejected)})"
             )

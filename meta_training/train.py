@@ -37,7 +37,7 @@ from meta_training.export import NonFiniteScoresError
 from meta_training.loop import train
 from meta_training.metrics import METRICS_FILE, read_metrics
 from meta_training.placement import LostProcessError, PlacementError, join_processes, lost_processes
-from meta_training.sources import DataError
+from meta_training.sources import DataError, EmptySetError
 from meta_training.watch import run_summary
 from meta_training.workdir import Workdir, write_json
 from rater_model import exit_codes
@@ -74,6 +74,7 @@ _CODES: list[tuple[tuple[type[BaseException], ...], int]] = [
     ((StoppedError, KeyboardInterrupt), exit_codes.STOPPED),
     ((WorkdirError,), exit_codes.OTHER_RUN),
     ((NoInputError,), exit_codes.NO_INPUT),
+    ((EmptySetError,), exit_codes.EMPTY_CORPUS),  # before the error that it is one of
     ((settings.ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
     ((PermissionError,), exit_codes.NO_PERMISSION),
     ((NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError), exit_codes.FAILED),
@@ -122,9 +123,10 @@ def main(argv: Sequence[str]) -> None:
                 f"next:  {next_command(workdir, config.data.inner)}"
             )
             return
-        experiment = prepare(config)
-        workdir.check_data(experiment.data)
-        workdir.claim(plain(config), experiment.data)
+        experiment = prepare(config, workdir.begun_tokenizer())
+        tokenizer = experiment.tokenizer.serialise()
+        workdir.check_data(experiment.data, tokenizer)
+        workdir.claim(plain(config), experiment.data, tokenizer)
         checkpoint = train(experiment, workdir, stop)
         if not workdir.writes:
             return

@@ -1,7 +1,8 @@
 """The folder of a training run: what is where, who holds it, and whether a run may go on in it.
 
 config.json                 the config as it runs
-run.json                    which data it reads, and the versions it began with
+tokenizer.json              the tokenizer, as it travels in every rater checkpoint; a BPE is trained once
+run.json                    which data it reads, the tokenizer's SHA-256, and the versions it began with
 metrics/                    metrics.csv and TensorBoard event files
 pool/                       the warm-up pool, by warm-up step; written once
 checkpoints/                training checkpoints, by meta-step
@@ -13,6 +14,7 @@ summary.json                written last: the run is finished
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -47,7 +49,9 @@ class Workdir:
                 "anywhere"
             )
         self.path, self.writes = Path(path), writes
-        self.config, self.run, self.summary = (self.path / f"{name}.json" for name in ("config", "run", "summary"))
+        self.config, self.tokenizer, self.run, self.summary = (
+            self.path / f"{name}.json" for name in ("config", "tokenizer", "run", "summary")
+        )
         self.metrics, self.pool, self.checkpoints, self.raters, self.rater = (
             self.path / name for name in ("metrics", "pool", "checkpoints", "raters", "rater")
         )
@@ -98,14 +102,32 @@ class Workdir:
                 "alone may be raised), or another --workdir"
             )
 
-    def check_data(self, data: str) -> None:
-        """Refuses data that the run here was not begun with, and says so where versions differ.
+    def begun_tokenizer(self) -> bytes | None:
+        """Returns the serialised tokenizer that the run here was begun with; None where it is to be made.
+
+        Raises:
+            WorkdirError: `tokenizer.json` is not what it was.
+        """
+        begun = _read(self.run)
+        if begun is None or not self.tokenizer.exists():
+            return None
+        serialised = self.tokenizer.read_bytes()
+        if _sha256(serialised) != begun["tokenizer"]:
+            raise WorkdirError(
+                f"{self.tokenizer} is not the tokenizer that the run began with: it is damaged or was exchanged. "
+                "Restore it (every rater in raters/ has a copy), or give another --workdir"
+            )
+        return serialised
+
+    def check_data(self, data: str, tokenizer: bytes) -> None:
+        """Refuses data or a tokenizer that the run here was not begun with, and says so where versions differ.
 
         Args:
             data: the identity of the data.
+            tokenizer: the serialised tokenizer.
 
         Raises:
-            WorkdirError: the data differ.
+            WorkdirError: the data or the tokenizer differ.
         """
         begun = _read(self.run)
         if begun is None:
@@ -115,19 +137,26 @@ class Workdir:
                 f"{self.path} holds a run on other data: the files or datasets of data.inner and data.outer have "
                 "changed since it began. Restore them, or give another --workdir"
             )
+        if begun["tokenizer"] != _sha256(tokenizer):
+            raise WorkdirError(
+                f"{self.tokenizer} is lost, and a tokenizer trained anew is another one: restore it (every rater in "
+                "raters/ has a copy), or give another --workdir"
+            )
         changed = [f"{name} {old}" for name, old in begun["versions"].items() if versions().get(name) != old]
         if changed:
             _LOG.warning(
                 "the run began with %s: it goes on with other versions, and no longer bit for bit", ", ".join(changed)
             )
 
-    def claim(self, config: dict[str, Any], data: str) -> None:
-        """Writes down the config and the data, and removes what a killed process has left half-written."""
+    def claim(self, config: dict[str, Any], data: str, tokenizer: bytes) -> None:
+        """Writes down the config, the tokenizer and the data, and removes what a killed process left half-written."""
         if not self.writes:
             return
         write_json(self.config, config)
-        if not self.run.exists():
-            write_json(self.run, {"data": data, "versions": versions()})
+        if not (self.run.exists() and self.tokenizer.exists()):
+            _write(self.tokenizer, tokenizer)
+        if not self.run.exists():  # after the tokenizer: only with it does a run count as begun
+            write_json(self.run, {"data": data, "tokenizer": _sha256(tokenizer), "versions": versions()})
         for folder in (self.path, self.raters):
             for left_over in (*folder.glob(".*.new-*"), *folder.glob(".*.old-*")):
                 shutil.rmtree(left_over, ignore_errors=True)
@@ -140,9 +169,17 @@ class Workdir:
 
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON, whole or not at all."""
+    _write(path, (json.dumps(values, indent=2) + "\n").encode("utf-8"))
+
+
+def _write(path: Path, content: bytes) -> None:
     new = path.with_name(f".{path.name}.new")
-    new.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    new.write_bytes(content)
     os.replace(new, path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -101,15 +101,19 @@ def test_no_checkpoint_that_can_be_read_is_told_and_nothing_is_deleted(tmp_path:
     [
         ([], None, []),
         ([3, 5], None, [3, 5]),
-        ([3, 5, 6, 9], None, [3, 5, 6, 9]),
+        ([3, 4, 5], None, [3, 5]),  # of those between, the newest is where to go on
+        ([3, 4, 5], 5, [3, 4]),
+        ([3, 5, 6, 9], None, [3, 6, 9]),  # 5 is needed no more
         ([3, 5, 6, 9], 6, [3, 5]),
         ([3, 5, 6, 9], 3, []),
-        ([3, 6, 9], None, [3, 6, 9]),  # 5 may be missing, for there need be none
-        ([3, 5, 9], None, [3, 5]),  # 6 may not
-        ([5, 6], None, []),  # nor 3
+        ([1, 2, 3, 5], 3, [2]),
+        ([3, 5, 9], None, [3, 5]),  # 9 builds on 6
+        ([5, 6], None, []),  # and 5 on 3
+        ([1, 2], None, [2]),
+        ([3, 6, 7, 9, 11, 12, 13], None, [3, 6, 9, 12]),  # complete: nothing else is kept
     ],
 )
-def test_a_series_is_read_up_to_its_first_gap(
+def test_a_series_is_read_up_to_its_first_gap_and_the_rest_goes(
     tmp_path: Path, present: list[int], damaged: int | None, expected: list[int]
 ) -> None:
     with Checkpoints(tmp_path) as checkpoints:

@@ -1,5 +1,6 @@
 """The meta-gradient: mixed mode against reverse mode, and reverse mode against finite differences."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -91,7 +92,9 @@ def relative_error(actual: Any, expected: Any) -> float:
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
-REVERSE = MetaGradientConfig("reverse", rematerialise_updates=False, save_inner_gradients=False)
+REVERSE = MetaGradientConfig("reverse")
+RECOMPUTED = MetaGradientConfig(rematerialise_updates=True)
+SAVED = MetaGradientConfig(rematerialise_updates=True, save_inner_gradients=True)
 MIXED = [
     MetaGradientConfig("mixed", rematerialise, save, scan)
     for rematerialise, save in [(False, False), (True, False), (True, True)]
@@ -115,14 +118,14 @@ def test_mixed_mode_equals_reverse_mode_in_float64(float64: None, config: MetaGr
 )
 def test_mixed_mode_equals_reverse_mode_for_every_inner_optimiser(float64: None, optimiser: str) -> None:
     expected = meta_gradient(REVERSE, steps=2, optimiser=optimiser)
-    actual = meta_gradient(MetaGradientConfig(), steps=2, optimiser=optimiser)
+    actual = meta_gradient(SAVED, steps=2, optimiser=optimiser)
     assert relative_error(actual.gradient, expected.gradient) < 1e-12
 
 
 @pytest.mark.slow
 def test_mixed_mode_equals_reverse_mode_in_float32() -> None:
     expected = meta_gradient(REVERSE, steps=2, dtype="float32")
-    actual = meta_gradient(MetaGradientConfig(), steps=2, dtype="float32")
+    actual = meta_gradient(SAVED, steps=2, dtype="float32")
     assert relative_error(actual.gradient, expected.gradient) < 1e-5
 
 
@@ -192,9 +195,9 @@ def test_micro_batches_change_nothing(float64: None, mode: str, micro_batches: t
 @pytest.mark.parametrize(
     ("optimiser", "config"),
     [
-        ("adam", MetaGradientConfig(rematerialise_updates=False)),
-        ("adam", MetaGradientConfig(save_inner_gradients=False)),
-        *((optimiser, MetaGradientConfig()) for optimiser in OPTIMISERS),
+        ("adam", MetaGradientConfig()),
+        ("adam", RECOMPUTED),
+        *((optimiser, SAVED) for optimiser in OPTIMISERS),
     ],
     ids=["adam nothing recomputed", "adam nothing saved", *OPTIMISERS],
 )
@@ -223,12 +226,13 @@ def test_reverse_mode_over_several_devices_is_refused() -> None:
 @pytest.mark.slow
 def test_a_transformer_in_every_economy_at_once(float64: None) -> None:
     """Blocks of attention, chunks of the loss, rematerialised blocks, micro-batches, a scan: still the same number."""
-    config = MetaGradientConfig(scan_updates=True, inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4)
-    expected = of_transformers(REVERSE, "float64", 0)
-    frugal = of_transformers(
-        config, "float64", 4, attention="blocks", attention_block=3, rematerialise_blocks=True, scan_blocks=True
+    config = dataclasses.replace(
+        SAVED, scan_updates=True, inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4
     )
-    assert_equal(frugal, expected)
+    expected = of_transformers(REVERSE, "float64", 0)
+    frugal = {"attention": "blocks", "attention_block": 3, "rematerialise_blocks": True, "scan_blocks": True}
+    for save_products in (False, True):
+        assert_equal(of_transformers(config, "float64", 4, **frugal, save_products=save_products), expected)
 
 
 @pytest.mark.slow

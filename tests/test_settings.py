@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from meta_training import settings
 from meta_training.configs import default
 from meta_training.language_model import initialise_language_model
+from meta_training.meta_gradient import MetaGradientConfig
+from meta_training.population import PopulationConfig
 from rater_model.rater import count_parameters, initialise_rater_shapes
 from rater_model.tokenizer import ByteTokenizer
 
@@ -27,6 +29,12 @@ def config_with(**changes: Any) -> ConfigDict:
     config.data.inner = "corpus/*.jsonl"
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return config
+
+
+def test_the_config_file_and_the_dataclass_have_the_same_defaults() -> None:
+    config = default.get_config()
+    assert settings.meta_gradient_config(config) == MetaGradientConfig()
+    assert settings.population_config(config) == PopulationConfig()
 
 
 @pytest.mark.parametrize("name", PAPER)

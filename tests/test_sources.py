@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from meta_training.sources import (
     DataError,
+    EmptySetError,
     FileTexts,
     Membership,
     TextSet,
@@ -97,7 +98,7 @@ def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
 def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     assert len(FileTexts([str(tmp_path / "a.jsonl")])) == 0
-    with pytest.raises(DataError, match=r"the inner set has no document: .*a\.jsonl gave 0 texts"):
+    with pytest.raises(EmptySetError, match=r"the inner set has no document: .*a\.jsonl gave 0 texts"):
         open_sets(str(tmp_path / "a.jsonl"), "", 0.5)
 
 

@@ -1,5 +1,6 @@
 """Who may train in a folder, and with what."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from meta_training.workdir import Workdir, write_json
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
 
 
-def claimed(folder: Path, config: dict[str, Any] = CONFIG, data: str = "data") -> Workdir:
+def claimed(
+    folder: Path, config: dict[str, Any] = CONFIG, data: str = "data", tokenizer: bytes = b"trained"
+) -> Workdir:
     with Workdir(folder) as workdir:
         workdir.check_config(config)
-        workdir.check_data(data)
-        workdir.claim(config, data)
+        tokenizer = workdir.begun_tokenizer() or tokenizer
+        workdir.check_data(data, tokenizer)
+        workdir.claim(config, data, tokenizer)
     return Workdir(folder)
 
 
@@ -51,9 +55,37 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         claimed(tmp_path, data="changed")
 
 
+def test_the_tokenizer_is_kept_from_the_first_start_on(tmp_path: Path) -> None:
+    assert Workdir(tmp_path).begun_tokenizer() is None
+    workdir = claimed(tmp_path)
+    assert workdir.begun_tokenizer() == b"trained"
+    claimed(tmp_path, tokenizer=b"trained otherwise")
+    assert workdir.begun_tokenizer() == b"trained"
+    versions = json.loads(workdir.run.read_text())["versions"]
+    assert {"tokenizers", "jax", "jaxlib"} <= set(versions)
+
+
+def test_a_tokenizer_of_a_start_that_never_became_a_run_is_made_anew(tmp_path: Path) -> None:
+    workdir = claimed(tmp_path)
+    workdir.run.unlink()
+    assert workdir.begun_tokenizer() is None
+    assert claimed(tmp_path, tokenizer=b"trained again").begun_tokenizer() == b"trained again"
+
+
+def test_another_tokenizer_is_refused_and_a_lost_one_made_again(tmp_path: Path) -> None:
+    workdir = claimed(tmp_path)
+    workdir.tokenizer.write_bytes(b"exchanged")
+    with pytest.raises(WorkdirError, match=r"tokenizer\.json is not the tokenizer that the run began with"):
+        claimed(tmp_path)
+    workdir.tokenizer.unlink()
+    with pytest.raises(WorkdirError, match="a tokenizer trained anew is another one"):
+        claimed(tmp_path, tokenizer=b"trained otherwise")
+    assert claimed(tmp_path).begun_tokenizer() == b"trained"
+
+
 def test_other_versions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     workdir = claimed(tmp_path)
-    write_json(workdir.run, {"data": "data", "versions": {"jax": "0.0.1"}})
+    write_json(workdir.run, {**json.loads(workdir.run.read_text()), "versions": {"jax": "0.0.1"}})
     with caplog.at_level(logging.WARNING, logger="datarater"):
         claimed(tmp_path)
     assert "the run began with jax 0.0.1" in caplog.text

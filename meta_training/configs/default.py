@@ -90,9 +90,9 @@ def get_config() -> ConfigDict:
 
     config.meta_gradient = ConfigDict()
     config.meta_gradient.mode = "mixed"  # or "reverse"
-    config.meta_gradient.rematerialise_updates = False
-    config.meta_gradient.save_inner_gradients = False
-    config.meta_gradient.scan_updates = False
+    config.meta_gradient.rematerialise_updates = False  # recompute each inner update in the backward pass
+    config.meta_gradient.save_inner_gradients = False  # of recomputed updates, keep the inner gradients
+    config.meta_gradient.scan_updates = False  # run the updates in a loop: compiles faster
     config.meta_gradient.inner_micro_batch = 0  # windows of an inner batch on a device at one time; 0 for all
     config.meta_gradient.outer_micro_batch = 0  # likewise of an outer batch
     config.meta_gradient.rater_micro_batch = 0  # likewise of the T x B windows that the rater scores

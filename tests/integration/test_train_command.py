@@ -71,6 +71,10 @@ def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
     no_match = training.run(training.command(tmp_path / "work", texts, data__inner="nowhere/*.jsonl"), cache)
     assert (no_match.returncode, no_match.stderr.count("\n")) == (exit_codes.NO_INPUT, 1)
     assert "no file matches 'nowhere/*.jsonl'" in no_match.stderr
+    (tmp_path / "empty.jsonl").write_text("")
+    empty = training.run(training.command(tmp_path / "work", tmp_path / "empty.jsonl"), cache)
+    assert (empty.returncode, empty.stderr.count("\n")) == (exit_codes.EMPTY_CORPUS, 1)
+    assert "the inner set has no document" in empty.stderr
     command = [part.replace("=somewhere", "=gs://bucket/work") for part in training.command(Path("somewhere"), texts)]
     remote = training.run(command, cache)
     assert remote.returncode == exit_codes.WRONG_USAGE

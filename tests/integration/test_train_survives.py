@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -98,6 +99,49 @@ def test_killed_at_three_random_moments_and_resumed_equals_uninterrupted(
     assert_same_run(workdir, uninterrupted)
     left_over = [p for p in workdir.rglob("*") if "orbax-checkpoint-tmp" in p.name or ".new-" in p.name]
     assert left_over == []
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_a_bpe_does_not_train_it_again(tmp_path: Path, texts: Path, cache: Path) -> None:
+    changed = {
+        "meta_steps": 9,
+        "tokenizer__kind": "bpe",
+        "tokenizer__vocabulary_size": 300,
+        "population__warmup_steps": 0,
+    }
+    uninterrupted = tmp_path / "uninterrupted"
+    done = training.run(training.command(uninterrupted, texts, **changed), cache)
+    assert done.returncode == 0, done.stderr
+    assert "trained a BPE of 300 ids on" in done.stderr
+
+    workdir = tmp_path / "killed"
+    process = training.start(training.command(workdir, texts, **changed), cache)
+    list(training.lines_until(process, "step 4/9"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = training.run(training.command(workdir, texts, **changed), cache)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at meta-step 3 of 9" in done.stderr
+    assert "trained a BPE" not in done.stderr
+    assert training.digest(workdir / "rater") == training.digest(uninterrupted / "rater")
+    assert (workdir / "tokenizer.json").read_bytes() == (workdir / "rater" / "tokenizer.json").read_bytes()
+
+    (workdir / "tokenizer.json").write_text("exchanged")
+    refused = training.run(training.command(workdir, texts, **{**changed, "meta_steps": 10}), cache)
+    assert refused.returncode == 3
+    assert "tokenizer.json is not the tokenizer that the run began with" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_died_before_it_tidied_its_pool_is_tidied_on_resuming(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
+    workdir = tmp_path / "work"
+    assert training.run(training.command(workdir, texts, meta_steps=3), cache).returncode == 0
+    entries = {folder.name for folder in (workdir / "pool").iterdir()}
+    shutil.copytree(workdir / "pool" / "40", workdir / "pool" / "35")
+    assert training.run(training.command(workdir, texts, meta_steps=4), cache).returncode == 0
+    assert {folder.name for folder in (workdir / "pool").iterdir()} == entries == {"16", "40", "56", "80"}
 
 
 @pytest.mark.slow
