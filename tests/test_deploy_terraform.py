@@ -177,7 +177,7 @@ def test_the_bucket_is_private_and_its_temporary_files_end() -> None:
 
 def test_the_nightly_job_s_flags_are_beam_s() -> None:
     (container,) = RESOURCES["google_cloud_run_v2_job.batch"]["template"][0]["template"][0]["containers"]
-    assert container["command"] == ["datarater-batch"]
+    assert container["command"] == ["datarater-nightly"]
     flags = [argument.partition("=")[0] for argument in container["args"]]
     assert flags[0] == "--config"
     assert set(flags[1:]) <= beam_flags()

@@ -1,4 +1,5 @@
-# Every night Cloud Scheduler starts a Cloud Run job: the image, with datarater-batch, which submits to Dataflow and waits.
+# Every night Cloud Scheduler starts a Cloud Run job: datarater-batch for the day that has ended (deploy/nightly.sh), which
+# submits to Dataflow and waits.
 
 resource "google_cloud_run_v2_job" "batch" {
   name                = "datarater-batch"
@@ -12,13 +13,13 @@ resource "google_cloud_run_v2_job" "batch" {
     template {
       service_account = google_service_account.launcher.email
       timeout         = "${var.batch_hours * 3600}s"
-      # Cloud Run cannot tell exit codes apart. A second try goes on after a signal (75) and ends again, having changed
-      # nothing, after drift (4) or wrong usage (2).
-      max_retries = 1
+      # Cloud Run cannot tell exit codes apart. Another try goes on after a signal (75) or a kill, of which the lease runs
+      # out in two minutes; after drift (4) or wrong usage (2) it ends as before, having changed nothing.
+      max_retries = 3
 
       containers {
         image   = "${local.image}:${var.image_tag}-command"
-        command = ["datarater-batch"]
+        command = ["datarater-nightly"]
         args = [
           "--config=${var.batch_config}",
           "--runner=DataflowRunner",

@@ -1,0 +1,125 @@
+"""An Airflow DAG: `datarater-batch` once a day, in a pod of its own, for the day that has just ended.
+
+For Airflow 3 with its `cncf.kubernetes` provider; lies in Airflow's folder of DAGs. Two variables of Airflow's say what
+runs: `datarater_image` (an image of deploy/Dockerfile) and `datarater_batch_config` (the address of the batch's YAML
+file). Further flags, such as Beam's for Dataflow, belong into that file.
+
+Nights that Airflow missed are run when it is back, each for its own date, one at a time: a batch takes what no earlier
+batch has taken, so neither a late night nor one that runs twice takes a file twice.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+CONTAINER = "base"
+
+# Exit codes that the same command would end with again, however long is waited; deploy/RUNBOOK.md says what to do.
+# All others are retried: 1 (failed), 3 (a killed launch holds its lease for two minutes more), 74 (a file could not be
+# read), 75 (stopped by a signal), 137 (killed).
+NEVER_RETRIED = {
+    2: "wrong usage: mend the config or the flags",
+    4: "drift, or a rejected share past its limit: look at the day's run record",
+    65: "the input holds no record",
+    66: "no file matches the input",
+    73: "the disk of the run folder is full",
+    77: "no permission to read an input or to write the run folder",
+}
+
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "datarater-batch", "labels": {"app.kubernetes.io/name": "datarater-batch"}},
+    "spec": {
+        "restartPolicy": "Never",
+        "serviceAccountName": "datarater",
+        "terminationGracePeriodSeconds": 120,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": "set-by-the-operator",
+                "env": [{"name": "HOME", "value": "/tmp"}],
+                "resources": {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+            }
+        ],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    },
+}
+
+
+def exit_code(pod: Any) -> int | None:
+    """The exit code of a pod's container, None where it did not end by itself or the pod is gone.
+
+    Args:
+        pod: as the Kubernetes client has it.
+    """
+    statuses = getattr(getattr(pod, "status", None), "container_statuses", None) or []
+    for status in statuses:
+        if status.name == CONTAINER and status.state and status.state.terminated:
+            code: int = status.state.terminated.exit_code
+            return code
+    return None
+
+
+class BatchOperator(KubernetesPodOperator):
+    """A pod whose exit code says whether to try again."""
+
+    def execute(self, context: Any) -> Any:
+        """Runs the pod.
+
+        Args:
+            context: Airflow's.
+
+        Raises:
+            AirflowFailException: it ended with a code of `NEVER_RETRIED`: the task fails at once.
+            AirflowException: it failed otherwise: Airflow tries again.
+        """
+        try:
+            return super().execute(context)
+        except AirflowException as error:
+            code = exit_code(self.remote_pod)
+            if code in NEVER_RETRIED:
+                raise AirflowFailException(f"datarater-batch: exit code {code}: {NEVER_RETRIED[code]}") from error
+            raise
+
+
+with DAG(
+    dag_id="datarater_nightly",
+    description="Scores and selects what the crawler has brought since the last batch.",
+    # With data intervals `ds` is the day that has just ended, not the day on which it is run.
+    schedule=CronDataIntervalTimetable("30 2 * * *", timezone="UTC"),
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=True,
+    max_active_runs=1,
+    tags=["datarater"],
+) as dag:
+    BatchOperator(
+        task_id="batch",
+        pod_template_dict=POD,
+        base_container_name=CONTAINER,
+        image="{{ var.value.datarater_image }}",
+        cmds=["datarater-batch"],
+        arguments=["--config={{ var.value.datarater_batch_config }}", "--as_of={{ ds }}"],
+        retries=3,
+        retry_delay=timedelta(minutes=5),
+        retry_exponential_backoff=True,
+        max_retry_delay=timedelta(hours=1),
+        execution_timeout=timedelta(hours=20),
+        on_finish_action="delete_succeeded_pod",
+        get_logs=True,
+    )
