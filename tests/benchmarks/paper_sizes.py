@@ -1,6 +1,6 @@
 """What the paper's sizes take, without having them: ahead-of-time compilation for a TPU from shapes alone.
 
-    pip install libtpu  # the version that jax[tpu] names; nothing else needs it, and no TPU is needed
+    pip install -c constraints.txt -e '.[train,benchmark]'  # libtpu is in the last; no TPU is needed
     python tests/benchmarks/paper_sizes.py --output paper_sizes_output
 
 Compiles one whole meta-step of `meta_training/configs/pile.py` (8 inner models, batches of 128, length 2048, a 48.5M
@@ -14,8 +14,12 @@ rater) for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing is all
     CPU          temporary bytes of one chip's share (one inner model, its part of the batch) compiled for a CPU: what
                  can be had without libtpu, with other fusions and layouts, so not what a TPU takes
 
-`--micro_batch`, `--topology` and `--mode` say what to compile for. Reverse mode cannot share a batch over devices, so
-there an inner model has one chip with its whole batch: the mesh is then 8 x 1.
+`--micro_batch`, `--topology` and `--mode` say what to compile for. The mesh is 8 x (chips / 8): on v5p:4x4x4, as in the
+paper, an inner model has 8 chips, 16 windows of each batch on each of them and its parameters cut over them; on
+v5p:2x2x2 it has one chip with all 128 windows. Reverse mode cannot share a batch over devices: there the mesh is 8 x 1
+on any topology. One compilation takes 5 to 20 minutes of one core, whatever T is (the updates run in a scan). Figures
+are kept in `paper_sizes.json` as they come, and the table (Markdown) is of all that the folder holds; `--show` compiles
+nothing.
 """
 
 from __future__ import annotations
@@ -26,20 +30,20 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
 os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU is compiled for, not used
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+# Without these libtpu would ask a cloud's metadata server about the machine, and let one process at a time compile.
+os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.table import Table
 
 from meta_training import settings
 from meta_training.configs import pile
@@ -206,17 +210,15 @@ def compile_for_cpu(config: ConfigDict, group_size: int) -> dict[str, Any]:
     }
 
 
-def show(figures: list[dict[str, Any]], console: Console) -> None:
-    """Prints the table."""
-    table = Table(title="One meta-step, on one chip", title_justify="left")
+def show(figures: Sequence[dict[str, Any]]) -> None:
+    """Prints the table, as Markdown."""
     columns = (
-        "inner models|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs|CPU temporary GiB"
+        "inner model|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs|CPU temporary GiB"
     )
-    for column in columns.split("|"):
-        table.add_column(column, justify="right")
-    for row in figures:
-        cells = [f"{row['parameters'] / 1e6:.0f}M", str(row["updates"]), row["mode"], "{} x {}".format(*row["mesh"])]
-        cells += [str(row["micro_batch"]), row["chip"]]
+    print(f"| {columns.replace('|', ' | ')} |\n|{'---:|' * (columns.count('|') + 1)}")
+    for row in sorted(figures, key=lambda row: (row["topology"], row["mode"], row["parameters"], row["updates"])):
+        cells = [row["size"], str(row["updates"]), row["mode"], "{} x {}".format(*row["mesh"])]
+        cells += [str(row["micro_batch"]), f"{row['chip']}, {row['chip_bytes'] // GIB} GiB"]
         if "refused" in row:
             cells += ["", "", "", "no"]
         else:
@@ -225,8 +227,8 @@ def show(figures: list[dict[str, Any]], console: Console) -> None:
             cells += [f"{row['argument_bytes'] / GIB:.2f}", f"{row['temporary_bytes'] / GIB:.2f}", f"{share:.0%}"]
             cells += ["yes" if share <= 1 else "no"]
         cpu = row.get("cpu_temporary_bytes")
-        table.add_row(*cells, f"{row['flops'] / 1e12:.0f}", f"{cpu / GIB:.2f}" if cpu is not None else "")
-    console.print(table)
+        cells += [f"{row['flops'] / 1e12:.0f}", f"{cpu / GIB:.2f}" if cpu is not None else "not compiled"]
+        print(f"| {' | '.join(cells)} |")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -238,12 +240,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--micro_batch", type=int, default=4, help="windows on a chip at one time")
     parser.add_argument("--mode", choices=("mixed", "reverse"), default="mixed")
     parser.add_argument("--topology", default="v5p:4x4x4", help="as jax.experimental.topologies names it")
+    parser.add_argument("--show", action="store_true", help="compile nothing: print the table of what is there")
     parser.add_argument("--cpu", action=argparse.BooleanOptionalAction, default=True, help="CPU bytes beside")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "paper_sizes.json"
     figures: list[dict[str, Any]] = json.loads(path.read_text())["figures"] if path.exists() else []
-    for size in arguments.sizes:
+    versions = {**machine(), "libtpu": metadata.version("libtpu")} if not arguments.show else {}
+    for size in () if arguments.show else arguments.sizes:
         for updates in arguments.updates:
             config = config_of(size, updates, arguments.micro_batch, arguments.mode)
             names = ("size", "updates", "mode", "micro_batch", "topology")
@@ -255,9 +259,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments.cpu:
                 figure |= compile_for_cpu(config, figure["mesh"][1])
             figures = [f for f in figures if tuple(f[name] for name in names) != place] + [figure]
-            path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1))
+            path.write_text(json.dumps({"machine": versions, "figures": figures}, indent=1))
             print(json.dumps(figure), flush=True)
-    show(figures, Console(width=140))
+    show(figures)
     print(path)
 
 
