@@ -7,7 +7,8 @@ by two launches at once, or after a kill at any moment:
 
 - A date that is published stays as it is; the command says so and ends with the batch's own exit code.
 - A batch that was begun is finished: its own files, in its own run folder. Each run first finishes the unfinished
-  batches of other dates, unless another launch is at work in them.
+  batches of other dates, unless another launch is at work in them; and, where files have dates, it first makes the
+  batches of the last days that nobody made.
 - A batch that cannot be finished as it was begun (a claimed file changed before it was read, or the configuration says
   otherwise now) gives its files back, which is recorded, and begins anew.
 """
@@ -257,13 +258,32 @@ class Batches:
                 self._show(number)
 
     def missed(self, date: datetime.date) -> list[str]:
-        """The dates before one, since the first batch, that have none, though their files wait under their own date."""
-        dates = [datetime.date.fromisoformat(claim.date) for claim in self.journal.state.claims.values()]
-        if not self._config.is_dated or not dates:
+        """The dates before one that have no batch, though batches before them have, and files that nobody else takes.
+
+        Only with `{date}` in the globs, and only those of the last `late_days` days.
+        """
+        begun = self._begun()
+        days = range(self._config.late_days, 0, -1) if self._config.is_dated else ()
+        earlier = (date - datetime.timedelta(day) for day in days)
+        return [
+            day.isoformat()
+            for day in earlier
+            if begun and min(begun) < day and day not in begun
+            if batch_inputs.list_matching(self._config.patterns(day))
+        ]
+
+    def given_up(self, date: datetime.date) -> list[str]:
+        """The dates that `missed` does not look at any more, between a batch and the one before it."""
+        before = [day for day in self._begun() if day < date]
+        if not self._config.is_dated or not before:
             return []
-        days = (date - min(dates)).days
-        between = (min(dates) + datetime.timedelta(day) for day in range(days))
-        return [day.isoformat() for day in between if day not in set(dates)]
+        days = (date - max(before)).days - 1 - self._config.late_days
+        return [(max(before) + datetime.timedelta(day + 1)).isoformat() for day in range(days)]
+
+    def _begun(self) -> set[datetime.date]:
+        state = self.journal.read()
+        claims = [*state.claims.values(), *state.released.values()]
+        return {datetime.date.fromisoformat(claim.date) for claim in claims}
 
     def expire(self) -> None:
         """Removes what the retention rule lets go."""
@@ -378,6 +398,7 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
         UnfinishedError: another date's batch is not finished.
         CurationError: what stopped it.
     """
+    given_up = batches.given_up(date)
     failures = _finish_others(batches, date)
     published = batches.journal.state.publications
     is_old = batches.journal.state.claim_of(date.isoformat()) in published
@@ -385,7 +406,7 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
     if is_old:
         command.say(f"batch {record['date']} was published before, and stays as it is")
     _report(config, record)
-    for day in batches.missed(date)[-_NAMED:]:
+    for day in given_up[-_NAMED:]:
         command.say(f"note: there is no batch of {day}; to make it: {COMMAND} --config {config.path} --as_of {day}")
     batches.show_newest()
     batches.expire()
@@ -398,12 +419,12 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
 
 
 def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, CurationError]]:
-    """Finishes the batches of other dates that were begun; gives those that are not as they should be."""
+    """Makes the batches of other dates that were begun or missed; gives those that are not as they should be."""
     failures: list[tuple[str, CurationError]] = []
-    for day in batches.journal.read().unfinished():
-        if day == date.isoformat():
-            continue
-        command.say(f"batch {day} was begun and not published: it is finished first")
+    unfinished = [day for day in batches.journal.read().unfinished() if day != date.isoformat()]
+    for day in [*unfinished, *batches.missed(date)]:
+        what = "begun and not published: it is finished" if day in unfinished else "missed: it is made"
+        command.say(f"batch {day} was {what} first")
         try:
             record = batches.finish(datetime.date.fromisoformat(day))
             _print(record)

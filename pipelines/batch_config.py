@@ -109,7 +109,8 @@ class BatchConfig:
         publish: the folder that readers look at.
         quiet_minutes: a file that was modified less than so many minutes ago may still be being written: it is left to
             the next batch.
-        late_days: with `{date}`: so many dates before the batch's own are looked at for late files. 0: none.
+        late_days: with `{date}`: so many dates before the batch's own are looked at. Late files of a date that has its
+            batch join this one; a date that was missed gets its own batch first. 0: none.
         changed_files: of files that changed after a batch took them: `tell` and leave them, `take` them again as a new
             version, or `refuse` to begin.
         limits: what raises the alarm.

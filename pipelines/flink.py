@@ -282,6 +282,26 @@ def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError
     )
 
 
+def _find(cluster: FlinkCluster, job: str) -> str | None:
+    """The id of a job by its name; None before it has come to the cluster."""
+    jobs = _get(cluster.master, "/jobs/overview")["jobs"]
+    return next((found["jid"] for found in jobs if found["name"] == job), None)
+
+
+def cancel(cluster: FlinkCluster, job: str) -> None:
+    """Cancels a job that may still run; Beam's job server would only forget it, and Flink start it again and again.
+
+    Args:
+        cluster: where it runs.
+        job: its name.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a cluster that is gone runs nothing
+        job_id = _find(cluster, job)
+        if job_id is not None:
+            request = urllib.request.Request(f"{cluster.master}/jobs/{job_id}?mode=cancel", method="PATCH")
+            urllib.request.urlopen(request, timeout=_REST_SECONDS).close()
+
+
 class Watch(threading.Thread):
     """Looks at a job while it runs: ends it for an error of ours, which another attempt would only meet again.
 
@@ -315,13 +335,9 @@ class Watch(threading.Thread):
         while not self._ended.wait(_LOOK_SECONDS):
             # Watching must not end what it watches; the next look may fare better.
             with contextlib.suppress(OSError, ValueError, KeyError):
-                job_id = job_id or self._find()
+                job_id = job_id or _find(self._cluster, self._job)
                 if job_id is not None and self._look(job_id):
                     return
-
-    def _find(self) -> str | None:
-        jobs = _get(self._cluster.master, "/jobs/overview")["jobs"]
-        return next((job["jid"] for job in jobs if job["name"] == self._job), None)
 
     def _look(self, job_id: str) -> bool:
         history = _get(self._cluster.master, f"/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]

@@ -70,6 +70,8 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
         if interrupted and result is not None and not in_threads:
             with contextlib.suppress(Exception):  # the job may have ended by itself
                 result.cancel()
+            if layout.cluster is not None:
+                flink.cancel(layout.cluster, layout.job_name)
         cause = errors.find_cause(error) or flink.why_failed(error, layout.cluster)
         if cause is None:
             raise

@@ -63,7 +63,7 @@ class FlinkForTests:
     @classmethod
     def up(cls, folder: Path) -> "FlinkForTests":
         """Brings it up."""
-        return cls(folder, cluster.up(folder, ROOT / cluster.DEFAULT_FOLDER))
+        return cls(folder, cluster.up(folder, ROOT / cluster.DEFAULT_FOLDER, until_exit=True))
 
     def flags(self) -> list[str]:
         """The flags that lead to it."""

@@ -24,6 +24,7 @@ from typing import Any
 from deploy.flink import java, supervisor
 from deploy.flink.java import ClusterError
 from deploy.flink.supervisor import Command, write_json
+from pipelines.lease import process_id
 
 CLUSTER = "cluster.json"
 DEFAULT_FOLDER = Path(".flink")
@@ -216,6 +217,10 @@ def _plan(folder: Path, jars: Path, task_managers: int, slots: int) -> tuple[Clu
         commands.append(Command(f"worker-pool-{number}", serve, {"PYTHONPATH": python_path}))
     server = [java.JOB_SERVER_CLASS, "--flink-master", cluster.flink_master, "--job-host", "localhost"]
     server += ["--job-port", str(job), "--artifact-port", str(artifacts), "--expansion-port", "0"]
+    # With each job the server sends what is on its class path to the cluster, which has it all: the greater part, of
+    # other projects, is out of sight there.
+    own, others = java.split_class_path(jars)
+    on_jars = [f"-Xbootclasspath/a:{others}", "-cp", own]
     commands.append(Command("job-server", [*run, "-Xmx512m", *on_jars, *server, "--artifacts-dir", f"{folder}/tmp"]))
     return cluster, commands
 
@@ -237,7 +242,7 @@ def read(folder: Path) -> Cluster | None:
     return Cluster(**{**fields, "pools": tuple(fields["pools"])})
 
 
-def up(folder: Path, jars: Path, task_managers: int = 2, slots: int = 1) -> Cluster:
+def up(folder: Path, jars: Path, task_managers: int = 2, slots: int = 1, *, until_exit: bool = False) -> Cluster:
     """Brings a cluster up, unless the folder's is.
 
     Args:
@@ -245,6 +250,7 @@ def up(folder: Path, jars: Path, task_managers: int = 2, slots: int = 1) -> Clus
         jars: the folder that jars are fetched into.
         task_managers: how many.
         slots: of each.
+        until_exit: whether the cluster ends with this process, however that ends.
 
     Returns:
         The cluster, once all of it answers.
@@ -269,9 +275,10 @@ def up(folder: Path, jars: Path, task_managers: int = 2, slots: int = 1) -> Clus
                 old.unlink()
             write_json(folder / CLUSTER, dataclasses.asdict(cluster))
             write_json(folder / supervisor.COMMANDS, [dataclasses.asdict(command) for command in commands])
+            end_with = [json.dumps(process_id())] if until_exit else []
             with open(logs / f"{supervisor.SUPERVISOR}.log", "ab") as log:
                 subprocess.Popen(
-                    [sys.executable, "-m", "deploy.flink.supervisor", str(folder)],
+                    [sys.executable, "-m", "deploy.flink.supervisor", str(folder), *end_with],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

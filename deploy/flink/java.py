@@ -28,6 +28,7 @@ _OPENED = (
     "java.util.concurrent.locks",
     "sun.nio.ch",
 )
+_OWN_JARS = r"beam-(?!vendor)|flink-(?!shaded|rpc-akka)|slf4j-"
 _MANIFEST_LINE = 72
 
 
@@ -95,7 +96,16 @@ def fetch_jars(folder: Path) -> Path:
 
 def class_path(jars: Path) -> str:
     """The class path over a folder of jars."""
-    return os.pathsep.join(str(jar) for jar in sorted(jars.glob("*.jar")) if jar.name != JOB_SERVER_JAR)
+    return os.pathsep.join(split_class_path(jars))
+
+
+def split_class_path(jars: Path) -> tuple[str, str]:
+    """The class path in two: the jars of Beam and Flink themselves, and those of others, which know neither."""
+    own, others = [], []
+    for jar in sorted(jars.glob("*.jar")):
+        if jar.name != JOB_SERVER_JAR:
+            (own if re.match(_OWN_JARS, jar.name) else others).append(str(jar))
+    return os.pathsep.join(own), os.pathsep.join(others)
 
 
 def _write_job_server_jar(jars: Path) -> None:

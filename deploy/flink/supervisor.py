@@ -1,8 +1,9 @@
 """Keeps the cluster's processes running: one that ends is started again, until a signal ends them all.
 
-    python -m deploy.flink.supervisor FOLDER
+    python -m deploy.flink.supervisor FOLDER [PROCESS]
 
-The folder's `commands.json` says what to run; `processes.json` says what runs. Every process has a log of its own.
+It ends with the process that is given, as JSON (`pipelines.lease.process_id`). The folder's `commands.json` says what
+to run; `processes.json` says what runs. Every process has a log of its own.
 """
 
 import contextlib
@@ -117,7 +118,7 @@ def running(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def main() -> None:
-    """Supervises until SIGTERM or SIGINT."""
+    """Supervises until SIGTERM or SIGINT, or until the process is gone that it is to end with."""
     supervisor = Supervisor(Path(sys.argv[1]))
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -125,14 +126,16 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    watched = json.loads(sys.argv[2]) if len(sys.argv) > 2 else process_id()
     try:
-        while True:
+        while not is_gone(watched):
             supervisor.look()
             time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        supervisor.end()
+        pass
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor.end()
 
 
 if __name__ == "__main__":
