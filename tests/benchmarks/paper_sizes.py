@@ -241,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mode", choices=("mixed", "reverse"), default="mixed")
     parser.add_argument("--topology", default="v5p:4x4x4", help="as jax.experimental.topologies names it")
     parser.add_argument("--show", action="store_true", help="compile nothing: print the table of what is there")
+    parser.add_argument("--tpu", action=argparse.BooleanOptionalAction, default=True, help="or keep what is there")
     parser.add_argument("--cpu", action=argparse.BooleanOptionalAction, default=True, help="CPU bytes beside")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -253,9 +254,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             names = ("size", "updates", "mode", "micro_batch", "topology")
             place = (size, updates, arguments.mode, arguments.micro_batch, arguments.topology)
             _, state, *_ = meta_step_of(config, None)
-            figure: dict[str, Any] = dict(zip(names, place, strict=True))
+            there = next((f for f in figures if tuple(f[name] for name in names) == place), {})
+            figure: dict[str, Any] = {**there, **dict(zip(names, place, strict=True))}
             figure["parameters"] = count_parameters(state.inner.params) // config.population.size
-            figure |= compile_for_tpu(config, arguments.topology)
+            if arguments.tpu:
+                figure |= compile_for_tpu(config, arguments.topology)
             if arguments.cpu:
                 figure |= compile_for_cpu(config, figure["mesh"][1])
             figures = [f for f in figures if tuple(f[name] for name in names) != place] + [figure]
