@@ -68,7 +68,7 @@ def results(output: Path) -> dict[str, Any]:
         "scores": scores,
         "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff", "files", "identity")},
         "scoring": json.loads((output / "scoring.json").read_bytes())["counts"],
-        "rejected": {path.name: path.read_bytes() for path in (output / "rejected").iterdir()},
+        "rejected": {path.name: path.read_bytes() for path in output.glob("rejected/*")},
         "kept": {
             path.name: path.read_bytes()
             for path in (output / KEPT / "kept").iterdir()
@@ -206,13 +206,26 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     assert curate.main(flags(corpus, rater, tmp_path / "anew")) == 0
 
 
+@pytest.fixture
+def drilled(request: pytest.FixtureRequest, rater: Path, tmp_path: Path) -> tuple[Path, list[str], Path]:
+    """The development corpus in some 60 splits, else the made one: its folder, flags, and an undisturbed run."""
+    try:
+        folder = request.getfixturevalue("corpora") / "dev"
+    except pytest.skip.Exception:
+        return request.getfixturevalue("corpus"), [], request.getfixturevalue("undisturbed")
+    cut_small = ["--split_bytes", "300000", "--workers_to_fill", "64"]
+    assert curate.main(flags(folder, rater, tmp_path / "undisturbed", *cut_small)) == 0
+    return folder, cut_small, tmp_path / "undisturbed"
+
+
 @pytest.mark.slow
 @needs_proc
 def test_thirty_kills_of_workers_and_launchers_change_nothing(
-    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path
+    drilled: tuple[Path, list[str], Path], rater: Path, tmp_path: Path
 ) -> None:
+    folder, more, undisturbed = drilled
     output = tmp_path / "run"
-    args = flags(corpus, rater, output, "--local_workers", "2")
+    args = flags(folder, rater, output, *more, "--local_workers", "2")
     rng = random.Random(0)
     committed: dict[Path, int] = {}
     kills = 0
