@@ -94,7 +94,7 @@ variable "batch_hours" {
 }
 
 variable "machine_type" {
-  description = "Of Dataflow's workers: one process a vCPU, of which each needs about 1.5 GB beside the rater."
+  description = "Of Dataflow's workers: one process a vCPU, for each of which 2 GB are planned beside the rater."
   type        = string
   default     = "n2-standard-4"
 }
