@@ -80,6 +80,8 @@ class Batches:
     """
 
     def __init__(self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: bool = False):
+        for folder in (config.state, config.runs, config.publish):
+            commits.check_file_system(folder)
         self._config = config
         self._accept_alarm = accept_alarm
         self.journal = Journal(config.state)

@@ -31,9 +31,7 @@ from pipelines.score import add_scoring_flags, scoring_request
 from pipelines.scoring import ScoringRequest
 from pipelines.selecting import SelectionRequest
 from pipelines.splits import INPUT_LIST
-from rater_model.cutoffs import Policy, Scope
 from rater_model.files import local_path, open_file
-from rater_model.selection import BatchTopK, KeepFraction, Threshold
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -48,6 +46,8 @@ _SET_BY_BATCH = {
     "name": "the selection is named by its rule",
     "max_rejected_fraction": "it is limits.rejected_share",
 }
+# What would hold a batch against itself: drift would move the cutoff, and nobody would see it.
+_WITHIN_A_BATCH = ("keep_count", "token_budget", "per", "source_weight", "min_per_source")
 
 
 class _Loader(yaml.SafeLoader):
@@ -172,7 +172,6 @@ class BatchConfig:
         except runners.UnknownFlagError as error:
             parser.error(str(error))
         selection = options.selection_request(args)
-        _check_policy(self.path, selection.read_policy())
         return scoring_request(args, layout), selection, layout
 
 
@@ -199,19 +198,6 @@ class FlagParser(argparse.ArgumentParser):
     def names(self) -> dict[str, argparse.Action]:
         """The flags by name, without dashes."""
         return {flag.removeprefix("--"): action for flag, action in self._option_string_actions.items()}
-
-
-def _check_policy(path: str, policy: Policy) -> None:
-    """Refuses a rule that a batch would hold against itself: drift would move the cutoff, and nobody would see it."""
-    if not isinstance(policy.rule, KeepFraction | BatchTopK | Threshold):
-        raise UsageError(
-            f"{path}: curate: {policy.rule.kind} takes the best of each batch, however bad the batch; give "
-            "keep_fraction, whose cutoff comes from the reference, or threshold"
-        )
-    if policy.per is not Scope.CORPUS or policy.minimum:
-        raise UsageError(
-            f"{path}: curate: per and min_per_source choose within each batch; a batch is held against the reference"
-        )
 
 
 # --- reading the file ---------------------------------------------------------------------------------
@@ -412,6 +398,11 @@ def _curate_words(path: str, values: Any) -> tuple[str, ...]:
     for name in section._values:
         if name in _SET_BY_BATCH:
             raise UsageError(f"{path}: curate.{name} is set by the batch: {_SET_BY_BATCH[name]}")
+        if name in _WITHIN_A_BATCH:
+            raise UsageError(
+                f"{path}: curate.{name} chooses the best within each batch, however bad the batch; give keep_fraction "
+                "or accept_batch, whose cutoff comes from the reference, or threshold"
+            )
     section.end()
     return _words(f"{path}: curate", section._values)
 
@@ -491,18 +482,16 @@ def _beam(path: str, values: Any) -> dict[str, Any]:
 
 
 def _check_places(config: BatchConfig) -> None:
-    """Refuses folders that no file system can open, that cannot create only if absent, or that lie in each other's way.
+    """Refuses folders that no file system can open, or that lie in each other's way.
 
     Raises:
         UsageError: naming the key.
-        RunFolderError: naming the file system.
     """
     for key in ("rater", "reference", "state", "runs", "publish"):
         commits.check_protocols(f"{config.path}: {key}", getattr(config, key))
     for pattern in config.input:
         commits.check_protocols(f"{config.path}: input", pattern)
     for key in ("state", "runs", "publish"):
-        commits.check_file_system(getattr(config, key))
         local = local_path(getattr(config, key))
         if local is not None and os.path.exists(local) and not os.path.isdir(local):
             raise UsageError(f"{config.path}: {key}: {local} is a file, give a folder")

@@ -75,7 +75,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
     }
     fields = {key: value for key, value in {**fields, **changes}.items() if value is not None}
     path = folder / "batch.yaml"
-    path.write_text(yaml.safe_dump(fields))
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
     return path
 
 

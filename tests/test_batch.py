@@ -1,0 +1,698 @@
+"""What happens to batches, one thing at a time; `tests.batches` stands in for the scoring."""
+
+import datetime
+import functools
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipelines import batch, batch_retention, commits, curate, lease, scoring
+from pipelines.batch_config import read_config
+from pipelines.batch_journal import Journal, State
+from pipelines.errors import CurationError, StoppedError
+from pipelines.lease import Launch, Lease
+from pipelines.ledger import RunFolder
+from tests import batches
+
+FIRST, SECOND, THIRD = "2026-01-29", "2026-01-30", "2026-01-31"
+
+
+@pytest.fixture(scope="module")
+def raters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rater, another one, and one without quantiles."""
+    folder = tmp_path_factory.mktemp("raters")
+    for seed, name in enumerate(("rater", "other")):
+        batches.save_plain_rater(folder / name, seed)
+    batches.save_plain_rater(folder / "bare", 2, quantiles=())
+    return folder
+
+
+class Nights:
+    """A folder of inputs, a configuration, and the command."""
+
+    def __init__(self, folder: Path, raters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._raters = raters
+        self._capsys = capsys
+        self._rng = random.Random(0)
+        self.out = self.err = ""
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        """Writes the configuration anew."""
+        self.config = batches.write_config(self.folder, **{"rater": str(self._raters / "rater"), **changes})
+
+    def bring(self, name: str, count: int = 100, mean: float = 0.0) -> None:
+        """A file comes in, or comes in again with something else in it."""
+        batches.write(self.folder / "in" / name, batches.documents(self._rng, f"{name}-{count}", count, mean))
+
+    def run(self, date: str, *flags: str) -> int:
+        """The command; what it says is in `out` and `err`."""
+        code = batch.main(["--config", str(self.config), "--as_of", date, *flags])
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+    def record(self, date: str) -> dict[str, Any]:
+        """What is published for a date."""
+        return batches.record_of(self.folder, date)
+
+    def taken(self, date: str) -> list[str]:
+        """The files of a batch, as they are called under `in/`."""
+        lines = Path(self.record(date)["inputs"]["list"]).read_bytes().splitlines()
+        return [str(Path(json.loads(line)["path"]).relative_to(self.folder / "in")) for line in lines]
+
+    def published(self) -> list[str]:
+        """The dates that readers see."""
+        folder = self.folder / "published"
+        return sorted(place.name for place in folder.iterdir()) if folder.exists() else []
+
+    @property
+    def state(self) -> State:
+        """What the journal says."""
+        return Journal(str(self.folder / "state")).read()
+
+    def snapshot(self) -> dict[Path, int]:
+        """Every file but the inputs, with its time."""
+        return {path: path.stat().st_mtime_ns for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def nights(tmp_path: Path, raters: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Nights:
+    monkeypatch.setattr(curate, "run", batches.curate)
+    monkeypatch.setattr(scoring, "rater_digest", functools.cache(scoring.rater_digest))
+    return Nights(tmp_path, raters, capsys)
+
+
+# --- once, whatever happens ----------------------------------------------------------------------------
+
+
+def test_a_night_takes_its_files_once(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{FIRST}/b.jsonl", 40)
+    assert nights.run(FIRST) == 0
+    record = nights.record(FIRST)
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl", f"{FIRST}/b.jsonl"]
+    assert record["counts"]["read"] == 140
+    assert record["counts"]["kept"] + record["counts"]["dropped"] == 140
+    assert record["drift"]["psi"]["past"] is False
+    assert record["exit_code"] == 0
+    assert record["format"] == 1
+    batches.check_published(nights.folder)
+    before = nights.snapshot()
+    assert nights.run(FIRST) == 0
+    assert "was published before, and stays as it is" in nights.out
+    assert nights.snapshot() == before
+
+
+def test_an_empty_night_is_a_record_too(nights: Nights) -> None:
+    assert nights.run(FIRST) == 0
+    record = nights.record(FIRST)
+    assert record["inputs"]["files"] == record["counts"]["read"] == 0
+    assert record["files"] == []
+    assert record["drift"] is None
+    assert f"no file was taken for {FIRST}" in nights.err
+    (nights.folder / "in" / SECOND).mkdir(parents=True)
+    (nights.folder / "in" / SECOND / "empty.jsonl").write_bytes(b"")
+    assert nights.run(SECOND) == 0
+    assert nights.record(SECOND)["inputs"]["files"] == 1
+    assert nights.record(SECOND)["counts"]["read"] == 0
+    assert "there is no record in any of its 1 files" in nights.out
+
+
+def test_without_a_date_in_the_glob_a_batch_takes_what_is_there(nights: Nights) -> None:
+    nights.configure(input="in/*/*.jsonl")
+    nights.bring("x/a.jsonl")
+    assert nights.run(SECOND) == 0
+    nights.bring("y/b.jsonl")
+    assert nights.run(FIRST) == 0  # a past date
+    assert nights.run(THIRD) == 0
+    assert (nights.taken(FIRST), nights.taken(SECOND), nights.taken(THIRD)) == (["y/b.jsonl"], ["x/a.jsonl"], [])
+
+
+def test_a_past_date_takes_its_own_files_alone(nights: Nights) -> None:
+    for date in (FIRST, SECOND, THIRD):
+        nights.bring(f"{date}/a.jsonl")
+    for date in (SECOND, THIRD, FIRST):
+        assert nights.run(date) == 0
+    assert nights.taken(THIRD) == [f"{THIRD}/a.jsonl"]
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
+
+
+def test_a_date_that_was_missed_gets_its_own_batch_first(nights: Nights) -> None:
+    for date in ("2026-01-28", FIRST, THIRD):
+        nights.bring(f"{date}/a.jsonl")
+    assert nights.run("2026-01-28") == 0
+    assert nights.run(THIRD) == 0
+    assert f"batch {FIRST} was missed: it is made first" in nights.out
+    assert nights.published() == ["2026-01-28", FIRST, THIRD]  # nothing came on the day between
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
+    assert nights.taken(THIRD) == [f"{THIRD}/a.jsonl"]
+
+
+def test_a_date_that_was_missed_too_long_ago_is_said_once(nights: Nights) -> None:
+    nights.configure(late_days=1)
+    for date in (FIRST, SECOND, THIRD):
+        nights.bring(f"{date}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    assert nights.run("2026-02-01") == 0
+    assert f"there is no batch of {SECOND}; to make it: datarater-batch --config" in nights.out
+    assert nights.published() == [FIRST, THIRD, "2026-02-01"]
+    assert nights.run("2026-02-01") == 0
+    assert "there is no batch" not in nights.out
+    assert nights.run(SECOND) == 0
+    assert nights.taken(SECOND) == [f"{SECOND}/a.jsonl"]
+
+
+def test_a_date_to_come_is_wrong_usage(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        nights.run("2999-01-01")
+    assert ended.value.code == 2
+    for date in ("2026-1-3", "20260103", "today"):
+        with pytest.raises(SystemExit):
+            nights.run(date)
+
+
+def test_a_dry_run_changes_nothing(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    before = nights.snapshot()
+    assert nights.run(FIRST, "--dry_run") == 0
+    assert f"batch {FIRST}: 1 files" in nights.out
+    assert "a.jsonl" in nights.out
+    assert nights.snapshot() == before
+    assert nights.run(FIRST) == 0
+    assert nights.run(FIRST, "--dry_run") == 0
+    assert f"is published: {nights.folder}/published/{FIRST}/manifest.json" in nights.out
+
+
+def test_state_and_publication_on_an_object_store(nights: Nights, tmp_path: Path) -> None:
+    store = f"memory:/{tmp_path}"
+    nights.configure(state=f"{store}/state", publish=f"{store}/published")
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    assert nights.run(FIRST) == 0
+    nights.bring(f"{FIRST}/late.jsonl")
+    assert nights.run(SECOND) == 0
+    record = json.loads(commits.read_bytes(f"{store}/published/{SECOND}/manifest.json"))
+    assert record["inputs"]["late"] == 1
+    assert commits.exists(f"{store}/published/{SECOND}/_SUCCESS")
+    assert all(commits.exists(file["path"]) for file in record["files"])
+    fsspec.filesystem("memory").rm(str(tmp_path), recursive=True)
+
+
+def test_a_store_that_cannot_create_only_if_absent_is_refused_by_name(nights: Nights) -> None:
+    class ForgetfulFileSystem(MemoryFileSystem):
+        protocol = "forgetful"
+
+        def pipe_file(self, path: str, value: bytes) -> None:
+            super().pipe_file(path, value)
+
+    fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
+    nights.configure(publish="forgetful://published")
+    assert nights.run(FIRST) == 1
+    assert "ForgetfulFileSystem cannot create a file only where there is none" in nights.err
+    assert not (nights.folder / "state").exists()
+
+
+# --- late, changed, still being written ----------------------------------------------------------------
+
+
+def test_late_files_join_the_next_batch_and_are_told(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.bring(f"{FIRST}/late.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+    assert nights.run(SECOND) == 0
+    assert nights.taken(SECOND) == [f"{FIRST}/late.jsonl", f"{SECOND}/a.jsonl"]
+    assert "1 late: files of earlier dates" in nights.out
+    inputs = nights.record(SECOND)["inputs"]
+    assert inputs["late"] == 1
+    note = json.loads(Path(inputs["notes"]).read_bytes())
+    assert (note["what"], note["date"]) == ("late", FIRST)
+
+
+def test_late_files_are_looked_for_so_many_days(nights: Nights) -> None:
+    nights.configure(late_days=1)
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.bring(f"{FIRST}/late.jsonl")
+    assert nights.run(THIRD) == 0
+    assert nights.taken(THIRD) == []
+    nights.configure(late_days=2)
+    assert nights.run("2026-02-01") == 0
+    assert nights.taken("2026-02-01") == []  # three days after
+    assert nights.run(SECOND) == 0
+    assert nights.taken(SECOND) == [f"{FIRST}/late.jsonl"]
+
+
+def test_a_changed_file_is_told_once_and_left_alone(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.bring(f"{FIRST}/a.jsonl", 50)
+    assert nights.run(SECOND) == 0
+    assert "1 changed since a batch took them: left alone" in nights.out
+    assert nights.taken(SECOND) == []
+    note = json.loads(Path(nights.record(SECOND)["inputs"]["notes"]).read_bytes())
+    assert note["taken_by"] == FIRST
+    assert note["fingerprint"] != note["fingerprint_taken"]
+    assert nights.run(THIRD) == 0
+    assert "changed since" not in nights.out
+    assert nights.record(FIRST)["counts"]["read"] == 100
+
+
+def test_a_changed_file_may_be_taken_as_a_new_version(nights: Nights) -> None:
+    nights.configure(changed_files="take")
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.bring(f"{FIRST}/a.jsonl", 50)
+    for date in (SECOND, THIRD):
+        assert nights.run(date) == 0
+    assert nights.record(SECOND)["inputs"]["version"] == 1
+    assert (nights.taken(SECOND), nights.taken(THIRD)) == ([f"{FIRST}/a.jsonl"], [])
+    assert nights.record(SECOND)["counts"]["read"] == 50
+
+
+def test_changed_files_may_be_refused(nights: Nights) -> None:
+    nights.configure(changed_files="refuse")
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.bring(f"{FIRST}/a.jsonl", 50)
+    assert nights.run(SECOND) == 1
+    assert "1 input files have changed since a batch took them" in nights.err
+    assert nights.published() == [FIRST]
+    assert nights.state.claim_of(SECOND) is None
+
+
+def test_a_file_that_is_still_warm_waits(nights: Nights) -> None:
+    nights.configure(quiet_minutes=5)
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{FIRST}/b.jsonl")
+    old = datetime.datetime.now().timestamp() - 301
+    os.utime(nights.folder / "in" / FIRST / "a.jsonl", (old, old))
+    assert nights.run(FIRST) == 0
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
+    assert "1 modified so lately" in nights.out
+    assert nights.record(FIRST)["inputs"]["waiting"] == 1
+    os.utime(nights.folder / "in" / FIRST / "b.jsonl", (old, old))
+    assert nights.run(SECOND) == 0
+    assert nights.taken(SECOND) == [f"{FIRST}/b.jsonl"]
+
+
+# --- begun and not finished ----------------------------------------------------------------------------
+
+
+class KilledError(BaseException):
+    """The launch ends here."""
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Ends the next launch as it is about to commit a file whose path ends like this, once."""
+
+    def kill_at(ending: str) -> None:
+        real = commits._link
+        done: list[str] = []
+
+        def link(staged: str, target: str) -> bool:
+            if not done and target.endswith(ending):
+                done.append(target)
+                raise KilledError
+            return real(staged, target)
+
+        monkeypatch.setattr(commits, "_link", link)
+
+    return kill_at
+
+
+def killed(nights: Nights, date: str) -> None:
+    with pytest.raises(KilledError):
+        nights.run(date)
+
+
+def test_the_next_run_finishes_what_was_begun(nights: Nights, kill: Callable[[str], None]) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+    kill("scoring.json")
+    killed(nights, FIRST)
+    assert nights.published() == []
+    assert nights.state.unfinished() == [FIRST]
+    nights.bring(f"{FIRST}/later.jsonl")
+    assert nights.run(SECOND) == 0
+    assert f"batch {FIRST} was begun and not published: it is finished first" in nights.out
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
+    assert nights.taken(SECOND) == [f"{FIRST}/later.jsonl", f"{SECOND}/a.jsonl"]
+
+
+@pytest.mark.parametrize("ending", ["manifest.json", "_SUCCESS"])
+def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
+    nights: Nights, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = commits._link
+
+    def link(staged: str, target: str) -> bool:
+        if target.endswith(f"published/{FIRST}/{ending}"):
+            raise KilledError
+        return real(staged, target)
+
+    nights.bring(f"{FIRST}/a.jsonl")
+    monkeypatch.setattr(commits, "_link", link)
+    killed(nights, FIRST)
+    monkeypatch.setattr(commits, "_link", real)
+    assert nights.state.unfinished() == []
+    assert nights.run(SECOND) == 0
+    assert list(batches.check_published(nights.folder)) == [FIRST, SECOND]
+
+
+def test_a_claimed_file_that_changed_before_it_was_read_lets_the_batch_begin_anew(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
+    for name in ("a", "b"):
+        nights.bring(f"{FIRST}/{name}.jsonl")
+    kill("identity.json")
+    killed(nights, FIRST)
+    nights.bring(f"{FIRST}/a.jsonl", 50)
+    (nights.folder / "in" / FIRST / "b.jsonl").unlink()
+    assert nights.run(SECOND) == 0
+    assert f"batch {FIRST}: begun anew, for " in nights.out
+    assert "a.jsonl has changed" in nights.out
+    assert "b.jsonl is gone" in nights.out
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
+    assert nights.record(FIRST)["counts"]["read"] == 50
+    assert len(nights.state.released) == 1
+
+
+def test_what_changes_once_it_is_selected_changes_nothing(nights: Nights, kill: Callable[[str], None]) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    kill("published/2026-01-29/manifest.json")
+    killed(nights, FIRST)
+    (nights.folder / "in" / FIRST / "a.jsonl").unlink()
+    assert nights.run(FIRST) == 0
+    assert nights.record(FIRST)["counts"]["read"] == 100
+
+
+def test_another_rule_lets_an_unfinished_batch_begin_anew_with_the_files_that_it_had(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
+    nights.configure(input="in/*/*.jsonl")
+    nights.bring("x/a.jsonl")
+    kill("scoring.json")
+    killed(nights, FIRST)
+    nights.configure(input="in/*/*.jsonl", curate={"threshold": 1.5})
+    nights.bring("x/b.jsonl")
+    assert nights.run(SECOND) == 0
+    assert "begun anew, for selection.name is 'keep-0.5-by-reference' there, but 'threshold-1.5' now" in nights.out
+    assert (nights.taken(FIRST), nights.taken(SECOND)) == (["x/a.jsonl"], ["x/b.jsonl"])
+    assert nights.record(FIRST)["terms"]["selection"]["rule"] == {"kind": "threshold", "value": "1.5"}
+
+
+def test_a_batch_at_which_another_launch_works_is_left_alone(nights: Nights, kill: Callable[[str], None]) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    kill("scoring.json")
+    killed(nights, FIRST)
+    run = RunFolder(next(iter(nights.state.claims.values())).run)
+
+    def lost(error: Exception) -> None:
+        raise error
+
+    with Lease([run.scoring_lease_path], Launch.new("other", local=True), lost):
+        assert nights.run(FIRST) == 3
+        assert "another launch is at work here" in nights.err
+        nights.bring(f"{FIRST}/a.jsonl", 50)  # nor does it begin anew
+        assert nights.run(FIRST) == 3
+        assert nights.run(SECOND) == 0
+        assert f"batch {FIRST} is left alone" in nights.out
+        assert nights.published() == [SECOND]
+    assert nights.run(SECOND) == 0
+    assert nights.published() == [FIRST, SECOND]
+
+
+def test_a_batch_that_fails_does_not_hold_up_the_next_and_is_not_forgotten(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+
+    def failing(argv: list[str]) -> None:
+        if any(f"/runs/{FIRST}" in word for word in argv):
+            raise CurationError("split 0 is poison")
+        batches.curate(argv)
+
+    monkeypatch.setattr(curate, "run", failing)
+    assert nights.run(FIRST) == 1
+    assert nights.run(SECOND) == 1
+    assert f"WARNING: batch {FIRST}: split 0 is poison" in nights.err
+    assert nights.published() == [SECOND]
+    monkeypatch.setattr(curate, "run", batches.curate)
+    assert nights.run(SECOND) == 0
+    assert nights.published() == [FIRST, SECOND]
+
+
+def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    submitted: list[list[str]] = []
+    monkeypatch.setattr(curate, "run", submitted.append)
+    assert nights.run(FIRST) == StoppedError.exit_code == 75
+    assert "run the same command again" in nights.err
+    batches.curate(submitted[0])  # the job has ended
+    assert nights.run(FIRST) == 0
+    assert nights.published() == [FIRST]
+
+
+def test_two_launches_of_one_journal_publish_once(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second launch does all of its work while the first one is about to publish."""
+    nights.bring(f"{FIRST}/a.jsonl")
+    inside: list[int] = []
+
+    def curate_and_be_overtaken(argv: list[str]) -> None:
+        batches.curate(argv)
+        if not inside:
+            inside.append(1)
+            assert nights.run(FIRST) == 0
+
+    monkeypatch.setattr(curate, "run", curate_and_be_overtaken)
+    assert nights.run(FIRST) == 0
+    assert inside
+    assert len(nights.state.publications) == 1
+    batches.check_published(nights.folder)
+
+
+def test_a_batch_that_another_launch_began_anew_is_not_published_twice(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    inside: list[int] = []
+
+    def curate_and_be_overtaken(argv: list[str]) -> None:
+        if not inside:
+            inside.append(1)
+            nights.configure(curate={"threshold": 1.0})
+            assert nights.run(FIRST) == 0
+        batches.curate(argv)
+
+    monkeypatch.setattr(curate, "run", curate_and_be_overtaken)
+    assert nights.run(FIRST) == 3
+    assert "another launch has begun it anew" in nights.err
+    assert nights.record(FIRST)["terms"]["selection"]["rule"]["kind"] == "threshold"
+
+
+def test_a_place_where_another_state_folder_publishes_is_refused(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.configure(state="other_state")
+    assert nights.run(FIRST) == 3
+    assert "another state folder publishes here" in nights.err
+
+
+# --- the reference and its alarms ----------------------------------------------------------------------
+
+
+def test_the_reference_is_frozen(nights: Nights, raters: Path) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    nights.configure(rater=str(raters / "other"))
+    before = nights.snapshot()
+    assert nights.run(SECOND) == 3
+    assert "is not the one that the batches" in nights.err
+    assert "--adopt_reference" in nights.err
+    assert nights.snapshot() == before
+    assert nights.run(SECOND, "--adopt_reference") == 0
+    assert nights.run(THIRD) == 0
+    assert nights.record(FIRST)["rater"] != nights.record(SECOND)["rater"]
+    nights.configure()
+    assert nights.run("2026-02-01") == 3
+
+
+def test_drift_is_published_with_a_code_of_its_own_again_and_again(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl", 400, mean=1.0)
+    assert nights.run(FIRST) == 4
+    assert "WARNING: the population stability index" in nights.err
+    assert "is published, but the population stability index" in nights.err
+    record = nights.record(FIRST)
+    assert record["exit_code"] == 4
+    assert record["drift"]["ks"]["past"] is True
+    assert nights.run(FIRST) == 4
+    nights.bring(f"{SECOND}/a.jsonl", 400)
+    assert nights.run(SECOND) == 0
+
+
+def test_an_alarm_in_a_batch_that_is_finished_on_the_way_is_not_lost(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl", 400, mean=1.0)
+    kill("scoring.json")
+    killed(nights, FIRST)
+    nights.bring(f"{SECOND}/a.jsonl", 400)
+    assert nights.run(SECOND) == 4
+    assert f"batch {SECOND} is published; batch {FIRST}: it is published, but" in nights.err
+    assert nights.record(SECOND)["alarms"] == []
+    assert nights.run(SECOND) == 0
+
+
+def test_an_alarm_may_hold_a_batch_back_until_it_is_accepted(nights: Nights) -> None:
+    nights.configure(limits={"on_alarm": "hold", "psi": 0.1})
+    nights.bring(f"{FIRST}/a.jsonl", 400, mean=1.0)
+    assert nights.run(FIRST) == 4
+    assert "is held back" in nights.err
+    assert nights.published() == []
+    assert nights.run(SECOND) == 4  # it is not forgotten
+    assert nights.published() == [SECOND]
+    assert nights.run(FIRST, "--accept_alarm") == 4
+    assert nights.published() == [FIRST, SECOND]
+    assert nights.run(SECOND) == 0
+
+
+@pytest.mark.parametrize("on_alarm", ["publish", "hold"])
+def test_too_many_rejected_records_are_an_alarm(nights: Nights, on_alarm: str) -> None:
+    nights.configure(limits={"on_alarm": on_alarm, "rejected_share": 0.1})
+    nights.bring(f"{FIRST}/a.jsonl", 100)
+    with (nights.folder / "in" / FIRST / "a.jsonl").open("a") as file:
+        file.write("not json\n" * 20)
+    assert nights.run(FIRST) == 4
+    if on_alarm == "hold":
+        assert nights.published() == []
+        assert nights.run(FIRST, "--accept_alarm") == 4
+    assert nights.record(FIRST)["alarms"] == ["16.7% of the records are rejected (not_json 20), past the limit of 0.1"]
+
+
+def test_a_few_documents_raise_no_alarm_by_chance(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl", 20)
+    assert nights.run(FIRST) == 0
+    drift = nights.record(FIRST)["drift"]
+    assert drift["psi"]["value"] > drift["psi"]["limit"]
+    assert drift["psi"]["value"] < drift["psi"]["by_chance"]
+
+
+def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(nights: Nights, raters: Path) -> None:
+    nights.configure(rater=str(raters / "bare"), curate={"threshold": -0.5})
+    nights.bring(f"{FIRST}/a.jsonl", 200, mean=3.0)
+    assert nights.run(FIRST) == 0
+    assert nights.record(FIRST)["drift"] is None
+    assert "drift: not measured" in nights.out
+    nights.configure(rater=str(raters / "bare"), state="other", publish="elsewhere")
+    assert nights.run(FIRST) == 1
+    assert "without the quantiles" in nights.err
+
+
+# --- retention ------------------------------------------------------------------------------------------
+
+
+def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) -> None:
+    nights.configure(retention={"scores_days": 1, "published_days": 2})
+    dates = batches.dates_from(FIRST, 4)
+    for date in dates:
+        nights.bring(f"{date}/a.jsonl")
+        assert nights.run(date) == 0
+        foreign = Path(nights.record(date)["run"]) / "scores" / "notes.txt"
+        foreign.write_text("not of the batch")
+    runs = {claim.date: Path(claim.run) for claim in nights.state.claims.values()}
+    assert nights.published() == dates[1:]
+    left = {path.name for path in runs[dates[0]].rglob("*") if path.is_file()}
+    assert left == {"notes.txt"}
+    assert not (runs[dates[1]] / "scoring.json").exists()
+    assert (runs[dates[1]] / "scores" / "notes.txt").exists()
+    assert (runs[dates[2]] / "scoring.json").exists()
+    assert list(batches.check_published(nights.folder)) == dates[1:]
+    # What was taken stays taken, and what was said stays said.
+    before = nights.snapshot()
+    assert nights.run(dates[0]) == 0
+    assert nights.snapshot() == before
+    assert nights.published() == dates[1:]
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next_run(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    nights.configure(retention={"scores_days": 1})
+    for date in (FIRST, SECOND):
+        nights.bring(f"{date}/a.jsonl")
+        assert nights.run(date) == 0
+    real = commits.remove
+
+    def remove(path: str) -> None:
+        if path.endswith(".parquet"):
+            raise KilledError
+        real(path)
+
+    monkeypatch.setattr(commits, "remove", remove)
+    killed(nights, THIRD)
+    assert nights.state.expiries
+    run = Path(nights.record(FIRST)["run"])
+    assert list(run.rglob("*.parquet"))
+    monkeypatch.setattr(commits, "remove", real)
+    nights.configure()  # what was decided is done, whatever the configuration says now
+    assert nights.run(THIRD) == 0
+    assert not nights.state.expiries
+    assert not list(run.rglob("*.parquet"))
+    batches.check_published(nights.folder)
+
+
+def test_a_run_folder_that_was_given_up_goes_with_old_scores(nights: Nights, kill: Callable[[str], None]) -> None:
+    nights.configure(retention={"scores_days": 1})
+    nights.bring(f"{FIRST}/a.jsonl")
+    kill("selections/keep-0.5-by-reference/manifest.json")
+    killed(nights, FIRST)
+    given_up = Path(next(iter(nights.state.claims.values())).run)
+    nights.bring(f"{FIRST}/a.jsonl", 50)
+    assert nights.run(FIRST) == 0
+    assert list(given_up.rglob("part-*"))
+    assert nights.run(THIRD) == 0
+    assert not [path for path in given_up.rglob("*") if path.is_file()]
+
+
+def test_the_run_folder_that_is_the_reference_is_never_due(nights: Nights) -> None:
+    nights.configure(retention={"scores_days": 1})
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    assert nights.run(SECOND) == 0
+    nights.configure(retention=None)
+    assert nights.run(THIRD) == 0
+    run = nights.record(FIRST)["run"]
+    nights.configure(retention={"scores_days": 1})
+    assert batch_retention.due(read_config(str(nights.config)), nights.state) is not None
+    nights.configure(retention={"scores_days": 1}, reference=run)
+    assert batch_retention.due(read_config(str(nights.config)), nights.state) is None
+
+
+def test_help_has_an_example_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        batch.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "  datarater-batch --config batch.yaml --as_of 2026-01-31" in text
+    assert "exit codes:" in text
+
+
+def test_leases_of_the_tests_are_the_real_ones(nights: Nights) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 0
+    folder = RunFolder(nights.record(FIRST)["run"])
+    term = lease.current(folder.scoring_lease_path)
+    assert term is not None
+    assert term.released

@@ -1,0 +1,197 @@
+import datetime
+import re
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from pipelines.batch_config import BatchConfig, Limits, Retention, read_config
+from pipelines.errors import CurationError, UsageError
+from tests import batches
+
+ROOT = Path(__file__).parents[1]
+DATE = datetime.date(2026, 1, 31)
+
+
+def config(folder: Path, **changes: Any) -> BatchConfig:
+    return read_config(str(batches.write_config(folder, **changes)))
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    found = config(tmp_path, quiet_minutes=None)
+    assert found.input == (f"{tmp_path}/in/{{date}}/*.jsonl",)
+    assert found.rater == found.reference == f"{tmp_path}/rater"
+    assert found.runs == f"{tmp_path}/state/runs"
+    assert (found.quiet_minutes, found.late_days, found.changed_files) == (10, 7, "tell")
+    assert found.limits == Limits(psi=0.25, ks=0.15, kept_share=0.2, rejected_share=0.05, on_alarm="publish")
+    assert found.retention == Retention(None, None)
+    assert found.curate == ("--keep_fraction=0.5",)
+    assert found.beam == ()
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    found = config(
+        tmp_path,
+        input=["gs://crawl/{date}/*.gz,other/{date:%Y/%m}/*"],
+        reference="/run",
+        runs="runs",
+        quiet_minutes=1.5,
+        late_days=0,
+        changed_files="take",
+        limits={"psi": None, "ks": 0.5, "on_alarm": "hold"},
+        retention={"scores_days": 3, "published_days": None},
+        curate={"accept_batch": 64, "discard_fraction": "3/4", "split_bytes": "8MiB"},
+        beam={"runner": "FlinkRunner", "experiments": ["a", "b"], "streaming": True},
+    )
+    assert found.patterns(DATE) == ["gs://crawl/2026-01-31/*.gz", f"{tmp_path}/other/2026/01/*"]
+    assert found.is_dated
+    assert (found.reference, found.runs) == ("/run", f"{tmp_path}/runs")
+    assert (found.quiet_minutes, found.late_days, found.changed_files) == (1.5, 0, "take")
+    assert found.limits == Limits(psi=None, ks=0.5, on_alarm="hold")
+    assert found.retention == Retention(3, None)
+    assert found.beam == ("--runner=FlinkRunner", "--experiments=a", "--experiments=b", "--streaming")
+    argv = found.argv("run", "list")
+    assert argv[:3] == ["--input=@list", "--output=run", f"--rater={tmp_path}/rater"]
+    assert {"--accept_batch=64", "--discard_fraction=3/4", "--split_bytes=8MiB", "--reference=/run"} <= set(argv)
+    assert argv[-4:] == list(found.beam)
+
+
+def test_a_threshold_has_no_reference_and_a_held_batch_stops_early(tmp_path: Path) -> None:
+    found = config(tmp_path, curate={"threshold": -0.5}, limits={"on_alarm": "hold"})
+    assert not any(word.startswith("--reference") for word in found.argv("run", "list"))
+    assert "--max_rejected_fraction=0.05" in found.argv("run", "list")
+    assert "--max_rejected_fraction=0.05" not in found.argv("run", "list", accept_alarm=True)
+    assert "--max_rejected_fraction=0.05" not in config(tmp_path).argv("run", "list")
+
+
+def test_flags_of_beam_on_the_command_line_come_last(tmp_path: Path) -> None:
+    path = batches.write_config(tmp_path, beam={"runner": "FlinkRunner"})
+    assert read_config(str(path), ["--runner=other"]).beam == ("--runner=FlinkRunner", "--runner=other")
+
+
+def test_environment_variables_are_put_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET", "crawl${BUCKET}")
+    found = config(tmp_path, input="gs://${BUCKET}/*", curate={"keep_fraction": 1, "text_field": "$${BUCKET}"})
+    assert found.input == ("gs://crawl${BUCKET}/*",)
+    assert "--text_field=${BUCKET}" in found.curate
+    monkeypatch.delenv("BUCKET")
+    with pytest.raises(UsageError, match=r"batch\.yaml: input: the environment variable BUCKET is not set"):
+        config(tmp_path, input="gs://${BUCKET}/*")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"input": None}, "input is missing"),
+        ({"rater": None}, "rater is missing"),
+        ({"curate": None}, "curate is missing"),
+        ({"publish": None, "publich": "x"}, "publish is missing; is 'publich' meant to be it?"),
+        ({"quiet_minuts": 3}, "quiet_minuts: there is no such key; did you mean quiet_minutes?"),
+        ({"zebra": 3}, "zebra: there is no such key; known are rater"),
+        ({"limits": {"kept_shar": 3}}, "limits.kept_shar: there is no such key; did you mean kept_share?"),
+        ({"limits": 3}, "limits is not a mapping"),
+        ({"limits": {"ks": 2}}, "limits.ks: 2 is not a number from 0 to 1, or null for none"),
+        ({"limits": {"ks": True}}, "limits.ks: True is not a number"),
+        ({"limits": {"on_alarm": "shout"}}, "'shout' is not one of publish, hold"),
+        ({"retention": {"scores_days": 0}}, "retention.scores_days: 0 is not a whole number of days, 1 at least"),
+        ({"late_days": -1}, "late_days: -1 is not a whole number of days, 0 at least"),
+        ({"quiet_minutes": "soon"}, "quiet_minutes: 'soon' is not a number of minutes"),
+        ({"changed_files": "forget"}, "changed_files: 'forget' is not one of tell, take, refuse"),
+        ({"input": {"a": 1}}, "input: {'a': 1} is not a glob or a list of globs"),
+        ({"input": []}, "input: [] is not a glob"),
+        ({"input": "in/{date:}/*"}, "write {date}, or {date:%Y/%m/%d}"),
+        ({"input": "in/{date}/*,all/*"}, "either every glob has {date} or none has"),
+        ({"state": "state/{date}"}, "state: 'state/{date}' is not free of {date}"),
+        ({"state": 3}, "state: 3 is not text"),
+        ({"publish": "state"}, "must be folders of their own"),
+        ({"publish": "nowhere://x"}, "publish: nowhere://x: there is no file system nowhere://"),
+        ({"curate": {"keep_fracton": 0.5}}, "curate.keep_fracton: there is no such key; did you mean keep_fraction?"),
+        ({"curate": {"output": "x"}}, "curate.output is set by the batch: each batch has a run folder of its own"),
+        ({"curate": {"keep_count": 5}}, "curate.keep_count chooses the best within each batch, however bad the batch"),
+        ({"curate": {"token_budget": 5}}, "curate.token_budget chooses the best within each batch"),
+        ({"curate": {"threshold": 0, "per": "source"}}, "curate.per chooses the best within each batch"),
+        ({"curate": {"keep_fraction": None}}, "curate.keep_fraction: None is not the value of a flag"),
+        ({"beam": {"runner": {"a": 1}}}, "beam.runner: {'a': 1} is not the value of a flag"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)) as raised:
+        config(tmp_path, **changes)
+    assert "batch.yaml" in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("curate", "says"),
+    [
+        ({"keep_fraction": 2}, "curate: argument --keep_fraction: keep fraction: 2 is outside"),
+        ({}, "curate: one of the arguments"),
+        ({"keep_fraction": 0.5, "accept_batch": 8}, "not allowed with"),
+        ({"keep_fraction": 0.5, "discard_fraction": 0.5}, "--discard_fraction belongs to --accept_batch"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused_before_any_work(tmp_path: Path, curate: dict[str, Any], says: str) -> None:
+    batches.save_plain_rater(tmp_path / "rater")
+    with pytest.raises(UsageError, match=re.escape(says)):
+        config(tmp_path, curate=curate).requests("run", "list")
+
+
+def test_an_unknown_flag_of_beam_is_refused_on_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--made_up"):
+        config(tmp_path, beam={"made_up": 1}).requests("run", "list")
+
+
+def test_a_rater_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CurationError, match="holds no rater checkpoint"):
+        config(tmp_path).requests("run", "list")
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "batch.yaml"
+    with pytest.raises(UsageError, match=r"batch\.yaml cannot be read: No such file"):
+        read_config(str(path))
+    for text, says in (
+        ("a: [", "is not YAML"),
+        ("- a", "is not a mapping"),
+        ("rater: x\nrater: y", "the key 'rater' is given twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=says):
+            read_config(str(path))
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "published").write_text("")
+    with pytest.raises(UsageError, match="is a file, give a folder"):
+        config(tmp_path)
+
+
+def test_a_configuration_on_another_file_system(tmp_path: Path) -> None:
+
+    text = batches.write_config(tmp_path, state="gs://b/state").read_bytes()
+    fsspec.filesystem("memory").pipe_file("/configs/batch.yaml", text)
+    found = read_config("memory://configs/batch.yaml")
+    assert (found.rater, found.publish, found.state) == (
+        "memory://configs/rater",
+        "memory://configs/published",
+        "gs://b/state",
+    )
+
+
+def test_the_example_is_right_and_says_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET", "bucket")
+    path = ROOT / "deploy" / "batch.example.yaml"
+    found = read_config(str(path))
+    assert found.patterns(DATE) == ["gs://bucket/crawl/2026-01-31/*.jsonl.gz"]
+    assert found.retention == Retention(30, None)
+    assert found.limits == Limits()
+    assert (found.quiet_minutes, found.late_days, found.changed_files) == (10, 7, "tell")
+    assert found.runs == "gs://bucket/nightly/state/runs"
+    # Every key that there is stands in it, and so does what is commented out.
+    whole = yaml.safe_load(re.sub(r"(?m)^# (?=runs:|beam:|  \w+:)", "", path.read_text()))
+    assert set(whole) == {field for field in BatchConfig.__dataclass_fields__ if field != "path"}
+    assert set(whole["limits"]) == set(Limits.__dataclass_fields__)
+    assert set(whole["retention"]) == set(Retention.__dataclass_fields__)
+    assert set(whole["beam"]) == {"runner", "project", "region"}
