@@ -101,7 +101,8 @@ def class_path(jars: Path) -> str:
 
 def split_class_path(jars: Path) -> tuple[str, str]:
     """The class path in two: the jars of Beam and Flink themselves, and those of others, which know neither."""
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     for jar in sorted(jars.glob("*.jar")):
         if jar.name != JOB_SERVER_JAR:
             (own if re.match(_OWN_JARS, jar.name) else others).append(str(jar))

@@ -1,11 +1,17 @@
 """One suite for every runner that is here: the same documents kept, the same books, the same exit codes."""
 
+import pickle
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines import curate, score, select
+from pipelines import curate, score, scoring, select
 from rater_model import exit_codes
+from rater_model.checkpoint import load_rater
+from rater_model.records import ReadOptions
+from rater_model.scorer import ScoringOptions
 from tests.integration.conftest import as_lines, make_records
 from tests.runners import flink_cluster, one_flink_at_a_time, outcome, prism_flags, score_files
 
@@ -84,3 +90,30 @@ def test_every_runner_keeps_the_same(
     assert score_files(output) == scored
     assert outcome(output, "count-100") == outcome(expected, "count-100")
     assert not list(output.glob("attempts/*"))
+
+
+def test_a_process_shares_one_rater(rater: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several bundles at once, each with a step that was unpickled by itself, as Beam's workers have them."""
+    loaded = []
+
+    def load(path: str) -> Any:
+        loaded.append(path)
+        return load_rater(path)
+
+    monkeypatch.setattr(scoring, "load_rater", load)
+    request = scoring.ScoringRequest(
+        ("x",), str(rater), load_rater(str(rater)).digest, "run", ReadOptions(), ScoringOptions(), 1
+    )
+    pickled = pickle.dumps(scoring.ScoreSplit(request))
+    steps = [pickle.loads(pickled) for _ in range(4)]
+
+    def bundle(step: scoring.ScoreSplit) -> None:
+        step.setup()
+        step._rater = step._shared.acquire(step._load, tag=request.rater_digest)
+
+    threads = [threading.Thread(target=bundle, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == len({id(step._rater) for step in steps}) == 1

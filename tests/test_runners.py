@@ -1,0 +1,307 @@
+"""What each runner is given, and what is said before a job is submitted to a cluster that is not ready."""
+
+import dataclasses
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    PipelineOptions,
+    PortableOptions,
+    PrismRunnerOptions,
+    SetupOptions,
+)
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+
+from pipelines import errors, flink, runners
+from pipelines.errors import CurationError, UsageError
+from pipelines.flink import FlinkError
+
+
+class JobManager:
+    """Answers as a Flink job manager's REST service does, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {
+            "/overview": {"flink-version": "1.19.0", "taskmanagers": 2, "slots-total": 6},
+            "/taskmanagers": {"taskmanagers": [{"slotsNumber": 4}, {"slotsNumber": 2}]},
+            "/jobmanager/config": [
+                {"key": "restart-strategy.type", "value": "fixed-delay"},
+                {"key": "restart-strategy.fixed-delay.delay", "value": "10 s"},
+            ],
+            "/jobs/overview": {"jobs": [{"jid": "1", "name": "datarater-1"}]},
+            "/jobs/1": {"status-counts": {"RUNNING": 3}},
+            "/jobs/1/exceptions": {"exceptionHistory": {"entries": []}},
+        }
+        self.told: list[str] = []
+        manager = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(manager.answers.get(self.path))
+
+            def do_PATCH(self) -> None:
+                manager.told.append(self.path)
+                self._answer({})
+
+            def _answer(self, content: Any) -> None:
+                body = json.dumps(content).encode()
+                self.send_response(404 if content is None else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"localhost:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@pytest.fixture
+def job_manager() -> Iterator[JobManager]:
+    manager = JobManager()
+    yield manager
+    manager.server.shutdown()
+    manager.server.server_close()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"localhost:{listener.getsockname()[1]}"
+
+
+def on_flink(manager: JobManager, *more: str, runner: str = "FlinkRunner") -> runners.Layout:
+    return runners.choose([f"--runner={runner}", f"--flink_master={manager.address}", *more], 1)
+
+
+def test_every_slot_of_a_flink_cluster_gets_a_worker_process(job_manager: JobManager) -> None:
+    layout = on_flink(job_manager)
+    portable = layout.options.view_as(PortableOptions)
+    assert layout.options.view_as(FlinkRunnerOptions).parallelism == layout.workers == 6
+    assert int(portable.sdk_worker_parallelism) == 4
+    assert (portable.environment_type, portable.environment_config) == ("EXTERNAL", "localhost:50000")
+    assert layout.options.view_as(FlinkRunnerOptions).flink_version == "1.19"
+    assert layout.options.view_as(SetupOptions).save_main_session is False
+    said = layout.describe()
+    assert (
+        f"FlinkRunner, Flink 1.19.0 at http://{job_manager.address}, 2 task managers, 6 slots; 6 worker proce" in said
+    )
+    assert f"one scoring thread in each; job {layout.job_name}" in said
+
+
+def test_what_a_user_gave_stays(job_manager: JobManager) -> None:
+    given = ["--parallelism=3", "--sdk_worker_parallelism=1", "--environment_cache_millis=7", "--job_name=mine"]
+    layout = on_flink(job_manager, *given, "--environment_config=pool:1", "--flink_version=1.20")
+    portable = layout.options.view_as(PortableOptions)
+    assert (layout.workers, layout.job_name) == (3, "mine")
+    assert (int(portable.sdk_worker_parallelism), int(portable.environment_cache_millis)) == (1, 7)
+    assert (portable.environment_type, portable.environment_config) == ("EXTERNAL", "pool:1")
+    assert layout.options.view_as(FlinkRunnerOptions).flink_version == "1.20"
+    portable = on_flink(job_manager, "--environment_type=DOCKER").options.view_as(PortableOptions)
+    assert (portable.environment_type, portable.environment_config) == ("DOCKER", None)
+
+
+@pytest.mark.parametrize(
+    ("delay", "millis"), [("10 s", 5000), ("500ms", 250), ("3000", 1500), ("2 min", 10_000), ("nonsense", 0)]
+)
+def test_no_job_gets_back_a_worker_that_is_dead(job_manager: JobManager, delay: str, millis: int) -> None:
+    job_manager.answers["/jobmanager/config"][1]["value"] = delay
+    cached = on_flink(job_manager).options.view_as(PortableOptions).environment_cache_millis
+    assert int(cached) == millis
+
+
+def test_a_cluster_that_restarts_nothing_is_told(job_manager: JobManager) -> None:
+    job_manager.answers["/jobmanager/config"] = []
+    assert "it has no restart strategy: a lost task manager or worker fails the job" in on_flink(job_manager).describe()
+
+
+def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
+    layout = runners.choose(["--runner=PortableRunner", f"--job_endpoint={nobody}"], 1)
+    assert layout.cluster is None
+    assert layout.options.view_as(PortableOptions).environment_type is None
+    runners.check_ready(layout)
+
+
+def test_a_job_manager_that_does_not_answer_is_named(nobody: str) -> None:
+    with pytest.raises(FlinkError, match=f"no Flink job manager answers at http://{nobody} .*make flink"):
+        runners.choose(["--runner=FlinkRunner", f"--flink_master={nobody}"], 1)
+
+
+def test_another_service_is_no_job_manager(job_manager: JobManager) -> None:
+    job_manager.answers = {"/overview": {"hello": "world"}}
+    with pytest.raises(FlinkError, match="no Flink job manager answers"):
+        on_flink(job_manager)
+
+
+def test_a_cluster_without_task_managers_or_slots_enough_is_refused(job_manager: JobManager) -> None:
+    with pytest.raises(FlinkError, match=r"--parallelism 7: .* 6 slots, which is fewer"):
+        on_flink(job_manager, "--parallelism=7")
+    job_manager.answers["/taskmanagers"] = {"taskmanagers": []}
+    with pytest.raises(FlinkError, match="has no task manager yet"):
+        on_flink(job_manager)
+
+
+def test_a_version_of_flink_without_a_job_server_is_told(job_manager: JobManager) -> None:
+    job_manager.answers["/overview"]["flink-version"] = "1.17.2"
+    with pytest.raises(UsageError, match=r"Flink 1\.17\.2 runs there.*--flink_job_server_jar or --job_endpoint"):
+        on_flink(job_manager)
+    assert on_flink(job_manager, "--job_endpoint=localhost:1").cluster is not None
+
+
+def test_a_job_server_that_does_not_listen_is_named(job_manager: JobManager, nobody: str) -> None:
+    with pytest.raises(FlinkError, match=f"--job_endpoint: Beam's job server does not listen at {nobody}"):
+        runners.check_ready(on_flink(job_manager, f"--job_endpoint={nobody}"))
+    listening = [f"--job_endpoint={job_manager.address}", f"--artifact_endpoint={nobody}"]
+    with pytest.raises(FlinkError, match=f"--artifact_endpoint: Beam's job server does not listen at {nobody}"):
+        runners.check_ready(on_flink(job_manager, *listening))
+
+
+def test_java_is_missed_where_flink_runner_needs_it(job_manager: JobManager) -> None:
+    with pytest.raises(FlinkError, match="starts Beam's job server with no-such-java, which is not here; install Java"):
+        runners.check_ready(on_flink(job_manager, "--job_server_java_launcher=no-such-java"))
+
+
+def test_a_worker_pool_that_does_not_listen_is_named(job_manager: JobManager, nobody: str) -> None:
+    layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
+    with pytest.raises(FlinkError, match=f"no worker pool listens at {nobody}.*worker_pool_main --service_port"):
+        runners.check_ready(layout)
+
+
+class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """A worker pool whose workers are threads, or that has a Python without Beam."""
+
+    def __init__(self, *, works: bool) -> None:
+        self._works = works
+        self.stopped: list[str] = []
+
+    def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: N802
+        def report() -> None:
+            with grpc.insecure_channel(request.control_endpoint.url) as channel:
+                list(beam_fn_api_pb2_grpc.BeamFnControlStub(channel).Control(iter(())))
+
+        if self._works:
+            threading.Thread(target=report, daemon=True).start()
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.stopped.append(request.worker_id)
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_worker_pool_is_tried_before_a_job_waits_for_it(works: bool) -> None:
+    pool = Pool(works=works)
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    address = f"localhost:{server.add_insecure_port('localhost:0')}"
+    server.start()
+    try:
+        if works:
+            flink.check_worker_pool(address)
+        else:
+            with pytest.raises(FlinkError, match="started no worker that reports within 1 s; has the `python`"):
+                flink.check_worker_pool(address, seconds=1)
+    finally:
+        server.stop(None)
+    assert len(pool.stopped) == 1
+
+
+def test_what_listens_may_be_no_worker_pool(job_manager: JobManager) -> None:
+    with pytest.raises(FlinkError, match=f"what listens at {job_manager.address} is no worker pool"):
+        flink.check_worker_pool(job_manager.address)
+
+
+def test_a_pool_of_another_machine_is_not_reached_from_here() -> None:
+    flink.check_worker_pool("workers.example.org:50000")
+    assert flink.is_local("http://localhost:8081")
+    assert flink.is_local("127.0.0.2:50000")
+    assert not flink.is_local("https://flink.example.org:443/proxy")
+
+
+def watch(manager: JobManager, seconds: float = 5.0) -> tuple[list[CurationError], list[str]]:
+    """What a watch over the job meets in so many seconds, or until it ends by itself."""
+    cluster = flink.look(manager.address)
+    met: list[CurationError] = []
+    said: list[str] = []
+    with flink.Watch(cluster, "datarater-1", met.append, said.append) as watching:
+        watching.join(seconds)
+    return met, said
+
+
+def test_an_error_of_ours_ends_a_job_at_once(job_manager: JobManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
+    text = "java.lang.RuntimeException: Error received from SDK harness: Traceback (most recent call last):\n  ...\n"
+    entry = {
+        "exceptionName": "java.lang.RuntimeException",
+        "timestamp": 1,
+        "stacktrace": f"{text}pipelines.errors.UnreadableInputError: the input x cannot be read [while running 'S']",
+    }
+    job_manager.answers["/jobs/1/exceptions"]["exceptionHistory"]["entries"] = [entry]
+    (met,), _ = watch(job_manager)
+    assert (type(met), str(met)) == (errors.UnreadableInputError, "the input x cannot be read")
+    flink.cancel(flink.look(job_manager.address), "datarater-1")
+    assert job_manager.told == ["/jobs/1?mode=cancel"]
+
+
+def test_other_failures_are_told_and_left_to_flink(job_manager: JobManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(flink, "_SILENCE_SECONDS", 0.1)
+    entry = {"exceptionName": "java.util.concurrent.TimeoutException", "timestamp": 1, "stacktrace": "heartbeat"}
+    job_manager.answers["/jobs/1/exceptions"]["exceptionHistory"]["entries"] = [entry]
+    met, said = watch(job_manager, 1.0)
+    assert met == []
+    assert len(said) == 2
+    assert said[0].startswith("a task failed (java.util.concurrent.TimeoutException); Flink starts the job again")
+    assert said[1].startswith("note: no step has ended in 0 s. Are slots free")
+
+
+def test_a_failed_job_is_one_line() -> None:
+    cluster = flink.FlinkCluster("http://m:1", "1.19.0", 2, 2, 1)
+    failed = RuntimeError("Pipeline x_1 failed in state FAILED: java.io.IOException: no disk\n\tat a.b")
+    found = flink.why_failed(failed, cluster)
+    assert str(found) == (
+        "the job failed: java.io.IOException: no disk; http://m:1 shows more. What is committed stays: run the same "
+        "command to go on"
+    )
+    lacking = RuntimeError("Pipeline x_1 failed in state FAILED: Traceback\nNo module named 'pipelines'")
+    assert "the workers' Python lacks datarater (No module named 'pipelines')" in str(
+        flink.why_failed(lacking, cluster)
+    )
+    assert flink.why_failed(RuntimeError("of some other kind"), cluster) is None
+
+
+def test_prism_is_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(runners, "BUILT_PRISM", tmp_path / "built" / "prism")
+    with pytest.raises(UsageError, match=r"neither on PATH nor at .*make prism.*leave --runner out"):
+        runners.choose(["--runner=PrismRunner"], 1)
+    (tmp_path / "built").mkdir()
+    for binary in (tmp_path / "built" / "prism", tmp_path / "prism"):  # the second is on PATH, and goes first
+        binary.write_text("#!/bin/sh\n")
+        binary.chmod(0o755)
+        layout = runners.choose(["--runner=PrismRunner"], 1)
+        assert layout.options.view_as(PrismRunnerOptions).prism_location == str(binary)
+        assert layout.local
+        assert not layout.supervised
+    given = runners.choose(["--runner=PrismRunner", "--prism_location=elsewhere"], 1)
+    assert given.options.view_as(PrismRunnerOptions).prism_location == "elsewhere"
+
+
+def test_a_layout_says_where_a_local_run_works() -> None:
+    layout = runners.choose([], 1)
+    assert layout.describe() == "runner FnApiRunner on this machine, in this process, one scoring thread in each"
+    assert isinstance(layout.options, PipelineOptions)
+    assert dataclasses.replace(layout, workers=2).describe().startswith("runner FnApiRunner on this machine, 2 worker")
