@@ -111,6 +111,7 @@ setup(
             "datarater-select = pipelines.select:main",
             "datarater-curate = pipelines.curate:main",
             "datarater-status = pipelines.status:main",
+            "datarater-batch = pipelines.batch:main",
         ]
     },
 )

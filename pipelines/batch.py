@@ -144,7 +144,8 @@ class Batches:
             RunFolderMismatchError: naming it.
         """
         manifest = f"{self._config.publish}/{day}/{MANIFEST}"
-        if commits.exists(manifest):
+        # Another launch of the same state folder may have published since the journal was read.
+        if commits.exists(manifest) and self.journal.read().claim_of(day) is None:
             raise RunFolderMismatchError(
                 f"{manifest} is there, but {self._config.state} knows of no batch of {day}: another state folder "
                 "publishes here. Take another publish folder, or the state folder that belongs to it"
@@ -183,7 +184,7 @@ class Batches:
         if claim.files:
             inputs = self.journal.kept("inputs", claim.inputs)
             try:
-                curate.run(self._config.argv(claim.run, inputs, accept_alarm=self._accept_alarm))
+                curate.run(self._config.argv(claim.run, inputs))
             except EmptyCorpusError:
                 command.say(f"batch {claim.date}: there is no record in any of its {claim.files:,} files")
             else:
@@ -407,7 +408,7 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
     record = batches.finish(date)
     if is_old:
         command.say(f"batch {record['date']} was published before, and stays as it is")
-    _report(config, record)
+    _report(config, record, published[record["batch"]].place)
     for day in given_up[-_NAMED:]:
         command.say(f"note: there is no batch of {day}; to make it: {COMMAND} --config {config.path} --as_of {day}")
     batches.show_newest()
@@ -432,11 +433,12 @@ def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
             _print(record)
             if record["alarms"]:
                 raise PastLimitError(f"it is published, but {_first(record['alarms'])}")
-        except LeaseHeldError as error:
-            command.say(f"batch {day} is left alone: {error}")
         except CurationError as error:
-            if error.interrupted or isinstance(error, StoppedError):
+            if error.interrupted:
                 raise
+            if isinstance(error, LeaseHeldError | StoppedError):
+                command.say(f"batch {day} is left alone: {error}")
+                continue
             warn(f"batch {day}: {error}")
             failures.append((day, error))
     return failures
@@ -454,13 +456,13 @@ def _print(record: dict[str, Any]) -> None:
         warn(alarm)
 
 
-def _report(config: BatchConfig, record: dict[str, Any]) -> None:
+def _report(config: BatchConfig, record: dict[str, Any], place: str) -> None:
     _print(record)
     if record["drift"] is None and record["counts"]["kept"] + record["counts"]["dropped"]:
         command.say("drift: not measured: neither the reference nor the rater has a distribution of scores")
     if not record["inputs"]["files"]:
         warn(f"no file was taken for {record['date']}; the globs are {', '.join(config.input)}")
-    command.say(f"published: {config.publish}/{record['date']}/{MANIFEST}")
+    command.say(f"published: {place}/{MANIFEST}")
 
 
 def _dry_run(config: BatchConfig, date: datetime.date) -> None:

@@ -143,19 +143,16 @@ class BatchConfig:
         """The globs of a date."""
         return [_DATE.sub(lambda match: date.strftime(match[1] or "%Y-%m-%d"), pattern) for pattern in self.input]
 
-    def argv(self, output: str, inputs: str, *, accept_alarm: bool = False) -> list[str]:
+    def argv(self, output: str, inputs: str) -> list[str]:
         """The flags of `datarater-curate` for one batch.
 
         Args:
             output: its run folder.
             inputs: the file that lists its inputs.
-            accept_alarm: whether too many rejected records are no reason to stop.
         """
         words = [f"--input={INPUT_LIST}{inputs}", f"--output={output}", f"--rater={self.rater}", *self.curate]
         if not any(word.startswith("--threshold=") for word in self.curate):
             words.append(f"--reference={self.reference}")
-        if self.limits.on_alarm == "hold" and self.limits.rejected_share is not None and not accept_alarm:
-            words.append(f"--max_rejected_fraction={self.limits.rejected_share}")
         return [*words, *self.beam]
 
     def requests(self, output: str, inputs: str) -> tuple[ScoringRequest, SelectionRequest, Layout]:

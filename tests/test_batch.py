@@ -461,9 +461,12 @@ def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
     monkeypatch.setattr(curate, "run", submitted.append)
     assert nights.run(FIRST) == StoppedError.exit_code == 75
     assert "run the same command again" in nights.err
+    monkeypatch.setattr(curate, "run", lambda argv: batches.curate(argv) if SECOND in argv[1] else None)
+    assert nights.run(SECOND) == 0
+    assert f"batch {FIRST} is left alone: batch {FIRST}: the job goes on" in nights.out
     batches.curate(submitted[0])  # the job has ended
     assert nights.run(FIRST) == 0
-    assert nights.published() == [FIRST]
+    assert nights.published() == [FIRST, SECOND]
 
 
 def test_two_launches_of_one_journal_publish_once(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert argv[-4:] == list(found.beam)
 
 
-def test_a_threshold_has_no_reference_and_a_held_batch_stops_early(tmp_path: Path) -> None:
-    found = config(tmp_path, curate={"threshold": -0.5}, limits={"on_alarm": "hold"})
+def test_a_threshold_goes_without_a_reference(tmp_path: Path) -> None:
+    found = config(tmp_path, curate={"threshold": -0.5}, reference="run")
     assert not any(word.startswith("--reference") for word in found.argv("run", "list"))
-    assert "--max_rejected_fraction=0.05" in found.argv("run", "list")
-    assert "--max_rejected_fraction=0.05" not in found.argv("run", "list", accept_alarm=True)
-    assert "--max_rejected_fraction=0.05" not in config(tmp_path).argv("run", "list")
 
 
 def test_flags_of_beam_on_the_command_line_come_last(tmp_path: Path) -> None:
