@@ -28,7 +28,7 @@ fast-tests: $(VENV)/.test  ## run the tests that take seconds
 
 .PHONY: slow-tests
 slow-tests: $(VENV)/.test  ## run the tests that take longer
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 .PHONY: lint
 lint: $(VENV)/.test  ## check style and format
