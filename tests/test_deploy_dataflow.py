@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deploy.dataflow import launch
+from pipelines import options
 from pipelines.runners import beam_flags
 from rater_model import exit_codes
 from tests.flex_templates import FOLDER, LEFT_OUT, SEVERAL_TIMES, TEMPLATES, template, text
@@ -193,6 +194,27 @@ def test_parameters_become_flags() -> None:
         "--no_use_public_ips",
         "--sdk_container_image=image:1",
     ]
+
+
+def test_the_launcher_s_own_flags_are_left_to_beam() -> None:
+    ours = ["--output=gs://a/run", "--keep_fraction=0.5"]
+    launcher_s = [
+        "--runner=DataflowRunner",
+        "--project=my-project",
+        "--region=europe-west4",
+        "--job_name=curate-1",
+        "--temp_location=gs://a/temp",
+        "--staging_location=gs://a/staging",
+        "--template_location=gs://a/staging/template_launches/1/job_object",
+        "--service_account_email=datarater-worker@my-project.iam.gserviceaccount.com",
+        "--worker_machine_type=n2-standard-4",
+        "--max_num_workers=10",
+        "--labels=goog-dataflow-provided-template-type=flex",
+    ]
+    args, beam_args = options.parse(PARSERS["select"], launch.flags([*launcher_s, *ours], "image:1"))
+    assert args.output == "gs://a/run"
+    assert beam_args == [*launcher_s, "--sdk_container_image=image:1"]
+    assert {flag.partition("=")[0] for flag in beam_args} <= beam_flags()
 
 
 def test_an_image_that_is_named_stands() -> None:

@@ -34,6 +34,16 @@ resource "google_cloud_run_v2_job" "batch" {
           "--max_num_workers=${var.max_workers}",
         ]
 
+        # For ${BUCKET} and ${PROJECT} in the config.
+        env {
+          name  = "BUCKET"
+          value = google_storage_bucket.datarater.name
+        }
+        env {
+          name  = "PROJECT"
+          value = var.project
+        }
+
         resources {
           limits = {
             cpu    = "2"
