@@ -24,6 +24,8 @@ from unittest import mock
 
 import numpy as np
 
+from tests.benchmarks.benchmark_support import machine
+
 SHARE = 0.1
 FILES = 8
 
@@ -112,13 +114,14 @@ ENGINES = {"ours": ours, "datatrove": datatroves}
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the table, and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engine", choices=ENGINES, help="run this one only, over --corpus")
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
     if args.engine:
         kept = ENGINES[args.engine](args.corpus, args.output)
@@ -129,6 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         corpus = Path(name) / "corpus"
         write_corpus(corpus, args.documents)
+        rows = []
         print("| round | engine | seconds | peak MB | kept |\n|---|---|---:|---:|---:|")
         for number in range(1, args.rounds + 1):
             for engine in list(ENGINES)[:: 1 if number % 2 else -1]:
@@ -142,6 +146,10 @@ def main() -> None:
                 seconds = time.perf_counter() - started
                 row = json.loads(said.splitlines()[-1])
                 print(f"| {number} | {engine} | {seconds:.1f} | {row['peak']:.0f} | {row['kept']:,} |", flush=True)
+                rows.append({"round": number, "engine": engine, "seconds": seconds, **row})
+    if args.json:
+        result = {"machine": machine(), "documents": args.documents, "rows": rows}
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
