@@ -73,13 +73,13 @@ class Batches:
     Args:
         config: of the batches.
         adopt_reference: whether another reference may take the place of the frozen one.
-        accept_alarm: whether a batch whose alarm would hold it back is published.
+        accept_alarm: the date whose batch is published although its alarm would hold it back; None for none.
 
     Raises:
         CurationError: the configuration, the rater or the reference cannot be used.
     """
 
-    def __init__(self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: bool = False):
+    def __init__(self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: str | None = None):
         for folder in (config.state, config.runs, config.publish):
             commits.check_file_system(folder)
         self._config = config
@@ -215,7 +215,7 @@ class Batches:
             RunFolderMismatchError: it has given its files back meanwhile.
         """
         limits = self._config.limits
-        if record["alarms"] and limits.on_alarm == "hold" and not self._accept_alarm:
+        if record["alarms"] and limits.on_alarm == "hold" and self._accept_alarm != record["date"]:
             _print(record)
             raise PastLimitError(
                 f"batch {record['date']} is held back: {_first(record['alarms'])}. Look at {record['run']}; then "
@@ -389,7 +389,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         if args.dry_run:
             _dry_run(config, args.as_of)
             return None
-        batches = Batches(config, adopt_reference=args.adopt_reference, accept_alarm=args.accept_alarm)
+        accept = args.as_of.isoformat() if args.accept_alarm else None
+        batches = Batches(config, adopt_reference=args.adopt_reference, accept_alarm=accept)
         return _make(batches, config, args.as_of)
 
 
@@ -417,7 +418,7 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
         raise PastLimitError(f"batch {record['date']} is published, but {_first(record['alarms'])}")
     if failures:
         day, error = failures[0]
-        raise UnfinishedError(f"batch {record['date']} is published; batch {day}: {error}", error.exit_code)
+        raise UnfinishedError(f"batch {record['date']} is published; {_named(day, error)}", error.exit_code)
     return record
 
 
@@ -432,16 +433,20 @@ def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
             record = batches.finish(datetime.date.fromisoformat(day))
             _print(record)
             if record["alarms"]:
-                raise PastLimitError(f"it is published, but {_first(record['alarms'])}")
+                raise PastLimitError(f"batch {day} is published, but {_first(record['alarms'])}")
         except CurationError as error:
             if error.interrupted:
                 raise
             if isinstance(error, LeaseHeldError | StoppedError):
-                command.say(f"batch {day} is left alone: {error}")
+                command.say(f"left alone: {_named(day, error)}")
                 continue
-            warn(f"batch {day}: {error}")
+            warn(_named(day, error))
             failures.append((day, error))
     return failures
+
+
+def _named(day: str, error: CurationError) -> str:
+    return str(error) if str(error).startswith(f"batch {day}") else f"batch {day}: {error}"
 
 
 def _first(alarms: Sequence[str]) -> str:
