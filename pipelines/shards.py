@@ -22,6 +22,7 @@ from rater_model.cutoffs import Cutoffs
 from rater_model.documents import read_parquet_table, read_split
 from rater_model.parquet import find_column
 from rater_model.records import Document, Format, ReadOptions
+from rater_model.stores import raising_os_errors
 
 _CHUNK_BYTES = 1 << 20
 
@@ -179,7 +180,7 @@ def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: n
     count = 0
     if written == "attributes":
         for document, score in _kept_documents(file, kept_R, read):
-            writer.write_line(writing.attribute_line(document.key, len(document.text), float(score)))
+            writer.write_record(writing.attribute_line(document.key, len(document.text), float(score)))
             count += 1
     elif file.task.split.format is Format.PARQUET:
         for table, scores_N in _kept_tables(file, kept_R, read):
@@ -187,16 +188,11 @@ def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: n
                 writer.write_table(writing.scored_table(table, scores_N))
             else:
                 for line in writing.table_lines(table, scores_N):
-                    writer.write_line(line)
+                    writer.write_record(line)
             count += table.num_rows
     else:
         for document, score in _kept_documents(file, kept_R, read):
-            if written == "parquet":
-                writer.write_row(writing.document_row(document, float(score), read))
-            else:
-                if document.raw is None:
-                    raise BooksError(f"{file.task.split.path}: a line was read without its bytes")
-                writer.write_line(writing.scored_line(document.raw, float(score)))
+            writing.write_document(writer, written, document, file.task.split.format, float(score), read)
             count += 1
     check_fingerprint(file.task)
     return count
@@ -254,7 +250,8 @@ class WriteShard(beam.DoFn):
                 kept_R[kept_rows(file, cutoffs, self._request.seed)] = True
                 path = file.task.split.path
                 try:
-                    count = write_split(writer, task.written, file, kept_R, read)
+                    with raising_os_errors(path):
+                        count = write_split(writer, task.written, file, kept_R, read)
                 except OSError as error:
                     raise errors.copying_failed(path, self._request.selection.kept_path(task.name), error) from error
                 if count != expected:

@@ -6,21 +6,25 @@
 | JSONL, Parquet | a row of `id`, `text`, `source`, `metadata` (JSON of all other fields), `datarater_score` |
 | Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times (in UTC) as text, maps as pairs |
 | Parquet, Parquet | the row itself, and a column `datarater_score` |
+| TFRecord, ArrayRecord; TFRecord | the example's own bytes, and a float feature `datarater_score` behind them |
+| WARC, WARC | the record's own bytes with a header line `DataRater-Score: S`, a gzip member or zstd frame each |
+| any other, JSONL or Parquet | the JSON line of all that the record holds, or the row of that line |
 
 Two more formats are for mixing elsewhere, and hold no text. `attributes` are Dolma's: a line of `id` and
 `attributes`, one file for each input file; the lines are those of the kept documents, so that a selection of all is
 aligned with its input. `scores` is a Parquet file of `id`, `source`, `path`, `position`, `tokens` and the score, for
 which the input is not read again.
 
-WARC, TFRecord and plain text files are written as the JSON lines that reading makes of them.
+By itself the output has the format and the compression of the input, plain text files excepted, which become JSONL.
 
-A field `datarater_score` that is there already is replaced. Scores are written as short text that
+A score that is there already is replaced. Scores are written as short text that
 reads back as the same float32. The same kept documents give the same bytes whatever the runner or workers.
 """
 
 import base64
 import bz2
 import contextlib
+import dataclasses
 import gzip
 import json
 import sys
@@ -33,11 +37,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from rater_model.documents import json_line
 from rater_model.records import Compression, Document, Format, ReadOptions
+from rater_model.tfrecord import framed, with_float
+from rater_model.warc import with_field
 
 SCORE_FIELD = "datarater_score"
+SCORE_HEADER = "DataRater-Score"
 OUTPUT_FORMATS = ("same", "jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "parquet", "attributes", "scores")
-_COMPRESSED = {Compression.GZIP: "jsonl.gz", Compression.ZSTD: "jsonl.zst", Compression.BZIP2: "jsonl.bz2"}
+_SUFFIX_OF = {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst", Compression.BZIP2: ".bz2"}
+_COMPRESSION_OF = {suffix.removeprefix("."): compression for compression, suffix in _SUFFIX_OF.items()}
+_WRITTEN_AS = {"warc": "warc", "tfrecord": "tfrecord", "array_record": "tfrecord"}
 
 ROW_GROUP_BYTES = 64 * 2**20
 _GZIP_LEVEL = 6
@@ -82,7 +92,7 @@ def output_format(layout: str, wanted: str) -> str:
     kind, _, detail = layout.partition("/")
     if kind == Format.PARQUET:
         return "parquet"
-    return _COMPRESSED.get(Compression(detail), "jsonl")
+    return _WRITTEN_AS.get(kind, "jsonl") + _SUFFIX_OF[Compression(detail)]
 
 
 def file_class(layout: str, wanted: str) -> str:
@@ -212,6 +222,32 @@ def document_row(document: Document, score: float, options: ReadOptions) -> dict
     }
 
 
+def write_document(
+    writer: "Writer", written: str, document: Document, file_format: Format, score: float, options: ReadOptions
+) -> None:
+    """Writes a document that was no row of a table.
+
+    Args:
+        writer: of the output file.
+        written: its format.
+        document: as it was read.
+        file_format: of the file that it was read from.
+        score: the document's score.
+        options: as it was read with.
+    """
+    kind = written.partition(".")[0]
+    if kind == "tfrecord" and document.raw is not None:
+        writer.write_record(with_float(document.raw, SCORE_FIELD, score))
+    elif kind == "warc" and document.raw is not None:
+        writer.write_record(with_field(document.raw, SCORE_HEADER, score_text(score)))
+    else:
+        line = json_line(document, file_format, options)
+        if kind == "parquet":
+            writer.write_row(document_row(dataclasses.replace(document, raw=line), score, options))
+        else:
+            writer.write_record(scored_line(line, score))
+
+
 def _mapped(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
     """A type with `leaf` applied to all that lists, structs and maps are made of in the end."""
     if pa.types.is_dictionary(kind):
@@ -289,10 +325,10 @@ def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
 
 
 class Writer(Protocol):
-    """Writes one output file. Each format takes what it can: lines, rows or tables."""
+    """Writes one output file. Each format takes what it can: records, rows or tables."""
 
-    def write_line(self, line: bytes) -> None:
-        """Adds a JSONL line."""
+    def write_record(self, data: bytes) -> None:
+        """Adds a record's own bytes: a line, an example, a WARC record."""
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Adds a row of `DOCUMENT_SCHEMA`."""
@@ -304,13 +340,26 @@ class Writer(Protocol):
         """Ends the file."""
 
 
-class LineWriter:
-    """Writes JSONL, plain or compressed."""
+class RecordWriter:
+    """Writes records one after another, plain or compressed.
 
-    def __init__(self, file: BinaryIO, compression: Compression):
+    Args:
+        file: where to write; it stays open.
+        compression: what the file is wrapped in.
+        frame: a record's bytes as they stand in the file.
+        by_record: whether each record is a gzip member, zstd frame or bzip2 stream of its own.
+    """
+
+    def __init__(
+        self, file: BinaryIO, compression: Compression, frame: Callable[[bytes], bytes], by_record: bool = False
+    ):
         self._stack = contextlib.ExitStack()
         self._out: Any = file
-        if compression is Compression.GZIP:
+        self._frame = frame
+        if by_record and compression is not Compression.NONE:
+            pack = _PACK[compression]
+            self._frame = lambda data: pack(frame(data))
+        elif compression is Compression.GZIP:
             # No time and no name in the header: the same documents give the same bytes.
             self._out = self._stack.enter_context(
                 gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0)
@@ -321,22 +370,36 @@ class LineWriter:
         elif compression is Compression.BZIP2:
             self._out = self._stack.enter_context(bz2.BZ2File(file, "wb"))
 
-    def write_line(self, line: bytes) -> None:
-        """Adds a line."""
-        self._out.write(line)
-        self._out.write(b"\n")
+    def write_record(self, data: bytes) -> None:
+        """Adds a record."""
+        self._out.write(self._frame(data))
 
     def write_row(self, row: dict[str, Any]) -> None:
-        """Lines are written as they came."""
-        raise TypeError("a JSONL file takes lines")
+        """Rows become lines first."""
+        raise TypeError("this file takes records")
 
     def write_table(self, table: pa.Table) -> None:
         """Tables become lines first."""
-        raise TypeError("a JSONL file takes lines")
+        raise TypeError("this file takes records")
 
     def close(self) -> None:
         """Ends the compressed stream."""
         self._stack.close()
+
+
+_PACK: dict[Compression, Callable[[bytes], bytes]] = {
+    Compression.GZIP: lambda data: gzip.compress(data, _GZIP_LEVEL, mtime=0),
+    Compression.ZSTD: lambda data: zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(data),
+    Compression.BZIP2: bz2.compress,
+}
+
+
+def _line(data: bytes) -> bytes:
+    return data + b"\n"
+
+
+def _warc_record(data: bytes) -> bytes:
+    return data + b"\r\n\r\n"
 
 
 class TableWriter:
@@ -349,8 +412,8 @@ class TableWriter:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def write_line(self, line: bytes) -> None:
-        """Lines become rows first."""
+    def write_record(self, data: bytes) -> None:
+        """Records become rows first."""
         raise TypeError("a Parquet file takes rows")
 
     def write_row(self, row: dict[str, Any]) -> None:
@@ -391,11 +454,12 @@ def open_writer(file: BinaryIO, written: str) -> Writer:
 
     Args:
         file: where to write; it stays open.
-        written: one of `OUTPUT_FORMATS` other than `same`.
+        written: as `output_format` names it.
     """
     if written in ("parquet", "scores"):
         return TableWriter(file)
     if written == "attributes":
-        return LineWriter(file, Compression.GZIP)
-    compressions = {name: compression for compression, name in _COMPRESSED.items()}
-    return LineWriter(file, compressions.get(written, Compression.NONE))
+        return RecordWriter(file, Compression.GZIP, _line)
+    kind, _, suffix = written.partition(".")
+    frame = {"jsonl": _line, "tfrecord": framed, "warc": _warc_record}[kind]
+    return RecordWriter(file, _COMPRESSION_OF[suffix], frame, by_record=kind == "warc")

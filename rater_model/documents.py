@@ -18,12 +18,12 @@ named `.txt`, or `.txt.gz` and so on, that does not begin like a JSON object is 
 import bz2
 import contextlib
 import dataclasses
+import io
 import itertools
 import posixpath
-import zlib
 from collections.abc import Iterator, Sequence
 
-import zstandard
+import orjson
 
 from rater_model import streams
 from rater_model.bzip2 import is_bzip2
@@ -38,7 +38,7 @@ from rater_model.parquet import (
     read_parquet,
     read_parquet_table,
 )
-from rater_model.plain_text import read_plain_text
+from rater_model.plain_text import as_line, read_plain_text
 from rater_model.records import (
     EXCERPT_BYTES,
     VIRTUAL_BYTES,
@@ -52,8 +52,8 @@ from rater_model.records import (
     Record,
     Split,
 )
-from rater_model.tfrecord import is_tfrecord, read_tfrecord
-from rater_model.warc import WARC_MAGIC, is_whole_record, read_warc
+from rater_model.tfrecord import example_line, is_tfrecord, read_tfrecord
+from rater_model.warc import WARC_MAGIC, is_whole_record, read_warc, warc_line
 
 __all__ = [
     "EXCERPT_BYTES",
@@ -68,6 +68,7 @@ __all__ = [
     "Record",
     "Split",
     "file_info",
+    "json_line",
     "list_files",
     "open_file",
     "plan_file",
@@ -141,16 +142,22 @@ def _unpacked_head(path: str, head: bytes, compression: Compression) -> bytes:
     """The first unpacked bytes, or none where the beginning is damaged."""
     if compression is Compression.NONE:
         return head
-    with contextlib.suppress(zlib.error, zstandard.ZstdError, OSError, ValueError, EOFError):
-        if compression is Compression.GZIP:
-            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(head, _SNIFF_BYTES)
-        if compression is Compression.BZIP2:
+    if compression is Compression.BZIP2:
+        with contextlib.suppress(OSError, ValueError, EOFError):
             # Nothing comes out of bzip2 before a whole block, of 900 KB unpacked at most, is in.
             return bz2.BZ2Decompressor().decompress(read_head(path, _BZIP2_BLOCK_BYTES), _SNIFF_BYTES)
-    if compression is Compression.ZSTD:
-        with contextlib.suppress(streams.StreamError), open_file(path) as file:
-            return next(streams.decompressed_chunks(file, compression), b"")[:_SNIFF_BYTES]
-    return b""
+        return b""
+    unpacked = b""
+    # A member may be short, or hold nothing. A zstd block may be longer than the head.
+    with (
+        contextlib.suppress(streams.StreamError),
+        io.BytesIO(head) if compression is Compression.GZIP else open_file(path) as file,
+    ):
+        for chunk in streams.decompressed_chunks(file, compression):
+            unpacked += chunk[: _SNIFF_BYTES - len(unpacked)]
+            if len(unpacked) == _SNIFF_BYTES:
+                break
+    return unpacked
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -264,6 +271,21 @@ def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
         split.format, read_jsonl
     )
     return reader(split, options)
+
+
+def json_line(document: Document, file_format: Format, options: ReadOptions) -> bytes:
+    """A document as the JSON line of all that its record holds; its own bytes where it was one.
+
+    Args:
+        document: as it was read.
+        file_format: of its file; not Parquet, whose rows are read as tables (`read_parquet_table`).
+        options: as it was read with.
+    """
+    if document.raw is None:
+        return as_line(options, orjson.loads(document.key), document.text, {})
+    if file_format in (Format.TFRECORD, Format.ARRAY_RECORD):
+        return example_line(document.raw)
+    return warc_line(document.raw, document.text, options) if file_format is Format.WARC else document.raw
 
 
 def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]:

@@ -37,4 +37,4 @@ def read_plain_text(split: Split, options: ReadOptions) -> Iterator[Record]:
             return
         if not data:
             return
-        yield document_of(text, split.path, None, 0, as_line(options, split.path, text, {}), options)
+        yield document_of(text, split.path, None, 0, None, options)

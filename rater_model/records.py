@@ -106,8 +106,9 @@ class Document:
         position: the offset at which the record (JSONL: its line) starts in the decompressed stream, in bytes;
             in a virtual split (see `Split`) plus a virtual offset; Parquet: the row's number in the file.
         size: the text's length in UTF-8, in bytes.
-        raw: JSONL: the line, without its `\n` and without the file's byte order mark, untouched otherwise (a `\r`
-            stays); Parquet: None; other formats: a JSON line of all that the record holds.
+        raw: the record's own bytes. JSONL: the line, without its `\n` and without the file's byte order mark,
+            untouched otherwise (a `\r` stays); TFRecord and ArrayRecord: the data; WARC: header and content, without
+            the line ends that follow; Parquet and plain text: None.
     """
 
     key: str
@@ -145,6 +146,7 @@ class Format(enum.StrEnum):
     PARQUET = "parquet"
     WARC = "warc"
     TFRECORD = "tfrecord"
+    ARRAY_RECORD = "array_record"
     TEXT = "text"
 
 

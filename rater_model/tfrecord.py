@@ -2,7 +2,7 @@
 
 A record is a length, a masked CRC-32C of it, the data and a masked CRC-32C of that. Features become the fields of a
 JSON object: one value stands alone, several as a list; bytes that are UTF-8 as text, others as base64. The names of
-fields are those of the features (`text`, `metadata/url`).
+fields are those of the features (`text`, `metadata/url`, which `metadata.url` means too).
 
 Source: tensorflow/core/lib/io/record_writer.h, tensorflow/core/example/{example,feature}.proto.
 """
@@ -16,7 +16,7 @@ import google_crc32c
 import orjson
 
 from rater_model.byte_reader import ByteReader
-from rater_model.jsonl import document_of, field_getter
+from rater_model.jsonl import document_of
 from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
 
 _HEADER_BYTES = 12
@@ -178,32 +178,80 @@ def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
                 detail = "the data does not match its checksum; reading goes on with the next record"
                 yield BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
                 continue
-            yield _record(data, start, options)
+            yield read_example(data, start, options)
         if reader.failure is not None:
             yield reader.broken(start)
 
 
-def _record(data: bytes, start: int, options: ReadOptions) -> Record:
+def _fields(features: dict[str, list[Any]]) -> dict[str, Any]:
+    return {
+        name: _plain(values[0]) if len(values) == 1 else [_plain(value) for value in values]
+        for name, values in features.items()
+    }
+
+
+def _named(fields: dict[str, Any], name: str) -> Any:
+    """A field by its name, or by its dotted path: TensorFlow Datasets writes nested features as `metadata/url`."""
+    return fields[name] if name in fields else fields.get(name.replace(".", "/"))
+
+
+def example_line(data: bytes) -> bytes:
+    """A serialised `tf.train.Example` as a JSON line of all its features."""
+    return orjson.dumps(_fields(parse_example(data)))
+
+
+def _message(number: int, data: bytes) -> bytes:
+    """A length-prefixed field of a protocol buffer."""
+    size, prefix = len(data), bytearray([number << 3 | _BYTES])
+    while size >= 0x80:
+        prefix.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*prefix, size]) + data
+
+
+def with_float(data: bytes, name: str, value: float) -> bytes:
+    """A serialised `tf.train.Example` with one more feature, a float.
+
+    The bytes that are there stay as they are, and stand first: of messages one after another the features are
+    merged, the last of one name holding.
+
+    Source: protobuf.dev/programming-guides/encoding, "Last One Wins".
+    """
+    feature = _message(2, _message(1, struct.pack("<f", value)))
+    return data + _message(1, _message(1, _message(1, name.encode()) + _message(2, feature)))
+
+
+def framed(data: bytes) -> bytes:
+    """A record as it stands in a TFRecord file."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, struct.pack("<I", _masked_crc(length)), data, struct.pack("<I", _masked_crc(data))))
+
+
+def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
+    """Makes a record of a serialised `tf.train.Example`, or says why it is none.
+
+    Args:
+        data: the bytes.
+        start: the record's position.
+        options: the names of the fields; dots stand for the slashes of nested features.
+    """
     try:
         features = parse_example(data)
     except NotAnExampleError as error:
         detail = f"the record is no tf.train.Example: {error}"
         return BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
-    raw_text = features.get(options.text_field, [None])
+    raw_text = _named(features, options.text_field) or [None]
     if len(raw_text) == 1 and isinstance(raw_text[0], bytes):
         try:
             raw_text[0].decode()
         except UnicodeDecodeError as error:
             detail = f"the feature {options.text_field!r} is not UTF-8: {error.reason} at byte {error.start}"
             return BadRecord(start, Reason.TEXT_NOT_UNICODE, detail, raw_text[0][:EXCERPT_BYTES])
-    fields = {
-        name: _plain(values[0]) if len(values) == 1 else [_plain(value) for value in values]
-        for name, values in features.items()
-    }
+    fields = _fields(features)
     text, identifier, source = (
-        field_getter(name)(fields) for name in (options.text_field, options.id_field, options.source_field)
+        _named(fields, name) for name in (options.text_field, options.id_field, options.source_field)
     )
-    record = document_of(text, identifier, source, start, orjson.dumps(fields), options)
+    record = document_of(text, identifier, source, start, data, options)
     if isinstance(record, BadRecord) and not record.excerpt:
         return BadRecord(start, record.reason, record.detail, data[:EXCERPT_BYTES])
     return record

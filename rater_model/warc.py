@@ -9,8 +9,9 @@ says so: taking the text out of a page is another tool's work. Records that hold
 Source: ISO 28500, the WARC file format.
 """
 
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rater_model.byte_reader import ByteReader
 from rater_model.jsonl import document_of
@@ -39,17 +40,19 @@ def is_whole_record(head: bytes, size: int) -> bool:
     return 0 <= size - header_bytes - int(length[1]) <= 4  # two line ends, or what a careless writer leaves of them
 
 
-def _headers(reader: ByteReader) -> dict[str, str] | None:
-    """The named fields of a record, names in lower case; None where they cannot be made out."""
+def _headers(next_line: Callable[[], bytes]) -> tuple[dict[str, str], bytes] | None:
+    """The named fields of a record, names in lower case, and their bytes; None where they cannot be made out."""
     fields: dict[str, str] = {}
+    lines: list[bytes] = []
     last = ""
     for _ in range(_HEADER_LINES):
-        line = reader.line(_LINE_LIMIT)
+        line = next_line()
         if not line.endswith(b"\n"):
             return None
+        lines.append(line)
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if not text:
-            return fields
+            return fields, b"".join(lines)
         if text[0] in " \t" and last:
             fields[last] += " " + text.strip()
             continue
@@ -93,10 +96,11 @@ def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
                 if not line:
                     break
             while line:
-                fields = _headers(reader)
-                length = fields.get("content-length", "") if fields is not None else ""
-                if fields is not None and length.isascii() and length.isdigit() and len(length) < 19:
-                    yield from _record(reader, fields, int(length), start, options)
+                found = _headers(lambda: reader.line(_LINE_LIMIT))
+                fields, header = found or ({}, b"")
+                length = fields.get("content-length", "")
+                if length.isascii() and length.isdigit() and len(length) < 19:
+                    yield from _record(reader, fields, line + header, int(length), start, options)
                     break
                 if reader.failure is None:
                     detail = "the record's header is damaged or has no length; what stands before the next is lost"
@@ -108,7 +112,7 @@ def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
 
 
 def _record(
-    reader: ByteReader, fields: dict[str, str], length: int, start: int, options: ReadOptions
+    reader: ByteReader, fields: dict[str, str], header: bytes, length: int, start: int, options: ReadOptions
 ) -> Iterator[Record]:
     kind = fields.get("warc-type", "").lower()
     media = fields.get("content-type", "").partition(";")[0].strip().lower()
@@ -143,7 +147,46 @@ def _record(
             detail = f"the text is not UTF-8: {error.reason} at byte {error.start}"
             yield BadRecord(start, Reason.NOT_UTF8, detail, content[:EXCERPT_BYTES])
             return
-        more: dict[str, object] = {"url": fields.get("warc-target-uri"), "date": fields.get("warc-date")}
-        if "warc-identified-content-language" in fields:
-            more["language"] = fields["warc-identified-content-language"]
-        yield document_of(text, name, None, start, as_line(options, name, text, more), options)
+        yield document_of(text, name, None, start, header + content, options)
+
+
+def warc_line(raw: bytes, text: str, options: ReadOptions) -> bytes:
+    """A record as a JSON line: its id, text, URL, date and, where the crawl names them, languages.
+
+    Args:
+        raw: header and content.
+        text: the content, decoded.
+        options: the names of the fields of id and text.
+    """
+    lines = io.BytesIO(raw)
+    lines.readline()
+    fields, _ = _headers(lines.readline) or ({}, b"")
+    more: dict[str, object] = {"url": fields.get("warc-target-uri"), "date": fields.get("warc-date")}
+    if "warc-identified-content-language" in fields:
+        more["language"] = fields["warc-identified-content-language"]
+    return as_line(options, fields.get("warc-record-id", ""), text, more)
+
+
+def with_field(raw: bytes, name: str, value: str) -> bytes:
+    r"""A record with one more named field at the end of its header; one of that name that is there is replaced.
+
+    Args:
+        raw: header and content; all other bytes stay as they are.
+        name: of the field.
+        value: of the field.
+
+    Example:
+        >>> with_field(b"WARC/1.0\r\nContent-Length: 1\r\n\r\na", "Score", "0.5")
+        b'WARC/1.0\r\nContent-Length: 1\r\nScore: 0.5\r\n\r\na'
+    """
+    lines = io.BytesIO(raw)
+    header: list[bytes] = []
+    replaced = False
+    for line in iter(lines.readline, b""):
+        if not line.strip(b"\r\n"):
+            return b"".join([*header, f"{name}: {value}\r\n".encode(), line, lines.read()])
+        if line[:1] not in b" \t":
+            replaced = line.partition(b":")[0].strip().lower() == name.lower().encode()
+        if not replaced:
+            header.append(line)
+    raise ValueError("the record's header has no end")

@@ -96,6 +96,11 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
         ("jsonl/gzip", "same", "jsonl.gz"),
         ("jsonl/zstd", "same", "jsonl.zst"),
         ("parquet/12ab", "same", "parquet"),
+        ("tfrecord/none", "same", "tfrecord"),
+        ("array_record/none", "same", "tfrecord"),
+        ("warc/gzip", "same", "warc.gz"),
+        ("warc/bzip2", "jsonl", "jsonl"),
+        ("text/zstd", "same", "jsonl.zst"),
         ("parquet/12ab", "jsonl.gz", "jsonl.gz"),
         ("jsonl/zstd", "parquet", "parquet"),
     ],
@@ -120,7 +125,7 @@ def test_lines_are_written_the_same_at_every_time(written: str) -> None:
         buffer = io.BytesIO()
         writer = writing.open_writer(buffer, written)
         for index in range(1000):
-            writer.write_line(b"%d" % index)
+            writer.write_record(b"%d" % index)
         writer.close()
         files.append(buffer.getvalue())
     assert files[0] == files[1]

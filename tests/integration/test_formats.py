@@ -2,6 +2,7 @@
 
 import base64
 import bz2
+import functools
 import gzip
 import json
 import struct
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
 from pipelines import curate, select
 from tests.integration.conftest import as_lines, make_records
@@ -112,7 +114,7 @@ def kept_lines(output: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]
 def test_wet_files_keep_url_and_date(rater: Path, tmp_path: Path, suffix: str) -> None:
     records = make_records(30, 1)
     (tmp_path / f"a.warc.wet{suffix}").write_bytes(COMPRESSIONS[suffix](wet_of(records)))
-    manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
+    manifest = curated(tmp_path / "a*", rater, tmp_path / "run", "--output_format", "jsonl")
     assert manifest["counts"]["read"] == 30
     texts = {f"<urn:uuid:{record['id']}>": record["text"] for record in records}
     rows = kept_lines(tmp_path / "run", manifest)
@@ -144,13 +146,113 @@ def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(rater: Path
     }
 
 
+def unpacked(path: Path) -> bytes:
+    """A file's content, whatever it is packed in."""
+    data = path.read_bytes()
+    if path.suffix == ".zst":
+        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+            return reader.read()
+    return {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)(data)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_kept_warc_records_are_untouched_but_for_a_line_with_the_score(
+    rater: Path, tmp_path: Path, suffix: str
+) -> None:
+    data = wet_of(make_records(30, 1)).replace(b"0\r\nContent", b"0\r\nDataRater-Score: 3\r\n of old\r\nContent", 1)
+    (tmp_path / f"a.warc.wet{suffix}").write_bytes(COMPRESSIONS[suffix](data))
+    manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
+    (entry,) = manifest["files"]
+    assert entry["path"] == f"kept/part-00000-of-00001.warc{suffix}"
+    path = tmp_path / "run/selections/it" / entry["path"]
+    opening = b"WARC/1.0\r\n"
+    originals = data.replace(b"DataRater-Score: 3\r\n of old\r\n", b"").split(opening)[2:]
+    kept = unpacked(path).split(opening)[1:]
+    assert len(kept) == 15
+    places = iter(originals)
+    for record in kept:
+        header, _, content = record.partition(b"\r\n\r\n")
+        header, _, score = header.rpartition(b"\r\nDataRater-Score: ")
+        assert np.isfinite(float(score))
+        assert header + b"\r\n\r\n" + content in places
+    if suffix == ".gz":  # one member a record, as tools for crawls want it
+        assert path.read_bytes().count(b"\x1f\x8b\x08\x00\x00\x00\x00\x00") == 15
+    again = curated(path, rater, tmp_path / "again")
+    assert again["counts"]["read"] == 15
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_kept_examples_are_untouched_and_gain_a_feature(rater: Path, tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, Any]] = [{**record, "datarater_score": 7} for record in make_records(20, 1)]
+    rows = [{name: value for name, value in row.items() if name != "url"} for row in rows]
+    (tmp_path / f"a.tfrecord{suffix}").write_bytes(COMPRESSIONS[suffix](tfrecord_of(rows)))
+    manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
+    (entry,) = manifest["files"]
+    assert entry["path"] == f"kept/part-00000-of-00001.tfrecord{suffix}"
+    data = unpacked(tmp_path / "run/selections/it" / entry["path"])
+    originals = iter(examples_of(tfrecord_of(rows)))
+    kept = examples_of(data)
+    assert len(kept) == 10
+    for example in kept:
+        original = next(original for original in originals if example.startswith(original))
+        merged = protobuf_example().FromString(example)
+        features = dict(merged.features.feature.items())
+        # As TensorFlow's own parsers do, protocol buffers let the last of one name hold.
+        assert np.isfinite(features.pop("datarater_score").float_list.value[0])
+        before = dict(protobuf_example().FromString(original).features.feature.items())
+        before.pop("datarater_score")
+        assert features == before
+
+
+def examples_of(data: bytes) -> list[bytes]:
+    """The records of a TFRecord file, checksums checked."""
+    found = []
+    while data:
+        (length,) = struct.unpack_from("<Q", data)
+        assert data[8:12] == masked(data[:8])
+        found.append(data[12 : 12 + length])
+        assert data[12 + length : 16 + length] == masked(found[-1])
+        data = data[16 + length :]
+    return found
+
+
+@functools.cache
+def protobuf_example() -> Any:
+    """The class of `tf.train.Example`, from its published definition."""
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="test", syntax="proto3")
+    field = descriptor_pb2.FieldDescriptorProto
+    lists = {"BytesList": field.TYPE_BYTES, "FloatList": field.TYPE_FLOAT, "Int64List": field.TYPE_INT64}
+    for name, kind in lists.items():
+        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(lists, 1):
+        short = name.removesuffix("List").lower() + "_list"
+        feature.field.add(
+            name=short, number=number, label=1, type=field.TYPE_MESSAGE, type_name=f".test.{name}", oneof_index=0
+        )
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=1, type=field.TYPE_STRING)
+    entry.field.add(name="value", number=2, label=1, type=field.TYPE_MESSAGE, type_name=".test.Feature")
+    features.field.add(
+        name="feature", number=1, label=3, type=field.TYPE_MESSAGE, type_name=".test.Features.FeatureEntry"
+    )
+    example = file.message_type.add(name="Example")
+    example.field.add(name="features", number=1, label=1, type=field.TYPE_MESSAGE, type_name=".test.Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.Example"))
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_tfrecords_keep_all_their_features(rater: Path, tmp_path: Path, suffix: str) -> None:
     rows: list[dict[str, Any]] = [
         {**record, "url": b"\xff\x00", "n": -index, "f": 0.5} for index, record in enumerate(make_records(20, 1))
     ]
     (tmp_path / f"a.tfrecord{suffix}").write_bytes(COMPRESSIONS[suffix](tfrecord_of(rows)))
-    manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
+    manifest = curated(tmp_path / "a*", rater, tmp_path / "run", "--output_format", "jsonl")
     assert (manifest["counts"]["read"], set(manifest["sources"])) == (20, {"s0", "s1", "s2"})
     expected = {row["id"]: row for row in rows}
     for row in kept_lines(tmp_path / "run", manifest):

@@ -3,25 +3,24 @@
 DATARATER_PROPERTY_CASES sets how many corpora are made (4), DATARATER_FUZZ_CASES how many files are damaged.
 """
 
-import bz2
-import gzip
 import json
 import os
 import random
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from pipelines import curate
-from rater_model.documents import file_info, plan_file, read_file, read_split
-from rater_model.records import BadRecord, Document, ReadOptions
+from pipelines.writing import SCORE_FIELD
+from rater_model.documents import file_info, json_line, plan_file, read_file, read_split
+from rater_model.records import BadRecord, Document, Format, ReadOptions
+from rater_model.tfrecord import with_float
 from tests.integration.conftest import as_lines, make_records
-from tests.integration.test_formats import tfrecord_of, wet_of
+from tests.integration.test_formats import examples_of, tfrecord_of, unpacked, wet_of
 from tests.test_fuzz import FORMATS, KINDS, MEMBERS, PACKERS, damaged
 
 CASES = int(os.environ.get("DATARATER_PROPERTY_CASES", "4"))
@@ -58,8 +57,10 @@ def write_random_corpus(folder: Path, rng: random.Random) -> tuple[list[bytes], 
         for record in read_file(str(path)):
             if isinstance(record, BadRecord):
                 bad += 1
+            elif kind == "parquet":
+                lines.append(json.dumps([record.key, record.text, record.source]).encode())
             else:
-                lines.append(record.raw or json.dumps([record.key, record.text, record.source]).encode())
+                lines.append(record.raw or json_line(record, Format.TEXT, ReadOptions()))
     return lines, bad
 
 
@@ -72,15 +73,18 @@ def kept_records(output: Path, manifest: dict[str, Any]) -> list[bytes]:
             for row in pq.read_table(path).to_pylist():
                 found.append(json.dumps([json.dumps(row["id"]), row["text"], row.get("source") or ""]).encode())
             continue
-        unpackers: dict[str, Callable[[bytes], bytes]] = {
-            "jsonl": bytes,
-            "jsonl.gz": gzip.decompress,
-            "jsonl.bz2": bz2.decompress,
-            "jsonl.zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
-        }
-        for line in unpackers[entry["format"]](path.read_bytes()).split(b"\n")[:-1]:
-            head, _, tail = line.rpartition(SCORE)
-            found.append(head + b"}" + tail.partition(b"}")[2])
+        data = unpacked(path)
+        match entry["format"].partition(".")[0]:
+            case "jsonl":
+                for line in data.split(b"\n")[:-1]:
+                    head, _, tail = line.rpartition(SCORE)
+                    found.append(head + b"}" + tail.partition(b"}")[2])
+            case "tfrecord":
+                found += [example[: -len(with_float(b"", SCORE_FIELD, 0.0))] for example in examples_of(data)]
+            case "warc":
+                for record in data.split(b"WARC/1.0\r\n")[1:]:
+                    plain = re.sub(rb"\r\nDataRater-Score: [^\r]*", b"", record, count=1)
+                    found.append(b"WARC/1.0\r\n" + plain.removesuffix(b"\r\n\r\n"))
     return found
 
 
