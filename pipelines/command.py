@@ -74,17 +74,19 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
     launch = Launch.new(layout.runner, local=layout.local)
     work = work.of_launch(launch.id, layout.workers if layout.supervised else 0)
     most = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
+    cluster = layout.cluster
+    watched = layout.local or cluster is not None  # the command waits for the end, and says how far it is
     if layout.local:
         quieten_beam()
     with Interrupts() as interrupts, Lease(work.leases(), launch, interrupts.interrupt) as lease:
         say(f"layout: {layout.describe()}")
         _tell_of_earlier_deaths(work)
         with (
-            Progress(work.folder, prints=layout.local, max_rejected_fraction=most, interrupt=interrupts.interrupt)
-            if layout.local or most < 1
+            Progress(work.folder, prints=watched, max_rejected_fraction=most, interrupt=interrupts.interrupt)
+            if watched or most < 1
             else contextlib.nullcontext(),
-            flink.Watch(layout.cluster, layout.job_name, interrupts.interrupt, say)
-            if layout.cluster is not None
+            flink.Watch(cluster, layout.job_name, interrupts.interrupt, say)
+            if cluster is not None
             else contextlib.nullcontext(),
         ):
             result = None

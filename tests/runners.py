@@ -101,7 +101,7 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
         "scoring": json.loads((run / "scoring.json").read_bytes())["counts"],
         "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff")},
         "kept": sorted(document for entry in manifest["files"] for document in _documents(folder, entry)),
-        "rejected": sorted(line for path in (run / "rejected").iterdir() for line in _lines(path.read_bytes())),
+        "rejected": sorted(line for path in run.glob("rejected/*") for line in _lines(path.read_bytes())),
     }
 
 
