@@ -103,15 +103,16 @@ class Batches:
             CurationError: what stopped it; the same again goes on where it stopped.
         """
         day = date.isoformat()
+        is_new = False
         while True:
             state = self.journal.read()
             number = state.claim_of(day)
             if number is None:
                 self._check_place(day)
-                self._claim(date)
+                is_new = self._claim(date)
             elif number in state.publications:
                 return self._show(number)
-            elif (why := self._stale(state.claims[number])) is not None:
+            elif not is_new and (why := self._stale(state.claims[number])) is not None:
                 command.say(f"batch {day}: begun anew, for {why}")
                 self.journal.decide(lambda state, number=number, why=why: _release(state, number, why))  # type: ignore[misc]
             else:
@@ -124,8 +125,8 @@ class Batches:
         self.journal.read()
         return batch_inputs.find(self._config, self.journal, date)
 
-    def _claim(self, date: datetime.date) -> None:
-        """Claims the files of a date, if no other launch makes a decision meanwhile."""
+    def _claim(self, date: datetime.date) -> bool:
+        """Claims the files of a date, unless another launch makes a decision meanwhile; says whether it did."""
         found = self.look(date)
         inputs = self.journal.keep("inputs", ledger.json_lines(file.to_json() for file in found.files))
         notes: dict[str, Any] = found.counts()
@@ -134,8 +135,10 @@ class Batches:
         run = f"{self._config.runs}/{date.isoformat()}-{self.journal.state.number + 1:06d}"
         size = sum(file.size for file in found.files)
         claim = Claim(date.isoformat(), len(found.files), size, inputs, notes, self._terms, run, now())
-        if self.journal.append(claim):
+        won = self.journal.append(claim)
+        if won:
             tell(date, found)
+        return won
 
     def _check_place(self, day: str) -> None:
         """Refuses a date under which something is published that the journal does not know.

@@ -13,12 +13,13 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines import batch, batch_retention, commits, curate, lease, scoring
+from pipelines import batch, batch_inputs, batch_retention, commits, curate, lease, scoring
 from pipelines.batch_config import read_config
 from pipelines.batch_journal import Journal, State
 from pipelines.errors import CurationError, StoppedError
 from pipelines.lease import Launch, Lease
 from pipelines.ledger import RunFolder
+from rater_model.records import FileInfo
 from tests import batches
 
 FIRST, SECOND, THIRD = "2026-01-29", "2026-01-30", "2026-01-31"
@@ -385,6 +386,17 @@ def test_a_claimed_file_that_changed_before_it_was_read_lets_the_batch_begin_ane
     assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
     assert nights.record(FIRST)["counts"]["read"] == 50
     assert len(nights.state.released) == 1
+
+
+def test_a_file_that_looks_changed_at_every_look_begins_no_batch_anew_for_ever(
+    nights: Nights, kill: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    kill("identity.json")
+    killed(nights, FIRST)
+    monkeypatch.setattr(batch_inputs, "file_info", lambda path: FileInfo(path, 1, "another"))
+    assert nights.run(FIRST) == 0
+    assert nights.out.count("begun anew") == 1
 
 
 def test_what_changes_once_it_is_selected_changes_nothing(nights: Nights, kill: Callable[[str], None]) -> None:

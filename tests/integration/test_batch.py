@@ -251,10 +251,10 @@ def test_nights_of_the_true_command_killed_and_finished(
     assert launch(dates[3]) == 4
     assert launch(dates[3]) == 4
     assert launch(dates[1]) == 0
-    records = batches.check_published(tmp_path)
-    assert [date for date, record in records.items() if record["alarms"]] == [dates[3]]
-    assert "source 's0' keeps" in " ".join(records[dates[3]]["alarms"])
-    for date, record in records.items():
+    found = batches.check_published(tmp_path)
+    assert [date for date, record in found.items() if record["alarms"]] == [dates[3]]
+    assert "source 's0' keeps" in " ".join(found[dates[3]]["alarms"])
+    for date, record in found.items():
         assert record["counts"]["read"] == 151
         assert (Path(record["run"]) / "scoring.json").exists() is (date >= dates[2])
     inputs = ["--input", str(tmp_path / "in" / dates[1] / "*"), "--output", str(tmp_path / "alone")]
@@ -262,5 +262,5 @@ def test_nights_of_the_true_command_killed_and_finished(
     wanted = [
         line for file in (tmp_path / "alone").glob("selections/*/kept/*") for line in file.read_bytes().splitlines()
     ]
-    kept = [line for file in records[dates[1]]["files"] for line in Path(file["path"]).read_bytes().splitlines()]
+    kept = [line for file in found[dates[1]]["files"] for line in Path(file["path"]).read_bytes().splitlines()]
     assert sorted(kept) == sorted(wanted)
