@@ -16,17 +16,14 @@ import mmap
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
+from rater_model.tfds import TFDS_PREFIX, DatasetError, DatasetName, describe_prepared
 
 _LOG = logging.getLogger("datarater")
-
-TFDS_PREFIX = "tfds:"
-_TFDS_NAME = re.compile(r"^(?P<name>[\w./+-]+?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>.+))?$")
 
 
 class DataError(ValueError):
@@ -133,23 +130,24 @@ class TfdsTexts:
         import tensorflow_datasets as tfds  # here, since importing it costs half a second
 
         self.name = TFDS_PREFIX + name
-        match = _TFDS_NAME.match(name)
-        if match is None:
-            raise DataError(f"{self.name!r} names no dataset; write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:SPLIT")
-        dataset, version, split = match["name"], match["version"], match["split"] or "train"
+        try:
+            parsed = DatasetName.parse(self.name)
+        except DatasetError as error:
+            raise DataError(str(error)) from error
+        dataset, version, split = parsed.name, parsed.version, parsed.split
         folder = data_dir or tfds.core.constants.DATA_DIR
         try:
             builder = tfds.builder(f"{dataset}:{version}" if version else dataset, data_dir=folder, try_gcs=False)
         except (ValueError, AssertionError, ImportError, tfds.core.registered.DatasetNotFoundError) as error:
             raise DataError(
                 f"{self.name}: no dataset {dataset!r}{f' of version {version}' if version else ''} stands in {folder} "
-                f"({_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
+                f"({describe_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
             ) from error
         splits = sorted(builder.info.splits)
         if not splits:
             raise DataError(
-                f"{self.name}: the dataset {dataset!r} is known but not prepared in {folder} ({_prepared(folder)}); "
-                f"prepare it with: tfds build {dataset} --file_format=array_record"
+                f"{self.name}: the dataset {dataset!r} is known but not prepared in {folder} "
+                f"({describe_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
             )
         if re.split(r"[\[+]", split)[0] not in splits:
             raise DataError(f"{self.name}: there is no split {split!r}; {builder.info.full_name} has {splits}")
@@ -216,19 +214,6 @@ class TfdsTexts:
 
     def __repr__(self) -> str:
         return f"TfdsTexts({self.name!r})"
-
-
-def _prepared(folder: str) -> str:
-    """Says which datasets stand in a folder, for messages."""
-    root = Path(folder).expanduser()
-    names = set()
-    for depth in ("*", "*/*"):
-        for info in root.glob(f"{depth}/*/dataset_info.json"):
-            names.add(f"{info.parent.parent.relative_to(root)}:{info.parent.name}")
-    if not names:
-        return "which holds no prepared dataset"
-    shown = sorted(names)
-    return f"it holds {', '.join(shown[:20])}" + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
 
 
 def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSource:

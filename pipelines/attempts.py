@@ -21,7 +21,7 @@ from pipelines import commits
 from pipelines.errors import PoisonSplitError, RunFolderError
 from pipelines.lease import is_gone, process_id
 from pipelines.ledger import RunFolder, SplitTask
-from rater_model.records import Split
+from rater_model.records import VIRTUAL_BYTES, Split
 
 MOST_DEATHS = 3
 """How many workers a split may end within one launch."""
@@ -31,9 +31,12 @@ _own_marks: set[str] = set()
 
 def describe(split: Split) -> str:
     """Names a split for a person."""
-    unit = "row groups" if split.format == "parquet" else "bytes"
-    end = "the end" if split.end is None else f"{split.end:,}"
-    where = "the whole file" if split.start == 0 and split.end is None else f"{unit} {split.start:,} to {end}"
+    unit = {"parquet": "row groups", "array_record": "records"}.get(split.format, "bytes")
+    scale = 1
+    if split.virtual:
+        unit, scale = "stored bytes", VIRTUAL_BYTES
+    end = "the end" if split.end is None else f"{split.end // scale:,}"
+    where = "the whole file" if split.start == 0 and split.end is None else f"{unit} {split.start // scale:,} to {end}"
     return f"split {split.ordinal} ({split.path}, {where})"
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pipelines import commits, runners
+from pipelines import commits, errors, runners
 from pipelines.errors import UsageError
 from pipelines.selecting import SelectionRequest
 from pipelines.writing import OUTPUT_FORMATS
@@ -17,6 +17,7 @@ from rater_model.cutoffs import Policy, Scope
 from rater_model.files import local_path
 from rater_model.records import ReadOptions
 from rater_model.selection import BatchTopK, KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
+from rater_model.tfds import TFDS_PREFIX, DatasetError, split_patterns
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
@@ -158,8 +159,16 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="GLOB[,GLOB...]",
-        help="files to read: JSONL, WARC or WET, TFRecord, plain text (each plain or in gzip, zstd, bzip2) and "
-        "Parquet, told apart by content; may be given several times",
+        help="files to read: JSONL, WARC or WET, TFRecord, plain text (each plain or in gzip, zstd, bzip2), Parquet "
+        "and ArrayRecord, told apart by content; or a prepared TensorFlow dataset as tfds:NAME[:VERSION][:SPLIT]; may "
+        "be given several times",
+    )
+    group.add_argument(
+        "--tfds_data_dir",
+        default="",
+        metavar="DIR",
+        help="the folder of prepared TensorFlow datasets, local or on any file system; default: $TFDS_DATA_DIR, else "
+        "~/tensorflow_datasets",
     )
     defaults = ReadOptions()
     group.add_argument(
@@ -199,6 +208,28 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         help="big streams are cut up where whole files cannot keep so many workers busy; default: --local_workers on "
         "this machine, the slots of a Flink cluster, 64 elsewhere",
     )
+
+
+def input_patterns(args: argparse.Namespace) -> tuple[str, ...]:
+    """The paths and globs of `--input`, those of a TensorFlow dataset's shards in the place of its name.
+
+    Raises:
+        UsageError: no such dataset, version, split or text feature; the message names those that there are.
+    """
+    found: list[str] = []
+    for given in args.input:
+        if TFDS_PREFIX not in given:
+            found.append(given)
+            continue
+        for part in given.split(","):
+            try:
+                is_dataset = part.strip().startswith(TFDS_PREFIX)
+                found += split_patterns(part.strip(), args.text_field, args.tfds_data_dir) if is_dataset else [part]
+            except DatasetError as error:
+                raise UsageError(f"--input: {error}") from error
+            except OSError as error:
+                raise errors.reading_failed(args.tfds_data_dir or part, error) from error
+    return tuple(found)
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
@@ -375,7 +406,7 @@ def _refuse_paths(args: argparse.Namespace) -> None:
     Raises:
         UsageError: naming the flag.
     """
-    for flag in ("input", "rater", "output", "reference"):
+    for flag in ("input", "rater", "output", "reference", "tfds_data_dir"):
         given = getattr(args, flag, None) or []
         for path in [given] if isinstance(given, str) else given:
             commits.check_protocols(f"--{flag}", path)

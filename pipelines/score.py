@@ -59,7 +59,7 @@ def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
         CurationError: the rater cannot be loaded.
     """
     return ScoringRequest(
-        inputs=tuple(args.input),
+        inputs=options.input_patterns(args),
         rater=args.rater,
         rater_digest=scoring.rater_digest(args.rater),
         output=args.output,

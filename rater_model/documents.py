@@ -26,8 +26,9 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from rater_model import streams
+from rater_model.array_record import count_records, is_array_record, read_array_record
 from rater_model.bzip2 import is_bzip2
-from rater_model.files import NoInputError, file_info, list_files, open_file, read_head
+from rater_model.files import NoInputError, file_info, list_files, local_path, open_file, read_head
 from rater_model.jsonl import BYTE_ORDER_MARK, foreign_format, read_jsonl
 from rater_model.members import find_boundaries
 from rater_model.parquet import (
@@ -104,6 +105,8 @@ def _sniff(path: str, head: bytes) -> tuple[Format, Compression]:
         return Format.WARC, compression
     if is_tfrecord(unpacked):
         return Format.TFRECORD, compression
+    if is_array_record(head):
+        return Format.ARRAY_RECORD, Compression.NONE
     stem = posixpath.splitext(path)[0] if suffix in _SUFFIXES else path
     if posixpath.splitext(stem)[1].lower() in (".txt", ".text") and foreign_format(unpacked) is None:
         named = _SUFFIXES.get(suffix, Compression.NONE)
@@ -175,9 +178,9 @@ def _is_text(head: bytes) -> bool:
 def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:
     """Cuts a file into splits of about equal size.
 
-    Plain JSONL is cut at byte offsets, Parquet between row groups, JSONL and WARC in gzip or zstd between members or
-    frames where there are many. Any other file is one split. A file that cannot be planned is one split too, and
-    reading that says what is wrong.
+    Plain JSONL is cut at byte offsets, Parquet between row groups, ArrayRecord on this machine by records, JSONL and
+    WARC in gzip or zstd between members or frames where there are many. Any other file is one split. A file that
+    cannot be planned is one split too, and reading that says what is wrong.
 
     Args:
         info: the file.
@@ -197,6 +200,8 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
     whole = Split(info.path, file_format, compression, size=info.size)
     if file_format is Format.PARQUET:
         return _plan_parquet(whole, options, target_bytes)
+    if file_format is Format.ARRAY_RECORD:
+        return _plan_array_record(whole, target_bytes)
     if file_format in _MAY_BEGIN and compression in (Compression.GZIP, Compression.ZSTD):
         may_begin = _MAY_BEGIN[file_format]
         return _cut(whole, find_boundaries(info.path, info.size, compression, target_bytes, may_begin), virtual=True)
@@ -247,6 +252,20 @@ def _plan_parquet(whole: Split, options: ReadOptions, target_bytes: int) -> list
     return splits or [whole]
 
 
+def _plan_array_record(whole: Split, target_bytes: int) -> list[Split]:
+    count = -(-whole.size // target_bytes)
+    if count < 2 or local_path(whole.path) is None:
+        return [whole]
+    total = count_records(whole.path)
+    cuts = sorted({total * index // count for index in range(count + 1)})
+    return [
+        dataclasses.replace(
+            whole, start=start, end=end if end < total else None, size=whole.size * (end - start) // total
+        )
+        for start, end in itertools.pairwise(cuts)
+    ] or [whole]
+
+
 def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads the records of a split.
 
@@ -265,12 +284,17 @@ def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
     Raises:
         OSError: if the file cannot be read.
     """
-    if split.format is Format.PARQUET:
-        return read_parquet(split, options)
-    reader = {Format.WARC: read_warc, Format.TFRECORD: read_tfrecord, Format.TEXT: read_plain_text}.get(
-        split.format, read_jsonl
-    )
-    return reader(split, options)
+    return _READERS[split.format](split, options)
+
+
+_READERS = {
+    Format.JSONL: read_jsonl,
+    Format.PARQUET: read_parquet,
+    Format.WARC: read_warc,
+    Format.TFRECORD: read_tfrecord,
+    Format.ARRAY_RECORD: read_array_record,
+    Format.TEXT: read_plain_text,
+}
 
 
 def json_line(document: Document, file_format: Format, options: ReadOptions) -> bytes:

@@ -104,7 +104,8 @@ class Document:
         text: the text, never empty.
         source: the name of the document's source; "" without one; one that is no string as canonical JSON.
         position: the offset at which the record (JSONL: its line) starts in the decompressed stream, in bytes;
-            in a virtual split (see `Split`) plus a virtual offset; Parquet: the row's number in the file.
+            in a virtual split (see `Split`) plus a virtual offset; Parquet: the row's number in the file;
+            ArrayRecord: the record's.
         size: the text's length in UTF-8, in bytes.
         raw: the record's own bytes. JSONL: the line, without its `\n` and without the file's byte order mark,
             untouched otherwise (a `\r` stays); TFRecord and ArrayRecord: the data; WARC: header and content, without
@@ -198,7 +199,7 @@ class Split:
         path: local path or URL of the file.
         format: how records stand in it.
         compression: what the whole file is wrapped in.
-        start: JSONL: an offset in the decompressed stream; Parquet: a row group.
+        start: JSONL: an offset in the decompressed stream; Parquet: a row group; ArrayRecord: a record.
         end: likewise, exclusive; None: to the end of the file. A line belongs to the split in which its first byte
             lies. A compressed stream can be read from its beginning only, so that a split of one which starts later
             streams past what is not its own, unless it is virtual.

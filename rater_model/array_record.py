@@ -1,0 +1,130 @@
+"""ArrayRecord files of `tf.train.Example`, as TensorFlow Datasets are prepared for reading by number.
+
+Positions are the records' numbers. The library reads local files: a shard that lies elsewhere is fetched into a
+temporary file first, and is one split. A record is unpacked whole by the library before its size is known.
+
+Source: github.com/google/array_record.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from rater_model.files import local_path, open_file, read_head
+from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from rater_model.tfrecord import read_example
+
+_MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
+_BATCH_BYTES = 2**22
+_BATCH_RECORDS = 256
+
+
+class BrokenArrayRecordError(Exception):
+    """A file that begins like one cannot be read as ArrayRecord."""
+
+
+def is_array_record(head: bytes) -> bool:
+    """Says whether bytes open a Riegeli file, which ArrayRecord is built on."""
+    return head.startswith(_MAGIC)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The library's reader of a file.
+
+    Raises:
+        BrokenArrayRecordError: what stands in the file cannot be read.
+        OSError: the file is not to be had, or the library is not installed.
+    """
+    try:
+        from array_record.python import array_record_module  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise OSError(
+            "ArrayRecord files are read by the package array_record: pip install 'datarater[tfds]'"
+        ) from error
+
+    with contextlib.ExitStack() as stack:
+        local = local_path(path)
+        if local is None:
+            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="datarater-shard-"))
+            with open_file(path) as file:
+                shutil.copyfileobj(file, copy)
+            copy.flush()
+            local = copy.name
+        # One thread: workers are scaled by processes.
+        reader = array_record_module.ArrayRecordReader(local, "readahead_buffer_size:0,max_parallelism:0")
+        stack.callback(_close, reader)
+        if not reader.ok():
+            try:
+                reader.read([0])
+            except (RuntimeError, IndexError) as error:
+                _raise_if_file_system(error)
+                raise BrokenArrayRecordError(f"the file is no whole ArrayRecord file: {_one_line(error)}") from error
+        yield reader
+
+
+def _close(reader: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # says once more what reading has met
+        reader.close()
+
+
+def _raise_if_file_system(error: Exception) -> None:
+    """Raises what is not the content's fault; the library has one kind of error for all."""
+    if isinstance(error, RuntimeError) and "Riegeli" not in str(error):
+        raise OSError(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def count_records(path: str) -> int:
+    """How many records a local file has, by its footer; 0 if it is damaged.
+
+    Raises:
+        OSError: the file cannot be read, or the library is not installed.
+    """
+    try:
+        with _opened(path) as reader:
+            return int(reader.num_records())
+    except BrokenArrayRecordError:
+        return 0
+
+
+def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
+    """Reads a split of an ArrayRecord file; see `rater_model.documents.read_split`.
+
+    Damage costs the records that it lies in; a file without a sound footer is one bad record.
+    """
+    head = read_head(split.path, EXCERPT_BYTES)
+    try:
+        with _opened(split.path) as reader:
+            total = reader.num_records()
+            end = total if split.end is None else min(split.end, total)
+            step = max(1, min(_BATCH_RECORDS, _BATCH_BYTES * (end - split.start) // max(split.size, 1)))
+            for start in range(split.start, end, step):
+                yield from _batch(reader, start, min(start + step, end), options)
+    except BrokenArrayRecordError as error:
+        yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), head)
+
+
+def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[Record]:
+    try:
+        found = reader.read(start, end)
+    except RuntimeError as error:
+        _raise_if_file_system(error)
+        if end - start > 1:
+            for index in range(start, end):
+                yield from _batch(reader, index, index + 1, options)
+        else:
+            yield BadRecord(start, Reason.RECORD_CORRUPT, f"the record is damaged: {_one_line(error)}", b"")
+        return
+    for index, data in enumerate(found, start):
+        if len(data) > options.max_record_bytes:
+            detail = f"the record has {len(data)} bytes, more than the limit of {options.max_record_bytes} "
+            detail += "(max_record_bytes)"
+            yield BadRecord(index, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES])
+        else:
+            yield read_example(data, index, options)
