@@ -50,10 +50,11 @@ def due(config: BatchConfig, state: State) -> Expiry | None:
     """What may go now, and was not decided before; None for nothing."""
     known = {**state.claims, **state.released}
     ended = [*state.publications, *state.released]
+    references = {config.reference.rstrip("/"), "" if state.reference is None else state.reference.path.rstrip("/")}
     dates = {
         number: datetime.date.fromisoformat(known[number].date)
         for number in ended
-        if known[number].run.rstrip("/") != config.reference.rstrip("/")
+        if known[number].run.rstrip("/") not in references
     }
     newest = max((dates[number] for number in dates if number in state.publications), default=datetime.date.min)
 
