@@ -10,8 +10,9 @@ from deploy.flink.java import ClusterError
 
 def _describe(found: cluster.Cluster, folder: Path) -> str:
     slots = found.task_managers * found.slots
+    of_each = "1 slot" if found.slots == 1 else f"{found.slots} slots"
     return (
-        f"Flink is up: {found.task_managers} task managers with {found.slots} slots each, http://{found.flink_master}\n"
+        f"Flink is up: {found.task_managers} task managers with {of_each} each, http://{found.flink_master}\n"
         f"logs: {folder}/{supervisor.LOGS}\n"
         f"Submit to it, with {slots} workers:\n\n"
         "  datarater-curate --input 'crawl/*.jsonl.gz' --rater rater --output run --keep_fraction 0.5 \\\n"

@@ -48,9 +48,9 @@ taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: {slots}
 io.tmp.dirs: {temporary}
-# A task manager that is gone is noticed in seconds, and the job starts again from what is committed.
+# A task manager that is gone is noticed after two heartbeats; one that is merely slow, on a busy machine, is waited for.
 heartbeat.interval: 2000
-heartbeat.timeout: 10000
+heartbeat.timeout: 60000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
 restart-strategy.fixed-delay.delay: 10 s
