@@ -48,7 +48,7 @@ taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: {slots}
 io.tmp.dirs: {temporary}
-# A task manager that is gone is noticed after two heartbeats; one that is merely slow, on a busy machine, is waited for.
+# A task manager that is gone is noticed after two heartbeats; one that is slow, on a busy machine, is waited for.
 heartbeat.interval: 2000
 heartbeat.timeout: 60000
 restart-strategy.type: fixed-delay
