@@ -26,8 +26,9 @@ What the names of the arrangements mean:
 
 "reverse, unrolled" is what `jax.grad` through the updates gives, "reverse: updates, blocks, rater" the strongest rival
 arrangement that takes a batch at once. Figures are kept in `meta_gradient_memory.json` as they come; what a folder
-holds already is replaced figure by figure, so that the whole can be measured in parts, and the tables (Markdown) are of
-all that it holds. `--runs 0` leaves out the times.
+holds already is replaced figure by figure (with `--missing`, left alone), so that the whole can be measured in parts,
+and the tables (Markdown) are of all that it holds. `--runs 0` leaves out the times. A compilation takes 15 seconds of
+one core, the whole matrix most of an hour.
 """
 
 from __future__ import annotations
@@ -229,6 +230,7 @@ def measure_in_processes(arguments: argparse.Namespace) -> Iterator[dict[str, An
     """Yields every figure asked for; a process for each scheduler, since XLA reads its flags once."""
     for scheduler in arguments.schedulers:
         command = [sys.executable, __file__, "--child", scheduler, "--runs", str(arguments.runs)]
+        command += ["--output", str(arguments.output), *["--missing"] * arguments.missing]
         for name in ("sizes", "updates", "arrangements", "timed", "timed_updates"):
             command += [f"--{name}", *map(str, getattr(arguments, name))]
         flags = f"{os.environ.get('XLA_FLAGS', '')} {SCHEDULERS[scheduler]}".strip()
@@ -248,11 +250,21 @@ def run_child(arguments: argparse.Namespace) -> None:
     for size in arguments.sizes:
         for updates in arguments.updates:
             runs = arguments.runs if arguments.child == default and updates in arguments.timed_updates else 0
-            for found in measure(size, updates, arguments.arrangements, arguments.timed, runs):
+            there = read_figures(arguments.output) if arguments.missing else {}
+            names = [n for n in arguments.arrangements if (size, updates, arguments.child, n) not in there]
+            for found in measure(size, updates, names, arguments.timed, runs):
                 print(json.dumps({"size": size, "updates": updates, "scheduler": arguments.child, **found}), flush=True)
 
 
 PLACE = ("size", "updates", "scheduler", "arrangement")
+FILE = "meta_gradient_memory.json"
+
+
+def read_figures(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Returns the figures that a folder holds, by size, T, scheduler and arrangement."""
+    path = folder / FILE
+    figures = json.loads(path.read_text())["figures"] if path.exists() else []
+    return {tuple(figure[name] for name in PLACE): figure for figure in figures}
 
 
 def memory_table(figures: Sequence[dict[str, Any]], size: str) -> list[str]:
@@ -315,6 +327,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--timed", nargs="*", choices=every, default=TIMED, metavar="NAME")
     parser.add_argument("--timed_updates", nargs="+", type=int, default=[2], help="values of T to time at")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each; 0 for memory alone")
+    parser.add_argument("--missing", action="store_true", help="measure only what the folder does not hold yet")
     parser.add_argument("--show", action="store_true", help="measure nothing: print the tables of what is there")
     parser.add_argument("--child", choices=SCHEDULERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -322,9 +335,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_child(arguments)
         return
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "meta_gradient_memory.json"
-    kept = json.loads(path.read_text())["figures"] if path.exists() else []
-    figures = {tuple(figure[name] for name in PLACE): figure for figure in kept}
+    path = arguments.output / FILE
+    figures = read_figures(arguments.output)
     for figure in () if arguments.show else measure_in_processes(arguments):
         figures[tuple(figure[name] for name in PLACE)] = figure
         step = f", {figure['step_processor_seconds']:.2f} processor s" if "step_seconds" in figure else ""
