@@ -142,7 +142,7 @@ def _info(path: str, details: Mapping[str, Any]) -> FileInfo:
         status = os.stat(local)
         return FileInfo(path, status.st_size, f"mtime-{status.st_mtime_ns}-{status.st_size}")
     size = int(details.get("size") or 0)
-    for name in ("generation", "crc32c", "md5Hash", "etag", "ETag", "content_md5", "checksum"):
+    for name in ("generation", "crc32c", "md5Hash", "etag", "ETag", "content_md5", "checksum", "blob_id"):
         if details.get(name):
             value = str(details[name]).strip('"')
             return FileInfo(path, size, f"{name.lower()}-{value}")

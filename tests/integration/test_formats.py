@@ -18,7 +18,9 @@ import zstandard
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
 from pipelines import curate, select
+from rater_model import exit_codes
 from tests.integration.conftest import as_lines, make_records
+from tests.tensorflow_dataset import build_dataset
 
 
 def masked(data: bytes) -> bytes:
@@ -348,3 +350,22 @@ def test_dolma_attributes_and_scores_alone(rater: Path, tmp_path: Path) -> None:
     assert table[0]["path"] == str(folder / "a.jsonl")
     for row in table:
         assert np.float32(row["datarater_score"]) == np.float32(scores.get(row["id"], row["datarater_score"]))
+
+
+def test_a_tensorflow_dataset_is_curated_by_name(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = make_records(40, 5)
+    build_dataset(tmp_path / "datasets", {"train": [record["text"] for record in records]})
+    flags = ["--tfds_data_dir", str(tmp_path / "datasets"), "--split_bytes", "20000", "--id_field", "metadata.title"]
+    manifest = curated("tfds:tiny:1.0.0:train", rater, tmp_path / "run", *flags)
+    assert manifest["counts"]["read"] == 40
+    (entry,) = manifest["files"]
+    assert entry["format"] == "tfrecord"
+    kept = examples_of((tmp_path / "run/selections/it" / entry["path"]).read_bytes())
+    texts = [protobuf_example().FromString(data).features.feature["text"].bytes_list.value[0] for data in kept]
+    assert len(texts) == 20
+    assert {text.decode() for text in texts} <= {record["text"] for record in records}
+    wrong = ["--input", "tfds:tinny", "--rater", str(rater), "--output", str(tmp_path / "wrong"), "--keep_count", "1"]
+    assert curate.main([*wrong, *flags]) == exit_codes.WRONG_USAGE
+    assert "it holds tiny:1.0.0" in capsys.readouterr().err
