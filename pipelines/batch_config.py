@@ -168,6 +168,7 @@ class BatchConfig:
             layout = runners.choose(beam_args, args.local_workers)
         except runners.UnknownFlagError as error:
             parser.error(str(error))
+        options.make_absolute(args, layout)
         selection = options.selection_request(args)
         return scoring_request(args, layout), selection, layout
 

@@ -10,7 +10,9 @@ from fractions import Fraction
 
 from pipelines import commits, errors, runners
 from pipelines.errors import UsageError
+from pipelines.runners import Layout
 from pipelines.selecting import SelectionRequest
+from pipelines.splits import INPUT_LIST
 from pipelines.writing import OUTPUT_FORMATS
 from rater_model import exit_codes
 from rater_model.cutoffs import Policy, Scope
@@ -417,6 +419,29 @@ def _refuse_paths(args: argparse.Namespace) -> None:
             place = os.path.dirname(place)
         if not os.path.isdir(place):
             raise UsageError(f"--output: {place} is a file, give a folder")
+
+
+def make_absolute(args: argparse.Namespace, layout: Layout) -> None:
+    """Makes local paths absolute where the workers are other processes, started in folders of their own.
+
+    Args:
+        args: the flags, which are changed.
+        layout: says where the workers are.
+    """
+    if layout.local:
+        return
+    for flag in ("rater", "output", "reference", "tfds_data_dir"):
+        given = getattr(args, flag, None)
+        if given:
+            setattr(args, flag, _absolute(given))
+    if "input" in args:
+        args.input = [",".join(_absolute(part.strip()) for part in given.split(",")) for given in args.input]
+
+
+def _absolute(path: str) -> str:
+    if path.startswith(INPUT_LIST):
+        return INPUT_LIST + _absolute(path.removeprefix(INPUT_LIST))
+    return path if not path or path.startswith(TFDS_PREFIX) or local_path(path) != path else os.path.abspath(path)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

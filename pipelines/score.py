@@ -99,6 +99,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
         layout = runners.choose(beam_args, args.local_workers)
     except runners.UnknownFlagError as error:
         parser.error(str(error))
+    options.make_absolute(args, layout)
     limit_cpu_threads()
     request = scoring_request(args, layout)
     files = scoring.preflight(request)

@@ -37,6 +37,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
         layout = runners.choose(beam_args, args.local_workers)
     except runners.UnknownFlagError as error:
         parser.error(str(error))
+    options.make_absolute(args, layout)
     request = options.selection_request(args)
     selecting.first_cutoffs(request)
     ledger.check_rule(request.selection, request.rule_fields())

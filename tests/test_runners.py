@@ -1,5 +1,6 @@
 """What each runner is given, and what is said before a job is submitted to a cluster that is not ready."""
 
+import argparse
 import dataclasses
 import json
 import socket
@@ -21,7 +22,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
-from pipelines import errors, flink, runners
+from pipelines import errors, flink, options, runners
 from pipelines.errors import CurationError, UsageError
 from pipelines.flink import FlinkError
 
@@ -126,6 +127,19 @@ def test_no_job_gets_back_a_worker_that_is_dead(job_manager: JobManager, delay: 
 def test_a_cluster_that_restarts_nothing_is_told(job_manager: JobManager) -> None:
     job_manager.answers["/jobmanager/config"] = []
     assert "it has no restart strategy: a lost task manager or worker fails the job" in on_flink(job_manager).describe()
+
+
+def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
+    job_manager: JobManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"input": ["a/*, gs://b/*,tfds:c4/en", "@list"], "rater": "rater", "output": "s3://run", "reference": None}
+    args = argparse.Namespace(**given)
+    options.make_absolute(args, runners.choose([], 1))
+    assert vars(args) == given
+    options.make_absolute(args, on_flink(job_manager))
+    assert args.input == [f"{tmp_path}/a/*,gs://b/*,tfds:c4/en", f"@{tmp_path}/list"]
+    assert (args.rater, args.output, args.reference) == (f"{tmp_path}/rater", "s3://run", None)
 
 
 def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
