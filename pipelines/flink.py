@@ -255,7 +255,7 @@ def _details(error: BaseException) -> str:
 
 
 def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError | None:
-    """What to say of a job that failed, or whose job server was lost, not by an error of ours.
+    """What to say of a job that failed, or whose job server could not be had or was lost, not by an error of ours.
 
     Args:
         error: what Beam raised.
@@ -270,9 +270,14 @@ def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError
             f"the job server was lost ({_details(error)}): the job may go on or may be gone{more}. What is committed "
             "stays: run the same command to go on"
         )
-    if not isinstance(error, RuntimeError) or "failed in state" not in str(error):
-        return None
     text = str(error)
+    if isinstance(error, RuntimeError) and "job server jar" in text:
+        return FlinkError(
+            f"{' '.join(text.split())} Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a job "
+            "server that runs"
+        )
+    if not isinstance(error, RuntimeError) or "failed in state" not in text:
+        return None
     absent = re.search(r"No module named '(?:pipelines|rater_model)[^']*'", text)
     if absent is not None:
         return FlinkError(f"the workers' Python lacks datarater ({absent[0]}); install it there{more}")

@@ -294,6 +294,12 @@ def test_a_failed_job_is_one_line() -> None:
     assert "the workers' Python lacks datarater (No module named 'pipelines')" in str(
         flink.why_failed(lacking, cluster)
     )
+    unfetched = RuntimeError("Unable to fetch remote job server jar at https://x: 404.\nIf offline, stage it.")
+    found = flink.why_failed(unfetched, cluster)
+    assert str(found).startswith("Unable to fetch remote job server jar at https://x: 404. If offline, stage")
+    assert str(found).endswith(
+        "Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a job server that runs"
+    )
     assert flink.why_failed(RuntimeError("of some other kind"), cluster) is None
 
 
