@@ -116,7 +116,7 @@ def run_command(command: str, run: Callable[[Sequence[str] | None], Any], argv: 
         return error.exit_code
     except OSError as error:
         print(f"{command}: {error}", file=sys.stderr, flush=True)
-        return exit_codes.FAILED
+        return exit_codes.NO_PERMISSION if isinstance(error, PermissionError) else exit_codes.FAILED
     return exit_codes.DONE
 
 

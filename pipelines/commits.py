@@ -31,6 +31,7 @@ from fsspec.spec import AbstractFileSystem
 from pipelines import errors
 from pipelines.errors import RunFolderError, UsageError
 from rater_model.files import local_path
+from rater_model.stores import raising_os_errors
 
 TEMPORARY_PREFIX = ".tmp-"
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -39,7 +40,7 @@ _FIRST_WAIT_SECONDS = 0.2
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
-def _patiently(operation: Callable[[], Any]) -> Any:
+def _patiently(path: str, operation: Callable[[], Any]) -> Any:
     """Does something on a remote file system, again after a pause where it fails: networks do, and stores shed load.
 
     A create that failed on the way back may have happened. Then the next try finds the file there, which means
@@ -48,7 +49,8 @@ def _patiently(operation: Callable[[], Any]) -> Any:
     wait = _FIRST_WAIT_SECONDS
     for _ in range(_TRIES - 1):
         try:
-            return operation()
+            with raising_os_errors(path):
+                return operation()
         except (FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, RunFolderError):
             raise
         except OSError as error:
@@ -56,7 +58,8 @@ def _patiently(operation: Callable[[], Any]) -> Any:
                 raise
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait *= 2
-    return operation()
+    with raising_os_errors(path):
+        return operation()
 
 
 @contextlib.contextmanager
@@ -128,7 +131,7 @@ def exists(path: str) -> bool:
         return os.path.exists(local)
     file_system, inner = _file_system(path)
     file_system.invalidate_cache()
-    return bool(_patiently(lambda: file_system.exists(inner)))
+    return bool(_patiently(path, lambda: file_system.exists(inner)))
 
 
 def read_bytes(path: str) -> bytes:
@@ -142,7 +145,7 @@ def read_bytes(path: str) -> bytes:
         with open(local, "rb") as file:
             return file.read()
     file_system, inner = _file_system(path)
-    return bytes(_patiently(lambda: file_system.cat_file(inner)))
+    return bytes(_patiently(path, lambda: file_system.cat_file(inner)))
 
 
 def read_if_there(path: str) -> bytes | None:
@@ -240,11 +243,11 @@ def commit_staged(staged_path: str, path: str) -> bool:
     with _failing_by_name(path):
         try:
             if own_put is not None and "mode" in inspect.signature(own_put).parameters:
-                _patiently(lambda: file_system.put_file(staged_path, inner, mode="create"))
+                _patiently(path, lambda: file_system.put_file(staged_path, inner, mode="create"))
             else:
                 with open(staged_path, "rb") as file:
                     data = file.read()
-                _patiently(lambda: file_system.pipe_file(inner, data, mode="create"))
+                _patiently(path, lambda: file_system.pipe_file(inner, data, mode="create"))
         except FileExistsError:
             return False
     return True
@@ -258,7 +261,8 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         data: the content.
 
     Returns:
-        True if this commit won; False if the file was there already.
+        True if this commit won; False if a file with another content was there already. (On an object store, two that
+        commit the same bytes may both be told that they won.)
 
     Raises:
         RunFolderError: the file system failed, or has no way to create only if absent; nothing is committed.
@@ -268,9 +272,10 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         file_system, inner = _file_system(path)
         with _failing_by_name(path):
             try:
-                _patiently(lambda: file_system.pipe_file(inner, data, mode="create"))
+                _patiently(path, lambda: file_system.pipe_file(inner, data, mode="create"))
             except FileExistsError:
-                return False
+                # Ours, if the store's answer to a try that had succeeded was lost on the way.
+                return read_if_there(path) == data
         return True
     with staged(path) as name:
         with _failing_by_name(path), open(name, "xb") as file:
@@ -305,7 +310,7 @@ def replace(path: str, data: bytes) -> None:
     with _failing_by_name(path):
         if local is None:
             file_system, inner = _file_system(path)
-            _patiently(lambda: file_system.pipe_file(inner, data))
+            _patiently(path, lambda: file_system.pipe_file(inner, data))
             return
         with staged(path) as name:
             with open(name, "xb") as file:
@@ -323,7 +328,7 @@ def remove(path: str) -> None:
     with _failing_by_name(path), contextlib.suppress(FileNotFoundError):
         if local is None:
             file_system, inner = _file_system(path)
-            file_system.rm_file(inner)
+            _patiently(path, lambda: file_system.rm_file(inner))
         else:
             os.unlink(local)
 
@@ -363,7 +368,7 @@ def list_folder(folder: str) -> list[Entry]:
     file_system, inner = _file_system(folder)
     file_system.invalidate_cache()
     try:
-        details = _patiently(lambda: file_system.ls(inner, detail=True))
+        details = _patiently(folder, lambda: file_system.ls(inner, detail=True))
     except FileNotFoundError:
         return []
     for item in details:
@@ -383,7 +388,7 @@ def list_subfolders(folder: str) -> list[str]:
     file_system, inner = _file_system(folder)
     file_system.invalidate_cache()
     try:
-        details = _patiently(lambda: file_system.ls(inner, detail=True))
+        details = _patiently(folder, lambda: file_system.ls(inner, detail=True))
     except FileNotFoundError:
         return []
     return sorted(item["name"].rstrip("/").rsplit("/", 1)[-1] for item in details if item.get("type") == "directory")
@@ -398,7 +403,7 @@ def read_tail(path: str, size: int, count: int) -> bytes:
             file.seek(start)
             return file.read()
     file_system, inner = _file_system(path)
-    return bytes(_patiently(lambda: file_system.cat_file(inner, start=start)))
+    return bytes(_patiently(path, lambda: file_system.cat_file(inner, start=start)))
 
 
 def _modified(details: Mapping[str, Any]) -> float:

@@ -34,6 +34,7 @@ from rater_model.documents import read_split
 from rater_model.parquet import BrokenParquetError, ParquetReader
 from rater_model.records import Document, FileInfo, Format, ReadOptions, Record, Split
 from rater_model.scorer import Scorer, ScoringOptions
+from rater_model.stores import raising_os_errors
 
 METRICS = "datarater"
 
@@ -165,13 +166,14 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         batch_bytes = 0
 
     try:
-        for record in read_split(task.split, read):
-            batch.append(record)
-            batch_bytes += record.size if isinstance(record, Document) else len(record.excerpt)
-            if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
-                score_batch()
-        score_batch()
-        layout = layout_of(task.split)
+        with raising_os_errors(task.split.path):
+            for record in read_split(task.split, read):
+                batch.append(record)
+                batch_bytes += record.size if isinstance(record, Document) else len(record.excerpt)
+                if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
+                    score_batch()
+            score_batch()
+            layout = layout_of(task.split)
     except OSError as error:
         raise errors.reading_failed(task.split.path, error) from error
     except MemoryError as error:

@@ -1,0 +1,208 @@
+"""Everything on gs://: commits by generation preconditions, a store that fails, and whole runs."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from pipelines import commits, curate, select
+from pipelines.errors import RunFolderError, RunFolderPermissionError
+from rater_model import exit_codes
+from tests.cloud_storage import LOST, CloudStorage, Request, cloud_storage, times, used_here
+from tests.integration.conftest import as_lines, make_records
+
+BUCKET = "corpus-bucket"
+SUBPROCESS_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[CloudStorage]:
+    with cloud_storage(BUCKET) as running, used_here(running):
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(store: CloudStorage) -> Iterator[None]:
+    yield
+    store.faults.clear()
+
+
+def uploads_of(name: str) -> Any:
+    return lambda request: request.is_upload and request.object_name.endswith(name)
+
+
+def test_of_two_writers_with_different_bytes_one_wins(store: CloudStorage) -> None:
+    for number in range(5):
+        path = f"gs://{BUCKET}/race/{number}"
+        gate = threading.Barrier(4)
+
+        def commit(content: bytes, path: str = path, gate: threading.Barrier = gate) -> bool:
+            gate.wait()
+            return commits.commit_if_absent(path, content)
+
+        contents = [bytes([65 + writer]) * 1000 for writer in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            won = list(pool.map(commit, contents))
+        assert sum(won) == 1
+        assert commits.read_bytes(path) == contents[won.index(True)]
+
+
+def test_a_staged_file_never_replaces_another(store: CloudStorage, tmp_path: Path) -> None:
+    """Six megabytes: past the size at which an upload is resumable."""
+    path = f"gs://{BUCKET}/staged"
+    for content, won in ((b"a" * 6_000_000, True), (b"b" * 6_000_000, False), (b"c", False)):
+        with commits.staged(path) as name:
+            Path(name).write_bytes(content)
+            assert commits.commit_staged(name, path) is won
+    assert commits.read_bytes(path) == b"a" * 6_000_000
+
+
+def test_a_success_whose_answer_is_lost_is_still_ones_own(store: CloudStorage) -> None:
+    store.faults.append(times(1, LOST, uploads_of("lost")))
+    path = f"gs://{BUCKET}/lost"
+    assert commits.commit_if_absent(path, b"mine")
+    assert [made for made in store.requests if made[0] == "POST" and made[1].endswith("/lost")][1:], "no second try"
+    assert not commits.commit_if_absent(path, b"another's")
+    assert commits.read_bytes(path) == b"mine"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_store_that_sheds_load_is_asked_again(store: CloudStorage, status: int) -> None:
+    path = f"gs://{BUCKET}/shed/{status}"
+    store.faults.append(times(2, status, lambda request: f"shed/{status}" in request.object_name))
+    assert commits.commit_if_absent(path, b"content")
+    store.faults.append(times(1, status, lambda request: f"shed/{status}" in request.object_name))
+    assert commits.read_bytes(path) == b"content"
+    store.faults.append(times(1, status, lambda request: request.method == "GET"))
+    assert [entry.path for entry in commits.list_folder(f"gs://{BUCKET}/shed")].count(path) == 1
+
+
+def test_what_is_missing_or_forbidden_is_said(store: CloudStorage) -> None:
+    with pytest.raises(RunFolderError, match=r"no such file or bucket|cannot be written"):
+        commits.commit_if_absent("gs://no-such-bucket/file", b"content")
+    store.faults.append(lambda request: 403 if request.object_name.endswith("forbidden") else None)
+    with pytest.raises(RunFolderPermissionError, match="forbidden cannot be written: no permission"):
+        commits.commit_if_absent(f"gs://{BUCKET}/forbidden", b"content")
+    store.faults.append(lambda request: 401 if request.object_name.endswith("stranger") else None)
+    with pytest.raises(RunFolderPermissionError, match=r"no valid credentials.*gcloud auth application-default login"):
+        commits.commit_if_absent(f"gs://{BUCKET}/stranger", b"content")
+
+
+# --- whole runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_the_cloud(store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+    """A corpus and a rater, on the store and on disk: the store's folder, the local corpus, the local run."""
+    local = tmp_path_factory.mktemp("local")
+    (local / "in").mkdir()
+    for number in range(4):
+        lines = as_lines(make_records(40, number)) + b"no JSON\n"
+        (local / "in" / f"{number}.jsonl").write_bytes(lines)
+    file_system = fsspec.filesystem("gs")
+    folder = f"gs://{BUCKET}/project"
+    for path in sorted((local / "in").iterdir()):
+        file_system.pipe_file(f"{folder}/in/{path.name}", path.read_bytes())
+    for path in sorted(rater.iterdir()):
+        file_system.pipe_file(f"{folder}/rater/{path.name}", path.read_bytes())
+    assert curate.main(run_flags(str(local / "in"), str(rater), str(local / "run"))) == 0
+    return folder, local / "in", local / "run"
+
+
+def run_flags(corpus: str, rater: str, output: str, *more: str) -> list[str]:
+    args = ["--input", f"{corpus}/*.jsonl", "--rater", rater, "--output", output, "--keep_fraction", "0.5"]
+    return [*args, "--split_bytes", "4000", *more]
+
+
+def kept_of(run: str) -> tuple[dict[str, Any], list[bytes]]:
+    """The manifest's counts and the kept documents, which name no path."""
+    manifest = json.loads(commits.read_bytes(f"{run}/selections/keep-0.5/manifest.json"))
+    files = [f"{run}/selections/keep-0.5/{file['path']}" for file in manifest["files"]]
+    assert commits.exists(f"{run}/selections/keep-0.5/_SUCCESS")
+    return manifest["counts"], [commits.read_bytes(path) for path in files]
+
+
+@pytest.mark.slow
+def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
+    store: CloudStorage, in_the_cloud: tuple[str, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, local_run = in_the_cloud
+    # Now and then the store sheds load, at reading, writing and listing alike.
+    count = iter(range(1_000_000))
+    store.faults.append(lambda request: (429, 503)[next(count) // 23 % 2] if next(count) % 23 == 0 else None)
+    flags = run_flags(f"{folder}/in", f"{folder}/rater", f"{folder}/run")
+    assert curate.main(flags) == 0
+    store.faults.clear()
+    assert kept_of(f"{folder}/run") == kept_of(str(local_run))
+    made = len(store.requests)
+    assert curate.main(flags) == 0
+    assert not [name for method, name in store.requests[made:] if method == "POST" and "/scores/" in name]
+    assert select.main(["--output", f"{folder}/run", "--keep_count", "7"]) == 0
+    assert "kept                 7" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_workers_need_no_shared_disk(store: CloudStorage, in_the_cloud: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """Two worker processes in an empty working directory, with a folder for temporary files of their own."""
+    folder, _, local_run = in_the_cloud
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, **store.environment, "TMPDIR": str(tmp_path / "temporary")}
+    output = f"{folder}/two_workers"
+    for command, *flags in (
+        ["curate", *run_flags(f"{folder}/in", f"{folder}/rater", output, "--local_workers", "2")],
+        ["status", output, "--json"],
+    ):
+        said = subprocess.run(
+            [sys.executable, "-m", f"pipelines.{command}", *flags],
+            cwd=tmp_path / "empty",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SUBPROCESS_SECONDS,
+        )
+        assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout.splitlines()[-1])["splits_done"] > 1
+    assert kept_of(output) == kept_of(str(local_run))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "corpus", "code", "says"),
+    [
+        (None, "gs://no-such-bucket/in", exit_codes.NO_INPUT, "gs://no-such-bucket/in"),
+        ((403, "/in/"), None, exit_codes.NO_PERMISSION, "no permission"),
+        ((401, "/in/"), None, exit_codes.NO_PERMISSION, "no valid credentials"),
+        ((403, "/refused"), None, exit_codes.NO_PERMISSION, "no permission"),
+    ],
+    ids=["missing bucket", "forbidden input", "no credentials", "forbidden output"],
+)
+def test_a_run_that_cannot_be_says_why(
+    store: CloudStorage,
+    in_the_cloud: tuple[str, Path, Path],
+    fault: tuple[int, str] | None,
+    corpus: str | None,
+    code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _, _ = in_the_cloud
+    if fault is not None:
+        status, part = fault
+
+        def refuse(request: Request) -> int | None:
+            about = f"{request.object_name} {request.query.get('prefix', '')}/"
+            return status if f"{part}" in f"/{about}" else None
+
+        store.faults.append(refuse)
+    flags = run_flags(corpus or f"{folder}/in", f"{folder}/rater", f"{folder}/refused")
+    assert curate.main(flags) == code
+    assert says in capsys.readouterr().err

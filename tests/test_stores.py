@@ -1,0 +1,63 @@
+import errno
+
+import pytest
+
+from rater_model.stores import os_error, raising_os_errors
+
+
+class HttpError(Exception):
+    """As gcsfs raises it."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class ClientError(Exception):
+    """As botocore raises it."""
+
+    def __init__(self, code: str):
+        super().__init__(f"An error occurred ({code})")
+        self.response = {"Error": {"Code": code}}
+
+
+class DefaultCredentialsError(Exception):
+    """As google.auth raises it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (HttpError(401, "Anonymous caller"), PermissionError, "no valid credentials"),
+        (DefaultCredentialsError("none found"), PermissionError, "GOOGLE_APPLICATION_CREDENTIALS"),
+        (HttpError(403, "denied"), PermissionError, "no permission"),
+        (OSError("Forbidden: gs://b/o"), PermissionError, "no permission"),
+        (ClientError("AccessDenied"), PermissionError, "no permission"),
+        (HttpError(404, "not found"), FileNotFoundError, "no such file or bucket"),
+        (ClientError("NoSuchBucket"), FileNotFoundError, "no such file or bucket"),
+        (HttpError(503, "overloaded"), OSError, "the store failed"),
+        (ClientError("SlowDown"), OSError, "the store failed"),
+    ],
+)
+def test_errors_of_stores_are_those_of_a_disk(error: Exception, kind: type[OSError], says: str) -> None:
+    with pytest.raises(OSError, match=says) as raised, raising_os_errors("gs://b/o"):
+        raise error
+    assert type(raised.value) is kind
+    assert raised.value.filename == "gs://b/o"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileExistsError("there"),
+        FileNotFoundError("gone"),
+        OSError(errno.ENOSPC, "full"),
+        ValueError("a mistake"),
+        KeyError("x"),
+    ],
+)
+def test_other_errors_pass_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, raising_os_errors("gs://b/o"):
+        raise error
+    assert raised.value is error
+    assert os_error("gs://b/o", error) in (error, None)
