@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from rater_model.records import FileInfo
+from rater_model.stores import raising_os_errors
 
 
 class NoInputError(ValueError):
@@ -38,11 +39,12 @@ def open_file(path: str) -> BinaryIO:
     local = local_path(path)
     if local is not None:
         return open(local, "rb")
-    file_system, inner = fsspec.url_to_fs(path)
-    if "memory" in file_system.protocol:
-        # Its handles on one file share their position: readers beside each other would disturb each other.
-        return io.BytesIO(file_system.cat_file(inner))
-    return cast(BinaryIO, file_system.open(inner, "rb"))
+    with raising_os_errors(path):
+        file_system, inner = fsspec.url_to_fs(path)
+        if "memory" in file_system.protocol:
+            # Its handles on one file share their position: readers beside each other would disturb each other.
+            return io.BytesIO(file_system.cat_file(inner))
+        return cast(BinaryIO, file_system.open(inner, "rb"))
 
 
 def read_head(path: str, count: int) -> bytes:
@@ -67,8 +69,9 @@ def read_range(path: str, start: int, count: int) -> bytes:
         with open(local, "rb") as file:
             file.seek(start)
             return file.read(count)
-    file_system, inner = fsspec.url_to_fs(path)
-    return bytes(file_system.cat_file(inner, start=start, end=start + count))
+    with raising_os_errors(path):
+        file_system, inner = fsspec.url_to_fs(path)
+        return bytes(file_system.cat_file(inner, start=start, end=start + count))
 
 
 def file_info(path: str) -> FileInfo:
@@ -80,9 +83,10 @@ def file_info(path: str) -> FileInfo:
     local = local_path(path)
     if local is not None:
         return _info(path, {})
-    file_system, inner = fsspec.url_to_fs(path)
-    file_system.invalidate_cache(inner)
-    return _info(path, file_system.info(inner))
+    with raising_os_errors(path):
+        file_system, inner = fsspec.url_to_fs(path)
+        file_system.invalidate_cache(inner)
+        return _info(path, file_system.info(inner))
 
 
 def list_files(patterns: Sequence[str]) -> list[FileInfo]:
@@ -107,7 +111,11 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
     if not wanted:
         raise NoInputError("no input was named; give at least one path or glob")
     for pattern in wanted:
-        matches = _matches(pattern)
+        try:
+            with raising_os_errors(pattern):
+                matches = _matches(pattern)
+        except FileNotFoundError as error:
+            raise NoInputError(f"no file matches {pattern!r}: {error.strerror or error}") from error
         if not matches:
             raise NoInputError(
                 f"no file matches {pattern!r}; check the path, and quote the glob so that the shell leaves it alone"
