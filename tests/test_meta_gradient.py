@@ -113,6 +113,13 @@ def test_mixed_mode_equals_reverse_mode_in_float64(float64: None, config: MetaGr
     assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [MetaGradientConfig(), RECOMPUTED], ids=str)
+def test_recomputed_blocks_beside_the_other_saving_choices(float64: None, config: MetaGradientConfig) -> None:
+    actual = meta_gradient(config, steps=2, rematerialise_blocks=True)
+    assert relative_error(actual.gradient, meta_gradient(REVERSE, steps=2).gradient) < 1e-12
+
+
 @pytest.mark.parametrize(
     "optimiser", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))]
 )
@@ -155,7 +162,9 @@ BATCH_OF_8 = 8
 
 
 @functools.cache
-def of_small_models(config: MetaGradientConfig, optimiser: str = "adam", dtype: str = "float64") -> MetaGradient:
+def of_small_models(
+    config: MetaGradientConfig, optimiser: str = "adam", dtype: str = "float64", steps: int = 2
+) -> MetaGradient:
     """Returns the meta-gradient of models of a few lines, which compile in a second."""
     models = small_problem(dtype)
     keys = jax.random.split(jax.random.key(3), 4)
@@ -165,7 +174,7 @@ def of_small_models(config: MetaGradientConfig, optimiser: str = "adam", dtype: 
     return compiled(
         models.initialise_rater(keys[0]),
         inner_state(models.initialise_model(keys[1]), transformation),
-        random_windows(keys[2], 2, BATCH_OF_8),
+        random_windows(keys[2], steps, BATCH_OF_8),
         random_windows(keys[3], BATCH_OF_8),
     )
 
@@ -203,6 +212,14 @@ def test_micro_batches_change_nothing(float64: None, mode: str, micro_batches: t
 )
 def test_every_saving_choice_and_optimiser(float64: None, optimiser: str, config: MetaGradientConfig) -> None:
     assert_equal(of_small_models(config, optimiser), of_small_models(REVERSE, optimiser))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", MIXED, ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_every_saving_choice_in_float32(config: MetaGradientConfig, steps: int) -> None:
+    actual, expected = (of_small_models(c, dtype="float32", steps=steps) for c in (config, REVERSE))
+    assert relative_error(actual.gradient, expected.gradient) < 1e-5
 
 
 def test_micro_batches_in_float32() -> None:
