@@ -6,7 +6,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	then echo $$name; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rater_model meta_training pipelines deploy/flink tests setup.py
+SOURCES := rater_model meta_training pipelines deploy tests setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -58,6 +58,10 @@ prism: .prism/prism  ## build Prism, Beam's portable local runner, for --runner=
 .PHONY: readme
 readme: $(VENV)/.test  ## make the README's tables of flags anew
 	$(BIN)/python -m tests.readme_tables
+
+.PHONY: templates
+templates: $(VENV)/.test  ## make the Flex Templates' metadata anew
+	$(BIN)/python -m tests.flex_templates
 
 .PHONY: lock
 lock: $(VENV)/.test  ## pin everything anew in constraints.txt

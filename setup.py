@@ -21,6 +21,7 @@ SCORING = [
     "numpy>=1.26",
     "orjson>=3.9.7",
     "pyarrow>=16",
+    "pyyaml>=6",
     "rich>=13",
     "safetensors>=0.4.5",
     "tokenizers>=0.20",

@@ -20,7 +20,7 @@ EXIT_CODES = {
     FAILED: "failed",
     WRONG_USAGE: "wrong usage",
     OTHER_RUN: "the folder or selection belongs to another run, or another launch is at work in it",
-    PAST_LIMIT: "a share passed its limit: rejected records",
+    PAST_LIMIT: "past a limit: drift, or the share of rejected records",
     EMPTY_CORPUS: "the input holds no record",
     NO_INPUT: "no file matches the input's paths and globs",
     DISK_FULL: "the disk of the run folder is full",

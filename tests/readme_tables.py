@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-from pipelines import curate, score, select, status
+from pipelines import batch, curate, score, select, status
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "score": score.run,
     "select": select.run,
     "status": status.run,
+    "batch": batch.run,
 }
 
 
