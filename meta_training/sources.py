@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rater_model.array_record import is_file_system_failure
 from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
 from rater_model.tfds import TFDS_PREFIX, DatasetError, DatasetName, describe_prepared
 
@@ -184,7 +185,7 @@ class TfdsTexts:
         try:
             value = self._source[int(index)]
         except RuntimeError as error:  # array_record's only kind of error
-            if "Riegeli" not in str(error):
+            if is_file_system_failure(error):
                 # Not damage but a file or a disk that is not there now: leaving documents out for that would make
                 # a resumed run another one.
                 raise OSError(f"{self.name}: example {index} cannot be read: {error}") from error

@@ -7,6 +7,7 @@ Source: github.com/google/array_record.
 """
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, R
 from rater_model.tfrecord import read_example
 
 _MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
+_SYSTEM_CALL_FAILED = re.compile(r"\b\w+\(\) failed: ")
 _BATCH_BYTES = 2**22
 _BATCH_RECORDS = 256
 
@@ -65,14 +67,22 @@ def _opened(path: str) -> Iterator[Any]:
         yield reader
 
 
+def is_file_system_failure(error: Exception) -> bool:
+    """Says whether an error of the library is one of a file or a disk, and not of what is read.
+
+    The library has one class for both; of a failure it names the system call: `open() failed: No such file`.
+    """
+    return isinstance(error, RuntimeError) and _SYSTEM_CALL_FAILED.search(str(error)) is not None
+
+
 def _close(reader: Any) -> None:
     with contextlib.suppress(RuntimeError):  # says once more what reading has met
         reader.close()
 
 
 def _raise_if_file_system(error: Exception) -> None:
-    """Raises what is not the content's fault; the library has one kind of error for all."""
-    if isinstance(error, RuntimeError) and "Riegeli" not in str(error):
+    """Raises what is not the content's fault."""
+    if is_file_system_failure(error):
         raise OSError(_one_line(error)) from error
 
 

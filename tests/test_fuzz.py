@@ -8,6 +8,7 @@ import gzip
 import io
 import os
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from array_record.python import array_record_module  # type: ignore[import-untyped]
 
 from rater_model.documents import list_files, plan_file, read_parquet_table, read_split
 from rater_model.records import BadRecord, Document, Format, ReadOptions, Reason
 from tests.integration.conftest import as_lines, make_records
-from tests.integration.test_formats import tfrecord_of, wet_of
+from tests.integration.test_formats import examples_of, tfrecord_of, wet_of
 
 CASES = int(os.environ.get("DATARATER_FUZZ_CASES", "400"))
 OPTIONS = ReadOptions(max_record_bytes=5000)
@@ -34,13 +36,24 @@ def parquet() -> bytes:
     return buffer.getvalue()
 
 
+def array_record() -> bytes:
+    with tempfile.NamedTemporaryFile() as file:
+        writer = array_record_module.ArrayRecordWriter(file.name, "group_size:1")
+        for example in examples_of(tfrecord_of(RECORDS)):
+            writer.write(example)
+        writer.close()
+        return Path(file.name).read_bytes()
+
+
 FORMATS: dict[str, Callable[[], bytes]] = {
     "jsonl": lambda: as_lines(RECORDS),
     "warc": lambda: wet_of(RECORDS),
     "tfrecord": lambda: tfrecord_of(RECORDS),
     "txt": lambda: "\n".join(record["text"] for record in RECORDS).encode()[:4000],
     "parquet": parquet,
+    "array_record": array_record,
 }
+SELF_PACKED = ("parquet", "array_record")
 
 
 def zstd(data: bytes) -> bytes:
@@ -65,7 +78,7 @@ MEMBERS: dict[str, Callable[[bytes], bytes]] = {
     ".members.gz": lambda data: by_record(data, gzip.compress),
     ".frames.zst": lambda data: by_record(data, zstd),
 }
-KINDS = [(name, suffix) for name in FORMATS for suffix in PACKERS if name != "parquet" or not suffix]
+KINDS = [(name, suffix) for name in FORMATS for suffix in PACKERS if name not in SELF_PACKED or not suffix]
 KINDS += [(name, suffix) for name in ("jsonl", "warc") for suffix in MEMBERS]
 PACKERS |= MEMBERS
 

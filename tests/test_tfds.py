@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from rater_model.array_record import count_records
 from rater_model.documents import list_files, plan_file, read_file, read_split, sniff
 from rater_model.records import BadRecord, Compression, Document, Format, ReadOptions, Reason
 from rater_model.tfds import DatasetError, DatasetName, split_patterns
@@ -137,6 +138,13 @@ def test_datasets_elsewhere_are_fetched_shard_by_shard(folder: Path) -> None:
     store.put(str(folder / "tiny"), "/datasets/tiny", recursive=True)
     patterns = split_patterns("tfds:tiny", "text", "memory://datasets")
     assert sorted(texts_of(patterns, 1000)) == sorted(TEXTS)
+
+
+def test_a_file_that_cannot_be_had_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Is a directory"):
+        count_records(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        list(read_file(str(tmp_path / "a.array_record")))
 
 
 def test_damage_costs_its_records_and_a_lost_end_the_file(folder: Path, tmp_path: Path) -> None:
