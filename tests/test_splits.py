@@ -133,6 +133,24 @@ def test_a_big_stream_is_strided_and_read_once(tmp_path: Path, kind: str, worker
     assert f"{plan['read_amplification']:.2f} times" in splits.describe_plan(plan)
 
 
+def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lines = [json.dumps({"id": number, "text": f"text {number**7}"}).encode() + b"\n" for number in range(1000)]
+    path = folder / "big.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(b"".join(lines[start : start + 7])) for start in range(0, 1000, 7)))
+    request = dataclasses.replace(request_for(folder, tmp_path / "run"), split_bytes=2000, workers_to_fill=50)
+    splits.commit_plan(request, planned(request))
+    tasks = splits.read_group(request.folder, 0)
+    assert len(tasks) > 5
+    assert all(task.split.virtual for task in tasks)
+    records = [record for task in tasks for record in read_split(task.split, request.read)]
+    assert [record.raw for record in records if isinstance(record, Document)] == [line[:-1] for line in lines]
+    plan = splits.plan_of(request.folder)
+    assert (plan["files_cut_at_members"], plan["strided_files"], plan["read_amplification"]) == (1, 0, 1.0)
+    assert "1 compressed files are cut at their gzip members or zstd frames" in splits.describe_plan(plan)
+
+
 @pytest.mark.parametrize(("most", "parts"), [(1.0, 1), (1.5, 2), (2.0, 3), (4.0, 7), (10.0, 19)])
 def test_read_amplification_is_bounded(tmp_path: Path, most: float, parts: int) -> None:
     write_stream(tmp_path / "in")
