@@ -427,21 +427,33 @@ def make_absolute(args: argparse.Namespace, layout: Layout) -> None:
     Args:
         args: the flags, which are changed.
         layout: says where the workers are.
+
+    Raises:
+        UsageError: a path is on this machine's disk, and no worker can see that.
     """
     if layout.local:
         return
     for flag in ("rater", "output", "reference", "tfds_data_dir"):
         given = getattr(args, flag, None)
         if given:
-            setattr(args, flag, _absolute(given))
+            setattr(args, flag, _absolute(flag, given, layout))
     if "input" in args:
-        args.input = [",".join(_absolute(part.strip()) for part in given.split(",")) for given in args.input]
+        args.input = [
+            ",".join(_absolute("input", part.strip(), layout) for part in given.split(",")) for given in args.input
+        ]
 
 
-def _absolute(path: str) -> str:
+def _absolute(flag: str, path: str, layout: Layout) -> str:
     if path.startswith(INPUT_LIST):
-        return INPUT_LIST + _absolute(path.removeprefix(INPUT_LIST))
-    return path if not path or path.startswith(TFDS_PREFIX) or local_path(path) != path else os.path.abspath(path)
+        return INPUT_LIST + _absolute(flag, path.removeprefix(INPUT_LIST), layout)
+    if not path or path.startswith(TFDS_PREFIX):
+        return path
+    if layout.needs_shared_storage and local_path(path) is not None:
+        raise UsageError(
+            f"--{flag}: {path} lies on this machine, where the workers of {layout.runner} cannot see it; give a URL of "
+            "a store that they reach, such as gs://"
+        )
+    return os.path.abspath(path) if local_path(path) == path else path
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -3,6 +3,7 @@
 Without `--runner` a command runs on this machine with Beam's FnApiRunner, by its name: `DirectRunner` would try
 to fetch a runner binary from the network first.
 
+On Dataflow every vCPU gets a worker process of its own, with one scoring thread.
 On Flink every slot gets a worker process of its own, with one scoring thread, and workers outlive the steps of a job,
 so that each loads the rater once. What the user gave stays as it was given.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     FlinkRunnerOptions,
+    GoogleCloudOptions,
     JobServerOptions,
     PipelineOptions,
     PortableOptions,
@@ -34,7 +36,7 @@ from pipelines.flink import FlinkCluster
 
 LOCAL_RUNNER = "FnApiRunner"
 _MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
-_FLINK, _PORTABLE, _PRISM = "flinkrunner", "portablerunner", "prismrunner"
+_FLINK, _PORTABLE, _PRISM, _DATAFLOW = "flinkrunner", "portablerunner", "prismrunner", "dataflowrunner"
 _NO_CLUSTER = ("[auto]", "[local]")
 
 BUILT_PRISM = Path(__file__).resolve().parents[1] / ".prism" / "prism"
@@ -54,6 +56,7 @@ class Layout:
         beam_args: the flags that are not ours, from which the same layout can be chosen again.
         cluster: the Flink cluster, where it is one that can be asked.
         job_name: of the job there.
+        needs_shared_storage: whether no worker can see this machine's disk.
     """
 
     options: PipelineOptions
@@ -64,6 +67,7 @@ class Layout:
     beam_args: tuple[str, ...] = ()
     cluster: FlinkCluster | None = None
     job_name: str = ""
+    needs_shared_storage: bool = False
 
     def describe(self) -> str:
         """One line for a person."""
@@ -71,6 +75,8 @@ class Layout:
             workers = "1 worker process" if self.workers == 1 else f"{self.workers} worker processes"
             where = f"{workers}, one scoring thread in each; job {self.job_name}"
             return f"runner {self.runner}, {self.cluster.describe()}; {where}"
+        if self.runner.lower() == _DATAFLOW:
+            return f"runner {self.runner}, a worker process for every vCPU, one scoring thread in each"
         if not self.local:
             return f"runner {self.runner}; workers and threads as its own flags say"
         where = "in this process" if self.workers == 1 else f"{self.workers} worker processes"
@@ -138,6 +144,8 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
             return _on_prism(beam_args, named)
         if named.lower() in (_FLINK, _PORTABLE):
             return _on_flink(beam_args, named)
+        if named.lower() == _DATAFLOW:
+            return _on_dataflow(beam_args, named)
         options = PipelineOptions(list(beam_args), save_main_session=False)
         return Layout(options, named, local=False, workers=0)
     unknown = _beam_parser().parse_known_args(list(beam_args))[1]
@@ -188,6 +196,26 @@ def _on_prism(beam_args: Sequence[str], named: str) -> Layout:
         args.append(f"--prism_location={binary}")
     options = PipelineOptions(args, save_main_session=False)
     return Layout(options, named, local=True, workers=1, beam_args=tuple(beam_args))
+
+
+def _on_dataflow(beam_args: Sequence[str], named: str) -> Layout:
+    """Dataflow, which starts a worker process for every vCPU; each scores with one thread.
+
+    Raises:
+        UsageError: a flag is missing that Dataflow cannot do without.
+    """
+    args = [*beam_args, *_unless_given(beam_args, number_of_worker_harness_threads=1)]
+    options = PipelineOptions(args, save_main_session=False)
+    cloud = options.view_as(GoogleCloudOptions)
+    for flag, meaning in (
+        ("project", "the Google Cloud project that runs the job"),
+        ("region", "where it runs, as in us-central1"),
+        ("temp_location", "a gs:// folder for what the job stages"),
+    ):
+        value = getattr(cloud, flag)
+        if not value or (flag == "temp_location" and not str(value).startswith("gs://")):
+            raise UsageError(f"--runner={named} needs --{flag}: {meaning}")
+    return Layout(options, named, local=False, workers=0, needs_shared_storage=True)
 
 
 def _on_flink(beam_args: Sequence[str], named: str) -> Layout:

@@ -1,0 +1,193 @@
+"""Submission to Dataflow, whole: to a service and a store on loopback, where the staged pipeline is run."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import fsspec
+import numpy as np
+import pytest
+
+from pipelines import commits, curate, scoring, splits
+from pipelines.splits import FilePlan, PlanRequest
+from pipelines.work import Work
+from rater_model.records import Compression, FileInfo, Format, ReadOptions
+from rater_model.scorer import ScoringOptions
+from tests.cloud_storage import CloudStorage, cloud_storage, used_here
+from tests.dataflow_service import Dataflow, Job, dataflow_service
+from tests.integration.conftest import as_lines, make_records
+
+ROOT = Path(__file__).parents[2]
+BUCKET = "dataflow-bucket"
+FOLDER = f"gs://{BUCKET}/project"
+KEPT = "selections/keep-0.5"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[CloudStorage]:
+    with cloud_storage(BUCKET) as running, used_here(running):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Dataflow]:
+    with dataflow_service() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def local_run(store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run on this machine, of the corpus and rater that are put on the store too."""
+    local = tmp_path_factory.mktemp("local")
+    (local / "in").mkdir()
+    for number in range(3):
+        (local / "in" / f"{number}.jsonl").write_bytes(as_lines(make_records(40, number)) + b"no JSON\n")
+    file_system = fsspec.filesystem("gs")
+    for source, target in ((local / "in", "in"), (rater, "rater")):
+        for path in sorted(source.iterdir()):
+            file_system.pipe_file(f"{FOLDER}/{target}/{path.name}", path.read_bytes())
+    assert curate.main(run_flags(f"{local}/in/*", str(rater), str(local / "run"))) == 0
+    return local / "run"
+
+
+def run_flags(inputs: str, rater: str, output: str, *more: str) -> list[str]:
+    return ["--input", inputs, "--rater", rater, "--output", output, "--keep_fraction", "0.5", *more]
+
+
+def submit(store: CloudStorage, service: Dataflow, output: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user of Dataflow gives it, but for the endpoint and `--no_auth`."""
+    flags = [
+        "--runner=DataflowRunner",
+        "--project=datarater-test",
+        "--region=us-central1",
+        f"--temp_location=gs://{BUCKET}/tmp",
+        f"--dataflow_endpoint={service.url}",
+        "--no_auth",
+        *more,
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.curate", *run_flags(f"{FOLDER}/in/*", f"{FOLDER}/rater", output), *flags],
+        env={**os.environ, **store.environment, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def kept(run: str) -> tuple[dict[str, int], list[bytes]]:
+    manifest = json.loads(commits.read_bytes(f"{run}/{KEPT}/manifest.json"))
+    return manifest["counts"], [commits.read_bytes(f"{run}/{KEPT}/{file['path']}") for file in manifest["files"]]
+
+
+@pytest.mark.slow
+def test_what_is_submitted_is_what_works(store: CloudStorage, service: Dataflow, local_run: Path) -> None:
+    output = f"{FOLDER}/run"
+    image = "gcr.io/datarater-test/datarater:1"
+    said = submit(
+        store,
+        service,
+        output,
+        "--setup_file=./setup.py",
+        f"--sdk_container_image={image}",
+        "--machine_type=n2-standard-8",
+        "--max_num_workers=50",
+    )
+    (job,) = service.jobs.values()
+    assert said.returncode == 0, said.stderr + job.error
+    assert kept(output) == kept(str(local_run))
+
+    environment = job.description["environment"]
+    (pool,) = environment["workerPools"]
+    print(json.dumps({name: pool[name] for name in sorted(pool) if name != "packages"}, indent=2))
+    assert pool["machineType"] == "n2-standard-8"
+    assert pool["autoscalingSettings"]["maxNumWorkers"] == 50
+    assert pool["numThreadsPerWorker"] == 1
+    assert [harness["containerImage"] for harness in pool["sdkHarnessContainerImages"]] == [image]
+    assert "use_multiple_sdk_containers" in environment["experiments"]
+    staged = {package["name"] for package in pool["packages"]}
+    assert "workflow.tar.gz" in staged, "the project itself, for workers whose image lacks it"
+    objects = fsspec.filesystem("gs").find(f"gs://{BUCKET}/tmp")
+    assert any(name.endswith("pipeline.pb") for name in objects)
+    assert not [name for name in {*objects, *staged} if "main_session" in name], "nothing of the launcher is pickled"
+
+
+@pytest.mark.slow
+def test_a_template_only_builds(store: CloudStorage, service: Dataflow, local_run: Path) -> None:
+    output, template = f"{FOLDER}/from_template", f"gs://{BUCKET}/templates/curate"
+    before = set(service.jobs)
+    said = submit(store, service, output, f"--template_location={template}")
+    assert said.returncode == 0, said.stderr
+    assert set(service.jobs) == before, "no job is created"
+    assert not commits.exists(f"{output}/scoring.json")
+    description = json.loads(commits.read_bytes(template))
+    job = Job(description)
+    job.run()  # what the service does when somebody launches the template
+    assert job.state == "JOB_STATE_DONE", job.error
+    assert kept(output) == kept(str(local_run))
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("--project", "--project"),
+        ("--region", "--region"),
+        ("--temp_location", "--temp_location"),
+        ("--output", "--output"),
+        ("--rater", "--rater"),
+    ],
+)
+def test_what_dataflow_needs_is_asked_for_before_anything_is_built(
+    store: CloudStorage, missing: str, says: str, rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {
+        "--project": "datarater-test",
+        "--region": "us-central1",
+        "--temp_location": f"gs://{BUCKET}/tmp",
+        "--output": f"{FOLDER}/refused",
+        "--rater": f"{FOLDER}/rater",
+        "--input": f"{FOLDER}/in/*",
+    }
+    local = {"--output": str(tmp_path / "run"), "--rater": str(rater)}
+    if missing in local:
+        flags[missing] = local[missing]
+    else:
+        del flags[missing]
+    args = [word for item in flags.items() for word in item]
+    assert curate.main([*args, "--keep_fraction", "0.5", "--runner=DataflowRunner"]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """Its size in bytes with one planned split and with a million; names in it are pickled and compressed, so that a
+    few bytes come and go."""
+    sizes = {}
+    for files, per_file in ((1, 1), (1000, 1000)):
+        output = str(tmp_path / f"run-{files:04d}")
+        request = PlanRequest(("crawl/*",), output, ReadOptions(), 2**24, {"rater": "digest"})
+        starts_S = np.arange(per_file, dtype=np.int64) * 2**24
+        plans = [
+            FilePlan(
+                FileInfo(f"gs://crawl/{number:08d}.jsonl", per_file * 2**24, f"generation-{number}"),
+                Format.JSONL,
+                Compression.NONE,
+                np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1),
+            )
+            for number in range(files)
+        ]
+        splits.commit_plan(request, plans)
+        work = Work(
+            scoring.ScoringRequest(
+                ("crawl/*",), "gs://raters/r", "digest", output, ReadOptions(), ScoringOptions(), 2**24
+            )
+        )
+        pipeline = beam.Pipeline(runner="FnApiRunner")
+        work.build(pipeline | beam.Impulse())
+        sizes[files * per_file] = len(pipeline.to_runner_api().SerializeToString())
+    print(sizes)
+    assert sizes[1_000_000] == pytest.approx(sizes[1], rel=0.01)
