@@ -1,9 +1,9 @@
 """Reading a stream, compressed or plain, by lines and counts of bytes, in bounded memory."""
 
-from rater_model import streams
 from rater_model.files import open_file
 from rater_model.members import SplitStream
 from rater_model.records import EXCERPT_BYTES, BadRecord, Reason, Split
+from rater_model.stream_errors import StreamError
 
 
 class ByteReader:
@@ -23,7 +23,7 @@ class ByteReader:
         self._buffer = b""
         self._at = 0
         self.position = stream.position
-        self.failure: streams.StreamError | None = None
+        self.failure: StreamError | None = None
 
     def __enter__(self) -> "ByteReader":
         return self
@@ -37,7 +37,7 @@ class ByteReader:
             return False
         try:
             chunk = next(self._chunks, b"")
-        except streams.StreamError as error:
+        except StreamError as error:
             self.failure = error
             return False
         self._buffer = self._buffer[self._at :] + chunk

@@ -53,6 +53,7 @@ from rater_model.records import (
     Record,
     Split,
 )
+from rater_model.stream_errors import StreamError
 from rater_model.tfrecord import example_line, is_tfrecord, read_tfrecord
 from rater_model.warc import WARC_MAGIC, is_whole_record, read_warc, warc_line
 
@@ -153,7 +154,7 @@ def _unpacked_head(path: str, head: bytes, compression: Compression) -> bytes:
     unpacked = b""
     # A member may be short, or hold nothing. A zstd block may be longer than the head.
     with (
-        contextlib.suppress(streams.StreamError),
+        contextlib.suppress(StreamError),
         io.BytesIO(head) if compression is Compression.GZIP else open_file(path) as file,
     ):
         for chunk in streams.decompressed_chunks(file, compression):

@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 
-from rater_model import streams
 from rater_model.files import open_file
 from rater_model.members import SplitStream
 from rater_model.records import (
@@ -21,6 +20,7 @@ from rater_model.records import (
     Record,
     Split,
 )
+from rater_model.stream_errors import StreamError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -227,12 +227,12 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
     pending: list[bytes] = []
     pending_size = 0
     oversize_head: bytes | None = None
-    failure: streams.StreamError | None = None
+    failure: StreamError | None = None
     chunks = iter(stream)
     while True:
         try:
             chunk = next(chunks, None)
-        except streams.StreamError as error:
+        except StreamError as error:
             failure = error
             break
         finally:

@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 from rater_model import streams
 from rater_model.files import read_range
 from rater_model.records import VIRTUAL_BYTES, Compression, Reason, Split
+from rater_model.stream_errors import StreamError, corrupt
 
 _VERIFIED_BYTES = 2**18
 _UNPACKED_BYTES = 2**28
@@ -138,7 +139,7 @@ def _has_members(path: str, size: int, compression: Compression) -> bool:
             unpacked += len(chunk)
             if file.passed > most or unpacked > _UNPACKED_BYTES:
                 return False
-    except streams.StreamError:
+    except StreamError:
         pass
     return False
 
@@ -180,7 +181,7 @@ def _is_boundary(path: str, size: int, compression: Compression, start: int, may
                 return False
             if not first and file.passed >= _VERIFIED_BYTES:
                 return True
-    except streams.StreamError:
+    except StreamError:
         return False
     return not first
 
@@ -228,12 +229,12 @@ class SplitStream:
             for chunk in streams.decompressed_chunks(section, split.compression):
                 position += len(chunk)
                 yield chunk
-        except streams.StreamError as error:
+        except StreamError as error:
             if stop is None or error.reason is not Reason.STREAM_TRUNCATED:
                 raise
             self._refuse_false_boundary(start, stop)
             detail = f"it does not end where the next begins, at stored byte {stop}"
-            raise streams.corrupt(str(split.compression), detail) from error
+            raise corrupt(str(split.compression), detail) from error
         if stop is not None:
             # A record that starts at the very boundary is this split's: the next one cannot see what stands before.
             self.end = position + 1
@@ -248,7 +249,7 @@ class SplitStream:
             for _ in _members(file, self._split.compression):
                 if file.passed > stop - start + _VERIFIED_BYTES:
                     break
-        except streams.StreamError as error:
+        except StreamError as error:
             if error.reason is not Reason.TRAILING_GARBAGE:
                 return
         raise FalseBoundaryError(

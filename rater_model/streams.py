@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 import zstandard
 
-from rater_model.bzip2 import BrokenBzip2Error, bzip2_chunks
-from rater_model.records import EXCERPT_BYTES, Compression, Reason
+from rater_model.bzip2 import bzip2_chunks
+from rater_model.records import Compression
+from rater_model.stream_errors import StreamError, corrupt, garbage, truncated
 
 CHUNK_BYTES = 2**20
 _GZIP_INPUT_BYTES = 2**16
@@ -38,22 +39,6 @@ def is_zstd(head: bytes) -> bool:
     return head[:4] == ZSTD_MAGIC or (len(head) >= 4 and head[0] & 0xF0 == 0x50 and head[1:4] == b"\x2a\x4d\x18")
 
 
-class StreamError(Exception):
-    """A compressed stream cannot be read on; all that could be decompressed has been given before.
-
-    Attributes:
-        reason: `STREAM_CORRUPT`, `STREAM_TRUNCATED` or `TRAILING_GARBAGE`.
-        detail: one sentence for a person.
-        excerpt: the first bytes of the garbage, where there is any.
-    """
-
-    def __init__(self, reason: Reason, detail: str, excerpt: bytes = b"") -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.excerpt = excerpt
-
-
 def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
     """Reads a file to its end as a stream of decompressed, non-empty chunks.
 
@@ -71,7 +56,7 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
     if compression in (Compression.GZIP, Compression.ZSTD):
         return filter(None, member_chunks(file, compression))
     if compression is Compression.BZIP2:
-        return _bzip2_chunks(file)
+        return bzip2_chunks(file)
     return iter(lambda: file.read(CHUNK_BYTES), b"")
 
 
@@ -133,13 +118,6 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
     return stated if abs(stated - estimate) <= estimate * _STATED_MAY_DIFFER else estimate
 
 
-def _bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
-    try:
-        yield from bzip2_chunks(file)
-    except BrokenBzip2Error as error:
-        raise StreamError(error.reason, error.detail, error.excerpt) from error
-
-
 def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
     pending = file.read(_GZIP_INPUT_BYTES)
     members = 0
@@ -153,7 +131,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
             if len(pending) < len(GZIP_MAGIC):
                 pending += file.read(_GZIP_INPUT_BYTES)
             if pending[:2] != GZIP_MAGIC:
-                raise _garbage(pending, "gzip member")
+                raise garbage(pending, "gzip member")
         decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         while not decoder.eof:
             before = decoder.copy()
@@ -169,7 +147,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
             if not decoder.eof and not pending and len(chunk) < CHUNK_BYTES:
                 pending = file.read(_GZIP_INPUT_BYTES)
                 if not pending:
-                    raise _truncated("gzip")
+                    raise truncated("gzip")
         yield MEMBER_END
         pending = decoder.unused_data or file.read(_GZIP_INPUT_BYTES)
         members += 1
@@ -199,13 +177,13 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
             if not pending:
                 return
             if not is_zstd(pending):
-                raise _garbage(pending, "zstd frame")
+                raise garbage(pending, "zstd frame")
         decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES).decompressobj()
         while not decoder.eof:
             if not pending:
                 pending = file.read(_ZSTD_INPUT_BYTES)
                 if not pending:
-                    raise _truncated("zstd")
+                    raise truncated("zstd")
             try:
                 chunk = decoder.decompress(pending)
             except zstandard.ZstdError as error:
@@ -216,31 +194,3 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
         yield MEMBER_END
         pending = decoder.unused_data
         frames += 1
-
-
-def corrupt(name: str, error: object) -> StreamError:
-    """What to raise for damage within a stream.
-
-    Args:
-        name: of the compression.
-        error: what was found.
-    """
-    return StreamError(
-        Reason.STREAM_CORRUPT,
-        f"the {name} stream is damaged ({error}); the records that could be unpacked were read, the rest is lost",
-    )
-
-
-def _truncated(name: str) -> StreamError:
-    return StreamError(
-        Reason.STREAM_TRUNCATED,
-        f"the {name} stream ends before its time; whole records before the cut were read, the rest is lost",
-    )
-
-
-def _garbage(pending: bytes, name: str) -> StreamError:
-    return StreamError(
-        Reason.TRAILING_GARBAGE,
-        f"what follows the last {name} is no {name}; all records before it were read",
-        pending[:EXCERPT_BYTES],
-    )
