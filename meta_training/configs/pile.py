@@ -6,8 +6,8 @@
 For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model; an inner model's
 parameters, moments and gradients take some 10 GB of float32 on a single device, hence `shard_parameters` here. Compiled
 for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step takes 1.1 GiB of state and windows and 8.0 GiB beside
-them on each. Not run by us, so there is no running time to tell. The result to expect is the paper's: discarding 75% of the Pile by this rater saved 27.6% of the compute
-of a 1B model on its own validation set, and 46.6% on HellaSwag.
+them on each. Not run by us, so there is no running time to tell. The result to expect is the paper's: discarding 75% of
+the Pile by this rater saved 27.6% of the compute of a 1B model on its own validation set, and 46.6% on HellaSwag.
 
 Every value is said to be the paper's (arXiv 2505.17895) or ours, where the paper does not state it.
 """
