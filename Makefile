@@ -70,7 +70,7 @@ lock: $(VENV)/.test  ## pin everything anew in constraints.txt
 		--no-annotate --no-header --no-emit-index-url --output-file constraints.txt setup.py
 
 .PHONY: clean
-clean:  ## remove the environment, the demo's output and caches
+clean: flink-down  ## remove the environment, the demo's output and caches
 	rm -rf $(VENV) .flink .prism demo_output build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -16,6 +16,9 @@ from rater_model.checkpoint import RaterCheckpoint, save_rater
 from rater_model.rater import RaterConfig, initialise_rater
 from rater_model.tokenizer import ByteTokenizer
 from rater_model.transformer import TransformerConfig
+from tests.runners import flink_cluster
+
+__all__ = ["flink_cluster"]  # one for all modules: imported into each, it would be one of each
 
 _WORDS = [
     "the",

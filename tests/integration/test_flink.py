@@ -16,9 +16,7 @@ from deploy.flink import cluster, java, supervisor
 from pipelines import curate
 from rater_model import exit_codes
 from tests.integration.conftest import as_lines, make_records
-from tests.runners import FlinkForTests, flink_cluster, one_flink_at_a_time, outcome, score_files
-
-__all__ = ["flink_cluster"]
+from tests.runners import FlinkForTests, one_flink_at_a_time, outcome, score_files
 
 pytestmark = [pytest.mark.slow, one_flink_at_a_time]
 
@@ -134,7 +132,9 @@ def test_a_rerun_after_the_whole_cluster_was_killed_goes_on(
     assert curate.main(args) == exit_codes.FAILED
 
     flink_cluster.cluster = FlinkForTests.up(flink_cluster.folder).cluster
-    assert curate.main(flags(corpus, rater, output, *flink_cluster.flags())) == 0
+    again = [flag.replace("FlinkRunner", "PortableRunner") for flag in flink_cluster.flags()]
+    again.append(f"--artifact_endpoint={flink_cluster.cluster.artifact_endpoint}")
+    assert curate.main(flags(corpus, rater, output, *again)) == 0
     assert before.items() <= score_files(output).items()
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
 

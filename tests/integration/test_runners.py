@@ -13,9 +13,7 @@ from rater_model.checkpoint import load_rater
 from rater_model.records import ReadOptions
 from rater_model.scorer import ScoringOptions
 from tests.integration.conftest import as_lines, make_records
-from tests.runners import flink_cluster, one_flink_at_a_time, outcome, prism_flags, score_files
-
-__all__ = ["flink_cluster"]
+from tests.runners import one_flink_at_a_time, outcome, prism_flags, score_files
 
 RUNNERS = [
     "in-process",
