@@ -1,0 +1,73 @@
+"""Marks of splits that are being scored: a process that is told to end takes its own along."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.flink import cluster
+from pipelines import attempts, flink
+from pipelines.flink import FlinkError
+from pipelines.lease import process_id
+from pipelines.ledger import RunFolder, SplitTask
+from rater_model.records import Format, Split
+
+TASK = SplitTask(Split("in.jsonl", Format.JSONL, ordinal=7), "print", 0)
+OTHER = SplitTask(Split("in.jsonl", Format.JSONL, ordinal=8), "print", 0)
+
+
+def marks(folder: RunFolder) -> list[str]:
+    return [path.rsplit("/", 1)[-1] for path, _ in attempts.unfinished(folder)]
+
+
+def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    with attempts.marked(folder, TASK, "launch"):
+        program = (
+            "import os, sys\n"
+            "from pipelines import attempts\n"
+            "from tests.test_attempts import OTHER, RunFolder, TASK\n"
+            "held = [attempts.marked(RunFolder(sys.argv[1]), task, 'launch') for task in (TASK, OTHER)]\n"
+            "for mark in held:\n"
+            "    mark.__enter__()\n"
+            "if sys.argv[2] == 'asked':\n"
+            "    attempts.clear_own()\n"
+            "os._exit(0)\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        left = {"asked": ["00000007.launch.1.json"]}
+        left["died"] = ["00000007.launch.1.json", "00000007.launch.2.json", "00000008.launch.1.json"]
+        for how, expected in left.items():
+            subprocess.run([sys.executable, "-c", program, str(tmp_path), how], env=environment, check=True)
+            assert marks(folder) == expected
+    attempts.clear_own()  # there is nothing left to clear here
+    assert marks(folder) == left["died"][1:]
+
+
+@pytest.mark.slow
+def test_a_worker_pool_starts_workers_that_report_and_ends_with_what_started_it() -> None:
+    address = f"127.0.0.1:{cluster._free_port(0)}"
+    starter = subprocess.Popen(["sleep", "600"])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        attempts.WATCHED_PROCESS: json.dumps(process_id(starter.pid)),
+    }
+    command = [sys.executable, "-m", "deploy.flink.worker_pool", address]
+    pool = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 60
+        while flink._refusal(address):
+            assert time.monotonic() < end, "the pool did not listen"
+            time.sleep(0.1)
+        flink.check_worker_pool(address)
+    finally:
+        starter.kill()
+        starter.wait()
+    assert "is process" in pool.communicate(timeout=60)[1]
+    with pytest.raises(FlinkError, match="no worker pool listens"):
+        flink.check_worker_pool(address)
