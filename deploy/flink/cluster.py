@@ -214,7 +214,11 @@ def _plan(folder: Path, jars: Path, task_managers: int, slots: int) -> tuple[Clu
         argv = [*run, f"-Djdk.net.hosts.file={names}", *_TASK_MANAGER_HEAP, *on_jars, _TASK_MANAGER, *configured]
         commands.append(Command(f"task-manager-{number}", [*argv, *itself]))
         serve = [sys.executable, "-m", "deploy.flink.worker_pool", f"{host}:{pool}"]
-        commands.append(Command(f"worker-pool-{number}", serve, {"PYTHONPATH": python_path}))
+        # Workers share nothing but what the job's paths lead to, as on a cluster of many machines.
+        temporary = folder / f"tmp-{number}"
+        temporary.mkdir(exist_ok=True)
+        environment = {"PYTHONPATH": python_path, "TMPDIR": str(temporary)}
+        commands.append(Command(f"worker-pool-{number}", serve, environment, str(folder / f"work-{number}")))
     server = [java.JOB_SERVER_CLASS, "--flink-master", cluster.flink_master, "--job-host", "localhost"]
     server += ["--job-port", str(job), "--artifact-port", str(artifacts), "--expansion-port", "0"]
     # With each job the server sends what is on its class path to the cluster, which has it all: the greater part, of

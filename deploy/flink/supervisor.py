@@ -37,11 +37,13 @@ class Command:
         name: of the process and its log.
         argv: what to run.
         environment: what differs from the supervisor's own.
+        directory: its working directory, made if it is missing; None: the supervisor's.
     """
 
     name: str
     argv: list[str]
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    directory: str | None = None
 
 
 class Supervisor:
@@ -76,9 +78,16 @@ class Supervisor:
 
     def _start(self, command: Command) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, attempts.WATCHED_PROCESS: json.dumps(process_id()), **command.environment}
+        if command.directory is not None:
+            os.makedirs(command.directory, exist_ok=True)
         with open(self._folder / LOGS / f"{command.name}.log", "ab") as log:
             process = subprocess.Popen(
-                command.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+                command.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=command.directory,
             )
         print(f"{command.name} is process {process.pid}", flush=True)
         return process
