@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -329,4 +330,6 @@ def _end(folder: Path) -> bool:
         while list(supervisor.running(folder)) and time.monotonic() < end:
             time.sleep(0.1)
     (folder / supervisor.PROCESSES).unlink(missing_ok=True)
+    for temporary in folder.glob("tmp*"):  # copies of jars, which a killed process leaves
+        shutil.rmtree(temporary, ignore_errors=True)
     return bool(found)
