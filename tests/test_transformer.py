@@ -103,7 +103,7 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
     ],
     ids=", ".join,
 )
-def test_blocks_in_every_economy_have_the_same_parameters_and_the_same_numbers(changes: dict[str, bool]) -> None:
+def test_blocks_in_every_economy_have_the_same_parameters_and_the_same_numbers(changes: dict[str, Any]) -> None:
     plain = TransformerConfig(8, 2, 12, 3, dtype="float64", param_dtype="float64")
     scanned = dataclasses.replace(plain, **changes)
     x = jax.random.normal(jax.random.key(0), (2, 5, 8), "float64")
@@ -124,7 +124,7 @@ def test_blocks_in_every_economy_have_the_same_parameters_and_the_same_numbers(c
 
 
 def test_saved_products_are_not_computed_again() -> None:
-    def products(**changes: bool) -> int:
+    def products(**changes: Any) -> int:
         config = TransformerConfig(8, 2, 12, 1, rematerialise_blocks=True, **changes)
         x, mask = jnp.ones((1, 5, 8)), jnp.ones((1, 1, 5), bool)
         params = Transformer(config).init(jax.random.key(0), x, mask)
