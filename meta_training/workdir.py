@@ -112,7 +112,7 @@ class Workdir:
         if begun is None or not self.tokenizer.exists():
             return None
         serialised = self.tokenizer.read_bytes()
-        if _sha256(serialised) != begun["tokenizer"]:
+        if _sha256(serialised) != begun.get("tokenizer"):
             raise WorkdirError(
                 f"{self.tokenizer} is not the tokenizer that the run began with: it is damaged or was exchanged. "
                 "Restore it (every rater in raters/ has a copy), or give another --workdir"
@@ -137,7 +137,8 @@ class Workdir:
                 f"{self.path} holds a run on other data: the files or datasets of data.inner and data.outer have "
                 "changed since it began. Restore them, or give another --workdir"
             )
-        if begun["tokenizer"] != _sha256(tokenizer):
+        # A run that an earlier version began recorded none.
+        if begun.get("tokenizer", _sha256(tokenizer)) != _sha256(tokenizer):
             raise WorkdirError(
                 f"{self.tokenizer} is lost, and a tokenizer trained anew is another one: restore it (every rater in "
                 "raters/ has a copy), or give another --workdir"

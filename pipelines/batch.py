@@ -37,7 +37,15 @@ from pipelines import (
 from pipelines.batch_config import BatchConfig, read_config
 from pipelines.batch_inputs import Found
 from pipelines.batch_journal import MANIFEST, SUCCESS, Claim, Journal, Publication, Reference, Release, State, now
-from pipelines.errors import CurationError, EmptyCorpusError, LeaseHeldError, RunFolderMismatchError, StoppedError
+from pipelines.errors import (
+    CurationError,
+    EmptyCorpusError,
+    JobGoesOnError,
+    LeaseHeldError,
+    RunFolderMismatchError,
+    StoppedError,
+    UsageError,
+)
 from pipelines.interrupts import Interrupts
 from pipelines.ledger import RunFolder
 from pipelines.listing import at_once
@@ -180,7 +188,7 @@ class Batches:
         """Scores and selects the files of a batch, by `datarater-curate` itself; gives the record.
 
         Raises:
-            StoppedError: the job goes on without this command.
+            JobGoesOnError: the job goes on without this command.
             CurationError: what stopped it.
         """
         manifest = scoring = None
@@ -193,7 +201,7 @@ class Batches:
             else:
                 manifest = command.read_manifest(dataclasses.replace(self._selection, output=claim.run))
                 if manifest is None:
-                    raise StoppedError(
+                    raise JobGoesOnError(
                         f"batch {claim.date}: the job goes on without this command; run the same command again when it "
                         "has ended, to publish the batch"
                     )
@@ -243,6 +251,7 @@ class Batches:
         """Sees to it that readers find a published batch; gives its record."""
         publication = self.journal.state.publications[number]
         data = self.journal.read_kept("records", publication.record)
+        self.journal.read()  # another launch may have let it expire since
         if not self._is_shown(number):
             path = f"{publication.place}/{MANIFEST}"
             if not commits.commit_if_absent(path, data) and commits.read_bytes(path) != data:
@@ -256,12 +265,26 @@ class Batches:
         state = self.journal.state
         return number in state.all_expired or commits.exists(f"{state.publications[number].place}/{SUCCESS}")
 
-    def show_newest(self) -> None:
-        """Does for the newest publications what a killed launch may have left undone."""
+    def show_newest(self) -> list[dict[str, Any]]:
+        """Does for the newest publications what a killed launch may have left undone; gives their records."""
         newest = list(self.journal.read().publications)[-_LOOKED_AFTER:]
-        for number, shown in zip(newest, at_once(self._is_shown, newest), strict=True):
-            if not shown:
-                self._show(number)
+        shown = list(zip(newest, at_once(self._is_shown, newest), strict=True))
+        return [self._show(number) for number, is_shown in shown if not is_shown]
+
+    def check_kept_for_a_while(self, date: datetime.date) -> None:
+        """Refuses to make a batch that the retention rule would remove at once.
+
+        Raises:
+            UsageError: naming the newest batch.
+        """
+        days, state = self._config.retention.published_days, self.journal.read()
+        dates = [datetime.date.fromisoformat(state.claims[number].date) for number in state.publications]
+        if days is None or date in dates or not dates or (max(dates) - date).days <= days:
+            return
+        raise UsageError(
+            f"--as_of {date}: a batch is published for {max(dates)}, and retention.published_days: {days} would remove "
+            "this one at once; raise that, or leave the date out"
+        )
 
     def missed(self, date: datetime.date) -> list[str]:
         """The dates before one that have no batch, though batches before them have, and files that nobody else takes.
@@ -405,8 +428,9 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
         UnfinishedError: another date's batch is not finished.
         CurationError: what stopped it.
     """
+    batches.check_kept_for_a_while(date)
     given_up = batches.given_up(date)
-    failures = _finish_others(batches, date)
+    failures = [*_tell_of_shown(batches, date), *_finish_others(batches, date)]
     published = batches.journal.state.publications
     is_old = batches.journal.state.claim_of(date.isoformat()) in published
     record = batches.finish(date)
@@ -415,14 +439,34 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
     _report(config, record, published[record["batch"]].place)
     for day in given_up[-_NAMED:]:
         command.say(f"note: there is no batch of {day}; to make it: {COMMAND} --config {config.path} --as_of {day}")
-    batches.show_newest()
-    batches.expire()
+    ending: CurationError | None = None
     if record["alarms"]:
-        raise PastLimitError(f"batch {record['date']} is published, but {_first(record['alarms'])}")
-    if failures:
+        ending = PastLimitError(f"batch {record['date']} is published, but {_first(record['alarms'])}")
+    elif failures:
         day, error = failures[0]
-        raise UnfinishedError(f"batch {record['date']} is published; {_named(day, error)}", error.exit_code)
+        ending = UnfinishedError(f"batch {record['date']} is published; {_named(day, error)}", error.exit_code)
+    try:
+        batches.expire()
+    except CurationError as error:
+        if ending is None or isinstance(error, StoppedError):
+            raise
+        warn(str(error))  # an alarm is not to be lost over it
+    if ending is not None:
+        raise ending
     return record
+
+
+def _tell_of_shown(batches: Batches, date: datetime.date) -> list[tuple[str, CurationError]]:
+    """Shows readers what a killed launch had published, and gives the alarms that it had no time to raise."""
+    failures: list[tuple[str, CurationError]] = []
+    for record in batches.show_newest():
+        day = record["date"]
+        command.say(f"batch {day} was published by a launch that was killed: readers find it now")
+        if day != date.isoformat():
+            _print(record)
+            if record["alarms"]:
+                failures.append((day, PastLimitError(f"batch {day} is published, but {_first(record['alarms'])}")))
+    return failures
 
 
 def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, CurationError]]:
@@ -438,9 +482,9 @@ def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
             if record["alarms"]:
                 raise PastLimitError(f"batch {day} is published, but {_first(record['alarms'])}")
         except CurationError as error:
-            if error.interrupted:
+            if isinstance(error, StoppedError) and not isinstance(error, JobGoesOnError):
                 raise
-            if isinstance(error, LeaseHeldError | StoppedError):
+            if isinstance(error, LeaseHeldError | JobGoesOnError):
                 command.say(f"left alone: {_named(day, error)}")
                 continue
             warn(_named(day, error))
@@ -468,6 +512,13 @@ def _report(config: BatchConfig, record: dict[str, Any], place: str) -> None:
     _print(record)
     if record["drift"] is None and record["counts"]["kept"] + record["counts"]["dropped"]:
         command.say("drift: not measured: neither the reference nor the rater has a distribution of scores")
+    shares = (record["drift"] or {}).get("kept_share", {})
+    none_known = all(share["reference_share"] is None for share in shares.values())
+    if shares and none_known and config.limits.kept_share is not None:
+        command.say(
+            "drift: the kept shares of sources are not compared: that takes a scored run folder as the reference, with "
+            "sources of the same names, and a rule with a cutoff"
+        )
     if not record["inputs"]["files"]:
         warn(f"no file was taken for {record['date']}; the globs are {', '.join(config.input)}")
     command.say(f"published: {place}/{MANIFEST}")

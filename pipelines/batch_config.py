@@ -448,6 +448,17 @@ def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
     )
     whole.end()
     _check_places(config)
+    if config.is_dated and config.quiet_minutes and not config.late_days:
+        raise UsageError(
+            f"{path}: late_days: 0 would lose the files that quiet_minutes leaves to the next batch; give late_days: 1 "
+            "or more, or quiet_minutes: 0"
+        )
+    kept = config.retention.published_days
+    if config.is_dated and kept is not None and kept < config.late_days:
+        raise UsageError(
+            f"{path}: retention.published_days is less than late_days: a missed date that is made up for would be "
+            "removed at once"
+        )
     return config
 
 

@@ -345,7 +345,7 @@ def sweep(folder: str) -> None:
     for where, _, names in os.walk(local):
         for name in names:
             if name.startswith(TEMPORARY_PREFIX):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # another user's, perhaps: it does no harm
                     os.unlink(os.path.join(where, name))
 
 

@@ -119,6 +119,10 @@ class StoppedError(CurationError):
     exit_code = STOPPED
 
 
+class JobGoesOnError(StoppedError):
+    """The job was submitted, and goes on without the command."""
+
+
 def _all_kinds(kind: type[CurationError]) -> Iterator[type[CurationError]]:
     yield kind
     for inner in kind.__subclasses__():

@@ -6,6 +6,7 @@ job server and, where it runs on this machine, the worker pool is reached from h
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,7 @@ _SILENCE_SECONDS = 90.0
 _WORKER_SECONDS = 60.0
 _LONGEST_CACHE_MILLIS = 10_000
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_ENDED = ("FAILED", "FINISHED", "CANCELED")
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|\[?::1\]?")
 
 
@@ -53,6 +55,7 @@ class FlinkCluster:
         most_slots: of the task manager that has most.
         restarts: whether a job is started again after a task manager or worker is lost.
         restart_seconds: how long after.
+        is_here: whether its task managers are processes of this machine.
     """
 
     master: str
@@ -62,6 +65,7 @@ class FlinkCluster:
     most_slots: int
     restarts: bool = False
     restart_seconds: float = 0.0
+    is_here: bool = False
 
     @property
     def environment_cache_millis(self) -> int:
@@ -86,8 +90,11 @@ def _url(master: str) -> str:
 
 
 def _get(master: str, path: str) -> Any:
-    with urllib.request.urlopen(f"{_url(master)}{path}", timeout=_REST_SECONDS) as answer:
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(f"{_url(master)}{path}", timeout=_REST_SECONDS) as answer:
+            return json.load(answer)
+    except http.client.HTTPException as error:  # what listens there speaks something else
+        raise OSError(f"no HTTP answer: {error!r}") from error
 
 
 def look(master: str) -> FlinkCluster:
@@ -120,7 +127,14 @@ def look(master: str) -> FlinkCluster:
         max(manager["slotsNumber"] for manager in managers),
         strategy.lower() not in ("none", "off", "disable"),
         _seconds(delay),
+        is_local(master) and all(_runs_here(manager) for manager in managers),
     )
+
+
+def _runs_here(manager: Mapping[str, Any]) -> bool:
+    """Whether a task manager, by the address that it gave the job manager, is a process of this machine."""
+    found = re.search(r"@([^:/]+)[:/]", str(manager.get("path", "")))
+    return found is not None and (found[1] == socket.gethostname() or _LOOPBACK.fullmatch(found[1]) is not None)
 
 
 def _seconds(duration: str) -> float:
@@ -288,9 +302,10 @@ def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError
 
 
 def _find(cluster: FlinkCluster, job: str) -> str | None:
-    """The id of a job by its name; None before it has come to the cluster."""
+    """The id of the newest job of a name that has not ended; None before it has come to the cluster."""
     jobs = _get(cluster.master, "/jobs/overview")["jobs"]
-    return next((found["jid"] for found in jobs if found["name"] == job), None)
+    live = [found for found in jobs if found["name"] == job and found["state"] not in _ENDED]
+    return max(live, key=lambda found: found["start-time"])["jid"] if live else None
 
 
 def cancel(cluster: FlinkCluster, job: str) -> None:
@@ -300,7 +315,9 @@ def cancel(cluster: FlinkCluster, job: str) -> None:
         cluster: where it runs.
         job: its name.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError):  # a cluster that is gone runs nothing
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, http.client.HTTPException
+    ):  # a cluster that is gone runs nothing
         job_id = _find(cluster, job)
         if job_id is not None:
             request = urllib.request.Request(f"{cluster.master}/jobs/{job_id}?mode=cancel", method="PATCH")

@@ -19,7 +19,7 @@ from rater_model.cutoffs import Policy, Scope
 from rater_model.files import local_path
 from rater_model.records import ReadOptions
 from rater_model.selection import BatchTopK, KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
-from rater_model.tfds import TFDS_PREFIX, DatasetError, split_patterns
+from rater_model.tfds import TFDS_PREFIX, DatasetError, default_folder, split_patterns
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
@@ -200,7 +200,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         type=amplification,
         default=4.0,
         metavar="TIMES",
-        help="how many times the bytes of one big gzip or zstd stream may be unpacked, so that several workers can "
+        help="how many times the bytes of one big compressed stream may be unpacked, so that several workers can "
         "share it; 1 leaves every stream to one worker; default: %(default)g",
     )
     group.add_argument(
@@ -433,6 +433,8 @@ def make_absolute(args: argparse.Namespace, layout: Layout) -> None:
     """
     if layout.local:
         return
+    if any(part.strip().startswith(TFDS_PREFIX) for given in getattr(args, "input", ()) for part in given.split(",")):
+        args.tfds_data_dir = os.path.expanduser(args.tfds_data_dir or default_folder())
     for flag in ("rater", "output", "reference", "tfds_data_dir"):
         given = getattr(args, flag, None)
         if given:

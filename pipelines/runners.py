@@ -282,9 +282,5 @@ def check_ready(layout: Layout) -> None:
             flink.check_job_endpoint("--artifact_endpoint", portable.artifact_endpoint)
     elif layout.runner.lower() == _FLINK:
         flink.check_java(layout.options.view_as(JobServerOptions).job_server_java_launcher)
-    if (
-        portable.environment_type == "EXTERNAL"
-        and portable.environment_config
-        and flink.is_local(layout.cluster.master)
-    ):
+    if portable.environment_type == "EXTERNAL" and portable.environment_config and layout.cluster.is_here:
         flink.check_worker_pool(portable.environment_config)

@@ -35,6 +35,7 @@ from pipelines import commits, ledger
 from pipelines.errors import BooksError
 from rater_model.records import EXCERPT_BYTES, Document, Record
 from rater_model.selection import RankKeys, key_hash
+from rater_model.stores import raising_os_errors
 
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
@@ -170,7 +171,7 @@ class ScoreFile:
         """
         path = folder.score_path(ordinal)
         try:
-            with commits.open_committed(path) as file:
+            with raising_os_errors(path), commits.open_committed(path) as file:
                 parquet = pq.ParquetFile(file)
                 metadata = orjson.loads(parquet.schema_arrow.metadata[METADATA_KEY])
                 table = parquet.read(columns=None if columns is None else list(columns))

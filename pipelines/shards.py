@@ -200,7 +200,7 @@ def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: n
 
 def _digest(path: str) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
-    with commits.open_committed(path) as file:
+    with raising_os_errors(path), commits.open_committed(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)

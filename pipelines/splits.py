@@ -20,6 +20,7 @@ from pipelines.errors import BooksError, NoMatchError
 from pipelines.ledger import RunFolder, SplitTask
 from rater_model.documents import NoInputError, list_files, open_file, plan_file
 from rater_model.records import Compression, FileInfo, Format, ReadOptions, Split
+from rater_model.stores import raising_os_errors
 from rater_model.streams import unpacked_size
 
 SPLITS_PER_GROUP = 1000
@@ -214,9 +215,11 @@ class PlanFile(beam.DoFn):
     def process(self, info: FileInfo) -> Iterator[FilePlan]:
         """One file in, its plan out."""
         try:
-            yield FilePlan.of(info, self._request.read, self._request.split_bytes)
+            with raising_os_errors(info.path):
+                plan = FilePlan.of(info, self._request.read, self._request.split_bytes)
         except OSError as error:
             raise errors.reading_failed(info.path, error) from error
+        yield plan
 
 
 def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:

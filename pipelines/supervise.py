@@ -40,6 +40,8 @@ DEATHS_IN_VAIN = 3
 """How many workers may die, one after the other, without anything being committed between."""
 
 _SECONDS_TO_END = 10.0
+_MOST_SAID = 4000  # characters of a runner's or an error's own message
+_LONGEST_REPORT = 2**16  # what a pipe holds; a character takes up to 12 bytes of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,11 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
             if layout.cluster is not None:
                 flink.cancel(layout.cluster, layout.job_name)
         cause = errors.find_cause(error) or flink.why_failed(error, layout.cluster)
+        if cause is None and not layout.local:
+            said = " ".join(str(error).split()) or type(error).__name__
+            cause = CurationError(
+                f"the job failed: {said[-_MOST_SAID:]} (what is committed stays: run the same command to go on)"
+            )
         if cause is None:
             raise
         cause.interrupted = interrupted and in_threads
@@ -135,7 +142,7 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 pickle.dump(order, process.stdin)
-            said = report.read1()  # at its end, or nothing when the process ends without a word
+            said = report.read1(_LONGEST_REPORT)  # at its end, or nothing when the process ends without a word
             if said:
                 outcome = json.loads(said)
                 if outcome["error"] == WorkerDiedError.__name__:
@@ -185,7 +192,7 @@ class _Report:
         with self._lock:
             if not self.kind:
                 self.kind = kind.__name__
-                os.write(self._pipe, json.dumps({"error": self.kind, "message": message[:10_000]}).encode())
+                os.write(self._pipe, json.dumps({"error": self.kind, "message": message[:_MOST_SAID]}).encode())
 
     def notice_deaths(self) -> None:
         """Reports a worker's death, of which Beam only lets the thread end that watched the worker."""

@@ -195,21 +195,26 @@ def scored_line(raw: bytes, score: float) -> bytes:
     return b'%s%s"%s":%s%s' % (raw[:brace], comma, _SCORE_NAME, score_text(score).encode(), raw[brace:])
 
 
-def _take(fields: dict[str, Any], path: str) -> Any:
+def _take(fields: dict[str, Any], path: str, file_format: Format = Format.JSONL) -> Any:
     """Removes a field, which may be a dotted path, and returns its value."""
     if path in fields:
         return fields.pop(path)
+    nested = path.replace(".", "/")  # as TensorFlow Datasets name the features of an example
+    if file_format in (Format.TFRECORD, Format.ARRAY_RECORD) and nested in fields:
+        return fields.pop(nested)
     name, dot, rest = path.partition(".")
     inner = fields.get(name)
     return _take(inner, rest) if dot and isinstance(inner, dict) else None
 
 
-def document_row(document: Document, score: float, options: ReadOptions) -> dict[str, Any]:
-    """A JSONL document as a row of `DOCUMENT_SCHEMA`; an id or source that is no string as JSON text."""
+def document_row(
+    document: Document, score: float, options: ReadOptions, file_format: Format = Format.JSONL
+) -> dict[str, Any]:
+    """A document of a JSON line as a row of `DOCUMENT_SCHEMA`; an id or source that is no string as JSON text."""
     fields = _load(document.raw or b"{}")
-    _take(fields, options.text_field)
-    identifier = _take(fields, options.id_field)
-    source = _take(fields, options.source_field)
+    _take(fields, options.text_field, file_format)
+    identifier = _take(fields, options.id_field, file_format)
+    source = _take(fields, options.source_field, file_format)
     fields.pop(SCORE_FIELD, None)
     if identifier is not None and not isinstance(identifier, str):
         identifier = _dump(identifier)
@@ -243,7 +248,7 @@ def write_document(
     else:
         line = json_line(document, file_format, options)
         if kind == "parquet":
-            writer.write_row(document_row(dataclasses.replace(document, raw=line), score, options))
+            writer.write_row(document_row(dataclasses.replace(document, raw=line), score, options, file_format))
         else:
             writer.write_record(scored_line(line, score))
 

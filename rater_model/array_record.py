@@ -1,7 +1,8 @@
 """ArrayRecord files of `tf.train.Example`, as TensorFlow Datasets are prepared for reading by number.
 
 Positions are the records' numbers. The library reads local files: a shard that lies elsewhere is fetched into a
-temporary file first, and is one split. A record is unpacked whole by the library before its size is known.
+temporary file first, and is one split. A record is unpacked whole by the library before its size is known: memory is
+bounded by a few of the largest records, not by `max_record_bytes`.
 
 Source: github.com/google/array_record.
 """
@@ -113,14 +114,21 @@ def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
         with _opened(split.path) as reader:
             total = reader.num_records()
             end = total if split.end is None else min(split.end, total)
-            step = max(1, min(_BATCH_RECORDS, _BATCH_BYTES * (end - split.start) // max(split.size, 1)))
-            for start in range(split.start, end, step):
-                yield from _batch(reader, start, min(start + step, end), options)
+            start, step = split.start, 1
+            while start < end:
+                stop, unpacked = min(start + step, end), 0
+                for record, size in _batch(reader, start, stop, options):
+                    unpacked += size
+                    yield record
+                # What a record unpacks to is known once it is: a file of bombs is taken one by one.
+                fitting = _BATCH_BYTES * (stop - start) // max(unpacked, 1)
+                start, step = stop, max(1, min(_BATCH_RECORDS, 2 * step, fitting))
     except BrokenArrayRecordError as error:
         yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), head)
 
 
-def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[Record]:
+def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[tuple[Record, int]]:
+    """Records, each with the bytes that it unpacks to."""
     try:
         found = reader.read(start, end)
     except RuntimeError as error:
@@ -129,12 +137,12 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
             for index in range(start, end):
                 yield from _batch(reader, index, index + 1, options)
         else:
-            yield BadRecord(start, Reason.RECORD_CORRUPT, f"the record is damaged: {_one_line(error)}", b"")
+            yield BadRecord(start, Reason.RECORD_CORRUPT, f"the record is damaged: {_one_line(error)}", b""), 0
         return
     for index, data in enumerate(found, start):
         if len(data) > options.max_record_bytes:
             detail = f"the record has {len(data)} bytes, more than the limit of {options.max_record_bytes} "
             detail += "(max_record_bytes)"
-            yield BadRecord(index, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES])
+            yield BadRecord(index, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES]), len(data)
         else:
-            yield read_example(data, index, options)
+            yield read_example(data, index, options), len(data)

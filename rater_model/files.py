@@ -49,7 +49,7 @@ def open_file(path: str) -> BinaryIO:
 
 def read_head(path: str, count: int) -> bytes:
     """Returns the first bytes of a file, fewer than `count` where the file is shorter."""
-    with open_file(path) as file:
+    with raising_os_errors(path), open_file(path) as file:
         return file.read(count)
 
 

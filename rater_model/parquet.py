@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from rater_model import files
 from rater_model.jsonl import document_of, utf8_size
 from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from rater_model.stores import os_error
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
 MAX_GROUP_BYTES = 16 * 2**30
@@ -39,7 +40,7 @@ class _RemoteFile:
 
     def __init__(self, path: str) -> None:
         self._file = files.open_file(path)
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
 
     @property
     def closed(self) -> bool:
@@ -69,7 +70,7 @@ class _RemoteFile:
     def _remember(self, call: Callable[..., Any], *args: int) -> Any:
         try:
             return call(*args)
-        except OSError as error:
+        except Exception as error:  # clients of stores raise what is no OSError: it is not the content's fault either
             self.failure = error
             raise
 
@@ -87,6 +88,7 @@ class ParquetReader:
     """
 
     def __init__(self, path: str, dictionary: list[str] | None = None) -> None:
+        self._path = path
         self._local = files.local_path(path)
         self._handle = None if self._local is not None else _RemoteFile(path)
         if self._local is not None:
@@ -128,8 +130,12 @@ class ParquetReader:
     def raise_if_file_system(self, error: BaseException) -> None:
         """Raises again what was not the content's fault: a failing disk or a lost connection."""
         if self._handle is not None:
-            if self._handle.failure is not None:
-                raise self._handle.failure
+            failure = self._handle.failure
+            if isinstance(failure, OSError):
+                raise failure
+            if failure is not None:
+                lost = OSError(errno.EIO, f"the store failed ({_one_line(failure)})", self._path)
+                raise (os_error(self._path, failure) or lost) from failure
         elif isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
             raise error
 

@@ -13,10 +13,11 @@ _NOT_ALLOWED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDo
 _ABSENT = ("404", "NoSuchBucket", "NoSuchKey")
 _NO_CREDENTIALS = ("DefaultCredentialsError", "NoCredentialsError", "RefreshError", "PartialCredentialsError")
 _CLIENTS = ("gcsfs", "google", "aiohttp", "botocore", "aiobotocore", "s3fs", "huggingface_hub", "requests")
+_MOST_SAID = 300  # characters of a store's own message; some answer with a page of HTML
 
 CREDENTIALS_HINT = (
     "for gs:// run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS, for s3:// set "
-    "AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    "AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for hf:// HF_TOKEN"
 )
 
 
@@ -45,9 +46,11 @@ def os_error(path: str, error: Exception) -> OSError | None:
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error
-    if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError):
+    if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
         return error
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = (" ".join(str(error).split()) or type(error).__name__)[:_MOST_SAID]
+    if isinstance(error, PermissionError):
+        return PermissionError(errno.EACCES, f"no permission ({message}); {CREDENTIALS_HINT}", path)
     code = _code_of(error)
     if type(error).__name__ in _NO_CREDENTIALS or code == "401":
         return PermissionError(errno.EACCES, f"no valid credentials ({message}); {CREDENTIALS_HINT}", path)

@@ -14,6 +14,7 @@ import fsspec
 import orjson
 
 from rater_model.files import list_files, local_path, read_head
+from rater_model.stores import raising_os_errors
 
 TFDS_PREFIX = "tfds:"
 READABLE = ("array_record", "tfrecord", "parquet")
@@ -73,7 +74,9 @@ def prepared_datasets(folder: str) -> list[str]:
     escaped = glob.escape(root)
     found = set()
     for depth in ("*", "*/*"):
-        for path in file_system.glob(f"{escaped}/{depth}/*/dataset_info.json"):
+        with raising_os_errors(folder):
+            paths = file_system.glob(f"{escaped}/{depth}/*/dataset_info.json")
+        for path in paths:
             *name, version, _ = path[len(root) + 1 :].split("/")
             found.add(f"{'/'.join(name)}:{version}")
     return sorted(found)
@@ -103,6 +106,8 @@ def split_patterns(asked: str, text_field: str = "text", folder: str = "") -> li
     """
     dataset = DatasetName.parse(asked)
     folder = os.path.expanduser(folder or default_folder()).rstrip("/")
+    if "," in folder:
+        raise DatasetError(f"{asked}: the folder {folder} has a comma in its name, which parts inputs; rename it")
     if "[" in dataset.split:
         raise DatasetError(
             f"{asked}: whole splits are read; {dataset.split.partition('[')[0]!r} is one, for a sample "

@@ -367,7 +367,28 @@ def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
     monkeypatch.setattr(commits, "_link", real)
     assert nights.state.unfinished() == []
     assert nights.run(SECOND) == 0
+    assert f"batch {FIRST} was published by a launch that was killed: readers find it now" in nights.out
     assert list(batches.check_published(nights.folder)) == [FIRST, SECOND]
+
+
+def test_the_alarm_of_a_launch_that_was_killed_is_raised_by_the_next(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = commits._link
+
+    def link(staged: str, target: str) -> bool:
+        if target.endswith(f"published/{FIRST}/manifest.json"):
+            raise KilledError
+        return real(staged, target)
+
+    nights.bring(f"{FIRST}/a.jsonl", mean=-3.0)
+    monkeypatch.setattr(commits, "_link", link)
+    killed(nights, FIRST)
+    monkeypatch.setattr(commits, "_link", real)
+    nights.bring(f"{SECOND}/a.jsonl")
+    assert nights.run(SECOND) == 4
+    assert f"batch {FIRST} is published, but the population stability index" in nights.err
+    assert nights.run(SECOND) == 0, "said once: the batch of the day itself had none"
 
 
 def test_a_claimed_file_that_changed_before_it_was_read_lets_the_batch_begin_anew(
@@ -463,6 +484,21 @@ def test_a_batch_that_fails_does_not_hold_up_the_next_and_is_not_forgotten(
     monkeypatch.setattr(curate, "run", batches.curate)
     assert nights.run(SECOND) == 0
     assert nights.published() == [FIRST, SECOND]
+
+
+def test_a_signal_while_another_date_is_finished_ends_the_command(
+    nights: Nights, kill: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+
+    def stopped(argv: list[str]) -> None:
+        raise StoppedError("stopped by SIGTERM")  # as from a job on another machine, which is cancelled
+
+    monkeypatch.setattr(curate, "run", stopped)
+    assert nights.run(FIRST) == StoppedError.exit_code
+    assert nights.run(SECOND) == StoppedError.exit_code
+    assert nights.state.claim_of(SECOND) is None, "no work is begun after a signal"
 
 
 def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
@@ -622,7 +658,7 @@ def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(nights: Night
 
 
 def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) -> None:
-    nights.configure(retention={"scores_days": 1, "published_days": 2})
+    nights.configure(retention={"scores_days": 1, "published_days": 2}, late_days=2)
     dates = batches.dates_from(FIRST, 4)
     for date in dates:
         nights.bring(f"{date}/a.jsonl")
@@ -642,6 +678,17 @@ def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) 
     assert nights.run(dates[0]) == 0
     assert nights.snapshot() == before
     assert nights.published() == dates[1:]
+
+
+def test_a_date_that_retention_would_remove_at_once_is_refused(nights: Nights) -> None:
+    nights.configure(retention={"published_days": 2}, late_days=1)
+    dates = batches.dates_from(FIRST, 5)
+    nights.bring(f"{dates[4]}/a.jsonl")
+    assert nights.run(dates[4]) == 0
+    nights.bring(f"{dates[0]}/a.jsonl")
+    assert nights.run(dates[0]) == 2
+    assert "retention.published_days: 2 would remove this one at once" in nights.err
+    assert nights.published() == [dates[4]]
 
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_run(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:

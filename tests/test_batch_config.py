@@ -38,7 +38,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         reference="/run",
         runs="runs",
         quiet_minutes=1.5,
-        late_days=0,
+        late_days=2,
         changed_files="take",
         limits={"psi": None, "ks": 0.5, "on_alarm": "hold"},
         retention={"scores_days": 3, "published_days": None},
@@ -48,7 +48,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.patterns(DATE) == ["gs://crawl/2026-01-31/*.gz", f"{tmp_path}/other/2026/01/*"]
     assert found.is_dated
     assert (found.reference, found.runs) == ("/run", f"{tmp_path}/runs")
-    assert (found.quiet_minutes, found.late_days, found.changed_files) == (1.5, 0, "take")
+    assert (found.quiet_minutes, found.late_days, found.changed_files) == (1.5, 2, "take")
     assert found.limits == Limits(psi=None, ks=0.5, on_alarm="hold")
     assert found.retention == Retention(3, None)
     assert found.beam == ("--runner=FlinkRunner", "--experiments=a", "--experiments=b", "--streaming")
@@ -102,6 +102,8 @@ def test_environment_variables_are_put_in_once(tmp_path: Path, monkeypatch: pyte
         ({"input": "in/{date}/*,all/*"}, "either every glob has {date} or none has"),
         ({"state": "state/{date}"}, "state: 'state/{date}' is not free of {date}"),
         ({"state": 3}, "state: 3 is not text"),
+        ({"late_days": 0, "quiet_minutes": 5}, "late_days: 0 would lose the files that quiet_minutes leaves"),
+        ({"retention": {"published_days": 3}}, "retention.published_days is less than late_days"),
         ({"publish": "state"}, "must be folders of their own"),
         ({"publish": "nowhere://x"}, "publish: nowhere://x: there is no file system nowhere://"),
         ({"curate": {"keep_fracton": 0.5}}, "curate.keep_fracton: there is no such key; did you mean keep_fraction?"),

@@ -33,12 +33,22 @@ class JobManager:
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {
             "/overview": {"flink-version": "1.19.0", "taskmanagers": 2, "slots-total": 6},
-            "/taskmanagers": {"taskmanagers": [{"slotsNumber": 4}, {"slotsNumber": 2}]},
+            "/taskmanagers": {
+                "taskmanagers": [
+                    {"slotsNumber": 4, "path": "akka.tcp://flink@127.0.0.2:40001/user/rpc/taskmanager_0"},
+                    {"slotsNumber": 2, "path": "akka.tcp://flink@localhost:40002/user/rpc/taskmanager_0"},
+                ]
+            },
             "/jobmanager/config": [
                 {"key": "restart-strategy.type", "value": "fixed-delay"},
                 {"key": "restart-strategy.fixed-delay.delay", "value": "10 s"},
             ],
-            "/jobs/overview": {"jobs": [{"jid": "1", "name": "datarater-1"}]},
+            "/jobs/overview": {
+                "jobs": [
+                    {"jid": "0", "name": "datarater-1", "state": "FAILED", "start-time": 1},
+                    {"jid": "1", "name": "datarater-1", "state": "RUNNING", "start-time": 2},
+                ]
+            },
             "/jobs/1": {"status-counts": {"RUNNING": 3}},
             "/jobs/1/exceptions": {"exceptionHistory": {"entries": []}},
         }
@@ -133,13 +143,20 @@ def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
     job_manager: JobManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = {"input": ["a/*, gs://b/*,tfds:c4/en", "@list"], "rater": "rater", "output": "s3://run", "reference": None}
+    given = {
+        "input": ["a/*, gs://b/*,tfds:c4/en", "@list"],
+        "rater": "rater",
+        "output": "s3://run",
+        "reference": None,
+        "tfds_data_dir": "~/prepared",
+    }
     args = argparse.Namespace(**given)
     options.make_absolute(args, runners.choose([], 1))
     assert vars(args) == given
     options.make_absolute(args, on_flink(job_manager))
     assert args.input == [f"{tmp_path}/a/*,gs://b/*,tfds:c4/en", f"@{tmp_path}/list"]
     assert (args.rater, args.output, args.reference) == (f"{tmp_path}/rater", "s3://run", None)
+    assert args.tfds_data_dir == str(Path.home() / "prepared")
 
 
 def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
@@ -192,6 +209,13 @@ def test_a_worker_pool_that_does_not_listen_is_named(job_manager: JobManager, no
     layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
     with pytest.raises(FlinkError, match=f"no worker pool listens at {nobody}.*worker_pool_main --service_port"):
         runners.check_ready(layout)
+
+
+def test_a_worker_pool_beside_task_managers_elsewhere_is_not_looked_for(job_manager: JobManager, nobody: str) -> None:
+    """As behind a forwarded port: the REST service seems to be here, the task managers are not."""
+    job_manager.answers["/taskmanagers"]["taskmanagers"][1]["path"] = "akka.tcp://flink@10.1.2.3:6122/user/rpc/x"
+    layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
+    runners.check_ready(layout)
 
 
 class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):

@@ -33,6 +33,7 @@ class DefaultCredentialsError(Exception):
         (HttpError(403, "denied"), PermissionError, "no permission"),
         (OSError("Forbidden: gs://b/o"), PermissionError, "no permission"),
         (ClientError("AccessDenied"), PermissionError, "no permission"),
+        (PermissionError("as s3fs raises it, without a number"), PermissionError, "no permission"),
         (HttpError(404, "not found"), FileNotFoundError, "no such file or bucket"),
         (ClientError("NoSuchBucket"), FileNotFoundError, "no such file or bucket"),
         (HttpError(503, "overloaded"), OSError, "the store failed"),
@@ -44,6 +45,12 @@ def test_errors_of_stores_are_those_of_a_disk(error: Exception, kind: type[OSErr
         raise error
     assert type(raised.value) is kind
     assert raised.value.filename == "gs://b/o"
+
+
+def test_a_page_of_html_is_cut() -> None:
+    error = os_error("gs://b/o", HttpError(503, "<html>" + "x" * 10_000))
+    assert error is not None
+    assert len(str(error)) < 500
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """An Airflow DAG: `datarater-batch` once a day, in a pod of its own, for the day that has just ended.
 
-For Airflow 3 with its `cncf.kubernetes` provider; lies in Airflow's folder of DAGs. Two variables of Airflow's say what
-runs: `datarater_image` (an image of deploy/Dockerfile) and `datarater_batch_config` (the address of the batch's YAML
-file). Further flags, such as Beam's for Dataflow, belong into that file.
+For Airflow 3.2 or newer with its `cncf.kubernetes` provider; lies in Airflow's folder of DAGs. Set `start_date` to the
+first night that is wanted: every day since is caught up. Two variables of Airflow's say what runs: `datarater_image`
+(an image of deploy/Dockerfile) and `datarater_batch_config` (the address of the batch's YAML file). Further flags, such
+as Beam's for Dataflow, belong into that file.
 
 Nights that Airflow missed are run when it is back, each for its own date, one at a time: a batch takes what no earlier
 batch has taken, so neither a late night nor one that runs twice takes a file twice.

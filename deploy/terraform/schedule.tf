@@ -13,8 +13,9 @@ resource "google_cloud_run_v2_job" "batch" {
     template {
       service_account = google_service_account.launcher.email
       timeout         = "${var.batch_hours * 3600}s"
-      # Cloud Run cannot tell exit codes apart. Another try goes on after a signal (75) or a kill, of which the lease runs
-      # out in two minutes; after drift (4) or wrong usage (2) it ends as before, having changed nothing.
+      # Cloud Run cannot tell exit codes apart. Another try goes on after a signal (75). After a kill the workers go on and
+      # hold the lease until all is scored, which may outlast these tries: then the next night publishes first what is
+      # left. After drift (4) or wrong usage (2) it ends as before, having changed nothing.
       max_retries = 3
 
       containers {
