@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 
-from pipelines import commits, options, runners
+from pipelines import commits, options
 from pipelines.errors import UsageError
 from pipelines.runners import Layout
 from pipelines.score import add_scoring_flags, scoring_request
@@ -163,12 +163,7 @@ class BatchConfig:
             CurationError: the rater cannot be loaded.
         """
         parser = FlagParser(self.path)
-        args, beam_args = options.parse(parser, self.argv(output, inputs))
-        try:
-            layout = runners.choose(beam_args, args.local_workers)
-        except runners.UnknownFlagError as error:
-            parser.error(str(error))
-        options.make_absolute(args, layout)
+        args, layout = options.parse_run(parser, self.argv(output, inputs))
         selection = options.selection_request(args)
         return scoring_request(args, layout), selection, layout
 

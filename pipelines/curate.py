@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, references, runners, scoring
+from pipelines import command, ledger, options, references, scoring
 from pipelines.score import add_scoring_flags, scoring_request
 from pipelines.work import Work
 from rater_model.scorer import limit_cpu_threads
@@ -36,12 +36,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     add_scoring_flags(parser)
     options.add_selection_flags(parser)
     options.add_local_flags(parser)
-    args, beam_args = options.parse(parser, argv)
-    try:
-        layout = runners.choose(beam_args, args.local_workers)
-    except runners.UnknownFlagError as error:
-        parser.error(str(error))
-    options.make_absolute(args, layout)
+    args, layout = options.parse_run(parser, argv)
     limit_cpu_threads()
     selection = options.selection_request(args)
     request = scoring_request(args, layout)

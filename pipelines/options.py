@@ -421,6 +421,23 @@ def _refuse_paths(args: argparse.Namespace) -> None:
             raise UsageError(f"--output: {place} is a file, give a folder")
 
 
+def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Layout]:
+    """Our flags, and where the run happens, which the rest of the flags says.
+
+    Raises:
+        UsageError: a path or a runner that cannot be meant.
+        FlinkError: a Flink cluster that does not answer, or has fewer slots than are asked for.
+        SystemExit: any other wrong usage.
+    """
+    args, beam_args = parse(parser, argv)
+    try:
+        layout = runners.choose(beam_args, args.local_workers)
+    except runners.UnknownFlagError as error:
+        parser.error(str(error))
+    make_absolute(args, layout)
+    return args, layout
+
+
 def make_absolute(args: argparse.Namespace, layout: Layout) -> None:
     """Makes local paths absolute where the workers are other processes, started in folders of their own.
 

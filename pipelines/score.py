@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, commits, options, runners, scoring
+from pipelines import command, commits, options, scoring
 from pipelines.runners import Layout
 from pipelines.scoring import ScoringRequest
 from pipelines.work import Work
@@ -94,12 +94,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     options.add_input_flags(parser)
     add_scoring_flags(parser)
     options.add_local_flags(parser)
-    args, beam_args = options.parse(parser, argv)
-    try:
-        layout = runners.choose(beam_args, args.local_workers)
-    except runners.UnknownFlagError as error:
-        parser.error(str(error))
-    options.make_absolute(args, layout)
+    args, layout = options.parse_run(parser, argv)
     limit_cpu_threads()
     request = scoring_request(args, layout)
     files = scoring.preflight(request)

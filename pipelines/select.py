@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, runners, selecting
+from pipelines import command, ledger, options, selecting
 from pipelines.work import Work
 
 COMMAND = "datarater-select"
@@ -32,12 +32,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     options.add_output_flag(parser)
     options.add_selection_flags(parser)
     options.add_local_flags(parser)
-    args, beam_args = options.parse(parser, argv)
-    try:
-        layout = runners.choose(beam_args, args.local_workers)
-    except runners.UnknownFlagError as error:
-        parser.error(str(error))
-    options.make_absolute(args, layout)
+    args, layout = options.parse_run(parser, argv)
     request = options.selection_request(args)
     selecting.first_cutoffs(request)
     ledger.check_rule(request.selection, request.rule_fields())
