@@ -2,7 +2,9 @@ import gzip
 import io
 import json
 import random
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from pipelines import commits
 from rater_model.checkpoint import RaterCheckpoint, save_rater
 from rater_model.rater import RaterConfig, initialise_rater
 from rater_model.tokenizer import ByteTokenizer
@@ -91,3 +94,20 @@ def write_corpus(folder: Path) -> list[dict[str, Any]]:
     pq.write_table(table, buffer, row_group_size=25)
     (folder / "d.parquet").write_bytes(buffer.getvalue())
     return [record for part in records for record in part]
+
+
+def check_that_one_writer_wins(folder: str) -> None:
+    """Lets four writers commit different bytes at once, under five names."""
+    for number in range(5):
+        path = f"{folder}/{number}"
+        gate = threading.Barrier(4)
+
+        def commit(content: bytes, path: str = path, gate: threading.Barrier = gate) -> bool:
+            gate.wait()
+            return commits.commit_if_absent(path, content)
+
+        contents = [bytes([65 + writer]) * 1000 for writer in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            won = list(pool.map(commit, contents))
+        assert sum(won) == 1
+        assert commits.read_bytes(path) == contents[won.index(True)]

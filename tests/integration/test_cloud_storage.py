@@ -4,9 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from pipelines import commits, curate, select
 from pipelines.errors import RunFolderError, RunFolderPermissionError
 from rater_model import exit_codes
 from tests.cloud_storage import LOST, CloudStorage, Request, cloud_storage, times, used_here
-from tests.integration.conftest import as_lines, make_records
+from tests.integration.conftest import as_lines, check_that_one_writer_wins, make_records
 
 BUCKET = "corpus-bucket"
 SUBPROCESS_SECONDS = 300
@@ -40,19 +38,7 @@ def uploads_of(name: str) -> Any:
 
 
 def test_of_two_writers_with_different_bytes_one_wins(store: CloudStorage) -> None:
-    for number in range(5):
-        path = f"gs://{BUCKET}/race/{number}"
-        gate = threading.Barrier(4)
-
-        def commit(content: bytes, path: str = path, gate: threading.Barrier = gate) -> bool:
-            gate.wait()
-            return commits.commit_if_absent(path, content)
-
-        contents = [bytes([65 + writer]) * 1000 for writer in range(4)]
-        with ThreadPoolExecutor(4) as pool:
-            won = list(pool.map(commit, contents))
-        assert sum(won) == 1
-        assert commits.read_bytes(path) == contents[won.index(True)]
+    check_that_one_writer_wins(f"gs://{BUCKET}/race")
 
 
 def test_a_staged_file_never_replaces_another(store: CloudStorage, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 import io
 import json
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from rater_model import exit_codes
 from rater_model.checkpoint import load_rater
 from rater_model.documents import list_files, read_file
 from rater_model.records import Document
-from tests.integration.conftest import write_corpus
+from tests.integration.conftest import check_that_one_writer_wins, write_corpus
 
 BUCKET = "corpus-bucket"
 
@@ -46,19 +44,7 @@ def store() -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_of_writers_at_once_one_wins(store: Any, tmp_path: Path) -> None:
-    for number in range(5):
-        path = f"s3://{BUCKET}/race/{number}"
-        gate = threading.Barrier(4)
-
-        def commit(content: bytes, path: str = path, gate: threading.Barrier = gate) -> bool:
-            gate.wait()
-            return commits.commit_if_absent(path, content)
-
-        contents = [bytes([65 + writer]) * 1000 for writer in range(4)]
-        with ThreadPoolExecutor(4) as pool:
-            won = list(pool.map(commit, contents))
-        assert sum(won) == 1
-        assert commits.read_bytes(path) == contents[won.index(True)]
+    check_that_one_writer_wins(f"s3://{BUCKET}/race")
 
 
 @pytest.mark.slow
