@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -19,7 +23,152 @@ from rater_model.transformer import TransformerConfig
 
 
 class ConfigError(ValueError):
-    """A config value that cannot be used; the message names the field."""
+    """A config value that cannot be used; the message names the field, the value and what is allowed."""
+
+
+class _Allowed(NamedTuple):
+    holds: Callable[[Any], bool]
+    must: str  # what stands between the field and its value in a refusal
+
+
+class _Rule(NamedTuple):
+    """What a field may be; `where` says in which configs it counts for anything."""
+
+    field: str
+    allowed: _Allowed
+    where: Callable[[ConfigDict], bool] = lambda config: True
+    because: str = ""
+
+
+def _at_least(least: int, unit: str = "") -> _Allowed:
+    return _Allowed(lambda x: x >= least, f"be at least {least}{unit}")
+
+
+def _one_of(*choices: str) -> _Allowed:
+    return _Allowed(lambda x: x in choices, f"be one of {choices}")
+
+
+def _is_dtype(name: str) -> bool:
+    return name in ("float32", "bfloat16") or (name == "float64" and jax.dtypes.canonicalize_dtype(name) == name)
+
+
+def _are_ngram_orders(orders: tuple[int, ...]) -> bool:
+    return all(isinstance(n, int) and n >= 2 for n in orders) and len(set(orders)) == len(orders)
+
+
+# As float32 has them, in which all of these are used: a smaller epsilon is 0 there, a larger decay rate 1.
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
+
+_COUNT, _COUNT_OR_0 = _at_least(1), _at_least(0)
+_POSITIVE = _Allowed(lambda x: _TINY <= x <= _HUGE, "be above 0 and finite in float32")
+_NOT_NEGATIVE = _Allowed(lambda x: 0 <= x <= _HUGE, "be at least 0 and finite in float32")
+_DECAY_RATE = _Allowed(lambda x: 0 <= x <= _BELOW_1, "lie in [0, 1) in float32")
+_DTYPE = _Allowed(_is_dtype, "be 'float32' or 'bfloat16' (or 'float64' where JAX_ENABLE_X64 is set)")
+_OFF = _Allowed(lambda x: not x, "be False")
+
+
+def _adam(config: ConfigDict) -> bool:
+    return config.inner_optimiser.name != "sgd"
+
+
+def _bpe(config: ConfigDict) -> bool:
+    return config.tokenizer.kind == "bpe"
+
+
+def _warmed_up(config: ConfigDict) -> bool:
+    return config.population.warmup_steps != 0
+
+
+# Every field of `configs/default.py` in its order, but for free texts, switches that stand alone, and
+# `*.attention` and `meta_gradient.mode`, about which their own classes have more to say.
+_RULES = (
+    _Rule("seed", _Allowed(lambda x: 0 <= x <= 2**32 - 3, "be from 0 to 2**32 - 3")),  # 32 bits for seed + 2
+    _Rule("meta_steps", _COUNT),
+    _Rule("inner_updates", _COUNT),
+    _Rule(
+        "inner_batch", _at_least(2), because="of a single window the softmax over the batch is 1, whatever its score"
+    ),
+    _Rule("outer_batch", _COUNT),
+    _Rule("length", _at_least(2, " tokens")),
+    _Rule(
+        "data.outer_share",
+        _Allowed(lambda x: 0 < x < 1, "lie between 0 and 1"),
+        lambda config: not config.data.outer,
+        "data.outer is empty, so that share of the pool is held out",
+    ),
+    _Rule("data.windows", _one_of(*WINDOW_MODES)),
+    _Rule("data.shuffle_buffer", _COUNT),
+    _Rule("data.minimum_length", _COUNT_OR_0),
+    _Rule("tokenizer.kind", _one_of("byte", "bpe")),
+    _Rule(
+        "tokenizer.vocabulary_size",
+        _Allowed(lambda x: x >= ByteTokenizer.vocabulary_size, "be a vocabulary of at least 258 ids"),
+        _bpe,
+        "every byte has one, and two are special",
+    ),
+    _Rule("tokenizer.training_documents", _COUNT, _bpe),
+    _Rule("rater.width", _COUNT),
+    _Rule("rater.heads", _COUNT),
+    _Rule("rater.mlp_width", _COUNT),
+    _Rule("rater.layers", _COUNT),
+    _Rule("rater.ngram_orders", _Allowed(_are_ngram_orders, "be distinct whole numbers of at least 2")),
+    _Rule("rater.ngram_rows", _COUNT, lambda config: bool(config.rater.ngram_orders)),
+    _Rule("rater.dtype", _DTYPE),
+    _Rule("rater.attention_block", _COUNT),
+    _Rule("inner_model.width", _COUNT),
+    _Rule("inner_model.heads", _COUNT),
+    _Rule("inner_model.mlp_width", _COUNT),
+    _Rule("inner_model.layers", _COUNT),
+    _Rule("inner_model.dtype", _DTYPE),
+    _Rule(
+        "inner_model.save_products",
+        _OFF,
+        lambda config: not config.inner_model.rematerialise_blocks,
+        "nothing is recomputed that it could save; set inner_model.rematerialise_blocks too",
+    ),
+    _Rule("inner_model.attention_block", _COUNT),
+    _Rule("inner_model.loss_chunk", _COUNT_OR_0),
+    _Rule("inner_optimiser.name", _one_of("adam", "adamw", "sgd")),
+    _Rule("inner_optimiser.learning_rate", _POSITIVE),
+    _Rule("inner_optimiser.b1", _DECAY_RATE, _adam),
+    _Rule("inner_optimiser.b2", _DECAY_RATE, _adam),
+    _Rule("inner_optimiser.eps_root", _POSITIVE, _adam, "Adam is differentiated at zero moments"),
+    _Rule("inner_optimiser.weight_decay", _NOT_NEGATIVE, lambda config: config.inner_optimiser.name == "adamw"),
+    _Rule("inner_optimiser.momentum", _DECAY_RATE, lambda config: config.inner_optimiser.name == "sgd"),
+    _Rule("meta_optimiser.learning_rate", _POSITIVE),
+    _Rule("meta_optimiser.warmup_steps", _COUNT_OR_0),
+    _Rule("meta_optimiser.clip_norm", _POSITIVE),
+    _Rule("meta_optimiser.weight_decay", _NOT_NEGATIVE),
+    _Rule("meta_optimiser.b1", _DECAY_RATE),
+    _Rule("meta_optimiser.b2", _DECAY_RATE),
+    _Rule("meta_optimiser.epsilon", _POSITIVE, because="a parameter that has had no gradient yet would become NaN"),
+    _Rule("population.size", _COUNT),
+    _Rule("population.lifetime", _COUNT_OR_0),
+    _Rule("population.warmup_steps", _COUNT_OR_0),
+    _Rule("population.warmup_trajectories", _COUNT, _warmed_up),
+    _Rule("population.warmup_entries", _COUNT, _warmed_up),
+    _Rule("population.warmup_first_share", _Allowed(lambda x: 0 < x <= 1, "lie in (0, 1]")),
+    _Rule(
+        "meta_gradient.save_inner_gradients",
+        _OFF,
+        lambda config: not config.meta_gradient.rematerialise_updates,
+        "nothing is recomputed that it could save; set meta_gradient.rematerialise_updates too",
+    ),
+    _Rule("meta_gradient.inner_micro_batch", _COUNT_OR_0),
+    _Rule("meta_gradient.outer_micro_batch", _COUNT_OR_0),
+    _Rule("meta_gradient.rater_micro_batch", _COUNT_OR_0),
+    _Rule("placement.population", _COUNT_OR_0),
+    _Rule("placement.data", _COUNT_OR_0),
+    _Rule("report_every", _COUNT),
+    _Rule("export_every", _COUNT),
+    _Rule("checkpoint_every", _COUNT),
+    _Rule("warmup_checkpoint_every", _COUNT),
+    _Rule("keep_checkpoints", _COUNT),
+    _Rule("export.reference_documents", _COUNT),
+    _Rule("export.max_windows", _COUNT),
+    _Rule("minimum_effective_sample_share", _Allowed(lambda x: 0 <= x <= 1, "lie in [0, 1]")),
+)
 
 
 def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
@@ -93,17 +242,15 @@ def placement(config: ConfigDict) -> Placement | None:
 def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the inner models' optimiser, one that can be differentiated through.
 
-    Raises:
-        ConfigError: the name is unknown, or an Adam has no epsilon inside its root, where the derivative of a
-            parameter that has had no gradient yet would be infinite.
+    Adam's epsilon stands inside its root: outside, the derivative of a parameter that has had no gradient yet would be
+    infinite.
+
+    Args:
+        config: the whole config, as `check` lets it pass.
     """
     values = config.inner_optimiser
     if values.name == "sgd":
         return optax.sgd(values.learning_rate, momentum=values.momentum)
-    if values.name not in ("adam", "adamw"):
-        raise ConfigError(f"inner_optimiser.name must be adam, adamw or sgd, not {values.name!r}")
-    if values.eps_root <= 0:
-        raise ConfigError("inner_optimiser.eps_root must be above 0: Adam is differentiated at zero moments")
     moments = {"b1": values.b1, "b2": values.b2, "eps": 0.0, "eps_root": values.eps_root}
     if values.name == "adam":
         return optax.adam(values.learning_rate, **moments)
@@ -136,31 +283,35 @@ def _named(section: str) -> Iterator[None]:
         raise ConfigError(f"config.{section}: {error}") from error
 
 
+def _check_rule(config: ConfigDict, rule: _Rule) -> None:
+    """Refuses a value that a rule does not allow."""
+    try:
+        value = functools.reduce(lambda part, name: part[name], rule.field.split("."), config)
+    except KeyError as error:
+        raise ConfigError(f"{rule.field} is missing: begin with meta_training/configs/default.py") from error
+    try:
+        fine = not rule.where(config) or rule.allowed.holds(value)
+    except TypeError:  # None, which a field of any type can be set to
+        fine = False
+    if not fine:
+        because = f": {rule.because}" if rule.because else ""
+        raise ConfigError(f"{rule.field} must {rule.allowed.must}, not {value!r}{because}")
+
+
 def check(config: ConfigDict) -> None:
     """Refuses a config that cannot be trained with, before any work.
 
     Raises:
         ConfigError: a value is missing or out of its range.
     """
+    for rule in _RULES:
+        _check_rule(config, rule)
     if not config.data.inner:
         raise ConfigError("data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'")
-    counts = ["meta_steps", "inner_updates", "inner_batch", "outer_batch", "report_every", "export_every"]
-    for name in [*counts, "checkpoint_every", "warmup_checkpoint_every", "keep_checkpoints"]:
-        if config[name] < 1:
-            raise ConfigError(f"{name} must be at least 1, not {config[name]}")
-    if config.length < 2:
-        raise ConfigError(f"length must be at least 2 tokens, not {config.length}")
-    if config.data.windows not in WINDOW_MODES:
-        raise ConfigError(f"data.windows must be one of {WINDOW_MODES}, not {config.data.windows!r}")
-    for name in ("inner_optimiser.learning_rate", "meta_optimiser.learning_rate", "meta_optimiser.clip_norm"):
-        section, field = name.split(".")
-        if not config[section][field] > 0:
-            raise ConfigError(f"{name} must be above 0, not {config[section][field]}")
-    for field in ("reference_documents", "max_windows"):
-        if config.export[field] < 1:
-            raise ConfigError(f"export.{field} must be at least 1, not {config.export[field]}")
-    if config.tokenizer.kind not in ("byte", "bpe"):
-        raise ConfigError(f"tokenizer.kind must be 'byte' or 'bpe', not {config.tokenizer.kind!r}")
+    if config.data.windows == "document" and config.data.minimum_length > config.length:
+        raise ConfigError(
+            f"data.minimum_length ({config.data.minimum_length}) must be at most length ({config.length})"
+        )
     with _named("rater"):
         rater_config(config, ByteTokenizer())
     with _named("inner_model"):
@@ -172,5 +323,3 @@ def check(config: ConfigDict) -> None:
     with _named("placement"):
         PlacementConfig(**config.placement)
     _check_micro_batches(config, 1)
-    inner_optimiser(config)
-    meta_optimiser(config)

@@ -2,13 +2,16 @@
 
 import dataclasses
 import importlib
+import pkgutil
+import re
 from typing import Any
 
+import flax.traverse_util
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from meta_training import settings
+from meta_training import configs, settings
 from meta_training.configs import default
 from meta_training.language_model import initialise_language_model
 from meta_training.meta_gradient import MetaGradientConfig
@@ -17,6 +20,13 @@ from rater_model.rater import count_parameters, initialise_rater_shapes
 from rater_model.tokenizer import ByteTokenizer
 
 PAPER = ("pile", "c4", "c4_noclean")
+SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+NEEDS_A_POOL = ("default", "mixed_corpus")  # whose data.inner the command line gives
+# What settings.check leaves to those who use it, or to the dataclasses made of it.
+FREE = {
+    *("data.inner", "data.outer", "data.text_field", "data.tfds_data_dir"),
+    *("rater.attention", "inner_model.attention", "meta_gradient.mode"),
+}
 
 
 def config_of(name: str) -> ConfigDict:
@@ -37,6 +47,35 @@ def test_the_config_file_and_the_dataclass_have_the_same_defaults() -> None:
     assert settings.population_config(config) == PopulationConfig()
 
 
+def flat(config: ConfigDict) -> dict[str, Any]:
+    fields: dict[str, Any] = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    return fields
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_are_accepted(name: str) -> None:
+    config = config_of(name)
+    assert bool(config.data.inner) == (name not in NEEDS_A_POOL)
+    config.data.inner = config.data.inner or "corpus/*.jsonl"
+    settings.check(config)
+    assert flat(config).keys() == flat(default.get_config()).keys()
+
+
+@pytest.mark.parametrize("field", sorted(flat(default.get_config()).keys() - FREE))
+def test_no_field_takes_whatever_is_given(field: str) -> None:
+    """A new field needs a range; a switch has one by its type."""
+    if isinstance(flat(default.get_config())[field], bool):
+        with pytest.raises(TypeError):
+            config_with(**{field: "nonsense"})
+        return
+    config = config_with(tokenizer__kind="bpe", inner_optimiser__name="adamw")
+    if field == "inner_optimiser.momentum":
+        config.inner_optimiser.name = "sgd"
+    config.update_from_flattened_dict({field: None})
+    with pytest.raises(settings.ConfigError, match=rf"^{re.escape(field)} must .*, not None"):
+        settings.check(config)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
     config = config_of(name)
@@ -52,15 +91,26 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
         "meta_optimiser.warmup_steps": 100,
         "meta_optimiser.clip_norm": 0.01,
         "meta_optimiser.weight_decay": 0.1,
+        "data.inner": {"pile": "pile/train/*.jsonl.zst", "c4": "tfds:c4/en:train"}.get(
+            name, "tfds:c4/en.noclean:train"
+        ),
+        "data.outer": "",
         "data.windows": "packed",
         "inner_optimiser.name": "adam",
         "meta_gradient.mode": "mixed",
+        "rater.ngram_orders": (),
     }
-    for field, value in stated.items():
-        found: Any = config
-        for part in field.split("."):
-            found = found[part]
-        assert found == value, field
+    ours = {
+        "data.outer_share": 0.01,
+        "data.text_field": "text",
+        "data.shuffle_buffer": 65_536,
+        "rater.heads": 8,
+        "rater.dtype": "bfloat16",
+        "inner_model.heads": 10,
+        "inner_model.dtype": "bfloat16",
+    }
+    found = flat(config)
+    assert {field: found[field] for field in stated | ours} == stated | ours
 
     class Tokenizer(ByteTokenizer):
         vocabulary_size = config.tokenizer.vocabulary_size
@@ -80,7 +130,7 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
             r"config\.inner_model: attention 'cudnn' is a fused kernel without a jvp",
         ),
         ({"rater__attention": "flash"}, r"config\.rater: attention 'flash' is a fused kernel"),
-        ({"inner_model__loss_chunk": -1}, r"config\.inner_model: loss_chunk must be at least 0"),
+        ({"inner_model__loss_chunk": -1}, r"inner_model\.loss_chunk must be at least 0, not -1"),
         ({"meta_gradient__mode": "forward"}, r"config\.meta_gradient: meta_gradient\.mode must be"),
         ({"meta_gradient__inner_micro_batch": -2}, r"meta_gradient\.inner_micro_batch must be at least 0, not -2"),
         (
@@ -95,15 +145,134 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
             {"meta_gradient__rater_micro_batch": 7},
             r"meta_gradient\.rater_micro_batch \(7\) must divide inner_updates x",
         ),
-        ({"placement__data": -1}, r"placement\.data must be at least 0"),
-        ({"inner_optimiser__eps_root": 0.0}, r"inner_optimiser\.eps_root must be above 0"),
-        ({"inner_optimiser__name": "lion"}, r"inner_optimiser\.name must be adam, adamw or sgd, not 'lion'"),
-        ({"population__size": 0}, r"config\.population: population\.size must be at least 1"),
+        ({"placement__data": -1}, r"placement\.data must be at least 0, not -1"),
+        ({"inner_model__width": 66}, r"config\.inner_model: width 66 must be a multiple of 2 x heads \(2\)"),
+        (
+            {"data__windows": "document", "data__minimum_length": 300},
+            r"data\.minimum_length \(300\) must be at most length \(256\)",
+        ),
+        (
+            {"inner_model__save_products": True},
+            r"inner_model\.save_products must be False, not True: .* set inner_model\.rematerialise_blocks too",
+        ),
+        (
+            {"meta_gradient__save_inner_gradients": True},
+            r"meta_gradient\.save_inner_gradients must be False, not True: .* set meta_gradient\.rematerialise_updates",
+        ),
+        (
+            {"inner_optimiser__eps_root": 0.0},
+            r"inner_optimiser\.eps_root must be above 0 and finite in float32, not 0\.0: Adam is",
+        ),
+        ({"inner_optimiser__name": "lion"}, r"inner_optimiser\.name must be .*'adamw', 'sgd'.*, not 'lion'"),
+        ({"population__size": 0}, r"^population\.size must be at least 1, not 0$"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(settings.ConfigError, match=message):
         settings.check(config_with(**changes))
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "others"),
+    [
+        ("seed", (-1, 2**32 - 2), {}),
+        ("inner_batch", (0, 1), {}),
+        ("outer_batch", (0,), {}),
+        ("length", (1,), {}),
+        ("checkpoint_every", (0,), {}),
+        ("keep_checkpoints", (0,), {}),
+        ("data.outer_share", (0.0, 1.0, NAN), {}),
+        ("data.windows", ("rows",), {}),
+        ("data.shuffle_buffer", (0,), {}),
+        ("data.minimum_length", (-3,), {}),
+        ("tokenizer.kind", ("words",), {}),
+        ("tokenizer.vocabulary_size", (0, 257), {"tokenizer.kind": "bpe"}),
+        ("tokenizer.training_documents", (0,), {"tokenizer.kind": "bpe"}),
+        ("rater.width", (0, -64), {}),
+        ("rater.heads", (0,), {}),
+        ("rater.layers", (0,), {}),
+        ("rater.ngram_orders", ((1,), (2, 2), (2.5,), ("two",)), {}),
+        ("rater.ngram_rows", (0,), {}),
+        ("rater.dtype", ("bf16", "int8", "float16", "float64", ""), {}),
+        ("inner_model.dtype", ("bf16", "int8", "float16", "float64", ""), {}),
+        ("inner_model.mlp_width", (0,), {}),
+        ("inner_model.attention_block", (0,), {}),
+        ("inner_optimiser.learning_rate", (0.0, -1e-3, INF, NAN), {}),
+        ("inner_optimiser.b1", (1.0, -0.1, 1 - 1e-9, NAN), {}),
+        ("inner_optimiser.b2", (1.0, 1.5), {}),
+        ("inner_optimiser.eps_root", (NAN, -1e-8, 1e-40), {}),
+        ("inner_optimiser.weight_decay", (-1.0, INF), {"inner_optimiser.name": "adamw"}),
+        ("inner_optimiser.momentum", (-2.0, 1.0), {"inner_optimiser.name": "sgd"}),
+        ("meta_optimiser.learning_rate", (0.0, INF, NAN), {}),
+        ("meta_optimiser.warmup_steps", (-5,), {}),
+        ("meta_optimiser.clip_norm", (0.0, -1.0, INF, NAN), {}),
+        ("meta_optimiser.weight_decay", (-1.0, NAN), {}),
+        ("meta_optimiser.b1", (1.0,), {}),
+        ("meta_optimiser.b2", (1.0,), {}),
+        ("meta_optimiser.epsilon", (0.0, -1e-8, INF), {}),
+        ("population.lifetime", (-1,), {}),
+        ("population.warmup_steps", (-1,), {}),
+        ("population.warmup_trajectories", (0,), {}),
+        ("population.warmup_entries", (0,), {}),
+        ("population.warmup_first_share", (0.0, 1.1, NAN), {}),
+        ("placement.population", (-1,), {}),
+        ("export.max_windows", (0,), {}),
+        ("minimum_effective_sample_share", (-0.1, 1.1, NAN), {}),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_field_and_value(
+    field: str, values: tuple[Any, ...], others: dict[str, Any]
+) -> None:
+    settings.check(config_with(**others))
+    for value in values:
+        with pytest.raises(settings.ConfigError, match=rf"^{re.escape(field)} must .*, not {re.escape(repr(value))}"):
+            settings.check(config_with(**others, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 2**32 - 3},
+        {"meta_optimiser.learning_rate": 1e30},  # absurd, but a number: it is for the run to say what came of it
+        {"inner_optimiser.b1": 0.0, "inner_optimiser.b2": 0.0},
+        {"inner_optimiser.name": "sgd", "inner_optimiser.momentum": 0.0, "inner_optimiser.eps_root": 0.0},
+        {"inner_optimiser.momentum": 1.5, "inner_optimiser.weight_decay": -1.0},  # not of Adam
+        {"data.outer": "target/*.jsonl", "data.outer_share": 0.0},
+        {"data.minimum_length": 0, "data.windows": "document"},
+        {"data.minimum_length": 300},  # not of packed windows
+        {"tokenizer.vocabulary_size": 0},  # not of bytes
+        {"tokenizer.kind": "bpe", "tokenizer.vocabulary_size": 258},
+        {"rater.ngram_orders": (), "rater.ngram_rows": 0},
+        {"rater.dtype": "bfloat16", "inner_model.dtype": "bfloat16"},
+        {"meta_optimiser.warmup_steps": 0, "meta_optimiser.weight_decay": 0.0},
+        {"population.lifetime": 0},
+        {"population.warmup_steps": 0, "population.warmup_entries": 0, "population.warmup_trajectories": 0},
+        {"population.warmup_first_share": 1.0},
+        {"minimum_effective_sample_share": 0.0},
+        {"inner_model.save_products": True, "inner_model.rematerialise_blocks": True},
+        {"meta_gradient.save_inner_gradients": True, "meta_gradient.rematerialise_updates": True},
+    ],
+)
+def test_values_at_the_edge_and_values_that_count_for_nothing_pass(changes: dict[str, Any]) -> None:
+    config = config_with(**changes)
+    settings.check(config)
+    settings.inner_optimiser(config)
+    settings.meta_optimiser(config)
+
+
+def test_float64_passes_where_jax_has_it() -> None:
+    with jax.enable_x64(True):
+        settings.check(config_with(**{"rater.dtype": "float64", "inner_model.dtype": "float64"}))
+
+
+def test_a_missing_field_is_named() -> None:
+    config = config_with()
+    del config.meta_optimiser.epsilon
+    with pytest.raises(settings.ConfigError, match=r"^meta_optimiser\.epsilon is missing"):
+        settings.check(config)
 
 
 def test_micro_batches_are_checked_against_each_devices_part(monkeypatch: pytest.MonkeyPatch) -> None:
