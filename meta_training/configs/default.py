@@ -6,6 +6,12 @@
 The paper (arXiv 2505.17895) states: 2 inner updates, population 8, batches of 128, Adam with decoupled weight decay
 0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, a 50M rater over 400M inner models. Where a default
 differs, it is because this one is made to learn in minutes on a CPU; the comment says so.
+
+It does not state, so these are ours: the tokenizer, widths, heads and layers, learning rates, Adam's decay rates and
+epsilons, the inner models' lifetime. Nor does it state these, which no field changes:
+- the rater's score is the mean over valid tokens of the last hidden states, times a head without a bias;
+- blocks (the paper: Chinchilla's family) have RMSNorm before each part, rotary positions and a gated MLP, no biases;
+- the inner Adam's epsilon stands inside its root, `eps_root`, and is 0 outside.
 """
 
 from ml_collections import ConfigDict

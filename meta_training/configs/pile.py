@@ -9,7 +9,8 @@ for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step takes 1.1 GiB o
 them on each. Not run by us, so there is no running time to tell. The result to expect is the paper's: discarding 75% of
 the Pile by this rater saved 27.6% of the compute of a 1B model on its own validation set, and 46.6% on HellaSwag.
 
-Every value is said to be the paper's (arXiv 2505.17895) or ours, where the paper does not state it.
+Every value is said to be the paper's (arXiv 2505.17895) or ours, where the paper does not state it; what is not set
+here is ours, as in `default.py`. Comments say the same of what no field changes.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +38,8 @@ def get_config() -> ConfigDict:
     config.tokenizer.vocabulary_size = 32_000  # ours
     config.tokenizer.training_documents = 200_000  # ours
 
+    # Paper: a non-causal transformer, one scalar a sequence. Ours: mean pooling over valid tokens, a head without bias.
+    # Paper: of Chinchilla's family, as the inner models. Ours: RMSNorm, rotary positions, a gated MLP, no biases.
     config.rater.width = 512  # paper: 50M parameters, of the inner models' family; these four are ours: 48.5M
     config.rater.heads = 8
     config.rater.mlp_width = 1408
@@ -64,7 +67,7 @@ def get_config() -> ConfigDict:
     config.inner_optimiser.learning_rate = 1e-3  # ours: what the paper trains models of this size with
     config.inner_optimiser.b1 = 0.9  # ours
     config.inner_optimiser.b2 = 0.999  # ours
-    config.inner_optimiser.eps_root = 1e-8  # ours
+    config.inner_optimiser.eps_root = 1e-8  # ours, and ours that outside the root Adam's epsilon is 0
 
     config.meta_optimiser.learning_rate = 1e-3  # ours
     config.meta_optimiser.warmup_steps = 100  # paper
@@ -87,10 +90,10 @@ def get_config() -> ConfigDict:
     config.meta_gradient.rater_micro_batch = 8
 
     config.placement.population = 0  # paper: a group of devices for each inner model
-    config.placement.data = 0
+    config.placement.data = 0  # ours: all devices of a group
     config.placement.shard_parameters = True  # ours
 
-    config.report_every = 10
+    config.report_every = 10  # ours
     config.export_every = 250  # ours
     config.checkpoint_every = 100  # ours
     config.export.reference_documents = 4096  # ours
