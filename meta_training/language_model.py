@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rater_model.transformer import Transformer, TransformerConfig
+from rater_model.transformer import Embedding, Transformer, TransformerConfig
 
 Params = Any  # a nested dict of arrays, as Flax makes it
 
@@ -63,19 +63,14 @@ class LanguageModel(nn.Module):
     def __call__(self, tokens_BxL: jax.Array, read_out: bool = True) -> jax.Array:
         """Returns logits_BxLxV, in float32 at least; without `read_out`, the last hidden states, [B, L, D]."""
         config, shape = self.config, self.config.transformer
-        dtypes: dict[str, Any] = {"dtype": shape.dtype, "param_dtype": shape.param_dtype}
-        x_BxLxD = nn.Embed(
-            config.vocabulary_size,
-            shape.width,
-            embedding_init=nn.initializers.normal(stddev=1.0),
-            name="token_embedding",
-            **dtypes,
-        )(tokens_BxL)
+        x_BxLxD = Embedding(config.vocabulary_size, shape, 1.0, name="token_embedding")(tokens_BxL)
         everything_1x1xL = jnp.ones((1, 1, tokens_BxL.shape[1]), bool)
         x_BxLxD = Transformer(shape, causal=True, name="transformer")(x_BxLxD, everything_1x1xL)
         if not read_out:
             return x_BxLxD
-        logits_BxLxV = nn.Dense(config.vocabulary_size, use_bias=False, name="readout", **dtypes)(x_BxLxD)
+        logits_BxLxV = nn.Dense(
+            config.vocabulary_size, use_bias=False, dtype=shape.dtype, param_dtype=shape.param_dtype, name="readout"
+        )(x_BxLxD)
         return logits_BxLxV.astype(jnp.promote_types(logits_BxLxV.dtype, jnp.float32))
 
 

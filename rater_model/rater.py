@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rater_model.transformer import Transformer, TransformerConfig
+from rater_model.transformer import Embedding, Transformer, TransformerConfig
 
 Params = Any  # a nested dict of arrays, as Flax makes it
 
@@ -115,21 +115,10 @@ class Rater(nn.Module):
         """
         config = self.config
         shape = config.transformer
-        dtypes: dict[str, Any] = {"dtype": shape.dtype, "param_dtype": shape.param_dtype}
-        embedding = nn.initializers.normal(stddev=0.5)
-        x_BxLxD = nn.Embed(
-            config.vocabulary_size, shape.width, embedding_init=embedding, name="token_embedding", **dtypes
-        )(tokens_BxL)
+        x_BxLxD = Embedding(config.vocabulary_size, shape, 0.5, name="token_embedding")(tokens_BxL)
         for order in config.ngram_orders:
             rows_BxL = hash_ngrams(tokens_BxL, order, config.ngram_rows)
-            table = nn.Embed(
-                config.ngram_rows,
-                shape.width,
-                embedding_init=embedding,
-                name=f"ngram_{order}_embedding",
-                **dtypes,
-            )
-            x_BxLxD = x_BxLxD + table(rows_BxL)
+            x_BxLxD = x_BxLxD + Embedding(config.ngram_rows, shape, 0.5, name=f"ngram_{order}_embedding")(rows_BxL)
         x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, mask_BxL[:, None, :])
         x_BxLxD = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
         valid_BxLx1 = mask_BxL[:, :, None].astype(x_BxLxD.dtype)

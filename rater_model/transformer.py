@@ -124,10 +124,10 @@ def attend(q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mas
     Returns:
         The mixed values, shape [B, L, H, K].
     """
-    logits = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, k_BxLxHxK)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
+    logits = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, k_BxLxHxK, preferred_element_type=dtype)
     # A finite fill: a row that may look at nothing (all padding) gets a mean, not NaN.
-    logits = jnp.where(mask_BxLxL[:, None], logits, jnp.finfo(logits.dtype).min)
+    logits = jnp.where(mask_BxLxL[:, None], logits, jnp.finfo(dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v_BxLxHxK.dtype)
     return jnp.einsum("bhqs,bshk->bqhk", weights, v_BxLxHxK)
 
@@ -275,6 +275,34 @@ def _attend_in_blocks_backward(
 
 
 attend_in_blocks.defvjp(_attend_in_blocks_forward, _attend_in_blocks_backward)
+
+
+class Embedding(nn.Module):
+    """A table of learned vectors: ids in, their rows out in the compute dtype.
+
+    Rows are looked up first and cast then. The other way round, as `nn.Embed` does it, the derivative of a row is
+    summed in the compute dtype, and in bfloat16 a sum over the hundreds of places of a frequent token stands still.
+
+    Attributes:
+        rows: N, or V of a vocabulary.
+        config: of the stack that reads the rows.
+        deviation: standard deviation of the initial numbers.
+    """
+
+    rows: int
+    config: TransformerConfig
+    deviation: float
+
+    @nn.compact
+    def __call__(self, ids_BxL: jax.Array) -> jax.Array:
+        """Returns the rows, shape [B, L, D]."""
+        table_NxD = self.param(
+            "embedding",
+            nn.initializers.normal(stddev=self.deviation),
+            (self.rows, self.config.width),
+            jnp.dtype(self.config.param_dtype),
+        )
+        return jnp.take(table_NxD, ids_BxL, axis=0).astype(self.config.dtype)
 
 
 class RMSNorm(nn.Module):

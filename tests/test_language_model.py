@@ -1,5 +1,6 @@
 """The inner model: causal, and its loss a mean over what a window really holds."""
 
+import dataclasses
 from typing import cast
 
 import jax
@@ -50,3 +51,22 @@ def test_padding_changes_no_loss() -> None:
     tokens = jnp.asarray([[1, 2, 3, 0, 0, 0], [1, 2, 3, 5, 4, 5]])
     first, second = sequence_losses(CONFIG, params, Windows(tokens, jnp.asarray([3, 3])))
     assert float(first) == float(second)
+
+
+def test_in_bfloat16_a_frequent_token_gets_its_whole_gradient() -> None:
+    """A sum of a thousand and more small numbers would stand still in bfloat16."""
+    length, vocabulary = 1024, 64
+    keys = jax.random.split(jax.random.key(0), 3)
+    others = jax.random.randint(keys[0], (2, length), 1, vocabulary)
+    tokens = jnp.where(jax.random.uniform(keys[1], (2, length)) < 0.3, 0, others)
+    windows = Windows(tokens, jnp.full(2, length, jnp.int32))
+    shape = TransformerConfig(32, 2, 64, 1)
+    params = initialise_language_model(LanguageModelConfig(vocabulary, shape), keys[2])
+
+    def gradient(dtype: str) -> np.ndarray:
+        config = LanguageModelConfig(vocabulary, dataclasses.replace(shape, dtype=dtype))
+        gradient = jax.grad(lambda params: jnp.mean(sequence_losses(config, params, windows)))(params)
+        return np.asarray(gradient["token_embedding"]["embedding"])
+
+    rough, exact = gradient("bfloat16"), gradient("float32")
+    assert np.linalg.norm(rough - exact) < 0.02 * np.linalg.norm(exact)

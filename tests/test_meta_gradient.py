@@ -41,7 +41,12 @@ def float64() -> Iterator[None]:
 
 @functools.cache
 def problem(
-    config: MetaGradientConfig, steps: int, optimiser: str, dtype: str, rematerialise_blocks: bool
+    config: MetaGradientConfig,
+    steps: int,
+    optimiser: str,
+    dtype: str,
+    rematerialise_blocks: bool,
+    optimisation_level: int | None = 0,
 ) -> tuple[Callable[..., MetaGradient], Params, tuple[Any, ...]]:
     """Returns one small, fixed problem: its compiled meta-gradient, eta, and the other arguments."""
     shape = TransformerConfig(
@@ -70,7 +75,8 @@ def problem(
         config,
     )
     # The compiler's optimisations cost more here than they save.
-    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    options = {} if optimisation_level is None else {"xla_backend_optimization_level": optimisation_level}
+    compiled = jax.jit(function, compiler_options=options)
     return compiled, eta, (InnerState(theta, moments, jnp.int32(0)), inner, outer)
 
 
@@ -82,8 +88,9 @@ def meta_gradient(
     optimiser: str = "adam",
     dtype: str = "float64",
     rematerialise_blocks: bool = False,
+    optimisation_level: int | None = 0,
 ) -> MetaGradient:
-    function, eta, rest = problem(config, steps, optimiser, dtype, rematerialise_blocks)
+    function, eta, rest = problem(config, steps, optimiser, dtype, rematerialise_blocks, optimisation_level)
     return function(eta, *rest)
 
 
@@ -102,22 +109,46 @@ MIXED = [
 ]
 
 
+every_choice = pytest.mark.parametrize("config", MIXED, ids=str)
+every_blocks = pytest.mark.parametrize("rematerialise_blocks", [False, True], ids=["kept blocks", "recomputed blocks"])
+every_steps = pytest.mark.parametrize("steps", [1, 2, 4])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("config", MIXED, ids=str)
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_mixed_mode_equals_reverse_mode_in_float64(float64: None, config: MetaGradientConfig, steps: int) -> None:
+@every_choice
+@every_blocks
+@every_steps
+def test_mixed_mode_equals_reverse_mode_in_float64(
+    float64: None, config: MetaGradientConfig, rematerialise_blocks: bool, steps: int
+) -> None:
     expected = meta_gradient(REVERSE, steps=steps)
-    actual = meta_gradient(config, steps=steps, rematerialise_blocks=config.save_inner_gradients)
+    actual = meta_gradient(config, steps=steps, rematerialise_blocks=rematerialise_blocks)
     assert relative_error(actual.gradient, expected.gradient) < 1e-12
     assert relative_error(actual.inner_state.params, expected.inner_state.params) < 1e-12
     assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [MetaGradientConfig(), RECOMPUTED], ids=str)
-def test_recomputed_blocks_beside_the_other_saving_choices(float64: None, config: MetaGradientConfig) -> None:
-    actual = meta_gradient(config, steps=2, rematerialise_blocks=True)
-    assert relative_error(actual.gradient, meta_gradient(REVERSE, steps=2).gradient) < 1e-12
+@every_choice
+@every_blocks
+@every_steps
+def test_mixed_mode_equals_reverse_mode_in_float32(
+    config: MetaGradientConfig, rematerialise_blocks: bool, steps: int
+) -> None:
+    expected = meta_gradient(REVERSE, steps=steps, dtype="float32")
+    actual = meta_gradient(config, steps=steps, dtype="float32", rematerialise_blocks=rematerialise_blocks)
+    assert relative_error(actual.gradient, expected.gradient) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_the_program_as_it_is_optimised_for_use_too(dtype: str, tolerance: float) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        expected, actual = (
+            meta_gradient(config, steps=2, dtype=dtype, rematerialise_blocks=config is SAVED, optimisation_level=None)
+            for config in (REVERSE, SAVED)
+        )
+    assert relative_error(actual.gradient, expected.gradient) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -127,13 +158,6 @@ def test_mixed_mode_equals_reverse_mode_for_every_inner_optimiser(float64: None,
     expected = meta_gradient(REVERSE, steps=2, optimiser=optimiser)
     actual = meta_gradient(SAVED, steps=2, optimiser=optimiser)
     assert relative_error(actual.gradient, expected.gradient) < 1e-12
-
-
-@pytest.mark.slow
-def test_mixed_mode_equals_reverse_mode_in_float32() -> None:
-    expected = meta_gradient(REVERSE, steps=2, dtype="float32")
-    actual = meta_gradient(SAVED, steps=2, dtype="float32")
-    assert relative_error(actual.gradient, expected.gradient) < 1e-5
 
 
 @pytest.mark.parametrize(

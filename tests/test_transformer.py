@@ -1,6 +1,7 @@
 """Attention in blocks: the same numbers as plain attention, and the same derivatives, first and second."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -9,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rater_model.transformer import FUSED_ATTENTION, Transformer, TransformerConfig, attend, attend_in_blocks
+from rater_model.transformer import (
+    FUSED_ATTENTION,
+    Embedding,
+    Transformer,
+    TransformerConfig,
+    attend,
+    attend_in_blocks,
+)
 
 BATCH, LENGTH, HEADS, HEAD_WIDTH = 2, 7, 2, 4
 MASKS = {
@@ -67,13 +75,35 @@ def assert_close(actual: tuple[jax.Array, ...], expected: tuple[jax.Array, ...])
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
-def test_blocks_in_bfloat16_keep_the_dtype_and_the_sums_in_float32() -> None:
+@pytest.mark.parametrize("function", [attend, functools.partial(attend_in_blocks, block=2)], ids=["plain", "blocks"])
+def test_bfloat16_keeps_the_dtype_and_the_softmax_in_float32(function: Attend) -> None:
     arguments, _ = inputs("bfloat16")
     q, k, v = (x.astype(jnp.float64) for x in arguments)
-    exact = attend(q, k, v, jnp.asarray(MASKS["causal"]))
-    blocks = attend_in_blocks(*arguments, jnp.asarray(MASKS["causal"]), 2)
-    assert blocks.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(blocks, np.float64), exact, atol=0.05)
+    mask = jnp.asarray(MASKS["causal"])
+    exact = attend(q, k, v, mask)
+    mixed = function(*arguments, mask)
+    assert mixed.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(mixed, np.float64), exact, atol=0.03)
+
+
+def test_an_embeddings_derivatives_are_summed_in_the_precision_of_its_parameters() -> None:
+    table = Embedding(3, TransformerConfig(8, dtype="bfloat16"), 1.0)
+    ids = jnp.zeros((1, 5000), jnp.int32)
+    params = table.init(jax.random.key(0), ids)
+
+    def rows(params: Any) -> jax.Array:
+        return cast(jax.Array, table.apply(params, ids))
+
+    def gradient(params: Any) -> Any:
+        return jax.grad(lambda params: jnp.sum(rows(params).astype(jnp.float32) ** 2))(params)
+
+    assert rows(params).dtype == jnp.bfloat16
+
+    direction = jax.tree.map(jnp.ones_like, params)
+    first, second = jax.jvp(gradient, (params,), (direction,))
+    row = params["params"]["embedding"][0].astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_allclose(first["params"]["embedding"][0], 2 * 5000 * row, rtol=1e-5)
+    np.testing.assert_allclose(second["params"]["embedding"][0], np.full(8, 2 * 5000.0), rtol=1e-5)
 
 
 def test_memory_grows_with_the_length_not_with_its_square() -> None:
