@@ -82,7 +82,13 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
             "data": {
                 "identity": identity,
                 **{role: found.describe() for role, found in windows.items()},
-                "rejected": {texts.role: dict(texts.source.rejected) for texts in (inner, outer)},
+                # Files are counted whole when they are opened. A dataset counts what happens to have been read so far,
+                # which a resumed run has other reasons to read than a fresh one; what a digest covers must not differ.
+                "rejected": {
+                    texts.role: dict(texts.source.rejected)
+                    for texts in (inner, outer)
+                    if isinstance(texts.source, FileTexts)
+                },
             },
             "versions": versions(),
         },

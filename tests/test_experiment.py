@@ -1,0 +1,39 @@
+"""What stays the same from a run's first start to its last."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from meta_training.configs import default
+from meta_training.experiment import Experiment, prepare
+from tests.tensorflow_dataset import build_dataset
+from tests.training import WORDS, write_texts
+
+
+def prepared(tmp_path: Path, inner: str, tokenizer: bytes | None = None) -> Experiment:
+    config = default.get_config()
+    config.data.inner, config.data.tfds_data_dir, config.data.outer_share = inner, str(tmp_path), 0.25
+    config.length, config.export.reference_documents = 32, 8
+    config.tokenizer.kind, config.tokenizer.vocabulary_size = "bpe", 300
+    return prepare(config, tokenizer)
+
+
+@pytest.mark.parametrize("inner", ["files", "dataset"])
+def test_a_resumed_run_says_of_itself_what_a_fresh_one_does(tmp_path: Path, inner: str) -> None:
+    if inner == "files":
+        path = write_texts(tmp_path / "pool.jsonl")
+        path.write_text(path.read_text() + "no json\n")
+        name = str(path)
+    else:
+        rng = random.Random(0)
+        texts = [" ".join(rng.choices(WORDS, k=20)) for _ in range(200)]
+        build_dataset(tmp_path, {"train": [*texts, "  ", b"\xff"]})
+        name = "tfds:tiny:train"
+    fresh = prepared(tmp_path, name)
+    # With a tokenizer at hand, far fewer of a dataset's documents are read.
+    resumed = prepared(tmp_path, name, fresh.tokenizer.serialise())
+    assert resumed.provenance == fresh.provenance
+    assert resumed.data == fresh.data
+    rejected = {"inner": {"not_json": 1}, "outer": {"not_json": 1}} if inner == "files" else {}
+    assert fresh.provenance["data"]["rejected"] == rejected
