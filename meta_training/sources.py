@@ -7,12 +7,14 @@ to begin at. So their texts are copied once into a temporary file, from which th
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
 import hashlib
 import itertools
 import logging
 import mmap
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +24,12 @@ import numpy as np
 
 from rater_model.array_record import is_file_system_failure
 from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
+from rater_model.files import file_info, local_path
+from rater_model.records import FileInfo
 from rater_model.tfds import TFDS_PREFIX, DatasetError, DatasetName, describe_prepared
 
 _LOG = logging.getLogger("datarater")
+_IDENTITY_SAMPLE = 1000  # texts of a dataset, at least
 
 
 class DataError(ValueError):
@@ -40,7 +45,8 @@ class TextSource(Protocol):
 
     Attributes:
         name: what the source was asked for by, for messages.
-        identity: changes whenever the texts or their order do.
+        identity: changes when the texts or their order do. Where it is taken of all texts it cannot miss a change;
+            `TfdsTexts` samples them, and says how.
     """
 
     name: str
@@ -48,7 +54,7 @@ class TextSource(Protocol):
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """Records that could not be used so far, by reason."""
+        """Records that could not be used so far, by reason; how far a source has been read is its own matter."""
 
     def __len__(self) -> int:
         """Returns how many texts there are, unusable ones included."""
@@ -62,8 +68,19 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()[:8], "little")
 
 
+def _each_once(files: Sequence[FileInfo]) -> list[FileInfo]:
+    """Returns the files without those that are an earlier one by another spelling or through a link."""
+    found: dict[str, FileInfo] = {}
+    for info in files:
+        local = local_path(info.path)
+        found.setdefault(info.path if local is None else os.path.realpath(local), info)
+    return list(found.values())
+
+
 class FileTexts:
     """The texts of files, copied once into a temporary file (in `$TMPDIR`), which goes with the process.
+
+    A file is read once, however often and in whatever spelling it is named.
 
     Args:
         patterns: paths or globs.
@@ -78,9 +95,9 @@ class FileTexts:
         self.name = ",".join(patterns)
         rejected: collections.Counter[str] = collections.Counter()
         self._file = tempfile.TemporaryFile(prefix="datarater-texts-")  # noqa: SIM115 - it lives as long as the source
-        ends: list[int] = [0]
+        ends = array.array("q", [0])  # 8 bytes a text; a list would take four times that
         digest = hashlib.sha256()
-        for info in list_files(patterns):
+        for info in _each_once(list_files(patterns)):
             for record in read_file(info.path, options):
                 if isinstance(record, BadRecord):
                     rejected[str(record.reason)] += 1
@@ -90,7 +107,7 @@ class FileTexts:
                 ends.append(ends[-1] + len(text))
                 digest.update(hashlib.blake2b(text, digest_size=16).digest())
         self._file.flush()
-        self._ends_N = np.asarray(ends, np.int64)
+        self._ends_N = np.frombuffer(ends, np.int64)
         # An empty file cannot be mapped.
         self._bytes = mmap.mmap(self._file.fileno(), ends[-1], access=mmap.ACCESS_READ) if ends[-1] else b""
         self.identity = digest.hexdigest()
@@ -116,6 +133,11 @@ class FileTexts:
 class TfdsTexts:
     """The texts of one split of a prepared TensorFlow dataset, read one by one as they are asked for.
 
+    Its identity is that of the version and the split: how many examples and bytes were prepared, and of every shard
+    its length, its file's size, and a sample of its texts, the first, the middle and the last among them (all of
+    them in a small dataset). So a dataset prepared anew from other texts is noticed without reading all of it; single
+    texts that became others of the same length can escape.
+
     Args:
         name: as after `tfds:` in a config: `c4/en`, `c4/en:train`, `c4/en:3.0.1:train[:10%]`. The split is `train`
             where none is named.
@@ -125,6 +147,7 @@ class TfdsTexts:
     Raises:
         DataError: no such dataset, version, split or text feature, or it is not stored as array_record; the message
             names those that exist.
+        OSError: a shard cannot be read.
     """
 
     def __init__(self, name: str, text_field: str = "text", data_dir: str = "") -> None:
@@ -162,16 +185,36 @@ class TfdsTexts:
                 )
             features = features[part]
         try:
+            parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+            if any((part.from_ or 0) > part.to for part in parts if part.to is not None):
+                raise ValueError("a range in it ends before it begins")  # some of which would be read as another one
+            sizes = [f"{part.splitname} {builder.info.splits[str(part.splitname)].num_bytes} bytes" for part in parts]
+            shards = builder.info.splits[split].file_instructions
+        except (ValueError, AssertionError, NotImplementedError) as error:
+            raise DataError(f"{self.name}: the split {split!r} cannot be read: {_one_line(error)}") from error
+        try:
             self._source = builder.as_data_source(split=split)
         except NotImplementedError as error:
             raise DataError(
                 f"{self.name} is stored as {builder.info.file_format}, which gives no access by number; convert it: "
                 f"tfds convert_format --root_data_dir={folder} --out_file_format=array_record"
             ) from error
-        except (ValueError, AssertionError) as error:
-            raise DataError(f"{self.name}: the split {split!r} cannot be read: {error}") from error
-        self.identity = f"{builder.info.full_name}:{split} {len(self._source)} examples"
         self._rejected: collections.Counter[str] = collections.Counter()
+        self.identity = f"{builder.info.full_name}:{split} {len(self._source)} examples {self._digest(shards, sizes)}"
+
+    def _digest(self, shards: Sequence[Any], sizes: Sequence[str]) -> str:
+        """Returns the hash of what tells shards apart; see the class."""
+        digest = hashlib.sha256("\n".join(sizes).encode())
+        samples = max(3, -(-_IDENTITY_SAMPLE // max(1, len(shards))))
+        end = 0
+        for shard in shards:
+            start, end = end, end + shard.take
+            for index in np.unique(np.linspace(start, end - 1, samples).astype(np.int64)):
+                text, reason = self._read(int(index))
+                digest.update(f"{reason or text_hash(text or '')}\n".encode())
+            size = file_info(shard.filename).size
+            digest.update(f"{shard.skip} {shard.take} {shard.examples_in_shard} {size} bytes\n".encode())
+        return digest.hexdigest()
 
     @property
     def rejected(self) -> Mapping[str, int]:
@@ -182,15 +225,23 @@ class TfdsTexts:
         return len(self._source)
 
     def __getitem__(self, index: int) -> str | None:
+        text, reason = self._read(int(index))
+        if reason:
+            if not self._rejected[reason]:
+                _LOG.warning("%s: example %d is left out, and others like it: %s", self.name, index, reason)
+            self._rejected[reason] += 1
+        return text
+
+    def _read(self, index: int) -> tuple[str | None, str]:
+        """Returns a text, or None and the reason why it cannot be used."""
         try:
-            value = self._source[int(index)]
+            value = self._source[index]
         except RuntimeError as error:  # array_record's only kind of error
             if is_file_system_failure(error):
                 # Not damage but a file or a disk that is not there now: leaving documents out for that would make
                 # a resumed run another one.
-                raise OSError(f"{self.name}: example {index} cannot be read: {error}") from error
-            self._reject(index, "record_corrupt")
-            return None
+                raise OSError(f"{self.name}: example {index} cannot be read: {_one_line(error)}") from error
+            return None, "record_corrupt"
         for part in self._path:
             value = value[part]
         if isinstance(value, np.ndarray):
@@ -198,23 +249,17 @@ class TfdsTexts:
         try:
             text = value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError:
-            self._reject(index, "text_not_unicode")
-            return None
+            return None, "text_not_unicode"
         if not isinstance(text, str):
-            self._reject(index, "text_not_a_string")
-            return None
-        if not text.strip():
-            self._reject(index, "text_empty")
-            return None
-        return text
-
-    def _reject(self, index: int, reason: str) -> None:
-        if not self._rejected[reason]:
-            _LOG.warning("%s: example %d is left out, and others like it: %s", self.name, index, reason)
-        self._rejected[reason] += 1
+            return None, "text_not_a_string"
+        return (text, "") if text.strip() else (None, "text_empty")
 
     def __repr__(self) -> str:
         return f"TfdsTexts({self.name!r})"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSource:

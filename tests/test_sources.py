@@ -1,6 +1,7 @@
 """Sources of training texts: disjoint by construction, refused with the names that exist."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert sum(source.rejected.values()) == 2
 
 
+def test_a_file_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    path = write(tmp_path / "x" / "a.jsonl", ["first", "second"])
+    (tmp_path / "link.jsonl").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    spellings = ["x/../x/a.jsonl", "x/a.jsonl", "x/*.jsonl", path, f"file://{path}", "link.jsonl"]
+    for spelling in spellings:
+        assert len(FileTexts([spelling])) == 2
+    together = FileTexts(spellings)
+    assert [together[i] for i in range(len(together))] == ["first", "second"]
+    assert together.identity == FileTexts([path]).identity
+    write(tmp_path / "x" / "b.jsonl", ["first", "second"])
+    assert len(FileTexts(["x/*.jsonl"])) == 4  # another file, though it holds the same
+
+
 def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     assert len(FileTexts([str(tmp_path / "a.jsonl")])) == 0
@@ -169,6 +185,11 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
         ("tiny/english", "text", r"no dataset 'tiny/english' stands in .* \(it holds"),
         ("tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
         ("tiny:train[:x]", "text", r"the split 'train\[:x\]' cannot be read"),
+        ("tiny:train[:10%", "text", r"the split 'train\[:10%' cannot be read"),
+        ("tiny:train[50%:20%]", "text", r"the split 'train\[50%:20%\]' cannot be read: a range in it ends before"),
+        ("tiny:train[5:4]", "text", r"the split 'train\[5:4\]' cannot be read: a range in it ends before"),
+        ("tiny:train+tests", "text", r"Unknown split 'tests'. Should be one of \['train', 'validation'\]"),
+        ("tiny:train+all[:5]", "text", r"the split 'train\+all\[:5\]' cannot be read"),
         ("tiny", "body", r"text_field='body' is not among its features: \['metadata', 'text'\]"),
         ("tiny", "text.body", r"text_field='text\.body' is not among its features"),
         ("a b", "text", "names no dataset"),
@@ -178,8 +199,32 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
 def test_a_dataset_that_is_not_there_is_refused_with_the_names_that_are(
     datasets: str, name: str, field: str, message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refused:
         TfdsTexts(name, field, datasets)
+    assert "\n" not in str(refused.value)
+
+
+def rebuilt_identity(folder: Path, texts: Sequence[str], split: str = "train") -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    build_dataset(folder, {"train": texts, "test": texts[:1]})
+    return TfdsTexts(f"tiny:{split}", "text", str(folder)).identity
+
+
+def test_a_dataset_built_anew_is_told_by_its_texts(tmp_path: Path) -> None:
+    texts = [f"text number {i}" for i in range(3000)]
+    begun = rebuilt_identity(tmp_path / "one", texts)
+    assert rebuilt_identity(tmp_path / "another place", texts) == begun
+    assert rebuilt_identity(tmp_path / "one", [text[::-1] for text in texts]) != begun
+    assert rebuilt_identity(tmp_path / "one", texts[1:] + texts[:1]) != begun
+    assert rebuilt_identity(tmp_path / "one", [*texts[:1234], "another, longer text", *texts[1235:]]) != begun
+    few = rebuilt_identity(tmp_path / "one", texts[:50])
+    assert rebuilt_identity(tmp_path / "one", [*texts[:20], texts[20][::-1], *texts[21:50]]) != few
+    parts = {rebuilt_identity(tmp_path / "one", texts, split) for split in ("train", "train[:10]", "train[10:20]")}
+    assert len(parts) == 3
+
+
+def test_looking_for_a_dataset_s_identity_counts_nothing(datasets: str) -> None:
+    assert TfdsTexts("tiny:validation", "text", datasets).rejected == {}
 
 
 def test_damaged_examples_are_counted_and_a_lost_file_is_an_error(tmp_path: Path) -> None:
