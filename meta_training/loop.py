@@ -26,13 +26,14 @@ from meta_training.population import (
     Initialise,
     fresh_inner_state,
     initial_meta_state,
+    initial_population,
     make_meta_step,
+    make_train_step,
     members_to_reset,
     place_meta_state,
     place_windows,
     pool_steps,
     replace_member,
-    stack,
     warm_up,
 )
 from meta_training.watch import (
@@ -102,7 +103,8 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             return pool[int(order[number % len(pool)])]
         return fresh_inner_state(initialise, inner_optimiser, jax.random.fold_in(fresh_key, number))
 
-    state = initial_meta_state(rater_params, stack([newcomer(0, i) for i in range(population.size)]), meta_optimiser)
+    inner_models = initial_population(population.size, functools.partial(newcomer, 0), placement)
+    state = initial_meta_state(rater_params, inner_models, meta_optimiser)
     meta_step = make_meta_step(
         make_meta_gradient(
             lambda params, windows: score_tokens(experiment.rater, params, *windows),
@@ -212,7 +214,7 @@ def warm_up_pool(
     with Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
         like = fresh_inner_state(initialise, optimiser, key)
         series = checkpoints.restore_series(like, entry_steps)
-        pool = [entry for step, entry, _ in series if step in entry_steps]
+        pool = [jax.device_get(entry) for step, entry, _ in series if step in entry_steps]
         restored = series[-1] if series else None
         if restored and restored[0] == entry_steps[-1]:
             return pool
@@ -248,7 +250,13 @@ def warm_up_pool(
         pool = warm_up(
             population,
             initialise,
-            functools.partial(sequence_losses, experiment.language_model),
+            make_train_step(
+                functools.partial(sequence_losses, experiment.language_model),
+                optimiser,
+                config.inner_batch,
+                config.meta_gradient.inner_micro_batch,
+                settings.placement(config),
+            ),
             optimiser,
             batches,
             key,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from meta_training.language_model import Params, Windows
-from meta_training.meta_gradient import InnerState, MetaGradient, SequenceLosses
-from meta_training.placement import DATA, POPULATION, Placement
+from meta_training.meta_gradient import InnerState, MetaGradient, SequenceLosses, make_mean_loss
+from meta_training.placement import DATA, POPULATION, DataAxis, Placement
 
 Initialise = Callable[[jax.Array], Params]  # random key -> fresh parameters
 
@@ -96,6 +97,9 @@ class MetaStepMetrics(NamedTuple):
     update_norm: jax.Array
 
 
+TrainStep = Callable[[InnerState, Windows], tuple[InnerState, jax.Array]]
+
+
 def stack(trees: list[Any]) -> Any:
     """Stacks trees of the same structure along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -111,6 +115,30 @@ def fresh_inner_state(initialise: Initialise, optimiser: optax.GradientTransform
     """
     params = initialise(key)
     return InnerState(params, optimiser.init(params), jnp.int32(0))
+
+
+def initial_population(
+    size: int, newcomer: Callable[[int], InnerState], placement: Placement | None = None
+) -> InnerState:
+    """Returns the inner models, stacked along a leading axis P and where they belong.
+
+    One is made after the other: beside its own part of the population no device holds more than one model in whole.
+
+    Args:
+        size: P.
+        newcomer: makes the inner model of a place in [0, P), the same in every process.
+        placement: where things live; None for one device.
+    """
+    first = newcomer(0)
+
+    def nothing() -> InnerState:
+        return jax.tree.map(lambda x: jnp.zeros((size, *np.shape(x)), x.dtype), first)
+
+    shardings = placement and placement.shardings(placement.member_specs(jax.eval_shape(nothing), stacked=True))
+    inner = jax.jit(nothing, out_shardings=shardings)()
+    for member in range(size):
+        inner = replace_member(inner, member, newcomer(member) if member else first, placement)
+    return inner
 
 
 def make_averaged_update(
@@ -284,10 +312,57 @@ def pool_steps(config: PopulationConfig) -> list[int]:
     ]
 
 
+def make_train_step(
+    losses: SequenceLosses,
+    optimiser: optax.GradientTransformation,
+    batch: int,
+    micro_batch: int = 0,
+    placement: Placement | None = None,
+) -> TrainStep:
+    """Returns one step of plain training, compiled: (inner model, windows) -> (inner model, its loss before the step).
+
+    Several devices share the batch: all of them where it can be cut evenly over all, else those of each group, and
+    the groups then do the same.
+
+    Args:
+        losses: the loss of each sequence; its mean is minimised.
+        optimiser: the inner optimiser.
+        batch: windows of a batch.
+        micro_batch: windows on a device at one time; 0 for all.
+        placement: where things live; None for one device.
+    """
+    data_axis, axes = None, tuple[str, ...]()
+    if placement is not None:
+        axes = (DATA,) if batch % placement.mesh.size else (POPULATION, DATA)
+        data_axis = DataAxis(math.prod(placement.mesh.shape[axis] for axis in axes), name=axes)
+    part = batch // (data_axis.size if data_axis else 1)
+    micro_batch = math.gcd(micro_batch, part)
+    mean_loss = make_mean_loss(losses, micro_batch if micro_batch < part else 0, data_axis)
+
+    def train_step(state: InnerState, windows: Windows) -> tuple[InnerState, jax.Array]:
+        loss, gradient = jax.value_and_grad(mean_loss)(state.params, windows)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.params)
+        return InnerState(optax.apply_updates(state.params, updates), optimiser_state, state.age + 1), loss
+
+    if placement is None:
+        return jax.jit(train_step)
+    everywhere, cut = PartitionSpec(), PartitionSpec(axes)
+    shared = jax.jit(
+        jax.shard_map(
+            train_step,
+            mesh=placement.mesh,
+            in_specs=(everywhere, cut),
+            out_specs=(everywhere, everywhere),
+            check_vma=False,
+        )
+    )
+    return lambda state, windows: shared(placement.place(state, everywhere), placement.place(windows, cut))
+
+
 def warm_up(
     config: PopulationConfig,
     initialise: Initialise,
-    losses: SequenceLosses,
+    train_step: TrainStep,
     optimiser: optax.GradientTransformation,
     batches: Iterator[Windows],
     key: jax.Array,
@@ -304,7 +379,7 @@ def warm_up(
     Args:
         config: how many entries of how many trajectories, and their ages.
         initialise: makes parameters of a random key.
-        losses: the inner loss of each sequence; plain training minimises its mean.
+        train_step: as `make_train_step` returns it.
         optimiser: the inner optimiser.
         batches: windows to train on, one batch a step.
         key: random key of the initialisations.
@@ -314,17 +389,11 @@ def warm_up(
         resume: where an earlier warm-up stood: (steps done, the model). `batches` must stand there too.
 
     Returns:
-        The entries, in the order of `pool_steps`; empty where `warmup_steps` is 0.
+        The entries, in the order of `pool_steps`, in the host's memory as NumPy arrays; empty where `warmup_steps` is
+        0.
     """
     if not config.warmup_steps:
         return []
-
-    def train_step(state: InnerState, windows: Windows) -> tuple[InnerState, jax.Array]:
-        loss, gradient = jax.value_and_grad(lambda params: jnp.mean(losses(params, windows)))(state.params)
-        updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.params)
-        return InnerState(optax.apply_updates(state.params, updates), optimiser_state, state.age + 1), loss
-
-    compiled = jax.jit(train_step)
     entries, taken_at = list(pool), set(pool_steps(config))
     keys = jax.random.split(key, config.warmup_trajectories)
     done, state = resume or (0, None)
@@ -332,9 +401,9 @@ def warm_up(
         if step % config.warmup_steps == 0:
             state = fresh_inner_state(initialise, optimiser, keys[step // config.warmup_steps])
         assert state is not None
-        state, loss = compiled(state, next(batches))
+        state, loss = train_step(state, next(batches))
         if step + 1 in taken_at:
-            entries.append(state)
+            entries.append(jax.device_get(state))
         observe(step + 1, state, loss)
     return entries
 
@@ -354,7 +423,7 @@ def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
     return [i for i in range(config.size) if (step + i * config.lifetime // config.size) % config.lifetime == 0]
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnums=0)
 def _replace_member(inner: InnerState, member: jax.Array, replacement: InnerState) -> InnerState:
     def replace(stacked: jax.Array, new: jax.Array) -> jax.Array:
         # A choice in place of a write at an index: every group of devices decides by itself.
@@ -370,7 +439,7 @@ def replace_member(
     """Returns the population with one inner model replaced: parameters, optimiser state and age.
 
     Args:
-        inner: the stacked population.
+        inner: the stacked population; donated: use the one returned.
         member: which one, in [0, P).
         replacement: the new one, the same in every process.
         placement: where things live; None for one device.
