@@ -1,6 +1,10 @@
 """Metrics files: nothing lost, nothing doubled, whatever a killed process left."""
 
 import csv
+import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
+from meta_training.errors import WorkdirError
 from meta_training.metrics import METRICS_FILE, MetricsWriter, cut_metrics, read_metrics
 
 
@@ -54,8 +59,56 @@ def test_a_file_without_a_row_left_is_emptied(tmp_path: Path) -> None:
 
 def test_columns_do_not_change_within_a_file(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 3)
-    with MetricsWriter(tmp_path, after=3) as writer, pytest.raises(ValueError, match="has the columns"):
+    before = (tmp_path / METRICS_FILE).read_bytes()
+    message = (
+        r"metrics\.csv has the columns of another version .*it lacks another, it has loss, .* move the file elsewhere"
+    )
+    with MetricsWriter(tmp_path, after=3) as writer, pytest.raises(WorkdirError, match=message):
         writer.write(4, {"another": 1.0})
+    assert (tmp_path / METRICS_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"\0\0\0\0\n", b"2,0.5", b"2,\0\0,1.0\n", b"2,0.5,1.0,4.0\n", b"\xff\xfe,1.0,2.0\n", b"\n", b"<<<<<<< mine\n"],
+)
+def test_lines_that_cannot_be_read_count_as_not_written(
+    tmp_path: Path, broken: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_steps(tmp_path, 1, 3)
+    path = tmp_path / METRICS_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole + broken)
+    with caplog.at_level(logging.WARNING, logger="datarater"):
+        write_steps(tmp_path, 4, 5)
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: 1 lines cannot be read and are removed"]
+    assert path.read_bytes().startswith(whole + b"4,")
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
+
+
+def test_rows_that_are_lost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_steps(tmp_path, 1, 6)
+    path = tmp_path / METRICS_FILE
+    header, *rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([header, rows[0], *rows[3:]]))
+    with caplog.at_level(logging.WARNING, logger="datarater"):
+        write_steps(tmp_path, 7, 7)
+        assert "has lost the row of 2 steps of 2 to 3" in caplog.text
+        caplog.clear()
+        path.unlink()
+        write_steps(tmp_path, 2, 3)
+        assert "has lost the row of step 1;" in caplog.text
+    assert [row["step"] for row in read_metrics(path)] == [2, 3]
+
+
+def test_a_file_without_its_header_is_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / METRICS_FILE
+    path.write_bytes(b"\0" * 40 + b"\n3,0.5\n")
+    with caplog.at_level(logging.WARNING, logger="datarater"):
+        write_steps(tmp_path, 4, 5)
+    assert "it is kept as metrics.csv.damaged" in caplog.text
+    assert (tmp_path / "metrics.csv.damaged").read_bytes().endswith(b"\n3,0.5\n")
+    assert [row["step"] for row in read_metrics(path)] == [4, 5]
 
 
 def test_values_keep_every_digit(tmp_path: Path) -> None:
@@ -70,7 +123,9 @@ def read_events(path: Path) -> list[Event]:
     while data:
         length = int.from_bytes(data[:8], "little")
         assert int.from_bytes(data[8:12], "little") == masked_crc32c(data[:8])
-        events.append(Event.FromString(data[12 : 12 + length]))
+        content = data[12 : 12 + length]
+        assert int.from_bytes(data[12 + length : 16 + length], "little") == masked_crc32c(content)
+        events.append(Event.FromString(content))
         data = data[16 + length :]
     return events
 
@@ -84,3 +139,52 @@ def test_a_resumed_run_tells_tensorboard_to_forget_what_comes_after(tmp_path: Pa
     (second,) = set(tmp_path.glob("events*")) - {moved}
     starts = [event.step for event in read_events(second) if event.session_log.status == 1]
     assert starts == [4]
+
+
+def test_every_event_can_be_read_back(tmp_path: Path) -> None:
+    write_steps(tmp_path, 1, 2)
+    (path,) = tmp_path.glob("events*")
+    first, *events = read_events(path)
+    assert first.file_version == "brain.Event:2"
+    found = {event.step: {value.tag: value.simple_value for value in event.summary.value} for event in events}
+    assert found == {1: {"loss": pytest.approx(1 / 3)}, 2: {"loss": pytest.approx(2 / 3), "sometimes": 20.0}}
+
+
+def test_an_event_that_cannot_be_written_costs_tensorboard_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - the writer closes it
+    with MetricsWriter(tmp_path) as writer, caplog.at_level(logging.WARNING, logger="datarater"):
+        assert writer._events
+        monkeypatch.setattr(writer._events, "_file", full)
+        for step in range(1, 51):
+            writer.write(step, {"loss": 1.0})
+    assert len(caplog.records) == 1
+    assert "TensorBoard gets no more of this run" in caplog.text
+    assert "No space left on device" in caplog.text
+    assert len(read_metrics(tmp_path / METRICS_FILE)) == 50
+
+
+def test_a_killed_process_leaves_the_events_of_all_rows(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from meta_training.metrics import MetricsWriter\n"
+        "writer = MetricsWriter(sys.argv[1])\n"
+        "for step in range(1, 31):\n"
+        "    writer.write(step, {'loss': 1.0})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (path,) = tmp_path.glob("events*")
+    assert [event.step for event in read_events(path) if event.summary.value] == list(range(1, 31))
+    assert len(read_metrics(tmp_path / METRICS_FILE)) == 30
+
+
+def test_starts_in_one_second_have_files_of_their_own(tmp_path: Path) -> None:
+    made: list[Path] = []
+    for step in range(1, 4):
+        write_steps(tmp_path, step, step)
+        made += set(tmp_path.glob("events.out.tfevents.*")) - set(made)
+    assert len(made) == 3
+    assert made == sorted(made)  # the order that TensorBoard reads them in
