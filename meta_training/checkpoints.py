@@ -1,14 +1,19 @@
 """Training checkpoints: what a run needs to go on as if it had never stopped.
 
 Orbax writes them in the background, each into a folder that gets its name when it is complete, so a process killed
-at any moment leaves whole checkpoints only.
+at any moment leaves whole checkpoints only. One that is damaged all the same is set aside under another name; only what
+is sure to be damage counts as such, and a disk, a network or a memory that fails ends the run instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
+import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from meta_training.errors import WorkdirError
+from meta_training.errors import StoppedError, WorkdirError
 
 _LOG = logging.getLogger("datarater")
+_DAMAGED, _SUPERSEDED = "damaged", "superseded"  # what the names of checkpoints set aside begin with
+_NEVER_DAMAGE = (StoppedError, MemoryError, KeyboardInterrupt, SystemExit, jax.errors.JaxRuntimeError)
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")  # in what tensorstore says
+_NO_SPACE = re.compile(r"No space left on device|(Disk quota exceeded)")
+_UNREACHABLE = re.compile(  # status codes of tensorstore that tell of the storage, not of what is stored
+    r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE"
+    r"|UNKNOWN): "
+)
 
 
 class Checkpoints:
@@ -40,7 +54,21 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
         )
         self._folder = folder
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).addFilter(_not_raised_by_orbax)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        # Each process reads for itself: where one of several cannot, the others would wait for it within orbax.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"reader_{jax.process_index()}",
+        )
+        self._reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+            ),
+            multiprocessing_options=alone,
+        )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -53,6 +81,7 @@ class Checkpoints:
                 raise
             _LOG.warning("%s", failure)  # what ended the run before is the one to be raised
         finally:
+            self._reader.close()
             self._manager.close()
 
     def steps(self) -> list[int]:
@@ -90,13 +119,16 @@ class Checkpoints:
             The state, and the JSON beside it.
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore())
+        restored = self._reader.restore(
+            self._folder.resolve() / str(step),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()),
         )
         return jax.tree.map(jnp.asarray, restored.state), restored.host
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """Reads the newest checkpoint that can be read; those after it, damaged, are deleted.
+        """Reads the newest checkpoint that is not damaged; those after it are set aside as `damaged-STEP`.
+
+        Of several processes all read the same one: a checkpoint that one of them finds damaged counts as damaged.
 
         Args:
             like: as for `restore`.
@@ -105,20 +137,18 @@ class Checkpoints:
             Its step, state and JSON; None where there is no checkpoint.
 
         Raises:
-            WorkdirError: there are checkpoints, but not one can be read.
+            WorkdirError: there are checkpoints, and all are damaged; they stay where they are.
+            OSError: one cannot be read for another reason than damage.
         """
-        steps = self.steps()
-        failures: list[tuple[int, Exception]] = []
+        steps = self._agreed_steps()
+        failures: list[tuple[int, BaseException | None]] = []
         for step in reversed(steps):
-            try:
-                state, host = self.restore(step, like)
-            except Exception as error:  # orbax and tensorstore raise errors of many kinds for damaged files
-                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _first_line(error))
-                failures.append((step, error))
+            read, failure = self._read_or_damaged(step, like)
+            if read is None:
+                failures.append((step, failure))
                 continue
-            for damaged, _ in failures:
-                self._manager.delete(damaged)
-            return step, state, host
+            self._set_aside([step for step, _ in failures], _DAMAGED)
+            return step, *read
         if failures:
             raise WorkdirError(
                 f"not one of the checkpoints {steps} in {self._folder} can be read; "
@@ -127,10 +157,11 @@ class Checkpoints:
         return None
 
     def restore_series(self, like: Any, steps: Sequence[int]) -> list[tuple[int, Any, dict[str, Any]]]:
-        """Reads checkpoints that build on one another, up to the first that is missing or cannot be read.
+        """Reads checkpoints that build on one another, up to the first that is missing or damaged.
 
-        After them comes the newest checkpoint that stands between the last of them and the next, if there is one. All
-        others are deleted unread: what lies behind a gap is to be made anew, and nothing needs the rest any more.
+        After them comes the newest checkpoint that stands between the last of them and the next, if there is one.
+        Those before it that nothing needs any more are deleted. What lies behind a gap is to be made anew, and stands
+        aside until `delete_superseded`.
 
         Args:
             like: as for `restore`.
@@ -138,13 +169,18 @@ class Checkpoints:
 
         Returns:
             Step, state and JSON of each checkpoint, in order.
+
+        Raises:
+            OSError: one cannot be read for another reason than damage.
         """
-        found = self.steps()
+        found = self._agreed_steps()
         series: list[tuple[int, Any, dict[str, Any]]] = []
+        damaged: list[int] = []
         next_step = None
         for next_step in steps:
-            read = self._restore_or_none(next_step, like) if next_step in found else None
+            read = self._read_or_damaged(next_step, like)[0] if next_step in found else None
             if read is None:
+                damaged += [next_step] if next_step in found else []
                 break
             series.append((next_step, *read))
         else:
@@ -153,20 +189,93 @@ class Checkpoints:
         for step in reversed(found):
             if next_step is None or not last < step < next_step:
                 continue
-            read = self._restore_or_none(step, like)
+            read = self._read_or_damaged(step, like)[0]
             if read is not None:
                 series.append((step, *read))
                 break
-        for step in set(found) - {step for step, _, _ in series}:
+            damaged.append(step)
+        kept = {step for step, _, _ in series} | set(damaged)
+        behind = [step for step in found if next_step is not None and step > next_step and step not in kept]
+        for step in set(found) - kept - set(behind):
             self._manager.delete(step)
+        self._set_aside(damaged, _DAMAGED)
+        self._set_aside(behind, _SUPERSEDED)
         return series
 
-    def _restore_or_none(self, step: int, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    def delete_superseded(self) -> None:
+        """Deletes what `restore_series` has set aside to be made anew, now that it is."""
+        if jax.process_index() == 0:
+            for folder in self._folder.glob(f"{_SUPERSEDED}-*"):
+                shutil.rmtree(folder)
+
+    def last_written(self) -> int | None:
+        """Waits until everything is written, and returns the newest step of which there is a checkpoint, or None."""
         try:
-            return self.restore(step, like)
-        except Exception as error:  # as in restore_latest
-            _LOG.warning("checkpoint %d in %s cannot be read: %s", step, self._folder, _first_line(error))
-            return None
+            self.wait()
+        except OSError as failure:
+            _LOG.warning("%s", failure)
+        return max(self.steps(), default=None)
+
+    def _agreed_steps(self) -> list[int]:
+        """Returns the steps of which there is a checkpoint, which must be the same for all processes.
+
+        Raises:
+            OSError: they are not.
+        """
+        steps = self.steps()
+        if jax.process_count() > 1:
+            longest = int(_of_all_processes(len(steps)).max())
+            listings = _of_all_processes(*steps, *[-1] * (longest - len(steps)))
+            if (listings != listings[0]).any():
+                raise OSError(
+                    f"the processes of this run see different checkpoints in {self._folder}, this one {steps}: "
+                    "--workdir must lie on a file system that all of them share; start all of them again"
+                )
+        return steps
+
+    def _read_or_damaged(self, step: int, like: Any) -> tuple[tuple[Any, dict[str, Any]] | None, BaseException | None]:
+        """Reads a checkpoint in all processes, or in none.
+
+        Returns:
+            State and JSON, or None where a process finds it damaged; and what it met, if it was this one.
+
+        Raises:
+            OSError: a process cannot read it for another reason than damage.
+        """
+        read, damage, hindrance = None, None, None
+        try:
+            read = self.restore(step, like)
+        except BaseException as error:  # orbax and tensorstore raise errors of many kinds, for whatever reason
+            hindrance = _hindrance(error, f"checkpoint {step} in {self._folder} could not be read")
+            if isinstance(hindrance, _NEVER_DAMAGE):
+                raise hindrance from error
+            damage = error
+        outcomes = _of_all_processes(2 if hindrance else 1 if damage else 0)
+        if hindrance:
+            raise hindrance from damage
+        if (outcomes == 2).any():
+            raise OSError(f"another process of this run could not read checkpoint {step} in {self._folder}")
+        if not outcomes.any():
+            return read, None
+        told = _first_line(damage) if damage else "another process of this run finds it damaged"
+        _LOG.warning("checkpoint %d in %s is damaged and is passed over: %s", step, self._folder, told)
+        return None, damage
+
+    def _set_aside(self, steps: Sequence[int], label: str) -> None:
+        """Renames checkpoints, so that they count no more; nothing of them is lost."""
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                name = f"{label}-{step}"
+                number = 1
+                while (self._folder / name).exists():
+                    number += 1
+                    name = f"{label}-{step}-{number}"
+                (self._folder / str(step)).rename(self._folder / name)
+                _LOG.warning("checkpoint %d in %s now stands aside as %s", step, self._folder, name)
+        _of_all_processes(0)  # nobody looks before they are renamed
+        self._manager.reload()
 
     def delete(self, step: int) -> None:
         """Deletes a checkpoint."""
@@ -182,8 +291,56 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).split("\n")[0]
+
+
+def _not_raised_by_orbax(record: logging.LogRecord) -> bool:
+    """Keeps tracebacks out of the log of errors that orbax, or its event loop, raises here as well."""
+    return not (record.exc_info and ("orbax" in record.pathname or "orbax" in record.getMessage()))
+
+
+def _of_all_processes(*values: int) -> np.ndarray:
+    """Returns the values that each process of the run calls this with, a row each; all of them must call it."""
+    if jax.process_count() == 1:
+        return np.asarray([values])
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(values, np.int32)))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _os_error(error: BaseException, told: str) -> OSError | None:
+    """Returns what the operating system said at the root of an error, after our own words; None if it said nothing."""
+    for link in _chain(error):
+        number = link.errno if isinstance(link, OSError) else None
+        if number is None and (found := _OS_ERROR_CODE.search(str(link))):
+            number = int(found[1] or found[2])
+        if number is None and (found := _NO_SPACE.search(str(link))):
+            number = errno.EDQUOT if found[1] else errno.ENOSPC
+        if number is not None:
+            return OSError(number, f"{told}: {os.strerror(number)}")
+    return None
+
+
+def _hindrance(error: BaseException, told: str) -> BaseException | None:
+    """Returns what kept a checkpoint from being read, to be raised; None where the checkpoint is damaged."""
+    for link in _chain(error):
+        if isinstance(link, _NEVER_DAMAGE):
+            return link
+        if isinstance(link, _MISSING):
+            return None
+        said = _os_error(link, told)
+        if said is not None and isinstance(said, _MISSING):
+            return None
+        if said is not None or isinstance(link, OSError) or _UNREACHABLE.match(str(link)):
+            return said or OSError(f"{told}: {_first_line(link)}")
+    return None
 
 
 @contextlib.contextmanager
@@ -191,8 +348,11 @@ def _failing_as_os_error(folder: Path) -> Iterator[None]:
     """Turns what orbax and tensorstore raise where something cannot be written, of many kinds, into one."""
     try:
         yield
+    except _NEVER_DAMAGE:
+        raise
     except Exception as error:
-        raise OSError(f"a checkpoint in {folder} could not be written: {_first_line(error)}") from error
+        told = f"a checkpoint in {folder} could not be written"
+        raise (_os_error(error, told) or OSError(f"{told}: {_first_line(error)}")) from error
 
 
 def _as_saved(tree: Any) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import numpy as np
+
+from rater_model import exit_codes
 
 _LOG = logging.getLogger("datarater")
 
@@ -29,8 +32,9 @@ class StoppedError(Exception):
 class StopSignal:
     """Turns SIGTERM and SIGINT into a stop at the next place where a run can be saved.
 
-    Outside of `deferred` a signal stops the command at once: nothing is lost. Inside, it is kept for the loop to
-    ask for by `requested`; a second one stops at once all the same, and the run resumes from its last checkpoint.
+    Outside of `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries are at work that
+    would swallow it or take it for damage, it is kept for the loop to ask for by `requested`. A second signal ends the
+    process there and then, as a kill would but with the exit code of a stop: the run resumes from its last checkpoint.
 
     Example:
         >>> with StopSignal() as stop, stop.deferred():  # doctest: +SKIP
@@ -54,19 +58,25 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self._received or not self._deferred:
-            raise StoppedError(f"stopped by {name}")
+        if self._received:
+            # Raising would have to find its way through threads and event loops that wait for a checkpoint.
+            # And past Python's streams, which the signal may have found in the middle of a line.
+            told = f"datarater-train: stopped by a second {name}; the same command resumes the run\n"
+            os.write(2, told.encode())
+            os._exit(exit_codes.STOPPED)
         self._received = name
-        _LOG.warning("%s: saving at the end of this step; once more to leave at once", name)
+        if not self._deferred:
+            raise StoppedError(f"stopped by {name}")
+        _LOG.warning("%s: leaving as soon as all is saved; once more to leave at once", name)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Keeps a signal until it is asked for."""
-        self._deferred = True
+        before, self._deferred = self._deferred, True
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = before
 
     def requested(self) -> bool:
         """Returns whether to save and leave; the same on every process of a run, so that all save the same step."""

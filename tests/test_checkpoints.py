@@ -1,8 +1,15 @@
 """Training checkpoints: what was saved comes back, and damage is passed over."""
 
+import errno
 import logging
+import os
 import resource
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +19,9 @@ import numpy as np
 import optax
 import pytest
 
-from meta_training.checkpoints import Checkpoints, tree_digest
-from meta_training.errors import WorkdirError
+from meta_training.checkpoints import Checkpoints, _hindrance, _os_error, tree_digest
+from meta_training.errors import StoppedError, StopSignal, WorkdirError
+from rater_model import exit_codes
 
 
 class State(NamedTuple):
@@ -69,12 +77,18 @@ def test_arrays_may_be_given_away_as_soon_as_saving_has_begun(tmp_path: Path) ->
             assert all((leaf == step).all() for leaf in jax.tree.leaves(restored))
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, state_of(step), {})
     damage(tmp_path / "3" / "state")
     (tmp_path / "2" / "host" / "metadata").write_text("{")
+    damaged = files_of(tmp_path / "3")
+    (tmp_path / "damaged-2").mkdir()  # of an earlier time
     with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING, logger="datarater"):
         restored = checkpoints.restore_latest(state_of(0))
         assert restored is not None
@@ -82,7 +96,101 @@ def test_a_damaged_checkpoint_is_passed_over_and_deleted(tmp_path: Path, caplog:
         assert_equal(restored[1], state_of(1))
         assert checkpoints.steps() == [1]
         checkpoints.save(2, state_of(2), {})
-    assert "checkpoint 3 cannot be read and is passed over" in caplog.text
+    assert f"checkpoint 3 in {tmp_path} is damaged and is passed over" in caplog.text
+    assert "checkpoint 3 in" in caplog.text.split("stands aside as damaged-3")[0]
+    assert files_of(tmp_path / "damaged-3") == damaged
+    assert (tmp_path / "damaged-2-2" / "host" / "metadata").read_text() == "{"
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+
+
+def become_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"damaged"),
+        lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        lambda file: file.write_bytes(bytes(byte ^ 255 for byte in file.read_bytes())),
+        Path.unlink,
+        become_a_folder,
+    ],
+    ids=["empty", "overwritten", "cut", "flipped", "gone", "a folder"],
+)
+def test_harm_to_any_file_is_passed_over_or_does_no_harm(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step), {"step": step})
+    set_aside = 0
+    for number, file in enumerate(files_of(tmp_path / "whole" / "2")):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        harm(folder / "2" / file)
+        with Checkpoints(folder) as checkpoints:
+            restored = checkpoints.restore_latest(state_of(0))
+            assert restored is not None
+            step, state, host = restored
+            assert_equal(state, state_of(step))
+            assert host == {"step": step}
+            assert (folder / "damaged-2").exists() == (step == 1)
+            set_aside += step == 1
+    assert set_aside >= 3
+
+
+def test_a_checkpoint_that_cannot_be_read_for_want_of_file_handles_stays(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (3, 6, 9):
+            checkpoints.save(step, state_of(step), {})
+    before = files_of(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Checkpoints(tmp_path) as checkpoints:
+        reads: list[Callable[[], object]] = [
+            lambda: checkpoints.restore_latest(state_of(0)),
+            lambda: checkpoints.restore_series(state_of(0), [3, 6, 9]),
+        ]
+        for read in reads:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
+            try:
+                with pytest.raises(
+                    OSError, match=r"checkpoint \d in .* could not be read: Too many open files"
+                ) as told:
+                    read()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert told.value.errno == errno.EMFILE
+        assert checkpoints.steps() == [3, 6, 9]
+    assert files_of(tmp_path) == before
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (caused(Exception("while reading array index"), StoppedError("stopped by SIGTERM")), StoppedError),
+        (caused(ValueError("x"), MemoryError()), MemoryError),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), jax.errors.JaxRuntimeError),
+        (OSError(errno.EIO, "Input/output error"), OSError),
+        (caused(Exception("x"), OSError(errno.ESTALE, "Stale file handle")), OSError),
+        (PermissionError(errno.EACCES, "Permission denied"), PermissionError),
+        (ValueError("UNAVAILABLE: Error reading"), OSError),
+        (ValueError("UNKNOWN: Error reading: Failed [os_error_code='5'] [tensorstore_spec='...']"), OSError),
+        (ValueError("DATA_LOSS: Error decoding manifest"), None),
+        (ValueError("NOT_FOUND: Error reading [os_error_code='2']"), None),
+        (FileNotFoundError("File a/b not found."), None),
+        (KeyError("state"), None),
+    ],
+)
+def test_what_is_no_damage_ends_the_run(error: Exception, expected: type[BaseException] | None) -> None:
+    hindrance = _hindrance(error, "checkpoint 3 could not be read")
+    assert hindrance is None if expected is None else isinstance(hindrance, expected)
 
 
 def test_no_checkpoint_that_can_be_read_is_told_and_nothing_is_deleted(tmp_path: Path) -> None:
@@ -128,6 +236,76 @@ def test_a_series_is_read_up_to_its_first_gap_and_the_rest_goes(
         for step, state, host in series:
             assert_equal(state, state_of(step))
             assert host == {"step": step}
+        gap = next((step for step in (3, 6, 9, 12) if step not in expected), 13)
+        aside = {f"superseded-{step}" for step in present if step > gap}  # unread
+        aside |= {f"damaged-{damaged}"} if damaged else set()
+        assert {folder.name for folder in tmp_path.iterdir()} == {str(step) for step in expected} | aside
+        checkpoints.delete_superseded()
+        assert not list(tmp_path.glob("superseded-*"))
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_kept_and_all_checkpoints_stay(tmp_path: Path) -> None:
+    state = {str(i): jnp.zeros(200_000) for i in range(8)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {})
+    with StopSignal() as stop, Checkpoints(tmp_path) as checkpoints, stop.deferred():
+        threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        restored = checkpoints.restore_latest(state)
+        while not stop.requested():
+            checkpoints.restore_latest(state)
+        assert restored is not None
+        assert restored[0] == 2
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_a_signal_outside_of_what_is_deferred_stops_at_once_and_is_no_damage(tmp_path: Path) -> None:
+    with StopSignal() as stop:
+        with stop.deferred(), stop.deferred():
+            pass
+        with pytest.raises(StoppedError, match="stopped by SIGINT"):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.requested()
+
+
+TWO_SIGNALS = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import jax
+from meta_training.checkpoints import Checkpoints
+from meta_training.errors import StopSignal
+from meta_training.train import ending_in_one_line
+
+state = {str(i): jax.random.normal(jax.random.key(i), (1_500_000,)) for i in range(16)}
+with ending_in_one_line(), StopSignal() as stop, Checkpoints(Path(sys.argv[1])) as checkpoints, stop.deferred():
+    checkpoints.save(1, {"a": state["0"]}, {})
+    checkpoints.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested()
+    checkpoints.save(2, state, {})
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    checkpoints.wait()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_signal_while_a_checkpoint_is_written_leaves_at_once_with_75(tmp_path: Path) -> None:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_SIGNALS, str(tmp_path / "checkpoints")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == exit_codes.STOPPED, done.stderr
+    told = "datarater-train: stopped by a second SIGTERM; the same command resumes the run"
+    assert done.stderr.splitlines()[-1] == told
+    assert "could not be written" not in done.stderr
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert 1 in checkpoints.steps()
 
 
 @pytest.fixture
@@ -139,15 +317,34 @@ def no_space() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(tmp_path: Path, no_space: None) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(
+    tmp_path: Path, no_space: None, caplog: pytest.LogCaptureFixture
+) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"a": jnp.zeros(2)}, {})
         checkpoints.wait()
         checkpoints.save(2, {"a": jax.random.normal(jax.random.key(0), (200_000,))}, {})
-        with pytest.raises(OSError, match=r"a checkpoint in .* could not be written"):
+        with pytest.raises(OSError, match=r"a checkpoint in .* could not be written: File too large$") as told:
             checkpoints.wait()
+        assert told.value.errno == errno.EFBIG  # for the exit code
+        assert checkpoints.last_written() == 1
+    assert [record for record in caplog.records if record.exc_info] == []  # orbax's, of every thread
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("RESOURCE_EXHAUSTED: Error writing [os_error_code='28'] [tensorstore_spec='...']", errno.ENOSPC),
+        ("Failed to write 10 bytes to file 7: No space left on device", errno.ENOSPC),
+        ("Failed: Disk quota exceeded", errno.EDQUOT),
+    ],
+)
+def test_a_full_disk_is_told_as_one_however_deep(text: str, number: int) -> None:
+    error = _os_error(caused(RuntimeError("save failed"), ValueError(text)), "a checkpoint could not be written")
+    assert error is not None
+    assert error.errno == number
 
 
 def test_a_digest_sees_every_bit_type_and_shape() -> None:
