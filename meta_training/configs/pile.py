@@ -3,6 +3,9 @@
     datarater-train --config=meta_training/configs/pile.py --workdir=/data/work/pile \
         --config.data.inner='/data/pile/train/*.jsonl.zst'
 
+Files are unpacked and cut into windows at each start, also on resuming: much for the whole Pile. Prepare it once as a
+TensorFlow dataset of ArrayRecord shards, which is read where it lies, and give its name (`tfds:NAME:train`).
+
 For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model; an inner model's
 parameters, moments and gradients take some 10 GB of float32 on a single device, hence `shard_parameters` here. Compiled
 for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step takes 1.1 GiB of state and windows and 8.0 GiB beside

@@ -304,6 +304,20 @@ def time_table(figures: Sequence[dict[str, Any]], size: str, updates: int) -> li
     return lines
 
 
+def processor_table(figures: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the lines of a Markdown table: processor seconds of a step, in brackets as a share of the strongest's."""
+    timed = {(f["size"], f["updates"], f["arrangement"]): f["step_processor_seconds"] for f in figures if "runs" in f}
+    columns = sorted({place[:2] for place in timed if (*place[:2], STRONGEST) in timed})
+    lines = [f"| processor s | {' | '.join(f'{size}, T={updates}' for size, updates in columns)} |"]
+    lines += ["|---|" + "---:|" * len(columns)]
+    for name in (*ARRANGEMENTS, *OTHERS):
+        if any((*column, name) in timed for column in columns):
+            pairs = [(timed.get((*column, name)), timed[(*column, STRONGEST)]) for column in columns]
+            cells = ["" if own is None else f"{own:.2f} ({own / strongest:.2f})" for own, strongest in pairs]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines if columns else []
+
+
 def show(figures: Sequence[dict[str, Any]]) -> None:
     """Prints the tables, as Markdown."""
     for size in sorted({figure["size"] for figure in figures}):
@@ -313,6 +327,7 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
         print("\n".join(memory_table(figures, size)))
     for size, updates in sorted({(figure["size"], figure["updates"]) for figure in figures}):
         print("\n".join(["", *time_table(figures, size, updates)]))
+    print("\n".join(["", *processor_table(figures)]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
