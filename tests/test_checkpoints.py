@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -345,6 +346,73 @@ def test_a_full_disk_is_told_as_one_however_deep(text: str, number: int) -> None
     error = _os_error(caused(RuntimeError("save failed"), ValueError(text)), "a checkpoint could not be written")
     assert error is not None
     assert error.errno == number
+
+
+ONE_OF_TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from meta_training.checkpoints import Checkpoints
+
+process, address, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, 2, process)
+halves = NamedSharding(Mesh(np.asarray(jax.devices()), ("x",)), PartitionSpec("x"))
+values = {step: np.arange(8, dtype=np.float32) + step for step in (1, 2)}
+state = {step: {"a": jax.make_array_from_callback((8,), halves, values[step].__getitem__)} for step in values}
+if sys.argv[4:] == ["write"]:
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state[step], {"step": step})
+else:
+    with Checkpoints(folder) as checkpoints:
+        try:
+            step, read, host = checkpoints.restore_latest(state[1])
+        except OSError as error:
+            print(error)
+        else:
+            assert host == {"step": step}
+            for shard in read["a"].addressable_shards:
+                np.testing.assert_array_equal(shard.data, values[step][shard.index])
+            print("read", step)
+"""
+
+
+def two_processes(first: Path, second: Path, *arguments: str) -> list[str]:
+    """Returns what two processes said of the checkpoints in a folder, as each of them sees it."""
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        address = f"localhost:{listening.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO_PROCESSES, str(i), address, str(folder), *arguments],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, folder in enumerate((first, second))
+    ]
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return [output.splitlines()[-1] if output else "" for output, _ in said]  # before it, what Gloo says
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_checkpoint_that_they_go_on_from(tmp_path: Path) -> None:
+    shared, other = tmp_path / "shared", tmp_path / "other"
+    two_processes(shared, shared, "write")
+    assert two_processes(shared, shared) == ["read 2"] * 2
+
+    shutil.copytree(shared, other)  # as a second host sees it whose cache is damaged
+    (other / "2" / "host" / "metadata").write_text("{")
+    assert two_processes(shared, other) == ["read 1"] * 2
+    assert {folder.name for folder in shared.iterdir()} == {"1", "damaged-2"}
+
+    said = two_processes(shared, other)  # where 2 still stands
+    assert all("the processes of this run see different checkpoints" in output for output in said), said
+    assert {folder.name for folder in shared.iterdir()} == {"1", "damaged-2"}
 
 
 def test_a_digest_sees_every_bit_type_and_shape() -> None:
