@@ -22,11 +22,34 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from meta_training.configs import default
 from meta_training.errors import WorkdirError
-from meta_training.experiment import versions
+from meta_training.experiment import plain, versions
 from meta_training.settings import ConfigError
 
 _LOG = logging.getLogger("datarater")
+
+# What may change when a run goes on. Neither kind changes the trees of arrays in its checkpoints.
+_OF_NO_RESULT = (
+    "checkpoint_every",
+    "warmup_checkpoint_every",
+    "keep_checkpoints",
+    "report_every",
+    "minimum_effective_sample_share",
+    "data.tfds_data_dir",
+)
+_MOVABLE = ("data.inner", "data.outer")  # the data's identity is held against the one that the run began with
+_BUT_FOR_ROUNDING = (
+    "placement.",
+    "meta_gradient.",
+    *(
+        f"{model}.{field}"
+        for model in ("rater", "inner_model")
+        for field in ("rematerialise_blocks", "scan_blocks", "attention", "attention_block")
+    ),
+    "inner_model.save_products",
+    "inner_model.loss_chunk",
+)
 
 
 class Workdir:
@@ -83,23 +106,36 @@ class Workdir:
             self._lock.close()
 
     def check_config(self, config: dict[str, Any]) -> None:
-        """Refuses a config that the run here was not begun with; more meta-steps alone are allowed.
+        """Refuses a config with which the run here would become another one.
+
+        It may be given more meta-steps, another rhythm of checkpoints and reports, and another place where the same
+        data lie. What changes how values are computed but not which (where things live, micro-batches, what is
+        recomputed, attention in blocks) may change too, and a warning says what of it did.
+
+        A field that is newer than the run counts as having had its default of `meta_training/configs/default.py`: a
+        field that is added gets the default that does what was done without it.
 
         Raises:
-            WorkdirError: it differs; the message names the fields.
+            WorkdirError: other fields differ; the message names them.
         """
         begun = _read(self.config)
         if begun is None:
             return
-        before, now = _flatten(begun), _flatten(config)
+        now, defaults = _flatten(config), _flatten(plain(default.get_config()))
+        before = {name: defaults[name] for name in now if name in defaults} | _flatten(begun)
         changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
-        if changed == ["meta_steps"] and now["meta_steps"] > before["meta_steps"]:
-            return
-        if changed:
-            shown = "; ".join(f"{name} was {_show(before, name)}, is {_show(now, name)}" for name in changed)
+        refused = [name for name in changed if not _may_change(name, before, now)]
+        if refused:
             raise WorkdirError(
-                f"{self.path} holds a run with another config: {shown}. Give the same config to resume it (meta_steps "
-                "alone may be raised), or another --workdir"
+                f"{self.path} holds a run with another config: {_differences(refused, before, now)}. Give the same "
+                "config to resume it (meta_steps may be raised), or another --workdir"
+            )
+        rounding = [name for name in changed if name.startswith(_BUT_FOR_ROUNDING)]
+        if rounding:
+            _LOG.warning(
+                "the run goes on in another arrangement: %s. That changes values by rounding alone, but the rater will "
+                "no longer be, bit for bit, that of a run left alone",
+                _differences(rounding, before, now),
             )
 
     def begun_tokenizer(self) -> bytes | None:
@@ -135,7 +171,7 @@ class Workdir:
         if begun["data"] != data:
             raise WorkdirError(
                 f"{self.path} holds a run on other data: the files or datasets of data.inner and data.outer have "
-                "changed since it began. Restore them, or give another --workdir"
+                "changed since it began, or others are named now. Restore them, or give another --workdir"
             )
         # A run that an earlier version began recorded none.
         if begun.get("tokenizer", _sha256(tokenizer)) != _sha256(tokenizer):
@@ -198,6 +234,21 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return flat
+
+
+def _may_change(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Returns whether a run may go on with a field changed."""
+    if name not in before or name not in now:
+        return False
+    if name == "meta_steps":
+        return bool(now[name] > before[name])
+    if name in _MOVABLE:  # where data.outer is empty, a share of the inner set is held out
+        return bool(before[name]) == bool(now[name])
+    return name in _OF_NO_RESULT or name.startswith(_BUT_FOR_ROUNDING)
+
+
+def _differences(names: list[str], before: dict[str, Any], now: dict[str, Any]) -> str:
+    return "; ".join(f"{name} was {_show(before, name)}, is {_show(now, name)}" for name in names)
 
 
 def _show(values: dict[str, Any], name: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from meta_training.configs import default
 from meta_training.errors import WorkdirError
+from meta_training.experiment import plain
 from meta_training.workdir import Workdir, write_json
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
@@ -35,7 +37,8 @@ def test_the_same_config_and_more_meta_steps_go_on(tmp_path: Path) -> None:
     [
         ({"meta_steps": 9}, "meta_steps was 10, is 9"),
         ({"seed": 1}, "seed was 0, is 1"),
-        ({"seed": 1, "meta_steps": 20}, "meta_steps was 10, is 20; seed was 0, is 1"),
+        ({"seed": 1, "meta_steps": 20}, "another config: seed was 0, is 1. Give the same config"),
+        ({"seed": 1, "report_every": 2, "placement": {"data": 2}}, "another config: seed was 0, is 1. Give the same"),
         ({"rater": {"width": 32, "ngram_orders": [2]}}, r"rater\.width was 64, is 32"),
         ({"rater": {"width": 64, "ngram_orders": [2, 3]}}, r"rater\.ngram_orders was \[2\], is \[2, 3\]"),
         ({"rater": {"width": 64}}, r"rater\.ngram_orders was \[2\], is not there"),
@@ -47,6 +50,107 @@ def test_another_config_is_refused_naming_the_fields(tmp_path: Path, changed: di
     with pytest.raises(WorkdirError, match=message):
         claimed(tmp_path, {**CONFIG, **changed})
     claimed(tmp_path)  # a refusal changes nothing
+
+
+def whole(**changed: Any) -> dict[str, Any]:
+    """Returns the default config with fields changed; `__` in a name stands for a dot."""
+    config = default.get_config()
+    config.data.inner = "pool/*.jsonl"
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changed.items()})
+    return plain(config)
+
+
+OF_NO_RESULT = {
+    "checkpoint_every": 7,
+    "warmup_checkpoint_every": 7,
+    "keep_checkpoints": 7,
+    "report_every": 7,
+    "minimum_effective_sample_share": 0.2,
+    "meta_steps": 300,
+    "data__inner": "/another/mount/pool/*.jsonl",
+    "data__tfds_data_dir": "/another/mount",
+}
+BUT_FOR_ROUNDING = {
+    "placement__population": 2,
+    "placement__data": 2,
+    "placement__shard_parameters": True,
+    "meta_gradient__mode": "reverse",
+    "meta_gradient__inner_micro_batch": 4,
+    "meta_gradient__outer_micro_batch": 4,
+    "meta_gradient__rater_micro_batch": 4,
+    "meta_gradient__rematerialise_updates": True,
+    "meta_gradient__save_inner_gradients": True,
+    "meta_gradient__scan_updates": True,
+    "rater__rematerialise_blocks": True,
+    "rater__scan_blocks": True,
+    "rater__attention": "blocks",
+    "rater__attention_block": 64,
+    "inner_model__rematerialise_blocks": True,
+    "inner_model__save_products": True,
+    "inner_model__scan_blocks": True,
+    "inner_model__attention": "blocks",
+    "inner_model__attention_block": 64,
+    "inner_model__loss_chunk": 64,
+}
+REFUSED = {
+    "inner_batch": 64,
+    "length": 128,
+    "data__outer": "held_out/*.jsonl",  # a share of the pool was held out, and would no longer be
+    "data__outer_share": 0.1,
+    "data__text_field": "body",
+    "data__shuffle_buffer": 64,
+    "rater__dtype": "bfloat16",
+    "inner_model__dtype": "bfloat16",
+    "inner_model__width": 128,
+    "inner_optimiser__learning_rate": 1e-3,
+    "population__size": 8,
+    "export_every": 10,
+    "export__max_windows": 4,
+}
+
+
+@pytest.mark.parametrize("name", OF_NO_RESULT)
+def test_what_changes_no_result_may_change(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    claimed(tmp_path, whole())
+    changed = whole(**{name: OF_NO_RESULT[name]})
+    workdir = claimed(tmp_path, changed)
+    assert json.loads(workdir.config.read_text()) == changed
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", BUT_FOR_ROUNDING)
+def test_what_changes_results_by_rounding_may_change_and_is_told(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    claimed(tmp_path, whole())
+    with caplog.at_level(logging.WARNING, logger="datarater"):
+        claimed(tmp_path, whole(**{name: BUT_FOR_ROUNDING[name], "report_every": 1}))
+        (record,) = caplog.records
+        assert f"in another arrangement: {name.replace('__', '.')} was " in record.getMessage()
+        assert "report_every" not in record.getMessage()
+        caplog.clear()
+        claimed(tmp_path, whole(**{name: BUT_FOR_ROUNDING[name]}))
+    assert not caplog.records  # the change was told when it came
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_changes_results_is_refused(tmp_path: Path, name: str) -> None:
+    claimed(tmp_path, whole())
+    with pytest.raises(
+        WorkdirError, match=rf"another config: {name.replace('__', '.')} was [^;]*, is [^;]*\. Give the"
+    ):
+        claimed(tmp_path, whole(**{name: REFUSED[name]} | BUT_FOR_ROUNDING | OF_NO_RESULT))
+    claimed(tmp_path, whole())
+
+
+def test_a_field_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
+    begun = whole()
+    del begun["placement"], begun["inner_model"]["loss_chunk"], begun["meta_optimiser"]["epsilon"]
+    claimed(tmp_path / "same", begun)
+    claimed(tmp_path / "same", whole())
+    claimed(tmp_path / "other", begun)
+    with pytest.raises(WorkdirError, match=r"another config: meta_optimiser\.epsilon was 1e-08, is 0\.1\. Give"):
+        claimed(tmp_path / "other", whole(meta_optimiser__epsilon=0.1, placement__data=2))
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
