@@ -348,9 +348,10 @@ def _failing_as_os_error(folder: Path) -> Iterator[None]:
     """Turns what orbax and tensorstore raise where something cannot be written, of many kinds, into one."""
     try:
         yield
-    except _NEVER_DAMAGE:
-        raise
     except Exception as error:
+        lost = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1  # said by `lost_processes`
+        if lost or isinstance(error, StoppedError | MemoryError):
+            raise
         told = f"a checkpoint in {folder} could not be written"
         raise (_os_error(error, told) or OSError(f"{told}: {_first_line(error)}")) from error
 
