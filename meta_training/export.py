@@ -55,7 +55,12 @@ def export_rater(
     uncentred = RaterCheckpoint(config, jax.device_get(params), tokenizer, provenance=provenance)
     scores_N = Scorer(uncentred, ScoringOptions(max_windows=max_windows)).score(reference).scores_N.astype(np.float64)
     if not np.isfinite(scores_N).all():
-        raise NonFiniteScoresError(f"the rater's scores are not finite; {path} was not written")
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(uncentred.params))
+        cause = "its parameters are finite, but too large" if finite else "its parameters are not finite"
+        raise NonFiniteScoresError(
+            f"the rater's scores of {int((~np.isfinite(scores_N)).sum())} of {len(scores_N)} reference documents are "
+            f"not finite: {cause}; {path} was not written"
+        )
     center = float(scores_N.mean())
     statistics = ScoreStatistics(
         center=center,

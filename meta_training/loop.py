@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.traverse_util
@@ -17,7 +17,7 @@ from meta_training.checkpoints import Checkpoints, tree_digest
 from meta_training.data import draw_batches, iterator_state, restore_iterator
 from meta_training.errors import StoppedError, StopSignal, WorkdirError
 from meta_training.experiment import Experiment
-from meta_training.export import export_rater
+from meta_training.export import NonFiniteScoresError, export_rater
 from meta_training.language_model import Params, initialise_language_model, sequence_losses
 from meta_training.meta_gradient import InnerState, make_meta_gradient
 from meta_training.metrics import MetricsWriter
@@ -41,11 +41,14 @@ from meta_training.watch import (
     Progress,
     Spending,
     check_finite,
+    check_state,
     check_warmup_losses,
+    check_warmup_state,
     score_correlation,
     step_text,
     summarise,
     warmup_tokens,
+    what_stands,
 )
 from meta_training.workdir import Workdir
 from rater_model.checkpoint import RaterCheckpoint, save_rater
@@ -67,9 +70,11 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         The last rater checkpoint, also in `workdir.rater`.
 
     Raises:
-        NonFiniteError: a loss or a meta-gradient is not finite.
+        NonFiniteError: a loss, a meta-gradient or a state is not finite; the checkpoints that stand are.
+        NonFiniteScoresError: a rater to be exported gives scores that are not finite.
         StoppedError: a signal came; the run is saved.
         WorkdirError: the workdir's checkpoints are damaged.
+        OSError: a checkpoint could not be read or written.
     """
     config = experiment.config
     population = settings.population_config(config)
@@ -118,6 +123,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     )
     state = place_meta_state(state, placement)
     with contextlib.ExitStack() as stack_of:
+        stack_of.enter_context(stop.deferred())
         inner_batches = stack_of.enter_context(
             drawing(experiment.inner, (population.size, config.inner_updates, config.inner_batch), config.seed)
         )
@@ -125,13 +131,12 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             drawing(experiment.outer, (population.size, config.outer_batch), config.seed + 1)
         )
         checkpoints = stack_of.enter_context(Checkpoints(workdir.checkpoints, config.keep_checkpoints))
-        start, exported, saved_step = 0, None, None
+        start, exported = 0, None
         restored = checkpoints.restore_latest(state)
         if restored is None:
-            exported, scores_N = export(experiment, workdir, state.rater_params, 0)
+            exported, scores_N = export(experiment, workdir, state.rater_params, 0, checkpoints.last_written)
         else:
             start, state, host = restored
-            saved_step = start
             if host["pool"] != pool_digest:
                 raise WorkdirError(
                     f"{workdir.pool} is not the warm-up pool that {workdir.checkpoints} was trained with: it "
@@ -141,9 +146,10 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             restore_iterator(outer_batches, host["outer_batches"])
             scores_N = np.asarray(host["reference_scores"], np.float32)
             _LOG.info("resuming at meta-step %d of %d", start, config.meta_steps)
+        if stop.requested():
+            raise StoppedError(f"stopped at meta-step {start} of {config.meta_steps}, before anything new")
         writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start)) if workdir.writes else None
         progress = Progress("step", config.meta_steps)
-        stack_of.enter_context(stop.deferred())
         stack_of.enter_context(lost_processes())  # before the checkpoints' own leave-taking, which would wait for them
         for step in range(start, config.meta_steps):
             for member in members_to_reset(step, population):
@@ -153,12 +159,18 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             done, last = step + 1, step + 1 == config.meta_steps
             scalars = summarise(jax.device_get(metrics), config.meta_optimiser.clip_norm, config.meta_optimiser.epsilon)
             scalars |= spending.at(done)
-            check_finite(done, scalars, saved_step)
-            scalars["score_autocorrelation"] = None
+            check_finite(done, scalars, checkpoints.last_written)
+            scalars |= {"score_autocorrelation": None, "score_autocorrelation_since": None}
             if done % config.export_every == 0 or last:
-                scores_before_N = scores_N
-                exported, scores_N = export(experiment, workdir, state.rater_params, done)
-                scalars["score_autocorrelation"] = score_correlation(scores_before_N, scores_N)
+                exported, exported_scores_N = export(
+                    experiment, workdir, state.rater_params, done, checkpoints.last_written
+                )
+                if done % config.export_every == 0:  # the last export may follow sooner: it is compared with none
+                    correlation = score_correlation(scores_N, exported_scores_N)
+                    if correlation is not None:
+                        scalars["score_autocorrelation"] = correlation
+                        scalars["score_autocorrelation_since"] = done - config.export_every
+                    scores_N = exported_scores_N
             if writer:
                 writer.write(done, scalars)
             if done % config.report_every == 0 or last:
@@ -176,14 +188,14 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
                     "outer_batches": iterator_state(outer_batches),
                     "reference_scores": scores_N.tolist(),
                 }
+                check_state(done, state, checkpoints.last_written)
                 checkpoints.save(done, state, host)
-                saved_step = done
             if stopping and not last:
                 checkpoints.wait()
                 raise StoppedError(f"stopped after meta-step {done} of {config.meta_steps}; saved")
         checkpoints.wait()
         if exported is None:  # a finished run whose last exports were not written, or were lost
-            exported, _ = export(experiment, workdir, state.rater_params, config.meta_steps)
+            exported, _ = export(experiment, workdir, state.rater_params, config.meta_steps, checkpoints.last_written)
     return save_rater(workdir.rater, exported) if workdir.writes else exported
 
 
@@ -202,8 +214,9 @@ def warm_up_pool(
         key: random key of the trajectories.
 
     Raises:
-        NonFiniteError: a loss is not finite.
+        NonFiniteError: a loss or a model is not finite.
         StoppedError: a signal came; the warm-up is saved.
+        OSError: a checkpoint could not be read or written.
     """
     config = experiment.config
     population = settings.population_config(config)
@@ -211,11 +224,14 @@ def warm_up_pool(
         return []
     optimiser = settings.inner_optimiser(config)
     entry_steps = pool_steps(population)
-    with Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
+    with stop.deferred(), Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
         like = fresh_inner_state(initialise, optimiser, key)
         series = checkpoints.restore_series(like, entry_steps)
         pool = [jax.device_get(entry) for step, entry, _ in series if step in entry_steps]
         restored = series[-1] if series else None
+        if stop.requested():
+            begun = restored[0] if restored else 0
+            raise StoppedError(f"stopped at warm-up step {begun} of {entry_steps[-1]}, before anything new")
         if restored and restored[0] == entry_steps[-1]:
             return pool
         batches = stack_of.enter_context(drawing(experiment.inner, (config.inner_batch,), config.seed + 2))
@@ -238,6 +254,7 @@ def warm_up_pool(
             if report:
                 progress.report(step, f"loss {last_loss:.3f}")
             if save:
+                check_warmup_state(step, state)
                 checkpoints.save(step, state, {"batches": iterator_state(batches)})
             if stopping:
                 checkpoints.wait()
@@ -246,7 +263,6 @@ def warm_up_pool(
         if restored:
             restore_iterator(batches, restored[2]["batches"])
             _LOG.info("resuming warm-up at step %d of %d", restored[0], entry_steps[-1])
-        stack_of.enter_context(stop.deferred())
         pool = warm_up(
             population,
             initialise,
@@ -267,6 +283,7 @@ def warm_up_pool(
         checkpoints.wait()
         for step in set(checkpoints.steps()) - set(entry_steps):
             checkpoints.delete(step)
+        checkpoints.delete_superseded()
     return pool
 
 
@@ -305,16 +322,23 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
 
 
 def export(
-    experiment: Experiment, workdir: Workdir, rater_params: Params, step: int
+    experiment: Experiment,
+    workdir: Workdir,
+    rater_params: Params,
+    step: int,
+    last_checkpoint: Callable[[], int | None],
 ) -> tuple[RaterCheckpoint, np.ndarray]:
     """Writes the rater checkpoint of a step to the workdir's raters, and returns it with its reference scores."""
-    return export_rater(
-        str(workdir.rater_of_step(step)),
-        experiment.rater,
-        rater_params,
-        experiment.tokenizer,
-        experiment.reference,
-        experiment.config.export.max_windows,
-        {**experiment.provenance, "step": step},
-        workdir.writes,
-    )
+    try:
+        return export_rater(
+            str(workdir.rater_of_step(step)),
+            experiment.rater,
+            rater_params,
+            experiment.tokenizer,
+            experiment.reference,
+            experiment.config.export.max_windows,
+            {**experiment.provenance, "step": step},
+            workdir.writes,
+        )
+    except NonFiniteScoresError as error:
+        raise NonFiniteScoresError(f"meta-step {step}: {error}; {what_stands(last_checkpoint())}") from error

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from meta_training.errors import NonFiniteError
-from meta_training.population import MetaStepMetrics, PopulationConfig
+from meta_training.meta_gradient import InnerState
+from meta_training.population import MetaState, MetaStepMetrics, PopulationConfig
 from rater_model.transformer import TransformerConfig
 
 _LOG = logging.getLogger("datarater")
@@ -47,13 +51,27 @@ def summarise(metrics: MetaStepMetrics, clip_norm: float, epsilon: float) -> dic
     }
 
 
-def check_finite(step: int, scalars: dict[str, float | None], last_checkpoint: int | None) -> None:
+def what_stands(last_checkpoint: int | None) -> str:
+    """Returns what a run that stops for numbers that are not finite leaves behind, and what to do.
+
+    Args:
+        last_checkpoint: the step of the last training checkpoint, wholly written; None where there is none.
+    """
+    stands = (
+        "there is no checkpoint yet, only the raters exported so far"
+        if last_checkpoint is None
+        else f"the checkpoint of step {last_checkpoint} stands, and the raters exported so far"
+    )
+    return f"{stands}. {_REMEDY}"
+
+
+def check_finite(step: int, scalars: Mapping[str, float | None], last_checkpoint: Callable[[], int | None]) -> None:
     """Stops a run whose numbers are no longer finite.
 
     Args:
         step: the meta-step that they belong to.
         scalars: its metrics.
-        last_checkpoint: the step of the last training checkpoint, or None.
+        last_checkpoint: waits for the last training checkpoint and returns its step, or None.
 
     Raises:
         NonFiniteError: a metric is not finite. The message names the step and the causes, first what went wrong first
@@ -65,13 +83,67 @@ def check_finite(step: int, scalars: dict[str, float | None], last_checkpoint: i
     # In the order in which one step computes them.
     order = ["score_spread", "effective_sample_share", "inner_loss", "outer_loss", "meta_gradient_norm", "update_norm"]
     cause = next((name for name in order if name in bad), bad[0])
-    kept = (
-        "there is no checkpoint yet" if last_checkpoint is None else f"the checkpoint of step {last_checkpoint} stands"
-    )
     raise NonFiniteError(
         f"meta-step {step}: {cause.replace('_', ' ')} is not finite (not finite in all: {', '.join(bad)}); "
-        f"{kept}, and the raters exported so far. {_REMEDY}"
+        f"{what_stands(last_checkpoint())}"
     )
+
+
+def not_finite(parts: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the trees of arrays that hold a number that is not finite."""
+    finite = jax.device_get(_finite(dict(parts)))
+    return [name for name in parts if not finite[name]]
+
+
+@jax.jit
+def _finite(parts: dict[str, Any]) -> dict[str, jax.Array]:
+    def whole(tree: Any) -> jax.Array:
+        return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+    return {name: whole(tree) for name, tree in parts.items()}
+
+
+def check_state(step: int, state: MetaState, last_checkpoint: Callable[[], int | None]) -> None:
+    """Stops a run before a state that is not finite is saved: no checkpoint of a run holds one.
+
+    Args:
+        step: the meta-step that led to it.
+        state: the state to be saved.
+        last_checkpoint: as for `check_finite`.
+
+    Raises:
+        NonFiniteError: a part of the state is not finite; the message names the step and the parts.
+    """
+    bad = not_finite(
+        {
+            "the rater's parameters": state.rater_params,
+            "the meta-optimiser's moments": state.meta_optimiser_state,
+            "the inner models' parameters": state.inner.params,
+            "the inner optimisers' moments": state.inner.optimiser_state,
+        }
+    )
+    if bad:
+        raise NonFiniteError(
+            f"meta-step {step}: after its updates {' and '.join(bad)} are not finite; {what_stands(last_checkpoint())}"
+        )
+
+
+def check_warmup_state(step: int, state: InnerState) -> None:
+    """Stops a warm-up before an inner model that is not finite is saved.
+
+    Args:
+        step: the warm-up step that led to it.
+        state: the inner model.
+
+    Raises:
+        NonFiniteError: the message names the step and what is not finite.
+    """
+    bad = not_finite({"parameters": state.params, "optimiser moments": state.optimiser_state})
+    if bad:
+        raise NonFiniteError(
+            f"warm-up step {step}: the inner model's {' and '.join(bad)} are not finite after its update, and it was "
+            f"not saved. {_REMEDY}"
+        )
 
 
 def check_warmup_losses(first_step: int, losses: Sequence[float]) -> None:
@@ -93,7 +165,8 @@ def score_correlation(before_N: np.ndarray, now_N: np.ndarray) -> float | None:
     """Returns Pearson's correlation of two raters' scores on the same documents; None where one of them is constant.
 
     Scores settle before the meta-gradient vanishes: above 0.95 between checkpoints, the paper found more meta-steps
-    to change little.
+    to change little. Only between raters equally many meta-steps apart are correlations comparable: over few steps
+    any two raters agree.
     """
     if len(before_N) < 2 or before_N.std() == 0 or now_N.std() == 0:
         return None
@@ -129,7 +202,8 @@ class Spending:
 
     A backward pass costs two forward passes. A meta-step takes, for every inner model and token, the inner gradient
     (3 forward passes) and its derivative (the tangent and the value of the same: 6), the outer gradient (3), and the
-    rater's scores and their gradient (3). What is recomputed to save memory is not counted, as is usual.
+    rater's scores and their gradient (3). Reverse mode counts the same: its backward pass through the inner gradient
+    costs twice that gradient, 6 as well. What is recomputed to save memory is not counted, as is usual.
 
     Attributes:
         inner: cost of an inner model.
@@ -216,42 +290,53 @@ def run_summary(rows: Sequence[dict[str, float]]) -> list[str]:
     if not rows:
         return []
     part = max(1, len(rows) // 10)
-    first, last = rows[:part], rows[-part:]
+    last = rows[-part:]
 
     def mean(of: Sequence[dict[str, float]], name: str) -> float:
         return float(np.mean([row[name] for row in of]))
 
+    clipped = f"{mean(last, 'meta_gradient_norm'):.1e} before clipping, {mean(last, 'meta_gradient_norm_clipped'):.1e}"
     lines = [
-        f"outer loss            {mean(first, 'outer_loss'):.3f} over the first {part} meta-steps, "
-        f"{mean(last, 'outer_loss'):.3f} over the last",
-        f"by inner model's age  {_loss_by_age(rows[-max(part, len(rows) // 2) :])}",
-        f"weights               effective sample share {mean(last, 'effective_sample_share'):.2f}, "
-        f"score spread {mean(last, 'score_spread'):.2f}",
+        f"outer loss by age     {_loss_by_age(rows)}",
+        f"weights               effective sample share {mean(last, 'effective_sample_share'):.2f}, entropy share "
+        f"{mean(last, 'weight_entropy_share'):.2f}, score spread {mean(last, 'score_spread'):.2f}",
+        f"meta-gradient norm    {clipped} after",
     ]
-    correlations = [(row["step"], row["score_autocorrelation"]) for row in rows if "score_autocorrelation" in row]
-    if correlations:
-        step, value = correlations[-1]
+    correlated = [row for row in rows if "score_autocorrelation" in row]
+    if correlated:
+        value = correlated[-1]["score_autocorrelation"]
+        between = f"{int(correlated[-1]['score_autocorrelation_since'])} and {int(correlated[-1]['step'])}"
         meaning = (
             f"above {SETTLED_AUTOCORRELATION}: the scores have settled"
             if value > SETTLED_AUTOCORRELATION
             else f"not yet above {SETTLED_AUTOCORRELATION}, where scores have settled: more meta_steps may change them"
         )
-        lines.append(f"score autocorrelation {value:.3f} at step {int(step)}, {meaning}")
+        lines.append(f"score autocorrelation {value:.3f} between steps {between}, {meaning}")
     lines.append(f"spent                 {rows[-1]['tokens']:.2g} token positions, {rows[-1]['flops']:.2g} FLOPs")
     return lines
 
 
 def _loss_by_age(rows: Sequence[dict[str, float]]) -> str:
+    """Returns the outer loss of inner models by age, in the run's first half and in its second where both had that age.
+
+    Over all ages it rises and falls with the resets, whatever the rater learns.
+    """
     names = [name.removeprefix("age_of_") for name in rows[0] if name.startswith("age_of_")]
-    age_N = np.asarray([row[f"age_of_{name}"] for row in rows for name in names])
+    age_N = np.asarray([row[f"age_of_{name}"] for row in rows for name in names]).astype(np.int64)
     loss_N = np.asarray([row[f"outer_loss_of_{name}"] for row in rows for name in names])
-    edges = np.unique(np.quantile(age_N, [0, 1 / 3, 2 / 3, 1]).astype(np.int64))
-    if len(edges) < 2:
-        return f"{int(age_N[0])} updates: {loss_N.mean():.3f}"
-    bins_N = np.clip(np.searchsorted(edges, age_N, side="right") - 1, 0, len(edges) - 2)
-    shown = [
-        f"{edges[i]} to {edges[i + 1]} updates: {loss_N[bins_N == i].mean():.3f}"
-        for i in range(len(edges) - 1)
-        if (bins_N == i).any()
-    ]
-    return ", ".join(shown)
+    late_N = np.repeat(np.arange(len(rows)) >= len(rows) // 2, len(names))
+    starts = np.unique(np.quantile(age_N, [0, 1 / 3, 2 / 3], method="higher"))  # ages that there are
+    shown = []
+    for start, behind in zip(starts, [*starts[1:], age_N.max() + 1], strict=True):
+        within_N = (start <= age_N) & (age_N < behind)
+        end = age_N[within_N].max()
+        ages = f"{start} to {end}" if start < end else f"{start}"
+        in_both = np.intersect1d(age_N[within_N & ~late_N], age_N[within_N & late_N])
+        if len(in_both):
+            early, late = (
+                np.mean([loss_N[(age_N == age) & half_N].mean() for age in in_both]) for half_N in (~late_N, late_N)
+            )
+            shown.append(f"{ages} updates: {early:.3f}, then {late:.3f}")
+        else:
+            shown.append(f"{ages} updates: {loss_N[within_N].mean():.3f}")
+    return "; ".join(shown) + " (first, then second half of the run)"

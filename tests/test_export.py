@@ -45,7 +45,14 @@ def test_the_same_rater_has_the_same_digest_and_another_step_another(tmp_path: P
 
 
 def test_a_rater_with_scores_that_are_not_finite_is_not_written(tmp_path: Path) -> None:
-    params = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), initialise_rater(CONFIG, jax.random.key(0)))
-    with pytest.raises(NonFiniteScoresError, match="not finite"):
-        export_rater(str(tmp_path / "rater"), CONFIG, params, ByteTokenizer(), REFERENCE, 3, {})
+    initial = initialise_rater(CONFIG, jax.random.key(0))
+    for value, cause in (
+        (jnp.nan, "its parameters are not finite"),
+        (3e38, "its parameters are finite, but too large"),
+    ):
+        params = jax.tree.map(lambda x, value=value: jnp.full_like(x, value), initial)
+        with pytest.raises(
+            NonFiniteScoresError, match=f"scores of 20 of 20 reference documents are not finite: {cause}"
+        ):
+            export_rater(str(tmp_path / "rater"), CONFIG, params, ByteTokenizer(), REFERENCE, 3, {})
     assert not (tmp_path / "rater").exists()

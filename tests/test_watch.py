@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from meta_training.errors import NonFiniteError
-from meta_training.population import MetaStepMetrics
+from meta_training.meta_gradient import InnerState
+from meta_training.population import MetaState, MetaStepMetrics
 from meta_training.watch import (
     ModelCost,
     Progress,
     Spending,
     check_finite,
+    check_state,
     check_warmup_losses,
+    check_warmup_state,
     run_summary,
     score_correlation,
     summarise,
@@ -62,14 +65,54 @@ def test_outer_losses_are_told_with_the_ages_of_their_models() -> None:
 def test_a_number_that_is_not_finite_is_named_with_its_step(changed: dict[str, object], cause: str) -> None:
     scalars = summarise(metrics(**changed), clip_norm=1.0, epsilon=1e-8)
     with pytest.raises(NonFiniteError, match=rf"meta-step 7: {cause}.*the checkpoint of step 5 stands"):
-        check_finite(7, scalars, 5)
-    with pytest.raises(NonFiniteError, match="no checkpoint yet"):
-        check_finite(7, scalars, None)
+        check_finite(7, scalars, lambda: 5)
+    with pytest.raises(NonFiniteError, match=r"; there is no checkpoint yet, only the raters exported so far\. Lower"):
+        check_finite(7, scalars, lambda: None)
+
+
+def wait_for_nothing() -> int | None:
+    raise AssertionError("there is no need to wait for a checkpoint")
+
+
+def state(**changed: object) -> MetaState:
+    inner = InnerState({"a": jnp.ones((2, 3))}, {"moments": jnp.zeros((2, 3)), "count": jnp.int32(1)}, jnp.int32(7))
+    values: dict[str, object] = {
+        "step": jnp.int32(7),
+        "rater_params": {"b": jnp.ones(3)},
+        "meta_optimiser_state": {"moments": jnp.zeros((2, 3))},
+        "inner": inner,
+    }
+    return MetaState(**{**values, **changed})  # type: ignore[arg-type]
 
 
 def test_finite_numbers_pass() -> None:
-    check_finite(1, summarise(metrics(), 1.0, 1e-8) | {"score_autocorrelation": None}, None)
+    check_finite(1, summarise(metrics(), 1.0, 1e-8) | {"score_autocorrelation": None}, wait_for_nothing)
     check_warmup_losses(1, [1.0, 2.0])
+    check_state(7, state(), wait_for_nothing)
+    check_warmup_state(7, state().inner)
+
+
+def test_a_state_that_is_not_finite_is_named_before_it_is_saved() -> None:
+    broken = state(rater_params={"b": jnp.asarray([1.0, jnp.inf, 1.0])})
+    with pytest.raises(
+        NonFiniteError,
+        match=r"meta-step 7: after its updates the rater's parameters are not finite; the checkpoint of step 5",
+    ):
+        check_state(7, broken, lambda: 5)
+    inner = state().inner
+    broken = state(inner=inner._replace(optimiser_state={"moments": jnp.full((2, 3), jnp.nan)}))
+    with pytest.raises(NonFiniteError, match=r"the inner optimisers' moments .*there is no checkpoint yet"):
+        check_state(7, broken, lambda: None)
+
+
+def test_a_warmed_up_model_that_is_not_finite_is_named_before_it_is_saved() -> None:
+    inner = state().inner
+    for broken, cause in (
+        (inner._replace(params={"a": jnp.asarray([jnp.nan])}), "parameters"),
+        (inner._replace(optimiser_state={"moments": jnp.asarray([jnp.inf])}), "optimiser moments"),
+    ):
+        with pytest.raises(NonFiniteError, match=f"warm-up step 12: the inner model's {cause} are not finite.* Lower"):
+            check_warmup_state(12, broken)
 
 
 def test_a_warm_up_loss_that_is_not_finite_is_named_with_its_step() -> None:
@@ -106,29 +149,48 @@ def test_progress_tells_rate_and_time_left(caplog: pytest.LogCaptureFixture, mon
 
 
 def row(step: int, **more: float) -> dict[str, float]:
+    """A step of two models that are reset every 10 steps, by turns, and of a rater under which both do ever better."""
+    ages = (step % 10, (step + 5) % 10)
     return {
         "step": step,
-        "outer_loss": 3 - step / 100,
         "effective_sample_share": 0.5,
+        "weight_entropy_share": 0.75,
         "score_spread": 0.25,
+        "meta_gradient_norm": 2.5e-3,
+        "meta_gradient_norm_clipped": 1e-3,
         "tokens": 1000.0 * step,
         "flops": 1e6 * step,
-        "age_of_inner_model_0": step % 10,
-        "outer_loss_of_inner_model_0": 3 - (step % 10) / 10,
+        **{f"age_of_inner_model_{i}": float(age) for i, age in enumerate(ages)},
+        **{f"outer_loss_of_inner_model_{i}": 3 - age / 10 - step / 1000 for i, age in enumerate(ages)},
         **more,
     }
 
 
 def test_the_summary_of_a_run() -> None:
-    rows = [
-        row(step, **({"score_autocorrelation": 0.9 + step / 1000} if step % 25 == 0 else {})) for step in range(1, 101)
-    ]
+    def correlated(step: int) -> dict[str, float]:
+        return {"score_autocorrelation": 0.9 + step / 1000, "score_autocorrelation_since": step - 25}
+
+    rows = [row(step, **(correlated(step) if step % 25 == 0 else {})) for step in range(1, 102)]
     text = "\n".join(run_summary(rows))
-    assert "2.945 over the first 10 meta-steps, 2.045 over the last" in text
-    assert "0 to 3 updates: 2.9" in text
-    assert "6 to 9 updates: 2.2" in text
-    assert "1.000 at step 100, above 0.95: the scores have settled" in text
+    assert "0 to 2 updates: 2.875, then 2.824; 3 to 5 updates" in text
+    assert "; 6 to 9 updates: 2.225, then 2.174 (first, then second half of the run)" in text
+    assert "effective sample share 0.50, entropy share 0.75, score spread 0.25" in text
+    assert "2.5e-03 before clipping, 1.0e-03 after" in text
+    assert "1.000 between steps 75 and 100, above 0.95: the scores have settled" in text
     assert "1e+05 token positions, 1e+08 FLOPs" in text
-    assert "not yet above 0.95" in "\n".join(run_summary(rows[:26]))
+    assert "0.925 between steps 0 and 25, not yet above 0.95" in "\n".join(run_summary(rows[:26]))
     assert run_summary([]) == []
-    assert "1 updates: 2.900" in "\n".join(run_summary(rows[:1]))
+
+
+def test_the_summary_compares_inner_models_of_equal_ages_only() -> None:
+    assert "  1 updates: 2.899; 6 updates: 2.399 (" in run_summary([row(1)])[0]
+    ages = [1, 2, 3, 4, 5, 6, 7, 8]  # never reset
+    growing = [row(age, age_of_inner_model_0=age, age_of_inner_model_1=age) for age in ages]
+    assert "then" not in run_summary(growing)[0].removesuffix("(first, then second half of the run)")
+    # As good at every age, but older in the first half.
+    late = [
+        row(step, **{f"{name}_inner_model_{i}": value for i in (0, 1) for name, value in pair.items()})
+        for step, age in enumerate([3, 4, 5, 5, 5, 5, 3, 3, 3, 3, 4, 5])
+        for pair in [{"age_of": age, "outer_loss_of": 3 - age / 10}]
+    ]
+    assert "3 to 4 updates: 2.650, then 2.650; 5 updates: 2.500, then 2.500" in run_summary(late)[0]
