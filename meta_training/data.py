@@ -8,6 +8,7 @@ numbers, and an iterator set to it goes on with the very same batches.
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import tempfile
 from collections.abc import Iterable
@@ -95,10 +96,11 @@ def make_windows(
         DataError: the mode is unknown, or not one window came out.
     """
     check_mode(mode)
+    minimum_length = max(2, minimum_length)
     dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
     separator = np.asarray([tokenizer.separator_id], dtype)
     documents, tokens = 0, 0
-    lengths: list[int] = []
+    lengths = array.array("i")
     file = tempfile.TemporaryFile(prefix="datarater-windows-")  # noqa: SIM115 - it lives as long as its map
     for text in texts:
         documents += 1
@@ -111,9 +113,14 @@ def make_windows(
                 file.write(pad(ids, length, tokenizer).astype(dtype).tobytes())
                 lengths.append(len(ids))
     file.flush()
-    length_N = np.full(tokens // length, length, np.int32) if mode == "packed" else np.asarray(lengths, np.int32)
+    length_N = np.full(tokens // length, length, np.int32) if mode == "packed" else np.frombuffer(lengths, np.int32)
     if not len(length_N):
-        raise DataError(f"the documents do not fill one window of {length} tokens; take a smaller length or more data")
+        which = (
+            f"the {documents:,} documents of the {texts.role} set" if isinstance(texts, TextSet) else "the documents"
+        )
+        if mode == "document":
+            raise DataError(f"{which} have no window of {minimum_length} tokens; lower data.minimum_length")
+        raise DataError(f"{which} do not fill one window of {length} tokens; take a smaller length or more data")
     return TokenWindows(np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents)
 
 
@@ -163,8 +170,8 @@ class StreamedWindows:
         # An endless iterator over nothing would wait for ever.
         if mode == "document" and not any(map(self._cut, texts.spread(1000))):
             raise DataError(
-                f"none of up to 1,000 documents of {texts.source.name} has a window of {minimum_length} tokens; "
-                "lower data.minimum_length"
+                f"none of up to 1,000 documents of the {texts.role} set ({texts.source.name}) has a window of "
+                f"{max(2, minimum_length)} tokens; lower data.minimum_length"
             )
 
     def _cut(self, text: str) -> list[np.ndarray]:

@@ -45,8 +45,12 @@ class ListedTexts:
         return self._texts[index]
 
 
+def text_set(role: str, texts: Sequence[str]) -> TextSet:
+    return TextSet(role, ListedTexts(texts), Membership())
+
+
 def inner_set(texts: Sequence[str]) -> TextSet:
-    return TextSet("inner", ListedTexts(texts), Membership())
+    return text_set("inner", texts)
 
 
 @settings(deadline=None)
@@ -157,8 +161,20 @@ def test_streamed_windows_leave_out_documents_of_the_other_set() -> None:
 
 
 def test_documents_too_short_for_a_window_are_refused_rather_than_waited_for() -> None:
-    with pytest.raises(DataError, match=r"lower data\.minimum_length"):
+    with pytest.raises(DataError, match=r"the inner set \(listed\) has a window of 4 tokens; lower data\.minimum_len"):
         StreamedWindows(inner_set(["ab"] * 5), TOKENIZER, 8, "document", 4)
+
+
+@pytest.mark.parametrize("role", ["inner", "outer"])
+def test_a_refusal_says_which_set_has_no_window(role: str) -> None:
+    texts = text_set(role, ["ab"] * 2)
+    with pytest.raises(DataError, match=f"the 2 documents of the {role} set do not fill one window of 8 tokens"):
+        make_windows(texts, TOKENIZER, 8, "packed")
+    message = rf"the 2 documents of the {role} set have no window of 4 tokens; lower data\.minimum_length"
+    with pytest.raises(DataError, match=message):
+        make_windows(texts, TOKENIZER, 8, "document", 4)
+    with pytest.raises(DataError, match=f"documents of the {role} set "):
+        StreamedWindows(texts, TOKENIZER, 8, "document", 4)
 
 
 @pytest.fixture(scope="module")
