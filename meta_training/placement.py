@@ -1,27 +1,33 @@
 """Where things live when there is more than one device: a mesh of ("population", "data") axes.
 
 Inner models are spread over the groups of the "population" axis, each model's batches over the "data" axis of its
-group, and, where one device is too small for a model, its parameters and optimiser state too. The meta-step runs
-under `jax.shard_map`, so every exchange between devices is written here, and none is left to the compiler's choice:
+group, and, where one device is too small for a model, its parameters and optimiser state too. What the meta-step
+computes of parameters and batches runs under `jax.shard_map`, so those exchanges between devices are written here:
 
     over data        one sum of the inner gradient for each inner update and one of its derivative, one of the outer
                      gradient, one of the rater's gradient; gathers of the batch's scores and losses, B numbers each
     over population  one mean of the rater's update
 
 With parameters cut over the data axis the sums become reduce-scatters, and theta and each cotangent are gathered whole
-just before they are used.
+just before they are used. Only the means of the metrics, a few numbers over the population, lie outside and are left
+to the compiler.
+
+Several processes that train together meet here too: what must be the same in all of them is compared before they
+begin, and one that cannot go on says so and ends by itself, whatever the others do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -30,7 +36,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rater_model import exit_codes
 
 POPULATION, DATA = "population", "data"
-_LOST = re.compile(r"gloo|connection|peer|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|collective", re.IGNORECASE)
+# A status that says so, or the libraries' own words for it; not the word "collective", which a program that does not
+# compile or fit into memory bears as well.
+_LOST = re.compile(
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|Gloo [\w -]+ failed: |gloo/transport/|heartbeat timeout|Barrier failed|"
+    r"remote process exited or there was a network error"  # NCCL's
+)
+_OUT_OF_MEMORY = re.compile(r"^RESOURCE_EXHAUSTED:")
+_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+_PATIENCE = 10  # seconds that a process which has failed waits for the others to leave with it
 
 
 class PlacementError(ValueError):
@@ -42,9 +56,9 @@ class PlacementConfig:
     """How inner models and their batches are spread over devices.
 
     Attributes:
-        population: groups of devices, each with an equal share of the inner models; 0 for as many as the number of
-            devices and the population have in common.
-        data: devices in a group, each with an equal share of every batch; 0 for all that there are.
+        population: groups of devices, each with an equal share of the inner models; 0 for the number that leaves the
+            fewest devices idle, the largest of several.
+        data: devices in a group, each with an equal share of every batch; 0 for as many as divide the batches.
         shard_parameters: cut each inner model's parameters and optimiser state over its group's devices, each array
             along its longest axis that can be cut evenly. They are put together just before they are used: what
             stays on a device between updates shrinks by the group's size.
@@ -93,12 +107,12 @@ class DataAxis(OneDevice):
         size: how many devices.
         cut_axes: for each leaf of theta, in the order of `jax.tree.leaves`, the axis that is cut over the devices, or
             -1 for a leaf that every device holds whole; None for no leaf cut.
-        name: of the mesh axis.
+        name: of the mesh axis, or axes.
     """
 
     size: int
     cut_axes: tuple[int, ...] | None = None
-    name: str = DATA
+    name: str | tuple[str, ...] = DATA
 
     def sum_value(self, tree: Any) -> Any:
         """See `OneDevice.sum_value`."""
@@ -202,15 +216,19 @@ class Placement:
         """Puts arrays, the same ones in every process, where the specs say.
 
         Args:
-            tree: arrays; those that already lie on the whole mesh are moved, others are copied from this process.
+            tree: arrays; those that JAX can move between devices are, the others are copied from this process.
             specs: a tree of partition specs, or one for all.
         """
         if isinstance(specs, PartitionSpec):
             specs = jax.tree.map(lambda _: specs, tree)
 
         def put(x: Any, sharding: NamedSharding) -> jax.Array:
+            if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+                return x
             if isinstance(x, jax.Array) and not x.is_fully_addressable:
                 return jax.jit(lambda y: y, out_shardings=sharding)(x)
+            if sharding.is_fully_addressable:
+                return jax.device_put(x, sharding)
             values = np.asarray(x)
             return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
@@ -224,7 +242,9 @@ class Placement:
         """Returns one sentence for a person."""
         kind = self.mesh.devices.flat[0].device_kind
         cut = ", parameters cut over the group" if self.shard_parameters and self.group_size > 1 else ""
-        return f"{self.mesh.size} x {kind}: {self.groups} groups of {self.group_size}{cut}"
+        idle = jax.device_count() - self.mesh.size
+        left_over = f"; {idle} more devices stay idle" if idle > 0 else ""
+        return f"{self.mesh.size} x {kind}: {self.groups} groups of {self.group_size}{cut}{left_over}"
 
 
 def make_placement(
@@ -246,8 +266,7 @@ def make_placement(
     """
     devices = list(jax.devices() if devices is None else devices)
     count = len(devices)
-    groups = config.population or math.gcd(population, count // config.data if config.data else count)
-    group_size = config.data or count // groups
+    groups, group_size = _axes(config, population, math.gcd(*batches), count)
     if population % groups:
         raise PlacementError(f"placement.population ({groups}) must divide population.size ({population})")
     for batch in batches:
@@ -260,12 +279,28 @@ def make_placement(
         raise PlacementError(f"placement asks for {groups} x {group_size} devices, and there are {count}")
     if groups * group_size < count and jax.process_count() > 1:
         raise PlacementError(
-            f"placement uses {groups} x {group_size} of {count} devices; in a run of several processes it must use all"
+            f"placement uses {groups} x {group_size} of {count} devices; in a run of several processes it must use "
+            "all: groups must divide population.size, and the devices of a group inner_batch and outer_batch"
         )
     if groups * group_size == 1:
         return None
     mesh = Mesh(np.asarray(devices[: groups * group_size]).reshape(groups, group_size), (POPULATION, DATA))
     return Placement(mesh, config.shard_parameters)
+
+
+def _axes(config: PlacementConfig, population: int, batch: int, count: int) -> tuple[int, int]:
+    """Returns groups and devices of a group: where the config leaves it open, those that use the most devices."""
+
+    def divisors(number: int) -> list[int]:
+        return [i for i in range(1, min(number, count) + 1) if number % i == 0]
+
+    choices = [
+        (groups, group_size)
+        for groups in ([config.population] if config.population else divisors(population))
+        for group_size in ([config.data] if config.data else divisors(batch))
+    ]
+    fitting = [axes for axes in choices if math.prod(axes) <= count]
+    return max(fitting or choices[:1], key=lambda axes: (math.prod(axes), axes[0]))
 
 
 class LostProcessError(RuntimeError):
@@ -282,15 +317,22 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
         process: which one this is, from 0; not used with "auto".
 
     Raises:
-        PlacementError: the numbers do not fit each other.
+        PlacementError: the numbers do not fit each other, it is not an address, or there is no cluster that tells.
         LostProcessError: the others did not come in time.
     """
     if not coordinator:
         if processes != 1:
             raise PlacementError(f"--processes={processes} needs --coordinator=HOST:PORT, the same for all of them")
         return
-    if coordinator != "auto" and process >= processes:
-        raise PlacementError(f"--process={process} must be below --processes={processes}: it counts from 0")
+    if coordinator != "auto":
+        address = _ADDRESS.fullmatch(coordinator)
+        if address is None or not 0 < int(address[1]) < 2**16:
+            raise PlacementError(
+                f"--coordinator={coordinator} must be HOST:PORT of process 0, such as host0:8476, or 'auto' where the "
+                "cluster tells"
+            )
+        if process >= processes:
+            raise PlacementError(f"--process={process} must be below --processes={processes}: it counts from 0")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if coordinator == "auto":
@@ -299,18 +341,101 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
             jax.distributed.initialize(coordinator, processes, process)
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(f"the processes did not all meet at {coordinator}: {_first_line(error)}") from error
+    except (ValueError, RuntimeError, LookupError) as error:
+        instead = "; give --coordinator=HOST:PORT --processes=N --process=I instead" if coordinator == "auto" else ""
+        reason = "JAX finds no cluster here that tells who trains together" if instead else "JAX cannot begin"
+        raise PlacementError(f"--coordinator={coordinator}: {reason} ({_first_line(error)}){instead}") from error
+
+
+@contextlib.contextmanager
+def together() -> Iterator[dict[str, Any]]:
+    """Lets the processes of a run leave a part of their start only together, and only where they agree.
+
+    Where one leaves it by an error, that one has its own words to say; the others are told, so that they do not wait
+    for it. Nothing to do in a process by itself.
+
+    Yields:
+        A dictionary for what must be the same in all of them, by name; values are JSON, nested as may be.
+
+    Raises:
+        LostProcessError: another process failed; the message has its words.
+        PlacementError: the processes differ; the message names in what.
+    """
+    mine: dict[str, Any] = {}
+    try:
+        yield mine
+    except SystemExit as leaving:  # by `end_process`, which has begun to count
+        gather_texts(json.dumps({"failed": _first_line(leaving.__context__ or leaving)}))
+        raise
+    everyone = [json.loads(text) for text in gather_texts(json.dumps({"same": mine}))]
+    for number, found in enumerate(everyone):
+        if "failed" in found:
+            raise LostProcessError(f"process {number} of {len(everyone)} has ended: {found['failed']}")
+    if differences := list(_differences([found["same"] for found in everyone])):
+        raise PlacementError(
+            f"the processes of this run differ: {'; '.join(differences)}. Start all of them with the same command and "
+            "config, on the same data, with the same versions installed"
+        )
+
+
+def gather_texts(text: str) -> list[str]:
+    """Returns a text of every process, in their order, when all of them have come here."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils  # here, since importing it takes a while
+
+    own = np.frombuffer(text.encode("utf-8"), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray([own.size], np.int32))[:, 0]
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: own.size] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]).decode("utf-8") for row, length in zip(rows, lengths, strict=True)]
+
+
+def _differences(values: Sequence[Any], name: str = "") -> Iterator[str]:
+    """Yields, for each leaf of nested dictionaries that is not the same in all processes, who has what."""
+    first = values[0]
+    other = next((number for number, value in enumerate(values) if value != first), None)
+    if other is None:
+        return
+    if all(isinstance(value, dict) for value in values):
+        for key in dict.fromkeys(key for value in values for key in value):
+            yield from _differences([value.get(key) for value in values], f"{name}.{key}" if name else key)
+    else:
+        yield f"{name} is {first!r} in process 0, {values[other]!r} in process {other}"
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends this process with a code, whether or not the others of its run end too.
+
+    JAX waits at its end for the others, who may be waiting for this one, and at last aborts with a code of its own.
+    So they have a moment to come along, and no more.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.distributed.is_initialized():
+        alone = threading.Timer(_PATIENCE, os._exit, (code,))
+        alone.daemon = True
+        alone.start()
+    sys.exit(code)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Returns whether an error says that another process is gone, rather than that this one has failed."""
+    text = str(error)
+    return bool(_LOST.search(text)) and not _OUT_OF_MEMORY.search(text)
 
 
 @contextlib.contextmanager
 def lost_processes() -> Iterator[None]:
-    """Turns what JAX raises when another process is gone into a `LostProcessError`, and says it before leaving.
+    """Turns what JAX raises when another process is gone into one line and the end of this process.
 
     JAX would wait at its end for the process that is gone; so this one then ends without waiting.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or not _LOST.search(str(error)):
+    except (RuntimeError, ValueError) as error:  # jaxlib raises what fails in a dispatch as either
+        if jax.process_count() == 1 or not is_lost_process(error):
             raise
         print(
             f"process {jax.process_index()} of {jax.process_count()}: another process of this run has ended or cannot "
@@ -323,4 +448,4 @@ def lost_processes() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).split("\n")[0]
+    return (str(error) or type(error).__name__).split("\n")[0]

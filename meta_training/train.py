@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import re
 import shlex
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from meta_training import settings
 from meta_training.errors import (
@@ -32,17 +34,26 @@ from meta_training.errors import (
     StopSignal,
     WorkdirError,
 )
-from meta_training.experiment import plain, prepare
+from meta_training.experiment import plain, prepare, versions
 from meta_training.export import NonFiniteScoresError
 from meta_training.loop import train
 from meta_training.metrics import METRICS_FILE, read_metrics
-from meta_training.placement import LostProcessError, PlacementError, join_processes, lost_processes
+from meta_training.placement import (
+    LostProcessError,
+    PlacementError,
+    end_process,
+    join_processes,
+    lost_processes,
+    together,
+)
 from meta_training.sources import DataError, EmptySetError
 from meta_training.watch import run_summary
 from meta_training.workdir import Workdir, write_json
 from rater_model import exit_codes
 from rater_model.checkpoint import CheckpointError
 from rater_model.documents import NoInputError
+from rater_model.records import ReadOptions
+from rater_model.tfds import TFDS_PREFIX, DatasetName
 
 _LOG = logging.getLogger("datarater")
 _CONFIG = config_flags.DEFINE_config_file(
@@ -89,18 +100,35 @@ def ending_in_one_line() -> Iterator[None]:
     except BaseException as error:
         code = next((code for kinds, code in _CODES if isinstance(error, kinds)), None)
         if code is None:
-            raise
+            if isinstance(error, SystemExit) or not jax.distributed.is_initialized():
+                raise
+            traceback.print_exc()
+            end_process(exit_codes.FAILED)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             code = exit_codes.DISK_FULL
         hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
         print(f"datarater-train: {error or 'interrupted'}{hint}", file=sys.stderr)
-        sys.exit(code)
+        end_process(code)
 
 
-def next_command(workdir: Workdir, inner: str) -> str:
-    """Returns the command that curates with the rater of a finished run."""
-    files = inner if not inner.startswith("tfds:") else "YOUR_FILES/*.jsonl.gz"
-    return f"datarater-curate --input {shlex.quote(files)} --rater {workdir.rater} --output curated --keep_fraction 0.5"
+def next_command(workdir: Workdir, data: ConfigDict) -> str:
+    """Returns the command that curates the pool with the rater of a finished run.
+
+    Args:
+        workdir: the run's.
+        data: the config's section.
+    """
+    words = ["datarater-curate", "--input", data.inner]
+    if data.inner.startswith(TFDS_PREFIX):
+        dataset = DatasetName.parse(data.inner)
+        if "[" in dataset.split:  # curation reads whole splits
+            whole = "+".join(dict.fromkeys(part.partition("[")[0] for part in dataset.split.split("+")))
+            words[-1] = ":".join(filter(None, (f"{TFDS_PREFIX}{dataset.name}", dataset.version, whole)))
+        if data.tfds_data_dir:
+            words += ["--tfds_data_dir", data.tfds_data_dir]
+    if data.text_field != ReadOptions().text_field:
+        words += ["--text_field", data.text_field]
+    return shlex.join([*words, "--rater", str(workdir.rater), "--output", "curated", "--keep_fraction", "0.5"])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -113,20 +141,31 @@ def main(argv: Sequence[str]) -> None:
         ending_in_one_line(),
         lost_processes(),
         StopSignal() as stop,
-        Workdir(_WORKDIR.value, jax.process_index() == 0) as workdir,
+        contextlib.ExitStack() as stack,
     ):
-        workdir.check_config(plain(config))
-        if summary := workdir.finished(config.meta_steps):
+        with together() as same:
+            same["versions"], same["config"] = versions(), plain(config)
+            same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
+        with together() as same, ending_in_one_line():
+            workdir = stack.enter_context(Workdir(_WORKDIR.value, jax.process_index() == 0))
+            workdir.check_config(plain(config))
+            summary = workdir.finished(config.meta_steps)
+            same["--workdir holds this run, finished"] = bool(summary)
+        if summary:
             print(
                 f"nothing to do: {workdir.path} holds a finished run of {config.meta_steps} meta-steps, rater "
                 f"{summary['digest'][:12]} in {workdir.rater}; raise meta_steps to go on\n"
-                f"next:  {next_command(workdir, config.data.inner)}"
+                f"next:  {next_command(workdir, config.data)}"
             )
             return
-        experiment = prepare(config, workdir.begun_tokenizer())
-        tokenizer = experiment.tokenizer.serialise()
-        workdir.check_data(experiment.data, tokenizer)
-        workdir.claim(plain(config), experiment.data, tokenizer)
+        with together() as same, ending_in_one_line():
+            experiment = prepare(config, workdir.begun_tokenizer())
+            tokenizer = experiment.tokenizer.serialise()
+            workdir.check_data(experiment.data, tokenizer)
+            same["digest of data.inner and data.outer"] = experiment.data
+            same["digest of the tokenizer"] = hashlib.sha256(tokenizer).hexdigest()
+        with together(), ending_in_one_line():
+            workdir.claim(plain(config), experiment.data, tokenizer)
         checkpoint = train(experiment, workdir, stop)
         if not workdir.writes:
             return
@@ -135,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}")
     for line in lines:
         print(f"  {line}")
-    print(f"next:  {next_command(workdir, config.data.inner)}")
+    print(f"next:  {next_command(workdir, config.data)}")
 
 
 def help_text() -> str:
