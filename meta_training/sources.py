@@ -54,7 +54,7 @@ class TextSource(Protocol):
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """Records that could not be used so far, by reason; how far a source has been read is its own matter."""
+        """Records that could not be used, by reason: in files all, in a dataset those read so far."""
 
     def __len__(self) -> int:
         """Returns how many texts there are, unusable ones included."""
