@@ -13,6 +13,7 @@ import jax
 import jax.flatten_util
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from meta_training.meta_gradient import MetaGradientConfig, make_meta_gradient
 from meta_training.placement import Placement, PlacementConfig, join_processes, make_placement
@@ -33,16 +34,23 @@ QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 def run(
     problem: Problem, placement: Placement | None, meta_optimiser: Any, steps: int, permuted: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Returns eta after some meta-steps, the last metrics, and the compiled meta-step."""
+    """Returns eta after some meta-steps, the last metrics, and more.
+
+    That is the compiled meta-step, the shapes of theta's parts on a device, and a row for each inner model of what its
+    meta-optimiser holds.
+    """
     optimiser = optax.adam(1e-2, eps=1e-8, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), POPULATION + 2)
     members = [inner_state(problem.initialise_model(key), optimiser) for key in keys[2:]]
     data_axis = placement.data_axis(members[0].params) if placement else None
+    inner_part, outer_part = (1, 1) if placement and placement.group_size == BATCH else (2, 4)
     meta_gradient = make_meta_gradient(
         problem.score,
         problem.losses,
         optimiser,
-        MetaGradientConfig(inner_micro_batch=2, outer_micro_batch=4, rater_micro_batch=4),
+        MetaGradientConfig(
+            inner_micro_batch=inner_part, outer_micro_batch=outer_part, rater_micro_batch=2 * inner_part
+        ),
         data_axis,
     )
     state = initial_meta_state(problem.initialise_rater(keys[0]), stack(members), meta_optimiser)
@@ -64,7 +72,11 @@ def run(
             compiled = make_meta_step(meta_gradient, meta_optimiser, placement).lower(*arguments).compile(QUICK)
         state, metrics = compiled(*arguments)
     cut = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.inner.params)]
-    return np.asarray(jax.flatten_util.ravel_pytree(state.rater_params)[0]), jax.device_get(metrics), (compiled, cut)
+    held = state.meta_optimiser_state
+    held = placement.place(held, PartitionSpec()) if placement else held
+    rows = np.concatenate([np.reshape(leaf, (POPULATION, -1)) for leaf in jax.tree.leaves(held)], axis=1)
+    eta = np.asarray(jax.flatten_util.ravel_pytree(state.rater_params)[0])
+    return eta, jax.device_get(metrics), (compiled, cut, rows)
 
 
 def collectives(text: str) -> list[str]:
@@ -99,20 +111,26 @@ def main() -> None:
     join_processes(arguments.coordinator, arguments.processes, arguments.process)
     problem = {"small": small_problem, "transformer": transformer_problem}[arguments.model](arguments.dtype)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-    plain = optax.sgd(1e6)  # the update is then the mean meta-gradient itself, large beside eta
+    # The update is then the mean meta-gradient itself, large beside eta, and the momenta each inner model's own.
+    plain = optax.sgd(1e6, momentum=0.5)
 
-    def place(data: int, shard_parameters: bool) -> Placement | None:
-        return make_placement(PlacementConfig(POPULATION, data, shard_parameters), POPULATION, (BATCH,))
+    def place(groups: int, data: int, shard_parameters: bool) -> Placement | None:
+        return make_placement(PlacementConfig(groups, data, shard_parameters), POPULATION, (BATCH,))
 
-    one_step, one_metrics, _ = run(problem, None, plain, 1)
+    one_step, one_metrics, (*_, one_rows) = run(problem, None, plain, 1)
     ten_steps, _, _ = run(problem, None, adam, arguments.steps)
     permuted, _, _ = run(problem, None, adam, arguments.steps, permuted=True)
     report: dict[str, Any] = {"devices": jax.device_count(), "permuted": distance(permuted, ten_steps)}
-    for name, data, shard_parameters in (("whole", 2, False), ("cut", 2, True)):
-        one, metrics, (compiled, cut) = run(problem, place(data, shard_parameters), plain, 1)
-        ten, _, _ = run(problem, place(data, shard_parameters), adam, arguments.steps)
+    for name, *axes in (
+        ("whole", POPULATION, 2, False),
+        ("cut", POPULATION, 2, True),
+        ("cut over all", 1, 8, True),
+    ):
+        one, metrics, (compiled, cut, rows) = run(problem, place(*axes), plain, 1)
+        ten, _, _ = run(problem, place(*axes), adam, arguments.steps)
         report[name] = {
             "meta_gradient": distance(one, one_step),
+            "of_members": [distance(*both) for both in zip(rows, one_rows, strict=True)],
             "metrics": max(float(np.max(np.abs(a - b))) for a, b in zip(metrics, one_metrics, strict=True)),
             "steps": distance(ten, ten_steps),
             "shards": [list(shape) for shape in cut],

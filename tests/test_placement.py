@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from meta_training.placement import PlacementConfig, PlacementError, make_placement
+from meta_training.placement import (
+    PlacementConfig,
+    PlacementError,
+    is_lost_process,
+    join_processes,
+    make_placement,
+    together,
+)
+from tests import training
 
 ROOT = Path(__file__).resolve().parents[1]
 # theta, eta and the cut part of theta in tests/small_models.py: 12 x 8 + 8 x 7 + 7 x 12 and the bias of 7; 12 x 8 + 8.
@@ -48,10 +56,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result(start(output), output)
 
 
-@pytest.mark.parametrize("parameters", ["whole", "cut"])
+@pytest.mark.parametrize("parameters", ["whole", "cut", "cut over all"])
 def test_eight_devices_make_the_rater_of_one(report: dict[str, Any], parameters: str) -> None:
     assert report["devices"] == 8
     assert report[parameters]["meta_gradient"] < 1e-12
+    assert len(report[parameters]["of_members"]) == 4
+    assert max(report[parameters]["of_members"]) < 1e-12
     assert report[parameters]["metrics"] < 1e-12
     assert report[parameters]["steps"] < 1e-9  # ten meta-steps and a reset
     assert report["permuted"] < 1e-9
@@ -60,6 +70,8 @@ def test_eight_devices_make_the_rater_of_one(report: dict[str, Any], parameters:
 def test_parameters_are_cut_where_they_can_be(report: dict[str, Any]) -> None:
     assert sorted(report["whole"]["shards"]) == [[1, 7], [1, 7, 12], [1, 8, 7], [1, 12, 8]]
     assert sorted(report["cut"]["shards"]) == [[1, 4, 7], [1, 6, 8], [1, 7], [1, 7, 6]]
+    # One group of 8 devices holds all four models, and only axes of 8 can be cut.
+    assert sorted(report["cut over all"]["shards"]) == [[4, 1, 7], [4, 7], [4, 7, 12], [4, 12, 1]]
 
 
 def of_kind(report: dict[str, Any], parameters: str, kind: str) -> list[tuple[str, int]]:
@@ -92,10 +104,11 @@ def test_transformers_on_eight_devices(dtype: str, tmp_path: Path) -> None:
     report = result(
         start(tmp_path / "report.json", "--model=transformer", f"--dtype={dtype}"), tmp_path / "report.json"
     )
-    for parameters in ("whole", "cut"):
+    for parameters in ("whole", "cut", "cut over all"):
         found = report[parameters]
         print(dtype, parameters, {k: found[k] for k in ("meta_gradient", "steps")}, "permuted", report["permuted"])
         assert found["meta_gradient"] < (1e-12 if dtype == "float64" else 1e-5)
+        assert max(found["of_members"]) < (1e-12 if dtype == "float64" else 1e-5)
         # In float32 ten steps amplify rounding: no more than a mere reordering of the examples does.
         assert found["steps"] < (1e-9 if dtype == "float64" else 3 * report["permuted"])
 
@@ -134,6 +147,10 @@ def test_one_device_needs_no_placement() -> None:
         (PlacementConfig(data=8), 8, (1, 8)),
         (PlacementConfig(population=2), 8, (2, 4)),
         (PlacementConfig(population=2, data=1), 8, (2, 1)),
+        (PlacementConfig(), 6, (2, 3)),
+        (PlacementConfig(population=1), 5, (1, 4)),  # 24 and 48 cannot be cut over five
+        (PlacementConfig(), 5, (4, 1)),  # four devices as one group of four too, but that has more to exchange
+        (PlacementConfig(data=3), 8, (2, 3)),
     ],
 )
 def test_axes_are_chosen_from_devices_and_population(
@@ -165,3 +182,74 @@ def test_the_longest_axis_that_can_be_cut_is_cut() -> None:
     axis = made.data_axis([jnp.zeros(shape) for shape in shapes])
     assert axis is not None
     assert axis.cut_axes == (1, 0, -1, -1, 0)
+
+
+@pytest.mark.parametrize(("devices", "used"), [(3, 2), (6, 4)])
+def test_the_default_uses_as_many_devices_as_fit_the_default_batches(devices: int, used: int) -> None:
+    made = make_placement(PlacementConfig(), 8, (32, 16), jax.devices()[:1] * devices)
+    assert made is not None
+    assert made.mesh.size == used
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":8476", "host:port", "host:0", "host:65536", "a:b:1"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(PlacementError, match=f"--coordinator={address} must be HOST:PORT of process 0"):
+        join_processes(address, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "text"),
+    [
+        (True, "UNAVAILABLE: Socket closed"),
+        (
+            True,
+            "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+        ),
+        (True, "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: cpu"),
+        (True, "INTERNAL: NCCL operation failed: remote process exited or there was a network error."),
+        (True, "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout."),
+        (False, "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes for the all-gather collective-permute"),
+        (False, "RESOURCE_EXHAUSTED: Gloo all-reduce failed: out of memory"),
+        (False, "INTERNAL: a collective's replica groups do not fit the mesh"),
+        (False, "INVALID_ARGUMENT: peer access is not supported between these devices"),
+        (False, "NOT_FOUND: no connection between buffers was planned; the status UNAVAILABLE: is only mentioned"),
+    ],
+)
+def test_a_lost_process_is_told_from_other_failures(lost: bool, text: str) -> None:
+    assert is_lost_process(jax.errors.JaxRuntimeError(text)) is lost
+    assert is_lost_process(ValueError(text)) is lost  # as jaxlib raises it out of a dispatch
+
+
+def test_a_process_by_itself_has_nobody_to_wait_for() -> None:
+    with together() as same:
+        same["config"] = {"seed": 0}
+    with pytest.raises(SystemExit), together():
+        raise SystemExit(3)
+
+
+@pytest.mark.slow
+def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_path: Path) -> None:
+    texts, raters = training.write_texts(tmp_path / "pool.jsonl"), {}
+    for name, steps in (("uninterrupted", (8,)), ("resumed", (5, 8))):
+        for meta_steps in steps:
+            done = subprocess.run(
+                training.command(
+                    tmp_path / name,
+                    texts,
+                    meta_steps=meta_steps,
+                    placement__data=2,
+                    placement__shard_parameters=True,
+                    population__warmup_steps=4,
+                ),
+                cwd=ROOT,
+                env=training.environment(tmp_path / "compiled")
+                | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert "on 4 x cpu: 2 groups of 2, parameters cut over the group" in done.stderr
+        raters[name] = training.digest(tmp_path / name / "raters" / "step_00000008")
+    assert "resuming at meta-step 5 of 8" in done.stderr
+    assert raters["resumed"] == raters["uninterrupted"]
