@@ -1,11 +1,18 @@
 """`datarater-train` as a user meets it: refusals in one line, and training on a TensorFlow dataset."""
 
+import argparse
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 
+from meta_training.configs import default
 from meta_training.metrics import read_metrics
+from meta_training.train import next_command
+from meta_training.workdir import Workdir
+from pipelines import options
+from pipelines.score import add_scoring_flags
 from rater_model import exit_codes
 from rater_model.checkpoint import load_rater
 from rater_model.scorer import Scorer
@@ -137,3 +144,52 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(tmp_pat
     assert rater.provenance["data"]["inner"] == "windows drawn from tfds:tiny:train (202 documents)"
     scores_N = Scorer(rater).score(["alpha beta gamma", "zeta eta theta"]).scores_N
     assert scores_N[0] != scores_N[1]
+
+
+def curation_flags(command: str) -> argparse.Namespace:
+    """Reads a command line as `datarater-curate` does."""
+    program, *words = shlex.split(command)
+    assert program == "datarater-curate"
+    parser = options.parser(program, "", "")
+    options.add_output_flag(parser)
+    options.add_input_flags(parser)
+    add_scoring_flags(parser)
+    options.add_selection_flags(parser)
+    options.add_local_flags(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("inner", "changed", "expected"),
+    [
+        ("corpus/*.jsonl.gz", {}, {}),
+        ("my corpus/*.gz,it's/b.jsonl", {"text_field": "meta data.text"}, {"text_field": "meta data.text"}),
+        ("tfds:c4/en:3.0.1:train", {"tfds_data_dir": "/my data"}, {"tfds_data_dir": "/my data"}),
+        ("tfds:c4/en", {}, {"tfds_data_dir": ""}),
+        ("corpus/*.jsonl.gz", {"tfds_data_dir": "/data"}, {"tfds_data_dir": ""}),  # of the outer set's
+    ],
+)
+def test_the_next_command_is_one_that_curation_reads(
+    inner: str, changed: dict[str, str], expected: dict[str, str], tmp_path: Path
+) -> None:
+    data = default.get_config().data
+    data.update({"inner": inner, **changed})
+    workdir = Workdir(tmp_path / "my work")
+    flags = curation_flags(next_command(workdir, data))
+    assert flags.input == [inner]
+    assert flags.rater == str(workdir.rater)
+    assert {name: getattr(flags, name) for name in expected} == expected
+    assert ("--text_field" in next_command(workdir, data)) == ("text_field" in changed)
+
+
+@pytest.mark.parametrize(
+    ("inner", "whole"),
+    [
+        ("tfds:c4/en:train[:10%]", "tfds:c4/en:train"),
+        ("tfds:c4/en:3.0.1:train[:10%]+train[20%:]+validation", "tfds:c4/en:3.0.1:train+validation"),
+    ],
+)
+def test_the_next_command_reads_whole_splits(inner: str, whole: str, tmp_path: Path) -> None:
+    data = default.get_config().data
+    data.inner = inner
+    assert curation_flags(next_command(Workdir(tmp_path), data)).input == [whole]
