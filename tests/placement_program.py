@@ -121,13 +121,13 @@ def main() -> None:
     ten_steps, _, _ = run(problem, None, adam, arguments.steps)
     permuted, _, _ = run(problem, None, adam, arguments.steps, permuted=True)
     report: dict[str, Any] = {"devices": jax.device_count(), "permuted": distance(permuted, ten_steps)}
-    for name, *axes in (
+    for name, groups, data, shard_parameters in (
         ("whole", POPULATION, 2, False),
         ("cut", POPULATION, 2, True),
         ("cut over all", 1, 8, True),
     ):
-        one, metrics, (compiled, cut, rows) = run(problem, place(*axes), plain, 1)
-        ten, _, _ = run(problem, place(*axes), adam, arguments.steps)
+        one, metrics, (compiled, cut, rows) = run(problem, place(groups, data, shard_parameters), plain, 1)
+        ten, _, _ = run(problem, place(groups, data, shard_parameters), adam, arguments.steps)
         report[name] = {
             "meta_gradient": distance(one, one_step),
             "of_members": [distance(*both) for both in zip(rows, one_rows, strict=True)],
