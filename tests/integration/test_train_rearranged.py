@@ -1,0 +1,133 @@
+"""Runs that go on in another arrangement: other devices, micro-batches, recomputation; another place of the data."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from meta_training.metrics import read_metrics
+from rater_model.checkpoint import load_rater
+from tests import training
+
+ECONOMICAL = {
+    "rater__rematerialise_blocks": True,
+    "rater__scan_blocks": True,
+    "rater__attention": "blocks",
+    "rater__attention_block": 8,
+    "inner_model__rematerialise_blocks": True,
+    "inner_model__save_products": True,
+    "inner_model__scan_blocks": True,
+    "inner_model__attention": "blocks",
+    "inner_model__attention_block": 8,
+    "inner_model__loss_chunk": 8,
+    "meta_gradient__inner_micro_batch": 2,
+    "meta_gradient__outer_micro_batch": 1,
+    "meta_gradient__rater_micro_batch": 4,
+    "meta_gradient__rematerialise_updates": True,
+    "meta_gradient__save_inner_gradients": True,
+    "meta_gradient__scan_updates": True,
+    "checkpoint_every": 2,
+    "warmup_checkpoint_every": 3,
+    "keep_checkpoints": 1,
+    "report_every": 1,
+}
+CUT_OVER_A_GROUP = {"placement__population": 1, "placement__data": 4, "placement__shard_parameters": True}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training.write_texts(tmp_path_factory.mktemp("texts") / "pool.jsonl")
+
+
+def run(workdir: Path, texts: Path, cache: Path, devices: int, leave_at: str = "", /, **changed: object) -> str:
+    """Runs on simulated devices, to the end or until a line with a text comes; returns what was said."""
+    with pytest.MonkeyPatch.context() as patched:
+        started = training.environment(cache)
+        patched.setattr(
+            training,
+            "environment",
+            lambda cache: (
+                started | {"XLA_FLAGS": f"{started['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+            ),
+        )
+        process = training.start(training.command(workdir, texts, **changed), cache)
+    said = ""
+    if leave_at:
+        said += "".join(training.lines_until(process, leave_at))
+        process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    said += process.stdout.read()
+    assert process.wait() == (75 if leave_at else 0), said
+    return said
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "work"
+    run(workdir, texts, cache, 1)
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after", "devices", "leave_at"),
+    [
+        ({}, ECONOMICAL, (1, 1), "step 12/24"),
+        (ECONOMICAL, {}, (1, 1), "warm-up 50/80"),
+        ({}, CUT_OVER_A_GROUP, (1, 4), "step 12/24"),
+        (CUT_OVER_A_GROUP, {}, (4, 1), "step 12/24"),
+        ({}, {"placement__population": 2}, (1, 4), "warm-up 50/80"),
+    ],
+    ids=["economical", "lavish, from warm-up on", "onto a group", "onto one device", "onto groups, from warm-up on"],
+)
+def test_a_run_goes_on_in_another_arrangement(
+    tmp_path: Path,
+    texts: Path,
+    cache: Path,
+    uninterrupted: Path,
+    before: dict[str, object],
+    after: dict[str, object],
+    devices: tuple[int, int],
+    leave_at: str,
+) -> None:
+    workdir = tmp_path / "work"
+    run(workdir, texts, cache, devices[0], leave_at, **before)
+    said = run(workdir, texts, cache, devices[1], **after)
+    assert "the run goes on in another arrangement: " in said
+    assert "resuming" in said
+    assert "passed over" not in said
+    assert "cannot be read" not in said
+    expected, found = (load_rater(folder / "rater").params for folder in (uninterrupted, workdir))
+    distances = jax.tree.map(lambda one, other: float(np.max(np.abs(one - other))), expected, found)
+    assert max(jax.tree.leaves(distances)) < 1e-4  # rounding, which grows from step to step
+    steps, expected_steps = (
+        [row["step"] for row in read_metrics(folder / "metrics" / "metrics.csv")] for folder in (workdir, uninterrupted)
+    )
+    assert steps == expected_steps
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_data_in_another_place(
+    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+) -> None:
+    workdir, moved = tmp_path / "work", tmp_path / "another mount" / "texts.jsonl"
+    run(workdir, texts, cache, 1, "step 12/24")
+    moved.parent.mkdir()
+    shutil.copy(texts, moved)
+    said = run(workdir, moved, cache, 1)
+    assert "another arrangement" not in said
+    for name in ("params.safetensors", "tokenizer.json"):
+        assert (workdir / "rater" / name).read_bytes() == (uninterrupted / "rater" / name).read_bytes()
+    with moved.open("a") as file:
+        file.write('{"text": "one more"}\n')
+    refused = training.run(training.command(workdir, moved, meta_steps=30), cache)
+    assert refused.returncode == 3
+    assert "holds a run on other data" in refused.stderr
