@@ -24,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from meta_training.errors import StoppedError, WorkdirError
+from meta_training.placement import is_lost_process
 
 _LOG = logging.getLogger("datarater")
 _DAMAGED, _SUPERSEDED = "damaged", "superseded"  # what the names of checkpoints set aside begin with
@@ -349,7 +350,7 @@ def _failing_as_os_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lost = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1  # said by `lost_processes`
+        lost = jax.process_count() > 1 and is_lost_process(error)  # said by `lost_processes`
         if lost or isinstance(error, StoppedError | MemoryError):
             raise
         told = f"a checkpoint in {folder} could not be written"

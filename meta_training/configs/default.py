@@ -104,8 +104,8 @@ def get_config() -> ConfigDict:
     config.meta_gradient.rater_micro_batch = 0  # likewise of the T x B windows that the rater scores
 
     config.placement = ConfigDict()  # on several devices; paper: a group of devices for each inner model
-    config.placement.population = 0  # groups of devices that inner models are spread over; 0: as many as fit
-    config.placement.data = 0  # devices of a group, over which batches are spread; 0: all
+    config.placement.population = 0  # groups of devices for inner models; 0: with data, as many devices as fit
+    config.placement.data = 0  # devices of a group, which share batches; 0: as many as divide them
     config.placement.shard_parameters = False  # cut inner models' parameters and optimiser state over a group too
 
     config.report_every = 10  # meta-steps between two progress lines
