@@ -104,7 +104,7 @@ def look(master: str) -> FlinkCluster:
         master: host and port of its REST service, or a URL.
 
     Raises:
-        FlinkError: it does not answer, or no task manager has joined it.
+        FlinkError: it does not answer, or no task manager has joined it and offered slots.
     """
     try:
         overview = _get(master, "/overview")
@@ -117,6 +117,10 @@ def look(master: str) -> FlinkCluster:
         ) from error
     if not managers:
         raise FlinkError(f"--flink_master: the job manager at {_url(master)} has no task manager yet; start some")
+    if overview["slots-total"] < 1:  # a task manager joins first, and offers its slots then
+        raise FlinkError(
+            f"--flink_master: the task managers of {_url(master)} have offered no slots yet; try again in a moment"
+        )
     strategy = settings.get("restart-strategy.type", settings.get("restart-strategy", "none"))
     delay = settings.get(f"restart-strategy.{strategy}.delay", "1 s")
     return FlinkCluster(

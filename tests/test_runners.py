@@ -180,6 +180,9 @@ def test_another_service_is_no_job_manager(job_manager: JobManager) -> None:
 def test_a_cluster_without_task_managers_or_slots_enough_is_refused(job_manager: JobManager) -> None:
     with pytest.raises(FlinkError, match=r"--parallelism 7: .* 6 slots, which is fewer"):
         on_flink(job_manager, "--parallelism=7")
+    job_manager.answers["/overview"]["slots-total"] = 0
+    with pytest.raises(FlinkError, match="have offered no slots yet"):
+        on_flink(job_manager)
     job_manager.answers["/taskmanagers"] = {"taskmanagers": []}
     with pytest.raises(FlinkError, match="has no task manager yet"):
         on_flink(job_manager)

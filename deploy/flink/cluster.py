@@ -130,6 +130,8 @@ class Cluster:
             return f"the job manager does not answer at {self.flink_master}"
         if overview["taskmanagers"] < self.task_managers:
             return f"{overview['taskmanagers']} of {self.task_managers} task managers are there"
+        if overview["slots-total"] < self.task_managers * self.slots:  # offered a moment after joining
+            return f"{overview['slots-total']} of {self.task_managers * self.slots} slots are there"
         if not _listens(self.job_endpoint):
             return f"Beam's job server does not listen at {self.job_endpoint}"
         for pool in self.pools:
