@@ -122,9 +122,9 @@ def test_mixed_mode_equals_reverse_mode(
     with jax.enable_x64(dtype == "float64"):
         expected = meta_gradient(REVERSE, steps=steps, dtype=dtype)
         actual = meta_gradient(config, steps=steps, dtype=dtype, rematerialise_blocks=rematerialise_blocks)
-    assert relative_error(actual.gradient, expected.gradient) < tolerance
-    assert relative_error(actual.inner_state.params, expected.inner_state.params) < tolerance
-    assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=tolerance)
+        assert relative_error(actual.gradient, expected.gradient) < tolerance
+        assert relative_error(actual.inner_state.params, expected.inner_state.params) < tolerance
+        assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=tolerance)
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_the_program_as_it_is_optimised_for_use_too(dtype: str, tolerance: float
             meta_gradient(config, steps=2, dtype=dtype, rematerialise_blocks=config is SAVED, optimisation_level=None)
             for config in (REVERSE, SAVED)
         )
-    assert relative_error(actual.gradient, expected.gradient) < tolerance
+        assert relative_error(actual.gradient, expected.gradient) < tolerance
 
 
 @pytest.mark.parametrize(
