@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
@@ -23,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from meta_training.errors import StoppedError, WorkdirError
-from meta_training.placement import is_lost_process
+from meta_training.errors import StoppedError, WorkdirError, first_line
+from meta_training.placement import gather_texts, is_lost_process
 
 _LOG = logging.getLogger("datarater")
 _DAMAGED, _SUPERSEDED = "damaged", "superseded"  # what the names of checkpoints set aside begin with
@@ -224,14 +225,11 @@ class Checkpoints:
             OSError: they are not.
         """
         steps = self.steps()
-        if jax.process_count() > 1:
-            longest = int(_of_all_processes(len(steps)).max())
-            listings = _of_all_processes(*steps, *[-1] * (longest - len(steps)))
-            if (listings != listings[0]).any():
-                raise OSError(
-                    f"the processes of this run see different checkpoints in {self._folder}, this one {steps}: "
-                    "--workdir must lie on a file system that all of them share; start all of them again"
-                )
+        if len(set(gather_texts(json.dumps(steps)))) > 1:
+            raise OSError(
+                f"the processes of this run see different checkpoints in {self._folder}, this one {steps}: "
+                "--workdir must lie on a file system that all of them share; start all of them again"
+            )
         return steps
 
     def _read_or_damaged(self, step: int, like: Any) -> tuple[tuple[Any, dict[str, Any]] | None, BaseException | None]:
@@ -251,14 +249,14 @@ class Checkpoints:
             if isinstance(hindrance, _NEVER_DAMAGE):
                 raise hindrance from error
             damage = error
-        outcomes = _of_all_processes(2 if hindrance else 1 if damage else 0)
+        outcomes = gather_texts("hindered" if hindrance else "damaged" if damage else "read")
         if hindrance:
             raise hindrance from damage
-        if (outcomes == 2).any():
+        if "hindered" in outcomes:
             raise OSError(f"another process of this run could not read checkpoint {step} in {self._folder}")
-        if not outcomes.any():
+        if "damaged" not in outcomes:
             return read, None
-        told = _first_line(damage) if damage else "another process of this run finds it damaged"
+        told = first_line(damage) if damage else "another process of this run finds it damaged"
         _LOG.warning("checkpoint %d in %s is damaged and is passed over: %s", step, self._folder, told)
         return None, damage
 
@@ -275,7 +273,7 @@ class Checkpoints:
                     name = f"{label}-{step}-{number}"
                 (self._folder / str(step)).rename(self._folder / name)
                 _LOG.warning("checkpoint %d in %s now stands aside as %s", step, self._folder, name)
-        _of_all_processes(0)  # nobody looks before they are renamed
+        gather_texts("")  # nobody looks before they are renamed
         self._manager.reload()
 
     def delete(self, step: int) -> None:
@@ -292,22 +290,9 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n")[0]
-
-
 def _not_raised_by_orbax(record: logging.LogRecord) -> bool:
     """Keeps tracebacks out of the log of errors that orbax, or its event loop, raises here as well."""
     return not (record.exc_info and ("orbax" in record.pathname or "orbax" in record.getMessage()))
-
-
-def _of_all_processes(*values: int) -> np.ndarray:
-    """Returns the values that each process of the run calls this with, a row each; all of them must call it."""
-    if jax.process_count() == 1:
-        return np.asarray([values])
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(np.asarray(values, np.int32)))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -340,7 +325,7 @@ def _hindrance(error: BaseException, told: str) -> BaseException | None:
         if said is not None and isinstance(said, _MISSING):
             return None
         if said is not None or isinstance(link, OSError) or _UNREACHABLE.match(str(link)):
-            return said or OSError(f"{told}: {_first_line(link)}")
+            return said or OSError(f"{told}: {first_line(link)}")
     return None
 
 
@@ -354,7 +339,7 @@ def _failing_as_os_error(folder: Path) -> Iterator[None]:
         if lost or isinstance(error, StoppedError | MemoryError):
             raise
         told = f"a checkpoint in {folder} could not be written"
-        raise (_os_error(error, told) or OSError(f"{told}: {_first_line(error)}")) from error
+        raise (_os_error(error, told) or OSError(f"{told}: {first_line(error)}")) from error
 
 
 def _as_saved(tree: Any) -> Any:

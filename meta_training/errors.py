@@ -29,6 +29,11 @@ class StoppedError(Exception):
     """A signal has stopped the run; what it has done is saved, or there was nothing to save yet."""
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, the name of its kind where it says nothing."""
+    return (str(error) or type(error).__name__).split("\n")[0]
+
+
 class StopSignal:
     """Turns SIGTERM and SIGINT into a stop at the next place where a run can be saved.
 

@@ -21,7 +21,7 @@ from meta_training.export import NonFiniteScoresError, export_rater
 from meta_training.language_model import Params, initialise_language_model, sequence_losses
 from meta_training.meta_gradient import InnerState, make_meta_gradient
 from meta_training.metrics import MetricsWriter
-from meta_training.placement import lost_processes
+from meta_training.placement import Placement, lost_processes
 from meta_training.population import (
     Initialise,
     fresh_inner_state,
@@ -97,7 +97,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     if placement:
         _LOG.info("on %s", placement.describe())
 
-    pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key)
+    pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key, placement)
     pool_digest = tree_digest(pool)
 
     def newcomer(step: int, member: int) -> InnerState:
@@ -200,7 +200,12 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
 
 
 def warm_up_pool(
-    experiment: Experiment, workdir: Workdir, stop: StopSignal, initialise: Initialise, key: jax.Array
+    experiment: Experiment,
+    workdir: Workdir,
+    stop: StopSignal,
+    initialise: Initialise,
+    key: jax.Array,
+    placement: Placement | None = None,
 ) -> list[InnerState]:
     """Returns the warm-up pool: read from the workdir as far as it is there, trained from there on.
 
@@ -212,6 +217,7 @@ def warm_up_pool(
         stop: asked after every step whether to save and leave.
         initialise: makes an inner model's parameters of a random key.
         key: random key of the trajectories.
+        placement: the devices that share a batch; None for one device.
 
     Raises:
         NonFiniteError: a loss or a model is not finite.
@@ -271,7 +277,7 @@ def warm_up_pool(
                 optimiser,
                 config.inner_batch,
                 config.meta_gradient.inner_micro_batch,
-                settings.placement(config),
+                placement,
             ),
             optimiser,
             batches,

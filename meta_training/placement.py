@@ -33,6 +33,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from meta_training.errors import first_line
 from rater_model import exit_codes
 
 POPULATION, DATA = "population", "data"
@@ -340,11 +341,11 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
         else:
             jax.distributed.initialize(coordinator, processes, process)
     except jax.errors.JaxRuntimeError as error:
-        raise LostProcessError(f"the processes did not all meet at {coordinator}: {_first_line(error)}") from error
+        raise LostProcessError(f"the processes did not all meet at {coordinator}: {first_line(error)}") from error
     except (ValueError, RuntimeError, LookupError) as error:
         instead = "; give --coordinator=HOST:PORT --processes=N --process=I instead" if coordinator == "auto" else ""
         reason = "JAX finds no cluster here that tells who trains together" if instead else "JAX cannot begin"
-        raise PlacementError(f"--coordinator={coordinator}: {reason} ({_first_line(error)}){instead}") from error
+        raise PlacementError(f"--coordinator={coordinator}: {reason} ({first_line(error)}){instead}") from error
 
 
 @contextlib.contextmanager
@@ -365,7 +366,7 @@ def together() -> Iterator[dict[str, Any]]:
     try:
         yield mine
     except SystemExit as leaving:  # by `end_process`, which has begun to count
-        gather_texts(json.dumps({"failed": _first_line(leaving.__context__ or leaving)}))
+        gather_texts(json.dumps({"failed": first_line(leaving.__context__ or leaving)}))
         raise
     everyone = [json.loads(text) for text in gather_texts(json.dumps({"same": mine}))]
     for number, found in enumerate(everyone):
@@ -439,13 +440,9 @@ def lost_processes() -> Iterator[None]:
             raise
         print(
             f"process {jax.process_index()} of {jax.process_count()}: another process of this run has ended or cannot "
-            f"be reached, so this one ends too ({_first_line(error)}). Start all of them again with the same workdir: "
+            f"be reached, so this one ends too ({first_line(error)}). Start all of them again with the same workdir: "
             "the run resumes from its last checkpoint",
             file=sys.stderr,
             flush=True,
         )
         os._exit(exit_codes.FAILED)  # resumable by the same command
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0]

@@ -319,9 +319,8 @@ def cancel(cluster: FlinkCluster, job: str) -> None:
         cluster: where it runs.
         job: its name.
     """
-    with contextlib.suppress(
-        OSError, ValueError, KeyError, http.client.HTTPException
-    ):  # a cluster that is gone runs nothing
+    # A cluster that is gone runs nothing.
+    with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
         job_id = _find(cluster, job)
         if job_id is not None:
             request = urllib.request.Request(f"{cluster.master}/jobs/{job_id}?mode=cancel", method="PATCH")
