@@ -352,19 +352,11 @@ def test_the_next_run_finishes_what_was_begun(nights: Nights, kill: Callable[[st
 
 @pytest.mark.parametrize("ending", ["manifest.json", "_SUCCESS"])
 def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
-    nights: Nights, ending: str, monkeypatch: pytest.MonkeyPatch
+    nights: Nights, ending: str, kill: Callable[[str], None]
 ) -> None:
-    real = commits._link
-
-    def link(staged: str, target: str) -> bool:
-        if target.endswith(f"published/{FIRST}/{ending}"):
-            raise KilledError
-        return real(staged, target)
-
     nights.bring(f"{FIRST}/a.jsonl")
-    monkeypatch.setattr(commits, "_link", link)
+    kill(f"published/{FIRST}/{ending}")
     killed(nights, FIRST)
-    monkeypatch.setattr(commits, "_link", real)
     assert nights.state.unfinished() == []
     assert nights.run(SECOND) == 0
     assert f"batch {FIRST} was published by a launch that was killed: readers find it now" in nights.out
@@ -372,19 +364,11 @@ def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
 
 
 def test_the_alarm_of_a_launch_that_was_killed_is_raised_by_the_next(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
+    nights: Nights, kill: Callable[[str], None]
 ) -> None:
-    real = commits._link
-
-    def link(staged: str, target: str) -> bool:
-        if target.endswith(f"published/{FIRST}/manifest.json"):
-            raise KilledError
-        return real(staged, target)
-
     nights.bring(f"{FIRST}/a.jsonl", mean=-3.0)
-    monkeypatch.setattr(commits, "_link", link)
+    kill(f"published/{FIRST}/manifest.json")
     killed(nights, FIRST)
-    monkeypatch.setattr(commits, "_link", real)
     nights.bring(f"{SECOND}/a.jsonl")
     assert nights.run(SECOND) == 4
     assert f"batch {FIRST} is published, but the population stability index" in nights.err

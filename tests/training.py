@@ -55,12 +55,13 @@ def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
     ]
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """Returns the environment of a run; compiled programs are kept in the folder, for the next run to find."""
+def environment(cache: Path, devices: int = 1) -> dict[str, str]:
+    """Returns the environment of a run on simulated devices; compiled programs are kept for the next one to find."""
+    quick = "--xla_backend_optimization_level=0"  # programs this small run as fast, and compile sooner
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # programs this small run as fast, and compile sooner
+        "XLA_FLAGS": f"{quick} --xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -74,10 +75,15 @@ def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def start(arguments: list[str], cache: Path) -> subprocess.Popen[str]:
+def start(arguments: list[str], cache: Path, devices: int = 1) -> subprocess.Popen[str]:
     """Starts a command; what it says goes to one pipe."""
     return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        arguments,
+        cwd=ROOT,
+        env=environment(cache, devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

@@ -19,6 +19,7 @@ from rater_model.checkpoint import RaterCheckpoint, save_rater
 from rater_model.rater import RaterConfig, initialise_rater
 from rater_model.tokenizer import ByteTokenizer
 from rater_model.transformer import TransformerConfig
+from tests import training
 from tests.runners import flink_cluster
 
 __all__ = ["flink_cluster"]  # one for all modules: imported into each, it would be one of each
@@ -52,6 +53,18 @@ def _save(path: Path, seed: int) -> Path:
     )
     save_rater(path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer()))
     return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs, shared by all training runs of a module."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small pool to train on."""
+    return training.write_texts(tmp_path_factory.mktemp("texts") / "pool.jsonl")
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,6 @@ from tests import training
 from tests.tensorflow_dataset import build_dataset
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "message"),

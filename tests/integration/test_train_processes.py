@@ -19,17 +19,6 @@ WATCHED = ("outer_loss", "inner_loss", "effective_sample_share", "score_spread")
 STEPS = 12
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled programs, shared by all runs of this file."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.write_texts(tmp_path_factory.mktemp("texts") / "pool.jsonl")
-
-
 def command(workdir: Path, texts: Path, **changed: object) -> list[str]:
     settings = {"meta_steps": STEPS, "report_every": 1, "checkpoint_every": 2, "population__warmup_steps": 4}
     return training.command(workdir, texts, **{**settings, **changed})

@@ -37,28 +37,9 @@ ECONOMICAL = {
 CUT_OVER_A_GROUP = {"placement__population": 1, "placement__data": 4, "placement__shard_parameters": True}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.write_texts(tmp_path_factory.mktemp("texts") / "pool.jsonl")
-
-
 def run(workdir: Path, texts: Path, cache: Path, devices: int, leave_at: str = "", /, **changed: object) -> str:
     """Runs on simulated devices, to the end or until a line with a text comes; returns what was said."""
-    with pytest.MonkeyPatch.context() as patched:
-        started = training.environment(cache)
-        patched.setattr(
-            training,
-            "environment",
-            lambda cache: (
-                started | {"XLA_FLAGS": f"{started['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
-            ),
-        )
-        process = training.start(training.command(workdir, texts, **changed), cache)
+    process = training.start(training.command(workdir, texts, **changed), cache, devices)
     said = ""
     if leave_at:
         said += "".join(training.lines_until(process, leave_at))

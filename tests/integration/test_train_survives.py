@@ -25,17 +25,6 @@ EXPORTED = (0, 5, 10, 15, 20, 24)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled programs, shared by all runs of this file."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.write_texts(tmp_path_factory.mktemp("texts") / "pool.jsonl")
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
     """The workdir of a run that was left alone."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "work"
