@@ -6,7 +6,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	then echo $$name; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rater_model meta_training pipelines deploy tests setup.py
+SOURCES := datarater rater_model meta_training pipelines deploy tests setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -17,7 +17,7 @@ help:  ## list the targets
 
 .PHONY: demo
 demo: $(VENV)/.demo  ## meta-train a rater on the built-in corpus and curate the corpus with it
-	$(BIN)/python -m meta_training.demo --output demo_output
+	$(BIN)/python -m datarater.meta_training.demo.demo --output demo_output
 
 .PHONY: test
 test: lint types fast-tests slow-tests  ## lint, type-check and run all tests
@@ -57,11 +57,11 @@ prism: .prism/prism  ## build Prism, Beam's portable local runner, for --runner=
 
 .PHONY: readme
 readme: $(VENV)/.test  ## make the README's tables of flags anew
-	$(BIN)/python -m tests.readme_tables
+	$(BIN)/python -m tests.support.readme_tables
 
 .PHONY: templates
 templates: $(VENV)/.test  ## make the Flex Templates' metadata anew
-	$(BIN)/python -m tests.flex_templates
+	$(BIN)/python -m tests.support.flex_templates
 
 .PHONY: lock
 lock: $(VENV)/.test  ## pin everything anew in constraints.txt

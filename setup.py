@@ -7,9 +7,9 @@ documents needs. Meta-training, Google Cloud and development each add an extra.
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-VERSION = re.search(r'__version__ = "(.+)"', Path("rater_model/__init__.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.+)"', Path("datarater/__init__.py").read_text())[1]
 
 SCORING = [
     "absl-py>=2.1",
@@ -89,11 +89,10 @@ setup(
     description="Meta-learn what training data is worth, and curate web-scale corpora with it.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=["rater_model", "meta_training", "meta_training.configs", "pipelines"],
+    packages=find_packages(include=["datarater", "datarater.*"]),
     package_data={
-        "rater_model": ["py.typed"],
-        "meta_training": ["py.typed"],
-        "pipelines": ["py.typed", "providers.yaml"],
+        "datarater": ["py.typed"],
+        "datarater.pipelines": ["providers.yaml"],
     },
     install_requires=SCORING,
     extras_require={
@@ -107,12 +106,12 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "datarater-train = meta_training.train:run",
-            "datarater-score = pipelines.score:main",
-            "datarater-select = pipelines.select:main",
-            "datarater-curate = pipelines.curate:main",
-            "datarater-status = pipelines.status:main",
-            "datarater-batch = pipelines.batch:main",
+            "datarater-train = datarater.meta_training.train:run",
+            "datarater-score = datarater.pipelines.commands.score:main",
+            "datarater-select = datarater.pipelines.commands.select:main",
+            "datarater-curate = datarater.pipelines.commands.curate:main",
+            "datarater-status = datarater.pipelines.run_folder.progress:main",
+            "datarater-batch = datarater.pipelines.batch.batches:main",
         ]
     },
 )

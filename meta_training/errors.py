@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-from collections.abc import Iterator
-from types import FrameType
-from typing import Any
-
-import numpy as np
-
-from rater_model import exit_codes
 
 _LOG = logging.getLogger("datarater")
 
@@ -34,61 +24,5 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).split("\n")[0]
 
 
-class StopSignal:
-    """Turns SIGTERM and SIGINT into a stop at the next place where a run can be saved.
-
-    Outside of `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries are at work that
-    would swallow it or take it for damage, it is kept for the loop to ask for by `requested`. A second signal ends the
-    process there and then, as a kill would but with the exit code of a stop: the run resumes from its last checkpoint.
-
-    Example:
-        >>> with StopSignal() as stop, stop.deferred():  # doctest: +SKIP
-        ...     while not stop.requested():
-        ...         step()
-    """
-
-    def __init__(self) -> None:
-        self._received = ""
-        self._deferred = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if self._received:
-            # Raising would have to find its way through threads and event loops that wait for a checkpoint.
-            # And past Python's streams, which the signal may have found in the middle of a line.
-            told = f"datarater-train: stopped by a second {name}; the same command resumes the run\n"
-            os.write(2, told.encode())
-            os._exit(exit_codes.STOPPED)
-        self._received = name
-        if not self._deferred:
-            raise StoppedError(f"stopped by {name}")
-        _LOG.warning("%s: leaving as soon as all is saved; once more to leave at once", name)
-
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Keeps a signal until it is asked for."""
-        before, self._deferred = self._deferred, True
-        try:
-            yield
-        finally:
-            self._deferred = before
-
-    def requested(self) -> bool:
-        """Returns whether to save and leave; the same on every process of a run, so that all save the same step."""
-        import jax
-
-        if jax.process_count() == 1:
-            return bool(self._received)
-        from jax.experimental import multihost_utils
-
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self._received)))))
+class ConfigError(ValueError):
+    """A config value that cannot be used; the message names the field, the value and what is allowed."""

@@ -12,47 +12,44 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from meta_training import settings
-from meta_training.checkpoints import Checkpoints, tree_digest
-from meta_training.data import draw_batches, iterator_state, restore_iterator
-from meta_training.errors import StoppedError, StopSignal, WorkdirError
-from meta_training.experiment import Experiment
-from meta_training.export import NonFiniteScoresError, export_rater
-from meta_training.language_model import Params, initialise_language_model, sequence_losses
-from meta_training.meta_gradient import InnerState, make_meta_gradient
-from meta_training.metrics import MetricsWriter
-from meta_training.placement import Placement, lost_processes
-from meta_training.population import (
-    Initialise,
-    fresh_inner_state,
+from datarater.meta_training.algorithm.language_model import Params, initialise_language_model, sequence_losses
+from datarater.meta_training.algorithm.mesh import Placement
+from datarater.meta_training.algorithm.meta_gradient import InnerState, make_meta_gradient
+from datarater.meta_training.algorithm.meta_step import (
     initial_meta_state,
-    initial_population,
     make_meta_step,
-    make_train_step,
-    members_to_reset,
     place_meta_state,
     place_windows,
-    pool_steps,
-    replace_member,
-    warm_up,
 )
-from meta_training.watch import (
-    ModelCost,
-    Progress,
-    Spending,
+from datarater.meta_training.algorithm.population import (
+    Initialise,
+    fresh_inner_state,
+    initial_population,
+    members_to_reset,
+    replace_member,
+)
+from datarater.meta_training.algorithm.warm_up import make_train_step, pool_steps, warm_up
+from datarater.meta_training.config import build
+from datarater.meta_training.data.windows import draw_batches, iterator_state, restore_iterator
+from datarater.meta_training.errors import StoppedError, WorkdirError
+from datarater.meta_training.run.checkpoints import Checkpoints, tree_digest
+from datarater.meta_training.run.cost import ModelCost, Spending, warmup_tokens
+from datarater.meta_training.run.export import NonFiniteScoresError, export_rater
+from datarater.meta_training.run.health import (
     check_finite,
     check_state,
     check_warmup_losses,
     check_warmup_state,
-    score_correlation,
-    step_text,
-    summarise,
-    warmup_tokens,
     what_stands,
 )
-from meta_training.workdir import Workdir
-from rater_model.checkpoint import RaterCheckpoint, save_rater
-from rater_model.rater import count_parameters, initialise_rater, score_tokens
+from datarater.meta_training.run.metrics import MetricsWriter
+from datarater.meta_training.run.prepared_run import Experiment
+from datarater.meta_training.run.processes import lost_processes
+from datarater.meta_training.run.stopping import StopSignal
+from datarater.meta_training.run.summary import Progress, score_correlation, step_text, summarise
+from datarater.meta_training.run.workdir import Workdir
+from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
+from datarater.rater_model.rater import count_parameters, initialise_rater, score_tokens
 
 _LOG = logging.getLogger("datarater")
 _WARMUP_REPORT_EVERY = 50
@@ -77,8 +74,8 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         OSError: a checkpoint could not be read or written.
     """
     config = experiment.config
-    population = settings.population_config(config)
-    inner_optimiser, meta_optimiser = settings.inner_optimiser(config), settings.meta_optimiser(config)
+    population = build.population_config(config)
+    inner_optimiser, meta_optimiser = build.inner_optimiser(config), build.meta_optimiser(config)
     losses = functools.partial(sequence_losses, experiment.language_model)
     initialise = functools.partial(initialise_language_model, experiment.language_model)
     rater_key, pool_key, fresh_key, choice_key = jax.random.split(jax.random.key(config.seed), 4)
@@ -93,7 +90,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         experiment.outer.describe(),
     )
     spending = spending_of(experiment, rater_params, inner_shapes)
-    placement = settings.placement(config)
+    placement = build.placement(config)
     if placement:
         _LOG.info("on %s", placement.describe())
 
@@ -115,7 +112,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             lambda params, windows: score_tokens(experiment.rater, params, *windows),
             losses,
             inner_optimiser,
-            settings.meta_gradient_config(config),
+            build.meta_gradient_config(config),
             placement.data_axis(inner_shapes) if placement else None,
         ),
         meta_optimiser,
@@ -225,10 +222,10 @@ def warm_up_pool(
         OSError: a checkpoint could not be read or written.
     """
     config = experiment.config
-    population = settings.population_config(config)
+    population = build.population_config(config)
     if not population.warmup_steps:
         return []
-    optimiser = settings.inner_optimiser(config)
+    optimiser = build.inner_optimiser(config)
     entry_steps = pool_steps(population)
     with stop.deferred(), Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
         like = fresh_inner_state(initialise, optimiser, key)
@@ -321,7 +318,7 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
     return Spending(
         inner=ModelCost.of(experiment.language_model.transformer, multiplying(inner_shapes), length),
         rater=ModelCost.of(experiment.rater.transformer, multiplying(rater_params), length),
-        warmup_tokens=warmup_tokens(settings.population_config(config), config.inner_batch, length),
+        warmup_tokens=warmup_tokens(build.population_config(config), config.inner_batch, length),
         inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
         outer_tokens=config.population.size * config.outer_batch * length,
     )

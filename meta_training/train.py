@@ -4,7 +4,7 @@ r"""`datarater-train`: meta-trains a rater and exports it.
         --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
 
 The same command with the same workdir resumes a run that was stopped or killed, and ends with the rater that it would
-have ended with. What stands in the workdir is said in `meta_training.workdir`.
+have ended with. What stands in the workdir is said in `datarater.meta_training.run.workdir`.
 """
 
 from __future__ import annotations
@@ -27,33 +27,30 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from meta_training import settings
-from meta_training.errors import (
-    NonFiniteError,
-    StoppedError,
-    StopSignal,
-    WorkdirError,
-)
-from meta_training.experiment import plain, prepare, versions
-from meta_training.export import NonFiniteScoresError
-from meta_training.loop import train
-from meta_training.metrics import METRICS_FILE, read_metrics
-from meta_training.placement import (
+from datarater.meta_training import errors
+from datarater.meta_training.algorithm.mesh import PlacementError
+from datarater.meta_training.config import checks
+from datarater.meta_training.data.texts import DataError, EmptySetError
+from datarater.meta_training.errors import NonFiniteError, StoppedError, WorkdirError
+from datarater.meta_training.loop import train
+from datarater.meta_training.run.export import NonFiniteScoresError
+from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
+from datarater.meta_training.run.prepared_run import plain, prepare, versions
+from datarater.meta_training.run.processes import (
     LostProcessError,
-    PlacementError,
     end_process,
     join_processes,
     lost_processes,
     together,
 )
-from meta_training.sources import DataError, EmptySetError
-from meta_training.watch import run_summary
-from meta_training.workdir import Workdir, write_json
-from rater_model import exit_codes
-from rater_model.checkpoint import CheckpointError
-from rater_model.documents import NoInputError
-from rater_model.records import ReadOptions
-from rater_model.tfds import TFDS_PREFIX, DatasetName
+from datarater.meta_training.run.stopping import StopSignal
+from datarater.meta_training.run.summary import run_summary
+from datarater.meta_training.run.workdir import Workdir, write_json
+from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import CheckpointError
+from datarater.rater_model.documents.reading import NoInputError
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
 
 _LOG = logging.getLogger("datarater")
 _CONFIG = config_flags.DEFINE_config_file(
@@ -86,7 +83,7 @@ _CODES: list[tuple[tuple[type[BaseException], ...], int]] = [
     ((WorkdirError,), exit_codes.OTHER_RUN),
     ((NoInputError,), exit_codes.NO_INPUT),
     ((EmptySetError,), exit_codes.EMPTY_CORPUS),  # before the error that it is one of
-    ((settings.ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
+    ((errors.ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
     ((PermissionError,), exit_codes.NO_PERMISSION),
     ((NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError), exit_codes.FAILED),
 ]
@@ -135,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains by the flags."""
     config = _CONFIG.value
     with ending_in_one_line():
-        settings.check(config)
+        checks.check(config)
         join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with (
         ending_in_one_line(),

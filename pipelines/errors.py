@@ -1,10 +1,10 @@
-"""What can stop a run, each with its exit code (`rater_model.exit_codes`)."""
+"""What can stop a run, each with its exit code (`datarater.rater_model.exit_codes`)."""
 
 import errno
 import re
 from collections.abc import Iterator
 
-from rater_model.exit_codes import (
+from datarater.rater_model.exit_codes import (
     DISK_FULL,
     EMPTY_CORPUS,
     FAILED,
@@ -26,7 +26,7 @@ class CurationError(Exception):
 
     Attributes:
         exit_code: of the command that it ends.
-        interrupted: whether it broke into a run from outside (`pipelines.interrupts`).
+        interrupted: whether it broke into a run from outside (`datarater.pipelines.runners.interrupts`).
     """
 
     exit_code = FAILED

@@ -35,26 +35,19 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from pipelines.errors import CurationError
-from pipelines.score_files import SCORE_NOT_FINITE
-from pipelines.selecting import MergeAnswers, advance
-from pipelines.writing import SCORE_FIELD
-from rater_model.checkpoint import CheckpointError, load_rater
-from rater_model.cutoffs import CORPUS_GROUP, Answers, Cutoffs, Family, Policy, Scope
-from rater_model.jsonl import document_of, field_getter, key_of, source_of
-from rater_model.records import BadRecord, ReadOptions, Reason
-from rater_model.scorer import Scorer, ScoringOptions, limit_cpu_threads
-from rater_model.selection import (
-    BatchTopK,
-    Histogram,
-    KeepCount,
-    KeepFraction,
-    RankKeys,
-    Rule,
-    Threshold,
-    TokenBudget,
-    key_hash,
-)
+from datarater.pipelines.errors import CurationError
+from datarater.pipelines.graph.cutoff_search import MergeAnswers, advance
+from datarater.pipelines.graph.record_writers import SCORE_FIELD
+from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE
+from datarater.pipelines.selection.cutoffs import CORPUS_GROUP, Answers, Cutoffs, Family
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.ranking import RankKeys, key_hash
+from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Rule, Threshold, TokenBudget
+from datarater.rater_model.checkpoint import CheckpointError, load_rater
+from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
+from datarater.rater_model.documents.records import BadRecord, ReadOptions, Reason
+from datarater.rater_model.scorer import Scorer, ScoringOptions, limit_cpu_threads
 
 TOKENS_FIELD = "datarater_tokens"
 _KEYS_TOGETHER = 512

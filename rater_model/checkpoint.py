@@ -25,8 +25,8 @@ import numpy as np
 import safetensors.numpy
 from fsspec.implementations.local import LocalFileSystem
 
-from rater_model.rater import Params, RaterConfig, initialise_rater_shapes
-from rater_model.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from datarater.rater_model.rater import Params, RaterConfig, initialise_rater_shapes
+from datarater.rater_model.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 FORMAT_VERSION = 1
 RATER_FILE = "rater.json"

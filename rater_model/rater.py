@@ -4,7 +4,7 @@ The paper's rater is a 50M non-causal transformer with one scalar a sequence (ar
 pools is not stated there: ours takes the mean over valid tokens. Hashed n-gram embeddings beside the token
 embeddings are ours too: on bytes, a mean-pooled transformer alone learns slowly.
 
-Dimension letters as in `rater_model.transformer`, and N, the rows of one n-gram table.
+Dimension letters as in `datarater.rater_model.transformer`, and N, the rows of one n-gram table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rater_model.transformer import Embedding, Transformer, TransformerConfig
+from datarater.rater_model.transformer import Embedding, Transformer, TransformerConfig
 
 Params = Any  # a nested dict of arrays, as Flax makes it
 

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rater_model.checkpoint import RaterCheckpoint
-from rater_model.rater import score_tokens
+from datarater.rater_model.checkpoint import RaterCheckpoint
+from datarater.rater_model.rater import score_tokens
 
 SCORER_VERSION = 1  # raised whenever the same text, rater and options would get another score
 _SMALLEST_BUCKET = 64

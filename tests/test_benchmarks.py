@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meta_training.corruption import NOISE_LEVELS, CorruptionKind
-from meta_training.ranking import auc
+from datarater.meta_training.demo.corruption import NOISE_LEVELS, CorruptionKind
+from datarater.meta_training.demo.ranking import auc
 from tests.benchmarks import corruption, mixed_corpus
 from tests.benchmarks.benchmark_support import read_documents
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, WORKS, assign, shared_names

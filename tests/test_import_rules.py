@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 PACKAGES = ("rater_model", "meta_training", "pipelines")
 FORBIDDEN = {
     "rater_model": {"meta_training", "pipelines", "apache_beam", "optax"},
@@ -59,10 +60,17 @@ def imported_modules(source: str, package: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {first_part(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "datarater":
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(package if node.level else (node.module or "").split(".")[0])
+            found.add(package if node.level else first_part(node.module or ""))
     return found
+
+
+def first_part(name: str) -> str:
+    """`datarater.pipelines.errors` counts as `pipelines`."""
+    return name.removeprefix("datarater.").split(".")[0]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -77,6 +85,19 @@ def test_no_package_imports_what_it_must_not(package: str) -> None:
 def test_the_rule_sees_imports_of_every_kind() -> None:
     source = "import a.b, c as d\nfrom e.f import g\ndef h():\n    import i\n    from . import j\n"
     assert imported_modules(source, "package") == {"a", "c", "e", "i", "package"}
+    source = "import datarater.a.b\nfrom datarater.c import d\nfrom datarater import e, f\n"
+    assert imported_modules(source, "package") == {"a", "c", "e", "f"}
+
+
+def test_nothing_imports_a_package_as_a_top_level_name() -> None:
+    files = [file for package in (*PACKAGES, "datarater", "deploy", "tests") for file in (ROOT / package).rglob("*.py")]
+    assert len(files) > 100
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & set(PACKAGES), f"{file}: {names}"
 
 
 @pytest.mark.slow
@@ -85,7 +106,7 @@ def test_importing_is_silent_and_touches_neither_devices_nor_network(package: st
     script = tmp_path / "import_all.py"
     script.write_text(IMPORT_ALL)
     done = subprocess.run(
-        [sys.executable, str(script), package],
+        [sys.executable, str(script), f"datarater.{package}"],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
         capture_output=True,

@@ -2,8 +2,9 @@
 
 import re
 
-from rater_model.exit_codes import EXIT_CODES
-from tests.readme_tables import README, ROOT, filled
+from datarater.rater_model.exit_codes import EXIT_CODES
+from tests.support import ROOT
+from tests.support.readme_tables import README, filled
 
 
 def test_the_tables_of_flags_are_those_of_the_commands() -> None:

@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from pipelines import curate, score, select
-from rater_model import exit_codes
+from datarater.pipelines.commands import curate, score, select
+from datarater.rater_model import exit_codes
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "curate": curate.main,

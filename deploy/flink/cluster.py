@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from datarater.pipelines.run_folder.lease import process_id
 from deploy.flink import java, supervisor
 from deploy.flink.java import ClusterError
 from deploy.flink.supervisor import Command, write_json
-from pipelines.lease import process_id
 
 CLUSTER = "cluster.json"
 DEFAULT_FOLDER = Path(".flink")

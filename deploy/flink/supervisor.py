@@ -2,7 +2,7 @@
 
     python -m deploy.flink.supervisor FOLDER [PROCESS]
 
-It ends with the process that is given, as JSON (`pipelines.lease.process_id`). The folder's `commands.json` says what
+It ends with the process that is given, as JSON (`datarater.pipelines.run_folder.lease.process_id`). The folder's `commands.json` says what
 to run; `processes.json` says what runs. Every process has a log of its own.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipelines import attempts
-from pipelines.lease import is_gone, process_id
+from datarater.pipelines.run_folder import split_marks
+from datarater.pipelines.run_folder.lease import is_gone, process_id
 
 COMMANDS, PROCESSES, LOGS = "commands.json", "processes.json", "logs"
 SUPERVISOR = "supervisor"
@@ -77,7 +77,7 @@ class Supervisor:
             self._write()
 
     def _start(self, command: Command) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, attempts.WATCHED_PROCESS: json.dumps(process_id()), **command.environment}
+        environment = {**os.environ, split_marks.WATCHED_PROCESS: json.dumps(process_id()), **command.environment}
         if command.directory is not None:
             os.makedirs(command.directory, exist_ok=True)
         with open(self._folder / LOGS / f"{command.name}.log", "ab") as log:

@@ -12,11 +12,11 @@ from types import FrameType
 
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-from pipelines import attempts
+from datarater.pipelines.run_folder import split_marks
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    attempts.clear_own()
+    split_marks.clear_own()
     os._exit(128 + number)
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Works until the task manager says that it is enough, or is gone."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {sys.argv[2]}: %(message)s")
     signal.signal(signal.SIGTERM, _stop)
-    attempts.watch_launcher()
+    split_marks.watch_launcher()
     code = 0
     try:
         SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0).run()
@@ -32,7 +32,7 @@ def main() -> None:
         traceback.print_exc()
         code = 1
     # A split in the making would go on in a thread of its own, for a task manager that no longer wants it.
-    attempts.clear_own()
+    split_marks.clear_own()
     os._exit(code)
 
 

@@ -2,7 +2,7 @@
 
 It serves the same calls as Beam's own `apache_beam.runners.worker.worker_pool_main`, on the address that it is given.
 A worker runs on the very Python that the pool runs on, so that it has the same packages; its output goes to the pool's
-log; it removes its marks (`pipelines.attempts`) when it is told to stop; and it ends with its pool, as the pool ends
+log; it removes its marks (`datarater.pipelines.run_folder.split_marks`) when it is told to stop; and it ends with its pool, as the pool ends
 with the cluster.
 
     python -m deploy.flink.worker_pool HOST:PORT
@@ -23,8 +23,8 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from apache_beam.utils import thread_pool_executor
 
-from pipelines import attempts
-from pipelines.lease import process_id
+from datarater.pipelines.run_folder import split_marks
+from datarater.pipelines.run_folder.lease import process_id
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
     ) -> beam_fn_api_pb2.StartWorkerResponse:
         """Starts a worker process that reports to the task manager."""
         command = [sys.executable, "-m", "deploy.flink.worker", request.control_endpoint.url, request.worker_id]
-        environment = {**os.environ, attempts.WATCHED_PROCESS: json.dumps(process_id())}
+        environment = {**os.environ, split_marks.WATCHED_PROCESS: json.dumps(process_id())}
         try:
             worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         except OSError as error:
@@ -62,9 +62,9 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
 def main() -> None:
     """Serves at the address given until a signal comes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    watched = os.environ.pop(attempts.WATCHED_PROCESS, None)
+    watched = os.environ.pop(split_marks.WATCHED_PROCESS, None)
     if watched:
-        attempts.die_with(json.loads(watched))
+        split_marks.die_with(json.loads(watched))
     pool = WorkerPool()
     # Of two pools at one address the second is refused, not given every other request.
     server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=[("grpc.so_reuseport", 0)])

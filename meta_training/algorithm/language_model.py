@@ -1,7 +1,7 @@
 """The inner model: a causal language model, and its loss for each sequence of a batch.
 
 Both the inner and the outer loss are next-token cross-entropy (arXiv 2505.17895, section 2). Dimension letters as in
-`rater_model.transformer`.
+`datarater.rater_model.transformer`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rater_model.transformer import Embedding, Transformer, TransformerConfig
+from datarater.rater_model.transformer import Embedding, Transformer, TransformerConfig
 
 Params = Any  # a nested dict of arrays, as Flax makes it
 

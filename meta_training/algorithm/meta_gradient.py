@@ -22,7 +22,7 @@ Two ways to the same number:
   all: the inner updates see nothing of it but the batch's scores, so the meta-gradient is taken to the T x B
   scores, and one ordinary vjp carries it on to eta.
 
-Dimension letters as in `rater_model.transformer`, and T, the inner updates of a meta-step.
+Dimension letters as in `datarater.rater_model.transformer`, and T, the inner updates of a meta-step.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
-from meta_training.language_model import Params, Windows
-from meta_training.placement import DataAxis, OneDevice
+from datarater.meta_training.algorithm.language_model import Params, Windows
+from datarater.meta_training.algorithm.mesh import DataAxis, OneDevice
 
 SequenceLosses = Callable[[Params, Windows], jax.Array]  # (theta, windows) -> losses_B
 ScoreWindows = Callable[[Params, Windows], jax.Array]  # (eta, windows) -> scores_B

@@ -10,7 +10,7 @@ its own validation set, and 11.9% on HellaSwag.
 
 from ml_collections import ConfigDict
 
-from meta_training.configs import pile
+from datarater.meta_training.configs import pile
 
 
 def get_config() -> ConfigDict:

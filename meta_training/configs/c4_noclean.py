@@ -10,7 +10,7 @@ ours. The result to expect is the paper's: discarding half of C4/noclean by this
 
 from ml_collections import ConfigDict
 
-from meta_training.configs import pile
+from datarater.meta_training.configs import pile
 
 
 def get_config() -> ConfigDict:

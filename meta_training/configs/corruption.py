@@ -15,7 +15,7 @@ The n-gram orders were chosen by the figures of seed 0; seeds 1 and 2 were run o
 
 from ml_collections import ConfigDict
 
-from meta_training.configs import default
+from datarater.meta_training.configs import default
 
 
 def get_config() -> ConfigDict:

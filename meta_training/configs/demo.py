@@ -1,11 +1,11 @@
 """The demo: intact prose against damaged copies of it, on the built-in corpus; a few minutes on 2 cores.
 
-python -m meta_training.demo --output demo_output
+python -m datarater.meta_training.demo.demo --output demo_output
 """
 
 from ml_collections import ConfigDict
 
-from meta_training.configs import default
+from datarater.meta_training.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -14,7 +14,7 @@ more than that.
 
 from ml_collections import ConfigDict
 
-from meta_training.configs import default
+from datarater.meta_training.configs import default
 
 
 def get_config() -> ConfigDict:

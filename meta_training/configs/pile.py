@@ -18,7 +18,7 @@ here is ours, as in `default.py`. Comments say the same of what no field changes
 
 from ml_collections import ConfigDict
 
-from meta_training.configs import default
+from datarater.meta_training.configs import default
 
 
 def get_config() -> ConfigDict:

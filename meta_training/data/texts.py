@@ -22,11 +22,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rater_model.array_record import is_file_system_failure
-from rater_model.documents import BadRecord, ReadOptions, list_files, read_file
-from rater_model.files import file_info, local_path
-from rater_model.records import FileInfo
-from rater_model.tfds import TFDS_PREFIX, DatasetError, DatasetName, describe_prepared
+from datarater.rater_model.documents.array_record import is_file_system_failure
+from datarater.rater_model.documents.files import file_info, local_path
+from datarater.rater_model.documents.reading import BadRecord, ReadOptions, list_files, read_file
+from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, DatasetName, describe_prepared
 
 _LOG = logging.getLogger("datarater")
 _IDENTITY_SAMPLE = 1000  # texts of a dataset, at least

@@ -18,9 +18,9 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 
-from meta_training.language_model import Windows
-from meta_training.sources import DataError, TextSet
-from rater_model.tokenizer import Tokenizer
+from datarater.meta_training.algorithm.language_model import Windows
+from datarater.meta_training.data.texts import DataError, TextSet
+from datarater.rater_model.tokenizer import Tokenizer
 
 WINDOW_MODES = ("packed", "document")
 

@@ -8,7 +8,7 @@ sentence out of licence texts, repeated), and source code (intact, but not prose
 The held-out target is intact prose that the pool does not hold: it comes from other modules and topics, and any
 document that shares 13 words in a row with a document of the pool is left out of it.
 
-    python -m meta_training.demo_corpus --output demo_output
+    python -m datarater.meta_training.demo.corpus --output demo_output
 
 writes `demo_output/corpus/*.jsonl.gz` (the pool), `demo_output/heldout/*.jsonl.gz` and, last of all,
 `demo_output/corpus.json` (versions, counts, digests). Fields of a document: `id`, `text`, `source` (which kind
@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from meta_training.corruption import (
+from datarater.meta_training.demo.corruption import (
     bytes_to_text,
     replace_from_unigram,
     shuffle_within,
@@ -620,9 +620,9 @@ def _content_digest(documents: Iterable[DemoDocument]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (0 done, 1 failed, 2 wrong usage)."""
     parser = argparse.ArgumentParser(
-        prog="python -m meta_training.demo_corpus",
+        prog="python -m datarater.meta_training.demo.corpus",
         description="Make the demo's corpus out of the text that this Python installation carries.",
-        epilog="example: python -m meta_training.demo_corpus --output demo_output",
+        epilog="example: python -m datarater.meta_training.demo.corpus --output demo_output",
     )
     parser.add_argument("--output", default="demo_output", help="folder to write to (default: %(default)s)")
     options = parser.parse_args(argv)

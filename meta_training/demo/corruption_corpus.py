@@ -1,11 +1,11 @@
 """The corpus of the corruption experiment: equally long sequences of prose at known noise levels.
 
-The text is the built-in corpus's intact prose (see `meta_training.demo_corpus`), cut into sequences of 128
+The text is the built-in corpus's intact prose (see `datarater.meta_training.demo.corpus`), cut into sequences of 128
 characters. A quarter of the modules and topics that the prose comes from is set apart for evaluation; a clean target,
 from yet other ones, is the outer set. So no sequence that a rater is evaluated on stands in its training, clean or
 damaged; up to one in a hundred shares 13 words in a row with it, since modules repeat each other's phrases.
 
-    python -m meta_training.corruption_corpus --output corruption_output
+    python -m datarater.meta_training.demo.corruption_corpus --output corruption_output
 
 writes
 
@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from meta_training.corruption import (
+from datarater.meta_training.demo.corpus import DemoDocument, Kind, TooLittleTextError, make_documents
+from datarater.meta_training.demo.corruption import (
     NOISE_LEVELS,
     CorruptedDocument,
     CorruptionKind,
@@ -37,7 +38,6 @@ from meta_training.corruption import (
     text_to_bytes,
     unigram_distribution,
 )
-from meta_training.demo_corpus import DemoDocument, Kind, TooLittleTextError, make_documents
 
 SEQUENCE_CHARACTERS = 128
 EVALUATION_SHARE = 0.25
@@ -170,9 +170,9 @@ def _origin(document: DemoDocument) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (0 done, 1 failed, 2 wrong usage)."""
     parser = argparse.ArgumentParser(
-        prog="python -m meta_training.corruption_corpus",
+        prog="python -m datarater.meta_training.demo.corruption_corpus",
         description="Write the corruption experiment's corpus: prose at known noise levels.",
-        epilog="example: python -m meta_training.corruption_corpus --output corruption_output",
+        epilog="example: python -m datarater.meta_training.demo.corruption_corpus --output corruption_output",
     )
     parser.add_argument("--output", default="corruption_output", type=Path, help="folder to write to")
     parser.add_argument(

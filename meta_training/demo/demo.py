@@ -1,6 +1,6 @@
 """The demo: a rater is meta-trained on the built-in corpus, and curates it.
 
-    python -m meta_training.demo --output demo_output
+    python -m datarater.meta_training.demo.demo --output demo_output
 
 makes the corpus, runs `datarater-train` and `datarater-curate` as a user would (each command is echoed), and says
 how well the untrained and the trained rater tell intact prose from damaged, and how much of each kind was kept.
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from meta_training.demo_corpus import (
+from datarater.meta_training.demo.corpus import (
     DAMAGED_KINDS,
     DemoCorpus,
     Kind,
@@ -35,7 +35,7 @@ from meta_training.demo_corpus import (
     TooLittleTextError,
     build_demo_corpus,
 )
-from meta_training.ranking import auc
+from datarater.meta_training.demo.ranking import auc
 
 KEEP_FRACTION = "0.5"
 DOCUMENTS_PER_KIND = 300
@@ -101,7 +101,7 @@ def clear_previous(output: Path) -> None:
 
 def train_command(corpus: DemoCorpus) -> list[str]:
     """The command that meta-trains the demo's rater."""
-    config = Path(__file__).parent / "configs" / "demo.py"
+    config = Path(__file__).parents[1] / "configs" / "demo.py"
     return [
         "datarater-train",
         f"--config={_short(config)}",
@@ -301,8 +301,8 @@ def score_with(rater: Path, documents: Sequence[Mapping[str, Any]]) -> dict[str,
         DemoError: If the checkpoint cannot be loaded, or a score is not finite.
     """
     # JAX takes seconds to import, and the corpus and the commands do not need it here.
-    from rater_model.checkpoint import CheckpointError, load_rater
-    from rater_model.scorer import Scorer
+    from datarater.rater_model.checkpoint import CheckpointError, load_rater
+    from datarater.rater_model.scorer import Scorer
 
     try:
         checkpoint = load_rater(str(rater))
@@ -427,9 +427,9 @@ def print_results(results: Mapping[str, KindResult], output: Path, per_kind: int
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code (0 done, 1 failed, 2 wrong usage)."""
     parser = argparse.ArgumentParser(
-        prog="python -m meta_training.demo",
+        prog="python -m datarater.meta_training.demo.demo",
         description="Meta-train a small rater on a built-in corpus, curate the corpus with it, show what happened.",
-        epilog="example: python -m meta_training.demo --output demo_output",
+        epilog="example: python -m datarater.meta_training.demo.demo --output demo_output",
     )
     parser.add_argument("--output", default="demo_output", help="folder for all it makes (default: %(default)s)")
     parser.add_argument(

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from meta_training.errors import StoppedError, WorkdirError, first_line
-from meta_training.placement import gather_texts, is_lost_process
+from datarater.meta_training.errors import StoppedError, WorkdirError, first_line
+from datarater.meta_training.run.processes import gather_texts, is_lost_process
 
 _LOG = logging.getLogger("datarater")
 _DAMAGED, _SUPERSEDED = "damaged", "superseded"  # what the names of checkpoints set aside begin with

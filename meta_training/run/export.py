@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
-from rater_model.rater import Params, RaterConfig
-from rater_model.scorer import Scorer, ScoringOptions
-from rater_model.tokenizer import Tokenizer
+from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from datarater.rater_model.rater import Params, RaterConfig
+from datarater.rater_model.scorer import Scorer, ScoringOptions
+from datarater.rater_model.tokenizer import Tokenizer
 
 
 class NonFiniteScoresError(ArithmeticError):

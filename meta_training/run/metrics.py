@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from meta_training.errors import WorkdirError
+from datarater.meta_training.errors import WorkdirError
 
 _LOG = logging.getLogger("datarater")
 METRICS_FILE = "metrics.csv"

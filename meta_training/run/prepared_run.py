@@ -11,12 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from meta_training import settings
-from meta_training.data import StreamedWindows, WindowSet, make_windows
-from meta_training.language_model import LanguageModelConfig
-from meta_training.sources import FileTexts, TextSet, open_sets
-from rater_model.rater import RaterConfig
-from rater_model.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, load_tokenizer, train_bpe
+from datarater.meta_training import errors
+from datarater.meta_training.algorithm.language_model import LanguageModelConfig
+from datarater.meta_training.config import build
+from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
+from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
+from datarater.rater_model.rater import RaterConfig
+from datarater.rater_model.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, load_tokenizer, train_bpe
 
 _LOG = logging.getLogger("datarater")
 _RECORDED = ("datarater", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "tokenizers")
@@ -71,8 +72,8 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
     return Experiment(
         config=config,
         tokenizer=made,
-        rater=settings.rater_config(config, made),
-        language_model=settings.language_model_config(config, made),
+        rater=build.rater_config(config, made),
+        language_model=build.language_model_config(config, made),
         inner=windows["inner"],
         outer=windows["outer"],
         reference=reference,
@@ -111,7 +112,7 @@ def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
     try:
         tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
     except TokenizerError as error:
-        raise settings.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
+        raise errors.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
     _LOG.info("trained a BPE of %s ids on %s documents", f"{tokenizer.vocabulary_size:,}", f"{len(sample):,}")
     return tokenizer
 

@@ -22,10 +22,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from meta_training.configs import default
-from meta_training.errors import WorkdirError
-from meta_training.experiment import plain, versions
-from meta_training.settings import ConfigError
+from datarater.meta_training.configs import default
+from datarater.meta_training.errors import ConfigError, WorkdirError
+from datarater.meta_training.run.prepared_run import plain, versions
 
 _LOG = logging.getLogger("datarater")
 

@@ -24,14 +24,14 @@ from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 
-from pipelines import commits, options
-from pipelines.errors import UsageError
-from pipelines.runners import Layout
-from pipelines.score import add_scoring_flags, scoring_request
-from pipelines.scoring import ScoringRequest
-from pipelines.selecting import SelectionRequest
-from pipelines.splits import INPUT_LIST
-from rater_model.files import local_path, open_file
+from datarater.pipelines.commands import flags as options
+from datarater.pipelines.commands.score import add_scoring_flags, scoring_request
+from datarater.pipelines.errors import UsageError
+from datarater.pipelines.graph.planning import INPUT_LIST
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.runners.execution import Layout
+from datarater.rater_model.documents.files import local_path, open_file
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -11,19 +11,21 @@ from typing import Any
 
 import orjson
 
-from pipelines import commits, ledger, references
-from pipelines.batch_config import BatchConfig
-from pipelines.batch_journal import Journal, Reference, State
-from pipelines.errors import CurationError, RunFolderMismatchError
-from pipelines.ledger import RunFolder
-from pipelines.listing import at_once
-from pipelines.references import RunReference
-from pipelines.scoring import ScoringRequest, rater_digest
-from pipelines.selecting import SelectionRequest
-from pipelines.summaries import read_summary
-from rater_model.checkpoint import load_rater
-from rater_model.drift import ScoreDistribution
-from rater_model.selection import Histogram, Threshold
+from datarater.pipelines.batch.config import BatchConfig
+from datarater.pipelines.batch.journal import Journal, Reference, State
+from datarater.pipelines.errors import CurationError, RunFolderMismatchError
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder import reference as references
+from datarater.pipelines.run_folder.committed import at_once
+from datarater.pipelines.run_folder.identity import differences
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.reference import RunReference
+from datarater.pipelines.run_folder.summaries import read_summary
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.drift import ScoreDistribution
+from datarater.pipelines.selection.rules import Threshold
+from datarater.rater_model.checkpoint import load_rater
 
 FORMAT_VERSION = 1
 
@@ -101,7 +103,7 @@ def freeze(
 
 
 def _differs(config: BatchConfig, frozen: Reference, kind: str, digest: str, rater: str) -> str:
-    lines = ledger.differences(
+    lines = differences(
         {"reference": f"{kind} {digest}", "rater": rater},
         {"reference": f"{frozen.kind} {frozen.digest}", "rater": frozen.rater},
     )

@@ -10,13 +10,14 @@ from typing import Any
 
 import fsspec
 
-from pipelines import errors, ledger
-from pipelines.batch_config import BatchConfig
-from pipelines.batch_journal import Journal
-from pipelines.errors import CurationError, InputChangedError, UsageError
-from pipelines.listing import at_once
-from rater_model.files import NoInputError, file_info, list_files, local_path
-from rater_model.records import FileInfo
+from datarater.pipelines import errors
+from datarater.pipelines.batch.config import BatchConfig
+from datarater.pipelines.batch.journal import Journal
+from datarater.pipelines.errors import CurationError, InputChangedError, UsageError
+from datarater.pipelines.run_folder.committed import at_once
+from datarater.pipelines.run_folder.identity import input_differences
+from datarater.rater_model.documents.files import NoInputError, file_info, list_files, local_path
+from datarater.rater_model.documents.records import FileInfo
 
 LATE, CHANGED, VERSION, WAITING = "late", "changed", "version", "waiting"
 _NAMED = 5
@@ -211,7 +212,7 @@ def changed_since(files: Sequence[FileInfo]) -> list[str]:
         except OSError as error:
             raise errors.reading_failed(info.path, error) from error
 
-    return ledger.input_differences([info for info in at_once(look, files) if info is not None], files)
+    return input_differences([info for info in at_once(look, files) if info is not None], files)
 
 
 def _some(paths: Sequence[str]) -> str:

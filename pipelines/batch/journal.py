@@ -30,10 +30,11 @@ from typing import Any
 
 import orjson
 
-from pipelines import commits, ledger
-from pipelines.errors import BooksError
-from pipelines.listing import at_once
-from rater_model.records import FileInfo
+from datarater.pipelines.errors import BooksError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.committed import at_once
+from datarater.pipelines.run_folder.layout import to_json
+from datarater.rater_model.documents.records import FileInfo
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -295,7 +296,7 @@ class Journal:
         """
         dataclasses.replace(self.state, **_copies(self.state)).add(decision)
         path = self.path(self.state.number + 1)
-        data = ledger.to_json(
+        data = to_json(
             {
                 "format": FORMAT_VERSION,
                 "kind": _NAMES[type(decision)],

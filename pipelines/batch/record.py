@@ -19,13 +19,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines import ledger
-from pipelines.batch_config import Limits
-from pipelines.batch_journal import Claim, Journal, Reference, now
-from pipelines.batch_reference import Baseline
-from rater_model import drift, exit_codes
-from rater_model.drift import ScoreDistribution
-from rater_model.selection import Histogram
+from datarater.pipelines.batch.config import Limits
+from datarater.pipelines.batch.frozen_reference import Baseline
+from datarater.pipelines.batch.journal import Claim, Journal, Reference, now
+from datarater.pipelines.run_folder.layout import RunFolder, versions
+from datarater.pipelines.selection import drift
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.drift import ScoreDistribution
+from datarater.rater_model import exit_codes
 
 FORMAT_VERSION = 1
 _NAMED_SOURCES = 3
@@ -157,12 +158,12 @@ def build(
         "rater": reference.rater,
         "reference": {"kind": reference.kind, "path": reference.path, "digest": reference.digest},
         "terms": claim.terms,
-        "versions": ledger.versions(),
+        "versions": versions(),
         "claimed": claim.claimed,
         "finished": now(),
     }
     if scoring is not None and manifest is not None:
-        folder = ledger.RunFolder(claim.run).selection(manifest["name"]).path
+        folder = RunFolder(claim.run).selection(manifest["name"]).path
         baseline = Baseline.from_json(journal.read_kept("baselines", reference.baseline))
         record |= {
             "selection": manifest["name"],

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from pipelines import commits
-from pipelines.batch_config import BatchConfig
-from pipelines.batch_journal import MANIFEST, SUCCESS, Expired, Expiry, Journal, State
-from pipelines.ledger import RunFolder
-from pipelines.listing import at_once, score_entries
-from rater_model.files import local_path
+from datarater.pipelines.batch.config import BatchConfig
+from datarater.pipelines.batch.journal import MANIFEST, SUCCESS, Expired, Expiry, Journal, State
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.committed import at_once, score_entries
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.rater_model.documents.files import local_path
 
 _NUMBERED = re.compile(r"(?:[a-z]+-)?\d+\.jsonl?")
 

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, references, scoring
-from pipelines.score import add_scoring_flags, scoring_request
-from pipelines.work import Work
-from rater_model.scorer import limit_cpu_threads
+from datarater.pipelines.commands import flags, printing, running
+from datarater.pipelines.commands.score import add_scoring_flags, scoring_request
+from datarater.pipelines.graph import scoring
+from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.run_folder import reference
+from datarater.pipelines.run_folder.identity import check_rule
+from datarater.rater_model.scorer import limit_cpu_threads
 
 COMMAND = "datarater-curate"
 
@@ -26,36 +29,36 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
         CurationError: what is wrong, and what to do.
         SystemExit: wrong usage.
     """
-    parser = options.parser(
+    parser = flags.parser(
         COMMAND,
         "Scores every document of a corpus with a rater and keeps the best part of it: exactly the part asked for.",
         f"{COMMAND} --input 'crawl/*.jsonl.gz' --rater rater/ --output run/ --keep_fraction 0.5",
     )
-    options.add_output_flag(parser)
-    options.add_input_flags(parser)
+    flags.add_output_flag(parser)
+    flags.add_input_flags(parser)
     add_scoring_flags(parser)
-    options.add_selection_flags(parser)
-    options.add_local_flags(parser)
-    args, layout = options.parse_run(parser, argv)
+    flags.add_selection_flags(parser)
+    flags.add_local_flags(parser)
+    args, layout = flags.parse_run(parser, argv)
     limit_cpu_threads()
-    selection = options.selection_request(args)
+    selection = flags.selection_request(args)
     request = scoring_request(args, layout)
     files = scoring.preflight(request)
     if selection.reference is not None:
-        references.read_reference(selection.reference, request.plan.identity)
-    ledger.check_rule(selection.selection, selection.rule_fields())
-    command.check_writable(request.folder)
+        reference.read_reference(selection.reference, request.plan.identity)
+    check_rule(selection.selection, selection.rule_fields())
+    running.check_writable(request.folder)
     result = None
-    if command.read_manifest(selection) is None:
-        command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-        result = command.run_graph(Work(scoring=request, selection=selection), layout)
-    command.print_selection(selection)
+    if printing.read_manifest(selection) is None:
+        printing.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+        result = running.run_graph(Work(scoring=request, selection=selection), layout)
+    printing.print_selection(selection)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console entry; returns the exit code."""
-    return command.run_command(COMMAND, run, argv)
+    return running.run_command(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,21 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pipelines import commits, errors, runners
-from pipelines.errors import UsageError
-from pipelines.runners import Layout
-from pipelines.selecting import SelectionRequest
-from pipelines.splits import INPUT_LIST
-from pipelines.writing import OUTPUT_FORMATS
-from rater_model import exit_codes
-from rater_model.cutoffs import Policy, Scope
-from rater_model.files import local_path
-from rater_model.records import ReadOptions
-from rater_model.selection import BatchTopK, KeepCount, KeepFraction, Rule, SelectionError, Threshold, TokenBudget
-from rater_model.tfds import TFDS_PREFIX, DatasetError, default_folder, split_patterns
+from datarater.pipelines import errors
+from datarater.pipelines.errors import UsageError
+from datarater.pipelines.graph.planning import INPUT_LIST
+from datarater.pipelines.graph.record_writers import OUTPUT_FORMATS
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.runners import choice
+from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.ranking import SelectionError
+from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Rule, Threshold, TokenBudget
+from datarater.rater_model import exit_codes
+from datarater.rater_model.documents.files import local_path
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, default_folder, split_patterns
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
@@ -395,7 +398,7 @@ def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> No
     """Ends with wrong usage for a flag that is nearly ours and not Beam's: any runner would be silent about it."""
     ours = sorted(parser._option_string_actions)
     strange = {word.split("=")[0] for word in argv if re.match("--[A-Za-z]", word)} - set(ours)
-    strange -= runners.beam_flags() if strange else set()
+    strange -= choice.beam_flags() if strange else set()
     for flag in sorted(strange):
         near = difflib.get_close_matches(flag.replace("-", "_"), [name.replace("-", "_") for name in ours], 1, _NEAR)
         if near:
@@ -431,8 +434,8 @@ def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tu
     """
     args, beam_args = parse(parser, argv)
     try:
-        layout = runners.choose(beam_args, args.local_workers)
-    except runners.UnknownFlagError as error:
+        layout = choice.choose(beam_args, args.local_workers)
+    except choice.UnknownFlagError as error:
         parser.error(str(error))
     make_absolute(args, layout)
     return args, layout

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, commits, options, scoring
-from pipelines.runners import Layout
-from pipelines.scoring import ScoringRequest
-from pipelines.work import Work
-from rater_model.scorer import ScoringOptions, limit_cpu_threads
+from datarater.pipelines.commands import flags, printing, running
+from datarater.pipelines.graph import scoring
+from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.graph.requests import ScoringRequest, rater_digest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.runners.execution import Layout
+from datarater.rater_model.scorer import ScoringOptions, limit_cpu_threads
 
 COMMAND = "datarater-score"
 
@@ -26,21 +28,21 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     defaults = ScoringOptions()
     group.add_argument(
         "--max_windows",
-        type=options.whole_number,
+        type=flags.whole_number,
         default=defaults.max_windows,
         metavar="N",
         help="windows scored of one document at most, spread evenly over it; default: %(default)s",
     )
     group.add_argument(
         "--tokens_per_batch",
-        type=options.whole_number,
+        type=flags.whole_number,
         default=defaults.tokens_per_batch,
         metavar="N",
         help="tokens in one model call; default: %(default)s, good on a CPU; 65536 on a GPU",
     )
     group.add_argument(
         "--max_rejected_fraction",
-        type=options.fraction,
+        type=flags.fraction,
         default=1.0,
         metavar="F",
         help="stop with exit code 4 once more than this share of the records is rejected; default: 1, never",
@@ -59,11 +61,11 @@ def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
         CurationError: the rater cannot be loaded.
     """
     return ScoringRequest(
-        inputs=options.input_patterns(args),
+        inputs=flags.input_patterns(args),
         rater=args.rater,
-        rater_digest=scoring.rater_digest(args.rater),
+        rater_digest=rater_digest(args.rater),
         output=args.output,
-        read=options.read_options(args),
+        read=flags.read_options(args),
         scoring=ScoringOptions(max_windows=args.max_windows, tokens_per_batch=args.tokens_per_batch, dtype=args.dtype),
         split_bytes=args.split_bytes,
         max_rejected_fraction=args.max_rejected_fraction,
@@ -85,35 +87,35 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
         CurationError: what is wrong, and what to do.
         SystemExit: wrong usage.
     """
-    parser = options.parser(
+    parser = flags.parser(
         COMMAND,
         "Scores every document of a corpus and commits the scores into a run folder.",
         f"{COMMAND} --input 'crawl/*.jsonl.gz' --rater rater/ --output run/",
     )
-    options.add_output_flag(parser)
-    options.add_input_flags(parser)
+    flags.add_output_flag(parser)
+    flags.add_input_flags(parser)
     add_scoring_flags(parser)
-    options.add_local_flags(parser)
-    args, layout = options.parse_run(parser, argv)
+    flags.add_local_flags(parser)
+    args, layout = flags.parse_run(parser, argv)
     limit_cpu_threads()
     request = scoring_request(args, layout)
     files = scoring.preflight(request)
-    command.check_writable(request.folder)
+    running.check_writable(request.folder)
     result = None
     if not commits.exists(request.folder.scoring_path):
-        command.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-        result = command.run_graph(Work(scoring=request), layout)
+        printing.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+        result = running.run_graph(Work(scoring=request), layout)
     if commits.exists(request.folder.scoring_path):
-        command.print_scoring(request.folder)
-        command.say(f"next: datarater-select --output {request.output} --keep_fraction 0.5")
+        printing.print_scoring(request.folder)
+        printing.say(f"next: datarater-select --output {request.output} --keep_fraction 0.5")
     else:
-        command.say("submitted; the job goes on without this command")
+        printing.say("submitted; the job goes on without this command")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console entry; returns the exit code."""
-    return command.run_command(COMMAND, run, argv)
+    return running.run_command(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

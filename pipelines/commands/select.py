@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import command, ledger, options, selecting
-from pipelines.work import Work
+from datarater.pipelines.commands import flags, printing, running
+from datarater.pipelines.graph import cutoff_search
+from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.run_folder.identity import check_rule
 
 COMMAND = "datarater-select"
 
@@ -24,29 +26,29 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
         CurationError: what is wrong, and what to do.
         SystemExit: wrong usage.
     """
-    parser = options.parser(
+    parser = flags.parser(
         COMMAND,
         "Keeps the best part of a corpus that datarater-score or datarater-curate scored.",
         f"{COMMAND} --output run/ --keep_fraction 0.1",
     )
-    options.add_output_flag(parser)
-    options.add_selection_flags(parser)
-    options.add_local_flags(parser)
-    args, layout = options.parse_run(parser, argv)
-    request = options.selection_request(args)
-    selecting.first_cutoffs(request)
-    ledger.check_rule(request.selection, request.rule_fields())
+    flags.add_output_flag(parser)
+    flags.add_selection_flags(parser)
+    flags.add_local_flags(parser)
+    args, layout = flags.parse_run(parser, argv)
+    request = flags.selection_request(args)
+    cutoff_search.first_cutoffs(request)
+    check_rule(request.selection, request.rule_fields())
     result = None
-    if command.read_manifest(request) is None:
-        command.check_writable(request.folder)
-        result = command.run_graph(Work(selection=request), layout)
-    command.print_selection(request)
+    if printing.read_manifest(request) is None:
+        running.check_writable(request.folder)
+        result = running.run_graph(Work(selection=request), layout)
+    printing.print_selection(request)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console entry; returns the exit code."""
-    return command.run_command(COMMAND, run, argv)
+    return running.run_command(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

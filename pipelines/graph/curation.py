@@ -5,10 +5,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines import commits, publishing, scoring
-from pipelines.ledger import RunFolder
-from pipelines.scoring import ScoringRequest
-from pipelines.selecting import SelectionRequest
+from datarater.pipelines.graph import publishing, scoring
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)

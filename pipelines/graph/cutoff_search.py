@@ -11,83 +11,22 @@ from fractions import Fraction
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import orjson
 
-from pipelines import commits, ledger, references, splits, summaries, writing
-from pipelines.errors import BooksError, CurationError
-from pipelines.kept_counts import GroupCounts, KeptCounts, KeptSplits
-from pipelines.ledger import RunFolder, SelectionFolder
-from pipelines.score_files import RANK_COLUMNS, ScoreFile
-from rater_model.acceptance import Acceptance, acceptance_by_quantiles, score_at
-from rater_model.cutoffs import Answers, Cutoffs, Policy, merge_answers
-from rater_model.selection import (
-    KEY_BITS,
-    BatchTopK,
-    Boundary,
-    Histogram,
-    KeepFraction,
-    RankKeys,
-    Rule,
-    SelectionError,
-    Threshold,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SelectionRequest:
-    """All that a selection is told.
-
-    Attributes:
-        output: the run folder.
-        name: of the selection.
-        policy: the rule and what it applies to, as `Policy.to_json` gives it.
-        seed: of the hash that breaks ties, and of the draw of a batch top-K.
-        output_format: `same` as the input's, or one of `writing.OUTPUT_FORMATS`.
-        output_shard_bytes: about how many bytes of kept text a file holds.
-        reference: a run folder or rater checkpoint whose distribution of scores decides; None: the run's own.
-    """
-
-    output: str
-    name: str
-    policy: dict[str, Any]
-    seed: int
-    output_format: str
-    output_shard_bytes: int
-    reference: str | None = None
-
-    @classmethod
-    def of(cls, rule: Rule | Policy, *, output: str, name: str | None = None, **options: Any) -> "SelectionRequest":
-        """A request for a rule or policy, named by it unless a name is given."""
-        policy = rule if isinstance(rule, Policy) else Policy(rule)
-        if not name:
-            name = policy.name + ("-by-reference" if options.get("reference") else "")
-        return cls(output=output, name=name, policy=policy.to_json(), **options)
-
-    def read_policy(self) -> Policy:
-        """The rule and what it applies to."""
-        return Policy.from_json(self.policy)
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run folder."""
-        return RunFolder(self.output)
-
-    @property
-    def selection(self) -> SelectionFolder:
-        """The selection's folder."""
-        return self.folder.selection(self.name)
-
-    def rule_fields(self) -> dict[str, Any]:
-        """What `rule.json` holds: every option that changes what is kept or how it is written."""
-        return {
-            "format": ledger.FORMAT_VERSION,
-            **self.policy,
-            "reference": self.reference,
-            "seed": self.seed,
-            "output_format": self.output_format,
-            "output_shard_bytes": self.output_shard_bytes,
-        }
+from datarater.pipelines.errors import BooksError, CurationError
+from datarater.pipelines.graph.kept_rows import KEEP_COLUMNS, keys_by_source
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits, summaries
+from datarater.pipelines.run_folder import reference as references
+from datarater.pipelines.run_folder.identity import check_rule
+from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.run_folder.plan import plan_of, read_group
+from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.pipelines.selection.batch_top_k import Acceptance, acceptance_by_quantiles, score_at
+from datarater.pipelines.selection.cutoffs import Answers, Cutoffs, merge_answers
+from datarater.pipelines.selection.descent import Boundary, Histogram
+from datarater.pipelines.selection.ranking import KEY_BITS, SelectionError
+from datarater.pipelines.selection.rules import BatchTopK, KeepFraction, Rule, Threshold
 
 
 def read_scoring(folder: RunFolder) -> dict[str, Any]:
@@ -115,8 +54,8 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
         CurationError: the rule does not fit the corpus or the reference.
     """
     cutoffs = first_cutoffs(request)
-    if not commits.commit_if_absent(request.selection.rule_path, ledger.to_json(request.rule_fields())):
-        ledger.check_rule(request.selection, request.rule_fields())
+    if not commits.commit_if_absent(request.selection.rule_path, to_json(request.rule_fields())):
+        check_rule(request.selection, request.rule_fields())
     return cutoffs
 
 
@@ -177,7 +116,7 @@ class CountUndecided(beam.DoFn):
         answers = cutoffs.from_summary(histograms)
         if answers is None:
             parts = []
-            for task in splits.read_group(self._folder, group):
+            for task in read_group(self._folder, group):
                 file = ScoreFile.read(self._folder, task.split.ordinal, KEEP_COLUMNS)
                 parts.append(cutoffs.answers(*keys_by_source(file, self._seed)))
             answers = merge_answers(parts)
@@ -214,86 +153,6 @@ class MergeAnswers(beam.CombineFn):
 def advance(answers: Answers, cutoffs: Cutoffs) -> Cutoffs:
     """The cutoffs after a round."""
     return cutoffs if cutoffs.done else cutoffs.advance(answers)
-
-
-# --- what is kept of each split ----------------------------------------------------------------------
-
-
-KEEP_COLUMNS = (*RANK_COLUMNS, "source")
-COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
-
-
-def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
-    """The rank keys of a score file's scored documents, the source of each as a code, and the sources' names."""
-    names, codes_R = file.sources()
-    return file.rank_keys(seed), codes_R[file.scored_rows()], names
-
-
-def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
-    """The row numbers of kept documents in a score file, in the order of the input."""
-    return file.scored_rows()[cutoffs.keeps(*keys_by_source(file, seed), seed)]
-
-
-def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> list[int]:
-    sums_S = np.zeros(sources, np.int64)
-    np.add.at(sums_S, codes_R, values_R.astype(np.int64))
-    sums: list[int] = sums_S.tolist()
-    return sums
-
-
-def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> GroupCounts:
-    """Counts what is kept of every split of a group.
-
-    Raises:
-        BooksError: the counts contradict each other.
-    """
-    rows: list[tuple[int, str, KeptCounts]] = []
-    sources: dict[str, KeptCounts] = {}
-    for task in splits.read_group(request.folder, group):
-        ordinal = task.split.ordinal
-        file = ScoreFile.read(request.folder, ordinal, COUNT_COLUMNS)
-        kept_R = np.zeros(file.table.num_rows, bool)
-        kept_R[kept_rows(file, cutoffs, request.seed)] = True
-        scored_R = np.zeros(file.table.num_rows, bool)
-        scored_R[file.scored_rows()] = True
-        names, codes_R = file.sources()
-        split_counts = KeptCounts()
-        columns = [
-            _sum_by_source(codes_R, len(names), values_R)
-            for values_R in (
-                np.ones(len(codes_R), np.int64),
-                kept_R,
-                scored_R & ~kept_R,
-                ~scored_R,
-                np.where(kept_R, file.column("tokens"), 0),
-                np.where(kept_R, file.column("bytes"), 0),
-            )
-        ]
-        for source, *numbers in zip(names, *columns, strict=True):
-            counts = KeptCounts(*numbers)
-            split_counts.add(counts)
-            sources.setdefault(source, KeptCounts()).add(counts)
-        split_counts.check(f"{task.split.path}, split {ordinal}")
-        layout = writing.layout_for(file.layout, task.split.path, request.output_format)
-        rows.append((ordinal, layout, split_counts))
-    return GroupCounts(group, KeptSplits.of(rows), sources)
-
-
-class CountKept(beam.DoFn):
-    """Commits what is kept of every split of a group."""
-
-    def __init__(self, request: SelectionRequest):
-        self._request = request
-
-    def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
-        """A group in, its committed counts out."""
-        path = self._request.selection.counts_path(group)
-        data = commits.read_if_there(path)
-        if data is None:
-            counts = count_group(self._request, group, cutoffs)
-            commits.commit_if_absent(path, orjson.dumps(counts.to_json()))
-            data = commits.read_bytes(path)
-        yield GroupCounts.from_json(orjson.loads(data))
 
 
 def find_cutoffs(scored: beam.PCollection, request: SelectionRequest) -> tuple[beam.PCollection, beam.PCollection]:
@@ -337,4 +196,4 @@ def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:
 
 
 def _groups(scored: Any, folder: RunFolder) -> Iterator[int]:
-    yield from range(splits.plan_of(folder)["groups"])
+    yield from range(plan_of(folder)["groups"])

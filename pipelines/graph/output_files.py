@@ -12,17 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from pipelines import commits, errors, ledger, writing
-from pipelines.errors import BooksError, InputChangedError
-from pipelines.fingerprints import check_fingerprint
-from pipelines.kept_counts import GroupCounts, KeptSplits
-from pipelines.score_files import ScoreFile
-from pipelines.selecting import SelectionRequest, kept_rows
-from rater_model.cutoffs import Cutoffs
-from rater_model.documents import read_parquet_table, read_split
-from rater_model.parquet import find_column
-from rater_model.records import Document, Format, ReadOptions
-from rater_model.stores import raising_os_errors
+from datarater.pipelines import errors
+from datarater.pipelines.errors import BooksError, InputChangedError
+from datarater.pipelines.graph import record_writers
+from datarater.pipelines.graph.kept_rows import kept_rows
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.identity import read_identity
+from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
+from datarater.pipelines.run_folder.plan import check_fingerprint
+from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.rater_model.documents.parquet import find_column
+from datarater.rater_model.documents.reading import read_parquet_table, read_split
+from datarater.rater_model.documents.records import Document, Format, ReadOptions
+from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _CHUNK_BYTES = 1 << 20
 
@@ -75,7 +79,7 @@ def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[S
         shard_bytes: a file is closed once its kept texts reach this many bytes. A split is never cut.
     """
     rows_K = np.flatnonzero(splits.counts["kept"])
-    classes = [writing.file_class(layout, wanted) for layout in splits.layouts]
+    classes = [record_writers.file_class(layout, wanted) for layout in splits.layouts]
     starts, last_class, filled = [], "", 0
     rows = zip(splits.layout_codes_S[rows_K].tolist(), splits.counts["kept_bytes"][rows_K].tolist(), strict=True)
     for row, (code, size) in enumerate(rows):
@@ -85,9 +89,9 @@ def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[S
         filled += size
     for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows_K)])):
         rows_R = rows_K[start:end]
-        written = writing.output_format(splits.layouts[splits.layout_codes_S[rows_R[0]]], wanted)
+        written = record_writers.output_format(splits.layouts[splits.layout_codes_S[rows_R[0]]], wanted)
         yield ShardTask(
-            f"part-{index:05d}-of-{len(starts):05d}.{writing.SUFFIXES.get(written, written)}",
+            f"part-{index:05d}-of-{len(starts):05d}.{record_writers.SUFFIXES.get(written, written)}",
             written,
             tuple(zip(splits.ordinals_S[rows_R].tolist(), splits.counts["kept"][rows_R].tolist(), strict=True)),
         )
@@ -156,7 +160,9 @@ def _kept_tables(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> Iter
         raise _changed(split.path, f"row {positions_N[done]} is gone")
 
 
-def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> int:
+def write_split(
+    writer: record_writers.Writer, written: str, file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
+) -> int:
     """Writes the kept documents of one split.
 
     Args:
@@ -174,25 +180,25 @@ def write_split(writer: writing.Writer, written: str, file: ScoreFile, kept_R: n
     """
     if written == "scores":
         rows = file.table.filter(pa.array(kept_R))
-        writer.write_table(writing.scores_table(rows, file.task.split.path))
+        writer.write_table(record_writers.scores_table(rows, file.task.split.path))
         return int(rows.num_rows)
     check_fingerprint(file.task)
     count = 0
     if written == "attributes":
         for document, score in _kept_documents(file, kept_R, read):
-            writer.write_record(writing.attribute_line(document.key, len(document.text), float(score)))
+            writer.write_record(record_writers.attribute_line(document.key, len(document.text), float(score)))
             count += 1
     elif file.task.split.format is Format.PARQUET:
         for table, scores_N in _kept_tables(file, kept_R, read):
             if written == "parquet":
-                writer.write_table(writing.scored_table(table, scores_N))
+                writer.write_table(record_writers.scored_table(table, scores_N))
             else:
-                for line in writing.table_lines(table, scores_N):
+                for line in record_writers.table_lines(table, scores_N):
                     writer.write_record(line)
             count += table.num_rows
     else:
         for document, score in _kept_documents(file, kept_R, read):
-            writing.write_document(writer, written, document, file.task.split.format, float(score), read)
+            record_writers.write_document(writer, written, document, file.task.split.format, float(score), read)
             count += 1
     check_fingerprint(file.task)
     return count
@@ -216,7 +222,7 @@ class WriteShard(beam.DoFn):
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
-            identity = ledger.read_identity(self._request.folder)
+            identity = read_identity(self._request.folder)
             if identity is None:
                 raise BooksError(f"{self._request.folder.path} holds no plan")
             self._read = ReadOptions.from_json(identity["read"])
@@ -243,7 +249,7 @@ class WriteShard(beam.DoFn):
     def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
         read = self._read_options()
         with open(name, "xb") as out:
-            writer = writing.open_writer(out, task.written)
+            writer = record_writers.open_writer(out, task.written)
             for ordinal, expected in task.splits:
                 file = ScoreFile.read(self._request.folder, ordinal)
                 kept_R = np.zeros(file.table.num_rows, bool)

@@ -15,13 +15,17 @@ import apache_beam as beam
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import commits, errors, ledger
-from pipelines.errors import BooksError, NoMatchError
-from pipelines.ledger import RunFolder, SplitTask
-from rater_model.documents import NoInputError, list_files, open_file, plan_file
-from rater_model.records import Compression, FileInfo, Format, ReadOptions, Split
-from rater_model.stores import raising_os_errors
-from rater_model.streams import unpacked_size
+from datarater.pipelines import errors
+from datarater.pipelines.errors import NoMatchError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.identity import check_identity, read_identity
+from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, json_lines, read_json_lines, to_json
+from datarater.pipelines.run_folder.plan import SplitTask, inputs_json, plan_of
+from datarater.rater_model.documents.decompression import unpacked_size
+from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.reading import NoInputError, list_files, open_file
+from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions, Split
+from datarater.rater_model.documents.store_errors import raising_os_errors
 
 SPLITS_PER_GROUP = 1000
 """Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
@@ -60,8 +64,8 @@ class PlanRequest:
     def identity_of(self, files: Sequence[FileInfo]) -> dict[str, Any]:
         """The run's identity, given the input files."""
         return {
-            "format": ledger.FORMAT_VERSION,
-            "inputs": ledger.inputs_json(files),
+            "format": FORMAT_VERSION,
+            "inputs": inputs_json(files),
             "read": self.read.to_json(),
             "split_bytes": self.split_bytes,
             **self.identity,
@@ -81,7 +85,7 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
     """
     try:
         if len(patterns) == 1 and patterns[0].startswith(INPUT_LIST):
-            return [FileInfo.from_json(row) for row in ledger.read_json_lines(patterns[0].removeprefix(INPUT_LIST))]
+            return [FileInfo.from_json(row) for row in read_json_lines(patterns[0].removeprefix(INPUT_LIST))]
         return list_files(patterns)
     except NoInputError as error:
         raise NoMatchError(f"--input: {error}") from error
@@ -95,10 +99,10 @@ def check_committed_plan(request: PlanRequest, files: Sequence[FileInfo]) -> boo
     Raises:
         RunFolderMismatchError: another run was.
     """
-    committed = ledger.read_identity(request.folder)
+    committed = read_identity(request.folder)
     if committed is None:
         return False
-    ledger.check_identity(request.folder, committed, request.identity_of(files), files)
+    check_identity(request.folder, committed, request.identity_of(files), files)
     return True
 
 
@@ -236,12 +240,12 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
     files = [plan.info for plan in plans]
     identity = request.identity_of(files)
     count = sum(len(plan.cuts_Sx3) for plan in plans)
-    digest = hashlib.sha256(ledger.to_json(identity))
+    digest = hashlib.sha256(to_json(identity))
     for shard in _plan_shards(plans):
         digest.update(shard)
     plan_id = digest.hexdigest()[:16]
     folder = request.folder
-    commits.commit_if_absent(folder.inputs_path(plan_id), ledger.json_lines(info.to_json() for info in files))
+    commits.commit_if_absent(folder.inputs_path(plan_id), json_lines(info.to_json() for info in files))
     groups = 0
     for shard in _plan_shards(plans):
         commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
@@ -255,7 +259,7 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
         "strided_files": sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
         "read_amplification": round(sum(plan.bytes_read for plan in plans) / stored, 3) if stored else 1.0,
     }
-    if not commits.commit_if_absent(folder.identity_path, ledger.to_json({**identity, "plan": plan})):
+    if not commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan})):
         check_committed_plan(request, files)
 
 
@@ -268,10 +272,10 @@ def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
             rows.append(task.to_json())
             ordinal += 1
             if len(rows) == SPLITS_PER_GROUP:
-                yield ledger.json_lines(rows)
+                yield json_lines(rows)
                 rows = []
     if rows:
-        yield ledger.json_lines(rows)
+        yield json_lines(rows)
 
 
 class CommitPlan(beam.DoFn):
@@ -286,42 +290,6 @@ class CommitPlan(beam.DoFn):
         if plans:
             commit_plan(self._request, plans)
         yield from range(plan_of(self._request.folder)["groups"])
-
-
-def describe_plan(plan: Mapping[str, Any]) -> str:
-    """One line for a person.
-
-    Args:
-        plan: as `plan_of` gives it.
-    """
-    line = f"plan: {plan['splits']:,} splits"
-    if plan.get("files_cut_at_members"):
-        line += f"; {plan['files_cut_at_members']:,} compressed files are cut at their gzip members or zstd frames"
-    if plan.get("strided_files"):
-        line += (
-            f"; {plan['strided_files']:,} big compressed files are strided over several workers, for which "
-            f"{plan['read_amplification']:.2f} times the stored bytes are read"
-        )
-    return line
-
-
-def plan_of(folder: RunFolder) -> dict[str, Any]:
-    """The committed plan: its id, how many splits and groups it has.
-
-    Raises:
-        BooksError: no plan is committed.
-    """
-    identity = ledger.read_identity(folder)
-    if identity is None:
-        raise BooksError(f"{folder.path} holds no plan: it is not a run folder, or its scoring never began")
-    plan: dict[str, Any] = identity["plan"]
-    return plan
-
-
-def read_group(folder: RunFolder, group: int) -> list[SplitTask]:
-    """The splits of one group of the committed plan."""
-    path = folder.plan_shard_path(plan_of(folder)["id"], group)
-    return [SplitTask.from_json(row) for row in ledger.read_json_lines(path)]
 
 
 @beam.typehints.with_output_types(int)

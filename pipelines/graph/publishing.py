@@ -7,13 +7,17 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines import commits, ledger
-from pipelines.errors import BooksError
-from pipelines.kept_counts import GroupCounts, KeptCounts, KeptSplits
-from pipelines.selecting import CountKept, SelectionRequest, find_cutoffs, read_scoring
-from pipelines.shards import WriteShard, WrittenShard, plan_shards, plan_shards_of
-from rater_model.cutoffs import Cutoffs, Scope
-from rater_model.selection import BatchTopK, Threshold, TokenBudget
+from datarater.pipelines.errors import BooksError
+from datarater.pipelines.graph.cutoff_search import find_cutoffs, read_scoring
+from datarater.pipelines.graph.kept_rows import CountKept
+from datarater.pipelines.graph.output_files import WriteShard, WrittenShard, plan_shards, plan_shards_of
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
+from datarater.pipelines.run_folder.layout import to_json, versions
+from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.pipelines.selection.policy import Scope
+from datarater.pipelines.selection.rules import BatchTopK, Threshold, TokenBudget
 
 
 class MergeSources(beam.CombineFn):
@@ -173,10 +177,10 @@ def publish(
         ],
         "identity": scoring["identity"],
         "rater": scoring["identity"]["rater"],
-        "versions": ledger.versions(),
+        "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    commits.commit_if_absent(request.selection.manifest_path, ledger.to_json(manifest))
+    commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     commits.commit_if_absent(request.selection.success_path, b"")
 
 

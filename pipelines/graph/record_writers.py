@@ -37,10 +37,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from rater_model.documents import json_line
-from rater_model.records import Compression, Document, Format, ReadOptions
-from rater_model.tfrecord import framed, with_float
-from rater_model.warc import with_field
+from datarater.rater_model.documents.reading import json_line
+from datarater.rater_model.documents.records import Compression, Document, Format, ReadOptions
+from datarater.rater_model.documents.tfrecord import framed, with_float
+from datarater.rater_model.documents.warc import with_field
 
 SCORE_FIELD = "datarater_score"
 SCORE_HEADER = "DataRater-Score"

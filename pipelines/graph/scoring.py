@@ -1,9 +1,6 @@
 """Scoring: every split once, one committed score file each; then summaries, then `scoring.json`."""
 
-import dataclasses
 import datetime
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,178 +8,23 @@ import apache_beam as beam
 import numpy as np
 import orjson
 from apache_beam.metrics import Metrics
-from apache_beam.utils import shared
 from numpy.typing import NDArray
 
-from pipelines import attempts, commits, errors, lease, ledger, splits, summaries
-from pipelines.errors import (
+from datarater.pipelines.errors import (
     BooksError,
-    CurationError,
     EmptyCorpusError,
     RejectedShareError,
-    RunFolderMismatchError,
-    UsageError,
 )
-from pipelines.fingerprints import check_fingerprint
-from pipelines.ledger import RunFolder, SplitTask
-from pipelines.listing import PREFIXES, entries_of, merge_ordinals, ordinals_of, scored_ordinals
-from pipelines.score_files import SCORE_NOT_FINITE, ScoreRows
-from pipelines.summaries import Counts, Summary
-from rater_model import scorer
-from rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
-from rater_model.documents import read_split
-from rater_model.parquet import BrokenParquetError, ParquetReader
-from rater_model.records import Document, FileInfo, Format, ReadOptions, Record, Split
-from rater_model.scorer import Scorer, ScoringOptions
-from rater_model.stores import raising_os_errors
-
-METRICS = "datarater"
-
-# A batch for the scorer: enough texts for full model calls at every length, little enough to hold several.
-BATCH_RECORDS = 1024
-BATCH_BYTES = 4 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoringRequest:
-    """All that scoring is told.
-
-    Attributes:
-        inputs: paths and globs.
-        rater: path of the rater checkpoint.
-        rater_digest: the digest that the rater has.
-        output: the run folder.
-        read: how records are read.
-        scoring: every option that changes a score.
-        split_bytes: about how many stored bytes a split has.
-        max_rejected_fraction: the share of records that may be rejected; no part of the run's identity.
-        max_read_amplification: see `splits.PlanRequest`.
-        workers_to_fill: likewise.
-        launch: id of the launch that does the work; "" for none, which leaves no marks of attempts.
-        slots: worker processes of a supervised local run, which take splits from one row; 0 where the runner hands
-            them out.
-    """
-
-    inputs: tuple[str, ...]
-    rater: str
-    rater_digest: str
-    output: str
-    read: ReadOptions
-    scoring: ScoringOptions
-    split_bytes: int
-    max_rejected_fraction: float = 1.0
-    max_read_amplification: float = 4.0
-    workers_to_fill: int = 1
-    launch: str = ""
-    slots: int = 0
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run folder."""
-        return RunFolder(self.output)
-
-    @property
-    def plan(self) -> splits.PlanRequest:
-        """What the plan is made from."""
-        identity = {
-            "rater": self.rater_digest,
-            "scoring": self.scoring.to_json(),
-            "scorer_version": scorer.SCORER_VERSION,
-        }
-        return splits.PlanRequest(
-            self.inputs,
-            self.output,
-            self.read,
-            self.split_bytes,
-            identity,
-            self.max_read_amplification,
-            self.workers_to_fill,
-        )
-
-
-def rater_digest(path: str) -> str:
-    """The digest of a rater checkpoint, which is checked whole.
-
-    Raises:
-        UsageError: there is no rater.
-        CurationError: it cannot be loaded; the message says why.
-    """
-    try:
-        return load_rater(path).digest
-    except (CheckpointError, OSError) as error:
-        absent = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
-        if absent and not commits.exists(f"{path}/{RATER_FILE}"):
-            raise UsageError(f"--rater: {error}") from error
-        raise CurationError(f"--rater: {error}") from error
-
-
-def layout_of(split: Split) -> str:
-    """Names what a split's kept documents can share an output file with.
-
-    JSONL: the compression, so that output can follow input. Parquet: a digest of the columns, since a file has
-    one schema.
-    """
-    if split.format is not Format.PARQUET:
-        return f"{split.format}/{split.compression}"
-    try:
-        with ParquetReader(split.path) as reader:
-            text = reader.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
-    except BrokenParquetError:
-        return f"{split.format}/unreadable"
-    return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
-    """Reads and scores one split.
-
-    Args:
-        task: what to read.
-        read: how.
-        rater: scores texts.
-
-    Returns:
-        The content of its score file.
-
-    Raises:
-        InputChangedError: the file is not what was planned.
-        CurationError: the file cannot be read.
-    """
-    check_fingerprint(task)
-    rows = ScoreRows()
-    batch: list[Record] = []
-    batch_bytes = 0
-
-    def score_batch() -> None:
-        nonlocal batch_bytes
-        scored = rater.score([record.text for record in batch if isinstance(record, Document)])
-        not_finite = rows.add(batch, scored.scores_N, scored.tokens_N)
-        Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
-        Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
-        reasons = Counter(str(record.reason) for record in batch if not isinstance(record, Document))
-        reasons[SCORE_NOT_FINITE] += not_finite
-        for reason, count in (+reasons).items():
-            Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
-        batch.clear()
-        batch_bytes = 0
-
-    try:
-        with raising_os_errors(task.split.path):
-            for record in read_split(task.split, read):
-                batch.append(record)
-                batch_bytes += record.size if isinstance(record, Document) else len(record.excerpt)
-                if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
-                    score_batch()
-            score_batch()
-            layout = layout_of(task.split)
-    except OSError as error:
-        raise errors.reading_failed(task.split.path, error) from error
-    except MemoryError as error:
-        raise CurationError(
-            f"{attempts.describe(task.split)} needs more memory than there is; fewer --local_workers, smaller "
-            "--max_record_bytes or --tokens_per_batch may help"
-        ) from error
-    check_fingerprint(task)
-    return rows.to_parquet(task, layout, rater.digest)
+from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow, ScoreSplit
+from datarater.pipelines.run_folder import commits, summaries
+from datarater.pipelines.run_folder.committed import PREFIXES, entries_of, merge_ordinals, ordinals_of
+from datarater.pipelines.run_folder.identity import read_identity
+from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, to_json, versions
+from datarater.pipelines.run_folder.plan import SplitTask, plan_of, read_group
+from datarater.pipelines.run_folder.summaries import Counts, Summary
+from datarater.rater_model.documents.records import FileInfo
 
 
 class ExpandGroup(beam.DoFn):
@@ -204,7 +46,7 @@ class ExpandGroup(beam.DoFn):
         if commits.exists(self._folder.summary_path(group)):
             yield beam.pvalue.TaggedOutput(self.SUMMARISED, group)
             return
-        tasks = splits.read_group(self._folder, group)
+        tasks = read_group(self._folder, group)
         ordinals_S = np.asarray([task.split.ordinal for task in tasks], np.int64)
         for task, scored in zip(tasks, np.isin(ordinals_S, scored_M).tolist(), strict=True):
             if scored:
@@ -222,94 +64,6 @@ class CountFound(beam.DoFn):
         yield scored
 
 
-class _Scoring(beam.DoFn):
-    """What scores splits and commits their score files.
-
-    The rater is loaded once a process, and computes on one thread: workers are scaled by processes.
-    """
-
-    def __init__(self, request: ScoringRequest):
-        self._request = request
-        self._shared = shared.Shared()
-        self._rater: Scorer | None = None
-
-    def setup(self) -> None:
-        """Nothing is loaded before a split needs it: a resumed run may find all splits done."""
-        scorer.limit_cpu_threads()
-        attempts.watch_launcher()
-
-    def _load(self) -> Scorer:
-        request = self._request
-        try:
-            checkpoint = load_rater(request.rater)
-        except (CheckpointError, OSError) as error:
-            raise CurationError(f"--rater: {error}") from error
-        if checkpoint.digest != request.rater_digest:
-            raise RunFolderMismatchError(
-                f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but this run began with "
-                f"{request.rater_digest}"
-            )
-        return Scorer(checkpoint, request.scoring)
-
-    def score(self, task: SplitTask) -> None:
-        """Scores a split and commits its score file."""
-        request = self._request
-        # Kept here too: what is shared lives only as long as somebody holds it.
-        self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
-        path = request.folder.score_path(task.split.ordinal)
-        commits.commit_if_absent(path, score_split(task, request.read, self._rater))
-        Metrics.counter(METRICS, "splits_scored").inc()
-
-
-class ScoreSplit(_Scoring):
-    """Scores a split, unless its score file is committed."""
-
-    def process(self, task: SplitTask) -> Iterator[tuple[int, int]]:
-        """One split in; its group and ordinal out, once its score file is committed."""
-        request = self._request
-        path = request.folder.score_path(task.split.ordinal)
-        if request.launch:
-            lease.keep(request.folder.scoring_lease_path, request.launch)
-        if commits.exists(path):
-            Metrics.counter(METRICS, "splits_found_scored").inc()
-        else:
-            with attempts.marked(request.folder, task, request.launch):
-                self.score(task)
-        yield task.group, task.split.ordinal
-
-
-class ScoreFromRow(_Scoring):
-    """Scores splits that no other worker of this machine has taken, until all are taken.
-
-    Beam's local runner deals all splits out before the first is read, so that a worker whose splits are many or
-    long works on alone at the end. Here each worker takes the biggest split that is left, by its mark
-    (`pipelines.attempts`), when it has done the one before.
-    """
-
-    def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
-        """A worker's number and the numbers of all groups in; its number out when nothing is left to take."""
-        slot, groups = element
-        folder, launch = self._request.folder, self._request.launch
-        scored = set(scored_ordinals(folder).tolist())
-        tasks = [
-            task
-            for group in sorted(groups)
-            if not commits.exists(folder.summary_path(group))
-            for task in splits.read_group(folder, group)
-            if task.split.ordinal not in scored
-        ]
-        tasks.sort(key=lambda task: -task.split.size)
-        for task in tasks:
-            path = folder.score_path(task.split.ordinal)
-            if commits.exists(path):
-                continue
-            with attempts.taken(folder, task, launch) as mine:
-                # Another worker may have committed it between the look and the taking.
-                if mine and not commits.exists(path):
-                    self.score(task)
-        yield slot
-
-
 class SummariseGroup(beam.DoFn):
     """Writes a group's rejected records and summary from its committed score files."""
 
@@ -320,7 +74,7 @@ class SummariseGroup(beam.DoFn):
         """A group and the ordinals of its scored splits in; the group out."""
         group, ordinals = element
         scored = sorted(set(ordinals))
-        planned = [task.split.ordinal for task in splits.read_group(self._folder, group)]
+        planned = [task.split.ordinal for task in read_group(self._folder, group)]
         if scored != planned:
             missing = sorted(set(planned) - set(scored))
             raise BooksError(f"group {group}: the splits {missing[:5]} of the plan were not scored")
@@ -387,8 +141,8 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
         EmptyCorpusError: no file holds any record.
         RejectedShareError: the share of rejected records is past the limit.
     """
-    identity = ledger.read_identity(folder)
-    plan = splits.plan_of(folder)
+    identity = read_identity(folder)
+    plan = plan_of(folder)
     if (total.groups, total.splits) != (plan["groups"], plan["splits"]):
         raise BooksError(
             f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the plan has "
@@ -399,8 +153,8 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
         counts.check(f"{folder.path}, source {source!r}")
     check_counts(total.counts, max_rejected_fraction)
     fields = {
-        "format": ledger.FORMAT_VERSION,
-        "versions": ledger.versions(),
+        "format": FORMAT_VERSION,
+        "versions": versions(),
         "identity": identity,
         "splits": total.splits,
         "groups": total.groups,
@@ -409,7 +163,7 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
         "histogram": total.histogram().to_json(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    commits.commit_if_absent(folder.scoring_path, ledger.to_json(fields))
+    commits.commit_if_absent(folder.scoring_path, to_json(fields))
 
 
 class FinishScoring(beam.DoFn):
@@ -437,7 +191,7 @@ class ScoreCorpus(beam.PTransform):
     def expand(self, start: beam.PCollection) -> beam.PCollection:
         """A collection of one element in."""
         folder = self._request.folder
-        groups = start | "Plan" >> splits.Plan(self._request.plan)
+        groups = start | "Plan" >> planning.Plan(self._request.plan)
         if self._request.slots:
             groups = groups | "Score from one row" >> _ScoreLocally(self._request)
         # Listed a thousand to a request: a resumed run looks for no score file by itself.
@@ -560,8 +314,8 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
         RejectedShareError: everything is scored, and too much was rejected.
     """
     commits.check_file_system(request.output)
-    files = splits.list_inputs(request.inputs)
-    splits.check_committed_plan(request.plan, files)
+    files = planning.list_inputs(request.inputs)
+    planning.check_committed_plan(request.plan, files)
     scored = commits.read_if_there(request.folder.scoring_path)
     if scored is not None:
         check_counts(Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction)

@@ -28,10 +28,10 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from pipelines import errors
-from pipelines.errors import RunFolderError, UsageError
-from rater_model.files import local_path
-from rater_model.stores import raising_os_errors
+from datarater.pipelines import errors
+from datarater.pipelines.errors import RunFolderError, UsageError
+from datarater.rater_model.documents.files import local_path
+from datarater.rater_model.documents.store_errors import raising_os_errors
 
 TEMPORARY_PREFIX = ".tmp-"
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import commits
-from pipelines.commits import Entry
-from pipelines.ledger import RunFolder
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.commits import Entry
+from datarater.pipelines.run_folder.layout import RunFolder
 
 PREFIXES = 256
 """Folders that score files are spread over."""

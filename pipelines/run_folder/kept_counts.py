@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import BooksError
+from datarater.pipelines.errors import BooksError
 
 
 @dataclasses.dataclass

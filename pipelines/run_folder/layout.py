@@ -13,7 +13,7 @@
       selections/NAME/kept/        the kept documents
       selections/NAME/manifest.json, _SUCCESS
 
-Every file is created once and never replaced (`pipelines.commits`). Nothing else is state: what is there is
+Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`). Nothing else is state: what is there is
 done, what is not there is still to do. Beside them lie `lease/`, which says who is at work, and `attempts/`, the
 marks of splits that are being scored; nothing is read from these that would change a result.
 """
@@ -21,18 +21,14 @@ marks of splits that are being scored; nothing is read from these that would cha
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from pipelines import commits
-from pipelines.errors import RunFolderMismatchError
-from rater_model.records import FileInfo, Split
+from datarater.pipelines.run_folder import commits
 
 FORMAT_VERSION = 1
-
-_NAMED_DIFFERENCES = 5
 
 
 def to_json(value: Any) -> bytes:
@@ -118,7 +114,7 @@ class RunFolder:
 
     @property
     def scoring_lease_path(self) -> str:
-        """The lease of scoring (`pipelines.lease`)."""
+        """The lease of scoring (`datarater.pipelines.run_folder.lease`)."""
         return f"{self.path}/lease/scoring"
 
     def selection_lease_path(self, name: str) -> str:
@@ -127,7 +123,7 @@ class RunFolder:
 
     @property
     def attempts_path(self) -> str:
-        """The folder of the marks of splits that are being scored (`pipelines.attempts`)."""
+        """The folder of the marks of splits that are being scored (`datarater.pipelines.run_folder.split_marks`)."""
         return f"{self.path}/attempts"
 
     @property
@@ -158,33 +154,6 @@ class RunFolder:
         return SelectionFolder(f"{self.path}/selections/{name}")
 
 
-# --- identity ----------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SplitTask:
-    """A split of the plan with what its file was like then.
-
-    Attributes:
-        split: what to read.
-        fingerprint: of the whole file.
-        group: the number of the group of splits that are summarised together.
-    """
-
-    split: Split
-    fingerprint: str
-    group: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
-        return {"split": self.split.to_json(), "fingerprint": self.fingerprint, "group": self.group}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "SplitTask":
-        """What `to_json` wrote."""
-        return cls(Split.from_json(fields["split"]), fields["fingerprint"], fields["group"])
-
-
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Rows as JSONL."""
     lines = bytearray()  # not a list: each result of orjson keeps kilobytes beyond its length
@@ -196,96 +165,3 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
 def read_json_lines(path: str) -> list[dict[str, Any]]:
     """The rows of a JSONL file."""
     return [orjson.loads(line) for line in commits.read_bytes(path).split(b"\n") if line]
-
-
-def inputs_json(files: Sequence[FileInfo]) -> dict[str, Any]:
-    """What identifies the inputs: their number, bytes, and a digest over paths, sizes and fingerprints."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(json_lines([file.to_json()]))
-    return {
-        "files": len(files),
-        "bytes": sum(file.size for file in files),
-        "sha256": digest.hexdigest(),
-    }
-
-
-def differences(wanted: Any, found: Any, where: str = "") -> list[str]:
-    """Names every field in which two JSON values differ, with both values."""
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
-        lines = []
-        for name in sorted(set(wanted) | set(found)):
-            inner = f"{where}.{name}" if where else name
-            lines += differences(wanted.get(name), found.get(name), inner)
-        return lines
-    if wanted == found:
-        return []
-    return [f"{where} is {found!r} there, but {wanted!r} now"]
-
-
-def input_differences(wanted: Sequence[FileInfo], found: Sequence[FileInfo]) -> list[str]:
-    """Names the input files that came, went or changed."""
-    now, then = {file.path: file for file in wanted}, {file.path: file for file in found}
-    lines = [f"{path} is new" for path in sorted(now.keys() - then.keys())]
-    lines += [f"{path} is gone" for path in sorted(then.keys() - now.keys())]
-    lines += [
-        f"{path} has changed ({then[path].size} bytes then, {now[path].size} now)"
-        for path in sorted(now.keys() & then.keys())
-        if now[path] != then[path]
-    ]
-    if len(lines) > _NAMED_DIFFERENCES:
-        lines[_NAMED_DIFFERENCES:] = [f"and {len(lines) - _NAMED_DIFFERENCES} more"]
-    return lines
-
-
-def read_identity(folder: RunFolder) -> dict[str, Any] | None:
-    """The committed identity of a run folder, None where no plan was committed."""
-    data = commits.read_if_there(folder.identity_path)
-    return None if data is None else orjson.loads(data)
-
-
-def check_identity(
-    folder: RunFolder, committed: Mapping[str, Any], wanted: Mapping[str, Any], files: Sequence[FileInfo]
-) -> None:
-    """Refuses a run folder that belongs to another run.
-
-    Args:
-        folder: the run folder.
-        committed: the identity that was read from it.
-        wanted: the identity asked for now.
-        files: the input files now.
-
-    Raises:
-        RunFolderMismatchError: naming what differs.
-    """
-    lines = differences(
-        {name: value for name, value in wanted.items() if name != "inputs"},
-        {name: value for name, value in committed.items() if name not in ("inputs", "plan")},
-    )
-    if wanted["inputs"] != committed["inputs"]:
-        rows = read_json_lines(folder.inputs_path(committed["plan"]["id"]))
-        lines += input_differences(files, [FileInfo.from_json(row) for row in rows])
-    if lines:
-        raise RunFolderMismatchError(
-            f"{folder.path} holds another run: {'; '.join(lines)}. Take another output folder, or the same options"
-        )
-
-
-def check_rule(selection: SelectionFolder, wanted: Mapping[str, Any]) -> bool:
-    """Refuses a selection's name under which another rule is kept.
-
-    Returns:
-        True if the very same rule is there already.
-
-    Raises:
-        RunFolderMismatchError: naming what differs.
-    """
-    data = commits.read_if_there(selection.rule_path)
-    if data is None:
-        return False
-    lines = differences(wanted, orjson.loads(data))
-    if lines:
-        raise RunFolderMismatchError(
-            f"{selection.path} holds another selection: {'; '.join(lines)}. Give this one a name of its own with --name"
-        )
-    return True

@@ -1,7 +1,7 @@
 """The lease: two launches at once into one run folder, and one of them says so.
 
 A lease is a courtesy. It saves the second launch from doing the work of the first again; correctness rests on
-commits alone (`pipelines.commits`), of which the first wins whoever makes it.
+commits alone (`datarater.pipelines.run_folder.commits`), of which the first wins whoever makes it.
 
 No file system of fsspec replaces a file only if it is unchanged, so a lease is a folder of terms, `000001.json`
 and on. A term is created if absent, which one launch alone can do, and then is its holder's to renew. The highest
@@ -24,8 +24,8 @@ from typing import Any
 
 import orjson
 
-from pipelines import commits, ledger
-from pipelines.errors import CurationError, LeaseHeldError, RunFolderError
+from datarater.pipelines.errors import CurationError, LeaseHeldError, RunFolderError
+from datarater.pipelines.run_folder import commits, layout
 
 TERM_SECONDS = 120.0
 """How long a lease lasts without being renewed."""
@@ -147,7 +147,7 @@ class Term:
         """The content of its file."""
         fields = dataclasses.asdict(self)
         del fields["path"]
-        return ledger.to_json(fields)
+        return layout.to_json(fields)
 
     @classmethod
     def read(cls, path: str) -> "Term | None":

@@ -5,14 +5,10 @@ first; for groups of splits without one, the score files are listed, and what ea
 Of very many only a sample is read: the number of splits is always exact, and the other figures say `about`.
 """
 
-import argparse
 import dataclasses
 import io
-import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +16,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import attempts, commits, lease, ledger, splits
-from pipelines.commits import Entry
-from pipelines.errors import CurationError, UsageError
-from pipelines.ledger import RunFolder
-from pipelines.listing import at_once, score_entries, selections
-from pipelines.score_files import METADATA_KEY
-from pipelines.summaries import Counts, read_summary
-from rater_model import exit_codes
-
-COMMAND = "datarater-status"
+from datarater.pipelines.graph import planning
+from datarater.pipelines.run_folder import commits, lease, split_marks
+from datarater.pipelines.run_folder.commits import Entry
+from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
+from datarater.pipelines.run_folder.identity import read_identity
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.plan import describe_plan, plan_of
+from datarater.pipelines.run_folder.score_files import METADATA_KEY
+from datarater.pipelines.run_folder.summaries import Counts, read_summary
 
 _MOST_FOOTERS = 2048
 _FOOTER_BYTES = 64 * 2**10
@@ -149,7 +144,7 @@ class Watcher:
     def look(self) -> Status | None:
         """How far the run is now; None before it is planned."""
         if not self.plan:
-            identity = ledger.read_identity(self._folder)
+            identity = read_identity(self._folder)
             if identity is None:
                 return None
             self.plan = identity["plan"]
@@ -185,7 +180,7 @@ class Watcher:
             seen_S = np.zeros(total, bool)
             for entries in score_entries(self._folder):
                 for ordinal, entry in entries:
-                    if ordinal >= total or seen_S[ordinal] or ordinal // splits.SPLITS_PER_GROUP in self._groups:
+                    if ordinal >= total or seen_S[ordinal] or ordinal // planning.SPLITS_PER_GROUP in self._groups:
                         continue
                     seen_S[ordinal] = True
                     recent += entry.modified >= since
@@ -200,7 +195,7 @@ class Watcher:
             open_files = [
                 counts
                 for ordinal, counts in self._files.items()
-                if ordinal // splits.SPLITS_PER_GROUP not in self._groups
+                if ordinal // planning.SPLITS_PER_GROUP not in self._groups
             ]
             listed_counts = Counts()
             for file_counts in open_files:
@@ -233,7 +228,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
     if status is None:
         lines.append(f"{folder.path}: not planned yet, or not a run folder")
     else:
-        lines += [splits.describe_plan(splits.plan_of(folder)), status.line()]
+        lines += [describe_plan(plan_of(folder)), status.line()]
         about = "" if status.exact else "about "
         lines += [
             f"  rejected {reason:<20} {about}{count:,}"
@@ -248,7 +243,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
             lines.append(f"at work, {what}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago")
     if not any(line.startswith("at work") for line in lines) and (status is None or not status.finished):
         lines.append("no launch is at work; run the same command again to go on")
-    for _, mark in attempts.unfinished(folder):
+    for _, mark in split_marks.unfinished(folder):
         age = duration(time.time() - mark["started"])
         gone = ", its worker has ended" if lease.is_gone(mark["process"]) else ""
         lines.append(f"being scored for {age}{gone}: {mark['split']}")
@@ -260,67 +255,3 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
             files = len(commits.list_folder(f"{selection.path}/kept"))
             lines.append(f"selection {name}: not finished, {files:,} files of kept documents so far")
     return lines
-
-
-def run(argv: Sequence[str] | None = None) -> Status | None:
-    """Prints how far a run is.
-
-    Args:
-        argv: flags; those of the command line if None.
-
-    Returns:
-        The status; None before the run is planned.
-
-    Raises:
-        UsageError: there is no such folder.
-        CurationError: the run folder cannot be read.
-        SystemExit: wrong usage.
-    """
-    parser = argparse.ArgumentParser(
-        prog=COMMAND,
-        description="Says how far a run is: splits done, documents and tokens a second, time left, rejects so far.",
-        epilog=f"example:\n  {COMMAND} gs://bucket/run --watch 10",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", metavar="RUN_DIR", help="the run folder, local or on any file system")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again every so many seconds, until done")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a look, for programs")
-    args = parser.parse_args(argv)
-    commits.check_protocols("RUN_DIR", args.folder)
-    folder = RunFolder(args.folder)
-    try:
-        if not commits.exists(folder.path):
-            raise UsageError(f"{folder.path}: no such run folder")
-    except OSError as error:
-        raise CurationError(f"{folder.path} cannot be read: {error}") from error
-    watcher = Watcher(folder)
-    while True:
-        try:
-            status = watcher.look()
-            lines = report(folder, status) if not args.json else []
-        except OSError as error:
-            raise CurationError(f"{folder.path} cannot be read: {error}") from error
-        if args.json:
-            lines = [orjson.dumps(status.to_json() if status else None).decode()]
-        print("\n".join(lines), flush=True)
-        if args.watch is None or (status is not None and status.finished):
-            return status
-        time.sleep(max(args.watch, 0.1))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The console entry; returns the exit code."""
-    try:
-        run(argv)
-    except CurationError as error:
-        print(f"{COMMAND}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return exit_codes.STOPPED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exit_codes.DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

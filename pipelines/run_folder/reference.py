@@ -9,10 +9,11 @@ from typing import Any
 
 import orjson
 
-from pipelines import commits
-from pipelines.errors import CurationError, RunFolderMismatchError
-from pipelines.ledger import RunFolder, differences
-from rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
+from datarater.pipelines.errors import CurationError, RunFolderMismatchError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.identity import differences
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
 
 _MUST_MATCH = ("rater", "scoring", "scorer_version")
 

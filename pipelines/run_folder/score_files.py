@@ -31,11 +31,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines import commits, ledger
-from pipelines.errors import BooksError
-from rater_model.records import EXCERPT_BYTES, Document, Record
-from rater_model.selection import RankKeys, key_hash
-from rater_model.stores import raising_os_errors
+from datarater.pipelines.errors import BooksError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.selection.ranking import RankKeys, key_hash
+from datarater.rater_model.documents.records import EXCERPT_BYTES, Document, Record
+from datarater.rater_model.documents.store_errors import raising_os_errors
 
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
@@ -125,7 +127,7 @@ class ScoreRows:
         self._pack(_ROWS_WAITING)
         return not_finite
 
-    def to_parquet(self, task: ledger.SplitTask, layout: str, rater_digest: str) -> bytes:
+    def to_parquet(self, task: SplitTask, layout: str, rater_digest: str) -> bytes:
         """The score file's content.
 
         Args:
@@ -134,7 +136,7 @@ class ScoreRows:
             rater_digest: of the rater that scored.
         """
         metadata = {
-            "format": ledger.FORMAT_VERSION,
+            "format": FORMAT_VERSION,
             "task": task.to_json(),
             "layout": layout,
             "rater": rater_digest,
@@ -158,12 +160,12 @@ class ScoreFile:
         table: the columns asked for.
     """
 
-    task: ledger.SplitTask
+    task: SplitTask
     layout: str
     table: pa.Table
 
     @classmethod
-    def read(cls, folder: ledger.RunFolder, ordinal: int, columns: Sequence[str] | None = None) -> "ScoreFile":
+    def read(cls, folder: RunFolder, ordinal: int, columns: Sequence[str] | None = None) -> "ScoreFile":
         """Reads the score file of a split.
 
         Raises:
@@ -182,7 +184,7 @@ class ScoreFile:
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
             raise BooksError(f"the score file {path} cannot be read: {error}") from error
-        return cls(ledger.SplitTask.from_json(metadata["task"]), metadata["layout"], table)
+        return cls(SplitTask.from_json(metadata["task"]), metadata["layout"], table)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column without nulls as an array."""

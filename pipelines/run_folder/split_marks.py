@@ -17,11 +17,12 @@ from typing import Any
 
 import orjson
 
-from pipelines import commits
-from pipelines.errors import PoisonSplitError, RunFolderError
-from pipelines.lease import is_gone, process_id
-from pipelines.ledger import RunFolder, SplitTask
-from rater_model.records import VIRTUAL_BYTES, Split
+from datarater.pipelines.errors import PoisonSplitError, RunFolderError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.lease import is_gone, process_id
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.rater_model.documents.records import VIRTUAL_BYTES, Split
 
 MOST_DEATHS = 3
 """How many workers a split may end within one launch."""
@@ -189,7 +190,7 @@ def die_with(process: dict[str, Any]) -> None:
     """Ends this process when another one is gone; watched from a thread.
 
     Args:
-        process: as `pipelines.lease.process_id` gave it there.
+        process: as `datarater.pipelines.run_folder.lease.process_id` gave it there.
     """
 
     def watch() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipelines import commits, ledger
-from pipelines.errors import BooksError
-from pipelines.score_files import SCORED, ScoreFile
-from rater_model.selection import Histogram
+from datarater.pipelines.errors import BooksError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, json_lines
+from datarater.pipelines.run_folder.score_files import SCORED, ScoreFile
+from datarater.pipelines.selection.descent import Histogram
 
 
 @dataclasses.dataclass
@@ -164,7 +165,7 @@ def _rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
         }
 
 
-def summarise_group(folder: ledger.RunFolder, group: int, ordinals: Sequence[int]) -> None:
+def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> None:
     """Writes the rejected records and the summary of a group of scored splits.
 
     Args:
@@ -186,15 +187,15 @@ def summarise_group(folder: ledger.RunFolder, group: int, ordinals: Sequence[int
         if one.counts.read != file.table.num_rows:
             raise BooksError(f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted")
         summary.add(one)
-        rejected += ledger.json_lines(list(_rejected_rows(file)))
+        rejected += json_lines(list(_rejected_rows(file)))
         splits.append({"ordinal": ordinal, "path": file.task.split.path, **one.counts.to_json()})
     summary.counts.check(f"group {group}")
     if rejected:
         commits.commit_if_absent(folder.rejected_path(group), bytes(rejected))
-    fields = {"format": ledger.FORMAT_VERSION, "group": group, "summary": summary.to_json(), "by_split": splits}
+    fields = {"format": FORMAT_VERSION, "group": group, "summary": summary.to_json(), "by_split": splits}
     commits.commit_if_absent(folder.summary_path(group), orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
 
 
-def read_summary(folder: ledger.RunFolder, group: int) -> Summary:
+def read_summary(folder: RunFolder, group: int) -> Summary:
     """The committed summary of a group."""
     return Summary.from_json(orjson.loads(commits.read_bytes(folder.summary_path(group)))["summary"])

@@ -23,8 +23,8 @@ from typing import Any
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 
-from pipelines import errors
-from pipelines.errors import CurationError
+from datarater.pipelines import errors
+from datarater.pipelines.errors import CurationError
 
 DEFAULT_WORKER_POOL = "localhost:50000"
 """Where a task manager looks for its worker pool unless told otherwise: beside itself, as in one pod."""

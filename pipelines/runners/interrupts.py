@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from pipelines.errors import CurationError, StoppedError
+from datarater.pipelines.errors import CurationError, StoppedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -2,7 +2,7 @@
 
 The command starts the graph in a process of its own, which starts the workers. When a worker dies, all of them are
 ended and the graph is started again; what is committed is found and not done again. A split that ends its worker
-again and again is named (`pipelines.attempts`), and so is what was being scored when workers die without anything
+again and again is named (`datarater.pipelines.run_folder.split_marks`), and so is what was being scored when workers die without anything
 being committed between.
 
 Whoever is killed takes the others along: workers end when the graph's process is gone, and that ends when the
@@ -26,15 +26,17 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines import attempts, commits, errors, flink, runners
-from pipelines.errors import CurationError, WorkerDiedError
-from pipelines.interrupts import Interrupts
-from pipelines.lease import process_id
-from pipelines.listing import committed_files
-from pipelines.progress import quieten_beam
-from pipelines.runners import Layout
-from pipelines.work import Work
-from rater_model import exit_codes
+from datarater.pipelines import errors
+from datarater.pipelines.errors import CurationError, WorkerDiedError
+from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.run_folder import commits, split_marks
+from datarater.pipelines.run_folder.committed import committed_files
+from datarater.pipelines.run_folder.lease import process_id
+from datarater.pipelines.runners import choice, execution, flink
+from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.runners.interrupts import Interrupts
+from datarater.pipelines.runners.progress_display import quieten_beam
+from datarater.rater_model import exit_codes
 
 DEATHS_IN_VAIN = 3
 """How many workers may die, one after the other, without anything being committed between."""
@@ -60,7 +62,7 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
     Raises:
         CurationError: what stopped the run, if it is one of ours.
     """
-    in_threads = layout.runner == runners.LOCAL_RUNNER  # which only the end of this process ends
+    in_threads = layout.runner == execution.LOCAL_RUNNER  # which only the end of this process ends
     pipeline = beam.Pipeline(options=layout.options)
     work.build(pipeline | "Start" >> beam.Impulse())
     result = None
@@ -108,8 +110,8 @@ def run_supervised(work: Work, layout: Layout, launch: str, say: Callable[[str],
         if died is None or commits.exists(work.goal):
             return
         for split, number in deaths.items():
-            if number >= attempts.MOST_DEATHS:
-                raise attempts.poison(split)
+            if number >= split_marks.MOST_DEATHS:
+                raise split_marks.poison(split)
         before, committed = committed, committed_files(work.folder)
         in_vain = in_vain + 1 if committed == before else 1
         over = f", while scoring {' or '.join(sorted(deaths))}" if deaths else ""
@@ -128,7 +130,7 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
     with os.fdopen(reading, "rb") as report:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.supervise", str(writing)],
+                [sys.executable, "-m", "datarater.pipelines.runners.local_workers", str(writing)],
                 stdin=subprocess.PIPE,
                 pass_fds=(writing,),
                 start_new_session=True,
@@ -149,11 +151,11 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
                     # The process waits to be ended, so that its workers are not ended with it: stopped, none of them
                     # begins another split between being looked at and being ended.
                     _signal_group(process.pid, signal.SIGSTOP)
-                    deaths = attempts.clear_bystanders(order.work.folder, launch)
+                    deaths = split_marks.clear_bystanders(order.work.folder, launch)
             elif process.wait():
                 message = f"the process that ran the graph ended with {process.returncode}"
                 outcome = {"error": WorkerDiedError.__name__, "message": message}
-                attempts.clear_launch(order.work.folder, launch)
+                split_marks.clear_launch(order.work.folder, launch)
             else:
                 outcome = {}
         finally:
@@ -209,14 +211,14 @@ class _Report:
 def main() -> None:
     """The graph's process: the order on standard input, the report to the pipe named by the first argument."""
     order: _Order = pickle.load(sys.stdin.buffer)
-    attempts.die_with(order.supervisor)
-    os.environ[attempts.WATCHED_PROCESS] = json.dumps(process_id())
+    split_marks.die_with(order.supervisor)
+    os.environ[split_marks.WATCHED_PROCESS] = json.dumps(process_id())
     quieten_beam()
     report, code = _Report(int(sys.argv[1])), exit_codes.DONE
     report.notice_deaths()
     try:
         with Interrupts():
-            run_here(order.work, runners.choose(order.beam_args, order.local_workers))
+            run_here(order.work, choice.choose(order.beam_args, order.local_workers))
     except CurationError as error:
         code = error.exit_code
         report.send(type(error), str(error))

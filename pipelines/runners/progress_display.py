@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from pipelines import errors
-from pipelines.errors import CurationError, RejectedShareError, RunFolderError
-from pipelines.ledger import RunFolder
-from pipelines.splits import describe_plan
-from pipelines.status import Status, Watcher
+from datarater.pipelines import errors
+from datarater.pipelines.errors import CurationError, RejectedShareError, RunFolderError
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.plan import describe_plan
+from datarater.pipelines.run_folder.progress import Status, Watcher
 
 _TERMINAL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0

@@ -1,6 +1,6 @@
 """Batch top-K acceptance: distributions of scores, and the chance that a score has of being kept.
 
-Scores stand as *orders*, 2^32 - 1 - ordered bits: smaller is better (see `rater_model.selection`). A `Distribution`
+Scores stand as *orders*, 2^32 - 1 - ordered bits: smaller is better (see `datarater.pipelines.selection.ranking`). A `Distribution`
 counts a corpus's orders in bins that follow one another. The bins begin as the high half of the order and are
 refined, eight bits at a time, where they hold more than 1/1024 of the documents, down to the single score: so a
 rank is known to a thousandth, and equal scores exactly, in bounded memory whatever the scores.
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rater_model.selection import BatchTopK, Histogram, RankKeys, SelectionError, Step, ordered_bits, seeded_hash
+from datarater.pipelines.selection.descent import Histogram, Step
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError, ordered_bits, seeded_hash
+from datarater.pipelines.selection.rules import BatchTopK
 
 RANK_RESOLUTION = 1024
 _LARGEST = 0xFFFFFFFF

@@ -12,130 +12,21 @@ counts them: they are found first, and the descent then fills what is left with 
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rater_model import acceptance, selection
-from rater_model.acceptance import Acceptance, Distribution
-from rater_model.selection import (
-    LAST_LEVEL,
-    BatchTopK,
-    Boundary,
-    Ends,
-    Histogram,
-    KeepCount,
-    KeepFraction,
-    RankKeys,
-    Rule,
-    SelectionError,
-    Step,
-    Threshold,
-    TokenBudget,
-    Unit,
-)
+from datarater.pipelines.selection import batch_top_k, descent, ranking
+from datarater.pipelines.selection.batch_top_k import Acceptance, Distribution
+from datarater.pipelines.selection.descent import Boundary, Histogram, Step
+from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.ranking import LAST_LEVEL, Ends, RankKeys, SelectionError
+from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Threshold, Unit
 
 CORPUS_GROUP = ""
-
-
-class Scope(StrEnum):
-    """What a rule is applied to."""
-
-    CORPUS = "corpus"
-    SOURCE = "source"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A rule, and what it is applied to.
-
-    Attributes:
-        rule: what to keep.
-        per: of the whole corpus, or of each source.
-        weights: by source: multiplies the source's share, its count or its tokens, at most all it has. Sources not
-            named have weight 1. Only with `per` source.
-        minimum: documents to keep of each source at least, or all it has.
-
-    Raises:
-        SelectionError: weights where they mean nothing, or negative numbers.
-    """
-
-    rule: Rule
-    per: Scope = Scope.CORPUS
-    weights: Mapping[str, Fraction] = field(default_factory=dict)
-    minimum: int = 0
-
-    def __post_init__(self) -> None:
-        if self.weights and self.per is not Scope.SOURCE:
-            raise SelectionError("a source's weight multiplies its own share: select per source (--per source)")
-        if self.weights and not isinstance(self.rule, KeepFraction | KeepCount | TokenBudget):
-            raise SelectionError(f"the rule {self.rule.kind} gives a source no share that a weight could multiply")
-        for source, weight in self.weights.items():
-            if weight < 0:
-                raise SelectionError(f"the weight of the source {source!r} is negative")
-        if self.minimum < 0:
-            raise SelectionError(f"the minimum of a source, {self.minimum}, is negative")
-
-    @property
-    def name(self) -> str:
-        """A readable folder name: `keep-0.1-per-source-weighted-min-100`."""
-        parts = [self.rule.name]
-        if self.per is Scope.SOURCE:
-            parts.append("per-source")
-        if self.weights:
-            parts.append("weighted")
-        if self.minimum:
-            parts.append(f"min-{self.minimum}")
-        return "-".join(parts)
-
-    def rule_of(self, source: str) -> Rule:
-        """The rule for one source, its weight applied."""
-        weight = self.weights.get(source, Fraction(1))
-        if weight != 1 and isinstance(self.rule, KeepFraction | KeepCount | TokenBudget):
-            return self.rule.weighted(weight)
-        return self.rule
-
-    @property
-    def counts_minimum(self) -> bool:
-        """Whether the corpus's target counts what the minimum keeps."""
-        return (
-            self.minimum > 0
-            and self.per is Scope.CORPUS
-            and isinstance(self.rule, KeepFraction | KeepCount | TokenBudget)
-        )
-
-    @property
-    def rounds(self) -> int:
-        """Rounds that the descent takes at most, whatever the corpus."""
-        first = int(self.per is Scope.SOURCE)
-        if isinstance(self.rule, Threshold):
-            rounds = 0
-        elif isinstance(self.rule, BatchTopK):
-            rounds = first + 2
-        else:
-            rounds = first + LAST_LEVEL
-        if self.counts_minimum:
-            return 2 * (LAST_LEVEL + 1)
-        return max(rounds, LAST_LEVEL + 1) if self.minimum else rounds
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON fields, numbers as exact text."""
-        return {
-            "rule": selection.rule_to_json(self.rule),
-            "per": str(self.per),
-            "source_weights": {source: str(weight) for source, weight in sorted(self.weights.items())},
-            "min_per_source": self.minimum,
-        }
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Policy":
-        """What `to_json` wrote."""
-        weights = {source: Fraction(weight) for source, weight in fields["source_weights"].items()}
-        return cls(selection.rule_from_json(fields["rule"]), Scope(fields["per"]), weights, fields["min_per_source"])
 
 
 class Family(StrEnum):
@@ -274,7 +165,7 @@ class Cutoffs:
             state = self._open[question]
             total += undecided
             # At the last level nothing but keys tells documents apart.
-            if total <= selection.SORT_LIMIT or state.level == LAST_LEVEL:
+            if total <= descent.SORT_LIMIT or state.level == LAST_LEVEL:
                 chosen.add(question)
         return frozenset(chosen)
 
@@ -351,7 +242,7 @@ class Cutoffs:
 
     @staticmethod
     def _high(state: Group | None) -> int:
-        return state.high if isinstance(state, Boundary) else 1 << selection.KEY_BITS
+        return state.high if isinstance(state, Boundary) else 1 << ranking.KEY_BITS
 
     def _answer(self, family: Family, group: str, keys: RankKeys) -> Iterator[tuple[Question, Answer]]:
         question = (family, group)
@@ -485,7 +376,7 @@ class Cutoffs:
 
 def _describe(state: Group) -> dict[str, Any]:
     if isinstance(state, Acceptance):
-        return acceptance.describe(state)
+        return batch_top_k.describe(state)
     if isinstance(state, Boundary):
         return {"rank_key": f"{state.end:x}", "lowest_score": state.lowest_score()}
     raise SelectionError("the cutoff is not known after the last round of the descent")

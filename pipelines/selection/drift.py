@@ -1,6 +1,6 @@
 """Drift: how far one set of scores lies from another, by counts alone.
 
-Both sets are counted in the bins of the selection's first histogram (`rater_model.selection`): 65,536 of them at
+Both sets are counted in the bins of the selection's first histogram (`datarater.pipelines.selection.ranking`): 65,536 of them at
 most, each as wide as 1/128 of its scores. A reference known by quantiles alone is spread over the same bins.
 
 Two measures of the scores, and one of what is kept:
@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rater_model.selection import Histogram, SelectionError
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.ranking import SelectionError
 
 PSI_GROUPS = 10
 BY_CHANCE = 0.001
@@ -65,7 +66,7 @@ class ScoreDistribution:
 
     Attributes:
         bins_K: int64, ascending and distinct, the best first: the high half of the order (see
-            `rater_model.selection`).
+            `datarater.pipelines.selection.ranking`).
         counts_K: float64, documents of each bin; fractions where they come from quantiles.
     """
 

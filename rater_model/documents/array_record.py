@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from rater_model.files import local_path, open_file, read_head
-from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
-from rater_model.tfrecord import read_example
+from datarater.rater_model.documents.files import local_path, open_file, read_head
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.tfrecord import read_example
 
 _MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
 _SYSTEM_CALL_FAILED = re.compile(r"\b\w+\(\) failed: ")
@@ -105,7 +105,7 @@ def count_records(path: str) -> int:
 
 
 def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of an ArrayRecord file; see `rater_model.documents.read_split`.
+    """Reads a split of an ArrayRecord file; see `datarater.rater_model.documents.reading.read_split`.
 
     Damage costs the records that it lies in; a file without a sound footer is one bad record.
     """

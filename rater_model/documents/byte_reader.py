@@ -1,9 +1,9 @@
 """Reading a stream, compressed or plain, by lines and counts of bytes, in bounded memory."""
 
-from rater_model.files import open_file
-from rater_model.members import SplitStream
-from rater_model.records import EXCERPT_BYTES, BadRecord, Reason, Split
-from rater_model.stream_errors import StreamError
+from datarater.rater_model.documents.decompression import StreamError
+from datarater.rater_model.documents.files import open_file
+from datarater.rater_model.documents.member_boundaries import SplitStream
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, Reason, Split
 
 
 class ByteReader:

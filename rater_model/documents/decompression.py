@@ -3,6 +3,7 @@
 Nothing here holds more than a few chunks, however much a stream expands.
 """
 
+import bz2
 import contextlib
 import zlib
 from collections.abc import Iterator
@@ -10,9 +11,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from rater_model.bzip2 import bzip2_chunks
-from rater_model.records import Compression
-from rater_model.stream_errors import StreamError, corrupt, garbage, truncated
+from datarater.rater_model.documents.records import EXCERPT_BYTES, Compression, Reason
 
 CHUNK_BYTES = 2**20
 _GZIP_INPUT_BYTES = 2**16
@@ -194,3 +193,110 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
         yield MEMBER_END
         pending = decoder.unused_data
         frames += 1
+
+
+BZIP2_MAGIC = b"BZh"
+_BZIP2_INPUT_BYTES = 2**16
+_BZIP2_OUTPUT_BYTES = 2**20
+
+
+def is_bzip2(head: bytes) -> bool:
+    """Says whether bytes open a bzip2 stream."""
+    return (
+        head.startswith(BZIP2_MAGIC)
+        and head[3:4] in b"123456789"
+        and head[4:10]
+        in (
+            b"1AY&SY",
+            b"\x17rE8P\x90",  # the end of a stream that holds nothing
+        )
+    )
+
+
+def bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Reads a bzip2 file to its end, all of its streams, as decompressed, non-empty chunks.
+
+    Args:
+        file: opened at its beginning.
+
+    Raises:
+        StreamError: after the last chunk, if the file is damaged.
+        OSError: if the file cannot be read.
+    """
+    pending = file.read(_BZIP2_INPUT_BYTES)
+    streams = 0
+    while True:
+        if streams:
+            if not pending:
+                return
+            if len(pending) < len(BZIP2_MAGIC):
+                pending += file.read(_BZIP2_INPUT_BYTES)
+            if not pending.startswith(BZIP2_MAGIC):
+                raise garbage(pending, "bzip2 stream")
+        decoder = bz2.BZ2Decompressor()
+        while not decoder.eof:
+            if decoder.needs_input and not pending:
+                pending = file.read(_BZIP2_INPUT_BYTES)
+                if not pending:
+                    raise truncated("bzip2")
+            try:
+                # The library says of bad data what a file system says of bad disks: no call here touches a file.
+                chunk = decoder.decompress(pending, _BZIP2_OUTPUT_BYTES)
+            except (OSError, ValueError) as error:
+                raise corrupt("bzip2", error) from error
+            pending = b""
+            if chunk:
+                yield chunk
+        pending = decoder.unused_data or file.read(_BZIP2_INPUT_BYTES)
+        streams += 1
+
+
+class StreamError(Exception):
+    """A compressed stream cannot be read on; all that could be decompressed has been given before.
+
+    Attributes:
+        reason: `STREAM_CORRUPT`, `STREAM_TRUNCATED` or `TRAILING_GARBAGE`.
+        detail: one sentence for a person.
+        excerpt: the first bytes of the garbage, where there is any.
+    """
+
+    def __init__(self, reason: Reason, detail: str, excerpt: bytes = b"") -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.excerpt = excerpt
+
+
+def corrupt(name: str, error: object) -> StreamError:
+    """What to raise for damage within a stream.
+
+    Args:
+        name: of the compression.
+        error: what was found.
+    """
+    return StreamError(
+        Reason.STREAM_CORRUPT,
+        f"the {name} stream is damaged ({error}); the records that could be unpacked were read, the rest is lost",
+    )
+
+
+def truncated(name: str) -> StreamError:
+    """What to raise for a stream that ends before its time."""
+    return StreamError(
+        Reason.STREAM_TRUNCATED,
+        f"the {name} stream ends before its time; whole records before the cut were read, the rest is lost",
+    )
+
+
+def garbage(pending: bytes, name: str) -> StreamError:
+    """What to raise for what follows a whole stream and is none.
+
+    Args:
+        pending: the first bytes of it.
+        name: of what might have followed: `gzip member`.
+    """
+    return StreamError(
+        Reason.TRAILING_GARBAGE,
+        f"what follows the last {name} is no {name}; all records before it were read",
+        pending[:EXCERPT_BYTES],
+    )

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from rater_model.records import FileInfo
-from rater_model.stores import raising_os_errors
+from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.documents.store_errors import raising_os_errors
 
 
 class NoInputError(ValueError):

@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from rater_model.files import open_file
-from rater_model.members import SplitStream
-from rater_model.records import (
+from datarater.rater_model.documents.decompression import StreamError
+from datarater.rater_model.documents.files import open_file
+from datarater.rater_model.documents.member_boundaries import SplitStream
+from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
     Compression,
@@ -20,7 +21,6 @@ from rater_model.records import (
     Record,
     Split,
 )
-from rater_model.stream_errors import StreamError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -196,7 +196,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of a JSONL file; see `rater_model.documents.read_split`."""
+    """Reads a split of a JSONL file; see `datarater.rater_model.documents.reading.read_split`."""
     with open_file(split.path) as file:
         if split.start == 0 and split.compression is Compression.NONE:
             head = file.read(16)

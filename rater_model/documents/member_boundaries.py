@@ -13,10 +13,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
-from rater_model import streams
-from rater_model.files import read_range
-from rater_model.records import VIRTUAL_BYTES, Compression, Reason, Split
-from rater_model.stream_errors import StreamError, corrupt
+from datarater.rater_model.documents.decompression import (
+    MEMBER_END,
+    ZSTD_MAGIC,
+    StreamError,
+    corrupt,
+    decompressed_chunks,
+    member_chunks,
+)
+from datarater.rater_model.documents.files import read_range
+from datarater.rater_model.documents.records import VIRTUAL_BYTES, Compression, Reason, Split
 
 _VERIFIED_BYTES = 2**18
 _UNPACKED_BYTES = 2**28
@@ -28,7 +34,7 @@ _CANDIDATES = 1000
 _LONGEST_PART = 4
 _BEGINS = {
     Compression.GZIP: re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"),
-    Compression.ZSTD: re.compile(re.escape(streams.ZSTD_MAGIC)),
+    Compression.ZSTD: re.compile(re.escape(ZSTD_MAGIC)),
 }
 
 FirstMember = Callable[[bytes, int], bool]
@@ -134,7 +140,7 @@ def _has_members(path: str, size: int, compression: Compression) -> bool:
     unpacked = 0
     try:
         for chunk in _members(file, compression):
-            if chunk == streams.MEMBER_END:
+            if chunk == MEMBER_END:
                 return True
             unpacked += len(chunk)
             if file.passed > most or unpacked > _UNPACKED_BYTES:
@@ -145,7 +151,7 @@ def _has_members(path: str, size: int, compression: Compression) -> bool:
 
 
 def _members(file: "Section | _Stored", compression: Compression) -> Iterator[bytes]:
-    return streams.member_chunks(cast(BinaryIO, file), compression)
+    return member_chunks(cast(BinaryIO, file), compression)
 
 
 def _next_boundary(
@@ -172,7 +178,7 @@ def _is_boundary(path: str, size: int, compression: Compression, start: int, may
         for chunk in _members(file, compression):
             if first and may_begin is not None:
                 head += chunk[: _HEAD_BYTES - len(head)]
-                if chunk == streams.MEMBER_END:
+                if chunk == MEMBER_END:
                     if not may_begin(head, unpacked):
                         return False
                     first = False
@@ -217,7 +223,7 @@ class SplitStream:
             return self._virtual_chunks()
         if self.position:
             self._file.seek(self.position)
-        return streams.decompressed_chunks(self._file, self._split.compression)
+        return decompressed_chunks(self._file, self._split.compression)
 
     def _virtual_chunks(self) -> Iterator[bytes]:
         split = self._split
@@ -226,7 +232,7 @@ class SplitStream:
         position = self.position
         section = cast(BinaryIO, Section(self._file, start, stop))
         try:
-            for chunk in streams.decompressed_chunks(section, split.compression):
+            for chunk in decompressed_chunks(section, split.compression):
                 position += len(chunk)
                 yield chunk
         except StreamError as error:
@@ -240,7 +246,7 @@ class SplitStream:
             self.end = position + 1
             if self._beyond:
                 section = cast(BinaryIO, Section(self._file, stop, None))
-                yield from streams.decompressed_chunks(section, split.compression)
+                yield from decompressed_chunks(section, split.compression)
 
     def _refuse_false_boundary(self, start: int, stop: int) -> None:
         """Raises if the member that reaches over the split's end is sound: it is the boundary then that is not."""

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rater_model import files
-from rater_model.jsonl import document_of, utf8_size
-from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
-from rater_model.stores import os_error
+from datarater.rater_model.documents import files
+from datarater.rater_model.documents.jsonl import document_of, utf8_size
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.store_errors import os_error
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
 MAX_GROUP_BYTES = 16 * 2**30
@@ -351,7 +351,7 @@ def _groups(reader: ParquetReader, split: Split) -> range:
 
 
 def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of a Parquet file; see `rater_model.documents.read_split`."""
+    """Reads a split of a Parquet file; see `datarater.rater_model.documents.reading.read_split`."""
     try:
         reader, _ = open_for_records(split.path, options)
     except BrokenParquetError as error:

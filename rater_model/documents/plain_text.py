@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import orjson
 
-from rater_model.byte_reader import ByteReader
-from rater_model.jsonl import BYTE_ORDER_MARK, document_of
-from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.byte_reader import ByteReader
+from datarater.rater_model.documents.jsonl import BYTE_ORDER_MARK, document_of
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
 
 
 def as_line(options: ReadOptions, identifier: str, text: str, more: dict[str, object]) -> bytes:
@@ -15,7 +15,7 @@ def as_line(options: ReadOptions, identifier: str, text: str, more: dict[str, ob
 
 
 def read_plain_text(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a text file; see `rater_model.documents.read_split`.
+    """Reads a text file; see `datarater.rater_model.documents.reading.read_split`.
 
     The id is the file's path; the text is the file without a byte order mark, untouched otherwise.
     """

@@ -13,8 +13,8 @@ from typing import Any
 import fsspec
 import orjson
 
-from rater_model.files import list_files, local_path, read_head
-from rater_model.stores import raising_os_errors
+from datarater.rater_model.documents.files import list_files, local_path, read_head
+from datarater.rater_model.documents.store_errors import raising_os_errors
 
 TFDS_PREFIX = "tfds:"
 READABLE = ("array_record", "tfrecord", "parquet")
@@ -92,7 +92,7 @@ def describe_prepared(folder: str) -> str:
 
 
 def split_patterns(asked: str, text_field: str = "text", folder: str = "") -> list[str]:
-    """The shards of a dataset's split, as globs that `rater_model.documents.list_files` takes.
+    """The shards of a dataset's split, as globs that `datarater.rater_model.documents.reading.list_files` takes.
 
     Args:
         asked: `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`; several splits are joined by `+`, as in `train+validation`.

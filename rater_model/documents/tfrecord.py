@@ -15,9 +15,9 @@ from typing import Any
 import google_crc32c
 import orjson
 
-from rater_model.byte_reader import ByteReader
-from rater_model.jsonl import document_of
-from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.byte_reader import ByteReader
+from datarater.rater_model.documents.jsonl import document_of
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
 
 _HEADER_BYTES = 12
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a TFRecord file; see `rater_model.documents.read_split`.
+    """Reads a TFRecord file; see `datarater.rater_model.documents.reading.read_split`.
 
     Positions are offsets in the decompressed stream. Damaged data costs its own record; a damaged length all that
     follows, since nothing tells where the next record begins.

@@ -13,10 +13,10 @@ import io
 import re
 from collections.abc import Callable, Iterator
 
-from rater_model.byte_reader import ByteReader
-from rater_model.jsonl import document_of
-from rater_model.plain_text import as_line
-from rater_model.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.byte_reader import ByteReader
+from datarater.rater_model.documents.jsonl import document_of
+from datarater.rater_model.documents.plain_text import as_line
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
 
 WARC_MAGIC = b"WARC/"
 _LINE_LIMIT = 2**16
@@ -75,7 +75,7 @@ def _to_next_record(reader: ByteReader) -> bytes:
 
 
 def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a WARC or WET file; see `rater_model.documents.read_split`.
+    """Reads a WARC or WET file; see `datarater.rater_model.documents.reading.read_split`.
 
     Positions are offsets in the decompressed stream. A record whose beginning is damaged is one bad record, and
     reading goes on with the next line that opens one.

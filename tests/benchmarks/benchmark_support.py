@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rater_model.checkpoint import load_rater
-from rater_model.documents import Document, list_files, read_file
-from rater_model.scorer import Scorer
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.documents.reading import Document, list_files, read_file
+from datarater.rater_model.scorer import Scorer
 
-ROOT = Path(__file__).resolve().parents[2]
 SCORED_AT_ONCE = 256
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/corruption.py --output corruption_output
 
-For each seed: writes the corpus (`python -m meta_training.corruption_corpus`), trains a rater on it by
+For each seed: writes the corpus (`python -m datarater.meta_training.demo.corruption_corpus`), trains a rater on it by
 `datarater-train --config=meta_training/configs/corruption.py`, and evaluates on sequences out of modules and topics
 that training did not see. Beside the trained rater stand the untrained one (step 0 of the same run) and byte n-gram
 models of the clean target, which score a sequence by its mean log-probability.
@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from meta_training.corruption import NOISE_LEVELS, CorruptionKind
-from meta_training.corruption_corpus import write_corruption_corpus
-from meta_training.ngram_filters import NgramFilter
-from meta_training.ranking import auc, spearman
-from tests.benchmarks.benchmark_support import ROOT, machine, rate, rater_at_step, read_documents, train
+from datarater.meta_training.demo.corruption import NOISE_LEVELS, CorruptionKind
+from datarater.meta_training.demo.corruption_corpus import write_corruption_corpus
+from datarater.meta_training.demo.ranking import auc, spearman
+from datarater.meta_training.evaluate.ngram_filters import NgramFilter
+from tests.benchmarks.benchmark_support import machine, rate, rater_at_step, read_documents, train
+from tests.support import ROOT
 
 AUC_TARGET, SPEARMAN_TARGET = 0.99, 0.85
 TOGETHER = "together"

@@ -30,14 +30,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
 from deploy.flink import cluster as flink
 from deploy.flink import supervisor
-from rater_model.checkpoint import RaterCheckpoint, save_rater
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
-from tests.benchmarks.benchmark_support import ROOT, machine
-from tests.runners import outcome
+from tests.benchmarks.benchmark_support import machine
+from tests.support import ROOT
+from tests.support.runners import outcome
 
 WORKERS = (1, 2)
 SELECTION = "keep-0.5"
@@ -132,7 +133,16 @@ def curate(corpus: str, rater: Path, output: Path, flags: list[str]) -> None:
         RuntimeError: it failed.
     """
     log = output.with_name(output.name + ".log")
-    command = [sys.executable, "-m", "pipelines.curate", "--input", corpus, "--rater", str(rater), "--output"]
+    command = [
+        sys.executable,
+        "-m",
+        "datarater.pipelines.commands.curate",
+        "--input",
+        corpus,
+        "--rater",
+        str(rater),
+        "--output",
+    ]
     command += [str(output), "--keep_fraction", "0.5", "--max_windows", "4", "--workers_to_fill", "2", *flags]
     with open(log, "w") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode

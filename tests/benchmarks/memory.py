@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import splits
-from pipelines.splits import FilePlan, PlanRequest
-from rater_model.documents import list_files
-from rater_model.records import Compression, FileInfo, Format, ReadOptions
+from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.planning import FilePlan, PlanRequest
+from datarater.rater_model.documents.reading import list_files
+from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions
 from tests.benchmarks.benchmark_support import machine
 
 
@@ -39,7 +39,9 @@ def run(name: str, inputs: list[str], rater: str, output: Path, more: list[str])
     arguments = [word for pattern in inputs for word in ("--input", pattern)]
     arguments += ["--rater", rater, "--output", str(output), *more]
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.score", *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments], stdout=subprocess.DEVNULL
+    )
     _, code, usage = os.wait4(process.pid, 0)
     if code:
         raise RuntimeError(f"{name}: datarater-score ended with {os.waitstatus_to_exitcode(code)}")
@@ -90,7 +92,7 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
         )
         for number in range(files)
     ]
-    splits.commit_plan(request, plans)
+    planning.commit_plan(request, plans)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak - before) / 1024, time.monotonic() - started
 

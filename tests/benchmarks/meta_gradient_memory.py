@@ -53,15 +53,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from meta_training.language_model import (
+from datarater.meta_training.algorithm.language_model import (
     LanguageModelConfig,
     Windows,
     initialise_language_model,
     sequence_losses,
 )
-from meta_training.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
-from rater_model.rater import RaterConfig, count_parameters, initialise_rater, score_tokens
-from rater_model.transformer import TransformerConfig
+from datarater.meta_training.algorithm.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
+from datarater.rater_model.rater import RaterConfig, count_parameters, initialise_rater, score_tokens
+from datarater.rater_model.transformer import TransformerConfig
 from tests.benchmarks.benchmark_support import machine
 
 LENGTH, BATCH, VOCABULARY = 128, 16, 258

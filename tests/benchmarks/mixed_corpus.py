@@ -38,11 +38,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from meta_training.ngram_filters import NgramFilter
-from meta_training.ranking import auc, spearman
-from rater_model.documents import Document
-from tests.benchmarks.benchmark_support import ROOT, machine, rate, rater_at_step, read_documents, train
+from datarater.meta_training.demo.ranking import auc, spearman
+from datarater.meta_training.evaluate.ngram_filters import NgramFilter
+from datarater.rater_model.documents.reading import Document
+from tests.benchmarks.benchmark_support import machine, rate, rater_at_step, read_documents, train
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, HeldOutDocument, assign, shared_names
+from tests.support import ROOT
 
 AUC_TARGET = 0.85
 DECILES = 10

@@ -34,6 +34,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from datarater.meta_training.config import build
+from datarater.meta_training.configs import pile
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
 os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU is compiled for, not used
 # Without these libtpu would ask a cloud's metadata server about the machine, and let one process at a time compile.
@@ -47,22 +50,19 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from meta_training import settings
-from meta_training.configs import pile
-from meta_training.language_model import Windows, initialise_language_model, sequence_losses
-from meta_training.meta_gradient import make_meta_gradient
-from meta_training.placement import Placement, PlacementConfig, make_placement
-from meta_training.population import (
+from datarater.meta_training.algorithm.language_model import Windows, initialise_language_model, sequence_losses
+from datarater.meta_training.algorithm.mesh import Placement, PlacementConfig, make_placement
+from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
+from datarater.meta_training.algorithm.meta_step import (
     MetaState,
-    fresh_inner_state,
     initial_meta_state,
     make_meta_step,
     meta_state_specs,
-    stack,
     windows_spec,
 )
-from rater_model.rater import count_parameters, initialise_rater, score_tokens
-from rater_model.tokenizer import ByteTokenizer
+from datarater.meta_training.algorithm.population import fresh_inner_state, stack
+from datarater.rater_model.rater import count_parameters, initialise_rater, score_tokens
+from datarater.rater_model.tokenizer import ByteTokenizer
 from tests.benchmarks.benchmark_support import machine
 
 GIB = 2**30
@@ -100,8 +100,8 @@ def meta_step_of(
         placement: the mesh; without one, one device holds what the config says.
     """
     tokenizer = SizedTokenizer(config.tokenizer.vocabulary_size)
-    rater, model = settings.rater_config(config, tokenizer), settings.language_model_config(config, tokenizer)
-    optimiser, meta_optimiser = settings.inner_optimiser(config), settings.meta_optimiser(config)
+    rater, model = build.rater_config(config, tokenizer), build.language_model_config(config, tokenizer)
+    optimiser, meta_optimiser = build.inner_optimiser(config), build.meta_optimiser(config)
 
     def initial_state() -> MetaState:
         key = jax.random.key(0)
@@ -135,7 +135,7 @@ def meta_step_of(
         lambda params, batch: score_tokens(rater, params, *batch),
         lambda params, batch: sequence_losses(model, params, batch),
         optimiser,
-        settings.meta_gradient_config(config),
+        build.meta_gradient_config(config),
         placement.data_axis(theta) if placement else None,
     )
     return make_meta_step(meta_gradient, meta_optimiser, placement), state, inner, outer

@@ -33,16 +33,19 @@ import fsspec
 import numpy as np
 from fsspec.spec import AbstractFileSystem
 
-from pipelines import commits, ledger, publishing, selecting, shards, splits, status, summaries
-from pipelines.kept_counts import GroupCounts, KeptSplits
-from pipelines.ledger import RunFolder, SplitTask
-from pipelines.listing import scored_ordinals
-from pipelines.score_files import ScoreRows
-from pipelines.scoring import ExpandGroup
-from pipelines.selecting import SelectionRequest
-from rater_model.cutoffs import Cutoffs
-from rater_model.records import Compression, Document, Format, Split
-from rater_model.selection import Boundary, Histogram, KeepFraction, Threshold
+from datarater.pipelines.graph import cutoff_search, kept_rows, output_files, planning, publishing
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.scoring import ExpandGroup
+from datarater.pipelines.run_folder import commits, progress, summaries
+from datarater.pipelines.run_folder.committed import scored_ordinals
+from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.run_folder.score_files import ScoreRows
+from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.pipelines.selection.descent import Boundary, Histogram
+from datarater.pipelines.selection.rules import KeepFraction, Threshold
+from datarater.rater_model.documents.records import Compression, Document, Format, Split
 from tests.benchmarks.benchmark_support import machine
 
 ROOT = "/run"
@@ -74,9 +77,9 @@ class SlowStore(AbstractFileSystem):
         if match := re.search(r"/scores/\w\w/(\d+)\.parquet$", path):
             return self.score_file if int(match[1]) < self.done else None
         if match := re.search(r"/plan/p/splits-(\d+)\.jsonl$", path):
-            first = int(match[1]) * splits.SPLITS_PER_GROUP
-            last = min(first + splits.SPLITS_PER_GROUP, self.total)
-            return ledger.json_lines([task_of(ordinal).to_json() for ordinal in range(first, last)])
+            first = int(match[1]) * planning.SPLITS_PER_GROUP
+            last = min(first + planning.SPLITS_PER_GROUP, self.total)
+            return json_lines([task_of(ordinal).to_json() for ordinal in range(first, last)])
         return None
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
@@ -148,7 +151,7 @@ def task_of(ordinal: int) -> SplitTask:
     split = Split(
         f"gs://crawl/{ordinal:08d}.jsonl.gz", Format.JSONL, Compression.GZIP, ordinal=ordinal, size=16 * 2**20
     )
-    return SplitTask(split, f"generation-{ordinal}", ordinal // splits.SPLITS_PER_GROUP)
+    return SplitTask(split, f"generation-{ordinal}", ordinal // planning.SPLITS_PER_GROUP)
 
 
 def make_score_file(documents: int) -> bytes:
@@ -162,7 +165,7 @@ def make_score_file(documents: int) -> bytes:
 
 def numbered(counts: GroupCounts, group: int) -> GroupCounts:
     """The counts of the first group as another group's."""
-    first = group * splits.SPLITS_PER_GROUP
+    first = group * planning.SPLITS_PER_GROUP
     mine = dataclasses.replace(counts.splits, ordinals_S=counts.splits.ordinals_S + first)
     return GroupCounts.from_json(dataclasses.replace(counts, group=group, splits=mine).to_json())
 
@@ -213,11 +216,11 @@ def main() -> None:
     SlowStore.wait, SlowStore.total, SlowStore.done = 0.0, args.splits, args.splits
     SlowStore.score_file = make_score_file(args.documents)
     folder = RunFolder(f"slowstore://{ROOT}")
-    groups = -(-args.splits // splits.SPLITS_PER_GROUP)
+    groups = -(-args.splits // planning.SPLITS_PER_GROUP)
     for ordinal in range(args.splits):
         SlowStore.by_prefix.setdefault(folder.score_path(ordinal).split("/")[-2], []).append(ordinal)
     plan = {"id": "p", "splits": args.splits, "groups": groups}
-    commits.commit_if_absent(folder.identity_path, ledger.to_json({"plan": plan, "rater": "digest"}))
+    commits.commit_if_absent(folder.identity_path, to_json({"plan": plan, "rater": "digest"}))
     SlowStore.wait = args.milliseconds / 1000
     meter = Meter()
     sampled = range(args.sampled_groups)
@@ -225,7 +228,7 @@ def main() -> None:
     print(f"{args.splits:,} splits in {groups:,} groups, {args.milliseconds:g} ms a request")
     print(f"{'':<44} {'requests':>11} {'here':>10} {'memory':>10}")
 
-    watcher = status.Watcher(folder)
+    watcher = progress.Watcher(folder)
     found = meter.measure("status, nothing summarised", watcher.look)
     assert found.splits_done == args.splits
     meter.measure("status again, only what is new", watcher.look)
@@ -235,14 +238,14 @@ def main() -> None:
 
     def expand_groups() -> None:
         for group in sampled:
-            assert len(list(expand.process(group, scored_M))) == min(splits.SPLITS_PER_GROUP, args.splits)
+            assert len(list(expand.process(group, scored_M))) == min(planning.SPLITS_PER_GROUP, args.splits)
 
     meter.measure("resume, nothing summarised: expand groups", expand_groups, times)
 
     def summarise() -> None:
         for group in sampled:
-            first = group * splits.SPLITS_PER_GROUP
-            last = min(first + splits.SPLITS_PER_GROUP, args.splits)
+            first = group * planning.SPLITS_PER_GROUP
+            last = min(first + planning.SPLITS_PER_GROUP, args.splits)
             summaries.summarise_group(folder, group, range(first, last))
 
     meter.measure("summarise", summarise, times)
@@ -251,7 +254,7 @@ def main() -> None:
     for group in range(groups):
         commits.commit_if_absent(folder.summary_path(group), one)
     SlowStore.wait = args.milliseconds / 1000
-    meter.measure("status, all summarised", status.Watcher(folder).look)
+    meter.measure("status, all summarised", progress.Watcher(folder).look)
     meter.measure(
         "resume, all summarised: expand groups",
         lambda: [list(expand.process(group, scored_M)) for group in sampled],
@@ -270,24 +273,26 @@ def main() -> None:
         "histogram": Histogram.merge([total.histogram()]).to_json(),
         "sources": {source: counts.to_json() for source, counts in total.sources.items()},
     }
-    commits.commit_if_absent(folder.scoring_path, ledger.to_json(scoring))
-    meter.measure("status, all scored", status.Watcher(folder).look)
+    commits.commit_if_absent(folder.scoring_path, to_json(scoring))
+    meter.measure("status, all scored", progress.Watcher(folder).look)
     request = SelectionRequest.of(
         KeepFraction("0.5"), output=folder.path, seed=0, output_format="same", output_shard_bytes=2**27
     )
-    cutoffs = meter.measure("select: begin", lambda: selecting.begin_selection(request))
-    counter = selecting.CountUndecided(folder, 0)
+    cutoffs = meter.measure("select: begin", lambda: cutoff_search.begin_selection(request))
+    counter = cutoff_search.CountUndecided(folder, 0)
     meter.measure(
         "select: a round of the descent", lambda: [list(counter.process(group, cutoffs)) for group in sampled], times
     )
-    keeper = selecting.CountKept(request)
+    keeper = kept_rows.CountKept(request)
     meter.measure(
         "select: count what is kept", lambda: [list(keeper.process(group, cutoffs)) for group in sampled], times
     )
     one_group = next(iter(keeper.process(0, cutoffs)))
     counted = [numbered(one_group, group) for group in range(groups)]
-    tasks = meter.measure("select: plan the output files", lambda: list(shards.plan_shards_of(None, counted, request)))
-    written = [shards.WrittenShard(task.name, task.written, task.documents, 2**27, "0" * 64) for task in tasks]
+    tasks = meter.measure(
+        "select: plan the output files", lambda: list(output_files.plan_shards_of(None, counted, request))
+    )
+    written = [output_files.WrittenShard(task.name, task.written, task.documents, 2**27, "0" * 64) for task in tasks]
     del tasks
     sources = publishing.MergeSources().merge_accumulators([group.sources for group in counted])
     scoring["splits"] = args.splits

@@ -24,6 +24,8 @@ from unittest import mock
 
 import numpy as np
 
+from datarater.pipelines.commands import curate
+from datarater.pipelines.graph import scoring
 from tests.benchmarks.benchmark_support import machine
 
 SHARE = 0.1
@@ -51,12 +53,11 @@ def ours(corpus: Path, output: Path) -> int:
     """Curates by the command, its rater replaced by the cheap scorer. Returns the kept documents."""
     import jax
 
-    from pipelines import curate, scoring
-    from rater_model.checkpoint import RaterCheckpoint, save_rater
-    from rater_model.rater import RaterConfig, initialise_rater
-    from rater_model.scorer import ScoredTexts
-    from rater_model.tokenizer import ByteTokenizer
-    from rater_model.transformer import TransformerConfig
+    from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
+    from datarater.rater_model.rater import RaterConfig, initialise_rater
+    from datarater.rater_model.scorer import ScoredTexts
+    from datarater.rater_model.tokenizer import ByteTokenizer
+    from datarater.rater_model.transformer import TransformerConfig
 
     class CheapScorer:
         def __init__(self, checkpoint: RaterCheckpoint, options: object = None) -> None:

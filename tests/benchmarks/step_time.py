@@ -29,11 +29,11 @@ import functools, json, sys, time
 import jax, numpy as np
 from meta_training import settings
 from meta_training.configs import corruption
-from meta_training.language_model import Windows, initialise_language_model, sequence_losses
-from meta_training.meta_gradient import make_meta_gradient
-from meta_training.population import fresh_inner_state, initial_meta_state, make_meta_step, stack
-from rater_model.rater import initialise_rater, score_tokens
-from rater_model.tokenizer import ByteTokenizer
+from datarater.meta_training.algorithm.language_model import Windows, initialise_language_model, sequence_losses
+from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
+from datarater.meta_training.algorithm.population import fresh_inner_state, initial_meta_state, make_meta_step, stack
+from datarater.rater_model.rater import initialise_rater, score_tokens
+from datarater.rater_model.tokenizer import ByteTokenizer
 
 config = corruption.get_config()
 print(config.to_json(), flush=True)

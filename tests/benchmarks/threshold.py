@@ -45,7 +45,9 @@ def peak_megabytes() -> float:
 
 def by_descent(documents: int, tied: bool) -> tuple[float, int]:
     """Ours: exact. Returns seconds and the documents kept."""
-    from rater_model.selection import Boundary, Histogram, KeepFraction, RankKeys, Step
+    from datarater.pipelines.selection.descent import Boundary, Histogram, Step
+    from datarater.pipelines.selection.ranking import RankKeys
+    from datarater.pipelines.selection.rules import KeepFraction
 
     making = 0.0
 

@@ -21,11 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines import attempts, splits
-from pipelines.ledger import RunFolder
-from rater_model.documents import list_files, open_file
-from rater_model.records import Compression
-from rater_model.streams import decompressed_chunks
+from datarater.pipelines.run_folder import split_marks
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.plan import describe_plan, plan_of
+from datarater.rater_model.documents.decompression import decompressed_chunks
+from datarater.rater_model.documents.reading import list_files, open_file
+from datarater.rater_model.documents.records import Compression
 from tests.benchmarks.benchmark_support import machine
 
 COLUMNS = 100
@@ -55,7 +56,7 @@ def watch(process: subprocess.Popen[bytes], folder: RunFolder) -> list[tuple[int
     """Looks at the marks while a command runs; gives (process, split, begin, end) of every scoring."""
     begun: dict[tuple[int, int], tuple[float, float]] = {}
     while process.poll() is None:
-        for _, mark in attempts.unfinished(folder):
+        for _, mark in split_marks.unfinished(folder):
             key = (int(mark["process"]["pid"]), int(mark["ordinal"]))
             begun[key] = (mark["started"], time.time())
         time.sleep(WATCH_SECONDS)
@@ -83,15 +84,17 @@ def run(name: str, corpus: Path, rater: str, output: Path, workers: int, more: l
     shutil.rmtree(output, ignore_errors=True)
     arguments = ["--input", f"{corpus}/*", "--rater", rater, "--output", str(output), "--local_workers", str(workers)]
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.score", *arguments, *more], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments, *more], stdout=subprocess.DEVNULL
+    )
     spans = watch(process, RunFolder(str(output)))
     seconds = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"datarater-score ended with {process.returncode}")
-    plan = splits.plan_of(RunFolder(str(output)))
+    plan = plan_of(RunFolder(str(output)))
     rows, busy = timeline(spans)
     scoring = max(end for *_, end in spans) - min(begin for _, _, begin, _ in spans)
-    print(f"\n{name}: {splits.describe_plan(plan)}; {scoring:.0f} s of scoring, {seconds:.0f} s in all")
+    print(f"\n{name}: {describe_plan(plan)}; {scoring:.0f} s of scoring, {seconds:.0f} s in all")
     print("\n".join(rows), flush=True)
     return {
         "name": name,

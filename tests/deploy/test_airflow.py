@@ -14,8 +14,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from rater_model.exit_codes import EXIT_CODES
-from tests.deploy_files import DEPLOY, setup_names
+from datarater.rater_model.exit_codes import EXIT_CODES
+from tests.support.deploy_files import DEPLOY, setup_names
 
 FILE = DEPLOY / "airflow" / "datarater_nightly.py"
 POD_MODULE = "airflow.providers.cncf.kubernetes.operators.pod"

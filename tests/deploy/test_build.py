@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.deploy_files import DEPLOY, run_linter, setup_names
-from tests.flex_templates import TEMPLATES
-from tests.readme_tables import ROOT
+from tests.support import ROOT
+from tests.support.deploy_files import DEPLOY, run_linter, setup_names
+from tests.support.flex_templates import TEMPLATES
 
 FILE = DEPLOY / "cloudbuild.yaml"
 BUILD: dict[str, Any] = yaml.safe_load(FILE.read_text())

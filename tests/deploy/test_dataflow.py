@@ -11,12 +11,12 @@ from google.cloud import dataflow_v1beta3
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from datarater.pipelines.commands import flags
+from datarater.pipelines.runners.choice import beam_flags
+from datarater.rater_model import exit_codes
 from deploy.dataflow import launch
-from pipelines import options
-from pipelines.runners import beam_flags
-from rater_model import exit_codes
-from tests.flex_templates import FOLDER, LEFT_OUT, SEVERAL_TIMES, TEMPLATES, template, text
-from tests.readme_tables import COMMANDS, parser_of
+from tests.support.flex_templates import FOLDER, LEFT_OUT, SEVERAL_TIMES, TEMPLATES, template, text
+from tests.support.readme_tables import COMMANDS, parser_of
 
 PARSERS = {command: parser_of(COMMANDS[command]) for command in TEMPLATES}
 ACTIONS: dict[str, dict[str, argparse.Action]] = {
@@ -181,7 +181,7 @@ def test_a_flag_that_is_given_several_times_can_be_joined(command: str) -> None:
 def test_the_launcher_runs_the_templates_that_there_are() -> None:
     assert set(launch.COMMANDS) == set(TEMPLATES)
     for command, main in launch.COMMANDS.items():
-        assert main.__module__ == f"pipelines.{command}"
+        assert main.__module__ == f"datarater.pipelines.commands.{command}"
 
 
 def test_parameters_become_flags() -> None:
@@ -211,7 +211,7 @@ def test_the_launcher_s_own_flags_are_left_to_beam() -> None:
         "--max_num_workers=10",
         "--labels=goog-dataflow-provided-template-type=flex",
     ]
-    args, beam_args = options.parse(PARSERS["select"], launch.flags([*launcher_s, *ours], "image:1"))
+    args, beam_args = flags.parse(PARSERS["select"], launch.flags([*launcher_s, *ours], "image:1"))
     assert args.output == "gs://a/run"
     assert beam_args == [*launcher_s, "--sdk_container_image=image:1"]
     assert {flag.partition("=")[0] for flag in beam_args} <= beam_flags()

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from datarater.pipelines.run_folder.lease import process_id
 from deploy.flink import cluster, java, supervisor
-from pipelines.lease import process_id
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
 
 
 def fake_java(folder: Path, version: str) -> Path:

@@ -9,13 +9,14 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from meta_training import train
-from pipelines import flink
-from pipelines.lease import TERM_SECONDS
-from pipelines.runners import beam_flags
-from rater_model.exit_codes import EXIT_CODES
-from tests.deploy_files import DEPLOY, pins, setup_names
-from tests.readme_tables import COMMANDS, ROOT, parser_of
+from datarater.meta_training import train
+from datarater.pipelines.run_folder.lease import TERM_SECONDS
+from datarater.pipelines.runners import flink
+from datarater.pipelines.runners.choice import beam_flags
+from datarater.rater_model.exit_codes import EXIT_CODES
+from tests.support import ROOT
+from tests.support.deploy_files import DEPLOY, pins, setup_names
+from tests.support.readme_tables import COMMANDS, parser_of
 
 FOLDER = DEPLOY / "kubernetes"
 VERSIONS = ("1.31", kubernetes_validate.latest_version())

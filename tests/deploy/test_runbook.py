@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runners import beam_flags
-from rater_model.exit_codes import EXIT_CODES
-from tests.deploy_files import DEPLOY, run_linter, setup_names
-from tests.readme_tables import COMMANDS, ROOT, flags_of, parser_of
+from datarater.pipelines.runners.choice import beam_flags
+from datarater.rater_model.exit_codes import EXIT_CODES
+from tests.support import ROOT
+from tests.support.deploy_files import DEPLOY, run_linter, setup_names
+from tests.support.readme_tables import COMMANDS, flags_of, parser_of
 
 README, RUNBOOK = DEPLOY / "README.md", DEPLOY / "RUNBOOK.md"
 NIGHTLY = DEPLOY / "nightly.sh"
@@ -81,7 +82,7 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_metrics_that_are_explained_are_counted() -> None:
-    sources = "\n".join(file.read_text() for file in (ROOT / "pipelines").glob("*.py"))
+    sources = "\n".join(file.read_text() for file in (ROOT / "pipelines").rglob("*.py"))
     counted = set(re.findall(r'Metrics\.\w+\(\s*[^,]+, f?"(\w+)', sources))
     told = set(re.findall(r"^\| `(\w+)` \| .*counter", RUNBOOK.read_text(), re.MULTILINE))
     assert told == {name if not name.endswith("_") else "rejected_REASON" for name in counted}
@@ -89,7 +90,7 @@ def test_metrics_that_are_explained_are_counted() -> None:
 
 def test_flags_that_the_runbook_names_are_there() -> None:
     known = {flag.partition(" ")[0] for run in COMMANDS.values() for flag, _ in flags_of(parser_of(run))}
-    batch = set(re.findall(r'"(--\w+)"', (ROOT / "pipelines" / "batch.py").read_text()))
+    batch = set(re.findall(r'"(--\w+)"', (ROOT / "pipelines" / "commands" / "batch.py").read_text()))
     train = {"--workdir", "--config"}
     text = RUNBOOK.read_text()
     named = {

@@ -11,9 +11,9 @@ from typing import Any
 import hcl2
 import pytest
 
-from pipelines.runners import beam_flags
-from tests.deploy_files import DEPLOY
-from tests.flex_templates import TEMPLATES
+from datarater.pipelines.runners.choice import beam_flags
+from tests.support.deploy_files import DEPLOY
+from tests.support.flex_templates import TEMPLATES
 
 FOLDER = DEPLOY / "terraform"
 FILES = sorted(FOLDER.glob("*.tf"))

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipelines import commits
-from rater_model.checkpoint import RaterCheckpoint, save_rater
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
-from tests import training
-from tests.runners import flink_cluster
+from datarater.pipelines.run_folder import commits
+from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
+from tests.support import training
+from tests.support.runners import flink_cluster
 
 __all__ = ["flink_cluster"]  # one for all modules: imported into each, it would be one of each
 

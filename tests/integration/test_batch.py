@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
-from pipelines import batch, commits, curate, lease, scoring
-from rater_model.files import file_info
-from tests import batches
+from datarater.pipelines.commands import batch, curate
+from datarater.pipelines.graph import requests
+from datarater.pipelines.graph.requests import rater_digest
+from datarater.pipelines.run_folder import commits, lease
+from datarater.rater_model.documents.files import file_info
 from tests.integration.conftest import as_lines, make_records
+from tests.support import ROOT, batches
 
 NIGHTS = 60
 SEED = 0
@@ -120,7 +123,7 @@ def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 def test_sixty_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(curate, "run", batches.curate)
-    monkeypatch.setattr(scoring, "rater_digest", functools.cache(scoring.rater_digest))
+    monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     batches.save_plain_rater(tmp_path / "rater")
     config = batches.write_config(tmp_path, retention={"scores_days": 10})
     rng, killer = random.Random(SEED), Killer(monkeypatch)
@@ -238,7 +241,7 @@ def test_nights_of_the_true_command_killed_and_finished(
         if not kill:
             return batch.main(argv)
         command = [sys.executable, "-c", KILLED_AT, str(kill), *argv]
-        return subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2]).returncode
+        return subprocess.run(command, capture_output=True, cwd=ROOT).returncode
 
     assert launch(dates[0]) == 0
     for kill in (2, 8):  # at the claim; while scoring

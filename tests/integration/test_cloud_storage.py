@@ -11,11 +11,12 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipelines import commits, curate, select
-from pipelines.errors import RunFolderError, RunFolderPermissionError
-from rater_model import exit_codes
-from tests.cloud_storage import LOST, CloudStorage, Request, cloud_storage, times, used_here
+from datarater.pipelines.commands import curate, select
+from datarater.pipelines.errors import RunFolderError, RunFolderPermissionError
+from datarater.pipelines.run_folder import commits
+from datarater.rater_model import exit_codes
 from tests.integration.conftest import as_lines, check_that_one_writer_wins, make_records
+from tests.support.cloud_storage import LOST, CloudStorage, Request, cloud_storage, times, used_here
 
 BUCKET = "corpus-bucket"
 SUBPROCESS_SECONDS = 300
@@ -148,7 +149,7 @@ def test_workers_need_no_shared_disk(store: CloudStorage, in_the_cloud: tuple[st
         ["status", output, "--json"],
     ):
         said = subprocess.run(
-            [sys.executable, "-m", f"pipelines.{command}", *flags],
+            [sys.executable, "-m", f"datarater.pipelines.commands.{command}", *flags],
             cwd=tmp_path / "empty",
             env=environment,
             capture_output=True,

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipelines import curate, score, select, splits
-from rater_model import selection
-from rater_model.checkpoint import load_rater
-from rater_model.scorer import Scorer
+from datarater.pipelines.commands import curate, score, select
+from datarater.pipelines.graph import planning
+from datarater.pipelines.selection import descent
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.scorer import Scorer
 from tests.integration.conftest import as_lines, make_records, write_corpus
 
 SMALL = ["--split_bytes", "2500"]
@@ -416,8 +417,8 @@ def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None
 def test_many_groups_and_ties_that_only_the_position_breaks(
     rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort_limit: int
 ) -> None:
-    monkeypatch.setattr(splits, "SPLITS_PER_GROUP", 3)
-    monkeypatch.setattr(selection, "SORT_LIMIT", sort_limit)
+    monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 3)
+    monkeypatch.setattr(descent, "SORT_LIMIT", sort_limit)
     records = make_records(40, 5)
     for index in range(60):  # one id and one text, over and over
         records.insert(index * 2 % len(records), {"id": "same", "text": "the same text"})
@@ -467,7 +468,7 @@ def test_beams_metrics_count_what_was_done(
 
 def launch(args: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.curate", *args],
+        [sys.executable, "-m", "datarater.pipelines.commands.curate", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import curate
-from rater_model import exit_codes
+from datarater.pipelines.commands import curate
+from datarater.rater_model import exit_codes
 
 # File: readable documents, rejected records by reason. As the corpora's own table says, and where that leaves a
 # choice: zero-width characters count as text; a plain file under a compressed name is read as what it is.

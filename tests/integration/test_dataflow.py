@@ -12,16 +12,19 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipelines import commits, curate, scoring, splits
-from pipelines.splits import FilePlan, PlanRequest
-from pipelines.work import Work
-from rater_model.records import Compression, FileInfo, Format, ReadOptions
-from rater_model.scorer import ScoringOptions
-from tests.cloud_storage import CloudStorage, cloud_storage, used_here
-from tests.dataflow_service import Dataflow, Job, dataflow_service
+from datarater.pipelines.commands import curate
+from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.graph.planning import FilePlan, PlanRequest
+from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.run_folder import commits
+from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions
+from datarater.rater_model.scorer import ScoringOptions
 from tests.integration.conftest import as_lines, make_records
+from tests.support import ROOT
+from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here
+from tests.support.dataflow_service import Dataflow, Job, dataflow_service
 
-ROOT = Path(__file__).parents[2]
 BUCKET = "dataflow-bucket"
 FOLDER = f"gs://{BUCKET}/project"
 KEPT = "selections/keep-0.5"
@@ -70,7 +73,13 @@ def submit(store: CloudStorage, service: Dataflow, output: str, *more: str) -> s
         *more,
     ]
     return subprocess.run(
-        [sys.executable, "-m", "pipelines.curate", *run_flags(f"{FOLDER}/in/*", f"{FOLDER}/rater", output), *flags],
+        [
+            sys.executable,
+            "-m",
+            "datarater.pipelines.commands.curate",
+            *run_flags(f"{FOLDER}/in/*", f"{FOLDER}/rater", output),
+            *flags,
+        ],
         env={**os.environ, **store.environment, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
@@ -180,11 +189,9 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             )
             for number in range(files)
         ]
-        splits.commit_plan(request, plans)
+        planning.commit_plan(request, plans)
         work = Work(
-            scoring.ScoringRequest(
-                ("crawl/*",), "gs://raters/r", "digest", output, ReadOptions(), ScoringOptions(), 2**24
-            )
+            ScoringRequest(("crawl/*",), "gs://raters/r", "digest", output, ReadOptions(), ScoringOptions(), 2**24)
         )
         pipeline = beam.Pipeline(runner="FnApiRunner")
         work.build(pipeline | beam.Impulse())

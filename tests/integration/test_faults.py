@@ -20,12 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines import commits, curate, errors, scoring, status
-from pipelines.interrupts import Interrupts
-from pipelines.ledger import RunFolder
-from rater_model import exit_codes
-from rater_model.scorer import ScoredTexts, Scorer
+from datarater.pipelines import errors
+from datarater.pipelines.commands import curate
+from datarater.pipelines.graph import scoring
+from datarater.pipelines.run_folder import commits, progress
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.runners.interrupts import Interrupts
+from datarater.rater_model import exit_codes
+from datarater.rater_model.scorer import ScoredTexts, Scorer
 from tests.integration.conftest import as_lines, make_records
+from tests.support import ROOT
 
 KEPT = "selections/keep-0.5"
 KILLS = 30
@@ -79,7 +83,7 @@ def results(output: Path) -> dict[str, Any]:
 
 def launch(args: list[str], **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.curate", *args],
+        [sys.executable, "-m", "datarater.pipelines.commands.curate", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, **environment},
@@ -190,7 +194,7 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
         "    scoring.Scorer = _PoisonedScorer\n"
     )
     args = flags(corpus, rater, output, "--split_bytes", "1MB", "--local_workers", "2")
-    process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}")
+    process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     said = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 1, said
     # The other worker may take the split from the dead one before all are ended: two deaths at once.
@@ -198,7 +202,7 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     last = said.splitlines()[-1]
     assert f"split 3 ({corpus / '3.jsonl'}, the whole file) ended 3 workers" in last
     assert "split 0" not in last
-    found = status.Watcher(RunFolder(str(output))).look()
+    found = progress.Watcher(RunFolder(str(output))).look()
     assert found is not None
     (corpus / "3.jsonl").touch()  # another file is another run
     assert found.splits_done < 6  # how many of the others came before it is a matter of timing

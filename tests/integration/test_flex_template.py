@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import as_lines, make_records
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 @pytest.mark.slow

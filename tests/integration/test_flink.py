@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from datarater.pipelines.commands import curate
+from datarater.rater_model import exit_codes
 from deploy.flink import cluster, java, supervisor
-from pipelines import curate
-from rater_model import exit_codes
 from tests.integration.conftest import as_lines, make_records
-from tests.runners import FlinkForTests, one_flink_at_a_time, outcome, score_files
+from tests.support.runners import FlinkForTests, one_flink_at_a_time, outcome, score_files
 
 pytestmark = [pytest.mark.slow, one_flink_at_a_time]
 
@@ -64,7 +64,7 @@ class Job:
     def __init__(self, args: list[str], output: Path):
         self._output = output
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.curate", *args],
+            [sys.executable, "-m", "datarater.pipelines.commands.curate", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -9,11 +9,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from datarater.pipelines.commands import curate
+from datarater.pipelines.run_folder import commits
 from deploy.flink import cluster
-from pipelines import commits, curate
-from tests.cloud_storage import cloud_storage, used_here
 from tests.integration.conftest import as_lines, make_records
-from tests.runners import FlinkForTests, one_flink_at_a_time
+from tests.support.cloud_storage import cloud_storage, used_here
+from tests.support.runners import FlinkForTests, one_flink_at_a_time
 
 BUCKET = "flink-bucket"
 FOLDER = f"gs://{BUCKET}/project"
@@ -50,7 +51,7 @@ def test_nothing_leans_on_a_shared_disk(rater: Path, tmp_path: Path) -> None:
             (tmp_path / "launcher").mkdir()
             on_the_store = flags(f"{FOLDER}/in/*", f"{FOLDER}/rater", f"{FOLDER}/run", *flink.flags())
             said = subprocess.run(
-                [sys.executable, "-m", "pipelines.curate", *on_the_store],
+                [sys.executable, "-m", "datarater.pipelines.commands.curate", *on_the_store],
                 cwd=tmp_path / "launcher",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 capture_output=True,

@@ -17,10 +17,10 @@ import pytest
 import zstandard
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
-from pipelines import curate, select
-from rater_model import exit_codes
+from datarater.pipelines.commands import curate, select
+from datarater.rater_model import exit_codes
 from tests.integration.conftest import as_lines, make_records
-from tests.tensorflow_dataset import build_dataset
+from tests.support.tensorflow_dataset import build_dataset
 
 
 def masked(data: bytes) -> bytes:

@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import curate
-from pipelines.writing import SCORE_FIELD
-from rater_model.documents import file_info, json_line, plan_file, read_file, read_split
-from rater_model.records import BadRecord, Document, Format, ReadOptions
-from rater_model.tfrecord import with_float
+from datarater.pipelines.commands import curate
+from datarater.pipelines.graph.record_writers import SCORE_FIELD
+from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.reading import file_info, json_line, read_file, read_split
+from datarater.rater_model.documents.records import BadRecord, Document, Format, ReadOptions
+from datarater.rater_model.documents.tfrecord import with_float
 from tests.integration.conftest import as_lines, make_records
 from tests.integration.test_formats import examples_of, tfrecord_of, unpacked, wet_of
-from tests.test_fuzz import FORMATS, KINDS, MEMBERS, PACKERS, damaged
+from tests.rater_model.documents.test_fuzz import FORMATS, KINDS, MEMBERS, PACKERS, damaged
 
 CASES = int(os.environ.get("DATARATER_PROPERTY_CASES", "4"))
 FUZZ_CASES = int(os.environ.get("DATARATER_FUZZ_CASES", "400"))

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from pipelines import curate, score, select
-from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, load_rater, save_rater
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.scorer import Scorer
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
+from datarater.pipelines.commands import curate, score, select
+from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, load_rater, save_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
 from tests.integration.conftest import as_lines, make_records
 
 COUNTS = {"s0": 120, "s1": 60, "s2": 30}

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipelines import curate, score, scoring, select
-from rater_model import exit_codes
-from rater_model.checkpoint import load_rater
-from rater_model.records import ReadOptions
-from rater_model.scorer import ScoringOptions
+from datarater.pipelines.commands import curate, score, select
+from datarater.pipelines.graph import score_split, scoring
+from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.scorer import ScoringOptions
 from tests.integration.conftest import as_lines, make_records
-from tests.runners import one_flink_at_a_time, outcome, prism_flags, score_files
+from tests.support.runners import one_flink_at_a_time, outcome, prism_flags, score_files
 
 RUNNERS = [
     "in-process",
@@ -99,13 +101,13 @@ def test_a_process_shares_one_rater(rater: Path, monkeypatch: pytest.MonkeyPatch
         return load_rater(path)
 
     monkeypatch.setattr(scoring, "load_rater", load)
-    request = scoring.ScoringRequest(
+    request = ScoringRequest(
         ("x",), str(rater), load_rater(str(rater)).digest, "run", ReadOptions(), ScoringOptions(), 1
     )
-    pickled = pickle.dumps(scoring.ScoreSplit(request))
+    pickled = pickle.dumps(score_split.ScoreSplit(request))
     steps = [pickle.loads(pickled) for _ in range(4)]
 
-    def bundle(step: scoring.ScoreSplit) -> None:
+    def bundle(step: score_split.ScoreSplit) -> None:
         step.setup()
         step._rater = step._shared.acquire(step._load, tag=request.rater_digest)
 

@@ -10,12 +10,13 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipelines import commits, curate, select
-from pipelines.errors import RunFolderError
-from rater_model import exit_codes
-from rater_model.checkpoint import load_rater
-from rater_model.documents import list_files, read_file
-from rater_model.records import Document
+from datarater.pipelines.commands import curate, select
+from datarater.pipelines.errors import RunFolderError
+from datarater.pipelines.run_folder import commits
+from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.documents.reading import list_files, read_file
+from datarater.rater_model.documents.records import Document
 from tests.integration.conftest import check_that_one_writer_wins, write_corpus
 
 BUCKET = "corpus-bucket"

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from meta_training.configs import default
-from meta_training.metrics import read_metrics
-from meta_training.train import next_command
-from meta_training.workdir import Workdir
-from pipelines import options
-from pipelines.score import add_scoring_flags
-from rater_model import exit_codes
-from rater_model.checkpoint import load_rater
-from rater_model.scorer import Scorer
-from tests import training
-from tests.tensorflow_dataset import build_dataset
+from datarater.meta_training.configs import default
+from datarater.meta_training.run.metrics import read_metrics
+from datarater.meta_training.run.workdir import Workdir
+from datarater.meta_training.train import next_command
+from datarater.pipelines.commands import flags as options
+from datarater.pipelines.commands.score import add_scoring_flags
+from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.scorer import Scorer
+from tests.support import ROOT, training
+from tests.support.tensorflow_dataset import build_dataset
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_wrong_command_line_is_told_in_one_line(cache: Path, arguments: list[s
     assert done.stderr.startswith("datarater-train: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (training.ROOT / "work").exists()
+    assert not (ROOT / "work").exists()
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from meta_training.metrics import read_metrics
-from rater_model import exit_codes
-from rater_model.checkpoint import load_rater
-from tests import training
+from datarater.meta_training.run.metrics import read_metrics
+from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import load_rater
+from tests.support import ROOT, training
 
 WATCHED = ("outer_loss", "inner_loss", "effective_sample_share", "score_spread")
 STEPS = 12
@@ -157,7 +157,7 @@ def test_processes_that_read_different_texts_are_refused(tmp_path: Path, texts: 
             subprocess.Popen(
                 [*arguments, f"--process={i}"],
                 cwd=host,
-                env={**training.environment(cache), "PYTHONPATH": str(training.ROOT)},
+                env={**training.environment(cache), "PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from meta_training.metrics import read_metrics
-from rater_model.checkpoint import load_rater
-from tests import training
+from datarater.meta_training.run.metrics import read_metrics
+from datarater.rater_model.checkpoint import load_rater
+from tests.support import training
 
 ECONOMICAL = {
     "rater__rematerialise_blocks": True,

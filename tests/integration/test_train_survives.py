@@ -17,9 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from meta_training.metrics import read_metrics
-from rater_model.checkpoint import load_rater
-from tests import training
+from datarater.meta_training.run.metrics import read_metrics
+from datarater.rater_model.checkpoint import load_rater
+from tests.support import ROOT, training
 
 EXPORTED = (0, 5, 10, 15, 20, 24)
 
@@ -200,8 +200,8 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
     program = tmp_path / "stopped_while_reading.py"
     program.write_text(STOPPED_WHILE_READING)
     arguments = training.command(workdir, texts)
-    assert arguments[:3] == [sys.executable, "-m", "meta_training.train"]
-    environment = {**training.environment(cache), "PYTHONPATH": str(training.ROOT)}
+    assert arguments[:3] == [sys.executable, "-m", "datarater.meta_training.train"]
+    environment = {**training.environment(cache), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(program), folder, *arguments[3:]],
         env=environment,

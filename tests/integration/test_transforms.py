@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 
-import pipelines
-from pipelines import curate
-from pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocuments
+from datarater import pipelines
+from datarater.pipelines.commands import curate
+from datarater.pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocuments
 from tests.integration.conftest import as_lines, make_records
 
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rater_model import checkpoint as checkpoint_module
-from rater_model.checkpoint import CheckpointError, RaterCheckpoint, ScoreStatistics, load_rater, save_rater
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.tokenizer import ByteTokenizer, train_bpe
-from rater_model.transformer import TransformerConfig
+from datarater.rater_model import checkpoint
+from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, ScoreStatistics, load_rater, save_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.tokenizer import ByteTokenizer, train_bpe
+from datarater.rater_model.transformer import TransformerConfig
 
 CONFIG = RaterConfig(window=16, transformer=TransformerConfig(8, 1, 8, 1), ngram_rows=8)
 
@@ -180,7 +180,7 @@ def test_each_file_is_named_when_it_is_damaged(folder: Path) -> None:
 
 def test_a_newer_format_version_is_refused(folder: Path) -> None:
     values = json.loads((folder / "rater.json").read_text())
-    values["format_version"] = checkpoint_module.FORMAT_VERSION + 1
+    values["format_version"] = checkpoint.FORMAT_VERSION + 1
     (folder / "rater.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="format version 2; this datarater reads up to 1: install a newer one"):
         load_rater(folder)

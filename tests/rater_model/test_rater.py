@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rater_model.rater import (
+from datarater.rater_model.rater import (
     Params,
     Rater,
     RaterConfig,
@@ -20,7 +20,7 @@ from rater_model.rater import (
     initialise_rater_shapes,
     score_tokens,
 )
-from rater_model.transformer import TransformerConfig
+from datarater.rater_model.transformer import TransformerConfig
 
 SMALL = RaterConfig(vocabulary_size=20, window=12, transformer=TransformerConfig(16, 2, 24, 2), ngram_rows=64)
 

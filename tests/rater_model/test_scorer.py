@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics
-from rater_model.rater import RaterConfig, initialise_rater, score_tokens
-from rater_model.scorer import Scorer, ScoringOptions, bucket_lengths, window_starts
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
+from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics
+from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
+from datarater.rater_model.scorer import Scorer, ScoringOptions, bucket_lengths, window_starts
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
 
 CONFIG = RaterConfig(window=100, transformer=TransformerConfig(16, 2, 24, 1), ngram_rows=64)
 CHECKPOINT = RaterCheckpoint(

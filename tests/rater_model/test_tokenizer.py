@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rater_model.tokenizer import BpeTokenizer, ByteTokenizer, TokenizerError, load_tokenizer, train_bpe
+from datarater.rater_model.tokenizer import BpeTokenizer, ByteTokenizer, TokenizerError, load_tokenizer, train_bpe
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"] * 5
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rater_model.transformer import (
+from datarater.rater_model.transformer import (
     FUSED_ATTENTION,
     Embedding,
     Transformer,

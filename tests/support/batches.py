@@ -18,18 +18,27 @@ import numpy as np
 import orjson
 import yaml  # type: ignore[import-untyped]
 
-from pipelines import batch_config, commits, ledger, options, runners, scoring, selecting
-from pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
-from pipelines.lease import Launch, Lease
-from pipelines.score import scoring_request
-from pipelines.work import Work
-from rater_model.acceptance import score_at
-from rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
-from rater_model.files import file_info
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.selection import Histogram, RankKeys, Threshold, key_hash
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
+from datarater.pipelines.batch import config as batch_config
+from datarater.pipelines.commands import flags
+from datarater.pipelines.commands.score import scoring_request
+from datarater.pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
+from datarater.pipelines.graph import scoring
+from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.identity import check_rule
+from datarater.pipelines.run_folder.layout import json_lines, to_json
+from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.pipelines.runners import choice
+from datarater.pipelines.selection.batch_top_k import score_at
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.ranking import RankKeys, key_hash
+from datarater.pipelines.selection.rules import Threshold
+from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from datarater.rater_model.documents.files import file_info
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
 
 QUANTILES = tuple(
     float(value) for value in np.quantile(np.random.default_rng(0).normal(size=4000), np.linspace(0, 1, 101))
@@ -80,20 +89,20 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 def curate(argv: Sequence[str]) -> None:
-    """What `pipelines.curate.run` leaves behind of a run over JSONL files, by one commit after the other."""
-    args, beam_args = options.parse(batch_config.FlagParser("plain"), argv)
-    selection = options.selection_request(args)
-    request = scoring_request(args, runners.choose(beam_args, 1))
+    """What `datarater.pipelines.commands.curate.run` leaves behind of a run over JSONL files, by one commit after the other."""
+    args, beam_args = flags.parse(batch_config.FlagParser("plain"), argv)
+    selection = flags.selection_request(args)
+    request = scoring_request(args, choice.choose(beam_args, 1))
     files = scoring.preflight(request)
-    ledger.check_rule(selection.selection, selection.rule_fields())
+    check_rule(selection.selection, selection.rule_fields())
     if commits.exists(selection.selection.success_path):
         return
     folder, identity = request.folder, request.plan.identity_of(files)
     work = Work(scoring=request, selection=selection)
     with Lease(work.leases(), Launch.new("plain", local=True), _lost):
         plan = {"id": "plan", "splits": len(files), "groups": 1}
-        commits.commit_if_absent(folder.inputs_path("plan"), ledger.json_lines(file.to_json() for file in files))
-        commits.commit_if_absent(folder.identity_path, ledger.to_json({**identity, "plan": plan}))
+        commits.commit_if_absent(folder.inputs_path("plan"), json_lines(file.to_json() for file in files))
+        commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan}))
         rows = []
         for ordinal, file in enumerate(files):
             lines = Path(file.path).read_bytes().splitlines()
@@ -122,13 +131,13 @@ def curate(argv: Sequence[str]) -> None:
             "bytes": len(scored),
         }
         fields = {"identity": identity, "counts": counts, "histogram": Histogram.of(keys, 0).to_json(), "groups": 1}
-        commits.commit_if_absent(folder.scoring_path, ledger.to_json(fields))
+        commits.commit_if_absent(folder.scoring_path, to_json(fields))
         scoring.preflight(request)  # too many rejected records
-        commits.commit_if_absent(selection.selection.rule_path, ledger.to_json(selection.rule_fields()))
+        commits.commit_if_absent(selection.selection.rule_path, to_json(selection.rule_fields()))
         _publish(selection, keys, scored, rejected)
 
 
-def _publish(selection: selecting.SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int) -> None:
+def _publish(selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int) -> None:
     rule = selection.read_policy().rule
     end = (rule if isinstance(rule, Threshold) else Threshold(repr(CUTOFF))).end
     mask = keys.below(end).tolist()
@@ -157,7 +166,7 @@ def _publish(selection: selecting.SelectionRequest, keys: RankKeys, scored: Sequ
         "sources": {source: {"kept": n["kept"], "dropped": n["dropped"]} for source, n in by_source.items()},
         "files": files,
     }
-    commits.commit_if_absent(selection.selection.manifest_path, ledger.to_json(manifest))
+    commits.commit_if_absent(selection.selection.manifest_path, to_json(manifest))
     commits.commit_if_absent(selection.selection.success_path, b"")
 
 

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipelines import commits
+from datarater.pipelines.run_folder import commits
 
 EMBEDDED = "beam:env:embedded_python:v1"
 

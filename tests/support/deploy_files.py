@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.readme_tables import ROOT
+from tests.support import ROOT
 
 DEPLOY = ROOT / "deploy"
 

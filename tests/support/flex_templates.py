@@ -7,8 +7,9 @@ import argparse
 import json
 from typing import Any
 
-from pipelines import options
-from tests.readme_tables import COMMANDS, ROOT, parser_of
+from datarater.pipelines.commands import flags
+from tests.support import ROOT
+from tests.support.readme_tables import COMMANDS, parser_of
 
 FOLDER = ROOT / "deploy" / "dataflow"
 TEMPLATES = ("curate", "score", "select")
@@ -34,11 +35,11 @@ _REGEXES = {
     "source_weight": rf"^[^,\n\r]+={_NUMBER}(,[^,\n\r]+={_NUMBER})*$",
 }
 _REGEXES_BY_TYPE = {
-    options.whole_number: r"^0*[1-9][0-9]*$",
-    options.byte_count: r"^0*[1-9][0-9]* *([kKmMgG][iI]?)?[bB]?$",
-    options.fraction: f"^{_SHARE}$",
-    options.amplification: r"^[1-9][0-9]{0,2}(\.[0-9]+)?$",
-    options.selection_name: f"^{options._NAME.pattern}$",
+    flags.whole_number: r"^0*[1-9][0-9]*$",
+    flags.byte_count: r"^0*[1-9][0-9]* *([kKmMgG][iI]?)?[bB]?$",
+    flags.fraction: f"^{_SHARE}$",
+    flags.amplification: r"^[1-9][0-9]{0,2}(\.[0-9]+)?$",
+    flags.selection_name: f"^{flags._NAME.pattern}$",
     int: r"^-?[0-9]+$",
 }
 

@@ -15,17 +15,17 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from meta_training.meta_gradient import MetaGradientConfig, make_meta_gradient
-from meta_training.placement import Placement, PlacementConfig, join_processes, make_placement
-from meta_training.population import (
+from datarater.meta_training.algorithm.mesh import Placement, PlacementConfig, make_placement
+from datarater.meta_training.algorithm.meta_gradient import MetaGradientConfig, make_meta_gradient
+from datarater.meta_training.algorithm.meta_step import (
     initial_meta_state,
     make_meta_step,
     place_meta_state,
     place_windows,
-    replace_member,
-    stack,
 )
-from tests.small_models import Problem, inner_state, random_windows, small_problem, transformer_problem
+from datarater.meta_training.algorithm.population import replace_member, stack
+from datarater.meta_training.run.processes import join_processes
+from tests.support.small_models import Problem, inner_state, random_windows, small_problem, transformer_problem
 
 POPULATION, UPDATES, BATCH = 4, 2, 8
 QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}

@@ -9,12 +9,11 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from unittest import mock
 
-from pipelines import batch, curate, score, select, status
+from datarater.pipelines.commands import batch, curate, score, select, status
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMMANDS: dict[str, Callable[..., object]] = {
     "curate": curate.run,

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from datarater.pipelines.runners import prism
 from deploy.flink import cluster, java
-from pipelines import runners
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = "DATARATER_REQUIRE_RUNNERS"
 
 one_flink_at_a_time = pytest.mark.xdist_group("flink")
@@ -42,7 +42,7 @@ def absent(runner: str, reason: str) -> None:
 
 def prism_flags() -> list[str]:
     """The flags for Prism, if it is here."""
-    binary = shutil.which("prism") or (runners.BUILT_PRISM if runners.BUILT_PRISM.exists() else None)
+    binary = shutil.which("prism") or (prism.BUILT_PRISM if prism.BUILT_PRISM.exists() else None)
     if binary is None:
         absent("Prism", "its binary is neither on PATH nor built by `make prism`")
     return ["--runner=PrismRunner"]

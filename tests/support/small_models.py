@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meta_training.language_model import LanguageModelConfig, Windows, initialise_language_model, sequence_losses
-from meta_training.meta_gradient import InnerState
-from rater_model.rater import RaterConfig, initialise_rater, score_tokens
-from rater_model.transformer import TransformerConfig
+from datarater.meta_training.algorithm.language_model import (
+    LanguageModelConfig,
+    Windows,
+    initialise_language_model,
+    sequence_losses,
+)
+from datarater.meta_training.algorithm.meta_gradient import InnerState
+from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
+from datarater.rater_model.transformer import TransformerConfig
 
 VOCABULARY, LENGTH, WIDTH = 12, 6, 8
 Tree = Any

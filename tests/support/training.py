@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 TINY = {
     "meta_steps": 24,
@@ -48,7 +49,7 @@ def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "meta_training.train",
+        "datarater.meta_training.train",
         f"--config={ROOT / 'meta_training' / 'configs' / 'default.py'}",
         f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in values.items()),

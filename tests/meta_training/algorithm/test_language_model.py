@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_training.language_model import (
+from datarater.meta_training.algorithm.language_model import (
     LanguageModel,
     LanguageModelConfig,
     Windows,
     initialise_language_model,
     sequence_losses,
 )
-from rater_model.transformer import TransformerConfig
+from datarater.rater_model.transformer import TransformerConfig
 
 LENGTH = 6
 CONFIG = LanguageModelConfig(LENGTH, TransformerConfig(8, 2, 12, 2))

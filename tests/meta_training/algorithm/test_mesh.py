@@ -13,24 +13,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from meta_training.placement import (
-    PlacementConfig,
-    PlacementError,
-    is_lost_process,
-    join_processes,
-    make_placement,
-    together,
-)
-from tests import training
+from datarater.meta_training.algorithm.mesh import PlacementConfig, PlacementError, make_placement
+from datarater.meta_training.run.processes import is_lost_process, join_processes, together
+from tests.support import ROOT, training
 
-ROOT = Path(__file__).resolve().parents[1]
 # theta, eta and the cut part of theta in tests/small_models.py: 12 x 8 + 8 x 7 + 7 x 12 and the bias of 7; 12 x 8 + 8.
 THETA, ETA, CUT, BIAS = 243, 104, 236, 7
 
 
 def start(output: Path, *options: str, devices: int = 8) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.placement_program", str(output), *options],
+        [sys.executable, "-m", "tests.support.placement_program", str(output), *options],
         cwd=ROOT,
         env={
             **os.environ,

@@ -12,18 +12,23 @@ import numpy as np
 import optax
 import pytest
 
-from meta_training.language_model import (
+from datarater.meta_training.algorithm.language_model import (
     LanguageModelConfig,
     Params,
     Windows,
     initialise_language_model,
     sequence_losses,
 )
-from meta_training.meta_gradient import InnerState, MetaGradient, MetaGradientConfig, make_meta_gradient
-from meta_training.placement import DataAxis
-from rater_model.rater import RaterConfig, initialise_rater, score_tokens
-from rater_model.transformer import TransformerConfig
-from tests.small_models import inner_state, random_windows, small_problem, transformer_problem
+from datarater.meta_training.algorithm.mesh import DataAxis
+from datarater.meta_training.algorithm.meta_gradient import (
+    InnerState,
+    MetaGradient,
+    MetaGradientConfig,
+    make_meta_gradient,
+)
+from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
+from datarater.rater_model.transformer import TransformerConfig
+from tests.support.small_models import inner_state, random_windows, small_problem, transformer_problem
 
 VOCABULARY, LENGTH, BATCH = 11, 7, 4
 OPTIMISERS = {

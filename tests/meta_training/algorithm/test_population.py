@@ -15,21 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_training.language_model import Windows
-from meta_training.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
-from meta_training.population import (
+from datarater.meta_training.algorithm.language_model import Windows
+from datarater.meta_training.algorithm.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
+from datarater.meta_training.algorithm.meta_step import initial_meta_state, make_averaged_update, make_meta_step
+from datarater.meta_training.algorithm.population import (
     PopulationConfig,
     fresh_inner_state,
-    initial_meta_state,
     initial_population,
-    make_averaged_update,
-    make_meta_step,
-    make_train_step,
     members_to_reset,
     replace_member,
     stack,
-    warm_up,
 )
+from datarater.meta_training.algorithm.warm_up import make_train_step, warm_up
 
 LEARNING_RATE, B1, B2, EPSILON = 0.1, 0.9, 0.999, 1e-8
 
@@ -152,10 +149,10 @@ def test_the_initial_population_is_what_was_made_for_each_place() -> None:
 ON_FOUR_DEVICES = """
 import functools
 import jax, jax.numpy as jnp, numpy as np, optax
-from meta_training.placement import PlacementConfig, make_placement
-from meta_training.population import *
-from meta_training.population import place_meta_state
-from tests.test_population import initialise, losses
+from datarater.meta_training.algorithm.mesh import PlacementConfig, make_placement
+from datarater.meta_training.algorithm.population import *
+from datarater.meta_training.algorithm.population import place_meta_state
+from tests.meta_training.algorithm.test_population import initialise, losses
 
 optimiser = optax.adam(1e-2, eps=0.0, eps_root=1e-8)
 member = functools.partial(fresh_inner_state, lambda key: {"theta": jax.random.normal(key, (4,))}, optimiser)

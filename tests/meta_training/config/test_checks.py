@@ -11,13 +11,14 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from meta_training import configs, settings
-from meta_training.configs import default
-from meta_training.language_model import initialise_language_model
-from meta_training.meta_gradient import MetaGradientConfig
-from meta_training.population import PopulationConfig
-from rater_model.rater import count_parameters, initialise_rater_shapes
-from rater_model.tokenizer import ByteTokenizer
+from datarater.meta_training import configs, errors
+from datarater.meta_training.algorithm.language_model import initialise_language_model
+from datarater.meta_training.algorithm.meta_gradient import MetaGradientConfig
+from datarater.meta_training.algorithm.population import PopulationConfig
+from datarater.meta_training.config import build, checks
+from datarater.meta_training.configs import default
+from datarater.rater_model.rater import count_parameters, initialise_rater_shapes
+from datarater.rater_model.tokenizer import ByteTokenizer
 
 PAPER = ("pile", "c4", "c4_noclean")
 SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
@@ -30,7 +31,7 @@ FREE = {
 
 
 def config_of(name: str) -> ConfigDict:
-    config: ConfigDict = importlib.import_module(f"meta_training.configs.{name}").get_config()
+    config: ConfigDict = importlib.import_module(f"datarater.meta_training.configs.{name}").get_config()
     return config
 
 
@@ -43,8 +44,8 @@ def config_with(**changes: Any) -> ConfigDict:
 
 def test_the_config_file_and_the_dataclass_have_the_same_defaults() -> None:
     config = default.get_config()
-    assert settings.meta_gradient_config(config) == MetaGradientConfig()
-    assert settings.population_config(config) == PopulationConfig()
+    assert build.meta_gradient_config(config) == MetaGradientConfig()
+    assert build.population_config(config) == PopulationConfig()
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def test_shipped_configs_are_accepted(name: str) -> None:
     config = config_of(name)
     assert bool(config.data.inner) == (name not in NEEDS_A_POOL)
     config.data.inner = config.data.inner or "corpus/*.jsonl"
-    settings.check(config)
+    checks.check(config)
     assert flat(config).keys() == flat(default.get_config()).keys()
 
 
@@ -72,14 +73,14 @@ def test_no_field_takes_whatever_is_given(field: str) -> None:
     if field == "inner_optimiser.momentum":
         config.inner_optimiser.name = "sgd"
     config.update_from_flattened_dict({field: None})
-    with pytest.raises(settings.ConfigError, match=rf"^{re.escape(field)} must .*, not None"):
-        settings.check(config)
+    with pytest.raises(errors.ConfigError, match=rf"^{re.escape(field)} must .*, not None"):
+        checks.check(config)
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
     config = config_of(name)
-    settings.check(config)
+    checks.check(config)
     stated = {
         "inner_updates": 2,
         "inner_batch": 128,
@@ -115,8 +116,8 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
     class Tokenizer(ByteTokenizer):
         vocabulary_size = config.tokenizer.vocabulary_size
 
-    rater = settings.rater_config(config, Tokenizer())
-    model = dataclasses.replace(settings.language_model_config(config, Tokenizer()), loss_chunk=0)
+    rater = build.rater_config(config, Tokenizer())
+    model = dataclasses.replace(build.language_model_config(config, Tokenizer()), loss_chunk=0)
     theta = jax.eval_shape(lambda: initialise_language_model(model, jax.random.key(0)))
     assert count_parameters(initialise_rater_shapes(rater)) == pytest.approx(50e6, rel=0.05)
     assert count_parameters(theta) == pytest.approx(400e6, rel=0.05)
@@ -168,8 +169,8 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_name(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(settings.ConfigError, match=message):
-        settings.check(config_with(**changes))
+    with pytest.raises(errors.ConfigError, match=message):
+        checks.check(config_with(**changes))
 
 
 INF, NAN = float("inf"), float("nan")
@@ -226,10 +227,10 @@ INF, NAN = float("inf"), float("nan")
 def test_a_value_out_of_range_is_refused_by_field_and_value(
     field: str, values: tuple[Any, ...], others: dict[str, Any]
 ) -> None:
-    settings.check(config_with(**others))
+    checks.check(config_with(**others))
     for value in values:
-        with pytest.raises(settings.ConfigError, match=rf"^{re.escape(field)} must .*, not {re.escape(repr(value))}"):
-            settings.check(config_with(**others, **{field: value}))
+        with pytest.raises(errors.ConfigError, match=rf"^{re.escape(field)} must .*, not {re.escape(repr(value))}"):
+            checks.check(config_with(**others, **{field: value}))
 
 
 @pytest.mark.parametrize(
@@ -258,25 +259,25 @@ def test_a_value_out_of_range_is_refused_by_field_and_value(
 )
 def test_values_at_the_edge_and_values_that_count_for_nothing_pass(changes: dict[str, Any]) -> None:
     config = config_with(**changes)
-    settings.check(config)
-    settings.inner_optimiser(config)
-    settings.meta_optimiser(config)
+    checks.check(config)
+    build.inner_optimiser(config)
+    build.meta_optimiser(config)
 
 
 def test_float64_passes_where_jax_has_it() -> None:
     with jax.enable_x64(True):
-        settings.check(config_with(**{"rater.dtype": "float64", "inner_model.dtype": "float64"}))
+        checks.check(config_with(**{"rater.dtype": "float64", "inner_model.dtype": "float64"}))
 
 
 def test_a_missing_field_is_named() -> None:
     config = config_with()
     del config.meta_optimiser.epsilon
-    with pytest.raises(settings.ConfigError, match=r"^meta_optimiser\.epsilon is missing"):
-        settings.check(config)
+    with pytest.raises(errors.ConfigError, match=r"^meta_optimiser\.epsilon is missing"):
+        checks.check(config)
 
 
 def test_micro_batches_are_checked_against_each_devices_part(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_with(placement__data=4, placement__population=1, meta_gradient__inner_micro_batch=16)
     monkeypatch.setattr(jax, "devices", lambda: [jax.local_devices()[0]] * 4)
-    with pytest.raises(settings.ConfigError, match=r"inner_micro_batch \(16\) must divide inner_batch / .* \(32 / 4\)"):
-        settings.placement(config)
+    with pytest.raises(errors.ConfigError, match=r"inner_micro_batch \(16\) must divide inner_batch / .* \(32 / 4\)"):
+        build.placement(config)

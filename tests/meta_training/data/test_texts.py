@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_training.sources import (
+from datarater.meta_training.data.texts import (
     DataError,
     EmptySetError,
     FileTexts,
@@ -21,8 +21,8 @@ from meta_training.sources import (
     open_source,
     text_hash,
 )
-from rater_model.documents import NoInputError
-from tests.tensorflow_dataset import build_dataset
+from datarater.rater_model.documents.reading import NoInputError
+from tests.support.tensorflow_dataset import build_dataset
 
 
 def write(path: Path, texts: Sequence[str], field: str = "text") -> str:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_training.data import (
+from datarater.meta_training.data.texts import DataError, Membership, TextSet, TfdsTexts
+from datarater.meta_training.data.windows import (
     StreamedWindows,
     TokenWindows,
     WindowSet,
@@ -21,9 +22,8 @@ from meta_training.data import (
     make_windows,
     restore_iterator,
 )
-from meta_training.sources import DataError, Membership, TextSet, TfdsTexts
-from rater_model.tokenizer import ByteTokenizer, train_bpe
-from tests.tensorflow_dataset import build_dataset
+from datarater.rater_model.tokenizer import ByteTokenizer, train_bpe
+from tests.support.tensorflow_dataset import build_dataset
 
 TOKENIZER = ByteTokenizer()
 TEXTS = st.lists(st.text(st.sampled_from("abcdé "), min_size=1, max_size=40), min_size=1, max_size=12)

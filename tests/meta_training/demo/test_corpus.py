@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta_training import demo_corpus
-from meta_training.corruption import text_to_bytes, unigram_distribution
-from meta_training.demo_corpus import (
+from datarater.meta_training.demo import corpus
+from datarater.meta_training.demo.corpus import (
     MAX_CHARACTERS,
     MIN_CHARACTERS,
     DemoCorpus,
@@ -25,6 +24,7 @@ from meta_training.demo_corpus import (
     split_by_origin,
     word_shingles,
 )
+from datarater.meta_training.demo.corruption import text_to_bytes, unigram_distribution
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def test_code_loses_its_docstrings_and_nothing_else() -> None:
         '"""Module."""\n# Notice.\nimport os\n\n\n\n\nclass A:\n    """Class,\n    two lines."""\n\n'
         '    b = """kept"""  # kept too\n\n    async def c(self):\n        "Function."\n        return os\n'
     )
-    module = demo_corpus._Module("odd.py", source, ast.parse(source))
-    assert demo_corpus._code_only(module) == (
+    module = corpus._Module("odd.py", source, ast.parse(source))
+    assert corpus._code_only(module) == (
         'import os\n\nclass A:\n\n    b = """kept"""  # kept too\n\n    async def c(self):\n        return os'
     )
 
@@ -120,15 +120,15 @@ def test_a_complete_corpus_is_used_again_and_a_changed_one_made_anew(
     again = build_demo_corpus(output)
     assert not again.made
     assert again.summary == built.summary
-    small_pool = [demo_corpus.DemoDocument("a", "some text", "topics", Kind.INTACT)]
-    monkeypatch.setattr(demo_corpus, "make_documents", lambda: (small_pool, small_pool))
+    small_pool = [corpus.DemoDocument("a", "some text", "topics", Kind.INTACT)]
+    monkeypatch.setattr(corpus, "make_documents", lambda: (small_pool, small_pool))
     shard = sorted((output / "corpus").iterdir())[0]
     shard.write_bytes(shard.read_bytes()[:-1])
     anew = build_demo_corpus(output)
     assert anew.made
     assert [document["text"] for document in read(output / "corpus")] == ["some text"]
     assert sorted(path.name for path in output.iterdir()) == ["corpus", "corpus.json", "heldout"]
-    monkeypatch.setattr(demo_corpus, "CORPUS_VERSION", 1_000)
+    monkeypatch.setattr(corpus, "CORPUS_VERSION", 1_000)
     assert build_demo_corpus(output).made
 
 
@@ -150,10 +150,10 @@ def test_a_folder_of_someone_elses_is_left_alone(tmp_path: Path) -> None:
 def test_an_installation_without_text_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_corpus, "_library_modules", lambda: iter(()))
+    monkeypatch.setattr(corpus, "_library_modules", lambda: iter(()))
     with pytest.raises(TooLittleTextError, match="libpython3-stdlib"):
         build_demo_corpus(tmp_path)
-    assert demo_corpus.main(["--output", str(tmp_path)]) == 1
+    assert corpus.main(["--output", str(tmp_path)]) == 1
     assert "stripped" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -162,16 +162,16 @@ def test_without_topics_and_licence_the_docstrings_do(monkeypatch: pytest.Monkey
     source = (
         '# Copyright 2001 Nobody. All rights reserved for ever and ever.\n"""' + "Prose of some kind. " * 20 + '"""'
     )
-    module = demo_corpus._Module("odd.py", source, ast.parse(source))
-    monkeypatch.setattr(demo_corpus, "_topics", dict)
+    module = corpus._Module("odd.py", source, ast.parse(source))
+    monkeypatch.setattr(corpus, "_topics", dict)
     monkeypatch.setattr(sysconfig, "get_path", lambda _: "/nowhere")
     monkeypatch.setattr(sys, "base_prefix", "/nowhere")
-    assert [piece.origin for piece in demo_corpus.gather_prose([module])] == ["odd.py"]
-    assert demo_corpus.gather_boilerplate([module]) == ["All rights reserved for ever and ever."]
+    assert [piece.origin for piece in corpus.gather_prose([module])] == ["odd.py"]
+    assert corpus.gather_boilerplate([module]) == ["All rights reserved for ever and ever."]
 
 
 def test_prose_is_told_from_doctests_tables_and_grammar() -> None:
-    assert demo_corpus._is_prose("A sentence of prose, which says something about the world.")
+    assert corpus._is_prose("A sentence of prose, which says something about the world.")
     for paragraph in (
         ">>> print('a doctest is not prose at all')",
         "stmt ::= expression and other words in a row",
@@ -180,7 +180,7 @@ def test_prose_is_told_from_doctests_tables_and_grammar() -> None:
         "x = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]",
         "Too short.",
     ):
-        assert not demo_corpus._is_prose(paragraph), paragraph
+        assert not corpus._is_prose(paragraph), paragraph
 
 
 def test_no_origin_lies_on_both_sides_and_shared_text_is_not_held_out() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_training.corruption import (
+from datarater.meta_training.demo.corruption import (
     NOISE_LEVELS,
     CorruptionKind,
     bytes_to_text,

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta_training.corruption import NOISE_LEVELS, CorruptionKind
-from meta_training.corruption_corpus import (
+from datarater.meta_training.demo.corpus import DemoDocument, Kind
+from datarater.meta_training.demo.corruption import NOISE_LEVELS, CorruptionKind
+from datarater.meta_training.demo.corruption_corpus import (
     SEQUENCE_CHARACTERS,
     cut,
     damage_at_every_level,
     split_documents,
     write_corruption_corpus,
 )
-from meta_training.demo_corpus import DemoDocument, Kind
 
 
 def test_cut_drops_what_is_left() -> None:

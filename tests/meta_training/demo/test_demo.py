@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from meta_training import demo
-from meta_training.demo import (
+from datarater.meta_training.demo import demo
+from datarater.meta_training.demo.corpus import DemoCorpus, Kind
+from datarater.meta_training.demo.demo import (
     DemoError,
     KindResult,
     clear_previous,
@@ -23,11 +24,10 @@ from meta_training.demo import (
     score_with,
     take_rater,
 )
-from meta_training.demo_corpus import DemoCorpus, Kind
-from rater_model.checkpoint import RaterCheckpoint, save_rater
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
+from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
 
 
 def documents(per_kind: int) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from meta_training import ranking
-from meta_training.ranking import auc, average_ranks, spearman
+from datarater.meta_training.demo import ranking
+from datarater.meta_training.demo.ranking import auc, average_ranks, spearman
 
 # Few distinct values, so that ties are common.
 TIED = st.integers(-4, 4).map(float)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meta_training import ngram_filters
-from meta_training.corruption import bytes_to_text, shuffle_within, text_to_bytes
-from meta_training.ngram_filters import NgramFilter, bigram_filter, unigram_filter
-from meta_training.ranking import auc
+from datarater.meta_training.demo.corruption import bytes_to_text, shuffle_within, text_to_bytes
+from datarater.meta_training.demo.ranking import auc
+from datarater.meta_training.evaluate import ngram_filters
+from datarater.meta_training.evaluate.ngram_filters import NgramFilter, bigram_filter, unigram_filter
 
 TEXT = (
     "A filter gives each document a number. Documents that look like the target get a higher one, and the "

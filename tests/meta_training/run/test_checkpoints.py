@@ -20,9 +20,10 @@ import numpy as np
 import optax
 import pytest
 
-from meta_training.checkpoints import Checkpoints, _hindrance, _os_error, tree_digest
-from meta_training.errors import StoppedError, StopSignal, WorkdirError
-from rater_model import exit_codes
+from datarater.meta_training.errors import StoppedError, WorkdirError
+from datarater.meta_training.run.checkpoints import Checkpoints, _hindrance, _os_error, tree_digest
+from datarater.meta_training.run.stopping import StopSignal
+from datarater.rater_model import exit_codes
 
 
 class State(NamedTuple):
@@ -273,9 +274,9 @@ TWO_SIGNALS = """
 import os, signal, sys, threading, time
 from pathlib import Path
 import jax
-from meta_training.checkpoints import Checkpoints
-from meta_training.errors import StopSignal
-from meta_training.train import ending_in_one_line
+from datarater.meta_training.run.checkpoints import Checkpoints
+from datarater.meta_training.errors import StopSignal
+from datarater.meta_training.train import ending_in_one_line
 
 state = {str(i): jax.random.normal(jax.random.key(i), (1_500_000,)) for i in range(16)}
 with ending_in_one_line(), StopSignal() as stop, Checkpoints(Path(sys.argv[1])) as checkpoints, stop.deferred():
@@ -353,7 +354,7 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from meta_training.checkpoints import Checkpoints
+from datarater.meta_training.run.checkpoints import Checkpoints
 
 process, address, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_training.export import NonFiniteScoresError, export_rater
-from rater_model.checkpoint import load_rater
-from rater_model.rater import RaterConfig, initialise_rater
-from rater_model.scorer import Scorer, ScoringOptions
-from rater_model.tokenizer import ByteTokenizer
-from rater_model.transformer import TransformerConfig
+from datarater.meta_training.run.export import NonFiniteScoresError, export_rater
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.scorer import Scorer, ScoringOptions
+from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.transformer import TransformerConfig
 
 CONFIG = RaterConfig(window=16, transformer=TransformerConfig(width=8, heads=1, mlp_width=8, layers=1), ngram_rows=32)
 REFERENCE = [f"reference text number {i} " * (i % 5 + 1) for i in range(20)]

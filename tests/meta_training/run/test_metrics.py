@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from meta_training.errors import WorkdirError
-from meta_training.metrics import METRICS_FILE, MetricsWriter, cut_metrics, read_metrics
+from datarater.meta_training.errors import WorkdirError
+from datarater.meta_training.run.metrics import METRICS_FILE, MetricsWriter, cut_metrics, read_metrics
 
 
 def write_steps(folder: Path, first: int, last: int) -> None:
@@ -168,7 +168,7 @@ def test_an_event_that_cannot_be_written_costs_tensorboard_alone(
 def test_a_killed_process_leaves_the_events_of_all_rows(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from meta_training.metrics import MetricsWriter\n"
+        "from datarater.meta_training.run.metrics import MetricsWriter\n"
         "writer = MetricsWriter(sys.argv[1])\n"
         "for step in range(1, 31):\n"
         "    writer.write(step, {'loss': 1.0})\n"

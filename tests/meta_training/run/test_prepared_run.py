@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from meta_training.configs import default
-from meta_training.experiment import Experiment, prepare
-from tests.tensorflow_dataset import build_dataset
-from tests.training import WORDS, write_texts
+from datarater.meta_training.configs import default
+from datarater.meta_training.run.prepared_run import Experiment, prepare
+from tests.support.tensorflow_dataset import build_dataset
+from tests.support.training import WORDS, write_texts
 
 
 def prepared(tmp_path: Path, inner: str, tokenizer: bytes | None = None) -> Experiment:

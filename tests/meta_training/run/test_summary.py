@@ -6,22 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_training.errors import NonFiniteError
-from meta_training.meta_gradient import InnerState
-from meta_training.population import MetaState, MetaStepMetrics
-from meta_training.watch import (
-    ModelCost,
-    Progress,
-    Spending,
-    check_finite,
-    check_state,
-    check_warmup_losses,
-    check_warmup_state,
-    run_summary,
-    score_correlation,
-    summarise,
-)
-from rater_model.transformer import TransformerConfig
+from datarater.meta_training.algorithm.meta_gradient import InnerState
+from datarater.meta_training.algorithm.meta_step import MetaState, MetaStepMetrics
+from datarater.meta_training.errors import NonFiniteError
+from datarater.meta_training.run.cost import ModelCost, Spending
+from datarater.meta_training.run.health import check_finite, check_state, check_warmup_losses, check_warmup_state
+from datarater.meta_training.run.summary import Progress, run_summary, score_correlation, summarise
+from datarater.rater_model.transformer import TransformerConfig
 
 
 def metrics(**changed: object) -> MetaStepMetrics:
@@ -139,7 +130,7 @@ def test_spending_counts_every_model_and_every_update() -> None:
 
 def test_progress_tells_rate_and_time_left(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("meta_training.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("datarater.meta_training.run.summary.time.monotonic", lambda: now[0])
     progress = Progress("step", 110)
     with caplog.at_level(logging.INFO, logger="datarater"):
         progress.report(10, "loss 3.0")

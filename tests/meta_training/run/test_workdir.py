@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from meta_training.configs import default
-from meta_training.errors import WorkdirError
-from meta_training.experiment import plain
-from meta_training.workdir import Workdir, write_json
+from datarater.meta_training.configs import default
+from datarater.meta_training.errors import WorkdirError
+from datarater.meta_training.run.prepared_run import plain
+from datarater.meta_training.run.workdir import Workdir, write_json
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
 

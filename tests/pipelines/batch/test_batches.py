@@ -13,14 +13,19 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines import batch, batch_inputs, batch_retention, commits, curate, lease, scoring
-from pipelines.batch_config import read_config
-from pipelines.batch_journal import Journal, State
-from pipelines.errors import CurationError, StoppedError
-from pipelines.lease import Launch, Lease
-from pipelines.ledger import RunFolder
-from rater_model.records import FileInfo
-from tests import batches
+from datarater.pipelines.batch import inputs as batch_inputs
+from datarater.pipelines.batch import retention
+from datarater.pipelines.batch.config import read_config
+from datarater.pipelines.batch.journal import Journal, State
+from datarater.pipelines.commands import batch, curate
+from datarater.pipelines.errors import CurationError, StoppedError
+from datarater.pipelines.graph import requests
+from datarater.pipelines.graph.requests import rater_digest
+from datarater.pipelines.run_folder import commits, lease
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.rater_model.documents.records import FileInfo
+from tests.support import batches
 
 FIRST, SECOND, THIRD = "2026-01-29", "2026-01-30", "2026-01-31"
 
@@ -87,7 +92,7 @@ class Nights:
 @pytest.fixture
 def nights(tmp_path: Path, raters: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Nights:
     monkeypatch.setattr(curate, "run", batches.curate)
-    monkeypatch.setattr(scoring, "rater_digest", functools.cache(scoring.rater_digest))
+    monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     return Nights(tmp_path, raters, capsys)
 
 
@@ -722,9 +727,9 @@ def test_the_run_folder_that_is_the_reference_is_never_due(nights: Nights) -> No
     assert nights.run(THIRD) == 0
     run = nights.record(FIRST)["run"]
     nights.configure(retention={"scores_days": 1})
-    assert batch_retention.due(read_config(str(nights.config)), nights.state) is not None
+    assert retention.due(read_config(str(nights.config)), nights.state) is not None
     nights.configure(retention={"scores_days": 1}, reference=run)
-    assert batch_retention.due(read_config(str(nights.config)), nights.state) is None
+    assert retention.due(read_config(str(nights.config)), nights.state) is None
 
 
 def test_help_has_an_example_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,10 @@ import fsspec
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from pipelines.batch_config import BatchConfig, Limits, Retention, read_config
-from pipelines.errors import CurationError, UsageError
-from tests import batches
+from datarater.pipelines.batch.config import BatchConfig, Limits, Retention, read_config
+from datarater.pipelines.errors import CurationError, UsageError
+from tests.support import ROOT, batches
 
-ROOT = Path(__file__).parents[1]
 DATE = datetime.date(2026, 1, 31)
 
 

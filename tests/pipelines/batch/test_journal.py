@@ -11,10 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import commits, ledger
-from pipelines.batch_journal import Claim, Decision, Expired, Expiry, Journal, Publication, Reference, Release, State
-from pipelines.errors import BooksError
-from rater_model.records import FileInfo
+from datarater.pipelines.batch.journal import (
+    Claim,
+    Decision,
+    Expired,
+    Expiry,
+    Journal,
+    Publication,
+    Reference,
+    Release,
+    State,
+)
+from datarater.pipelines.errors import BooksError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import json_lines
+from datarater.rater_model.documents.records import FileInfo
 
 FILES = [FileInfo(f"in/{index}", index, f"f{index}") for index in range(8)]
 
@@ -144,8 +155,8 @@ def test_an_entry_that_cannot_be_is_named(folder: str, data: bytes, says: str) -
 
 def test_files_lie_under_their_digest(folder: str) -> None:
     journal = Journal(folder)
-    digest = journal.keep("inputs", ledger.json_lines(file.to_json() for file in FILES))
-    assert journal.keep("inputs", ledger.json_lines(file.to_json() for file in FILES)) == digest
+    digest = journal.keep("inputs", json_lines(file.to_json() for file in FILES))
+    assert journal.keep("inputs", json_lines(file.to_json() for file in FILES)) == digest
     taken = dataclasses.replace(claim(), inputs=digest)
     assert journal.inputs(taken) == FILES
     path = journal.kept("inputs", digest)
@@ -180,7 +191,7 @@ class Writer:
             return None
         taken = {file for _, files in self.journal.each_inputs(list(state.claims)) for file in files}
         free = [file for file in FILES if file not in taken][:2]
-        digest = self.journal.keep("inputs", ledger.json_lines(file.to_json() for file in free))
+        digest = self.journal.keep("inputs", json_lines(file.to_json() for file in free))
         return dataclasses.replace(claim(date, digest), files=len(free))
 
     def _end(self, state: State, kind: str, number: int) -> Decision | None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, StandardOptions
 
-from pipelines import command, curate, errors, options, progress, runners, score, select
-from pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
+from datarater.pipelines import errors
+from datarater.pipelines.commands import curate, printing, score, select
+from datarater.pipelines.commands import flags as options
+from datarater.pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
+from datarater.pipelines.runners import choice, progress_display
 
 
 @pytest.mark.parametrize(
@@ -25,29 +28,29 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
 
 def test_a_local_run_names_its_runner() -> None:
     for beam_args in ([], ["--runner=DirectRunner"], ["--runner", "direct"]):
-        layout = runners.choose(beam_args, 1)
+        layout = choice.choose(beam_args, 1)
         assert layout.local
         assert layout.options.view_as(StandardOptions).runner == "FnApiRunner"
         assert layout.options.view_as(DirectOptions).direct_running_mode == "in_memory"
         assert layout.options.view_as(SetupOptions).save_main_session is False
-    several = runners.choose([], 3)
+    several = choice.choose([], 3)
     assert several.options.view_as(DirectOptions).direct_num_workers == 3
     assert several.options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     assert "3 worker processes" in several.describe()
 
 
 def test_a_users_runner_and_its_flags_pass_untouched() -> None:
-    layout = runners.choose(["--runner=FlinkRunner", "--parallelism=2", "--made_up=1"], 1)
+    layout = choice.choose(["--runner=FlinkRunner", "--parallelism=2", "--made_up=1"], 1)
     assert not layout.local
     assert layout.options.view_as(StandardOptions).runner == "FlinkRunner"
     assert "FlinkRunner" in layout.describe()
-    mine = runners.choose(["--direct_num_workers=5", "--direct_running_mode=multi_threading"], 1)
+    mine = choice.choose(["--direct_num_workers=5", "--direct_running_mode=multi_threading"], 1)
     assert mine.options.view_as(DirectOptions).direct_num_workers == 5
 
 
 def test_a_flag_that_nobody_knows_is_refused_on_this_machine() -> None:
-    with pytest.raises(runners.UnknownFlagError, match="--keep_fracton"):
-        runners.choose(["--keep_fracton=0.5"], 1)
+    with pytest.raises(choice.UnknownFlagError, match="--keep_fracton"):
+        choice.choose(["--keep_fracton=0.5"], 1)
 
 
 @pytest.mark.parametrize("module", [curate, score, select])
@@ -83,7 +86,7 @@ def test_our_errors_are_found_behind_a_runners(kind: type[CurationError]) -> Non
 
 
 def test_beam_does_not_repeat_what_the_command_says() -> None:
-    progress.quieten_beam()
+    progress_display.quieten_beam()
     logger = logging.getLogger("apache_beam.runners.common")
     try:
         raise BooksError("no balance")
@@ -166,18 +169,18 @@ def test_beams_flags_and_those_of_its_runners_are_not_taken_for_ours() -> None:
     # FlinkRunner learns these from its job server.
     of_flink = ["--parallelism", "--max_parallelism", "--max_bundle_size", "--max_bundle_time_mills", "--object_reuse"]
     of_flink += ["--checkpointing_interval", "--finish_bundle_before_checkpointing", "--execution_mode_for_batch"]
-    for flag in [*of_flink, *sorted(runners.beam_flags() - {"--help"})]:
+    for flag in [*of_flink, *sorted(choice.beam_flags() - {"--help"})]:
         if flag.startswith("--"):
             options._refuse_misspelt(parser, [flag])
 
 
 def test_a_corpus_of_rejected_records_alone_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"read": 1200, "scored": 0, "rejected": {"not_json": 5, "no_text": 1195}}
-    command.warn_if_all_rejected({"counts": counts, "identity": {"read": {"text_field": "body"}}})
+    printing.warn_if_all_rejected({"counts": counts, "identity": {"read": {"text_field": "body"}}})
     said = capsys.readouterr().err
     assert "1,200 records" in said
     assert "no_text 1,195, not_json 5" in said
     assert "is --text_field right?" in said
     assert "'body'" in said
-    command.warn_if_all_rejected({"counts": {**counts, "scored": 1}})
+    printing.warn_if_all_rejected({"counts": {**counts, "scored": 1}})
     assert capsys.readouterr().err == ""

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipelines import commits, ledger, splits
-from pipelines.errors import BooksError, CurationError, RunFolderMismatchError
-from pipelines.splits import FilePlan, PlanRequest
-from rater_model import streams
-from rater_model.documents import list_files, read_file, read_split
-from rater_model.records import Compression, Document, ReadOptions
+from datarater.pipelines.errors import BooksError, CurationError, RunFolderMismatchError
+from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.planning import FilePlan, PlanRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines
+from datarater.pipelines.run_folder.plan import describe_plan, plan_of, read_group
+from datarater.rater_model.documents import decompression
+from datarater.rater_model.documents.decompression import unpacked_size
+from datarater.rater_model.documents.reading import list_files, read_file, read_split
+from datarater.rater_model.documents.records import Compression, Document, ReadOptions
 
 
 def request_for(corpus: Path, output: Path, **identity: str) -> PlanRequest:
@@ -34,21 +38,21 @@ def corpus(tmp_path: Path) -> Path:
 
 def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(corpus: Path, tmp_path: Path) -> None:
     request = request_for(corpus, tmp_path / "run")
-    splits.commit_plan(request, planned(request)[::-1])
-    tasks = splits.read_group(request.folder, 0)
+    planning.commit_plan(request, planned(request)[::-1])
+    tasks = read_group(request.folder, 0)
     assert [task.split.ordinal for task in tasks] == list(range(len(tasks)))
     places = [(task.split.path, task.split.start) for task in tasks]
     assert places == sorted(places)
     assert {Path(path).name for path, _ in places} == {"a.jsonl", "b.jsonl", "c.jsonl"}
-    assert splits.plan_of(request.folder)["splits"] == len(tasks) > 8
+    assert plan_of(request.folder)["splits"] == len(tasks) > 8
 
 
 def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "SPLITS_PER_GROUP", 4)
+    monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 4)
     request = request_for(corpus, tmp_path / "run")
-    splits.commit_plan(request, planned(request))
-    plan = splits.plan_of(request.folder)
-    groups = [splits.read_group(request.folder, group) for group in range(plan["groups"])]
+    planning.commit_plan(request, planned(request))
+    plan = plan_of(request.folder)
+    groups = [read_group(request.folder, group) for group in range(plan["groups"])]
     assert [len(group) for group in groups[:-1]] == [4] * (len(groups) - 1)
     assert sum(len(group) for group in groups) == plan["splits"]
     assert all(task.group == number for number, group in enumerate(groups) for task in group)
@@ -56,33 +60,33 @@ def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path, monkeypatch: py
 
 def test_the_first_plan_wins_and_another_run_is_refused(corpus: Path, tmp_path: Path) -> None:
     request = request_for(corpus, tmp_path / "run")
-    assert not splits.check_committed_plan(request, list_files(request.inputs))
-    splits.commit_plan(request, planned(request))
+    assert not planning.check_committed_plan(request, list_files(request.inputs))
+    planning.commit_plan(request, planned(request))
     first = commits.read_bytes(request.folder.identity_path)
-    splits.commit_plan(request, planned(request))
+    planning.commit_plan(request, planned(request))
     assert commits.read_bytes(request.folder.identity_path) == first
     with pytest.raises(RunFolderMismatchError, match="rater is 'r' there, but 's' now"):
-        splits.commit_plan(request_for(corpus, tmp_path / "run", rater="s"), planned(request))
+        planning.commit_plan(request_for(corpus, tmp_path / "run", rater="s"), planned(request))
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(RunFolderMismatchError, match=r"a\.jsonl has changed"):
-        splits.check_committed_plan(request, list_files(request.inputs))
+        planning.check_committed_plan(request, list_files(request.inputs))
 
 
 def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(corpus: Path, tmp_path: Path) -> None:
     request = request_for(corpus, tmp_path / "run")
-    splits.commit_plan(request, planned(request))
+    planning.commit_plan(request, planned(request))
     Path(request.folder.identity_path).unlink()
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
-    splits.commit_plan(request, planned(request))
-    assert len(splits.read_group(request.folder, 0)) == splits.plan_of(request.folder)["splits"]
-    assert splits.check_committed_plan(request, list_files(request.inputs))
+    planning.commit_plan(request, planned(request))
+    assert len(read_group(request.folder, 0)) == plan_of(request.folder)["splits"]
+    assert planning.check_committed_plan(request, list_files(request.inputs))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(BooksError, match="holds no plan"):
-        splits.plan_of(ledger.RunFolder(str(tmp_path)))
+        plan_of(RunFolder(str(tmp_path)))
     with pytest.raises(CurationError, match=r"nothing\.jsonl"):
-        splits.list_inputs([str(tmp_path / "nothing.jsonl")])
+        planning.list_inputs([str(tmp_path / "nothing.jsonl")])
 
 
 # --- strides of big compressed streams ----------------------------------------------------------------
@@ -120,17 +124,17 @@ def write_stream(folder: Path, kind: str = "gzip", documents: int = 400) -> Path
 def test_a_big_stream_is_strided_and_read_once(tmp_path: Path, kind: str, workers: int, count: int) -> None:
     path = write_stream(tmp_path / "in", kind)
     request = dataclasses.replace(request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=workers)
-    splits.commit_plan(request, planned(request))
-    tasks = splits.read_group(request.folder, 0)
+    planning.commit_plan(request, planned(request))
+    tasks = read_group(request.folder, 0)
     assert len(tasks) == count
     parts = [list(read_split(task.split, request.read)) for task in tasks]
     assert [record for part in parts for record in part] == list(read_file(str(path)))
     sizes = [sum(record.size for record in part if isinstance(record, Document)) for part in parts]
     assert max(sizes) < 1.6 * min(sizes)
-    plan = splits.plan_of(request.folder)
+    plan = plan_of(request.folder)
     assert plan["strided_files"] == 1
     assert 1 < plan["read_amplification"] <= 4
-    assert f"{plan['read_amplification']:.2f} times" in splits.describe_plan(plan)
+    assert f"{plan['read_amplification']:.2f} times" in describe_plan(plan)
 
 
 def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path) -> None:
@@ -140,15 +144,15 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
     path = folder / "big.jsonl.gz"
     path.write_bytes(b"".join(gzip.compress(b"".join(lines[start : start + 7])) for start in range(0, 1000, 7)))
     request = dataclasses.replace(request_for(folder, tmp_path / "run"), split_bytes=2000, workers_to_fill=50)
-    splits.commit_plan(request, planned(request))
-    tasks = splits.read_group(request.folder, 0)
+    planning.commit_plan(request, planned(request))
+    tasks = read_group(request.folder, 0)
     assert len(tasks) > 5
     assert all(task.split.virtual for task in tasks)
     records = [record for task in tasks for record in read_split(task.split, request.read)]
     assert [record.raw for record in records if isinstance(record, Document)] == [line[:-1] for line in lines]
-    plan = splits.plan_of(request.folder)
+    plan = plan_of(request.folder)
     assert (plan["files_cut_at_members"], plan["strided_files"], plan["read_amplification"]) == (1, 0, 1.0)
-    assert "1 compressed files are cut at their gzip members or zstd frames" in splits.describe_plan(plan)
+    assert "1 compressed files are cut at their gzip members or zstd frames" in describe_plan(plan)
 
 
 @pytest.mark.parametrize(("most", "parts"), [(1.0, 1), (1.5, 2), (2.0, 3), (4.0, 7), (10.0, 19)])
@@ -156,7 +160,7 @@ def test_read_amplification_is_bounded(tmp_path: Path, most: float, parts: int) 
     write_stream(tmp_path / "in")
     request = request_for(tmp_path / "in", tmp_path / "run")
     request = dataclasses.replace(request, workers_to_fill=100, max_read_amplification=most)
-    (plan,) = splits.stride(planned(request), request)
+    (plan,) = planning.stride(planned(request), request)
     assert len(plan.cuts_Sx3) == parts
     assert plan.bytes_read <= most * plan.info.size * 1.001
 
@@ -168,7 +172,7 @@ def test_files_that_fill_the_workers_are_left_whole(tmp_path: Path) -> None:
     request = request_for(tmp_path / "in", tmp_path / "run")
     for workers, parts in ((1, 1), (4, 1), (8, 2)):
         filled = dataclasses.replace(request, workers_to_fill=workers)
-        assert [len(plan.cuts_Sx3) for plan in splits.stride(planned(filled), filled)] == [parts] * 8
+        assert [len(plan.cuts_Sx3) for plan in planning.stride(planned(filled), filled)] == [parts] * 8
 
 
 def test_a_damaged_stream_is_one_split(tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def test_a_damaged_stream_is_one_split(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:100] + bytes(100) + data[200:])
     request = dataclasses.replace(request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=4)
-    (plan,) = splits.stride(planned(request), request)
+    (plan,) = planning.stride(planned(request), request)
     assert len(plan.cuts_Sx3) == 1
 
 
@@ -193,20 +197,20 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
 def test_the_size_of_a_stream_is_estimated(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_SAMPLE_BYTES", 300_000)
+    monkeypatch.setattr(decompression, "_SAMPLE_BYTES", 300_000)
     path = write_stream(tmp_path / "in", kind, documents=4000)
     real = len(unpack(path))
     size = path.stat().st_size
     with open(path, "rb") as file:
-        found = streams.unpacked_size(file, Compression.ZSTD if kind == "zstd" else Compression.GZIP, size)
+        found = unpacked_size(file, Compression.ZSTD if kind == "zstd" else Compression.GZIP, size)
     assert found == (real if kind != "two members" else pytest.approx(real, rel=0.2))
 
 
 def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: Path) -> None:
     found = list_files([str(corpus / "*")])
     path = str(tmp_path / "inputs.jsonl")
-    commits.commit_if_absent(path, ledger.json_lines(file.to_json() for file in found[:2]))
+    commits.commit_if_absent(path, json_lines(file.to_json() for file in found[:2]))
     (corpus / "a.jsonl").write_text("changed since\n")
-    assert splits.list_inputs((splits.INPUT_LIST + path,)) == found[:2]
+    assert planning.list_inputs((planning.INPUT_LIST + path,)) == found[:2]
     with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):
-        splits.list_inputs((f"{splits.INPUT_LIST}{tmp_path}/missing.jsonl",))
+        planning.list_inputs((f"{planning.INPUT_LIST}{tmp_path}/missing.jsonl",))

@@ -13,9 +13,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import writing
-from pipelines.writing import SCORE_FIELD, document_row, output_format, scored_line
-from rater_model.records import Document, ReadOptions
+from datarater.pipelines.graph import record_writers
+from datarater.pipelines.graph.record_writers import SCORE_FIELD, document_row, output_format, scored_line
+from datarater.rater_model.documents.records import Document, ReadOptions
 
 SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
 JSON_VALUES = st.recursive(
@@ -65,7 +65,7 @@ def test_the_name_of_the_score_inside_a_text_is_no_score() -> None:
 
 @given(SCORES)
 def test_scores_are_the_shortest_text_that_reads_back(score: float) -> None:
-    text = writing.score_text(score)
+    text = record_writers.score_text(score)
     assert np.float32(json.loads(text)) == np.float32(score)
     assert len(text) <= len("-1.1754944e-38") + 1
 
@@ -110,12 +110,12 @@ def test_the_output_follows_the_input_unless_asked_otherwise(layout: str, wanted
 
 
 def test_what_can_share_a_file() -> None:
-    assert writing.file_class("jsonl/gzip", "same") != writing.file_class("jsonl/none", "same")
-    assert writing.file_class("jsonl/gzip", "jsonl") == writing.file_class("parquet/a", "jsonl").replace(
+    assert record_writers.file_class("jsonl/gzip", "same") != record_writers.file_class("jsonl/none", "same")
+    assert record_writers.file_class("jsonl/gzip", "jsonl") == record_writers.file_class("parquet/a", "jsonl").replace(
         "parquet", "jsonl"
     )
-    assert writing.file_class("parquet/a", "same") != writing.file_class("parquet/b", "same")
-    assert writing.file_class("jsonl/gzip", "parquet") != writing.file_class("parquet/b", "parquet")
+    assert record_writers.file_class("parquet/a", "same") != record_writers.file_class("parquet/b", "same")
+    assert record_writers.file_class("jsonl/gzip", "parquet") != record_writers.file_class("parquet/b", "parquet")
 
 
 @pytest.mark.parametrize("written", ["jsonl", "jsonl.gz", "jsonl.zst"])
@@ -123,7 +123,7 @@ def test_lines_are_written_the_same_at_every_time(written: str) -> None:
     files = []
     for _ in range(2):
         buffer = io.BytesIO()
-        writer = writing.open_writer(buffer, written)
+        writer = record_writers.open_writer(buffer, written)
         for index in range(1000):
             writer.write_record(b"%d" % index)
         writer.close()
@@ -138,9 +138,9 @@ def test_lines_are_written_the_same_at_every_time(written: str) -> None:
 
 
 def test_parquet_is_written_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr(record_writers, "ROW_GROUP_BYTES", 1000)
     buffer = io.BytesIO()
-    writer = writing.open_writer(buffer, "parquet")
+    writer = record_writers.open_writer(buffer, "parquet")
     for index in range(100):
         row = {"id": str(index), "text": "x" * 100, "source": "s", "metadata": None, SCORE_FIELD: 0.5}
         writer.write_row(row)
@@ -152,7 +152,7 @@ def test_parquet_is_written_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatc
 
 def test_an_old_column_of_scores_is_replaced() -> None:
     table = pa.table({SCORE_FIELD: ["a", "b"], "text": ["x", "y"]}).replace_schema_metadata({"pandas": "{}"})
-    scored = writing.scored_table(table, np.asarray([1, 2], np.float32))
+    scored = record_writers.scored_table(table, np.asarray([1, 2], np.float32))
     assert scored.to_pylist() == [{"text": "x", SCORE_FIELD: 1.0}, {"text": "y", SCORE_FIELD: 2.0}]
     assert scored.schema.metadata is None
 
@@ -176,7 +176,7 @@ def test_a_row_of_any_types_becomes_json() -> None:
         "broken_inside": pa.StructArray.from_arrays([bad, pa.array([b"\x00"])], ["text", "blob"]),
         "nothing": pa.nulls(1),
     }
-    (line,) = writing.table_lines(pa.table(arrays), np.asarray([0.5], np.float32))
+    (line,) = record_writers.table_lines(pa.table(arrays), np.asarray([0.5], np.float32))
     row = json.loads(line)
     assert list(row) == [*arrays, SCORE_FIELD]
     assert row["instants"] == ["1970-01-01 00:00:00.000000001"]
@@ -188,8 +188,8 @@ def test_a_row_of_any_types_becomes_json() -> None:
 def test_columns_of_one_name_do_not_stop_the_writing() -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["a", "a", SCORE_FIELD])
     scores_N = np.asarray([0.5], np.float32)
-    assert [json.loads(line) for line in writing.table_lines(table, scores_N)] == [{"a": 2, SCORE_FIELD: 0.5}]
-    assert writing.scored_table(table, scores_N).schema.names == ["a", "a", SCORE_FIELD]
+    assert [json.loads(line) for line in record_writers.table_lines(table, scores_N)] == [{"a": 2, SCORE_FIELD: 0.5}]
+    assert record_writers.scored_table(table, scores_N).schema.names == ["a", "a", SCORE_FIELD]
 
 
 def test_a_line_as_deep_as_can_be_read_can_be_written() -> None:

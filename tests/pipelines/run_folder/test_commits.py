@@ -8,8 +8,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines import commits
-from pipelines.errors import RunFolderError
+from datarater.pipelines.errors import RunFolderError
+from datarater.pipelines.run_folder import commits
 
 
 @pytest.fixture(params=["local", "file", "memory"])

@@ -4,32 +4,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import commits, ledger
-from pipelines.errors import RunFolderMismatchError
-from pipelines.ledger import RunFolder, SplitTask
-from rater_model.records import Compression, FileInfo, Format, Split
+from datarater.pipelines.errors import RunFolderMismatchError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.identity import check_rule, differences, input_differences
+from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.rater_model.documents.records import Compression, FileInfo, Format, Split
 
 VALUES = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2) | st.dictionaries(st.sampled_from("xy"), st.text()))
 
 
 @given(VALUES, VALUES)
 def test_differences_are_found_and_only_they(one: dict[str, object], other: dict[str, object]) -> None:
-    assert bool(ledger.differences(one, other)) == (one != other)
+    assert bool(differences(one, other)) == (one != other)
 
 
 def test_differences_name_the_field_and_both_values() -> None:
     wanted = {"read": {"text_field": "body"}, "rater": "x"}
     found = {"read": {"text_field": "text"}, "rater": "x"}
-    assert ledger.differences(wanted, found) == ["read.text_field is 'text' there, but 'body' now"]
+    assert differences(wanted, found) == ["read.text_field is 'text' there, but 'body' now"]
 
 
 def test_inputs_that_came_went_and_changed_are_named() -> None:
     then = [FileInfo("a", 1, "1"), FileInfo("b", 1, "1")]
     now = [FileInfo("b", 2, "2"), FileInfo("c", 1, "1")]
-    lines = ledger.input_differences(now, then)
+    lines = input_differences(now, then)
     assert lines == ["c is new", "a is gone", "b has changed (1 bytes then, 2 now)"]
     many = [FileInfo(f"{index:03d}", 1, "1") for index in range(100)]
-    assert ledger.input_differences(many, [])[-1] == "and 95 more"
+    assert input_differences(many, [])[-1] == "and 95 more"
 
 
 def test_names_in_a_run_folder_are_the_readable_ones() -> None:
@@ -55,8 +57,8 @@ def test_a_task_survives_json() -> None:
 
 def test_another_rule_under_the_same_name_is_refused(tmp_path: Path) -> None:
     selection = RunFolder(str(tmp_path)).selection("best")
-    assert not ledger.check_rule(selection, {"seed": 1})
-    commits.commit_if_absent(selection.rule_path, ledger.to_json({"seed": 1}))
-    assert ledger.check_rule(selection, {"seed": 1})
+    assert not check_rule(selection, {"seed": 1})
+    commits.commit_if_absent(selection.rule_path, to_json({"seed": 1}))
+    assert check_rule(selection, {"seed": 1})
     with pytest.raises(RunFolderMismatchError, match="seed is 1 there, but 2 now"):
-        ledger.check_rule(selection, {"seed": 2})
+        check_rule(selection, {"seed": 2})

@@ -9,11 +9,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from pipelines import attempts, commits, lease
-from pipelines.errors import CurationError, LeaseHeldError, PoisonSplitError
-from pipelines.lease import Launch, Lease
-from pipelines.ledger import RunFolder, SplitTask
-from rater_model.records import Format, Split
+from datarater.pipelines.errors import CurationError, LeaseHeldError, PoisonSplitError
+from datarater.pipelines.run_folder import commits, lease, split_marks
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.rater_model.documents.records import Format, Split
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -34,7 +35,7 @@ def not_lost(error: CurationError) -> None:
 
 def ended_process() -> dict[str, object]:
     """A process of this machine that is gone."""
-    code = "import json; from pipelines.lease import process_id; print(json.dumps(process_id()))"
+    code = "import json; from datarater.pipelines.run_folder.lease import process_id; print(json.dumps(process_id()))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
     process: dict[str, object] = json.loads(found)
     return process
@@ -133,20 +134,20 @@ TASK = SplitTask(Split("gs://b/in.jsonl", Format.JSONL, start=100, end=1200, ord
 
 def die_over(folder: RunFolder, name: str, process: dict[str, object] | None = None) -> None:
     """Leaves the mark of a worker that died over the split."""
-    before = {path for path, _ in attempts.unfinished(folder)}
-    with attempts.marked(folder, TASK, name):
-        ((path, mark),) = [found for found in attempts.unfinished(folder) if found[0] not in before]
+    before = {path for path, _ in split_marks.unfinished(folder)}
+    with split_marks.marked(folder, TASK, name):
+        ((path, mark),) = [found for found in split_marks.unfinished(folder) if found[0] not in before]
     commits.replace(path, orjson.dumps({**mark, "process": process or mark["process"]}))
 
 
 def test_a_mark_is_there_while_a_split_is_scored(folder: str) -> None:
     run = RunFolder(folder)
-    with attempts.marked(run, TASK, "one"):
-        assert [mark["ordinal"] for _, mark in attempts.unfinished(run)] == [7]
-    with pytest.raises(ValueError, match="said"), attempts.marked(run, TASK, "one"):
+    with split_marks.marked(run, TASK, "one"):
+        assert [mark["ordinal"] for _, mark in split_marks.unfinished(run)] == [7]
+    with pytest.raises(ValueError, match="said"), split_marks.marked(run, TASK, "one"):
         raise ValueError("said")
-    with attempts.marked(run, TASK, ""):
-        assert attempts.unfinished(run) == []
+    with split_marks.marked(run, TASK, ""):
+        assert split_marks.unfinished(run) == []
 
 
 def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> None:
@@ -155,15 +156,15 @@ def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> No
         die_over(run, "one")
     with (
         pytest.raises(PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) ended 3"),
-        attempts.marked(run, TASK, "one"),
+        split_marks.marked(run, TASK, "one"),
     ):
         pytest.fail("it is not to be scored again")
-    with attempts.marked(run, TASK, "two"):
+    with split_marks.marked(run, TASK, "two"):
         pass
-    assert attempts.clear_finished(run) == {attempts.describe(TASK.split): 3}
+    assert split_marks.clear_finished(run) == {split_marks.describe(TASK.split): 3}
     commits.commit_if_absent(run.score_path(7), b"")
-    assert attempts.clear_finished(run) == {}
-    assert attempts.unfinished(run) == []
+    assert split_marks.clear_finished(run) == {}
+    assert split_marks.unfinished(run) == []
 
 
 def test_the_living_are_no_suspects(folder: str) -> None:
@@ -171,8 +172,8 @@ def test_the_living_are_no_suspects(folder: str) -> None:
     die_over(run, "one", ended_process())
     die_over(run, "one")
     die_over(run, "another")
-    assert attempts.clear_bystanders(run, "one") == {attempts.describe(TASK.split): 1}
-    assert [(mark["launch"], lease.is_gone(mark["process"])) for _, mark in attempts.unfinished(run)] == [
+    assert split_marks.clear_bystanders(run, "one") == {split_marks.describe(TASK.split): 1}
+    assert [(mark["launch"], lease.is_gone(mark["process"])) for _, mark in split_marks.unfinished(run)] == [
         ("another", False),
         ("one", True),
     ]

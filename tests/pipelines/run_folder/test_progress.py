@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import attempts, commits, lease, ledger, progress, splits, status, summaries
-from pipelines.errors import RejectedShareError
-from pipelines.lease import Launch
-from pipelines.ledger import RunFolder, SplitTask
-from pipelines.score_files import ScoreRows
-from pipelines.status import Status, Watcher
-from pipelines.summaries import Counts
-from rater_model.records import BadRecord, Document, Format, Reason, Split
+from datarater.pipelines.commands import status
+from datarater.pipelines.errors import RejectedShareError
+from datarater.pipelines.graph import planning
+from datarater.pipelines.run_folder import commits, lease, progress, split_marks, summaries
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines
+from datarater.pipelines.run_folder.lease import Launch
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.run_folder.progress import Status, Watcher
+from datarater.pipelines.run_folder.score_files import ScoreRows
+from datarater.pipelines.run_folder.summaries import Counts
+from datarater.pipelines.runners import progress_display
+from datarater.rater_model.documents.records import BadRecord, Document, Format, Reason, Split
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -23,16 +27,14 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
 
 def task_of(ordinal: int) -> SplitTask:
     split = Split("in.jsonl", Format.JSONL, start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal)
-    return SplitTask(split, "mtime-1", ordinal // splits.SPLITS_PER_GROUP)
+    return SplitTask(split, "mtime-1", ordinal // planning.SPLITS_PER_GROUP)
 
 
 def plan(folder: RunFolder, count: int) -> None:
-    groups = -(-count // splits.SPLITS_PER_GROUP)
+    groups = -(-count // planning.SPLITS_PER_GROUP)
     for group in range(groups):
-        tasks = [task_of(ordinal) for ordinal in range(count) if ordinal // splits.SPLITS_PER_GROUP == group]
-        commits.commit_if_absent(
-            folder.plan_shard_path("p", group), ledger.json_lines([task.to_json() for task in tasks])
-        )
+        tasks = [task_of(ordinal) for ordinal in range(count) if ordinal // planning.SPLITS_PER_GROUP == group]
+        commits.commit_if_absent(folder.plan_shard_path("p", group), json_lines([task.to_json() for task in tasks]))
     identity = {"plan": {"id": "p", "splits": count, "groups": groups}}
     commits.commit_if_absent(folder.identity_path, json.dumps(identity).encode())
 
@@ -54,10 +56,10 @@ def counts_of(files: int) -> Counts:
 
 
 def test_status_is_what_lies_in_the_run_folder(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "SPLITS_PER_GROUP", 3)
+    monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 3)
     watcher = Watcher(folder)
     assert watcher.look() is None
-    assert "not planned" in status.report(folder, None)[0]
+    assert "not planned" in progress.report(folder, None)[0]
     plan(folder, 8)
     for ordinal in range(8):
         found = watcher.look()
@@ -77,7 +79,7 @@ def test_status_is_what_lies_in_the_run_folder(folder: RunFolder, monkeypatch: p
 
 
 def test_of_many_score_files_a_sample_is_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_MOST_FOOTERS", 4)
+    monkeypatch.setattr(progress, "_MOST_FOOTERS", 4)
     plan(folder, 20)
     for ordinal in range(10):
         score(folder, ordinal)
@@ -96,17 +98,17 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(tmp_path: Path, mon
     found = watcher.look()
     assert found is not None
     assert (found.splits_per_second, found.seconds_left) == (0.0, None)
-    assert any("no launch is at work" in line for line in status.report(folder, found))
+    assert any("no launch is at work" in line for line in progress.report(folder, found))
     launch = Launch("l", "FnApiRunner", True, lease.process_id(), time.time() - 8)
     lease.take(folder.scoring_lease_path, launch)
-    with attempts.marked(folder, task_of(4), "l"):
+    with split_marks.marked(folder, task_of(4), "l"):
         found = watcher.look()
         assert found is not None
         assert found.splits_per_second == pytest.approx(0.5, rel=0.1)
         assert found.documents_per_second == pytest.approx(1.0, rel=0.1)
         assert found.tokens_per_second == pytest.approx(15.0, rel=0.1)
         assert found.seconds_left == pytest.approx(12.0, rel=0.1)
-        lines = status.report(folder, found)
+        lines = progress.report(folder, found)
     assert any(line.startswith("at work") and "FnApiRunner" in line for line in lines)
     assert any("being scored" in line and "split 4 (in.jsonl, bytes 400 to 500)" in line for line in lines)
     assert "8 rejected" in lines[1]
@@ -136,9 +138,9 @@ def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
         counts = Counts(read=read, scored=read - rejected, rejected=Counter({"not_json": rejected}))
         return Status(10, done, counts, exact=True, splits_per_second=1.0, finished=False)
 
-    progress.check_rejected_share(look(1000, 900, 1), 0.1)  # 10,000 are expected: 900 may still be the last
-    progress.check_rejected_share(look(999, 999, 1), 0.01)  # too few to tell
+    progress_display.check_rejected_share(look(1000, 900, 1), 0.1)  # 10,000 are expected: 900 may still be the last
+    progress_display.check_rejected_share(look(999, 999, 1), 0.01)  # too few to tell
     with pytest.raises(RejectedShareError, match=r"not_json 1,100.*--max_rejected_fraction 0\.099"):
-        progress.check_rejected_share(look(1100, 1100, 1), 0.099)
+        progress_display.check_rejected_share(look(1100, 1100, 1), 0.099)
     with pytest.raises(RejectedShareError):
-        progress.check_rejected_share(look(10_000, 1001, 10), 0.1)
+        progress_display.check_rejected_share(look(10_000, 1001, 10), 0.1)

@@ -7,16 +7,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines import commits, publishing, shards, summaries
-from pipelines.errors import BooksError
-from pipelines.kept_counts import GroupCounts, KeptCounts, KeptSplits
-from pipelines.ledger import RunFolder, SplitTask
-from pipelines.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
-from pipelines.selecting import SelectionRequest
-from pipelines.shards import WrittenShard, plan_shards
-from rater_model.cutoffs import Cutoffs, Policy
-from rater_model.records import BadRecord, Document, Format, Reason, Record, Split
-from rater_model.selection import Histogram, KeepFraction, key_hash
+from datarater.pipelines.errors import BooksError
+from datarater.pipelines.graph import output_files, publishing
+from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits, summaries
+from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
+from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.ranking import key_hash
+from datarater.pipelines.selection.rules import KeepFraction
+from datarater.rater_model.documents.records import BadRecord, Document, Format, Reason, Record, Split
 
 
 def a_document(position: int, source: str) -> Document:
@@ -187,5 +192,5 @@ def a_request_for(fraction: str) -> SelectionRequest:
 
 
 def test_shards_module_and_selection_agree_on_names() -> None:
-    task = shards.ShardTask("part", "jsonl", ((0, 2), (4, 3)))
+    task = output_files.ShardTask("part", "jsonl", ((0, 2), (4, 3)))
     assert task.documents == 5

@@ -9,28 +9,31 @@ from pathlib import Path
 
 import pytest
 
+from datarater.pipelines.run_folder import split_marks
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.lease import process_id
+from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.runners import flink
+from datarater.pipelines.runners.flink import FlinkError
+from datarater.rater_model.documents.records import Format, Split
 from deploy.flink import cluster
-from pipelines import attempts, flink
-from pipelines.flink import FlinkError
-from pipelines.lease import process_id
-from pipelines.ledger import RunFolder, SplitTask
-from rater_model.records import Format, Split
+from tests.support import ROOT
 
 TASK = SplitTask(Split("in.jsonl", Format.JSONL, ordinal=7), "print", 0)
 OTHER = SplitTask(Split("in.jsonl", Format.JSONL, ordinal=8), "print", 0)
 
 
 def marks(folder: RunFolder) -> list[str]:
-    return [path.rsplit("/", 1)[-1] for path, _ in attempts.unfinished(folder)]
+    return [path.rsplit("/", 1)[-1] for path, _ in split_marks.unfinished(folder)]
 
 
 def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
-    with attempts.marked(folder, TASK, "launch"):
+    with split_marks.marked(folder, TASK, "launch"):
         program = (
             "import os, sys\n"
             "from pipelines import attempts\n"
-            "from tests.test_attempts import OTHER, RunFolder, TASK\n"
+            "from tests.pipelines.run_folder.test_split_marks import OTHER, RunFolder, TASK\n"
             "held = [attempts.marked(RunFolder(sys.argv[1]), task, 'launch') for task in (TASK, OTHER)]\n"
             "for mark in held:\n"
             "    mark.__enter__()\n"
@@ -38,13 +41,13 @@ def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
             "    attempts.clear_own()\n"
             "os._exit(0)\n"
         )
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         left = {"asked": ["00000007.launch.1.json"]}
         left["died"] = ["00000007.launch.1.json", "00000007.launch.2.json", "00000008.launch.1.json"]
         for how, expected in left.items():
             subprocess.run([sys.executable, "-c", program, str(tmp_path), how], env=environment, check=True)
             assert marks(folder) == expected
-    attempts.clear_own()  # there is nothing left to clear here
+    split_marks.clear_own()  # there is nothing left to clear here
     assert marks(folder) == left["died"][1:]
 
 
@@ -54,8 +57,8 @@ def test_a_worker_pool_starts_workers_that_report_and_ends_with_what_started_it(
     starter = subprocess.Popen(["sleep", "600"])
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        attempts.WATCHED_PROCESS: json.dumps(process_id(starter.pid)),
+        "PYTHONPATH": str(ROOT),
+        split_marks.WATCHED_PROCESS: json.dumps(process_id(starter.pid)),
     }
     command = [sys.executable, "-m", "deploy.flink.worker_pool", address]
     pool = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -22,9 +22,11 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
-from pipelines import errors, flink, options, runners
-from pipelines.errors import CurationError, UsageError
-from pipelines.flink import FlinkError
+from datarater.pipelines import errors
+from datarater.pipelines.commands import flags
+from datarater.pipelines.errors import CurationError, UsageError
+from datarater.pipelines.runners import choice, execution, flink, prism
+from datarater.pipelines.runners.flink import FlinkError
 
 
 class JobManager:
@@ -94,8 +96,8 @@ def nobody() -> str:
         return f"localhost:{listener.getsockname()[1]}"
 
 
-def on_flink(manager: JobManager, *more: str, runner: str = "FlinkRunner") -> runners.Layout:
-    return runners.choose([f"--runner={runner}", f"--flink_master={manager.address}", *more], 1)
+def on_flink(manager: JobManager, *more: str, runner: str = "FlinkRunner") -> execution.Layout:
+    return choice.choose([f"--runner={runner}", f"--flink_master={manager.address}", *more], 1)
 
 
 def test_every_slot_of_a_flink_cluster_gets_a_worker_process(job_manager: JobManager) -> None:
@@ -151,24 +153,24 @@ def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
         "tfds_data_dir": "~/prepared",
     }
     args = argparse.Namespace(**given)
-    options.make_absolute(args, runners.choose([], 1))
+    flags.make_absolute(args, choice.choose([], 1))
     assert vars(args) == given
-    options.make_absolute(args, on_flink(job_manager))
+    flags.make_absolute(args, on_flink(job_manager))
     assert args.input == [f"{tmp_path}/a/*,gs://b/*,tfds:c4/en", f"@{tmp_path}/list"]
     assert (args.rater, args.output, args.reference) == (f"{tmp_path}/rater", "s3://run", None)
     assert args.tfds_data_dir == str(Path.home() / "prepared")
 
 
 def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
-    layout = runners.choose(["--runner=PortableRunner", f"--job_endpoint={nobody}"], 1)
+    layout = choice.choose(["--runner=PortableRunner", f"--job_endpoint={nobody}"], 1)
     assert layout.cluster is None
     assert layout.options.view_as(PortableOptions).environment_type is None
-    runners.check_ready(layout)
+    choice.check_ready(layout)
 
 
 def test_a_job_manager_that_does_not_answer_is_named(nobody: str) -> None:
     with pytest.raises(FlinkError, match=f"no Flink job manager answers at http://{nobody} .*make flink"):
-        runners.choose(["--runner=FlinkRunner", f"--flink_master={nobody}"], 1)
+        choice.choose(["--runner=FlinkRunner", f"--flink_master={nobody}"], 1)
 
 
 def test_another_service_is_no_job_manager(job_manager: JobManager) -> None:
@@ -197,28 +199,28 @@ def test_a_version_of_flink_without_a_job_server_is_told(job_manager: JobManager
 
 def test_a_job_server_that_does_not_listen_is_named(job_manager: JobManager, nobody: str) -> None:
     with pytest.raises(FlinkError, match=f"--job_endpoint: Beam's job server does not listen at {nobody}"):
-        runners.check_ready(on_flink(job_manager, f"--job_endpoint={nobody}"))
+        choice.check_ready(on_flink(job_manager, f"--job_endpoint={nobody}"))
     listening = [f"--job_endpoint={job_manager.address}", f"--artifact_endpoint={nobody}"]
     with pytest.raises(FlinkError, match=f"--artifact_endpoint: Beam's job server does not listen at {nobody}"):
-        runners.check_ready(on_flink(job_manager, *listening))
+        choice.check_ready(on_flink(job_manager, *listening))
 
 
 def test_java_is_missed_where_flink_runner_needs_it(job_manager: JobManager) -> None:
     with pytest.raises(FlinkError, match="starts Beam's job server with no-such-java, which is not here; install Java"):
-        runners.check_ready(on_flink(job_manager, "--job_server_java_launcher=no-such-java"))
+        choice.check_ready(on_flink(job_manager, "--job_server_java_launcher=no-such-java"))
 
 
 def test_a_worker_pool_that_does_not_listen_is_named(job_manager: JobManager, nobody: str) -> None:
     layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
     with pytest.raises(FlinkError, match=f"no worker pool listens at {nobody}.*worker_pool_main --service_port"):
-        runners.check_ready(layout)
+        choice.check_ready(layout)
 
 
 def test_a_worker_pool_beside_task_managers_elsewhere_is_not_looked_for(job_manager: JobManager, nobody: str) -> None:
     """As behind a forwarded port: the REST service seems to be here, the task managers are not."""
     job_manager.answers["/taskmanagers"]["taskmanagers"][1]["path"] = "akka.tcp://flink@10.1.2.3:6122/user/rpc/x"
     layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
-    runners.check_ready(layout)
+    choice.check_ready(layout)
 
 
 class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -288,7 +290,7 @@ def test_an_error_of_ours_ends_a_job_at_once(job_manager: JobManager, monkeypatc
     entry = {
         "exceptionName": "java.lang.RuntimeException",
         "timestamp": 1,
-        "stacktrace": f"{text}pipelines.errors.UnreadableInputError: the input x cannot be read [while running 'S']",
+        "stacktrace": f"{text}datarater.pipelines.errors.UnreadableInputError: the input x cannot be read [while running 'S']",
     }
     job_manager.answers["/jobs/1/exceptions"]["exceptionHistory"]["entries"] = [entry]
     (met,), _ = watch(job_manager)
@@ -332,23 +334,23 @@ def test_a_failed_job_is_one_line() -> None:
 
 def test_prism_is_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(runners, "BUILT_PRISM", tmp_path / "built" / "prism")
+    monkeypatch.setattr(prism, "BUILT_PRISM", tmp_path / "built" / "prism")
     with pytest.raises(UsageError, match=r"neither on PATH nor at .*make prism.*leave --runner out"):
-        runners.choose(["--runner=PrismRunner"], 1)
+        choice.choose(["--runner=PrismRunner"], 1)
     (tmp_path / "built").mkdir()
     for binary in (tmp_path / "built" / "prism", tmp_path / "prism"):  # the second is on PATH, and goes first
         binary.write_text("#!/bin/sh\n")
         binary.chmod(0o755)
-        layout = runners.choose(["--runner=PrismRunner"], 1)
+        layout = choice.choose(["--runner=PrismRunner"], 1)
         assert layout.options.view_as(PrismRunnerOptions).prism_location == str(binary)
         assert layout.local
         assert not layout.supervised
-    given = runners.choose(["--runner=PrismRunner", "--prism_location=elsewhere"], 1)
+    given = choice.choose(["--runner=PrismRunner", "--prism_location=elsewhere"], 1)
     assert given.options.view_as(PrismRunnerOptions).prism_location == "elsewhere"
 
 
 def test_a_layout_says_where_a_local_run_works() -> None:
-    layout = runners.choose([], 1)
+    layout = choice.choose([], 1)
     assert layout.describe() == "runner FnApiRunner on this machine, in this process, one scoring thread in each"
     assert isinstance(layout.options, PipelineOptions)
     assert dataclasses.replace(layout, workers=2).describe().startswith("runner FnApiRunner on this machine, 2 worker")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from rater_model.acceptance import (
+from datarater.pipelines.selection.batch_top_k import (
     Acceptance,
     Distribution,
     acceptance_by_quantiles,
@@ -15,7 +15,9 @@ from rater_model.acceptance import (
     mean_probability,
     score_at,
 )
-from rater_model.selection import BatchTopK, Histogram, RankKeys, SelectionError, Step, key_hash, rule_from_json
+from datarater.pipelines.selection.descent import Histogram, Step
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError, key_hash
+from datarater.pipelines.selection.rules import BatchTopK, rule_from_json
 
 BATCHES = st.integers(1, 300).flatmap(lambda b: st.integers(0, b).map(lambda k: BatchTopK(k, b)))
 

@@ -9,19 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rater_model import selection
-from rater_model.acceptance import Acceptance
-from rater_model.cutoffs import Cutoffs, Policy, Scope, merge_answers
-from rater_model.selection import (
-    BatchTopK,
-    Histogram,
-    KeepCount,
-    KeepFraction,
-    RankKeys,
-    SelectionError,
-    Threshold,
-    TokenBudget,
-)
+from datarater.pipelines.selection import descent, rules
+from datarater.pipelines.selection.batch_top_k import Acceptance
+from datarater.pipelines.selection.cutoffs import Cutoffs, merge_answers
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError
+from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Threshold, TokenBudget
 
 Part = tuple[RankKeys, NDArray[np.int64], list[str]]
 RULES = st.one_of(
@@ -128,11 +122,11 @@ def corpora(draw: st.DrawFn) -> list[Part]:
     return parts
 
 
-@pytest.mark.parametrize("sort_limit", [0, 4, selection.SORT_LIMIT])
+@pytest.mark.parametrize("sort_limit", [0, 4, descent.SORT_LIMIT])
 @settings(deadline=None, max_examples=150)
 @given(parts=corpora(), rule=RULES, per=st.sampled_from(Scope), minimum=st.sampled_from([0, 0, 1, 5]), data=st.data())
 def test_the_descent_keeps_what_sorting_keeps(
-    sort_limit: int, parts: list[Part], rule: selection.Rule, per: Scope, minimum: int, data: st.DataObject
+    sort_limit: int, parts: list[Part], rule: rules.Rule, per: Scope, minimum: int, data: st.DataObject
 ) -> None:
     weights: dict[str, Fraction] = {}
     present = sorted({name for _, codes_N, names in parts for name in (names[code] for code in codes_N.tolist())})
@@ -141,7 +135,7 @@ def test_the_descent_keeps_what_sorting_keeps(
     policy = Policy(rule, per, weights, minimum)
     assert Policy.from_json(policy.to_json()) == policy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "SORT_LIMIT", sort_limit)
+        patch.setattr(descent, "SORT_LIMIT", sort_limit)
         cutoffs = find(policy, parts)
     kept = kept_by(cutoffs, parts)
     assert kept == kept_by_sorting(policy, parts)

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from rater_model import drift
-from rater_model.drift import Measure, ScoreDistribution
-from rater_model.selection import Histogram, RankKeys, SelectionError, Threshold, ordered_bits
+from datarater.pipelines.selection import drift
+from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.drift import Measure, ScoreDistribution
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError, ordered_bits
+from datarater.pipelines.selection.rules import Threshold
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 # Ties are what crawls are full of: some of the scores are drawn from a few.

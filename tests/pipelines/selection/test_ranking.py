@@ -7,19 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rater_model import selection
-from rater_model.selection import (
-    Boundary,
-    Histogram,
-    KeepCount,
-    KeepFraction,
-    RankKeys,
-    Rule,
-    SelectionError,
-    Step,
-    Threshold,
-    TokenBudget,
-)
+from datarater.pipelines.selection import descent, ranking, rules
+from datarater.pipelines.selection.descent import Boundary, Histogram, Step
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError
+from datarater.pipelines.selection.rules import KeepCount, KeepFraction, Rule, Threshold, TokenBudget
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -27,7 +18,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def find(rule: Rule, parts: list[RankKeys]) -> Boundary:
     """The descent as the pipeline makes it: only sums and few keys leave a part."""
     boundary = Boundary.begin(rule, Histogram.merge(Histogram.of(part, 0) for part in parts))
-    for _ in range(selection.LAST_LEVEL):
+    for _ in range(ranking.LAST_LEVEL):
         boundary = Boundary.from_json(boundary.to_json())
         if boundary.step is Step.SORT:
             boundary = boundary.settle(RankKeys.concatenate(boundary.undecided_of(part) for part in parts))
@@ -83,13 +74,13 @@ RULES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("sort_limit", [0, 3, selection.SORT_LIMIT])
+@pytest.mark.parametrize("sort_limit", [0, 3, descent.SORT_LIMIT])
 @settings(deadline=None, max_examples=150)
 @given(parts=corpora(), rule=RULES)
 def test_the_descent_keeps_what_a_full_sort_keeps(sort_limit: int, parts: list[RankKeys], rule: Rule) -> None:
     keys = RankKeys.concatenate(parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "SORT_LIMIT", sort_limit)
+        patch.setattr(descent, "SORT_LIMIT", sort_limit)
         boundary = find(rule, parts)
     assert boundary.end is not None
     kept = set(np.flatnonzero(keys.below(boundary.end)).tolist())
@@ -102,16 +93,16 @@ def test_the_descent_keeps_what_a_full_sort_keeps(sort_limit: int, parts: list[R
 @given(st.lists(FINITE, min_size=2, max_size=40))
 def test_ordered_bits_keep_the_order_of_scores(scores: list[float]) -> None:
     scores_N = np.asarray(scores, np.float32)
-    bits_N = selection.ordered_bits(scores_N)
+    bits_N = ranking.ordered_bits(scores_N)
     assert ((scores_N[:, None] < scores_N) == (bits_N[:, None] < bits_N)).all()
     assert ((scores_N[:, None] == scores_N) == (bits_N[:, None] == bits_N)).all()
 
 
 def test_minus_zero_is_zero_and_what_is_not_finite_is_refused() -> None:
-    assert len(set(selection.ordered_bits(np.asarray([-0.0, 0.0], np.float32)).tolist())) == 1
+    assert len(set(ranking.ordered_bits(np.asarray([-0.0, 0.0], np.float32)).tolist())) == 1
     for score in (np.nan, np.inf, -np.inf):
         with pytest.raises(SelectionError, match="not finite"):
-            selection.ordered_bits(np.asarray([1.0, score], np.float32))
+            ranking.ordered_bits(np.asarray([1.0, score], np.float32))
 
 
 @settings(deadline=None)
@@ -120,7 +111,7 @@ def test_a_threshold_keeps_the_scores_that_reach_it(parts: list[RankKeys], score
     rule = Threshold(Fraction(score))
     boundary = find(rule, parts)
     assert boundary.end is not None
-    bound = np.uint32(0xFFFFFFFF) - selection.ordered_bits(np.asarray([score], np.float32))
+    bound = np.uint32(0xFFFFFFFF) - ranking.ordered_bits(np.asarray([score], np.float32))
     for part in parts:
         assert (part.below(boundary.end) == (part.order_N <= bound[0])).all()
 
@@ -156,12 +147,12 @@ def test_a_fraction_outside_0_to_1_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("rule", [KeepFraction("1/7"), KeepCount(9), TokenBudget(100), Threshold("-0.25")])
 def test_rules_survive_json(rule: Rule) -> None:
-    assert selection.rule_from_json(selection.rule_to_json(rule)) == rule
+    assert rules.rule_from_json(rules.rule_to_json(rule)) == rule
 
 
 def test_an_unknown_rule_is_named() -> None:
     with pytest.raises(SelectionError, match="best_of"):
-        selection.rule_from_json({"kind": "best_of", "value": "3"})
+        rules.rule_from_json({"kind": "best_of", "value": "3"})
 
 
 def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
@@ -170,7 +161,7 @@ def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
         for o in range(4)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "SORT_LIMIT", 0)
+        patch.setattr(descent, "SORT_LIMIT", 0)
         boundary = find(KeepCount(120), parts)
     assert boundary.end is not None
     assert [int(part.below(boundary.end).sum()) for part in parts] == [50, 50, 20, 0]
@@ -179,7 +170,7 @@ def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
 
 def test_the_tie_break_favours_no_split_and_follows_the_seed() -> None:
     count, splits = 2_000, 4
-    hashes_N = np.asarray([selection.key_hash(str(i)) for i in range(count)], np.uint64)
+    hashes_N = np.asarray([ranking.key_hash(str(i)) for i in range(count)], np.uint64)
 
     def kept(seed: int) -> NDArray[np.bool_]:
         ordinals_N = np.arange(count) * splits // count
@@ -227,10 +218,10 @@ def test_the_lowest_score_is_the_last_kept_ones(scores_N: NDArray[np.float32], c
 
 
 def test_hashes_are_of_fixed_value() -> None:
-    assert selection.key_hash("a") == selection.key_hash("a")
-    assert selection.key_hash('"1"') != selection.key_hash("1")
-    assert selection.seeded_hash([1, 2, 3], 0).tolist() == selection.seeded_hash([1, 2, 3], 2**64).tolist()
-    assert len(set(selection.seeded_hash(np.arange(10_000), 5).tolist())) == 10_000
+    assert ranking.key_hash("a") == ranking.key_hash("a")
+    assert ranking.key_hash('"1"') != ranking.key_hash("1")
+    assert ranking.seeded_hash([1, 2, 3], 0).tolist() == ranking.seeded_hash([1, 2, 3], 2**64).tolist()
+    assert len(set(ranking.seeded_hash(np.arange(10_000), 5).tolist())) == 10_000
 
 
 def test_a_histogram_of_many_is_that_of_its_parts() -> None:

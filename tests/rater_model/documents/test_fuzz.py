@@ -18,8 +18,9 @@ import pytest
 import zstandard
 from array_record.python import array_record_module  # type: ignore[import-untyped]
 
-from rater_model.documents import list_files, plan_file, read_parquet_table, read_split
-from rater_model.records import BadRecord, Document, Format, ReadOptions, Reason
+from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.reading import list_files, read_parquet_table, read_split
+from datarater.rater_model.documents.records import BadRecord, Document, Format, ReadOptions, Reason
 from tests.integration.conftest import as_lines, make_records
 from tests.integration.test_formats import examples_of, tfrecord_of, wet_of
 

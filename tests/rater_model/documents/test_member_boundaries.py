@@ -13,10 +13,11 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rater_model import members
-from rater_model.documents import list_files, plan_file, read_file, read_split
-from rater_model.members import FalseBoundaryError, virtual_offset
-from rater_model.records import (
+from datarater.rater_model.documents import member_boundaries
+from datarater.rater_model.documents.member_boundaries import FalseBoundaryError, virtual_offset
+from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.reading import list_files, read_file, read_split
+from datarater.rater_model.documents.records import (
     VIRTUAL_BYTES,
     BadRecord,
     Compression,
@@ -180,7 +181,7 @@ def test_whole_files_inside_of_blocks_are_no_boundaries(
     tmp_path: Path, compression: Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files as they lie within an archive, stored: each is made of sound members, and none is a member of the whole."""
-    monkeypatch.setattr(members, "_WINDOW_BYTES", 10_000)
+    monkeypatch.setattr(member_boundaries, "_WINDOW_BYTES", 10_000)
     inner = member(b'{"text": "within"}\n' * 3, compression) * 300
     rng = random.Random(0)
     parts = []

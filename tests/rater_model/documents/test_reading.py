@@ -23,8 +23,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rater_model import documents, streams
-from rater_model.documents import (
+from datarater.rater_model.documents import decompression, reading
+from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.reading import (
     BadRecord,
     Compression,
     Document,
@@ -36,14 +37,13 @@ from rater_model.documents import (
     Split,
     file_info,
     list_files,
-    plan_file,
     read_file,
     read_parquet_table,
     read_split,
-    sniff,
 )
+from datarater.rater_model.documents.sniffing import sniff
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ReadOptions()
 
 
@@ -82,7 +82,7 @@ def assert_sound(records: list[Record]) -> None:
             assert isinstance(record.reason, Reason)
             assert record.detail
             assert "\n" not in record.detail
-            assert len(record.excerpt) <= documents.EXCERPT_BYTES
+            assert len(record.excerpt) <= reading.EXCERPT_BYTES
 
 
 # One document
@@ -237,7 +237,7 @@ def test_splitting_anywhere_gives_the_records_of_the_whole(
     bounds: list[int] = sorted({0, *cuts})
     ends: list[int | None] = [*bounds[1:], None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams, "CHUNK_BYTES", chunk_bytes)
+        patch.setattr(decompression, "CHUNK_BYTES", chunk_bytes)
         parts = [
             record
             for start, end in zip(bounds, ends, strict=True)
@@ -563,7 +563,7 @@ def test_flipped_bytes_in_parquet_never_raise(
 
 MEASURE = """
 import resource, sys
-from rater_model.documents import BadRecord, read_file
+from datarater.rater_model.documents.reading import BadRecord, read_file
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 seen = []
 for record in read_file(sys.argv[1]):
@@ -633,7 +633,7 @@ def test_a_pattern_without_a_file_is_named(tmp_path: Path) -> None:
 def test_fingerprints_change_with_the_file_and_only_then(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", b"one")
     (before,) = list_files([path])
-    assert file_info(path) == before == documents.FileInfo.from_json(before.to_json())
+    assert file_info(path) == before == reading.FileInfo.from_json(before.to_json())
     write(tmp_path / "a.jsonl", b"two")
     os.utime(path, ns=(1, 1))
     assert file_info(path) != before

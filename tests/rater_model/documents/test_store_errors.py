@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from rater_model.stores import os_error, raising_os_errors
+from datarater.rater_model.documents.store_errors import os_error, raising_os_errors
 
 
 class HttpError(Exception):

@@ -8,12 +8,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from rater_model.array_record import count_records
-from rater_model.documents import list_files, plan_file, read_file, read_split, sniff
-from rater_model.records import BadRecord, Compression, Document, Format, ReadOptions, Reason
-from rater_model.tfds import DatasetError, DatasetName, split_patterns
+from datarater.rater_model.documents.array_record import count_records
+from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.reading import list_files, read_file, read_split
+from datarater.rater_model.documents.records import BadRecord, Compression, Document, Format, ReadOptions, Reason
+from datarater.rater_model.documents.sniffing import sniff
+from datarater.rater_model.documents.tfds import DatasetError, DatasetName, split_patterns
 from tests.integration.test_formats import tfrecord_of
-from tests.tensorflow_dataset import build_dataset
+from tests.support.tensorflow_dataset import build_dataset
 
 TEXTS = [f"text number {index} é " + "words " * (index % 9) for index in range(300)]
 

@@ -1,0 +1,1 @@
+"""Training configs: ranges, and the parts of a run built from them."""

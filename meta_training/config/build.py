@@ -1,0 +1,130 @@
+"""Builds the parts of a run from a config."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import optax
+from ml_collections import ConfigDict
+
+from datarater.meta_training.algorithm.language_model import LanguageModelConfig
+from datarater.meta_training.algorithm.mesh import Placement, PlacementConfig, make_placement
+from datarater.meta_training.algorithm.meta_gradient import MetaGradientConfig
+from datarater.meta_training.algorithm.population import PopulationConfig
+from datarater.meta_training.errors import ConfigError
+from datarater.rater_model.rater import RaterConfig
+from datarater.rater_model.tokenizer import Tokenizer
+from datarater.rater_model.transformer import TransformerConfig
+
+
+def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
+    """Returns the rater's shape, for windows of `config.length` tokens."""
+    return RaterConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        window=config.length,
+        transformer=TransformerConfig(
+            width=config.rater.width,
+            heads=config.rater.heads,
+            mlp_width=config.rater.mlp_width,
+            layers=config.rater.layers,
+            rematerialise_blocks=config.rater.rematerialise_blocks,
+            scan_blocks=config.rater.scan_blocks,
+            dtype=config.rater.dtype,
+            attention=config.rater.attention,
+            attention_block=config.rater.attention_block,
+        ),
+        ngram_orders=tuple(config.rater.ngram_orders),
+        ngram_rows=config.rater.ngram_rows,
+    )
+
+
+def language_model_config(config: ConfigDict, tokenizer: Tokenizer) -> LanguageModelConfig:
+    """Returns the inner models' shape."""
+    shape = dict(config.inner_model)
+    loss_chunk = shape.pop("loss_chunk")
+    return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**shape), loss_chunk)
+
+
+def population_config(config: ConfigDict) -> PopulationConfig:
+    """Returns how inner models live."""
+    return PopulationConfig(**config.population)
+
+
+def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
+    """Returns how the meta-gradient is computed."""
+    return MetaGradientConfig(**config.meta_gradient)
+
+
+def check_micro_batches(config: ConfigDict, group_size: int) -> None:
+    """Refuses micro-batches that do not divide what one device of a group has."""
+    wholes = {
+        "inner_micro_batch": ("inner_batch", config.inner_batch),
+        "outer_micro_batch": ("outer_batch", config.outer_batch),
+        "rater_micro_batch": ("inner_updates x inner_batch", config.inner_updates * config.inner_batch),
+    }
+    for name, (of_what, whole) in wholes.items():
+        size = config.meta_gradient[name]
+        if size and (whole // group_size) % size:
+            over = (" / devices of a group", f" / {group_size}") if group_size > 1 else ("", "")
+            raise ConfigError(f"meta_gradient.{name} ({size}) must divide {of_what}{over[0]} ({whole}{over[1]})")
+
+
+def placement(config: ConfigDict) -> Placement | None:
+    """Returns where inner models and batches live on the devices that there are; None for a single one.
+
+    Raises:
+        ConfigError: the axes do not fit the devices, the population or the batches.
+    """
+    with named("placement"):
+        wanted = PlacementConfig(**config.placement)
+        found = make_placement(wanted, config.population.size, (config.inner_batch, config.outer_batch))
+    if found:
+        check_micro_batches(config, found.group_size)
+    if found and found.group_size > 1 and config.meta_gradient.mode == "reverse":
+        raise ConfigError("meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1")
+    return found
+
+
+def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the inner models' optimiser, one that can be differentiated through.
+
+    Adam's epsilon stands inside its root: outside, the derivative of a parameter that has had no gradient yet would be
+    infinite.
+
+    Args:
+        config: the whole config, as `check` lets it pass.
+    """
+    values = config.inner_optimiser
+    if values.name == "sgd":
+        return optax.sgd(values.learning_rate, momentum=values.momentum)
+    moments = {"b1": values.b1, "b2": values.b2, "eps": 0.0, "eps_root": values.eps_root}
+    if values.name == "adam":
+        return optax.adam(values.learning_rate, **moments)
+    return optax.adamw(values.learning_rate, weight_decay=values.weight_decay, **moments)
+
+
+def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the meta-optimiser of one inner model.
+
+    Global-norm clipping, Adam, decoupled weight decay, and a learning rate that grows linearly over the first steps.
+    """
+    values = config.meta_optimiser
+    schedule = optax.linear_schedule(
+        values.learning_rate / max(1, values.warmup_steps), values.learning_rate, max(0, values.warmup_steps - 1)
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(values.clip_norm),
+        optax.scale_by_adam(values.b1, values.b2, values.epsilon),
+        optax.add_decayed_weights(values.weight_decay),
+        optax.scale_by_learning_rate(schedule if values.warmup_steps else values.learning_rate),
+    )
+
+
+@contextlib.contextmanager
+def named(section: str) -> Iterator[None]:
+    """Turns a part's refusal into one that names the config's section."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.{section}: {error}") from error

@@ -1,0 +1,1 @@
+"""Training data: texts, token windows, inner and outer sets."""

@@ -1,0 +1,1 @@
+"""Scheduled batches: a journal of claims, a frozen reference, drift alarms."""

@@ -1,0 +1,1 @@
+"""The commands that score, select, curate and report."""

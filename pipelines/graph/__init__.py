@@ -1,0 +1,1 @@
+"""The Beam graph: plan, score, select, write, publish."""

@@ -1,0 +1,95 @@
+"""Which rows of a score file a cutoff keeps, and how many."""
+
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import orjson
+
+from datarater.pipelines.graph import record_writers
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
+from datarater.pipelines.run_folder.plan import read_group
+from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
+from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.pipelines.selection.ranking import RankKeys
+
+# --- what is kept of each split ----------------------------------------------------------------------
+
+
+KEEP_COLUMNS = (*RANK_COLUMNS, "source")
+COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
+
+
+def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
+    """The rank keys of a score file's scored documents, the source of each as a code, and the sources' names."""
+    names, codes_R = file.sources()
+    return file.rank_keys(seed), codes_R[file.scored_rows()], names
+
+
+def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
+    """The row numbers of kept documents in a score file, in the order of the input."""
+    return file.scored_rows()[cutoffs.keeps(*keys_by_source(file, seed), seed)]
+
+
+def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> list[int]:
+    sums_S = np.zeros(sources, np.int64)
+    np.add.at(sums_S, codes_R, values_R.astype(np.int64))
+    sums: list[int] = sums_S.tolist()
+    return sums
+
+
+def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> GroupCounts:
+    """Counts what is kept of every split of a group.
+
+    Raises:
+        BooksError: the counts contradict each other.
+    """
+    rows: list[tuple[int, str, KeptCounts]] = []
+    sources: dict[str, KeptCounts] = {}
+    for task in read_group(request.folder, group):
+        ordinal = task.split.ordinal
+        file = ScoreFile.read(request.folder, ordinal, COUNT_COLUMNS)
+        kept_R = np.zeros(file.table.num_rows, bool)
+        kept_R[kept_rows(file, cutoffs, request.seed)] = True
+        scored_R = np.zeros(file.table.num_rows, bool)
+        scored_R[file.scored_rows()] = True
+        names, codes_R = file.sources()
+        split_counts = KeptCounts()
+        columns = [
+            _sum_by_source(codes_R, len(names), values_R)
+            for values_R in (
+                np.ones(len(codes_R), np.int64),
+                kept_R,
+                scored_R & ~kept_R,
+                ~scored_R,
+                np.where(kept_R, file.column("tokens"), 0),
+                np.where(kept_R, file.column("bytes"), 0),
+            )
+        ]
+        for source, *numbers in zip(names, *columns, strict=True):
+            counts = KeptCounts(*numbers)
+            split_counts.add(counts)
+            sources.setdefault(source, KeptCounts()).add(counts)
+        split_counts.check(f"{task.split.path}, split {ordinal}")
+        layout = record_writers.layout_for(file.layout, task.split.path, request.output_format)
+        rows.append((ordinal, layout, split_counts))
+    return GroupCounts(group, KeptSplits.of(rows), sources)
+
+
+class CountKept(beam.DoFn):
+    """Commits what is kept of every split of a group."""
+
+    def __init__(self, request: SelectionRequest):
+        self._request = request
+
+    def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
+        """A group in, its committed counts out."""
+        path = self._request.selection.counts_path(group)
+        data = commits.read_if_there(path)
+        if data is None:
+            counts = count_group(self._request, group, cutoffs)
+            commits.commit_if_absent(path, orjson.dumps(counts.to_json()))
+            data = commits.read_bytes(path)
+        yield GroupCounts.from_json(orjson.loads(data))

@@ -1,0 +1,190 @@
+"""Scores one split and commits its score file."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.utils import shared
+
+from datarater.pipelines import errors
+from datarater.pipelines.errors import (
+    CurationError,
+    RunFolderMismatchError,
+)
+from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.run_folder import commits, lease, split_marks
+from datarater.pipelines.run_folder.committed import scored_ordinals
+from datarater.pipelines.run_folder.plan import SplitTask, check_fingerprint, read_group
+from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows
+from datarater.rater_model import scorer
+from datarater.rater_model.checkpoint import CheckpointError, load_rater
+from datarater.rater_model.documents.parquet import BrokenParquetError, ParquetReader
+from datarater.rater_model.documents.reading import read_split
+from datarater.rater_model.documents.records import Document, Format, ReadOptions, Record, Split
+from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.rater_model.scorer import Scorer
+
+METRICS = "datarater"
+
+# A batch for the scorer: enough texts for full model calls at every length, little enough to hold several.
+BATCH_RECORDS = 1024
+BATCH_BYTES = 4 * 2**20
+
+
+def layout_of(split: Split) -> str:
+    """Names what a split's kept documents can share an output file with.
+
+    JSONL: the compression, so that output can follow input. Parquet: a digest of the columns, since a file has
+    one schema.
+    """
+    if split.format is not Format.PARQUET:
+        return f"{split.format}/{split.compression}"
+    try:
+        with ParquetReader(split.path) as reader:
+            text = reader.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    except BrokenParquetError:
+        return f"{split.format}/unreadable"
+    return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
+    """Reads and scores one split.
+
+    Args:
+        task: what to read.
+        read: how.
+        rater: scores texts.
+
+    Returns:
+        The content of its score file.
+
+    Raises:
+        InputChangedError: the file is not what was planned.
+        CurationError: the file cannot be read.
+    """
+    check_fingerprint(task)
+    rows = ScoreRows()
+    batch: list[Record] = []
+    batch_bytes = 0
+
+    def score_batch() -> None:
+        nonlocal batch_bytes
+        scored = rater.score([record.text for record in batch if isinstance(record, Document)])
+        not_finite = rows.add(batch, scored.scores_N, scored.tokens_N)
+        Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
+        Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
+        reasons = Counter(str(record.reason) for record in batch if not isinstance(record, Document))
+        reasons[SCORE_NOT_FINITE] += not_finite
+        for reason, count in (+reasons).items():
+            Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
+        batch.clear()
+        batch_bytes = 0
+
+    try:
+        with raising_os_errors(task.split.path):
+            for record in read_split(task.split, read):
+                batch.append(record)
+                batch_bytes += record.size if isinstance(record, Document) else len(record.excerpt)
+                if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
+                    score_batch()
+            score_batch()
+            layout = layout_of(task.split)
+    except OSError as error:
+        raise errors.reading_failed(task.split.path, error) from error
+    except MemoryError as error:
+        raise CurationError(
+            f"{split_marks.describe(task.split)} needs more memory than there is; fewer --local_workers, smaller "
+            "--max_record_bytes or --tokens_per_batch may help"
+        ) from error
+    check_fingerprint(task)
+    return rows.to_parquet(task, layout, rater.digest)
+
+
+class _Scoring(beam.DoFn):
+    """What scores splits and commits their score files.
+
+    The rater is loaded once a process, and computes on one thread: workers are scaled by processes.
+    """
+
+    def __init__(self, request: ScoringRequest):
+        self._request = request
+        self._shared = shared.Shared()
+        self._rater: Scorer | None = None
+
+    def setup(self) -> None:
+        """Nothing is loaded before a split needs it: a resumed run may find all splits done."""
+        scorer.limit_cpu_threads()
+        split_marks.watch_launcher()
+
+    def _load(self) -> Scorer:
+        request = self._request
+        try:
+            checkpoint = load_rater(request.rater)
+        except (CheckpointError, OSError) as error:
+            raise CurationError(f"--rater: {error}") from error
+        if checkpoint.digest != request.rater_digest:
+            raise RunFolderMismatchError(
+                f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but this run began with "
+                f"{request.rater_digest}"
+            )
+        return Scorer(checkpoint, request.scoring)
+
+    def score(self, task: SplitTask) -> None:
+        """Scores a split and commits its score file."""
+        request = self._request
+        # Kept here too: what is shared lives only as long as somebody holds it.
+        self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
+        path = request.folder.score_path(task.split.ordinal)
+        commits.commit_if_absent(path, score_split(task, request.read, self._rater))
+        Metrics.counter(METRICS, "splits_scored").inc()
+
+
+class ScoreSplit(_Scoring):
+    """Scores a split, unless its score file is committed."""
+
+    def process(self, task: SplitTask) -> Iterator[tuple[int, int]]:
+        """One split in; its group and ordinal out, once its score file is committed."""
+        request = self._request
+        path = request.folder.score_path(task.split.ordinal)
+        if request.launch:
+            lease.keep(request.folder.scoring_lease_path, request.launch)
+        if commits.exists(path):
+            Metrics.counter(METRICS, "splits_found_scored").inc()
+        else:
+            with split_marks.marked(request.folder, task, request.launch):
+                self.score(task)
+        yield task.group, task.split.ordinal
+
+
+class ScoreFromRow(_Scoring):
+    """Scores splits that no other worker of this machine has taken, until all are taken.
+
+    Beam's local runner deals all splits out before the first is read, so that a worker whose splits are many or
+    long works on alone at the end. Here each worker takes the biggest split that is left, by its mark
+    (`datarater.pipelines.run_folder.split_marks`), when it has done the one before.
+    """
+
+    def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
+        """A worker's number and the numbers of all groups in; its number out when nothing is left to take."""
+        slot, groups = element
+        folder, launch = self._request.folder, self._request.launch
+        scored = set(scored_ordinals(folder).tolist())
+        tasks = [
+            task
+            for group in sorted(groups)
+            if not commits.exists(folder.summary_path(group))
+            for task in read_group(folder, group)
+            if task.split.ordinal not in scored
+        ]
+        tasks.sort(key=lambda task: -task.split.size)
+        for task in tasks:
+            path = folder.score_path(task.split.ordinal)
+            if commits.exists(path):
+                continue
+            with split_marks.taken(folder, task, launch) as mine:
+                # Another worker may have committed it between the look and the taking.
+                if mine and not commits.exists(path):
+                    self.score(task)
+        yield slot

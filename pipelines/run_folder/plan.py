@@ -1,0 +1,104 @@
+"""The committed plan: the splits of a run and the tasks that score them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datarater.pipelines.errors import BooksError, InputChangedError
+from datarater.pipelines.run_folder.identity import read_identity
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines, read_json_lines
+from datarater.rater_model.documents.reading import file_info
+from datarater.rater_model.documents.records import FileInfo, Split
+
+# --- identity ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SplitTask:
+    """A split of the plan with what its file was like then.
+
+    Attributes:
+        split: what to read.
+        fingerprint: of the whole file.
+        group: the number of the group of splits that are summarised together.
+    """
+
+    split: Split
+    fingerprint: str
+    group: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {"split": self.split.to_json(), "fingerprint": self.fingerprint, "group": self.group}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "SplitTask":
+        """What `to_json` wrote."""
+        return cls(Split.from_json(fields["split"]), fields["fingerprint"], fields["group"])
+
+
+def inputs_json(files: Sequence[FileInfo]) -> dict[str, Any]:
+    """What identifies the inputs: their number, bytes, and a digest over paths, sizes and fingerprints."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(json_lines([file.to_json()]))
+    return {
+        "files": len(files),
+        "bytes": sum(file.size for file in files),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def describe_plan(plan: Mapping[str, Any]) -> str:
+    """One line for a person.
+
+    Args:
+        plan: as `plan_of` gives it.
+    """
+    line = f"plan: {plan['splits']:,} splits"
+    if plan.get("files_cut_at_members"):
+        line += f"; {plan['files_cut_at_members']:,} compressed files are cut at their gzip members or zstd frames"
+    if plan.get("strided_files"):
+        line += (
+            f"; {plan['strided_files']:,} big compressed files are strided over several workers, for which "
+            f"{plan['read_amplification']:.2f} times the stored bytes are read"
+        )
+    return line
+
+
+def plan_of(folder: RunFolder) -> dict[str, Any]:
+    """The committed plan: its id, how many splits and groups it has.
+
+    Raises:
+        BooksError: no plan is committed.
+    """
+    identity = read_identity(folder)
+    if identity is None:
+        raise BooksError(f"{folder.path} holds no plan: it is not a run folder, or its scoring never began")
+    plan: dict[str, Any] = identity["plan"]
+    return plan
+
+
+def read_group(folder: RunFolder, group: int) -> list[SplitTask]:
+    """The splits of one group of the committed plan."""
+    path = folder.plan_shard_path(plan_of(folder)["id"], group)
+    return [SplitTask.from_json(row) for row in read_json_lines(path)]
+
+
+def check_fingerprint(task: SplitTask) -> None:
+    """Refuses a file that is no longer what it was when the plan was made.
+
+    Raises:
+        InputChangedError: naming the file.
+    """
+    path = task.split.path
+    try:
+        now = file_info(path)
+    except OSError as error:
+        raise InputChangedError(f"the input {path} cannot be read any more: {error}") from error
+    if now.fingerprint != task.fingerprint:
+        raise InputChangedError(
+            f"the input {path} has changed since the plan was made (fingerprint {task.fingerprint} then, "
+            f"{now.fingerprint} now); curate it into a new run folder"
+        )

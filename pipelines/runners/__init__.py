@@ -1,0 +1,1 @@
+"""Runners: this machine, Flink, Dataflow and Prism."""

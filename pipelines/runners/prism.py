@@ -1,0 +1,34 @@
+"""Prism: Beam's portable local runner, as a process of this machine."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+)
+
+from datarater.pipelines.errors import UsageError
+from datarater.pipelines.runners.execution import Layout, is_given
+
+BUILT_PRISM = Path(__file__).resolve().parents[2] / ".prism" / "prism"
+"""Where `make prism` puts Prism."""
+
+
+def on_prism(beam_args: Sequence[str], named: str) -> Layout:
+    """Prism as a process of this machine; the steps run in this process.
+
+    Raises:
+        UsageError: its binary is nowhere; Beam would try to download it.
+    """
+    args = list(beam_args)
+    if not is_given(args, "prism_location", "job_endpoint"):
+        binary = shutil.which("prism") or (str(BUILT_PRISM) if BUILT_PRISM.exists() else None)
+        if binary is None:
+            raise UsageError(
+                f"--runner={named}: Prism's binary is neither on PATH nor at {BUILT_PRISM}; build it with `make "
+                "prism`, say where it is with --prism_location, or leave --runner out to run in this process"
+            )
+        args.append(f"--prism_location={binary}")
+    options = PipelineOptions(args, save_main_session=False)
+    return Layout(options, named, local=True, workers=1, beam_args=tuple(beam_args))

@@ -1,0 +1,1 @@
+"""Exact selection: ranking, rules and cutoffs, as pure arithmetic on arrays."""

@@ -1,0 +1,307 @@
+"""Selection rules: what to keep, in exact arithmetic."""
+
+import decimal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from datarater.pipelines.selection.ranking import SHIFTS, SelectionError, ordered_bits
+
+# --- rules -------------------------------------------------------------------------------------------
+
+
+class Unit(StrEnum):
+    """What a rule's target counts."""
+
+    DOCUMENTS = "documents"
+    TOKENS = "tokens"
+
+
+class Rule(Protocol):
+    """A selection rule: what to keep of a corpus whose documents and tokens are counted."""
+
+    kind: ClassVar[str]
+    unit: ClassVar[Unit]
+
+    @property
+    def value(self) -> str:
+        """The rule's number as exact text."""
+
+    @property
+    def name(self) -> str:
+        """A readable folder name for the selection, such as `keep-0.5`."""
+
+    def target(self, documents: int, tokens: int) -> int:
+        """How many of `unit` to keep of so many scored documents and tokens."""
+
+
+def _exact(text: str | int | Fraction, what: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise SelectionError(f"{what}: {text!r} is not a number; write 0.5, 1e-3 or 1/3") from None
+
+
+def _fraction_text(fraction: Fraction) -> str:
+    """The shortest exact text: a decimal where it ends, else p/q."""
+    rest = fraction.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    if rest != 1 or fraction.denominator.bit_length() > 200:
+        return f"{fraction.numerator}/{fraction.denominator}"
+    with decimal.localcontext(prec=400):
+        return format((decimal.Decimal(fraction.numerator) / decimal.Decimal(fraction.denominator)).normalize(), "f")
+
+
+@dataclass(frozen=True)
+class KeepFraction:
+    """Keeps the best `fraction` of the scored documents: exactly round(fraction * N), half to even.
+
+    The fraction is exact: 0.1 is one tenth, not the float beside it.
+
+    Raises:
+        SelectionError: not a number, or outside [0, 1].
+    """
+
+    kind: ClassVar[str] = "keep_fraction"
+    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    fraction: Fraction
+
+    def __init__(self, fraction: str | int | Fraction):
+        exact = _exact(fraction, "keep fraction")
+        if not 0 <= exact <= 1:
+            raise SelectionError(f"keep fraction: {fraction} is outside [0, 1]; 0.5 keeps the better half")
+        object.__setattr__(self, "fraction", exact)
+
+    @property
+    def value(self) -> str:
+        """The fraction as exact text."""
+        return _fraction_text(self.fraction)
+
+    @property
+    def name(self) -> str:
+        """`keep-0.5`."""
+        return "keep-" + self.value.replace("/", "-of-")
+
+    def target(self, documents: int, tokens: int) -> int:
+        """Documents to keep: round half to even of fraction * documents."""
+        return round(self.fraction * documents)
+
+    def weighted(self, weight: Fraction) -> "KeepFraction":
+        """The rule with its fraction times a weight, all at most."""
+        return KeepFraction(min(Fraction(1), self.fraction * weight))
+
+
+@dataclass(frozen=True)
+class KeepCount:
+    """Keeps the best `count` documents, or all where there are fewer."""
+
+    kind: ClassVar[str] = "keep_count"
+    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise SelectionError(f"keep count: {self.count} is negative")
+
+    @property
+    def value(self) -> str:
+        """The count as text."""
+        return str(self.count)
+
+    @property
+    def name(self) -> str:
+        """`keep-count-1000`."""
+        return f"keep-count-{self.count}"
+
+    def target(self, documents: int, tokens: int) -> int:
+        """Documents to keep."""
+        return min(self.count, documents)
+
+    def weighted(self, weight: Fraction) -> "KeepCount":
+        """The rule with its count times a weight, rounded half to even."""
+        return KeepCount(round(self.count * weight))
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """Keeps the longest best-first run of documents whose tokens together fit the budget.
+
+    The run ends at the first document that does not fit; smaller ones after it are not squeezed in, since
+    they are worse.
+    """
+
+    kind: ClassVar[str] = "token_budget"
+    unit: ClassVar[Unit] = Unit.TOKENS
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0:
+            raise SelectionError(f"token budget: {self.tokens} is negative")
+
+    @property
+    def value(self) -> str:
+        """The budget as text."""
+        return str(self.tokens)
+
+    @property
+    def name(self) -> str:
+        """`tokens-1000000`."""
+        return f"tokens-{self.tokens}"
+
+    def target(self, documents: int, tokens: int) -> int:
+        """Tokens to keep at most."""
+        return min(self.tokens, tokens)
+
+    def weighted(self, weight: Fraction) -> "TokenBudget":
+        """The rule with its budget times a weight, rounded down."""
+        return TokenBudget(int(self.tokens * weight))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keeps the documents that score at least `score`.
+
+    Raises:
+        SelectionError: not a finite number.
+    """
+
+    kind: ClassVar[str] = "threshold"
+    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    score: Fraction
+
+    def __init__(self, score: str | int | Fraction):
+        object.__setattr__(self, "score", _exact(score, "threshold"))
+        if abs(self.score) > Fraction(float(np.finfo(np.float32).max)):
+            raise SelectionError(f"threshold: {score} is beyond what a float32 score can reach")
+
+    @property
+    def value(self) -> str:
+        """The threshold as exact text."""
+        return _fraction_text(self.score)
+
+    @property
+    def name(self) -> str:
+        """`threshold-0.25`."""
+        return "threshold-" + self.value.replace("/", "-of-")
+
+    def target(self, documents: int, tokens: int) -> int:
+        """All documents: a threshold has no target, its cutoff is known from the start."""
+        return documents
+
+    @property
+    def end(self) -> int:
+        """The cutoff: the rank key before which every score reaches the threshold."""
+        lowest = np.float32(float(self.score))
+        if Fraction(float(lowest)) < self.score:
+            lowest = np.nextafter(lowest, np.float32(np.inf))
+        return (0xFFFFFFFF - int(ordered_bits(lowest)) + 1) << SHIFTS[1]
+
+
+MAX_BATCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """The paper's batch top-K, document by document: accept each with the chance it has in a random batch.
+
+    A document at the quantile p of the scores is among the best K of a batch of B, whose other B - 1 documents are
+    drawn at random, with probability
+
+        P(p) = BinomCDF(K - 1; B - 1, 1 - p) = I_p(B - K, K),
+
+    the regularised incomplete beta function; its mean over uniform p is exactly K/B. Whether a document is accepted
+    is drawn by the seeded hash of its key, so that it does not depend on the workers and can be repeated.
+
+    Source: DataRater, arXiv 2505.17895.
+
+    Attributes:
+        kept: K, documents kept of a batch.
+        batch: B, documents in a batch.
+
+    Raises:
+        SelectionError: K is not a whole number from 0 to B.
+
+    Example:
+        >>> BatchTopK.discarding(1024, "0.75")
+        BatchTopK(kept=256, batch=1024)
+    """
+
+    kind: ClassVar[str] = "batch_top_k"
+    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    kept: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise SelectionError(f"accept batch: {self.batch} is not a whole number from 1 to {MAX_BATCH}")
+        if not 0 <= self.kept <= self.batch:
+            raise SelectionError(f"accept batch: {self.kept} of {self.batch} cannot be kept")
+
+    @classmethod
+    def discarding(cls, batch: int, discard_fraction: str | int | Fraction) -> "BatchTopK":
+        """The rule that drops a share of every batch.
+
+        Raises:
+            SelectionError: the share is outside [0, 1], or does not make a whole number of documents.
+        """
+        share = _exact(discard_fraction, "discard fraction")
+        if not 0 <= share <= 1:
+            raise SelectionError(f"discard fraction: {discard_fraction} is outside [0, 1]; 0.75 drops three of four")
+        kept = (1 - share) * batch
+        if kept.denominator != 1:
+            raise SelectionError(
+                f"discard fraction: {discard_fraction} of a batch of {batch} leaves {float(kept):g} documents; "
+                "take a batch that it divides"
+            )
+        return cls(int(kept), batch)
+
+    @property
+    def value(self) -> str:
+        """`256/1024`."""
+        return f"{self.kept}/{self.batch}"
+
+    @property
+    def name(self) -> str:
+        """`batch-256-of-1024`."""
+        return f"batch-{self.kept}-of-{self.batch}"
+
+    def target(self, documents: int, tokens: int) -> int:
+        """Documents that are expected to be accepted, to the nearest."""
+        return round(Fraction(self.kept, self.batch) * documents)
+
+
+def rule_from_json(fields: Mapping[str, Any]) -> Rule:
+    """The rule that `rule_to_json` wrote.
+
+    Raises:
+        SelectionError: no such kind of rule.
+    """
+    kind, value = fields.get("kind"), fields.get("value")
+    text = str(value)
+    if kind == KeepFraction.kind:
+        return KeepFraction(text)
+    if kind == Threshold.kind:
+        return Threshold(text)
+    if kind == BatchTopK.kind:
+        kept, slash, batch = text.partition("/")
+        if not (slash and kept.isdigit() and batch.isdigit()):
+            raise SelectionError(f"{kind}: {value!r} is not K/B")
+        return BatchTopK(int(kept), int(batch))
+    if kind in (KeepCount.kind, TokenBudget.kind):
+        try:
+            number = int(text)
+        except ValueError:
+            raise SelectionError(f"{kind}: {value!r} is not a whole number") from None
+        return KeepCount(number) if kind == KeepCount.kind else TokenBudget(number)
+    raise SelectionError(f"no selection rule is called {kind!r}")
+
+
+def rule_to_json(rule: Rule) -> dict[str, str]:
+    """A rule as JSON fields: its kind and its number as exact text."""
+    return {"kind": rule.kind, "value": rule.value}

@@ -1,0 +1,1 @@
+"""Documents: reads every supported file format from any file system."""
