@@ -12,7 +12,11 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from datarater.meta_training.algorithm.language_model import Params, initialise_language_model, sequence_losses
+from datarater.meta_training.algorithm.language_model import (
+    Params,
+    initialise_language_model,
+    sequence_losses,
+)
 from datarater.meta_training.algorithm.mesh import Placement
 from datarater.meta_training.algorithm.meta_gradient import InnerState, make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
@@ -67,7 +71,8 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         The last rater checkpoint, also in `workdir.rater`.
 
     Raises:
-        NonFiniteError: a loss, a meta-gradient or a state is not finite; the checkpoints that stand are.
+        NonFiniteError: a loss, a meta-gradient or a state is not finite; the checkpoints that stand
+            are.
         NonFiniteScoresError: a rater to be exported gives scores that are not finite.
         StoppedError: a signal came; the run is saved.
         WorkdirError: the workdir's checkpoints are damaged.
@@ -100,8 +105,11 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     def newcomer(step: int, member: int) -> InnerState:
         number = step * population.size + member
         if pool:
-            # A fresh shuffle of the pool each round: the first members all start from different entries.
-            order = jax.random.permutation(jax.random.fold_in(choice_key, number // len(pool)), len(pool))
+            # A fresh shuffle of the pool each round: the first members all start from different
+            # entries.
+            order = jax.random.permutation(
+                jax.random.fold_in(choice_key, number // len(pool)), len(pool)
+            )
             return pool[int(order[number % len(pool)])]
         return fresh_inner_state(initialise, inner_optimiser, jax.random.fold_in(fresh_key, number))
 
@@ -122,16 +130,24 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     with contextlib.ExitStack() as stack_of:
         stack_of.enter_context(stop.deferred())
         inner_batches = stack_of.enter_context(
-            drawing(experiment.inner, (population.size, config.inner_updates, config.inner_batch), config.seed)
+            drawing(
+                experiment.inner,
+                (population.size, config.inner_updates, config.inner_batch),
+                config.seed,
+            )
         )
         outer_batches = stack_of.enter_context(
             drawing(experiment.outer, (population.size, config.outer_batch), config.seed + 1)
         )
-        checkpoints = stack_of.enter_context(Checkpoints(workdir.checkpoints, config.keep_checkpoints))
+        checkpoints = stack_of.enter_context(
+            Checkpoints(workdir.checkpoints, config.keep_checkpoints)
+        )
         start, exported = 0, None
         restored = checkpoints.restore_latest(state)
         if restored is None:
-            exported, scores_N = export(experiment, workdir, state.rater_params, 0, checkpoints.last_written)
+            exported, scores_N = export(
+                experiment, workdir, state.rater_params, 0, checkpoints.last_written
+            )
         else:
             start, state, host = restored
             if host["pool"] != pool_digest:
@@ -144,17 +160,33 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             scores_N = np.asarray(host["reference_scores"], np.float32)
             _LOG.info("resuming at meta-step %d of %d", start, config.meta_steps)
         if stop.requested():
-            raise StoppedError(f"stopped at meta-step {start} of {config.meta_steps}, before anything new")
-        writer = stack_of.enter_context(MetricsWriter(workdir.metrics, after=start)) if workdir.writes else None
+            raise StoppedError(
+                f"stopped at meta-step {start} of {config.meta_steps}, before anything new"
+            )
+        writer = (
+            stack_of.enter_context(MetricsWriter(workdir.metrics, after=start))
+            if workdir.writes
+            else None
+        )
         progress = Progress("step", config.meta_steps)
-        stack_of.enter_context(lost_processes())  # before the checkpoints' own leave-taking, which would wait for them
+        stack_of.enter_context(
+            lost_processes()
+        )  # before the checkpoints' own leave-taking, which would wait for them
         for step in range(start, config.meta_steps):
             for member in members_to_reset(step, population):
-                state = state._replace(inner=replace_member(state.inner, member, newcomer(step, member), placement))
-            inner, outer = (place_windows(next(drawn), placement) for drawn in (inner_batches, outer_batches))
+                state = state._replace(
+                    inner=replace_member(state.inner, member, newcomer(step, member), placement)
+                )
+            inner, outer = (
+                place_windows(next(drawn), placement) for drawn in (inner_batches, outer_batches)
+            )
             state, metrics = meta_step(state, inner, outer)
             done, last = step + 1, step + 1 == config.meta_steps
-            scalars = summarise(jax.device_get(metrics), config.meta_optimiser.clip_norm, config.meta_optimiser.epsilon)
+            scalars = summarise(
+                jax.device_get(metrics),
+                config.meta_optimiser.clip_norm,
+                config.meta_optimiser.epsilon,
+            )
             scalars |= spending.at(done)
             check_finite(done, scalars, checkpoints.last_written)
             scalars |= {"score_autocorrelation": None, "score_autocorrelation_since": None}
@@ -162,7 +194,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
                 exported, exported_scores_N = export(
                     experiment, workdir, state.rater_params, done, checkpoints.last_written
                 )
-                if done % config.export_every == 0:  # the last export may follow sooner: it is compared with none
+                if (
+                    done % config.export_every == 0
+                ):  # the last export may follow sooner: it is compared with none
                     correlation = score_correlation(scores_N, exported_scores_N)
                     if correlation is not None:
                         scalars["score_autocorrelation"] = correlation
@@ -192,7 +226,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
                 raise StoppedError(f"stopped after meta-step {done} of {config.meta_steps}; saved")
         checkpoints.wait()
         if exported is None:  # a finished run whose last exports were not written, or were lost
-            exported, _ = export(experiment, workdir, state.rater_params, config.meta_steps, checkpoints.last_written)
+            exported, _ = export(
+                experiment, workdir, state.rater_params, config.meta_steps, checkpoints.last_written
+            )
     return save_rater(workdir.rater, exported) if workdir.writes else exported
 
 
@@ -206,7 +242,8 @@ def warm_up_pool(
 ) -> list[InnerState]:
     """Returns the warm-up pool: read from the workdir as far as it is there, trained from there on.
 
-    Every entry is a checkpoint of the warm-up, and stays; those between entries go when the pool is complete.
+    Every entry is a checkpoint of the warm-up, and stays; those between entries go when the pool is
+    complete.
 
     Args:
         experiment: as `prepare` returns it.
@@ -227,17 +264,25 @@ def warm_up_pool(
         return []
     optimiser = build.inner_optimiser(config)
     entry_steps = pool_steps(population)
-    with stop.deferred(), Checkpoints(workdir.pool) as checkpoints, contextlib.ExitStack() as stack_of:
+    with (
+        stop.deferred(),
+        Checkpoints(workdir.pool) as checkpoints,
+        contextlib.ExitStack() as stack_of,
+    ):
         like = fresh_inner_state(initialise, optimiser, key)
         series = checkpoints.restore_series(like, entry_steps)
         pool = [jax.device_get(entry) for step, entry, _ in series if step in entry_steps]
         restored = series[-1] if series else None
         if stop.requested():
             begun = restored[0] if restored else 0
-            raise StoppedError(f"stopped at warm-up step {begun} of {entry_steps[-1]}, before anything new")
+            raise StoppedError(
+                f"stopped at warm-up step {begun} of {entry_steps[-1]}, before anything new"
+            )
         if restored and restored[0] == entry_steps[-1]:
             return pool
-        batches = stack_of.enter_context(drawing(experiment.inner, (config.inner_batch,), config.seed + 2))
+        batches = stack_of.enter_context(
+            drawing(experiment.inner, (config.inner_batch,), config.seed + 2)
+        )
         progress = Progress("warm-up", entry_steps[-1])
         recent: list[jax.Array] = []
 
@@ -313,10 +358,14 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
 
     def multiplying(params: Params) -> int:
         flat = flax.traverse_util.flatten_dict(params, sep="/")
-        return sum(leaf.size for name, leaf in flat.items() if not name.endswith("embedding/embedding"))
+        return sum(
+            leaf.size for name, leaf in flat.items() if not name.endswith("embedding/embedding")
+        )
 
     return Spending(
-        inner=ModelCost.of(experiment.language_model.transformer, multiplying(inner_shapes), length),
+        inner=ModelCost.of(
+            experiment.language_model.transformer, multiplying(inner_shapes), length
+        ),
         rater=ModelCost.of(experiment.rater.transformer, multiplying(rater_params), length),
         warmup_tokens=warmup_tokens(build.population_config(config), config.inner_batch, length),
         inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
@@ -344,4 +393,6 @@ def export(
             workdir.writes,
         )
     except NonFiniteScoresError as error:
-        raise NonFiniteScoresError(f"meta-step {step}: {error}; {what_stands(last_checkpoint())}") from error
+        raise NonFiniteScoresError(
+            f"meta-step {step}: {error}; {what_stands(last_checkpoint())}"
+        ) from error

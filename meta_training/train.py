@@ -1,10 +1,11 @@
-r"""`datarater-train`: meta-trains a rater and exports it.
+r"""`datarater train`: meta-trains a rater and exports it.
 
-    datarater-train --config=meta_training/configs/default.py --workdir=work \
+    datarater train --config=meta_training/configs/default.py --workdir=work \
         --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
 
-The same command with the same workdir resumes a run that was stopped or killed, and ends with the rater that it would
-have ended with. What stands in the workdir is said in `datarater.meta_training.run.workdir`.
+The same command with the same workdir resumes a run that was stopped or killed, and ends with the
+rater that it would have ended with. What stands in the workdir is said in
+`datarater.meta_training.run.workdir`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ _CODES: list[tuple[tuple[type[BaseException], ...], int]] = [
     ((EmptySetError,), exit_codes.EMPTY_CORPUS),  # before the error that it is one of
     ((errors.ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
     ((PermissionError,), exit_codes.NO_PERMISSION),
-    ((NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError), exit_codes.FAILED),
+    (
+        (NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError),
+        exit_codes.FAILED,
+    ),
 ]
 
 
@@ -104,7 +108,7 @@ def ending_in_one_line() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             code = exit_codes.DISK_FULL
         hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
-        print(f"datarater-train: {error or 'interrupted'}{hint}", file=sys.stderr)
+        print(f"datarater train: {error or 'interrupted'}{hint}", file=sys.stderr)
         end_process(code)
 
 
@@ -115,17 +119,23 @@ def next_command(workdir: Workdir, data: ConfigDict) -> str:
         workdir: the run's.
         data: the config's section.
     """
-    words = ["datarater-curate", "--input", data.inner]
+    words = ["datarater", "curate", "--input", data.inner]
     if data.inner.startswith(TFDS_PREFIX):
         dataset = DatasetName.parse(data.inner)
         if "[" in dataset.split:  # curation reads whole splits
-            whole = "+".join(dict.fromkeys(part.partition("[")[0] for part in dataset.split.split("+")))
-            words[-1] = ":".join(filter(None, (f"{TFDS_PREFIX}{dataset.name}", dataset.version, whole)))
+            whole = "+".join(
+                dict.fromkeys(part.partition("[")[0] for part in dataset.split.split("+"))
+            )
+            words[-1] = ":".join(
+                filter(None, (f"{TFDS_PREFIX}{dataset.name}", dataset.version, whole))
+            )
         if data.tfds_data_dir:
             words += ["--tfds_data_dir", data.tfds_data_dir]
     if data.text_field != ReadOptions().text_field:
         words += ["--text_field", data.text_field]
-    return shlex.join([*words, "--rater", str(workdir.rater), "--output", "curated", "--keep_fraction", "0.5"])
+    return shlex.join(
+        [*words, "--rater", str(workdir.rater), "--output", "curated", "--keep_fraction", "0.5"]
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -167,7 +177,10 @@ def main(argv: Sequence[str]) -> None:
         if not workdir.writes:
             return
         lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
-        write_json(workdir.summary, {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines})
+        write_json(
+            workdir.summary,
+            {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines},
+        )
     print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}")
     for line in lines:
         print(f"  {line}")
@@ -178,9 +191,14 @@ def help_text() -> str:
     """Returns what `--help` prints: what the command does, its flags, how config fields are changed, the exit codes."""
     entries = "\n".join(
         f"  --{flag.name}\n" + textwrap.indent(textwrap.fill(str(flag.help), 90), " " * 8)
-        for flag in (flags.FLAGS[name] for name in ("config", "workdir", "coordinator", "processes", "process"))
+        for flag in (
+            flags.FLAGS[name]
+            for name in ("config", "workdir", "coordinator", "processes", "process")
+        )
     )
-    meanings = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items())
+    meanings = "\n".join(
+        f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items()
+    )
     return (
         f"{str(__doc__).strip()}\n\nflags:\n{entries}\n\n"
         "Any field of the config is changed by --config.section.field=value, such as --config.population.size=8; the\n"
@@ -200,21 +218,45 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(exit_codes.DONE)
     try:
         for number, argument in enumerate(argv):
-            path = argument.partition("=")[2] if "=" in argument else "".join(argv[number + 1 : number + 2])
-            if argument.lstrip("-").partition("=")[0] == "config" and not os.path.exists(path.partition(":")[0]):
-                raise OSError(f"--config: there is no file {path!r}; give one such as meta_training/configs/default.py")
+            path = (
+                argument.partition("=")[2]
+                if "=" in argument
+                else "".join(argv[number + 1 : number + 2])
+            )
+            if argument.lstrip("-").partition("=")[0] == "config" and not os.path.exists(
+                path.partition(":")[0]
+            ):
+                raise OSError(
+                    f"--config: there is no file {path!r}; give one such as meta_training/configs/default.py"
+                )
         rest = flags.FLAGS(argv)
-        plain(_CONFIG.value)  # a config file that could not be loaded is told only when it is looked into
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
-        # ml_collections raises what it comes across: a config file that is not there, a field that the config lacks.
+        plain(
+            _CONFIG.value
+        )  # a config file that could not be loaded is told only when it is looked into
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        ImportError,
+        OSError,
+    ) as error:
+        # ml_collections raises what it comes across: a config file that is not there, a field that
+        # the config lacks.
         message = str(error)
-        if isinstance(error, AttributeError | KeyError):  # their text is a KeyError's, quoted once or twice
+        if isinstance(
+            error, AttributeError | KeyError
+        ):  # their text is a KeyError's, quoted once or twice
             message = re.sub(r"[\\']", "", message.replace("\\n", ". ")).strip('"')
             message = f"the config has no field {message}"
-        print(f"datarater-train: {' '.join(message.split())}; see datarater-train --help", file=sys.stderr)
+        print(
+            f"datarater train: {' '.join(message.split())}; see datarater train --help",
+            file=sys.stderr,
+        )
         sys.exit(exit_codes.WRONG_USAGE)
     if len(rest) > 1:
-        print(f"datarater-train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)
+        print(f"datarater train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)
         sys.exit(exit_codes.WRONG_USAGE)
     return list(rest)
 

@@ -26,7 +26,8 @@ class CurationError(Exception):
 
     Attributes:
         exit_code: of the command that it ends.
-        interrupted: whether it broke into a run from outside (`datarater.pipelines.runners.interrupts`).
+        interrupted: whether it broke into a run from outside
+            (`datarater.pipelines.runners.interrupts`).
     """
 
     exit_code = FAILED
@@ -131,7 +132,8 @@ def _all_kinds(kind: type[CurationError]) -> Iterator[type[CurationError]]:
 
 _KNOWN = {kind.__name__: kind for kind in _all_kinds(CurationError)}
 _IN_TEXT = re.compile(
-    r"(?:pipelines\.errors\.)?\b(" + "|".join(_KNOWN) + r"): (.*?)(?: \[while running .*|$)", re.MULTILINE
+    r"(?:pipelines\.errors\.)?\b(" + "|".join(_KNOWN) + r"): (.*?)(?: \[while running .*|$)",
+    re.MULTILINE,
 )
 
 

@@ -9,8 +9,8 @@
         found["scored"] | KeepTop(keep_fraction="0.5") | beam.Map(print)
         found["rejected"] | "Why" >> beam.Map(print)
 
-The scores are those of the commands, bit for bit: a score depends on the text, the rater and the scoring options alone.
-In Beam YAML (`pip install 'datarater[yaml]'`):
+The scores are those of the commands, bit for bit: a score depends on the text, the rater and the
+scoring options alone. In Beam YAML (`pip install 'datarater[yaml]'`):
 
     providers:
       - include: PATH_OF/pipelines/providers.yaml
@@ -43,7 +43,14 @@ from datarater.pipelines.selection.cutoffs import CORPUS_GROUP, Answers, Cutoffs
 from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
-from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Rule, Threshold, TokenBudget
+from datarater.pipelines.selection.rules import (
+    BatchTopK,
+    KeepCount,
+    KeepFraction,
+    Rule,
+    Threshold,
+    TokenBudget,
+)
 from datarater.rater_model.checkpoint import CheckpointError, load_rater
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
 from datarater.rater_model.documents.records import BadRecord, ReadOptions, Reason
@@ -83,10 +90,11 @@ def _fields_of(element: Any) -> dict[str, Any] | None:
 class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
     """A rater for Beam's `RunInference`.
 
-    An example is a text, or a mapping or row that has one in a field. Each gives a `PredictionResult` whose inference
-    is a `Score`; one that cannot be scored gets a reason in place of a score, and the others of its batch are scored
-    all the same. All of Beam's options for batching and for sharing a model are taken: `min_batch_size`,
-    `max_batch_size`, `max_batch_duration_secs`, `large_model`, `model_copies`, ...
+    An example is a text, or a mapping or row that has one in a field. Each gives a
+    `PredictionResult` whose inference is a `Score`; one that cannot be scored gets a reason in
+    place of a score, and the others of its batch are scored all the same. All of Beam's options for
+    batching and for sharing a model are taken: `min_batch_size`, `max_batch_size`,
+    `max_batch_duration_secs`, `large_model`, `model_copies`, ...
 
     Args:
         rater: the rater checkpoint, local or on any file system.
@@ -101,7 +109,12 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
     """
 
     def __init__(
-        self, rater: str, *, text_field: str = "text", scoring: ScoringOptions | None = None, **batching: Any
+        self,
+        rater: str,
+        *,
+        text_field: str = "text",
+        scoring: ScoringOptions | None = None,
+        **batching: Any,
     ) -> None:
         super().__init__(**batching)
         self._rater = str(rater)
@@ -133,7 +146,9 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
                 fields = _fields_of(example)
                 text = None if fields is None else get_text(fields)
             if isinstance(text, str) and not _is_unicode(text):
-                problem = Score(None, 0, str(Reason.TEXT_NOT_UNICODE), "the text holds a lone surrogate")
+                problem = Score(
+                    None, 0, str(Reason.TEXT_NOT_UNICODE), "the text holds a lone surrogate"
+                )
             else:
                 record = document_of(text, None, None, 0, None, self._read)
                 if isinstance(record, BadRecord):
@@ -194,7 +209,9 @@ class _Sort(beam.DoFn):
         score: Score = result.inference
         if score.reason is None:
             assert score.score is not None
-            yield _with_fields(result.example, {SCORE_FIELD: score.score, TOKENS_FIELD: score.tokens})
+            yield _with_fields(
+                result.example, {SCORE_FIELD: score.score, TOKENS_FIELD: score.tokens}
+            )
         else:
             more = {"datarater_reason": score.reason, "datarater_detail": score.detail or ""}
             element = result.example
@@ -206,9 +223,9 @@ class _Sort(beam.DoFn):
 class ScoreDocuments(beam.PTransform):
     """Scores documents: mappings or rows with a text, or texts.
 
-    Gives two collections, by name: `scored`, the elements with the fields `datarater_score` and `datarater_tokens`
-    added, and `rejected`, those that have no score with `datarater_reason` and `datarater_detail`. A text alone
-    becomes a mapping with the field `text`.
+    Gives two collections, by name: `scored`, the elements with the fields `datarater_score` and
+    `datarater_tokens` added, and `rejected`, those that have no score with `datarater_reason` and
+    `datarater_detail`. A text alone becomes a mapping with the field `text`.
 
     Args:
         rater: the rater checkpoint, local or on any file system.
@@ -236,7 +253,9 @@ class ScoreDocuments(beam.PTransform):
         defaults = ScoringOptions()
         scoring = ScoringOptions(
             max_windows=defaults.max_windows if max_windows is None else max_windows,
-            tokens_per_batch=defaults.tokens_per_batch if tokens_per_batch is None else tokens_per_batch,
+            tokens_per_batch=defaults.tokens_per_batch
+            if tokens_per_batch is None
+            else tokens_per_batch,
         )
         self._handler = RaterModelHandler(
             rater,
@@ -256,14 +275,17 @@ class ScoreDocuments(beam.PTransform):
         scored, rejected = found["scored"], found[_Sort.REJECTED]
         fields = _input_fields(documents.element_type)
         if fields is not None:
-            scored.element_type = RowTypeConstraint.from_fields([*fields, (SCORE_FIELD, float), (TOKENS_FIELD, int)])
+            scored.element_type = RowTypeConstraint.from_fields(
+                [*fields, (SCORE_FIELD, float), (TOKENS_FIELD, int)]
+            )
             rejected.element_type = RowTypeConstraint.from_fields(
                 [*fields, ("datarater_reason", str), ("datarater_detail", str)]
             )
         return {"scored": scored, "rejected": rejected}
 
 
-# --- keeping the best ---------------------------------------------------------------------------------
+# --- keeping the best
+# ---------------------------------------------------------------------------------
 
 Keys = tuple[RankKeys, np.ndarray, list[str]]
 
@@ -285,7 +307,9 @@ class _Names:
         """
         scores, hashes, contents, tokens, codes = [], [], [], [], []
         names: dict[str, int] = {}
-        text_of, id_of, source_of_fields = map(field_getter, (self.text_field, self.id_field, self.source_field))
+        text_of, id_of, source_of_fields = map(
+            field_getter, (self.text_field, self.id_field, self.source_field)
+        )
         for element in elements:
             fields = _fields_of(element) or {}
             score = fields.get(SCORE_FIELD)
@@ -314,7 +338,9 @@ class _Names:
 def _content_hash(fields: Mapping[str, Any]) -> int:
     """Tells elements of one key apart: they have no place in a file to do so. The same in every process."""
     text = repr(sorted((str(name), _stable(value)) for name, value in fields.items()))
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def _stable(value: Any) -> Any:
@@ -329,12 +355,15 @@ def _stable(value: Any) -> Any:
 def _survey(part: Keys) -> Answers:
     keys, codes_N, names = part
     return {
-        (Family.RULE, names[code]): Histogram.of(keys.take(codes_N == code), 0) for code in np.unique(codes_N).tolist()
+        (Family.RULE, names[code]): Histogram.of(keys.take(codes_N == code), 0)
+        for code in np.unique(codes_N).tolist()
     }
 
 
 def _begin(found: Answers, policy: dict[str, Any]) -> Cutoffs:
-    histograms = {source: part for (_, source), part in found.items() if isinstance(part, Histogram)}
+    histograms = {
+        source: part for (_, source), part in found.items() if isinstance(part, Histogram)
+    }
     sources = {source: (part.documents, part.tokens) for source, part in histograms.items()}
     return Cutoffs.begin(Policy.from_json(policy), Histogram.merge(histograms.values()), sources)
 
@@ -360,7 +389,9 @@ class _Keep(beam.DoFn):
             if kept[index]:
                 yield element
             elif equals:
-                group = sources[codes_N[index]] if cutoffs.policy.per is Scope.SOURCE else CORPUS_GROUP
+                group = (
+                    sources[codes_N[index]] if cutoffs.policy.per is Scope.SOURCE else CORPUS_GROUP
+                )
                 if group in equals and keys.key(index) == equals[group][0]:
                     yield beam.pvalue.TaggedOutput(self.EQUAL, (group, element))
 
@@ -373,9 +404,9 @@ def _take_equal(item: tuple[str, Iterable[Any]], cutoffs: Cutoffs) -> Iterator[A
 class KeepTop(beam.PTransform):
     """Keeps the best of scored documents, exactly as many as were asked for.
 
-    Takes what `ScoreDocuments` gives as `scored`, bounded. One rule is given; the rules, and the order among equal
-    scores, are those of the commands. The texts stay where they are: only rank keys are gathered, and of those only
-    histograms leave the workers.
+    Takes what `ScoreDocuments` gives as `scored`, bounded. One rule is given; the rules, and the
+    order among equal scores, are those of the commands. The texts stay where they are: only rank
+    keys are gathered, and of those only histograms leave the workers.
 
     Args:
         keep_fraction: this share, exactly: "0.1", "1/3".
@@ -422,7 +453,9 @@ class KeepTop(beam.PTransform):
         }
         chosen = [name for name, value in given.items() if value is not None]
         if len(chosen) != 1:
-            raise ValueError(f"KeepTop takes exactly one of {', '.join(given)}; given: {', '.join(chosen) or 'none'}")
+            raise ValueError(
+                f"KeepTop takes exactly one of {', '.join(given)}; given: {', '.join(chosen) or 'none'}"
+            )
         makers: dict[str, Callable[[Any], Rule]] = {
             # str: a float of a config file means the decimal that was written there.
             "keep_fraction": lambda value: KeepFraction(str(value)),
@@ -431,7 +464,9 @@ class KeepTop(beam.PTransform):
             "threshold": lambda value: Threshold(str(value)),
             "accept_batch": lambda value: BatchTopK.discarding(value, str(discard_fraction)),
         }
-        weights = {source: Fraction(str(weight)) for source, weight in (source_weights or {}).items()}
+        weights = {
+            source: Fraction(str(weight)) for source, weight in (source_weights or {}).items()
+        }
         rule = makers[chosen[0]](given[chosen[0]])
         self._policy = Policy(rule, Scope(per), weights, min_per_source)
         self._names = _Names(text_field, id_field, source_field, seed)
@@ -439,8 +474,12 @@ class KeepTop(beam.PTransform):
     def expand(self, scored: beam.PCollection) -> beam.PCollection:
         """Scored documents in; the kept ones out, untouched."""
         # What is ranked is used in every round: it is taken once, and not scored again.
-        batches = scored | "Batch" >> beam.BatchElements(min_batch_size=16, max_batch_size=_KEYS_TOGETHER)
-        keys = batches | "Take keys" >> beam.Map(self._names.keys_of) | "Hold keys" >> beam.Reshuffle()
+        batches = scored | "Batch" >> beam.BatchElements(
+            min_batch_size=16, max_batch_size=_KEYS_TOGETHER
+        )
+        keys = (
+            batches | "Take keys" >> beam.Map(self._names.keys_of) | "Hold keys" >> beam.Reshuffle()
+        )
         cutoffs = (
             keys
             | "Survey" >> beam.Map(_survey)
@@ -453,10 +492,18 @@ class KeepTop(beam.PTransform):
                 | f"Answer {number}" >> beam.FlatMap(_answer, beam.pvalue.AsSingleton(cutoffs))
                 | f"Merge answers {number}" >> beam.CombineGlobally(MergeAnswers())
             )
-            cutoffs = answers | f"Advance {number}" >> beam.Map(advance, beam.pvalue.AsSingleton(cutoffs))
+            cutoffs = answers | f"Advance {number}" >> beam.Map(
+                advance, beam.pvalue.AsSingleton(cutoffs)
+            )
         last = beam.pvalue.AsSingleton(cutoffs)
-        kept = batches | "Keep" >> beam.ParDo(_Keep(self._names), last).with_outputs(_Keep.EQUAL, main="kept")
-        equal = kept[_Keep.EQUAL] | "Group equal" >> beam.GroupByKey() | "Take equal" >> beam.FlatMap(_take_equal, last)
+        kept = batches | "Keep" >> beam.ParDo(_Keep(self._names), last).with_outputs(
+            _Keep.EQUAL, main="kept"
+        )
+        equal = (
+            kept[_Keep.EQUAL]
+            | "Group equal" >> beam.GroupByKey()
+            | "Take equal" >> beam.FlatMap(_take_equal, last)
+        )
         result = (kept["kept"], equal) | "All kept" >> beam.Flatten()
         result.element_type = scored.element_type
         return result

@@ -42,8 +42,8 @@ class CheckpointError(ValueError):
 class ScoreStatistics:
     """What is known of the scores on a reference sample of documents.
 
-    Scores are defined up to a constant alone, so the sample's mean is subtracted from every score; its spread and
-    quantiles are kept to read a score by, and belong to this rater only.
+    Scores are defined up to a constant alone, so the sample's mean is subtracted from every score;
+    its spread and quantiles are kept to read a score by, and belong to this rater only.
 
     Attributes:
         center: the sample's mean before centring, subtracted from every score.
@@ -88,7 +88,9 @@ def _sha256(data: bytes) -> str:
 
 
 def _canonical(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return (
+        json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode("utf-8")
 
 
 def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
@@ -119,9 +121,9 @@ def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
 def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> RaterCheckpoint:
     """Writes a rater checkpoint, whole or not at all.
 
-    On a local file system the folder is written beside its place and renamed into it; an older checkpoint there
-    is moved away in the same breath. Elsewhere `rater.json` is written last, and a folder without it is not a
-    checkpoint.
+    On a local file system the folder is written beside its place and renamed into it; an older
+    checkpoint there is moved away in the same breath. Elsewhere `rater.json` is written last, and a
+    folder without it is not a checkpoint.
 
     Args:
         path: the folder to write: local, or any fsspec URL.
@@ -137,8 +139,14 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
     files, digest = _serialise(checkpoint)
     file_system, folder = fsspec.core.url_to_fs(os.fspath(path))
     is_checkpoint = file_system.exists(f"{folder}/{RATER_FILE}")
-    if file_system.exists(folder) and not is_checkpoint and (file_system.isfile(folder) or file_system.ls(folder)):
-        raise CheckpointError(f"{path} exists and is no rater checkpoint; choose another place or remove it")
+    if (
+        file_system.exists(folder)
+        and not is_checkpoint
+        and (file_system.isfile(folder) or file_system.ls(folder))
+    ):
+        raise CheckpointError(
+            f"{path} exists and is no rater checkpoint; choose another place or remove it"
+        )
     if isinstance(file_system, LocalFileSystem):
         _replace_local_folder(Path(folder), files)
     else:
@@ -181,8 +189,8 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
         path: the folder: local, or any fsspec URL.
 
     Raises:
-        CheckpointError: no checkpoint there, a missing file, a newer format version, a digest that does not match,
-            or parameters that do not fit the shape; the message says which.
+        CheckpointError: no checkpoint there, a missing file, a newer format version, a digest that
+            does not match, or parameters that do not fit the shape; the message says which.
     """
     file_system, folder = fsspec.core.url_to_fs(os.fspath(path))
 
@@ -193,9 +201,11 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
             if name == RATER_FILE:
                 raise CheckpointError(
                     f"{path} holds no rater checkpoint: there is no {RATER_FILE}; "
-                    "give the folder that datarater-train wrote, such as WORKDIR/rater"
+                    "give the folder that datarater train wrote, such as WORKDIR/rater"
                 ) from error
-            raise CheckpointError(f"{path} is incomplete: {name} is missing; copy the whole folder again") from error
+            raise CheckpointError(
+                f"{path} is incomplete: {name} is missing; copy the whole folder again"
+            ) from error
 
     raw = read(RATER_FILE)
     try:
@@ -204,31 +214,43 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
         if not isinstance(version, int):
             raise TypeError("format_version is no integer")
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}/{RATER_FILE} is damaged: it is not the JSON that a rater has") from error
+        raise CheckpointError(
+            f"{path}/{RATER_FILE} is damaged: it is not the JSON that a rater has"
+        ) from error
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {version}; this datarater reads up to {FORMAT_VERSION}: install a newer one"
         )
     digest = values.pop("digest", None)
     if digest != _sha256(_canonical(values)) or raw != _canonical({**values, "digest": digest}):
-        raise CheckpointError(f"{path}/{RATER_FILE} is damaged or was edited: its digest does not match")
+        raise CheckpointError(
+            f"{path}/{RATER_FILE} is damaged or was edited: its digest does not match"
+        )
     contents = {name: read(name) for name in (PARAMS_FILE, TOKENIZER_FILE)}
     for name, data in contents.items():
         if _sha256(data) != values["files"][name]:
-            raise CheckpointError(f"{path}/{name} is damaged: its SHA-256 differs from the one in {RATER_FILE}")
+            raise CheckpointError(
+                f"{path}/{name} is damaged: its SHA-256 differs from the one in {RATER_FILE}"
+            )
     try:
         config = RaterConfig.from_json(values["rater"])
         tokenizer = load_tokenizer(values["tokenizer"]["kind"], contents[TOKENIZER_FILE])
-        statistics = ScoreStatistics(**{**values["scores"], "quantiles": tuple(values["scores"]["quantiles"])})
+        statistics = ScoreStatistics(
+            **{**values["scores"], "quantiles": tuple(values["scores"]["quantiles"])}
+        )
     except (KeyError, TypeError, ValueError, TokenizerError) as error:
         raise CheckpointError(f"{path} describes a rater that cannot be built: {error}") from error
     flat = safetensors.numpy.load(contents[PARAMS_FILE])
     expected = {
         name: leaf.shape
-        for name, leaf in flax.traverse_util.flatten_dict(initialise_rater_shapes(config), sep="/").items()
+        for name, leaf in flax.traverse_util.flatten_dict(
+            initialise_rater_shapes(config), sep="/"
+        ).items()
     }
     if {name: array.shape for name, array in flat.items()} != expected:
-        raise CheckpointError(f"{path}/{PARAMS_FILE} does not hold the parameters of the shape in {RATER_FILE}")
+        raise CheckpointError(
+            f"{path}/{PARAMS_FILE} does not hold the parameters of the shape in {RATER_FILE}"
+        )
     return RaterCheckpoint(
         config=config,
         params=flax.traverse_util.unflatten_dict(flat, sep="/"),

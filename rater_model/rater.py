@@ -1,8 +1,9 @@
 """The rater: a small non-causal transformer that gives a token sequence one score.
 
-The paper's rater is a 50M non-causal transformer with one scalar a sequence (arXiv 2505.17895, section 4); how it
-pools is not stated there: ours takes the mean over valid tokens. Hashed n-gram embeddings beside the token
-embeddings are ours too: on bytes, a mean-pooled transformer alone learns slowly.
+The paper's rater is a 50M non-causal transformer with one scalar a sequence (arXiv 2505.17895,
+section 4); how it pools is not stated there: ours takes the mean over valid tokens. Hashed n-gram
+embeddings beside the token embeddings are ours too: on bytes, a mean-pooled transformer alone
+learns slowly.
 
 Dimension letters as in `datarater.rater_model.transformer`, and N, the rows of one n-gram table.
 """
@@ -27,7 +28,8 @@ class RaterConfig:
 
     Attributes:
         vocabulary_size: V, of the tokenizer.
-        window: tokens that the rater was trained on at once; longer texts are scored in windows of it.
+        window: tokens that the rater was trained on at once; longer texts are scored in windows of
+            it.
         transformer: the encoder's shape.
         ngram_orders: which n-grams get a table of hashed embeddings; empty for none.
         ngram_rows: N, rows of each table.
@@ -40,8 +42,12 @@ class RaterConfig:
     ngram_rows: int = 8192
 
     def __post_init__(self) -> None:
-        if any(order < 2 for order in self.ngram_orders) or len(set(self.ngram_orders)) != len(self.ngram_orders):
-            raise ValueError(f"ngram_orders must be distinct and at least 2, not {self.ngram_orders}")
+        if any(order < 2 for order in self.ngram_orders) or len(set(self.ngram_orders)) != len(
+            self.ngram_orders
+        ):
+            raise ValueError(
+                f"ngram_orders must be distinct and at least 2, not {self.ngram_orders}"
+            )
         if self.ngram_orders and self.ngram_rows < 1:
             raise ValueError(f"ngram_rows must be at least 1, not {self.ngram_rows}")
         if self.window < 1:
@@ -71,8 +77,8 @@ class RaterConfig:
 def hash_ngrams(tokens_BxL: jax.Array, order: int, rows: int) -> jax.Array:
     """Hashes the n-gram that ends at each position into a table's row.
 
-    The ids are folded into 32 bits by h <- (h xor id) x 0x01000193 (FNV-1a over ids), then mixed by murmur3's
-    finaliser. Before the sequence's first token stands the id 0xFFFF_FFFF.
+    The ids are folded into 32 bits by h <- (h xor id) x 0x01000193 (FNV-1a over ids), then mixed by
+    murmur3's finaliser. Before the sequence's first token stands the id 0xFFFF_FFFF.
 
     Args:
         tokens_BxL: token ids.
@@ -97,10 +103,11 @@ def hash_ngrams(tokens_BxL: jax.Array, order: int, rows: int) -> jax.Array:
 class Rater(nn.Module):
     """phi_eta: token ids in, one score a sequence out.
 
-    score = head . mean over valid positions of Transformer(token embedding + sum over n of n-gram embedding).
+    score = head . mean over valid positions of Transformer(token embedding + sum over n of n-gram
+    embedding).
 
-    The head has no bias: the softmax over a batch is the same whatever constant is added to all scores, so the
-    meta-gradient of a bias would be rounding noise.
+    The head has no bias: the softmax over a batch is the same whatever constant is added to all
+    scores, so the meta-gradient of a bias would be rounding noise.
     """
 
     config: RaterConfig
@@ -118,11 +125,15 @@ class Rater(nn.Module):
         x_BxLxD = Embedding(config.vocabulary_size, shape, 0.5, name="token_embedding")(tokens_BxL)
         for order in config.ngram_orders:
             rows_BxL = hash_ngrams(tokens_BxL, order, config.ngram_rows)
-            x_BxLxD = x_BxLxD + Embedding(config.ngram_rows, shape, 0.5, name=f"ngram_{order}_embedding")(rows_BxL)
+            x_BxLxD = x_BxLxD + Embedding(
+                config.ngram_rows, shape, 0.5, name=f"ngram_{order}_embedding"
+            )(rows_BxL)
         x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, mask_BxL[:, None, :])
         x_BxLxD = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
         valid_BxLx1 = mask_BxL[:, :, None].astype(x_BxLxD.dtype)
-        pooled_BxD = jnp.sum(x_BxLxD * valid_BxLx1, axis=1) / jnp.maximum(jnp.sum(valid_BxLx1, axis=1), 1)
+        pooled_BxD = jnp.sum(x_BxLxD * valid_BxLx1, axis=1) / jnp.maximum(
+            jnp.sum(valid_BxLx1, axis=1), 1
+        )
         head = self.param(
             "head",
             nn.initializers.normal(stddev=shape.width**-0.5),
@@ -145,10 +156,14 @@ def initialise_rater(config: RaterConfig, key: jax.Array) -> Params:
 
 def initialise_rater_shapes(config: RaterConfig) -> Params:
     """Returns the shapes and dtypes of a rater's parameters, without making any array."""
-    return jax.eval_shape(lambda key: initialise_rater(config, key), jax.ShapeDtypeStruct((2,), jnp.uint32))
+    return jax.eval_shape(
+        lambda key: initialise_rater(config, key), jax.ShapeDtypeStruct((2,), jnp.uint32)
+    )
 
 
-def score_tokens(config: RaterConfig, params: Params, tokens_BxL: jax.Array, length_B: jax.Array) -> jax.Array:
+def score_tokens(
+    config: RaterConfig, params: Params, tokens_BxL: jax.Array, length_B: jax.Array
+) -> jax.Array:
     """Returns scores_B, uncentred, of padded windows.
 
     Args:

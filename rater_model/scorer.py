@@ -4,9 +4,10 @@ A text's score is the token-weighted mean of the scores of its windows,
 
     score(x) = sum over windows w of |w| phi(w) / sum over windows w of |w|  -  center,
 
-with phi the rater and center the mean on the reference sample (see `ScoreStatistics`). It depends on the text,
-the rater and the options alone: every window runs in a shape that its own length picks, and rows of a batch do
-not touch each other, so neither neighbours nor the order of texts change a bit of it.
+with phi the rater and center the mean on the reference sample (see `ScoreStatistics`). It depends
+on the text, the rater and the options alone: every window runs in a shape that its own length
+picks, and rows of a batch do not touch each other, so neither neighbours nor the order of texts
+change a bit of it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from datarater.rater_model.rater import score_tokens
 
 SCORER_VERSION = 1  # raised whenever the same text, rater and options would get another score
 _SMALLEST_BUCKET = 64
-_score_tokens = jax.jit(score_tokens, static_argnums=0)  # compiled once a shape, for all scorers of the process
+_score_tokens = jax.jit(
+    score_tokens, static_argnums=0
+)  # compiled once a shape, for all scorers of the process
 
 
 def limit_cpu_threads() -> None:
     """Makes XLA's CPU backend compute on one thread in this process; call before JAX first computes.
 
-    Workers are scaled by processes, one a core: threads inside each would fight for the same cores, and a sum
-    split over another number of threads can differ in its last bit.
+    Workers are scaled by processes, one a core: threads inside each would fight for the same cores,
+    and a sum split over another number of threads can differ in its last bit.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
@@ -44,9 +47,10 @@ class ScoringOptions:
     """Every option that changes a score; part of a run's identity.
 
     Attributes:
-        max_windows: windows scored of one text at most; of a longer text, this many windows spread evenly from its
-            first to its last.
-        tokens_per_batch: tokens in one model call; small is fast on a CPU (1024), large on a GPU (65536 and more).
+        max_windows: windows scored of one text at most; of a longer text, this many windows spread
+            evenly from its first to its last.
+        tokens_per_batch: tokens in one model call; small is fast on a CPU (1024), large on a GPU
+            (65536 and more).
         dtype: of the computation: "float32" or "bfloat16".
     """
 
@@ -72,8 +76,10 @@ class ScoredTexts:
     """Scores of N texts.
 
     Attributes:
-        scores_N: float32; not finite where the rater's arithmetic overflowed, NaN for a text without tokens.
-        tokens_N: int64, the tokens of each whole text, whether or not the window cap left some unscored.
+        scores_N: float32; not finite where the rater's arithmetic overflowed, NaN for a text
+            without tokens.
+        tokens_N: int64, the tokens of each whole text, whether or not the window cap left some
+            unscored.
     """
 
     scores_N: np.ndarray
@@ -98,8 +104,8 @@ def bucket_lengths(window: int) -> tuple[int, ...]:
 def window_starts(tokens: int, window: int, max_windows: int) -> list[int]:
     """Returns where the windows of a text start.
 
-    Windows do not overlap and the last one may be short. With more than `max_windows` of them, that many are
-    taken, spread evenly from the first to the last.
+    Windows do not overlap and the last one may be short. With more than `max_windows` of them, that
+    many are taken, spread evenly from the first to the last.
 
     Example:
         >>> window_starts(10, 4, max_windows=8)

@@ -1,7 +1,7 @@
 """Tokenizers: bytes by default, or a byte-level BPE trained on the corpus. Both travel in the checkpoint.
 
-Every tokenizer keeps two ids of its own beside those of the text: one to pad a window with, one that separates
-the documents packed into one window.
+Every tokenizer keeps two ids of its own beside those of the text: one to pad a window with, one
+that separates the documents packed into one window.
 """
 
 from __future__ import annotations
@@ -78,9 +78,13 @@ class BpeTokenizer:
     kind = "bpe"
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        pad_id, separator_id = (tokenizer.token_to_id(token) for token in (PAD_TOKEN, SEPARATOR_TOKEN))
+        pad_id, separator_id = (
+            tokenizer.token_to_id(token) for token in (PAD_TOKEN, SEPARATOR_TOKEN)
+        )
         if pad_id is None or separator_id is None:
-            raise TokenizerError(f"the BPE lacks one of the special tokens {PAD_TOKEN} and {SEPARATOR_TOKEN}")
+            raise TokenizerError(
+                f"the BPE lacks one of the special tokens {PAD_TOKEN} and {SEPARATOR_TOKEN}"
+            )
         self._tokenizer = tokenizer
         self.vocabulary_size = tokenizer.get_vocab_size()
         self.pad_id = pad_id
@@ -115,7 +119,9 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> BpeTokenizer:
         TokenizerError: the vocabulary is too small to hold every byte.
     """
     if vocabulary_size < 258:
-        raise TokenizerError(f"a byte-level BPE needs a vocabulary of at least 258 ids, not {vocabulary_size}")
+        raise TokenizerError(
+            f"a byte-level BPE needs a vocabulary of at least 258 ids, not {vocabulary_size}"
+        )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -141,12 +147,16 @@ def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
     """
     if kind == ByteTokenizer.kind:
         if serialised != ByteTokenizer().serialise():
-            raise TokenizerError("tokenizer.json does not describe the byte tokenizer of this version")
+            raise TokenizerError(
+                "tokenizer.json does not describe the byte tokenizer of this version"
+            )
         return ByteTokenizer()
     if kind == BpeTokenizer.kind:
         try:
             tokenizer = tokenizers.Tokenizer.from_str(serialised.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception
-            raise TokenizerError(f"tokenizer.json is no tokenizer of the tokenizers library: {error}") from error
+            raise TokenizerError(
+                f"tokenizer.json is no tokenizer of the tokenizers library: {error}"
+            ) from error
         return BpeTokenizer(_plain_text_only(tokenizer))
     raise TokenizerError(f"unknown tokenizer kind {kind!r}; known are 'byte' and 'bpe'")

@@ -1,8 +1,8 @@
 """One transformer block for the causal inner language models and for the non-causal rater.
 
-Pre-norm blocks with RMSNorm, rotary positions and a gated MLP: the Chinchilla-like shape that the paper's raters
-and inner models share (arXiv 2505.17895, section 4). Everything is plain `jax.numpy`, so that it can be
-differentiated forward over reverse, which the meta-gradient needs.
+Pre-norm blocks with RMSNorm, rotary positions and a gated MLP: the Chinchilla-like shape that the
+paper's raters and inner models share (arXiv 2505.17895, section 4). Everything is plain
+`jax.numpy`, so that it can be differentiated forward over reverse, which the meta-gradient needs.
 
 Dimension letters, used as suffixes of array names everywhere:
 
@@ -28,7 +28,15 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 _PRODUCT = "block_product"
-FUSED_ATTENTION = ("fused", "flash", "cudnn", "splash", "pallas", "mosaic", "triton")  # refused, and why is said
+FUSED_ATTENTION = (
+    "fused",
+    "flash",
+    "cudnn",
+    "splash",
+    "pallas",
+    "mosaic",
+    "triton",
+)  # refused, and why is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +48,20 @@ class TransformerConfig:
         heads: H; must divide the width into an even head width.
         mlp_width: F.
         layers: number of blocks.
-        rematerialise_blocks: recompute each block in the backward pass in place of keeping its activations.
-        save_products: when blocks are recomputed, keep the products that cost the most of it, 2 F + D numbers a
-            token: the MLP's gate and up, and the attention's mixed values. What is left to recompute are the
-            projections to queries, keys and values, one product of queries and keys, the attention's output and
-            elementwise arithmetic.
-        scan_blocks: run the blocks in a `lax.scan` over their stacked parameters in place of one after the other. It
-            compiles in a fraction of the time, and no compiler can begin to recompute a block before its turn; the
-            stack costs one more copy of the parameters.
-        dtype: of the computation ("float32", "bfloat16" or "float64"); parameters stay in `param_dtype`.
+        rematerialise_blocks: recompute each block in the backward pass in place of keeping its
+            activations.
+        save_products: when blocks are recomputed, keep the products that cost the most of it, 2 F +
+            D numbers a token: the MLP's gate and up, and the attention's mixed values. What is left
+            to recompute are the projections to queries, keys and values, one product of queries and
+            keys, the attention's output and elementwise arithmetic.
+        scan_blocks: run the blocks in a `lax.scan` over their stacked parameters in place of one
+            after the other. It compiles in a fraction of the time, and no compiler can begin to
+            recompute a block before its turn; the stack costs one more copy of the parameters.
+        dtype: of the computation ("float32", "bfloat16" or "float64"); parameters stay in
+            `param_dtype`.
         param_dtype: of the parameters.
-        attention: "plain", or "blocks" to take the same softmax over blocks of keys, so that no array of L x L
-            numbers a head is ever made; see `attend_in_blocks`.
+        attention: "plain", or "blocks" to take the same softmax over blocks of keys, so that no
+            array of L x L numbers a head is ever made; see `attend_in_blocks`.
         attention_block: keys in a block of "blocks".
     """
 
@@ -73,7 +83,9 @@ class TransformerConfig:
                 f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary positions turn pairs"
             )
         if min(self.layers, self.mlp_width) < 1:
-            raise ValueError(f"layers ({self.layers}) and mlp_width ({self.mlp_width}) must be at least 1")
+            raise ValueError(
+                f"layers ({self.layers}) and mlp_width ({self.mlp_width}) must be at least 1"
+            )
         if self.attention in FUSED_ATTENTION:
             raise ValueError(
                 f"attention {self.attention!r} is a fused kernel without a jvp rule, and the meta-gradient is a jvp of "
@@ -93,8 +105,9 @@ class TransformerConfig:
 def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
     """Applies rotary position embeddings (Su et al., arXiv 2104.09864, equation 34).
 
-    Pair k of a head at position l is turned by the angle l x 10000^(-2k/K), so that the product of a query and a
-    key depends on the distance of their positions alone. Angles are taken in float32 at least.
+    Pair k of a head at position l is turned by the angle l x 10000^(-2k/K), so that the product of
+    a query and a key depends on the distance of their positions alone. Angles are taken in float32
+    at least.
 
     Args:
         x_BxLxHxK: queries or keys.
@@ -108,18 +121,23 @@ def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
     angles_Lx1xk = (jnp.arange(length, dtype=angle_dtype)[:, None] * frequencies)[:, None, :]
     cosine, sine = jnp.cos(angles_Lx1xk), jnp.sin(angles_Lx1xk)
     first, second = jnp.split(x_BxLxHxK.astype(angle_dtype), 2, axis=-1)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    turned = jnp.concatenate(
+        [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+    )
     return turned.astype(x_BxLxHxK.dtype)
 
 
-def attend(q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
+def attend(
+    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array
+) -> jax.Array:
     """Softmax attention; the softmax is taken in float32 at least.
 
     Args:
         q_BxLxHxK: queries, already scaled.
         k_BxLxHxK: keys.
         v_BxLxHxK: values.
-        mask_BxLxL: True where the query (second axis) may look at the key (third axis); B or L may be 1.
+        mask_BxLxL: True where the query (second axis) may look at the key (third axis); B or L may
+            be 1.
 
     Returns:
         The mixed values, shape [B, L, H, K].
@@ -162,18 +180,26 @@ def _visible(keys: _Blocks, length: int, causal: bool) -> jax.Array:
     """Returns which queries may look at which keys of a block, [B or 1, 1, L or 1, S]."""
     if not causal:
         return keys.mask
-    # Made of positions for each block: of a whole mask the compiler would try to work out every number beforehand.
+    # Made of positions for each block: of a whole mask the compiler would try to work out every
+    # number beforehand.
     return keys.mask & (keys.position <= jnp.arange(length, dtype=jnp.int32)[:, None])
 
 
 def _block_logits(q_BxLxHxK: jax.Array, keys: _Blocks, causal: bool) -> jax.Array:
     dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
     logits_BxHxLxS = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, keys.k, preferred_element_type=dtype)
-    return jnp.where(_visible(keys, q_BxLxHxK.shape[1], causal), logits_BxHxLxS, jnp.finfo(dtype).min)
+    return jnp.where(
+        _visible(keys, q_BxLxHxK.shape[1], causal), logits_BxHxLxS, jnp.finfo(dtype).min
+    )
 
 
 def _running_softmax(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int, causal: bool
+    q_BxLxHxK: jax.Array,
+    k_BxLxHxK: jax.Array,
+    v_BxLxHxK: jax.Array,
+    mask_BxLxL: jax.Array,
+    block: int,
+    causal: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the mixed values, and the maximum and the sum of exponentials of every query's logits."""
     batch, length, heads, _ = q_BxLxHxK.shape
@@ -183,14 +209,25 @@ def _running_softmax(
         maximum_BxHxL, sum_BxHxL, mixed_BxLxHxK = carry
         logits_BxHxLxS = _block_logits(q_BxLxHxK, keys, causal)
         # The maximum cancels out of the result, and so do its derivatives.
-        higher_BxHxL = jax.lax.stop_gradient(jnp.maximum(maximum_BxHxL, jnp.max(logits_BxHxLxS, axis=-1)))
+        higher_BxHxL = jax.lax.stop_gradient(
+            jnp.maximum(maximum_BxHxL, jnp.max(logits_BxHxLxS, axis=-1))
+        )
         shrink_BxHxL = jnp.exp(maximum_BxHxL - higher_BxHxL)
-        weights_BxHxLxS = jnp.where(keys.position < length, jnp.exp(logits_BxHxLxS - higher_BxHxL[..., None]), 0)
+        weights_BxHxLxS = jnp.where(
+            keys.position < length, jnp.exp(logits_BxHxLxS - higher_BxHxL[..., None]), 0
+        )
         new_BxLxHxK = jnp.einsum(
-            "bhqs,bshk->bqhk", weights_BxHxLxS.astype(keys.v.dtype), keys.v, preferred_element_type=dtype
+            "bhqs,bshk->bqhk",
+            weights_BxHxLxS.astype(keys.v.dtype),
+            keys.v,
+            preferred_element_type=dtype,
         )
         mixed_BxLxHxK = mixed_BxLxHxK * jnp.swapaxes(shrink_BxHxL, 1, 2)[..., None] + new_BxLxHxK
-        return (higher_BxHxL, sum_BxHxL * shrink_BxHxL + jnp.sum(weights_BxHxLxS, axis=-1), mixed_BxLxHxK), None
+        return (
+            higher_BxHxL,
+            sum_BxHxL * shrink_BxHxL + jnp.sum(weights_BxHxLxS, axis=-1),
+            mixed_BxLxHxK,
+        ), None
 
     start = (
         jnp.full((batch, heads, length), jnp.finfo(dtype).min, dtype),
@@ -198,7 +235,9 @@ def _running_softmax(
         jnp.zeros(q_BxLxHxK.shape, dtype),
     )
     (maximum_BxHxL, sum_BxHxL, mixed_BxLxHxK), _ = jax.lax.scan(
-        jax.checkpoint(step, prevent_cse=False), start, _cut(k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block)
+        jax.checkpoint(step, prevent_cse=False),
+        start,
+        _cut(k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block),
     )
     mixed_BxLxHxK = mixed_BxLxHxK / jnp.swapaxes(sum_BxHxL, 1, 2)[..., None]
     return mixed_BxLxHxK.astype(v_BxLxHxK.dtype), maximum_BxHxL, sum_BxHxL
@@ -215,13 +254,15 @@ def attend_in_blocks(
 ) -> jax.Array:
     """The same as `attend`, over one block of keys after another; memory grows with L, not with its square.
 
-    A running maximum m and a running sum make the softmax exact (Milakov and Gimelshein, arXiv 1805.02867). The
-    backward pass makes each block's weights p anew from the logits s (Dao et al., arXiv 2205.14135):
+    A running maximum m and a running sum make the softmax exact (Milakov and Gimelshein, arXiv
+    1805.02867). The backward pass makes each block's weights p anew from the logits s (Dao et al.,
+    arXiv 2205.14135):
 
         p = exp(s - m) / sum exp(s - m),   dv = p^T do,   ds = p (do v^T - rowsum(do o)),   dq = ds k,   dk = ds^T q
 
-    Both passes are plain JAX, so the gradient can be differentiated again, forward or in reverse. (The function
-    itself, before its gradient is taken, has no forward derivative: nothing here asks for one.)
+    Both passes are plain JAX, so the gradient can be differentiated again, forward or in reverse.
+    (The function itself, before its gradient is taken, has no forward derivative: nothing here asks
+    for one.)
 
     Args:
         q_BxLxHxK: queries, already scaled.
@@ -238,9 +279,16 @@ def attend_in_blocks(
 
 
 def _attend_in_blocks_forward(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int, causal: bool
+    q_BxLxHxK: jax.Array,
+    k_BxLxHxK: jax.Array,
+    v_BxLxHxK: jax.Array,
+    mask_BxLxL: jax.Array,
+    block: int,
+    causal: bool,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    mixed, maximum, total = _running_softmax(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block, causal)
+    mixed, maximum, total = _running_softmax(
+        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, block, causal
+    )
     return mixed, (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL, mixed, maximum, total)
 
 
@@ -252,8 +300,13 @@ def _attend_in_blocks_backward(
     product = functools.partial(jnp.einsum, preferred_element_type=dtype)
     inner_BxHxL = product("bqhk,bqhk->bhq", mixed_bar_BxLxHxK, mixed)
 
-    def step(q_bar_BxLxHxK: jax.Array, keys: _Blocks) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        weights = jnp.exp(_block_logits(q, keys, causal) - maximum_BxHxL[..., None]) / sum_BxHxL[..., None]
+    def step(
+        q_bar_BxLxHxK: jax.Array, keys: _Blocks
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        weights = (
+            jnp.exp(_block_logits(q, keys, causal) - maximum_BxHxL[..., None])
+            / sum_BxHxL[..., None]
+        )
         weights = jnp.where(keys.position < length, weights, 0)
         v_bar = product("bhqs,bqhk->bshk", weights.astype(v.dtype), mixed_bar_BxLxHxK)
         weights_bar = product("bqhk,bshk->bhqs", mixed_bar_BxLxHxK, keys.v)
@@ -280,8 +333,9 @@ attend_in_blocks.defvjp(_attend_in_blocks_forward, _attend_in_blocks_backward)
 class Embedding(nn.Module):
     """A table of learned vectors: ids in, their rows out in the compute dtype.
 
-    Rows are looked up first and cast then. The other way round, as `nn.Embed` does it, the derivative of a row is
-    summed in the compute dtype, and in bfloat16 a sum over the hundreds of places of a frequent token stands still.
+    Rows are looked up first and cast then. The other way round, as `nn.Embed` does it, the
+    derivative of a row is summed in the compute dtype, and in bfloat16 a sum over the hundreds of
+    places of a frequent token stands still.
 
     Attributes:
         rows: N, or V of a vocabulary.
@@ -313,7 +367,9 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         """Returns x / rms(x) x scale; the root is taken in float32 at least."""
-        scale_D = self.param("scale", nn.initializers.ones, (x_BxLxD.shape[-1],), jnp.dtype(self.config.param_dtype))
+        scale_D = self.param(
+            "scale", nn.initializers.ones, (x_BxLxD.shape[-1],), jnp.dtype(self.config.param_dtype)
+        )
         x = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         return (x * scale_D).astype(x_BxLxD.dtype)
@@ -330,7 +386,11 @@ class Attention(nn.Module):
         """Returns the attention's output, shape [B, L, D]."""
         config = self.config
         head_width = config.width // config.heads
-        dtypes: dict[str, Any] = {"dtype": config.dtype, "param_dtype": config.param_dtype, "use_bias": False}
+        dtypes: dict[str, Any] = {
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+            "use_bias": False,
+        }
         query, key, value = (
             nn.DenseGeneral((config.heads, head_width), name=name, **dtypes)(x_BxLxD)
             for name in ("query", "key", "value")
@@ -338,7 +398,9 @@ class Attention(nn.Module):
         scale = jnp.asarray(head_width**-0.5, x_BxLxD.dtype)
         query, key = rotate(query) * scale, rotate(key)
         if config.attention == "blocks":
-            mixed = attend_in_blocks(query, key, value, mask_BxLxL, config.attention_block, self.causal)
+            mixed = attend_in_blocks(
+                query, key, value, mask_BxLxL, config.attention_block, self.causal
+            )
         else:
             if self.causal:
                 mask_BxLxL = mask_BxLxL & jnp.tril(jnp.ones((x_BxLxD.shape[1],) * 2, bool))
@@ -356,7 +418,11 @@ class GatedMLP(nn.Module):
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         """Returns the MLP's output, shape [B, L, D]."""
         config = self.config
-        dtypes: dict[str, Any] = {"dtype": config.dtype, "param_dtype": config.param_dtype, "use_bias": False}
+        dtypes: dict[str, Any] = {
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+            "use_bias": False,
+        }
         gate_BxLxF, up_BxLxF = (
             checkpoint_name(nn.Dense(config.mlp_width, name=name, **dtypes)(x_BxLxD), _PRODUCT)
             for name in ("gate", "up")
@@ -375,7 +441,9 @@ class Block(nn.Module):
         """Returns the block's output, shape [B, L, D]."""
         config = self.config
         x = x_BxLxD
-        x = x + Attention(config, self.causal, name="attention")(RMSNorm(config, name="attention_norm")(x), mask_BxLxL)
+        x = x + Attention(config, self.causal, name="attention")(
+            RMSNorm(config, name="attention_norm")(x), mask_BxLxL
+        )
         return x + GatedMLP(config, name="mlp")(RMSNorm(config, name="mlp_norm")(x))
 
 
@@ -401,7 +469,9 @@ class Transformer(nn.Module):
         x = x_BxLxD
         if self.config.scan_blocks and not self.is_initializing():
             return RMSNorm(self.config, name="norm")(self._scan(x, mask_BxLxL))
-        block = nn.remat(Block, policy=self.config.saved) if self.config.rematerialise_blocks else Block
+        block = (
+            nn.remat(Block, policy=self.config.saved) if self.config.rematerialise_blocks else Block
+        )
         for layer in range(self.config.layers):
             x = block(self.config, self.causal, name=f"block_{layer}")(x, mask_BxLxL)
         return RMSNorm(self.config, name="norm")(x)
@@ -416,5 +486,7 @@ class Transformer(nn.Module):
 
         if self.config.rematerialise_blocks:
             step = jax.checkpoint(step, prevent_cse=False, policy=self.config.saved)
-        x_BxLxD, _ = jax.lax.scan(step, x_BxLxD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks))
+        x_BxLxD, _ = jax.lax.scan(
+            step, x_BxLxD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+        )
         return x_BxLxD

@@ -4,11 +4,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Read when gcsfs is imported: otherwise it asks a service that no test may reach what kind each bucket is.
+# Read when gcsfs is imported: otherwise it asks a service that no test may reach what kind each
+# bucket is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-# On a busy machine any example, and any drawing of one, can take long: speed is not what these tests are about.
-settings.register_profile("busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# On a busy machine any example, and any drawing of one, can take long: speed is not what these
+# tests are about.
+settings.register_profile(
+    "busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("busy_machine")
 
 

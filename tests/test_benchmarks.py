@@ -19,7 +19,8 @@ def test_every_held_out_document_is_in_one_half_and_no_work_in_both(corpora: Pat
     assert {document.work for document in documents} == {work.name for work in WORKS}
     works = [{d.work for d in documents if d.half == half} for half in (OUTER, VALIDATION)]
     assert not works[0] & works[1]
-    # What tells one work by itself is many rare names in common: Manila and Bintulu share place names, and are two.
+    # What tells one work by itself is many rare names in common: Manila and Bintulu share place
+    # names, and are two.
     assert shared_names(documents)[0][1:3] == ("Manila", "Bintulu")
 
 
@@ -31,7 +32,10 @@ def test_a_document_whose_cues_do_not_tell_is_in_neither_half() -> None:
 
 
 def test_every_source_of_the_corpora_has_a_quality(corpora: Path) -> None:
-    sources = {document.source for document, _ in read_documents(f"{corpora}/dev/shard-0000[1-3]*.jsonl.gz")}
+    sources = {
+        document.source
+        for document, _ in read_documents(f"{corpora}/dev/shard-0000[1-3]*.jsonl.gz")
+    }
     assert sources <= set(mixed_corpus.QUALITY)
 
 

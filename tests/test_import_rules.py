@@ -22,7 +22,8 @@ import importlib, json, pkgutil, socket, sys
 
 reached = []
 class WatchedSocket(socket.socket):
-    # Only what leaves the process counts: some libraries probe for IPv6 with a socket that stays unconnected.
+    # Only what leaves the process counts: some libraries probe for IPv6 with a socket that stays
+    # unconnected.
     def connect(self, address):
         reached.append(repr(address))
         return super().connect(address)
@@ -90,7 +91,11 @@ def test_the_rule_sees_imports_of_every_kind() -> None:
 
 
 def test_nothing_imports_a_package_as_a_top_level_name() -> None:
-    files = [file for package in (*PACKAGES, "datarater", "deploy", "tests") for file in (ROOT / package).rglob("*.py")]
+    files = [
+        file
+        for package in (*PACKAGES, "datarater", "deploy", "tests")
+        for file in (ROOT / package).rglob("*.py")
+    ]
     assert len(files) > 100
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -102,13 +107,20 @@ def test_nothing_imports_a_package_as_a_top_level_name() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
-def test_importing_is_silent_and_touches_neither_devices_nor_network(package: str, tmp_path: Path) -> None:
+def test_importing_is_silent_and_touches_neither_devices_nor_network(
+    package: str, tmp_path: Path
+) -> None:
     script = tmp_path / "import_all.py"
     script.write_text(IMPORT_ALL)
     done = subprocess.run(
         [sys.executable, str(script), f"datarater.{package}"],
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+            "JAX_PLATFORMS": "cpu",
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,12 +1,14 @@
 """An Airflow DAG: `datarater-batch` once a day, in a pod of its own, for the day that has just ended.
 
-For Airflow 3.2 or newer with its `cncf.kubernetes` provider; lies in Airflow's folder of DAGs. Set `start_date` to the
-first night that is wanted: every day since is caught up. Two variables of Airflow's say what runs: `datarater_image`
-(an image of deploy/Dockerfile) and `datarater_batch_config` (the address of the batch's YAML file). Further flags, such
-as Beam's for Dataflow, belong into that file.
+For Airflow 3.2 or newer with its `cncf.kubernetes` provider; lies in Airflow's folder of DAGs. Set
+`start_date` to the first night that is wanted: every day since is caught up. Two variables of
+Airflow's say what runs: `datarater_image` (an image of deploy/Dockerfile) and
+`datarater_batch_config` (the address of the batch's YAML file). Further flags, such as Beam's for
+Dataflow, belong into that file.
 
-Nights that Airflow missed are run when it is back, each for its own date, one at a time: a batch takes what no earlier
-batch has taken, so neither a late night nor one that runs twice takes a file twice.
+Nights that Airflow missed are run when it is back, each for its own date, one at a time: a batch
+takes what no earlier batch has taken, so neither a late night nor one that runs twice takes a file
+twice.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,9 +20,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 CONTAINER = "base"
 
-# Exit codes that the same command would end with again, however long is waited; deploy/RUNBOOK.md says what to do.
-# All others are retried: 1 (failed), 3 (a killed launch holds its lease for two minutes more), 74 (a file could not be
-# read), 75 (stopped by a signal), 137 (killed).
+# Exit codes that the same command would end with again, however long is waited; deploy/RUNBOOK.md
+# says what to do. All others are retried: 1 (failed), 3 (a killed launch holds its lease for two
+# minutes more), 74 (a file could not be read), 75 (stopped by a signal), 137 (killed).
 NEVER_RETRIED = {
     2: "wrong usage: mend the config or the flags",
     4: "drift, or a rejected share past its limit: look at the day's run record",
@@ -33,7 +35,10 @@ NEVER_RETRIED = {
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
-    "metadata": {"name": "datarater-batch", "labels": {"app.kubernetes.io/name": "datarater-batch"}},
+    "metadata": {
+        "name": "datarater-batch",
+        "labels": {"app.kubernetes.io/name": "datarater-batch"},
+    },
     "spec": {
         "restartPolicy": "Never",
         "serviceAccountName": "datarater",
@@ -49,7 +54,10 @@ POD = {
                 "name": CONTAINER,
                 "image": "set-by-the-operator",
                 "env": [{"name": "HOME", "value": "/tmp"}],
-                "resources": {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
+                "resources": {
+                    "requests": {"cpu": "1", "memory": "4Gi"},
+                    "limits": {"memory": "4Gi"},
+                },
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,
@@ -95,7 +103,9 @@ class BatchOperator(KubernetesPodOperator):
         except AirflowException as error:
             code = exit_code(self.remote_pod)
             if code in NEVER_RETRIED:
-                raise AirflowFailException(f"datarater-batch: exit code {code}: {NEVER_RETRIED[code]}") from error
+                raise AirflowFailException(
+                    f"datarater-batch: exit code {code}: {NEVER_RETRIED[code]}"
+                ) from error
             raise
 
 

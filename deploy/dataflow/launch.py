@@ -1,9 +1,9 @@
 """What a Flex Template's launcher runs: one of the commands, with the template's parameters as its flags.
 
-The launcher calls this file by FLEX_TEMPLATE_PYTHON_PY_FILE and hands over the parameters as `--name=value`, with flags
-of Beam's own (`--runner`, `--template_location`, ...) that make the command build the job and leave it to Dataflow.
-DATARATER_TEMPLATE says which command, DATARATER_SDK_IMAGE which image workers start from; both are set in the image
-(`deploy/Dockerfile`).
+The launcher calls this file by FLEX_TEMPLATE_PYTHON_PY_FILE and hands over the parameters as
+`--name=value`, with flags of Beam's own (`--runner`, `--template_location`, ...) that make the
+command build the job and leave it to Dataflow. DATARATER_TEMPLATE says which command,
+DATARATER_SDK_IMAGE which image workers start from; both are set in the image (`deploy/Dockerfile`).
 """
 
 import os

@@ -26,16 +26,27 @@ def main() -> int:
     """Returns 0 where the cluster is as it was asked to be, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m deploy.flink", description=cluster.__doc__)
     parser.add_argument("action", choices=("up", "status", "down"))
-    parser.add_argument("--folder", type=Path, default=cluster.DEFAULT_FOLDER, help="default: %(default)s")
-    parser.add_argument("--task_managers", type=int, default=2, metavar="N", help="default: %(default)s")
-    parser.add_argument("--slots", type=int, default=1, metavar="N", help="of each; default: %(default)s")
+    parser.add_argument(
+        "--folder", type=Path, default=cluster.DEFAULT_FOLDER, help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--task_managers", type=int, default=2, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--slots", type=int, default=1, metavar="N", help="of each; default: %(default)s"
+    )
     args = parser.parse_args()
     try:
         if args.action == "down":
             print("Flink is down" if cluster.down(args.folder) else "no cluster was up")
             return 0
         if args.action == "up":
-            print(_describe(cluster.up(args.folder, args.folder, args.task_managers, args.slots), args.folder))
+            print(
+                _describe(
+                    cluster.up(args.folder, args.folder, args.task_managers, args.slots),
+                    args.folder,
+                )
+            )
             return 0
         found = cluster.read(args.folder.absolute())
         if found is None:

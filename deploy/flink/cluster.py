@@ -1,8 +1,8 @@
 """A Flink cluster on one machine: a job manager, task managers, a worker pool beside each, and Beam's job server.
 
-It stands for a cluster of several machines as nearly as one machine can: the task managers are processes of their
-own, and each finds at `localhost` its own worker pool, on a loopback address of its own, as a task manager does that
-shares a pod with its pool.
+It stands for a cluster of several machines as nearly as one machine can: the task managers are
+processes of their own, and each finds at `localhost` its own worker pool, on a loopback address of
+its own, as a task manager does that shares a pod with its pool.
 """
 
 import contextlib
@@ -49,14 +49,16 @@ taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: {slots}
 io.tmp.dirs: {temporary}
-# A task manager that is gone is noticed after two heartbeats; one that is slow, on a busy machine, is waited for.
+# A task manager that is gone is noticed after two heartbeats; one that is slow, on a busy machine,
+# is waited for.
 heartbeat.interval: 2000
 heartbeat.timeout: 60000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
 restart-strategy.fixed-delay.delay: 10 s
 slot.request.timeout: 120000
-# Beam's classes are the cluster's own, not the copies that come with each job: else no worker outlives a step.
+# Beam's classes are the cluster's own, not the copies that come with each job: else no worker
+# outlives a step.
 classloader.resolve-order: parent-first
 # Exchanges between steps: little goes through each, and several are open at a time.
 taskmanager.network.sort-shuffle.min-buffers: 64
@@ -76,7 +78,12 @@ _TASK_MANAGER_MEMORY = {
     "taskmanager.memory.jvm-overhead.min": "128m",
     "taskmanager.memory.jvm-overhead.max": "128m",
 }
-_TASK_MANAGER_HEAP = ["-Xms384m", "-Xmx384m", "-XX:MaxDirectMemorySize=384m", "-XX:MaxMetaspaceSize=192m"]
+_TASK_MANAGER_HEAP = [
+    "-Xms384m",
+    "-Xmx384m",
+    "-XX:MaxDirectMemorySize=384m",
+    "-XX:MaxMetaspaceSize=192m",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +137,9 @@ class Cluster:
             return f"the job manager does not answer at {self.flink_master}"
         if overview["taskmanagers"] < self.task_managers:
             return f"{overview['taskmanagers']} of {self.task_managers} task managers are there"
-        if overview["slots-total"] < self.task_managers * self.slots:  # offered a moment after joining
+        if (
+            overview["slots-total"] < self.task_managers * self.slots
+        ):  # offered a moment after joining
             return f"{overview['slots-total']} of {self.task_managers * self.slots} slots are there"
         if not _listens(self.job_endpoint):
             return f"Beam's job server does not listen at {self.job_endpoint}"
@@ -183,7 +192,9 @@ def _is_mine(host: str) -> bool:
     return False
 
 
-def _plan(folder: Path, jars: Path, task_managers: int, slots: int) -> tuple[Cluster, list[Command]]:
+def _plan(
+    folder: Path, jars: Path, task_managers: int, slots: int
+) -> tuple[Cluster, list[Command]]:
     """Chooses ports and writes the configuration."""
     hosts = [f"127.0.0.{number}" for number in range(1, task_managers + 1)]
     rest, rpc = _free_port(_REST_PORT), _free_port(0)
@@ -208,27 +219,48 @@ def _plan(folder: Path, jars: Path, task_managers: int, slots: int) -> tuple[Clu
     on_jars = ["-cp", java.class_path(jars)]
     configured = ["--configDir", str(folder / "conf")]
     commands = [Command("job-manager", [*run, "-Xmx512m", *on_jars, _JOB_MANAGER, *configured])]
-    memory = [f"-D{name}={value.format(slots=slots)}" for name, value in _TASK_MANAGER_MEMORY.items()]
+    memory = [
+        f"-D{name}={value.format(slots=slots)}" for name, value in _TASK_MANAGER_MEMORY.items()
+    ]
     python_path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     for number, host in enumerate(hosts, 1):
         names = folder / f"conf/hosts-{number}"
         names.write_text(f"{host} localhost\n127.0.0.1 {socket.gethostname()}\n")
         itself = [f"-Dtaskmanager.resource-id=task-manager-{number}", *memory]
-        argv = [*run, f"-Djdk.net.hosts.file={names}", *_TASK_MANAGER_HEAP, *on_jars, _TASK_MANAGER, *configured]
+        argv = [
+            *run,
+            f"-Djdk.net.hosts.file={names}",
+            *_TASK_MANAGER_HEAP,
+            *on_jars,
+            _TASK_MANAGER,
+            *configured,
+        ]
         commands.append(Command(f"task-manager-{number}", [*argv, *itself]))
         serve = [sys.executable, "-m", "deploy.flink.worker_pool", f"{host}:{pool}"]
         # Workers share nothing but what the job's paths lead to, as on a cluster of many machines.
         temporary = folder / f"tmp-{number}"
         temporary.mkdir(exist_ok=True)
         environment = {"PYTHONPATH": python_path, "TMPDIR": str(temporary)}
-        commands.append(Command(f"worker-pool-{number}", serve, environment, str(folder / f"work-{number}")))
-    server = [java.JOB_SERVER_CLASS, "--flink-master", cluster.flink_master, "--job-host", "localhost"]
+        commands.append(
+            Command(f"worker-pool-{number}", serve, environment, str(folder / f"work-{number}"))
+        )
+    server = [
+        java.JOB_SERVER_CLASS,
+        "--flink-master",
+        cluster.flink_master,
+        "--job-host",
+        "localhost",
+    ]
     server += ["--job-port", str(job), "--artifact-port", str(artifacts), "--expansion-port", "0"]
-    # With each job the server sends what is on its class path to the cluster, which has it all: the greater part, of
-    # other projects, is out of sight there.
+    # With each job the server sends what is on its class path to the cluster, which has it all: the
+    # greater part, of other projects, is out of sight there.
     own, others = java.split_class_path(jars)
     on_jars = [f"-Xbootclasspath/a:{others}", "-cp", own]
-    commands.append(Command("job-server", [*run, "-Xmx512m", *on_jars, *server, "--artifacts-dir", f"{folder}/tmp"]))
+    commands.append(
+        Command(
+            "job-server", [*run, "-Xmx512m", *on_jars, *server, "--artifacts-dir", f"{folder}/tmp"]
+        )
+    )
     return cluster, commands
 
 
@@ -249,7 +281,9 @@ def read(folder: Path) -> Cluster | None:
     return Cluster(**{**fields, "pools": tuple(fields["pools"])})
 
 
-def up(folder: Path, jars: Path, task_managers: int = 2, slots: int = 1, *, until_exit: bool = False) -> Cluster:
+def up(
+    folder: Path, jars: Path, task_managers: int = 2, slots: int = 1, *, until_exit: bool = False
+) -> Cluster:
     """Brings a cluster up, unless the folder's is.
 
     Args:
@@ -281,7 +315,9 @@ def up(folder: Path, jars: Path, task_managers: int = 2, slots: int = 1, *, unti
             for old in logs.iterdir():
                 old.unlink()
             write_json(folder / CLUSTER, dataclasses.asdict(cluster))
-            write_json(folder / supervisor.COMMANDS, [dataclasses.asdict(command) for command in commands])
+            write_json(
+                folder / supervisor.COMMANDS, [dataclasses.asdict(command) for command in commands]
+            )
             end_with = [json.dumps(process_id())] if until_exit else []
             with open(logs / f"{supervisor.SUPERVISOR}.log", "ab") as log:
                 subprocess.Popen(
@@ -302,7 +338,10 @@ def _wait(folder: Path, cluster: Cluster) -> None:
         if time.monotonic() > end:
             logs = sorted((folder / supervisor.LOGS).glob("*.log"))
             ends = [f"{log}:\n{log.read_text(errors='replace')[-500:]}" for log in logs]
-            raise ClusterError(f"{missing} after {_SECONDS_TO_START:.0f} s. The ends of the logs:\n" + "\n".join(ends))
+            raise ClusterError(
+                f"{missing} after {_SECONDS_TO_START:.0f} s. The ends of the logs:\n"
+                + "\n".join(ends)
+            )
         time.sleep(0.25)
 
 

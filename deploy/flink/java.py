@@ -46,19 +46,26 @@ def find_java() -> str:
     java = f"{home}/bin/java" if home else shutil.which("java")
     where = f"in JAVA_HOME={home}" if home else "on PATH"
     if java is None or shutil.which(java) is None:
-        raise ClusterError(f"Flink needs Java {OLDEST_JAVA} or newer, and there is none {where}: install it (openjdk)")
+        raise ClusterError(
+            f"Flink needs Java {OLDEST_JAVA} or newer, and there is none {where}: install it (openjdk)"
+        )
     said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "(?:1\.)?(\d+)', said)
     if version is None or int(version[1]) < OLDEST_JAVA:
         found = said.splitlines()[0] if said else "no version"
-        raise ClusterError(f"Flink needs Java {OLDEST_JAVA} or newer; the one {where} says: {found}")
+        raise ClusterError(
+            f"Flink needs Java {OLDEST_JAVA} or newer; the one {where} says: {found}"
+        )
     return java
 
 
 def options() -> list[str]:
     """The options that every Java process of the cluster starts with."""
     opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
-    logs = ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"]
+    logs = [
+        "-Dorg.slf4j.simpleLogger.showDateTime=true",
+        "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+    ]
     return [*opened, *logs, "-Djava.net.preferIPv4Stack=true"]
 
 
@@ -79,13 +86,27 @@ def fetch_jars(folder: Path) -> Path:
         return jars
     maven = shutil.which("mvn")
     if maven is None:
-        raise ClusterError("the jars of Flink and Beam are fetched with Maven, and there is no mvn on PATH: install it")
+        raise ClusterError(
+            "the jars of Flink and Beam are fetched with Maven, and there is no mvn on PATH: install it"
+        )
     parts = jars.with_name(f"{jars.name}.{os.getpid()}.part")
-    copy = [maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={parts}"]
-    done = subprocess.run(copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    copy = [
+        maven,
+        "-q",
+        "-B",
+        "-f",
+        str(POM),
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={parts}",
+    ]
+    done = subprocess.run(
+        copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     try:
         if done.returncode:
-            raise ClusterError(f"Maven could not fetch the jars of {POM}:\n{done.stdout.strip()[-2000:]}")
+            raise ClusterError(
+                f"Maven could not fetch the jars of {POM}:\n{done.stdout.strip()[-2000:]}"
+            )
         _write_job_server_jar(parts)
         if not jars.is_dir():
             parts.rename(jars)
@@ -128,4 +149,6 @@ def _manifest_lines(line: str) -> str:
     # A manifest's lines are short; a space carries one on.
     first, rest = line[: _MANIFEST_LINE - 2], line[_MANIFEST_LINE - 2 :]
     step = _MANIFEST_LINE - 3
-    return "".join([first, *(f"\r\n {rest[at : at + step]}" for at in range(0, len(rest), step)), "\r\n"])
+    return "".join(
+        [first, *(f"\r\n {rest[at : at + step]}" for at in range(0, len(rest), step)), "\r\n"]
+    )

@@ -2,8 +2,9 @@
 
     python -m deploy.flink.supervisor FOLDER [PROCESS]
 
-It ends with the process that is given, as JSON (`datarater.pipelines.run_folder.lease.process_id`). The folder's `commands.json` says what
-to run; `processes.json` says what runs. Every process has a log of its own.
+It ends with the process that is given, as JSON (`datarater.pipelines.run_folder.lease.process_id`).
+The folder's `commands.json` says what to run; `processes.json` says what runs. Every process has a
+log of its own.
 """
 
 import contextlib
@@ -55,7 +56,9 @@ class Supervisor:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._commands = [Command(**fields) for fields in json.loads((folder / COMMANDS).read_bytes())]
+        self._commands = [
+            Command(**fields) for fields in json.loads((folder / COMMANDS).read_bytes())
+        ]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._due = {command.name: 0.0 for command in self._commands}
 
@@ -67,7 +70,10 @@ class Supervisor:
             if process is not None and process.poll() is None:
                 continue
             if process is not None:
-                print(f"{command.name}, process {process.pid}, ended with {process.returncode}", flush=True)
+                print(
+                    f"{command.name}, process {process.pid}, ended with {process.returncode}",
+                    flush=True,
+                )
                 del self._running[command.name]
                 self._due[command.name] = time.monotonic() + _PAUSE_SECONDS
             if time.monotonic() >= self._due[command.name]:
@@ -77,7 +83,11 @@ class Supervisor:
             self._write()
 
     def _start(self, command: Command) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, split_marks.WATCHED_PROCESS: json.dumps(process_id()), **command.environment}
+        environment = {
+            **os.environ,
+            split_marks.WATCHED_PROCESS: json.dumps(process_id()),
+            **command.environment,
+        }
         if command.directory is not None:
             os.makedirs(command.directory, exist_ok=True)
         with open(self._folder / LOGS / f"{command.name}.log", "ab") as log:

@@ -31,7 +31,8 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    # A split in the making would go on in a thread of its own, for a task manager that no longer wants it.
+    # A split in the making would go on in a thread of its own, for a task manager that no longer
+    # wants it.
     split_marks.clear_own()
     os._exit(code)
 

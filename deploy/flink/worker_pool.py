@@ -1,9 +1,10 @@
 """A pool of worker processes beside a task manager: what Beam calls an EXTERNAL environment.
 
-It serves the same calls as Beam's own `apache_beam.runners.worker.worker_pool_main`, on the address that it is given.
-A worker runs on the very Python that the pool runs on, so that it has the same packages; its output goes to the pool's
-log; it removes its marks (`datarater.pipelines.run_folder.split_marks`) when it is told to stop; and it ends with its pool, as the pool ends
-with the cluster.
+It serves the same calls as Beam's own `apache_beam.runners.worker.worker_pool_main`, on the address
+that it is given. A worker runs on the very Python that the pool runs on, so that it has the same
+packages; its output goes to the pool's log; it removes its marks
+(`datarater.pipelines.run_folder.split_marks`) when it is told to stop; and it ends with its pool,
+as the pool ends with the cluster.
 
     python -m deploy.flink.worker_pool HOST:PORT
 """
@@ -35,11 +36,17 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
     def __init__(self) -> None:
         super().__init__(use_process=True)
 
-    def StartWorker(  # noqa: N802
+    def StartWorker(
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StartWorkerResponse:
         """Starts a worker process that reports to the task manager."""
-        command = [sys.executable, "-m", "deploy.flink.worker", request.control_endpoint.url, request.worker_id]
+        command = [
+            sys.executable,
+            "-m",
+            "deploy.flink.worker",
+            request.control_endpoint.url,
+            request.worker_id,
+        ]
         environment = {**os.environ, split_marks.WATCHED_PROCESS: json.dumps(process_id())}
         try:
             worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
@@ -67,7 +74,9 @@ def main() -> None:
         split_marks.die_with(json.loads(watched))
     pool = WorkerPool()
     # Of two pools at one address the second is refused, not given every other request.
-    server = grpc.server(thread_pool_executor.shared_unbounded_instance(), options=[("grpc.so_reuseport", 0)])
+    server = grpc.server(
+        thread_pool_executor.shared_unbounded_instance(), options=[("grpc.so_reuseport", 0)]
+    )
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     server.add_insecure_port(sys.argv[1])
     server.start()

@@ -1,7 +1,7 @@
 """The inner model: a causal language model, and its loss for each sequence of a batch.
 
-Both the inner and the outer loss are next-token cross-entropy (arXiv 2505.17895, section 2). Dimension letters as in
-`datarater.rater_model.transformer`.
+Both the inner and the outer loss are next-token cross-entropy (arXiv 2505.17895, section 2).
+Dimension letters as in `datarater.rater_model.transformer`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class LanguageModelConfig:
     Attributes:
         vocabulary_size: V, of the tokenizer.
         transformer: the stack's shape.
-        loss_chunk: positions whose logits are made at one time in the loss; 0 for all. It changes no value, and
-            B x L x V numbers are then never held together.
+        loss_chunk: positions whose logits are made at one time in the loss; 0 for all. It changes
+            no value, and B x L x V numbers are then never held together.
     """
 
     vocabulary_size: int = 258
@@ -49,7 +49,7 @@ class Windows(NamedTuple):
     tokens_BxL: jax.Array
     length_B: jax.Array
 
-    def mask_BxL(self) -> jax.Array:  # noqa: N802 - the name carries the shape
+    def mask_BxL(self) -> jax.Array:
         """Returns True at valid positions."""
         return jnp.arange(self.tokens_BxL.shape[-1]) < self.length_B[..., None]
 
@@ -69,7 +69,11 @@ class LanguageModel(nn.Module):
         if not read_out:
             return x_BxLxD
         logits_BxLxV = nn.Dense(
-            config.vocabulary_size, use_bias=False, dtype=shape.dtype, param_dtype=shape.param_dtype, name="readout"
+            config.vocabulary_size,
+            use_bias=False,
+            dtype=shape.dtype,
+            param_dtype=shape.param_dtype,
+            name="readout",
         )(x_BxLxD)
         return logits_BxLxV.astype(jnp.promote_types(logits_BxLxV.dtype, jnp.float32))
 
@@ -98,12 +102,16 @@ def sequence_losses(config: LanguageModelConfig, params: Params, windows: Window
     """
     inputs_BxL, targets_BxL = windows.tokens_BxL[:, :-1], windows.tokens_BxL[:, 1:]
     if config.loss_chunk:
-        log_probabilities_BxL = _log_probabilities_in_chunks(config, params, inputs_BxL, targets_BxL)
+        log_probabilities_BxL = _log_probabilities_in_chunks(
+            config, params, inputs_BxL, targets_BxL
+        )
     else:
         logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL))
         log_probabilities_BxL = _target_log_probabilities(logits_BxLxV, targets_BxL)
     valid_BxL = windows.mask_BxL()[:, 1:].astype(log_probabilities_BxL.dtype)
-    return -jnp.sum(log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(jnp.sum(valid_BxL, axis=1), 1)
+    return -jnp.sum(log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(
+        jnp.sum(valid_BxL, axis=1), 1
+    )
 
 
 def _target_log_probabilities(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
@@ -115,17 +123,24 @@ def _log_probabilities_in_chunks(
     config: LanguageModelConfig, params: Params, inputs_BxL: jax.Array, targets_BxL: jax.Array
 ) -> jax.Array:
     """Returns the targets' log-probabilities; each chunk's logits are made again in the backward pass."""
-    hidden_BxLxD = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL, read_out=False))
+    hidden_BxLxD = cast(
+        jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL, read_out=False)
+    )
     batch, length = targets_BxL.shape
     count = -(-length // config.loss_chunk)
 
     def cut(x: jax.Array) -> jax.Array:
-        padding = [(0, count * config.loss_chunk - length if axis == 1 else 0) for axis in range(x.ndim)]
-        return jnp.moveaxis(jnp.pad(x, padding).reshape(batch, count, config.loss_chunk, *x.shape[2:]), 1, 0)
+        padding = [
+            (0, count * config.loss_chunk - length if axis == 1 else 0) for axis in range(x.ndim)
+        ]
+        return jnp.moveaxis(
+            jnp.pad(x, padding).reshape(batch, count, config.loss_chunk, *x.shape[2:]), 1, 0
+        )
 
     @jax.checkpoint
     def of_chunk(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
-        # Cast here, inside the loop, so that the kernel's gradient is summed in the parameters' own precision.
+        # Cast here, inside the loop, so that the kernel's gradient is summed in the parameters' own
+        # precision.
         kernel_DxV = params["readout"]["kernel"].astype(hidden_BxCxD.dtype)
         logits_BxCxV = hidden_BxCxD @ kernel_DxV
         logits_BxCxV = logits_BxCxV.astype(jnp.promote_types(logits_BxCxV.dtype, jnp.float32))

@@ -1,19 +1,22 @@
 """Where things live when there is more than one device: a mesh of ("population", "data") axes.
 
-Inner models are spread over the groups of the "population" axis, each model's batches over the "data" axis of its
-group, and, where one device is too small for a model, its parameters and optimiser state too. What the meta-step
-computes of parameters and batches runs under `jax.shard_map`, so those exchanges between devices are written here:
+Inner models are spread over the groups of the "population" axis, each model's batches over the
+"data" axis of its group, and, where one device is too small for a model, its parameters and
+optimiser state too. What the meta-step computes of parameters and batches runs under
+`jax.shard_map`, so those exchanges between devices are written here:
 
     over data        one sum of the inner gradient for each inner update and one of its derivative, one of the outer
-                     gradient, one of the rater's gradient; gathers of the batch's scores and losses, B numbers each
+                     gradient, one of the rater's gradient; gathers of the batch's scores and
+                     losses, B numbers each
     over population  one mean of the rater's update
 
-With parameters cut over the data axis the sums become reduce-scatters, and theta and each cotangent are gathered whole
-just before they are used. Only the means of the metrics, a few numbers over the population, lie outside and are left
-to the compiler.
+With parameters cut over the data axis the sums become reduce-scatters, and theta and each cotangent
+are gathered whole just before they are used. Only the means of the metrics, a few numbers over the
+population, lie outside and are left to the compiler.
 
-Several processes that train together meet here too: what must be the same in all of them is compared before they
-begin, and one that cannot go on says so and ends by itself, whatever the others do.
+Several processes that train together meet here too: what must be the same in all of them is
+compared before they begin, and one that cannot go on says so and ends by itself, whatever the
+others do.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ class PlacementConfig:
     """How inner models and their batches are spread over devices.
 
     Attributes:
-        population: groups of devices, each with an equal share of the inner models; 0 for the number that leaves the
-            fewest devices idle, the largest of several.
-        data: devices in a group, each with an equal share of every batch; 0 for as many as divide the batches.
-        shard_parameters: cut each inner model's parameters and optimiser state over its group's devices, each array
-            along its longest axis that can be cut evenly. They are put together just before they are used: what
-            stays on a device between updates shrinks by the group's size.
+        population: groups of devices, each with an equal share of the inner models; 0 for the
+            number that leaves the fewest devices idle, the largest of several.
+        data: devices in a group, each with an equal share of every batch; 0 for as many as divide
+            the batches.
+        shard_parameters: cut each inner model's parameters and optimiser state over its group's
+            devices, each array along its longest axis that can be cut evenly. They are put together
+            just before they are used: what stays on a device between updates shrinks by the group's
+            size.
     """
 
     population: int = 0
@@ -88,8 +93,8 @@ class DataAxis(OneDevice):
 
     Attributes:
         size: how many devices.
-        cut_axes: for each leaf of theta, in the order of `jax.tree.leaves`, the axis that is cut over the devices, or
-            -1 for a leaf that every device holds whole; None for no leaf cut.
+        cut_axes: for each leaf of theta, in the order of `jax.tree.leaves`, the axis that is cut
+            over the devices, or -1 for a leaf that every device holds whole; None for no leaf cut.
         name: of the mesh axis, or axes.
     """
 
@@ -104,7 +109,9 @@ class DataAxis(OneDevice):
     def own_part(self, x_B: jax.Array) -> jax.Array:
         """See `OneDevice.own_part`."""
         width = x_B.shape[-1] // self.size
-        return jax.lax.dynamic_slice_in_dim(x_B, jax.lax.axis_index(self.name) * width, width, axis=-1)
+        return jax.lax.dynamic_slice_in_dim(
+            x_B, jax.lax.axis_index(self.name) * width, width, axis=-1
+        )
 
     def whole_batch(self, x_B: jax.Array) -> jax.Array:
         """See `OneDevice.whole_batch`."""
@@ -192,14 +199,17 @@ class Placement:
     def shardings(self, specs: Any) -> Any:
         """Returns the shardings of partition specs."""
         return jax.tree.map(
-            lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+            lambda spec: NamedSharding(self.mesh, spec),
+            specs,
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
 
     def place(self, tree: Any, specs: Any) -> Any:
         """Puts arrays, the same ones in every process, where the specs say.
 
         Args:
-            tree: arrays; those that JAX can move between devices are, the others are copied from this process.
+            tree: arrays; those that JAX can move between devices are, the others are copied from
+                this process.
             specs: a tree of partition specs, or one for all.
         """
         if isinstance(specs, PartitionSpec):
@@ -224,10 +234,16 @@ class Placement:
     def describe(self) -> str:
         """Returns one sentence for a person."""
         kind = self.mesh.devices.flat[0].device_kind
-        cut = ", parameters cut over the group" if self.shard_parameters and self.group_size > 1 else ""
+        cut = (
+            ", parameters cut over the group"
+            if self.shard_parameters and self.group_size > 1
+            else ""
+        )
         idle = jax.device_count() - self.mesh.size
         left_over = f"; {idle} more devices stay idle" if idle > 0 else ""
-        return f"{self.mesh.size} x {kind}: {self.groups} groups of {self.group_size}{cut}{left_over}"
+        return (
+            f"{self.mesh.size} x {kind}: {self.groups} groups of {self.group_size}{cut}{left_over}"
+        )
 
 
 def make_placement(
@@ -251,7 +267,9 @@ def make_placement(
     count = len(devices)
     groups, group_size = _axes(config, population, math.gcd(*batches), count)
     if population % groups:
-        raise PlacementError(f"placement.population ({groups}) must divide population.size ({population})")
+        raise PlacementError(
+            f"placement.population ({groups}) must divide population.size ({population})"
+        )
     for batch in batches:
         if batch % group_size:
             raise PlacementError(
@@ -259,7 +277,9 @@ def make_placement(
                 "divisor of inner_batch and outer_batch, or change those"
             )
     if groups * group_size > count:
-        raise PlacementError(f"placement asks for {groups} x {group_size} devices, and there are {count}")
+        raise PlacementError(
+            f"placement asks for {groups} x {group_size} devices, and there are {count}"
+        )
     if groups * group_size < count and jax.process_count() > 1:
         raise PlacementError(
             f"placement uses {groups} x {group_size} of {count} devices; in a run of several processes it must use "
@@ -267,7 +287,9 @@ def make_placement(
         )
     if groups * group_size == 1:
         return None
-    mesh = Mesh(np.asarray(devices[: groups * group_size]).reshape(groups, group_size), (POPULATION, DATA))
+    mesh = Mesh(
+        np.asarray(devices[: groups * group_size]).reshape(groups, group_size), (POPULATION, DATA)
+    )
     return Placement(mesh, config.shard_parameters)
 
 

@@ -9,20 +9,22 @@ One inner model's share of Algorithm 1 (arXiv 2505.17895):
 
 Two ways to the same number:
 
-- reverse mode differentiates through everything, second derivatives by reverse over reverse. It is the oracle
-  that the other is tested against.
-- mixed mode (MixFlow-MG, arXiv 2505.00793) makes the inner gradient an explicit function with its own derivative
-  rule. With u the cotangent of g_t, both second-order terms are one forward-mode pass over the reverse-mode
-  gradient,
+- reverse mode differentiates through everything, second derivatives by reverse over reverse. It is
+  the oracle that the other is tested against.
+- mixed mode (MixFlow-MG, arXiv 2505.00793) makes the inner gradient an explicit function with its
+  own derivative rule. With u the cotangent of g_t, both second-order terms are one forward-mode
+  pass over the reverse-mode gradient,
 
       d/dtheta <u, g_t> = d/de grad_theta [sum_i w_i l_i] (theta + e u)
       d/dw_i   <u, g_t> = d/de l_i (theta + e u)                              at e = 0,
 
-  by the symmetry of second derivatives. Exact, and with far less memory. The rater gets no second-order pass at
-  all: the inner updates see nothing of it but the batch's scores, so the meta-gradient is taken to the T x B
-  scores, and one ordinary vjp carries it on to eta.
+  by the symmetry of second derivatives. Exact, and with far less memory. The rater gets no
+  second-order pass at
+  all: the inner updates see nothing of it but the batch's scores, so the meta-gradient is taken to
+  the T x B scores, and one ordinary vjp carries it on to eta.
 
-Dimension letters as in `datarater.rater_model.transformer`, and T, the inner updates of a meta-step.
+Dimension letters as in `datarater.rater_model.transformer`, and T, the inner updates of a
+meta-step.
 """
 
 from __future__ import annotations
@@ -62,25 +64,28 @@ class InnerState(NamedTuple):
 class MetaGradientConfig:
     """How the meta-gradient is computed; none of it changes its value.
 
-    The defaults recompute nothing, which is fastest as long as it fits; `meta_training/configs/pile.py` shows what to
-    set where it does not.
+    The defaults recompute nothing, which is fastest as long as it fits;
+    `meta_training/configs/pile.py` shows what to set where it does not.
 
-    Micro-batches bound the activations that live at one time: sums over a batch are accumulated, in float32 at least,
-    over parts of it. The softmax over the whole batch's scores comes before them, so they are exact. Sizes are in
-    windows on one device, must divide what they cut, and are 0 for everything at once.
+    Micro-batches bound the activations that live at one time: sums over a batch are accumulated, in
+    float32 at least, over parts of it. The softmax over the whole batch's scores comes before them,
+    so they are exact. Sizes are in windows on one device, must divide what they cut, and are 0 for
+    everything at once.
 
     Attributes:
         mode: "mixed" or "reverse".
-        rematerialise_updates: recompute each inner update in the backward pass. Reverse mode's memory then no longer
-            grows with T times the activations. Mixed mode recomputes the inner backward pass for little, unless
-            inner gradients are saved: then only the optimiser's arithmetic is recomputed.
-        save_inner_gradients: when updates are recomputed, keep each one's inner gradient, T x |theta| numbers, so
-            that the backward pass need not recompute the inner backward pass.
-        scan_updates: run the T updates in a `lax.scan` in place of unrolling them; compiles faster for a large T.
+        rematerialise_updates: recompute each inner update in the backward pass. Reverse mode's
+            memory then no longer grows with T times the activations. Mixed mode recomputes the
+            inner backward pass for little, unless inner gradients are saved: then only the
+            optimiser's arithmetic is recomputed.
+        save_inner_gradients: when updates are recomputed, keep each one's inner gradient, T x
+            |theta| numbers, so that the backward pass need not recompute the inner backward pass.
+        scan_updates: run the T updates in a `lax.scan` in place of unrolling them; compiles faster
+            for a large T.
         inner_micro_batch: of the inner gradient, and of its derivative.
         outer_micro_batch: of the outer loss and its gradient.
-        rater_micro_batch: of the rater, over the T x B windows of a meta-step. Where it is given, the rater's
-            activations are recomputed in place of being kept through the inner updates.
+        rater_micro_batch: of the rater, over the T x B windows of a meta-step. Where it is given,
+            the rater's activations are recomputed in place of being kept through the inner updates.
     """
 
     mode: str = "mixed"
@@ -96,7 +101,9 @@ class MetaGradientConfig:
             raise ValueError(f"meta_gradient.mode must be 'mixed' or 'reverse', not {self.mode!r}")
         for name in ("inner_micro_batch", "outer_micro_batch", "rater_micro_batch"):
             if getattr(self, name) < 0:
-                raise ValueError(f"meta_gradient.{name} must be at least 0, not {getattr(self, name)}")
+                raise ValueError(
+                    f"meta_gradient.{name} must be at least 0, not {getattr(self, name)}"
+                )
 
 
 class MetaGradient(NamedTuple):
@@ -125,7 +132,9 @@ def split_batch(tree: Any, size: int, name: str) -> Any:
     """
     batch = jax.tree.leaves(tree)[0].shape[0]
     if batch % size:
-        raise ValueError(f"meta_gradient.{name} ({size}) must divide the {batch} windows that a device takes at once")
+        raise ValueError(
+            f"meta_gradient.{name} ({size}) must divide the {batch} windows that a device takes at once"
+        )
     return jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
 
 
@@ -145,7 +154,9 @@ def accumulate(function: Callable[..., tuple[Any, Any]], parts: Any, like: Any) 
         summand, result = function(*part)
         return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, summand), result
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like
+    )
     total, results = jax.lax.scan(step, zeros, parts)
     return jax.tree.map(lambda t, x: t.astype(x.dtype), total, like), results
 
@@ -157,18 +168,23 @@ def make_inner_gradient(
 
     Args:
         losses: the inner loss of each sequence.
-        mode: "reverse" leaves its derivative to JAX; "mixed" gives it the rule of the module's docstring. The
-            losses that it returns are for watching: in mixed mode no derivative flows through them.
+        mode: "reverse" leaves its derivative to JAX; "mixed" gives it the rule of the module's
+            docstring. The losses that it returns are for watching: in mixed mode no derivative
+            flows through them.
         micro_batch: windows at once; 0 for the whole batch.
-        data_axis: the devices that share the batch, if more than one; the windows are then this device's part, and
-            theta, its gradient and the weights are as `DataAxis` says.
+        data_axis: the devices that share the batch, if more than one; the windows are then this
+            device's part, and theta, its gradient and the weights are as `DataAxis` says.
     """
 
-    def weighted_loss(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    def weighted_loss(
+        params: Params, weights_B: jax.Array, windows: Windows
+    ) -> tuple[jax.Array, jax.Array]:
         losses_B = losses(params, windows)
         return jnp.sum(weights_B * losses_B), losses_B
 
-    def gradient(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Params, jax.Array]:
+    def gradient(
+        params: Params, weights_B: jax.Array, windows: Windows
+    ) -> tuple[Params, jax.Array]:
         def of_part(part_weights_B: jax.Array, part: Windows) -> tuple[Params, jax.Array]:
             return jax.grad(weighted_loss, has_aux=True)(params, part_weights_B, part)
 
@@ -197,7 +213,9 @@ def make_inner_gradient(
     def forward(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Any, Any]:
         return mixed(params, weights_B, windows), (params, weights_B, windows)
 
-    def backward(inputs: Any, cotangents: tuple[Params, jax.Array]) -> tuple[Params, jax.Array, None]:
+    def backward(
+        inputs: Any, cotangents: tuple[Params, jax.Array]
+    ) -> tuple[Params, jax.Array, None]:
         params, weights_B, windows = inputs
         direction, _ = cotangents
         _, (params_bar, weights_bar_B) = jax.jvp(
@@ -205,7 +223,11 @@ def make_inner_gradient(
             (axis.whole_params(params),),
             (axis.whole_params(direction),),
         )
-        return axis.sum_params(params_bar), axis.whole_batch(weights_bar_B).astype(weights_B.dtype), None
+        return (
+            axis.sum_params(params_bar),
+            axis.whole_batch(weights_bar_B).astype(weights_B.dtype),
+            None,
+        )
 
     mixed.defvjp(forward, backward)
     return mixed
@@ -230,7 +252,9 @@ def make_mean_loss(
         batch = windows.length_B.shape[0] * axis.size
 
         def of_part(part: Windows) -> tuple[tuple[jax.Array, Params], None]:
-            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / batch)(whole), None
+            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / batch)(
+                whole
+            ), None
 
         if micro_batch:
             parts = split_batch(windows, micro_batch, "outer_micro_batch")
@@ -243,7 +267,8 @@ def make_mean_loss(
     @jax.custom_vjp
     def mean_loss(params: Params, windows: Windows) -> jax.Array:
         return axis.sum_value(
-            jnp.sum(losses(axis.whole_params(params), windows)) / (windows.length_B.shape[0] * axis.size)
+            jnp.sum(losses(axis.whole_params(params), windows))
+            / (windows.length_B.shape[0] * axis.size)
         )
 
     def backward(gradient: Params, cotangent: jax.Array) -> tuple[Params, None]:
@@ -265,12 +290,12 @@ def make_meta_gradient(
     Args:
         score_windows: the rater: (eta, windows) -> scores_B.
         losses: inner and outer loss of each sequence: (theta, windows) -> losses_B.
-        optimiser: the inner optimiser, any of optax whose update can be differentiated; an Adam needs an `eps_root`
-            above 0. Where parameters are cut over devices it must treat each number by itself, as Adam, AdamW and
-            SGD do.
+        optimiser: the inner optimiser, any of optax whose update can be differentiated; an Adam
+            needs an `eps_root` above 0. Where parameters are cut over devices it must treat each
+            number by itself, as Adam, AdamW and SGD do.
         config: how to compute it.
-        data_axis: the devices that share one inner model's batches, if more than one: the function then runs inside
-            `jax.shard_map`, on this device's part of the windows. Mixed mode only.
+        data_axis: the devices that share one inner model's batches, if more than one: the function
+            then runs inside `jax.shard_map`, on this device's part of the windows. Mixed mode only.
 
     Returns:
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
@@ -286,7 +311,9 @@ def make_meta_gradient(
     inner_gradient = make_inner_gradient(losses, config.mode, config.inner_micro_batch, data_axis)
     mean_loss = make_mean_loss(losses, config.outer_micro_batch, data_axis)
 
-    def update(state: InnerState, weights_B: jax.Array, windows: Windows) -> tuple[InnerState, jax.Array]:
+    def update(
+        state: InnerState, weights_B: jax.Array, windows: Windows
+    ) -> tuple[InnerState, jax.Array]:
         gradient, losses_B = inner_gradient(state.params, weights_B, windows)
         gradient = checkpoint_name(gradient, _INNER_GRADIENT)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.params)
@@ -306,11 +333,15 @@ def make_meta_gradient(
     ) -> tuple[jax.Array, tuple[InnerState, jax.Array]]:
         weights_TxB = jax.nn.softmax(scores_TxB, axis=-1)
         if config.scan_updates:
-            state, losses_TxB = jax.lax.scan(lambda carry, step: update(carry, *step), state, (weights_TxB, inner))
+            state, losses_TxB = jax.lax.scan(
+                lambda carry, step: update(carry, *step), state, (weights_TxB, inner)
+            )
         else:
             steps = []
             for t in range(scores_TxB.shape[0]):
-                state, losses_B = update(state, weights_TxB[t], jax.tree.map(lambda x, t=t: x[t], inner))
+                state, losses_B = update(
+                    state, weights_TxB[t], jax.tree.map(lambda x, t=t: x[t], inner)
+                )
                 steps.append(losses_B)
             losses_TxB = jnp.stack(steps)
         return mean_loss(state.params, outer), (state, losses_TxB)
@@ -330,18 +361,24 @@ def make_meta_gradient(
             _, pull_back = jax.vjp(lambda eta: score_windows(eta, part), rater_params)
             return pull_back(scores_bar_B)[0], None
 
-        parts = split_batch((scores_bar_TxB.reshape(-1), flatten(inner)), config.rater_micro_batch, "rater_micro_batch")
+        parts = split_batch(
+            (scores_bar_TxB.reshape(-1), flatten(inner)),
+            config.rater_micro_batch,
+            "rater_micro_batch",
+        )
         return accumulate(of_part, parts, rater_params)[0]
 
-    def mixed(rater_params: Params, state: InnerState, inner: Windows, outer: Windows) -> MetaGradient:
+    def mixed(
+        rater_params: Params, state: InnerState, inner: Windows, outer: Windows
+    ) -> MetaGradient:
         if config.rater_micro_batch:
             own_scores_TxB = scores_of(rater_params, inner)
         else:
             own_scores_TxB, pull_back = jax.vjp(lambda eta: scores_of(eta, inner), rater_params)
         scores_TxB = axis.whole_batch(own_scores_TxB)
-        (outer_loss, (state, losses_TxB)), scores_bar_TxB = jax.value_and_grad(after_updates, has_aux=True)(
-            scores_TxB, state, inner, outer
-        )
+        (outer_loss, (state, losses_TxB)), scores_bar_TxB = jax.value_and_grad(
+            after_updates, has_aux=True
+        )(scores_TxB, state, inner, outer)
         own_bar_TxB = axis.own_part(scores_bar_TxB)
         if config.rater_micro_batch:
             gradient = score_gradient(rater_params, inner, own_bar_TxB)
@@ -349,15 +386,17 @@ def make_meta_gradient(
             (gradient,) = pull_back(own_bar_TxB)
         return MetaGradient(axis.sum_value(gradient), outer_loss, state, scores_TxB, losses_TxB)
 
-    def reverse(rater_params: Params, state: InnerState, inner: Windows, outer: Windows) -> MetaGradient:
+    def reverse(
+        rater_params: Params, state: InnerState, inner: Windows, outer: Windows
+    ) -> MetaGradient:
         def outer_loss_of(eta: Params) -> tuple[jax.Array, Any]:
             scores_TxB = scores_of(eta, inner)
             outer_loss, (last, losses_TxB) = after_updates(scores_TxB, state, inner, outer)
             return outer_loss, (last, scores_TxB, losses_TxB)
 
-        (outer_loss, (last, scores_TxB, losses_TxB)), gradient = jax.value_and_grad(outer_loss_of, has_aux=True)(
-            rater_params
-        )
+        (outer_loss, (last, scores_TxB, losses_TxB)), gradient = jax.value_and_grad(
+            outer_loss_of, has_aux=True
+        )(rater_params)
         return MetaGradient(gradient, outer_loss, last, scores_TxB, losses_TxB)
 
     return mixed if config.mode == "mixed" else reverse

@@ -23,7 +23,8 @@ class MetaState(NamedTuple):
     Attributes:
         step: int32, meta-steps done.
         rater_params: eta.
-        meta_optimiser_state: one state of the meta-optimiser for each inner model, stacked along a leading axis P.
+        meta_optimiser_state: one state of the meta-optimiser for each inner model, stacked along a
+            leading axis P.
         inner: the inner models, stacked likewise.
     """
 
@@ -41,9 +42,11 @@ class MetaStepMetrics(NamedTuple):
         inner_loss: mean inner loss, unweighted.
         age_P: each inner model's age after its updates.
         gradient_norm_P: norm of each inner model's meta-gradient before clipping.
-        gradient_rms_P: root mean square of each meta-gradient's entries, to hold against the meta-Adam's epsilon.
+        gradient_rms_P: root mean square of each meta-gradient's entries, to hold against the
+            meta-Adam's epsilon.
         effective_sample_share: mean over batches of (1 / sum_i w_i^2) / B, 1 for uniform weights.
-        weight_entropy_share: mean over batches of the weights' entropy over log B, 1 for uniform weights.
+        weight_entropy_share: mean over batches of the weights' entropy over log B, 1 for uniform
+            weights.
         score_spread: mean over batches of the scores' standard deviation.
         update_norm: norm of the rater's averaged update.
     """
@@ -64,7 +67,8 @@ def make_averaged_update(
 ) -> Callable[[Params, optax.OptState, Params], tuple[Params, optax.OptState]]:
     """Returns the function (gradients_P, states_P, eta) -> (mean over P of the updates, new states_P).
 
-    Every inner model has a meta-optimiser of its own and the UPDATES are averaged, not the gradients (Algorithm 1,
+    Every inner model has a meta-optimiser of its own and the UPDATES are averaged, not the
+    gradients (Algorithm 1,
     arXiv 2505.17895):  u_i = Adam_i(g_i),  eta <- eta + 1/P sum_i u_i.  An Adam over averaged gradients would let
     the inner model with the largest gradients drown the others.
 
@@ -72,8 +76,12 @@ def make_averaged_update(
         meta_optimiser: clipping, Adam, weight decay and learning rate, for one inner model.
     """
 
-    def averaged_update(gradients: Params, states: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
-        updates, states = jax.vmap(meta_optimiser.update, in_axes=(0, 0, None))(gradients, states, params)
+    def averaged_update(
+        gradients: Params, states: optax.OptState, params: Params
+    ) -> tuple[Params, optax.OptState]:
+        updates, states = jax.vmap(meta_optimiser.update, in_axes=(0, 0, None))(
+            gradients, states, params
+        )
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), updates), states
 
     return averaged_update
@@ -100,14 +108,18 @@ def meta_state_specs(state: MetaState, placement: Placement) -> Any:
     return MetaState(
         step=everywhere,  # type: ignore[arg-type] # a state of specs
         rater_params=jax.tree.map(lambda _: everywhere, state.rater_params),
-        meta_optimiser_state=jax.tree.map(lambda _: PartitionSpec(POPULATION), state.meta_optimiser_state),
+        meta_optimiser_state=jax.tree.map(
+            lambda _: PartitionSpec(POPULATION), state.meta_optimiser_state
+        ),
         inner=placement.member_specs(state.inner, stacked=True),
     )
 
 
 def place_meta_state(state: MetaState, placement: Placement | None) -> MetaState:
     """Puts a meta-state, the same in every process, where it belongs."""
-    return state if placement is None else placement.place(state, meta_state_specs(state, placement))
+    return (
+        state if placement is None else placement.place(state, meta_state_specs(state, placement))
+    )
 
 
 def place_windows(windows: Windows, placement: Placement | None) -> Windows:
@@ -130,31 +142,43 @@ def make_meta_step(
     """Returns one meta-step over the whole population, compiled.
 
     Args:
-        meta_gradient: of one inner model, as `make_meta_gradient` returns it (for the placement's data axis, where
-            there is one).
+        meta_gradient: of one inner model, as `make_meta_gradient` returns it (for the placement's
+            data axis, where there is one).
         meta_optimiser: of one inner model.
         placement: where things live; None for one device.
 
     Returns:
-        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics). The state is
-        donated: use the one returned. With a placement, `place_meta_state` and `place_windows` put the arguments
-        where they belong.
+        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics).
+        The state is
+        donated: use the one returned. With a placement, `place_meta_state` and `place_windows` put
+        the arguments where they belong.
     """
     averaged_update = make_averaged_update(meta_optimiser)
 
     def members(
-        rater_params: Params, meta_state: optax.OptState, state: InnerState, inner: Windows, outer: Windows
+        rater_params: Params,
+        meta_state: optax.OptState,
+        state: InnerState,
+        inner: Windows,
+        outer: Windows,
     ) -> tuple[Params, optax.OptState, jax.Array, MetaGradient]:
-        # One inner model of a device after the other: the memory of one, whatever the population's size.
-        results: MetaGradient = jax.lax.map(lambda member: meta_gradient(rater_params, *member), (state, inner, outer))
+        # One inner model of a device after the other: the memory of one, whatever the population's
+        # size.
+        results: MetaGradient = jax.lax.map(
+            lambda member: meta_gradient(rater_params, *member), (state, inner, outer)
+        )
         update, meta_state = averaged_update(results.gradient, meta_state, rater_params)
         if placement is not None:
             update = placement.mean_over_population(update)
-        squares = [jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient)]
+        squares = [
+            jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient)
+        ]
         square_P = functools.reduce(jnp.add, squares)
         return update, meta_state, square_P, results._replace(gradient=())
 
-    def meta_step(state: MetaState, inner: Windows, outer: Windows) -> tuple[MetaState, MetaStepMetrics]:
+    def meta_step(
+        state: MetaState, inner: Windows, outer: Windows
+    ) -> tuple[MetaState, MetaStepMetrics]:
         everyone = members
         if placement is not None:
             specs = meta_state_specs(state, placement)
@@ -191,7 +215,8 @@ def make_meta_step(
             age_P=results.inner_state.age,
             gradient_norm_P=jnp.sqrt(square_P),
             gradient_rms_P=jnp.sqrt(square_P / size),
-            effective_sample_share=jnp.mean(1 / jnp.sum(jnp.square(weights_PxTxB), axis=-1)) / batch,
+            effective_sample_share=jnp.mean(1 / jnp.sum(jnp.square(weights_PxTxB), axis=-1))
+            / batch,
             weight_entropy_share=jnp.mean(entropy_PxT) / jnp.log(max(batch, 2)),
             score_spread=jnp.mean(jnp.std(results.scores_TxB, axis=-1)),
             update_norm=optax.global_norm(update),
@@ -201,7 +226,9 @@ def make_meta_step(
         if placement is not None:
             shardings = placement.shardings(specs)
             after = jax.lax.with_sharding_constraint(after, shardings)
-            metrics = jax.lax.with_sharding_constraint(metrics, NamedSharding(placement.mesh, PartitionSpec()))
+            metrics = jax.lax.with_sharding_constraint(
+                metrics, NamedSharding(placement.mesh, PartitionSpec())
+            )
         return after, metrics
 
     return jax.jit(meta_step, donate_argnums=0)

@@ -1,6 +1,7 @@
 """The population: inner models that persist, their warm-up, their staggered resets, and the meta-step over all.
 
-Dimension letters as in `datarater.meta_training.algorithm.meta_gradient`, and P, the inner models of the population.
+Dimension letters as in `datarater.meta_training.algorithm.meta_gradient`, and P, the inner models
+of the population.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ class PopulationConfig:
 
     Attributes:
         size: P.
-        lifetime: meta-steps after which an inner model is reset; 0 for never. The models' resets are staggered
-            evenly over a lifetime.
-        warmup_steps: plain training steps of the longest-trained entry of the warm-up pool; 0 for no pool: models
-            then start, and are reset, from fresh parameters, as in the paper.
-        warmup_trajectories: how many models are trained for the pool, each from its own initialisation.
+        lifetime: meta-steps after which an inner model is reset; 0 for never. The models' resets
+            are staggered evenly over a lifetime.
+        warmup_steps: plain training steps of the longest-trained entry of the warm-up pool; 0 for
+            no pool: models then start, and are reset, from fresh parameters, as in the paper.
+        warmup_trajectories: how many models are trained for the pool, each from its own
+            initialisation.
         warmup_entries: pool entries taken of each of them.
         warmup_first_share: the share of `warmup_steps` at which the first entry is taken.
     """
@@ -46,11 +48,15 @@ class PopulationConfig:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.lifetime < 0 or self.warmup_steps < 0:
-            raise ValueError("population.size must be at least 1, lifetime and warmup_steps at least 0")
+            raise ValueError(
+                "population.size must be at least 1, lifetime and warmup_steps at least 0"
+            )
         if self.warmup_steps and min(self.warmup_trajectories, self.warmup_entries) < 1:
             raise ValueError("population.warmup_trajectories and warmup_entries must be at least 1")
         if not 0 < self.warmup_first_share <= 1:
-            raise ValueError(f"population.warmup_first_share must be in (0, 1], not {self.warmup_first_share}")
+            raise ValueError(
+                f"population.warmup_first_share must be in (0, 1], not {self.warmup_first_share}"
+            )
 
 
 def stack(trees: list[Any]) -> Any:
@@ -58,7 +64,9 @@ def stack(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def fresh_inner_state(initialise: Initialise, optimiser: optax.GradientTransformation, key: jax.Array) -> InnerState:
+def fresh_inner_state(
+    initialise: Initialise, optimiser: optax.GradientTransformation, key: jax.Array
+) -> InnerState:
     """Returns an inner model that has had no update.
 
     Args:
@@ -75,7 +83,8 @@ def initial_population(
 ) -> InnerState:
     """Returns the inner models, stacked along a leading axis P and where they belong.
 
-    One is made after the other: beside its own part of the population no device holds more than one model in whole.
+    One is made after the other: beside its own part of the population no device holds more than one
+    model in whole.
 
     Args:
         size: P.
@@ -87,7 +96,9 @@ def initial_population(
     def nothing() -> InnerState:
         return jax.tree.map(lambda x: jnp.zeros((size, *np.shape(x)), x.dtype), first)
 
-    shardings = placement and placement.shardings(placement.member_specs(jax.eval_shape(nothing), stacked=True))
+    shardings = placement and placement.shardings(
+        placement.member_specs(jax.eval_shape(nothing), stacked=True)
+    )
     inner = jax.jit(nothing, out_shardings=shardings)()
     for member in range(size):
         inner = replace_member(inner, member, newcomer(member) if member else first, placement)
@@ -97,8 +108,8 @@ def initial_population(
 def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
     """Returns which inner models are reset before meta-step `step` (counted from 0).
 
-    Member i's resets lie i/P of a lifetime before member 0's, so that at any time the population holds models of
-    every age ("stratified lifetimes", arXiv 2505.17895).
+    Member i's resets lie i/P of a lifetime before member 0's, so that at any time the population
+    holds models of every age ("stratified lifetimes", arXiv 2505.17895).
 
     Example:
         >>> [members_to_reset(step, PopulationConfig(size=2, lifetime=4)) for step in range(6)]
@@ -106,7 +117,11 @@ def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
     """
     if not config.lifetime or step == 0:
         return []
-    return [i for i in range(config.size) if (step + i * config.lifetime // config.size) % config.lifetime == 0]
+    return [
+        i
+        for i in range(config.size)
+        if (step + i * config.lifetime // config.size) % config.lifetime == 0
+    ]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -131,7 +146,9 @@ def replace_member(
         placement: where things live; None for one device.
     """
     if placement is not None:
-        replacement = placement.place(replacement, placement.member_specs(replacement, stacked=False))
+        replacement = placement.place(
+            replacement, placement.member_specs(replacement, stacked=False)
+        )
         specs = placement.member_specs(inner, stacked=True)
         return placement.place(_replace_member(inner, np.int32(member), replacement), specs)
     return _replace_member(inner, np.int32(member), replacement)

@@ -11,8 +11,16 @@ from jax.sharding import PartitionSpec
 
 from datarater.meta_training.algorithm.language_model import Windows
 from datarater.meta_training.algorithm.mesh import DATA, POPULATION, DataAxis, Placement
-from datarater.meta_training.algorithm.meta_gradient import InnerState, SequenceLosses, make_mean_loss
-from datarater.meta_training.algorithm.population import Initialise, PopulationConfig, fresh_inner_state
+from datarater.meta_training.algorithm.meta_gradient import (
+    InnerState,
+    SequenceLosses,
+    make_mean_loss,
+)
+from datarater.meta_training.algorithm.population import (
+    Initialise,
+    PopulationConfig,
+    fresh_inner_state,
+)
 
 TrainStep = Callable[[InnerState, Windows], tuple[InnerState, jax.Array]]
 
@@ -49,8 +57,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns one step of plain training, compiled: (inner model, windows) -> (inner model, its loss before the step).
 
-    Several devices share the batch: all of them where it can be cut evenly over all, else those of each group, and
-    the groups then do the same.
+    Several devices share the batch: all of them where it can be cut evenly over all, else those of
+    each group, and the groups then do the same.
 
     Args:
         losses: the loss of each sequence; its mean is minimised.
@@ -70,7 +78,9 @@ def make_train_step(
     def train_step(state: InnerState, windows: Windows) -> tuple[InnerState, jax.Array]:
         loss, gradient = jax.value_and_grad(mean_loss)(state.params, windows)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, state.params)
-        return InnerState(optax.apply_updates(state.params, updates), optimiser_state, state.age + 1), loss
+        return InnerState(
+            optax.apply_updates(state.params, updates), optimiser_state, state.age + 1
+        ), loss
 
     if placement is None:
         return jax.jit(train_step)
@@ -84,7 +94,9 @@ def make_train_step(
             check_vma=False,
         )
     )
-    return lambda state, windows: shared(placement.place(state, everywhere), placement.place(windows, cut))
+    return lambda state, windows: shared(
+        placement.place(state, everywhere), placement.place(windows, cut)
+    )
 
 
 def warm_up(
@@ -100,9 +112,10 @@ def warm_up(
 ) -> list[InnerState]:
     """Trains the pool that inner models start from and are reset to.
 
-    An inner model in its first few hundred steps carries almost no signal about what data is worth. Entries are
-    taken at ages spread evenly from `warmup_first_share` x `warmup_steps` to `warmup_steps`, and hold parameters,
-    optimiser state and age, since fresh Adam moments would make the first updates nearly sign(g).
+    An inner model in its first few hundred steps carries almost no signal about what data is worth.
+    Entries are taken at ages spread evenly from `warmup_first_share` x `warmup_steps` to
+    `warmup_steps`, and hold parameters, optimiser state and age, since fresh Adam moments would
+    make the first updates nearly sign(g).
 
     Args:
         config: how many entries of how many trajectories, and their ages.
@@ -111,14 +124,15 @@ def warm_up(
         optimiser: the inner optimiser.
         batches: windows to train on, one batch a step.
         key: random key of the initialisations.
-        observe: called after every step with (steps done over all trajectories, the model, its loss before the
-            step); what it raises ends the warm-up.
+        observe: called after every step with (steps done over all trajectories, the model, its loss
+            before the step); what it raises ends the warm-up.
         pool: the entries taken before `resume`.
-        resume: where an earlier warm-up stood: (steps done, the model). `batches` must stand there too.
+        resume: where an earlier warm-up stood: (steps done, the model). `batches` must stand there
+            too.
 
     Returns:
-        The entries, in the order of `pool_steps`, in the host's memory as NumPy arrays; empty where `warmup_steps` is
-        0.
+        The entries, in the order of `pool_steps`, in the host's memory as NumPy arrays; empty where
+        `warmup_steps` is 0.
     """
     if not config.warmup_steps:
         return []

@@ -61,13 +61,18 @@ def check_micro_batches(config: ConfigDict, group_size: int) -> None:
     wholes = {
         "inner_micro_batch": ("inner_batch", config.inner_batch),
         "outer_micro_batch": ("outer_batch", config.outer_batch),
-        "rater_micro_batch": ("inner_updates x inner_batch", config.inner_updates * config.inner_batch),
+        "rater_micro_batch": (
+            "inner_updates x inner_batch",
+            config.inner_updates * config.inner_batch,
+        ),
     }
     for name, (of_what, whole) in wholes.items():
         size = config.meta_gradient[name]
         if size and (whole // group_size) % size:
             over = (" / devices of a group", f" / {group_size}") if group_size > 1 else ("", "")
-            raise ConfigError(f"meta_gradient.{name} ({size}) must divide {of_what}{over[0]} ({whole}{over[1]})")
+            raise ConfigError(
+                f"meta_gradient.{name} ({size}) must divide {of_what}{over[0]} ({whole}{over[1]})"
+            )
 
 
 def placement(config: ConfigDict) -> Placement | None:
@@ -78,19 +83,23 @@ def placement(config: ConfigDict) -> Placement | None:
     """
     with named("placement"):
         wanted = PlacementConfig(**config.placement)
-        found = make_placement(wanted, config.population.size, (config.inner_batch, config.outer_batch))
+        found = make_placement(
+            wanted, config.population.size, (config.inner_batch, config.outer_batch)
+        )
     if found:
         check_micro_batches(config, found.group_size)
     if found and found.group_size > 1 and config.meta_gradient.mode == "reverse":
-        raise ConfigError("meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1")
+        raise ConfigError(
+            "meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1"
+        )
     return found
 
 
 def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the inner models' optimiser, one that can be differentiated through.
 
-    Adam's epsilon stands inside its root: outside, the derivative of a parameter that has had no gradient yet would be
-    infinite.
+    Adam's epsilon stands inside its root: outside, the derivative of a parameter that has had no
+    gradient yet would be infinite.
 
     Args:
         config: the whole config, as `check` lets it pass.
@@ -107,11 +116,14 @@ def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
 def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the meta-optimiser of one inner model.
 
-    Global-norm clipping, Adam, decoupled weight decay, and a learning rate that grows linearly over the first steps.
+    Global-norm clipping, Adam, decoupled weight decay, and a learning rate that grows linearly over
+    the first steps.
     """
     values = config.meta_optimiser
     schedule = optax.linear_schedule(
-        values.learning_rate / max(1, values.warmup_steps), values.learning_rate, max(0, values.warmup_steps - 1)
+        values.learning_rate / max(1, values.warmup_steps),
+        values.learning_rate,
+        max(0, values.warmup_steps - 1),
     )
     return optax.chain(
         optax.clip_by_global_norm(values.clip_norm),

@@ -47,14 +47,17 @@ def _one_of(*choices: str) -> _Allowed:
 
 
 def _is_dtype(name: str) -> bool:
-    return name in ("float32", "bfloat16") or (name == "float64" and jax.dtypes.canonicalize_dtype(name) == name)
+    return name in ("float32", "bfloat16") or (
+        name == "float64" and jax.dtypes.canonicalize_dtype(name) == name
+    )
 
 
 def _are_ngram_orders(orders: tuple[int, ...]) -> bool:
     return all(isinstance(n, int) and n >= 2 for n in orders) and len(set(orders)) == len(orders)
 
 
-# As float32 has them, in which all of these are used: a smaller epsilon is 0 there, a larger decay rate 1.
+# As float32 has them, in which all of these are used: a smaller epsilon is 0 there, a larger decay
+# rate 1.
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
@@ -62,7 +65,9 @@ _COUNT, _COUNT_OR_0 = _at_least(1), _at_least(0)
 _POSITIVE = _Allowed(lambda x: _TINY <= x <= _HUGE, "be above 0 and finite in float32")
 _NOT_NEGATIVE = _Allowed(lambda x: 0 <= x <= _HUGE, "be at least 0 and finite in float32")
 _DECAY_RATE = _Allowed(lambda x: 0 <= x <= _BELOW_1, "lie in [0, 1) in float32")
-_DTYPE = _Allowed(_is_dtype, "be 'float32' or 'bfloat16' (or 'float64' where JAX_ENABLE_X64 is set)")
+_DTYPE = _Allowed(
+    _is_dtype, "be 'float32' or 'bfloat16' (or 'float64' where JAX_ENABLE_X64 is set)"
+)
 _OFF = _Allowed(lambda x: not x, "be False")
 
 
@@ -78,14 +83,18 @@ def _warmed_up(config: ConfigDict) -> bool:
     return config.population.warmup_steps != 0
 
 
-# Every field of `configs/default.py` in its order, but for free texts, switches that stand alone, and
-# `*.attention` and `meta_gradient.mode`, about which their own classes have more to say.
+# Every field of `configs/default.py` in its order, but for free texts, switches that stand alone,
+# and `*.attention` and `meta_gradient.mode`, about which their own classes have more to say.
 _RULES = (
-    _Rule("seed", _Allowed(lambda x: 0 <= x <= 2**32 - 3, "be from 0 to 2**32 - 3")),  # 32 bits for seed + 2
+    _Rule(
+        "seed", _Allowed(lambda x: 0 <= x <= 2**32 - 3, "be from 0 to 2**32 - 3")
+    ),  # 32 bits for seed + 2
     _Rule("meta_steps", _COUNT),
     _Rule("inner_updates", _COUNT),
     _Rule(
-        "inner_batch", _at_least(2), because="of a single window the softmax over the batch is 1, whatever its score"
+        "inner_batch",
+        _at_least(2),
+        because="of a single window the softmax over the batch is 1, whatever its score",
     ),
     _Rule("outer_batch", _COUNT),
     _Rule("length", _at_least(2, " tokens")),
@@ -101,7 +110,9 @@ _RULES = (
     _Rule("tokenizer.kind", _one_of("byte", "bpe")),
     _Rule(
         "tokenizer.vocabulary_size",
-        _Allowed(lambda x: x >= ByteTokenizer.vocabulary_size, "be a vocabulary of at least 258 ids"),
+        _Allowed(
+            lambda x: x >= ByteTokenizer.vocabulary_size, "be a vocabulary of at least 258 ids"
+        ),
         _bpe,
         "every byte has one, and two are special",
     ),
@@ -110,7 +121,9 @@ _RULES = (
     _Rule("rater.heads", _COUNT),
     _Rule("rater.mlp_width", _COUNT),
     _Rule("rater.layers", _COUNT),
-    _Rule("rater.ngram_orders", _Allowed(_are_ngram_orders, "be distinct whole numbers of at least 2")),
+    _Rule(
+        "rater.ngram_orders", _Allowed(_are_ngram_orders, "be distinct whole numbers of at least 2")
+    ),
     _Rule("rater.ngram_rows", _COUNT, lambda config: bool(config.rater.ngram_orders)),
     _Rule("rater.dtype", _DTYPE),
     _Rule("rater.attention_block", _COUNT),
@@ -132,15 +145,25 @@ _RULES = (
     _Rule("inner_optimiser.b1", _DECAY_RATE, _adam),
     _Rule("inner_optimiser.b2", _DECAY_RATE, _adam),
     _Rule("inner_optimiser.eps_root", _POSITIVE, _adam, "Adam is differentiated at zero moments"),
-    _Rule("inner_optimiser.weight_decay", _NOT_NEGATIVE, lambda config: config.inner_optimiser.name == "adamw"),
-    _Rule("inner_optimiser.momentum", _DECAY_RATE, lambda config: config.inner_optimiser.name == "sgd"),
+    _Rule(
+        "inner_optimiser.weight_decay",
+        _NOT_NEGATIVE,
+        lambda config: config.inner_optimiser.name == "adamw",
+    ),
+    _Rule(
+        "inner_optimiser.momentum", _DECAY_RATE, lambda config: config.inner_optimiser.name == "sgd"
+    ),
     _Rule("meta_optimiser.learning_rate", _POSITIVE),
     _Rule("meta_optimiser.warmup_steps", _COUNT_OR_0),
     _Rule("meta_optimiser.clip_norm", _POSITIVE),
     _Rule("meta_optimiser.weight_decay", _NOT_NEGATIVE),
     _Rule("meta_optimiser.b1", _DECAY_RATE),
     _Rule("meta_optimiser.b2", _DECAY_RATE),
-    _Rule("meta_optimiser.epsilon", _POSITIVE, because="a parameter that has had no gradient yet would become NaN"),
+    _Rule(
+        "meta_optimiser.epsilon",
+        _POSITIVE,
+        because="a parameter that has had no gradient yet would become NaN",
+    ),
     _Rule("population.size", _COUNT),
     _Rule("population.lifetime", _COUNT_OR_0),
     _Rule("population.warmup_steps", _COUNT_OR_0),
@@ -174,7 +197,9 @@ def _check_rule(config: ConfigDict, rule: _Rule) -> None:
     try:
         value = functools.reduce(lambda part, name: part[name], rule.field.split("."), config)
     except KeyError as error:
-        raise ConfigError(f"{rule.field} is missing: begin with meta_training/configs/default.py") from error
+        raise ConfigError(
+            f"{rule.field} is missing: begin with meta_training/configs/default.py"
+        ) from error
     try:
         fine = not rule.where(config) or rule.allowed.holds(value)
     except TypeError:  # None, which a field of any type can be set to
@@ -193,7 +218,9 @@ def check(config: ConfigDict) -> None:
     for rule in _RULES:
         _check_rule(config, rule)
     if not config.data.inner:
-        raise ConfigError("data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'")
+        raise ConfigError(
+            "data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'"
+        )
     if config.data.windows == "document" and config.data.minimum_length > config.length:
         raise ConfigError(
             f"data.minimum_length ({config.data.minimum_length}) must be at most length ({config.length})"

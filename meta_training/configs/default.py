@@ -1,16 +1,20 @@
 """Every setting of meta-training, with its default. Other configs start from this one and change what they need.
 
-    datarater-train --config=meta_training/configs/default.py --workdir=work \
+    datarater train --config=meta_training/configs/default.py --workdir=work \
         --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
 
-The paper (arXiv 2505.17895) states: 2 inner updates, population 8, batches of 128, Adam with decoupled weight decay
-0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, a 50M rater over 400M inner models. Where a default
-differs, it is because this one is made to learn in minutes on a CPU; the comment says so.
+The paper (arXiv 2505.17895) states: 2 inner updates, population 8, batches of 128, Adam with
+decoupled weight decay 0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, a 50M rater
+over 400M inner models. Where a default differs, it is because this one is made to learn in minutes
+on a CPU; the comment says so.
 
-It does not state, so these are ours: the tokenizer, widths, heads and layers, learning rates, Adam's decay rates and
-epsilons, the inner models' lifetime. Nor does it state these, which no field changes:
-- the rater's score is the mean over valid tokens of the last hidden states, times a head without a bias;
-- blocks (the paper: Chinchilla's family) have RMSNorm before each part, rotary positions and a gated MLP, no biases;
+It does not state, so these are ours: the tokenizer, widths, heads and layers, learning rates,
+Adam's decay rates and epsilons, the inner models' lifetime. Nor does it state these, which no field
+changes:
+- the rater's score is the mean over valid tokens of the last hidden states, times a head without a
+  bias;
+- blocks (the paper: Chinchilla's family) have RMSNorm before each part, rotary positions and a
+  gated MLP, no biases;
 - the inner Adam's epsilon stands inside its root, `eps_root`, and is 0 outside.
 """
 
@@ -32,8 +36,12 @@ def get_config() -> ConfigDict:
     config.data.outer = ""  # of the held-out target; empty: a share of the pool is held out
     config.data.outer_share = 0.05  # that share, by a hash of each document
     config.data.text_field = "text"
-    config.data.windows = "packed"  # as in the paper; or "document": windows of one document each, padded
-    config.data.tfds_data_dir = ""  # folder of prepared TensorFlow datasets; empty: their own default
+    config.data.windows = (
+        "packed"  # as in the paper; or "document": windows of one document each, padded
+    )
+    config.data.tfds_data_dir = (
+        ""  # folder of prepared TensorFlow datasets; empty: their own default
+    )
     config.data.shuffle_buffer = 4096  # windows of a TensorFlow dataset that are shuffled together
     config.data.minimum_length = 32  # with "document": shorter last windows are left out
 
@@ -49,9 +57,13 @@ def get_config() -> ConfigDict:
     config.rater.layers = 1
     config.rater.ngram_orders = (2,)  # ours; () for none
     config.rater.ngram_rows = 8192
-    config.rater.dtype = "float32"  # or "bfloat16": computation only; parameters and gradients' sums stay in float32
+    config.rater.dtype = (
+        "float32"  # or "bfloat16": computation only; parameters and gradients' sums stay in float32
+    )
     config.rater.rematerialise_blocks = False  # recompute each block in the backward pass
-    config.rater.scan_blocks = False  # run the blocks in a loop: compiles faster, and keeps recomputation in order
+    config.rater.scan_blocks = (
+        False  # run the blocks in a loop: compiles faster, and keeps recomputation in order
+    )
     config.rater.attention = "plain"  # or "blocks": exact too, without L x L numbers a head
     config.rater.attention_block = 256  # keys in a block
 
@@ -62,7 +74,9 @@ def get_config() -> ConfigDict:
     config.inner_model.layers = 2
     config.inner_model.dtype = "float32"
     config.inner_model.rematerialise_blocks = False
-    config.inner_model.save_products = False  # of recomputed blocks, keep what costs most: 2 F + D numbers a token
+    config.inner_model.save_products = (
+        False  # of recomputed blocks, keep what costs most: 2 F + D numbers a token
+    )
     config.inner_model.scan_blocks = False
     config.inner_model.attention = "plain"
     config.inner_model.attention_block = 256
@@ -73,7 +87,9 @@ def get_config() -> ConfigDict:
     config.inner_optimiser.learning_rate = 3e-3
     config.inner_optimiser.b1 = 0.9
     config.inner_optimiser.b2 = 0.999
-    config.inner_optimiser.eps_root = 1e-8  # inside the root: Adam's derivative at a zero moment stays finite
+    config.inner_optimiser.eps_root = (
+        1e-8  # inside the root: Adam's derivative at a zero moment stays finite
+    )
     config.inner_optimiser.weight_decay = 0.1  # of "adamw"
     config.inner_optimiser.momentum = 0.9  # of "sgd"
 
@@ -96,25 +112,45 @@ def get_config() -> ConfigDict:
 
     config.meta_gradient = ConfigDict()
     config.meta_gradient.mode = "mixed"  # or "reverse"
-    config.meta_gradient.rematerialise_updates = False  # recompute each inner update in the backward pass
-    config.meta_gradient.save_inner_gradients = False  # of recomputed updates, keep the inner gradients
+    config.meta_gradient.rematerialise_updates = (
+        False  # recompute each inner update in the backward pass
+    )
+    config.meta_gradient.save_inner_gradients = (
+        False  # of recomputed updates, keep the inner gradients
+    )
     config.meta_gradient.scan_updates = False  # run the updates in a loop: compiles faster
-    config.meta_gradient.inner_micro_batch = 0  # windows of an inner batch on a device at one time; 0 for all
+    config.meta_gradient.inner_micro_batch = (
+        0  # windows of an inner batch on a device at one time; 0 for all
+    )
     config.meta_gradient.outer_micro_batch = 0  # likewise of an outer batch
-    config.meta_gradient.rater_micro_batch = 0  # likewise of the T x B windows that the rater scores
+    config.meta_gradient.rater_micro_batch = (
+        0  # likewise of the T x B windows that the rater scores
+    )
 
-    config.placement = ConfigDict()  # on several devices; paper: a group of devices for each inner model
-    config.placement.population = 0  # groups of devices for inner models; 0: with data, as many devices as fit
+    config.placement = (
+        ConfigDict()
+    )  # on several devices; paper: a group of devices for each inner model
+    config.placement.population = (
+        0  # groups of devices for inner models; 0: with data, as many devices as fit
+    )
     config.placement.data = 0  # devices of a group, which share batches; 0: as many as divide them
-    config.placement.shard_parameters = False  # cut inner models' parameters and optimiser state over a group too
+    config.placement.shard_parameters = (
+        False  # cut inner models' parameters and optimiser state over a group too
+    )
 
     config.report_every = 10  # meta-steps between two progress lines
     config.export_every = 50  # meta-steps between two rater checkpoints
-    config.checkpoint_every = 25  # meta-steps between two training checkpoints, from which a run resumes
-    config.warmup_checkpoint_every = 500  # the same in warm-up, in its steps; pool entries are always kept
+    config.checkpoint_every = (
+        25  # meta-steps between two training checkpoints, from which a run resumes
+    )
+    config.warmup_checkpoint_every = (
+        500  # the same in warm-up, in its steps; pool entries are always kept
+    )
     config.keep_checkpoints = 2  # training checkpoints kept, the newest
     config.export = ConfigDict()
-    config.export.reference_documents = 512  # documents over which scores are centred and their quantiles taken
+    config.export.reference_documents = (
+        512  # documents over which scores are centred and their quantiles taken
+    )
     config.export.max_windows = 256  # window cap in that, and recorded as such
     config.minimum_effective_sample_share = 0.1  # a warning below it: the weights are collapsing
     return config

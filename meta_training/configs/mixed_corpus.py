@@ -2,14 +2,15 @@
 
     python tests/benchmarks/mixed_corpus.py --output mixed_corpus_output
 
-splits the held-out corpus by work, runs `datarater-train --config=meta_training/configs/mixed_corpus.py` with the
-pool `dev/` as the inner and one half of the held-out documents as the outer set, and evaluates.
+splits the held-out corpus by work, runs `datarater train
+--config=meta_training/configs/mixed_corpus.py` with the pool `dev/` as the inner and one half of
+the held-out documents as the outer set, and evaluates.
 
-Time: training 4.3 minutes of CPU time, scoring all 13,157 documents twice another 4; 15 minutes in all on 2 cores that
-were busy with other work. To expect, by document, one seed: AUC of clean against noisy sources 0.94 (untrained 0.33,
-bigram filter of the outer half 0.94), also within tenths of the documents by length; after 20 meta-steps it was 0.91
-on 1,500 of them. So on this pool a rater is worth as much as an n-gram filter fitted to the target, and has not shown
-more than that.
+Time: training 4.3 minutes of CPU time, scoring all 13,157 documents twice another 4; 15 minutes in
+all on 2 cores that were busy with other work. To expect, by document, one seed: AUC of clean
+against noisy sources 0.94 (untrained 0.33, bigram filter of the outer half 0.94), also within
+tenths of the documents by length; after 20 meta-steps it was 0.91 on 1,500 of them. So on this pool
+a rater is worth as much as an n-gram filter fitted to the target, and has not shown more than that.
 """
 
 from ml_collections import ConfigDict

@@ -1,19 +1,21 @@
 """The paper's main experiment: a 50M rater, meta-trained over 8 inner models of 400M on the Pile.
 
-    datarater-train --config=meta_training/configs/pile.py --workdir=/data/work/pile \
+    datarater train --config=meta_training/configs/pile.py --workdir=/data/work/pile \
         --config.data.inner='/data/pile/train/*.jsonl.zst'
 
-Files are unpacked and cut into windows at each start, also on resuming: much for the whole Pile. Prepare it once as a
-TensorFlow dataset of ArrayRecord shards, which is read where it lies, and give its name (`tfds:NAME:train`).
+Files are unpacked and cut into windows at each start, also on resuming: much for the whole Pile.
+Prepare it once as a TensorFlow dataset of ArrayRecord shards, which is read where it lies, and give
+its name (`tfds:NAME:train`).
 
-For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model; an inner model's
-parameters, moments and gradients take some 10 GB of float32 on a single device, hence `shard_parameters` here. Compiled
-for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step takes 1.1 GiB of state and windows and 8.0 GiB beside
-them on each. Not run by us, so there is no running time to tell. The result to expect is the paper's: discarding 75% of
-the Pile by this rater saved 27.6% of the compute of a 1B model on its own validation set, and 46.6% on HellaSwag.
+For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model; an
+inner model's parameters, moments and gradients take some 10 GB of float32 on a single device, hence
+`shard_parameters` here. Compiled for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step
+takes 1.1 GiB of state and windows and 8.0 GiB beside them on each. Not run by us, so there is no
+running time to tell. The result to expect is the paper's: discarding 75% of the Pile by this rater
+saved 27.6% of the compute of a 1B model on its own validation set, and 46.6% on HellaSwag.
 
-Every value is said to be the paper's (arXiv 2505.17895) or ours, where the paper does not state it; what is not set
-here is ours, as in `default.py`. Comments say the same of what no field changes.
+Every value is said to be the paper's (arXiv 2505.17895) or ours, where the paper does not state it;
+what is not set here is ours, as in `default.py`. Comments say the same of what no field changes.
 """
 
 from ml_collections import ConfigDict
@@ -30,7 +32,8 @@ def get_config() -> ConfigDict:
     config.outer_batch = 128  # paper
     config.length = 2048  # paper
 
-    # Paper: the Pile, whose held-out part is the target. There is no TensorFlow dataset of it: give its files.
+    # Paper: the Pile, whose held-out part is the target. There is no TensorFlow dataset of it: give
+    # its files.
     config.data.inner = "pile/train/*.jsonl.zst"
     config.data.outer = ""  # paper: a disjoint part of the same corpus
     config.data.outer_share = 0.01  # ours
@@ -41,9 +44,12 @@ def get_config() -> ConfigDict:
     config.tokenizer.vocabulary_size = 32_000  # ours
     config.tokenizer.training_documents = 200_000  # ours
 
-    # Paper: a non-causal transformer, one scalar a sequence. Ours: mean pooling over valid tokens, a head without bias.
-    # Paper: of Chinchilla's family, as the inner models. Ours: RMSNorm, rotary positions, a gated MLP, no biases.
-    config.rater.width = 512  # paper: 50M parameters, of the inner models' family; these four are ours: 48.5M
+    # Paper: a non-causal transformer, one scalar a sequence. Ours: mean pooling over valid tokens,
+    # a head without bias. Paper: of Chinchilla's family, as the inner models. Ours: RMSNorm, rotary
+    # positions, a gated MLP, no biases.
+    config.rater.width = (
+        512  # paper: 50M parameters, of the inner models' family; these four are ours: 48.5M
+    )
     config.rater.heads = 8
     config.rater.mlp_width = 1408
     config.rater.layers = 10
@@ -54,27 +60,39 @@ def get_config() -> ConfigDict:
     config.rater.attention = "blocks"
     config.rater.attention_block = 256
 
-    config.inner_model.width = 1280  # paper: 400M parameters, Chinchilla-like; these four are ours: 400M
+    config.inner_model.width = (
+        1280  # paper: 400M parameters, Chinchilla-like; these four are ours: 400M
+    )
     config.inner_model.heads = 10
     config.inner_model.mlp_width = 3456
     config.inner_model.layers = 16
     config.inner_model.dtype = "bfloat16"  # ours
-    config.inner_model.rematerialise_blocks = True  # as MixFlow-MG does; it changes no value, nor do the next five
-    config.inner_model.save_products = False  # ours: to be set where memory is left, for fewer FLOPs
+    config.inner_model.rematerialise_blocks = (
+        True  # as MixFlow-MG does; it changes no value, nor do the next five
+    )
+    config.inner_model.save_products = (
+        False  # ours: to be set where memory is left, for fewer FLOPs
+    )
     config.inner_model.scan_blocks = True
     config.inner_model.attention = "blocks"
     config.inner_model.attention_block = 256
     config.inner_model.loss_chunk = 256
 
     config.inner_optimiser.name = "adam"  # paper
-    config.inner_optimiser.learning_rate = 1e-3  # ours: what the paper trains models of this size with
+    config.inner_optimiser.learning_rate = (
+        1e-3  # ours: what the paper trains models of this size with
+    )
     config.inner_optimiser.b1 = 0.9  # ours
     config.inner_optimiser.b2 = 0.999  # ours
-    config.inner_optimiser.eps_root = 1e-8  # ours, and ours that outside the root Adam's epsilon is 0
+    config.inner_optimiser.eps_root = (
+        1e-8  # ours, and ours that outside the root Adam's epsilon is 0
+    )
 
     config.meta_optimiser.learning_rate = 1e-3  # ours
     config.meta_optimiser.warmup_steps = 100  # paper
-    config.meta_optimiser.clip_norm = 0.01  # paper; that it is the meta-optimiser's is the likeliest reading
+    config.meta_optimiser.clip_norm = (
+        0.01  # paper; that it is the meta-optimiser's is the likeliest reading
+    )
     config.meta_optimiser.weight_decay = 0.1  # paper: decoupled; read likewise
     config.meta_optimiser.b1 = 0.9  # ours
     config.meta_optimiser.b2 = 0.999  # ours
@@ -85,7 +103,9 @@ def get_config() -> ConfigDict:
     config.population.warmup_steps = 0  # paper: no pool; ours to try: 2000 with 2 trajectories
 
     config.meta_gradient.mode = "mixed"  # paper: MixFlow-MG
-    config.meta_gradient.rematerialise_updates = True  # with saved inner gradients, as MixFlow-MG does
+    config.meta_gradient.rematerialise_updates = (
+        True  # with saved inner gradients, as MixFlow-MG does
+    )
     config.meta_gradient.save_inner_gradients = True
     config.meta_gradient.scan_updates = True  # ours: half the program to compile
     config.meta_gradient.inner_micro_batch = 4  # ours, and changes no value

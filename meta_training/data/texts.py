@@ -1,8 +1,9 @@
 """Where training texts come from: files found by glob, or a TensorFlow Datasets builder by name.
 
-A source gives texts by number, so that everything above it can shuffle without holding them in memory. TensorFlow
-Datasets are read where they lie (array_record, no TensorFlow needed). Files cannot be: a gzip stream has no middle
-to begin at. So their texts are copied once into a temporary file, from which the operating system pages them in.
+A source gives texts by number, so that everything above it can shuffle without holding them in
+memory. TensorFlow Datasets are read where they lie (array_record, no TensorFlow needed). Files
+cannot be: a gzip stream has no middle to begin at. So their texts are copied once into a temporary
+file, from which the operating system pages them in.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from datarater.rater_model.documents.array_record import is_file_system_failure
 from datarater.rater_model.documents.files import file_info, local_path
 from datarater.rater_model.documents.reading import BadRecord, ReadOptions, list_files, read_file
 from datarater.rater_model.documents.records import FileInfo
-from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, DatasetName, describe_prepared
+from datarater.rater_model.documents.tfds import (
+    TFDS_PREFIX,
+    DatasetError,
+    DatasetName,
+    describe_prepared,
+)
 
 _LOG = logging.getLogger("datarater")
 _IDENTITY_SAMPLE = 1000  # texts of a dataset, at least
@@ -45,8 +51,8 @@ class TextSource(Protocol):
 
     Attributes:
         name: what the source was asked for by, for messages.
-        identity: changes when the texts or their order do. Where it is taken of all texts it cannot miss a change;
-            `TfdsTexts` samples them, and says how.
+        identity: changes when the texts or their order do. Where it is taken of all texts it cannot
+            miss a change; `TfdsTexts` samples them, and says how.
     """
 
     name: str
@@ -65,7 +71,9 @@ class TextSource(Protocol):
 
 def text_hash(text: str) -> int:
     """Returns 64 bits of the text's BLAKE2b digest: which of two disjoint sets a document belongs to hangs on it."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()[:8], "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()[:8], "little"
+    )
 
 
 def _each_once(files: Sequence[FileInfo]) -> list[FileInfo]:
@@ -94,7 +102,7 @@ class FileTexts:
     def __init__(self, patterns: Sequence[str], options: ReadOptions | None = None) -> None:
         self.name = ",".join(patterns)
         rejected: collections.Counter[str] = collections.Counter()
-        self._file = tempfile.TemporaryFile(prefix="datarater-texts-")  # noqa: SIM115 - it lives as long as the source
+        self._file = tempfile.TemporaryFile(prefix="datarater-texts-")
         ends = array.array("q", [0])  # 8 bytes a text; a list would take four times that
         digest = hashlib.sha256()
         for info in _each_once(list_files(patterns)):
@@ -109,11 +117,17 @@ class FileTexts:
         self._file.flush()
         self._ends_N = np.frombuffer(ends, np.int64)
         # An empty file cannot be mapped.
-        self._bytes = mmap.mmap(self._file.fileno(), ends[-1], access=mmap.ACCESS_READ) if ends[-1] else b""
+        self._bytes = (
+            mmap.mmap(self._file.fileno(), ends[-1], access=mmap.ACCESS_READ) if ends[-1] else b""
+        )
         self.identity = digest.hexdigest()
         self._rejected = dict(rejected)
         if rejected:
-            _LOG.warning("%d records could not be read and were left out: %s", rejected.total(), dict(rejected))
+            _LOG.warning(
+                "%d records could not be read and were left out: %s",
+                rejected.total(),
+                dict(rejected),
+            )
 
     @property
     def rejected(self) -> Mapping[str, int]:
@@ -133,20 +147,21 @@ class FileTexts:
 class TfdsTexts:
     """The texts of one split of a prepared TensorFlow dataset, read one by one as they are asked for.
 
-    Its identity is that of the version and the split: how many examples and bytes were prepared, and of every shard
-    its length, its file's size, and a sample of its texts, the first, the middle and the last among them (all of
-    them in a small dataset). So a dataset prepared anew from other texts is noticed without reading all of it; single
-    texts that became others of the same length can escape.
+    Its identity is that of the version and the split: how many examples and bytes were prepared,
+    and of every shard its length, its file's size, and a sample of its texts, the first, the middle
+    and the last among them (all of them in a small dataset). So a dataset prepared anew from other
+    texts is noticed without reading all of it; single texts that became others of the same length
+    can escape.
 
     Args:
-        name: as after `tfds:` in a config: `c4/en`, `c4/en:train`, `c4/en:3.0.1:train[:10%]`. The split is `train`
-            where none is named.
+        name: as after `tfds:` in a config: `c4/en`, `c4/en:train`, `c4/en:3.0.1:train[:10%]`. The
+            split is `train` where none is named.
         text_field: the feature that holds the text; a dotted path for nested features.
         data_dir: the folder of prepared datasets; empty for TensorFlow Datasets' own default.
 
     Raises:
-        DataError: no such dataset, version, split or text feature, or it is not stored as array_record; the message
-            names those that exist.
+        DataError: no such dataset, version, split or text feature, or it is not stored as
+            array_record; the message names those that exist.
         OSError: a shard cannot be read.
     """
 
@@ -161,8 +176,15 @@ class TfdsTexts:
         dataset, version, split = parsed.name, parsed.version, parsed.split
         folder = data_dir or tfds.core.constants.DATA_DIR
         try:
-            builder = tfds.builder(f"{dataset}:{version}" if version else dataset, data_dir=folder, try_gcs=False)
-        except (ValueError, AssertionError, ImportError, tfds.core.registered.DatasetNotFoundError) as error:
+            builder = tfds.builder(
+                f"{dataset}:{version}" if version else dataset, data_dir=folder, try_gcs=False
+            )
+        except (
+            ValueError,
+            AssertionError,
+            ImportError,
+            tfds.core.registered.DatasetNotFoundError,
+        ) as error:
             raise DataError(
                 f"{self.name}: no dataset {dataset!r}{f' of version {version}' if version else ''} stands in {folder} "
                 f"({describe_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
@@ -174,7 +196,9 @@ class TfdsTexts:
                 f"({describe_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
             )
         if re.split(r"[\[+]", split)[0] not in splits:
-            raise DataError(f"{self.name}: there is no split {split!r}; {builder.info.full_name} has {splits}")
+            raise DataError(
+                f"{self.name}: there is no split {split!r}; {builder.info.full_name} has {splits}"
+            )
         self._path = text_field.split(".")
         features: Any = builder.info.features
         for part in self._path:
@@ -187,11 +211,18 @@ class TfdsTexts:
         try:
             parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
             if any((part.from_ or 0) > part.to for part in parts if part.to is not None):
-                raise ValueError("a range in it ends before it begins")  # some of which would be read as another one
-            sizes = [f"{part.splitname} {builder.info.splits[str(part.splitname)].num_bytes} bytes" for part in parts]
+                raise ValueError(
+                    "a range in it ends before it begins"
+                )  # some of which would be read as another one
+            sizes = [
+                f"{part.splitname} {builder.info.splits[str(part.splitname)].num_bytes} bytes"
+                for part in parts
+            ]
             shards = builder.info.splits[split].file_instructions
         except (ValueError, AssertionError, NotImplementedError) as error:
-            raise DataError(f"{self.name}: the split {split!r} cannot be read: {_one_line(error)}") from error
+            raise DataError(
+                f"{self.name}: the split {split!r} cannot be read: {_one_line(error)}"
+            ) from error
         try:
             self._source = builder.as_data_source(split=split)
         except NotImplementedError as error:
@@ -213,7 +244,9 @@ class TfdsTexts:
                 text, reason = self._read(int(index))
                 digest.update(f"{reason or text_hash(text or '')}\n".encode())
             size = file_info(shard.filename).size
-            digest.update(f"{shard.skip} {shard.take} {shard.examples_in_shard} {size} bytes\n".encode())
+            digest.update(
+                f"{shard.skip} {shard.take} {shard.examples_in_shard} {size} bytes\n".encode()
+            )
         return digest.hexdigest()
 
     @property
@@ -228,7 +261,9 @@ class TfdsTexts:
         text, reason = self._read(int(index))
         if reason:
             if not self._rejected[reason]:
-                _LOG.warning("%s: example %d is left out, and others like it: %s", self.name, index, reason)
+                _LOG.warning(
+                    "%s: example %d is left out, and others like it: %s", self.name, index, reason
+                )
             self._rejected[reason] += 1
         return text
 
@@ -238,9 +273,11 @@ class TfdsTexts:
             value = self._source[index]
         except RuntimeError as error:  # array_record's only kind of error
             if is_file_system_failure(error):
-                # Not damage but a file or a disk that is not there now: leaving documents out for that would make
-                # a resumed run another one.
-                raise OSError(f"{self.name}: example {index} cannot be read: {_one_line(error)}") from error
+                # Not damage but a file or a disk that is not there now: leaving documents out for
+                # that would make a resumed run another one.
+                raise OSError(
+                    f"{self.name}: example {index} cannot be read: {_one_line(error)}"
+                ) from error
             return None, "record_corrupt"
         for part in self._path:
             value = value[part]
@@ -266,7 +303,8 @@ def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSour
     """Opens what a config names as a set of texts.
 
     Args:
-        name: `tfds:...` for a TensorFlow dataset (see `TfdsTexts`), else paths or globs joined by commas.
+        name: `tfds:...` for a TensorFlow dataset (see `TfdsTexts`), else paths or globs joined by
+            commas.
         text_field: the field that holds the text.
         tfds_data_dir: the folder of prepared TensorFlow datasets.
 
@@ -335,7 +373,13 @@ class TextSet:
         size = len(self.source)
         # A step that has no factor in common with the size visits every number once.
         step = (
-            next(s for s in itertools.count(max(1, round(size * 0.6180339887))) if np.gcd(s, size) == 1) if size else 1
+            next(
+                s
+                for s in itertools.count(max(1, round(size * 0.6180339887)))
+                if np.gcd(s, size) == 1
+            )
+            if size
+            else 1
         )
         texts = (self.get(i * step % size) for i in range(size))
         return list(itertools.islice((text for text in texts if text is not None), count))
@@ -346,8 +390,8 @@ def open_sets(
 ) -> tuple[TextSet, TextSet]:
     """Opens the inner and the outer set, which never share a document.
 
-    Either the outer set has a source of its own, and inner documents with a text that stands there are left out; or
-    it is a share of the inner source, chosen by a hash of each document's text.
+    Either the outer set has a source of its own, and inner documents with a text that stands there
+    are left out; or it is a share of the inner source, chosen by a hash of each document's text.
 
     Args:
         inner: the inner source, as `open_source` takes it.
@@ -370,7 +414,9 @@ def open_sets(
         )
     else:
         if not 0 < outer_share < 1:
-            raise DataError(f"data.outer_share must lie between 0 and 1 where data.outer is empty, not {outer_share}")
+            raise DataError(
+                f"data.outer_share must lie between 0 and 1 where data.outer is empty, not {outer_share}"
+            )
         border = min(2**64 - 1, max(1, round(outer_share * 2**64)))
         sets = (
             TextSet("inner", source, Membership(low=border)),
@@ -388,6 +434,10 @@ def open_sets(
 def _hashes(source: TextSource) -> np.ndarray:
     """Returns the sorted hashes of all texts of a source: 8 bytes a document."""
     if len(source) > 1_000_000:
-        _LOG.info("reading the %s outer documents once, so that none is an inner one", f"{len(source):,}")
+        _LOG.info(
+            "reading the %s outer documents once, so that none is an inner one", f"{len(source):,}"
+        )
     texts = (source[index] for index in range(len(source)))
-    return np.unique(np.fromiter((text_hash(text) for text in texts if text is not None), np.uint64))
+    return np.unique(
+        np.fromiter((text_hash(text) for text in texts if text is not None), np.uint64)
+    )

@@ -1,9 +1,10 @@
 """Training data: documents cut into token windows, drawn deterministically, in batches.
 
-Windows of files are made once, kept in a temporary file, and shuffled over the whole set. Windows of a TensorFlow
-dataset are made as they are needed: documents in shuffled order, tokenised, packed or cut, and shuffled again within
-a buffer, so that the windows of one long document do not meet in one batch. Either way the iterator's state is a few
-numbers, and an iterator set to it goes on with the very same batches.
+Windows of files are made once, kept in a temporary file, and shuffled over the whole set. Windows
+of a TensorFlow dataset are made as they are needed: documents in shuffled order, tokenised, packed
+or cut, and shuffled again within a buffer, so that the windows of one long document do not meet in
+one batch. Either way the iterator's state is a few numbers, and an iterator set to it goes on with
+the very same batches.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ def make_windows(
         texts: the documents.
         tokenizer: turns them into ids.
         length: L.
-        mode: "packed" joins all documents, a separator behind each, and cuts the stream into full windows, so that
-            a window may hold several documents; what is left at the end is dropped. "document" gives every document
-            windows of its own, the last one padded.
+        mode: "packed" joins all documents, a separator behind each, and cuts the stream into full
+            windows, so that a window may hold several documents; what is left at the end is
+            dropped. "document" gives every document windows of its own, the last one padded.
         minimum_length: in "document" mode, a last window with fewer tokens than this is left out.
 
     Returns:
@@ -101,7 +102,7 @@ def make_windows(
     separator = np.asarray([tokenizer.separator_id], dtype)
     documents, tokens = 0, 0
     lengths = array.array("i")
-    file = tempfile.TemporaryFile(prefix="datarater-windows-")  # noqa: SIM115 - it lives as long as its map
+    file = tempfile.TemporaryFile(prefix="datarater-windows-")
     for text in texts:
         documents += 1
         if mode == "packed":
@@ -113,15 +114,27 @@ def make_windows(
                 file.write(pad(ids, length, tokenizer).astype(dtype).tobytes())
                 lengths.append(len(ids))
     file.flush()
-    length_N = np.full(tokens // length, length, np.int32) if mode == "packed" else np.frombuffer(lengths, np.int32)
+    length_N = (
+        np.full(tokens // length, length, np.int32)
+        if mode == "packed"
+        else np.frombuffer(lengths, np.int32)
+    )
     if not len(length_N):
         which = (
-            f"the {documents:,} documents of the {texts.role} set" if isinstance(texts, TextSet) else "the documents"
+            f"the {documents:,} documents of the {texts.role} set"
+            if isinstance(texts, TextSet)
+            else "the documents"
         )
         if mode == "document":
-            raise DataError(f"{which} have no window of {minimum_length} tokens; lower data.minimum_length")
-        raise DataError(f"{which} do not fill one window of {length} tokens; take a smaller length or more data")
-    return TokenWindows(np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents)
+            raise DataError(
+                f"{which} have no window of {minimum_length} tokens; lower data.minimum_length"
+            )
+        raise DataError(
+            f"{which} do not fill one window of {length} tokens; take a smaller length or more data"
+        )
+    return TokenWindows(
+        np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents
+    )
 
 
 def check_mode(mode: str) -> None:
@@ -130,7 +143,9 @@ def check_mode(mode: str) -> None:
         raise DataError(f"data.windows must be one of {WINDOW_MODES}, not {mode!r}")
 
 
-def cut_document(text: str, tokenizer: Tokenizer, length: int, minimum_length: int) -> list[np.ndarray]:
+def cut_document(
+    text: str, tokenizer: Tokenizer, length: int, minimum_length: int
+) -> list[np.ndarray]:
     """Returns a document's windows of at most `length` tokens, without those under the minimum (of at least 2)."""
     ids = tokenizer.encode(text).astype(np.int32)
     pieces = (ids[start : start + length] for start in range(0, len(ids), length))
@@ -145,9 +160,9 @@ def pad(ids: np.ndarray, length: int, tokenizer: Tokenizer) -> np.ndarray:
 class StreamedWindows:
     """Windows made while they are drawn, for sets larger than memory and disk.
 
-    Documents are shuffled over the whole source, anew each time it is through. In "packed" mode they are joined, a
-    separator behind each, and the stream is cut into full windows, on and on over the rounds, so no token is lost.
-    Windows are then shuffled within a buffer.
+    Documents are shuffled over the whole source, anew each time it is through. In "packed" mode
+    they are joined, a separator behind each, and the stream is cut into full windows, on and on
+    over the rounds, so no token is lost. Windows are then shuffled within a buffer.
 
     Args:
         texts: the documents.
@@ -162,7 +177,13 @@ class StreamedWindows:
     """
 
     def __init__(
-        self, texts: TextSet, tokenizer: Tokenizer, length: int, mode: str, minimum_length: int = 2, buffer: int = 4096
+        self,
+        texts: TextSet,
+        tokenizer: Tokenizer,
+        length: int,
+        mode: str,
+        minimum_length: int = 2,
+        buffer: int = 4096,
     ) -> None:
         check_mode(mode)
         self._texts, self._tokenizer, self._length, self._mode = texts, tokenizer, length, mode
@@ -183,25 +204,33 @@ class StreamedWindows:
         tokenizer, length = self._tokenizer, self._length
         if self._mode == "packed":
             separator = np.asarray([tokenizer.separator_id], np.int32)
-            ids = documents.map(lambda text: {"ids": np.concatenate([tokenizer.encode(text), separator])})
+            ids = documents.map(
+                lambda text: {"ids": np.concatenate([tokenizer.encode(text), separator])}
+            )
             packed = grain.experimental.ConcatThenSplitIterDataset(
                 ids.to_iter_dataset(options), length_struct={"ids": length}
             )
             return packed.map(lambda window: (window["ids"].astype(np.int32), np.int32(length)))
         cut = documents.map(self._cut).to_iter_dataset(options)
         pieces = grain.experimental.FlatMapIterDataset(cut, _Pieces())
-        return pieces.map(lambda ids: (pad(ids, length, tokenizer).astype(np.int32), np.int32(len(ids))))
+        return pieces.map(
+            lambda ids: (pad(ids, length, tokenizer).astype(np.int32), np.int32(len(ids)))
+        )
 
     def batches(self, count: int, seed: int) -> grain.IterDataset:
         """Returns endless batches; see the class."""
         windows = grain.experimental.WindowShuffleIterDataset(
             self._windows(seed), window_size=max(self._buffer, count), seed=seed
         )
-        return grain.experimental.ThreadPrefetchIterDataset(windows.batch(count), prefetch_buffer_size=2)
+        return grain.experimental.ThreadPrefetchIterDataset(
+            windows.batch(count), prefetch_buffer_size=2
+        )
 
     def describe(self) -> str:
         """Returns how many documents the source has, those of other sets included."""
-        return f"windows drawn from {self._texts.source.name} ({len(self._texts.source):,} documents)"
+        return (
+            f"windows drawn from {self._texts.source.name} ({len(self._texts.source):,} documents)"
+        )
 
 
 class _Documents:
@@ -232,7 +261,8 @@ def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
 
     Args:
         windows: what to draw from.
-        shape: leading axes of a batch, such as (P, T, B): P inner models, T updates, B windows each.
+        shape: leading axes of a batch, such as (P, T, B): P inner models, T updates, B windows
+            each.
         seed: of the shuffling.
 
     Returns:
@@ -259,7 +289,8 @@ def restore_iterator(iterator: Any, state: Any) -> None:
         iterator: as `draw_batches` returns it.
         state: as `iterator_state` returned it, whether or not it has been through JSON since.
     """
-    # Grain's packing compares slices as tuples; as the lists that JSON makes of them, they lose it a document.
+    # Grain's packing compares slices as tuples; as the lists that JSON makes of them, they lose it
+    # a document.
     iterator.set_state(_lists_to_tuples(state))
 
 

@@ -1,18 +1,21 @@
 """The built-in corpus of the demo, made out of real text that every Python installation carries.
 
-Intact prose comes from pydoc's topics and from the docstrings of the standard library's modules, which are
-parsed, never imported. Beside each intact document of the pool stand copies of the same length, so that length
-says nothing: its bytes shuffled, its bytes redrawn from the corpus's unigram distribution, boilerplate (a
-sentence out of licence texts, repeated), and source code (intact, but not prose).
+Intact prose comes from pydoc's topics and from the docstrings of the standard library's modules,
+which are parsed, never imported. Beside each intact document of the pool stand copies of the same
+length, so that length says nothing: its bytes shuffled, its bytes redrawn from the corpus's unigram
+distribution, boilerplate (a sentence out of licence texts, repeated), and source code (intact, but
+not prose).
 
-The held-out target is intact prose that the pool does not hold: it comes from other modules and topics, and any
-document that shares 13 words in a row with a document of the pool is left out of it.
+The held-out target is intact prose that the pool does not hold: it comes from other modules and
+topics, and any document that shares 13 words in a row with a document of the pool is left out of
+it.
 
     python -m datarater.meta_training.demo.corpus --output demo_output
 
-writes `demo_output/corpus/*.jsonl.gz` (the pool), `demo_output/heldout/*.jsonl.gz` and, last of all,
-`demo_output/corpus.json` (versions, counts, digests). Fields of a document: `id`, `text`, `source` (which kind
-of text it was made from) and `kind` (see `Kind`), which is for reading results and never given to training.
+writes `demo_output/corpus/*.jsonl.gz` (the pool), `demo_output/heldout/*.jsonl.gz` and, last of
+all, `demo_output/corpus.json` (versions, counts, digests). Fields of a document: `id`, `text`,
+`source` (which kind of text it was made from) and `kind` (see `Kind`), which is for reading results
+and never given to training.
 
 All text is ASCII. The same Python installation always gives the same bytes.
 """
@@ -70,12 +73,34 @@ _SEED = 20_240_607
 _TEMPORARY = ".corpus-tmp-"
 
 _NOT_THE_LIBRARY = frozenset(
-    {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "encodings"}
+    {
+        "__pycache__",
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idle_test",
+        "pydoc_data",
+        "encodings",
+    }
 )
-# Written by the build or by the machine's owner: they hold paths, and differ between like installations.
-_LOCAL_MODULES = re.compile(r"_sysconfigdata|_sysconfig_vars|sitecustomize|usercustomize|__phello__")
+# Written by the build or by the machine's owner: they hold paths, and differ between like
+# installations.
+_LOCAL_MODULES = re.compile(
+    r"_sysconfigdata|_sysconfig_vars|sitecustomize|usercustomize|__phello__"
+)
 _TO_ASCII = str.maketrans(
-    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "...", "\u00a0": " ", "°": " degrees"}
+    {
+        "‘": "'",
+        "’": "'",
+        "“": '"',
+        "”": '"',
+        "–": "-",
+        "—": "--",
+        "…": "...",
+        "\u00a0": " ",
+        "°": " degrees",
+    }
 )
 _LEGAL = re.compile(
     r"licensed|rights reserved|copyright notice|warrant|damages|\bhereby\b|written (consent|agreement)"
@@ -133,7 +158,8 @@ class DemoDocument:
     Attributes:
         id: Unique in the corpus.
         text: ASCII text.
-        source: Which kind of text it was made from: `topics`, `docstrings`, `sources` or `licences`.
+        source: Which kind of text it was made from: `topics`, `docstrings`, `sources` or
+            `licences`.
         kind: See `Kind`.
     """
 
@@ -168,11 +194,14 @@ class DemoCorpus:
         return str(self.output / "heldout" / "*.jsonl.gz")
 
 
-def build_demo_corpus(output: str | os.PathLike[str], say: Callable[[str], None] = lambda _: None) -> DemoCorpus:
+def build_demo_corpus(
+    output: str | os.PathLike[str], say: Callable[[str], None] = lambda _: None
+) -> DemoCorpus:
     """Makes the corpus, unless a complete one of this version and this Python is there already.
 
-    It is written into a temporary folder beside its place and renamed; `corpus.json` comes last and is what makes
-    a corpus complete. Files that were changed since are noticed by their digests, and the corpus is made anew.
+    It is written into a temporary folder beside its place and renamed; `corpus.json` comes last and
+    is what makes a corpus complete. Files that were changed since are noticed by their digests, and
+    the corpus is made anew.
 
     Args:
         output: The folder to write to; made if it is not there.
@@ -260,7 +289,10 @@ def make_documents() -> tuple[list[DemoDocument], list[DemoDocument]]:
 
 
 def _pool(
-    intact: Sequence[Piece], code: Sequence[Piece], sentences: Sequence[str], rng: np.random.Generator
+    intact: Sequence[Piece],
+    code: Sequence[Piece],
+    sentences: Sequence[str],
+    rng: np.random.Generator,
 ) -> Iterator[DemoDocument]:
     """Each intact document with its copies of the same length beside it."""
     unigram_V = unigram_distribution(text_to_bytes(piece.text) for piece in intact)
@@ -268,7 +300,9 @@ def _pool(
         bytes_L = text_to_bytes(piece.text)
         length = len(bytes_L)
 
-        def named(kind: Kind, text: str, origin: str, source: str, number: int = number) -> DemoDocument:
+        def named(
+            kind: Kind, text: str, origin: str, source: str, number: int = number
+        ) -> DemoDocument:
             return DemoDocument(f"{origin}#{kind}-{number}", text, source, kind)
 
         yield named(Kind.INTACT, piece.text, piece.origin, piece.source)
@@ -299,7 +333,9 @@ def _library_modules() -> Iterator[_Module]:
     """The standard library's source files in the order of their paths; those that do not parse are left out."""
     library = Path(sysconfig.get_path("stdlib"))
     for folder, folders, names in os.walk(library):
-        folders[:] = sorted(name for name in folders if name not in _NOT_THE_LIBRARY and "-" not in name)
+        folders[:] = sorted(
+            name for name in folders if name not in _NOT_THE_LIBRARY and "-" not in name
+        )
         for name in sorted(names):
             if not name.endswith(".py") or _LOCAL_MODULES.search(name):
                 continue
@@ -310,7 +346,8 @@ def _library_modules() -> Iterator[_Module]:
                     warnings.simplefilter("ignore")
                     tree = ast.parse(text)
             except (OSError, SyntaxError, ValueError):
-                # Templates and samples of broken code lie among the modules; the corpus does without them.
+                # Templates and samples of broken code lie among the modules; the corpus does
+                # without them.
                 continue
             yield _Module(path.relative_to(library).as_posix(), text, tree)
 
@@ -330,7 +367,9 @@ def gather_prose(modules: Iterable[_Module]) -> list[Piece]:
         pieces.extend(Piece(f"topic/{topic}", part, "topics") for part in _prose_pieces(text, seen))
     for module in modules:
         for docstring in _docstrings(module.tree):
-            pieces.extend(Piece(module.name, part, "docstrings") for part in _prose_pieces(docstring, seen))
+            pieces.extend(
+                Piece(module.name, part, "docstrings") for part in _prose_pieces(docstring, seen)
+            )
     return pieces
 
 
@@ -348,13 +387,20 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
     """
     library = Path(sysconfig.get_path("stdlib"))
     notices = []
-    for path in (library / "LICENSE.txt", library / "LICENSE", Path(sys.base_prefix) / "LICENSE.txt"):
+    for path in (
+        library / "LICENSE.txt",
+        library / "LICENSE",
+        Path(sys.base_prefix) / "LICENSE.txt",
+    ):
         if path.is_file():
             notices.append(path.read_text(encoding="utf-8", errors="replace"))
             break
-    # Where a distribution leaves the licence out, the notices that head the source files say much the same.
+    # Where a distribution leaves the licence out, the notices that head the source files say much
+    # the same.
     notices.extend(
-        "\n".join(line.lstrip("# ") for line in module.text.splitlines()[:40] if line.startswith("#"))
+        "\n".join(
+            line.lstrip("# ") for line in module.text.splitlines()[:40] if line.startswith("#")
+        )
         for module in modules
     )
     sentences: dict[str, str] = {}
@@ -367,7 +413,9 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
         if len(sentences) >= BOILERPLATE_SENTENCES:
             break
     if not sentences:
-        raise TooLittleTextError("this Python installation carries neither a licence nor notices in its sources")
+        raise TooLittleTextError(
+            "this Python installation carries neither a licence nor notices in its sources"
+        )
     return list(sentences.values())[:BOILERPLATE_SENTENCES]
 
 
@@ -379,10 +427,12 @@ def split_by_origin(
     Args:
         prose: The documents.
         rng: Where chance comes from.
-        avoid: Other texts of the pool that no held-out document may share SHARED_WORDS words in a row with.
+        avoid: Other texts of the pool that no held-out document may share SHARED_WORDS words in a
+            row with.
 
     Returns:
-        The pool's documents and the held-out ones; both within their limits, and no 13 words shared.
+        The pool's documents and the held-out ones; both within their limits, and no 13 words
+        shared.
     """
     by_origin: dict[str, list[Piece]] = {}
     for piece in prose:
@@ -422,7 +472,9 @@ def word_shingles(text: str) -> set[str]:
     """
     words = re.findall(r"\w+", text.lower())
     return {
-        " ".join(words[start : start + SHARED_WORDS]) for start in range(max(1, len(words) - SHARED_WORDS + 1)) if words
+        " ".join(words[start : start + SHARED_WORDS])
+        for start in range(max(1, len(words) - SHARED_WORDS + 1))
+        if words
     }
 
 
@@ -447,7 +499,10 @@ def _docstring_nodes(tree: ast.Module) -> Iterator[ast.Expr]:
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and body
+        ):
             first = body[0]
             if (
                 isinstance(first, ast.Expr)
@@ -491,7 +546,11 @@ def _of_wanted_size(piece: str) -> Iterator[str]:
 
 def _is_prose(paragraph: str) -> bool:
     """Whether a paragraph is sentences: no doctest, table, grammar or notice, mostly letters, ASCII."""
-    if len(paragraph) < 30 or not paragraph.isascii() or not paragraph.replace("\n", "").isprintable():
+    if (
+        len(paragraph) < 30
+        or not paragraph.isascii()
+        or not paragraph.replace("\n", "").isprintable()
+    ):
         return False
     if ">>>" in paragraph or "::=" in paragraph or "+--" in paragraph or "===" in paragraph:
         return False
@@ -503,7 +562,10 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def _code_windows(
-    modules: Sequence[_Module], lengths: Sequence[int], forbidden: set[str], rng: np.random.Generator
+    modules: Sequence[_Module],
+    lengths: Sequence[int],
+    forbidden: set[str],
+    rng: np.random.Generator,
 ) -> list[Piece]:
     """Code of the given lengths, at most 6 windows a module, none that overlap or share words with the target."""
     order = rng.permutation(len(modules))
@@ -536,7 +598,11 @@ def _code_only(module: _Module) -> str:
     dropped: set[int] = set()
     for statement in _docstring_nodes(module.tree):
         dropped.update(range(statement.lineno - 1, statement.end_lineno or statement.lineno))
-    kept = [line.rstrip() for i, line in enumerate(lines) if i not in dropped and not line.startswith("#")]
+    kept = [
+        line.rstrip()
+        for i, line in enumerate(lines)
+        if i not in dropped and not line.startswith("#")
+    ]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).translate(_TO_ASCII).strip("\n")
     return text if text.isascii() else ""
 
@@ -560,7 +626,9 @@ def _complete_summary(output: Path) -> dict[str, Any] | None:
         files = dict(summary["files"])
         wanted = all(summary.get(key) == value for key, value in _identity().items())
         there = {
-            path.relative_to(output).as_posix() for name in ("corpus", "heldout") for path in (output / name).iterdir()
+            path.relative_to(output).as_posix()
+            for name in ("corpus", "heldout")
+            for path in (output / name).iterdir()
         }
         if not wanted or there != set(files):
             return None
@@ -577,17 +645,25 @@ def _check_ours(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     ours = re.compile(rf"{folder.name}-\d{{5}}-of-\d{{5}}\.jsonl\.gz")
-    if folder.is_symlink() or not folder.is_dir() or not all(ours.fullmatch(path.name) for path in folder.iterdir()):
+    if (
+        folder.is_symlink()
+        or not folder.is_dir()
+        or not all(ours.fullmatch(path.name) for path in folder.iterdir())
+    ):
         raise NotOurFolderError(
             f"{folder} holds something other than the built-in corpus; move it away or give another --output"
         )
 
 
-def _shards(name: str, documents: Sequence[DemoDocument], count: int) -> Iterator[tuple[str, bytes]]:
+def _shards(
+    name: str, documents: Sequence[DemoDocument], count: int
+) -> Iterator[tuple[str, bytes]]:
     for shard in range(count):
         buffer = io.BytesIO()
         # A fixed time and no name in the header, so that the same text gives the same bytes.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as stream:
+        with gzip.GzipFile(
+            filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0
+        ) as stream:
             for document in documents[shard::count]:
                 stream.write(json.dumps(asdict(document)).encode() + b"\n")
         yield f"{name}/{name}-{shard:05d}-of-{count:05d}.jsonl.gz", buffer.getvalue()
@@ -624,7 +700,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Make the demo's corpus out of the text that this Python installation carries.",
         epilog="example: python -m datarater.meta_training.demo.corpus --output demo_output",
     )
-    parser.add_argument("--output", default="demo_output", help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="demo_output", help="folder to write to (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     try:
         corpus = build_demo_corpus(options.output, say=print)
@@ -633,7 +711,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for side, glob in (("pool", corpus.pool_glob), ("held_out", corpus.held_out_glob)):
         for kind, of_kind in corpus.summary[side].items():
-            print(f"{side:9s} {kind:12s} {of_kind['documents']:6,d} documents {of_kind['characters']:10,d} bytes")
+            print(
+                f"{side:9s} {kind:12s} {of_kind['documents']:6,d} documents {of_kind['characters']:10,d} bytes"
+            )
         print(f"          {glob}")
     return 0
 

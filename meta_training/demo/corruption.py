@@ -1,14 +1,15 @@
 """Damage to sequences at a known noise level, to see whether a rater tells damaged text from intact.
 
-Two kinds, both of which keep the unigram distribution (one within the sequence, one within the corpus).
-Replacing bytes uniformly at random would be a void test: byte frequencies alone solve it.
+Two kinds, both of which keep the unigram distribution (one within the sequence, one within the
+corpus). Replacing bytes uniformly at random would be a void test: byte frequencies alone solve it.
 
-Every function is pure: it copies its input, and all chance comes from the Generator that the caller gives.
+Every function is pure: it copies its input, and all chance comes from the Generator that the caller
+gives.
 
-Text is damaged byte by byte, and the result must be text again, so that it can be written as JSONL. Text
-is therefore taken as Latin-1, in which each byte is one character and every byte sequence is valid; a text
-with characters outside of Latin-1 is refused. ASCII text stays ASCII, since no byte is drawn that its corpus
-lacks.
+Text is damaged byte by byte, and the result must be text again, so that it can be written as JSONL.
+Text is therefore taken as Latin-1, in which each byte is one character and every byte sequence is
+valid; a text with characters outside of Latin-1 is refused. ASCII text stays ASCII, since no byte
+is drawn that its corpus lacks.
 """
 
 import math
@@ -85,7 +86,9 @@ def bytes_to_text(bytes_L: NDArray[np.uint8]) -> str:
     return bytes_L.tobytes().decode("latin-1")
 
 
-def unigram_distribution(sequences: Iterable[IntegerArray], vocabulary_size: int = 256) -> NDArray[np.float64]:
+def unigram_distribution(
+    sequences: Iterable[IntegerArray], vocabulary_size: int = 256
+) -> NDArray[np.float64]:
     """The share of each token among all tokens of the sequences.
 
     Args:
@@ -111,13 +114,16 @@ def unigram_distribution(sequences: Iterable[IntegerArray], vocabulary_size: int
 
 
 def replace_from_unigram(
-    sequence_L: IntegerArray, noise_level: float, unigram_V: NDArray[np.float64], rng: np.random.Generator
+    sequence_L: IntegerArray,
+    noise_level: float,
+    unigram_V: NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> IntegerArray:
     """Redraws a share of the positions from a unigram distribution.
 
-    Exactly round(noise_level * L) positions, chosen without replacement, are drawn anew, each independently
-    from unigram_V. A draw may equal what it replaces. With the corpus's own distribution, byte
-    frequencies say nothing about the noise level, on average over the corpus.
+    Exactly round(noise_level * L) positions, chosen without replacement, are drawn anew, each
+    independently from unigram_V. A draw may equal what it replaces. With the corpus's own
+    distribution, byte frequencies say nothing about the noise level, on average over the corpus.
 
     Args:
         sequence_L: Tokens, of any integer dtype.
@@ -129,29 +135,43 @@ def replace_from_unigram(
         A new array of the same dtype and length.
 
     Raises:
-        ValueError: If the noise level lies outside of [0, 1], or unigram_V is not a distribution whose tokens
-            fit the sequence's dtype.
+        ValueError: If the noise level lies outside of [0, 1], or unigram_V is not a distribution
+            whose tokens fit the sequence's dtype.
     """
     positions_K = _choose_positions(sequence_L, noise_level, rng)
     unigram_V = np.asarray(unigram_V, dtype=np.float64)
-    if unigram_V.ndim != 1 or not (unigram_V >= 0).all() or not math.isclose(unigram_V.sum(), 1.0, abs_tol=1e-6):
-        raise ValueError("unigram_V must be one dimension of non-negative probabilities that sum to 1")
+    if (
+        unigram_V.ndim != 1
+        or not (unigram_V >= 0).all()
+        or not math.isclose(unigram_V.sum(), 1.0, abs_tol=1e-6)
+    ):
+        raise ValueError(
+            "unigram_V must be one dimension of non-negative probabilities that sum to 1"
+        )
     largest_token = int(np.flatnonzero(unigram_V)[-1])
     if largest_token > np.iinfo(sequence_L.dtype).max:
-        raise ValueError(f"token {largest_token} does not fit the sequence's dtype {sequence_L.dtype}")
+        raise ValueError(
+            f"token {largest_token} does not fit the sequence's dtype {sequence_L.dtype}"
+        )
     replaced_L = sequence_L.copy()
-    # Inverse transform sampling: Generator.choice would check and accumulate the distribution for each call.
+    # Inverse transform sampling: Generator.choice would check and accumulate the distribution for
+    # each call.
     cumulative_V = np.cumsum(unigram_V)
-    draws_K = np.searchsorted(cumulative_V / cumulative_V[-1], rng.random(len(positions_K)), side="right")
+    draws_K = np.searchsorted(
+        cumulative_V / cumulative_V[-1], rng.random(len(positions_K)), side="right"
+    )
     replaced_L[positions_K] = draws_K.astype(sequence_L.dtype)
     return replaced_L
 
 
-def shuffle_within(sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator) -> IntegerArray:
+def shuffle_within(
+    sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator
+) -> IntegerArray:
     """Permutes a share of the positions among themselves; the multiset of tokens stays what it was.
 
-    Exactly round(noise_level * L) positions, chosen without replacement, exchange their tokens by a uniformly
-    random permutation (which may leave some where they were). At level 1 it permutes the whole sequence.
+    Exactly round(noise_level * L) positions, chosen without replacement, exchange their tokens by a
+    uniformly random permutation (which may leave some where they were). At level 1 it permutes the
+    whole sequence.
 
     Args:
         sequence_L: Tokens, of any integer dtype.
@@ -179,8 +199,9 @@ def corrupt_documents(
 ) -> list[CorruptedDocument]:
     """Damaged copies of texts, spread evenly over all kinds and noise levels.
 
-    The texts are put in a random order and dealt the kinds x levels combinations in turn, so the numbers of
-    documents of any two combinations differ by at most one. Each of a text's copies gets another combination.
+    The texts are put in a random order and dealt the kinds x levels combinations in turn, so the
+    numbers of documents of any two combinations differ by at most one. Each of a text's copies gets
+    another combination.
 
     Args:
         texts: Texts in Latin-1 (see the module's docstring).
@@ -193,13 +214,16 @@ def corrupt_documents(
         len(texts) * copies documents, in the order of their originals.
 
     Raises:
-        ValueError: If there is no kind or level, copies is out of its range, or a text is not in Latin-1.
+        ValueError: If there is no kind or level, copies is out of its range, or a text is not in
+            Latin-1.
     """
     combinations = [(kind, level) for level in levels for kind in kinds]
     if not combinations:
         raise ValueError("give at least one noise level and one kind of damage")
     if not 1 <= copies <= len(combinations):
-        raise ValueError(f"copies must lie between 1 and {len(combinations)} (kinds x noise levels), not {copies}")
+        raise ValueError(
+            f"copies must lie between 1 and {len(combinations)} (kinds x noise levels), not {copies}"
+        )
     if not texts:
         return []
     sequences = [text_to_bytes(text) for text in texts]
@@ -213,11 +237,17 @@ def corrupt_documents(
                 damaged_L = replace_from_unigram(sequence_L, level, unigram_V, rng)
             else:
                 damaged_L = shuffle_within(sequence_L, level, rng)
-            documents.append(CorruptedDocument(bytes_to_text(damaged_L.astype(np.uint8)), kind, float(level), original))
+            documents.append(
+                CorruptedDocument(
+                    bytes_to_text(damaged_L.astype(np.uint8)), kind, float(level), original
+                )
+            )
     return documents
 
 
-def _choose_positions(sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator) -> NDArray[np.int64]:
+def _choose_positions(
+    sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Exactly round(noise_level * L) distinct positions."""
     _check_sequence(sequence_L)
     if not 0 <= noise_level <= 1:
@@ -228,4 +258,6 @@ def _choose_positions(sequence_L: IntegerArray, noise_level: float, rng: np.rand
 
 def _check_sequence(sequence_L: IntegerArray) -> None:
     if sequence_L.ndim != 1 or not np.issubdtype(sequence_L.dtype, np.integer):
-        raise ValueError(f"a sequence must be one dimension of integers, not {sequence_L.shape} of {sequence_L.dtype}")
+        raise ValueError(
+            f"a sequence must be one dimension of integers, not {sequence_L.shape} of {sequence_L.dtype}"
+        )

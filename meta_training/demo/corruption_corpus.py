@@ -1,9 +1,10 @@
 """The corpus of the corruption experiment: equally long sequences of prose at known noise levels.
 
-The text is the built-in corpus's intact prose (see `datarater.meta_training.demo.corpus`), cut into sequences of 128
-characters. A quarter of the modules and topics that the prose comes from is set apart for evaluation; a clean target,
-from yet other ones, is the outer set. So no sequence that a rater is evaluated on stands in its training, clean or
-damaged; up to one in a hundred shares 13 words in a row with it, since modules repeat each other's phrases.
+The text is the built-in corpus's intact prose (see `datarater.meta_training.demo.corpus`), cut into
+sequences of 128 characters. A quarter of the modules and topics that the prose comes from is set
+apart for evaluation; a clean target, from yet other ones, is the outer set. So no sequence that a
+rater is evaluated on stands in its training, clean or damaged; up to one in a hundred shares 13
+words in a row with it, since modules repeat each other's phrases.
 
     python -m datarater.meta_training.demo.corruption_corpus --output corruption_output
 
@@ -13,8 +14,9 @@ writes
     target/      the outer set: clean sequences, which the pool does not hold
     evaluation/  sequences dealt to the kinds in turn, each at every noise level of its kind
 
-as gzip JSONL with the fields `id`, `text`, `source` (the kind of damage) and `noise_level`; the last two are for
-reading results and never given to training. The same Python installation and options always give the same bytes.
+as gzip JSONL with the fields `id`, `text`, `source` (the kind of damage) and `noise_level`; the
+last two are for reading results and never given to training. The same Python installation and
+options always give the same bytes.
 """
 
 import argparse
@@ -26,7 +28,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datarater.meta_training.demo.corpus import DemoDocument, Kind, TooLittleTextError, make_documents
+from datarater.meta_training.demo.corpus import (
+    DemoDocument,
+    Kind,
+    TooLittleTextError,
+    make_documents,
+)
 from datarater.meta_training.demo.corruption import (
     NOISE_LEVELS,
     CorruptedDocument,
@@ -62,7 +69,11 @@ def cut(texts: Iterable[str], length: int = SEQUENCE_CHARACTERS) -> list[str]:
         >>> cut(["abcdefgh", "ijk"], length=3)
         ['abc', 'def', 'ijk']
     """
-    return [text[start : start + length] for text in texts for start in range(0, len(text) - length + 1, length)]
+    return [
+        text[start : start + length]
+        for text in texts
+        for start in range(0, len(text) - length + 1, length)
+    ]
 
 
 def split_documents(
@@ -110,7 +121,9 @@ def damage_at_every_level(
                 damaged_L = replace_from_unigram(bytes_L, level, unigram_V, rng)
             else:
                 damaged_L = shuffle_within(bytes_L, level, rng)
-            documents.append(CorruptedDocument(bytes_to_text(damaged_L.astype(np.uint8)), kind, level, original))
+            documents.append(
+                CorruptedDocument(bytes_to_text(damaged_L.astype(np.uint8)), kind, level, original)
+            )
     return documents
 
 
@@ -138,8 +151,13 @@ def write_corruption_corpus(
     pool, held_out = make_documents()
     training, apart = split_documents([d for d in pool if d.kind is Kind.INTACT], rng)
     sequences = cut(document.text for document in apart)
-    evaluation = [sequences[i] for i in rng.permutation(len(sequences))[: EVALUATION_SEQUENCES * len(kinds)]]
-    target = [CorruptedDocument(text, kinds[0], 0.0, i) for i, text in enumerate(cut(d.text for d in held_out))]
+    evaluation = [
+        sequences[i] for i in rng.permutation(len(sequences))[: EVALUATION_SEQUENCES * len(kinds)]
+    ]
+    target = [
+        CorruptedDocument(text, kinds[0], 0.0, i)
+        for i, text in enumerate(cut(d.text for d in held_out))
+    ]
     copies = min(POOL_COPIES, len(kinds) * len(NOISE_LEVELS))
     dealt = corrupt_documents(cut(d.text for d in training), rng, kinds=kinds, copies=copies)
     sets = {
@@ -151,7 +169,10 @@ def write_corruption_corpus(
         (output / name).mkdir(parents=True, exist_ok=True)
         path = output / name / f"{name}-00000-of-00001.jsonl.gz"
         # No time and no name in the header, so that the same text gives the same bytes.
-        with open(path, "wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
+        with (
+            open(path, "wb") as file,
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream,
+        ):
             for number, document in enumerate(documents):
                 record = {
                     "id": f"{name}-{number}",
@@ -174,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write the corruption experiment's corpus: prose at known noise levels.",
         epilog="example: python -m datarater.meta_training.demo.corruption_corpus --output corruption_output",
     )
-    parser.add_argument("--output", default="corruption_output", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--output", default="corruption_output", type=Path, help="folder to write to"
+    )
     parser.add_argument(
         "--kinds",
         nargs="+",
@@ -182,7 +205,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=CorruptionKind,
         help=f"kinds of damage: {' '.join(CorruptionKind)} (default: all)",
     )
-    parser.add_argument("--seed", default=0, type=int, help="of the damage and the split (default: %(default)s)")
+    parser.add_argument(
+        "--seed", default=0, type=int, help="of the damage and the split (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     try:
         counts = write_corruption_corpus(options.output, options.kinds, options.seed)

@@ -2,12 +2,13 @@
 
     python -m datarater.meta_training.demo.demo --output demo_output
 
-makes the corpus, runs `datarater-train` and `datarater-curate` as a user would (each command is echoed), and says
-how well the untrained and the trained rater tell intact prose from damaged, and how much of each kind was kept.
-The kinds are for this table alone; neither command sees a label.
+makes the corpus, runs `datarater train` and `datarater curate` as a user would (each command is
+echoed), and says how well the untrained and the trained rater tell intact prose from damaged, and
+how much of each kind was kept. The kinds are for this table alone; neither command sees a label.
 
-What it leaves in the output folder: `corpus/` and `heldout/` (kept from run to run), `train/` (the workdir),
-`rater/` (the trained rater checkpoint), `curated/` (the run folder) and `demo.json` (the table for programs).
+What it leaves in the output folder: `corpus/` and `heldout/` (kept from run to run), `train/` (the
+workdir), `rater/` (the trained rater checkpoint), `curated/` (the run folder) and `demo.json` (the
+table for programs).
 """
 
 import argparse
@@ -56,8 +57,8 @@ class KindResult:
     Attributes:
         documents: Their number in the pool.
         kept: How many of them were kept.
-        untrained_auc: The chance that the untrained rater scores an intact document above one of these, ties
-            counting half; None for intact documents themselves.
+        untrained_auc: The chance that the untrained rater scores an intact document above one of
+            these, ties counting half; None for intact documents themselves.
         trained_auc: The same of the trained rater, over the same documents.
         trained_auc_all: The same of the trained rater, over all documents of the pool.
     """
@@ -81,9 +82,14 @@ def clear_previous(output: Path) -> None:
         output: The demo's folder; made if it is not there.
 
     Raises:
-        DemoError: If the folder holds something by these names that no demo made: nothing is removed then.
+        DemoError: If the folder holds something by these names that no demo made: nothing is
+            removed then.
     """
-    present = [output / name for name in _REMADE if (output / name).exists() or (output / name).is_symlink()]
+    present = [
+        output / name
+        for name in _REMADE
+        if (output / name).exists() or (output / name).is_symlink()
+    ]
     marker = output / _MARKER
     if present and not marker.is_file():
         raise DemoError(
@@ -92,9 +98,13 @@ def clear_previous(output: Path) -> None:
         )
     links = [path for path in present if path.is_symlink() or not path.is_dir()]
     if links:
-        raise DemoError(f"{links[0]} is not a folder that the demo made; move it away or give another --output")
+        raise DemoError(
+            f"{links[0]} is not a folder that the demo made; move it away or give another --output"
+        )
     output.mkdir(parents=True, exist_ok=True)
-    marker.write_text(f"The demo makes {', '.join(_REMADE)} in this folder, and removes them when it runs again.\n")
+    marker.write_text(
+        f"The demo makes {', '.join(_REMADE)} in this folder, and removes them when it runs again.\n"
+    )
     for path in present:
         shutil.rmtree(path)
 
@@ -103,7 +113,8 @@ def train_command(corpus: DemoCorpus) -> list[str]:
     """The command that meta-trains the demo's rater."""
     config = Path(__file__).parents[1] / "configs" / "demo.py"
     return [
-        "datarater-train",
+        "datarater",
+        "train",
         f"--config={_short(config)}",
         f"--workdir={corpus.output / 'train'}",
         f"--config.data.inner={corpus.pool_glob}",
@@ -114,7 +125,8 @@ def train_command(corpus: DemoCorpus) -> list[str]:
 def curate_command(corpus: DemoCorpus) -> list[str]:
     """The command that curates the pool with the demo's rater."""
     return [
-        "datarater-curate",
+        "datarater",
+        "curate",
         f"--input={corpus.pool_glob}",
         f"--rater={corpus.output / 'rater'}",
         f"--output={corpus.output / 'curated'}",
@@ -127,8 +139,8 @@ def run_command(step: str, command: Sequence[str]) -> float:
 
     Args:
         step: What the command does, for messages.
-        command: The program's name and its arguments. A program beside the running Python comes before one
-            on the PATH, so that the environment need not be activated.
+        command: The program's name and its arguments. A program beside the running Python comes
+            before one on the PATH, so that the environment need not be activated.
 
     Returns:
         Seconds that it took.
@@ -196,7 +208,9 @@ def read_scores(curated: Path) -> dict[str, float]:
     for path in sorted(curated.glob("scores/**/*.parquet")):
         if {"key", "score", "status"} <= set(parquet.read_schema(path).names):
             columns = parquet.read_table(path, columns=["key", "score", "status"]).to_pydict()
-            for key, score, status in zip(columns["key"], columns["score"], columns["status"], strict=True):
+            for key, score, status in zip(
+                columns["key"], columns["score"], columns["status"], strict=True
+            ):
                 if status == "scored":
                     scores[str(json.loads(key))] = float(score)
     return scores
@@ -216,8 +230,13 @@ def read_kept(curated: Path) -> set[str]:
     """
     finished = [path.parent for path in sorted(curated.glob("selections/*/_SUCCESS"))]
     if len(finished) != 1:
-        raise DemoError(f"{curated}/selections holds {len(finished)} finished selections, not the one expected")
-    return {str(record["id"]) for record in _read_jsonl(sorted(glob.glob(str(finished[0] / "kept" / "*.jsonl*"))))}
+        raise DemoError(
+            f"{curated}/selections holds {len(finished)} finished selections, not the one expected"
+        )
+    return {
+        str(record["id"])
+        for record in _read_jsonl(sorted(glob.glob(str(finished[0] / "kept" / "*.jsonl*"))))
+    }
 
 
 def measure(
@@ -230,7 +249,8 @@ def measure(
 
     Args:
         pool: All documents of the pool.
-        untrained: The untrained rater's scores of some of them, by id; AUCs are compared over these.
+        untrained: The untrained rater's scores of some of them, by id; AUCs are compared over
+            these.
         trained: The trained rater's scores of all of them, by id.
         kept: The ids of those that were kept.
 
@@ -311,7 +331,10 @@ def score_with(rater: Path, documents: Sequence[Mapping[str, Any]]) -> dict[str,
     scores_N = Scorer(checkpoint).score([str(document["text"]) for document in documents]).scores_N
     if not np.isfinite(scores_N).all():
         raise DemoError(f"the rater in {rater} gives scores that are not finite")
-    return {str(document["id"]): float(score) for document, score in zip(documents, scores_N, strict=True)}
+    return {
+        str(document["id"]): float(score)
+        for document, score in zip(documents, scores_N, strict=True)
+    }
 
 
 def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, KindResult]:
@@ -343,14 +366,21 @@ def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, Kind
     seconds["curate"] = run_command("curation", commands["curate"])
     measuring = time.monotonic()
     pool = read_pool(output)
-    untrained = score_with(output / "train" / "raters" / "step_00000000", sample_by_kind(pool, per_kind))
-    results = measure(pool, untrained, read_scores(output / "curated"), read_kept(output / "curated"))
+    untrained = score_with(
+        output / "train" / "raters" / "step_00000000", sample_by_kind(pool, per_kind)
+    )
+    results = measure(
+        pool, untrained, read_scores(output / "curated"), read_kept(output / "curated")
+    )
     seconds["measure"] = time.monotonic() - measuring
     seconds["all"] = time.monotonic() - started
     _write_json(
         output / "demo.json",
         {
-            "results": {kind: {**asdict(result), "kept_share": result.kept_share} for kind, result in results.items()},
+            "results": {
+                kind: {**asdict(result), "kept_share": result.kept_share}
+                for kind, result in results.items()
+            },
             "auc_documents_per_kind": per_kind,
             "keep_fraction": KEEP_FRACTION,
             "commands": {name: shlex.join(command) for name, command in commands.items()},
@@ -361,7 +391,9 @@ def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, Kind
     return results
 
 
-def print_results(results: Mapping[str, KindResult], output: Path, per_kind: int, seconds: Mapping[str, float]) -> None:
+def print_results(
+    results: Mapping[str, KindResult], output: Path, per_kind: int, seconds: Mapping[str, float]
+) -> None:
     """Prints the table, where the files are, and what to do next.
 
     Args:
@@ -375,7 +407,9 @@ def print_results(results: Mapping[str, KindResult], output: Path, per_kind: int
 
     table = Table(title="Does the rater tell intact prose from the rest?")
     for heading in ("documents", "number", "untrained AUC", "trained AUC", "kept"):
-        table.add_column(heading, justify="left" if heading == "documents" else "right", no_wrap=True)
+        table.add_column(
+            heading, justify="left" if heading == "documents" else "right", no_wrap=True
+        )
     labels = {
         Kind.INTACT.value: "intact prose",
         Kind.SHUFFLED.value: "bytes shuffled",
@@ -416,9 +450,9 @@ def print_results(results: Mapping[str, KindResult], output: Path, per_kind: int
         "",
         "What next:",
         "  keep another share, without scoring again:",
-        f"    datarater-select --output={output}/curated --keep_fraction=0.2",
+        f"    datarater select --output={output}/curated --keep_fraction=0.2",
         "  curate documents of your own with this rater (JSONL with a field text, or Parquet):",
-        f"    datarater-curate --input='my/*.jsonl.gz' --rater={output}/rater --output=my_run --keep_fraction=0.5",
+        f"    datarater curate --input='my/*.jsonl.gz' --rater={output}/rater --output=my_run --keep_fraction=0.5",
         "  meta-train a rater on your own corpus: see the README",
     ]
     print("\n".join(lines), flush=True)
@@ -431,7 +465,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Meta-train a small rater on a built-in corpus, curate the corpus with it, show what happened.",
         epilog="example: python -m datarater.meta_training.demo.demo --output demo_output",
     )
-    parser.add_argument("--output", default="demo_output", help="folder for all it makes (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="demo_output", help="folder for all it makes (default: %(default)s)"
+    )
     parser.add_argument(
         "--documents_per_kind",
         type=int,
@@ -453,7 +489,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _auc_against(intact: Sequence[str], others: Sequence[str], scores: Mapping[str, float]) -> float | None:
+def _auc_against(
+    intact: Sequence[str], others: Sequence[str], scores: Mapping[str, float]
+) -> float | None:
     """AUC of intact documents against others; None if either side is empty."""
     if not intact or not others:
         return None

@@ -1,6 +1,7 @@
 """How well scores separate or order documents: AUC and Spearman's rank correlation.
 
-Both depend on the scores' order alone, which suits raters: their scores are defined only up to a constant.
+Both depend on the scores' order alone, which suits raters: their scores are defined only up to a
+constant.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ def average_ranks(values_N: ArrayLike) -> NDArray[np.float64]:
 def auc(scores_N: ArrayLike, positive_N: ArrayLike | Sequence[bool]) -> float:
     """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
 
-    By the Mann-Whitney statistic, with R the sum of the positives' average ranks among all N scores, P
-    positives and M = N - P negatives:
+    By the Mann-Whitney statistic, with R the sum of the positives' average ranks among all N
+    scores, P positives and M = N - P negatives:
 
         AUC = (R - P (P + 1) / 2) / (P M)
 
@@ -60,11 +61,15 @@ def auc(scores_N: ArrayLike, positive_N: ArrayLike | Sequence[bool]) -> float:
         raise ValueError("positive must hold booleans, or zeros and ones")
     positive_N = positive_N.astype(np.bool_)
     if positive_N.shape != scores_N.shape:
-        raise ValueError(f"scores and positive differ in shape: {scores_N.shape} and {positive_N.shape}")
+        raise ValueError(
+            f"scores and positive differ in shape: {scores_N.shape} and {positive_N.shape}"
+        )
     positives = int(positive_N.sum())
     negatives = len(scores_N) - positives
     if positives == 0 or negatives == 0:
-        raise ValueError(f"AUC is undefined with {positives} positives and {negatives} negatives: give both")
+        raise ValueError(
+            f"AUC is undefined with {positives} positives and {negatives} negatives: give both"
+        )
     rank_sum = float(average_ranks(scores_N)[positive_N].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
@@ -84,8 +89,8 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
         A number in [-1, 1].
 
     Raises:
-        ValueError: If the lengths differ, a value is NaN, or either side is constant (the correlation is
-            undefined); an empty or one-element input is constant.
+        ValueError: If the lengths differ, a value is NaN, or either side is constant (the
+            correlation is undefined); an empty or one-element input is constant.
 
     Example:
         >>> spearman([1, 2, 3], [10, 100, 1000])
@@ -96,7 +101,9 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
         raise ValueError(f"x and y differ in shape: {x_N.shape} and {y_N.shape}")
     for name, values_N in (("x", x_N), ("y", y_N)):
         if len(values_N) < 2 or (values_N == values_N[0]).all():
-            raise ValueError(f"the rank correlation is undefined: {name} has fewer than two distinct values")
+            raise ValueError(
+                f"the rank correlation is undefined: {name} has fewer than two distinct values"
+            )
     r_N, s_N = average_ranks(x_N), average_ranks(y_N)
     r_N, s_N = r_N - r_N.mean(), s_N - s_N.mean()
     rho = float(r_N @ s_N / np.sqrt((r_N @ r_N) * (s_N @ s_N)))

@@ -1,7 +1,7 @@
 """Rival filters: the mean log-probability of a text's bytes under an n-gram model of the target.
 
-What a rater is compared with. If a unigram or bigram filter separates documents as well as a rater does, the
-rater has shown nothing.
+What a rater is compared with. If a unigram or bigram filter separates documents as well as a rater
+does, the rater has shown nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ class NgramFilter:
         p(b | h) = (c(h b) + alpha) / (c(h) + 256 alpha)
         score(text) = (1 / L) sum over the L bytes of log p(b | h)
 
-    The first n - 1 bytes of a text, whose history is shorter, take the model of the order that fits. Texts
-    are read as UTF-8.
+    The first n - 1 bytes of a text, whose history is shorter, take the model of the order that
+    fits. Texts are read as UTF-8.
 
     Args:
         order: n, from 1 (byte frequencies alone) to 3.

@@ -1,8 +1,9 @@
 """Training checkpoints: what a run needs to go on as if it had never stopped.
 
-Orbax writes them in the background, each into a folder that gets its name when it is complete, so a process killed
-at any moment leaves whole checkpoints only. One that is damaged all the same is set aside under another name; only what
-is sure to be damage counts as such, and a disk, a network or a memory that fails ends the run instead.
+Orbax writes them in the background, each into a folder that gets its name when it is complete, so a
+process killed at any moment leaves whole checkpoints only. One that is damaged all the same is set
+aside under another name; only what is sure to be damage counts as such, and a disk, a network or a
+memory that fails ends the run instead.
 """
 
 from __future__ import annotations
@@ -28,8 +29,17 @@ from datarater.meta_training.errors import StoppedError, WorkdirError, first_lin
 from datarater.meta_training.run.processes import gather_texts, is_lost_process
 
 _LOG = logging.getLogger("datarater")
-_DAMAGED, _SUPERSEDED = "damaged", "superseded"  # what the names of checkpoints set aside begin with
-_NEVER_DAMAGE = (StoppedError, MemoryError, KeyboardInterrupt, SystemExit, jax.errors.JaxRuntimeError)
+_DAMAGED, _SUPERSEDED = (
+    "damaged",
+    "superseded",
+)  # what the names of checkpoints set aside begin with
+_NEVER_DAMAGE = (
+    StoppedError,
+    MemoryError,
+    KeyboardInterrupt,
+    SystemExit,
+    jax.errors.JaxRuntimeError,
+)
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")  # in what tensorstore says
 _NO_SPACE = re.compile(r"No space left on device|(Disk quota exceeded)")
@@ -53,13 +63,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+            create=True,
         )
         self._folder = folder
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_not_raised_by_orbax)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
-        # Each process reads for itself: where one of several cannot, the others would wait for it within orbax.
+        # Each process reads for itself: where one of several cannot, the others would wait for it
+        # within orbax.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
             active_processes={jax.process_index()},
@@ -107,7 +121,10 @@ class Checkpoints:
             state = jax.tree.map(lambda x: x.copy(), state)
         with _failing_as_os_error(self._folder):
             self._manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)
+                ),
             )
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -123,14 +140,17 @@ class Checkpoints:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
         restored = self._reader.restore(
             self._folder.resolve() / str(step),
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()
+            ),
         )
         return jax.tree.map(jnp.asarray, restored.state), restored.host
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Reads the newest checkpoint that is not damaged; those after it are set aside as `damaged-STEP`.
 
-        Of several processes all read the same one: a checkpoint that one of them finds damaged counts as damaged.
+        Of several processes all read the same one: a checkpoint that one of them finds damaged
+        counts as damaged.
 
         Args:
             like: as for `restore`.
@@ -158,12 +178,14 @@ class Checkpoints:
             ) from failures[0][1]
         return None
 
-    def restore_series(self, like: Any, steps: Sequence[int]) -> list[tuple[int, Any, dict[str, Any]]]:
+    def restore_series(
+        self, like: Any, steps: Sequence[int]
+    ) -> list[tuple[int, Any, dict[str, Any]]]:
         """Reads checkpoints that build on one another, up to the first that is missing or damaged.
 
-        After them comes the newest checkpoint that stands between the last of them and the next, if there is one.
-        Those before it that nothing needs any more are deleted. What lies behind a gap is to be made anew, and stands
-        aside until `delete_superseded`.
+        After them comes the newest checkpoint that stands between the last of them and the next, if
+        there is one. Those before it that nothing needs any more are deleted. What lies behind a
+        gap is to be made anew, and stands aside until `delete_superseded`.
 
         Args:
             like: as for `restore`.
@@ -197,7 +219,11 @@ class Checkpoints:
                 break
             damaged.append(step)
         kept = {step for step, _, _ in series} | set(damaged)
-        behind = [step for step in found if next_step is not None and step > next_step and step not in kept]
+        behind = [
+            step
+            for step in found
+            if next_step is not None and step > next_step and step not in kept
+        ]
         for step in set(found) - kept - set(behind):
             self._manager.delete(step)
         self._set_aside(damaged, _DAMAGED)
@@ -232,11 +258,14 @@ class Checkpoints:
             )
         return steps
 
-    def _read_or_damaged(self, step: int, like: Any) -> tuple[tuple[Any, dict[str, Any]] | None, BaseException | None]:
+    def _read_or_damaged(
+        self, step: int, like: Any
+    ) -> tuple[tuple[Any, dict[str, Any]] | None, BaseException | None]:
         """Reads a checkpoint in all processes, or in none.
 
         Returns:
-            State and JSON, or None where a process finds it damaged; and what it met, if it was this one.
+            State and JSON, or None where a process finds it damaged; and what it met, if it was
+            this one.
 
         Raises:
             OSError: a process cannot read it for another reason than damage.
@@ -244,7 +273,9 @@ class Checkpoints:
         read, damage, hindrance = None, None, None
         try:
             read = self.restore(step, like)
-        except BaseException as error:  # orbax and tensorstore raise errors of many kinds, for whatever reason
+        except (
+            BaseException
+        ) as error:  # orbax and tensorstore raise errors of many kinds, for whatever reason
             hindrance = _hindrance(error, f"checkpoint {step} in {self._folder} could not be read")
             if isinstance(hindrance, _NEVER_DAMAGE):
                 raise hindrance from error
@@ -253,11 +284,15 @@ class Checkpoints:
         if hindrance:
             raise hindrance from damage
         if "hindered" in outcomes:
-            raise OSError(f"another process of this run could not read checkpoint {step} in {self._folder}")
+            raise OSError(
+                f"another process of this run could not read checkpoint {step} in {self._folder}"
+            )
         if "damaged" not in outcomes:
             return read, None
         told = first_line(damage) if damage else "another process of this run finds it damaged"
-        _LOG.warning("checkpoint %d in %s is damaged and is passed over: %s", step, self._folder, told)
+        _LOG.warning(
+            "checkpoint %d in %s is damaged and is passed over: %s", step, self._folder, told
+        )
         return None, damage
 
     def _set_aside(self, steps: Sequence[int], label: str) -> None:
@@ -349,7 +384,9 @@ def _as_saved(tree: Any) -> Any:
     """
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(lambda x: np.asarray(x) if getattr(x, "is_fully_addressable", True) else x, tree)
+    return jax.tree.map(
+        lambda x: np.asarray(x) if getattr(x, "is_fully_addressable", True) else x, tree
+    )
 
 
 def tree_digest(trees: Sequence[Any]) -> str:

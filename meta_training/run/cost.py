@@ -13,8 +13,8 @@ class ModelCost:
     """The FLOPs of one forward pass over one token, a multiplication and an addition counted as two.
 
     Attributes:
-        flops: 2 x parameters that multiply (embeddings are looked up, and do not) + 4 x layers x length x width for
-            the products of attention.
+        flops: 2 x parameters that multiply (embeddings are looked up, and do not) + 4 x layers x
+            length x width for the products of attention.
     """
 
     flops: int
@@ -35,16 +35,18 @@ class ModelCost:
 class Spending:
     """Tokens and FLOPs of a run up to a step, by count, not by measurement.
 
-    A backward pass costs two forward passes. A meta-step takes, for every inner model and token, the inner gradient
-    (3 forward passes) and its derivative (the tangent and the value of the same: 6), the outer gradient (3), and the
-    rater's scores and their gradient (3). Reverse mode counts the same: its backward pass through the inner gradient
-    costs twice that gradient, 6 as well. What is recomputed to save memory is not counted, as is usual.
+    A backward pass costs two forward passes. A meta-step takes, for every inner model and token,
+    the inner gradient (3 forward passes) and its derivative (the tangent and the value of the same:
+    6), the outer gradient (3), and the rater's scores and their gradient (3). Reverse mode counts
+    the same: its backward pass through the inner gradient costs twice that gradient, 6 as well.
+    What is recomputed to save memory is not counted, as is usual.
 
     Attributes:
         inner: cost of an inner model.
         rater: cost of the rater.
         warmup_tokens: token positions of the whole warm-up.
-        inner_tokens: token positions of the inner batches of one meta-step, over all inner models and updates.
+        inner_tokens: token positions of the inner batches of one meta-step, over all inner models
+            and updates.
         outer_tokens: the same of the outer batches.
     """
 

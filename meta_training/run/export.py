@@ -31,10 +31,10 @@ def export_rater(
 ) -> tuple[RaterCheckpoint, np.ndarray]:
     """Centres a rater's scores on the reference sample and writes its checkpoint.
 
-    A softmax over a batch is the same whatever is added to all scores, so meta-training fixes scores up to a
-    constant only. The sample's mean becomes 0; its standard deviation and quantiles are recorded. The sample is of
-    documents, scored in windows under the cap that selection will use, since means over windows spread less than
-    windows do.
+    A softmax over a batch is the same whatever is added to all scores, so meta-training fixes
+    scores up to a constant only. The sample's mean becomes 0; its standard deviation and quantiles
+    are recorded. The sample is of documents, scored in windows under the cap that selection will
+    use, since means over windows spread less than windows do.
 
     Args:
         path: the folder to write; see `save_rater`.
@@ -47,16 +47,25 @@ def export_rater(
         write: whether to write it at all; of several processes that train together, one does.
 
     Returns:
-        The checkpoint, with its digest where it was written, and the reference documents' centred scores, float32.
+        The checkpoint, with its digest where it was written, and the reference documents' centred
+        scores, float32.
 
     Raises:
         NonFiniteScoresError: a reference document's score is not finite.
     """
     uncentred = RaterCheckpoint(config, jax.device_get(params), tokenizer, provenance=provenance)
-    scores_N = Scorer(uncentred, ScoringOptions(max_windows=max_windows)).score(reference).scores_N.astype(np.float64)
+    scores_N = (
+        Scorer(uncentred, ScoringOptions(max_windows=max_windows))
+        .score(reference)
+        .scores_N.astype(np.float64)
+    )
     if not np.isfinite(scores_N).all():
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(uncentred.params))
-        cause = "its parameters are finite, but too large" if finite else "its parameters are not finite"
+        cause = (
+            "its parameters are finite, but too large"
+            if finite
+            else "its parameters are not finite"
+        )
         raise NonFiniteScoresError(
             f"the rater's scores of {int((~np.isfinite(scores_N)).sum())} of {len(scores_N)} reference documents are "
             f"not finite: {cause}; {path} was not written"

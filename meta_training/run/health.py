@@ -23,7 +23,8 @@ def what_stands(last_checkpoint: int | None) -> str:
     """Returns what a run that stops for numbers that are not finite leaves behind, and what to do.
 
     Args:
-        last_checkpoint: the step of the last training checkpoint, wholly written; None where there is none.
+        last_checkpoint: the step of the last training checkpoint, wholly written; None where there
+            is none.
     """
     stands = (
         "there is no checkpoint yet, only the raters exported so far"
@@ -33,7 +34,9 @@ def what_stands(last_checkpoint: int | None) -> str:
     return f"{stands}. {_REMEDY}"
 
 
-def check_finite(step: int, scalars: Mapping[str, float | None], last_checkpoint: Callable[[], int | None]) -> None:
+def check_finite(
+    step: int, scalars: Mapping[str, float | None], last_checkpoint: Callable[[], int | None]
+) -> None:
     """Stops a run whose numbers are no longer finite.
 
     Args:
@@ -42,14 +45,21 @@ def check_finite(step: int, scalars: Mapping[str, float | None], last_checkpoint
         last_checkpoint: waits for the last training checkpoint and returns its step, or None.
 
     Raises:
-        NonFiniteError: a metric is not finite. The message names the step and the causes, first what went wrong first
-            within the step.
+        NonFiniteError: a metric is not finite. The message names the step and the causes, first
+            what went wrong first within the step.
     """
     bad = [name for name, value in scalars.items() if value is not None and not np.isfinite(value)]
     if not bad:
         return
     # In the order in which one step computes them.
-    order = ["score_spread", "effective_sample_share", "inner_loss", "outer_loss", "meta_gradient_norm", "update_norm"]
+    order = [
+        "score_spread",
+        "effective_sample_share",
+        "inner_loss",
+        "outer_loss",
+        "meta_gradient_norm",
+        "update_norm",
+    ]
     cause = next((name for name in order if name in bad), bad[0])
     raise NonFiniteError(
         f"meta-step {step}: {cause.replace('_', ' ')} is not finite (not finite in all: {', '.join(bad)}); "
@@ -126,4 +136,6 @@ def check_warmup_losses(first_step: int, losses: Sequence[float]) -> None:
     """
     bad = np.flatnonzero(~np.isfinite(np.asarray(losses, np.float64)))
     if len(bad):
-        raise NonFiniteError(f"warm-up step {first_step + int(bad[0])}: the inner loss is not finite. {_REMEDY}")
+        raise NonFiniteError(
+            f"warm-up step {first_step + int(bad[0])}: the inner loss is not finite. {_REMEDY}"
+        )

@@ -26,14 +26,14 @@ METRICS_FILE = "metrics.csv"
 class MetricsWriter:
     """Writes scalar metrics by step to `metrics.csv` and to TensorBoard event files in a folder.
 
-    A row is with the operating system when `write` returns, in both. The CSV is the run's record: where it cannot be
-    written, that is an error. Event files are for watching: where they cannot be written, a warning says so, once, and
-    the run goes on without them.
+    A row is with the operating system when `write` returns, in both. The CSV is the run's record:
+    where it cannot be written, that is an error. Event files are for watching: where they cannot be
+    written, a warning says so, once, and the run goes on without them.
 
     Args:
         folder: where to write; made if missing.
-        after: the step that the run goes on from. What an earlier process wrote of later steps is cut off the CSV,
-            and TensorBoard is told to forget it, so that nothing appears twice.
+        after: the step that the run goes on from. What an earlier process wrote of later steps is
+            cut off the CSV, and TensorBoard is told to forget it, so that nothing appears twice.
 
     Example:
         >>> with MetricsWriter("work/metrics") as writer:  # doctest: +SKIP
@@ -47,7 +47,8 @@ class MetricsWriter:
         self._names = cut_metrics(self._path, after)
         self._csv_file = self._path.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._csv_file, lineterminator="\n")
-        # Nothing to forget in a run's first event file; the purge of a resumed one also covers a run begun anew.
+        # Nothing to forget in a run's first event file; the purge of a resumed one also covers a
+        # run begun anew.
         resumed = any(folder.glob("events.out.tfevents.*"))
         self._events: _EventFile | None = None
         try:
@@ -63,7 +64,8 @@ class MetricsWriter:
 
         Args:
             step: the step they belong to.
-            scalars: their values by name, the same names in every call; None where a step has no such value.
+            scalars: their values by name, the same names in every call; None where a step has no
+                such value.
 
         Raises:
             WorkdirError: the names are not those of the rows before.
@@ -80,7 +82,9 @@ class MetricsWriter:
             )
         self._csv.writerow([step, *scalars.values()])
         self._csv_file.flush()
-        values = [Summary.Value(tag=name, simple_value=x) for name, x in scalars.items() if x is not None]
+        values = [
+            Summary.Value(tag=name, simple_value=x) for name, x in scalars.items() if x is not None
+        ]
         self._to_tensorboard(step=step, summary=Summary(value=values))
 
     def _to_tensorboard(self, **fields: Any) -> None:
@@ -118,8 +122,8 @@ class MetricsWriter:
 class _EventFile:
     """An event file as TensorBoard reads it, written event by event with nothing kept back.
 
-    tensorboardX's own writer hands events to a thread through a queue: a write that fails ends the thread, and the
-    full queue then blocks the run for ever; a killed process loses what is in it.
+    tensorboardX's own writer hands events to a thread through a queue: a write that fails ends the
+    thread, and the full queue then blocks the run for ever; a killed process loses what is in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +135,12 @@ class _EventFile:
         """Appends one event: its length and its bytes, a checksum behind each."""
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
-        left = length + struct.pack("<I", masked_crc32c(length)) + content + struct.pack("<I", masked_crc32c(content))
+        left = (
+            length
+            + struct.pack("<I", masked_crc32c(length))
+            + content
+            + struct.pack("<I", masked_crc32c(content))
+        )
         while left:
             left = left[self._file.write(left) :]
 
@@ -142,8 +151,8 @@ class _EventFile:
 def cut_metrics(path: Path, after: int) -> list[str]:
     """Cuts the rows behind a step off a metrics CSV, and lines that cannot be read, as a power cut may leave them.
 
-    A warning tells of lines that cannot be read, and one of steps up to `after` that have no row. A file whose header
-    cannot be read is moved to the same name with `.damaged` behind it.
+    A warning tells of lines that cannot be read, and one of steps up to `after` that have no row. A
+    file whose header cannot be read is moved to the same name with `.damaged` behind it.
 
     Args:
         path: the CSV; it need not exist.
@@ -159,13 +168,19 @@ def cut_metrics(path: Path, after: int) -> list[str]:
     if lines and not names:
         damaged = path.with_name(f"{path.name}.damaged")
         os.replace(path, damaged)
-        _LOG.warning("%s does not begin with a header: it is kept as %s, and begun anew", path, damaged.name)
+        _LOG.warning(
+            "%s does not begin with a header: it is kept as %s, and begun anew", path, damaged.name
+        )
         content, lines, torn = b"", [], False
     steps = [_step(line, len(names)) for line in lines]
     unreadable = steps.count(None) + torn
     if unreadable:
         _LOG.warning("%s: %d lines cannot be read and are removed", path, unreadable)
-    rows = [(step, line) for step, line in zip(steps, lines, strict=True) if step is not None and step <= after]
+    rows = [
+        (step, line)
+        for step, line in zip(steps, lines, strict=True)
+        if step is not None and step <= after
+    ]
     _warn_of_holes(path, {step for step, _ in rows}, after)
     kept = b"".join(line + b"\n" for line in (header, *(line for _, line in rows))) if rows else b""
     if kept != content:
@@ -184,7 +199,9 @@ def _column_names(header: bytes) -> list[str]:
         names = header.decode("utf-8").strip("\r").split(",")
     except UnicodeDecodeError:
         return []
-    return names if names[0] == "step" and all(name and name.isprintable() for name in names) else []
+    return (
+        names if names[0] == "step" and all(name and name.isprintable() for name in names) else []
+    )
 
 
 def _step(line: bytes, columns: int) -> int | None:
@@ -201,8 +218,17 @@ def _step(line: bytes, columns: int) -> int | None:
 def _warn_of_holes(path: Path, steps: Collection[int], after: int) -> None:
     missing = sorted(set(range(1, after + 1)) - set(steps))
     if missing:
-        which = f"step {missing[0]}" if len(missing) == 1 else f"{len(missing)} steps of {missing[0]} to {missing[-1]}"
-        _LOG.warning("%s has lost the row of %s; the run itself, which goes on after %d, has not", path, which, after)
+        which = (
+            f"step {missing[0]}"
+            if len(missing) == 1
+            else f"{len(missing)} steps of {missing[0]} to {missing[-1]}"
+        )
+        _LOG.warning(
+            "%s has lost the row of %s; the run itself, which goes on after %d, has not",
+            path,
+            which,
+            after,
+        )
 
 
 def _difference(old: list[str], new: list[str]) -> str:
@@ -214,4 +240,7 @@ def _difference(old: list[str], new: list[str]) -> str:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Returns the rows of a metrics CSV, without the values that a step does not have."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]

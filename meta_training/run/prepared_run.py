@@ -17,7 +17,13 @@ from datarater.meta_training.config import build
 from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
 from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
 from datarater.rater_model.rater import RaterConfig
-from datarater.rater_model.tokenizer import ByteTokenizer, Tokenizer, TokenizerError, load_tokenizer, train_bpe
+from datarater.rater_model.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    train_bpe,
+)
 
 _LOG = logging.getLogger("datarater")
 _RECORDED = ("datarater", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "tokenizers")
@@ -64,10 +70,18 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         OSError: a file cannot be read.
     """
     data = config.data
-    inner, outer = open_sets(data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir)
-    made = load_tokenizer(config.tokenizer.kind, tokenizer) if tokenizer else make_tokenizer(config, inner)
+    inner, outer = open_sets(
+        data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir
+    )
+    made = (
+        load_tokenizer(config.tokenizer.kind, tokenizer)
+        if tokenizer
+        else make_tokenizer(config, inner)
+    )
     reference = inner.spread(config.export.reference_documents)
-    identity = hashlib.sha256(f"{inner.source.identity}\n{outer.source.identity}".encode()).hexdigest()
+    identity = hashlib.sha256(
+        f"{inner.source.identity}\n{outer.source.identity}".encode()
+    ).hexdigest()
     windows = {texts.role: _windows(texts, made, config) for texts in (inner, outer)}
     return Experiment(
         config=config,
@@ -83,8 +97,9 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
             "data": {
                 "identity": identity,
                 **{role: found.describe() for role, found in windows.items()},
-                # Files are counted whole when they are opened. A dataset counts what happens to have been read so far,
-                # which a resumed run has other reasons to read than a fresh one; what a digest covers must not differ.
+                # Files are counted whole when they are opened. A dataset counts what happens to
+                # have been read so far, which a resumed run has other reasons to read than a fresh
+                # one; what a digest covers must not differ.
                 "rejected": {
                     texts.role: dict(texts.source.rejected)
                     for texts in (inner, outer)
@@ -113,7 +128,11 @@ def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
         tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
     except TokenizerError as error:
         raise errors.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
-    _LOG.info("trained a BPE of %s ids on %s documents", f"{tokenizer.vocabulary_size:,}", f"{len(sample):,}")
+    _LOG.info(
+        "trained a BPE of %s ids on %s documents",
+        f"{tokenizer.vocabulary_size:,}",
+        f"{len(sample):,}",
+    )
     return tokenizer
 
 

@@ -18,8 +18,8 @@ from datarater.meta_training.algorithm.mesh import PlacementError
 from datarater.meta_training.errors import first_line
 from datarater.rater_model import exit_codes
 
-# A status that says so, or the libraries' own words for it; not the word "collective", which a program that does not
-# compile or fit into memory bears as well.
+# A status that says so, or the libraries' own words for it; not the word "collective", which a
+# program that does not compile or fit into memory bears as well.
 _LOST = re.compile(
     r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|Gloo [\w -]+ failed: |gloo/transport/|heartbeat timeout|Barrier failed|"
     r"remote process exited or there was a network error"  # NCCL's
@@ -37,18 +37,21 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
     """Makes this process one of several that train together; to be called before JAX is first used.
 
     Args:
-        coordinator: HOST:PORT of process 0, "auto" where the cluster tells (TPU pods, Slurm, Open MPI), empty for a
-            process by itself.
+        coordinator: HOST:PORT of process 0, "auto" where the cluster tells (TPU pods, Slurm, Open
+            MPI), empty for a process by itself.
         processes: how many there are; not used with "auto".
         process: which one this is, from 0; not used with "auto".
 
     Raises:
-        PlacementError: the numbers do not fit each other, it is not an address, or there is no cluster that tells.
+        PlacementError: the numbers do not fit each other, it is not an address, or there is no
+            cluster that tells.
         LostProcessError: the others did not come in time.
     """
     if not coordinator:
         if processes != 1:
-            raise PlacementError(f"--processes={processes} needs --coordinator=HOST:PORT, the same for all of them")
+            raise PlacementError(
+                f"--processes={processes} needs --coordinator=HOST:PORT, the same for all of them"
+            )
         return
     if coordinator != "auto":
         address = _ADDRESS.fullmatch(coordinator)
@@ -58,7 +61,9 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
                 "cluster tells"
             )
         if process >= processes:
-            raise PlacementError(f"--process={process} must be below --processes={processes}: it counts from 0")
+            raise PlacementError(
+                f"--process={process} must be below --processes={processes}: it counts from 0"
+            )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if coordinator == "auto":
@@ -66,22 +71,35 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
         else:
             jax.distributed.initialize(coordinator, processes, process)
     except jax.errors.JaxRuntimeError as error:
-        raise LostProcessError(f"the processes did not all meet at {coordinator}: {first_line(error)}") from error
+        raise LostProcessError(
+            f"the processes did not all meet at {coordinator}: {first_line(error)}"
+        ) from error
     except (ValueError, RuntimeError, LookupError) as error:
-        instead = "; give --coordinator=HOST:PORT --processes=N --process=I instead" if coordinator == "auto" else ""
-        reason = "JAX finds no cluster here that tells who trains together" if instead else "JAX cannot begin"
-        raise PlacementError(f"--coordinator={coordinator}: {reason} ({first_line(error)}){instead}") from error
+        instead = (
+            "; give --coordinator=HOST:PORT --processes=N --process=I instead"
+            if coordinator == "auto"
+            else ""
+        )
+        reason = (
+            "JAX finds no cluster here that tells who trains together"
+            if instead
+            else "JAX cannot begin"
+        )
+        raise PlacementError(
+            f"--coordinator={coordinator}: {reason} ({first_line(error)}){instead}"
+        ) from error
 
 
 @contextlib.contextmanager
 def together() -> Iterator[dict[str, Any]]:
     """Lets the processes of a run leave a part of their start only together, and only where they agree.
 
-    Where one leaves it by an error, that one has its own words to say; the others are told, so that they do not wait
-    for it. Nothing to do in a process by itself.
+    Where one leaves it by an error, that one has its own words to say; the others are told, so that
+    they do not wait for it. Nothing to do in a process by itself.
 
     Yields:
-        A dictionary for what must be the same in all of them, by name; values are JSON, nested as may be.
+        A dictionary for what must be the same in all of them, by name; values are JSON, nested as
+        may be.
 
     Raises:
         LostProcessError: another process failed; the message has its words.
@@ -96,7 +114,9 @@ def together() -> Iterator[dict[str, Any]]:
     everyone = [json.loads(text) for text in gather_texts(json.dumps({"same": mine}))]
     for number, found in enumerate(everyone):
         if "failed" in found:
-            raise LostProcessError(f"process {number} of {len(everyone)} has ended: {found['failed']}")
+            raise LostProcessError(
+                f"process {number} of {len(everyone)} has ended: {found['failed']}"
+            )
     if differences := list(_differences([found["same"] for found in everyone])):
         raise PlacementError(
             f"the processes of this run differ: {'; '.join(differences)}. Start all of them with the same command and "
@@ -126,7 +146,9 @@ def _differences(values: Sequence[Any], name: str = "") -> Iterator[str]:
         return
     if all(isinstance(value, dict) for value in values):
         for key in dict.fromkeys(key for value in values for key in value):
-            yield from _differences([value.get(key) for value in values], f"{name}.{key}" if name else key)
+            yield from _differences(
+                [value.get(key) for value in values], f"{name}.{key}" if name else key
+            )
     else:
         yield f"{name} is {first!r} in process 0, {values[other]!r} in process {other}"
 
@@ -134,8 +156,8 @@ def _differences(values: Sequence[Any], name: str = "") -> Iterator[str]:
 def end_process(code: int) -> NoReturn:
     """Ends this process with a code, whether or not the others of its run end too.
 
-    JAX waits at its end for the others, who may be waiting for this one, and at last aborts with a code of its own.
-    So they have a moment to come along, and no more.
+    JAX waits at its end for the others, who may be waiting for this one, and at last aborts with a
+    code of its own. So they have a moment to come along, and no more.
     """
     sys.stdout.flush()
     sys.stderr.flush()

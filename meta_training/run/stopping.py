@@ -18,9 +18,10 @@ from datarater.rater_model import exit_codes
 class StopSignal:
     """Turns SIGTERM and SIGINT into a stop at the next place where a run can be saved.
 
-    Outside of `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries are at work that
-    would swallow it or take it for damage, it is kept for the loop to ask for by `requested`. A second signal ends the
-    process there and then, as a kill would but with the exit code of a stop: the run resumes from its last checkpoint.
+    Outside of `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries
+    are at work that would swallow it or take it for damage, it is kept for the loop to ask for by
+    `requested`. A second signal ends the process there and then, as a kill would but with the exit
+    code of a stop: the run resumes from its last checkpoint.
 
     Example:
         >>> with StopSignal() as stop, stop.deferred():  # doctest: +SKIP
@@ -45,9 +46,12 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self._received:
-            # Raising would have to find its way through threads and event loops that wait for a checkpoint.
-            # And past Python's streams, which the signal may have found in the middle of a line.
-            told = f"datarater-train: stopped by a second {name}; the same command resumes the run\n"
+            # Raising would have to find its way through threads and event loops that wait for a
+            # checkpoint. And past Python's streams, which the signal may have found in the middle
+            # of a line.
+            told = (
+                f"datarater train: stopped by a second {name}; the same command resumes the run\n"
+            )
             os.write(2, told.encode())
             os._exit(exit_codes.STOPPED)
         self._received = name

@@ -11,10 +11,14 @@ import numpy as np
 from datarater.meta_training.algorithm.meta_step import MetaStepMetrics
 
 _LOG = logging.getLogger("datarater")
-SETTLED_AUTOCORRELATION = 0.95  # of scores between checkpoints; the paper's sign that meta-training may stop
+SETTLED_AUTOCORRELATION = (
+    0.95  # of scores between checkpoints; the paper's sign that meta-training may stop
+)
 
 
-def summarise(metrics: MetaStepMetrics, clip_norm: float, epsilon: float) -> dict[str, float | None]:
+def summarise(
+    metrics: MetaStepMetrics, clip_norm: float, epsilon: float
+) -> dict[str, float | None]:
     """Returns a step's metrics as named numbers.
 
     Args:
@@ -35,7 +39,10 @@ def summarise(metrics: MetaStepMetrics, clip_norm: float, epsilon: float) -> dic
         "meta_gradient_rms_to_epsilon": float(metrics.gradient_rms_P.mean() / epsilon),
         "update_norm": float(metrics.update_norm),
         "inner_age": float(metrics.age_P.mean()),
-        **{f"outer_loss_of_inner_model_{i}": float(loss) for i, loss in enumerate(metrics.outer_loss_P)},
+        **{
+            f"outer_loss_of_inner_model_{i}": float(loss)
+            for i, loss in enumerate(metrics.outer_loss_P)
+        },
         **{f"age_of_inner_model_{i}": float(age) for i, age in enumerate(metrics.age_P)},
     }
 
@@ -43,9 +50,9 @@ def summarise(metrics: MetaStepMetrics, clip_norm: float, epsilon: float) -> dic
 def score_correlation(before_N: np.ndarray, now_N: np.ndarray) -> float | None:
     """Returns Pearson's correlation of two raters' scores on the same documents; None where one of them is constant.
 
-    Scores settle before the meta-gradient vanishes: above 0.95 between checkpoints, the paper found more meta-steps
-    to change little. Only between raters equally many meta-steps apart are correlations comparable: over few steps
-    any two raters agree.
+    Scores settle before the meta-gradient vanishes: above 0.95 between checkpoints, the paper found
+    more meta-steps to change little. Only between raters equally many meta-steps apart are
+    correlations comparable: over few steps any two raters agree.
     """
     if len(before_N) < 2 or before_N.std() == 0 or now_N.std() == 0:
         return None
@@ -130,7 +137,9 @@ def run_summary(rows: Sequence[dict[str, float]]) -> list[str]:
             else f"not yet above {SETTLED_AUTOCORRELATION}, where scores have settled: more meta_steps may change them"
         )
         lines.append(f"score autocorrelation {value:.3f} between steps {between}, {meaning}")
-    lines.append(f"spent                 {rows[-1]['tokens']:.2g} token positions, {rows[-1]['flops']:.2g} FLOPs")
+    lines.append(
+        f"spent                 {rows[-1]['tokens']:.2g} token positions, {rows[-1]['flops']:.2g} FLOPs"
+    )
     return lines
 
 
@@ -143,7 +152,9 @@ def _loss_by_age(rows: Sequence[dict[str, float]]) -> str:
     age_N = np.asarray([row[f"age_of_{name}"] for row in rows for name in names]).astype(np.int64)
     loss_N = np.asarray([row[f"outer_loss_of_{name}"] for row in rows for name in names])
     late_N = np.repeat(np.arange(len(rows)) >= len(rows) // 2, len(names))
-    starts = np.unique(np.quantile(age_N, [0, 1 / 3, 2 / 3], method="higher"))  # ages that there are
+    starts = np.unique(
+        np.quantile(age_N, [0, 1 / 3, 2 / 3], method="higher")
+    )  # ages that there are
     shown = []
     for start, behind in zip(starts, [*starts[1:], age_N.max() + 1], strict=True):
         within_N = (start <= age_N) & (age_N < behind)
@@ -152,7 +163,8 @@ def _loss_by_age(rows: Sequence[dict[str, float]]) -> str:
         in_both = np.intersect1d(age_N[within_N & ~late_N], age_N[within_N & late_N])
         if len(in_both):
             early, late = (
-                np.mean([loss_N[(age_N == age) & half_N].mean() for age in in_both]) for half_N in (~late_N, late_N)
+                np.mean([loss_N[(age_N == age) & half_N].mean() for age in in_both])
+                for half_N in (~late_N, late_N)
             )
             shown.append(f"{ages} updates: {early:.3f}, then {late:.3f}")
         else:

@@ -37,7 +37,10 @@ _OF_NO_RESULT = (
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
 )
-_MOVABLE = ("data.inner", "data.outer")  # the data's identity is held against the one that the run began with
+_MOVABLE = (
+    "data.inner",
+    "data.outer",
+)  # the data's identity is held against the one that the run began with
 _BUT_FOR_ROUNDING = (
     "placement.",
     "meta_gradient.",
@@ -56,8 +59,8 @@ class Workdir:
 
     Args:
         path: the folder.
-        writes: whether this process is the one of its run that holds the folder and writes into it; the others, on
-            other hosts, read it.
+        writes: whether this process is the one of its run that holds the folder and writes into it;
+            the others, on other hosts, read it.
 
     Raises:
         ConfigError: the path is a URL.
@@ -89,7 +92,9 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise type(error)(error.errno, f"--workdir: {self.path} cannot be made: {error.strerror}") from error
+            raise type(error)(
+                error.errno, f"--workdir: {self.path} cannot be made: {error.strerror}"
+            ) from error
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,12 +112,14 @@ class Workdir:
     def check_config(self, config: dict[str, Any]) -> None:
         """Refuses a config with which the run here would become another one.
 
-        It may be given more meta-steps, another rhythm of checkpoints and reports, and another place where the same
-        data lie. What changes how values are computed but not which (where things live, micro-batches, what is
-        recomputed, attention in blocks) may change too, and a warning says what of it did.
+        It may be given more meta-steps, another rhythm of checkpoints and reports, and another
+        place where the same data lie. What changes how values are computed but not which (where
+        things live, micro-batches, what is recomputed, attention in blocks) may change too, and a
+        warning says what of it did.
 
-        A field that is newer than the run counts as having had its default of `meta_training/configs/default.py`: a
-        field that is added gets the default that does what was done without it.
+        A field that is newer than the run counts as having had its default of
+        `meta_training/configs/default.py`: a field that is added gets the default that does what
+        was done without it.
 
         Raises:
             WorkdirError: other fields differ; the message names them.
@@ -178,10 +185,15 @@ class Workdir:
                 f"{self.tokenizer} is lost, and a tokenizer trained anew is another one: restore it (every rater in "
                 "raters/ has a copy), or give another --workdir"
             )
-        changed = [f"{name} {old}" for name, old in begun["versions"].items() if versions().get(name) != old]
+        changed = [
+            f"{name} {old}"
+            for name, old in begun["versions"].items()
+            if versions().get(name) != old
+        ]
         if changed:
             _LOG.warning(
-                "the run began with %s: it goes on with other versions, and no longer bit for bit", ", ".join(changed)
+                "the run began with %s: it goes on with other versions, and no longer bit for bit",
+                ", ".join(changed),
             )
 
     def claim(self, config: dict[str, Any], data: str, tokenizer: bytes) -> None:
@@ -192,7 +204,9 @@ class Workdir:
         if not (self.run.exists() and self.tokenizer.exists()):
             _write(self.tokenizer, tokenizer)
         if not self.run.exists():  # after the tokenizer: only with it does a run count as begun
-            write_json(self.run, {"data": data, "tokenizer": _sha256(tokenizer), "versions": versions()})
+            write_json(
+                self.run, {"data": data, "tokenizer": _sha256(tokenizer), "versions": versions()}
+            )
         for folder in (self.path, self.raters):
             for left_over in (*folder.glob(".*.new-*"), *folder.glob(".*.old-*")):
                 shutil.rmtree(left_over, ignore_errors=True)
@@ -200,7 +214,11 @@ class Workdir:
     def finished(self, meta_steps: int) -> dict[str, Any] | None:
         """Returns the summary of a run finished after that many meta-steps, or None."""
         summary = _read(self.summary)
-        return summary if summary and summary["meta_steps"] == meta_steps and self.rater.exists() else None
+        return (
+            summary
+            if summary and summary["meta_steps"] == meta_steps and self.rater.exists()
+            else None
+        )
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -224,14 +242,20 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise WorkdirError(f"{path} is damaged: it is not JSON; restore it, or give another --workdir") from error
+        raise WorkdirError(
+            f"{path} is damaged: it is not JSON; restore it, or give another --workdir"
+        ) from error
     return values
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        flat.update(
+            _flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return flat
 
 

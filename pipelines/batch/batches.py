@@ -1,16 +1,18 @@
-"""`datarater-batch`: scores and selects what came in since the last batch, against a frozen reference, for a date.
+"""`datarater batch`: scores and selects what came in since the last batch, against a frozen reference, for a date.
 
-The journal (`datarater.pipelines.batch.journal`) is the state. A batch is a claim of files, then a run folder that
-`datarater-curate` fills, then a publication: the record of the batch, decided in the journal and then committed as
-`PUBLISH/DATE/manifest.json`. Every step finds what was done before, so that the same command can be given twice, late,
-by two launches at once, or after a kill at any moment:
+The journal (`datarater.pipelines.batch.journal`) is the state. A batch is a claim of files, then a
+run folder that `datarater curate` fills, then a publication: the record of the batch, decided in
+the journal and then committed as `PUBLISH/DATE/manifest.json`. Every step finds what was done
+before, so that the same command can be given twice, late, by two launches at once, or after a kill
+at any moment:
 
-- A date that is published stays as it is; the command says so and ends with the batch's own exit code.
-- A batch that was begun is finished: its own files, in its own run folder. Each run first finishes the unfinished
-  batches of other dates, unless another launch is at work in them; and, where files have dates, it first makes the
-  batches of the last days that nobody made.
-- A batch that cannot be finished as it was begun (a claimed file changed before it was read, or the configuration says
-  otherwise now) gives its files back, which is recorded, and begins anew.
+- A date that is published stays as it is; the command says so and ends with the batch's own exit
+  code.
+- A batch that was begun is finished: its own files, in its own run folder. Each run first finishes
+  the unfinished batches of other dates, unless another launch is at work in them; and, where files
+  have dates, it first makes the batches of the last days that nobody made.
+- A batch that cannot be finished as it was begun (a claimed file changed before it was read, or the
+  configuration says otherwise now) gives its files back, which is recorded, and begins anew.
 """
 
 import dataclasses
@@ -80,13 +82,16 @@ class Batches:
     Args:
         config: of the batches.
         adopt_reference: whether another reference may take the place of the frozen one.
-        accept_alarm: the date whose batch is published although its alarm would hold it back; None for none.
+        accept_alarm: the date whose batch is published although its alarm would hold it back; None
+            for none.
 
     Raises:
         CurationError: the configuration, the rater or the reference cannot be used.
     """
 
-    def __init__(self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: str | None = None):
+    def __init__(
+        self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: str | None = None
+    ):
         for folder in (config.state, config.runs, config.publish):
             commits.check_file_system(folder)
         self._config = config
@@ -121,11 +126,16 @@ class Batches:
                 return self._show(number)
             elif not is_new and (why := self._stale(state.claims[number])) is not None:
                 printing.say(f"batch {day}: begun anew, for {why}")
-                self.journal.decide(lambda state, number=number, why=why: _release(state, number, why))  # type: ignore[misc]
+                self.journal.decide(
+                    lambda state, number=number, why=why: _release(  # type: ignore[misc]
+                        state, number, why
+                    )
+                )
             else:
                 self._publish(number, self._curate(number, state.claims[number]))
 
-    # --- claiming --------------------------------------------------------------------------------------
+    # --- claiming
+    # --------------------------------------------------------------------------------------
 
     def look(self, date: datetime.date) -> Found:
         """What a batch of a date would take now."""
@@ -141,7 +151,9 @@ class Batches:
             notes["sha256"] = self.journal.keep("notes", json_lines(found.notes))
         run = f"{self._config.runs}/{date.isoformat()}-{self.journal.state.number + 1:06d}"
         size = sum(file.size for file in found.files)
-        claim = Claim(date.isoformat(), len(found.files), size, inputs, notes, self._terms, run, now())
+        claim = Claim(
+            date.isoformat(), len(found.files), size, inputs, notes, self._terms, run, now()
+        )
         won = self.journal.append(claim)
         if won:
             tell(date, found)
@@ -177,14 +189,17 @@ class Batches:
         for folder in Work(scoring=scoring, selection=selection).leases():
             term = lease.current(folder)
             if term is not None and term.is_held():
-                raise LeaseHeldError(f"{claim.run}: another launch is at work here: {term.describe()}")
+                raise LeaseHeldError(
+                    f"{claim.run}: another launch is at work here: {term.describe()}"
+                )
         more = f"; and {len(lines) - MAX_NAMED} more" if len(lines) > MAX_NAMED else ""
         return "; ".join(lines[:MAX_NAMED]) + more
 
-    # --- curating --------------------------------------------------------------------------------------
+    # --- curating
+    # --------------------------------------------------------------------------------------
 
     def _curate(self, number: int, claim: Claim) -> dict[str, Any]:
-        """Scores and selects the files of a batch, by `datarater-curate` itself; gives the record.
+        """Scores and selects the files of a batch, by `datarater curate` itself; gives the record.
 
         Raises:
             JobGoesOnError: the job goes on without this command.
@@ -196,9 +211,13 @@ class Batches:
             try:
                 curate.run(self._config.argv(claim.run, inputs))
             except EmptyCorpusError:
-                printing.say(f"batch {claim.date}: there is no record in any of its {claim.files:,} files")
+                printing.say(
+                    f"batch {claim.date}: there is no record in any of its {claim.files:,} files"
+                )
             else:
-                manifest = printing.read_manifest(dataclasses.replace(self._selection, output=claim.run))
+                manifest = printing.read_manifest(
+                    dataclasses.replace(self._selection, output=claim.run)
+                )
                 if manifest is None:
                     raise JobGoesOnError(
                         f"batch {claim.date}: the job goes on without this command; run the same command again when it "
@@ -215,7 +234,8 @@ class Batches:
             manifest=manifest,
         )
 
-    # --- publishing ------------------------------------------------------------------------------------
+    # --- publishing
+    # ------------------------------------------------------------------------------------
 
     def _publish(self, number: int, record: dict[str, Any]) -> None:
         """Publishes a batch, unless its alarm holds it back.
@@ -254,7 +274,9 @@ class Batches:
         if not self._is_shown(number):
             path = f"{publication.place}/{MANIFEST}"
             if not commits.commit_if_absent(path, data) and commits.read_bytes(path) != data:
-                raise RunFolderMismatchError(f"{path} is not what this batch published; another state folder wrote it")
+                raise RunFolderMismatchError(
+                    f"{path} is not what this batch published; another state folder wrote it"
+                )
             commits.commit_if_absent(f"{publication.place}/{SUCCESS}", b"")
         record: dict[str, Any] = orjson.loads(data)
         return record
@@ -262,7 +284,9 @@ class Batches:
     def _is_shown(self, number: int) -> bool:
         """Whether readers find a published batch, or are not to find it any more."""
         state = self.journal.state
-        return number in state.all_expired or commits.exists(f"{state.publications[number].place}/{SUCCESS}")
+        return number in state.all_expired or commits.exists(
+            f"{state.publications[number].place}/{SUCCESS}"
+        )
 
     def show_newest(self) -> list[dict[str, Any]]:
         """Does for the newest publications what a killed launch may have left undone; gives their records."""
@@ -277,7 +301,9 @@ class Batches:
             UsageError: naming the newest batch.
         """
         days, state = self._config.retention.published_days, self.journal.read()
-        dates = [datetime.date.fromisoformat(state.claims[number].date) for number in state.publications]
+        dates = [
+            datetime.date.fromisoformat(state.claims[number].date) for number in state.publications
+        ]
         if days is None or date in dates or not dates or (max(dates) - date).days <= days:
             return
         raise UsageError(
@@ -319,10 +345,16 @@ class Batches:
 
 
 def _release(state: State, number: int, why: str) -> Release | None:
-    return Release(number, why) if number in state.claims and number not in state.publications else None
+    return (
+        Release(number, why)
+        if number in state.claims and number not in state.publications
+        else None
+    )
 
 
-def terms(scoring: ScoringRequest, selection: SelectionRequest, reference: Reference) -> dict[str, Any]:
+def terms(
+    scoring: ScoringRequest, selection: SelectionRequest, reference: Reference
+) -> dict[str, Any]:
     """All that decides what is kept of a batch's files."""
     identity = scoring.plan.identity_of(())
     del identity["inputs"]
@@ -331,7 +363,9 @@ def terms(scoring: ScoringRequest, selection: SelectionRequest, reference: Refer
         "selection": {"name": selection.name, **selection.rule_fields()},
         "reference": reference.digest,
     }
-    plain: dict[str, Any] = orjson.loads(orjson.dumps(found))  # to be compared with what was read from the journal
+    plain: dict[str, Any] = orjson.loads(
+        orjson.dumps(found)
+    )  # to be compared with what was read from the journal
     return plain
 
 
@@ -349,7 +383,8 @@ def warn(line: str) -> None:
     print(f"WARNING: {line}", file=sys.stderr, flush=True)
 
 
-# --- the command ---------------------------------------------------------------------------------------
+# --- the command
+# ---------------------------------------------------------------------------------------
 
 
 def date_of(text: str) -> datetime.date:

@@ -5,12 +5,12 @@
     reference: gs://curation/reference        # a scored run folder; left out: the rater's own reference sample
     state: gs://curation/nightly/state        # which batch took which file, and what was published
     publish: gs://curation/nightly/published  # DATE/manifest.json appears here when a batch is whole
-    curate:                                   # flags of datarater-curate, without their dashes
+    curate:                                   # flags of datarater curate, without their dashes
       keep_fraction: 0.5
 
-The other sections have defaults: see `BatchConfig`. `${NAME}` stands for an environment variable in any text ($${ for a
-literal one), `{date}` and `{date:%Y/%m/%d}` for the batch's date in `input` alone. Relative paths start where the file
-lies.
+The other sections have defaults: see `BatchConfig`. `${NAME}` stands for an environment variable in
+any text ($${ for a literal one), `{date}` and `{date:%Y/%m/%d}` for the batch's date in `input`
+alone. Relative paths start where the file lies.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.planning import INPUT_LIST
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.documents.files import local_path, open_file
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NEAR = 0.7
 
-# Flags of datarater-curate that a batch sets by itself, and where else to say it.
+# Flags of datarater curate that a batch sets by itself, and where else to say it.
 _SET_BY_BATCH = {
     "input": "it stands at the top of the file",
     "rater": "it stands at the top of the file",
@@ -58,7 +58,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -70,7 +72,8 @@ class Limits:
     Attributes:
         psi: population stability index of the scores against the reference's.
         ks: their Kolmogorov-Smirnov distance.
-        kept_share: by how much any source's kept share may differ from the reference's, in either direction.
+        kept_share: by how much any source's kept share may differ from the reference's, in either
+            direction.
         rejected_share: rejected records as a share of all.
         on_alarm: `publish` the batch all the same, or `hold` it back until somebody has looked.
     """
@@ -107,15 +110,16 @@ class BatchConfig:
         state: the state folder.
         runs: the folder of the run folders; default: STATE/runs.
         publish: the folder that readers look at.
-        quiet_minutes: a file that was modified less than so many minutes ago may still be being written: it is left to
-            the next batch.
-        late_days: with `{date}`: so many dates before the batch's own are looked at. Late files of a date that has its
-            batch join this one; a date that was missed gets its own batch first. 0: none.
-        changed_files: of files that changed after a batch took them: `tell` and leave them, `take` them again as a new
-            version, or `refuse` to begin.
+        quiet_minutes: a file that was modified less than so many minutes ago may still be being
+            written: it is left to the next batch.
+        late_days: with `{date}`: so many dates before the batch's own are looked at. Late files of
+            a date that has its batch join this one; a date that was missed gets its own batch
+            first. 0: none.
+        changed_files: of files that changed after a batch took them: `tell` and leave them, `take`
+            them again as a new version, or `refuse` to begin.
         limits: what raises the alarm.
         retention: how long files are kept.
-        curate: the flags of datarater-curate, as words.
+        curate: the flags of datarater curate, as words.
         beam: the flags of Beam, as words.
     """
 
@@ -141,42 +145,52 @@ class BatchConfig:
 
     def patterns(self, date: datetime.date) -> list[str]:
         """The globs of a date."""
-        return [_DATE.sub(lambda match: date.strftime(match[1] or "%Y-%m-%d"), pattern) for pattern in self.input]
+        return [
+            _DATE.sub(lambda match: date.strftime(match[1] or "%Y-%m-%d"), pattern)
+            for pattern in self.input
+        ]
 
     def argv(self, output: str, inputs: str) -> list[str]:
-        """The flags of `datarater-curate` for one batch.
+        """The flags of `datarater curate` for one batch.
 
         Args:
             output: its run folder.
             inputs: the file that lists its inputs.
         """
-        words = [f"--input={INPUT_LIST}{inputs}", f"--output={output}", f"--rater={self.rater}", *self.curate]
+        words = [
+            f"--input={INPUT_LIST}{inputs}",
+            f"--output={output}",
+            f"--rater={self.rater}",
+            *self.curate,
+        ]
         if not any(word.startswith("--threshold=") for word in self.curate):
             words.append(f"--reference={self.reference}")
         return [*words, *self.beam]
 
-    def requests(self, output: str, inputs: str) -> tuple[ScoringRequest, SelectionRequest, Layout]:
-        """What `datarater-curate` makes of these flags; the rater is loaded to know its digest.
+    def requests(
+        self, output: str, inputs: str
+    ) -> tuple[ScoringRequest, SelectionRequest, Execution]:
+        """What `datarater curate` makes of these flags; the rater is loaded to know its digest.
 
         Raises:
             UsageError: a flag is refused; the message names it and the file.
             CurationError: the rater cannot be loaded.
         """
         parser = FlagParser(self.path)
-        args, layout = options.parse_run(parser, self.argv(output, inputs))
+        args, execution = options.parse_run(parser, self.argv(output, inputs))
         selection = options.selection_request(args)
-        return scoring_request(args, layout), selection, layout
+        return scoring_request(args, execution), selection, execution
 
 
 class FlagParser(argparse.ArgumentParser):
-    """The flags of `datarater-curate`; what is wrong with one is said of the configuration file.
+    """The flags of `datarater curate`; what is wrong with one is said of the configuration file.
 
     Args:
         path: the configuration file.
     """
 
     def __init__(self, path: str):
-        super().__init__(prog="datarater-batch", add_help=False, allow_abbrev=False)
+        super().__init__(prog="datarater batch", add_help=False, allow_abbrev=False)
         self._path = path
         options.add_output_flag(self)
         options.add_input_flags(self)
@@ -190,10 +204,13 @@ class FlagParser(argparse.ArgumentParser):
 
     def names(self) -> dict[str, argparse.Action]:
         """The flags by name, without dashes."""
-        return {flag.removeprefix("--"): action for flag, action in self._option_string_actions.items()}
+        return {
+            flag.removeprefix("--"): action for flag, action in self._option_string_actions.items()
+        }
 
 
-# --- reading the file ---------------------------------------------------------------------------------
+# --- reading the file
+# ---------------------------------------------------------------------------------
 
 
 class _Section:
@@ -272,7 +289,10 @@ def _expanded(where: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(where, item) for item in value]
     if isinstance(value, dict):
-        return {key: _expanded(f"{where}.{key}" if where else str(key), item) for key, item in value.items()}
+        return {
+            key: _expanded(f"{where}.{key}" if where else str(key), item)
+            for key, item in value.items()
+        }
     if not isinstance(value, str):
         return value
 
@@ -331,7 +351,11 @@ def _number(least: float, most: float) -> Callable[[Any], float | None]:
     def read(value: Any) -> float | None:
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value <= most
+        ):
             raise ValueError(f"a number from {least:g} to {most:g}, or null for none")
         return float(value)
 
@@ -349,7 +373,10 @@ def _days(least: int) -> Callable[[Any], int | None]:
         if value is None and least:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"a whole number of days, {least} at least" + (", or null for ever" if least else ""))
+            raise ValueError(
+                f"a whole number of days, {least} at least"
+                + (", or null for ever" if least else "")
+            )
         return value
 
     return read
@@ -378,7 +405,9 @@ def _words(where: str, flags: Mapping[str, Any]) -> tuple[str, ...]:
             elif isinstance(item, str | int | float) and not isinstance(item, bool):
                 words.append(f"--{name}={item}")
             else:
-                raise UsageError(f"{where}.{name}: {item!r} is not the value of a flag: text, a number, or true")
+                raise UsageError(
+                    f"{where}.{name}: {item!r} is not the value of a flag: text, a number, or true"
+                )
     return tuple(words)
 
 
@@ -408,7 +437,8 @@ def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
         beam_args: flags of Beam from the command line, after those of the file.
 
     Raises:
-        UsageError: the file cannot be read, or something in it is wrong: naming the key and what it should be.
+        UsageError: the file cannot be read, or something in it is wrong: naming the key and what it
+            should be.
     """
     commits.check_protocols("--config", path)
     try:
@@ -420,7 +450,9 @@ def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise UsageError(f"--config: {path} cannot be read: {error.strerror or error}") from error
-    folder = os.path.dirname(path if local_path(path) is None else os.path.abspath(str(local_path(path))))
+    folder = os.path.dirname(
+        path if local_path(path) is None else os.path.abspath(str(local_path(path)))
+    )
     whole = _Section(path, "", values)
     place = _path_in(folder)
     rater = whole.take("rater", place)
@@ -439,7 +471,10 @@ def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
         limits=_limits(path, whole.take("limits", lambda value: value, None)),
         retention=_retention(path, whole.take("retention", lambda value: value, None)),
         curate=_curate_words(path, whole.take("curate", lambda value: value)),
-        beam=(*_words(f"{path}: beam", _beam(path, whole.take("beam", lambda value: value, None))), *beam_args),
+        beam=(
+            *_words(f"{path}: beam", _beam(path, whole.take("beam", lambda value: value, None))),
+            *beam_args,
+        ),
     )
     whole.end()
     _check_places(config)

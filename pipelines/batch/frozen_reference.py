@@ -1,8 +1,9 @@
 """The frozen reference of scheduled batches: what scores are held against, the same every night.
 
-The first batch records in the journal which reference it was, by digest, and keeps in the state folder what drift is
-measured against. A later batch with another reference is refused: its cutoff would be another one, and nobody would
-know from which night on. `--adopt_reference` records the change.
+The first batch records in the journal which reference it was, by digest, and keeps in the state
+folder what drift is measured against. A later batch with another reference is refused: its cutoff
+would be another one, and nobody would know from which night on. `--adopt_reference` records the
+change.
 """
 
 import hashlib
@@ -35,8 +36,8 @@ class Baseline:
     """What drift is measured against.
 
     Attributes:
-        scores: of the reference; None where it has none (a threshold without a reference, and a rater without
-            quantiles).
+        scores: of the reference; None where it has none (a threshold without a reference, and a
+            rater without quantiles).
         sources: by source; empty where the reference is a rater's sample.
     """
 
@@ -58,8 +59,13 @@ class Baseline:
     def from_json(cls, data: bytes) -> "Baseline":
         """What `to_json` wrote."""
         fields = orjson.loads(data)
-        scores = None if fields["scores"] is None else ScoreDistribution.from_counts(**fields["scores"])
-        sources = {source: ScoreDistribution.from_counts(**counts) for source, counts in fields["sources"].items()}
+        scores = (
+            None if fields["scores"] is None else ScoreDistribution.from_counts(**fields["scores"])
+        )
+        sources = {
+            source: ScoreDistribution.from_counts(**counts)
+            for source, counts in fields["sources"].items()
+        }
         return cls(scores, sources)
 
 
@@ -68,7 +74,12 @@ def _fields(scores: ScoreDistribution) -> dict[str, list[Any]]:
 
 
 def freeze(
-    config: BatchConfig, journal: Journal, scoring: ScoringRequest, selection: SelectionRequest, *, adopt: bool
+    config: BatchConfig,
+    journal: Journal,
+    scoring: ScoringRequest,
+    selection: SelectionRequest,
+    *,
+    adopt: bool,
 ) -> Reference:
     """Freezes the reference at the first batch, and holds every later batch to it.
 
@@ -80,7 +91,8 @@ def freeze(
         adopt: whether another reference may take the place of the frozen one.
 
     Raises:
-        RunFolderMismatchError: another reference is frozen, or the reference's scores are another rater's.
+        RunFolderMismatchError: another reference is frozen, or the reference's scores are another
+            rater's.
         CurationError: the reference cannot be used.
     """
     kind, digest = _identify(config, scoring)
@@ -93,7 +105,9 @@ def freeze(
         if holds(state.reference):
             return None
         if state.reference is not None and not adopt:
-            raise RunFolderMismatchError(_differs(config, state.reference, kind, digest, scoring.rater_digest))
+            raise RunFolderMismatchError(
+                _differs(config, state.reference, kind, digest, scoring.rater_digest)
+            )
         baseline = journal.keep("baselines", _baseline(config, scoring, selection).to_json())
         return Reference(kind, config.reference, digest, scoring.rater_digest, baseline)
 
@@ -128,7 +142,9 @@ def _identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
     return "rater", rater_digest(config.reference)
 
 
-def _baseline(config: BatchConfig, scoring: ScoringRequest, selection: SelectionRequest) -> Baseline:
+def _baseline(
+    config: BatchConfig, scoring: ScoringRequest, selection: SelectionRequest
+) -> Baseline:
     """What is kept of the reference.
 
     Raises:
@@ -136,18 +152,28 @@ def _baseline(config: BatchConfig, scoring: ScoringRequest, selection: Selection
         CurationError: it has no distribution of scores, but the rule needs one.
     """
     is_threshold = isinstance(selection.read_policy().rule, Threshold)
-    if is_threshold and config.reference == config.rater and not load_rater(config.rater).statistics.quantiles:
+    if (
+        is_threshold
+        and config.reference == config.rater
+        and not load_rater(config.rater).statistics.quantiles
+    ):
         return Baseline(None, {})
     reference = references.read_reference(config.reference, scoring.plan.identity)
     if not isinstance(reference, RunReference):
-        return Baseline(ScoreDistribution.by_quantiles(reference.quantiles, reference.sample_size), {})
+        return Baseline(
+            ScoreDistribution.by_quantiles(reference.quantiles, reference.sample_size), {}
+        )
     scores = ScoreDistribution.of(Histogram.from_json(reference.scoring["histogram"]))
     if not scores.documents:
-        raise CurationError(f"{config.path}: reference: {config.reference} holds no scored document")
+        raise CurationError(
+            f"{config.path}: reference: {config.reference} holds no scored document"
+        )
     sources: dict[str, Histogram] = {}
     groups = range(reference.scoring["groups"])
     for summary in at_once(lambda group: read_summary(reference.folder, group), groups):
         for source, histogram in summary.histograms.items():
             known = sources.get(source)
             sources[source] = histogram if known is None else Histogram.merge([known, histogram])
-    return Baseline(scores, {source: ScoreDistribution.of(histogram) for source, histogram in sources.items()})
+    return Baseline(
+        scores, {source: ScoreDistribution.of(histogram) for source, histogram in sources.items()}
+    )

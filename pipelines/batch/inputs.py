@@ -29,7 +29,8 @@ class Found:
 
     Attributes:
         files: sorted by path.
-        notes: rows to tell of: `what` (late, changed, version, waiting), `path`, and what else there is to say.
+        notes: rows to tell of: `what` (late, changed, version, waiting), `path`, and what else
+            there is to say.
         before: how many files that were found belong to earlier batches.
     """
 
@@ -45,11 +46,12 @@ class Found:
 def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Found:
     """Finds the files of a batch, as the journal was last read.
 
-    A file is a batch's if no batch has taken its path. One whose path was taken with another fingerprint has changed
+    A file is a batch's if no batch has taken its path. One whose path was taken with another
+    fingerprint has changed
     since: `changed_files` says what becomes of it. It is told once for each of its fingerprints.
 
-    Without `{date}` in the globs, a batch that begins anew takes the files that it had, and leaves later ones to the
-    batches after it.
+    Without `{date}` in the globs, a batch that begins anew takes the files that it had, and leaves
+    later ones to the batches after it.
 
     Args:
         config: where to look.
@@ -93,7 +95,9 @@ def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Found:
     return found
 
 
-def _dates_of(config: BatchConfig, journal: Journal, date: datetime.date) -> dict[str, tuple[FileInfo, datetime.date]]:
+def _dates_of(
+    config: BatchConfig, journal: Journal, date: datetime.date
+) -> dict[str, tuple[FileInfo, datetime.date]]:
     """The files that are there, each with the date to which its glob belongs."""
     dates = [date]
     if config.is_dated:
@@ -153,7 +157,9 @@ def _told(journal: Journal) -> set[tuple[str, str]]:
     }
 
 
-def _keep_quiet(config: BatchConfig, candidates: Sequence[tuple[FileInfo, dict[str, Any]]], found: Found) -> None:
+def _keep_quiet(
+    config: BatchConfig, candidates: Sequence[tuple[FileInfo, dict[str, Any]]], found: Found
+) -> None:
     """Takes the files that nobody seems to be writing any more."""
     if config.quiet_minutes:
         ages = list(at_once(lambda item: _age(item[0].path), candidates))
@@ -163,7 +169,9 @@ def _keep_quiet(config: BatchConfig, candidates: Sequence[tuple[FileInfo, dict[s
         if age is None:  # gone since it was listed
             continue
         if age < config.quiet_minutes * 60:
-            found.notes.append({"what": WAITING, "path": info.path, "bytes": info.size, "seconds": round(age)})
+            found.notes.append(
+                {"what": WAITING, "path": info.path, "bytes": info.size, "seconds": round(age)}
+            )
             continue
         found.files.append(info)
         if note:

@@ -7,10 +7,11 @@
       baselines/SHA256.json         what a frozen reference holds
       records/SHA256.json           the record of a published batch
 
-A decision is built upon all before it: entry n + 1 is created only if it is absent, by a launch that has read all n.
-Of two launches that decide at once one wins; the other reads on and decides anew. So there is one order of decisions,
-whoever made them and wherever they were killed, and what the journal says is the state: all other files either lie
-under the digest of their content, or can be made again from it.
+A decision is built upon all before it: entry n + 1 is created only if it is absent, by a launch
+that has read all n. Of two launches that decide at once one wins; the other reads on and decides
+anew. So there is one order of decisions, whoever made them and wherever they were killed, and what
+the journal says is the state: all other files either lie under the digest of their content, or can
+be made again from it.
 
 The kinds of entries:
 
@@ -71,7 +72,8 @@ class Claim:
         files: how many.
         bytes: of the files.
         inputs: digest of the file in `inputs/`.
-        notes: how many files were told of, by kind; and `sha256`, of the file in `notes/`, if there are any.
+        notes: how many files were told of, by kind; and `sha256`, of the file in `notes/`, if there
+            are any.
         terms: all that decides what is kept of them.
         run: the run folder.
         claimed: when, in UTC.
@@ -120,8 +122,8 @@ class Expiry:
     """Files of batches that may be removed.
 
     Attributes:
-        scores: the claims of batches whose plans, scores and rejected records go; of a claim that was released, all of
-            its run folder.
+        scores: the claims of batches whose plans, scores and rejected records go; of a claim that
+            was released, all of its run folder.
         published: of batches of which everything goes but the record in the state folder.
     """
 
@@ -160,7 +162,8 @@ class State:
         number: of the last entry; 0 for none.
         reference: the one that holds; None before the first.
         claims: by number, those that were not released.
-        released: likewise those that were; the files of the last one of a date are waiting for it to be begun anew.
+        released: likewise those that were; the files of the last one of a date are waiting for it
+            to be begun anew.
         publications: by number of the claim.
         expiries: those whose files may not all be removed yet, by number.
         scores_expired: the claims whose scores were removed or may be.
@@ -182,13 +185,19 @@ class State:
 
     def released_of(self, date: str) -> Claim | None:
         """The last claim of a date that was released; None for none."""
-        return next((claim for claim in reversed(self.released.values()) if claim.date == date), None)
+        return next(
+            (claim for claim in reversed(self.released.values()) if claim.date == date), None
+        )
 
     def unfinished(self) -> list[str]:
         """The dates of batches that were begun and are not published, in the order of their claims."""
         begun = {**self.released, **self.claims}
         published = {self.claims[number].date for number in self.publications}
-        return [date for date in dict.fromkeys(begun[number].date for number in sorted(begun)) if date not in published]
+        return [
+            date
+            for date in dict.fromkeys(begun[number].date for number in sorted(begun))
+            if date not in published
+        ]
 
     def add(self, decision: Decision) -> None:
         """The state after one more decision.
@@ -205,13 +214,18 @@ class State:
             self.claims[number] = decision
         elif isinstance(decision, Release | Publication):
             if decision.claim not in self.claims or decision.claim in self.publications:
-                raise ValueError(f"claim {decision.claim} is not one that can be published or released")
+                raise ValueError(
+                    f"claim {decision.claim} is not one that can be published or released"
+                )
             if isinstance(decision, Release):
                 self.released[decision.claim] = self.claims.pop(decision.claim)
             else:
                 self.publications[decision.claim] = decision
         elif isinstance(decision, Expiry):
-            if not {*decision.scores, *decision.published} <= self.publications.keys() | self.released.keys():
+            if (
+                not {*decision.scores, *decision.published}
+                <= self.publications.keys() | self.released.keys()
+            ):
                 raise ValueError("a batch expires that is neither published nor given up")
             self.expiries[number] = decision
             self.scores_expired.update(decision.scores, decision.published)
@@ -257,8 +271,14 @@ class Journal:
         return self.state
 
     def _read_listed(self) -> None:
-        names = [entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(f"{self.folder}/journal")]
-        numbers = [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit()]
+        names = [
+            entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(f"{self.folder}/journal")
+        ]
+        numbers = [
+            int(name.removesuffix(".json"))
+            for name in names
+            if name.removesuffix(".json").isdigit()
+        ]
         paths = [self.path(number) for number in range(1, max(numbers, default=0) + 1)]
         for data in at_once(commits.read_if_there, paths):
             if data is None:
@@ -274,21 +294,25 @@ class Journal:
             fields = orjson.loads(data)
             version = fields["format"]
             if version > FORMAT_VERSION:
-                raise BooksError(f"{path} has format {version}; this datarater reads up to {FORMAT_VERSION}")
+                raise BooksError(
+                    f"{path} has format {version}; this datarater reads up to {FORMAT_VERSION}"
+                )
             kind = _KINDS[fields["kind"]]
             given = fields["decision"]
             if kind is Expiry:
                 given = {name: tuple(value) for name, value in given.items()}
             self.state.add(kind(**given))
         except (ValueError, KeyError, TypeError) as error:
-            raise BooksError(f"{path} is damaged or contradicts the entries before it: {error!r}") from error
+            raise BooksError(
+                f"{path} is damaged or contradicts the entries before it: {error!r}"
+            ) from error
 
     def append(self, decision: Decision) -> bool:
         """Makes a decision upon what was read so far.
 
         Returns:
-            True if it holds. False if another launch made one first: `state` then knows of that, and the decision has
-            to be taken anew.
+            True if it holds. False if another launch made one first: `state` then knows of that,
+            and the decision has to be taken anew.
 
         Raises:
             ValueError: the decision contradicts those before it.
@@ -314,14 +338,16 @@ class Journal:
         """Makes a decision, anew as long as other launches come first.
 
         Args:
-            decision_upon: the decision upon a state, or None where there is nothing to decide any more.
+            decision_upon: the decision upon a state, or None where there is nothing to decide any
+                more.
         """
         self.read()
         while (decision := decision_upon(self.state)) is not None and not self.append(decision):
             pass
         return self.state
 
-    # --- files under the digest of their content ------------------------------------------------------
+    # --- files under the digest of their content
+    # ------------------------------------------------------
 
     def keep(self, kind: str, data: bytes) -> str:
         """Commits a file under its digest, which is returned.
@@ -347,7 +373,9 @@ class Journal:
         path = self.kept(kind, digest)
         data = commits.read_if_there(path)
         if data is None or hashlib.sha256(data).hexdigest() != digest:
-            raise BooksError(f"{path} is {'missing' if data is None else 'damaged'}; restore it from a backup")
+            raise BooksError(
+                f"{path} is {'missing' if data is None else 'damaged'}; restore it from a backup"
+            )
         return data
 
     def inputs(self, claim: Claim) -> list[FileInfo]:
@@ -356,14 +384,20 @@ class Journal:
 
     def notes(self, claim: Claim) -> list[dict[str, Any]]:
         """What was told of files when a batch was claimed."""
-        return _rows(self.read_kept("notes", claim.notes["sha256"])) if claim.notes.get("sha256") else []
+        return (
+            _rows(self.read_kept("notes", claim.notes["sha256"]))
+            if claim.notes.get("sha256")
+            else []
+        )
 
     def each_inputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[FileInfo]]]:
         """The files of several batches; never those of many at one time."""
         claims = self.state.claims
         for first in range(0, len(numbers), _LISTS_AT_ONCE):
             some = numbers[first : first + _LISTS_AT_ONCE]
-            yield from zip(some, at_once(lambda number: self.inputs(claims[number]), some), strict=True)
+            yield from zip(
+                some, at_once(lambda number: self.inputs(claims[number]), some), strict=True
+            )
 
 
 _LISTS_AT_ONCE = 32

@@ -53,7 +53,9 @@ def measure_drift(
     return {
         "documents": round(scores.documents),
         "reference_documents": round(baseline.scores.documents),
-        "psi": drift.describe(drift.population_stability_index(scores, baseline.scores), limits.psi),
+        "psi": drift.describe(
+            drift.population_stability_index(scores, baseline.scores), limits.psi
+        ),
         "ks": drift.describe(drift.kolmogorov_smirnov(scores, baseline.scores), limits.ks),
         "kept_share": _kept_shares(baseline, limits, manifest),
     }
@@ -71,11 +73,20 @@ def _kept_shares(baseline: Baseline, limits: Limits, manifest: Mapping[str, Any]
     comparisons = max(1, len(counted.keys() & known.keys()))
     shares: dict[str, Any] = {}
     for source, (kept, documents) in counted.items():
-        shares[source] = {"documents": documents, "share": round(kept / documents, 6), "reference_share": None}
+        shares[source] = {
+            "documents": documents,
+            "share": round(kept / documents, 6),
+            "reference_share": None,
+        }
         if source in known:
             expected = known[source].kept_share(int(rank_key, 16))
-            measure = drift.share_difference(kept, documents, expected, known[source].documents, comparisons)
-            shares[source] |= {"reference_share": round(expected, 6), **drift.describe(measure, limits.kept_share)}
+            measure = drift.share_difference(
+                kept, documents, expected, known[source].documents, comparisons
+            )
+            shares[source] |= {
+                "reference_share": round(expected, 6),
+                **drift.describe(measure, limits.kept_share),
+            }
     return shares
 
 
@@ -89,7 +100,10 @@ def alarms(record: Mapping[str, Any]) -> list[str]:
     """What is past its limit, in words."""
     found = []
     moved = record["drift"] or {"psi": {}, "ks": {}, "kept_share": {}}
-    for name, what in (("psi", "the population stability index"), ("ks", "the Kolmogorov-Smirnov distance")):
+    for name, what in (
+        ("psi", "the population stability index"),
+        ("ks", "the Kolmogorov-Smirnov distance"),
+    ):
         measure = moved[name]
         if measure.get("past"):
             found.append(
@@ -97,7 +111,9 @@ def alarms(record: Mapping[str, Any]) -> list[str]:
                 f"{measure['limit']:g}"
             )
     past = {source: share for source, share in moved["kept_share"].items() if share.get("past")}
-    for source, share in sorted(past.items(), key=lambda item: -abs(item[1]["value"]))[:_NAMED_SOURCES]:
+    for source, share in sorted(past.items(), key=lambda item: -abs(item[1]["value"]))[
+        :_NAMED_SOURCES
+    ]:
         found.append(
             f"source {source!r} keeps {share['share']:.1%} of its documents, and {share['reference_share']:.1%} in the "
             f"reference: a difference past the limit of {share['limit']:g}"
@@ -106,7 +122,9 @@ def alarms(record: Mapping[str, Any]) -> list[str]:
         found.append(f"so do {len(past) - _NAMED_SOURCES:,} more sources")
     rejected = record["rejected_share"]
     if rejected["past"]:
-        reasons = sorted(record["counts"]["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+        reasons = sorted(
+            record["counts"]["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0])
+        )
         found.append(
             f"{rejected['value']:.1%} of the records are rejected "
             f"({', '.join(f'{reason} {count:,}' for reason, count in reasons[:_NAMED_SOURCES])}), past the limit of "

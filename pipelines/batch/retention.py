@@ -1,9 +1,10 @@
 """Retention: which batches' files may go, and their removal, file by file.
 
-What may go is decided in the journal first, then removed, then recorded as removed: killed in between, the next run
-removes the rest. Of a run folder only files with the names that a run gives them are removed, and of published
-documents only those that the record lists. Anything else that lies there stays. The journal, the lists of files and the
-records stay for ever: they say what was taken.
+What may go is decided in the journal first, then removed, then recorded as removed: killed in
+between, the next run removes the rest. Of a run folder only files with the names that a run gives
+them are removed, and of published documents only those that the record lists. Anything else that
+lies there stays. The journal, the lists of files and the records stay for ever: they say what was
+taken.
 """
 
 import contextlib
@@ -43,27 +44,45 @@ def expire(config: BatchConfig, journal: Journal, say: Callable[[str], None]) ->
             what = "the published documents and all else" if everything else "the scores"
             date = (state.claims.get(claim) or state.released[claim]).date
             say(f"retention: {what} of {date} removed, {count:,} files")
-        journal.decide(lambda state, number=number: Expired(number) if number in state.expiries else None)  # type: ignore[misc]
+        journal.decide(
+            lambda state, number=number: (  # type: ignore[misc]
+                Expired(number) if number in state.expiries else None
+            )
+        )
 
 
 def due(config: BatchConfig, state: State) -> Expiry | None:
     """What may go now, and was not decided before; None for nothing."""
     known = {**state.claims, **state.released}
     ended = [*state.publications, *state.released]
-    references = {config.reference.rstrip("/"), "" if state.reference is None else state.reference.path.rstrip("/")}
+    references = {
+        config.reference.rstrip("/"),
+        "" if state.reference is None else state.reference.path.rstrip("/"),
+    }
     dates = {
         number: datetime.date.fromisoformat(known[number].date)
         for number in ended
         if known[number].run.rstrip("/") not in references
     }
-    newest = max((dates[number] for number in dates if number in state.publications), default=datetime.date.min)
+    newest = max(
+        (dates[number] for number in dates if number in state.publications),
+        default=datetime.date.min,
+    )
 
     def older_than(days: int | None, gone: set[int]) -> list[int]:
         if days is None:
             return []
-        return [number for number, date in dates.items() if (newest - date).days > days and number not in gone]
+        return [
+            number
+            for number, date in dates.items()
+            if (newest - date).days > days and number not in gone
+        ]
 
-    published = [n for n in older_than(config.retention.published_days, state.all_expired) if n in state.publications]
+    published = [
+        n
+        for n in older_than(config.retention.published_days, state.all_expired)
+        if n in state.publications
+    ]
     scores = older_than(config.retention.scores_days, state.scores_expired | {*published})
     return Expiry(tuple(scores), tuple(published)) if scores or published else None
 
@@ -80,9 +99,13 @@ def _remove(journal: Journal, number: int, *, everything: bool) -> int:
         record = orjson.loads(journal.read_kept("records", publication.record))
         # What readers look at goes first.
         paths = [f"{publication.place}/{name}" for name in (SUCCESS, MANIFEST)]
-        count += _remove_files([*paths, *(file["path"] for file in record["files"])], (publication.place, claim.run))
+        count += _remove_files(
+            [*paths, *(file["path"] for file in record["files"])], (publication.place, claim.run)
+        )
     elif released:
-        kept = commits.list_folder(f"{folder.selection(claim.terms['selection']['name']).path}/kept")
+        kept = commits.list_folder(
+            f"{folder.selection(claim.terms['selection']['name']).path}/kept"
+        )
         count += _remove_files([entry.path for entry in kept], (claim.run,))
     if everything or released:
         selection = folder.selection(claim.terms["selection"]["name"])
@@ -109,7 +132,11 @@ def _scoring_files(folder: RunFolder) -> Iterator[list[str]]:
 
 
 def _numbered(folder: str) -> list[str]:
-    return [entry.path for entry in commits.list_folder(folder) if _NUMBERED.fullmatch(entry.path.rsplit("/", 1)[-1])]
+    return [
+        entry.path
+        for entry in commits.list_folder(folder)
+        if _NUMBERED.fullmatch(entry.path.rsplit("/", 1)[-1])
+    ]
 
 
 def _remove_files(paths: list[str], tops: tuple[str, ...]) -> int:

@@ -31,7 +31,7 @@ from datarater.pipelines.errors import (
 )
 from datarater.pipelines.runners.interrupts import Interrupts
 
-COMMAND = "datarater-batch"
+COMMAND = "datarater batch"
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -44,7 +44,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         The record of the batch; None for a dry run.
 
     Raises:
-        PastLimitError: the batch's drift or rejected share is past its limit; it is published unless it is to be held.
+        PastLimitError: the batch's drift or rejected share is past its limit; it is published
+            unless it is to be held.
         CurationError: what is wrong, and what to do.
         SystemExit: wrong usage.
     """
@@ -55,7 +56,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         f"{COMMAND} --config batch.yaml --as_of 2026-01-31",
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="the batch's YAML file, local or on any file system"
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="the batch's YAML file, local or on any file system",
     )
     parser.add_argument(
         "--as_of",
@@ -64,7 +68,9 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         metavar="DATE",
         help="the date of the batch, past or present: 2026-01-31",
     )
-    parser.add_argument("--dry_run", action="store_true", help="say what would be taken, and change nothing")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what would be taken, and change nothing"
+    )
     parser.add_argument(
         "--adopt_reference",
         action="store_true",
@@ -107,13 +113,19 @@ def _make(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[st
         printing.say(f"batch {record['date']} was published before, and stays as it is")
     _report(config, record, published[record["batch"]].place)
     for day in given_up[-MAX_NAMED:]:
-        printing.say(f"note: there is no batch of {day}; to make it: {COMMAND} --config {config.path} --as_of {day}")
+        printing.say(
+            f"note: there is no batch of {day}; to make it: {COMMAND} --config {config.path} --as_of {day}"
+        )
     ending: CurationError | None = None
     if record["alarms"]:
-        ending = PastLimitError(f"batch {record['date']} is published, but {first_line(record['alarms'])}")
+        ending = PastLimitError(
+            f"batch {record['date']} is published, but {first_line(record['alarms'])}"
+        )
     elif failures:
         day, error = failures[0]
-        ending = UnfinishedError(f"batch {record['date']} is published; {_named(day, error)}", error.exit_code)
+        ending = UnfinishedError(
+            f"batch {record['date']} is published; {_named(day, error)}", error.exit_code
+        )
     try:
         batches.expire()
     except CurationError as error:
@@ -134,7 +146,14 @@ def _tell_of_shown(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
         if day != date.isoformat():
             print_record(record)
             if record["alarms"]:
-                failures.append((day, PastLimitError(f"batch {day} is published, but {first_line(record['alarms'])}")))
+                failures.append(
+                    (
+                        day,
+                        PastLimitError(
+                            f"batch {day} is published, but {first_line(record['alarms'])}"
+                        ),
+                    )
+                )
     return failures
 
 
@@ -143,13 +162,17 @@ def _finish_others(batches: Batches, date: datetime.date) -> list[tuple[str, Cur
     failures: list[tuple[str, CurationError]] = []
     unfinished = [day for day in batches.journal.read().unfinished() if day != date.isoformat()]
     for day in [*unfinished, *batches.missed(date)]:
-        what = "begun and not published: it is finished" if day in unfinished else "missed: it is made"
+        what = (
+            "begun and not published: it is finished" if day in unfinished else "missed: it is made"
+        )
         printing.say(f"batch {day} was {what} first")
         try:
             record = batches.finish(datetime.date.fromisoformat(day))
             print_record(record)
             if record["alarms"]:
-                raise PastLimitError(f"batch {day} is published, but {first_line(record['alarms'])}")
+                raise PastLimitError(
+                    f"batch {day} is published, but {first_line(record['alarms'])}"
+                )
         except CurationError as error:
             if isinstance(error, StoppedError) and not isinstance(error, JobGoesOnError):
                 raise
@@ -168,7 +191,9 @@ def _named(day: str, error: CurationError) -> str:
 def _report(config: BatchConfig, record: dict[str, Any], place: str) -> None:
     print_record(record)
     if record["drift"] is None and record["counts"]["kept"] + record["counts"]["dropped"]:
-        printing.say("drift: not measured: neither the reference nor the rater has a distribution of scores")
+        printing.say(
+            "drift: not measured: neither the reference nor the rater has a distribution of scores"
+        )
     shares = (record["drift"] or {}).get("kept_share", {})
     none_known = all(share["reference_share"] is None for share in shares.values())
     if shares and none_known and config.limits.kept_share is not None:
@@ -199,7 +224,9 @@ def _dry_run(config: BatchConfig, date: datetime.date) -> None:
         printing.say(f"batch {date} is published: {state.publications[number].place}/{MANIFEST}")
     else:
         claim = state.claims[number]
-        printing.say(f"batch {date} was begun: {claim.files:,} files in {claim.run}; it would be finished")
+        printing.say(
+            f"batch {date} was begun: {claim.files:,} files in {claim.run}; it would be finished"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

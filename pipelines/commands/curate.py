@@ -1,4 +1,4 @@
-"""`datarater-curate`: scores a corpus and keeps its best part, in one graph."""
+"""`datarater curate`: scores a corpus and keeps its best part, in one graph."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from datarater.pipelines.run_folder import reference
 from datarater.pipelines.run_folder.identity import check_rule
 from datarater.rater_model.scorer import limit_cpu_threads
 
-COMMAND = "datarater-curate"
+COMMAND = "datarater curate"
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult | None:

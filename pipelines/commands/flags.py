@@ -15,14 +15,26 @@ from datarater.pipelines.graph.record_writers import OUTPUT_FORMATS
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.runners import choice
-from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.ranking import SelectionError
-from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Rule, Threshold, TokenBudget
+from datarater.pipelines.selection.rules import (
+    BatchTopK,
+    KeepCount,
+    KeepFraction,
+    Rule,
+    Threshold,
+    TokenBudget,
+)
 from datarater.rater_model import exit_codes
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.documents.records import ReadOptions
-from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, default_folder, split_patterns
+from datarater.rater_model.documents.tfds import (
+    TFDS_PREFIX,
+    DatasetError,
+    default_folder,
+    split_patterns,
+)
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
@@ -39,7 +51,9 @@ def byte_count(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+)\s*([kmg]i?)?b?", text.strip(), re.IGNORECASE)
     if match is None or int(match[1]) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 1000000, 64MB or 16MiB")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of bytes such as 1000000, 64MB or 16MiB"
+        )
     return int(match[1]) * _UNITS[(match[2] or "").lower()]
 
 
@@ -91,7 +105,9 @@ def selection_name(text: str) -> str:
         argparse.ArgumentTypeError: anything else.
     """
     if _NAME.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: a name has letters, digits and ._=- only, 100 at most")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a name has letters, digits and ._=- only, 100 at most"
+        )
     return text
 
 
@@ -107,7 +123,9 @@ def source_weight(text: str) -> tuple[str, Fraction]:
     except (ValueError, ZeroDivisionError):
         weight = Fraction(-1)
     if "=" not in text or weight < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a source and its weight such as wiki=2.0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a source and its weight such as wiki=2.0"
+        )
     return name, weight
 
 
@@ -133,7 +151,9 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
         description: what it does.
         example: a command line.
     """
-    meanings = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items())
+    meanings = "\n".join(
+        f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items()
+    )
     return argparse.ArgumentParser(
         prog=command,
         description=description,
@@ -182,8 +202,12 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="default: %(default)s; metadata.text for a nested one",
     )
-    group.add_argument("--id_field", default=defaults.id_field, metavar="NAME", help="default: %(default)s")
-    group.add_argument("--source_field", default=defaults.source_field, metavar="NAME", help="default: %(default)s")
+    group.add_argument(
+        "--id_field", default=defaults.id_field, metavar="NAME", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--source_field", default=defaults.source_field, metavar="NAME", help="default: %(default)s"
+    )
     group.add_argument(
         "--max_record_bytes",
         type=byte_count,
@@ -219,7 +243,8 @@ def input_patterns(args: argparse.Namespace) -> tuple[str, ...]:
     """The paths and globs of `--input`, those of a TensorFlow dataset's shards in the place of its name.
 
     Raises:
-        UsageError: no such dataset, version, split or text feature; the message names those that there are.
+        UsageError: no such dataset, version, split or text feature; the message names those that
+            there are.
     """
     found: list[str] = []
     for given in args.input:
@@ -229,7 +254,11 @@ def input_patterns(args: argparse.Namespace) -> tuple[str, ...]:
         for part in given.split(","):
             try:
                 is_dataset = part.strip().startswith(TFDS_PREFIX)
-                found += split_patterns(part.strip(), args.text_field, args.tfds_data_dir) if is_dataset else [part]
+                found += (
+                    split_patterns(part.strip(), args.text_field, args.tfds_data_dir)
+                    if is_dataset
+                    else [part]
+                )
             except DatasetError as error:
                 raise UsageError(f"--input: {error}") from error
             except OSError as error:
@@ -271,7 +300,11 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="keep this share of the scored documents, exactly: round(F * N), half to even; 0.5, 1/3",
     )
     rules.add_argument(
-        "--keep_count", dest="rule", type=_rule(KeepCount), metavar="K", help="keep the best K documents"
+        "--keep_count",
+        dest="rule",
+        type=_rule(KeepCount),
+        metavar="K",
+        help="keep the best K documents",
     )
     rules.add_argument(
         "--token_budget",
@@ -337,7 +370,10 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="of the hash that breaks ties between equal scores, and of the draw of --accept_batch; default: 0",
     )
     group.add_argument(
-        "--name", type=selection_name, metavar="NAME", help="of the selection; default: from the rule, as in keep-0.5"
+        "--name",
+        type=selection_name,
+        metavar="NAME",
+        help="of the selection; default: from the rule, as in keep-0.5",
     )
     output = parser.add_argument_group("output files")
     output.add_argument(
@@ -377,10 +413,14 @@ def _policy(args: argparse.Namespace) -> Policy:
     rule = args.rule
     if args.accept_batch is not None:
         if args.discard_fraction is None:
-            raise SelectionError("--accept_batch needs --discard_fraction: 0.75 drops three quarters of every batch")
+            raise SelectionError(
+                "--accept_batch needs --discard_fraction: 0.75 drops three quarters of every batch"
+            )
         rule = BatchTopK.discarding(args.accept_batch, args.discard_fraction)
     elif args.discard_fraction is not None:
-        raise SelectionError("--discard_fraction belongs to --accept_batch; to keep a share use --keep_fraction")
+        raise SelectionError(
+            "--discard_fraction belongs to --accept_batch; to keep a share use --keep_fraction"
+        )
     weights = dict(args.source_weight)
     if len(weights) < len(args.source_weight):
         raise SelectionError("--source_weight gives one source two weights")
@@ -400,7 +440,9 @@ def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> No
     strange = {word.split("=")[0] for word in argv if re.match("--[A-Za-z]", word)} - set(ours)
     strange -= choice.beam_flags() if strange else set()
     for flag in sorted(strange):
-        near = difflib.get_close_matches(flag.replace("-", "_"), [name.replace("-", "_") for name in ours], 1, _NEAR)
+        near = difflib.get_close_matches(
+            flag.replace("-", "_"), [name.replace("-", "_") for name in ours], 1, _NEAR
+        )
         if near:
             parser.error(f"unknown flag {flag}; did you mean --{near[0].lstrip('_')}?")
 
@@ -424,7 +466,9 @@ def _refuse_paths(args: argparse.Namespace) -> None:
             raise UsageError(f"--output: {place} is a file, give a folder")
 
 
-def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Layout]:
+def parse_run(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, Execution]:
     """Our flags, and where the run happens, which the rest of the flags says.
 
     Raises:
@@ -434,51 +478,58 @@ def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tu
     """
     args, beam_args = parse(parser, argv)
     try:
-        layout = choice.choose(beam_args, args.local_workers)
+        execution = choice.choose(beam_args, args.local_workers)
     except choice.UnknownFlagError as error:
         parser.error(str(error))
-    make_absolute(args, layout)
-    return args, layout
+    make_absolute(args, execution)
+    return args, execution
 
 
-def make_absolute(args: argparse.Namespace, layout: Layout) -> None:
+def make_absolute(args: argparse.Namespace, execution: Execution) -> None:
     """Makes local paths absolute where the workers are other processes, started in folders of their own.
 
     Args:
         args: the flags, which are changed.
-        layout: says where the workers are.
+        execution: says where the workers are.
 
     Raises:
         UsageError: a path is on this machine's disk, and no worker can see that.
     """
-    if layout.local:
+    if execution.local:
         return
-    if any(part.strip().startswith(TFDS_PREFIX) for given in getattr(args, "input", ()) for part in given.split(",")):
+    if any(
+        part.strip().startswith(TFDS_PREFIX)
+        for given in getattr(args, "input", ())
+        for part in given.split(",")
+    ):
         args.tfds_data_dir = os.path.expanduser(args.tfds_data_dir or default_folder())
     for flag in ("rater", "output", "reference", "tfds_data_dir"):
         given = getattr(args, flag, None)
         if given:
-            setattr(args, flag, _absolute(flag, given, layout))
+            setattr(args, flag, _absolute(flag, given, execution))
     if "input" in args:
         args.input = [
-            ",".join(_absolute("input", part.strip(), layout) for part in given.split(",")) for given in args.input
+            ",".join(_absolute("input", part.strip(), execution) for part in given.split(","))
+            for given in args.input
         ]
 
 
-def _absolute(flag: str, path: str, layout: Layout) -> str:
+def _absolute(flag: str, path: str, execution: Execution) -> str:
     if path.startswith(INPUT_LIST):
-        return INPUT_LIST + _absolute(flag, path.removeprefix(INPUT_LIST), layout)
+        return INPUT_LIST + _absolute(flag, path.removeprefix(INPUT_LIST), execution)
     if not path or path.startswith(TFDS_PREFIX):
         return path
-    if layout.needs_shared_storage and local_path(path) is not None:
+    if execution.needs_shared_storage and local_path(path) is not None:
         raise UsageError(
-            f"--{flag}: {path} lies on this machine, where the workers of {layout.runner} cannot see it; give a URL of "
+            f"--{flag}: {path} lies on this machine, where the workers of {execution.runner} cannot see it; give a URL of "
             "a store that they reach, such as gs://"
         )
     return os.path.abspath(path) if local_path(path) == path else path
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
     """Our flags, and the rest, which is Beam's.
 
     Raises:
@@ -490,7 +541,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
     args, beam_args = parser.parse_known_args(argv)
     strays = [word for word in beam_args if not word.startswith("-")]
     if strays and not any(word.startswith("--") and "=" not in word for word in beam_args):
-        parser.error(f"unexpected: {' '.join(strays)}; quote a glob so that the shell leaves it alone")
+        parser.error(
+            f"unexpected: {' '.join(strays)}; quote a glob so that the shell leaves it alone"
+        )
     if "accept_batch" in args:
         try:
             _policy(args)

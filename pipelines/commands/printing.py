@@ -58,10 +58,14 @@ def warn_if_all_rejected(scoring: dict[str, Any]) -> None:
         return
     reasons = sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))
     top = ", ".join(f"{reason} {number:,}" for reason, number in reasons[:_TOP_REASONS])
-    lines = [f"WARNING: not one of {counts['read']:,} records could be scored, all were rejected: {top}"]
+    lines = [
+        f"WARNING: not one of {counts['read']:,} records could be scored, all were rejected: {top}"
+    ]
     if any(reason in _NO_TEXT for reason, _ in reasons[:_TOP_REASONS]):
         field = scoring["identity"]["read"]["text_field"]
-        lines.append(f"WARNING: is --text_field right? The text was looked for in the field {field!r}")
+        lines.append(
+            f"WARNING: is --text_field right? The text was looked for in the field {field!r}"
+        )
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
@@ -87,6 +91,8 @@ def print_selection(request: SelectionRequest) -> None:
     _print_reasons(counts["rejected_by_reason"], request.folder)
     say(f"kept documents: {len(manifest['files'])} files in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
-    say(f"another rule, without scoring again: datarater-select --output {request.output} --keep_fraction F")
+    say(
+        f"another rule, without scoring again: datarater select --output {request.output} --keep_fraction F"
+    )
     if counts["rejected"] == counts["read"]:
         warn_if_all_rejected(cutoff_search.read_scoring(request.folder))

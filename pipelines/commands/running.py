@@ -17,7 +17,7 @@ from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.runners import choice, flink, local_workers
-from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.progress_display import Progress, quieten_beam
 from datarater.rater_model import exit_codes
@@ -47,12 +47,12 @@ def _tell_of_earlier_deaths(work: Work) -> None:
             say(f"note: {deaths} workers ended without a word while scoring {split}")
 
 
-def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
+def run_graph(work: Work, execution: Execution) -> PipelineResult | None:
     """Builds and runs a graph, and waits for its end.
 
     Args:
         work: what to do.
-        layout: the runner and its options.
+        execution: the runner and its options.
 
     Returns:
         Beam's result; None where worker processes of this machine did the work.
@@ -62,40 +62,49 @@ def run_graph(work: Work, layout: Layout) -> PipelineResult | None:
         FlinkError: the cluster is not ready for the job, or it failed there.
         CurationError: what stopped the run, if it is one of ours.
     """
-    choice.check_ready(layout)
-    launch = Launch.new(layout.runner, local=layout.local)
-    work = work.of_launch(launch.id, layout.workers if layout.supervised else 0)
+    choice.check_ready(execution)
+    launch = Launch.new(execution.runner, local=execution.local)
+    work = work.of_launch(launch.id, execution.workers if execution.supervised else 0)
     most = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
-    cluster = layout.cluster
-    watched = layout.local or cluster is not None  # the command waits for the end, and says how far it is
-    if layout.local:
+    cluster = execution.cluster
+    watched = (
+        execution.local or cluster is not None
+    )  # the command waits for the end, and says how far it is
+    if execution.local:
         quieten_beam()
     with Interrupts() as interrupts, Lease(work.leases(), launch, interrupts.interrupt) as lease:
-        say(f"layout: {layout.describe()}")
+        say(f"runner: {execution.describe()}")
         _tell_of_earlier_deaths(work)
         with (
-            Progress(work.folder, prints=watched, max_rejected_fraction=most, interrupt=interrupts.interrupt)
+            Progress(
+                work.folder,
+                prints=watched,
+                max_rejected_fraction=most,
+                interrupt=interrupts.interrupt,
+            )
             if watched or most < 1
             else contextlib.nullcontext(),
-            flink.Watch(cluster, layout.job_name, interrupts.interrupt, say)
+            flink.Watch(cluster, execution.job_name, interrupts.interrupt, say)
             if cluster is not None
             else contextlib.nullcontext(),
         ):
             result = None
-            if layout.supervised:
-                local_workers.run_supervised(work, layout, launch.id, say)
+            if execution.supervised:
+                local_workers.run_supervised(work, execution, launch.id, say)
             else:
-                result = local_workers.run_here(work, layout)
+                result = local_workers.run_here(work, execution)
         if commits.exists(work.goal):
             split_marks.clear_finished(work.folder)
             for folder in work.folders():
                 commits.sweep(folder)
-        elif not layout.local:
+        elif not execution.local:
             lease.leave_to_workers()
     return result
 
 
-def run_command(command: str, run: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None) -> int:
+def run_command(
+    command: str, run: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None
+) -> int:
     """Runs a command and says by its exit code how it ended."""
     try:
         run(argv)

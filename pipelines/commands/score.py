@@ -1,4 +1,4 @@
-"""`datarater-score`: scores a corpus, once, into a run folder."""
+"""`datarater score`: scores a corpus, once, into a run folder."""
 
 import argparse
 import sys
@@ -11,10 +11,10 @@ from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.graph.requests import ScoringRequest, rater_digest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.scorer import ScoringOptions, limit_cpu_threads
 
-COMMAND = "datarater-score"
+COMMAND = "datarater score"
 
 _REMOTE_WORKERS_TO_FILL = 64
 
@@ -23,7 +23,10 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     """The rater, and every flag that changes a score."""
     group = parser.add_argument_group("scoring")
     group.add_argument(
-        "--rater", required=True, metavar="DIR", help="the rater checkpoint, local or on any file system"
+        "--rater",
+        required=True,
+        metavar="DIR",
+        help="the rater checkpoint, local or on any file system",
     )
     defaults = ScoringOptions()
     group.add_argument(
@@ -47,15 +50,20 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="stop with exit code 4 once more than this share of the records is rejected; default: 1, never",
     )
-    group.add_argument("--dtype", choices=("float32", "bfloat16"), default=defaults.dtype, help="default: %(default)s")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default=defaults.dtype,
+        help="default: %(default)s",
+    )
 
 
-def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
+def scoring_request(args: argparse.Namespace, execution: Execution) -> ScoringRequest:
     """The scoring from the flags; the rater is loaded to know its digest.
 
     Args:
         args: the flags.
-        layout: says how many workers a run has, where that is known.
+        execution: says how many workers a run has, where that is known.
 
     Raises:
         CurationError: the rater cannot be loaded.
@@ -66,11 +74,13 @@ def scoring_request(args: argparse.Namespace, layout: Layout) -> ScoringRequest:
         rater_digest=rater_digest(args.rater),
         output=args.output,
         read=flags.read_options(args),
-        scoring=ScoringOptions(max_windows=args.max_windows, tokens_per_batch=args.tokens_per_batch, dtype=args.dtype),
+        scoring=ScoringOptions(
+            max_windows=args.max_windows, tokens_per_batch=args.tokens_per_batch, dtype=args.dtype
+        ),
         split_bytes=args.split_bytes,
         max_rejected_fraction=args.max_rejected_fraction,
         max_read_amplification=args.max_read_amplification,
-        workers_to_fill=args.workers_to_fill or layout.workers or _REMOTE_WORKERS_TO_FILL,
+        workers_to_fill=args.workers_to_fill or execution.workers or _REMOTE_WORKERS_TO_FILL,
     )
 
 
@@ -96,18 +106,18 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     flags.add_input_flags(parser)
     add_scoring_flags(parser)
     flags.add_local_flags(parser)
-    args, layout = flags.parse_run(parser, argv)
+    args, execution = flags.parse_run(parser, argv)
     limit_cpu_threads()
-    request = scoring_request(args, layout)
+    request = scoring_request(args, execution)
     files = scoring.preflight(request)
     running.check_writable(request.folder)
     result = None
     if not commits.exists(request.folder.scoring_path):
         printing.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-        result = running.run_graph(Work(scoring=request), layout)
+        result = running.run_graph(Work(scoring=request), execution)
     if commits.exists(request.folder.scoring_path):
         printing.print_scoring(request.folder)
-        printing.say(f"next: datarater-select --output {request.output} --keep_fraction 0.5")
+        printing.say(f"next: datarater select --output {request.output} --keep_fraction 0.5")
     else:
         printing.say("submitted; the job goes on without this command")
     return result

@@ -1,4 +1,4 @@
-"""`datarater-select`: keeps the best part of a scored corpus; nothing is scored again."""
+"""`datarater select`: keeps the best part of a scored corpus; nothing is scored again."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from datarater.pipelines.graph import cutoff_search
 from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.run_folder.identity import check_rule
 
-COMMAND = "datarater-select"
+COMMAND = "datarater select"
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
@@ -28,7 +28,7 @@ def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     """
     parser = flags.parser(
         COMMAND,
-        "Keeps the best part of a corpus that datarater-score or datarater-curate scored.",
+        "Keeps the best part of a corpus that datarater score or datarater curate scored.",
         f"{COMMAND} --output run/ --keep_fraction 0.1",
     )
     flags.add_output_flag(parser)

@@ -14,7 +14,7 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher, report
 from datarater.rater_model import exit_codes
 
-COMMAND = "datarater-status"
+COMMAND = "datarater status"
 
 
 def run(argv: Sequence[str] | None = None) -> Status | None:
@@ -37,9 +37,18 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         epilog=f"example:\n  {COMMAND} gs://bucket/run --watch 10",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="RUN_DIR", help="the run folder, local or on any file system")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again every so many seconds, until done")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a look, for programs")
+    parser.add_argument(
+        "folder", metavar="RUN_DIR", help="the run folder, local or on any file system"
+    )
+    parser.add_argument(
+        "--watch",
+        type=float,
+        metavar="SECONDS",
+        help="look again every so many seconds, until done",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object a look, for programs"
+    )
     args = parser.parse_args(argv)
     commits.check_protocols("RUN_DIR", args.folder)
     folder = RunFolder(args.folder)

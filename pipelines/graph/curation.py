@@ -37,7 +37,11 @@ class Work:
     @property
     def goal(self) -> str:
         """The file that the graph commits last."""
-        return self.folder.scoring_path if self.selection is None else self.selection.selection.success_path
+        return (
+            self.folder.scoring_path
+            if self.selection is None
+            else self.selection.selection.success_path
+        )
 
     def leases(self) -> list[str]:
         """The leases to hold: one launch at a time scores, and one makes each selection."""
@@ -66,7 +70,9 @@ class Work:
         """
         if self.scoring is None:
             return self
-        return dataclasses.replace(self, scoring=dataclasses.replace(self.scoring, launch=launch, slots=slots))
+        return dataclasses.replace(
+            self, scoring=dataclasses.replace(self.scoring, launch=launch, slots=slots)
+        )
 
     def build(self, start: beam.PCollection) -> Any:
         """Adds the steps to a collection of one element."""

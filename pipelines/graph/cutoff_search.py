@@ -1,8 +1,9 @@
 """Selecting: from committed scores to the exact cutoffs, and to what they keep of every split.
 
-Nothing is scored and no text is read here. The cutoffs, as many as the corpus has sources at most, go from round to
-round as a side input; each round reads only the score files of groups that hold undecided documents, and none at
-all once everything is decided, which on most corpora is after the first.
+Nothing is scored and no text is read here. The cutoffs, as many as the corpus has sources at most,
+go from round to round as a side input; each round reads only the score files of groups that hold
+undecided documents, and none at all once everything is decided, which on most corpora is after the
+first.
 """
 
 import dataclasses
@@ -38,8 +39,8 @@ def read_scoring(folder: RunFolder) -> dict[str, Any]:
     data = commits.read_if_there(folder.scoring_path)
     if data is None:
         raise BooksError(
-            f"{folder.scoring_path} is missing: the corpus is not scored to its end; run datarater-score, or "
-            "datarater-curate, with this output folder first"
+            f"{folder.scoring_path} is missing: the corpus is not scored to its end; run datarater score, or "
+            "datarater curate, with this output folder first"
         )
     fields: dict[str, Any] = orjson.loads(data)
     return fields
@@ -49,7 +50,8 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
     """Commits the rule, and takes the descent's first level from `scoring.json`.
 
     Raises:
-        RunFolderMismatchError: the selection's name belongs to another rule, or the reference to another rater.
+        RunFolderMismatchError: the selection's name belongs to another rule, or the reference to
+            another rater.
         BooksError: the corpus is not scored.
         CurationError: the rule does not fit the corpus or the reference.
     """
@@ -81,9 +83,14 @@ def _first_cutoffs(request: SelectionRequest, scoring: dict[str, Any]) -> Cutoff
         reference = references.read_reference(request.reference, scoring["identity"])
         if isinstance(reference, references.RaterReference):
             counts = scoring["counts"]
-            return Cutoffs.fixed(policy, _by_quantiles(policy.rule, reference.quantiles), counts["scored"])
+            return Cutoffs.fixed(
+                policy, _by_quantiles(policy.rule, reference.quantiles), counts["scored"]
+            )
         scoring = reference.scoring
-    sources = {source: (counts["scored"], counts["tokens"]) for source, counts in scoring["sources"].items()}
+    sources = {
+        source: (counts["scored"], counts["tokens"])
+        for source, counts in scoring["sources"].items()
+    }
     return Cutoffs.begin(policy, Histogram.from_json(scoring["histogram"]), sources, own=own)
 
 
@@ -92,7 +99,9 @@ def _by_quantiles(rule: Rule, quantiles: tuple[float, ...]) -> Boundary | Accept
         return acceptance_by_quantiles(rule, quantiles)
     if not isinstance(rule, KeepFraction):
         raise SelectionError(f"the rule {rule.kind} asks nothing of a reference")
-    boundary = Boundary.begin(Threshold(Fraction(score_at(quantiles, float(1 - rule.fraction)))), Histogram.empty())
+    boundary = Boundary.begin(
+        Threshold(Fraction(score_at(quantiles, float(1 - rule.fraction)))), Histogram.empty()
+    )
     if rule.fraction in (0, 1):
         end = int(rule.fraction) << KEY_BITS
         boundary = dataclasses.replace(boundary, low=end, high=end, end=end)
@@ -155,7 +164,9 @@ def advance(answers: Answers, cutoffs: Cutoffs) -> Cutoffs:
     return cutoffs if cutoffs.done else cutoffs.advance(answers)
 
 
-def find_cutoffs(scored: beam.PCollection, request: SelectionRequest) -> tuple[beam.PCollection, beam.PCollection]:
+def find_cutoffs(
+    scored: beam.PCollection, request: SelectionRequest
+) -> tuple[beam.PCollection, beam.PCollection]:
     """Adds the steps that find the exact cutoffs, from committed summaries and score files.
 
     Args:
@@ -183,12 +194,18 @@ def find_cutoffs(scored: beam.PCollection, request: SelectionRequest) -> tuple[b
             >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(cutoffs))
             | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
         )
-        cutoffs = answers | f"Advance {number}" >> beam.Map(advance, beam.pvalue.AsSingleton(cutoffs))
+        cutoffs = answers | f"Advance {number}" >> beam.Map(
+            advance, beam.pvalue.AsSingleton(cutoffs)
+        )
     return cutoffs, groups
 
 
 def _listed(scored: beam.PCollection, folder: RunFolder, what: str) -> beam.PCollection:
-    return scored | f"List {what}" >> beam.FlatMap(_groups, folder) | f"Spread {what}" >> beam.Reshuffle()
+    return (
+        scored
+        | f"List {what}" >> beam.FlatMap(_groups, folder)
+        | f"Spread {what}" >> beam.Reshuffle()
+    )
 
 
 def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:

@@ -15,7 +15,8 @@ from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
 
-# --- what is kept of each split ----------------------------------------------------------------------
+# --- what is kept of each split
+# ----------------------------------------------------------------------
 
 
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")

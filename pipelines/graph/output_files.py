@@ -76,12 +76,17 @@ def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[S
     Args:
         splits: what is kept of every split, by ordinal.
         wanted: the output format asked for; `same` follows the input.
-        shard_bytes: a file is closed once its kept texts reach this many bytes. A split is never cut.
+        shard_bytes: a file is closed once its kept texts reach this many bytes. A split is never
+            cut.
     """
     rows_K = np.flatnonzero(splits.counts["kept"])
     classes = [record_writers.file_class(layout, wanted) for layout in splits.layouts]
     starts, last_class, filled = [], "", 0
-    rows = zip(splits.layout_codes_S[rows_K].tolist(), splits.counts["kept_bytes"][rows_K].tolist(), strict=True)
+    rows = zip(
+        splits.layout_codes_S[rows_K].tolist(),
+        splits.counts["kept_bytes"][rows_K].tolist(),
+        strict=True,
+    )
     for row, (code, size) in enumerate(rows):
         if classes[code] != last_class or (filled >= shard_bytes and wanted != "attributes"):
             starts.append(row)
@@ -89,19 +94,31 @@ def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[S
         filled += size
     for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows_K)])):
         rows_R = rows_K[start:end]
-        written = record_writers.output_format(splits.layouts[splits.layout_codes_S[rows_R[0]]], wanted)
+        written = record_writers.output_format(
+            splits.layouts[splits.layout_codes_S[rows_R[0]]], wanted
+        )
         yield ShardTask(
             f"part-{index:05d}-of-{len(starts):05d}.{record_writers.SUFFIXES.get(written, written)}",
             written,
-            tuple(zip(splits.ordinals_S[rows_R].tolist(), splits.counts["kept"][rows_R].tolist(), strict=True)),
+            tuple(
+                zip(
+                    splits.ordinals_S[rows_R].tolist(),
+                    splits.counts["kept"][rows_R].tolist(),
+                    strict=True,
+                )
+            ),
         )
 
 
 def _changed(path: str, detail: str) -> InputChangedError:
-    return InputChangedError(f"input changed between the two reads: {path} ({detail}); curate it into a new run folder")
+    return InputChangedError(
+        f"input changed between the two reads: {path} ({detail}); curate it into a new run folder"
+    )
 
 
-def _kept_documents(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> Iterator[tuple[Document, np.float32]]:
+def _kept_documents(
+    file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
+) -> Iterator[tuple[Document, np.float32]]:
     """The kept documents of a split with their scores, every record held against the score file."""
     split = file.task.split
     positions, sizes = file.column("position").tolist(), file.column("bytes").tolist()
@@ -111,10 +128,13 @@ def _kept_documents(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> I
     for record in read_split(split, read):
         if row >= len(positions):
             raise _changed(
-                split.path, f"it holds more than the {len(positions)} records scored in split {split.ordinal}"
+                split.path,
+                f"it holds more than the {len(positions)} records scored in split {split.ordinal}",
             )
         same = record.position == positions[row] and (
-            record.key == keys[row] and record.size == sizes[row] if isinstance(record, Document) else keys[row] is None
+            record.key == keys[row] and record.size == sizes[row]
+            if isinstance(record, Document)
+            else keys[row] is None
         )
         if not same:
             raise _changed(split.path, f"the record at {positions[row]} is another one")
@@ -122,7 +142,10 @@ def _kept_documents(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> I
             yield record, np.float32(scores_R[row])
         row += 1
     if row != len(positions):
-        raise _changed(split.path, f"it holds {row} records, {len(positions)} were scored in split {split.ordinal}")
+        raise _changed(
+            split.path,
+            f"it holds {row} records, {len(positions)} were scored in split {split.ordinal}",
+        )
 
 
 def _text_sizes(table: pa.Table, read: ReadOptions) -> np.ndarray:
@@ -138,7 +161,9 @@ def _text_sizes(table: pa.Table, read: ReadOptions) -> np.ndarray:
     return pc.binary_length(column.cast(pa.large_string())).to_numpy().astype(np.int64)
 
 
-def _kept_tables(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> Iterator[tuple[pa.Table, np.ndarray]]:
+def _kept_tables(
+    file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """The kept rows of a Parquet split, all columns, with their scores."""
     split = file.task.split
     positions_N = file.column("position")[kept_R]
@@ -154,14 +179,21 @@ def _kept_tables(file: ScoreFile, kept_R: np.ndarray, read: ReadOptions) -> Iter
             continue
         table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
         if (_text_sizes(table, read) != sizes_N[low:high]).any():
-            raise _changed(split.path, f"a text between the rows {first} and {first + batch.num_rows} is another one")
+            raise _changed(
+                split.path,
+                f"a text between the rows {first} and {first + batch.num_rows} is another one",
+            )
         yield table, scores_N[low:high]
     if done != len(positions_N):
         raise _changed(split.path, f"row {positions_N[done]} is gone")
 
 
 def write_split(
-    writer: record_writers.Writer, written: str, file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
+    writer: record_writers.Writer,
+    written: str,
+    file: ScoreFile,
+    kept_R: np.ndarray,
+    read: ReadOptions,
 ) -> int:
     """Writes the kept documents of one split.
 
@@ -186,7 +218,9 @@ def write_split(
     count = 0
     if written == "attributes":
         for document, score in _kept_documents(file, kept_R, read):
-            writer.write_record(record_writers.attribute_line(document.key, len(document.text), float(score)))
+            writer.write_record(
+                record_writers.attribute_line(document.key, len(document.text), float(score))
+            )
             count += 1
     elif file.task.split.format is Format.PARQUET:
         for table, scores_N in _kept_tables(file, kept_R, read):
@@ -198,7 +232,9 @@ def write_split(
             count += table.num_rows
     else:
         for document, score in _kept_documents(file, kept_R, read):
-            record_writers.write_document(writer, written, document, file.task.split.format, float(score), read)
+            record_writers.write_document(
+                writer, written, document, file.task.split.format, float(score), read
+            )
             count += 1
     check_fingerprint(file.task)
     return count
@@ -259,16 +295,24 @@ class WriteShard(beam.DoFn):
                     with raising_os_errors(path):
                         count = write_split(writer, task.written, file, kept_R, read)
                 except OSError as error:
-                    raise errors.copying_failed(path, self._request.selection.kept_path(task.name), error) from error
+                    raise errors.copying_failed(
+                        path, self._request.selection.kept_path(task.name), error
+                    ) from error
                 if count != expected:
-                    raise BooksError(f"{path}, split {ordinal}: {count} documents written, but {expected} kept")
+                    raise BooksError(
+                        f"{path}, split {ordinal}: {count} documents written, but {expected} kept"
+                    )
             try:
                 writer.close()
             except OSError as error:
-                raise errors.writing_failed(self._request.selection.kept_path(task.name), error) from error
+                raise errors.writing_failed(
+                    self._request.selection.kept_path(task.name), error
+                ) from error
 
 
-def plan_shards_of(scored: Any, groups: Iterable[GroupCounts], request: SelectionRequest) -> Iterator[ShardTask]:
+def plan_shards_of(
+    scored: Any, groups: Iterable[GroupCounts], request: SelectionRequest
+) -> Iterator[ShardTask]:
     """`plan_shards` as a step of the graph."""
     splits = KeptSplits.merge(group.splits for group in groups)
     yield from plan_shards(splits, request.output_format, request.output_shard_bytes)

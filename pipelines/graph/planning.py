@@ -1,8 +1,8 @@
 """The plan stage: which inputs there are, how they are cut into splits, whose run it is.
 
-A plan is made once. Its shards lie under a name of their own (a digest of the identity and the splits), and
-`identity.json`, committed last and created only if absent, says which plan holds: of two launches at once one
-wins, and the other finds that it is the same run or is refused.
+A plan is made once. Its shards lie under a name of their own (a digest of the identity and the
+splits), and `identity.json`, committed last and created only if absent, says which plan holds: of
+two launches at once one wins, and the other finds that it is the same run or is refused.
 """
 
 import dataclasses
@@ -19,12 +19,24 @@ from datarater.pipelines import errors
 from datarater.pipelines.errors import NoMatchError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import check_identity, read_identity
-from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, json_lines, read_json_lines, to_json
+from datarater.pipelines.run_folder.layout import (
+    FORMAT_VERSION,
+    RunFolder,
+    json_lines,
+    read_json_lines,
+    to_json,
+)
 from datarater.pipelines.run_folder.plan import SplitTask, inputs_json, plan_of
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.planning import plan_file
 from datarater.rater_model.documents.reading import NoInputError, list_files, open_file
-from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions, Split
+from datarater.rater_model.documents.records import (
+    Compression,
+    FileInfo,
+    Format,
+    ReadOptions,
+    Split,
+)
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 SPLITS_PER_GROUP = 1000
@@ -42,9 +54,10 @@ class PlanRequest:
         output: the run folder.
         read: how records are read.
         split_bytes: about how many stored bytes a split has.
-        identity: what else identifies the run: the rater's digest and every option that changes a score.
-        max_read_amplification: how many times the bytes of a big compressed stream may be unpacked, so that several
-            workers can share it.
+        identity: what else identifies the run: the rater's digest and every option that changes a
+            score.
+        max_read_amplification: how many times the bytes of a big compressed stream may be unpacked,
+            so that several workers can share it.
         workers_to_fill: how many workers the plan is to keep busy. Neither changes what is kept.
     """
 
@@ -76,8 +89,9 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
     """The input files, sorted by path.
 
     Args:
-        patterns: paths and globs; or one word alone, `@FILE`, of a file like a plan's `inputs.jsonl`: files that
-            were found before, and are taken for what they were then. One that has changed since fails when it is read.
+        patterns: paths and globs; or one word alone, `@FILE`, of a file like a plan's
+            `inputs.jsonl`: files that were found before, and are taken for what they were then. One
+            that has changed since fails when it is read.
 
     Raises:
         NoMatchError: no file matches.
@@ -85,7 +99,10 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
     """
     try:
         if len(patterns) == 1 and patterns[0].startswith(INPUT_LIST):
-            return [FileInfo.from_json(row) for row in read_json_lines(patterns[0].removeprefix(INPUT_LIST))]
+            return [
+                FileInfo.from_json(row)
+                for row in read_json_lines(patterns[0].removeprefix(INPUT_LIST))
+            ]
         return list_files(patterns)
     except NoInputError as error:
         raise NoMatchError(f"--input: {error}") from error
@@ -131,7 +148,8 @@ class FilePlan:
         format: how records stand in it.
         compression: what the whole file is wrapped in.
         cuts_Sx3: start, end (-1: to the end of the file) and stored bytes of every split.
-        unpacked: about how many bytes a stream that may be strided unpacks to; 0 for all other files.
+        unpacked: about how many bytes a stream that may be strided unpacks to; 0 for all other
+            files.
         virtual: whether it is cut at members, and its cuts are virtual offsets.
     """
 
@@ -156,8 +174,17 @@ class FilePlan:
         if is_stream and len(found) == 1 and info.size >= 2 * split_bytes:
             with open_file(info.path) as file:
                 unpacked = unpacked_size(file, first.compression, info.size)
-        cuts = [(split.start, -1 if split.end is None else split.end, split.size) for split in found]
-        return cls(info, first.format, first.compression, np.asarray(cuts, np.int64), unpacked, first.virtual)
+        cuts = [
+            (split.start, -1 if split.end is None else split.end, split.size) for split in found
+        ]
+        return cls(
+            info,
+            first.format,
+            first.compression,
+            np.asarray(cuts, np.int64),
+            unpacked,
+            first.virtual,
+        )
 
     def strided(self, parts: int) -> "FilePlan":
         """The same stream cut into parts of about equal size, each read by streaming past those before it."""
@@ -193,9 +220,10 @@ class FilePlan:
 def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
     """Cuts big compressed streams into strides where whole files cannot keep the workers busy to the end.
 
-    A stream can only be read from its beginning, so that the splits of one that is cut into K equal parts unpack
-    (K + 1) / 2 times its bytes; that is held under `max_read_amplification` for every file. A file is cut into as
-    many parts as make each at most half of a worker's fair share of the corpus.
+    A stream can only be read from its beginning, so that the splits of one that is cut into K equal
+    parts unpack (K + 1) / 2 times its bytes; that is held under `max_read_amplification` for every
+    file. A file is cut into as many parts as make each at most half of a worker's fair share of the
+    corpus.
     """
     plans = list(plans)
     total = sum(plan.info.size for plan in plans)
@@ -245,7 +273,9 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
         digest.update(shard)
     plan_id = digest.hexdigest()[:16]
     folder = request.folder
-    commits.commit_if_absent(folder.inputs_path(plan_id), json_lines(info.to_json() for info in files))
+    commits.commit_if_absent(
+        folder.inputs_path(plan_id), json_lines(info.to_json() for info in files)
+    )
     groups = 0
     for shard in _plan_shards(plans):
         commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
@@ -257,7 +287,9 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
         "groups": groups,
         "files_cut_at_members": sum(plan.virtual for plan in plans),
         "strided_files": sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
-        "read_amplification": round(sum(plan.bytes_read for plan in plans) / stored, 3) if stored else 1.0,
+        "read_amplification": round(sum(plan.bytes_read for plan in plans) / stored, 3)
+        if stored
+        else 1.0,
     }
     if not commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan})):
         check_committed_plan(request, files)

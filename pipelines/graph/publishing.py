@@ -10,7 +10,12 @@ import apache_beam as beam
 from datarater.pipelines.errors import BooksError
 from datarater.pipelines.graph.cutoff_search import find_cutoffs, read_scoring
 from datarater.pipelines.graph.kept_rows import CountKept
-from datarater.pipelines.graph.output_files import WriteShard, WrittenShard, plan_shards, plan_shards_of
+from datarater.pipelines.graph.output_files import (
+    WriteShard,
+    WrittenShard,
+    plan_shards,
+    plan_shards_of,
+)
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
@@ -27,11 +32,15 @@ class MergeSources(beam.CombineFn):
         """Counts nothing."""
         return {}
 
-    def add_input(self, accumulator: dict[str, KeptCounts], element: GroupCounts) -> dict[str, KeptCounts]:
+    def add_input(
+        self, accumulator: dict[str, KeptCounts], element: GroupCounts
+    ) -> dict[str, KeptCounts]:
         """Adds one group's."""
         return self.merge_accumulators([accumulator, element.sources])
 
-    def merge_accumulators(self, accumulators: Iterable[Mapping[str, KeptCounts]]) -> dict[str, KeptCounts]:
+    def merge_accumulators(
+        self, accumulators: Iterable[Mapping[str, KeptCounts]]
+    ) -> dict[str, KeptCounts]:
         """Adds several."""
         total: dict[str, KeptCounts] = {}
         for accumulator in accumulators:
@@ -94,7 +103,8 @@ def check_books(
             raise BooksError(f"{what}: {found}, but {wanted} by the books of the scoring")
     # A file's writer has held what each of its splits gave against the plan.
     planned = {
-        (task.name, task.documents) for task in plan_shards(splits, request.output_format, request.output_shard_bytes)
+        (task.name, task.documents)
+        for task in plan_shards(splits, request.output_format, request.output_shard_bytes)
     }
     wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
     if wrong:
@@ -120,7 +130,12 @@ def _targets(
     groups = [("", scoring["counts"], total, policy.rule.target)]
     if policy.per is Scope.SOURCE:
         groups = [
-            (f" of source {source!r}", counts, sources[source], functools.partial(Cutoffs.target_of, policy, source))
+            (
+                f" of source {source!r}",
+                counts,
+                sources[source],
+                functools.partial(Cutoffs.target_of, policy, source),
+            )
             for source, counts in scoring["sources"].items()
         ]
     found = {}
@@ -128,16 +143,22 @@ def _targets(
         target = target_of(counts["scored"], counts["tokens"])
         if not isinstance(policy.rule, TokenBudget):
             if policy.per is Scope.CORPUS and policy.minimum:
-                least = sum(min(policy.minimum, counts["scored"]) for counts in scoring["sources"].values())
+                least = sum(
+                    min(policy.minimum, counts["scored"]) for counts in scoring["sources"].values()
+                )
                 target = max(target, least)
             found[f"documents{what} kept by {request.policy['rule']}"] = (kept.kept, target)
         elif kept.kept_tokens > target and not policy.minimum:
-            raise BooksError(f"{kept.kept_tokens} tokens{what} are kept, over the budget of {target}")
+            raise BooksError(
+                f"{kept.kept_tokens} tokens{what} are kept, over the budget of {target}"
+            )
     if policy.minimum:
         for source, counts in scoring["sources"].items():
             least = min(policy.minimum, counts["scored"])
             if sources[source].kept < least:
-                raise BooksError(f"{sources[source].kept} documents of source {source!r} are kept, not {least}")
+                raise BooksError(
+                    f"{sources[source].kept} documents of source {source!r} are kept, not {least}"
+                )
     return found
 
 
@@ -189,7 +210,9 @@ def _draw(cutoffs: Cutoffs, total: KeptCounts) -> dict[str, Any]:
     expected = cutoffs.expected()
     if expected is None:
         return {}
-    return {"draw": {"expected": expected[0], "standard_deviation": expected[1], "actual": total.kept}}
+    return {
+        "draw": {"expected": expected[0], "standard_deviation": expected[1], "actual": total.kept}
+    }
 
 
 class Publish(beam.DoFn):
@@ -229,7 +252,8 @@ class SelectAndPublish(beam.PTransform):
         sources = counts | "By source" >> beam.CombineGlobally(MergeSources())
         written = (
             scored
-            | "Plan shards" >> beam.FlatMap(plan_shards_of, beam.pvalue.AsIter(counts), self._request)
+            | "Plan shards"
+            >> beam.FlatMap(plan_shards_of, beam.pvalue.AsIter(counts), self._request)
             | "Spread shards" >> beam.Reshuffle()
             | "Write shard" >> beam.ParDo(WriteShard(self._request), cutoff)
         )

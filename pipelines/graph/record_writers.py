@@ -10,15 +10,16 @@
 | WARC, WARC | the record's own bytes with a header line `DataRater-Score: S`, a gzip member or zstd frame each |
 | any other, JSONL or Parquet | the JSON line of all that the record holds, or the row of that line |
 
-Two more formats are for mixing elsewhere, and hold no text. `attributes` are Dolma's: a line of `id` and
-`attributes`, one file for each input file; the lines are those of the kept documents, so that a selection of all is
-aligned with its input. `scores` is a Parquet file of `id`, `source`, `path`, `position`, `tokens` and the score, for
-which the input is not read again.
+Two more formats are for mixing elsewhere, and hold no text. `attributes` are Dolma's: a line of
+`id` and `attributes`, one file for each input file; the lines are those of the kept documents, so
+that a selection of all is aligned with its input. `scores` is a Parquet file of `id`, `source`,
+`path`, `position`, `tokens` and the score, for which the input is not read again.
 
-By itself the output has the format and the compression of the input, plain text files excepted, which become JSONL.
+By itself the output has the format and the compression of the input, plain text files excepted,
+which become JSONL.
 
-A score that is there already is replaced. Scores are written as short text that
-reads back as the same float32. The same kept documents give the same bytes whatever the runner or workers.
+A score that is there already is replaced. Scores are written as short text that reads back as the
+same float32. The same kept documents give the same bytes whatever the runner or workers.
 """
 
 import base64
@@ -44,9 +45,25 @@ from datarater.rater_model.documents.warc import with_field
 
 SCORE_FIELD = "datarater_score"
 SCORE_HEADER = "DataRater-Score"
-OUTPUT_FORMATS = ("same", "jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "parquet", "attributes", "scores")
-_SUFFIX_OF = {Compression.NONE: "", Compression.GZIP: ".gz", Compression.ZSTD: ".zst", Compression.BZIP2: ".bz2"}
-_COMPRESSION_OF = {suffix.removeprefix("."): compression for compression, suffix in _SUFFIX_OF.items()}
+OUTPUT_FORMATS = (
+    "same",
+    "jsonl",
+    "jsonl.gz",
+    "jsonl.zst",
+    "jsonl.bz2",
+    "parquet",
+    "attributes",
+    "scores",
+)
+_SUFFIX_OF = {
+    Compression.NONE: "",
+    Compression.GZIP: ".gz",
+    Compression.ZSTD: ".zst",
+    Compression.BZIP2: ".bz2",
+}
+_COMPRESSION_OF = {
+    suffix.removeprefix("."): compression for compression, suffix in _SUFFIX_OF.items()
+}
 _WRITTEN_AS = {"warc": "warc", "tfrecord": "tfrecord", "array_record": "tfrecord"}
 
 ROW_GROUP_BYTES = 64 * 2**20
@@ -104,7 +121,11 @@ def file_class(layout: str, wanted: str) -> str:
     kind = layout.partition("/")[0]
     written = output_format(layout, wanted)
     # Only rows written as they are bind a file to one schema.
-    return f"{written} {layout}" if kind == Format.PARQUET and written == "parquet" else f"{written} {kind}"
+    return (
+        f"{written} {layout}"
+        if kind == Format.PARQUET and written == "parquet"
+        else f"{written} {kind}"
+    )
 
 
 def layout_for(layout: str, path: str, wanted: str) -> str:
@@ -130,7 +151,10 @@ def attribute_line(key: str, characters: int, score: float) -> bytes:
 
 def scores_table(rows: pa.Table, path: str) -> pa.Table:
     """Rows of a score file as they stand in a file of scores."""
-    ids = [value if isinstance(value, str) else _dump(value) for value in map(id_of_key, rows["key"].to_pylist())]
+    ids = [
+        value if isinstance(value, str) else _dump(value)
+        for value in map(id_of_key, rows["key"].to_pylist())
+    ]
     columns = {
         "id": ids,
         "source": rows["source"].to_pylist(),
@@ -192,7 +216,13 @@ def scored_line(raw: bytes, score: float) -> bytes:
             raw = _dump(fields).encode("utf-8") + raw[len(raw.rstrip()) :]
     brace = raw.rindex(b"}")
     comma = b"" if raw[:brace].rstrip().endswith(b"{") else b","
-    return b'%s%s"%s":%s%s' % (raw[:brace], comma, _SCORE_NAME, score_text(score).encode(), raw[brace:])
+    return b'%s%s"%s":%s%s' % (
+        raw[:brace],
+        comma,
+        _SCORE_NAME,
+        score_text(score).encode(),
+        raw[brace:],
+    )
 
 
 def _take(fields: dict[str, Any], path: str, file_format: Format = Format.JSONL) -> Any:
@@ -228,7 +258,12 @@ def document_row(
 
 
 def write_document(
-    writer: "Writer", written: str, document: Document, file_format: Format, score: float, options: ReadOptions
+    writer: "Writer",
+    written: str,
+    document: Document,
+    file_format: Format,
+    score: float,
+    options: ReadOptions,
 ) -> None:
     """Writes a document that was no row of a table.
 
@@ -248,7 +283,9 @@ def write_document(
     else:
         line = json_line(document, file_format, options)
         if kind == "parquet":
-            writer.write_row(document_row(dataclasses.replace(document, raw=line), score, options, file_format))
+            writer.write_row(
+                document_row(dataclasses.replace(document, raw=line), score, options, file_format)
+            )
         else:
             writer.write_record(scored_line(line, score))
 
@@ -287,7 +324,11 @@ def _decoded(value: Any) -> Any:
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, list | tuple):
         return [_decoded(inner) for inner in value]
-    return {name: _decoded(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+    return (
+        {name: _decoded(inner) for name, inner in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _plain_values(column: pa.Array) -> list[Any]:
@@ -302,7 +343,9 @@ def _plain_values(column: pa.Array) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
-        values = [_decoded(value) for value in column.cast(_mapped(column.type, _as_bytes)).to_pylist()]
+        values = [
+            _decoded(value) for value in column.cast(_mapped(column.type, _as_bytes)).to_pylist()
+        ]
     return values
 
 
@@ -322,8 +365,11 @@ def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
 
 def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
     """A table with the column of scores at its end."""
-    table = table.select([index for index, name in enumerate(table.schema.names) if name != SCORE_FIELD])
-    # Metadata of the whole schema speaks of the file it came from (row numbers, digests), not of the rows kept.
+    table = table.select(
+        [index for index, name in enumerate(table.schema.names) if name != SCORE_FIELD]
+    )
+    # Metadata of the whole schema speaks of the file it came from (row numbers, digests), not of
+    # the rows kept.
     return table.append_column(
         pa.field(SCORE_FIELD, pa.float32(), nullable=False), pa.array(scores_N, pa.float32())
     ).replace_schema_metadata(None)
@@ -356,7 +402,11 @@ class RecordWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, compression: Compression, frame: Callable[[bytes], bytes], by_record: bool = False
+        self,
+        file: BinaryIO,
+        compression: Compression,
+        frame: Callable[[bytes], bytes],
+        by_record: bool = False,
     ):
         self._stack = contextlib.ExitStack()
         self._out: Any = file
@@ -367,7 +417,9 @@ class RecordWriter:
         elif compression is Compression.GZIP:
             # No time and no name in the header: the same documents give the same bytes.
             self._out = self._stack.enter_context(
-                gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0)
+                gzip.GzipFile(
+                    filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0
+                )
             )
         elif compression is Compression.ZSTD:
             compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
@@ -394,7 +446,9 @@ class RecordWriter:
 
 _PACK: dict[Compression, Callable[[bytes], bytes]] = {
     Compression.GZIP: lambda data: gzip.compress(data, _GZIP_LEVEL, mtime=0),
-    Compression.ZSTD: lambda data: zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(data),
+    Compression.ZSTD: lambda data: zstandard.ZstdCompressor(
+        level=_ZSTD_LEVEL, write_checksum=True
+    ).compress(data),
     Compression.BZIP2: bz2.compress,
 }
 

@@ -30,12 +30,13 @@ class ScoringRequest:
         read: how records are read.
         scoring: every option that changes a score.
         split_bytes: about how many stored bytes a split has.
-        max_rejected_fraction: the share of records that may be rejected; no part of the run's identity.
+        max_rejected_fraction: the share of records that may be rejected; no part of the run's
+            identity.
         max_read_amplification: see `splits.PlanRequest`.
         workers_to_fill: likewise.
         launch: id of the launch that does the work; "" for none, which leaves no marks of attempts.
-        slots: worker processes of a supervised local run, which take splits from one row; 0 where the runner hands
-            them out.
+        slots: worker processes of a supervised local run, which take splits from one row; 0 where
+            the runner hands them out.
     """
 
     inputs: tuple[str, ...]
@@ -102,7 +103,8 @@ class SelectionRequest:
         seed: of the hash that breaks ties, and of the draw of a batch top-K.
         output_format: `same` as the input's, or one of `writing.OUTPUT_FORMATS`.
         output_shard_bytes: about how many bytes of kept text a file holds.
-        reference: a run folder or rater checkpoint whose distribution of scores decides; None: the run's own.
+        reference: a run folder or rater checkpoint whose distribution of scores decides; None: the
+            run's own.
     """
 
     output: str
@@ -114,7 +116,9 @@ class SelectionRequest:
     reference: str | None = None
 
     @classmethod
-    def of(cls, rule: Rule | Policy, *, output: str, name: str | None = None, **options: Any) -> "SelectionRequest":
+    def of(
+        cls, rule: Rule | Policy, *, output: str, name: str | None = None, **options: Any
+    ) -> "SelectionRequest":
         """A request for a rule or policy, named by it unless a name is given."""
         policy = rule if isinstance(rule, Policy) else Policy(rule)
         if not name:

@@ -28,7 +28,8 @@ from datarater.rater_model.scorer import Scorer
 
 METRICS = "datarater"
 
-# A batch for the scorer: enough texts for full model calls at every length, little enough to hold several.
+# A batch for the scorer: enough texts for full model calls at every length, little enough to hold
+# several.
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 * 2**20
 
@@ -36,8 +37,8 @@ BATCH_BYTES = 4 * 2**20
 def layout_of(split: Split) -> str:
     """Names what a split's kept documents can share an output file with.
 
-    JSONL: the compression, so that output can follow input. Parquet: a digest of the columns, since a file has
-    one schema.
+    JSONL: the compression, so that output can follow input. Parquet: a digest of the columns, since
+    a file has one schema.
     """
     if split.format is not Format.PARQUET:
         return f"{split.format}/{split.compression}"
@@ -75,7 +76,9 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         not_finite = rows.add(batch, scored.scores_N, scored.tokens_N)
         Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
         Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
-        reasons = Counter(str(record.reason) for record in batch if not isinstance(record, Document))
+        reasons = Counter(
+            str(record.reason) for record in batch if not isinstance(record, Document)
+        )
         reasons[SCORE_NOT_FINITE] += not_finite
         for reason, count in (+reasons).items():
             Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
@@ -161,9 +164,10 @@ class ScoreSplit(_Scoring):
 class ScoreFromRow(_Scoring):
     """Scores splits that no other worker of this machine has taken, until all are taken.
 
-    Beam's local runner deals all splits out before the first is read, so that a worker whose splits are many or
-    long works on alone at the end. Here each worker takes the biggest split that is left, by its mark
-    (`datarater.pipelines.run_folder.split_marks`), when it has done the one before.
+    Beam's local runner deals all splits out before the first is read, so that a worker whose splits
+    are many or long works on alone at the end. Here each worker takes the biggest split that is
+    left, by its mark (`datarater.pipelines.run_folder.split_marks`), when it has done the one
+    before.
     """
 
     def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:

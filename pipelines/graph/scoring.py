@@ -19,7 +19,12 @@ from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow, ScoreSplit
 from datarater.pipelines.run_folder import commits, summaries
-from datarater.pipelines.run_folder.committed import PREFIXES, entries_of, merge_ordinals, ordinals_of
+from datarater.pipelines.run_folder.committed import (
+    PREFIXES,
+    entries_of,
+    merge_ordinals,
+    ordinals_of,
+)
 from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, to_json, versions
 from datarater.pipelines.run_folder.plan import SplitTask, plan_of, read_group
@@ -120,7 +125,9 @@ def check_counts(counts: Counts, max_rejected_fraction: float) -> None:
         )
     rejected = counts.rejected.total()
     if rejected > max_rejected_fraction * counts.read:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3))
+        reasons = ", ".join(
+            f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3)
+        )
         raise RejectedShareError(
             f"{rejected:,} of {counts.read:,} records are rejected ({reasons}), more than --max_rejected_fraction "
             f"{max_rejected_fraction:g}; correct the input or the read options, or raise the limit and run the same "
@@ -197,7 +204,8 @@ class ScoreCorpus(beam.PTransform):
         # Listed a thousand to a request: a resumed run looks for no score file by itself.
         found = (
             start
-            | "Prefixes" >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups)).with_output_types(int)
+            | "Prefixes"
+            >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups)).with_output_types(int)
             | "Spread prefixes" >> beam.Reshuffle()
             | "List scored" >> beam.Map(_scored_under, folder)
             | "Merge scored" >> beam.CombineGlobally(merge_ordinals)
@@ -209,7 +217,8 @@ class ScoreCorpus(beam.PTransform):
         scored_now = (
             expanded.splits
             | "Spread splits" >> _DealOut()
-            | "Score split" >> beam.ParDo(ScoreSplit(self._request)).with_output_types(tuple[int, int])
+            | "Score split"
+            >> beam.ParDo(ScoreSplit(self._request)).with_output_types(tuple[int, int])
         )
         scored_before = expanded[ExpandGroup.SCORED] | "Scored before" >> beam.ParDo(CountFound())
         scored = (
@@ -247,8 +256,9 @@ def _one_of(element: tuple[int, Iterable[SplitTask]]) -> SplitTask:
 class _DealOut(beam.PTransform):
     """Deals splits out evenly to all workers.
 
-    A Reshuffle alone is not enough: Flink leaves out the second of two between which nothing is grouped, and all
-    splits of a group stay where the group was. So they are grouped, each by itself.
+    A Reshuffle alone is not enough: Flink leaves out the second of two between which nothing is
+    grouped, and all splits of a group stay where the group was. So they are grouped, each by
+    itself.
     """
 
     def expand(self, tasks: beam.PCollection) -> beam.PCollection:
@@ -265,8 +275,8 @@ class _DealOut(beam.PTransform):
 class _ScoreLocally(beam.PTransform):
     """Has all splits scored by the workers of this machine; gives the numbers of the groups when they are.
 
-    What follows finds every split scored. The numbers go to each worker under a key of its own: the local runner
-    deals keys out evenly.
+    What follows finds every split scored. The numbers go to each worker under a key of its own: the
+    local runner deals keys out evenly.
     """
 
     def __init__(self, request: ScoringRequest):
@@ -278,13 +288,15 @@ class _ScoreLocally(beam.PTransform):
         slots = self._request.slots
         ended = (
             groups
-            | "To every worker" >> beam.FlatMap(_to_every_worker, slots).with_output_types(tuple[int, int])
+            | "To every worker"
+            >> beam.FlatMap(_to_every_worker, slots).with_output_types(tuple[int, int])
             | "Gather groups" >> beam.GroupByKey()
             | "Score" >> beam.ParDo(ScoreFromRow(self._request)).with_output_types(int)
         )
         return (
             groups
-            | "When all have ended" >> beam.Map(_first, beam.pvalue.AsIter(ended)).with_output_types(int)
+            | "When all have ended"
+            >> beam.Map(_first, beam.pvalue.AsIter(ended)).with_output_types(int)
             | "Spread groups" >> beam.Reshuffle()
         )
 
@@ -318,5 +330,7 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
     planning.check_committed_plan(request.plan, files)
     scored = commits.read_if_there(request.folder.scoring_path)
     if scored is not None:
-        check_counts(Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction)
+        check_counts(
+            Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction
+        )
     return files

@@ -1,14 +1,15 @@
 """Files of the run folder: created once, whole, and never replaced. The first commit wins.
 
-A runner may run the same step twice: retried, speculatively, or by a worker that it has given up but which
-still lives. So a step writes its file under its final name only if nothing is there yet, in one indivisible
-operation, and "already exists" means that the step is done. What a loser computed is thrown away; readers see
-one content for ever.
+A runner may run the same step twice: retried, speculatively, or by a worker that it has given up
+but which still lives. So a step writes its file under its final name only if nothing is there yet,
+in one indivisible operation, and "already exists" means that the step is done. What a loser
+computed is thrown away; readers see one content for ever.
 
-- Local file systems: a temporary file in the same folder, synced, then linked to its name. A link never
-  replaces. A process killed in between leaves a file named `.tmp-*`, which nothing reads and `sweep` removes.
-- Object stores: the file system's own create mode (a generation precondition on gs://, If-None-Match on
-  s3://), all or nothing by nature.
+- Local file systems: a temporary file in the same folder, synced, then linked to its name. A link
+  never replaces. A process killed in between leaves a file named `.tmp-*`, which nothing reads and
+  `sweep` removes.
+- Object stores: the file system's own create mode (a generation precondition on gs://,
+  If-None-Match on s3://), all or nothing by nature.
 """
 
 import contextlib
@@ -43,15 +44,21 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 def _patiently(path: str, operation: Callable[[], Any]) -> Any:
     """Does something on a remote file system, again after a pause where it fails: networks do, and stores shed load.
 
-    A create that failed on the way back may have happened. Then the next try finds the file there, which means
-    that it is done.
+    A create that failed on the way back may have happened. Then the next try finds the file there,
+    which means that it is done.
     """
     wait = _FIRST_WAIT_SECONDS
     for _ in range(_TRIES - 1):
         try:
             with raising_os_errors(path):
                 return operation()
-        except (FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, RunFolderError):
+        except (
+            FileExistsError,
+            FileNotFoundError,
+            PermissionError,
+            IsADirectoryError,
+            RunFolderError,
+        ):
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -170,7 +177,10 @@ def _sync_folder(folder: str) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems cannot sync a folder
             raise
     finally:
         os.close(handle)
@@ -196,8 +206,8 @@ def _link(staged: str, target: str) -> bool:
 def staged(path: str) -> Iterator[str]:
     """A name on the local disk under which to write what is to be committed to `path`.
 
-    For a local path it lies in the target's folder, so that committing copies nothing. The file is removed at
-    the end, committed or not.
+    For a local path it lies in the target's folder, so that committing copies nothing. The file is
+    removed at the end, committed or not.
     """
     local = local_path(path)
     if local is not None:
@@ -226,7 +236,8 @@ def commit_staged(staged_path: str, path: str) -> bool:
         True if this commit won; False if the file was there already.
 
     Raises:
-        RunFolderError: the file system failed, or has no way to create only if absent; nothing is committed.
+        RunFolderError: the file system failed, or has no way to create only if absent; nothing is
+            committed.
     """
     local = local_path(path)
     if local is not None:
@@ -261,11 +272,12 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         data: the content.
 
     Returns:
-        True if this commit won; False if a file with another content was there already. (On an object store, two that
-        commit the same bytes may both be told that they won.)
+        True if this commit won; False if a file with another content was there already. (On an
+        object store, two that commit the same bytes may both be told that they won.)
 
     Raises:
-        RunFolderError: the file system failed, or has no way to create only if absent; nothing is committed.
+        RunFolderError: the file system failed, or has no way to create only if absent; nothing is
+            committed.
     """
     if local_path(path) is None:
         check_file_system(path)
@@ -283,7 +295,8 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         return commit_staged(name, path)
 
 
-# --- what is not committed: leases and marks, which are for people and never for the books --------------
+# --- what is not committed: leases and marks, which are for people and never for the books
+# --------------
 
 
 class Entry(NamedTuple):
@@ -336,8 +349,8 @@ def remove(path: str) -> None:
 def sweep(folder: str) -> None:
     """Removes what writers that were killed left half written, in a local folder and those under it.
 
-    Only for a folder whose work is done: a writer that still lives loses what it was writing. Object stores keep
-    nothing half written.
+    Only for a folder whose work is done: a writer that still lives loses what it was writing.
+    Object stores keep nothing half written.
     """
     local = local_path(folder)
     if local is None:
@@ -363,7 +376,9 @@ def list_folder(folder: str) -> list[Entry]:
                 with contextlib.suppress(FileNotFoundError):
                     if item.is_file() and not item.name.startswith(TEMPORARY_PREFIX):
                         status = item.stat()
-                        entries.append(Entry(f"{folder}/{item.name}", status.st_size, status.st_mtime))
+                        entries.append(
+                            Entry(f"{folder}/{item.name}", status.st_size, status.st_mtime)
+                        )
         return sorted(entries)
     file_system, inner = _file_system(folder)
     file_system.invalidate_cache()
@@ -391,7 +406,11 @@ def list_subfolders(folder: str) -> list[str]:
         details = _patiently(folder, lambda: file_system.ls(inner, detail=True))
     except FileNotFoundError:
         return []
-    return sorted(item["name"].rstrip("/").rsplit("/", 1)[-1] for item in details if item.get("type") == "directory")
+    return sorted(
+        item["name"].rstrip("/").rsplit("/", 1)[-1]
+        for item in details
+        if item.get("type") == "directory"
+    )
 
 
 def read_tail(path: str, size: int, count: int) -> bytes:

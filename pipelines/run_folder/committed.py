@@ -68,7 +68,9 @@ def committed_files(folder: RunFolder) -> int:
     count += len(commits.list_folder(folder.summaries_path))
     for name in selections(folder):
         path = folder.selection(name).path
-        count += sum(len(commits.list_folder(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
+        count += sum(
+            len(commits.list_folder(inner)) for inner in (f"{path}/kept", f"{path}/counts")
+        )
     return count
 
 

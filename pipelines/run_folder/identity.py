@@ -48,7 +48,10 @@ def read_identity(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def check_identity(
-    folder: RunFolder, committed: Mapping[str, Any], wanted: Mapping[str, Any], files: Sequence[FileInfo]
+    folder: RunFolder,
+    committed: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    files: Sequence[FileInfo],
 ) -> None:
     """Refuses a run folder that belongs to another run.
 

@@ -1,7 +1,8 @@
 """What a selection keeps: the counts of a split, of a group of splits, of a source, of the whole.
 
-The counts of many splits stand in arrays, a column a count: a corpus has millions of splits, and one worker holds
-the counts of all of them when it plans the output files and when it holds the books.
+The counts of many splits stand in arrays, a column a count: a corpus has millions of splits, and
+one worker holds the counts of all of them when it plans the output files and when it holds the
+books.
 """
 
 import dataclasses
@@ -79,24 +80,39 @@ class KeptSplits:
     def of(cls, rows: Iterable[tuple[int, str, KeptCounts]]) -> "KeptSplits":
         """From an ordinal, a layout and the counts of each split."""
         rows = list(rows)
-        codes = {layout: code for code, layout in enumerate(dict.fromkeys(layout for _, layout, _ in rows))}
+        codes = {
+            layout: code
+            for code, layout in enumerate(dict.fromkeys(layout for _, layout, _ in rows))
+        }
         return cls(
             np.asarray([ordinal for ordinal, _, _ in rows], np.int64),
             tuple(codes),
             np.asarray([codes[layout] for _, layout, _ in rows], np.int32),
-            {name: np.asarray([getattr(counts, name) for _, _, counts in rows], np.int64) for name in COUNTS},
+            {
+                name: np.asarray([getattr(counts, name) for _, _, counts in rows], np.int64)
+                for name in COUNTS
+            },
         )
 
     @classmethod
     def merge(cls, parts: Iterable["KeptSplits"]) -> "KeptSplits":
         """All splits of several, by ordinal."""
         parts = [cls.of([]), *parts]
-        codes = {layout: code for code, layout in enumerate(dict.fromkeys(x for part in parts for x in part.layouts))}
+        codes = {
+            layout: code
+            for code, layout in enumerate(dict.fromkeys(x for part in parts for x in part.layouts))
+        }
         ordinals_S = np.concatenate([part.ordinals_S for part in parts])
-        own_codes = [np.asarray([codes[layout] for layout in part.layouts], np.int32) for part in parts]
-        codes_S = np.concatenate([own[part.layout_codes_S] for own, part in zip(own_codes, parts, strict=True)])
+        own_codes = [
+            np.asarray([codes[layout] for layout in part.layouts], np.int32) for part in parts
+        ]
+        codes_S = np.concatenate(
+            [own[part.layout_codes_S] for own, part in zip(own_codes, parts, strict=True)]
+        )
         order_S = np.argsort(ordinals_S, kind="stable")
-        counts = {name: np.concatenate([part.counts[name] for part in parts])[order_S] for name in COUNTS}
+        counts = {
+            name: np.concatenate([part.counts[name] for part in parts])[order_S] for name in COUNTS
+        }
         return cls(ordinals_S[order_S], tuple(codes), codes_S[order_S], counts)
 
     def total(self) -> KeptCounts:
@@ -110,10 +126,14 @@ class KeptSplits:
             BooksError: naming the first split whose books do not balance, and its numbers.
         """
         counts = self.counts
-        wrong_S = np.flatnonzero(counts["read"] != counts["kept"] + counts["dropped"] + counts["rejected"])
+        wrong_S = np.flatnonzero(
+            counts["read"] != counts["kept"] + counts["dropped"] + counts["rejected"]
+        )
         if len(wrong_S):
             first = int(wrong_S[0])
-            numbers = KeptCounts(**{name: int(column_S[first]) for name, column_S in counts.items()})
+            numbers = KeptCounts(
+                **{name: int(column_S[first]) for name, column_S in counts.items()}
+            )
             numbers.check(f"split {self.ordinals_S[first]}")
 
     def to_json(self) -> dict[str, Any]:

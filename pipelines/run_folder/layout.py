@@ -13,9 +13,10 @@
       selections/NAME/kept/        the kept documents
       selections/NAME/manifest.json, _SUCCESS
 
-Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`). Nothing else is state: what is there is
-done, what is not there is still to do. Beside them lie `lease/`, which says who is at work, and `attempts/`, the
-marks of splits that are being scored; nothing is read from these that would change a result.
+Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`). Nothing
+else is state: what is there is done, what is not there is still to do. Beside them lie `lease/`,
+which says who is at work, and `attempts/`, the marks of splits that are being scored; nothing is
+read from these that would change a result.
 """
 
 import dataclasses
@@ -33,7 +34,9 @@ FORMAT_VERSION = 1
 
 def to_json(value: Any) -> bytes:
     """JSON for people and programs: indented, keys in order, a newline at the end."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(
+        value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    )
 
 
 def versions() -> dict[str, str]:
@@ -86,7 +89,8 @@ class RunFolder:
     """Where the files of a run lie.
 
     Attributes:
-        path: the folder, local or on any file system of fsspec that can create a file only if it is absent.
+        path: the folder, local or on any file system of fsspec that can create a file only if it is
+            absent.
     """
 
     path: str

@@ -1,12 +1,13 @@
 """The lease: two launches at once into one run folder, and one of them says so.
 
-A lease is a courtesy. It saves the second launch from doing the work of the first again; correctness rests on
-commits alone (`datarater.pipelines.run_folder.commits`), of which the first wins whoever makes it.
+A lease is a courtesy. It saves the second launch from doing the work of the first again;
+correctness rests on commits alone (`datarater.pipelines.run_folder.commits`), of which the first
+wins whoever makes it.
 
-No file system of fsspec replaces a file only if it is unchanged, so a lease is a folder of terms, `000001.json`
-and on. A term is created if absent, which one launch alone can do, and then is its holder's to renew. The highest
-term counts. A term that its holder gave back, that has run out, or whose holder was a process of this machine that
-is gone, may be followed by the next one.
+No file system of fsspec replaces a file only if it is unchanged, so a lease is a folder of terms,
+`000001.json` and on. A term is created if absent, which one launch alone can do, and then is its
+holder's to renew. The highest term counts. A term that its holder gave back, that has run out, or
+whose holder was a process of this machine that is gone, may be followed by the next one.
 """
 
 import contextlib
@@ -71,7 +72,10 @@ def is_gone(process: dict[str, Any]) -> bool:
     Args:
         process: what `process_id` gave in it.
     """
-    if process.get("host") != socket.gethostname() or process.get("processes") != _process_namespace():
+    if (
+        process.get("host") != socket.gethostname()
+        or process.get("processes") != _process_namespace()
+    ):
         return False
     pid = int(process["pid"])
     if os.path.isdir("/proc/self"):
@@ -189,13 +193,16 @@ def take(folder: str, launch: Launch) -> Term:
     """Takes a lease.
 
     Raises:
-        LeaseHeldError: another launch holds it; the message names it and says when the lease runs out.
+        LeaseHeldError: another launch holds it; the message names it and says when the lease runs
+            out.
     """
     found = current(folder)
     if found is not None and found.is_held():
         raise _held(folder, found)
     now = time.time()
-    term = Term(_path(folder, 1 if found is None else _number(found) + 1), launch, now, now + TERM_SECONDS)
+    term = Term(
+        _path(folder, 1 if found is None else _number(found) + 1), launch, now, now + TERM_SECONDS
+    )
     commits.commit_if_absent(term.path, term.to_json())
     # What counts is the highest term: another launch may have taken this one, or one after it.
     highest = current(folder)
@@ -211,7 +218,7 @@ def _held(folder: str, term: Term) -> LeaseHeldError:
     run_folder = folder.rsplit("/lease/", 1)[0]
     return LeaseHeldError(
         f"{run_folder}: another launch is at work here ({term.describe()}); its lease runs out in {left:.0f} s unless "
-        "it is renewed. Watch it with datarater-status, or end it and run the same command to go on"
+        "it is renewed. Watch it with datarater status, or end it and run the same command to go on"
     )
 
 
@@ -230,7 +237,9 @@ def keep(folder: str, launch: str) -> None:
         if time.monotonic() - _last_look.get(folder, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
             return
         _last_look[folder] = time.monotonic()
-    with contextlib.suppress(RunFolderError, OSError):  # the next look may fare better, and nothing rests on it
+    with contextlib.suppress(
+        RunFolderError, OSError
+    ):  # the next look may fare better, and nothing rests on it
         term = current(folder)
         # Of many workers few find it older than this, so that few write.
         due = term is not None and time.time() - term.renewed > RENEWAL_SECONDS * 1.5
@@ -244,11 +253,13 @@ class Lease(threading.Thread):
     Args:
         folders: of the leases.
         launch: who holds it.
-        on_lost: called once, from another thread, if another launch took a lease over. That happens to a process
-            that was stopped for longer than a lease lasts.
+        on_lost: called once, from another thread, if another launch took a lease over. That happens
+            to a process that was stopped for longer than a lease lasts.
     """
 
-    def __init__(self, folders: list[str], launch: Launch, on_lost: Callable[[CurationError], None]):
+    def __init__(
+        self, folders: list[str], launch: Launch, on_lost: Callable[[CurationError], None]
+    ):
         super().__init__(name="lease", daemon=True)
         self._folders = folders
         self._launch = launch
@@ -272,7 +283,11 @@ class Lease(threading.Thread):
                         return
                     self._terms[index] = term.renew()
                 except (RunFolderError, OSError) as error:
-                    print(f"the lease {term.path} was not renewed: {error}", file=sys.stderr, flush=True)
+                    print(
+                        f"the lease {term.path} was not renewed: {error}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
 
     def __enter__(self) -> "Lease":
         try:
@@ -285,7 +300,10 @@ class Lease(threading.Thread):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
         self.join()

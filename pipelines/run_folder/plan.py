@@ -11,7 +11,8 @@ from datarater.pipelines.run_folder.layout import RunFolder, json_lines, read_js
 from datarater.rater_model.documents.reading import file_info
 from datarater.rater_model.documents.records import FileInfo, Split
 
-# --- identity ----------------------------------------------------------------------------------------
+# --- identity
+# ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ def plan_of(folder: RunFolder) -> dict[str, Any]:
     """
     identity = read_identity(folder)
     if identity is None:
-        raise BooksError(f"{folder.path} holds no plan: it is not a run folder, or its scoring never began")
+        raise BooksError(
+            f"{folder.path} holds no plan: it is not a run folder, or its scoring never began"
+        )
     plan: dict[str, Any] = identity["plan"]
     return plan
 

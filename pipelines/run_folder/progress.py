@@ -1,8 +1,9 @@
-"""`datarater-status`: how far a run is, from its run folder alone.
+"""`datarater status`: how far a run is, from its run folder alone.
 
-It works while any runner works on the run, on this machine or elsewhere, and while none does. Summaries are read
-first; for groups of splits without one, the score files are listed, and what each holds is read from its last bytes.
-Of very many only a sample is read: the number of splits is always exact, and the other figures say `about`.
+It works while any runner works on the run, on this machine or elsewhere, and while none does.
+Summaries are read first; for groups of splits without one, the score files are listed, and what
+each holds is read from its last bytes. Of very many only a sample is read: the number of splits is
+always exact, and the other figures say `about`.
 """
 
 import dataclasses
@@ -97,7 +98,9 @@ class Status:
         if self.counts.read:
             parts.append(f"{about}{self.counts.scored:,} documents")
         if self.splits_per_second and not self.finished:
-            parts.append(f"{self.documents_per_second:,.0f} documents/s, {self.tokens_per_second:,.0f} tokens/s")
+            parts.append(
+                f"{self.documents_per_second:,.0f} documents/s, {self.tokens_per_second:,.0f} tokens/s"
+            )
         if self.rejected:
             parts.append(f"{about}{self.rejected:,} rejected")
         if self.seconds_left is not None:
@@ -158,10 +161,13 @@ class Watcher:
 
     def _read_summaries(self) -> None:
         names = [
-            entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(f"{self._folder.path}/scores/summaries")
+            entry.path.rsplit("/", 1)[-1]
+            for entry in commits.list_folder(f"{self._folder.path}/scores/summaries")
         ]
         new = sorted({int(name.split(".")[0]) for name in names} - self._groups.keys())
-        for group, summary in zip(new, at_once(lambda group: read_summary(self._folder, group), new), strict=True):
+        for group, summary in zip(
+            new, at_once(lambda group: read_summary(self._folder, group), new), strict=True
+        ):
             self._groups[group] = (summary.splits, summary.counts)
 
     def _count(self, total: int) -> Status:
@@ -180,11 +186,17 @@ class Watcher:
             seen_S = np.zeros(total, bool)
             for entries in score_entries(self._folder):
                 for ordinal, entry in entries:
-                    if ordinal >= total or seen_S[ordinal] or ordinal // planning.SPLITS_PER_GROUP in self._groups:
+                    if (
+                        ordinal >= total
+                        or seen_S[ordinal]
+                        or ordinal // planning.SPLITS_PER_GROUP in self._groups
+                    ):
                         continue
                     seen_S[ordinal] = True
                     recent += entry.modified >= since
-                    if ordinal not in self._files and len(unread) < _MOST_FOOTERS - len(self._files):
+                    if ordinal not in self._files and len(unread) < _MOST_FOOTERS - len(
+                        self._files
+                    ):
                         unread.append((ordinal, entry))
             listed = int(seen_S.sum())
             for (ordinal, _), found in zip(
@@ -216,7 +228,9 @@ def _scaled(counts: Counts, factor: float) -> Counts:
     return Counts(
         read=round(counts.read * factor),
         scored=round(counts.scored * factor),
-        rejected=Counter({reason: round(number * factor) for reason, number in counts.rejected.items()}),
+        rejected=Counter(
+            {reason: round(number * factor) for reason, number in counts.rejected.items()}
+        ),
         tokens=round(counts.tokens * factor),
         bytes=round(counts.bytes * factor),
     )
@@ -232,7 +246,9 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
         about = "" if status.exact else "about "
         lines += [
             f"  rejected {reason:<20} {about}{count:,}"
-            for reason, count in sorted(status.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
+            for reason, count in sorted(
+                status.counts.rejected.items(), key=lambda item: (-item[1], item[0])
+            )
         ]
     names = selections(folder)
     at_work = {"scoring": folder.scoring_lease_path}
@@ -240,8 +256,12 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
     for what, path in at_work.items():
         term = lease.current(path)
         if term is not None and term.is_held():
-            lines.append(f"at work, {what}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago")
-    if not any(line.startswith("at work") for line in lines) and (status is None or not status.finished):
+            lines.append(
+                f"at work, {what}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago"
+            )
+    if not any(line.startswith("at work") for line in lines) and (
+        status is None or not status.finished
+    ):
         lines.append("no launch is at work; run the same command again to go on")
     for _, mark in split_marks.unfinished(folder):
         age = duration(time.time() - mark["started"])
@@ -253,5 +273,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
             lines.append(f"selection {name}: done, {selection.manifest_path}")
         else:
             files = len(commits.list_folder(f"{selection.path}/kept"))
-            lines.append(f"selection {name}: not finished, {files:,} files of kept documents so far")
+            lines.append(
+                f"selection {name}: not finished, {files:,} files of kept documents so far"
+            )
     return lines

@@ -1,6 +1,7 @@
 """References: the distribution of scores taken from another scored run, or from the rater checkpoint's quantiles.
 
-A score means something under its own rater only, and with the same windows: a reference made otherwise is refused.
+A score means something under its own rater only, and with the same windows: a reference made
+otherwise is refused.
 """
 
 import dataclasses

@@ -14,8 +14,8 @@ Parquet, one row a record, rejected ones included:
 | status | `scored`, or the reason of the rejection |
 | detail, excerpt | what was wrong, and the first bytes of the record; rejected records only |
 
-The file's metadata names the split and counts its records, so that a score file can be understood alone and a
-look at its last bytes tells what it holds.
+The file's metadata names the split and counts its records, so that a score file can be understood
+alone and a look at its last bytes tells what it holds.
 """
 
 import dataclasses
@@ -77,12 +77,15 @@ class ScoreRows:
             self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
             self._columns = {name: [] for name in SCHEMA.names}
 
-    def add(self, records: Sequence[Record], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]) -> int:
+    def add(
+        self, records: Sequence[Record], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]
+    ) -> int:
         """Adds records in the order of the input.
 
         Args:
             records: documents and bad records, mixed as they come.
-            scores_N: the documents' scores; one that is not finite makes its document a rejected one.
+            scores_N: the documents' scores; one that is not finite makes its document a rejected
+                one.
             tokens_N: the documents' tokens.
 
         Returns:
@@ -112,7 +115,9 @@ class ScoreRows:
                 columns["source"].append(record.source)
                 columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
                 columns["detail"].append(None if finite else f"the rater's score is {score}")
-                columns["excerpt"].append(None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES])
+                columns["excerpt"].append(
+                    None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
+                )
             else:
                 self._rejected[str(record.reason)] += 1
                 columns["key"].append(None)
@@ -132,7 +137,8 @@ class ScoreRows:
 
         Args:
             task: the split.
-            layout: inputs of one layout can share an output file: `jsonl/gzip`, `parquet/SCHEMA-DIGEST`.
+            layout: inputs of one layout can share an output file: `jsonl/gzip`,
+                `parquet/SCHEMA-DIGEST`.
             rater_digest: of the rater that scored.
         """
         metadata = {
@@ -165,7 +171,9 @@ class ScoreFile:
     table: pa.Table
 
     @classmethod
-    def read(cls, folder: RunFolder, ordinal: int, columns: Sequence[str] | None = None) -> "ScoreFile":
+    def read(
+        cls, folder: RunFolder, ordinal: int, columns: Sequence[str] | None = None
+    ) -> "ScoreFile":
         """Reads the score file of a split.
 
         Raises:

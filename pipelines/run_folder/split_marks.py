@@ -1,10 +1,12 @@
 """Marks of the splits that are being scored: what a worker leaves behind that died over one.
 
-A worker writes a mark before it scores a split and removes it afterwards, whether it succeeded or failed with a
-message. A mark that stays tells of a worker that ended without a word: killed, out of memory, crashed in native
-code. A split that ends several workers of one launch is poison. It is named and not tried again.
+A worker writes a mark before it scores a split and removes it afterwards, whether it succeeded or
+failed with a message. A mark that stays tells of a worker that ended without a word: killed, out of
+memory, crashed in native code. A split that ends several workers of one launch is poison. It is
+named and not tried again.
 
-Marks count within one launch. Launches that are killed together with their workers say nothing about a split.
+Marks count within one launch. Launches that are killed together with their workers say nothing
+about a split.
 """
 
 import contextlib
@@ -37,7 +39,11 @@ def describe(split: Split) -> str:
     if split.virtual:
         unit, scale = "stored bytes", VIRTUAL_BYTES
     end = "the end" if split.end is None else f"{split.end // scale:,}"
-    where = "the whole file" if split.start == 0 and split.end is None else f"{unit} {split.start // scale:,} to {end}"
+    where = (
+        "the whole file"
+        if split.start == 0 and split.end is None
+        else f"{unit} {split.start // scale:,} to {end}"
+    )
     return f"split {split.ordinal} ({split.path}, {where})"
 
 
@@ -94,7 +100,9 @@ def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _mark(folder: RunFolder, task: SplitTask, launch: str, *, pass_the_living: bool) -> Iterator[bool]:
+def _mark(
+    folder: RunFolder, task: SplitTask, launch: str, *, pass_the_living: bool
+) -> Iterator[bool]:
     if not launch:
         yield True
         return
@@ -125,7 +133,9 @@ def _mark(folder: RunFolder, task: SplitTask, launch: str, *, pass_the_living: b
 
 
 def _remove_own(path: str) -> None:
-    with contextlib.suppress(RunFolderError):  # a mark that stays counts as one death: no harm by itself
+    with contextlib.suppress(
+        RunFolderError
+    ):  # a mark that stays counts as one death: no harm by itself
         commits.remove(path)
     _own_marks.discard(path)
 

@@ -1,7 +1,8 @@
 """Summaries: the counts of a group of splits, taken from its committed score files.
 
-Status, resume and a selection's first pass read a summary where they would open a thousand score files. The
-rejected records of a group are written from the same files, before its summary: books and rejects agree.
+Status, resume and a selection's first pass read a summary where they would open a thousand score
+files. The rejected records of a group are written from the same files, before its summary: books
+and rejects agree.
 """
 
 import dataclasses
@@ -93,7 +94,9 @@ class Summary:
             self.sources.setdefault(source, Counts()).add(counts)
         for source, histogram in other.histograms.items():
             mine = self.histograms.get(source)
-            self.histograms[source] = histogram if mine is None else Histogram.merge([mine, histogram])
+            self.histograms[source] = (
+                histogram if mine is None else Histogram.merge([mine, histogram])
+            )
 
     def histogram(self) -> Histogram:
         """Of all sources together."""
@@ -106,7 +109,9 @@ class Summary:
             "splits": self.splits,
             "counts": self.counts.to_json(),
             "sources": {source: counts.to_json() for source, counts in self.sources.items()},
-            "histograms": {source: histogram.to_json() for source, histogram in self.histograms.items()},
+            "histograms": {
+                source: histogram.to_json() for source, histogram in self.histograms.items()
+            },
         }
 
     @classmethod
@@ -117,7 +122,10 @@ class Summary:
             fields["splits"],
             Counts.from_json(fields["counts"]),
             {source: Counts.from_json(counts) for source, counts in fields["sources"].items()},
-            {source: Histogram.from_json(histogram) for source, histogram in fields["histograms"].items()},
+            {
+                source: Histogram.from_json(histogram)
+                for source, histogram in fields["histograms"].items()
+            },
         )
 
 
@@ -135,7 +143,11 @@ def _split_summary(file: ScoreFile) -> Summary:
     summary = Summary(splits=1)
     for code, name in enumerate(names):
         summary.sources[name] = Counts(
-            int(read_S[code]), int(scored_S[code]), Counter(), int(tokens_S[code]), int(bytes_S[code])
+            int(read_S[code]),
+            int(scored_S[code]),
+            Counter(),
+            int(tokens_S[code]),
+            int(bytes_S[code]),
         )
     for code, status in zip(codes_R.tolist(), file.table.column("status").to_pylist(), strict=True):
         if status != SCORED:
@@ -185,17 +197,28 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
         where = f"{file.task.split.path}, split {ordinal}"
         one.counts.check(where)
         if one.counts.read != file.table.num_rows:
-            raise BooksError(f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted")
+            raise BooksError(
+                f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted"
+            )
         summary.add(one)
         rejected += json_lines(list(_rejected_rows(file)))
         splits.append({"ordinal": ordinal, "path": file.task.split.path, **one.counts.to_json()})
     summary.counts.check(f"group {group}")
     if rejected:
         commits.commit_if_absent(folder.rejected_path(group), bytes(rejected))
-    fields = {"format": FORMAT_VERSION, "group": group, "summary": summary.to_json(), "by_split": splits}
-    commits.commit_if_absent(folder.summary_path(group), orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
+    fields = {
+        "format": FORMAT_VERSION,
+        "group": group,
+        "summary": summary.to_json(),
+        "by_split": splits,
+    }
+    commits.commit_if_absent(
+        folder.summary_path(group), orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    )
 
 
 def read_summary(folder: RunFolder, group: int) -> Summary:
     """The committed summary of a group."""
-    return Summary.from_json(orjson.loads(commits.read_bytes(folder.summary_path(group)))["summary"])
+    return Summary.from_json(
+        orjson.loads(commits.read_bytes(folder.summary_path(group)))["summary"]
+    )

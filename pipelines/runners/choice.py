@@ -1,11 +1,11 @@
-"""Runners: what each needs set, and what its layout is.
+"""Runners: what each needs set, and what its execution is.
 
-Without `--runner` a command runs on this machine with Beam's FnApiRunner, by its name: `DirectRunner` would try
-to fetch a runner binary from the network first.
+Without `--runner` a command runs on this machine with Beam's FnApiRunner, by its name:
+`DirectRunner` would try to fetch a runner binary from the network first.
 
-On Dataflow every vCPU gets a worker process of its own, with one scoring thread.
-On Flink every slot gets a worker process of its own, with one scoring thread, and workers outlive the steps of a job,
-so that each loads the rater once. What the user gave stays as it was given.
+On Dataflow every vCPU gets a worker process of its own, with one scoring thread. On Flink every
+slot gets a worker process of its own, with one scoring thread, and workers outlive the steps of a
+job, so that each loads the rater once. What the user gave stays as it was given.
 """
 
 import argparse
@@ -27,7 +27,14 @@ from apache_beam.runners.runner import create_runner
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.runners import flink
 from datarater.pipelines.runners.dataflow import on_dataflow
-from datarater.pipelines.runners.execution import DATAFLOW, FLINK, LOCAL_RUNNER, PORTABLE, PRISM, Layout
+from datarater.pipelines.runners.execution import (
+    DATAFLOW,
+    FLINK,
+    LOCAL_RUNNER,
+    PORTABLE,
+    PRISM,
+    Execution,
+)
 from datarater.pipelines.runners.flink_options import on_flink
 from datarater.pipelines.runners.prism import on_prism
 
@@ -71,11 +78,15 @@ def _check_runner(name: str) -> None:
     except (ImportError, AttributeError, ValueError) as error:
         known = {known.lower(): known for known in StandardOptions.KNOWN_RUNNER_NAMES}
         near = difflib.get_close_matches(name.lower(), known, 1)
-        hint = f"did you mean {known[near[0]]}?" if near and near[0] != name.lower() else " ".join(str(error).split())
+        hint = (
+            f"did you mean {known[near[0]]}?"
+            if near and near[0] != name.lower()
+            else " ".join(str(error).split())
+        )
         raise UsageError(f"--runner: there is no {name} here; {hint}") from error
 
 
-def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
+def choose(beam_args: Sequence[str], local_workers: int) -> Execution:
     """Beam's options for a run.
 
     Args:
@@ -83,8 +94,8 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
         local_workers: worker processes where the run is local.
 
     Raises:
-        UnknownFlagError: in a local run, a flag that Beam does not know either. (Other runners take flags
-            that only they know.)
+        UnknownFlagError: in a local run, a flag that Beam does not know either. (Other runners take
+            flags that only they know.)
         UsageError: a runner that Beam cannot make, or Prism without its binary.
         FlinkError: a Flink cluster that does not answer, or has fewer slots than are asked for.
     """
@@ -98,7 +109,7 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
         if named.lower() == DATAFLOW:
             return on_dataflow(beam_args, named)
         options = PipelineOptions(list(beam_args), save_main_session=False)
-        return Layout(options, named, local=False, workers=0)
+        return Execution(options, named, local=False, workers=0)
     unknown = _beam_parser().parse_known_args(list(beam_args))[1]
     if unknown:
         raise UnknownFlagError(f"unknown flags: {' '.join(unknown)}")
@@ -111,7 +122,7 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
         direct.direct_num_workers = local_workers
         direct.direct_running_mode = "in_memory" if local_workers == 1 else "multi_processing"
     supervised = direct.direct_running_mode == "multi_processing"
-    return Layout(
+    return Execution(
         options,
         LOCAL_RUNNER,
         local=True,
@@ -121,23 +132,27 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Layout:
     )
 
 
-def check_ready(layout: Layout) -> None:
+def check_ready(execution: Execution) -> None:
     """Before a job is submitted: refuses what would let it fail or wait for ever.
 
     Args:
-        layout: where it is to run.
+        execution: where it is to run.
 
     Raises:
         FlinkError: saying what is missing.
     """
-    if layout.cluster is None:
+    if execution.cluster is None:
         return
-    portable = layout.options.view_as(PortableOptions)
+    portable = execution.options.view_as(PortableOptions)
     if portable.job_endpoint:
         flink.check_job_endpoint("--job_endpoint", portable.job_endpoint)
         if portable.artifact_endpoint:
             flink.check_job_endpoint("--artifact_endpoint", portable.artifact_endpoint)
-    elif layout.runner.lower() == FLINK:
-        flink.check_java(layout.options.view_as(JobServerOptions).job_server_java_launcher)
-    if portable.environment_type == "EXTERNAL" and portable.environment_config and layout.cluster.is_here:
+    elif execution.runner.lower() == FLINK:
+        flink.check_java(execution.options.view_as(JobServerOptions).job_server_java_launcher)
+    if (
+        portable.environment_type == "EXTERNAL"
+        and portable.environment_config
+        and execution.cluster.is_here
+    ):
         flink.check_worker_pool(portable.environment_config)

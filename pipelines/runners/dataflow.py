@@ -8,10 +8,10 @@ from apache_beam.options.pipeline_options import (
 )
 
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.runners.execution import Layout, unless_given
+from datarater.pipelines.runners.execution import Execution, unless_given
 
 
-def on_dataflow(beam_args: Sequence[str], named: str) -> Layout:
+def on_dataflow(beam_args: Sequence[str], named: str) -> Execution:
     """Dataflow, which starts a worker process for every vCPU; each scores with one thread.
 
     Raises:
@@ -28,4 +28,4 @@ def on_dataflow(beam_args: Sequence[str], named: str) -> Layout:
         value = getattr(cloud, flag)
         if not value or (flag == "temp_location" and not str(value).startswith("gs://")):
             raise UsageError(f"--runner={named} needs --{flag}: {meaning}")
-    return Layout(options, named, local=False, workers=0, needs_shared_storage=True)
+    return Execution(options, named, local=False, workers=0, needs_shared_storage=True)

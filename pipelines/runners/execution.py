@@ -17,7 +17,7 @@ DATAFLOW = "dataflowrunner"
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Execution:
     """Where a run's work happens.
 
     Attributes:
@@ -26,7 +26,7 @@ class Layout:
         local: whether all of it happens on this machine, under this process.
         workers: worker processes of a local run.
         supervised: whether these are processes of their own, which the command must watch.
-        beam_args: the flags that are not ours, from which the same layout can be chosen again.
+        beam_args: the flags that are not ours, from which the same execution can be chosen again.
         cluster: the Flink cluster, where it is one that can be asked.
         job_name: of the job there.
         needs_shared_storage: whether no worker can see this machine's disk.
@@ -45,15 +45,19 @@ class Layout:
     def describe(self) -> str:
         """One line for a person."""
         if self.cluster is not None:
-            workers = "1 worker process" if self.workers == 1 else f"{self.workers} worker processes"
+            workers = (
+                "1 worker process" if self.workers == 1 else f"{self.workers} worker processes"
+            )
             where = f"{workers}, one scoring thread in each; job {self.job_name}"
-            return f"runner {self.runner}, {self.cluster.describe()}; {where}"
+            return f"{self.runner}, {self.cluster.describe()}; {where}"
         if self.runner.lower() == DATAFLOW:
-            return f"runner {self.runner}, a worker process for every vCPU, one scoring thread in each"
+            return (
+                f"runner {self.runner}, a worker process for every vCPU, one scoring thread in each"
+            )
         if not self.local:
-            return f"runner {self.runner}; workers and threads as its own flags say"
+            return f"{self.runner}; workers and threads as its own flags say"
         where = "in this process" if self.workers == 1 else f"{self.workers} worker processes"
-        return f"runner {self.runner} on this machine, {where}, one scoring thread in each"
+        return f"{self.runner} on this machine, {where}, one scoring thread in each"
 
 
 def is_given(beam_args: Sequence[str], *flags: str) -> bool:

@@ -1,7 +1,8 @@
 """Flink: what a cluster has, what is missing before a job is submitted, and what goes wrong while it runs.
 
-All of it is asked of the job manager's REST service, which every Flink cluster has; nothing but that service, Beam's
-job server and, where it runs on this machine, the worker pool is reached from here.
+All of it is asked of the job manager's REST service, which every Flink cluster has; nothing but
+that service, Beam's job server and, where it runs on this machine, the worker pool is reached from
+here.
 """
 
 import contextlib
@@ -71,7 +72,8 @@ class FlinkCluster:
     def environment_cache_millis(self) -> int:
         """How long workers are kept from one step to the next.
 
-        Less than a job waits before it starts again, so that it never gets back a worker that is dead.
+        Less than a job waits before it starts again, so that it never gets back a worker that is
+        dead.
         """
         if not self.restarts:
             return _LONGEST_CACHE_MILLIS
@@ -79,8 +81,14 @@ class FlinkCluster:
 
     def describe(self) -> str:
         """A few words for a person."""
-        restarts = "" if self.restarts else "; it has no restart strategy: a lost task manager or worker fails the job"
-        managers = "1 task manager" if self.task_managers == 1 else f"{self.task_managers} task managers"
+        restarts = (
+            ""
+            if self.restarts
+            else "; it has no restart strategy: a lost task manager or worker fails the job"
+        )
+        managers = (
+            "1 task manager" if self.task_managers == 1 else f"{self.task_managers} task managers"
+        )
         return f"Flink {self.version} at {self.master}, {managers}, {self.slots} slots{restarts}"
 
 
@@ -109,14 +117,18 @@ def look(master: str) -> FlinkCluster:
     try:
         overview = _get(master, "/overview")
         managers = _get(master, "/taskmanagers")["taskmanagers"]
-        settings = {entry["key"]: str(entry["value"]) for entry in _get(master, "/jobmanager/config")}
+        settings = {
+            entry["key"]: str(entry["value"]) for entry in _get(master, "/jobmanager/config")
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FlinkError(
             f"--flink_master: no Flink job manager answers at {_url(master)} ({getattr(error, 'reason', error)}); it "
             "is the REST service that is wanted, by default on port 8081. `make flink` starts a cluster on this machine"
         ) from error
     if not managers:
-        raise FlinkError(f"--flink_master: the job manager at {_url(master)} has no task manager yet; start some")
+        raise FlinkError(
+            f"--flink_master: the job manager at {_url(master)} has no task manager yet; start some"
+        )
     if overview["slots-total"] < 1:  # a task manager joins first, and offers its slots then
         raise FlinkError(
             f"--flink_master: the task managers of {_url(master)} have offered no slots yet; try again in a moment"
@@ -138,7 +150,9 @@ def look(master: str) -> FlinkCluster:
 def _runs_here(manager: Mapping[str, Any]) -> bool:
     """Whether a task manager, by the address that it gave the job manager, is a process of this machine."""
     found = re.search(r"@([^:/]+)[:/]", str(manager.get("path", "")))
-    return found is not None and (found[1] == socket.gethostname() or _LOOPBACK.fullmatch(found[1]) is not None)
+    return found is not None and (
+        found[1] == socket.gethostname() or _LOOPBACK.fullmatch(found[1]) is not None
+    )
 
 
 def _seconds(duration: str) -> float:
@@ -208,7 +222,7 @@ class _Greeter(beam_fn_api_pb2_grpc.BeamFnControlServicer):
     def __init__(self) -> None:
         self.came = threading.Event()
 
-    def Control(self, responses: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+    def Control(self, responses: Any, context: Any) -> Iterator[Any]:
         self.came.set()
         yield from ()
 
@@ -216,10 +230,12 @@ class _Greeter(beam_fn_api_pb2_grpc.BeamFnControlServicer):
 def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
     """Has a worker pool of this machine start a worker, and waits until it reports.
 
-    A pool whose Python lacks Beam starts workers that end at once, for which a job would wait for ever.
+    A pool whose Python lacks Beam starts workers that end at once, for which a job would wait for
+    ever.
 
     Args:
-        address: host and port; of another machine it cannot be reached from here, and nothing is done.
+        address: host and port; of another machine it cannot be reached from here, and nothing is
+            done.
         seconds: how long a worker may take.
 
     Raises:
@@ -236,10 +252,16 @@ def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
     greeter = _Greeter()
     server = grpc.server(futures.ThreadPoolExecutor(4))
     beam_fn_api_pb2_grpc.add_BeamFnControlServicer_to_server(greeter, server)
-    here = endpoints_pb2.ApiServiceDescriptor(url=f"localhost:{server.add_insecure_port('localhost:0')}")
+    here = endpoints_pb2.ApiServiceDescriptor(
+        url=f"localhost:{server.add_insecure_port('localhost:0')}"
+    )
     name = f"check-{uuid.uuid4().hex[:8]}"
     request = beam_fn_api_pb2.StartWorkerRequest(
-        worker_id=name, control_endpoint=here, logging_endpoint=here, artifact_endpoint=here, provision_endpoint=here
+        worker_id=name,
+        control_endpoint=here,
+        logging_endpoint=here,
+        artifact_endpoint=here,
+        provision_endpoint=here,
     )
     server.start()
     try:
@@ -247,7 +269,9 @@ def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
             pool = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
             reason = pool.StartWorker(request, timeout=_REST_SECONDS).error
             came = not reason and greeter.came.wait(seconds)
-            pool.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id=name), timeout=2 * _REST_SECONDS)
+            pool.StopWorker(
+                beam_fn_api_pb2.StopWorkerRequest(worker_id=name), timeout=2 * _REST_SECONDS
+            )
     except grpc.RpcError as error:
         raise FlinkError(
             f"--environment_config: what listens at {address} is no worker pool ({_details(error)})"
@@ -298,7 +322,9 @@ def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError
         return None
     absent = re.search(r"No module named '(?:pipelines|rater_model)[^']*'", text)
     if absent is not None:
-        return FlinkError(f"the workers' Python lacks datarater ({absent[0]}); install it there{more}")
+        return FlinkError(
+            f"the workers' Python lacks datarater ({absent[0]}); install it there{more}"
+        )
     said = text.split(": ", 1)[-1].strip().splitlines()
     return FlinkError(
         f"the job failed: {said[0] if said else text}{more}. What is committed stays: run the same command to go on"
@@ -323,7 +349,9 @@ def cancel(cluster: FlinkCluster, job: str) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
         job_id = _find(cluster, job)
         if job_id is not None:
-            request = urllib.request.Request(f"{cluster.master}/jobs/{job_id}?mode=cancel", method="PATCH")
+            request = urllib.request.Request(
+                f"{cluster.master}/jobs/{job_id}?mode=cancel", method="PATCH"
+            )
             urllib.request.urlopen(request, timeout=_REST_SECONDS).close()
 
 
@@ -365,7 +393,9 @@ class Watch(threading.Thread):
                     return
 
     def _look(self, job_id: str) -> bool:
-        history = _get(self._cluster.master, f"/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+        history = _get(self._cluster.master, f"/jobs/{job_id}/exceptions")["exceptionHistory"][
+            "entries"
+        ]
         for entry in history:
             found = errors.find_in_text(entry["stacktrace"])
             if found is not None:
@@ -373,7 +403,9 @@ class Watch(threading.Thread):
                 return True
         if len(history) > self._failures:
             newest = max(history, key=lambda entry: entry["timestamp"])
-            self._say(f"a task failed ({newest['exceptionName']}); Flink starts the job again from what is committed")
+            self._say(
+                f"a task failed ({newest['exceptionName']}); Flink starts the job again from what is committed"
+            )
             self._failures = len(history)
         self._notice_silence(job_id)
         return False
@@ -395,7 +427,10 @@ class Watch(threading.Thread):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
         self.join()

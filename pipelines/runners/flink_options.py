@@ -10,13 +10,13 @@ from apache_beam.options.pipeline_options import (
 )
 
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.runners.execution import FLINK, Layout, is_given, unless_given
+from datarater.pipelines.runners.execution import FLINK, Execution, is_given, unless_given
 from datarater.pipelines.runners.flink import DEFAULT_WORKER_POOL, check_parallelism, look
 
 _NO_CLUSTER = ("[auto]", "[local]")
 
 
-def on_flink(beam_args: Sequence[str], named: str) -> Layout:
+def on_flink(beam_args: Sequence[str], named: str) -> Execution:
     """A Flink cluster by FlinkRunner or PortableRunner; what else the latter may lead to is left as it is.
 
     Raises:
@@ -27,12 +27,16 @@ def on_flink(beam_args: Sequence[str], named: str) -> Layout:
     given = PipelineOptions(args)
     master = given.view_as(FlinkRunnerOptions).flink_master.strip()
     if master in _NO_CLUSTER:
-        return Layout(PipelineOptions(args, save_main_session=False), named, local=False, workers=0)
+        return Execution(
+            PipelineOptions(args, save_main_session=False), named, local=False, workers=0
+        )
     cluster = look(master)
     # An environment of another type, in containers or by a command, is the user's own affair.
     if not is_given(args, "environment_type", "environment_option", "environment_options"):
         args.append("--environment_type=EXTERNAL")
-    if (type_of_environment(args) == "EXTERNAL") and not is_given(args, "environment_option", "environment_options"):
+    if (type_of_environment(args) == "EXTERNAL") and not is_given(
+        args, "environment_option", "environment_options"
+    ):
         args += unless_given(args, environment_config=DEFAULT_WORKER_POOL)
     args += unless_given(
         args,
@@ -42,7 +46,9 @@ def on_flink(beam_args: Sequence[str], named: str) -> Layout:
         job_name=f"datarater-{uuid.uuid4().hex[:8]}",
     )
     starts_job_server = named.lower() == FLINK and not is_given(args, "job_endpoint")
-    if starts_job_server and not is_given(args, "flink_job_server_jar", "flink_version", "flink_submit_uber_jar"):
+    if starts_job_server and not is_given(
+        args, "flink_job_server_jar", "flink_version", "flink_submit_uber_jar"
+    ):
         version = ".".join(cluster.version.split(".")[:2])
         if version not in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS:
             known = ", ".join(FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS)
@@ -55,7 +61,9 @@ def on_flink(beam_args: Sequence[str], named: str) -> Layout:
     parallelism = options.view_as(FlinkRunnerOptions).parallelism
     check_parallelism(cluster, parallelism)
     name = str(options.get_all_options()["job_name"])
-    return Layout(options, named, local=False, workers=max(parallelism, 1), cluster=cluster, job_name=name)
+    return Execution(
+        options, named, local=False, workers=max(parallelism, 1), cluster=cluster, job_name=name
+    )
 
 
 def type_of_environment(args: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """While its block runs, SIGINT, SIGTERM and `interrupt` raise an error of ours in the main thread.
 
-    Such an error has an attribute `interrupted`: what the main thread was doing may go on in other threads, which
-    only the end of the process ends. Outside of the main thread nothing can be interrupted, and nothing is.
+    Such an error has an attribute `interrupted`: what the main thread was doing may go on in other
+    threads, which only the end of the process ends. Outside of the main thread nothing can be
+    interrupted, and nothing is.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,10 @@ class Interrupts:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -1,12 +1,14 @@
 """Local runs with worker processes, supervised: Beam's runner would wait for ever for a worker that died.
 
-The command starts the graph in a process of its own, which starts the workers. When a worker dies, all of them are
-ended and the graph is started again; what is committed is found and not done again. A split that ends its worker
-again and again is named (`datarater.pipelines.run_folder.split_marks`), and so is what was being scored when workers die without anything
-being committed between.
+The command starts the graph in a process of its own, which starts the workers. When a worker dies,
+all of them are ended and the graph is started again; what is committed is found and not done again.
+A split that ends its worker again and again is named
+(`datarater.pipelines.run_folder.split_marks`), and so is what was being scored when workers die
+without anything being committed between.
 
-Whoever is killed takes the others along: workers end when the graph's process is gone, and that ends when the
-command is gone. So nothing works on in the dark while the same command is given again.
+Whoever is killed takes the others along: workers end when the graph's process is gone, and that
+ends when the command is gone. So nothing works on in the dark while the same command is given
+again.
 """
 
 import contextlib
@@ -32,8 +34,8 @@ from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.committed import committed_files
 from datarater.pipelines.run_folder.lease import process_id
-from datarater.pipelines.runners import choice, execution, flink
-from datarater.pipelines.runners.execution import Layout
+from datarater.pipelines.runners import choice, flink
+from datarater.pipelines.runners.execution import LOCAL_RUNNER, Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.progress_display import quieten_beam
 from datarater.rater_model import exit_codes
@@ -56,14 +58,15 @@ class _Order:
     supervisor: dict[str, Any]
 
 
-def run_here(work: Work, layout: Layout) -> PipelineResult:
+def run_here(work: Work, execution: Execution) -> PipelineResult:
     """Builds and runs a graph from this process, and waits for its end.
 
     Raises:
         CurationError: what stopped the run, if it is one of ours.
     """
-    in_threads = layout.runner == execution.LOCAL_RUNNER  # which only the end of this process ends
-    pipeline = beam.Pipeline(options=layout.options)
+    # Threads of Beam's local runner end only with this process.
+    in_threads = execution.runner == LOCAL_RUNNER
+    pipeline = beam.Pipeline(options=execution.options)
     work.build(pipeline | "Start" >> beam.Impulse())
     result = None
     try:
@@ -74,10 +77,10 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
         if interrupted and result is not None and not in_threads:
             with contextlib.suppress(Exception):  # the job may have ended by itself
                 result.cancel()
-            if layout.cluster is not None:
-                flink.cancel(layout.cluster, layout.job_name)
-        cause = errors.find_cause(error) or flink.why_failed(error, layout.cluster)
-        if cause is None and not layout.local:
+            if execution.cluster is not None:
+                flink.cancel(execution.cluster, execution.job_name)
+        cause = errors.find_cause(error) or flink.why_failed(error, execution.cluster)
+        if cause is None and not execution.local:
             said = " ".join(str(error).split()) or type(error).__name__
             cause = CurationError(
                 f"the job failed: {said[-_MOST_SAID:]} (what is committed stays: run the same command to go on)"
@@ -89,12 +92,14 @@ def run_here(work: Work, layout: Layout) -> PipelineResult:
     return result
 
 
-def run_supervised(work: Work, layout: Layout, launch: str, say: Callable[[str], None]) -> None:
+def run_supervised(
+    work: Work, execution: Execution, launch: str, say: Callable[[str], None]
+) -> None:
     """Runs a graph in a process of its own, again when a worker dies.
 
     Args:
         work: what to do, in the name of the launch.
-        layout: a local one.
+        execution: a local one.
         launch: the launch's id.
         say: prints a line.
 
@@ -103,7 +108,7 @@ def run_supervised(work: Work, layout: Layout, launch: str, say: Callable[[str],
         WorkerDiedError: workers died, and nothing was committed between.
         CurationError: whatever else stopped the run.
     """
-    order = _Order(work, layout.beam_args, layout.workers, process_id())
+    order = _Order(work, execution.beam_args, execution.workers, process_id())
     in_vain, committed = 0, committed_files(work.folder)
     while True:
         died, deaths = _run_once(order, launch)
@@ -134,7 +139,10 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
                 stdin=subprocess.PIPE,
                 pass_fds=(writing,),
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                },
             )
         finally:
             os.close(writing)
@@ -144,12 +152,15 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 pickle.dump(order, process.stdin)
-            said = report.read1(_LONGEST_REPORT)  # at its end, or nothing when the process ends without a word
+            said = report.read1(
+                _LONGEST_REPORT
+            )  # at its end, or nothing when the process ends without a word
             if said:
                 outcome = json.loads(said)
                 if outcome["error"] == WorkerDiedError.__name__:
-                    # The process waits to be ended, so that its workers are not ended with it: stopped, none of them
-                    # begins another split between being looked at and being ended.
+                    # The process waits to be ended, so that its workers are not ended with it:
+                    # stopped, none of them begins another split between being looked at and being
+                    # ended.
                     _signal_group(process.pid, signal.SIGSTOP)
                     deaths = split_marks.clear_bystanders(order.work.folder, launch)
             elif process.wait():
@@ -180,8 +191,8 @@ def _signal_group(group: int, number: int) -> None:
 class _Report:
     """The one report of the graph's process: why it ends, if not because all is done.
 
-    A worker's death is reported by the thread that sees it, while the graph still runs: once Beam unwinds, it ends the
-    other workers, and their splits would look as if they had ended them.
+    A worker's death is reported by the thread that sees it, while the graph still runs: once Beam
+    unwinds, it ends the other workers, and their splits would look as if they had ended them.
     """
 
     def __init__(self, pipe: int) -> None:
@@ -194,7 +205,10 @@ class _Report:
         with self._lock:
             if not self.kind:
                 self.kind = kind.__name__
-                os.write(self._pipe, json.dumps({"error": self.kind, "message": message[:_MOST_SAID]}).encode())
+                os.write(
+                    self._pipe,
+                    json.dumps({"error": self.kind, "message": message[:_MOST_SAID]}).encode(),
+                )
 
     def notice_deaths(self) -> None:
         """Reports a worker's death, of which Beam only lets the thread end that watched the worker."""

@@ -9,13 +9,13 @@ from apache_beam.options.pipeline_options import (
 )
 
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.runners.execution import Layout, is_given
+from datarater.pipelines.runners.execution import Execution, is_given
 
 BUILT_PRISM = Path(__file__).resolve().parents[2] / ".prism" / "prism"
 """Where `make prism` puts Prism."""
 
 
-def on_prism(beam_args: Sequence[str], named: str) -> Layout:
+def on_prism(beam_args: Sequence[str], named: str) -> Execution:
     """Prism as a process of this machine; the steps run in this process.
 
     Raises:
@@ -31,4 +31,4 @@ def on_prism(beam_args: Sequence[str], named: str) -> Layout:
             )
         args.append(f"--prism_location={binary}")
     options = PipelineOptions(args, save_main_session=False)
-    return Layout(options, named, local=True, workers=1, beam_args=tuple(beam_args))
+    return Execution(options, named, local=True, workers=1, beam_args=tuple(beam_args))

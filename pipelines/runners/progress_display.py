@@ -23,8 +23,9 @@ _LEAST_RECORDS = 1000
 def check_rejected_share(status: Status, most: float) -> None:
     """Stops a run that eats garbage, as soon as it is sure to.
 
-    That is when the records rejected so far are more than the limit allows of the whole corpus, were all that is
-    still to come good; how many are still to come is taken from what was read so far.
+    That is when the records rejected so far are more than the limit allows of the whole corpus,
+    were all that is still to come good; how many are still to come is taken from what was read so
+    far.
 
     Args:
         status: how far the run is.
@@ -38,7 +39,9 @@ def check_rejected_share(status: Status, most: float) -> None:
         return
     expected = counts.read * status.splits / status.splits_done
     if status.rejected > most * expected:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3))
+        reasons = ", ".join(
+            f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3)
+        )
         raise RejectedShareError(
             f"{status.rejected:,} of the {counts.read:,} records read so far are rejected ({reasons}), past what "
             f"--max_rejected_fraction {most:g} allows of the whole corpus; correct the input or the read options, or "
@@ -116,7 +119,10 @@ class Progress(threading.Thread):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
         self.join()
@@ -130,7 +136,9 @@ class _OwnErrorsAreSaidOnce(logging.Filter):
         if error is not None and errors.find_cause(error) is not None:
             return False
         message = record.getMessage()
-        if "No semi_persistent_directory found" in message:  # of a container's, which a local worker has not
+        if (
+            "No semi_persistent_directory found" in message
+        ):  # of a container's, which a local worker has not
             return False
         return errors.find_in_text(message.replace("\\n", "\n")) is None
 

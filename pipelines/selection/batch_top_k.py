@@ -1,16 +1,18 @@
 """Batch top-K acceptance: distributions of scores, and the chance that a score has of being kept.
 
-Scores stand as *orders*, 2^32 - 1 - ordered bits: smaller is better (see `datarater.pipelines.selection.ranking`). A `Distribution`
-counts a corpus's orders in bins that follow one another. The bins begin as the high half of the order and are
-refined, eight bits at a time, where they hold more than 1/1024 of the documents, down to the single score: so a
-rank is known to a thousandth, and equal scores exactly, in bounded memory whatever the scores.
+Scores stand as *orders*, 2^32 - 1 - ordered bits: smaller is better (see
+`datarater.pipelines.selection.ranking`). A `Distribution` counts a corpus's orders in bins that
+follow one another. The bins begin as the high half of the order and are refined, eight bits at a
+time, where they hold more than 1/1024 of the documents, down to the single score: so a rank is
+known to a thousandth, and equal scores exactly, in bounded memory whatever the scores.
 
 A bin that covers the quantiles from a to b gets the mean of the acceptance probability over [a, b],
 
     (G(b) - G(a)) / (b - a),    G(p) = p I_p(B - K, K) - (B - K)/B I_p(B - K + 1, K),
 
-the exact chance of tied documents of which a batch takes some at random. The sum over all bins is G(1) = K/B: the
-expected number of accepted documents is K/B of the corpus exactly, however coarse the bins.
+the exact chance of tied documents of which a batch takes some at random. The sum over all bins is
+G(1) = K/B: the expected number of accepted documents is K/B of the corpus exactly, however coarse
+the bins.
 """
 
 import math
@@ -22,7 +24,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from datarater.pipelines.selection.descent import Histogram, Step
-from datarater.pipelines.selection.ranking import RankKeys, SelectionError, ordered_bits, seeded_hash
+from datarater.pipelines.selection.ranking import (
+    RankKeys,
+    SelectionError,
+    ordered_bits,
+    seeded_hash,
+)
 from datarater.pipelines.selection.rules import BatchTopK
 
 RANK_RESOLUTION = 1024
@@ -31,7 +38,8 @@ _CHANCE_BITS = 53
 # Below this width the difference of two integrals has lost its digits, and the middle is as good.
 _NARROW = 1e-7
 _QUANTILE_STEPS = 64
-# Tells the draw of acceptance apart from the breaking of ties, which hashes the same keys with the same seed.
+# Tells the draw of acceptance apart from the breaking of ties, which hashes the same keys with the
+# same seed.
 _DRAW = 0x5DEECE66D
 
 
@@ -46,7 +54,8 @@ def incomplete_beta(a: int, b: int, x_N: ArrayLike) -> NDArray[np.float64]:
         x_N: float64 in [0, 1].
 
     Returns:
-        float64 of the same shape, absolute error below 1e-12 for a + b in the thousands, below 1e-9 up to 2^20.
+        float64 of the same shape, absolute error below 1e-12 for a + b in the thousands, below 1e-9
+        up to 2^20.
     """
     x_N = np.asarray(x_N, np.float64)
     if a == 0:
@@ -67,7 +76,12 @@ def _by_continued_fraction(a: int, b: int, x_M: NDArray[np.float64]) -> NDArray[
     tiny = 1e-300
     with np.errstate(divide="ignore"):
         log_front_M = (
-            math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * np.log(x_M) + b * np.log1p(-x_M) - math.log(a)
+            math.lgamma(a + b)
+            - math.lgamma(a)
+            - math.lgamma(b)
+            + a * np.log(x_M)
+            + b * np.log1p(-x_M)
+            - math.log(a)
         )
     c_M = np.ones_like(x_M)
     d_M = 1 - (a + b) * x_M / (a + 1)
@@ -122,7 +136,9 @@ def mean_probability(rule: BatchTopK, low_N: ArrayLike, high_N: ArrayLike) -> ND
         if discarded == 0:
             return p_N
         share = discarded / rule.batch
-        return p_N * incomplete_beta(discarded, rule.kept, p_N) - share * incomplete_beta(discarded + 1, rule.kept, p_N)
+        return p_N * incomplete_beta(discarded, rule.kept, p_N) - share * incomplete_beta(
+            discarded + 1, rule.kept, p_N
+        )
 
     width_N = high_N - low_N
     narrow_N = width_N < _NARROW
@@ -138,8 +154,8 @@ class Acceptance:
     Attributes:
         starts_K: uint64, ascending orders from 0; a step ends where the next begins.
         chances_K: uint64, in units of 2^-53.
-        expected: documents of the corpus it was made for that are expected to be accepted; None where it was made
-            for another.
+        expected: documents of the corpus it was made for that are expected to be accepted; None
+            where it was made for another.
         deviation: the standard deviation of their number, for keys that differ.
     """
 
@@ -166,7 +182,12 @@ class Acceptance:
         for index in picked.tolist():
             score = score_of_order(int(self.starts_K[index]))
             if math.isfinite(score):
-                rows.append({"score": score, "probability": int(self.chances_K[index]) / (1 << _CHANCE_BITS)})
+                rows.append(
+                    {
+                        "score": score,
+                        "probability": int(self.chances_K[index]) / (1 << _CHANCE_BITS),
+                    }
+                )
         return rows
 
 
@@ -188,8 +209,11 @@ def _steps(
     gap_starts_J = np.concatenate([np.zeros(1, np.uint64), ends_K])
     gap_at_J = np.concatenate([np.ones(1), low_K])  # the quantile on both sides of the gap
     all_starts = np.concatenate([gap_starts_J, starts_K])
-    chances = np.concatenate([acceptance_probability(rule, gap_at_J), mean_probability(rule, low_K, high_K)])
-    # A gap of no width stands before the bin that begins there: of equal starts the last, the bin, is found.
+    chances = np.concatenate(
+        [acceptance_probability(rule, gap_at_J), mean_probability(rule, low_K, high_K)]
+    )
+    # A gap of no width stands before the bin that begins there: of equal starts the last, the bin,
+    # is found.
     order = np.lexsort((np.arange(len(all_starts)), all_starts))
     return all_starts[order], np.round(chances[order] * (1 << _CHANCE_BITS)).astype(np.uint64)
 
@@ -275,17 +299,26 @@ class Distribution:
             )
         shift = self._next_shift
         starts = np.concatenate([self.starts_K[~coarse_K], histogram.bins_K << np.uint64(shift)])
-        widths = np.concatenate([self.widths_K[~coarse_K], np.full(len(histogram.bins_K), 1 << shift, np.uint64)])
+        widths = np.concatenate(
+            [self.widths_K[~coarse_K], np.full(len(histogram.bins_K), 1 << shift, np.uint64)]
+        )
         counts = np.concatenate([self.counts_K[~coarse_K], histogram.counts_K])
         order = np.argsort(starts, kind="stable")
-        return replace(self, shift=shift, starts_K=starts[order], widths_K=widths[order], counts_K=counts[order])
+        return replace(
+            self,
+            shift=shift,
+            starts_K=starts[order],
+            widths_K=widths[order],
+            counts_K=counts[order],
+        )
 
     def acceptance(self, rule: BatchTopK, *, own: bool = True) -> Acceptance:
         """The chances of acceptance under this distribution.
 
         Args:
             rule: K and B.
-            own: whether the corpus selected from is the one counted here, whose expected number is then known.
+            own: whether the corpus selected from is the one counted here, whose expected number is
+                then known.
         """
         if self.documents == 0:
             return Acceptance(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 0.0, 0.0)
@@ -328,7 +361,8 @@ def acceptance_by_quantiles(rule: BatchTopK, quantiles: Sequence[float]) -> Acce
     ranks_P = ranks_P[::-1]
     starts_K, first_K = np.unique(orders_P, return_index=True)
     last_K = np.append(first_K[1:], len(orders_P)) - 1
-    # Where quantiles are equal the score is an atom; else a step reaches from its own rank to the next score's.
+    # Where quantiles are equal the score is an atom; else a step reaches from its own rank to the
+    # next score's.
     high_K = ranks_P[first_K]
     low_K = np.append(ranks_P[first_K[1:]], 0.0)
     atom_K = last_K > first_K

@@ -1,13 +1,16 @@
 """Cutoffs: one rule over the whole corpus or over each source, with weights and a minimum, found in one descent.
 
-A `Policy` says what to keep; `Cutoffs` is how far that is known. Both are small, and go between rounds as a side
-input: each round every worker answers the same questions (`Cutoffs.answers`), the answers are merged
-(`merge_answers`), and `Cutoffs.advance` puts them in place. A question is a histogram over one digit of the
-undecided documents' rank keys, or the keys themselves where few are left; there is one for each group, a group
-being the corpus or a source. What was found decides every document: `Cutoffs.keeps`.
+A `Policy` says what to keep; `Cutoffs` is how far that is known. Both are small, and go between
+rounds as a side
+input: each round every worker answers the same questions (`Cutoffs.answers`), the answers are
+merged (`merge_answers`), and `Cutoffs.advance` puts them in place. A question is a histogram over
+one digit of the undecided documents' rank keys, or the keys themselves where few are left; there is
+one for each group, a group being the corpus or a source. What was found decides every document:
+`Cutoffs.keeps`.
 
-A minimum of M documents a source keeps the best M of each whatever the rule says. Over the corpus, the rule's target
-counts them: they are found first, and the descent then fills what is left with the best of the rest.
+A minimum of M documents a source keeps the best M of each whatever the rule says. Over the corpus,
+the rule's target counts them: they are found first, and the descent then fills what is left with
+the best of the rest.
 """
 
 import functools
@@ -48,8 +51,8 @@ class Cutoffs:
 
     Attributes:
         policy: what to keep.
-        rule: by group (`CORPUS_GROUP`, or every source with scored documents): how far the rule's cutoff is known.
-            Empty while the minimum is looked for that it counts.
+        rule: by group (`CORPUS_GROUP`, or every source with scored documents): how far the rule's
+            cutoff is known. Empty while the minimum is looked for that it counts.
         minimum: by source: the cutoff of its best few, which are kept whatever the rule says.
         documents: scored documents of the corpus.
         tokens: their tokens.
@@ -65,7 +68,12 @@ class Cutoffs:
 
     @classmethod
     def begin(
-        cls, policy: Policy, histogram: Histogram, sources: Mapping[str, tuple[int, int]], *, own: bool = True
+        cls,
+        policy: Policy,
+        histogram: Histogram,
+        sources: Mapping[str, tuple[int, int]],
+        *,
+        own: bool = True,
     ) -> "Cutoffs":
         """Before the first round.
 
@@ -81,7 +89,9 @@ class Cutoffs:
         unknown = sorted(set(policy.weights) - set(sources))
         if unknown:
             known = ", ".join(repr(source) for source in sorted(sources)[:20])
-            raise SelectionError(f"no source is called {unknown[0]!r}, which has a weight; the corpus has {known}")
+            raise SelectionError(
+                f"no source is called {unknown[0]!r}, which has a weight; the corpus has {known}"
+            )
         scored = {source: counts for source, counts in sources.items() if counts[0]}
         rule: dict[str, Group] = {}
         minimum: dict[str, Boundary] = {}
@@ -96,7 +106,9 @@ class Cutoffs:
             )
         if policy.minimum and not cls._in_targets(policy):
             for source, (documents, _) in scored.items():
-                minimum[source] = Boundary.whole(Unit.DOCUMENTS, min(policy.minimum, documents), documents)
+                minimum[source] = Boundary.whole(
+                    Unit.DOCUMENTS, min(policy.minimum, documents), documents
+                )
         start = cls(policy, rule, minimum, histogram.documents, histogram.tokens, own)
         return start._settled()
 
@@ -112,7 +124,9 @@ class Cutoffs:
             return Distribution.unknown(documents)
         if isinstance(rule, Threshold):
             return Boundary.begin(rule, Histogram.empty())
-        return Boundary.whole(rule.unit, cls.target_of(policy, source, documents, tokens), documents)
+        return Boundary.whole(
+            rule.unit, cls.target_of(policy, source, documents, tokens), documents
+        )
 
     @classmethod
     def target_of(cls, policy: Policy, source: str, documents: int, tokens: int) -> int:
@@ -132,7 +146,11 @@ class Cutoffs:
             if isinstance(state, Distribution) and state.step is Step.NOTHING:
                 assert isinstance(self.policy.rule, BatchTopK)
                 rule[group] = state.acceptance(self.policy.rule, own=self.own)
-        if not rule and self.policy.counts_minimum and all(b.step is Step.NOTHING for b in self.minimum.values()):
+        if (
+            not rule
+            and self.policy.counts_minimum
+            and all(b.step is Step.NOTHING for b in self.minimum.values())
+        ):
             kept = sum(boundary.kept for boundary in self.minimum.values())
             kept_tokens = sum(boundary.kept_tokens for boundary in self.minimum.values())
             unit = self.policy.rule.unit
@@ -186,7 +204,11 @@ class Cutoffs:
         """
         if self._rest_only or any(state.level for state in self._open.values()):
             return None
-        found = {question: histograms[question[1]] for question in self._open if question[1] in histograms}
+        found = {
+            question: histograms[question[1]]
+            for question in self._open
+            if question[1] in histograms
+        }
         return {**found}
 
     def concerns(self, histograms: Mapping[str, Histogram]) -> bool:
@@ -223,14 +245,28 @@ class Cutoffs:
             if not asked:
                 continue
             if family is Family.RULE and self.policy.per is Scope.CORPUS:
-                mine = keys.take(~self._kept_by_minimum(keys, codes_N, names)) if self._rest_only else keys
+                mine = (
+                    keys.take(~self._kept_by_minimum(keys, codes_N, names))
+                    if self._rest_only
+                    else keys
+                )
                 found.update(self._answer(family, CORPUS_GROUP, mine))
                 continue
             open_S = np.asarray([name in asked for name in names], bool)
             states = [groups.get(name) for name in names]
             # What is not asked for has both ends at 0, and so nothing between them.
-            low = Ends.of([self._low(state) if is_open else 0 for state, is_open in zip(states, open_S, strict=True)])
-            high = Ends.of([self._high(state) if is_open else 0 for state, is_open in zip(states, open_S, strict=True)])
+            low = Ends.of(
+                [
+                    self._low(state) if is_open else 0
+                    for state, is_open in zip(states, open_S, strict=True)
+                ]
+            )
+            high = Ends.of(
+                [
+                    self._high(state) if is_open else 0
+                    for state, is_open in zip(states, open_S, strict=True)
+                ]
+            )
             wanted_N = keys.below_each(high, codes_N) & ~keys.below_each(low, codes_N)
             for code, mine in _slices(keys, codes_N, wanted_N):
                 found.update(self._answer(family, names[code], mine))
@@ -244,7 +280,9 @@ class Cutoffs:
     def _high(state: Group | None) -> int:
         return state.high if isinstance(state, Boundary) else 1 << ranking.KEY_BITS
 
-    def _answer(self, family: Family, group: str, keys: RankKeys) -> Iterator[tuple[Question, Answer]]:
+    def _answer(
+        self, family: Family, group: str, keys: RankKeys
+    ) -> Iterator[tuple[Question, Answer]]:
         question = (family, group)
         state = self._open[question]
         if isinstance(state, Distribution):
@@ -254,7 +292,10 @@ class Cutoffs:
             return
         undecided = state.undecided_of(keys)
         if len(undecided):
-            yield question, undecided if question in self._sorted else Histogram.of(undecided, state.level)
+            yield (
+                question,
+                undecided if question in self._sorted else Histogram.of(undecided, state.level),
+            )
 
     def advance(self, answers: Answers) -> "Cutoffs":
         """After a round.
@@ -265,7 +306,10 @@ class Cutoffs:
         Raises:
             SelectionError: they count other documents than were counted before.
         """
-        changed: dict[Family, dict[str, Any]] = {Family.RULE: dict(self.rule), Family.MINIMUM: dict(self.minimum)}
+        changed: dict[Family, dict[str, Any]] = {
+            Family.RULE: dict(self.rule),
+            Family.MINIMUM: dict(self.minimum),
+        }
         for question, state in self._open.items():
             family, group = question
             if question in self._sorted:
@@ -281,11 +325,15 @@ class Cutoffs:
 
     # --- what is decided ---
 
-    def _kept_by_minimum(self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.bool_]:
+    def _kept_by_minimum(
+        self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]
+    ) -> NDArray[np.bool_]:
         ends = [self.minimum[name].end if name in self.minimum else 0 for name in names]
         return keys.below_each(Ends.of([end or 0 for end in ends]), codes_N)
 
-    def keeps(self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    def keeps(
+        self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str], seed: int
+    ) -> NDArray[np.bool_]:
         """Which documents are kept.
 
         Args:
@@ -303,7 +351,9 @@ class Cutoffs:
             kept_N = self._kept_by(self.rule[CORPUS_GROUP], keys, seed)
         else:
             states = [self.rule.get(name) for name in names]
-            ends = Ends.of([state.end or 0 if isinstance(state, Boundary) else 0 for state in states])
+            ends = Ends.of(
+                [state.end or 0 if isinstance(state, Boundary) else 0 for state in states]
+            )
             kept_N = keys.below_each(ends, codes_N)
             drawn_S = np.asarray([isinstance(state, Acceptance) for state in states], bool)
             if drawn_S.any():
@@ -335,7 +385,8 @@ class Cutoffs:
         """Documents and tokens that are kept, where the descent has counted them.
 
         Returns:
-            None for rules whose number shows only in the end: a threshold, a draw, a reference's cutoff.
+            None for rules whose number shows only in the end: a threshold, a draw, a reference's
+            cutoff.
         """
         if not self.own:
             return None
@@ -357,7 +408,11 @@ class Cutoffs:
         states = list(self.rule.values())
         total = variance = 0.0
         for state in states:
-            if not isinstance(state, Acceptance) or state.expected is None or state.deviation is None:
+            if (
+                not isinstance(state, Acceptance)
+                or state.expected is None
+                or state.deviation is None
+            ):
                 return None
             total += state.expected
             variance += state.deviation**2
@@ -368,9 +423,13 @@ class Cutoffs:
         if self.policy.per is Scope.CORPUS:
             fields = _describe(self.rule[CORPUS_GROUP])
         else:
-            fields = {"sources": {source: _describe(state) for source, state in sorted(self.rule.items())}}
+            fields = {
+                "sources": {source: _describe(state) for source, state in sorted(self.rule.items())}
+            }
         if self.minimum:
-            fields["minimum"] = {source: _describe(state) for source, state in sorted(self.minimum.items())}
+            fields["minimum"] = {
+                source: _describe(state) for source, state in sorted(self.minimum.items())
+            }
         return fields
 
 
@@ -382,7 +441,9 @@ def _describe(state: Group) -> dict[str, Any]:
     raise SelectionError("the cutoff is not known after the last round of the descent")
 
 
-def _row_slices(codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _row_slices(
+    codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """The wanted rows, code by code."""
     rows_M = np.flatnonzero(wanted_N)
     rows_M = rows_M[np.argsort(codes_N[rows_M], kind="stable")]
@@ -390,7 +451,9 @@ def _row_slices(codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]) -> Iter
     yield from zip(codes.tolist(), np.split(rows_M, firsts[1:]) if len(rows_M) else [], strict=True)
 
 
-def _slices(keys: RankKeys, codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]) -> Iterator[tuple[int, RankKeys]]:
+def _slices(
+    keys: RankKeys, codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]
+) -> Iterator[tuple[int, RankKeys]]:
     for code, rows_M in _row_slices(codes_N, wanted_N):
         yield code, keys.take(rows_M)
 
@@ -406,7 +469,9 @@ def merge_answers(parts: Iterable[Answers]) -> Answers:
         if len(several) == 1:
             merged[question] = several[0]
         elif isinstance(several[0], RankKeys):
-            merged[question] = RankKeys.concatenate(one for one in several if isinstance(one, RankKeys))
+            merged[question] = RankKeys.concatenate(
+                one for one in several if isinstance(one, RankKeys)
+            )
         else:
             merged[question] = Histogram.merge(one for one in several if isinstance(one, Histogram))
     return merged

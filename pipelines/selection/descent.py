@@ -29,7 +29,8 @@ LEVEL_NAMES = (
     "position",
 )
 
-# At most this many undecided documents are gathered and sorted (40 bytes each) in place of a next level.
+# At most this many undecided documents are gathered and sorted (40 bytes each) in place of a next
+# level.
 SORT_LIMIT = 65_536
 
 # From so many keys on, counting into all 65,536 bins is faster than sorting.
@@ -64,7 +65,9 @@ class Histogram:
             tokens_B = np.zeros(1 << 16, np.int64)
             np.add.at(tokens_B, digits_N, keys.tokens_N)
             bins_K = np.flatnonzero(counts_B)
-            return cls(bins_K.astype(np.uint64), counts_B[bins_K].astype(np.int64), tokens_B[bins_K])
+            return cls(
+                bins_K.astype(np.uint64), counts_B[bins_K].astype(np.int64), tokens_B[bins_K]
+            )
         return cls._summed(keys.digits(level), np.ones(len(keys), np.int64), keys.tokens_N)
 
     @classmethod
@@ -73,7 +76,9 @@ class Histogram:
         columns = [(part.bins_K, part.counts_K, part.tokens_K) for part in parts]
         if not columns:
             return cls.empty()
-        bins_N, counts_N, tokens_N = (np.concatenate(column) for column in zip(*columns, strict=True))
+        bins_N, counts_N, tokens_N = (
+            np.concatenate(column) for column in zip(*columns, strict=True)
+        )
         return cls._summed(bins_N, counts_N, tokens_N)
 
     @classmethod
@@ -119,7 +124,8 @@ class Histogram:
         )
 
 
-# --- the descent -------------------------------------------------------------------------------------
+# --- the descent
+# -------------------------------------------------------------------------------------
 
 
 class Step(StrEnum):
@@ -141,8 +147,8 @@ class Boundary:
         level: the level whose histogram comes next.
         low: rank key; everything below is kept.
         high: rank key; everything from it on is dropped.
-        left: how many of `unit` to keep of those undecided; in the end, how many documents of those whose key is
-            `end` itself, which is 0 where keys differ.
+        left: how many of `unit` to keep of those undecided; in the end, how many documents of those
+            whose key is `end` itself, which is 0 where keys differ.
         undecided: documents with low <= key < high.
         kept: documents below low.
         kept_tokens: their tokens.
@@ -169,7 +175,17 @@ class Boundary:
         """
         whole = cls(rule.unit, 0, 0, 1 << KEY_BITS, 0, histogram.documents)
         if isinstance(rule, Threshold):
-            return cls(rule.unit, LAST_LEVEL, rule.end, rule.end, 0, 0, kept=-1, kept_tokens=-1, end=rule.end)
+            return cls(
+                rule.unit,
+                LAST_LEVEL,
+                rule.end,
+                rule.end,
+                0,
+                0,
+                kept=-1,
+                kept_tokens=-1,
+                end=rule.end,
+            )
         left = rule.target(histogram.documents, histogram.tokens)
         return replace(whole, left=left).descend(histogram)
 
@@ -231,7 +247,15 @@ class Boundary:
         kept_tokens = self.kept_tokens + int(histogram.tokens_K[:whole].sum())
         left = self.left - (int(cumulative_K[whole - 1]) if whole else 0)
         if whole == len(cumulative_K):
-            return replace(self, low=self.high, left=0, undecided=0, kept=kept, kept_tokens=kept_tokens, end=self.high)
+            return replace(
+                self,
+                low=self.high,
+                left=0,
+                undecided=0,
+                kept=kept,
+                kept_tokens=kept_tokens,
+                end=self.high,
+            )
         shift = SHIFTS[self.level]
         low = self.low + (int(histogram.bins_K[whole]) << shift)
         # A token budget goes on at 0 left: documents without tokens may stand first in the bin.
@@ -251,8 +275,9 @@ class Boundary:
     def settle(self, keys: RankKeys, *, through_equals: bool = False) -> "Boundary":
         """The cutoff, from the keys of all undecided documents.
 
-        Documents of a run have keys that differ. Where some have not (elements of a pipeline that are equal in
-        everything), the cutoff can fall between equals: `left` then says how many of those at `end` are to be kept.
+        Documents of a run have keys that differ. Where some have not (elements of a pipeline that
+        are equal in everything), the cutoff can fall between equals: `left` then says how many of
+        those at `end` are to be kept.
 
         Args:
             keys: of the undecided.
@@ -266,8 +291,14 @@ class Boundary:
                 f"{len(keys)} undecided documents were gathered where {self.undecided} were counted: "
                 "the scores changed during the selection"
             )
-        keys = keys.take(np.lexsort((keys.positions_N, keys.ordinals_N, keys.hashes_N, keys.order_N)))
-        measures_N = np.ones(len(keys), np.int64) if self.unit is Unit.DOCUMENTS else keys.tokens_N.astype(np.int64)
+        keys = keys.take(
+            np.lexsort((keys.positions_N, keys.ordinals_N, keys.hashes_N, keys.order_N))
+        )
+        measures_N = (
+            np.ones(len(keys), np.int64)
+            if self.unit is Unit.DOCUMENTS
+            else keys.tokens_N.astype(np.int64)
+        )
         whole = int(np.searchsorted(np.cumsum(measures_N), self.left, side="right"))
         equal = 0
         if 0 < whole < len(keys) and keys.key(whole) == keys.key(whole - 1):
@@ -316,8 +347,8 @@ class Boundary:
         """The score at the cutoff, for a person to read: the last kept documents score about this.
 
         Returns:
-            The lowest score that the cutoff lets through (some that score exactly this may be dropped);
-            None where nothing or everything is kept, or nothing is known yet.
+            The lowest score that the cutoff lets through (some that score exactly this may be
+            dropped); None where nothing or everything is kept, or nothing is known yet.
         """
         if self.end is None or self.end <= 0 or self.end >> KEY_BITS:
             return None

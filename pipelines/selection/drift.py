@@ -1,7 +1,8 @@
 """Drift: how far one set of scores lies from another, by counts alone.
 
-Both sets are counted in the bins of the selection's first histogram (`datarater.pipelines.selection.ranking`): 65,536 of them at
-most, each as wide as 1/128 of its scores. A reference known by quantiles alone is spread over the same bins.
+Both sets are counted in the bins of the selection's first histogram
+(`datarater.pipelines.selection.ranking`): 65,536 of them at most, each as wide as 1/128 of its
+scores. A reference known by quantiles alone is spread over the same bins.
 
 Two measures of the scores, and one of what is kept:
 
@@ -9,15 +10,17 @@ Two measures of the scores, and one of what is kept:
 
       PSI = sum_g (a_g - e_g) ln(a_g / e_g),
 
-  a_g and e_g being the shares of the batch and of the reference (a share of nothing counts as half a document);
-- the Kolmogorov-Smirnov distance, max_x |A(x) - E(x)|, at the bounds of the bins: that of all scores to within the
-  share of one bin;
+  a_g and e_g being the shares of the batch and of the reference (a share of nothing counts as half
+  a document);
+- the Kolmogorov-Smirnov distance, max_x |A(x) - E(x)|, at the bounds of the bins: that of all
+  scores to within the share of one bin;
 - the difference between the kept shares of one source.
 
-Of two samples of one population all three are a little above zero. Each measure therefore comes with what chance
-alone passes once in 1,000 times: with n and m documents, PSI * nm / (n + m) is about chi-squared with G - 1 degrees of
-freedom, P(KS > x) < 2 exp(-2 x^2 nm / (n + m)), and a share has its binomial deviation. That speaks of documents drawn
-one by one: those of a crawl come in clusters, which a limit has to allow for.
+Of two samples of one population all three are a little above zero. Each measure therefore comes
+with what chance alone passes once in 1,000 times: with n and m documents, PSI * nm / (n + m) is
+about chi-squared with G - 1 degrees of freedom, P(KS > x) < 2 exp(-2 x^2 nm / (n + m)), and a share
+has its binomial deviation. That speaks of documents drawn one by one: those of a crawl come in
+clusters, which a limit has to allow for.
 """
 
 import itertools
@@ -96,7 +99,9 @@ class ScoreDistribution:
         """
         scores_Q = np.asarray(quantiles, np.float64)
         if len(scores_Q) < 2 or not np.isfinite(scores_Q).all() or (np.diff(scores_Q) < 0).any():
-            raise SelectionError("the quantiles of the reference are not at least two rising numbers")
+            raise SelectionError(
+                "the quantiles of the reference are not at least two rising numbers"
+            )
         floors_B = _lowest_scores()
         above_B = np.zeros(_BINS)  # the share of scores in a bin or in a better one
         for low, high in itertools.pairwise(scores_Q.tolist()):
@@ -134,7 +139,9 @@ class ScoreDistribution:
 def _lowest_scores() -> NDArray[np.float64]:
     """The lowest score of every bin, the best bin first; infinite where no finite score is."""
     bits_B = np.arange(_BINS - 1, -1, -1, dtype=np.uint32) << np.uint32(16)
-    raw_B = np.where(bits_B >> np.uint32(31) == 1, bits_B ^ np.uint32(1 << 31), ~bits_B).astype(np.uint32)
+    raw_B = np.where(bits_B >> np.uint32(31) == 1, bits_B ^ np.uint32(1 << 31), ~bits_B).astype(
+        np.uint32
+    )
     with np.errstate(invalid="ignore"):
         scores_B = raw_B.view(np.float32).astype(np.float64)
     beyond_B = np.where(bits_B >> np.uint32(31) == 1, np.inf, -np.inf)
@@ -165,8 +172,8 @@ def population_stability_index(
 ) -> Measure:
     """The population stability index of a batch's scores against a reference's.
 
-    The groups are cut so that each begins at one of the reference's `groups` quantiles, or as near as the bins allow:
-    one bin is never cut, so that many equal scores leave fewer groups.
+    The groups are cut so that each begins at one of the reference's `groups` quantiles, or as near
+    as the bins allow: one bin is never cut, so that many equal scores leave fewer groups.
 
     Args:
         batch: the scores to look at.
@@ -179,7 +186,9 @@ def population_stability_index(
     counts_K, expected_K, noise = _aligned(batch, reference)
     before_K = np.cumsum(expected_K) - expected_K
     # Of rounding errors in the sums of fractions: a bound hit but for one is a bound hit.
-    group_K = np.minimum(np.floor(groups * before_K / expected_K.sum() + 1e-9).astype(np.int64), groups - 1)
+    group_K = np.minimum(
+        np.floor(groups * before_K / expected_K.sum() + 1e-9).astype(np.int64), groups - 1
+    )
     used_G = np.unique(group_K)
     shares = []
     for values_K in (counts_K, expected_K):
@@ -202,7 +211,9 @@ def kolmogorov_smirnov(batch: ScoreDistribution, reference: ScoreDistribution) -
     return Measure(float(np.abs(apart_K).max()), math.sqrt(math.log(2 / BY_CHANCE) / 2 * noise))
 
 
-def share_difference(kept: int, documents: int, expected: float, of: float, comparisons: int = 1) -> Measure:
+def share_difference(
+    kept: int, documents: int, expected: float, of: float, comparisons: int = 1
+) -> Measure:
     """By how much the kept share of one source differs from the reference's.
 
     Args:
@@ -214,7 +225,10 @@ def share_difference(kept: int, documents: int, expected: float, of: float, comp
     """
     share = (kept + expected * of) / (documents + of)
     deviation = math.sqrt(share * (1 - share) * (1 / documents + 1 / of))
-    return Measure(kept / documents - expected, NormalDist().inv_cdf(1 - BY_CHANCE / comparisons / 2) * deviation)
+    return Measure(
+        kept / documents - expected,
+        NormalDist().inv_cdf(1 - BY_CHANCE / comparisons / 2) * deviation,
+    )
 
 
 def _chi_squared_quantile(freedom: int) -> float:
@@ -232,4 +246,8 @@ def describe(measure: Measure, limit: float | None) -> dict[str, Any]:
         measure: what was measured.
         limit: None for none.
     """
-    return {**measure.to_json(), "limit": limit, "past": limit is not None and measure.is_past(limit)}
+    return {
+        **measure.to_json(),
+        "limit": limit,
+        "past": limit is not None and measure.is_past(limit),
+    }

@@ -8,7 +8,14 @@ from typing import Any
 
 from datarater.pipelines.selection import rules
 from datarater.pipelines.selection.ranking import LAST_LEVEL, SelectionError
-from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Rule, Threshold, TokenBudget
+from datarater.pipelines.selection.rules import (
+    BatchTopK,
+    KeepCount,
+    KeepFraction,
+    Rule,
+    Threshold,
+    TokenBudget,
+)
 
 
 class Scope(StrEnum):
@@ -25,8 +32,8 @@ class Policy:
     Attributes:
         rule: what to keep.
         per: of the whole corpus, or of each source.
-        weights: by source: multiplies the source's share, its count or its tokens, at most all it has. Sources not
-            named have weight 1. Only with `per` source.
+        weights: by source: multiplies the source's share, its count or its tokens, at most all it
+            has. Sources not named have weight 1. Only with `per` source.
         minimum: documents to keep of each source at least, or all it has.
 
     Raises:
@@ -40,9 +47,13 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.weights and self.per is not Scope.SOURCE:
-            raise SelectionError("a source's weight multiplies its own share: select per source (--per source)")
+            raise SelectionError(
+                "a source's weight multiplies its own share: select per source (--per source)"
+            )
         if self.weights and not isinstance(self.rule, KeepFraction | KeepCount | TokenBudget):
-            raise SelectionError(f"the rule {self.rule.kind} gives a source no share that a weight could multiply")
+            raise SelectionError(
+                f"the rule {self.rule.kind} gives a source no share that a weight could multiply"
+            )
         for source, weight in self.weights.items():
             if weight < 0:
                 raise SelectionError(f"the weight of the source {source!r} is negative")
@@ -96,7 +107,9 @@ class Policy:
         return {
             "rule": rules.rule_to_json(self.rule),
             "per": str(self.per),
-            "source_weights": {source: str(weight) for source, weight in sorted(self.weights.items())},
+            "source_weights": {
+                source: str(weight) for source, weight in sorted(self.weights.items())
+            },
             "min_per_source": self.minimum,
         }
 
@@ -104,4 +117,9 @@ class Policy:
     def from_json(cls, fields: Mapping[str, Any]) -> "Policy":
         """What `to_json` wrote."""
         weights = {source: Fraction(weight) for source, weight in fields["source_weights"].items()}
-        return cls(rules.rule_from_json(fields["rule"]), Scope(fields["per"]), weights, fields["min_per_source"])
+        return cls(
+            rules.rule_from_json(fields["rule"]),
+            Scope(fields["per"]),
+            weights,
+            fields["min_per_source"],
+        )

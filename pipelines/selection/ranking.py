@@ -5,18 +5,19 @@ Documents stand in one total order, better first:
     (score DESC, seeded hash of the key ASC, split ordinal ASC, position ASC).
 
 Scores become ordered integers (`ordered_bits`), the seeded hash breaks ties without favouring any
-source or file, and the last two make the order total: no two documents share a split and a position.
-Split ordinals follow (path, start), so they stand for the input path.
+source or file, and the last two make the order total: no two documents share a split and a
+position. Split ordinals follow (path, start), so they stand for the input path.
 
 Joined, the four are one 192-bit integer, the *rank key*; smaller is better:
 
     key = (2^32 - 1 - bits(score)) * 2^160 + hash * 2^96 + ordinal * 2^64 + position
 
-A rule keeps the documents whose key is below one number, the *cutoff*. It is found by descent, as in a
-radix sort: a sparse histogram over the key's next digit says in which bin the cutoff lies, and the next
-histogram counts only what lies in that bin. Histograms carry documents and tokens, and merge by addition,
-so that the descent needs nothing but small sums from the workers. As soon as the documents still undecided
-are few they are gathered and sorted, which ends it. All this is arithmetic on arrays: no input, no output.
+A rule keeps the documents whose key is below one number, the *cutoff*. It is found by descent, as
+in a radix sort: a sparse histogram over the key's next digit says in which bin the cutoff lies, and
+the next histogram counts only what lies in that bin. Histograms carry documents and tokens, and
+merge by addition, so that the descent needs nothing but small sums from the workers. As soon as the
+documents still undecided are few they are gathered and sorted, which ends it. All this is
+arithmetic on arrays: no input, no output.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The rank key's digits from the most significant: score (2), seeded hash (4), split ordinal, position.
+# The rank key's digits from the most significant: score (2), seeded hash (4), split ordinal,
+# position.
 LEVEL_BITS = (16, 16, 16, 16, 16, 16, 32, 64)
 LAST_LEVEL = len(LEVEL_BITS) - 1
 KEY_BITS = sum(LEVEL_BITS)
@@ -43,9 +45,9 @@ class SelectionError(ValueError):
 def ordered_bits(scores_N: ArrayLike) -> NDArray[np.uint32]:
     """Maps float32 scores to integers of the same order.
 
-    A float's bits, read as an integer, are already ordered among the positive; the negative are ordered
-    backwards below them. So the sign bit is set for the positive and all bits are flipped for the negative.
-    -0 counts as +0: two documents that score nothing are tied.
+    A float's bits, read as an integer, are already ordered among the positive; the negative are
+    ordered backwards below them. So the sign bit is set for the positive and all bits are flipped
+    for the negative. -0 counts as +0: two documents that score nothing are tied.
 
     Args:
         scores_N: scores, float32, finite.
@@ -62,7 +64,9 @@ def ordered_bits(scores_N: ArrayLike) -> NDArray[np.uint32]:
     """
     scores_N = np.asarray(scores_N, np.float32)
     if not np.isfinite(scores_N).all():
-        raise SelectionError("a score that is not finite has no place in the order: reject the document")
+        raise SelectionError(
+            "a score that is not finite has no place in the order: reject the document"
+        )
     bits_N = (scores_N + np.float32(0)).view(np.uint32)  # -0 + 0 is +0
     negative_N = bits_N >> np.uint32(31) == 1
     return np.where(negative_N, ~bits_N, bits_N | np.uint32(1 << 31)).astype(np.uint32)
@@ -102,7 +106,8 @@ def seeded_hash(key_hashes_N: ArrayLike, seed: int) -> NDArray[np.uint64]:
     return _splitmix64(np.asarray(key_hashes_N, np.uint64) ^ mixed_seed[0])
 
 
-# --- rank keys and histograms ------------------------------------------------------------------------
+# --- rank keys and histograms
+# ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,9 @@ class RankKeys:
         if level == LAST_LEVEL - 1:
             return self.ordinals_N.astype(np.uint64)
         if level < 2:
-            return (self.order_N >> np.uint32(16 - 16 * level)).astype(np.uint64) & np.uint64(0xFFFF)
+            return (self.order_N >> np.uint32(16 - 16 * level)).astype(np.uint64) & np.uint64(
+                0xFFFF
+            )
         return (self.hashes_N >> np.uint64(48 - 16 * (level - 2))) & np.uint64(0xFFFF)
 
     def key(self, index: int) -> int:
@@ -249,5 +256,7 @@ class Ends:
     @classmethod
     def of(cls, ends: Sequence[int]) -> "Ends":
         """From integers."""
-        columns = [(end >> 160, end >> 96 & MASK_64, end >> 64 & 0xFFFFFFFF, end & MASK_64) for end in ends]
+        columns = [
+            (end >> 160, end >> 96 & MASK_64, end >> 64 & 0xFFFFFFFF, end & MASK_64) for end in ends
+        ]
         return cls(*np.asarray(columns, np.uint64).reshape(len(columns), 4).T)

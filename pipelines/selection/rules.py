@@ -11,7 +11,8 @@ import numpy as np
 
 from datarater.pipelines.selection.ranking import SHIFTS, SelectionError, ordered_bits
 
-# --- rules -------------------------------------------------------------------------------------------
+# --- rules
+# -------------------------------------------------------------------------------------------
 
 
 class Unit(StrEnum):
@@ -55,7 +56,12 @@ def _fraction_text(fraction: Fraction) -> str:
     if rest != 1 or fraction.denominator.bit_length() > 200:
         return f"{fraction.numerator}/{fraction.denominator}"
     with decimal.localcontext(prec=400):
-        return format((decimal.Decimal(fraction.numerator) / decimal.Decimal(fraction.denominator)).normalize(), "f")
+        return format(
+            (
+                decimal.Decimal(fraction.numerator) / decimal.Decimal(fraction.denominator)
+            ).normalize(),
+            "f",
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,9 @@ class KeepFraction:
     def __init__(self, fraction: str | int | Fraction):
         exact = _exact(fraction, "keep fraction")
         if not 0 <= exact <= 1:
-            raise SelectionError(f"keep fraction: {fraction} is outside [0, 1]; 0.5 keeps the better half")
+            raise SelectionError(
+                f"keep fraction: {fraction} is outside [0, 1]; 0.5 keeps the better half"
+            )
         object.__setattr__(self, "fraction", exact)
 
     @property
@@ -132,8 +140,8 @@ class KeepCount:
 class TokenBudget:
     """Keeps the longest best-first run of documents whose tokens together fit the budget.
 
-    The run ends at the first document that does not fit; smaller ones after it are not squeezed in, since
-    they are worse.
+    The run ends at the first document that does not fit; smaller ones after it are not squeezed in,
+    since they are worse.
     """
 
     kind: ClassVar[str] = "token_budget"
@@ -210,13 +218,14 @@ MAX_BATCH = 1 << 20
 class BatchTopK:
     """The paper's batch top-K, document by document: accept each with the chance it has in a random batch.
 
-    A document at the quantile p of the scores is among the best K of a batch of B, whose other B - 1 documents are
-    drawn at random, with probability
+    A document at the quantile p of the scores is among the best K of a batch of B, whose other B -
+    1 documents are drawn at random, with probability
 
         P(p) = BinomCDF(K - 1; B - 1, 1 - p) = I_p(B - K, K),
 
-    the regularised incomplete beta function; its mean over uniform p is exactly K/B. Whether a document is accepted
-    is drawn by the seeded hash of its key, so that it does not depend on the workers and can be repeated.
+    the regularised incomplete beta function; its mean over uniform p is exactly K/B. Whether a
+    document is accepted is drawn by the seeded hash of its key, so that it does not depend on the
+    workers and can be repeated.
 
     Source: DataRater, arXiv 2505.17895.
 
@@ -239,7 +248,9 @@ class BatchTopK:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= MAX_BATCH:
-            raise SelectionError(f"accept batch: {self.batch} is not a whole number from 1 to {MAX_BATCH}")
+            raise SelectionError(
+                f"accept batch: {self.batch} is not a whole number from 1 to {MAX_BATCH}"
+            )
         if not 0 <= self.kept <= self.batch:
             raise SelectionError(f"accept batch: {self.kept} of {self.batch} cannot be kept")
 
@@ -248,11 +259,14 @@ class BatchTopK:
         """The rule that drops a share of every batch.
 
         Raises:
-            SelectionError: the share is outside [0, 1], or does not make a whole number of documents.
+            SelectionError: the share is outside [0, 1], or does not make a whole number of
+                documents.
         """
         share = _exact(discard_fraction, "discard fraction")
         if not 0 <= share <= 1:
-            raise SelectionError(f"discard fraction: {discard_fraction} is outside [0, 1]; 0.75 drops three of four")
+            raise SelectionError(
+                f"discard fraction: {discard_fraction} is outside [0, 1]; 0.75 drops three of four"
+            )
         kept = (1 - share) * batch
         if kept.denominator != 1:
             raise SelectionError(

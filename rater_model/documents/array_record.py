@@ -1,8 +1,9 @@
 """ArrayRecord files of `tf.train.Example`, as TensorFlow Datasets are prepared for reading by number.
 
-Positions are the records' numbers. The library reads local files: a shard that lies elsewhere is fetched into a
-temporary file first, and is one split. A record is unpacked whole by the library before its size is known: memory is
-bounded by a few of the largest records, not by `max_record_bytes`.
+Positions are the records' numbers. The library reads local files: a shard that lies elsewhere is
+fetched into a temporary file first, and is one split. A record is unpacked whole by the library
+before its size is known: memory is bounded by a few of the largest records, not by
+`max_record_bytes`.
 
 Source: github.com/google/array_record.
 """
@@ -15,7 +16,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from datarater.rater_model.documents.files import local_path, open_file, read_head
-from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    ReadOptions,
+    Reason,
+    Record,
+    Split,
+)
 from datarater.rater_model.documents.tfrecord import read_example
 
 _MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
@@ -57,21 +65,26 @@ def _opened(path: str) -> Iterator[Any]:
             copy.flush()
             local = copy.name
         # One thread: workers are scaled by processes.
-        reader = array_record_module.ArrayRecordReader(local, "readahead_buffer_size:0,max_parallelism:0")
+        reader = array_record_module.ArrayRecordReader(
+            local, "readahead_buffer_size:0,max_parallelism:0"
+        )
         stack.callback(_close, reader)
         if not reader.ok():
             try:
                 reader.read([0])
             except (RuntimeError, IndexError) as error:
                 _raise_if_file_system(error)
-                raise BrokenArrayRecordError(f"the file is no whole ArrayRecord file: {_one_line(error)}") from error
+                raise BrokenArrayRecordError(
+                    f"the file is no whole ArrayRecord file: {_one_line(error)}"
+                ) from error
         yield reader
 
 
 def is_file_system_failure(error: Exception) -> bool:
     """Says whether an error of the library is one of a file or a disk, and not of what is read.
 
-    The library has one class for both; of a failure it names the system call: `open() failed: No such file`.
+    The library has one class for both; of a failure it names the system call: `open() failed: No
+    such file`.
     """
     return isinstance(error, RuntimeError) and _SYSTEM_CALL_FAILED.search(str(error)) is not None
 
@@ -137,7 +150,12 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
             for index in range(start, end):
                 yield from _batch(reader, index, index + 1, options)
         else:
-            yield BadRecord(start, Reason.RECORD_CORRUPT, f"the record is damaged: {_one_line(error)}", b""), 0
+            yield (
+                BadRecord(
+                    start, Reason.RECORD_CORRUPT, f"the record is damaged: {_one_line(error)}", b""
+                ),
+                0,
+            )
         return
     for index, data in enumerate(found, start):
         if len(data) > options.max_record_bytes:

@@ -15,11 +15,11 @@ from datarater.rater_model.documents.records import EXCERPT_BYTES, Compression, 
 
 CHUNK_BYTES = 2**20
 _GZIP_INPUT_BYTES = 2**16
-# One block of zstd takes at least 4 bytes and gives at most 128 KiB, and the decoder gives all it can at once: this
-# bounds its output to 32 MiB a call.
+# One block of zstd takes at least 4 bytes and gives at most 128 KiB, and the decoder gives all it
+# can at once: this bounds its output to 32 MiB a call.
 _ZSTD_INPUT_BYTES = 2**10
-# The largest window of `zstd --long=31`, which big published corpora use. The decoder touches as much of it as the
-# stream really fills.
+# The largest window of `zstd --long=31`, which big published corpora use. The decoder touches as
+# much of it as the stream really fills.
 _ZSTD_MAX_WINDOW_BYTES = 2**31
 # How much of a stream is unpacked to estimate the size of the whole.
 _SAMPLE_BYTES = 8 * 2**20
@@ -35,14 +35,16 @@ MEMBER_END = b""
 
 def is_zstd(head: bytes) -> bool:
     """Says whether bytes open a zstd frame, or one of the skippable frames that may stand before it."""
-    return head[:4] == ZSTD_MAGIC or (len(head) >= 4 and head[0] & 0xF0 == 0x50 and head[1:4] == b"\x2a\x4d\x18")
+    return head[:4] == ZSTD_MAGIC or (
+        len(head) >= 4 and head[0] & 0xF0 == 0x50 and head[1:4] == b"\x2a\x4d\x18"
+    )
 
 
 def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
     """Reads a file to its end as a stream of decompressed, non-empty chunks.
 
-    All members of a gzip file and all frames of a zstd file are read. NUL bytes after the last gzip member are
-    padding, as for the gzip program.
+    All members of a gzip file and all frames of a zstd file are read. NUL bytes after the last gzip
+    member are padding, as for the gzip program.
 
     Args:
         file: opened at its beginning, or where a member begins; plain files anywhere.
@@ -76,8 +78,8 @@ def member_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
 def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
     """Estimates how many bytes a compressed stream unpacks to, from its beginning and its end.
 
-    The ratio of the first megabytes is taken for the whole; where a gzip file's last bytes, or a zstd file's first,
-    state a length that agrees with it, the stated length is exact.
+    The ratio of the first megabytes is taken for the whole; where a gzip file's last bytes, or a
+    zstd file's first, state a length that agrees with it, the stated length is exact.
 
     Args:
         file: opened at its beginning; can seek.
@@ -142,7 +144,8 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
             pending = decoder.unconsumed_tail
             if chunk:
                 yield chunk
-            # A full chunk may leave output inside the decoder even when it has taken all of its input.
+            # A full chunk may leave output inside the decoder even when it has taken all of its
+            # input.
             if not decoder.eof and not pending and len(chunk) < CHUNK_BYTES:
                 pending = file.read(_GZIP_INPUT_BYTES)
                 if not pending:
@@ -240,7 +243,8 @@ def bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
                 if not pending:
                     raise truncated("bzip2")
             try:
-                # The library says of bad data what a file system says of bad disks: no call here touches a file.
+                # The library says of bad data what a file system says of bad disks: no call here
+                # touches a file.
                 chunk = decoder.decompress(pending, _BZIP2_OUTPUT_BYTES)
             except (OSError, ValueError) as error:
                 raise corrupt("bzip2", error) from error

@@ -42,7 +42,8 @@ def open_file(path: str) -> BinaryIO:
     with raising_os_errors(path):
         file_system, inner = fsspec.url_to_fs(path)
         if "memory" in file_system.protocol:
-            # Its handles on one file share their position: readers beside each other would disturb each other.
+            # Its handles on one file share their position: readers beside each other would disturb
+            # each other.
             return io.BytesIO(file_system.cat_file(inner))
         return cast(BinaryIO, file_system.open(inner, "rb"))
 
@@ -93,8 +94,9 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
     """Finds the input files.
 
     Args:
-        patterns: paths, URLs or globs (`*`, `?`, `[...]`, `**` for folders of any depth), each of which may be
-            several joined by commas. A path that exists as it stands is not read as a glob.
+        patterns: paths, URLs or globs (`*`, `?`, `[...]`, `**` for folders of any depth), each of
+            which may be several joined by commas. A path that exists as it stands is not read as a
+            glob.
 
     Returns:
         The files, each once, sorted by path.
@@ -133,7 +135,9 @@ def _matches(pattern: str) -> dict[str, Mapping[str, Any]]:
     entries: dict[str, Mapping[str, Any]]
     if file_system.exists(inner):
         if file_system.isdir(inner):
-            raise NoInputError(f"{pattern!r} is a folder; name the files in it, such as {pattern.rstrip('/') + '/*'!r}")
+            raise NoInputError(
+                f"{pattern!r} is a folder; name the files in it, such as {pattern.rstrip('/') + '/*'!r}"
+            )
         entries = {inner: file_system.info(inner)}
     else:
         entries = file_system.glob(inner, detail=True)
@@ -150,7 +154,16 @@ def _info(path: str, details: Mapping[str, Any]) -> FileInfo:
         status = os.stat(local)
         return FileInfo(path, status.st_size, f"mtime-{status.st_mtime_ns}-{status.st_size}")
     size = int(details.get("size") or 0)
-    for name in ("generation", "crc32c", "md5Hash", "etag", "ETag", "content_md5", "checksum", "blob_id"):
+    for name in (
+        "generation",
+        "crc32c",
+        "md5Hash",
+        "etag",
+        "ETag",
+        "content_md5",
+        "checksum",
+        "blob_id",
+    ):
         if details.get(name):
             value = str(details[name]).strip('"')
             return FileInfo(path, size, f"{name.lower()}-{value}")

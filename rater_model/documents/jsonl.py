@@ -26,7 +26,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MISSING = object()
 
-# Formats that one meets under a wrong name or without support; lines of binary noise would tell nobody.
+# Formats that one meets under a wrong name or without support; lines of binary noise would tell
+# nobody.
 _FOREIGN = {
     b"\xfd7zXZ\0": "xz",
     b"PK\x03\x04": "zip",
@@ -45,7 +46,8 @@ def foreign_format(head: bytes) -> str | None:
 def canonical_json(value: Any) -> str | None:
     """Returns a value as JSON with sorted keys and no spaces, the same for equal values; None if it cannot be.
 
-    Values that JSON does not know stand as strings. What is nested hundreds of levels deep cannot be written.
+    Values that JSON does not know stand as strings. What is nested hundreds of levels deep cannot
+    be written.
     """
     try:
         options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
@@ -129,7 +131,11 @@ def document_of(
     if not text or text.isspace():
         detail = f"the field {options.text_field!r} holds nothing but white space"
         return BadRecord(position, Reason.TEXT_EMPTY, detail, (raw or b"")[:EXCERPT_BYTES])
-    key = orjson.dumps(identifier).decode() if type(identifier) is str and identifier else key_of(identifier, text)
+    key = (
+        orjson.dumps(identifier).decode()
+        if type(identifier) is str and identifier
+        else key_of(identifier, text)
+    )
     source = source if type(source) is str else source_of(source)
     return Document(key, text, source, position, utf8_size(text), raw)
 
@@ -165,13 +171,26 @@ class LineParser:
         if type(fields) is not dict:
             detail = f"the line holds {_json_type(fields)}, not an object; each line must be one whole object"
             return BadRecord(position, Reason.NOT_AN_OBJECT, detail, line[:EXCERPT_BYTES])
-        return document_of(self._text(fields), self._id(fields), self._source(fields), position, line, self._options)
+        return document_of(
+            self._text(fields),
+            self._id(fields),
+            self._source(fields),
+            position,
+            line,
+            self._options,
+        )
 
 
 def _json_type(value: Any) -> str:
     if value is None:
         return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        dict: "an object",
+    }
     return names.get(type(value), "an array")
 
 
@@ -179,13 +198,22 @@ def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
     try:
         line.decode()
     except UnicodeDecodeError as unicode_error:
-        return Reason.NOT_UTF8, f"the line is not UTF-8: {unicode_error.reason} at byte {unicode_error.start}"
+        return (
+            Reason.NOT_UTF8,
+            f"the line is not UTF-8: {unicode_error.reason} at byte {unicode_error.start}",
+        )
     if _SURROGATE.search(line):
-        # The standard library's parser lets lone surrogates pass: what it can read fails for them alone.
+        # The standard library's parser lets lone surrogates pass: what it can read fails for them
+        # alone.
         try:
-            json.dumps(json.loads(line, parse_constant=_refuse_constant), ensure_ascii=False).encode()
+            json.dumps(
+                json.loads(line, parse_constant=_refuse_constant), ensure_ascii=False
+            ).encode()
         except UnicodeEncodeError:
-            return Reason.TEXT_NOT_UNICODE, "the record holds a lone surrogate, which no UTF-8 text can hold"
+            return (
+                Reason.TEXT_NOT_UNICODE,
+                "the record holds a lone surrogate, which no UTF-8 text can hold",
+            )
         except (ValueError, RecursionError):
             pass
     return Reason.NOT_JSON, f"the line is not JSON: {error}"
@@ -219,10 +247,13 @@ def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
 def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
     r"""Yields the split's lines as (line without its `\n`, position), or a `BadRecord` in the place of one."""
     stream = SplitStream(file, split)
-    # From where on to look for the end of the line that the split begins in: the byte before it may be one. In a
-    # virtual split that byte is not to be had, and a line that starts at its very beginning is the one's before.
+    # From where on to look for the end of the line that the split begins in: the byte before it may
+    # be one. In a virtual split that byte is not to be had, and a line that starts at its very
+    # beginning is the one's before.
     passing = split.start if split.virtual else max(split.start - 1, 0)
-    position = stream.position  # of the line that `pending` opens, or while passing, of the next chunk
+    position = (
+        stream.position
+    )  # of the line that `pending` opens, or while passing, of the next chunk
     skip_line = split.start > 0
     pending: list[bytes] = []
     pending_size = 0
@@ -255,7 +286,9 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
                 return
         if oversize_head is not None:
             newline = chunk.find(b"\n")
-            oversize_head += chunk[: newline if newline >= 0 else None][: EXCERPT_BYTES - len(oversize_head)]
+            oversize_head += chunk[: newline if newline >= 0 else None][
+                : EXCERPT_BYTES - len(oversize_head)
+            ]
             if newline < 0:
                 pending_size += len(chunk)
                 continue
@@ -307,7 +340,9 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
         position += pending_size
         head = b""
     if failure is not None and (end is None or position < end):
-        yield BadRecord(position, failure.reason, failure.detail, (failure.excerpt or head)[:EXCERPT_BYTES])
+        yield BadRecord(
+            position, failure.reason, failure.detail, (failure.excerpt or head)[:EXCERPT_BYTES]
+        )
 
 
 def _head(parts: list[bytes]) -> bytes:

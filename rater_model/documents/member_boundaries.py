@@ -1,12 +1,12 @@
 """Splits at the members of a gzip file and the frames of a zstd file: where they begin, and reading from there.
 
-Any bytes may look like the beginning of a member, in another member's stored block for one. So a boundary is
-verified once, when splits are planned, by unpacking what follows it, and stands in the plan: readers never guess.
-A stored block of deflate holds 65,535 bytes at most, a raw block of zstd 131,072: what unpacks without an error for
-longer than that, checksums included, is no such payload.
+Any bytes may look like the beginning of a member, in another member's stored block for one. So a
+boundary is verified once, when splits are planned, by unpacking what follows it, and stands in the
+plan: readers never guess. A stored block of deflate holds 65,535 bytes at most, a raw block of zstd
+131,072: what unpacks without an error for longer than that, checksums included, is no such payload.
 
-A file made to deceive this check is found when it is read: the split before comes to the boundary in the middle of
-a member, and the run stops. Nothing is lost or read twice without a word.
+A file made to deceive this check is found when it is read: the split before comes to the boundary
+in the middle of a member, and the run stops. Nothing is lost or read twice without a word.
 """
 
 import re
@@ -98,7 +98,11 @@ def virtual_offset(stored: int) -> int:
 
 
 def find_boundaries(
-    path: str, size: int, compression: Compression, target: int, may_begin: FirstMember | None = None
+    path: str,
+    size: int,
+    compression: Compression,
+    target: int,
+    may_begin: FirstMember | None = None,
 ) -> list[int]:
     """Finds where a compressed file of many members can be cut into parts of about equal size.
 
@@ -110,8 +114,8 @@ def find_boundaries(
         may_begin: what the member at a boundary must be like, besides being one.
 
     Returns:
-        The stored offsets of verified boundaries, rising, 0 left out. None where the first member is long, or members
-        lie so far apart that a part would be more than 4 times the target.
+        The stored offsets of verified boundaries, rising, 0 left out. None where the first member
+        is long, or members lie so far apart that a part would be more than 4 times the target.
 
     Raises:
         OSError: if the file cannot be read.
@@ -155,7 +159,12 @@ def _members(file: "Section | _Stored", compression: Compression) -> Iterator[by
 
 
 def _next_boundary(
-    path: str, size: int, compression: Compression, place: int, last: int, may_begin: FirstMember | None
+    path: str,
+    size: int,
+    compression: Compression,
+    place: int,
+    last: int,
+    may_begin: FirstMember | None,
 ) -> int | None:
     """The first verified boundary from a place on and before another."""
     candidates = 0
@@ -170,7 +179,9 @@ def _next_boundary(
     return None
 
 
-def _is_boundary(path: str, size: int, compression: Compression, start: int, may_begin: FirstMember | None) -> bool:
+def _is_boundary(
+    path: str, size: int, compression: Compression, start: int, may_begin: FirstMember | None
+) -> bool:
     """Whether members stand from here on: at least `_VERIFIED_BYTES` of them, or up to the end of the file."""
     file = _Stored(path, size, start)
     head, unpacked, first = b"", 0, may_begin is not None
@@ -202,8 +213,8 @@ class SplitStream:
 
     Attributes:
         position: of the first chunk's first byte.
-        end: the first position that is no longer the split's, None for the end of the file. Of a virtual split it is
-            known once the reading comes to it: until then it is None.
+        end: the first position that is no longer the split's, None for the end of the file. Of a
+            virtual split it is known once the reading comes to it: until then it is None.
     """
 
     def __init__(self, file: BinaryIO, split: Split, beyond: bool = True) -> None:
@@ -242,7 +253,8 @@ class SplitStream:
             detail = f"it does not end where the next begins, at stored byte {stop}"
             raise corrupt(str(split.compression), detail) from error
         if stop is not None:
-            # A record that starts at the very boundary is this split's: the next one cannot see what stands before.
+            # A record that starts at the very boundary is this split's: the next one cannot see
+            # what stands before.
             self.end = position + 1
             if self._beyond:
                 section = cast(BinaryIO, Section(self._file, stop, None))

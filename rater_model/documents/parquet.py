@@ -1,12 +1,14 @@
 """Parquet: documents and whole tables by row groups, in bounded memory, whatever the file claims.
 
-A row group is read in small batches of rows, each column through a buffer of its own, so that a few pages of every
-column are in memory at a time. Text columns stay dictionary-encoded while they are read: a small page that repeats
-one huge text a million times (the Parquet form of a decompression bomb) costs that text once.
+A row group is read in small batches of rows, each column through a buffer of its own, so that a few
+pages of every column are in memory at a time. Text columns stay dictionary-encoded while they are
+read: a small page that repeats one huge text a million times (the Parquet form of a decompression
+bomb) costs that text once.
 
-Two bounds are taken from the footer before a row group is touched: its columns may hold no more than
-`MAX_GROUP_BYTES` uncompressed, and its number of rows may not be absurd. A page header that lies may still make
-the Parquet library reserve up to 2 GiB, the format's own bound for a page, for a moment.
+Two bounds are taken from the footer before a row group is touched: its columns may hold no more
+than `MAX_GROUP_BYTES` uncompressed, and its number of rows may not be absurd. A page header that
+lies may still make the Parquet library reserve up to 2 GiB, the format's own bound for a page, for
+a moment.
 """
 
 import errno
@@ -20,7 +22,14 @@ import pyarrow.parquet as pq
 
 from datarater.rater_model.documents import files
 from datarater.rater_model.documents.jsonl import document_of, utf8_size
-from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    ReadOptions,
+    Reason,
+    Record,
+    Split,
+)
 from datarater.rater_model.documents.store_errors import os_error
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
@@ -31,7 +40,8 @@ BATCH_BYTES = 16 * 2**20
 BATCH_ROWS = 1024
 _COLUMN_BUFFER_BYTES = 2**20
 
-# What the Parquet library raises for content that it cannot read. OSError is among them: see `_is_content_error`.
+# What the Parquet library raises for content that it cannot read. OSError is among them: see
+# `_is_content_error`.
 _CONTENT_ERRORS = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, RuntimeError)
 
 
@@ -80,7 +90,8 @@ class ParquetReader:
 
     Args:
         path: local path or URL.
-        dictionary: the columns, by their dotted paths, that stay dictionary-encoded; only strings can.
+        dictionary: the columns, by their dotted paths, that stay dictionary-encoded; only strings
+            can.
 
     Raises:
         OSError: if the file cannot be read at all.
@@ -113,7 +124,9 @@ class ParquetReader:
         except _CONTENT_ERRORS as error:
             self.close()
             self.raise_if_file_system(error)
-            raise BrokenParquetError(f"the file is no readable Parquet file: {_one_line(error)}") from error
+            raise BrokenParquetError(
+                f"the file is no readable Parquet file: {_one_line(error)}"
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -141,8 +154,8 @@ class ParquetReader:
 
     def group_bytes(self, group: int) -> int:
         """Returns a row group's uncompressed bytes, as the footer tells them."""
-        # Asking for the columns' metadata instead would end the process on some damaged footers: the binding lets
-        # the C++ library's exception through there.
+        # Asking for the columns' metadata instead would end the process on some damaged footers:
+        # the binding lets the C++ library's exception through there.
         return max(int(self.metadata.row_group(group).total_byte_size), 0)
 
     def batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -152,7 +165,8 @@ class ParquetReader:
             The number of the batch's first row in the file, and the batch with all columns.
 
         Raises:
-            BrokenParquetError: after the last batch that could be read, if the row group is damaged.
+            BrokenParquetError: after the last batch that could be read, if the row group is
+                damaged.
             OSError: if the file system fails.
         """
         row, last = self.first_rows[group], self.first_rows[group + 1]
@@ -179,7 +193,9 @@ class ParquetReader:
                 f"row group {group} is damaged ({_one_line(error)}): its last {last - row} rows are lost"
             ) from error
         if row < last:
-            raise BrokenParquetError(f"row group {group} ends early: its last {last - row} rows are lost")
+            raise BrokenParquetError(
+                f"row group {group} ends early: its last {last - row} rows are lost"
+            )
 
 
 class BrokenParquetError(Exception):
@@ -242,7 +258,9 @@ def _is_string(data_type: pa.DataType) -> bool:
     if pa.types.is_dictionary(data_type):
         data_type = data_type.value_type
     return bool(
-        pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type)
+        pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_string_view(data_type)
     )
 
 
@@ -267,7 +285,9 @@ def _column_values(batch: pa.RecordBatch, found: Found | None) -> list[Any]:
         return [None] * batch.num_rows
     column = _column(batch, found)
     if pa.types.is_dictionary(column.type):
-        codes_N = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        codes_N = np.asarray(
+            column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64
+        )
         used_K, places_N = np.unique(codes_N, return_inverse=True)
         known_K = used_K[used_K >= 0]
         values = _plain_values(column.dictionary.take(pa.array(known_K)))
@@ -283,7 +303,9 @@ def _plain_values(column: pa.Array) -> list[Any]:
     except (ValueError, OverflowError, pa.ArrowException):
         # Not UTF-8, or a date that Python cannot hold.
         if _is_string(column.type):
-            binary_type = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+            binary_type = (
+                pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+            )
             if pa.types.is_string_view(column.type):
                 binary_type = pa.binary_view()
             return [_decoded(value) for value in column.view(binary_type).to_pylist()]
@@ -310,7 +332,9 @@ def _fields(options: ReadOptions) -> tuple[str, str, str]:
 def dictionary_columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
     """Returns the paths of the string columns among the fields that are read."""
     found = {field: find_column(schema, field) for field in _fields(options)}
-    return [field for field, column in found.items() if column is not None and _is_string(column[2])]
+    return [
+        field for field, column in found.items() if column is not None and _is_string(column[2])
+    ]
 
 
 def check_text_column(reader: ParquetReader, options: ReadOptions) -> tuple[Reason, str] | None:
@@ -355,7 +379,9 @@ def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
     try:
         reader, _ = open_for_records(split.path, options)
     except BrokenParquetError as error:
-        yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES))
+        yield BadRecord(
+            0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES)
+        )
         return
     with reader:
         groups = _groups(reader, split)
@@ -367,14 +393,17 @@ def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
             yield BadRecord(reader.first_rows[groups.start], reason, detail, b"")
             return
         columns = [
-            find_column(reader.schema, field) for field in (options.text_field, options.id_field, options.source_field)
+            find_column(reader.schema, field)
+            for field in (options.text_field, options.id_field, options.source_field)
         ]
         for group in groups:
             row = reader.first_rows[group]
             try:
                 for first, batch in reader.batches(group):
                     texts, ids, sources = (_column_values(batch, column) for column in columns)
-                    for row, (text, identifier, source) in enumerate(zip(texts, ids, sources, strict=True), first):
+                    for row, (text, identifier, source) in enumerate(
+                        zip(texts, ids, sources, strict=True), first
+                    ):
                         yield _record(text, identifier, source, row, options)
                     row = first + batch.num_rows
             except BrokenParquetError as error:
@@ -394,15 +423,18 @@ def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOpti
         size = utf8_size(text)
         if size > options.max_record_bytes:
             detail = f"the text has {size} bytes, more than the limit of {options.max_record_bytes} (max_record_bytes)"
-            return BadRecord(row, Reason.RECORD_TOO_LARGE, detail, text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES])
+            return BadRecord(
+                row, Reason.RECORD_TOO_LARGE, detail, text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
+            )
     return document_of(text, identifier, source, row, None, options)
 
 
 def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Reads all columns of a split's rows, so that kept rows can be written untouched.
 
-    It gives the very rows for which `read_split` gives a record, be it bad, of their own: what `read_split` reports
-    as lost (a damaged row group from some row on, a file without a text column) is left out here.
+    It gives the very rows for which `read_split` gives a record, be it bad, of their own: what
+    `read_split` reports as lost (a damaged row group from some row on, a file without a text
+    column) is left out here.
 
     Args:
         split: a split of a Parquet file.
@@ -422,7 +454,9 @@ def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int
     with reader:
         if check_text_column(reader, options) is not None:
             return
-        columns = [found for field in _fields(options) if (found := find_column(reader.schema, field))]
+        columns = [
+            found for field in _fields(options) if (found := find_column(reader.schema, field))
+        ]
         for group in _groups(reader, split):
             try:
                 for first, batch in reader.batches(group):

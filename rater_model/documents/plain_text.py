@@ -6,7 +6,14 @@ import orjson
 
 from datarater.rater_model.documents.byte_reader import ByteReader
 from datarater.rater_model.documents.jsonl import BYTE_ORDER_MARK, document_of
-from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    ReadOptions,
+    Reason,
+    Record,
+    Split,
+)
 
 
 def as_line(options: ReadOptions, identifier: str, text: str, more: dict[str, object]) -> bytes:

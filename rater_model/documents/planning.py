@@ -8,8 +8,19 @@ from datarater.rater_model.documents.array_record import count_records
 from datarater.rater_model.documents.files import local_path, read_head
 from datarater.rater_model.documents.jsonl import foreign_format
 from datarater.rater_model.documents.member_boundaries import find_boundaries
-from datarater.rater_model.documents.parquet import BrokenParquetError, ParquetReader, check_text_column
-from datarater.rater_model.documents.records import VIRTUAL_BYTES, Compression, FileInfo, Format, ReadOptions, Split
+from datarater.rater_model.documents.parquet import (
+    BrokenParquetError,
+    ParquetReader,
+    check_text_column,
+)
+from datarater.rater_model.documents.records import (
+    VIRTUAL_BYTES,
+    Compression,
+    FileInfo,
+    Format,
+    ReadOptions,
+    Split,
+)
 from datarater.rater_model.documents.sniffing import SNIFF_BYTES, sniff_head
 from datarater.rater_model.documents.warc import is_whole_record
 
@@ -17,9 +28,10 @@ from datarater.rater_model.documents.warc import is_whole_record
 def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:
     """Cuts a file into splits of about equal size.
 
-    Plain JSONL is cut at byte offsets, Parquet between row groups, ArrayRecord on this machine by records, JSONL and
-    WARC in gzip or zstd between members or frames where there are many. Any other file is one split. A file that
-    cannot be planned is one split too, and reading that says what is wrong.
+    Plain JSONL is cut at byte offsets, Parquet between row groups, ArrayRecord on this machine by
+    records, JSONL and WARC in gzip or zstd between members or frames where there are many. Any
+    other file is one split. A file that cannot be planned is one split too, and reading that says
+    what is wrong.
 
     Args:
         info: the file.
@@ -43,8 +55,16 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
         return _plan_array_record(whole, target_bytes)
     if file_format in _MAY_BEGIN and compression in (Compression.GZIP, Compression.ZSTD):
         may_begin = _MAY_BEGIN[file_format]
-        return _cut(whole, find_boundaries(info.path, info.size, compression, target_bytes, may_begin), virtual=True)
-    if file_format is not Format.JSONL or compression is not Compression.NONE or foreign_format(head) is not None:
+        return _cut(
+            whole,
+            find_boundaries(info.path, info.size, compression, target_bytes, may_begin),
+            virtual=True,
+        )
+    if (
+        file_format is not Format.JSONL
+        or compression is not Compression.NONE
+        or foreign_format(head) is not None
+    ):
         return [whole]
     count = max(1, -(-info.size // target_bytes))
     return _cut(whole, [info.size * index // count for index in range(1, count)])
@@ -68,7 +88,8 @@ def _cut(whole: Split, offsets: Sequence[int], virtual: bool = False) -> list[Sp
     ]
 
 
-# The formats whose compressed files are cut at members, each with what the first member of a split must be like.
+# The formats whose compressed files are cut at members, each with what the first member of a split
+# must be like.
 _MAY_BEGIN = {Format.JSONL: None, Format.WARC: is_whole_record}
 
 
@@ -99,7 +120,10 @@ def _plan_array_record(whole: Split, target_bytes: int) -> list[Split]:
     cuts = sorted({total * index // count for index in range(count + 1)})
     return [
         dataclasses.replace(
-            whole, start=start, end=end if end < total else None, size=whole.size * (end - start) // total
+            whole,
+            start=start,
+            end=end if end < total else None,
+            size=whole.size * (end - start) // total,
         )
         for start, end in itertools.pairwise(cuts)
     ] or [whole]

@@ -5,14 +5,15 @@
             for record in read_split(split, options):
                 ...
 
-Bad content never raises and never vanishes: what cannot be read as a document comes as a `BadRecord` in its place.
-An `OSError` means that a file is not to be had (it does not exist, may not be read, a disk or connection fails), and
-that trying again may help.
+Bad content never raises and never vanishes: what cannot be read as a document comes as a
+`BadRecord` in its place. An `OSError` means that a file is not to be had (it does not exist, may
+not be read, a disk or connection fails), and that trying again may help.
 
-What stands in a file is told by its content, not by its name: a plain file under a `.gz` name, which servers that
-unpack on the way leave behind, is read as plain. Names decide in three cases: a file named `.parquet` is never taken
-for lines; what is named `.gz`, `.zst` or `.bz2` and is neither that nor text counts as a damaged stream; and a file
-named `.txt`, or `.txt.gz` and so on, that does not begin like a JSON object is one plain text.
+What stands in a file is told by its content, not by its name: a plain file under a `.gz` name,
+which servers that unpack on the way leave behind, is read as plain. Names decide in three cases: a
+file named `.parquet` is never taken for lines; what is named `.gz`, `.zst` or `.bz2` and is neither
+that nor text counts as a damaged stream; and a file named `.txt`, or `.txt.gz` and so on, that does
+not begin like a JSON object is one plain text.
 """
 
 from collections.abc import Iterator
@@ -68,17 +69,18 @@ __all__ = [
 def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads the records of a split.
 
-    The records come in the order of their positions, which differ from each other, and are the same at every reading.
-    Memory is bounded by `options.max_record_bytes` for JSONL and by a batch of rows for Parquet. Blank lines are no
-    records; a byte order mark at the beginning of a file is dropped.
+    The records come in the order of their positions, which differ from each other, and are the same
+    at every reading. Memory is bounded by `options.max_record_bytes` for JSONL and by a batch of
+    rows for Parquet. Blank lines are no records; a byte order mark at the beginning of a file is
+    dropped.
 
     Args:
         split: as planned by `plan_file`.
         options: the same as for planning.
 
     Yields:
-        A `Document` for each good record and a `BadRecord` for each bad one. What lies behind damage that cannot be
-        passed is one `BadRecord`.
+        A `Document` for each good record and a `BadRecord` for each bad one. What lies behind
+        damage that cannot be passed is one `BadRecord`.
 
     Raises:
         OSError: if the file cannot be read.
@@ -108,7 +110,11 @@ def json_line(document: Document, file_format: Format, options: ReadOptions) -> 
         return as_line(options, orjson.loads(document.key), document.text, {})
     if file_format in (Format.TFRECORD, Format.ARRAY_RECORD):
         return example_line(document.raw)
-    return warc_line(document.raw, document.text, options) if file_format is Format.WARC else document.raw
+    return (
+        warc_line(document.raw, document.text, options)
+        if file_format is Format.WARC
+        else document.raw
+    )
 
 
 def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]:

@@ -15,8 +15,8 @@ VIRTUAL_BYTES = 2**16
 class Reason(enum.StrEnum):
     """Why a record, or what is left of a file, could not be read as a document.
 
-    The values stand in score files and in the files of rejected records: once published, one never changes its
-    meaning.
+    The values stand in score files and in the files of rejected records: once published, one never
+    changes its meaning.
     """
 
     NOT_UTF8 = "not_utf8"
@@ -55,15 +55,16 @@ class Reason(enum.StrEnum):
 class ReadOptions:
     """Every option that changes what is read; a part of a run's identity.
 
-    A field name may be a dotted path into nested objects (`metadata.text`). A field whose own name holds the dots
-    is found first.
+    A field name may be a dotted path into nested objects (`metadata.text`). A field whose own name
+    holds the dots is found first.
 
     Attributes:
         text_field: where the text stands.
-        id_field: where the document's id stands; documents without one are known by their text's digest.
+        id_field: where the document's id stands; documents without one are known by their text's
+            digest.
         source_field: where the name of the document's source stands.
-        max_record_bytes: a record (JSONL: the line; Parquet: the text) of more bytes than this is rejected without
-            ever being held in memory as a whole, as far as its format allows.
+        max_record_bytes: a record (JSONL: the line; Parquet: the text) of more bytes than this is
+            rejected without ever being held in memory as a whole, as far as its format allows.
     """
 
     text_field: str = "text"
@@ -77,7 +78,9 @@ class ReadOptions:
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be the name of a field, not {value!r}")
         if not isinstance(self.max_record_bytes, int) or self.max_record_bytes < 1:
-            raise ValueError(f"max_record_bytes must be a whole number above 0, not {self.max_record_bytes!r}")
+            raise ValueError(
+                f"max_record_bytes must be a whole number above 0, not {self.max_record_bytes!r}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the options as a dictionary that JSON can hold."""
@@ -98,18 +101,20 @@ class Document:
     r"""A document that was read.
 
     Attributes:
-        key: the id as canonical JSON, so that the ids 1 and "1" differ (`1` and `"1"`); without an id (missing, null
-            or empty, or nested deeper than 200 levels) `sha256:` and the hex SHA-256 of the text in UTF-8. Keys need
-            not be unique in a corpus.
+        key: the id as canonical JSON, so that the ids 1 and "1" differ (`1` and `"1"`); without an
+            id (missing, null or empty, or nested deeper than 200 levels) `sha256:` and the hex
+            SHA-256 of the text in UTF-8. Keys need not be unique in a corpus.
         text: the text, never empty.
-        source: the name of the document's source; "" without one; one that is no string as canonical JSON.
-        position: the offset at which the record (JSONL: its line) starts in the decompressed stream, in bytes;
-            in a virtual split (see `Split`) plus a virtual offset; Parquet: the row's number in the file;
-            ArrayRecord: the record's.
+        source: the name of the document's source; "" without one; one that is no string as
+            canonical JSON.
+        position: the offset at which the record (JSONL: its line) starts in the decompressed
+            stream, in bytes; in a virtual split (see `Split`) plus a virtual offset; Parquet: the
+            row's number in the file; ArrayRecord: the record's.
         size: the text's length in UTF-8, in bytes.
-        raw: the record's own bytes. JSONL: the line, without its `\n` and without the file's byte order mark,
-            untouched otherwise (a `\r` stays); TFRecord and ArrayRecord: the data; WARC: header and content, without
-            the line ends that follow; Parquet and plain text: None.
+        raw: the record's own bytes. JSONL: the line, without its `\n` and without the file's byte
+            order mark, untouched otherwise (a `\r` stays); TFRecord and ArrayRecord: the data;
+            WARC: header and content, without the line ends that follow; Parquet and plain text:
+            None.
     """
 
     key: str
@@ -167,8 +172,8 @@ class FileInfo:
     Attributes:
         path: local path or URL.
         size: stored bytes.
-        fingerprint: changes when the content does: the store's generation, digest or entity tag where it has one,
-            else the time of modification and the size.
+        fingerprint: changes when the content does: the store's generation, digest or entity tag
+            where it has one, else the time of modification and the size.
     """
 
     path: str
@@ -199,15 +204,18 @@ class Split:
         path: local path or URL of the file.
         format: how records stand in it.
         compression: what the whole file is wrapped in.
-        start: JSONL: an offset in the decompressed stream; Parquet: a row group; ArrayRecord: a record.
-        end: likewise, exclusive; None: to the end of the file. A line belongs to the split in which its first byte
-            lies. A compressed stream can be read from its beginning only, so that a split of one which starts later
-            streams past what is not its own, unless it is virtual.
-        ordinal: the split's number in the plan of a run, in the order of (path, start); -1 outside of a plan.
+        start: JSONL: an offset in the decompressed stream; Parquet: a row group; ArrayRecord: a
+            record.
+        end: likewise, exclusive; None: to the end of the file. A line belongs to the split in which
+            its first byte lies. A compressed stream can be read from its beginning only, so that a
+            split of one which starts later streams past what is not its own, unless it is virtual.
+        ordinal: the split's number in the plan of a run, in the order of (path, start); -1 outside
+            of a plan.
         size: about how many stored bytes the split covers, for planning; 0 if unknown.
-        virtual: whether start and end are virtual offsets: the stored offset at which a gzip member or zstd frame
-            begins, times `VIRTUAL_BYTES`. What unpacks from there has the positions that follow. No member unpacks
-            to so many times its stored bytes, so that positions rise through the file, as in BGZF.
+        virtual: whether start and end are virtual offsets: the stored offset at which a gzip member
+            or zstd frame begins, times `VIRTUAL_BYTES`. What unpacks from there has the positions
+            that follow. No member unpacks to so many times its stored bytes, so that positions rise
+            through the file, as in BGZF.
     """
 
     path: str
@@ -250,5 +258,7 @@ def _known_fields(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(fields) - names)
     if unknown:
-        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+        raise ValueError(
+            f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}"
+        )
     return dict(fields)

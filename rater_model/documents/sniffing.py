@@ -54,9 +54,13 @@ def sniff_head(path: str, head: bytes) -> tuple[Format, Compression]:
     if is_array_record(head):
         return Format.ARRAY_RECORD, Compression.NONE
     stem = posixpath.splitext(path)[0] if suffix in _SUFFIXES else path
-    if posixpath.splitext(stem)[1].lower() in (".txt", ".text") and foreign_format(unpacked) is None:
+    if (
+        posixpath.splitext(stem)[1].lower() in (".txt", ".text")
+        and foreign_format(unpacked) is None
+    ):
         named = _SUFFIXES.get(suffix, Compression.NONE)
-        # Noise under a compressed name is a damaged stream; a text under one was unpacked on the way.
+        # Noise under a compressed name is a damaged stream; a text under one was unpacked on the
+        # way.
         if compression is Compression.NONE and named is not Compression.NONE and not _is_utf8(head):
             return Format.TEXT, named
         if not unpacked.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{"):
@@ -64,7 +68,8 @@ def sniff_head(path: str, head: bytes) -> tuple[Format, Compression]:
     if compression is not Compression.NONE:
         return Format.JSONL, compression
     if not _is_text(head) and foreign_format(head) is None:
-        # A stream whose beginning is damaged, or missing, is one bad record and not one for every line of noise.
+        # A stream whose beginning is damaged, or missing, is one bad record and not one for every
+        # line of noise.
         return Format.JSONL, _SUFFIXES.get(suffix, Compression.NONE)
     return Format.JSONL, Compression.NONE
 
@@ -94,7 +99,9 @@ def _unpacked_head(path: str, head: bytes, compression: Compression) -> bytes:
     if compression is Compression.BZIP2:
         with contextlib.suppress(OSError, ValueError, EOFError):
             # Nothing comes out of bzip2 before a whole block, of 900 KB unpacked at most, is in.
-            return bz2.BZ2Decompressor().decompress(read_head(path, _BZIP2_BLOCK_BYTES), SNIFF_BYTES)
+            return bz2.BZ2Decompressor().decompress(
+                read_head(path, _BZIP2_BLOCK_BYTES), SNIFF_BYTES
+            )
         return b""
     unpacked = b""
     # A member may be short, or hold nothing. A zstd block may be longer than the head.

@@ -1,8 +1,8 @@
 """What object stores raise, as the errors that a disk would raise.
 
-The file systems of fsspec pass on what their clients raise: each has classes of its own, of which few are an
-`OSError`. Whoever reads or writes files wants to know four things: is it absent, may it not be touched, are there no
-credentials, or did the store fail.
+The file systems of fsspec pass on what their clients raise: each has classes of its own, of which
+few are an `OSError`. Whoever reads or writes files wants to know four things: is it absent, may it
+not be touched, are there no credentials, or did the store fail.
 """
 
 import contextlib
@@ -11,8 +11,22 @@ from collections.abc import Iterator
 
 _NOT_ALLOWED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _ABSENT = ("404", "NoSuchBucket", "NoSuchKey")
-_NO_CREDENTIALS = ("DefaultCredentialsError", "NoCredentialsError", "RefreshError", "PartialCredentialsError")
-_CLIENTS = ("gcsfs", "google", "aiohttp", "botocore", "aiobotocore", "s3fs", "huggingface_hub", "requests")
+_NO_CREDENTIALS = (
+    "DefaultCredentialsError",
+    "NoCredentialsError",
+    "RefreshError",
+    "PartialCredentialsError",
+)
+_CLIENTS = (
+    "gcsfs",
+    "google",
+    "aiohttp",
+    "botocore",
+    "aiobotocore",
+    "s3fs",
+    "huggingface_hub",
+    "requests",
+)
 _MOST_SAID = 300  # characters of a store's own message; some answer with a page of HTML
 
 CREDENTIALS_HINT = (
@@ -41,8 +55,8 @@ def os_error(path: str, error: Exception) -> OSError | None:
         error: what a file system of fsspec raised.
 
     Returns:
-        A `FileNotFoundError`, a `PermissionError` or a plain `OSError`; None for an error that tells nothing about a
-        store, such as a mistake in a program.
+        A `FileNotFoundError`, a `PermissionError` or a plain `OSError`; None for an error that
+        tells nothing about a store, such as a mistake in a program.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error
@@ -53,7 +67,9 @@ def os_error(path: str, error: Exception) -> OSError | None:
         return PermissionError(errno.EACCES, f"no permission ({message}); {CREDENTIALS_HINT}", path)
     code = _code_of(error)
     if type(error).__name__ in _NO_CREDENTIALS or code == "401":
-        return PermissionError(errno.EACCES, f"no valid credentials ({message}); {CREDENTIALS_HINT}", path)
+        return PermissionError(
+            errno.EACCES, f"no valid credentials ({message}); {CREDENTIALS_HINT}", path
+        )
     if code in _NOT_ALLOWED:
         return PermissionError(errno.EACCES, f"no permission ({message})", path)
     if code in _ABSENT:

@@ -1,7 +1,8 @@
 """TensorFlow datasets by name: which are prepared in a folder, and which files make up a split.
 
-A prepared dataset is a folder `NAME[/CONFIG]/VERSION` with `dataset_info.json`, `features.json` and the shards of its
-splits. These are read as they are, on any file system, without TensorFlow or TensorFlow Datasets.
+A prepared dataset is a folder `NAME[/CONFIG]/VERSION` with `dataset_info.json`, `features.json` and
+the shards of its splits. These are read as they are, on any file system, without TensorFlow or
+TensorFlow Datasets.
 """
 
 import dataclasses
@@ -58,7 +59,9 @@ class DatasetName:
         """
         match = _NAME.fullmatch(asked.removeprefix(TFDS_PREFIX))
         if match is None:
-            raise DatasetError(f"{asked!r} names no dataset; write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:SPLIT")
+            raise DatasetError(
+                f"{asked!r} names no dataset; write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:SPLIT"
+            )
         return cls(asked, match["name"], match["version"], match["split"] or "train")
 
 
@@ -95,26 +98,31 @@ def split_patterns(asked: str, text_field: str = "text", folder: str = "") -> li
     """The shards of a dataset's split, as globs that `datarater.rater_model.documents.reading.list_files` takes.
 
     Args:
-        asked: `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`; several splits are joined by `+`, as in `train+validation`.
+        asked: `tfds:NAME[/CONFIG][:VERSION][:SPLIT]`; several splits are joined by `+`, as in
+            `train+validation`.
         text_field: the feature that holds the text; a dotted path for nested ones.
         folder: of prepared datasets, local or a URL; empty for TensorFlow Datasets' own default.
 
     Raises:
-        DatasetError: no such dataset, version, split or text feature, or shards that are missing or in a format that
-            is not read; the message names those that exist.
+        DatasetError: no such dataset, version, split or text feature, or shards that are missing or
+            in a format that is not read; the message names those that exist.
         OSError: the folder cannot be read.
     """
     dataset = DatasetName.parse(asked)
     folder = os.path.expanduser(folder or default_folder()).rstrip("/")
     if "," in folder:
-        raise DatasetError(f"{asked}: the folder {folder} has a comma in its name, which parts inputs; rename it")
+        raise DatasetError(
+            f"{asked}: the folder {folder} has a comma in its name, which parts inputs; rename it"
+        )
     if "[" in dataset.split:
         raise DatasetError(
             f"{asked}: whole splits are read; {dataset.split.partition('[')[0]!r} is one, for a sample "
             "curate it and keep a share"
         )
     known = prepared_datasets(folder)
-    versions = [name.rpartition(":")[2] for name in known if name.rpartition(":")[0] == dataset.name]
+    versions = [
+        name.rpartition(":")[2] for name in known if name.rpartition(":")[0] == dataset.name
+    ]
     if not versions or dataset.version not in (None, *versions):
         of_version = f" of version {dataset.version}" if dataset.version else ""
         raise DatasetError(
@@ -135,7 +143,9 @@ def split_patterns(asked: str, text_field: str = "text", folder: str = "") -> li
     patterns = []
     for name in dataset.split.split("+"):
         if name not in splits:
-            raise DatasetError(f"{asked}: there is no split {name!r}; {dataset.name}/{version} has {sorted(splits)}")
+            raise DatasetError(
+                f"{asked}: there is no split {name!r}; {dataset.name}/{version} has {sorted(splits)}"
+            )
         patterns.append(_shards(asked, place, info["name"], file_format, splits[name]))
     return patterns
 
@@ -165,7 +175,9 @@ def _shards(asked: str, place: str, dataset: str, file_format: str, split: dict[
     except ValueError:
         found = 0
     if found != count:
-        raise DatasetError(f"{asked}: {found} of {count} files of the split {split['name']!r} are there ({pattern})")
+        raise DatasetError(
+            f"{asked}: {found} of {count} files of the split {split['name']!r} are there ({pattern})"
+        )
     return pattern
 
 
@@ -180,8 +192,12 @@ def _check_text_field(asked: str, place: str, text_field: str) -> None:
         inner = found.get("featuresDict", {}).get("features", {})
         if part not in inner:
             names = sorted(features.get("featuresDict", {}).get("features", {}))
-            raise DatasetError(f"{asked}: text_field={text_field!r} is not among its features: {names}")
+            raise DatasetError(
+                f"{asked}: text_field={text_field!r} is not among its features: {names}"
+            )
         found = inner[part]
-    if "featuresDict" in found or not ("text" in found or found.get("tensor", {}).get("dtype", "string") == "string"):
+    if "featuresDict" in found or not (
+        "text" in found or found.get("tensor", {}).get("dtype", "string") == "string"
+    ):
         kind = str(found.get("pythonClassName", "something else")).rpartition(".")[2]
         raise DatasetError(f"{asked}: text_field={text_field!r} holds {kind}, not text")

@@ -1,8 +1,9 @@
 """TFRecord files of `tf.train.Example`, without TensorFlow.
 
-A record is a length, a masked CRC-32C of it, the data and a masked CRC-32C of that. Features become the fields of a
-JSON object: one value stands alone, several as a list; bytes that are UTF-8 as text, others as base64. The names of
-fields are those of the features (`text`, `metadata/url`, which `metadata.url` means too).
+A record is a length, a masked CRC-32C of it, the data and a masked CRC-32C of that. Features become
+the fields of a JSON object: one value stands alone, several as a list; bytes that are UTF-8 as
+text, others as base64. The names of fields are those of the features (`text`, `metadata/url`, which
+`metadata.url` means too).
 
 Source: tensorflow/core/lib/io/record_writer.h, tensorflow/core/example/{example,feature}.proto.
 """
@@ -17,7 +18,14 @@ import orjson
 
 from datarater.rater_model.documents.byte_reader import ByteReader
 from datarater.rater_model.documents.jsonl import document_of
-from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    ReadOptions,
+    Reason,
+    Record,
+    Split,
+)
 
 _HEADER_BYTES = 12
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
@@ -30,7 +38,9 @@ def _masked_crc(data: bytes) -> int:
 
 def is_tfrecord(head: bytes) -> bool:
     """Says whether bytes open a TFRecord file: the checksum of the first length tells."""
-    return len(head) >= _HEADER_BYTES and _masked_crc(head[:8]) == struct.unpack_from("<I", head, 8)[0]
+    return (
+        len(head) >= _HEADER_BYTES and _masked_crc(head[:8]) == struct.unpack_from("<I", head, 8)[0]
+    )
 
 
 class NotAnExampleError(ValueError):
@@ -140,8 +150,8 @@ def _plain(value: Any) -> Any:
 def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a TFRecord file; see `datarater.rater_model.documents.reading.read_split`.
 
-    Positions are offsets in the decompressed stream. Damaged data costs its own record; a damaged length all that
-    follows, since nothing tells where the next record begins.
+    Positions are offsets in the decompressed stream. Damaged data costs its own record; a damaged
+    length all that follows, since nothing tells where the next record begins.
     """
     with ByteReader(split) as reader:
         while True:
@@ -175,7 +185,9 @@ def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
                     yield reader.ended_early(start, data, "record")
                 break
             if _masked_crc(data) != int.from_bytes(checksum, "little"):
-                detail = "the data does not match its checksum; reading goes on with the next record"
+                detail = (
+                    "the data does not match its checksum; reading goes on with the next record"
+                )
                 yield BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
                 continue
             yield read_example(data, start, options)
@@ -212,8 +224,8 @@ def _message(number: int, data: bytes) -> bytes:
 def with_float(data: bytes, name: str, value: float) -> bytes:
     """A serialised `tf.train.Example` with one more feature, a float.
 
-    The bytes that are there stay as they are, and stand first: of messages one after another the features are
-    merged, the last of one name holding.
+    The bytes that are there stay as they are, and stand first: of messages one after another the
+    features are merged, the last of one name holding.
 
     Source: protobuf.dev/programming-guides/encoding, "Last One Wins".
     """
@@ -224,7 +236,9 @@ def with_float(data: bytes, name: str, value: float) -> bytes:
 def framed(data: bytes) -> bytes:
     """A record as it stands in a TFRecord file."""
     length = struct.pack("<Q", len(data))
-    return b"".join((length, struct.pack("<I", _masked_crc(length)), data, struct.pack("<I", _masked_crc(data))))
+    return b"".join(
+        (length, struct.pack("<I", _masked_crc(length)), data, struct.pack("<I", _masked_crc(data)))
+    )
 
 
 def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
@@ -249,7 +263,8 @@ def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
             return BadRecord(start, Reason.TEXT_NOT_UNICODE, detail, raw_text[0][:EXCERPT_BYTES])
     fields = _fields(features)
     text, identifier, source = (
-        _named(fields, name) for name in (options.text_field, options.id_field, options.source_field)
+        _named(fields, name)
+        for name in (options.text_field, options.id_field, options.source_field)
     )
     record = document_of(text, identifier, source, start, data, options)
     if isinstance(record, BadRecord) and not record.excerpt:

@@ -1,10 +1,11 @@
 r"""WARC and WET files, as crawls are published: documents out of their text records.
 
-A record of type `conversion` (the extracted text in a WET file), or `resource` with the content type `text/plain`, is
-a document. Its id is `WARC-Record-ID`; its URL and date are kept as the fields `url` and `date`, its languages, where
-the crawl names them, as `language`. A `response` or a resource of another type (HTML, PDF) becomes a bad record that
-says so: taking the text out of a page is another tool's work. Records that hold no content of their own (`warcinfo`,
-`request`, `metadata`, `revisit`, `continuation`) are no documents and not counted.
+A record of type `conversion` (the extracted text in a WET file), or `resource` with the content
+type `text/plain`, is a document. Its id is `WARC-Record-ID`; its URL and date are kept as the
+fields `url` and `date`, its languages, where the crawl names them, as `language`. A `response` or a
+resource of another type (HTML, PDF) becomes a bad record that says so: taking the text out of a
+page is another tool's work. Records that hold no content of their own (`warcinfo`, `request`,
+`metadata`, `revisit`, `continuation`) are no documents and not counted.
 
 Source: ISO 28500, the WARC file format.
 """
@@ -16,7 +17,14 @@ from collections.abc import Callable, Iterator
 from datarater.rater_model.documents.byte_reader import ByteReader
 from datarater.rater_model.documents.jsonl import document_of
 from datarater.rater_model.documents.plain_text import as_line
-from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, ReadOptions, Reason, Record, Split
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    ReadOptions,
+    Reason,
+    Record,
+    Split,
+)
 
 WARC_MAGIC = b"WARC/"
 _LINE_LIMIT = 2**16
@@ -37,7 +45,9 @@ def is_whole_record(head: bytes, size: int) -> bool:
     length = _LENGTH.search(head[:header_bytes])
     if not head.startswith(WARC_MAGIC) or header_bytes < 4 or length is None:
         return False
-    return 0 <= size - header_bytes - int(length[1]) <= 4  # two line ends, or what a careless writer leaves of them
+    return (
+        0 <= size - header_bytes - int(length[1]) <= 4
+    )  # two line ends, or what a careless writer leaves of them
 
 
 def _headers(next_line: Callable[[], bytes]) -> tuple[dict[str, str], bytes] | None:
@@ -77,8 +87,8 @@ def _to_next_record(reader: ByteReader) -> bytes:
 def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a WARC or WET file; see `datarater.rater_model.documents.reading.read_split`.
 
-    Positions are offsets in the decompressed stream. A record whose beginning is damaged is one bad record, and
-    reading goes on with the next line that opens one.
+    Positions are offsets in the decompressed stream. A record whose beginning is damaged is one bad
+    record, and reading goes on with the next line that opens one.
     """
     with ByteReader(split) as reader:
         while True:
@@ -112,7 +122,12 @@ def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
 
 
 def _record(
-    reader: ByteReader, fields: dict[str, str], header: bytes, length: int, start: int, options: ReadOptions
+    reader: ByteReader,
+    fields: dict[str, str],
+    header: bytes,
+    length: int,
+    start: int,
+    options: ReadOptions,
 ) -> Iterator[Record]:
     kind = fields.get("warc-type", "").lower()
     media = fields.get("content-type", "").partition(";")[0].strip().lower()
@@ -161,7 +176,10 @@ def warc_line(raw: bytes, text: str, options: ReadOptions) -> bytes:
     lines = io.BytesIO(raw)
     lines.readline()
     fields, _ = _headers(lines.readline) or ({}, b"")
-    more: dict[str, object] = {"url": fields.get("warc-target-uri"), "date": fields.get("warc-date")}
+    more: dict[str, object] = {
+        "url": fields.get("warc-target-uri"),
+        "date": fields.get("warc-date"),
+    }
     if "warc-identified-content-language" in fields:
         more["language"] = fields["warc-identified-content-language"]
     return as_line(options, fields.get("warc-record-id", ""), text, more)

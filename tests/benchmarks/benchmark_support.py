@@ -25,7 +25,7 @@ SCORED_AT_ONCE = 256
 
 
 def train(config: Path, workdir: Path, overrides: Sequence[str]) -> float:
-    """Trains a rater by `datarater-train`, which writes what it says to `workdir` with `.log` behind.
+    """Trains a rater by `datarater train`, which writes what it says to `workdir` with `.log` behind.
 
     Args:
         config: the config file.
@@ -39,10 +39,10 @@ def train(config: Path, workdir: Path, overrides: Sequence[str]) -> float:
         RuntimeError: the command failed; the message holds the end of what it said.
     """
     command = shutil.which(
-        "datarater-train", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        "datarater", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     )
     if command is None:
-        raise RuntimeError("datarater-train is not installed: pip install -e '.[train,dev]'")
+        raise RuntimeError("datarater train is not installed: pip install -e '.[train,dev]'")
     if workdir.exists():  # else the run in it would be resumed
         shutil.rmtree(workdir)
     workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,9 @@ def train(config: Path, workdir: Path, overrides: Sequence[str]) -> float:
     started = time.monotonic()
     with open(log, "w") as file:
         arguments = [command, f"--config={config}", f"--workdir={workdir}", *overrides]
-        code = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            arguments, stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
     if code:
         end = "\n".join(log.read_text().splitlines()[-15:])
         raise RuntimeError(f"{' '.join(arguments)} ended with {code}; the end of {log}:\n{end}")
@@ -88,7 +90,10 @@ def rate(rater: Path, texts: Sequence[str]) -> NDArray[np.float64]:
         N scores.
     """
     scorer = Scorer(load_rater(rater))
-    parts = [scorer.score(texts[i : i + SCORED_AT_ONCE]).scores_N for i in range(0, len(texts), SCORED_AT_ONCE)]
+    parts = [
+        scorer.score(texts[i : i + SCORED_AT_ONCE]).scores_N
+        for i in range(0, len(texts), SCORED_AT_ONCE)
+    ]
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -99,5 +104,8 @@ def machine() -> dict[str, Any]:
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("datarater", "jax", "jaxlib", "flax", "optax", "numpy")},
+        "versions": {
+            name: metadata.version(name)
+            for name in ("datarater", "jax", "jaxlib", "flax", "optax", "numpy")
+        },
     }

@@ -2,17 +2,19 @@
 
     python tests/benchmarks/corruption.py --output corruption_output
 
-For each seed: writes the corpus (`python -m datarater.meta_training.demo.corruption_corpus`), trains a rater on it by
-`datarater-train --config=meta_training/configs/corruption.py`, and evaluates on sequences out of modules and topics
-that training did not see. Beside the trained rater stand the untrained one (step 0 of the same run) and byte n-gram
-models of the clean target, which score a sequence by its mean log-probability.
+For each seed: writes the corpus (`python -m datarater.meta_training.demo.corruption_corpus`),
+trains a rater on it by `datarater train --config=meta_training/configs/corruption.py`, and
+evaluates on sequences out of modules and topics that training did not see. Beside the trained rater
+stand the untrained one (step 0 of the same run) and byte n-gram models of the clean target, which
+score a sequence by its mean log-probability.
 
 Figures, for each kind of damage and for both together:
 
     AUC         of clean against damaged sequences, over all noise levels and for each
     Spearman    rank correlation of the negated score with the noise level: positive where noise is rated low
 
-The targets are an AUC of 0.99 and a Spearman of 0.85 on every seed. Writes `corruption.json` to the output folder.
+The targets are an AUC of 0.99 and a Spearman of 0.85 on every seed. Writes `corruption.json` to the
+output folder.
 """
 
 from __future__ import annotations
@@ -64,14 +66,16 @@ def figures(
     return found
 
 
-def run_seed(output: Path, seed: int, kinds: Sequence[CorruptionKind], overrides: Sequence[str]) -> dict[str, Any]:
+def run_seed(
+    output: Path, seed: int, kinds: Sequence[CorruptionKind], overrides: Sequence[str]
+) -> dict[str, Any]:
     """Makes the corpus of a seed, trains on it and evaluates.
 
     Args:
         output: a folder of this seed.
         seed: of the corpus and of training.
         kinds: kinds of damage.
-        overrides: more flags of `datarater-train`.
+        overrides: more flags of `datarater train`.
 
     Returns:
         Figures by what scored, seconds of training, and where the rater is.
@@ -106,28 +110,45 @@ def run_seed(output: Path, seed: int, kinds: Sequence[CorruptionKind], overrides
         "training_seconds": seconds,
         "rater": str(workdir / "rater"),
         "config": json.loads((workdir / "config.json").read_text()),
-        "figures": {name: figures(scores_N, level_N, source_N) for name, scores_N in scores.items()},
+        "figures": {
+            name: figures(scores_N, level_N, source_N) for name, scores_N in scores.items()
+        },
     }
 
 
 def show(results: Sequence[dict[str, Any]], console: Console) -> None:
     """Prints the table of all seeds."""
     table = Table(title="Clean prose against damaged, on sequences apart from training")
-    for column in ("seed", "scored by", "damage", "AUC", *(f"at {level:g}" for level in NOISE_LEVELS[1:]), "Spearman"):
-        table.add_column(column, justify="left" if column in ("scored by", "damage") else "right", no_wrap=True)
+    for column in (
+        "seed",
+        "scored by",
+        "damage",
+        "AUC",
+        *(f"at {level:g}" for level in NOISE_LEVELS[1:]),
+        "Spearman",
+    ):
+        table.add_column(
+            column, justify="left" if column in ("scored by", "damage") else "right", no_wrap=True
+        )
     for result in results:
         for scorer, of_kinds in result["figures"].items():
             for kind, values in of_kinds.items():
                 per_level = [values[f"auc_{level}"] for level in NOISE_LEVELS[1:]]
-                numbers = [f"{value:.3f}" for value in (values["auc"], *per_level, values["spearman"])]
-                table.add_row(str(result["seed"]), scorer, kind, *numbers, end_section=kind == TOGETHER)
+                numbers = [
+                    f"{value:.3f}" for value in (values["auc"], *per_level, values["spearman"])
+                ]
+                table.add_row(
+                    str(result["seed"]), scorer, kind, *numbers, end_section=kind == TOGETHER
+                )
     console.print(table)
 
 
 def reached(result: dict[str, Any]) -> bool:
     """Returns whether the trained rater met both targets for every kind and for all together."""
     trained = result["figures"]["trained rater"].values()
-    return all(values["auc"] >= AUC_TARGET and values["spearman"] >= SPEARMAN_TARGET for values in trained)
+    return all(
+        values["auc"] >= AUC_TARGET and values["spearman"] >= SPEARMAN_TARGET for values in trained
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,7 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Does a rater tell clean prose from damaged, and more from less damaged?",
         epilog="example: python tests/benchmarks/corruption.py --output corruption_output",
     )
-    parser.add_argument("--output", default="corruption_output", type=Path, help="folder for corpora, raters, figures")
+    parser.add_argument(
+        "--output",
+        default="corruption_output",
+        type=Path,
+        help="folder for corpora, raters, figures",
+    )
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, help="default: 0 1 2")
     parser.add_argument(
         "--kinds",
@@ -148,12 +174,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(argv)
     unknown = [flag for flag in overrides if not flag.startswith("--config.")]
     if unknown:
-        parser.error(f"unknown: {' '.join(unknown)} (flags of datarater-train look like --config.seed=1)")
+        parser.error(
+            f"unknown: {' '.join(unknown)} (flags of datarater train look like --config.seed=1)"
+        )
     console = Console(width=None if sys.stdout.isatty() else 120)
     results = []
     for seed in options.seeds:
         console.print(f"seed {seed} ...")
-        results.append(run_seed(options.output.resolve() / f"seed_{seed}", seed, options.kinds, overrides))
+        results.append(
+            run_seed(options.output.resolve() / f"seed_{seed}", seed, options.kinds, overrides)
+        )
     report: dict[str, Any] = {"machine": machine(), "results": results}
     path = options.output / "corruption.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -165,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{result['config']['meta_steps']} meta-steps, {result['training_seconds']:.0f} s; {result['rater']}"
         )
     cores = report["machine"]["cores"]
-    console.print(f"{report['machine']['platform']}, {cores} cores; all figures: {path}", soft_wrap=True)
+    console.print(
+        f"{report['machine']['platform']}, {cores} cores; all figures: {path}", soft_wrap=True
+    )
     return 0 if all(reached(result) for result in results) else 1
 
 

@@ -1,13 +1,16 @@
 """Scoring on Flink with one worker and with two: how much faster, and what share of twice as fast that is.
 
-    python -m tests.benchmarks.flink_speedup --corpus '../shared/corpora/dev/*' --output flink_speedup_output
+    python -m tests.benchmarks.flink_speedup --corpus '../shared/corpora/dev/*' --output
+    flink_speedup_output
 
-A cluster of two task managers is brought up, and the corpus is curated on it at parallelism 1 and 2 in turn, `--rounds`
-times, each time into a run folder of its own; `--max_windows 4`, a rater of the default config's size that has learned
-nothing. The kept documents of every run are compared with those of the in-process runner, document for document.
+A cluster of two task managers is brought up, and the corpus is curated on it at parallelism 1 and 2
+in turn, `--rounds` times, each time into a run folder of its own; `--max_windows 4`, a rater of the
+default config's size that has learned nothing. The kept documents of every run are compared with
+those of the in-process runner, document for document.
 
-What is timed is the scoring step alone, from the job manager's records. On a machine that does other work too, seconds
-say as much about that work as about ours. So the processor time of the worker processes within the step is taken as
+What is timed is the scoring step alone, from the job manager's records. On a machine that does
+other work too, seconds say as much about that work as about ours. So the processor time of the
+worker processes within the step is taken as
 well: two workers on two free cores take as long as the busier of the two computes.
 """
 
@@ -81,7 +84,9 @@ class ProcessorTimes(threading.Thread):
         """Samples until told to end."""
         while not self._ended.wait(SAMPLE_SECONDS):
             for log in self._logs.glob("worker-pool-*.log"):
-                for pid in map(int, re.findall(r"worker [0-9-]+ is process (\d+)", log.read_text())):
+                for pid in map(
+                    int, re.findall(r"worker [0-9-]+ is process (\d+)", log.read_text())
+                ):
                     used = _processor_seconds(pid)
                     if used is not None:
                         self._samples.setdefault(pid, []).append((time.time(), used))
@@ -123,7 +128,9 @@ def scoring_step(master: str, job: str) -> tuple[float, float]:
     job_id = next(found["jid"] for found in get("/jobs/overview")["jobs"] if found["name"] == job)
     vertex = next(v for v in get(f"/jobs/{job_id}")["vertices"] if SCORING_STEP in v["name"])
     subtasks = get(f"/jobs/{job_id}/vertices/{vertex['id']}")["subtasks"]
-    return min(s["start-time"] for s in subtasks) / 1000, max(s["end-time"] for s in subtasks) / 1000
+    return min(s["start-time"] for s in subtasks) / 1000, max(
+        s["end-time"] for s in subtasks
+    ) / 1000
 
 
 def curate(corpus: str, rater: Path, output: Path, flags: list[str]) -> None:
@@ -143,9 +150,20 @@ def curate(corpus: str, rater: Path, output: Path, flags: list[str]) -> None:
         str(rater),
         "--output",
     ]
-    command += [str(output), "--keep_fraction", "0.5", "--max_windows", "4", "--workers_to_fill", "2", *flags]
+    command += [
+        str(output),
+        "--keep_fraction",
+        "0.5",
+        "--max_windows",
+        "4",
+        "--workers_to_fill",
+        "2",
+        *flags,
+    ]
     with open(log, "w") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode
+        code = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False
+        ).returncode
     if code:
         raise RuntimeError(f"{' '.join(command)} ended with {code}; see {log}")
 
@@ -154,7 +172,9 @@ def write_rater(path: Path) -> None:
     """Writes a rater of the default config's size that has learned nothing."""
     shape = TransformerConfig(width=64, heads=2, mlp_width=128, layers=1)
     config = RaterConfig(window=256, transformer=shape, ngram_orders=(2,), ngram_rows=8192)
-    save_rater(path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()))
+    save_rater(
+        path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer())
+    )
 
 
 def measure(corpus: str, output: Path, rounds: int) -> dict[str, Any]:
@@ -215,7 +235,9 @@ def figures(runs: list[Measured]) -> dict[str, Any]:
         }
         return statistics.median(values[of])
 
-    medians = {of: [median(workers, of) for workers in WORKERS] for of in ("seconds", "busiest", "all")}
+    medians = {
+        of: [median(workers, of) for workers in WORKERS] for of in ("seconds", "busiest", "all")
+    }
     return {
         "medians": medians,
         "speed_up_by_the_clock": medians["seconds"][0] / medians["seconds"][1],
@@ -235,7 +257,9 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"| {workers} | {' | '.join(row)} |")
     for name in ("clock", "processor_time"):
         found = report[f"speed_up_by_{'the_' if name == 'clock' else ''}{name}"]
-        lines.append(f"speed-up by {name.replace('_', ' ')}: {found:.2f}, {found / 2:.0%} of the ideal")
+        lines.append(
+            f"speed-up by {name.replace('_', ' ')}: {found:.2f}, {found / 2:.0%} of the ideal"
+        )
     same = sum(run["same"] for run in report["runs"])
     lines.append(
         f"{same} of {len(report['runs'])} runs keep the very documents of the in-process runner "
@@ -246,10 +270,16 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures, prints the table and writes `flink_speedup.json`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", required=True, metavar="GLOB", help="of JSONL documents")
-    parser.add_argument("--output", required=True, type=Path, help="a folder; one that is there is removed")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind; default: %(default)s")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="a folder; one that is there is removed"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="runs of each kind; default: %(default)s"
+    )
     args = parser.parse_args()
     shutil.rmtree(args.output, ignore_errors=True)
     args.output.mkdir(parents=True)

@@ -1,10 +1,11 @@
 """Which work each document of the corpora's `dev_heldout/` comes from, and the split of it by work.
 
-Documents are pieces of longer works, and neither their ids nor any field tell which. What tells is in the text:
-names and turns of phrase that stand in one work alone. For each work a pattern of such cues is given, found by
-reading the documents' beginnings and their rarest capitalised words. A document belongs to the work whose cues it
-holds most often, if it holds them more than twice as often as the cues of any work of the other half. A document that
-does not is in neither half; with the corpora as they are there is none.
+Documents are pieces of longer works, and neither their ids nor any field tell which. What tells is
+in the text: names and turns of phrase that stand in one work alone. For each work a pattern of such
+cues is given, found by reading the documents' beginnings and their rarest capitalised words. A
+document belongs to the work whose cues it holds most often, if it holds them more than twice as
+often as the cues of any work of the other half. A document that does not is in neither half; with
+the corpora as they are there is none.
 
 `shared_names` checks the split without the cues.
 """
@@ -99,7 +100,10 @@ WORKS = (
     *_works(
         "us_speeches",
         VALIDATION,
-        ("Taft, inaugural 1909", r"\bnegro\b|tariff|Panama|Porto Rico|[Ii]nterstate|Dingley|Isthmus"),
+        (
+            "Taft, inaugural 1909",
+            r"\bnegro\b|tariff|Panama|Porto Rico|[Ii]nterstate|Dingley|Isthmus",
+        ),
         (
             "Eisenhower, State of the Union 1953",
             r"EISENHOWER|Formosa|Indochina|Strasbourg|Hoover|tax structure|maintain adequate mil"
@@ -117,7 +121,12 @@ WORKS = (
         ("G. W. Bush, inaugural 2005", r"Cheney|Koran|Homestead Act"),
     ),
     *_works("elife", OUTER, ("Ire1", r"Ire1|UPR|ER-stress|endoplasmic"), ("RET", r"\bRET\b")),
-    *_works("elife", VALIDATION, ("PRC2", r"PRC2|Ezh2|EED|Polycomb"), ("Bad medicine", r"Goldacre|pharmaceutical")),
+    *_works(
+        "elife",
+        VALIDATION,
+        ("PRC2", r"PRC2|Ezh2|EED|Polycomb"),
+        ("Bad medicine", r"Goldacre|pharmaceutical"),
+    ),
     *_works(
         "wikitext2_raw",
         OUTER,
@@ -188,7 +197,9 @@ def assign(identifier: str, text: str, source: str) -> HeldOutDocument:
     return HeldOutDocument(identifier, text, source, "", "")
 
 
-def shared_names(documents: Sequence[HeldOutDocument], at_most: int = 8) -> list[tuple[int, str, str, list[str]]]:
+def shared_names(
+    documents: Sequence[HeldOutDocument], at_most: int = 8
+) -> list[tuple[int, str, str, list[str]]]:
     """Looks for works that may be one, without the cues: by rare names that documents of both halves hold.
 
     Args:
@@ -196,7 +207,8 @@ def shared_names(documents: Sequence[HeldOutDocument], at_most: int = 8) -> list
         at_most: a name counts as rare if no more documents than this hold it.
 
     Returns:
-        (how many rare names are shared, work of the outer half, work of the validation half, the names), most first.
+        (how many rare names are shared, work of the outer half, work of the validation half, the
+        names), most first.
     """
     holders: dict[str, set[int]] = collections.defaultdict(set)
     for index, document in enumerate(documents):
@@ -210,5 +222,8 @@ def shared_names(documents: Sequence[HeldOutDocument], at_most: int = 8) -> list
                 for j in indices:
                     if documents[i].half == OUTER and documents[j].half == VALIDATION:
                         pairs[documents[i].work, documents[j].work].add(name)
-    found = [(len(names), outer, validation, sorted(names)) for (outer, validation), names in pairs.items()]
+    found = [
+        (len(names), outer, validation, sorted(names))
+        for (outer, validation), names in pairs.items()
+    ]
     return sorted(found, key=lambda pair: (-pair[0], pair[1], pair[2]))

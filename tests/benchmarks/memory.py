@@ -1,13 +1,15 @@
 """Peak memory: of a worker as the corpus grows, with one huge document, and of the plan's gathering.
 
-    python -m tests.benchmarks.memory --corpus 'shared/corpora/dev/*' --rater RATER --output /tmp/memory --times 1,10,50
+    python -m tests.benchmarks.memory --corpus 'shared/corpora/dev/*' --rater RATER --output
+    /tmp/memory --times 1,10,50
 
-A run is `datarater-score` in one process, so that its peak resident memory is that of a worker and the launcher
-together. Corpora are made from the files of `--corpus`, linked again and again under other names. The huge document
-comes after the corpus's own files: once under the default limit on records, where it is rejected, and once under one
-that lets it pass.
+A run is `datarater score` in one process, so that its peak resident memory is that of a worker and
+the launcher together. Corpora are made from the files of `--corpus`, linked again and again under
+other names. The huge document comes after the corpus's own files: once under the default limit on
+records, where it is rejected, and once under one that lets it pass.
 
-The plan is gathered for `--splits` splits, once of few files and once of as many files, as the step of the graph does.
+The plan is gathered for `--splits` splits, once of few files and once of as many files, as the step
+of the graph does.
 """
 
 from __future__ import annotations
@@ -40,11 +42,12 @@ def run(name: str, inputs: list[str], rater: str, output: Path, more: list[str])
     arguments += ["--rater", rater, "--output", str(output), *more]
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments],
+        stdout=subprocess.DEVNULL,
     )
     _, code, usage = os.wait4(process.pid, 0)
     if code:
-        raise RuntimeError(f"{name}: datarater-score ended with {os.waitstatus_to_exitcode(code)}")
+        raise RuntimeError(f"{name}: datarater score ended with {os.waitstatus_to_exitcode(code)}")
     counts = json.loads((output / "scoring.json").read_bytes())["counts"]
     megabytes = usage.ru_maxrss / 1024
     print(
@@ -85,7 +88,11 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
     cuts_Sx3 = np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1)
     plans = [
         FilePlan(
-            FileInfo(f"gs://crawl/2025/segment-{number:08d}.jsonl", per_file * 2**24, f"generation-{number:016d}"),
+            FileInfo(
+                f"gs://crawl/2025/segment-{number:08d}.jsonl",
+                per_file * 2**24,
+                f"generation-{number:016d}",
+            ),
             Format.JSONL,
             Compression.NONE,
             cuts_Sx3.copy(),
@@ -99,7 +106,9 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
 
 def main() -> None:
     """Measures all and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--rater", required=True)
     parser.add_argument("--output", required=True, type=Path)
@@ -112,7 +121,9 @@ def main() -> None:
     rows = []
     for times in (int(word) for word in args.times.split(",")):
         corpus = link_corpus(args.output / f"corpus-{times}", files, times)
-        rows.append(run(f"the corpus, {times} times", [corpus], args.rater, args.output / "run", more))
+        rows.append(
+            run(f"the corpus, {times} times", [corpus], args.rater, args.output / "run", more)
+        )
     huge = huge_document(args.output / "huge.jsonl", args.document_megabytes)
     corpus = link_corpus(args.output / "corpus-1", files, 1)
     name = f"and a document of {args.document_megabytes} MB"
@@ -126,8 +137,12 @@ def main() -> None:
         output = str(args.output / f"plan-{files_planned}")
         shutil.rmtree(output, ignore_errors=True)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            megabytes, seconds = pool.apply(gather, (files_planned, args.splits // files_planned, output))
-        print(f"plan of {args.splits:,} splits in {files_planned:,} files: {megabytes:,.0f} MB, {seconds:.0f} s")
+            megabytes, seconds = pool.apply(
+                gather, (files_planned, args.splits // files_planned, output)
+            )
+        print(
+            f"plan of {args.splits:,} splits in {files_planned:,} files: {megabytes:,.0f} MB, {seconds:.0f} s"
+        )
         gathered.append({"files": files_planned, "megabytes": megabytes, "seconds": seconds})
         shutil.rmtree(output)
     result = {"machine": machine(), "rows": rows, "plan": gathered}

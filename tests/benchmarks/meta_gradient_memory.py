@@ -2,15 +2,15 @@
 
     python tests/benchmarks/meta_gradient_memory.py --output memory_output
 
-Inner models of about 0.25M and 1M parameters on bytes, length 128, batch 16, T in {2, 4, 8}; the rater is the default
-config's. Memory is the compiled program's temporary bytes, which are exact and do not hold the arguments and results
-(parameters, moments, windows, meta-gradient). XLA's CPU scheduler weighs as much as the method, so every arrangement is
-compiled under both: "concurrent", its default, and "sequential"
-(`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
+Inner models of about 0.25M and 1M parameters on bytes, length 128, batch 16, T in {2, 4, 8}; the
+rater is the default config's. Memory is the compiled program's temporary bytes, which are exact and
+do not hold the arguments and results (parameters, moments, windows, meta-gradient). XLA's CPU
+scheduler weighs as much as the method, so every arrangement is compiled under both: "concurrent",
+its default, and "sequential" (`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
 
-Time is of those arrangements in `--timed`, at the T of `--timed_updates`, under the default scheduler: they take turns,
-and the median of their runs is good for ratios only. Where other programs share the machine go by the processor's
-seconds, summed over its cores.
+Time is of those arrangements in `--timed`, at the T of `--timed_updates`, under the default
+scheduler: they take turns, and the median of their runs is good for ratios only. Where other
+programs share the machine go by the processor's seconds, summed over its cores.
 
 What the names of the arrangements mean:
 
@@ -24,11 +24,12 @@ What the names of the arrangements mean:
     micro       inner and outer batches are taken 4 windows at a time (inner_micro_batch, outer_micro_batch)
     unrolled    the T updates one after the other; the others run them in a scan
 
-"reverse, unrolled" is what `jax.grad` through the updates gives, "reverse: updates, blocks, rater" the strongest rival
-arrangement that takes a batch at once. Figures are kept in `meta_gradient_memory.json` as they come; what a folder
-holds already is replaced figure by figure (with `--missing`, left alone), so that the whole can be measured in parts,
-and the tables (Markdown) are of all that it holds. `--runs 0` leaves out the times. A compilation takes 15 seconds of
-one core, the whole matrix most of an hour.
+"reverse, unrolled" is what `jax.grad` through the updates gives, "reverse: updates, blocks, rater"
+the strongest rival arrangement that takes a batch at once. Figures are kept in
+`meta_gradient_memory.json` as they come; what a folder holds already is replaced figure by figure
+(with `--missing`, left alone), so that the whole can be measured in parts, and the tables
+(Markdown) are of all that it holds. `--runs 0` leaves out the times. A compilation takes 15 seconds
+of one core, the whole matrix most of an hour.
 """
 
 from __future__ import annotations
@@ -59,8 +60,17 @@ from datarater.meta_training.algorithm.language_model import (
     initialise_language_model,
     sequence_losses,
 )
-from datarater.meta_training.algorithm.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
-from datarater.rater_model.rater import RaterConfig, count_parameters, initialise_rater, score_tokens
+from datarater.meta_training.algorithm.meta_gradient import (
+    InnerState,
+    MetaGradientConfig,
+    make_meta_gradient,
+)
+from datarater.rater_model.rater import (
+    RaterConfig,
+    count_parameters,
+    initialise_rater,
+    score_tokens,
+)
 from datarater.rater_model.transformer import TransformerConfig
 from tests.benchmarks.benchmark_support import machine
 
@@ -69,7 +79,10 @@ SIZES = {
     "0.25M": TransformerConfig(width=96, heads=4, mlp_width=208, layers=2),
     "1M": TransformerConfig(width=128, heads=4, mlp_width=344, layers=5),
 }
-SCHEDULERS = {"concurrent": "", "sequential": "--xla_cpu_enable_concurrency_optimized_scheduler=false"}
+SCHEDULERS = {
+    "concurrent": "",
+    "sequential": "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+}
 PLAIN, STRONGEST = "reverse, unrolled", "reverse: updates, blocks, rater"
 
 
@@ -103,7 +116,8 @@ def arrange(name: str) -> Arrangement:
     )
 
 
-# {reverse, mixed} x {block remat} x {saved inner gradients}, then what else there is to save or to spend.
+# {reverse, mixed} x {block remat} x {saved inner gradients}, then what else there is to save or to
+# spend.
 MATRIX = [
     f"{mode}: updates{saved}{blocks}"
     for mode in ("reverse", "mixed")
@@ -156,13 +170,17 @@ def build(size: str, updates: int, name: str, to_run: bool = True) -> Program:
         size: of the inner model, a key of `SIZES`.
         updates: T.
         name: of the arrangement.
-        to_run: whether it will be run; if not, machine code is not optimised, which changes no buffer and saves time.
+        to_run: whether it will be run; if not, machine code is not optimised, which changes no
+            buffer and saves time.
 
     Returns:
-        The program; its figures are the temporary bytes, the inner model's parameters and seconds of compiling.
+        The program; its figures are the temporary bytes, the inner model's parameters and seconds
+        of compiling.
     """
     arrangement = arrange(name)
-    model = LanguageModelConfig(VOCABULARY, dataclasses.replace(SIZES[size], **arrangement.transformer))
+    model = LanguageModelConfig(
+        VOCABULARY, dataclasses.replace(SIZES[size], **arrangement.transformer)
+    )
     rater = RaterConfig(VOCABULARY, LENGTH, TransformerConfig(64, 2, 128, 1))
     optimiser = optax.adam(3e-3, eps=0.0, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -199,7 +217,9 @@ def build(size: str, updates: int, name: str, to_run: bool = True) -> Program:
     )
 
 
-def measure(size: str, updates: int, names: Sequence[str], timed: Sequence[str], runs: int) -> Iterator[dict[str, Any]]:
+def measure(
+    size: str, updates: int, names: Sequence[str], timed: Sequence[str], runs: int
+) -> Iterator[dict[str, Any]]:
     """Yields the figures of arrangements: as each is compiled, and, of those that are timed, again with their times.
 
     Args:
@@ -249,11 +269,24 @@ def run_child(arguments: argparse.Namespace) -> None:
     default = next(iter(SCHEDULERS))
     for size in arguments.sizes:
         for updates in arguments.updates:
-            runs = arguments.runs if arguments.child == default and updates in arguments.timed_updates else 0
+            runs = (
+                arguments.runs
+                if arguments.child == default and updates in arguments.timed_updates
+                else 0
+            )
             there = read_figures(arguments.output) if arguments.missing else {}
-            names = [n for n in arguments.arrangements if (size, updates, arguments.child, n) not in there]
+            names = [
+                n
+                for n in arguments.arrangements
+                if (size, updates, arguments.child, n) not in there
+            ]
             for found in measure(size, updates, names, arguments.timed, runs):
-                print(json.dumps({"size": size, "updates": updates, "scheduler": arguments.child, **found}), flush=True)
+                print(
+                    json.dumps(
+                        {"size": size, "updates": updates, "scheduler": arguments.child, **found}
+                    ),
+                    flush=True,
+                )
 
 
 PLACE = ("size", "updates", "scheduler", "arrangement")
@@ -269,7 +302,11 @@ def read_figures(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 def memory_table(figures: Sequence[dict[str, Any]], size: str) -> list[str]:
     """Returns the lines of a Markdown table of one size: temporary MB under both schedulers, for every T."""
-    found = {tuple(figure[name] for name in PLACE[1:]): figure for figure in figures if figure["size"] == size}
+    found = {
+        tuple(figure[name] for name in PLACE[1:]): figure
+        for figure in figures
+        if figure["size"] == size
+    }
     columns = sorted({place[:2] for place in found})
     names = [name for name in (*ARRANGEMENTS, *OTHERS) if any(place[2] == name for place in found)]
     heads = [f"T={updates} {scheduler}" for updates, scheduler in columns]
@@ -283,12 +320,22 @@ def memory_table(figures: Sequence[dict[str, Any]], size: str) -> list[str]:
 
 def time_table(figures: Sequence[dict[str, Any]], size: str, updates: int) -> list[str]:
     """Returns the lines of a Markdown table of those arrangements of one size and T that were timed."""
-    rows = [f for f in figures if (f["size"], f["updates"]) == (size, updates) and "step_seconds" in f]
+    rows = [
+        f for f in figures if (f["size"], f["updates"]) == (size, updates) and "step_seconds" in f
+    ]
     named = {row["arrangement"]: row for row in rows}
     if STRONGEST not in named:
         return []
     head = f"{size}, T={updates}, medians of {rows[0]['runs']} runs"
-    columns = ("MB", "of plain", "of strongest", "step s", "of strongest", "processor s", "of strongest")
+    columns = (
+        "MB",
+        "of plain",
+        "of strongest",
+        "step s",
+        "of strongest",
+        "processor s",
+        "of strongest",
+    )
     lines = [f"| {head} | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
 
     def ratio(row: dict[str, Any], to: str, field: str) -> str:
@@ -306,14 +353,23 @@ def time_table(figures: Sequence[dict[str, Any]], size: str, updates: int) -> li
 
 def processor_table(figures: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the lines of a Markdown table: processor seconds of a step, in brackets as a share of the strongest's."""
-    timed = {(f["size"], f["updates"], f["arrangement"]): f["step_processor_seconds"] for f in figures if "runs" in f}
+    timed = {
+        (f["size"], f["updates"], f["arrangement"]): f["step_processor_seconds"]
+        for f in figures
+        if "runs" in f
+    }
     columns = sorted({place[:2] for place in timed if (*place[:2], STRONGEST) in timed})
     lines = [f"| processor s | {' | '.join(f'{size}, T={updates}' for size, updates in columns)} |"]
     lines += ["|---|" + "---:|" * len(columns)]
     for name in (*ARRANGEMENTS, *OTHERS):
         if any((*column, name) in timed for column in columns):
-            pairs = [(timed.get((*column, name)), timed[(*column, STRONGEST)]) for column in columns]
-            cells = ["" if own is None else f"{own:.2f} ({own / strongest:.2f})" for own, strongest in pairs]
+            pairs = [
+                (timed.get((*column, name)), timed[(*column, STRONGEST)]) for column in columns
+            ]
+            cells = [
+                "" if own is None else f"{own:.2f} ({own / strongest:.2f})"
+                for own, strongest in pairs
+            ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines if columns else []
 
@@ -323,7 +379,9 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
     for size in sorted({figure["size"] for figure in figures}):
         parameters = next(figure["parameters"] for figure in figures if figure["size"] == size)
         floor = 3 * parameters * np.dtype(np.float32).itemsize / 1e6
-        print(f"\n{size}: {parameters:,} parameters; parameters and moments alone take T x {floor:.0f} MB\n")
+        print(
+            f"\n{size}: {parameters:,} parameters; parameters and moments alone take T x {floor:.0f} MB\n"
+        )
         print("\n".join(memory_table(figures, size)))
     for size, updates in sorted({(figure["size"], figure["updates"]) for figure in figures}):
         print("\n".join(["", *time_table(figures, size, updates)]))
@@ -332,18 +390,30 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("memory_output"))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--updates", nargs="+", type=int, default=[2, 4, 8], help="values of T")
     parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=list(SCHEDULERS))
     every = [*ARRANGEMENTS, *OTHERS]
-    parser.add_argument("--arrangements", nargs="+", choices=every, default=ARRANGEMENTS, metavar="NAME")
+    parser.add_argument(
+        "--arrangements", nargs="+", choices=every, default=ARRANGEMENTS, metavar="NAME"
+    )
     parser.add_argument("--timed", nargs="*", choices=every, default=TIMED, metavar="NAME")
-    parser.add_argument("--timed_updates", nargs="+", type=int, default=[2], help="values of T to time at")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each; 0 for memory alone")
-    parser.add_argument("--missing", action="store_true", help="measure only what the folder does not hold yet")
-    parser.add_argument("--show", action="store_true", help="measure nothing: print the tables of what is there")
+    parser.add_argument(
+        "--timed_updates", nargs="+", type=int, default=[2], help="values of T to time at"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5, help="timed runs of each; 0 for memory alone"
+    )
+    parser.add_argument(
+        "--missing", action="store_true", help="measure only what the folder does not hold yet"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="measure nothing: print the tables of what is there"
+    )
     parser.add_argument("--child", choices=SCHEDULERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
@@ -354,10 +424,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = read_figures(arguments.output)
     for figure in () if arguments.show else measure_in_processes(arguments):
         figures[tuple(figure[name] for name in PLACE)] = figure
-        step = f", {figure['step_processor_seconds']:.2f} processor s" if "step_seconds" in figure else ""
+        step = (
+            f", {figure['step_processor_seconds']:.2f} processor s"
+            if "step_seconds" in figure
+            else ""
+        )
         place = f"{figure['size']} T={figure['updates']} {figure['scheduler']}"
-        print(f"{place}: {figure['arrangement']}: {figure['temporary_bytes'] / 1e6:.1f} MB{step}", flush=True)
-        everything = {"machine": machine(), "length": LENGTH, "batch": BATCH, "figures": list(figures.values())}
+        print(
+            f"{place}: {figure['arrangement']}: {figure['temporary_bytes'] / 1e6:.1f} MB{step}",
+            flush=True,
+        )
+        everything = {
+            "machine": machine(),
+            "length": LENGTH,
+            "batch": BATCH,
+            "figures": list(figures.values()),
+        }
         path.write_text(json.dumps(everything, indent=1))
     show(list(figures.values()))
     print(f"\n{path}")

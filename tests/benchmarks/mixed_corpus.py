@@ -2,9 +2,10 @@
 
     python tests/benchmarks/mixed_corpus.py --output mixed_corpus_output
 
-Splits the corpora's `dev_heldout/` in two halves by work (see `held_out_works`), trains a rater on `dev/` with one
-half as the outer set by `datarater-train --config=meta_training/configs/mixed_corpus.py`, and scores every document
-of `dev/`. Beside the trained rater stand the untrained one (step 0 of the same run), byte n-gram models of the outer
+Splits the corpora's `dev_heldout/` in two halves by work (see `held_out_works`), trains a rater on
+`dev/` with one half as the outer set by `datarater train
+--config=meta_training/configs/mixed_corpus.py`, and scores every document of `dev/`. Beside the
+trained rater stand the untrained one (step 0 of the same run), byte n-gram models of the outer
 half, which score a document by its mean log-probability, and the document's length.
 
 Figures:
@@ -15,8 +16,8 @@ Figures:
     Spearman length  rank correlation of score and length in bytes, over all documents
     validation AUC   of the other half of the held-out documents, which no training saw, against noisy sources
 
-The quality labels below are for reading results; training never sees them. The corpora lie in $DATARATER_CORPORA,
-else in `../shared/corpora`. Writes `mixed_corpus.json` to the output folder.
+The quality labels below are for reading results; training never sees them. The corpora lie in
+$DATARATER_CORPORA, else in `../shared/corpora`. Writes `mixed_corpus.json` to the output folder.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ QUALITY = {
 }
 
 
-def split_held_out(corpora: Path, output: Path, console: Console) -> dict[str, list[HeldOutDocument]]:
+def split_held_out(
+    corpora: Path, output: Path, console: Console
+) -> dict[str, list[HeldOutDocument]]:
     """Splits the held-out documents by work, writes both halves, and prints the works of each.
 
     Args:
@@ -102,18 +105,30 @@ def split_held_out(corpora: Path, output: Path, console: Console) -> dict[str, l
         (output / half).mkdir(parents=True, exist_ok=True)
         with gzip.open(output / half / f"{half}.jsonl.gz", "wt", encoding="utf-8") as file:
             for placed in halves[half]:
-                file.write(json.dumps({"id": placed.id, "text": placed.text, "source": placed.source}) + "\n")
+                file.write(
+                    json.dumps({"id": placed.id, "text": placed.text, "source": placed.source})
+                    + "\n"
+                )
         works = collections.Counter(f"{placed.work} ({placed.source})" for placed in halves[half])
         size = sum(len(placed.text.encode()) for placed in halves[half])
-        console.print(f"\n{half} half: {len(halves[half])} documents, {size / 1e6:.2f} MB, {len(works)} works")
-        console.print("  " + "; ".join(f"{work} {count}" for work, count in sorted(works.items())), highlight=False)
+        console.print(
+            f"\n{half} half: {len(halves[half])} documents, {size / 1e6:.2f} MB, {len(works)} works"
+        )
+        console.print(
+            "  " + "; ".join(f"{work} {count}" for work, count in sorted(works.items())),
+            highlight=False,
+        )
     console.print(f"in neither half, because the cues do not tell: {len(halves[''])} documents")
-    common = {placed.work for placed in halves[OUTER]} & {placed.work for placed in halves[VALIDATION]}
+    common = {placed.work for placed in halves[OUTER]} & {
+        placed.work for placed in halves[VALIDATION]
+    }
     if common:
         raise ValueError(f"works in both halves: {sorted(common)}")
     console.print("pairs of works across the halves with the most rare names in common:")
     for count, outer, validation, names in shared_names([*halves[OUTER], *halves[VALIDATION]])[:3]:
-        console.print(f"  {count} names  {outer} | {validation}: {', '.join(names[:8])} ...", highlight=False)
+        console.print(
+            f"  {count} names  {outer} | {validation}: {', '.join(names[:8])} ...", highlight=False
+        )
     return halves
 
 
@@ -166,22 +181,35 @@ def figures(
     }
 
 
-def by_source(documents: Sequence[Document], scores: dict[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+def by_source(
+    documents: Sequence[Document], scores: dict[str, NDArray[np.float64]]
+) -> dict[str, dict[str, float]]:
     """Returns the mean rank of each source's documents, from 0 (worst) to 1 (best), by what scored."""
     sources_N = np.asarray([document.source for document in documents])
     found: dict[str, dict[str, float]] = {source: {} for source in QUALITY}
     for name, scores_N in scores.items():
-        rank_N = np.argsort(np.argsort(scores_N, kind="stable"), kind="stable") / max(1, len(scores_N) - 1)
+        rank_N = np.argsort(np.argsort(scores_N, kind="stable"), kind="stable") / max(
+            1, len(scores_N) - 1
+        )
         for source in QUALITY:
             if (sources_N == source).any():
                 found[source][name] = float(rank_N[sources_N == source].mean())
     return found
 
 
-def show(results: dict[str, dict[str, Any]], ranks: dict[str, dict[str, float]], console: Console) -> None:
+def show(
+    results: dict[str, dict[str, Any]], ranks: dict[str, dict[str, float]], console: Console
+) -> None:
     """Prints the figures, and the sources in the trained rater's order."""
     table = Table(title="Documents of clean against noisy sources")
-    for column in ("scored by", "AUC", "within deciles", "validation AUC", "Spearman length", "kept clean/mixed/noisy"):
+    for column in (
+        "scored by",
+        "AUC",
+        "within deciles",
+        "validation AUC",
+        "Spearman length",
+        "kept clean/mixed/noisy",
+    ):
         table.add_column(column, justify="left" if column == "scored by" else "right")
     for name, values in results.items():
         table.add_row(
@@ -216,7 +244,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Does a rater meta-learned on a web-like pool prefer edited prose?",
         epilog="example: python tests/benchmarks/mixed_corpus.py --output mixed_corpus_output",
     )
-    parser.add_argument("--output", default="mixed_corpus_output", type=Path, help="folder for rater and figures")
+    parser.add_argument(
+        "--output", default="mixed_corpus_output", type=Path, help="folder for rater and figures"
+    )
     parser.add_argument(
         "--documents",
         default=0,
@@ -226,12 +256,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(argv)
     unknown = [flag for flag in overrides if not flag.startswith("--config.")]
     if unknown:
-        parser.error(f"unknown: {' '.join(unknown)} (flags of datarater-train look like --config.seed=1)")
+        parser.error(
+            f"unknown: {' '.join(unknown)} (flags of datarater train look like --config.seed=1)"
+        )
     if options.documents and options.documents < FEWEST_DOCUMENTS:
         parser.error(f"--documents must be at least {FEWEST_DOCUMENTS}, not {options.documents}")
     corpora = Path(os.environ.get("DATARATER_CORPORA", ROOT.parent / "shared" / "corpora"))
     if not (corpora / "dev").is_dir():
-        parser.error(f"no corpora at {corpora}: set DATARATER_CORPORA to the folder that holds dev/ and dev_heldout/")
+        parser.error(
+            f"no corpora at {corpora}: set DATARATER_CORPORA to the folder that holds dev/ and dev_heldout/"
+        )
     console = Console(width=None if sys.stdout.isatty() else 120)
     output = options.output.resolve()
     halves = split_held_out(corpora, output, console)
@@ -248,7 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(f"\ntrained in {seconds:.0f} s: {workdir / 'rater'}", soft_wrap=True)
     documents = [document for document, _ in read_documents(f"{corpora}/dev/*.jsonl.gz")]
     if 0 < options.documents < len(documents):
-        documents = [documents[i * len(documents) // options.documents] for i in range(options.documents)]
+        documents = [
+            documents[i * len(documents) // options.documents] for i in range(options.documents)
+        ]
     texts = [document.text for document in documents]
     validation = [placed.text for placed in halves[VALIDATION]]
     outer = [placed.text for placed in halves[OUTER]]
@@ -266,7 +302,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         name: figures(scores_N[: len(texts)], scores_N[len(texts) :], quality_N, size_N)
         for name, scores_N in scores.items()
     }
-    ranks = by_source(documents, {name: scores_N[: len(texts)] for name, scores_N in scores.items()})
+    ranks = by_source(
+        documents, {name: scores_N[: len(texts)] for name, scores_N in scores.items()}
+    )
     show(results, ranks, console)
     report: dict[str, Any] = {
         "machine": machine(),

@@ -3,8 +3,9 @@
     pip install -c constraints.txt -e '.[train,benchmark]'  # libtpu is in the last; no TPU is needed
     python tests/benchmarks/paper_sizes.py --output paper_sizes_output
 
-Compiles one whole meta-step of `meta_training/configs/pile.py` (8 inner models, batches of 128, length 2048, a 48.5M
-rater) for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing is allocated and nothing runs. For each:
+Compiles one whole meta-step of `meta_training/configs/pile.py` (8 inner models, batches of 128,
+length 2048, a 48.5M rater) for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing is
+allocated and nothing runs. For each:
 
     arguments    bytes on one chip of the state and the windows; the state's buffers are used again for the results
     temporary    bytes on one chip that the program needs beside them
@@ -14,12 +15,13 @@ rater) for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing is all
     CPU          temporary bytes of one chip's share (one inner model, its part of the batch) compiled for a CPU: what
                  can be had without libtpu, with other fusions and layouts, so not what a TPU takes
 
-`--micro_batch`, `--topology` and `--mode` say what to compile for. The mesh is 8 x (chips / 8): on v5p:4x4x4, as in the
-paper, an inner model has 8 chips, 16 windows of each batch on each of them and its parameters cut over them; on
-v5p:2x2x2 it has one chip with all 128 windows. Reverse mode cannot share a batch over devices: there the mesh is 8 x 1
-on any topology. One compilation takes 5 to 20 minutes of one core, whatever T is (the updates run in a scan). Figures
-are kept in `paper_sizes.json` as they come, and the table (Markdown) is of all that the folder holds; `--show` compiles
-nothing.
+`--micro_batch`, `--topology` and `--mode` say what to compile for. The mesh is 8 x (chips / 8): on
+v5p:4x4x4, as in the paper, an inner model has 8 chips, 16 windows of each batch on each of them and
+its parameters cut over them; on v5p:2x2x2 it has one chip with all 128 windows. Reverse mode cannot
+share a batch over devices: there the mesh is 8 x 1 on any topology. One compilation takes 5 to 20
+minutes of one core, whatever T is (the updates run in a scan). Figures are kept in
+`paper_sizes.json` as they come, and the table (Markdown) is of all that the folder holds; `--show`
+compiles nothing.
 """
 
 from __future__ import annotations
@@ -39,9 +41,13 @@ from datarater.meta_training.configs import pile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
 os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU is compiled for, not used
-# Without these libtpu would ask a cloud's metadata server about the machine, and let one process at a time compile.
-# The machine they describe plays no part: `--topology` says what is compiled for.
-os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-128"}
+# Without these libtpu would ask a cloud's metadata server about the machine, and let one process at
+# a time compile. The machine they describe plays no part: `--topology` says what is compiled for.
+os.environ |= {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-128",
+}
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
 import jax
@@ -50,7 +56,11 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from datarater.meta_training.algorithm.language_model import Windows, initialise_language_model, sequence_losses
+from datarater.meta_training.algorithm.language_model import (
+    Windows,
+    initialise_language_model,
+    sequence_losses,
+)
 from datarater.meta_training.algorithm.mesh import Placement, PlacementConfig, make_placement
 from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
@@ -100,7 +110,10 @@ def meta_step_of(
         placement: the mesh; without one, one device holds what the config says.
     """
     tokenizer = SizedTokenizer(config.tokenizer.vocabulary_size)
-    rater, model = build.rater_config(config, tokenizer), build.language_model_config(config, tokenizer)
+    rater, model = (
+        build.rater_config(config, tokenizer),
+        build.language_model_config(config, tokenizer),
+    )
     optimiser, meta_optimiser = build.inner_optimiser(config), build.meta_optimiser(config)
 
     def initial_state() -> MetaState:
@@ -130,7 +143,9 @@ def meta_step_of(
             )
 
         state = placed(state, meta_state_specs(state, placement))
-        inner, outer = (placed(w, jax.tree.map(lambda _, w=w: windows_spec(w), w)) for w in (inner, outer))
+        inner, outer = (
+            placed(w, jax.tree.map(lambda _, w=w: windows_spec(w), w)) for w in (inner, outer)
+        )
     meta_gradient = make_meta_gradient(
         lambda params, batch: score_tokens(rater, params, *batch),
         lambda params, batch: sequence_losses(model, params, batch),
@@ -149,7 +164,11 @@ def count_flops(jaxpr: Any) -> float:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
-            total += 2.0 * np.prod(equation.outvars[0].aval.shape) * np.prod([shape[axis] for axis in contracted])
+            total += (
+                2.0
+                * np.prod(equation.outvars[0].aval.shape)
+                * np.prod([shape[axis] for axis in contracted])
+            )
         elif equation.primitive.name == "scan":
             repeats = equation.params["length"]
         for value in equation.params.values():
@@ -185,7 +204,11 @@ def compile_for_tpu(config: ConfigDict, topology: str) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         if "memory" not in str(error):
             raise
-        return {**found, "refused": str(error).split("\n")[0][:300], "compile_seconds": time.monotonic() - started}
+        return {
+            **found,
+            "refused": str(error).split("\n")[0][:300],
+            "compile_seconds": time.monotonic() - started,
+        }
     memory = compiled.memory_analysis()
     return {
         **found,
@@ -214,11 +237,11 @@ def compile_for_cpu(config: ConfigDict, group_size: int) -> dict[str, Any]:
 
 def show(figures: Sequence[dict[str, Any]]) -> None:
     """Prints the table, as Markdown."""
-    columns = (
-        "inner model|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs|CPU temporary GiB"
-    )
+    columns = "inner model|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs|CPU temporary GiB"
     print(f"| {columns.replace('|', ' | ')} |\n|{'---:|' * (columns.count('|') + 1)}")
-    for row in sorted(figures, key=lambda row: (row["topology"], row["mode"], row["parameters"], row["updates"])):
+    for row in sorted(
+        figures, key=lambda row: (row["topology"], row["mode"], row["parameters"], row["updates"])
+    ):
         cells = [row["size"], str(row["updates"]), row["mode"], "{} x {}".format(*row["mesh"])]
         cells += [str(row["micro_batch"]), f"{row['chip']}, {row['chip_bytes'] // GIB} GiB"]
         if "refused" in row:
@@ -226,25 +249,42 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
         else:
             used = row["argument_bytes"] + row["temporary_bytes"] + row["unshared_result_bytes"]
             share = used / row["chip_bytes"]
-            cells += [f"{row['argument_bytes'] / GIB:.2f}", f"{row['temporary_bytes'] / GIB:.2f}", f"{share:.0%}"]
+            cells += [
+                f"{row['argument_bytes'] / GIB:.2f}",
+                f"{row['temporary_bytes'] / GIB:.2f}",
+                f"{share:.0%}",
+            ]
             cells += ["yes" if share <= 1 else "no"]
         cpu = row.get("cpu_temporary_bytes")
-        cells += [f"{row['flops'] / 1e12:.0f}", f"{cpu / GIB:.2f}" if cpu is not None else "not compiled"]
+        cells += [
+            f"{row['flops'] / 1e12:.0f}",
+            f"{cpu / GIB:.2f}" if cpu is not None else "not compiled",
+        ]
         print(f"| {' | '.join(cells)} |")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compiles, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("paper_sizes_output"))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--updates", nargs="+", type=int, default=[2, 4, 8], help="values of T")
     parser.add_argument("--micro_batch", type=int, default=4, help="windows on a chip at one time")
     parser.add_argument("--mode", choices=("mixed", "reverse"), default="mixed")
-    parser.add_argument("--topology", default="v5p:4x4x4", help="as jax.experimental.topologies names it")
-    parser.add_argument("--show", action="store_true", help="compile nothing: print the table of what is there")
-    parser.add_argument("--tpu", action=argparse.BooleanOptionalAction, default=True, help="or keep what is there")
-    parser.add_argument("--cpu", action=argparse.BooleanOptionalAction, default=True, help="CPU bytes beside")
+    parser.add_argument(
+        "--topology", default="v5p:4x4x4", help="as jax.experimental.topologies names it"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="compile nothing: print the table of what is there"
+    )
+    parser.add_argument(
+        "--tpu", action=argparse.BooleanOptionalAction, default=True, help="or keep what is there"
+    )
+    parser.add_argument(
+        "--cpu", action=argparse.BooleanOptionalAction, default=True, help="CPU bytes beside"
+    )
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "paper_sizes.json"

@@ -2,17 +2,19 @@
 
     python -m tests.benchmarks.resume_requests --splits 1000000 --milliseconds 20
 
-A run folder of that many splits stands in a simulated object store: a file system of fsspec of which every request
-takes its time, and which makes up the content of score files and plan shards instead of holding it. Counted are the
-requests of
+A run folder of that many splits stands in a simulated object store: a file system of fsspec of
+which every request takes its time, and which makes up the content of score files and plan shards
+instead of holding it. Counted are the requests of
 
 - status, while nothing is summarised yet, and once all is;
-- resume, while nothing is summarised yet (what is found scored is not scored again), and once all is;
-- select, from summaries to the cutoff, to what is kept of every split, to the plan of output files and the books.
+- resume, while nothing is summarised yet (what is found scored is not scored again), and once all
+  is;
+- select, from summaries to the cutoff, to what is kept of every split, to the plan of output files
+  and the books.
 
-Requests are counted at the file system. Work that a cluster shares out (a group of splits, a score file) is run here
-for `--sampled_groups` groups and multiplied; each row says which it is. Memory is what a step adds to the peak of this
-process.
+Requests are counted at the file system. Work that a cluster shares out (a group of splits, a score
+file) is run here for `--sampled_groups` groups and multiplied; each row says which it is. Memory is
+what a step adds to the peak of this process.
 """
 
 from __future__ import annotations
@@ -61,9 +63,9 @@ class SlowStore(AbstractFileSystem):
     wait = 0.02
     total = 0
     done = 0
-    held: dict[str, bytes] = {}  # noqa: RUF012 (shared by all instances, as a store is)
-    requests: dict[str, int] = {}  # noqa: RUF012
-    by_prefix: dict[str, list[int]] = {}  # noqa: RUF012
+    held: dict[str, bytes] = {}
+    requests: dict[str, int] = {}
+    by_prefix: dict[str, list[int]] = {}
     score_file = b""
     lock = threading.Lock()
 
@@ -82,7 +84,9 @@ class SlowStore(AbstractFileSystem):
             return json_lines([task_of(ordinal).to_json() for ordinal in range(first, last)])
         return None
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> bytes:
         self._ask("get")
         path = self._strip_protocol(path)
         data = self.held.get(path)
@@ -116,15 +120,24 @@ class SlowStore(AbstractFileSystem):
         if path.startswith(f"{ROOT}/scores/") and len(prefix) == 2:
             size = len(self.score_file)
             entries = [
-                {"name": f"{path}/{ordinal:08d}.parquet", "size": size, "type": "file", "mtime": 0.0}
+                {
+                    "name": f"{path}/{ordinal:08d}.parquet",
+                    "size": size,
+                    "type": "file",
+                    "mtime": 0.0,
+                }
                 for ordinal in self.by_prefix.get(prefix, [])
                 if ordinal < self.done
             ]
-        children = {name[len(path) + 1 :].split("/")[0] for name in self.held if name.startswith(path + "/")}
+        children = {
+            name[len(path) + 1 :].split("/")[0] for name in self.held if name.startswith(path + "/")
+        }
         for child in sorted(children):
             name = f"{path}/{child}"
             kind = "file" if name in self.held else "directory"
-            entries.append({"name": name, "size": len(self.held.get(name, b"")), "type": kind, "mtime": 0.0})
+            entries.append(
+                {"name": name, "size": len(self.held.get(name, b"")), "type": kind, "mtime": 0.0}
+            )
         self._ask("list", max(1, -(-len(entries) // PAGE)))
         if not entries:
             raise FileNotFoundError(path)
@@ -149,7 +162,11 @@ class SlowStore(AbstractFileSystem):
 def task_of(ordinal: int) -> SplitTask:
     """A split of the made-up plan."""
     split = Split(
-        f"gs://crawl/{ordinal:08d}.jsonl.gz", Format.JSONL, Compression.GZIP, ordinal=ordinal, size=16 * 2**20
+        f"gs://crawl/{ordinal:08d}.jsonl.gz",
+        Format.JSONL,
+        Compression.GZIP,
+        ordinal=ordinal,
+        size=16 * 2**20,
     )
     return SplitTask(split, f"generation-{ordinal}", ordinal // planning.SPLITS_PER_GROUP)
 
@@ -158,7 +175,9 @@ def make_score_file(documents: int) -> bytes:
     """The score file that every split has: scores of a normal distribution."""
     rng = np.random.default_rng(0)
     rows = ScoreRows()
-    records = [Document(f'"{row}"', "x", f"source-{row % 5}", row, 1, None) for row in range(documents)]
+    records = [
+        Document(f'"{row}"', "x", f"source-{row % 5}", row, 1, None) for row in range(documents)
+    ]
     rows.add(records, rng.standard_normal(documents).astype(np.float32), np.full(documents, 100))
     return rows.to_parquet(task_of(0), "jsonl/gzip", "digest")
 
@@ -182,7 +201,9 @@ class Meter:
         before, started = peak_megabytes(), time.monotonic()
         found = work()
         seconds = time.monotonic() - started
-        requests = {kind: round(count * times) for kind, count in sorted(SlowStore.requests.items())}
+        requests = {
+            kind: round(count * times) for kind, count in sorted(SlowStore.requests.items())
+        }
         row = {
             "step": name,
             "requests": sum(requests.values()),
@@ -193,7 +214,9 @@ class Meter:
         }
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in requests.items())
         shared = "" if times == 1 else f"  (x{times:,.0f}, shared by workers)"
-        print(f"{name:<44} {row['requests']:>11,} {seconds:>8.1f} s {row['megabytes']:>7.0f} MB  {kinds}{shared}")
+        print(
+            f"{name:<44} {row['requests']:>11,} {seconds:>8.1f} s {row['megabytes']:>7.0f} MB  {kinds}{shared}"
+        )
         self.rows.append(row)
         return found
 
@@ -205,7 +228,9 @@ def peak_megabytes() -> float:
 
 def main() -> None:
     """Makes the folder up and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--splits", type=int, default=1_000_000)
     parser.add_argument("--milliseconds", type=float, default=20.0)
     parser.add_argument("--documents", type=int, default=200, help="in a split")
@@ -218,7 +243,9 @@ def main() -> None:
     folder = RunFolder(f"slowstore://{ROOT}")
     groups = -(-args.splits // planning.SPLITS_PER_GROUP)
     for ordinal in range(args.splits):
-        SlowStore.by_prefix.setdefault(folder.score_path(ordinal).split("/")[-2], []).append(ordinal)
+        SlowStore.by_prefix.setdefault(folder.score_path(ordinal).split("/")[-2], []).append(
+            ordinal
+        )
     plan = {"id": "p", "splits": args.splits, "groups": groups}
     commits.commit_if_absent(folder.identity_path, to_json({"plan": plan, "rater": "digest"}))
     SlowStore.wait = args.milliseconds / 1000
@@ -233,12 +260,16 @@ def main() -> None:
     assert found.splits_done == args.splits
     meter.measure("status again, only what is new", watcher.look)
 
-    scored_M = meter.measure("resume, nothing summarised: list the scored", lambda: scored_ordinals(folder))
+    scored_M = meter.measure(
+        "resume, nothing summarised: list the scored", lambda: scored_ordinals(folder)
+    )
     expand = ExpandGroup(folder)
 
     def expand_groups() -> None:
         for group in sampled:
-            assert len(list(expand.process(group, scored_M))) == min(planning.SPLITS_PER_GROUP, args.splits)
+            assert len(list(expand.process(group, scored_M))) == min(
+                planning.SPLITS_PER_GROUP, args.splits
+            )
 
     meter.measure("resume, nothing summarised: expand groups", expand_groups, times)
 
@@ -276,23 +307,35 @@ def main() -> None:
     commits.commit_if_absent(folder.scoring_path, to_json(scoring))
     meter.measure("status, all scored", progress.Watcher(folder).look)
     request = SelectionRequest.of(
-        KeepFraction("0.5"), output=folder.path, seed=0, output_format="same", output_shard_bytes=2**27
+        KeepFraction("0.5"),
+        output=folder.path,
+        seed=0,
+        output_format="same",
+        output_shard_bytes=2**27,
     )
     cutoffs = meter.measure("select: begin", lambda: cutoff_search.begin_selection(request))
     counter = cutoff_search.CountUndecided(folder, 0)
     meter.measure(
-        "select: a round of the descent", lambda: [list(counter.process(group, cutoffs)) for group in sampled], times
+        "select: a round of the descent",
+        lambda: [list(counter.process(group, cutoffs)) for group in sampled],
+        times,
     )
     keeper = kept_rows.CountKept(request)
     meter.measure(
-        "select: count what is kept", lambda: [list(keeper.process(group, cutoffs)) for group in sampled], times
+        "select: count what is kept",
+        lambda: [list(keeper.process(group, cutoffs)) for group in sampled],
+        times,
     )
     one_group = next(iter(keeper.process(0, cutoffs)))
     counted = [numbered(one_group, group) for group in range(groups)]
     tasks = meter.measure(
-        "select: plan the output files", lambda: list(output_files.plan_shards_of(None, counted, request))
+        "select: plan the output files",
+        lambda: list(output_files.plan_shards_of(None, counted, request)),
     )
-    written = [output_files.WrittenShard(task.name, task.written, task.documents, 2**27, "0" * 64) for task in tasks]
+    written = [
+        output_files.WrittenShard(task.name, task.written, task.documents, 2**27, "0" * 64)
+        for task in tasks
+    ]
     del tasks
     sources = publishing.MergeSources().merge_accumulators([group.sources for group in counted])
     scoring["splits"] = args.splits
@@ -307,17 +350,26 @@ def main() -> None:
     threshold = SelectionRequest.of(
         Threshold("0"), output=folder.path, seed=0, output_format="same", output_shard_bytes=2**27
     )
-    fixed = Cutoffs.fixed(threshold.read_policy(), Boundary.begin(Threshold("0"), Histogram.empty()), total_kept.kept)
+    fixed = Cutoffs.fixed(
+        threshold.read_policy(), Boundary.begin(Threshold("0"), Histogram.empty()), total_kept.kept
+    )
     del merged
     meter.measure(
         "select: hold the books",
         lambda: publishing.check_books(
-            threshold, scoring, fixed, KeptSplits.merge(group.splits for group in counted), sources, written
+            threshold,
+            scoring,
+            fixed,
+            KeptSplits.merge(group.splits for group in counted),
+            sources,
+            written,
         ),
     )
     print(f"peak of this process: {peak_megabytes():,.0f} MB")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine(), "rows": meter.rows}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"machine": machine(), "rows": meter.rows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

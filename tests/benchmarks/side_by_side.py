@@ -3,10 +3,12 @@ r"""Side by side with datatrove: the same cheap scorer in both, so that the engi
     pip install -e '.[benchmark]'
     python -m tests.benchmarks.side_by_side --documents 20000 --rounds 3
 
-Both read the same gzip JSONL, score every document by the variance of its bytes (NumPy), keep the best tenth and write
-gzip JSONL, in one process. Ours keeps exactly a tenth, keeps books, and can resume; datatrove has no selection over a
-corpus: it scores in one pass into its own files, then the quantile is taken and a second pass filters, as its users do.
-Rounds alternate; each run has a process of its own, whose start counts too.
+Both read the same gzip JSONL, score every document by the variance of its bytes (NumPy), keep the
+best tenth and write gzip JSONL, in one process. Ours keeps exactly a tenth, keeps books, and can
+resume; datatrove has no selection over a
+corpus: it scores in one pass into its own files, then the quantile is taken and a second pass
+filters, as its users do. Rounds alternate; each run has a process of its own, whose start counts
+too.
 """
 
 import argparse
@@ -45,7 +47,9 @@ def write_corpus(folder: Path, documents: int) -> None:
     for file in range(FILES):
         with gzip.open(folder / f"{file}.jsonl.gz", "wt", compresslevel=1) as out:
             for index in range(file, documents, FILES):
-                text = " ".join(words[i] for i in rng.integers(0, len(words), int(rng.integers(20, 500))))
+                text = " ".join(
+                    words[i] for i in rng.integers(0, len(words), int(rng.integers(20, 500)))
+                )
                 out.write(json.dumps({"id": str(index), "text": text}) + "\n")
 
 
@@ -65,14 +69,28 @@ def ours(corpus: Path, output: Path) -> int:
 
         def score(self, texts: Sequence[str]) -> ScoredTexts:
             scores = [score_of(text) for text in texts]
-            return ScoredTexts(np.asarray(scores, np.float32), np.asarray([len(text) for text in texts], np.int64))
+            return ScoredTexts(
+                np.asarray(scores, np.float32), np.asarray([len(text) for text in texts], np.int64)
+            )
 
-    config = RaterConfig(window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1))
-    save_rater(output / "rater", RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()))
-    flags = ["--input", f"{corpus}/*", "--rater", str(output / "rater"), "--output", str(output / "run")]
+    config = RaterConfig(
+        window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1)
+    )
+    save_rater(
+        output / "rater",
+        RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()),
+    )
+    flags = [
+        "--input",
+        f"{corpus}/*",
+        "--rater",
+        str(output / "rater"),
+        "--output",
+        str(output / "run"),
+    ]
     with mock.patch.object(scoring, "Scorer", CheapScorer):
         if curate.main([*flags, "--keep_fraction", str(SHARE)]):
-            raise RuntimeError("datarater-curate failed")
+            raise RuntimeError("datarater curate failed")
     manifest = json.loads((output / f"run/selections/keep-{SHARE}/manifest.json").read_bytes())
     kept: int = manifest["counts"]["kept"]
     return kept
@@ -97,7 +115,9 @@ def datatroves(corpus: Path, output: Path) -> int:
                 yield document
 
     def run(steps: list[object], name: str) -> None:
-        executor(pipeline=steps, tasks=FILES, workers=1, logging_dir=str(output / f"log_{name}")).run()
+        executor(
+            pipeline=steps, tasks=FILES, workers=1, logging_dir=str(output / f"log_{name}")
+        ).run()
 
     scored = output / "scored"
     run([readers.JsonlReader(str(corpus)), Score(), writers.JsonlWriter(str(scored))], "score")
@@ -116,7 +136,9 @@ ENGINES = {"ours": ours, "datatrove": datatroves}
 
 def main() -> None:
     """Prints the table, and writes it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engine", choices=ENGINES, help="run this one only, over --corpus")
@@ -140,13 +162,24 @@ def main() -> None:
                 output = Path(name) / "output"
                 shutil.rmtree(output, ignore_errors=True)
                 output.mkdir()
-                command = [sys.executable, "-m", "tests.benchmarks.side_by_side", "--engine", engine]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "tests.benchmarks.side_by_side",
+                    "--engine",
+                    engine,
+                ]
                 command += ["--corpus", str(corpus), "--output", str(output)]
                 started = time.perf_counter()
-                said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+                said = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                ).stdout
                 seconds = time.perf_counter() - started
                 row = json.loads(said.splitlines()[-1])
-                print(f"| {number} | {engine} | {seconds:.1f} | {row['peak']:.0f} | {row['kept']:,} |", flush=True)
+                print(
+                    f"| {number} | {engine} | {seconds:.1f} | {row['peak']:.0f} | {row['kept']:,} |",
+                    flush=True,
+                )
                 rows.append({"round": number, "engine": engine, "seconds": seconds, **row})
     if args.json:
         result = {"machine": machine(), "documents": args.documents, "rows": rows}

@@ -3,12 +3,14 @@
     git worktree add ../before COMMIT
     python tests/benchmarks/step_time.py --checkouts ../before . --rounds 20
 
-Each checkout runs, in a process of its own, the whole compiled meta-step of its `meta_training/configs/corruption.py`,
-with the sizes that the last checkout's config names, so that all do the same work; how the meta-gradient is taken stays
-each one's own choice. One meta-step of one is followed by one of the next, so that a busy machine is equally busy for
-all. Windows are random: time does not hang on what they hold.
+Each checkout runs, in a process of its own, the whole compiled meta-step of its
+`meta_training/configs/corruption.py`, with the sizes that the last checkout's config names, so that
+all do the same work; how the meta-gradient is taken stays each one's own choice. One meta-step of
+one is followed by one of the next, so that a busy machine is equally busy for all. Windows are
+random: time does not hang on what they hold.
 
-Printed are medians and, what counts where other programs share the machine, the processor's seconds over all cores.
+Printed are medians and, what counts where other programs share the machine, the processor's seconds
+over all cores.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# What a child runs, out of its own checkout: the modules' functions are those that every checkout since the first
-# complete trainer has.
+# What a child runs, out of its own checkout: the modules' functions are those that every checkout
+# since the first complete trainer has.
 CHILD = """
 import functools, json, sys, time
 import jax, numpy as np
@@ -115,8 +117,16 @@ class Checkout:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkouts", nargs="+", type=Path, default=[Path(".")], help="folders; the last sets sizes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkouts",
+        nargs="+",
+        type=Path,
+        default=[Path(".")],
+        help="folders; the last sets sizes",
+    )
     parser.add_argument("--rounds", type=int, default=20, help="timed meta-steps of each")
     arguments = parser.parse_args(argv)
     checkouts = [Checkout(folder) for folder in arguments.checkouts]
@@ -127,11 +137,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for _ in range(arguments.rounds):
         for checkout, found in zip(checkouts, seconds, strict=True):
             found.append(checkout.step())
-    print(f"| meta-step, medians of {arguments.rounds} | seconds | of the first | processor s | of the first |")
+    print(
+        f"| meta-step, medians of {arguments.rounds} | seconds | of the first | processor s | of the first |"
+    )
     print("|---|---:|---:|---:|---:|")
     medians = [[statistics.median(kind) for kind in zip(*found, strict=True)] for found in seconds]
     for checkout, median in zip(checkouts, medians, strict=True):
-        cells = [f"{value:.2f} | {value / first:.2f}" for value, first in zip(median, medians[0], strict=True)]
+        cells = [
+            f"{value:.2f} | {value / first:.2f}"
+            for value, first in zip(median, medians[0], strict=True)
+        ]
         print(f"| {checkout.folder} | {' | '.join(cells)} |")
         checkout.end()
 

@@ -3,10 +3,11 @@ r"""The exact threshold of many scores: memory and rate, beside Beam's Approxima
     pip install -e '.[benchmark]'
     python -m tests.benchmarks.threshold --documents 100000000 --beam_documents 2000000
 
-Each method runs in a process of its own, on the same scores: normal, none or a fifth of them tied at one value (a crawl
-has many that are equal), made split by split as a worker would read them; making them is not counted. The descent is
-ours, as the pipeline makes it: one histogram a split, merged, then what is undecided; its passes over the scores are
-counted in. The last column is the share of documents by which the kept number misses the asked one.
+Each method runs in a process of its own, on the same scores: normal, none or a fifth of them tied
+at one value (a crawl has many that are equal), made split by split as a worker would read them;
+making them is not counted. The descent is ours, as the pipeline makes it: one histogram a split,
+merged, then what is undecided; its passes over the scores are counted in. The last column is the
+share of documents by which the kept number misses the asked one.
 """
 
 import argparse
@@ -58,7 +59,9 @@ def by_descent(documents: int, tied: bool) -> tuple[float, int]:
             count = len(scores_N)
             hashes_N = np.random.default_rng([ordinal, 1]).integers(0, 2**63, count, np.uint64)
             making += time.perf_counter() - began
-            yield RankKeys.of(scores_N, hashes_N, 0, ordinal, np.arange(count), np.ones(count, np.int64))
+            yield RankKeys.of(
+                scores_N, hashes_N, 0, ordinal, np.arange(count), np.ones(count, np.int64)
+            )
             began = time.perf_counter()
 
     def merged(parts: Iterator[Histogram]) -> Histogram:
@@ -68,15 +71,22 @@ def by_descent(documents: int, tied: bool) -> tuple[float, int]:
         return total
 
     started = time.perf_counter()
-    boundary = Boundary.begin(KeepFraction(str(FRACTION)), merged(Histogram.of(keys, 0) for keys in keys_of_splits()))
+    boundary = Boundary.begin(
+        KeepFraction(str(FRACTION)), merged(Histogram.of(keys, 0) for keys in keys_of_splits())
+    )
     passes = 1
     while boundary.step is not Step.NOTHING:
         passes += 1
         if boundary.step is Step.SORT:
-            boundary = boundary.settle(RankKeys.concatenate(boundary.undecided_of(keys) for keys in keys_of_splits()))
+            boundary = boundary.settle(
+                RankKeys.concatenate(boundary.undecided_of(keys) for keys in keys_of_splits())
+            )
         else:
             boundary = boundary.descend(
-                merged(Histogram.of(boundary.undecided_of(keys), boundary.level) for keys in keys_of_splits())
+                merged(
+                    Histogram.of(boundary.undecided_of(keys), boundary.level)
+                    for keys in keys_of_splits()
+                )
             )
     print(f"passes over the scores: {passes}", file=sys.stderr)
     return time.perf_counter() - started - making, boundary.kept
@@ -136,16 +146,22 @@ def run(method: str, documents: int, tied: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=100_000_000)
     parser.add_argument("--beam_documents", type=int, default=2_000_000, help="Beam's is slow")
-    parser.add_argument("--tied", action="store_true", help="with --method: a fifth of the scores are equal")
+    parser.add_argument(
+        "--tied", action="store_true", help="with --method: a fifth of the scores are equal"
+    )
     parser.add_argument("--method", choices=METHODS, help="run this one only, and print JSON")
     args = parser.parse_args()
     if args.method:
         print(json.dumps(run(args.method, args.documents, args.tied)))
         return
-    print("| method | tied | documents | million/s | MB over start | kept | miss |\n|---|---|---:|---:|---:|---:|---:|")
+    print(
+        "| method | tied | documents | million/s | MB over start | kept | miss |\n|---|---|---:|---:|---:|---:|---:|"
+    )
     for method, tied in itertools.product(METHODS, (False, True)):
         documents = args.beam_documents if method == "beam" else args.documents
         command = [
@@ -158,7 +174,9 @@ def main() -> None:
             str(documents),
         ]
         command += ["--tied"] * tied
-        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        row = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]
+        )
         target = round(FRACTION * documents)
         rate, grown = documents / row["seconds"] / 1e6, row["peak"] - row["before"]
         print(

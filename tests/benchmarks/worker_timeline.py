@@ -1,12 +1,14 @@
 """Whether workers stay busy to the end: 4 on one big gzip file, and 4 on 16 uneven ones.
 
-    python -m tests.benchmarks.worker_timeline --corpus 'shared/corpora/dev/*' --output /tmp/timeline
+    python -m tests.benchmarks.worker_timeline --corpus 'shared/corpora/dev/*' --output
+    /tmp/timeline
 
-Each corpus is made from the documents of `--corpus`, repeated. It is curated by the command with `--workers` processes,
-while the marks in the run folder are watched: they say which process scores which split since when. Printed are the
-timeline, a row a worker and a column a hundredth of the scoring's time (a letter a split), each worker's share of
-that time spent scoring, and the read amplification that the plan states. On a machine with fewer cores than workers
-all of them are slower, but none should be idle.
+Each corpus is made from the documents of `--corpus`, repeated. It is curated by the command with
+`--workers` processes, while the marks in the run folder are watched: they say which process scores
+which split since when. Printed are the timeline, a row a worker and a column a hundredth of the
+scoring's time (a letter a split), each worker's share of that time spent scoring, and the read
+amplification that the plan states. On a machine with fewer cores than workers all of them are
+slower, but none should be idle.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def write_gzip(path: Path, lines: list[bytes], stored_bytes: int) -> None:
             number += 1
 
 
-def watch(process: subprocess.Popen[bytes], folder: RunFolder) -> list[tuple[int, int, float, float]]:
+def watch(
+    process: subprocess.Popen[bytes], folder: RunFolder
+) -> list[tuple[int, int, float, float]]:
     """Looks at the marks while a command runs; gives (process, split, begin, end) of every scoring."""
     begun: dict[tuple[int, int], tuple[float, float]] = {}
     while process.poll() is None:
@@ -79,18 +83,30 @@ def timeline(spans: list[tuple[int, int, float, float]]) -> tuple[list[str], dic
     return rows, busy
 
 
-def run(name: str, corpus: Path, rater: str, output: Path, workers: int, more: list[str]) -> dict[str, Any]:
+def run(
+    name: str, corpus: Path, rater: str, output: Path, workers: int, more: list[str]
+) -> dict[str, Any]:
     """Scores a corpus and draws the timeline."""
     shutil.rmtree(output, ignore_errors=True)
-    arguments = ["--input", f"{corpus}/*", "--rater", rater, "--output", str(output), "--local_workers", str(workers)]
+    arguments = [
+        "--input",
+        f"{corpus}/*",
+        "--rater",
+        rater,
+        "--output",
+        str(output),
+        "--local_workers",
+        str(workers),
+    ]
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments, *more], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments, *more],
+        stdout=subprocess.DEVNULL,
     )
     spans = watch(process, RunFolder(str(output)))
     seconds = time.monotonic() - started
     if process.returncode:
-        raise RuntimeError(f"datarater-score ended with {process.returncode}")
+        raise RuntimeError(f"datarater score ended with {process.returncode}")
     plan = plan_of(RunFolder(str(output)))
     rows, busy = timeline(spans)
     scoring = max(end for *_, end in spans) - min(begin for _, _, begin, _ in spans)
@@ -108,9 +124,13 @@ def run(name: str, corpus: Path, rater: str, output: Path, workers: int, more: l
 
 def main() -> None:
     """Makes both corpora and runs both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", required=True, help="gzip JSONL files to take documents from")
-    parser.add_argument("--rater", required=True, help="a rater checkpoint; a small one, so that reading shows")
+    parser.add_argument(
+        "--rater", required=True, help="a rater checkpoint; a small one, so that reading shows"
+    )
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--megabytes", type=int, default=100, help="stored size of each corpus")
@@ -119,7 +139,9 @@ def main() -> None:
     total = args.megabytes * 10**6
     shapes = {
         "one file": [1.0],
-        "16 uneven files": [2.0 ** -min(number, 6) for number in range(16)],  # the first holds half of it
+        "16 uneven files": [
+            2.0 ** -min(number, 6) for number in range(16)
+        ],  # the first holds half of it
     }
     rows = []
     for name, sizes in shapes.items():
@@ -129,7 +151,12 @@ def main() -> None:
             for number, size in enumerate(sizes):
                 write_gzip(corpus / f"{number:02d}.jsonl.gz", lines, int(total * size / sum(sizes)))
         rows.append(run(name, corpus, args.rater, corpus.with_suffix(".run"), args.workers, more))
-    result = {"machine": machine(), "workers": args.workers, "megabytes": args.megabytes, "rows": rows}
+    result = {
+        "machine": machine(),
+        "workers": args.workers,
+        "megabytes": args.megabytes,
+        "rows": rows,
+    }
     (args.output / "timeline.json").write_text(json.dumps(result, indent=2) + "\n")
 
 

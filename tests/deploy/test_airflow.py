@@ -1,7 +1,8 @@
 """The Airflow DAG: imported with Airflow itself where it is installed, else with a stand-in of what the DAG imports.
 
-The stand-in keeps what it is called with. It shows that the DAG's own lines run and what they ask for, not that Airflow
-takes it: for that, install apache-airflow and its provider beside the dev extra and run this file again.
+The stand-in keeps what it is called with. It shows that the DAG's own lines run and what they ask
+for, not that Airflow takes it: for that, install apache-airflow and its provider beside the dev
+extra and run this file again.
 """
 
 import importlib.util
@@ -58,7 +59,10 @@ class _Kept:
 def stand_in() -> dict[str, types.ModuleType]:
     """The modules that the DAG imports."""
     names = POD_MODULE.split(".")
-    modules = {".".join(names[:end]): types.ModuleType(".".join(names[:end])) for end in range(1, len(names) + 1)}
+    modules = {
+        ".".join(names[:end]): types.ModuleType(".".join(names[:end]))
+        for end in range(1, len(names) + 1)
+    }
     modules |= {name: types.ModuleType(name) for name in ("airflow.sdk", "airflow.sdk.exceptions")}
     modules[POD_MODULE].KubernetesPodOperator = type("KubernetesPodOperator", (_Kept,), {})  # type: ignore[attr-defined]
     modules["airflow.sdk"].DAG = type("DAG", (_Kept,), {})  # type: ignore[attr-defined]
@@ -103,9 +107,15 @@ def test_one_batch_a_day_for_the_day_that_has_ended(dag_file: Any) -> None:
     assert option(dag, "max_active_runs") == 1
     assert option(dag, "start_date").utcoffset().total_seconds() == 0
     timetable = option(dag, "schedule") if isinstance(dag, _Kept) else dag.timetable
-    assert type(timetable) is dag_file.CronDataIntervalTimetable or "CronDataInterval" in type(timetable).__name__
+    assert (
+        type(timetable) is dag_file.CronDataIntervalTimetable
+        or "CronDataInterval" in type(timetable).__name__
+    )
     assert option(task, "cmds") == ["datarater-batch"]
-    assert option(task, "arguments") == ["--config={{ var.value.datarater_batch_config }}", "--as_of={{ ds }}"]
+    assert option(task, "arguments") == [
+        "--config={{ var.value.datarater_batch_config }}",
+        "--as_of={{ ds }}",
+    ]
     assert option(task, "retries") >= 1
     # The lease of a killed launch runs out between two tries.
     assert option(task, "retry_delay").total_seconds() > 120

@@ -41,12 +41,18 @@ def test_what_has_no_default_is_checked_first() -> None:
     assert BUILD["steps"][0]["id"] == "check"
 
 
-@pytest.mark.parametrize(("tag", "bucket", "missing"), [("1", "b", ""), ("1", "", "_BUCKET"), ("", "b", "_TAG")])
-def test_the_check_refuses_a_build_without_its_names(tag: str, bucket: str, missing: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tag", "bucket", "missing"), [("1", "b", ""), ("1", "", "_BUCKET"), ("", "b", "_TAG")]
+)
+def test_the_check_refuses_a_build_without_its_names(
+    tag: str, bucket: str, missing: str, tmp_path: Path
+) -> None:
     script = tmp_path / "check.sh"
     script.write_text(SCRIPTS["check"])
     environment = {"PATH": "/usr/bin:/bin", "_TAG": tag, "_BUCKET": bucket}
-    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", script], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == (2 if missing else 0)
     assert missing in done.stderr
 
@@ -66,7 +72,9 @@ def test_what_is_pushed_is_what_was_built_and_tried() -> None:
     assert suffixes is not None
     assert suffixes[1].split() == ['""', *(f"-{template}" for template in TEMPLATES), "-command"]
     order = [step["id"] for step in BUILD["steps"]]
-    assert order.index("build") < order.index("try") < order.index("push") < order.index("templates")
+    assert (
+        order.index("build") < order.index("try") < order.index("push") < order.index("templates")
+    )
     commands = set(re.findall(r"datarater-[a-z]+", SCRIPTS["try"]))
     assert commands <= setup_names("console_scripts")
 

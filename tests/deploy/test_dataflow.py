@@ -40,7 +40,11 @@ RIGHT = {
     "output": ["gs://bucket/run", "s3://bucket/a b/run"],
     "rater": ["gs://bucket/rater"],
     "reference": ["gs://bucket/run"],
-    "input": ["gs://bucket/crawl/*.jsonl.gz", "gs://a/*.parquet,s3://b/*.warc.gz", "https://host/a.jsonl"],
+    "input": [
+        "gs://bucket/crawl/*.jsonl.gz",
+        "gs://a/*.parquet,s3://b/*.warc.gz",
+        "https://host/a.jsonl",
+    ],
     "max_record_bytes": ["1000000", "64MB", "16MiB", "1 GiB"],
     "split_bytes": ["16MiB"],
     "output_shard_bytes": ["128MiB"],
@@ -102,7 +106,9 @@ def accepts(command: str, name: str, value: str) -> bool:
 
 @pytest.mark.parametrize("command", TEMPLATES)
 def test_the_files_are_those_of_the_commands(command: str) -> None:
-    assert (FOLDER / f"{command}.json").read_text(encoding="utf-8") == text(command), "run `make templates`"
+    assert (FOLDER / f"{command}.json").read_text(encoding="utf-8") == text(command), (
+        "run `make templates`"
+    )
 
 
 @pytest.mark.parametrize("command", TEMPLATES)
@@ -110,7 +116,9 @@ def test_every_flag_of_a_command_is_a_parameter_once(command: str) -> None:
     names = [parameter["name"] for parameter in template(command)["parameters"]]
     assert sorted(names) == sorted(set(ACTIONS[command]) - set(LEFT_OUT))
     assert all(re.fullmatch("[a-z][a-z_0-9]*", name) for name in names)
-    assert not beam_flags() & {f"--{name}" for name in names}, "the launcher's own flags would be mistaken for ours"
+    assert not beam_flags() & {f"--{name}" for name in names}, (
+        "the launcher's own flags would be mistaken for ours"
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,9 @@ def test_a_parameter_says_what_the_flag_says(command: str, parameter: dict[str, 
 
 @pytest.mark.parametrize("command", TEMPLATES)
 def test_dataflow_knows_every_field(command: str) -> None:
-    metadata = dataflow_v1beta3.TemplateMetadata.from_json(json.dumps(template(command)), ignore_unknown_fields=False)
+    metadata = dataflow_v1beta3.TemplateMetadata.from_json(
+        json.dumps(template(command)), ignore_unknown_fields=False
+    )
     assert len(metadata.parameters) == len(template(command)["parameters"])
 
 
@@ -147,7 +157,9 @@ def test_every_regex_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("command", "parameter"), WITH_REGEX)
-def test_a_regex_lets_right_values_through_and_stops_wrong_ones(command: str, parameter: dict[str, Any]) -> None:
+def test_a_regex_lets_right_values_through_and_stops_wrong_ones(
+    command: str, parameter: dict[str, Any]
+) -> None:
     name, (regex,) = parameter["name"], parameter["regexes"]
     assert regex.startswith("^")
     assert regex.endswith("$")
@@ -162,9 +174,13 @@ def test_a_regex_lets_right_values_through_and_stops_wrong_ones(command: str, pa
 @settings(max_examples=30)
 @given(data=st.data())
 def test_what_a_regex_lets_through_the_command_takes(name: str, data: st.DataObject) -> None:
-    command, parameter = next((command, found) for command, found in PARAMETERS if found["name"] == name)
+    command, parameter = next(
+        (command, found) for command, found in PARAMETERS if found["name"] == name
+    )
     value = data.draw(
-        st.from_regex(parameter["regexes"][0].replace("$", r"\Z"), alphabet=st.characters(max_codepoint=127))
+        st.from_regex(
+            parameter["regexes"][0].replace("$", r"\Z"), alphabet=st.characters(max_codepoint=127)
+        )
     )
     if name in ("keep_fraction", "discard_fraction"):  # that p/q is at most 1 no regex can say
         assume(Fraction(value) <= 1)
@@ -173,9 +189,15 @@ def test_what_a_regex_lets_through_the_command_takes(name: str, data: st.DataObj
 
 @pytest.mark.parametrize("command", TEMPLATES)
 def test_a_flag_that_is_given_several_times_can_be_joined(command: str) -> None:
-    several = {name for name, action in ACTIONS[command].items() if isinstance(action, argparse._AppendAction)}
+    several = {
+        name
+        for name, action in ACTIONS[command].items()
+        if isinstance(action, argparse._AppendAction)
+    }
     # --input takes several paths in one value by itself.
-    assert several - {"input"} == {name.removeprefix("--") for name in launch.REPEATED} & set(ACTIONS[command])
+    assert several - {"input"} == {name.removeprefix("--") for name in launch.REPEATED} & set(
+        ACTIONS[command]
+    )
 
 
 def test_the_launcher_runs_the_templates_that_there_are() -> None:
@@ -185,7 +207,13 @@ def test_the_launcher_runs_the_templates_that_there_are() -> None:
 
 
 def test_parameters_become_flags() -> None:
-    given = ["--output=gs://a/run", "--name=", "--source_weight=wiki=2,web=0.5", "--labels={}", "--no_use_public_ips"]
+    given = [
+        "--output=gs://a/run",
+        "--name=",
+        "--source_weight=wiki=2,web=0.5",
+        "--labels={}",
+        "--no_use_public_ips",
+    ]
     assert launch.flags(given, "image:1") == [
         "--output=gs://a/run",
         "--source_weight=wiki=2",

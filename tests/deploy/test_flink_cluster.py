@@ -33,10 +33,14 @@ def test_java_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version:
     assert java.find_java() == str(program)
 
 
-def test_java_that_is_absent_or_too_old_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_java_that_is_absent_or_too_old_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_java(tmp_path / "old", "1.8.0_392")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
-    with pytest.raises(java.ClusterError, match=r'Java 11 or newer; the one in JAVA_HOME=.*version "1\.8\.0_392"'):
+    with pytest.raises(
+        java.ClusterError, match=r'Java 11 or newer; the one in JAVA_HOME=.*version "1\.8\.0_392"'
+    ):
         java.find_java()
     monkeypatch.delenv("JAVA_HOME")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -44,16 +48,22 @@ def test_java_that_is_absent_or_too_old_is_told(tmp_path: Path, monkeypatch: pyt
         java.find_java()
 
 
-def test_maven_that_is_absent_or_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maven_that_is_absent_or_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(java.ClusterError, match="there is no mvn on PATH"):
         java.fetch_jars(tmp_path / "jars")
     maven = tmp_path / "mvn"
     maven.write_text("#!/bin/sh\necho Could not transfer artifact\nexit 1\n")
     maven.chmod(0o755)
-    with pytest.raises(java.ClusterError, match=r"(?s)could not fetch the jars of .*pom\.xml:\nCould not transfer"):
+    with pytest.raises(
+        java.ClusterError, match=r"(?s)could not fetch the jars of .*pom\.xml:\nCould not transfer"
+    ):
         java.fetch_jars(tmp_path / "jars")
-    maven.write_text('#!/bin/sh\nfor last; do :; done\nmkdir -p "${last#*=}"\n: > "${last#*=}/beam-a-long-name.jar"\n')
+    maven.write_text(
+        '#!/bin/sh\nfor last; do :; done\nmkdir -p "${last#*=}"\n: > "${last#*=}/beam-a-long-name.jar"\n'
+    )
     maven.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
     jars = java.fetch_jars(tmp_path / "jars")
@@ -64,7 +74,13 @@ def test_maven_that_is_absent_or_fails_is_told(tmp_path: Path, monkeypatch: pyte
 
 def test_the_job_server_jar_names_the_jars_beside_it(tmp_path: Path) -> None:
     names = [f"library-with-a-rather-long-name-{number}-1.0.jar" for number in range(9)]
-    for name in [*names, "beam-runners.jar", "beam-vendor-grpc.jar", "flink-core.jar", "flink-shaded-netty.jar"]:
+    for name in [
+        *names,
+        "beam-runners.jar",
+        "beam-vendor-grpc.jar",
+        "flink-core.jar",
+        "flink-shaded-netty.jar",
+    ]:
         (tmp_path / name).touch()
     java._write_job_server_jar(tmp_path)
     with zipfile.ZipFile(tmp_path / java.JOB_SERVER_JAR) as jar:
@@ -74,7 +90,10 @@ def test_the_job_server_jar_names_the_jars_beside_it(tmp_path: Path) -> None:
     assert fields["Main-Class"] == java.JOB_SERVER_CLASS
     assert set(names) < set(fields["Class-Path"].split())
     own, others = java.split_class_path(tmp_path)
-    assert [Path(jar).name for jar in own.split(os.pathsep)] == ["beam-runners.jar", "flink-core.jar"]
+    assert [Path(jar).name for jar in own.split(os.pathsep)] == [
+        "beam-runners.jar",
+        "flink-core.jar",
+    ]
     assert len(others.split(os.pathsep)) == len(names) + 2
     assert java.JOB_SERVER_JAR not in java.class_path(tmp_path)
 
@@ -90,7 +109,8 @@ def test_a_port_is_taken_that_is_free_at_every_address() -> None:
 
 def test_a_loopback_address_that_a_machine_lacks_is_named() -> None:
     with pytest.raises(
-        java.ClusterError, match=r"no loopback address 192\.0\.2\.1, which a task manager's worker pool"
+        java.ClusterError,
+        match=r"no loopback address 192\.0\.2\.1, which a task manager's worker pool",
     ):
         cluster._free_port(0, ["127.0.0.1", "192.0.2.1"])
 

@@ -17,7 +17,9 @@ ACCELERATORS = ("cpu", "cuda12")
 
 def instructions() -> list[tuple[str, str]]:
     """The Dockerfile's instructions, each with its arguments on one line."""
-    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.lstrip().startswith("#")]
+    lines = [
+        line for line in DOCKERFILE.read_text().splitlines() if not line.lstrip().startswith("#")
+    ]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [
         (word.upper(), " ".join(rest.split()))
@@ -47,7 +49,11 @@ def sent_to_the_build(path: str) -> bool:
     sent = True
     for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
-        if line and not line.startswith("#") and (fnmatch(path, pattern) or path.startswith(f"{pattern}/")):
+        if (
+            line
+            and not line.startswith("#")
+            and (fnmatch(path, pattern) or path.startswith(f"{pattern}/"))
+        ):
             sent = line.startswith("!")
     return sent
 
@@ -61,7 +67,9 @@ def test_the_base_is_the_beam_that_is_pinned() -> None:
     assert match is not None
     assert match[2] == pins(ROOT / "constraints.txt")["apache-beam"]
     launcher = arguments()["LAUNCHER_IMAGE"]
-    assert f"/python{match[1].replace('.', '')}-template-launcher-base:" in launcher, "another Python"
+    assert f"/python{match[1].replace('.', '')}-template-launcher-base:" in launcher, (
+        "another Python"
+    )
     assert not launcher.endswith(":latest")
 
 
@@ -92,11 +100,13 @@ def test_nothing_else_reaches_the_build(path: str) -> None:
 def test_what_is_installed_is_there_to_install() -> None:
     assert set(arguments()["EXTRAS"].split(",")) == {"gcp", "s3"}
     extras = {
-        extra for given in re.findall(r"EXTRAS=([a-z0-9,]+)", DOCKERFILE.read_text()) for extra in given.split(",")
+        extra
+        for given in re.findall(r"EXTRAS=([a-z0-9,]+)", DOCKERFILE.read_text())
+        for extra in given.split(",")
     }
     assert extras <= setup_names("extras_require")
-    packages = set(re.findall(r'"(\w+)[".]', re.search(r"packages=\[(.+?)\]", (ROOT / "setup.py").read_text())[1]))  # type: ignore[index]
-    assert packages <= set(copied("cpu")), "a package of setup.py is not copied"
+    linked = {link.readlink().name for link in (ROOT / "datarater").iterdir() if link.is_symlink()}
+    assert {"datarater", *linked} <= set(copied("cpu")), "a package of setup.py is not copied"
 
 
 @pytest.mark.parametrize("accelerator", ACCELERATORS)
@@ -114,17 +124,23 @@ def test_the_default_image_is_worker_and_launcher() -> None:
     assert stage[0][1].endswith(" AS dataflow")
     assert ("ENTRYPOINT", '["/opt/apache/beam/boot"]') in stage
     assert any(
-        word == "COPY" and rest.endswith("/opt/google/dataflow/python_template_launcher") for word, rest in stage
+        word == "COPY" and rest.endswith("/opt/google/dataflow/python_template_launcher")
+        for word, rest in stage
     )
     (environment,) = [rest for word, rest in stage if word == "ENV"]
     variables = dict(re.findall(r"(\w+)=(\S+)", environment))
-    assert ("COPY", f"deploy/dataflow/launch.py {variables['FLEX_TEMPLATE_PYTHON_PY_FILE']}") in stage
+    assert (
+        "COPY",
+        f"deploy/dataflow/launch.py {variables['FLEX_TEMPLATE_PYTHON_PY_FILE']}",
+    ) in stage
     assert arguments()["TEMPLATE"] == "curate"
 
 
 def test_the_launcher_s_file_needs_only_what_is_installed() -> None:
     tree = ast.parse((DEPLOY / "dataflow" / "launch.py").read_text())
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    imported = {
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+    }
     assert any(name.startswith("datarater.") for name in imported)
     assert not {name for name in imported if name.startswith(("deploy", "tests"))}
 
@@ -137,6 +153,8 @@ def test_the_image_for_commands_has_no_root() -> None:
         if word == "USER":
             stages[names[current]] = rest
     assert stages["command"] == "65532:65532"
-    assert stages["dataflow"] == "", "Dataflow's mounted folders are root's; Kubernetes sets the user itself"
+    assert stages["dataflow"] == "", (
+        "Dataflow's mounted folders are root's; Kubernetes sets the user itself"
+    )
     (command,) = [json.loads(rest) for word, rest in instructions() if word == "CMD"]
     assert command[0] in setup_names("console_scripts")

@@ -23,12 +23,16 @@ VERSIONS = ("1.31", kubernetes_validate.latest_version())
 """The oldest in which all that is used is stable (Jobs' podFailurePolicy), and the newest that is known."""
 KILLED, TERMINATED = 137, 143
 
-# From the operator's reference of its custom resources, as far as it is used here; resources take no other field.
+# From the operator's reference of its custom resources, as far as it is used here; resources take
+# no other field.
 _RESOURCE = {
     "type": "object",
     "additionalProperties": False,
     "required": ["cpu", "memory"],
-    "properties": {"cpu": {"type": "number"}, "memory": {"type": "string", "pattern": "^[0-9]+[mg]$"}},
+    "properties": {
+        "cpu": {"type": "number"},
+        "memory": {"type": "string", "pattern": "^[0-9]+[mg]$"},
+    },
 }
 _MANAGER = {
     "type": "object",
@@ -51,13 +55,23 @@ FLINK_DEPLOYMENT = {
         "spec": {
             "type": "object",
             "additionalProperties": False,
-            "required": ["image", "flinkVersion", "flinkConfiguration", "jobManager", "taskManager", "serviceAccount"],
+            "required": [
+                "image",
+                "flinkVersion",
+                "flinkConfiguration",
+                "jobManager",
+                "taskManager",
+                "serviceAccount",
+            ],
             "properties": {
                 "image": {"type": "string"},
                 "imagePullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
                 "serviceAccount": {"type": "string"},
                 "flinkVersion": {"enum": ["v1_16", "v1_17", "v1_18", "v1_19", "v1_20"]},
-                "flinkConfiguration": {"type": "object", "additionalProperties": {"type": "string"}},
+                "flinkConfiguration": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string"},
+                },
                 "mode": {"enum": ["native", "standalone"]},
                 "podTemplate": {"type": "object"},
                 "jobManager": _MANAGER,
@@ -106,7 +120,10 @@ CONTAINERS = [
 
 def flags(container: dict[str, Any]) -> dict[str, str]:
     """A container's flags."""
-    return {name: value for name, _, value in (argument.partition("=") for argument in container["args"])}
+    return {
+        name: value
+        for name, _, value in (argument.partition("=") for argument in container["args"])
+    }
 
 
 def only_container(job: str) -> dict[str, Any]:
@@ -122,7 +139,10 @@ def test_kubernetes_takes_it(document: dict[str, Any], version: str) -> None:
     if document["kind"] == "FlinkDeployment":
         jsonschema.validate(document, FLINK_DEPLOYMENT)
         for template in templates(document):
-            spec = {**template["spec"], "containers": template["spec"].get("containers", [{"name": "main"}])}
+            spec = {
+                **template["spec"],
+                "containers": template["spec"].get("containers", [{"name": "main"}]),
+            }
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec}
             kubernetes_validate.validate(pod, version, strict=True)
     else:
@@ -135,11 +155,15 @@ def test_kubernetes_would_refuse_a_field_that_it_does_not_know() -> None:
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**FLINK, "spec": {**FLINK["spec"], "taskmanager": {}}}, FLINK_DEPLOYMENT)
+        jsonschema.validate(
+            {**FLINK, "spec": {**FLINK["spec"], "taskmanager": {}}}, FLINK_DEPLOYMENT
+        )
 
 
 @pytest.mark.parametrize(("template", "container"), CONTAINERS)
-def test_a_container_has_no_root_and_says_what_it_needs(template: dict[str, Any], container: dict[str, Any]) -> None:
+def test_a_container_has_no_root_and_says_what_it_needs(
+    template: dict[str, Any], container: dict[str, Any]
+) -> None:
     context = {**template["spec"].get("securityContext", {}), **container["securityContext"]}
     assert context["runAsNonRoot"] is True
     assert context["runAsUser"] == 65532
@@ -147,14 +171,18 @@ def test_a_container_has_no_root_and_says_what_it_needs(template: dict[str, Any]
     assert context["readOnlyRootFilesystem"] is True
     assert context["capabilities"] == {"drop": ["ALL"]}
     assert {"cpu", "memory"} <= set(container["resources"]["requests"])
-    assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
+    assert (
+        container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
+    )
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert "/tmp" in mounted.values(), "with a root file system that cannot be written"
     assert set(mounted) <= {volume["name"] for volume in template["spec"]["volumes"]}
 
 
 @pytest.mark.parametrize(("template", "container"), CONTAINERS)
-def test_an_image_is_the_project_s_or_pinned(template: dict[str, Any], container: dict[str, Any]) -> None:
+def test_an_image_is_the_project_s_or_pinned(
+    template: dict[str, Any], container: dict[str, Any]
+) -> None:
     name, _, tag = container["image"].partition(":")
     assert name == "datarater" or tag not in ("", "latest")
 
@@ -172,19 +200,28 @@ def test_the_kustomization_names_what_is_there() -> None:
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_what_a_job_does_with_each_exit_code(job: str) -> None:
     policy = JOBS[job]["podFailurePolicy"]["rules"]
-    assert policy[0] == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert policy[0] == {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    }
     codes: dict[str, list[int]] = {}
     for rule in policy[1:]:
         assert rule["onExitCodes"]["containerName"] == only_container(job)["name"]
         assert rule["onExitCodes"]["operator"] == "In"
         codes[rule["action"]] = rule["onExitCodes"]["values"]
-        assert codes[rule["action"]] == sorted(set(codes[rule["action"]])), "Kubernetes wants them in order"
+        assert codes[rule["action"]] == sorted(set(codes[rule["action"]])), (
+            "Kubernetes wants them in order"
+        )
     assert set(codes) == {"FailJob", "Count"}
     assert not set(codes["FailJob"]) & set(codes["Count"])
-    known = set(EXIT_CODES) - {0} if job != "train" else {code for _, code in train._CODES} | {1, 73}
+    known = (
+        set(EXIT_CODES) - {0} if job != "train" else {code for _, code in train._CODES} | {1, 73}
+    )
     assert set(codes["FailJob"]) | set(codes["Count"]) == known | {KILLED, TERMINATED}
     assert {1, 75, KILLED, TERMINATED} <= set(codes["Count"])
-    assert JOBS[job]["template"]["spec"]["restartPolicy"] == "Never", "a policy on exit codes needs it"
+    assert JOBS[job]["template"]["spec"]["restartPolicy"] == "Never", (
+        "a policy on exit codes needs it"
+    )
 
 
 def test_a_killed_launch_s_lease_runs_out_before_the_tries_do() -> None:
@@ -206,7 +243,10 @@ def test_nights_do_not_meet() -> None:
 
 def test_commands_and_flags_are_the_project_s_and_beam_s() -> None:
     assert only_container("batch")["command"] == ["datarater-nightly"]
-    assert "deploy/nightly.sh /opt/datarater/bin/datarater-nightly" in (DEPLOY / "Dockerfile").read_text()
+    assert (
+        "deploy/nightly.sh /opt/datarater/bin/datarater-nightly"
+        in (DEPLOY / "Dockerfile").read_text()
+    )
     curate = parser_of(COMMANDS["curate"])
     given = flags(only_container("curate"))
     assert only_container("curate")["command"] == ["datarater-curate"]
@@ -225,11 +265,22 @@ def test_flink_its_job_server_and_its_workers_fit() -> None:
     (server,) = BY_NAME["flink-job-server-Deployment"]["spec"]["template"]["spec"]["containers"]
     assert server["image"] == f"apache/beam_flink{version[1]}.{version[2]}_job_server:{beam}"
     master = f"{FLINK['metadata']['name']}-rest:8081"
-    assert flags(server)["--flink-master"] == flags(only_container("curate"))["--flink_master"] == master
-    # The commands refuse a job before task managers have joined; in native mode they come with the job.
+    assert (
+        flags(server)["--flink-master"]
+        == flags(only_container("curate"))["--flink_master"]
+        == master
+    )
+    # The commands refuse a job before task managers have joined; in native mode they come with the
+    # job.
     assert FLINK["spec"]["mode"] == "standalone"
-    (pool,) = [each for each in FLINK["spec"]["taskManager"]["podTemplate"]["spec"]["containers"] if "image" in each]
-    assert pool["args"] == ["--worker_pool"], "Beam's boot program, the image's entrypoint, listens on 50000 then"
+    (pool,) = [
+        each
+        for each in FLINK["spec"]["taskManager"]["podTemplate"]["spec"]["containers"]
+        if "image" in each
+    ]
+    assert pool["args"] == ["--worker_pool"], (
+        "Beam's boot program, the image's entrypoint, listens on 50000 then"
+    )
     assert f"localhost:{pool['ports'][0]['containerPort']}" == flink.DEFAULT_WORKER_POOL
     slots = FLINK["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"]
     assert pool["resources"]["requests"]["cpu"] == slots, "one process a slot, one core a process"
@@ -239,7 +290,9 @@ def test_services_lead_to_pods_and_ports() -> None:
     service = BY_NAME["flink-job-server-Service"]
     pods = BY_NAME["flink-job-server-Deployment"]["spec"]["template"]
     assert service["spec"]["selector"].items() <= pods["metadata"]["labels"].items()
-    offered = {port["name"]: port["containerPort"] for port in pods["spec"]["containers"][0]["ports"]}
+    offered = {
+        port["name"]: port["containerPort"] for port in pods["spec"]["containers"][0]["ports"]
+    }
     given = flags(pods["spec"]["containers"][0])
     endpoints = flags(only_container("curate"))
     for port, server_flag, flag in (
@@ -258,7 +311,11 @@ def test_the_processes_of_meta_training_find_each_other() -> None:
         BY_NAME["meta-training-Service"],
         BY_NAME["meta-training-PersistentVolumeClaim"],
     )
-    name, pod, container = BY_NAME["meta-training-Job"]["metadata"]["name"], spec["template"], only_container("train")
+    name, pod, container = (
+        BY_NAME["meta-training-Job"]["metadata"]["name"],
+        spec["template"],
+        only_container("train"),
+    )
     given = flags(container)
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == int(given["--processes"])
@@ -268,13 +325,21 @@ def test_the_processes_of_meta_training_find_each_other() -> None:
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     port = container["ports"][0]["containerPort"]
     assert given["--coordinator"] == f"{name}-0.{service['metadata']['name']}:{port}"
-    (process,) = [variable for variable in container["env"] if f"$({variable['name']})" == given["--process"]]
-    assert "batch.kubernetes.io/job-completion-index" in process["valueFrom"]["fieldRef"]["fieldPath"]
+    (process,) = [
+        variable for variable in container["env"] if f"$({variable['name']})" == given["--process"]
+    ]
+    assert (
+        "batch.kubernetes.io/job-completion-index" in process["valueFrom"]["fieldRef"]["fieldPath"]
+    )
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert given["--workdir"].startswith("/work/")
-    assert pod["spec"]["terminationGracePeriodSeconds"] >= 300, "a checkpoint is written after SIGTERM"
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= 300, (
+        "a checkpoint is written after SIGTERM"
+    )
     assert spec["podReplacementPolicy"] == "Failed"
     names = {flag for flag in given if not flag.startswith("--config.")}
     assert names <= set(re.findall(r"--[a-z]+", train.help_text()))
     assert (ROOT / "meta_training" / "configs" / given["--config"].rpartition("/")[2]).exists()
-    assert "COPY meta_training/configs /opt/datarater/configs" in (DEPLOY / "Dockerfile").read_text()
+    assert (
+        "COPY meta_training/configs /opt/datarater/configs" in (DEPLOY / "Dockerfile").read_text()
+    )

@@ -52,7 +52,11 @@ def test_a_night_s_batch_is_for_the_day_that_has_ended(tmp_path: Path) -> None:
 
 
 def test_another_date_can_be_given(tmp_path: Path) -> None:
-    assert nightly(tmp_path, "--dry_run", AS_OF="2026-01-31") == ["--as_of", "2026-01-31", "--dry_run"]
+    assert nightly(tmp_path, "--dry_run", AS_OF="2026-01-31") == [
+        "--as_of",
+        "2026-01-31",
+        "--dry_run",
+    ]
 
 
 @pytest.mark.parametrize("document", [README, RUNBOOK], ids=lambda path: path.name)
@@ -61,7 +65,10 @@ def test_links_and_names_lead_somewhere(document: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
     assert all((DEPLOY / link).exists() for link in links), links
     named = set(
-        re.findall(r"\b(?:deploy|tests|pipelines|meta_training)/[\w./-]+\.(?:py|yaml|sh|json|md|txt|tf)\b", text)
+        re.findall(
+            r"\b(?:deploy|tests|pipelines|meta_training)/[\w./-]+\.(?:py|yaml|sh|json|md|txt|tf)\b",
+            text,
+        )
     )
     assert not [name for name in named if not (ROOT / name).exists()]
     commands = set(re.findall(r"\bdatarater-(?:curate|score|select|status|batch|train)\b", text))
@@ -89,11 +96,18 @@ def test_metrics_that_are_explained_are_counted() -> None:
 
 
 def test_flags_that_the_runbook_names_are_there() -> None:
-    known = {flag.partition(" ")[0] for run in COMMANDS.values() for flag, _ in flags_of(parser_of(run))}
-    batch = set(re.findall(r'"(--\w+)"', (ROOT / "pipelines" / "commands" / "batch.py").read_text()))
+    known = {
+        flag.partition(" ")[0] for run in COMMANDS.values() for flag, _ in flags_of(parser_of(run))
+    }
+    batch = set(
+        re.findall(r'"(--\w+)"', (ROOT / "pipelines" / "commands" / "batch.py").read_text())
+    )
     train = {"--workdir", "--config"}
     text = RUNBOOK.read_text()
     named = {
-        flag for line in text.splitlines() if "datarater-" in line for flag in re.findall(r"(--[a-z_]+)\b(?!-)", line)
+        flag
+        for line in text.splitlines()
+        if "datarater-" in line
+        for flag in re.findall(r"(--[a-z_]+)\b(?!-)", line)
     }
     assert named <= known | beam_flags() | batch | train

@@ -24,11 +24,17 @@ def plain(tree: Any) -> Any:
     """What hcl2 read, without the quotes and marks that it keeps."""
     if isinstance(tree, dict):
         return {
-            key.strip('"'): plain(value) for key, value in tree.items() if key not in ("__is_block__", "__comments__")
+            key.strip('"'): plain(value)
+            for key, value in tree.items()
+            if key not in ("__is_block__", "__comments__")
         }
     if isinstance(tree, list):
         return [plain(each) for each in tree]
-    return tree[1:-1] if isinstance(tree, str) and tree.startswith('"') and tree.endswith('"') else tree
+    return (
+        tree[1:-1]
+        if isinstance(tree, str) and tree.startswith('"') and tree.endswith('"')
+        else tree
+    )
 
 
 MODULE: dict[str, list[Any]] = {}
@@ -58,7 +64,10 @@ def test_the_form_is_terraform_s_own(tmp_path: Path) -> None:
     shutil.copy(EXAMPLE, tmp_path / "example.tfvars")
     for folder in (FOLDER, tmp_path):
         done = subprocess.run(
-            [terraform(), "fmt", "-check", "-diff", "-recursive", folder], capture_output=True, text=True, check=False
+            [terraform(), "fmt", "-check", "-diff", "-recursive", folder],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout
 
@@ -78,7 +87,11 @@ def test_variables_and_outputs_say_what_they_are() -> None:
             assert body["description"].endswith((".", "europe-west4", ".yaml")), name
     for name, body in VARIABLES.items():
         assert body.get("type"), name
-    assert all("error_message" in each for body in VARIABLES.values() for each in body.get("validation", []))
+    assert all(
+        "error_message" in each
+        for body in VARIABLES.values()
+        for each in body.get("validation", [])
+    )
 
 
 def test_the_example_gives_what_has_no_default() -> None:
@@ -102,7 +115,11 @@ def planned(values: dict[str, Any], folder: Path) -> subprocess.CompletedProcess
     return done
 
 
-RIGHT_VALUES = {name: value for name, value in plain(hcl2.loads(EXAMPLE.read_text())).items() if name != "__comments__"}
+RIGHT_VALUES = {
+    name: value
+    for name, value in plain(hcl2.loads(EXAMPLE.read_text())).items()
+    if name != "__comments__"
+}
 
 
 def test_the_example_s_values_pass_the_variables_rules(tmp_path: Path) -> None:
@@ -147,7 +164,9 @@ def test_accounts_have_no_more_than_they_need() -> None:
         assert not role.endswith(("admin", "Admin")), name
         assert "all" not in member.lower(), name
         assert "_iam_member" in name, f"{name} would take the role away from others"
-    on_project = {(name, role) for name, role, _ in granted if name.startswith("google_project_iam_member")}
+    on_project = {
+        (name, role) for name, role, _ in granted if name.startswith("google_project_iam_member")
+    }
     assert {role for _, role in on_project} == {
         "roles/dataflow.worker",
         "roles/dataflow.developer",
@@ -161,13 +180,17 @@ def test_the_bucket_is_private_and_its_temporary_files_end() -> None:
     assert bucket["uniform_bucket_level_access"] is True
     assert bucket["public_access_prevention"] == "enforced"
     assert bucket["versioning"][0]["enabled"] is True
-    (temporary,) = [rule for rule in bucket["lifecycle_rule"] if "matches_prefix" in rule["condition"][0]]
+    (temporary,) = [
+        rule for rule in bucket["lifecycle_rule"] if "matches_prefix" in rule["condition"][0]
+    ]
     prefixes = temporary["condition"][0]["matches_prefix"]
     assert prefixes == ["temp/", "staging/"]
     # Nothing else is deleted while it is the current version.
     others = [rule for rule in bucket["lifecycle_rule"] if rule is not temporary]
     assert all(
-        rule["action"][0]["type"] != "Delete" or "days_since_noncurrent_time" in rule["condition"][0] for rule in others
+        rule["action"][0]["type"] != "Delete"
+        or "days_since_noncurrent_time" in rule["condition"][0]
+        for rule in others
     )
     # What jobs are told to use is what is cleaned up.
     for flag in ("temp_location", "staging_location"):
@@ -176,7 +199,9 @@ def test_the_bucket_is_private_and_its_temporary_files_end() -> None:
 
 
 def test_the_nightly_job_s_flags_are_beam_s() -> None:
-    (container,) = RESOURCES["google_cloud_run_v2_job.batch"]["template"][0]["template"][0]["containers"]
+    (container,) = RESOURCES["google_cloud_run_v2_job.batch"]["template"][0]["template"][0][
+        "containers"
+    ]
     assert container["command"] == ["datarater-nightly"]
     flags = [argument.partition("=")[0] for argument in container["args"]]
     assert flags[0] == "--config"
@@ -188,14 +213,23 @@ def test_the_schedule_starts_that_job_and_may_do_nothing_else() -> None:
     target = RESOURCES["google_cloud_scheduler_job.nightly"]["http_target"][0]
     assert target["http_method"] == "POST"
     assert target["uri"] == "https://run.googleapis.com/v2/${google_cloud_run_v2_job.batch.id}:run"
-    assert target["oauth_token"][0]["service_account_email"] == "${google_service_account.scheduler.email}"
-    to_scheduler = [(name, role) for name, role, member in rights() if "service_account.scheduler" in member]
+    assert (
+        target["oauth_token"][0]["service_account_email"]
+        == "${google_service_account.scheduler.email}"
+    )
+    to_scheduler = [
+        (name, role) for name, role, member in rights() if "service_account.scheduler" in member
+    ]
     assert to_scheduler == [("google_cloud_run_v2_job_iam_member.scheduler", "roles/run.invoker")]
 
 
 def test_the_templates_are_those_that_the_build_makes() -> None:
     template = RESOURCES["google_storage_bucket_object.template"]
-    assert json.loads(template["for_each"].removeprefix("${toset(").removesuffix(")}")) == list(TEMPLATES)
+    assert json.loads(template["for_each"].removeprefix("${toset(").removesuffix(")}")) == list(
+        TEMPLATES
+    )
     assert "/../dataflow/${each.value}.json" in TEXT
     tags = set(re.findall(r"\$\{local\.image\}:\$\{var\.image_tag\}([^\"]*)\"", TEXT))
-    assert tags == {"", "-${each.value}", "-command"}, "deploy/cloudbuild.yaml pushes these and no other"
+    assert tags == {"", "-${each.value}", "-command"}, (
+        "deploy/cloudbuild.yaml pushes these and no other"
+    )

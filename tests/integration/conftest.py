@@ -51,7 +51,10 @@ def _save(path: Path, seed: int) -> Path:
         transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1),
         ngram_rows=64,
     )
-    save_rater(path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer()))
+    save_rater(
+        path,
+        RaterCheckpoint(config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer()),
+    )
     return path
 
 

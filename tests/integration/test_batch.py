@@ -46,7 +46,9 @@ class Killer:
         self._watch(monkeypatch, "_link")
         self._watch(monkeypatch, "remove")
         # What a killed launch holds is held by a process that is gone.
-        monkeypatch.setattr(lease, "process_id", lambda: {"started": str(self.launch), "pid": 1, "host": "here"})
+        monkeypatch.setattr(
+            lease, "process_id", lambda: {"started": str(self.launch), "pid": 1, "host": "here"}
+        )
         monkeypatch.setattr(lease, "is_gone", lambda process: process["started"] in self.dead)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -89,7 +91,9 @@ class Crawler:
             self.due.setdefault(number + self.rng.randint(1, 3) * late, []).append(path)
         for path in self.due.pop(number, []):
             mean = 1.0 if number == DRIFT else 0.0
-            rows = batches.documents(self.rng, f"{path.parent.name}/{path.stem}", self.rng.randint(90, 160), mean)
+            rows = batches.documents(
+                self.rng, f"{path.parent.name}/{path.stem}", self.rng.randint(90, 160), mean
+            )
             self.bring(path, rows)
         for (path_, _), rows in list(self.contents.items()):
             chance = self.rng.random()
@@ -104,16 +108,22 @@ def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
     records = batches.check_published(folder)
     taken: dict[str, str] = {}
     for record in records.values():
-        rows = [json.loads(line) for line in Path(record["inputs"]["list"]).read_bytes().splitlines()]
+        rows = [
+            json.loads(line) for line in Path(record["inputs"]["list"]).read_bytes().splitlines()
+        ]
         assert len(rows) == record["inputs"]["files"]
         wanted: list[str] = []
         for row in rows:
-            assert row["path"] not in taken, f"{row['path']} is in {taken[row['path']]} and in {record['date']}"
+            assert row["path"] not in taken, (
+                f"{row['path']} is in {taken[row['path']]} and in {record['date']}"
+            )
             taken[row["path"]] = record["date"]
             held = crawler.contents[row["path"], row["fingerprint"]]
             wanted += [item["id"] for item in held if float(item["text"]) >= batches.CUTOFF]
         kept = [
-            json.loads(line)["id"] for file in record["files"] for line in Path(file["path"]).read_text().splitlines()
+            json.loads(line)["id"]
+            for file in record["files"]
+            for line in Path(file["path"]).read_text().splitlines()
         ]
         assert sorted(kept) == sorted(wanted)
     assert set(taken) == {path for path, _ in crawler.contents}
@@ -121,7 +131,9 @@ def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_sixty_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sixty_nights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(curate, "run", batches.curate)
     monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     batches.save_plain_rater(tmp_path / "rater")
@@ -158,7 +170,11 @@ def test_sixty_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
             happened["at once"] += 1
             dates_now = [date, date if rng.random() < 0.5 else dates[number - 2]]
             with ThreadPoolExecutor(2) as pool:
-                found = list(pool.map(lambda day: batch.main(["--config", str(config), "--as_of", day]), dates_now))
+                found = list(
+                    pool.map(
+                        lambda day: batch.main(["--config", str(config), "--as_of", day]), dates_now
+                    )
+                )
             assert set(found) <= {0, 3, 4}
             assert launch(date) == 0
         else:
@@ -174,7 +190,10 @@ def test_sixty_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     for number in range(NIGHTS + 1, NIGHTS + 5):  # the last late files, and what was skipped
         crawler.night(number, batches.dates_from(dates[-1], 5)[number - NIGHTS])
     published = {place.name for place in (tmp_path / "published").iterdir()}
-    for date in [*(date for date in dates if date not in published), *batches.dates_from(dates[-1], 10)]:
+    for date in [
+        *(date for date in dates if date not in published),
+        *batches.dates_from(dates[-1], 10),
+    ]:
         launch(date)
 
     records = check_all(tmp_path, crawler)
@@ -219,7 +238,13 @@ def test_nights_of_the_true_command_killed_and_finished(
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "a.jsonl").write_bytes(as_lines(make_records(600, 50)))
     scored = ["--rater", str(rater), "--keep_fraction", "0.5"]
-    reference = ["--input", str(tmp_path / "sample/*"), "--output", str(tmp_path / "reference"), *scored]
+    reference = [
+        "--input",
+        str(tmp_path / "sample/*"),
+        "--output",
+        str(tmp_path / "reference"),
+        *scored,
+    ]
     assert curate.main(reference) == 0
     config = batches.write_config(
         tmp_path,
@@ -232,7 +257,11 @@ def test_nights_of_the_true_command_killed_and_finished(
     for number, date in enumerate(dates):
         folder = tmp_path / "in" / date
         folder.mkdir(parents=True)
-        records = make_records(150, number) if number < 3 else [{**r, "text": "!" * 9} for r in make_records(150, 3)]
+        records = (
+            make_records(150, number)
+            if number < 3
+            else [{**r, "text": "!" * 9} for r in make_records(150, 3)]
+        )
         (folder / "a.jsonl").write_bytes(as_lines(records[:100]))
         (folder / "b.jsonl").write_bytes(as_lines(records[100:]) + b"not json\n")
 
@@ -250,7 +279,10 @@ def test_nights_of_the_true_command_killed_and_finished(
     assert list((tmp_path / "state" / "runs").glob(f"{dates[1]}*"))
     capsys.readouterr()
     assert launch(dates[2]) == 0
-    assert f"batch {dates[1]} was begun and not published: it is finished first" in capsys.readouterr().out
+    assert (
+        f"batch {dates[1]} was begun and not published: it is finished first"
+        in capsys.readouterr().out
+    )
     assert launch(dates[3]) == 4
     assert launch(dates[3]) == 4
     assert launch(dates[1]) == 0
@@ -263,7 +295,13 @@ def test_nights_of_the_true_command_killed_and_finished(
     inputs = ["--input", str(tmp_path / "in" / dates[1] / "*"), "--output", str(tmp_path / "alone")]
     assert curate.main([*inputs, *scored, "--reference", str(tmp_path / "reference")]) == 0
     wanted = [
-        line for file in (tmp_path / "alone").glob("selections/*/kept/*") for line in file.read_bytes().splitlines()
+        line
+        for file in (tmp_path / "alone").glob("selections/*/kept/*")
+        for line in file.read_bytes().splitlines()
     ]
-    kept = [line for file in found[dates[1]]["files"] for line in Path(file["path"]).read_bytes().splitlines()]
+    kept = [
+        line
+        for file in found[dates[1]]["files"]
+        for line in Path(file["path"]).read_bytes().splitlines()
+    ]
     assert sorted(kept) == sorted(wanted)

@@ -56,7 +56,9 @@ def test_a_success_whose_answer_is_lost_is_still_ones_own(store: CloudStorage) -
     store.faults.append(times(1, LOST, uploads_of("lost")))
     path = f"gs://{BUCKET}/lost"
     assert commits.commit_if_absent(path, b"mine")
-    assert [made for made in store.requests if made[0] == "POST" and made[1].endswith("/lost")][1:], "no second try"
+    assert [made for made in store.requests if made[0] == "POST" and made[1].endswith("/lost")][
+        1:
+    ], "no second try"
     assert not commits.commit_if_absent(path, b"another's")
     assert commits.read_bytes(path) == b"mine"
 
@@ -76,18 +78,26 @@ def test_what_is_missing_or_forbidden_is_said(store: CloudStorage) -> None:
     with pytest.raises(RunFolderError, match=r"no such file or bucket|cannot be written"):
         commits.commit_if_absent("gs://no-such-bucket/file", b"content")
     store.faults.append(lambda request: 403 if request.object_name.endswith("forbidden") else None)
-    with pytest.raises(RunFolderPermissionError, match="forbidden cannot be written: no permission"):
+    with pytest.raises(
+        RunFolderPermissionError, match="forbidden cannot be written: no permission"
+    ):
         commits.commit_if_absent(f"gs://{BUCKET}/forbidden", b"content")
     store.faults.append(lambda request: 401 if request.object_name.endswith("stranger") else None)
-    with pytest.raises(RunFolderPermissionError, match=r"no valid credentials.*gcloud auth application-default login"):
+    with pytest.raises(
+        RunFolderPermissionError,
+        match=r"no valid credentials.*gcloud auth application-default login",
+    ):
         commits.commit_if_absent(f"gs://{BUCKET}/stranger", b"content")
 
 
-# --- whole runs --------------------------------------------------------------------------------------
+# --- whole runs
+# --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def in_the_cloud(store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+def in_the_cloud(
+    store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Path]:
     """A corpus and a rater, on the store and on disk: the store's folder, the local corpus, the local run."""
     local = tmp_path_factory.mktemp("local")
     (local / "in").mkdir()
@@ -105,7 +115,16 @@ def in_the_cloud(store: CloudStorage, rater: Path, tmp_path_factory: pytest.Temp
 
 
 def run_flags(corpus: str, rater: str, output: str, *more: str) -> list[str]:
-    args = ["--input", f"{corpus}/*.jsonl", "--rater", rater, "--output", output, "--keep_fraction", "0.5"]
+    args = [
+        "--input",
+        f"{corpus}/*.jsonl",
+        "--rater",
+        rater,
+        "--output",
+        output,
+        "--keep_fraction",
+        "0.5",
+    ]
     return [*args, "--split_bytes", "4000", *more]
 
 
@@ -124,20 +143,26 @@ def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
     folder, _, local_run = in_the_cloud
     # Now and then the store sheds load, at reading, writing and listing alike.
     count = iter(range(1_000_000))
-    store.faults.append(lambda request: (429, 503)[next(count) // 23 % 2] if next(count) % 23 == 0 else None)
+    store.faults.append(
+        lambda request: (429, 503)[next(count) // 23 % 2] if next(count) % 23 == 0 else None
+    )
     flags = run_flags(f"{folder}/in", f"{folder}/rater", f"{folder}/run")
     assert curate.main(flags) == 0
     store.faults.clear()
     assert kept_of(f"{folder}/run") == kept_of(str(local_run))
     made = len(store.requests)
     assert curate.main(flags) == 0
-    assert not [name for method, name in store.requests[made:] if method == "POST" and "/scores/" in name]
+    assert not [
+        name for method, name in store.requests[made:] if method == "POST" and "/scores/" in name
+    ]
     assert select.main(["--output", f"{folder}/run", "--keep_count", "7"]) == 0
     assert "kept                 7" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_workers_need_no_shared_disk(store: CloudStorage, in_the_cloud: tuple[str, Path, Path], tmp_path: Path) -> None:
+def test_workers_need_no_shared_disk(
+    store: CloudStorage, in_the_cloud: tuple[str, Path, Path], tmp_path: Path
+) -> None:
     """Two worker processes in an empty working directory, with a folder for temporary files of their own."""
     folder, _, local_run = in_the_cloud
     (tmp_path / "empty").mkdir()

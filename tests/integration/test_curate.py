@@ -76,7 +76,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
 
 
 @pytest.fixture(scope="module")
-def curated(corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def curated(
+    corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("curated") / "run"
     assert curate.main(flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")) == 0
     return output
@@ -96,11 +98,18 @@ def expected(corpus: tuple[Path, list[dict[str, Any]]], rater: Path) -> dict[str
     return {record["id"]: float(score) for record, score in zip(records, scores_N, strict=True)}
 
 
-def test_the_best_half_is_kept_and_the_books_balance(curated: Path, expected: dict[str, float]) -> None:
+def test_the_best_half_is_kept_and_the_books_balance(
+    curated: Path, expected: dict[str, float]
+) -> None:
     selection = curated / "selections/keep-0.5"
     manifest = json.loads((selection / "manifest.json").read_bytes())
     counts = manifest["counts"]
-    assert (counts["read"], counts["kept"], counts["dropped"], counts["rejected"]) == (242, 120, 120, 2)
+    assert (counts["read"], counts["kept"], counts["dropped"], counts["rejected"]) == (
+        242,
+        120,
+        120,
+        2,
+    )
     assert counts["rejected_by_reason"] == {"not_json": 1, "no_text": 1}
     for name in ("read", "kept", "dropped", "rejected", "kept_tokens"):
         assert sum(source[name] for source in manifest["sources"].values()) == counts[name]
@@ -114,7 +123,11 @@ def test_the_best_half_is_kept_and_the_books_balance(curated: Path, expected: di
 
 
 def test_score_files_hold_every_record_once(curated: Path, expected: dict[str, float]) -> None:
-    rows = [row for path in (curated / "scores").glob("??/*.parquet") for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in (curated / "scores").glob("??/*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
     scored = {json.loads(row["key"]): row["score"] for row in rows if row["status"] == "scored"}
     assert len(rows) == 242
     assert scored == expected
@@ -127,18 +140,26 @@ def test_rejected_records_are_written_with_file_position_and_reason(
     lines = (curated / "rejected/000000.jsonl").read_bytes().splitlines()
     rows = [json.loads(line) for line in lines]
     data = (corpus[0] / "a.jsonl").read_bytes()
-    assert [(row["reason"], row["excerpt"]) for row in rows] == [("not_json", "not json"), ("no_text", '{"id": 5}')]
+    assert [(row["reason"], row["excerpt"]) for row in rows] == [
+        ("not_json", "not json"),
+        ("no_text", '{"id": 5}'),
+    ]
     for row in rows:
         assert row["file"] == str(corpus[0] / "a.jsonl")
         assert data[row["position"] :].startswith(row["excerpt"].encode())
 
 
-def test_kept_documents_are_untouched_and_in_order(curated: Path, corpus: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_kept_documents_are_untouched_and_in_order(
+    curated: Path, corpus: tuple[Path, list[dict[str, Any]]]
+) -> None:
     kept = curated / "selections/keep-0.5/kept"
     found = {path.name.split(".", 1)[1]: path for path in kept.iterdir()}
     assert set(found) == {"jsonl", "jsonl.gz", "jsonl.zst", "parquet"}
     originals = (corpus[0] / "a.jsonl").read_bytes().splitlines()
-    bare = [line.rsplit(b',"datarater_score":', 1)[0] + b"}" for line in found["jsonl"].read_bytes().splitlines()]
+    bare = [
+        line.rsplit(b',"datarater_score":', 1)[0] + b"}"
+        for line in found["jsonl"].read_bytes().splitlines()
+    ]
     assert bare == [line for line in originals if line in set(bare)]
     table = pq.read_table(found["parquet"])
     before = pq.read_table(corpus[0] / "d.parquet")
@@ -166,7 +187,16 @@ def test_score_then_select_is_curate(
 def test_every_format_becomes_the_one_asked_for(
     run_folder: Path, expected: dict[str, float], output_format: str
 ) -> None:
-    args = ["--output", str(run_folder), "--keep_fraction", "1", "--output_format", output_format, "--name", "all"]
+    args = [
+        "--output",
+        str(run_folder),
+        "--keep_fraction",
+        "1",
+        "--output_format",
+        output_format,
+        "--name",
+        "all",
+    ]
     assert select.main([*args, "--output_shard_bytes", "8000"]) == 0
     rows = read_kept(run_folder / "selections/all")
     assert scores_of(rows) == expected
@@ -190,7 +220,9 @@ def test_every_format_becomes_the_one_asked_for(
         (["--keep_fraction", "1/7", "--seed", "3"], "keep-1-of-7"),
     ],
 )
-def test_other_rules_need_no_scoring(run_folder: Path, expected: dict[str, float], rule: list[str], name: str) -> None:
+def test_other_rules_need_no_scoring(
+    run_folder: Path, expected: dict[str, float], rule: list[str], name: str
+) -> None:
     scores = tree(run_folder / "scores")
     assert select.main(["--output", str(run_folder), *rule]) == 0
     assert tree(run_folder / "scores") == scores
@@ -208,7 +240,10 @@ def test_other_rules_need_no_scoring(run_folder: Path, expected: dict[str, float
 
 
 def test_a_finished_run_does_nothing_when_run_again(
-    run_folder: Path, corpus: tuple[Path, list[dict[str, Any]]], rater: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path,
+    corpus: tuple[Path, list[dict[str, Any]]],
+    rater: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = tree(run_folder)
     assert curate.main(flags(corpus[0] / "*", rater, run_folder, "--keep_fraction", "0.5")) == 0
@@ -237,7 +272,9 @@ def test_a_run_goes_on_where_it_stopped(
     assert not left_over.exists()
     assert len(list((run_folder / "scores").glob("??/0*.parquet"))) == len(score_files)
     again = tree(run_folder / "selections/keep-0.5/kept")
-    assert {name: data for name, (_, data) in again.items()} == {name: data for name, (_, data) in kept.items()}
+    assert {name: data for name, (_, data) in again.items()} == {
+        name: data for name, (_, data) in kept.items()
+    }
 
 
 @pytest.mark.parametrize("lost", ["_SUCCESS", "manifest.json", "kept", "counts"])
@@ -278,7 +315,9 @@ def test_another_runs_folder_is_refused_naming_the_difference(
     assert "rule.value is '0.5' there, but '0.25' now" in refused(
         *flags(files, rater, run_folder, "--keep_fraction", "0.25", "--name", "keep-0.5")
     )
-    assert "output_format" in refused(*flags(files, rater, run_folder, *keep, "--output_format", "jsonl"))
+    assert "output_format" in refused(
+        *flags(files, rater, run_folder, *keep, "--output_format", "jsonl")
+    )
 
 
 def test_an_input_that_changed_between_the_reads_fails_with_its_name(
@@ -305,7 +344,9 @@ def test_an_input_that_changed_between_the_reads_fails_with_its_name(
     assert not (tmp_path / "other/selections/keep-0.5/_SUCCESS").exists()
 
 
-def test_a_missing_score_file_stops_the_selection(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_score_file_stops_the_selection(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lost = next((run_folder / "scores").glob("??/*.parquet"))
     lost.unlink()
     assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 1
@@ -314,7 +355,9 @@ def test_a_missing_score_file_stops_the_selection(run_folder: Path, capsys: pyte
     assert "scored again" in message
 
 
-def test_books_that_do_not_balance_fail_the_selection(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_books_that_do_not_balance_fail_the_selection(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 0
     selection = run_folder / "selections/keep-0.1"
     counts = json.loads((selection / "counts/000000.json").read_bytes())
@@ -396,7 +439,18 @@ def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None
     pq.write_table(table, tmp_path / "in.parquet")
     run = tmp_path / "run"
     assert (
-        curate.main(flags(tmp_path / "in.parquet", rater, run, "--keep_fraction", "1", "--output_format", "jsonl")) == 0
+        curate.main(
+            flags(
+                tmp_path / "in.parquet",
+                rater,
+                run,
+                "--keep_fraction",
+                "1",
+                "--output_format",
+                "jsonl",
+            )
+        )
+        == 0
     )
     rows = {row["text"]: row for row in read_kept(run / "selections/keep-1")}
     row = rows["one text"]
@@ -428,13 +482,26 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     tied = float(scores_N[[record["id"] for record in records].index("same")])
     above = int((scores_N > tied).sum())
     keep = above + 25
-    args = ["--split_bytes", "700", "--output_shard_bytes", "1000", "--keep_count", str(keep), "--name", "it"]
+    args = [
+        "--split_bytes",
+        "700",
+        "--output_shard_bytes",
+        "1000",
+        "--keep_count",
+        str(keep),
+        "--name",
+        "it",
+    ]
     assert curate.main([*flags(tmp_path / "in.jsonl", rater, run)[:-2], *args]) == 0
     assert len(list((run / "scores/summaries").iterdir())) > 3
     kept = read_kept(run / "selections/it")
     assert len(kept) == keep
     firsts = [index for index, record in enumerate(records) if record["id"] == "same"][:25]
-    wanted = [r["id"] for i, (r, s) in enumerate(zip(records, scores_N, strict=True)) if s > tied or i in firsts]
+    wanted = [
+        r["id"]
+        for i, (r, s) in enumerate(zip(records, scores_N, strict=True))
+        if s > tied or i in firsts
+    ]
     assert [row["id"] for row in kept] == wanted
 
 
@@ -461,8 +528,13 @@ def test_beams_metrics_count_what_was_done(
     result = curate.run(args)
     assert result is not None
     counters = {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}
-    assert counters.items() >= {"documents": 240, "documents_kept": 7, "rejected_no_text": 1}.items()
-    assert counters["splits_scored"] == json.loads((tmp_path / "run/scoring.json").read_bytes())["splits"]
+    assert (
+        counters.items() >= {"documents": 240, "documents_kept": 7, "rejected_no_text": 1}.items()
+    )
+    assert (
+        counters["splits_scored"]
+        == json.loads((tmp_path / "run/scoring.json").read_bytes())["splits"]
+    )
     assert curate.run(args) is None
 
 
@@ -515,9 +587,15 @@ def test_a_run_killed_again_and_again_ends_as_one_never_killed(
         assert score_files.items() <= found.items()
         score_files = found
     assert curate.main(args) == 0
-    assert score_files.items() <= {p: p.stat().st_ino for p in output.glob("scores/??/0*.parquet")}.items()
+    assert (
+        score_files.items()
+        <= {p: p.stat().st_ino for p in output.glob("scores/??/0*.parquet")}.items()
+    )
     assert same_kept_files(output, curated)
-    manifests = [json.loads((run / "selections/keep-0.5/manifest.json").read_bytes()) for run in (output, curated)]
+    manifests = [
+        json.loads((run / "selections/keep-0.5/manifest.json").read_bytes())
+        for run in (output, curated)
+    ]
     for name in ("counts", "sources", "cutoff", "files"):
         assert manifests[0][name] == manifests[1][name]
 
@@ -534,7 +612,7 @@ def test_a_signal_stops_a_run_that_can_go_on(
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 75
-    assert said.decode().splitlines()[-1].startswith("datarater-curate: stopped by SIGTERM")
+    assert said.decode().splitlines()[-1].startswith("datarater curate: stopped by SIGTERM")
     assert curate.main(args) == 0
 
 

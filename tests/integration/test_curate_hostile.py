@@ -10,8 +10,9 @@ import pytest
 from datarater.pipelines.commands import curate
 from datarater.rater_model import exit_codes
 
-# File: readable documents, rejected records by reason. As the corpora's own table says, and where that leaves a
-# choice: zero-width characters count as text; a plain file under a compressed name is read as what it is.
+# File: readable documents, rejected records by reason. As the corpora's own table says, and where
+# that leaves a choice: zero-width characters count as text; a plain file under a compressed name is
+# read as what it is.
 HOSTILE: dict[str, tuple[int, dict[str, int]]] = {
     "array.json": (0, {"not_json": 3}),
     "blank_lines.jsonl": (3, {}),
@@ -51,10 +52,23 @@ HOSTILE: dict[str, tuple[int, dict[str, int]]] = {
 }
 
 
-def curate_all(files: list[Path], rater: Path, output: Path, *more: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def curate_all(
+    files: list[Path], rater: Path, output: Path, *more: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Runs the command; gives the manifest and the rejected records."""
     inputs = [word for file in files for word in ("--input", str(file))]
-    args = [*inputs, "--rater", str(rater), "--output", str(output), "--max_windows", "4", "--name", "it", *more]
+    args = [
+        *inputs,
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--max_windows",
+        "4",
+        "--name",
+        "it",
+        *more,
+    ]
     assert curate.main(args) == 0
     manifest: dict[str, Any] = json.loads((output / "selections/it/manifest.json").read_bytes())
     rejected = [
@@ -101,7 +115,9 @@ def test_all_hostile_files_beside_a_whole_corpus_with_one_and_two_workers(
     kept = []
     for workers in ("1", "2"):
         output = tmp_path / workers
-        manifest, rejected = curate_all(files, rater, output, "--keep_fraction", "0.5", "--local_workers", workers)
+        manifest, rejected = curate_all(
+            files, rater, output, "--keep_fraction", "0.5", "--local_workers", workers
+        )
         assert manifest["scored"] == readable
         assert manifest["counts"]["kept"] == round(readable / 2)
         assert manifest["counts"]["rejected"] == bad == len(rejected)
@@ -110,6 +126,10 @@ def test_all_hostile_files_beside_a_whole_corpus_with_one_and_two_workers(
 
 
 @pytest.mark.slow
-def test_half_of_the_dev_corpus_is_6578_documents(corpora: Path, rater: Path, tmp_path: Path) -> None:
-    manifest, rejected = curate_all([corpora / "dev/*"], rater, tmp_path / "run", "--keep_fraction", "0.5")
+def test_half_of_the_dev_corpus_is_6578_documents(
+    corpora: Path, rater: Path, tmp_path: Path
+) -> None:
+    manifest, rejected = curate_all(
+        [corpora / "dev/*"], rater, tmp_path / "run", "--keep_fraction", "0.5"
+    )
     assert (manifest["counts"]["read"], manifest["counts"]["kept"], rejected) == (13_157, 6_578, [])

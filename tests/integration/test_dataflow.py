@@ -48,7 +48,9 @@ def local_run(store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPat
     local = tmp_path_factory.mktemp("local")
     (local / "in").mkdir()
     for number in range(3):
-        (local / "in" / f"{number}.jsonl").write_bytes(as_lines(make_records(40, number)) + b"no JSON\n")
+        (local / "in" / f"{number}.jsonl").write_bytes(
+            as_lines(make_records(40, number)) + b"no JSON\n"
+        )
     file_system = fsspec.filesystem("gs")
     for source, target in ((local / "in", "in"), (rater, "rater")):
         for path in sorted(source.iterdir()):
@@ -58,10 +60,22 @@ def local_run(store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPat
 
 
 def run_flags(inputs: str, rater: str, output: str, *more: str) -> list[str]:
-    return ["--input", inputs, "--rater", rater, "--output", output, "--keep_fraction", "0.5", *more]
+    return [
+        "--input",
+        inputs,
+        "--rater",
+        rater,
+        "--output",
+        output,
+        "--keep_fraction",
+        "0.5",
+        *more,
+    ]
 
 
-def submit(store: CloudStorage, service: Dataflow, output: str, *more: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    store: CloudStorage, service: Dataflow, output: str, *more: str
+) -> subprocess.CompletedProcess[str]:
     """The command as a user of Dataflow gives it, but for the endpoint and `--no_auth`."""
     flags = [
         "--runner=DataflowRunner",
@@ -90,11 +104,15 @@ def submit(store: CloudStorage, service: Dataflow, output: str, *more: str) -> s
 
 def kept(run: str) -> tuple[dict[str, int], list[bytes]]:
     manifest = json.loads(commits.read_bytes(f"{run}/{KEPT}/manifest.json"))
-    return manifest["counts"], [commits.read_bytes(f"{run}/{KEPT}/{file['path']}") for file in manifest["files"]]
+    return manifest["counts"], [
+        commits.read_bytes(f"{run}/{KEPT}/{file['path']}") for file in manifest["files"]
+    ]
 
 
 @pytest.mark.slow
-def test_what_is_submitted_is_what_works(store: CloudStorage, service: Dataflow, local_run: Path) -> None:
+def test_what_is_submitted_is_what_works(
+    store: CloudStorage, service: Dataflow, local_run: Path
+) -> None:
     output = f"{FOLDER}/run"
     image = "gcr.io/datarater-test/datarater:1"
     said = submit(
@@ -122,7 +140,9 @@ def test_what_is_submitted_is_what_works(store: CloudStorage, service: Dataflow,
     assert "workflow.tar.gz" in staged, "the project itself, for workers whose image lacks it"
     objects = fsspec.filesystem("gs").find(f"gs://{BUCKET}/tmp")
     assert any(name.endswith("pipeline.pb") for name in objects)
-    assert not [name for name in {*objects, *staged} if "main_session" in name], "nothing of the launcher is pickled"
+    assert not [name for name in {*objects, *staged} if "main_session" in name], (
+        "nothing of the launcher is pickled"
+    )
 
 
 @pytest.mark.slow
@@ -151,7 +171,12 @@ def test_a_template_only_builds(store: CloudStorage, service: Dataflow, local_ru
     ],
 )
 def test_what_dataflow_needs_is_asked_for_before_anything_is_built(
-    store: CloudStorage, missing: str, says: str, rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: CloudStorage,
+    missing: str,
+    says: str,
+    rater: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = {
         "--project": "datarater-test",
@@ -182,7 +207,9 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         starts_S = np.arange(per_file, dtype=np.int64) * 2**24
         plans = [
             FilePlan(
-                FileInfo(f"gs://crawl/{number:08d}.jsonl", per_file * 2**24, f"generation-{number}"),
+                FileInfo(
+                    f"gs://crawl/{number:08d}.jsonl", per_file * 2**24, f"generation-{number}"
+                ),
                 Format.JSONL,
                 Compression.NONE,
                 np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1),
@@ -191,7 +218,15 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         ]
         planning.commit_plan(request, plans)
         work = Work(
-            ScoringRequest(("crawl/*",), "gs://raters/r", "digest", output, ReadOptions(), ScoringOptions(), 2**24)
+            ScoringRequest(
+                ("crawl/*",),
+                "gs://raters/r",
+                "digest",
+                output,
+                ReadOptions(),
+                ScoringOptions(),
+                2**24,
+            )
         )
         pipeline = beam.Pipeline(runner="FnApiRunner")
         work.build(pipeline | beam.Impulse())

@@ -37,7 +37,16 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds p
 
 
 def flags(corpus: Path, rater: Path, output: Path | str, *more: str) -> list[str]:
-    args = ["--input", str(corpus / "*"), "--rater", str(rater), "--output", str(output), "--keep_fraction", "0.5"]
+    args = [
+        "--input",
+        str(corpus / "*"),
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--keep_fraction",
+        "0.5",
+    ]
     return [*args, "--split_bytes", "4000", "--max_windows", "4", *more]
 
 
@@ -47,7 +56,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults") / "in"
     folder.mkdir()
     for number in range(12):
-        lines = as_lines(make_records(80, number)) + b'no JSON\n{"id": "same", "text": "the same text"}\n' * 3
+        lines = (
+            as_lines(make_records(80, number))
+            + b'no JSON\n{"id": "same", "text": "the same text"}\n' * 3
+        )
         (folder / f"{number:02d}.jsonl").write_bytes(lines)
         if number % 4 == 0:
             (folder / f"{number:02d}.jsonl.gz").write_bytes(gzip.compress(lines))
@@ -70,7 +82,9 @@ def results(output: Path) -> dict[str, Any]:
     }
     return {
         "scores": scores,
-        "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff", "files", "identity")},
+        "manifest": {
+            name: manifest[name] for name in ("counts", "sources", "cutoff", "files", "identity")
+        },
         "scoring": json.loads((output / "scoring.json").read_bytes())["counts"],
         "rejected": {path.name: path.read_bytes() for path in output.glob("rejected/*")},
         "kept": {
@@ -95,20 +109,30 @@ def descendants(pid: int) -> dict[int, bytes]:
     parents, lines = {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(entry.name)] = int(
+                (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            )
             lines[int(entry.name)] = (entry / "cmdline").read_bytes()
     found: dict[int, bytes] = {}
     queue = [pid]
     while queue:
         parent = queue.pop()
-        children = [child for child, its_parent in parents.items() if its_parent == parent and child not in found]
+        children = [
+            child
+            for child, its_parent in parents.items()
+            if its_parent == parent and child not in found
+        ]
         found |= {child: lines[child] for child in children if child in lines}
         queue += children
     return found
 
 
 def workers_of(pid: int) -> list[int]:
-    return [child for child, line in descendants(pid).items() if b"sdk_worker_main" in line and b"/sh" not in line[:16]]
+    return [
+        child
+        for child, line in descendants(pid).items()
+        if b"sdk_worker_main" in line and b"/sh" not in line[:16]
+    ]
 
 
 def kill(pid: int) -> None:
@@ -128,7 +152,9 @@ def score_files(output: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 @needs_proc
-def test_a_worker_that_is_killed_is_started_again(corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_started_again(
+    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     process = launch(flags(corpus, rater, output, "--local_workers", "2"))
     wait_for(lambda: score_files(output) and workers_of(process.pid), process)
@@ -144,7 +170,9 @@ def test_a_worker_that_is_killed_is_started_again(corpus: Path, rater: Path, und
 
 @pytest.mark.slow
 @needs_proc
-def test_nothing_works_on_when_the_command_is_killed(corpus: Path, rater: Path, tmp_path: Path) -> None:
+def test_nothing_works_on_when_the_command_is_killed(
+    corpus: Path, rater: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     process = launch(flags(corpus, rater, output, "--local_workers", "2"))
     wait_for(lambda: score_files(output) and workers_of(process.pid), process)
@@ -197,7 +225,8 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     said = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 1, said
-    # The other worker may take the split from the dead one before all are ended: two deaths at once.
+    # The other worker may take the split from the dead one before all are ended: two deaths at
+    # once.
     assert said.count("a worker process died") in (1, 2)
     last = said.splitlines()[-1]
     assert f"split 3 ({corpus / '3.jsonl'}, the whole file) ended 3 workers" in last
@@ -211,7 +240,9 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
 
 
 @pytest.fixture
-def drilled(request: pytest.FixtureRequest, rater: Path, tmp_path: Path) -> tuple[Path, list[str], Path]:
+def drilled(
+    request: pytest.FixtureRequest, rater: Path, tmp_path: Path
+) -> tuple[Path, list[str], Path]:
     """The development corpus in some 60 splits, else the made one: its folder, flags, and an undisturbed run."""
     try:
         folder = request.getfixturevalue("corpora") / "dev"
@@ -257,13 +288,16 @@ def test_thirty_kills_of_workers_and_launchers_change_nothing(
     assert not list(output.glob("attempts/*"))
 
 
-# --- disks that are full, and file systems that fail -------------------------------------------------
+# --- disks that are full, and file systems that fail
+# -------------------------------------------------
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
     try:
@@ -275,7 +309,12 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_full_disk_is_said_and_room_on_it_lets_the_run_go_on(
-    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+    corpus: Path,
+    rater: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    workers: str,
 ) -> None:
     with small_disk(tmp_path / "disk", "400k") as disk:
         args = flags(corpus, rater, disk / "run", "--local_workers", workers)
@@ -291,7 +330,10 @@ def test_a_full_disk_is_said_and_room_on_it_lets_the_run_go_on(
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        assert errors.writing_failed("x", OSError(number, os.strerror(number))).exit_code == exit_codes.DISK_FULL
+        assert (
+            errors.writing_failed("x", OSError(number, os.strerror(number))).exit_code
+            == exit_codes.DISK_FULL
+        )
 
 
 class FailingFileSystem(LocalFileSystem):
@@ -360,9 +402,19 @@ def test_an_input_that_may_not_be_read_is_named(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(scoring, "read_split", denied)
-    args = ["--input", str(tmp_path / "a.jsonl"), "--rater", str(rater), "--output", str(tmp_path / "run")]
+    args = [
+        "--input",
+        str(tmp_path / "a.jsonl"),
+        "--rater",
+        str(rater),
+        "--output",
+        str(tmp_path / "run"),
+    ]
     assert curate.main([*args, "--keep_fraction", "1"]) == exit_codes.NO_PERMISSION
-    assert f"the input {tmp_path / 'a.jsonl'} may not be read: Permission denied" in capsys.readouterr().err
+    assert (
+        f"the input {tmp_path / 'a.jsonl'} may not be read: Permission denied"
+        in capsys.readouterr().err
+    )
     monkeypatch.undo()
     assert curate.main([*args, "--keep_fraction", "1"]) == 0
 
@@ -374,7 +426,16 @@ def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
     for number in range(40):
         lines = b"garbage\n" * 2000 if number < 20 else as_lines(make_records(400, number))
         (corpus / f"{number:02d}.jsonl").write_bytes(lines)
-    args = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--keep_fraction", "0.5"]
+    args = [
+        "--input",
+        f"{corpus}/*",
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--keep_fraction",
+        "0.5",
+    ]
     process = launch([*args, "--max_rejected_fraction", "0.1", "--local_workers", "2"])
     said = process.communicate(timeout=300)[0].decode()
     assert process.returncode == exit_codes.PAST_LIMIT, said

@@ -22,7 +22,16 @@ pytestmark = [pytest.mark.slow, one_flink_at_a_time]
 
 
 def flags(corpus: Path, rater: Path, output: Path, *more: str) -> list[str]:
-    args = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--split_bytes", "4000"]
+    args = [
+        "--input",
+        f"{corpus}/*",
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--split_bytes",
+        "4000",
+    ]
     return [*args, "--max_windows", "4", "--workers_to_fill", "2", "--keep_fraction", "0.5", *more]
 
 
@@ -32,7 +41,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("flink_corpus") / "in"
     folder.mkdir()
     for number in range(24):
-        (folder / f"{number:02d}.jsonl").write_bytes(as_lines(make_records(240, number)) + b"no JSON\n")
+        (folder / f"{number:02d}.jsonl").write_bytes(
+            as_lines(make_records(240, number)) + b"no JSON\n"
+        )
     return folder
 
 
@@ -120,11 +131,13 @@ def test_a_rerun_after_the_whole_cluster_was_killed_goes_on(
     output = tmp_path / "run"
     job = Job(flags(corpus, rater, output, *flink_cluster.flags()), output)
     before = job.wait_for_scores(20)
-    for pid in processes(flink_cluster).values():  # the supervisor first, so that nothing is started again
+    for pid in processes(
+        flink_cluster
+    ).values():  # the supervisor first, so that nothing is started again
         kill(pid)
     said = job.end()
     assert job.process.returncode == exit_codes.FAILED, said
-    assert said.splitlines()[-1].startswith("datarater-curate: the job server was lost (")
+    assert said.splitlines()[-1].startswith("datarater curate: the job server was lost (")
     assert "run the same command to go on" in said.splitlines()[-1]
 
     # A cluster that is down is told before anything is submitted.
@@ -140,7 +153,11 @@ def test_a_rerun_after_the_whole_cluster_was_killed_goes_on(
 
 
 def test_flink_runner_with_a_job_server_of_its_own(
-    corpus: Path, rater: Path, flink_cluster: FlinkForTests, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    corpus: Path,
+    rater: Path,
+    flink_cluster: FlinkForTests,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """As for a cluster of one's own, of which only the job manager's address is known; one worker this time."""
     small, output = tmp_path / "in", tmp_path / "run"
@@ -148,7 +165,10 @@ def test_flink_runner_with_a_job_server_of_its_own(
     (small / "a.jsonl").write_bytes((corpus / "00.jsonl").read_bytes())
     known = flink_cluster.cluster
     way_in = ["--runner=FlinkRunner", f"--flink_master={known.flink_master}", "--parallelism=1"]
-    way_in += [f"--flink_job_server_jar={known.job_server_jar}", f"--environment_config={known.worker_pool}"]
+    way_in += [
+        f"--flink_job_server_jar={known.job_server_jar}",
+        f"--environment_config={known.worker_pool}",
+    ]
     started = len(workers_started(flink_cluster))
     assert curate.main(flags(small, rater, output, *way_in)) == 0
     assert "1 worker process, one scoring thread in each" in capfd.readouterr().out
@@ -160,20 +180,32 @@ def test_flink_runner_with_a_job_server_of_its_own(
 
 def workers_started(flink: FlinkForTests) -> list[str]:
     logs = (flink.folder / supervisor.LOGS).glob("worker-pool-*.log")
-    return [line for log in logs for line in re.findall(r"worker [0-9-]+ is process", log.read_text())]
+    return [
+        line for log in logs for line in re.findall(r"worker [0-9-]+ is process", log.read_text())
+    ]
 
 
-def test_up_is_idempotent_and_down_leaves_nothing(flink_cluster: FlinkForTests, tmp_path: Path) -> None:
+def test_up_is_idempotent_and_down_leaves_nothing(
+    flink_cluster: FlinkForTests, tmp_path: Path
+) -> None:
     before = processes(flink_cluster)
     assert FlinkForTests.up(flink_cluster.folder).cluster == flink_cluster.cluster
     assert processes(flink_cluster) == before
-    with pytest.raises(java.ClusterError, match="has 2 task managers with 1 slots each; take it down first"):
+    with pytest.raises(
+        java.ClusterError, match="has 2 task managers with 1 slots each; take it down first"
+    ):
         cluster.up(flink_cluster.folder, tmp_path, task_managers=3)
 
     # Beside it, another one on ports of its own.
-    other = cluster.up(tmp_path / "other", Path(flink_cluster.cluster.job_server_jar).parents[1], task_managers=1)
+    other = cluster.up(
+        tmp_path / "other", Path(flink_cluster.cluster.job_server_jar).parents[1], task_managers=1
+    )
     assert {other.flink_master, other.job_endpoint, other.worker_pool}.isdisjoint(
-        {flink_cluster.cluster.flink_master, flink_cluster.cluster.job_endpoint, flink_cluster.cluster.worker_pool}
+        {
+            flink_cluster.cluster.flink_master,
+            flink_cluster.cluster.job_endpoint,
+            flink_cluster.cluster.worker_pool,
+        }
     )
     assert other.overview()["taskmanagers"] == 1
     assert cluster.down(tmp_path / "other")

@@ -27,13 +27,18 @@ def flags(inputs: str, rater: str, output: str, *more: str) -> list[str]:
 
 def kept(run: str) -> tuple[dict[str, int], list[bytes]]:
     manifest = json.loads(commits.read_bytes(f"{run}/selections/keep-0.5/manifest.json"))
-    files = [commits.read_bytes(f"{run}/selections/keep-0.5/{file['path']}") for file in manifest["files"]]
+    files = [
+        commits.read_bytes(f"{run}/selections/keep-0.5/{file['path']}")
+        for file in manifest["files"]
+    ]
     return manifest["counts"], files
 
 
 @pytest.mark.slow
 @one_flink_at_a_time
-@pytest.mark.usefixtures("flink_cluster")  # skips where Flink cannot be; the cluster itself knows nothing of the store
+@pytest.mark.usefixtures(
+    "flink_cluster"
+)  # skips where Flink cannot be; the cluster itself knows nothing of the store
 def test_nothing_leans_on_a_shared_disk(rater: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "in"
     corpus.mkdir()
@@ -49,11 +54,16 @@ def test_nothing_leans_on_a_shared_disk(rater: Path, tmp_path: Path) -> None:
         try:
             flink = FlinkForTests.up(folder)
             (tmp_path / "launcher").mkdir()
-            on_the_store = flags(f"{FOLDER}/in/*", f"{FOLDER}/rater", f"{FOLDER}/run", *flink.flags())
+            on_the_store = flags(
+                f"{FOLDER}/in/*", f"{FOLDER}/rater", f"{FOLDER}/run", *flink.flags()
+            )
             said = subprocess.run(
                 [sys.executable, "-m", "datarater.pipelines.commands.curate", *on_the_store],
                 cwd=tmp_path / "launcher",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                },
                 capture_output=True,
                 text=True,
                 timeout=600,

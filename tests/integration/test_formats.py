@@ -53,7 +53,9 @@ def tfrecord_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
     out = bytearray()
     for row in rows:
         entries = b"".join(
-            length_prefixed(1, length_prefixed(1, name.encode()) + length_prefixed(2, feature(value)))
+            length_prefixed(
+                1, length_prefixed(1, name.encode()) + length_prefixed(2, feature(value))
+            )
             for name, value in row.items()
         )
         data = length_prefixed(1, entries)
@@ -88,7 +90,16 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def curated(inputs: Path | str, rater: Path, output: Path, *more: str) -> dict[str, Any]:
-    flags = ["--input", str(inputs), "--rater", str(rater), "--output", str(output), "--max_windows", "4"]
+    flags = [
+        "--input",
+        str(inputs),
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--max_windows",
+        "4",
+    ]
     assert curate.main([*flags, "--keep_fraction", "0.5", "--name", "it", *more]) == 0
     manifest: dict[str, Any] = json.loads((output / "selections/it/manifest.json").read_bytes())
     counts = manifest["counts"]
@@ -128,7 +139,9 @@ def test_wet_files_keep_url_and_date(rater: Path, tmp_path: Path, suffix: str) -
         assert np.isfinite(row["datarater_score"])
 
 
-def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(rater: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(
+    rater: Path, tmp_path: Path
+) -> None:
     good = [wet_of([record]).split(b"a: b\r\n\r\n")[1] for record in make_records(6, 2)]
     response = (
         b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://x.org\r\nContent-Type: application/http\r\n"
@@ -136,7 +149,17 @@ def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(rater: Path
     )
     not_utf8 = b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 2\r\n\r\n\xff\xfe\r\n\r\n"
     bad_length = good[1].replace(b"Content-Length: ", b"Content-Length: x")
-    data = good[0] + response + good[2] + bad_length + good[3] + b"garbage\r\n" + not_utf8 + good[4] + good[5][:-20]
+    data = (
+        good[0]
+        + response
+        + good[2]
+        + bad_length
+        + good[3]
+        + b"garbage\r\n"
+        + not_utf8
+        + good[4]
+        + good[5][:-20]
+    )
     (tmp_path / "a.warc").write_bytes(data)
     manifest = curated(tmp_path / "a.warc", rater, tmp_path / "run")
     assert manifest["scored"] == 4
@@ -161,7 +184,9 @@ def unpacked(path: Path) -> bytes:
 def test_kept_warc_records_are_untouched_but_for_a_line_with_the_score(
     rater: Path, tmp_path: Path, suffix: str
 ) -> None:
-    data = wet_of(make_records(30, 1)).replace(b"0\r\nContent", b"0\r\nDataRater-Score: 3\r\n of old\r\nContent", 1)
+    data = wet_of(make_records(30, 1)).replace(
+        b"0\r\nContent", b"0\r\nDataRater-Score: 3\r\n of old\r\nContent", 1
+    )
     (tmp_path / f"a.warc.wet{suffix}").write_bytes(COMPRESSIONS[suffix](data))
     manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
     (entry,) = manifest["files"]
@@ -184,8 +209,12 @@ def test_kept_warc_records_are_untouched_but_for_a_line_with_the_score(
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
-def test_kept_examples_are_untouched_and_gain_a_feature(rater: Path, tmp_path: Path, suffix: str) -> None:
-    rows: list[dict[str, Any]] = [{**record, "datarater_score": 7} for record in make_records(20, 1)]
+def test_kept_examples_are_untouched_and_gain_a_feature(
+    rater: Path, tmp_path: Path, suffix: str
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {**record, "datarater_score": 7} for record in make_records(20, 1)
+    ]
     rows = [{name: value for name, value in row.items() if name != "url"} for row in rows]
     (tmp_path / f"a.tfrecord{suffix}").write_bytes(COMPRESSIONS[suffix](tfrecord_of(rows)))
     manifest = curated(tmp_path / "a*", rater, tmp_path / "run")
@@ -223,26 +252,45 @@ def protobuf_example() -> Any:
     """The class of `tf.train.Example`, from its published definition."""
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="test", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
-    lists = {"BytesList": field.TYPE_BYTES, "FloatList": field.TYPE_FLOAT, "Int64List": field.TYPE_INT64}
+    lists = {
+        "BytesList": field.TYPE_BYTES,
+        "FloatList": field.TYPE_FLOAT,
+        "Int64List": field.TYPE_INT64,
+    }
     for name, kind in lists.items():
-        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
+        file.message_type.add(name=name).field.add(
+            name="value", number=1, label=field.LABEL_REPEATED, type=kind
+        )
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
     for number, name in enumerate(lists, 1):
         short = name.removesuffix("List").lower() + "_list"
         feature.field.add(
-            name=short, number=number, label=1, type=field.TYPE_MESSAGE, type_name=f".test.{name}", oneof_index=0
+            name=short,
+            number=number,
+            label=1,
+            type=field.TYPE_MESSAGE,
+            type_name=f".test.{name}",
+            oneof_index=0,
         )
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, label=1, type=field.TYPE_STRING)
-    entry.field.add(name="value", number=2, label=1, type=field.TYPE_MESSAGE, type_name=".test.Feature")
+    entry.field.add(
+        name="value", number=2, label=1, type=field.TYPE_MESSAGE, type_name=".test.Feature"
+    )
     features.field.add(
-        name="feature", number=1, label=3, type=field.TYPE_MESSAGE, type_name=".test.Features.FeatureEntry"
+        name="feature",
+        number=1,
+        label=3,
+        type=field.TYPE_MESSAGE,
+        type_name=".test.Features.FeatureEntry",
     )
     example = file.message_type.add(name="Example")
-    example.field.add(name="features", number=1, label=1, type=field.TYPE_MESSAGE, type_name=".test.Features")
+    example.field.add(
+        name="features", number=1, label=1, type=field.TYPE_MESSAGE, type_name=".test.Features"
+    )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.Example"))
@@ -251,7 +299,8 @@ def protobuf_example() -> Any:
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_tfrecords_keep_all_their_features(rater: Path, tmp_path: Path, suffix: str) -> None:
     rows: list[dict[str, Any]] = [
-        {**record, "url": b"\xff\x00", "n": -index, "f": 0.5} for index, record in enumerate(make_records(20, 1))
+        {**record, "url": b"\xff\x00", "n": -index, "f": 0.5}
+        for index, record in enumerate(make_records(20, 1))
     ]
     (tmp_path / f"a.tfrecord{suffix}").write_bytes(COMPRESSIONS[suffix](tfrecord_of(rows)))
     manifest = curated(tmp_path / "a*", rater, tmp_path / "run", "--output_format", "jsonl")
@@ -262,7 +311,9 @@ def test_tfrecords_keep_all_their_features(rater: Path, tmp_path: Path, suffix: 
         assert row == {**expected[row["id"]], "url": base64.b64encode(b"\xff\x00").decode()}
 
 
-def test_a_damaged_tfrecord_costs_itself_and_a_damaged_length_the_rest(rater: Path, tmp_path: Path) -> None:
+def test_a_damaged_tfrecord_costs_itself_and_a_damaged_length_the_rest(
+    rater: Path, tmp_path: Path
+) -> None:
     parts = [tfrecord_of([{"id": r["id"], "text": r["text"]}]) for r in make_records(6, 3)]
     flipped = bytearray(parts[1])
     flipped[30] ^= 1
@@ -271,7 +322,9 @@ def test_a_damaged_tfrecord_costs_itself_and_a_damaged_length_the_rest(rater: Pa
     alien = head + masked(head) + no_example + masked(no_example)
     lost = bytearray(parts[4])
     lost[0] ^= 1
-    (tmp_path / "a").write_bytes(parts[0] + bytes(flipped) + parts[2] + alien + parts[3] + bytes(lost) + parts[5])
+    (tmp_path / "a").write_bytes(
+        parts[0] + bytes(flipped) + parts[2] + alien + parts[3] + bytes(lost) + parts[5]
+    )
     manifest = curated(tmp_path / "a", rater, tmp_path / "run")
     assert manifest["scored"] == 3
     assert manifest["counts"]["rejected_by_reason"] == {"record_corrupt": 3}
@@ -308,7 +361,10 @@ def test_bzip2_in_and_out_untouched(rater: Path, tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.bz2").write_bytes(bz2.compress(lines) + b"garbage")
     manifest = curated(tmp_path / "*.bz2", rater, tmp_path / "run")
     assert manifest["scored"] == 80
-    assert manifest["counts"]["rejected_by_reason"] == {"stream_truncated": 1, "trailing_garbage": 1}
+    assert manifest["counts"]["rejected_by_reason"] == {
+        "stream_truncated": 1,
+        "trailing_garbage": 1,
+    }
     kept = b""
     for entry in manifest["files"]:
         assert entry["format"] == "jsonl.bz2"
@@ -332,7 +388,9 @@ def test_dolma_attributes_and_scores_alone(rater: Path, tmp_path: Path) -> None:
     select_all = ["--output", str(tmp_path / "run"), "--keep_fraction", "1"]
     assert select.main([*select_all, "--output_format", "attributes", "--name", "dolma"]) == 0
     dolma = sorted((tmp_path / "run/selections/dolma/kept").iterdir())
-    assert [path.name for path in dolma] == [f"part-0000{i}-of-00002.attributes.jsonl.gz" for i in range(2)]
+    assert [path.name for path in dolma] == [
+        f"part-0000{i}-of-00002.attributes.jsonl.gz" for i in range(2)
+    ]
     for path, part in zip(dolma, records, strict=True):
         rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
         assert [row["id"] for row in rows] == [record["id"] for record in part]
@@ -346,10 +404,14 @@ def test_dolma_attributes_and_scores_alone(rater: Path, tmp_path: Path) -> None:
     (file,) = (tmp_path / "run/selections/scores/kept").iterdir()
     assert file.name == "part-00000-of-00001.scores.parquet"
     table = pq.read_table(file).to_pylist()
-    assert [row["id"] for row in table] == [str(record["id"]) for part in records for record in part]
+    assert [row["id"] for row in table] == [
+        str(record["id"]) for part in records for record in part
+    ]
     assert table[0]["path"] == str(folder / "a.jsonl")
     for row in table:
-        assert np.float32(row["datarater_score"]) == np.float32(scores.get(row["id"], row["datarater_score"]))
+        assert np.float32(row["datarater_score"]) == np.float32(
+            scores.get(row["id"], row["datarater_score"])
+        )
 
 
 def test_a_tensorflow_dataset_is_curated_by_name(
@@ -357,15 +419,34 @@ def test_a_tensorflow_dataset_is_curated_by_name(
 ) -> None:
     records = make_records(40, 5)
     build_dataset(tmp_path / "datasets", {"train": [record["text"] for record in records]})
-    flags = ["--tfds_data_dir", str(tmp_path / "datasets"), "--split_bytes", "20000", "--id_field", "metadata.title"]
+    flags = [
+        "--tfds_data_dir",
+        str(tmp_path / "datasets"),
+        "--split_bytes",
+        "20000",
+        "--id_field",
+        "metadata.title",
+    ]
     manifest = curated("tfds:tiny:1.0.0:train", rater, tmp_path / "run", *flags)
     assert manifest["counts"]["read"] == 40
     (entry,) = manifest["files"]
     assert entry["format"] == "tfrecord"
     kept = examples_of((tmp_path / "run/selections/it" / entry["path"]).read_bytes())
-    texts = [protobuf_example().FromString(data).features.feature["text"].bytes_list.value[0] for data in kept]
+    texts = [
+        protobuf_example().FromString(data).features.feature["text"].bytes_list.value[0]
+        for data in kept
+    ]
     assert len(texts) == 20
     assert {text.decode() for text in texts} <= {record["text"] for record in records}
-    wrong = ["--input", "tfds:tinny", "--rater", str(rater), "--output", str(tmp_path / "wrong"), "--keep_count", "1"]
+    wrong = [
+        "--input",
+        "tfds:tinny",
+        "--rater",
+        str(rater),
+        "--output",
+        str(tmp_path / "wrong"),
+        "--keep_count",
+        "1",
+    ]
     assert curate.main([*wrong, *flags]) == exit_codes.WRONG_USAGE
     assert "it holds tiny:1.0.0" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Random corpora through the whole of curation: books balance, the count is exact, kept records are untouched.
 
-DATARATER_PROPERTY_CASES sets how many corpora are made (4), DATARATER_FUZZ_CASES how many files are damaged.
+DATARATER_PROPERTY_CASES sets how many corpora are made (4), DATARATER_FUZZ_CASES how many files are
+damaged.
 """
 
 import json
@@ -38,16 +39,23 @@ def write_random_corpus(folder: Path, rng: random.Random) -> tuple[list[bytes], 
         records = make_records(rng.randint(0, 40), rng.randrange(1000))
         flat = [{"id": r["id"], "text": r["text"], "source": r["source"]} for r in records]
         kind = rng.choice(["jsonl", "jsonl", "warc", "tfrecord", "parquet", "txt"])
-        suffix = rng.choice(sorted(PACKERS if kind in ("jsonl", "warc") else PACKERS.keys() - MEMBERS.keys()))
+        suffix = rng.choice(
+            sorted(PACKERS if kind in ("jsonl", "warc") else PACKERS.keys() - MEMBERS.keys())
+        )
         path = folder / f"{index}.{kind}{'' if kind == 'parquet' else suffix}"
         if kind == "parquet":
             rows = rng.randint(1, 20)
-            pq.write_table(pa.Table.from_pylist(flat or [{"id": "x", "text": "y"}]), path, row_group_size=rows)
+            pq.write_table(
+                pa.Table.from_pylist(flat or [{"id": "x", "text": "y"}]), path, row_group_size=rows
+            )
         else:
             if kind == "jsonl":
                 parts = as_lines(records).splitlines(keepends=True)
                 for _ in range(rng.randrange(3)):
-                    parts.insert(rng.randint(0, len(parts)), rng.choice([b"broken\n", b"{}\n", b"\r\n", b"  \n"]))
+                    parts.insert(
+                        rng.randint(0, len(parts)),
+                        rng.choice([b"broken\n", b"{}\n", b"\r\n", b"  \n"]),
+                    )
                 data = rng.choice([b"", b"\xef\xbb\xbf"]) + b"".join(parts)
                 data = data[: -1 if rng.random() < 0.3 and data.endswith(b"\n") else None]
             elif kind == "txt":
@@ -72,7 +80,11 @@ def kept_records(output: Path, manifest: dict[str, Any]) -> list[bytes]:
         path = output / "selections/it" / entry["path"]
         if entry["format"] == "parquet":
             for row in pq.read_table(path).to_pylist():
-                found.append(json.dumps([json.dumps(row["id"]), row["text"], row.get("source") or ""]).encode())
+                found.append(
+                    json.dumps(
+                        [json.dumps(row["id"]), row["text"], row.get("source") or ""]
+                    ).encode()
+                )
             continue
         data = unpacked(path)
         match entry["format"].partition(".")[0]:
@@ -81,7 +93,10 @@ def kept_records(output: Path, manifest: dict[str, Any]) -> list[bytes]:
                     head, _, tail = line.rpartition(SCORE)
                     found.append(head + b"}" + tail.partition(b"}")[2])
             case "tfrecord":
-                found += [example[: -len(with_float(b"", SCORE_FIELD, 0.0))] for example in examples_of(data)]
+                found += [
+                    example[: -len(with_float(b"", SCORE_FIELD, 0.0))]
+                    for example in examples_of(data)
+                ]
             case "warc":
                 for record in data.split(b"WARC/1.0\r\n")[1:]:
                     plain = re.sub(rb"\r\nDataRater-Score: [^\r]*", b"", record, count=1)
@@ -98,12 +113,30 @@ def test_any_corpus_is_curated_exactly(rater: Path, tmp_path: Path, case: int) -
     results = []
     for workers in ("1", "2") if case % 4 == 3 else ("1",):
         output = tmp_path / f"run{workers}"
-        flags = ["--input", str(tmp_path / "in/*"), "--rater", str(rater), "--output", str(output), "--name", "it"]
-        flags += ["--split_bytes", str(rng.choice([300, 2000, 10**6])), "--output_shard_bytes", "3000"]
+        flags = [
+            "--input",
+            str(tmp_path / "in/*"),
+            "--rater",
+            str(rater),
+            "--output",
+            str(output),
+            "--name",
+            "it",
+        ]
+        flags += [
+            "--split_bytes",
+            str(rng.choice([300, 2000, 10**6])),
+            "--output_shard_bytes",
+            "3000",
+        ]
         assert curate.main([*flags, "--keep_fraction", fraction, "--local_workers", workers]) == 0
         manifest = json.loads((output / "selections/it/manifest.json").read_bytes())
         counts = manifest["counts"]
-        assert counts["read"] == counts["kept"] + counts["dropped"] + counts["rejected"] == len(lines) + bad
+        assert (
+            counts["read"]
+            == counts["kept"] + counts["dropped"] + counts["rejected"]
+            == len(lines) + bad
+        )
         assert counts["rejected"] == bad
         numerator, _, denominator = fraction.partition("/")
         exact = len(lines) / 3 if denominator else float(numerator) * len(lines)
@@ -132,11 +165,21 @@ def test_books_balance_over_damaged_files_of_every_format(rater: Path, tmp_path:
             for record in read_split(split, ReadOptions()):
                 documents += isinstance(record, Document)
                 bad += isinstance(record, BadRecord)
-    flags = ["--input", str(folder / "*"), "--rater", str(rater), "--output", str(tmp_path / "run"), "--name", "it"]
+    flags = [
+        "--input",
+        str(folder / "*"),
+        "--rater",
+        str(rater),
+        "--output",
+        str(tmp_path / "run"),
+        "--name",
+        "it",
+    ]
     assert curate.main([*flags, "--keep_fraction", "0.5", "--split_bytes", "2000"]) == 0
     manifest = json.loads((tmp_path / "run/selections/it/manifest.json").read_bytes())
     assert manifest["scored"] == documents
     assert manifest["counts"]["kept"] == round(documents / 2)
-    # As planned: a split behind the damage is read, which a reading of the whole file would not come to.
+    # As planned: a split behind the damage is read, which a reading of the whole file would not
+    # come to.
     assert manifest["counts"]["rejected"] == bad
     assert len(manifest["counts"]["rejected_by_reason"]) > 3

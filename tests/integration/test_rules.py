@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from datarater.pipelines.commands import curate, score, select
-from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, load_rater, save_rater
+from datarater.rater_model.checkpoint import (
+    RaterCheckpoint,
+    ScoreStatistics,
+    load_rater,
+    save_rater,
+)
 from datarater.rater_model.rater import RaterConfig, initialise_rater
 from datarater.rater_model.scorer import Scorer
 from datarater.rater_model.tokenizer import ByteTokenizer
@@ -25,17 +30,28 @@ def rater(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rater that knows the quantiles of a reference sample."""
     path = tmp_path_factory.mktemp("rater") / "rater"
     config = RaterConfig(
-        window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1), ngram_rows=64
+        window=64,
+        transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1),
+        ngram_rows=64,
     )
-    checkpoint = RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer())
+    checkpoint = RaterCheckpoint(
+        config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()
+    )
     save_rater(path, checkpoint)
-    scores_N = Scorer(load_rater(path)).score([record["text"] for record in make_records(500, 9)]).scores_N
+    scores_N = (
+        Scorer(load_rater(path)).score([record["text"] for record in make_records(500, 9)]).scores_N
+    )
     quantiles = tuple(float(value) for value in np.quantile(scores_N, np.linspace(0, 1, 101)))
-    return save_rater_with(path, checkpoint, ScoreStatistics(quantiles=quantiles, sample_size=500, max_windows=256))
+    return save_rater_with(
+        path, checkpoint, ScoreStatistics(quantiles=quantiles, sample_size=500, max_windows=256)
+    )
 
 
 def save_rater_with(path: Path, checkpoint: RaterCheckpoint, statistics: ScoreStatistics) -> Path:
-    save_rater(path, RaterCheckpoint(checkpoint.config, checkpoint.params, checkpoint.tokenizer, statistics))
+    save_rater(
+        path,
+        RaterCheckpoint(checkpoint.config, checkpoint.params, checkpoint.tokenizer, statistics),
+    )
     return path
 
 
@@ -51,12 +67,23 @@ def corpus_of(folder: Path, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def run(rater: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[float]]]:
+def run(
+    rater: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, list[float]]]:
     """A scored run, and its scores by source, the best first."""
     folder = tmp_path_factory.mktemp("rules")
     records = corpus_of(folder / "in", 1)
     output = folder / "run"
-    flags = ["--input", str(folder / "in/*"), "--rater", str(rater), "--output", str(output), "--split_bytes", "4000"]
+    flags = [
+        "--input",
+        str(folder / "in/*"),
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--split_bytes",
+        "4000",
+    ]
     assert score.main(flags) == 0
     scores_N = Scorer(load_rater(rater)).score([record["text"] for record in records]).scores_N
     by_source: dict[str, list[float]] = {}
@@ -67,9 +94,13 @@ def run(rater: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
 
 def selected(output: Path, name: str, *flags: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Selects; gives the manifest and the kept scores by source, the best first."""
-    before = {path: path.stat().st_mtime_ns for path in (output / "scores").rglob("*") if path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns for path in (output / "scores").rglob("*") if path.is_file()
+    }
     assert select.main(["--output", str(output), *flags]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (output / "scores").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (output / "scores").rglob("*") if path.is_file()
+    } == before
     folder = output / "selections" / name
     manifest = json.loads((folder / "manifest.json").read_bytes())
     kept: dict[str, list[float]] = {}
@@ -86,7 +117,9 @@ def selected(output: Path, name: str, *flags: str) -> tuple[dict[str, Any], dict
 
 
 def test_a_fraction_per_source(run: tuple[Path, dict[str, list[float]]]) -> None:
-    manifest, kept = selected(run[0], "keep-0.1-per-source", "--keep_fraction", "0.1", "--per", "source")
+    manifest, kept = selected(
+        run[0], "keep-0.1-per-source", "--keep_fraction", "0.1", "--per", "source"
+    )
     assert {source: len(values) for source, values in kept.items()} == {"s0": 12, "s1": 6, "s2": 3}
     assert kept == {source: values[: len(kept[source])] for source, values in run[1].items()}
     assert manifest["per"] == "source"
@@ -94,16 +127,35 @@ def test_a_fraction_per_source(run: tuple[Path, dict[str, list[float]]]) -> None
 
 
 def test_weights_and_a_minimum(run: tuple[Path, dict[str, list[float]]]) -> None:
-    flags = ["--keep_fraction", "0.1", "--per", "source", "--source_weight", "s0=2.0", "--source_weight", "s1=0"]
-    _, kept = selected(run[0], "keep-0.1-per-source-weighted-min-4", *flags, "--min_per_source", "4")
+    flags = [
+        "--keep_fraction",
+        "0.1",
+        "--per",
+        "source",
+        "--source_weight",
+        "s0=2.0",
+        "--source_weight",
+        "s1=0",
+    ]
+    _, kept = selected(
+        run[0], "keep-0.1-per-source-weighted-min-4", *flags, "--min_per_source", "4"
+    )
     assert {source: len(values) for source, values in kept.items()} == {"s0": 24, "s1": 4, "s2": 4}
     assert kept == {source: values[: len(kept[source])] for source, values in run[1].items()}
 
 
-@pytest.mark.parametrize("rule", [["--keep_count", "5"], ["--token_budget", "400"], ["--threshold=0"]])
+@pytest.mark.parametrize(
+    "rule", [["--keep_count", "5"], ["--token_budget", "400"], ["--threshold=0"]]
+)
 def test_other_rules_per_source(run: tuple[Path, dict[str, list[float]]], rule: list[str]) -> None:
     manifest, kept = selected(
-        run[0], "it-" + rule[0].strip("-=0"), *rule, "--per", "source", "--name", "it-" + rule[0].strip("-=0")
+        run[0],
+        "it-" + rule[0].strip("-=0"),
+        *rule,
+        "--per",
+        "source",
+        "--name",
+        "it-" + rule[0].strip("-=0"),
     )
     for source, values in kept.items():
         assert values == run[1][source][: len(values)]
@@ -113,8 +165,12 @@ def test_other_rules_per_source(run: tuple[Path, dict[str, list[float]]], rule: 
             assert 0 < manifest["sources"][source]["kept_tokens"] <= 400
 
 
-def test_a_minimum_counts_towards_the_corpus_target(run: tuple[Path, dict[str, list[float]]]) -> None:
-    _, kept = selected(run[0], "keep-count-60-min-19", "--keep_count", "60", "--min_per_source", "19")
+def test_a_minimum_counts_towards_the_corpus_target(
+    run: tuple[Path, dict[str, list[float]]],
+) -> None:
+    _, kept = selected(
+        run[0], "keep-count-60-min-19", "--keep_count", "60", "--min_per_source", "19"
+    )
     assert sum(map(len, kept.values())) == 60
     assert min(map(len, kept.values())) >= 19
     left = sorted((value for values in run[1].values() for value in values[19:]), reverse=True)
@@ -122,7 +178,9 @@ def test_a_minimum_counts_towards_the_corpus_target(run: tuple[Path, dict[str, l
     assert rest == left[: 60 - 57]
 
 
-def test_batch_top_k_is_drawn_near_its_expectation_and_again_the_same(run: tuple[Path, dict[str, list[float]]]) -> None:
+def test_batch_top_k_is_drawn_near_its_expectation_and_again_the_same(
+    run: tuple[Path, dict[str, list[float]]],
+) -> None:
     flags = ["--accept_batch", "64", "--discard_fraction", "0.75"]
     manifest, kept = selected(run[0], "batch-16-of-64", *flags)
     draw = manifest["draw"]
@@ -138,7 +196,10 @@ def test_batch_top_k_is_drawn_near_its_expectation_and_again_the_same(run: tuple
 
 
 def test_a_reference_run_and_the_raters_own_quantiles(
-    run: tuple[Path, dict[str, list[float]]], rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: tuple[Path, dict[str, list[float]]],
+    rater: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # A reference of the same scores gives the cutoff that the corpus itself gives.
     fraction = ["--keep_fraction", "0.3"]
@@ -148,8 +209,15 @@ def test_a_reference_run_and_the_raters_own_quantiles(
     # Another corpus of the same kind: about as many are above its cutoff.
     corpus_of(tmp_path / "in", 5)
     flags = ["--input", str(tmp_path / "in/*"), "--rater", str(rater), "--split_bytes", "4000"]
-    assert curate.main([*flags, "--output", str(tmp_path / "run"), *fraction, "--reference", str(run[0])]) == 0
-    manifest = json.loads((tmp_path / "run/selections/keep-0.3-by-reference/manifest.json").read_bytes())
+    assert (
+        curate.main(
+            [*flags, "--output", str(tmp_path / "run"), *fraction, "--reference", str(run[0])]
+        )
+        == 0
+    )
+    manifest = json.loads(
+        (tmp_path / "run/selections/keep-0.3-by-reference/manifest.json").read_bytes()
+    )
     assert manifest["cutoff"] == first["cutoff"]
     assert 30 < manifest["counts"]["kept"] < 100
     for name, reference in (("by-run", run[0]), ("by-rater", rater)):
@@ -159,7 +227,12 @@ def test_a_reference_run_and_the_raters_own_quantiles(
         _, kept = selected(run[0], "batch-" + name, *batch, "--reference", str(reference))
         assert 20 < sum(map(len, kept.values())) < 90
     capsys.readouterr()
-    assert select.main(["--output", str(run[0]), *fraction, "--reference", str(tmp_path / "in"), "--name", "x"]) == 1
+    assert (
+        select.main(
+            ["--output", str(run[0]), *fraction, "--reference", str(tmp_path / "in"), "--name", "x"]
+        )
+        == 1
+    )
     assert "neither a run folder" in capsys.readouterr().err
 
 
@@ -173,7 +246,14 @@ def test_a_reference_of_another_rater_or_window_cap_is_refused(
     flags = ["--output", str(run[0]), "--keep_fraction", "0.3", "--name", "refused"]
     assert select.main([*flags, "--reference", str(other_rater)]) == 3
     assert "rater" in capsys.readouterr().err
-    scored = ["--input", str(tmp_path / "in/*"), "--rater", str(rater), "--output", str(tmp_path / "run")]
+    scored = [
+        "--input",
+        str(tmp_path / "in/*"),
+        "--rater",
+        str(rater),
+        "--output",
+        str(tmp_path / "run"),
+    ]
     corpus_of(tmp_path / "in", 5)
     assert score.main([*scored, "--max_windows", "2"]) == 0
     assert select.main([*flags, "--reference", str(tmp_path / "run")]) == 3
@@ -194,7 +274,10 @@ def test_a_reference_of_another_rater_or_window_cap_is_refused(
     ],
 )
 def test_flags_that_do_not_go_together_are_wrong_usage(
-    run: tuple[Path, dict[str, list[float]]], flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    run: tuple[Path, dict[str, list[float]]],
+    flags: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
         select.main(["--output", str(run[0]), *flags])
@@ -205,7 +288,16 @@ def test_flags_that_do_not_go_together_are_wrong_usage(
 def test_a_weight_for_no_source_names_those_there_are(
     run: tuple[Path, dict[str, list[float]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--output", str(run[0]), "--keep_fraction", "0.1", "--per", "source", "--source_weight", "s9=2"]
+    flags = [
+        "--output",
+        str(run[0]),
+        "--keep_fraction",
+        "0.1",
+        "--per",
+        "source",
+        "--source_weight",
+        "s9=2",
+    ]
     assert select.main([*flags, "--name", "typo"]) == 1
     error = capsys.readouterr().err
     assert "'s9'" in error

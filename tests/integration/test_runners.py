@@ -26,7 +26,16 @@ RUNNERS = [
 
 
 def run_flags(corpus: Path, rater: Path, output: Path) -> list[str]:
-    flags = ["--input", f"{corpus}/*", "--rater", str(rater), "--output", str(output), "--split_bytes", "4000"]
+    flags = [
+        "--input",
+        f"{corpus}/*",
+        "--rater",
+        str(rater),
+        "--output",
+        str(output),
+        "--split_bytes",
+        "4000",
+    ]
     return [*flags, "--max_windows", "4", "--workers_to_fill", "2"]
 
 
@@ -36,7 +45,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runners") / "in"
     folder.mkdir()
     for number in range(8):
-        lines = as_lines(make_records(60, number)) + b'no JSON\n{"id": "same", "text": "the same text"}\n' * 3
+        lines = (
+            as_lines(make_records(60, number))
+            + b'no JSON\n{"id": "same", "text": "the same text"}\n' * 3
+        )
         (folder / f"{number:02d}.jsonl").write_bytes(lines)
     return folder
 
@@ -71,11 +83,14 @@ def test_every_runner_keeps_the_same(
     output = tmp_path / "run"
     args = [*run_flags(corpus, rater, output), *runner_flags]
 
-    # Too much is rejected: that is found at the end of scoring, by a worker, and ends the command with its own code.
+    # Too much is rejected: that is found at the end of scoring, by a worker, and ends the command
+    # with its own code.
     assert score.main([*args, "--max_rejected_fraction", "0.001"]) == exit_codes.PAST_LIMIT
     said = capfd.readouterr()
-    assert said.err.splitlines()[-1].startswith("datarater-score: 24 of 528 records are rejected (not_json 24)")
-    assert "layout: runner " in said.out
+    assert said.err.splitlines()[-1].startswith(
+        "datarater score: 24 of 528 records are rejected (not_json 24)"
+    )
+    assert "runner: " in said.out
     scored = score_files(output)
     assert len(scored) > 20
     assert not (output / "scoring.json").exists()
@@ -86,7 +101,12 @@ def test_every_runner_keeps_the_same(
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
 
     # Another rule, from the same scores.
-    assert select.main(["--output", str(output), "--keep_count", "100", "--name", "count-100", *runner_flags]) == 0
+    assert (
+        select.main(
+            ["--output", str(output), "--keep_count", "100", "--name", "count-100", *runner_flags]
+        )
+        == 0
+    )
     assert score_files(output) == scored
     assert outcome(output, "count-100") == outcome(expected, "count-100")
     assert not list(output.glob("attempts/*"))

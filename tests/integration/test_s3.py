@@ -67,7 +67,9 @@ def manifest_of(run: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_run_on_the_store_keeps_what_a_local_run_keeps(store: Any, rater: Path, tmp_path: Path, workers: str) -> None:
+def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
+    store: Any, rater: Path, tmp_path: Path, workers: str
+) -> None:
     corpus = tmp_path / "in"
     write_corpus(corpus)
     here, there = str(tmp_path), f"s3://{BUCKET}/{workers}"
@@ -85,10 +87,15 @@ def test_a_run_on_the_store_keeps_what_a_local_run_keeps(store: Any, rater: Path
     for name in ("half", "keep-0.1"):
         wanted, found = manifest_of(f"{here}/run", name), manifest_of(f"{there}/run", name)
         assert found["counts"] == wanted["counts"]
-        assert [entry["sha256"] for entry in found["files"]] == [entry["sha256"] for entry in wanted["files"]]
+        assert [entry["sha256"] for entry in found["files"]] == [
+            entry["sha256"] for entry in wanted["files"]
+        ]
         for entry in found["files"]:
             path = f"selections/{name}/{entry['path']}"
-            assert store.cat_file(f"{BUCKET}/{workers}/run/{path}") == Path(here, "run", path).read_bytes()
+            assert (
+                store.cat_file(f"{BUCKET}/{workers}/run/{path}")
+                == Path(here, "run", path).read_bytes()
+            )
 
 
 @pytest.mark.slow
@@ -107,14 +114,21 @@ def test_a_changed_input_and_a_missing_one_are_told(
 
 
 def test_a_hub_is_no_place_for_a_run_folder() -> None:
-    with pytest.raises(RunFolderError, match="HfFileSystem cannot create a file only where there is none"):
+    with pytest.raises(
+        RunFolderError, match="HfFileSystem cannot create a file only where there is none"
+    ):
         commits.check_file_system("hf://datasets/someone/corpus/run")
 
 
 def test_a_file_on_a_hub_is_read_and_known_by_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's answers are made up here: no network is needed."""
     lines = b'{"text": "first"}\n{"text": "second"}\n'
-    details = {"name": "datasets/someone/corpus/a.jsonl", "size": len(lines), "type": "file", "blob_id": "5e1c309d"}
+    details = {
+        "name": "datasets/someone/corpus/a.jsonl",
+        "size": len(lines),
+        "type": "file",
+        "blob_id": "5e1c309d",
+    }
     kind = fsspec.get_filesystem_class("hf")
     monkeypatch.setattr(kind, "exists", lambda self, path, **_: True)
     monkeypatch.setattr(kind, "isdir", lambda self, path, **_: False)
@@ -123,4 +137,7 @@ def test_a_file_on_a_hub_is_read_and_known_by_its_digest(monkeypatch: pytest.Mon
     (info,) = list_files(["hf://datasets/someone/corpus/a.jsonl"])
     assert info.path == "hf://datasets/someone/corpus/a.jsonl"
     assert info.fingerprint == "blob_id-5e1c309d"
-    assert [record.text for record in read_file(info.path) if isinstance(record, Document)] == ["first", "second"]
+    assert [record.text for record in read_file(info.path) if isinstance(record, Document)] == [
+        "first",
+        "second",
+    ]

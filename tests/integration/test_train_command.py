@@ -1,4 +1,4 @@
-"""`datarater-train` as a user meets it: refusals in one line, and training on a TensorFlow dataset."""
+"""`datarater train` as a user meets it: refusals in one line, and training on a TensorFlow dataset."""
 
 import argparse
 import shlex
@@ -29,18 +29,28 @@ from tests.support.tensorflow_dataset import build_dataset
         ({"data__inner": ""}, "data.inner is empty: give the pool"),
         ({"data__inner": "tfds:nothing/en"}, "no dataset 'nothing/en' stands in"),
         ({"data__outer_share": 0}, "data.outer_share must lie between 0 and 1"),
-        ({"data__windows": "rows"}, "data.windows must be one of ('packed', 'document'), not 'rows'"),
+        (
+            {"data__windows": "rows"},
+            "data.windows must be one of ('packed', 'document'), not 'rows'",
+        ),
         ({"population__size": 0}, "population"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, not 0"),
         ({"length": 100_000}, "do not fill one window of 100000 tokens"),
-        ({"tokenizer__kind": "bpe", "tokenizer__vocabulary_size": 20}, "a vocabulary of at least 258 ids"),
+        (
+            {"tokenizer__kind": "bpe", "tokenizer__vocabulary_size": 20},
+            "a vocabulary of at least 258 ids",
+        ),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(tmp_path: Path, cache: Path, changed: dict[str, object], message: str) -> None:
+def test_wrong_usage_is_told_in_one_line(
+    tmp_path: Path, cache: Path, changed: dict[str, object], message: str
+) -> None:
     texts = training.write_texts(tmp_path / "pool.jsonl")
-    done = training.run(training.command(tmp_path / "work", texts, data__tfds_data_dir=tmp_path, **changed), cache)
+    done = training.run(
+        training.command(tmp_path / "work", texts, data__tfds_data_dir=tmp_path, **changed), cache
+    )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("datarater-train: ")
+    assert done.stderr.startswith("datarater train: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
@@ -55,13 +65,18 @@ def test_wrong_usage_is_told_in_one_line(tmp_path: Path, cache: Path, changed: d
         (["--config=meta_training/configs/default.py"], "--workdir"),
         (["--config=nowhere.py", "--workdir=work"], "nowhere.py"),
         (["--config=meta_training/configs/default.py", "--workdir=work", "--nonsense"], "nonsense"),
-        (["--config=meta_training/configs/default.py", "--workdir=work", "corpus.jsonl"], "corpus.jsonl"),
+        (
+            ["--config=meta_training/configs/default.py", "--workdir=work", "corpus.jsonl"],
+            "corpus.jsonl",
+        ),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_line(cache: Path, arguments: list[str], message: str) -> None:
+def test_a_wrong_command_line_is_told_in_one_line(
+    cache: Path, arguments: list[str], message: str
+) -> None:
     done = training.run([*training.command(Path("work"), "texts")[:3], *arguments], cache)
     assert done.returncode == 2
-    assert done.stderr.startswith("datarater-train: ")
+    assert done.stderr.startswith("datarater train: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (ROOT / "work").exists()
@@ -70,14 +85,19 @@ def test_a_wrong_command_line_is_told_in_one_line(cache: Path, arguments: list[s
 @pytest.mark.slow
 def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
     texts = training.write_texts(tmp_path / "pool.jsonl")
-    no_match = training.run(training.command(tmp_path / "work", texts, data__inner="nowhere/*.jsonl"), cache)
+    no_match = training.run(
+        training.command(tmp_path / "work", texts, data__inner="nowhere/*.jsonl"), cache
+    )
     assert (no_match.returncode, no_match.stderr.count("\n")) == (exit_codes.NO_INPUT, 1)
     assert "no file matches 'nowhere/*.jsonl'" in no_match.stderr
     (tmp_path / "empty.jsonl").write_text("")
     empty = training.run(training.command(tmp_path / "work", tmp_path / "empty.jsonl"), cache)
     assert (empty.returncode, empty.stderr.count("\n")) == (exit_codes.EMPTY_CORPUS, 1)
     assert "the inner set has no document" in empty.stderr
-    command = [part.replace("=somewhere", "=gs://bucket/work") for part in training.command(Path("somewhere"), texts)]
+    command = [
+        part.replace("=somewhere", "=gs://bucket/work")
+        for part in training.command(Path("somewhere"), texts)
+    ]
     remote = training.run(command, cache)
     assert remote.returncode == exit_codes.WRONG_USAGE
     assert "a workdir lies on a local or mounted file system" in remote.stderr
@@ -102,15 +122,19 @@ def test_a_workdir_that_cannot_be_made(tmp_path: Path, cache: Path) -> None:
     texts = training.write_texts(tmp_path / "pool.jsonl")
     done = training.run(training.command(tmp_path / "file" / "work", texts), cache)
     assert done.returncode == exit_codes.FAILED
-    assert done.stderr.startswith("datarater-train: ")
+    assert done.stderr.startswith("datarater train: ")
     assert "--workdir: " in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(tmp_path: Path, cache: Path) -> None:
+def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
+    tmp_path: Path, cache: Path
+) -> None:
     pool = training.write_texts(tmp_path / "pool.jsonl").read_text().splitlines()
-    target = training.write_texts(tmp_path / "target.jsonl", count=80, seed=1).read_text().splitlines()
+    target = (
+        training.write_texts(tmp_path / "target.jsonl", count=80, seed=1).read_text().splitlines()
+    )
     folder = tmp_path / "datasets"
     build_dataset(folder, {"train": [*pool, "  ", b"\xff"], "validation": target})
     digests = {}
@@ -142,9 +166,9 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(tmp_pat
 
 
 def curation_flags(command: str) -> argparse.Namespace:
-    """Reads a command line as `datarater-curate` does."""
+    """Reads a command line as `datarater curate` does."""
     program, *words = shlex.split(command)
-    assert program == "datarater-curate"
+    assert program == "datarater curate"
     parser = options.parser(program, "", "")
     options.add_output_flag(parser)
     options.add_input_flags(parser)
@@ -158,10 +182,18 @@ def curation_flags(command: str) -> argparse.Namespace:
     ("inner", "changed", "expected"),
     [
         ("corpus/*.jsonl.gz", {}, {}),
-        ("my corpus/*.gz,it's/b.jsonl", {"text_field": "meta data.text"}, {"text_field": "meta data.text"}),
+        (
+            "my corpus/*.gz,it's/b.jsonl",
+            {"text_field": "meta data.text"},
+            {"text_field": "meta data.text"},
+        ),
         ("tfds:c4/en:3.0.1:train", {"tfds_data_dir": "/my data"}, {"tfds_data_dir": "/my data"}),
         ("tfds:c4/en", {}, {"tfds_data_dir": ""}),
-        ("corpus/*.jsonl.gz", {"tfds_data_dir": "/data"}, {"tfds_data_dir": ""}),  # of the outer set's
+        (
+            "corpus/*.jsonl.gz",
+            {"tfds_data_dir": "/data"},
+            {"tfds_data_dir": ""},
+        ),  # of the outer set's
     ],
 )
 def test_the_next_command_is_one_that_curation_reads(
@@ -181,7 +213,10 @@ def test_the_next_command_is_one_that_curation_reads(
     ("inner", "whole"),
     [
         ("tfds:c4/en:train[:10%]", "tfds:c4/en:train"),
-        ("tfds:c4/en:3.0.1:train[:10%]+train[20%:]+validation", "tfds:c4/en:3.0.1:train+validation"),
+        (
+            "tfds:c4/en:3.0.1:train[:10%]+train[20%:]+validation",
+            "tfds:c4/en:3.0.1:train+validation",
+        ),
     ],
 )
 def test_the_next_command_reads_whole_splits(inner: str, whole: str, tmp_path: Path) -> None:

@@ -20,7 +20,12 @@ STEPS = 12
 
 
 def command(workdir: Path, texts: Path, **changed: object) -> list[str]:
-    settings = {"meta_steps": STEPS, "report_every": 1, "checkpoint_every": 2, "population__warmup_steps": 4}
+    settings = {
+        "meta_steps": STEPS,
+        "report_every": 1,
+        "checkpoint_every": 2,
+        "population__warmup_steps": 4,
+    }
     return training.command(workdir, texts, **{**settings, **changed})
 
 
@@ -31,13 +36,21 @@ def free_address() -> str:
 
 
 def start_both(
-    workdir: Path, texts: Path, cache: Path, changed: Mapping[int, Mapping[str, object]] | None = None
+    workdir: Path,
+    texts: Path,
+    cache: Path,
+    changed: Mapping[int, Mapping[str, object]] | None = None,
 ) -> list[subprocess.Popen[str]]:
     """Starts two processes of one run; `changed` says which settings each has for itself."""
     coordinator = free_address()
     return [
         training.start(
-            [*command(workdir, texts, **(changed or {}).get(i, {})), coordinator, "--processes=2", f"--process={i}"],
+            [
+                *command(workdir, texts, **(changed or {}).get(i, {})),
+                coordinator,
+                "--processes=2",
+                f"--process={i}",
+            ],
             cache,
         )
         for i in range(2)
@@ -51,7 +64,9 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
 
 def own_words(output: str) -> list[str]:
     """Returns the lines of the command itself, without its progress and what libraries say."""
-    return [line for line in output.splitlines() if line.startswith(("datarater-train: ", "process "))]
+    return [
+        line for line in output.splitlines() if line.startswith(("datarater train: ", "process "))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +84,23 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     for name in ("rater", "raters/step_00000005", "raters/step_00000010"):
         assert training.digest(workdir / name) == training.digest(expected / name), name
         load_rater(workdir / name)
-    assert (workdir / "metrics" / "metrics.csv").read_bytes() == (expected / "metrics" / "metrics.csv").read_bytes()
+    assert (workdir / "metrics" / "metrics.csv").read_bytes() == (
+        expected / "metrics" / "metrics.csv"
+    ).read_bytes()
 
 
 def assert_says_that_another_ended(number: int, code: int, output: str) -> None:
-    if number != 0 and code == -signal.SIGABRT:  # JAX aborts who loses the coordinator, if it notices before we do
+    if (
+        number != 0 and code == -signal.SIGABRT
+    ):  # JAX aborts who loses the coordinator, if it notices before we do
         assert re.search("another task died|leader .* died", output), output
         return
     assert code == exit_codes.FAILED, output
     ours = f"process {number} of 2: another process of this run has ended or cannot be reached, so this one ends too ("
     (line,) = [line for line in own_words(output) if line.startswith(ours)]
-    assert line.endswith("Start all of them again with the same workdir: the run resumes from its last checkpoint")
+    assert line.endswith(
+        "Start all of them again with the same workdir: the run resumes from its last checkpoint"
+    )
 
 
 @pytest.mark.slow
@@ -104,7 +125,9 @@ def test_one_killed_ends_the_other_and_both_resume_to_the_same_rater(
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_sigterm_to_one_stops_both_after_the_same_step(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     workdir = tmp_path / "together"
     processes = start_both(workdir, texts, cache)
     list(training.lines_until(processes[0], "step 3/"))
@@ -113,25 +136,34 @@ def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path: Path, texts: Pa
     assert [process.returncode for process in processes] == [exit_codes.STOPPED] * 2, said
     lines = [own_words(output) for output in said]
     assert lines[0] == lines[1]
-    match = re.fullmatch(rf"datarater-train: stopped after meta-step (\d+) of {STEPS}; saved; .*", lines[0][0])
+    match = re.fullmatch(
+        rf"datarater train: stopped after meta-step (\d+) of {STEPS}; saved; .*", lines[0][0]
+    )
     assert match, lines
     assert int(match[1]) == max(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_rater_of_one(tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path) -> None:
+def test_two_processes_train_the_rater_of_one(
+    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+) -> None:
     alone = training.run(command(tmp_path / "alone", texts), cache)
     assert alone.returncode == 0, alone.stderr
     rows, expected = (
-        read_metrics(workdir / "metrics" / "metrics.csv") for workdir in (uninterrupted, tmp_path / "alone")
+        read_metrics(workdir / "metrics" / "metrics.csv")
+        for workdir in (uninterrupted, tmp_path / "alone")
     )
     assert len(rows) == len(expected) == STEPS
     for name in WATCHED:
-        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected], rel=1e-3), name
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in expected], rel=1e-3
+        ), name
 
 
 @pytest.mark.slow
-def test_processes_with_different_configs_are_refused_by_name(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_processes_with_different_configs_are_refused_by_name(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     changed = {1: {"seed": 7, "inner_optimiser__learning_rate": 0.02}}
     processes = start_both(tmp_path / "together", texts, cache, changed)
     said = ended(processes)
@@ -139,20 +171,28 @@ def test_processes_with_different_configs_are_refused_by_name(tmp_path: Path, te
         assert process.returncode == exit_codes.WRONG_USAGE, output
         (line,) = own_words(output)
         assert "config.seed is 0 in process 0, 7 in process 1" in line
-        assert re.search(r"config\.inner_optimiser\.learning_rate is \S+ in process 0, 0\.02 in process 1", line)
+        assert re.search(
+            r"config\.inner_optimiser\.learning_rate is \S+ in process 0, 0\.02 in process 1", line
+        )
         assert "meta_steps" not in line
     assert not (tmp_path / "together" / "config.json").exists()
 
 
 @pytest.mark.slow
-def test_processes_that_read_different_texts_are_refused(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_processes_that_read_different_texts_are_refused(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     processes = []
     coordinator = free_address()
     for i in range(2):  # the same command on both hosts, whose folders hold different files
         host = tmp_path / f"host{i}"
         host.mkdir()
         training.write_texts(host / "pool.jsonl", seed=i)
-        arguments = [*command(tmp_path / "together", Path("pool.jsonl")), coordinator, "--processes=2"]
+        arguments = [
+            *command(tmp_path / "together", Path("pool.jsonl")),
+            coordinator,
+            "--processes=2",
+        ]
         processes.append(
             subprocess.Popen(
                 [*arguments, f"--process={i}"],
@@ -183,14 +223,18 @@ def test_a_failure_of_one_process_keeps_its_exit_code_and_is_told_by_the_other(
         said = ended(processes)
     held = f"another process is training in {workdir}; wait for it, or give another --workdir"
     assert processes[0].returncode == exit_codes.OTHER_RUN, said[0]
-    assert own_words(said[0]) == [f"datarater-train: {held}"]
+    assert own_words(said[0]) == [f"datarater train: {held}"]
     assert processes[1].returncode == exit_codes.FAILED, said[1]
-    assert own_words(said[1]) == [f"datarater-train: process 0 of 2 has ended: {held}"]
-    assert not any(word in output for output in said for word in ("Traceback", "Fatal", "barrier", "DEADLINE"))
+    assert own_words(said[1]) == [f"datarater train: process 0 of 2 has ended: {held}"]
+    assert not any(
+        word in output for output in said for word in ("Traceback", "Fatal", "barrier", "DEADLINE")
+    )
 
 
 @pytest.mark.slow
-def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     """Process 0 alone writes raters: where it cannot, the other waits for it in the next exchange."""
     workdir = tmp_path / "together"
     processes = start_both(workdir, texts, cache, {i: {"meta_steps": 10_000} for i in range(2)})
@@ -200,7 +244,7 @@ def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(tmp_path: Path, 
     raters.write_text("a file where the folder was")
     said = ended(processes)
     assert processes[0].returncode == exit_codes.FAILED, said[0]
-    assert own_words(said[0])[0].startswith("datarater-train: ")
+    assert own_words(said[0])[0].startswith("datarater train: ")
     assert_says_that_another_ended(1, processes[1].returncode, said[1])
 
 
@@ -209,9 +253,18 @@ def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(tmp_path: Path, 
     ("options", "message"),
     [
         (["--processes=2"], "--processes=2 needs --coordinator=HOST:PORT"),
-        (["--coordinator=localhost:1", "--processes=2", "--process=2"], "--process=2 must be below --processes=2"),
-        (["--coordinator=auto"], "--coordinator=auto: JAX finds no cluster here that tells who trains together"),
-        (["--coordinator=localhost", "--processes=2"], "--coordinator=localhost must be HOST:PORT of process 0"),
+        (
+            ["--coordinator=localhost:1", "--processes=2", "--process=2"],
+            "--process=2 must be below --processes=2",
+        ),
+        (
+            ["--coordinator=auto"],
+            "--coordinator=auto: JAX finds no cluster here that tells who trains together",
+        ),
+        (
+            ["--coordinator=localhost", "--processes=2"],
+            "--coordinator=localhost must be HOST:PORT of process 0",
+        ),
     ],
 )
 def test_processes_that_cannot_meet_are_wrong_usage(

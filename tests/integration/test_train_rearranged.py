@@ -34,10 +34,16 @@ ECONOMICAL = {
     "keep_checkpoints": 1,
     "report_every": 1,
 }
-CUT_OVER_A_GROUP = {"placement__population": 1, "placement__data": 4, "placement__shard_parameters": True}
+CUT_OVER_A_GROUP = {
+    "placement__population": 1,
+    "placement__data": 4,
+    "placement__shard_parameters": True,
+}
 
 
-def run(workdir: Path, texts: Path, cache: Path, devices: int, leave_at: str = "", /, **changed: object) -> str:
+def run(
+    workdir: Path, texts: Path, cache: Path, devices: int, leave_at: str = "", /, **changed: object
+) -> str:
     """Runs on simulated devices, to the end or until a line with a text comes; returns what was said."""
     process = training.start(training.command(workdir, texts, **changed), cache, devices)
     said = ""
@@ -67,7 +73,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: 
         (CUT_OVER_A_GROUP, {}, (4, 1), "step 12/24"),
         ({}, {"placement__population": 2}, (1, 4), "warm-up 50/80"),
     ],
-    ids=["economical", "lavish, from warm-up on", "onto a group", "onto one device", "onto groups, from warm-up on"],
+    ids=[
+        "economical",
+        "lavish, from warm-up on",
+        "onto a group",
+        "onto one device",
+        "onto groups, from warm-up on",
+    ],
 )
 def test_a_run_goes_on_in_another_arrangement(
     tmp_path: Path,
@@ -90,7 +102,8 @@ def test_a_run_goes_on_in_another_arrangement(
     distances = jax.tree.map(lambda one, other: float(np.max(np.abs(one - other))), expected, found)
     assert max(jax.tree.leaves(distances)) < 1e-4  # rounding, which grows from step to step
     steps, expected_steps = (
-        [row["step"] for row in read_metrics(folder / "metrics" / "metrics.csv")] for folder in (workdir, uninterrupted)
+        [row["step"] for row in read_metrics(folder / "metrics" / "metrics.csv")]
+        for folder in (workdir, uninterrupted)
     )
     assert steps == expected_steps
 
@@ -106,7 +119,9 @@ def test_a_run_goes_on_with_its_data_in_another_place(
     said = run(workdir, moved, cache, 1)
     assert "another arrangement" not in said
     for name in ("params.safetensors", "tokenizer.json"):
-        assert (workdir / "rater" / name).read_bytes() == (uninterrupted / "rater" / name).read_bytes()
+        assert (workdir / "rater" / name).read_bytes() == (
+            uninterrupted / "rater" / name
+        ).read_bytes()
     with moved.open("a") as file:
         file.write('{"text": "one more"}\n')
     refused = training.run(training.command(workdir, moved, meta_steps=30), cache)

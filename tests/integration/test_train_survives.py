@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,8 +30,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: 
     done = training.run(training.command(workdir, texts), cache)
     assert done.returncode == 0, done.stderr
     assert "spent" in done.stdout
-    assert "between steps 15 and 20" in done.stdout  # 24, the last export, follows too soon to be compared
-    assert f"next:  datarater-curate --input {texts} --rater {workdir / 'rater'}" in done.stdout
+    assert (
+        "between steps 15 and 20" in done.stdout
+    )  # 24, the last export, follows too soon to be compared
+    assert f"next:  datarater curate --input {texts} --rater {workdir / 'rater'}" in done.stdout
     return workdir
 
 
@@ -40,7 +41,9 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     for name in (*(f"raters/step_{step:08d}" for step in EXPORTED), "rater"):
         assert training.digest(workdir / name) == training.digest(expected / name), name
         load_rater(workdir / name)
-    assert (workdir / "metrics" / "metrics.csv").read_bytes() == (expected / "metrics" / "metrics.csv").read_bytes()
+    assert (workdir / "metrics" / "metrics.csv").read_bytes() == (
+        expected / "metrics" / "metrics.csv"
+    ).read_bytes()
 
 
 @pytest.mark.slow
@@ -56,7 +59,9 @@ def test_a_run_says_what_there_is_to_watch(uninterrupted: Path) -> None:
     ]
     assert all(-1 <= row["score_autocorrelation"] <= 1 for row in correlated)
     for before, now in itertools.pairwise(rows):
-        assert now["tokens"] - before["tokens"] == 2 * (2 * 4 + 4) * 32  # models x (updates x inner + outer) x length
+        assert (
+            now["tokens"] - before["tokens"] == 2 * (2 * 4 + 4) * 32
+        )  # models x (updates x inner + outer) x length
         assert now["flops"] > before["flops"]
     for row in rows:
         assert 0 < row["effective_sample_share"] <= 1
@@ -65,7 +70,9 @@ def test_a_run_says_what_there_is_to_watch(uninterrupted: Path) -> None:
         assert {"score_spread", "outer_loss_of_inner_model_1", "age_of_inner_model_1"} <= set(row)
     # Resets are staggered, so at most times one model is older than the other.
     assert any(row["age_of_inner_model_0"] != row["age_of_inner_model_1"] for row in rows)
-    assert len(list((uninterrupted / "pool").iterdir())) == 4  # entries only, no checkpoint between them
+    assert (
+        len(list((uninterrupted / "pool").iterdir())) == 4
+    )  # entries only, no checkpoint between them
 
 
 @pytest.mark.slow
@@ -73,7 +80,9 @@ def test_exported_scores_are_centred_on_the_reference_sample(uninterrupted: Path
     rater = load_rater(uninterrupted / "rater")
     assert rater.provenance["step"] == 24
     assert rater.statistics.sample_size == 16
-    assert np.interp(0.5, np.linspace(0, 1, 101), rater.statistics.quantiles) == pytest.approx(0, abs=1)
+    assert np.interp(0.5, np.linspace(0, 1, 101), rater.statistics.quantiles) == pytest.approx(
+        0, abs=1
+    )
     assert rater.statistics.quantiles[0] < 0 < rater.statistics.quantiles[-1]
 
 
@@ -84,7 +93,8 @@ def test_killed_at_three_random_moments_and_resumed_equals_uninterrupted(
     workdir = tmp_path / "work"
     arguments = training.command(workdir, texts)
     rng = random.Random(time.time_ns())
-    # In start-up or warm-up, in warm-up or later, in training: there after a step drawn, long before the end.
+    # In start-up or warm-up, in warm-up or later, in training: there after a step drawn, long
+    # before the end.
     in_training = rng.choice(["step 4/24", "step 8/24", "step 12/24"])
     for moment, longest in (("rater 7", 1.5), ("warm-up 50/80", 0.5), (in_training, 0.05)):
         process = training.start(arguments, cache)
@@ -92,19 +102,25 @@ def test_killed_at_three_random_moments_and_resumed_equals_uninterrupted(
         delay = rng.uniform(0, longest)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f"had ended by {delay:.2f} s after {said[-1].strip()!r}"
+        assert process.wait() == -signal.SIGKILL, (
+            f"had ended by {delay:.2f} s after {said[-1].strip()!r}"
+        )
         print(
             f"killed {delay:.2f} s after {said[-1].strip()!r}; there were {sorted(p.name for p in workdir.iterdir())}"
         )
     done = training.run(arguments, tmp_path / "compiled anew")
     assert done.returncode == 0, done.stderr
     assert_same_run(workdir, uninterrupted)
-    left_over = [p for p in workdir.rglob("*") if "orbax-checkpoint-tmp" in p.name or ".new-" in p.name]
+    left_over = [
+        p for p in workdir.rglob("*") if "orbax-checkpoint-tmp" in p.name or ".new-" in p.name
+    ]
     assert left_over == []
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_a_bpe_does_not_train_it_again(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_a_resumed_run_with_a_bpe_does_not_train_it_again(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     changed = {
         "meta_steps": 9,
         "tokenizer__kind": "bpe",
@@ -126,7 +142,9 @@ def test_a_resumed_run_with_a_bpe_does_not_train_it_again(tmp_path: Path, texts:
     assert "resuming at meta-step" in done.stderr
     assert "trained a BPE" not in done.stderr
     assert training.digest(workdir / "rater") == training.digest(uninterrupted / "rater")
-    assert (workdir / "tokenizer.json").read_bytes() == (workdir / "rater" / "tokenizer.json").read_bytes()
+    assert (workdir / "tokenizer.json").read_bytes() == (
+        workdir / "rater" / "tokenizer.json"
+    ).read_bytes()
 
     (workdir / "tokenizer.json").write_text("exchanged")
     refused = training.run(training.command(workdir, texts, **{**changed, "meta_steps": 10}), cache)
@@ -143,16 +161,29 @@ def test_a_run_that_died_before_it_tidied_its_pool_is_tidied_on_resuming(
     entries = {folder.name for folder in (workdir / "pool").iterdir()}
     shutil.copytree(workdir / "pool" / "40", workdir / "pool" / "35")
     assert training.run(training.command(workdir, texts, meta_steps=4), cache).returncode == 0
-    assert {folder.name for folder in (workdir / "pool").iterdir()} == entries == {"16", "40", "56", "80"}
+    assert (
+        {folder.name for folder in (workdir / "pool").iterdir()}
+        == entries
+        == {"16", "40", "56", "80"}
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [("warm-up 50/80", signal.SIGTERM), ("step 8/24", signal.SIGTERM), ("step 8/24", signal.SIGINT)],
+    [
+        ("warm-up 50/80", signal.SIGTERM),
+        ("step 8/24", signal.SIGTERM),
+        ("step 8/24", signal.SIGINT),
+    ],
 )
 def test_a_signal_saves_and_leaves_with_75(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path, moment: str, number: signal.Signals
+    tmp_path: Path,
+    texts: Path,
+    cache: Path,
+    uninterrupted: Path,
+    moment: str,
+    number: signal.Signals,
 ) -> None:
     workdir = tmp_path / "work"
     arguments = training.command(workdir, texts)
@@ -196,7 +227,11 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
 ) -> None:
     workdir = tmp_path / "work"
     assert training.run(training.command(workdir, texts, meta_steps=10), cache).returncode == 0
-    before = {path.relative_to(workdir) for name in ("pool", "checkpoints") for path in (workdir / name).rglob("*")}
+    before = {
+        path.relative_to(workdir)
+        for name in ("pool", "checkpoints")
+        for path in (workdir / name).rglob("*")
+    }
     program = tmp_path / "stopped_while_reading.py"
     program.write_text(STOPPED_WHILE_READING)
     arguments = training.command(workdir, texts)
@@ -213,7 +248,11 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
     assert done.returncode == 75, done.stderr
     assert "the same command resumes the run" in done.stderr.splitlines()[-1]
     assert "damaged" not in done.stderr
-    after = {path.relative_to(workdir) for name in ("pool", "checkpoints") for path in (workdir / name).rglob("*")}
+    after = {
+        path.relative_to(workdir)
+        for name in ("pool", "checkpoints")
+        for path in (workdir / name).rglob("*")
+    }
     assert after == before
     done = training.run(arguments, cache)
     assert done.returncode == 0, done.stderr
@@ -225,7 +264,10 @@ def test_a_finished_run_says_so_is_extended_and_refuses_what_differs(
     tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
 ) -> None:
     workdir = tmp_path / "work"
-    arguments: Callable[..., list[str]] = lambda **changed: training.command(workdir, texts, **changed)  # noqa: E731
+
+    def arguments(**changed: object) -> list[str]:
+        return training.command(workdir, texts, **changed)
+
     assert training.run(arguments(meta_steps=10), cache).returncode == 0
     short = training.digest(workdir / "rater")
 
@@ -277,7 +319,10 @@ def test_two_processes_in_one_workdir(tmp_path: Path, texts: Path, cache: Path) 
 @pytest.mark.parametrize(
     ("changed", "cause"),
     [
-        ({"inner_optimiser__name": "sgd", "inner_optimiser__learning_rate": 1e30}, "warm-up step 2: the inner loss"),
+        (
+            {"inner_optimiser__name": "sgd", "inner_optimiser__learning_rate": 1e30},
+            "warm-up step 2: the inner loss",
+        ),
         (
             {
                 "population__warmup_steps": 0,
@@ -296,7 +341,10 @@ def test_two_processes_in_one_workdir(tmp_path: Path, texts: Path, cache: Path) 
             "warm-up step 1: the inner model's parameters are not finite after its update",
         ),
         ({"meta_optimiser__learning_rate": 1e30}, "not finite"),
-        ({"meta_optimiser__learning_rate": 1e30, "export_every": 1}, "Lower inner_optimiser.learning_rate"),
+        (
+            {"meta_optimiser__learning_rate": 1e30, "export_every": 1},
+            "Lower inner_optimiser.learning_rate",
+        ),
     ],
 )
 def test_numbers_that_are_not_finite_stop_the_run(
@@ -306,25 +354,35 @@ def test_numbers_that_are_not_finite_stop_the_run(
     done = training.run(training.command(workdir, texts, **changed), cache)
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
-    assert last_line.startswith("datarater-train: ")
+    assert last_line.startswith("datarater train: ")
     assert cause in last_line
     assert "Traceback" not in done.stderr
     assert not (workdir / "summary.json").exists()
     for rater in (workdir / "raters").glob("step_*"):
         load_rater(rater)
-    assert not changed.keys() >= {"inner_optimiser__learning_rate"} or not list((workdir / "pool").glob("[0-9]*"))
+    assert not changed.keys() >= {"inner_optimiser__learning_rate"} or not list(
+        (workdir / "pool").glob("[0-9]*")
+    )
 
 
 @pytest.mark.slow
-def test_the_checkpoint_that_is_said_to_stand_is_there_and_finite(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_the_checkpoint_that_is_said_to_stand_is_there_and_finite(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     workdir = tmp_path / "work"
     # The first update, of 1e16, is finite; what the second meta-step makes of it is not.
     arguments = training.command(
-        workdir, texts, population__warmup_steps=0, checkpoint_every=1, meta_optimiser__learning_rate=1e17
+        workdir,
+        texts,
+        population__warmup_steps=0,
+        checkpoint_every=1,
+        meta_optimiser__learning_rate=1e17,
     )
     done = training.run(arguments, cache)
     assert done.returncode == 1, done.stderr
-    told = re.search(r"meta-step (\d+): .*the checkpoint of step (\d+) stands", done.stderr.splitlines()[-1])
+    told = re.search(
+        r"meta-step (\d+): .*the checkpoint of step (\d+) stands", done.stderr.splitlines()[-1]
+    )
     assert told, done.stderr
     assert int(told[2]) == int(told[1]) - 1
     state = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / told[2] / "state")
@@ -335,7 +393,9 @@ def test_the_checkpoint_that_is_said_to_stand_is_there_and_finite(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+) -> None:
     workdir = tmp_path / "work"
     assert training.run(training.command(workdir, texts, meta_steps=10), cache).returncode == 0
     newest = workdir / "checkpoints" / "10"
@@ -351,7 +411,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, texts: Path, cache:
 
 
 @pytest.mark.slow
-def test_a_damaged_pool_is_mended_and_an_exchanged_one_refused(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_a_damaged_pool_is_mended_and_an_exchanged_one_refused(
+    tmp_path: Path, texts: Path, cache: Path
+) -> None:
     workdir = tmp_path / "work"
     assert training.run(training.command(workdir, texts, meta_steps=3), cache).returncode == 0
     entries = sorted((workdir / "pool").iterdir(), key=lambda entry: int(entry.name))
@@ -364,7 +426,10 @@ def test_a_damaged_pool_is_mended_and_an_exchanged_one_refused(tmp_path: Path, t
     assert "resuming at meta-step 3 of 4" in done.stderr
     damaged = f"damaged-{entries[1].name}"
     assert sorted(entry.name for entry in (workdir / "pool").iterdir()) == sorted(
-        [damaged, *(entry.name for entry in entries)]  # those behind it, set aside unread, are made anew
+        [
+            damaged,
+            *(entry.name for entry in entries),
+        ]  # those behind it, set aside unread, are made anew
     )
     middle = entries[1].rename(tmp_path / "middle")
     entries[0].rename(entries[1])

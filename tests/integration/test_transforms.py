@@ -18,7 +18,9 @@ from datarater.pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocu
 from tests.integration.conftest import as_lines, make_records
 
 
-def collected(build: Callable[[beam.Pipeline, Callable[[str], beam.PTransform]], Any], folder: Path) -> dict[str, list]:
+def collected(
+    build: Callable[[beam.Pipeline, Callable[[str], beam.PTransform]], Any], folder: Path
+) -> dict[str, list]:
     """Runs a pipeline; gives what reached each named sink."""
     folder.mkdir(exist_ok=True)
 
@@ -31,7 +33,10 @@ def collected(build: Callable[[beam.Pipeline, Callable[[str], beam.PTransform]],
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         build(pipeline, sink)
-    return {path.name: [json.loads(line) for line in path.read_bytes().splitlines()] for path in folder.iterdir()}
+    return {
+        path.name: [json.loads(line) for line in path.read_bytes().splitlines()]
+        for path in folder.iterdir()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +51,30 @@ def curated(
     """What the command gives: scores by id, and the ids that it keeps."""
     folder = tmp_path_factory.mktemp("command")
     (folder / "a.jsonl").write_bytes(as_lines(records))
-    flags = ["--input", str(folder / "a.jsonl"), "--rater", str(rater), "--output", str(folder / "run")]
+    flags = [
+        "--input",
+        str(folder / "a.jsonl"),
+        "--rater",
+        str(rater),
+        "--output",
+        str(folder / "run"),
+    ]
     assert curate.main([*flags, "--keep_fraction", "0.3"]) == 0
-    rows = [row for path in (folder / "run/scores").glob("??/*.parquet") for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in (folder / "run/scores").glob("??/*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
     kept = (folder / "run/selections/keep-0.3/kept").iterdir()
     ids = {json.loads(line)["id"] for path in kept for line in path.read_bytes().splitlines()}
     return {json.loads(row["key"]): row["score"] for row in rows}, ids
 
 
 def test_run_inference_gives_the_commands_scores_and_no_bad_record_takes_its_batch_along(
-    records: list[dict[str, Any]], curated: tuple[dict[str, float], set[str]], rater: Path, tmp_path: Path
+    records: list[dict[str, Any]],
+    curated: tuple[dict[str, float], set[str]],
+    rater: Path,
+    tmp_path: Path,
 ) -> None:
     bad: list[Any] = [None, 7, "", {"id": "x"}, {"text": b"bytes"}, " \n"]
     handler = RaterModelHandler(str(rater), min_batch_size=50, max_batch_size=64)
@@ -71,7 +90,11 @@ def test_run_inference_gives_the_commands_scores_and_no_bad_record_takes_its_bat
 
     found = collected(
         lambda pipeline, sink: (
-            pipeline | beam.Create([*records, *bad]) | RunInference(handler) | beam.Map(row) | sink("all")
+            pipeline
+            | beam.Create([*records, *bad])
+            | RunInference(handler)
+            | beam.Map(row)
+            | sink("all")
         ),
         tmp_path / "out",
     )["all"]
@@ -83,15 +106,24 @@ def test_run_inference_gives_the_commands_scores_and_no_bad_record_takes_its_bat
 
 
 def test_score_then_keep_is_curate(
-    records: list[dict[str, Any]], curated: tuple[dict[str, float], set[str]], rater: Path, tmp_path: Path
+    records: list[dict[str, Any]],
+    curated: tuple[dict[str, float], set[str]],
+    rater: Path,
+    tmp_path: Path,
 ) -> None:
     def build(pipeline: beam.Pipeline, sink: Callable[[str], beam.PTransform]) -> None:
-        found = pipeline | beam.Create([*records, {"id": "bad", "text": 5}]) | ScoreDocuments(str(rater))
+        found = (
+            pipeline
+            | beam.Create([*records, {"id": "bad", "text": 5}])
+            | ScoreDocuments(str(rater))
+        )
         _ = found["rejected"] | sink("rejected")
         _ = found["scored"] | KeepTop(keep_fraction="0.3") | sink("kept")
 
     out = collected(build, tmp_path / "out")
-    assert [(row["id"], row["datarater_reason"]) for row in out["rejected"]] == [("bad", "text_not_a_string")]
+    assert [(row["id"], row["datarater_reason"]) for row in out["rejected"]] == [
+        ("bad", "text_not_a_string")
+    ]
     assert {row["id"] for row in out["kept"]} == curated[1]
     originals = {record["id"]: record for record in records}
     for row in out["kept"]:
@@ -115,21 +147,27 @@ def test_every_rule_keeps_its_number(
     records: list[dict[str, Any]], options: dict[str, Any], kept: int, tmp_path: Path
 ) -> None:
     rows = [
-        {**record, "datarater_score": float(index % 7), "datarater_tokens": 3} for index, record in enumerate(records)
+        {**record, "datarater_score": float(index % 7), "datarater_tokens": 3}
+        for index, record in enumerate(records)
     ]
     out = collected(
-        lambda pipeline, sink: pipeline | beam.Create(rows) | KeepTop(**options) | sink("kept"), tmp_path / "out"
+        lambda pipeline, sink: pipeline | beam.Create(rows) | KeepTop(**options) | sink("kept"),
+        tmp_path / "out",
     )
     assert len(out["kept"]) == kept
 
 
 def test_elements_that_are_equal_in_everything_are_counted_too(tmp_path: Path) -> None:
-    rows = [{"id": 1, "text": "a", "datarater_score": 0.5}] * 1000 + [{"id": 2, "text": "b", "datarater_score": 0.7}]
+    rows = [{"id": 1, "text": "a", "datarater_score": 0.5}] * 1000 + [
+        {"id": 2, "text": "b", "datarater_score": 0.7}
+    ]
     for options, count in (({"keep_count": 400}, 400), ({"keep_count": 3, "per": "source"}, 3)):
         folder = tmp_path / str(count)
 
         def build(
-            pipeline: beam.Pipeline, sink: Callable[[str], beam.PTransform], options: dict[str, Any] = options
+            pipeline: beam.Pipeline,
+            sink: Callable[[str], beam.PTransform],
+            options: dict[str, Any] = options,
         ) -> None:
             _ = pipeline | beam.Create(rows) | KeepTop(**options) | sink("kept")
 
@@ -148,7 +186,10 @@ def test_wrong_options_are_named() -> None:
 
 
 def test_beam_yaml(
-    records: list[dict[str, Any]], curated: tuple[dict[str, float], set[str]], rater: Path, tmp_path: Path
+    records: list[dict[str, Any]],
+    curated: tuple[dict[str, float], set[str]],
+    rater: Path,
+    tmp_path: Path,
 ) -> None:
     from apache_beam.yaml.yaml_transform import expand_pipeline
 
@@ -162,7 +203,11 @@ def test_beam_yaml(
                 "transforms": [
                     {"type": "Create", "config": {"elements": elements}},
                     {"type": "ScoreDocuments", "input": "Create", "config": {"rater": str(rater)}},
-                    {"type": "KeepTop", "input": "ScoreDocuments.scored", "config": {"keep_fraction": 0.3}},
+                    {
+                        "type": "KeepTop",
+                        "input": "ScoreDocuments.scored",
+                        "config": {"keep_fraction": 0.3},
+                    },
                     {
                         "type": "WriteToJson",
                         "input": "KeepTop",

@@ -14,7 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datarater.rater_model import checkpoint
-from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, ScoreStatistics, load_rater, save_rater
+from datarater.rater_model.checkpoint import (
+    CheckpointError,
+    RaterCheckpoint,
+    ScoreStatistics,
+    load_rater,
+    save_rater,
+)
 from datarater.rater_model.rater import RaterConfig, initialise_rater
 from datarater.rater_model.tokenizer import ByteTokenizer, train_bpe
 from datarater.rater_model.transformer import TransformerConfig
@@ -53,7 +59,9 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, url: str) -> None:
     loaded = load_rater(path)
     assert_same(loaded, make_checkpoint())
     assert loaded.digest == saved.digest != ""
-    assert sorted(name.rsplit("/", 1)[-1] for name in fsspec.url_to_fs(path)[0].ls(path, detail=False)) == [
+    assert sorted(
+        name.rsplit("/", 1)[-1] for name in fsspec.url_to_fs(path)[0].ls(path, detail=False)
+    ) == [
         "params.safetensors",
         "rater.json",
         "tokenizer.json",
@@ -89,7 +97,9 @@ def test_saving_again_replaces_and_leaves_nothing_behind(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["rater"]
 
 
-def test_a_failure_while_saving_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_saving_leaves_the_old_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -117,7 +127,9 @@ def test_a_failure_between_moving_away_and_moving_in_leaves_the_old_one(
     assert [path.name for path in folder.parent.iterdir()] == ["rater"]
 
 
-def test_a_folder_on_an_object_store_is_no_checkpoint_while_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_on_an_object_store_is_no_checkpoint_while_it_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = "memory://bucket/replaced"
     save_rater(path, make_checkpoint())
     file_system = fsspec.url_to_fs(path)[0]
@@ -141,14 +153,18 @@ def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "42"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), name=st.sampled_from(["rater.json", "params.safetensors", "tokenizer.json"]))
 def test_a_flipped_byte_is_refused(folder: Path, data: st.DataObject, name: str) -> None:
     good = (folder / name).read_bytes()
     position = data.draw(st.integers(0, len(good) - 1))
     flip = data.draw(st.integers(1, 255))
     try:
-        (folder / name).write_bytes(good[:position] + bytes([good[position] ^ flip]) + good[position + 1 :])
+        (folder / name).write_bytes(
+            good[:position] + bytes([good[position] ^ flip]) + good[position + 1 :]
+        )
         with pytest.raises(CheckpointError, match=r"damaged|newer"):
             load_rater(folder)
     finally:
@@ -182,7 +198,9 @@ def test_a_newer_format_version_is_refused(folder: Path) -> None:
     values = json.loads((folder / "rater.json").read_text())
     values["format_version"] = checkpoint.FORMAT_VERSION + 1
     (folder / "rater.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="format version 2; this datarater reads up to 1: install a newer one"):
+    with pytest.raises(
+        CheckpointError, match="format version 2; this datarater reads up to 1: install a newer one"
+    ):
         load_rater(folder)
 
 
@@ -194,5 +212,5 @@ def test_parameters_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_place_without_anything_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="give the folder that datarater-train wrote"):
+    with pytest.raises(CheckpointError, match="give the folder that datarater train wrote"):
         load_rater(tmp_path / "nowhere")

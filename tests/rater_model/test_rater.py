@@ -22,7 +22,9 @@ from datarater.rater_model.rater import (
 )
 from datarater.rater_model.transformer import TransformerConfig
 
-SMALL = RaterConfig(vocabulary_size=20, window=12, transformer=TransformerConfig(16, 2, 24, 2), ngram_rows=64)
+SMALL = RaterConfig(
+    vocabulary_size=20, window=12, transformer=TransformerConfig(16, 2, 24, 2), ngram_rows=64
+)
 
 score = jax.jit(functools.partial(score_tokens, SMALL))
 
@@ -57,13 +59,19 @@ def test_attention_looks_both_ways() -> None:
         with_table = {**params, "token_embedding": {"embedding": table}}
         tokens = jnp.arange(8)[None]
         _, state = Rater(config).apply(
-            {"params": with_table}, tokens, jnp.ones_like(tokens, bool), capture_intermediates=True, mutable=True
+            {"params": with_table},
+            tokens,
+            jnp.ones_like(tokens, bool),
+            capture_intermediates=True,
+            mutable=True,
         )
         return state["intermediates"]["transformer"]["__call__"][0][0]
 
     jacobian = jax.jacobian(hidden)(params["token_embedding"]["embedding"])  # [L, D, L, D]
     influence = np.linalg.norm(np.asarray(jacobian), axis=(1, 3))
-    assert (influence > 1e-7).all(), "some position does not see another: the rater must not be causal"
+    assert (influence > 1e-7).all(), (
+        "some position does not see another: the rater must not be causal"
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -71,7 +79,11 @@ def test_attention_looks_both_ways() -> None:
 def test_padding_changes_no_score(tokens: list[int], filler: int, other_filler: int) -> None:
     scores = [
         float(
-            score(initial_params(), np.asarray([tokens + [fill] * (width - len(tokens))]), np.asarray([len(tokens)]))[0]
+            score(
+                initial_params(),
+                np.asarray([tokens + [fill] * (width - len(tokens))]),
+                np.asarray([len(tokens)]),
+            )[0]
         )
         for width, fill in ((8, filler), (8, other_filler), (12, filler))
     ]
@@ -101,7 +113,10 @@ def test_an_ngrams_row_depends_on_its_tokens_alone(order: int) -> None:
 
 def test_no_parameter_shifts_all_scores() -> None:
     # A constant added to all scores changes no softmax weight; a parameter for it would only drift.
-    names = {"/".join(str(part.key) for part in path) for path, _ in jax.tree.leaves_with_path(initial_params())}
+    names = {
+        "/".join(str(part.key) for part in path)
+        for path, _ in jax.tree.leaves_with_path(initial_params())
+    }
     assert "head" in names
     assert not [name for name in names if "bias" in name]
 
@@ -118,7 +133,9 @@ def test_no_parameter_shifts_all_scores() -> None:
         ),
     ],
 )
-def test_sizes_from_a_tenth_of_a_million_to_the_papers_fifty(config: RaterConfig, low: float, high: float) -> None:
+def test_sizes_from_a_tenth_of_a_million_to_the_papers_fifty(
+    config: RaterConfig, low: float, high: float
+) -> None:
     assert low < count_parameters(initialise_rater_shapes(config)) < high
 
 
@@ -129,7 +146,11 @@ def test_config_survives_json() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"ngram_orders": (1,)}, "at least 2"), ({"window": 0}, "at least 1 token"), ({"ngram_rows": 0}, "ngram_rows")],
+    [
+        ({"ngram_orders": (1,)}, "at least 2"),
+        ({"window": 0}, "at least 1 token"),
+        ({"ngram_rows": 0}, "ngram_rows"),
+    ],
 )
 def test_impossible_shapes_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

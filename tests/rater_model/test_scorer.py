@@ -20,7 +20,10 @@ from datarater.rater_model.transformer import TransformerConfig
 
 CONFIG = RaterConfig(window=100, transformer=TransformerConfig(16, 2, 24, 1), ngram_rows=64)
 CHECKPOINT = RaterCheckpoint(
-    CONFIG, initialise_rater(CONFIG, jax.random.key(0)), ByteTokenizer(), ScoreStatistics(center=0.125)
+    CONFIG,
+    initialise_rater(CONFIG, jax.random.key(0)),
+    ByteTokenizer(),
+    ScoreStatistics(center=0.125),
 )
 OPTIONS = ScoringOptions(max_windows=5, tokens_per_batch=400)
 
@@ -33,9 +36,13 @@ def scorer() -> Scorer:
 def reference_score(text: str) -> float:
     """Scores a text window by window, unpadded and unbatched."""
     ids = ByteTokenizer().encode(text)
-    windows = [ids[start : start + 100] for start in window_starts(len(ids), 100, OPTIONS.max_windows)]
+    windows = [
+        ids[start : start + 100] for start in window_starts(len(ids), 100, OPTIONS.max_windows)
+    ]
     scores = [
-        float(score_tokens(CONFIG, CHECKPOINT.params, jnp.asarray([ids]), jnp.asarray([len(ids)]))[0])
+        float(
+            score_tokens(CONFIG, CHECKPOINT.params, jnp.asarray([ids]), jnp.asarray([len(ids)]))[0]
+        )
         for ids in windows
     ]
     return float(np.average(scores, weights=[len(ids) for ids in windows])) - 0.125
@@ -48,7 +55,9 @@ texts = st.text(min_size=1, max_size=40).flatmap(
 
 @settings(max_examples=40, deadline=None)
 @given(mine=texts, others=st.lists(texts, max_size=12), place=st.integers(0, 12))
-def test_a_score_does_not_depend_on_its_company(scorer: Scorer, mine: str, others: list[str], place: int) -> None:
+def test_a_score_does_not_depend_on_its_company(
+    scorer: Scorer, mine: str, others: list[str], place: int
+) -> None:
     alone = scorer.score([mine])
     together = scorer.score([*others[:place], mine, *others[place:]])
     index = min(place, len(others))
@@ -78,7 +87,8 @@ def test_threads_share_a_scorer(scorer: Scorer) -> None:
     expected = scorer.score(texts).scores_N
     results: dict[int, np.ndarray] = {}
     threads = [
-        threading.Thread(target=lambda i=i: results.__setitem__(i, scorer.score(texts).scores_N)) for i in range(4)
+        threading.Thread(target=lambda i=i: results.__setitem__(i, scorer.score(texts).scores_N))
+        for i in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -123,7 +133,11 @@ def test_bfloat16_is_near_float32(scorer: Scorer) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"max_windows": 0}, "max_windows"), ({"tokens_per_batch": 0}, "tokens_per_batch"), ({"dtype": "int8"}, "dtype")],
+    [
+        ({"max_windows": 0}, "max_windows"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
 )
 def test_impossible_options_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

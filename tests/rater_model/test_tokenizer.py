@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datarater.rater_model.tokenizer import BpeTokenizer, ByteTokenizer, TokenizerError, load_tokenizer, train_bpe
+from datarater.rater_model.tokenizer import (
+    BpeTokenizer,
+    ByteTokenizer,
+    TokenizerError,
+    load_tokenizer,
+    train_bpe,
+)
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"] * 5
 
@@ -19,7 +25,11 @@ def test_bytes_are_the_ids(text: str) -> None:
     assert bytes(ByteTokenizer().encode(text).tolist()) == text.encode()
 
 
-@given(text=st.one_of(st.text(), st.sampled_from(["<pad>", "<separator>", "a<pad>b", "<separator><separator>"])))
+@given(
+    text=st.one_of(
+        st.text(), st.sampled_from(["<pad>", "<separator>", "a<pad>b", "<separator><separator>"])
+    )
+)
 def test_special_ids_never_come_out_of_text(bpe: BpeTokenizer, text: str) -> None:
     for tokenizer in (bpe, ByteTokenizer()):
         ids = tokenizer.encode(text)

@@ -45,9 +45,13 @@ def derivatives(function: Attend, mask: np.ndarray) -> Callable[..., tuple[jax.A
     def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.sum(jnp.sin(function(q, k, v, jnp.asarray(mask))))
 
-    def all_of_them(arguments: tuple[jax.Array, ...], directions: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def all_of_them(
+        arguments: tuple[jax.Array, ...], directions: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
         gradient = jax.grad(loss, (0, 1, 2))
-        first, second = jax.jvp(gradient, arguments, directions)  # forward over reverse, as mixed mode does
+        first, second = jax.jvp(
+            gradient, arguments, directions
+        )  # forward over reverse, as mixed mode does
         _, pull_back = jax.vjp(gradient, *arguments)
         return function(*arguments, jnp.asarray(mask)), first, second, pull_back(directions)
 
@@ -58,7 +62,9 @@ def derivatives(function: Attend, mask: np.ndarray) -> Callable[..., tuple[jax.A
 @pytest.mark.parametrize("block", [3, 7, 100])
 def test_blocks_equal_plain_attention_and_so_do_their_derivatives(mask: str, block: int) -> None:
     expected = derivatives(attend, MASKS[mask])(*inputs())
-    actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, m, block), MASKS[mask])(*inputs())
+    actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, m, block), MASKS[mask])(
+        *inputs()
+    )
     assert_close(actual, expected)
 
 
@@ -66,7 +72,9 @@ def test_causal_blocks_equal_a_causal_mask() -> None:
     padding = jnp.asarray(MASKS["padding"])
     both = MASKS["padding"] & MASKS["causal"]
     expected = derivatives(attend, both)(*inputs())
-    actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, padding, 3, True), both)(*inputs())
+    actual = derivatives(lambda q, k, v, m: attend_in_blocks(q, k, v, padding, 3, True), both)(
+        *inputs()
+    )
     assert_close(actual, expected)
 
 
@@ -75,7 +83,9 @@ def assert_close(actual: tuple[jax.Array, ...], expected: tuple[jax.Array, ...])
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("function", [attend, functools.partial(attend_in_blocks, block=2)], ids=["plain", "blocks"])
+@pytest.mark.parametrize(
+    "function", [attend, functools.partial(attend_in_blocks, block=2)], ids=["plain", "blocks"]
+)
 def test_bfloat16_keeps_the_dtype_and_the_softmax_in_float32(function: Attend) -> None:
     arguments, _ = inputs("bfloat16")
     q, k, v = (x.astype(jnp.float64) for x in arguments)
@@ -117,7 +127,7 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
         return int(compiled.memory_analysis().temp_size_in_bytes)  # type: ignore[union-attr]
 
-    blocks = lambda q, k, v, m: attend_in_blocks(q, k, v, m, 32)  # noqa: E731
+    blocks = lambda q, k, v, m: attend_in_blocks(q, k, v, m, 32)
     # The mask itself, a byte for each of L x L, is cut into blocks too.
     assert gradient_bytes(1024, blocks) < 4 * 1024 * 1024
     assert gradient_bytes(1024, attend) > 8 * 1024 * 1024
@@ -133,7 +143,9 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
     ],
     ids=", ".join,
 )
-def test_blocks_in_every_economy_have_the_same_parameters_and_the_same_numbers(changes: dict[str, Any]) -> None:
+def test_blocks_in_every_economy_have_the_same_parameters_and_the_same_numbers(
+    changes: dict[str, Any],
+) -> None:
     plain = TransformerConfig(8, 2, 12, 3, dtype="float64", param_dtype="float64")
     scanned = dataclasses.replace(plain, **changes)
     x = jax.random.normal(jax.random.key(0), (2, 5, 8), "float64")
@@ -158,16 +170,19 @@ def test_saved_products_are_not_computed_again() -> None:
         config = TransformerConfig(8, 2, 12, 1, rematerialise_blocks=True, **changes)
         x, mask = jnp.ones((1, 5, 8)), jnp.ones((1, 1, 5), bool)
         params = Transformer(config).init(jax.random.key(0), x, mask)
-        loss = lambda params: jnp.sum(cast(jax.Array, Transformer(config).apply(params, x, mask)))  # noqa: E731
+        loss = lambda params: jnp.sum(cast(jax.Array, Transformer(config).apply(params, x, mask)))
         return jax.jit(jax.grad(loss)).lower(params).as_text().count("dot_general")
 
-    # Gate, up and the attention's mix of values; queries, keys, values, logits and the output are computed again.
+    # Gate, up and the attention's mix of values; queries, keys, values, logits and the output are
+    # computed again.
     assert products() - products(save_products=True) == 3
 
 
 @pytest.mark.parametrize("name", FUSED_ATTENTION)
 def test_a_fused_kernel_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"attention '{name}' is a fused kernel without a jvp rule"):
+    with pytest.raises(
+        ValueError, match=f"attention '{name}' is a fused kernel without a jvp rule"
+    ):
         TransformerConfig(attention=name)
 
 

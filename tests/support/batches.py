@@ -1,7 +1,7 @@
 """Batches without Beam and without a rater's arithmetic: a night takes milliseconds, and all that is state is real.
 
-A document's score stands in its text. `curate` commits what the batches read of a run folder, in the order of the real
-command, and holds the same leases.
+A document's score stands in its text. `curate` commits what the batches read of a run folder, in
+the order of the real command, and holds the same leases.
 """
 
 import datetime
@@ -41,17 +41,23 @@ from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
 
 QUANTILES = tuple(
-    float(value) for value in np.quantile(np.random.default_rng(0).normal(size=4000), np.linspace(0, 1, 101))
+    float(value)
+    for value in np.quantile(np.random.default_rng(0).normal(size=4000), np.linspace(0, 1, 101))
 )
 CUTOFF = score_at(QUANTILES, 0.5)
 
 
 def save_plain_rater(path: Path, seed: int = 0, quantiles: Sequence[float] = QUANTILES) -> Path:
     """A rater whose reference sample scores as good texts do; nobody computes with it."""
-    config = RaterConfig(64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1), ngram_rows=64)
+    config = RaterConfig(
+        64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1), ngram_rows=64
+    )
     statistics = ScoreStatistics(quantiles=tuple(quantiles), sample_size=4000, max_windows=256)
     save_rater(
-        path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer(), statistics)
+        path,
+        RaterCheckpoint(
+            config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer(), statistics
+        ),
     )
     return path
 
@@ -101,13 +107,17 @@ def curate(argv: Sequence[str]) -> None:
     work = Work(scoring=request, selection=selection)
     with Lease(work.leases(), Launch.new("plain", local=True), _lost):
         plan = {"id": "plan", "splits": len(files), "groups": 1}
-        commits.commit_if_absent(folder.inputs_path("plan"), json_lines(file.to_json() for file in files))
+        commits.commit_if_absent(
+            folder.inputs_path("plan"), json_lines(file.to_json() for file in files)
+        )
         commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan}))
         rows = []
         for ordinal, file in enumerate(files):
             lines = Path(file.path).read_bytes().splitlines()
             if file_info(file.path) != file:
-                raise InputChangedError(f"the input {file.path} has changed since the plan was made")
+                raise InputChangedError(
+                    f"the input {file.path} has changed since the plan was made"
+                )
             rows += [(ordinal, line) for line in lines]
             commits.commit_if_absent(folder.score_path(ordinal), b"\n".join(lines))
         if not rows:
@@ -130,14 +140,21 @@ def curate(argv: Sequence[str]) -> None:
             "tokens": len(scored),
             "bytes": len(scored),
         }
-        fields = {"identity": identity, "counts": counts, "histogram": Histogram.of(keys, 0).to_json(), "groups": 1}
+        fields = {
+            "identity": identity,
+            "counts": counts,
+            "histogram": Histogram.of(keys, 0).to_json(),
+            "groups": 1,
+        }
         commits.commit_if_absent(folder.scoring_path, to_json(fields))
         scoring.preflight(request)  # too many rejected records
         commits.commit_if_absent(selection.selection.rule_path, to_json(selection.rule_fields()))
         _publish(selection, keys, scored, rejected)
 
 
-def _publish(selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int) -> None:
+def _publish(
+    selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int
+) -> None:
     rule = selection.read_policy().rule
     end = (rule if isinstance(rule, Threshold) else Threshold(repr(CUTOFF))).end
     mask = keys.below(end).tolist()
@@ -148,7 +165,12 @@ def _publish(selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any],
         commits.commit_if_absent(selection.selection.kept_path("part-00000-of-00001.jsonl"), data)
         digest = hashlib.sha256(data).hexdigest()
         files = [
-            {"path": "kept/part-00000-of-00001.jsonl", "format": "jsonl", "documents": len(kept), "sha256": digest}
+            {
+                "path": "kept/part-00000-of-00001.jsonl",
+                "format": "jsonl",
+                "documents": len(kept),
+                "sha256": digest,
+            }
         ]
     by_source: dict[str, Counter[str]] = {}
     for keep, (_, _, row) in zip(mask, scored, strict=True):
@@ -163,7 +185,9 @@ def _publish(selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any],
             "rejected": rejected,
             "rejected_by_reason": {"not_json": rejected} if rejected else {},
         },
-        "sources": {source: {"kept": n["kept"], "dropped": n["dropped"]} for source, n in by_source.items()},
+        "sources": {
+            source: {"kept": n["kept"], "dropped": n["dropped"]} for source, n in by_source.items()
+        },
         "files": files,
     }
     commits.commit_if_absent(selection.selection.manifest_path, to_json(manifest))
@@ -184,7 +208,9 @@ def _lost(error: CurationError) -> None:
 
 def record_of(folder: Path, date: str) -> dict[str, Any]:
     """What readers find published."""
-    record: dict[str, Any] = orjson.loads((folder / "published" / date / "manifest.json").read_bytes())
+    record: dict[str, Any] = orjson.loads(
+        (folder / "published" / date / "manifest.json").read_bytes()
+    )
     return record
 
 

@@ -1,8 +1,9 @@
 """Cloud Storage on loopback: an emulator behind a proxy that keeps the promises which the emulator does not.
 
-The emulator ignores generation preconditions. The proxy holds them: of uploads that ask for `ifGenerationMatch=0`, one
-succeeds and the others get 412. It also fails on demand as the real store does: with 429 and 503, with 401 and 403,
-and by losing the answer to a request that succeeded.
+The emulator ignores generation preconditions. The proxy holds them: of uploads that ask for
+`ifGenerationMatch=0`, one succeeds and the others get 412. It also fails on demand as the real
+store does: with 429 and 503, with 401 and 403, and by losing the answer to a request that
+succeeded.
 """
 
 import contextlib
@@ -52,7 +53,11 @@ class Request:
         if bucket is None:
             return ""
         name = self.query.get("name", "")
-        if self.is_upload and not name and (found := re.search(rb'"name": ?("(?:[^"\\]|\\.)*")', self.body)):
+        if (
+            self.is_upload
+            and not name
+            and (found := re.search(rb'"name": ?("(?:[^"\\]|\\.)*")', self.body))
+        ):
             name = json.loads(found[1])
         if not name and (tail := re.search(r"/o/(.+)$", self.path)):
             name = unquote(tail[1])
@@ -157,7 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _refuse(self, status: int, message: str) -> None:
-        body = json.dumps({"error": {"code": status, "message": message, "errors": [{"message": message}]}}).encode()
+        body = json.dumps(
+            {"error": {"code": status, "message": message, "errors": [{"message": message}]}}
+        ).encode()
         self._answer(status, [("Content-Type", "application/json")], body)
 
     def _handle(self) -> None:
@@ -165,7 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         request = Request(self.command, parts.path, query, self._body())
         self.server.store.requests.append((request.method, request.object_name))
-        fault = next((found for fault in self.server.store.faults if (found := fault(request)) is not None), None)
+        fault = next(
+            (found for fault in self.server.store.faults if (found := fault(request)) is not None),
+            None,
+        )
         if fault is not None and fault != LOST:
             self._refuse(fault, f"injected {fault}")
             return
@@ -186,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self._forward(request)
             location = dict(answer[1]).get("Location", "")
             if conditional and "upload_id=" in location:
-                server.conditional_sessions[parse_qs(urlsplit(location).query)["upload_id"][0]] = request.object_name
+                server.conditional_sessions[parse_qs(urlsplit(location).query)["upload_id"][0]] = (
+                    request.object_name
+                )
             return answer
         name = server.conditional_sessions.get(session) if session else request.object_name
         if not (conditional and request.is_upload) and not (session and name):

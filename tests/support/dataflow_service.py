@@ -1,7 +1,8 @@
 """A Dataflow service on loopback: it takes jobs as the real one does, and runs what was staged.
 
-It speaks `projects.locations.jobs` create and get, and lists messages. A job that arrives names its pipeline in a
-bucket; that pipeline is fetched from there and run by a portable runner, so that what was submitted is what works.
+It speaks `projects.locations.jobs` create and get, and lists messages. A job that arrives names its
+pipeline in a bucket; that pipeline is fetched from there and run by a portable runner, so that what
+was submitted is what works.
 """
 
 import contextlib
@@ -45,7 +46,9 @@ class Job:
 
     def staged_pipeline(self) -> beam_runner_api_pb2.Pipeline:
         """The pipeline that lies in the bucket."""
-        return beam_runner_api_pb2.Pipeline.FromString(commits.read_bytes(self.options["pipelineUrl"]))
+        return beam_runner_api_pb2.Pipeline.FromString(
+            commits.read_bytes(self.options["pipelineUrl"])
+        )
 
     def run(self) -> None:
         """Runs the staged pipeline in this process, in the place of its workers' containers."""
@@ -88,7 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Creates a job."""
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-        if not re.fullmatch(r"/v1b3/projects/[^/]+/locations/[^/]+/jobs", self.path.partition("?")[0]):
+        if not re.fullmatch(
+            r"/v1b3/projects/[^/]+/locations/[^/]+/jobs", self.path.partition("?")[0]
+        ):
             self._answer(404, {"error": {"code": 404, "message": f"no method {self.path}"}})
             return
         name = f"job-{len(self.server.jobs)}"
@@ -108,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """A job, its messages or its metrics."""
         found = re.fullmatch(
-            r"/v1b3/projects/[^/]+/locations/[^/]+/jobs/([^/]+)(/messages|/metrics)?", self.path.partition("?")[0]
+            r"/v1b3/projects/[^/]+/locations/[^/]+/jobs/([^/]+)(/messages|/metrics)?",
+            self.path.partition("?")[0],
         )
         job = self.server.jobs.get(found[1]) if found else None
         if found is None or job is None:

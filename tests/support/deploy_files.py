@@ -19,7 +19,9 @@ def run_linter(name: str, *arguments: str | Path) -> None:
     program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if program is None:
         pytest.skip(f"{name} is not installed; it comes with the dev extra")
-    done = subprocess.run([program, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -29,7 +31,9 @@ def pins(file: Path) -> dict[str, str]:
     for line in file.read_text().splitlines():
         if line and not line.startswith("#"):
             requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"python_full_version": "3.11.9"}):
+            if requirement.marker is None or requirement.marker.evaluate(
+                {"python_full_version": "3.11.9"}
+            ):
                 found[requirement.name] = str(requirement.specifier).removeprefix("==")
     return found
 
@@ -37,10 +41,18 @@ def pins(file: Path) -> dict[str, str]:
 def setup_names(keyword: str) -> set[str]:
     """Returns what setup.py names: its extras by `extras_require`, its commands by `console_scripts`."""
     for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())):
-        if isinstance(node, ast.keyword) and node.arg == keyword and isinstance(node.value, ast.Dict):
+        if (
+            isinstance(node, ast.keyword)
+            and node.arg == keyword
+            and isinstance(node.value, ast.Dict)
+        ):
             return {ast.literal_eval(key) for key in node.value.keys if key is not None}
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == keyword and isinstance(value, ast.List):
+                if (
+                    isinstance(key, ast.Constant)
+                    and key.value == keyword
+                    and isinstance(value, ast.List)
+                ):
                     return {ast.literal_eval(each).partition(" ")[0] for each in value.elts}
     raise AssertionError(f"setup.py has no {keyword}")

@@ -44,20 +44,25 @@ _REGEXES_BY_TYPE = {
 }
 
 
-def parameter(parser: argparse.ArgumentParser, action: argparse.Action, group: str) -> dict[str, Any]:
+def parameter(
+    parser: argparse.ArgumentParser, action: argparse.Action, group: str
+) -> dict[str, Any]:
     """Returns the metadata of a flag."""
     name = action.option_strings[-1].removeprefix("--")
     help_text = " ".join(parser._get_formatter()._expand_help(action).split())
     found: dict[str, Any] = {
         "name": name,
         "label": name.replace("_", " ").capitalize(),
-        "helpText": help_text[:1].upper() + help_text[1:].replace(SEVERAL_TIMES, "several are joined by commas"),
+        "helpText": help_text[:1].upper()
+        + help_text[1:].replace(SEVERAL_TIMES, "several are joined by commas"),
         "groupName": group,
         "isOptional": not action.required,
     }
     if action.choices:
         found["paramType"] = "ENUM"
-        found["enumOptions"] = [{"value": str(choice), "label": str(choice)} for choice in action.choices]
+        found["enumOptions"] = [
+            {"value": str(choice), "label": str(choice)} for choice in action.choices
+        ]
         return found
     found["paramType"] = "TEXT"
     regex = _REGEXES.get(name) or _REGEXES_BY_TYPE.get(action.type)
@@ -71,7 +76,11 @@ def template(command: str) -> dict[str, Any]:
     parser = parser_of(COMMANDS[command])
     parameters = []
     for group in parser._action_groups:
-        title = "Run" if group in (parser._optionals, parser._positionals) else str(group.title).capitalize()
+        title = (
+            "Run"
+            if group in (parser._optionals, parser._positionals)
+            else str(group.title).capitalize()
+        )
         for action in group._group_actions:
             if isinstance(action, argparse._HelpAction) or action.dest in LEFT_OUT:
                 continue

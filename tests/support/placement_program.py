@@ -25,19 +25,29 @@ from datarater.meta_training.algorithm.meta_step import (
 )
 from datarater.meta_training.algorithm.population import replace_member, stack
 from datarater.meta_training.run.processes import join_processes
-from tests.support.small_models import Problem, inner_state, random_windows, small_problem, transformer_problem
+from tests.support.small_models import (
+    Problem,
+    inner_state,
+    random_windows,
+    small_problem,
+    transformer_problem,
+)
 
 POPULATION, UPDATES, BATCH = 4, 2, 8
 QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
 
 def run(
-    problem: Problem, placement: Placement | None, meta_optimiser: Any, steps: int, permuted: bool = False
+    problem: Problem,
+    placement: Placement | None,
+    meta_optimiser: Any,
+    steps: int,
+    permuted: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Returns eta after some meta-steps, the last metrics, and more.
 
-    That is the compiled meta-step, the shapes of theta's parts on a device, and a row for each inner model of what its
-    meta-optimiser holds.
+    That is the compiled meta-step, the shapes of theta's parts on a device, and a row for each
+    inner model of what its meta-optimiser holds.
     """
     optimiser = optax.adam(1e-2, eps=1e-8, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), POPULATION + 2)
@@ -49,7 +59,9 @@ def run(
         problem.losses,
         optimiser,
         MetaGradientConfig(
-            inner_micro_batch=inner_part, outer_micro_batch=outer_part, rater_micro_batch=2 * inner_part
+            inner_micro_batch=inner_part,
+            outer_micro_batch=outer_part,
+            rater_micro_batch=2 * inner_part,
         ),
         data_axis,
     )
@@ -69,12 +81,18 @@ def run(
             state = state._replace(inner=replace_member(state.inner, 1, fresh, placement))
         arguments = state, place_windows(inner, placement), place_windows(outer, placement)
         if compiled is None:
-            compiled = make_meta_step(meta_gradient, meta_optimiser, placement).lower(*arguments).compile(QUICK)
+            compiled = (
+                make_meta_step(meta_gradient, meta_optimiser, placement)
+                .lower(*arguments)
+                .compile(QUICK)
+            )
         state, metrics = compiled(*arguments)
     cut = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.inner.params)]
     held = state.meta_optimiser_state
     held = placement.place(held, PartitionSpec()) if placement else held
-    rows = np.concatenate([np.reshape(leaf, (POPULATION, -1)) for leaf in jax.tree.leaves(held)], axis=1)
+    rows = np.concatenate(
+        [np.reshape(leaf, (POPULATION, -1)) for leaf in jax.tree.leaves(held)], axis=1
+    )
     eta = np.asarray(jax.flatten_util.ravel_pytree(state.rater_params)[0])
     return eta, jax.device_get(metrics), (compiled, cut, rows)
 
@@ -109,9 +127,12 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
     join_processes(arguments.coordinator, arguments.processes, arguments.process)
-    problem = {"small": small_problem, "transformer": transformer_problem}[arguments.model](arguments.dtype)
+    problem = {"small": small_problem, "transformer": transformer_problem}[arguments.model](
+        arguments.dtype
+    )
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-    # The update is then the mean meta-gradient itself, large beside eta, and the momenta each inner model's own.
+    # The update is then the mean meta-gradient itself, large beside eta, and the momenta each inner
+    # model's own.
     plain = optax.sgd(1e6, momentum=0.5)
 
     def place(groups: int, data: int, shard_parameters: bool) -> Placement | None:
@@ -120,18 +141,25 @@ def main() -> None:
     one_step, one_metrics, (*_, one_rows) = run(problem, None, plain, 1)
     ten_steps, _, _ = run(problem, None, adam, arguments.steps)
     permuted, _, _ = run(problem, None, adam, arguments.steps, permuted=True)
-    report: dict[str, Any] = {"devices": jax.device_count(), "permuted": distance(permuted, ten_steps)}
+    report: dict[str, Any] = {
+        "devices": jax.device_count(),
+        "permuted": distance(permuted, ten_steps),
+    }
     for name, groups, data, shard_parameters in (
         ("whole", POPULATION, 2, False),
         ("cut", POPULATION, 2, True),
         ("cut over all", 1, 8, True),
     ):
-        one, metrics, (compiled, cut, rows) = run(problem, place(groups, data, shard_parameters), plain, 1)
+        one, metrics, (compiled, cut, rows) = run(
+            problem, place(groups, data, shard_parameters), plain, 1
+        )
         ten, _, _ = run(problem, place(groups, data, shard_parameters), adam, arguments.steps)
         report[name] = {
             "meta_gradient": distance(one, one_step),
             "of_members": [distance(*both) for both in zip(rows, one_rows, strict=True)],
-            "metrics": max(float(np.max(np.abs(a - b))) for a, b in zip(metrics, one_metrics, strict=True)),
+            "metrics": max(
+                float(np.max(np.abs(a - b))) for a, b in zip(metrics, one_metrics, strict=True)
+            ),
             "steps": distance(ten, ten_steps),
             "shards": [list(shape) for shape in cut],
             "collectives": collectives(compiled.as_text()),

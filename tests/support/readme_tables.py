@@ -69,7 +69,8 @@ def command_table() -> str:
         for flag in flags_of(parser_of(run)):
             takers.setdefault(flag, []).append(command)
     rows = [
-        f"| `{escape(flag)}` | {', '.join(commands)} | {escape(text)} |" for (flag, text), commands in takers.items()
+        f"| `{escape(flag)}` | {', '.join(commands)} | {escape(text)} |"
+        for (flag, text), commands in takers.items()
     ]
     return "\n".join(["| flag | of `datarater-` | meaning |", "|---|---|---|", *rows])
 
@@ -81,7 +82,9 @@ def config_table() -> str:
     for match in re.finditer(r"^    config\.([\w.]+) = (.+?)(?:  # (.+))?$", source, re.MULTILINE):
         name, value, comment = match.groups()
         if value != "ConfigDict()":
-            rows.append(f"| `{name}` | `{escape(repr(ast.literal_eval(value)))}` | {escape(comment or '')} |")
+            rows.append(
+                f"| `{name}` | `{escape(repr(ast.literal_eval(value)))}` | {escape(comment or '')} |"
+            )
         elif comment:
             rows.append(f"| **`{name}`** | | {escape(comment)} |")
     return "\n".join(["| `--config.` | default | meaning |", "|---|---|---|", *rows])

@@ -1,7 +1,7 @@
 """The runners that tests run on, and what must be the same on each.
 
-A runner that is not here skips its tests, and says so; with DATARATER_REQUIRE_RUNNERS set, as where all of them are
-known to be, its tests fail.
+A runner that is not here skips its tests, and says so; with DATARATER_REQUIRE_RUNNERS set, as where
+all of them are known to be, its tests fail.
 """
 
 import dataclasses
@@ -95,13 +95,21 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
     """
     folder = run / "selections" / selection
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    scores = [row for path in run.glob("scores/??/0*.parquet") for row in pq.read_table(path).to_pylist()]
+    scores = [
+        row for path in run.glob("scores/??/0*.parquet") for row in pq.read_table(path).to_pylist()
+    ]
     return {
-        "scores": sorted(str((row["key"], row["position"], row["score"], row["status"])) for row in scores),
+        "scores": sorted(
+            str((row["key"], row["position"], row["score"], row["status"])) for row in scores
+        ),
         "scoring": json.loads((run / "scoring.json").read_bytes())["counts"],
         "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff")},
-        "kept": sorted(document for entry in manifest["files"] for document in _documents(folder, entry)),
-        "rejected": sorted(line for path in run.glob("rejected/*") for line in _lines(path.read_bytes())),
+        "kept": sorted(
+            document for entry in manifest["files"] for document in _documents(folder, entry)
+        ),
+        "rejected": sorted(
+            line for path in run.glob("rejected/*") for line in _lines(path.read_bytes())
+        ),
     }
 
 

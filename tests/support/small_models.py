@@ -34,9 +34,13 @@ def small_problem(dtype: str) -> Problem:
     """One hidden layer over the last token for the inner model, a mean of embeddings for the rater."""
 
     def losses(theta: Tree, windows: Windows) -> jax.Array:
-        hidden = jnp.tanh(theta["embedding"][windows.tokens_BxL[:, :-1]] @ theta["hidden"] + theta["bias"])
+        hidden = jnp.tanh(
+            theta["embedding"][windows.tokens_BxL[:, :-1]] @ theta["hidden"] + theta["bias"]
+        )
         log_probabilities = jax.nn.log_softmax(hidden @ theta["readout"])
-        targets = jnp.take_along_axis(log_probabilities, windows.tokens_BxL[:, 1:, None], axis=-1)[..., 0]
+        targets = jnp.take_along_axis(log_probabilities, windows.tokens_BxL[:, 1:, None], axis=-1)[
+            ..., 0
+        ]
         valid = windows.mask_BxL()[:, 1:].astype(targets.dtype)
         return -jnp.sum(targets * valid, axis=1) / jnp.sum(valid, axis=1)
 
@@ -47,7 +51,10 @@ def small_problem(dtype: str) -> Problem:
         return jax.random.normal(key, shape, dtype)
 
     def initialise_small_rater(key: jax.Array) -> Tree:
-        return {"table": normal(key, VOCABULARY, WIDTH), "head": normal(jax.random.fold_in(key, 1), WIDTH)}
+        return {
+            "table": normal(key, VOCABULARY, WIDTH),
+            "head": normal(jax.random.fold_in(key, 1), WIDTH),
+        }
 
     def initialise_model(key: jax.Array) -> Tree:
         keys = jax.random.split(key, 4)

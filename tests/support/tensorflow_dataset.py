@@ -7,7 +7,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 
-def build_dataset(folder: Path, splits: Mapping[str, Sequence[str | bytes]], name: str = "tiny") -> None:
+def build_dataset(
+    folder: Path, splits: Mapping[str, Sequence[str | bytes]], name: str = "tiny"
+) -> None:
     """Writes a dataset of texts where `tfds.builder(name, data_dir=folder)` finds it.
 
     Args:
@@ -24,7 +26,8 @@ def build_dataset(folder: Path, splits: Mapping[str, Sequence[str | bytes]], nam
         for index, text in enumerate(texts):
             yield index, {"text": text, "metadata": {"title": "a title"}}
 
-    # Not registered under its name, so that reading finds the files alone, as it will for a dataset built elsewhere.
+    # Not registered under its name, so that reading finds the files alone, as it will for a dataset
+    # built elsewhere.
     with tfds.core.registered.skip_registration():
         builder_class = type(
             name.title(),
@@ -33,10 +36,14 @@ def build_dataset(folder: Path, splits: Mapping[str, Sequence[str | bytes]], nam
                 "VERSION": tfds.core.Version("1.0.0"),
                 "name": name,
                 "_info": info,
-                "_split_generators": lambda self, manager: {split: examples(texts) for split, texts in splits.items()},
+                "_split_generators": lambda self, manager: {
+                    split: examples(texts) for split, texts in splits.items()
+                },
                 "_generate_examples": lambda self: iter(()),
             },
         )
     builder = builder_class(data_dir=folder, file_format="array_record")
     tfds.display_progress_bar(False)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )

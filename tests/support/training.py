@@ -10,7 +10,20 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
+WORDS = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+]
 TINY = {
     "meta_steps": 24,
     "length": 32,
@@ -38,14 +51,18 @@ TINY = {
 def write_texts(path: Path, count: int = 200, seed: int = 0) -> Path:
     """Writes a JSONL file of texts out of a dozen words."""
     rng = random.Random(seed)
-    records = [{"id": i, "text": " ".join(rng.choices(WORDS, k=rng.randint(5, 60)))} for i in range(count)]
+    records = [
+        {"id": i, "text": " ".join(rng.choices(WORDS, k=rng.randint(5, 60)))} for i in range(count)
+    ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
 def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
     """Returns the command of a tiny run; `__` in a changed field's name stands for a dot."""
-    values = {**TINY, "data.inner": inner} | {name.replace("__", "."): value for name, value in changed.items()}
+    values = {**TINY, "data.inner": inner} | {
+        name.replace("__", "."): value for name, value in changed.items()
+    }
     return [
         sys.executable,
         "-m",
@@ -58,7 +75,9 @@ def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
 
 def environment(cache: Path, devices: int = 1) -> dict[str, str]:
     """Returns the environment of a run on simulated devices; compiled programs are kept for the next one to find."""
-    quick = "--xla_backend_optimization_level=0"  # programs this small run as fast, and compile sooner
+    quick = (
+        "--xla_backend_optimization_level=0"  # programs this small run as fast, and compile sooner
+    )
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -72,7 +91,13 @@ def environment(cache: Path, devices: int = 1) -> dict[str, str]:
 def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end."""
     return subprocess.run(
-        arguments, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=600, check=False
+        arguments,
+        cwd=ROOT,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
 
 

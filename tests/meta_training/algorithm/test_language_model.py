@@ -30,9 +30,13 @@ def test_no_position_sees_the_future() -> None:
         return LanguageModel(CONFIG).apply({"params": with_table}, tokens)[0]
 
     jacobian = jax.jacobian(logits)(params["token_embedding"]["embedding"])  # [L, V, L, D]
-    influence = np.linalg.norm(np.asarray(jacobian), axis=(1, 3))  # of an input position on an output position
+    influence = np.linalg.norm(
+        np.asarray(jacobian), axis=(1, 3)
+    )  # of an input position on an output position
     assert (influence[np.triu_indices(LENGTH, 1)] == 0).all(), "a position sees what comes after it"
-    assert (influence[np.tril_indices(LENGTH)] > 1e-7).all(), "a position misses something that stands before it"
+    assert (influence[np.tril_indices(LENGTH)] > 1e-7).all(), (
+        "a position misses something that stands before it"
+    )
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_valid_targets() -> None:
@@ -42,7 +46,9 @@ def test_the_loss_is_the_mean_cross_entropy_of_valid_targets() -> None:
     logits = cast(jax.Array, LanguageModel(CONFIG).apply({"params": params}, tokens))
     log_probabilities = jax.nn.log_softmax(logits)
     for row, valid in ((0, LENGTH), (1, 3)):
-        expected = -np.mean([log_probabilities[row, i, tokens[row, i + 1]] for i in range(valid - 1)])
+        expected = -np.mean(
+            [log_probabilities[row, i, tokens[row, i + 1]] for i in range(valid - 1)]
+        )
         assert float(losses[row]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -65,7 +71,9 @@ def test_in_bfloat16_a_frequent_token_gets_its_whole_gradient() -> None:
 
     def gradient(dtype: str) -> np.ndarray:
         config = LanguageModelConfig(vocabulary, dataclasses.replace(shape, dtype=dtype))
-        gradient = jax.grad(lambda params: jnp.mean(sequence_losses(config, params, windows)))(params)
+        gradient = jax.grad(lambda params: jnp.mean(sequence_losses(config, params, windows)))(
+            params
+        )
         return np.asarray(gradient["token_embedding"]["embedding"])
 
     rough, exact = gradient("bfloat16"), gradient("float32")

@@ -17,7 +17,8 @@ from datarater.meta_training.algorithm.mesh import PlacementConfig, PlacementErr
 from datarater.meta_training.run.processes import is_lost_process, join_processes, together
 from tests.support import ROOT, training
 
-# theta, eta and the cut part of theta in tests/small_models.py: 12 x 8 + 8 x 7 + 7 x 12 and the bias of 7; 12 x 8 + 8.
+# theta, eta and the cut part of theta in tests/small_models.py: 12 x 8 + 8 x 7 + 7 x 12 and the
+# bias of 7; 12 x 8 + 8.
 THETA, ETA, CUT, BIAS = 243, 104, 236, 7
 
 
@@ -74,13 +75,18 @@ def of_kind(report: dict[str, Any], parameters: str, kind: str) -> list[tuple[st
 
 def test_the_compiled_exchanges_are_those_that_were_written(report: dict[str, Any]) -> None:
     data, population = "{{0,1},{2,3},{4,5},{6,7}}", "{{0,2,4,6},{1,3,5,7}}"
-    # Two inner gradients, the derivative of the second (nobody asks for that of the first to theta), the outer
-    # gradient; then the rater's gradient with the outer loss; over the population the rater's update and 4 metrics.
+    # Two inner gradients, the derivative of the second (nobody asks for that of the first to
+    # theta), the outer gradient; then the rater's gradient with the outer loss; over the population
+    # the rater's update and 4 metrics.
     reductions = Counter(of_kind(report, "whole", "all-reduce"))
     assert reductions == {(data, THETA): 4, (data, ETA + 1): 1, (population, ETA + 4): 1}
     # The scores of both batches, then the losses and the weights' cotangents of each.
     assert Counter(of_kind(report, "whole", "all-gather")) == {(data, 16): 1, (data, 8): 4}
-    kinds = {line.split()[0] for parameters in ("whole", "cut") for line in report[parameters]["collectives"]}
+    kinds = {
+        line.split()[0]
+        for parameters in ("whole", "cut")
+        for line in report[parameters]["collectives"]
+    }
     assert kinds == {"all-reduce", "all-gather", "reduce-scatter"}
 
 
@@ -95,14 +101,22 @@ def test_with_parameters_cut_the_sums_become_reduce_scatters(report: dict[str, A
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_transformers_on_eight_devices(dtype: str, tmp_path: Path) -> None:
     report = result(
-        start(tmp_path / "report.json", "--model=transformer", f"--dtype={dtype}"), tmp_path / "report.json"
+        start(tmp_path / "report.json", "--model=transformer", f"--dtype={dtype}"),
+        tmp_path / "report.json",
     )
     for parameters in ("whole", "cut", "cut over all"):
         found = report[parameters]
-        print(dtype, parameters, {k: found[k] for k in ("meta_gradient", "steps")}, "permuted", report["permuted"])
+        print(
+            dtype,
+            parameters,
+            {k: found[k] for k in ("meta_gradient", "steps")},
+            "permuted",
+            report["permuted"],
+        )
         assert found["meta_gradient"] < (1e-12 if dtype == "float64" else 1e-5)
         assert max(found["of_members"]) < (1e-12 if dtype == "float64" else 1e-5)
-        # In float32 ten steps amplify rounding: no more than a mere reordering of the examples does.
+        # In float32 ten steps amplify rounding: no more than a mere reordering of the examples
+        # does.
         assert found["steps"] < (1e-9 if dtype == "float64" else 3 * report["permuted"])
 
 
@@ -117,7 +131,8 @@ def test_two_processes_make_the_rater_of_one(tmp_path: Path) -> None:
     coordinator = f"--coordinator=localhost:{free_port()}"
     outputs = [tmp_path / f"{i}.json" for i in range(2)]
     processes = [
-        start(output, coordinator, "--processes=2", f"--process={i}", devices=4) for i, output in enumerate(outputs)
+        start(output, coordinator, "--processes=2", f"--process={i}", devices=4)
+        for i, output in enumerate(outputs)
     ]
     for process, output in zip(processes, outputs, strict=True):
         report = result(process, output)
@@ -142,7 +157,11 @@ def test_one_device_needs_no_placement() -> None:
         (PlacementConfig(population=2, data=1), 8, (2, 1)),
         (PlacementConfig(), 6, (2, 3)),
         (PlacementConfig(population=1), 5, (1, 4)),  # 24 and 48 cannot be cut over five
-        (PlacementConfig(), 5, (4, 1)),  # four devices as one group of four too, but that has more to exchange
+        (
+            PlacementConfig(),
+            5,
+            (4, 1),
+        ),  # four devices as one group of four too, but that has more to exchange
         (PlacementConfig(data=3), 8, (2, 3)),
     ],
 )
@@ -157,8 +176,14 @@ def test_axes_are_chosen_from_devices_and_population(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (PlacementConfig(population=3), r"placement\.population \(3\) must divide population\.size \(4\)"),
-        (PlacementConfig(data=3, population=1), "a batch of 8 windows cannot be cut evenly over 3 devices"),
+        (
+            PlacementConfig(population=3),
+            r"placement\.population \(3\) must divide population\.size \(4\)",
+        ),
+        (
+            PlacementConfig(data=3, population=1),
+            "a batch of 8 windows cannot be cut evenly over 3 devices",
+        ),
         (PlacementConfig(population=4, data=4), "asks for 4 x 4 devices, and there are 8"),
     ],
 )
@@ -178,15 +203,21 @@ def test_the_longest_axis_that_can_be_cut_is_cut() -> None:
 
 
 @pytest.mark.parametrize(("devices", "used"), [(3, 2), (6, 4)])
-def test_the_default_uses_as_many_devices_as_fit_the_default_batches(devices: int, used: int) -> None:
+def test_the_default_uses_as_many_devices_as_fit_the_default_batches(
+    devices: int, used: int
+) -> None:
     made = make_placement(PlacementConfig(), 8, (32, 16), jax.devices()[:1] * devices)
     assert made is not None
     assert made.mesh.size == used
 
 
-@pytest.mark.parametrize("address", ["localhost", "localhost:", ":8476", "host:port", "host:0", "host:65536", "a:b:1"])
+@pytest.mark.parametrize(
+    "address", ["localhost", "localhost:", ":8476", "host:port", "host:0", "host:65536", "a:b:1"]
+)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(PlacementError, match=f"--coordinator={address} must be HOST:PORT of process 0"):
+    with pytest.raises(
+        PlacementError, match=f"--coordinator={address} must be HOST:PORT of process 0"
+    ):
         join_processes(address, 2, 0)
 
 
@@ -198,14 +229,29 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
             True,
             "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer",
         ),
-        (True, "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: cpu"),
-        (True, "INTERNAL: NCCL operation failed: remote process exited or there was a network error."),
-        (True, "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout."),
-        (False, "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes for the all-gather collective-permute"),
+        (
+            True,
+            "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: cpu",
+        ),
+        (
+            True,
+            "INTERNAL: NCCL operation failed: remote process exited or there was a network error.",
+        ),
+        (
+            True,
+            "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout.",
+        ),
+        (
+            False,
+            "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes for the all-gather collective-permute",
+        ),
         (False, "RESOURCE_EXHAUSTED: Gloo all-reduce failed: out of memory"),
         (False, "INTERNAL: a collective's replica groups do not fit the mesh"),
         (False, "INVALID_ARGUMENT: peer access is not supported between these devices"),
-        (False, "NOT_FOUND: no connection between buffers was planned; the status UNAVAILABLE: is only mentioned"),
+        (
+            False,
+            "NOT_FOUND: no connection between buffers was planned; the status UNAVAILABLE: is only mentioned",
+        ),
     ],
 )
 def test_a_lost_process_is_told_from_other_failures(lost: bool, text: str) -> None:
@@ -236,7 +282,9 @@ def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_pa
                 ),
                 cwd=ROOT,
                 env=training.environment(tmp_path / "compiled")
-                | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"},
+                | {
+                    "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+                },
                 capture_output=True,
                 text=True,
                 check=False,

@@ -28,7 +28,12 @@ from datarater.meta_training.algorithm.meta_gradient import (
 )
 from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
 from datarater.rater_model.transformer import TransformerConfig
-from tests.support.small_models import inner_state, random_windows, small_problem, transformer_problem
+from tests.support.small_models import (
+    inner_state,
+    random_windows,
+    small_problem,
+    transformer_problem,
+)
 
 VOCABULARY, LENGTH, BATCH = 11, 7, 4
 OPTIMISERS = {
@@ -72,7 +77,9 @@ def problem(
     inner, outer = Windows(tokens[:-1], lengths[:-1]), Windows(tokens[-1], lengths[-1])
     transformation = OPTIMISERS[optimiser]()
     # Non-zero moments: the first update of a fresh Adam is nearly the gradient's sign.
-    moments = jax.tree.map(lambda x: jnp.full_like(x, 0.01) if x.ndim else x, transformation.init(theta))
+    moments = jax.tree.map(
+        lambda x: jnp.full_like(x, 0.01) if x.ndim else x, transformation.init(theta)
+    )
     function = make_meta_gradient(
         lambda params, windows: score_tokens(rater, params, *windows),
         lambda params, windows: sequence_losses(model, params, windows),
@@ -80,7 +87,9 @@ def problem(
         config,
     )
     # The compiler's optimisations cost more here than they save.
-    options = {} if optimisation_level is None else {"xla_backend_optimization_level": optimisation_level}
+    options = (
+        {} if optimisation_level is None else {"xla_backend_optimization_level": optimisation_level}
+    )
     compiled = jax.jit(function, compiler_options=options)
     return compiled, eta, (InnerState(theta, moments, jnp.int32(0)), inner, outer)
 
@@ -95,7 +104,9 @@ def meta_gradient(
     rematerialise_blocks: bool = False,
     optimisation_level: int | None = 0,
 ) -> MetaGradient:
-    function, eta, rest = problem(config, steps, optimiser, dtype, rematerialise_blocks, optimisation_level)
+    function, eta, rest = problem(
+        config, steps, optimiser, dtype, rematerialise_blocks, optimisation_level
+    )
     return function(eta, *rest)
 
 
@@ -116,8 +127,12 @@ MIXED = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
-@pytest.mark.parametrize("config", [MetaGradientConfig(), RECOMPUTED, SAVED], ids=["kept", "recomputed", "saved"])
-@pytest.mark.parametrize("rematerialise_blocks", [False, True], ids=["kept blocks", "recomputed blocks"])
+@pytest.mark.parametrize(
+    "config", [MetaGradientConfig(), RECOMPUTED, SAVED], ids=["kept", "recomputed", "saved"]
+)
+@pytest.mark.parametrize(
+    "rematerialise_blocks", [False, True], ids=["kept blocks", "recomputed blocks"]
+)
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_mixed_mode_equals_reverse_mode(
     config: MetaGradientConfig, rematerialise_blocks: bool, steps: int, dtype: str, tolerance: float
@@ -126,7 +141,9 @@ def test_mixed_mode_equals_reverse_mode(
     config = dataclasses.replace(config, scan_updates=rematerialise_blocks != (steps == 2))
     with jax.enable_x64(dtype == "float64"):
         expected = meta_gradient(REVERSE, steps=steps, dtype=dtype)
-        actual = meta_gradient(config, steps=steps, dtype=dtype, rematerialise_blocks=rematerialise_blocks)
+        actual = meta_gradient(
+            config, steps=steps, dtype=dtype, rematerialise_blocks=rematerialise_blocks
+        )
         assert relative_error(actual.gradient, expected.gradient) < tolerance
         assert relative_error(actual.inner_state.params, expected.inner_state.params) < tolerance
         assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=tolerance)
@@ -137,23 +154,33 @@ def test_mixed_mode_equals_reverse_mode(
 def test_the_program_as_it_is_optimised_for_use_too(dtype: str, tolerance: float) -> None:
     with jax.enable_x64(dtype == "float64"):
         expected, actual = (
-            meta_gradient(config, steps=2, dtype=dtype, rematerialise_blocks=config is SAVED, optimisation_level=None)
+            meta_gradient(
+                config,
+                steps=2,
+                dtype=dtype,
+                rematerialise_blocks=config is SAVED,
+                optimisation_level=None,
+            )
             for config in (REVERSE, SAVED)
         )
         assert relative_error(actual.gradient, expected.gradient) < tolerance
 
 
 @pytest.mark.parametrize(
-    "optimiser", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))]
+    "optimiser",
+    ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))],
 )
-def test_mixed_mode_equals_reverse_mode_for_every_inner_optimiser(float64: None, optimiser: str) -> None:
+def test_mixed_mode_equals_reverse_mode_for_every_inner_optimiser(
+    float64: None, optimiser: str
+) -> None:
     expected = meta_gradient(REVERSE, steps=2, optimiser=optimiser)
     actual = meta_gradient(SAVED, steps=2, optimiser=optimiser)
     assert relative_error(actual.gradient, expected.gradient) < 1e-12
 
 
 @pytest.mark.parametrize(
-    "optimiser", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))]
+    "optimiser",
+    ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "momentum"))],
 )
 def test_reverse_mode_equals_finite_differences(float64: None, optimiser: str) -> None:
     function, eta, rest = problem(REVERSE, 2, optimiser, "float64", False)
@@ -165,8 +192,13 @@ def test_reverse_mode_equals_finite_differences(float64: None, optimiser: str) -
         noise = generator.normal(size=flat_eta.shape)
         direction = flat_gradient / jnp.linalg.norm(flat_gradient) + noise / np.linalg.norm(noise)
         step = 1e-4
-        up, down = (function(unravel(flat_eta + nudge * direction), *rest).outer_loss for nudge in (step, -step))
-        assert float((up - down) / (2 * step)) == pytest.approx(float(flat_gradient @ direction), rel=1e-5)
+        up, down = (
+            function(unravel(flat_eta + nudge * direction), *rest).outer_loss
+            for nudge in (step, -step)
+        )
+        assert float((up - down) / (2 * step)) == pytest.approx(
+            float(flat_gradient @ direction), rel=1e-5
+        )
 
 
 def test_an_unknown_mode_is_refused() -> None:
@@ -211,9 +243,13 @@ def assert_equal(actual: MetaGradient, expected: MetaGradient, tolerance: float 
     ],
     ids=str,
 )
-def test_micro_batches_change_nothing(float64: None, mode: str, micro_batches: tuple[int, int, int]) -> None:
+def test_micro_batches_change_nothing(
+    float64: None, mode: str, micro_batches: tuple[int, int, int]
+) -> None:
     inner, outer, rater = micro_batches
-    config = MetaGradientConfig(mode, inner_micro_batch=inner, outer_micro_batch=outer, rater_micro_batch=rater)
+    config = MetaGradientConfig(
+        mode, inner_micro_batch=inner, outer_micro_batch=outer, rater_micro_batch=rater
+    )
     assert_equal(of_small_models(config), of_small_models(REVERSE))
 
 
@@ -226,7 +262,9 @@ def test_micro_batches_change_nothing(float64: None, mode: str, micro_batches: t
     ],
     ids=["adam nothing recomputed", "adam nothing saved", *OPTIMISERS],
 )
-def test_every_saving_choice_and_optimiser(float64: None, optimiser: str, config: MetaGradientConfig) -> None:
+def test_every_saving_choice_and_optimiser(
+    float64: None, optimiser: str, config: MetaGradientConfig
+) -> None:
     assert_equal(of_small_models(config, optimiser), of_small_models(REVERSE, optimiser))
 
 
@@ -240,11 +278,15 @@ def test_every_saving_choice_in_float32(config: MetaGradientConfig, steps: int) 
 
 def test_micro_batches_in_float32() -> None:
     config = MetaGradientConfig(inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=2)
-    assert_equal(of_small_models(config, dtype="float32"), of_small_models(REVERSE, dtype="float32"), 1e-5)
+    assert_equal(
+        of_small_models(config, dtype="float32"), of_small_models(REVERSE, dtype="float32"), 1e-5
+    )
 
 
 def test_micro_batches_must_divide_their_batch(float64: None) -> None:
-    with pytest.raises(ValueError, match=r"meta_gradient.inner_micro_batch \(3\) must divide the 8 windows"):
+    with pytest.raises(
+        ValueError, match=r"meta_gradient.inner_micro_batch \(3\) must divide the 8 windows"
+    ):
         of_small_models(MetaGradientConfig(inner_micro_batch=3))
     with pytest.raises(ValueError, match="outer_micro_batch must be at least 0, not -1"):
         MetaGradientConfig(outer_micro_batch=-1)
@@ -252,7 +294,10 @@ def test_micro_batches_must_divide_their_batch(float64: None) -> None:
 
 def test_reverse_mode_over_several_devices_is_refused() -> None:
     models = small_problem("float32")
-    with pytest.raises(ValueError, match=r"'reverse' needs each inner model on one device: set placement\.data to 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"'reverse' needs each inner model on one device: set placement\.data to 1",
+    ):
         make_meta_gradient(models.score, models.losses, OPTIMISERS["adam"](), REVERSE, DataAxis(2))
 
 
@@ -263,22 +308,35 @@ def test_a_transformer_in_every_economy_at_once(float64: None) -> None:
         SAVED, scan_updates=True, inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4
     )
     expected = of_transformers(REVERSE, "float64", 0)
-    frugal = {"attention": "blocks", "attention_block": 3, "rematerialise_blocks": True, "scan_blocks": True}
+    frugal = {
+        "attention": "blocks",
+        "attention_block": 3,
+        "rematerialise_blocks": True,
+        "scan_blocks": True,
+    }
     for save_products in (False, True):
-        assert_equal(of_transformers(config, "float64", 4, **frugal, save_products=save_products), expected)
+        assert_equal(
+            of_transformers(config, "float64", 4, **frugal, save_products=save_products), expected
+        )
 
 
 @pytest.mark.slow
 def test_bfloat16_computes_roughly_the_same_with_float32_sums() -> None:
     config = MetaGradientConfig(inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4)
-    actual = of_transformers(config, "bfloat16", 4, param_dtype="float32", attention="blocks", attention_block=3)
+    actual = of_transformers(
+        config, "bfloat16", 4, param_dtype="float32", attention="blocks", attention_block=3
+    )
     expected = of_transformers(MetaGradientConfig(), "float32", 0)
     assert {leaf.dtype for leaf in jax.tree.leaves(actual.gradient)} == {jnp.dtype("float32")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(actual.inner_state.params)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual.inner_state.params)} == {
+        jnp.dtype("float32")
+    }
     assert relative_error(actual.gradient, expected.gradient) < 0.1
 
 
-def of_transformers(config: MetaGradientConfig, dtype: str, loss_chunk: int, **changes: Any) -> MetaGradient:
+def of_transformers(
+    config: MetaGradientConfig, dtype: str, loss_chunk: int, **changes: Any
+) -> MetaGradient:
     models = transformer_problem(dtype, loss_chunk, **changes)
     keys = jax.random.split(jax.random.key(3), 4)
     transformation = OPTIMISERS["adam"]()

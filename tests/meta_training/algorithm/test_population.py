@@ -16,8 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datarater.meta_training.algorithm.language_model import Windows
-from datarater.meta_training.algorithm.meta_gradient import InnerState, MetaGradientConfig, make_meta_gradient
-from datarater.meta_training.algorithm.meta_step import initial_meta_state, make_averaged_update, make_meta_step
+from datarater.meta_training.algorithm.meta_gradient import (
+    InnerState,
+    MetaGradientConfig,
+    make_meta_gradient,
+)
+from datarater.meta_training.algorithm.meta_step import (
+    initial_meta_state,
+    make_averaged_update,
+    make_meta_step,
+)
 from datarater.meta_training.algorithm.population import (
     PopulationConfig,
     fresh_inner_state,
@@ -44,7 +52,11 @@ def adam_by_hand(gradients: list[float]) -> list[float]:
 
 
 def test_updates_are_averaged_not_gradients() -> None:
-    gradients_by_step = [(1.0, 100.0), (-2.0, 50.0), (0.5, -75.0)]  # two inner models, three meta-steps
+    gradients_by_step = [
+        (1.0, 100.0),
+        (-2.0, 50.0),
+        (0.5, -75.0),
+    ]  # two inner models, three meta-steps
     optimiser = optax.adam(LEARNING_RATE, B1, B2, EPSILON)
     update = make_averaged_update(optimiser)
     eta = {"x": jnp.float32(0.0)}
@@ -54,7 +66,9 @@ def test_updates_are_averaged_not_gradients() -> None:
         averaged, states = update({"x": jnp.asarray(gradients, jnp.float32)}, states, eta)
         actual.append(float(averaged["x"]))
     first, second = (adam_by_hand([step[i] for step in gradients_by_step]) for i in (0, 1))
-    assert actual == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)], rel=1e-4)
+    assert actual == pytest.approx(
+        [(a + b) / 2 for a, b in zip(first, second, strict=True)], rel=1e-4
+    )
     # One Adam over averaged gradients would follow the second model alone.
     of_averaged_gradients = adam_by_hand([(a + b) / 2 for a, b in gradients_by_step])
     assert abs(actual[1] - of_averaged_gradients[1]) > 0.01
@@ -91,12 +105,16 @@ def initialise(key: jax.Array) -> dict[str, jax.Array]:
 def batches() -> Iterator[Windows]:
     generator = np.random.default_rng(0)
     while True:
-        yield Windows(jnp.asarray(generator.integers(0, 2, (4, 2)), jnp.int32), jnp.full(4, 2, jnp.int32))
+        yield Windows(
+            jnp.asarray(generator.integers(0, 2, (4, 2)), jnp.int32), jnp.full(4, 2, jnp.int32)
+        )
 
 
 def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
     optimiser = optax.adam(1e-2, eps=0.0, eps_root=1e-8)
-    config = PopulationConfig(warmup_steps=20, warmup_trajectories=2, warmup_entries=3, warmup_first_share=0.5)
+    config = PopulationConfig(
+        warmup_steps=20, warmup_trajectories=2, warmup_entries=3, warmup_first_share=0.5
+    )
     train_step = make_train_step(losses, optimiser, 4)
     pool = warm_up(config, initialise, train_step, optimiser, batches(), jax.random.key(0))
     assert sorted(int(entry.age) for entry in pool) == [10, 10, 15, 15, 20, 20]
@@ -107,7 +125,15 @@ def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
         assert float(adam.nu["theta"].sum()) > 0
     none = PopulationConfig(warmup_steps=0)
     assert (
-        warm_up(none, initialise, make_train_step(losses, optimiser, 4), optimiser, batches(), jax.random.key(0)) == []
+        warm_up(
+            none,
+            initialise,
+            make_train_step(losses, optimiser, 4),
+            optimiser,
+            batches(),
+            jax.random.key(0),
+        )
+        == []
     )
 
 
@@ -124,7 +150,9 @@ def test_a_reset_replaces_one_member_whole() -> None:
     )
     inner = replace_member(stack(members), jnp.int32(1), pool[0])
     for i, expected in enumerate([members[0], pool[0], members[2]]):
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], inner), expected)
+        jax.tree.map(
+            np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], inner), expected
+        )
 
 
 def test_micro_batches_do_not_change_a_warm_up_step() -> None:
@@ -133,7 +161,13 @@ def test_micro_batches_do_not_change_a_warm_up_step() -> None:
     windows = next(batches())
     expected, loss = make_train_step(losses, optimiser, 4)(state, windows)
     assert float(loss) == pytest.approx(float(jnp.mean(losses(state.params, windows))))
-    for micro_batch in (1, 2, 3, 4, 8):  # what does not divide the batch is made smaller, what is above it does nothing
+    for micro_batch in (
+        1,
+        2,
+        3,
+        4,
+        8,
+    ):  # what does not divide the batch is made smaller, what is above it does nothing
         actual, other_loss = make_train_step(losses, optimiser, 4, micro_batch)(state, windows)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected)
         assert float(other_loss) == pytest.approx(float(loss))
@@ -143,7 +177,9 @@ def test_the_initial_population_is_what_was_made_for_each_place() -> None:
     optimiser = optax.adam(1e-2)
     members = [fresh_inner_state(initialise, optimiser, jax.random.key(i)) for i in range(3)]
     members[1] = jax.device_get(members[1])  # as a pool entry is
-    jax.tree.map(np.testing.assert_array_equal, initial_population(3, members.__getitem__), stack(members))
+    jax.tree.map(
+        np.testing.assert_array_equal, initial_population(3, members.__getitem__), stack(members)
+    )
 
 
 ON_FOUR_DEVICES = """
@@ -201,24 +237,45 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> 
     eta = {"scale": jnp.float32(0.3)}
     members = [fresh_inner_state(initialise, inner_optimiser, jax.random.key(i)) for i in range(2)]
     generator = np.random.default_rng(1)
-    inner = Windows(jnp.asarray(generator.integers(0, 2, (2, 3, 4, 2)), jnp.int32), jnp.full((2, 3, 4), 2, jnp.int32))
+    inner = Windows(
+        jnp.asarray(generator.integers(0, 2, (2, 3, 4, 2)), jnp.int32),
+        jnp.full((2, 3, 4), 2, jnp.int32),
+    )
     outer = Windows(jnp.ones((2, 4, 2), jnp.int32), jnp.full((2, 4), 2, jnp.int32))
 
     separate = [
-        meta_gradient(eta, member, jax.tree.map(lambda x, i=i: x[i], inner), jax.tree.map(lambda x, i=i: x[i], outer))
+        meta_gradient(
+            eta,
+            member,
+            jax.tree.map(lambda x, i=i: x[i], inner),
+            jax.tree.map(lambda x, i=i: x[i], outer),
+        )
         for i, member in enumerate(members)
     ]
-    updates = [meta_optimiser.update(result.gradient, meta_optimiser.init(eta), eta)[0]["scale"] for result in separate]
+    updates = [
+        meta_optimiser.update(result.gradient, meta_optimiser.init(eta), eta)[0]["scale"]
+        for result in separate
+    ]
     state, metrics = make_meta_step(meta_gradient, meta_optimiser)(
-        initial_meta_state(jax.tree.map(jnp.copy, eta), stack(members), meta_optimiser), inner, outer
+        initial_meta_state(jax.tree.map(jnp.copy, eta), stack(members), meta_optimiser),
+        inner,
+        outer,
     )
-    assert float(state.rater_params["scale"]) == pytest.approx(0.3 + float(sum(updates)) / 2, rel=1e-5)
-    assert float(state.rater_params["scale"]) > 0.3, "windows that lead to the target must be scored higher"
+    assert float(state.rater_params["scale"]) == pytest.approx(
+        0.3 + float(sum(updates)) / 2, rel=1e-5
+    )
+    assert float(state.rater_params["scale"]) > 0.3, (
+        "windows that lead to the target must be scored higher"
+    )
     for i, result in enumerate(separate):
         np.testing.assert_allclose(metrics.outer_loss_P[i], result.outer_loss, rtol=1e-5)
-        np.testing.assert_allclose(metrics.gradient_norm_P[i], abs(result.gradient["scale"]), rtol=1e-3)
+        np.testing.assert_allclose(
+            metrics.gradient_norm_P[i], abs(result.gradient["scale"]), rtol=1e-3
+        )
         member: InnerState = jax.tree.map(lambda x, i=i: x[i], state.inner)
-        np.testing.assert_allclose(member.params["theta"], result.inner_state.params["theta"], rtol=1e-5)
+        np.testing.assert_allclose(
+            member.params["theta"], result.inner_state.params["theta"], rtol=1e-5
+        )
     assert metrics.age_P.tolist() == [3, 3]
     weights = jax.nn.softmax(jnp.stack([result.scores_TxB for result in separate]), axis=-1)
     assert float(metrics.effective_sample_share) == pytest.approx(
@@ -226,7 +283,9 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> 
     )
 
 
-@pytest.mark.parametrize("change", [{"size": 0}, {"warmup_first_share": 0.0}, {"warmup_entries": 0}, {"lifetime": -1}])
+@pytest.mark.parametrize(
+    "change", [{"size": 0}, {"warmup_first_share": 0.0}, {"warmup_entries": 0}, {"lifetime": -1}]
+)
 def test_impossible_populations_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"population\."):
         functools.partial(PopulationConfig, **change)()  # type: ignore[arg-type]

@@ -31,14 +31,18 @@ FREE = {
 
 
 def config_of(name: str) -> ConfigDict:
-    config: ConfigDict = importlib.import_module(f"datarater.meta_training.configs.{name}").get_config()
+    config: ConfigDict = importlib.import_module(
+        f"datarater.meta_training.configs.{name}"
+    ).get_config()
     return config
 
 
 def config_with(**changes: Any) -> ConfigDict:
     config = default.get_config()
     config.data.inner = "corpus/*.jsonl"
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return config
 
 
@@ -133,7 +137,10 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
         ({"rater__attention": "flash"}, r"config\.rater: attention 'flash' is a fused kernel"),
         ({"inner_model__loss_chunk": -1}, r"inner_model\.loss_chunk must be at least 0, not -1"),
         ({"meta_gradient__mode": "forward"}, r"config\.meta_gradient: meta_gradient\.mode must be"),
-        ({"meta_gradient__inner_micro_batch": -2}, r"meta_gradient\.inner_micro_batch must be at least 0, not -2"),
+        (
+            {"meta_gradient__inner_micro_batch": -2},
+            r"meta_gradient\.inner_micro_batch must be at least 0, not -2",
+        ),
         (
             {"meta_gradient__inner_micro_batch": 5},
             r"meta_gradient\.inner_micro_batch \(5\) must divide inner_batch \(32\)",
@@ -147,7 +154,10 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
             r"meta_gradient\.rater_micro_batch \(7\) must divide inner_updates x",
         ),
         ({"placement__data": -1}, r"placement\.data must be at least 0, not -1"),
-        ({"inner_model__width": 66}, r"config\.inner_model: width 66 must be a multiple of 2 x heads \(2\)"),
+        (
+            {"inner_model__width": 66},
+            r"config\.inner_model: width 66 must be a multiple of 2 x heads \(2\)",
+        ),
         (
             {"data__windows": "document", "data__minimum_length": 300},
             r"data\.minimum_length \(300\) must be at most length \(256\)",
@@ -164,11 +174,16 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
             {"inner_optimiser__eps_root": 0.0},
             r"inner_optimiser\.eps_root must be above 0 and finite in float32, not 0\.0: Adam is",
         ),
-        ({"inner_optimiser__name": "lion"}, r"inner_optimiser\.name must be .*'adamw', 'sgd'.*, not 'lion'"),
+        (
+            {"inner_optimiser__name": "lion"},
+            r"inner_optimiser\.name must be .*'adamw', 'sgd'.*, not 'lion'",
+        ),
         ({"population__size": 0}, r"^population\.size must be at least 1, not 0$"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_by_its_name(changes: dict[str, Any], message: str) -> None:
+def test_a_value_that_cannot_be_used_is_refused_by_its_name(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(errors.ConfigError, match=message):
         checks.check(config_with(**changes))
 
@@ -229,7 +244,9 @@ def test_a_value_out_of_range_is_refused_by_field_and_value(
 ) -> None:
     checks.check(config_with(**others))
     for value in values:
-        with pytest.raises(errors.ConfigError, match=rf"^{re.escape(field)} must .*, not {re.escape(repr(value))}"):
+        with pytest.raises(
+            errors.ConfigError, match=rf"^{re.escape(field)} must .*, not {re.escape(repr(value))}"
+        ):
             checks.check(config_with(**others, **{field: value}))
 
 
@@ -237,9 +254,15 @@ def test_a_value_out_of_range_is_refused_by_field_and_value(
     "changes",
     [
         {"seed": 2**32 - 3},
-        {"meta_optimiser.learning_rate": 1e30},  # absurd, but a number: it is for the run to say what came of it
+        {
+            "meta_optimiser.learning_rate": 1e30
+        },  # absurd, but a number: it is for the run to say what came of it
         {"inner_optimiser.b1": 0.0, "inner_optimiser.b2": 0.0},
-        {"inner_optimiser.name": "sgd", "inner_optimiser.momentum": 0.0, "inner_optimiser.eps_root": 0.0},
+        {
+            "inner_optimiser.name": "sgd",
+            "inner_optimiser.momentum": 0.0,
+            "inner_optimiser.eps_root": 0.0,
+        },
         {"inner_optimiser.momentum": 1.5, "inner_optimiser.weight_decay": -1.0},  # not of Adam
         {"data.outer": "target/*.jsonl", "data.outer_share": 0.0},
         {"data.minimum_length": 0, "data.windows": "document"},
@@ -250,7 +273,11 @@ def test_a_value_out_of_range_is_refused_by_field_and_value(
         {"rater.dtype": "bfloat16", "inner_model.dtype": "bfloat16"},
         {"meta_optimiser.warmup_steps": 0, "meta_optimiser.weight_decay": 0.0},
         {"population.lifetime": 0},
-        {"population.warmup_steps": 0, "population.warmup_entries": 0, "population.warmup_trajectories": 0},
+        {
+            "population.warmup_steps": 0,
+            "population.warmup_entries": 0,
+            "population.warmup_trajectories": 0,
+        },
         {"population.warmup_first_share": 1.0},
         {"minimum_effective_sample_share": 0.0},
         {"inner_model.save_products": True, "inner_model.rematerialise_blocks": True},
@@ -276,8 +303,15 @@ def test_a_missing_field_is_named() -> None:
         checks.check(config)
 
 
-def test_micro_batches_are_checked_against_each_devices_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_with(placement__data=4, placement__population=1, meta_gradient__inner_micro_batch=16)
+def test_micro_batches_are_checked_against_each_devices_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_with(
+        placement__data=4, placement__population=1, meta_gradient__inner_micro_batch=16
+    )
     monkeypatch.setattr(jax, "devices", lambda: [jax.local_devices()[0]] * 4)
-    with pytest.raises(errors.ConfigError, match=r"inner_micro_batch \(16\) must divide inner_batch / .* \(32 / 4\)"):
+    with pytest.raises(
+        errors.ConfigError,
+        match=r"inner_micro_batch \(16\) must divide inner_batch / .* \(32 / 4\)",
+    ):
         build.placement(config)

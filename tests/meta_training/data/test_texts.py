@@ -47,7 +47,9 @@ class ListedTexts:
 
 @settings(deadline=None)
 @given(st.lists(st.text(min_size=1), max_size=60), st.floats(0.01, 0.99))
-def test_a_share_of_the_inner_source_is_disjoint_from_the_rest(texts: list[str], share: float) -> None:
+def test_a_share_of_the_inner_source_is_disjoint_from_the_rest(
+    texts: list[str], share: float
+) -> None:
     border = round(share * 2**64)
     source = ListedTexts(texts)
     inner = list(TextSet("inner", source, Membership(low=border)))
@@ -57,8 +59,13 @@ def test_a_share_of_the_inner_source_is_disjoint_from_the_rest(texts: list[str],
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from("abcdefghij"), min_size=1), st.lists(st.sampled_from("abcdefghij"), min_size=1))
-def test_inner_documents_that_stand_in_the_outer_source_are_left_out(inner: list[str], outer: list[str]) -> None:
+@given(
+    st.lists(st.sampled_from("abcdefghij"), min_size=1),
+    st.lists(st.sampled_from("abcdefghij"), min_size=1),
+)
+def test_inner_documents_that_stand_in_the_outer_source_are_left_out(
+    inner: list[str], outer: list[str]
+) -> None:
     excluded = np.unique(np.asarray([text_hash(text) for text in outer], np.uint64))
     kept = list(TextSet("inner", ListedTexts(inner), Membership(excluded_N=excluded)))
     assert kept == [text for text in inner if text not in outer]
@@ -81,7 +88,9 @@ def test_a_spread_sample_comes_from_all_over_the_source() -> None:
 
 def test_files_give_their_texts_by_number(tmp_path: Path) -> None:
     texts = ["first", "zweiter über alles", "third 😀"]
-    source = FileTexts([write(tmp_path / "a.jsonl", texts[:2]), write(tmp_path / "b.jsonl", texts[2:])])
+    source = FileTexts(
+        [write(tmp_path / "a.jsonl", texts[:2]), write(tmp_path / "b.jsonl", texts[2:])]
+    )
     assert [source[i] for i in range(len(source))] == texts
     assert source.identity == FileTexts([str(tmp_path / "*.jsonl")]).identity
     write(tmp_path / "b.jsonl", ["another"])
@@ -114,7 +123,9 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     assert len(FileTexts([str(tmp_path / "a.jsonl")])) == 0
-    with pytest.raises(EmptySetError, match=r"the inner set has no document: .*a\.jsonl gave 0 texts"):
+    with pytest.raises(
+        EmptySetError, match=r"the inner set has no document: .*a\.jsonl gave 0 texts"
+    ):
         open_sets(str(tmp_path / "a.jsonl"), "", 0.5)
 
 
@@ -139,7 +150,10 @@ def test_both_sets_of_files(tmp_path: Path) -> None:
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with one prepared dataset, `tiny`, of two splits, and one in a format without access by number."""
     folder = tmp_path_factory.mktemp("datasets")
-    build_dataset(folder, {"train": [f"text {i} é" for i in range(60)], "validation": ["held out", "  ", b"\xff"]})
+    build_dataset(
+        folder,
+        {"train": [f"text {i} é" for i in range(60)], "validation": ["held out", "  ", b"\xff"]},
+    )
     build_dataset(folder, {"train": ["text"]}, name="sequential")
     # Writing in this format would need TensorFlow; what is read of it here is its name.
     described = folder / "sequential" / "1.0.0" / "dataset_info.json"
@@ -180,15 +194,35 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
 @pytest.mark.parametrize(
     ("name", "field", "message"),
     [
-        ("tinny", "text", r"no dataset 'tinny' stands in .* \(it holds .*tiny:1\.0\.0\); prepare it with: tfds build"),
-        ("tiny:2.0.0", "text", r"no dataset 'tiny' of version 2\.0\.0 .* \(it holds .*tiny:1\.0\.0\)"),
+        (
+            "tinny",
+            "text",
+            r"no dataset 'tinny' stands in .* \(it holds .*tiny:1\.0\.0\); prepare it with: tfds build",
+        ),
+        (
+            "tiny:2.0.0",
+            "text",
+            r"no dataset 'tiny' of version 2\.0\.0 .* \(it holds .*tiny:1\.0\.0\)",
+        ),
         ("tiny/english", "text", r"no dataset 'tiny/english' stands in .* \(it holds"),
         ("tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
         ("tiny:train[:x]", "text", r"the split 'train\[:x\]' cannot be read"),
         ("tiny:train[:10%", "text", r"the split 'train\[:10%' cannot be read"),
-        ("tiny:train[50%:20%]", "text", r"the split 'train\[50%:20%\]' cannot be read: a range in it ends before"),
-        ("tiny:train[5:4]", "text", r"the split 'train\[5:4\]' cannot be read: a range in it ends before"),
-        ("tiny:train+tests", "text", r"Unknown split 'tests'. Should be one of \['train', 'validation'\]"),
+        (
+            "tiny:train[50%:20%]",
+            "text",
+            r"the split 'train\[50%:20%\]' cannot be read: a range in it ends before",
+        ),
+        (
+            "tiny:train[5:4]",
+            "text",
+            r"the split 'train\[5:4\]' cannot be read: a range in it ends before",
+        ),
+        (
+            "tiny:train+tests",
+            "text",
+            r"Unknown split 'tests'. Should be one of \['train', 'validation'\]",
+        ),
         ("tiny:train+all[:5]", "text", r"the split 'train\+all\[:5\]' cannot be read"),
         ("tiny", "body", r"text_field='body' is not among its features: \['metadata', 'text'\]"),
         ("tiny", "text.body", r"text_field='text\.body' is not among its features"),
@@ -216,10 +250,16 @@ def test_a_dataset_built_anew_is_told_by_its_texts(tmp_path: Path) -> None:
     assert rebuilt_identity(tmp_path / "another place", texts) == begun
     assert rebuilt_identity(tmp_path / "one", [text[::-1] for text in texts]) != begun
     assert rebuilt_identity(tmp_path / "one", texts[1:] + texts[:1]) != begun
-    assert rebuilt_identity(tmp_path / "one", [*texts[:1234], "another, longer text", *texts[1235:]]) != begun
+    assert (
+        rebuilt_identity(tmp_path / "one", [*texts[:1234], "another, longer text", *texts[1235:]])
+        != begun
+    )
     few = rebuilt_identity(tmp_path / "one", texts[:50])
     assert rebuilt_identity(tmp_path / "one", [*texts[:20], texts[20][::-1], *texts[21:50]]) != few
-    parts = {rebuilt_identity(tmp_path / "one", texts, split) for split in ("train", "train[:10]", "train[10:20]")}
+    parts = {
+        rebuilt_identity(tmp_path / "one", texts, split)
+        for split in ("train", "train[:10]", "train[10:20]")
+    }
     assert len(parts) == 3
 
 

@@ -26,7 +26,9 @@ from datarater.rater_model.tokenizer import ByteTokenizer, train_bpe
 from tests.support.tensorflow_dataset import build_dataset
 
 TOKENIZER = ByteTokenizer()
-TEXTS = st.lists(st.text(st.sampled_from("abcdé "), min_size=1, max_size=40), min_size=1, max_size=12)
+TEXTS = st.lists(
+    st.text(st.sampled_from("abcdé "), min_size=1, max_size=40), min_size=1, max_size=12
+)
 
 
 class ListedTexts:
@@ -106,14 +108,19 @@ def test_an_unknown_mode_is_refused() -> None:
         StreamedWindows(inner_set(["abc"]), TOKENIZER, 2, "rows")
 
 
-def draw(windows: WindowSet, count: int, shape: tuple[int, ...] = (2,), seed: int = 0) -> list[list[int]]:
+def draw(
+    windows: WindowSet, count: int, shape: tuple[int, ...] = (2,), seed: int = 0
+) -> list[list[int]]:
     """Returns the valid tokens of the windows of the first `count` batches."""
     batches = draw_batches(windows, shape, seed)
     found = []
     for _ in range(count):
         batch = next(batches)
         rows = np.asarray(batch.tokens_BxL).reshape(-1, batch.tokens_BxL.shape[-1])
-        found += [row[:n].tolist() for row, n in zip(rows, np.asarray(batch.length_B).reshape(-1), strict=True)]
+        found += [
+            row[:n].tolist()
+            for row, n in zip(rows, np.asarray(batch.length_B).reshape(-1), strict=True)
+        ]
     batches.close()
     return found
 
@@ -128,7 +135,14 @@ def test_stored_windows_come_once_a_round_in_another_order_each() -> None:
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.lists(st.text(st.sampled_from("abcd"), min_size=1, max_size=20), min_size=1, max_size=8, unique=True))
+@given(
+    st.lists(
+        st.text(st.sampled_from("abcd"), min_size=1, max_size=20),
+        min_size=1,
+        max_size=8,
+        unique=True,
+    )
+)
 def test_streamed_packed_windows_hold_every_token_of_every_round_once(texts: list[str]) -> None:
     length, rounds = 6, 3
     windows = StreamedWindows(inner_set(texts), TOKENIZER, length, "packed", buffer=1)
@@ -142,7 +156,9 @@ def test_streamed_packed_windows_hold_every_token_of_every_round_once(texts: lis
 
 def test_streamed_document_windows_come_once_a_round() -> None:
     texts = [f"{i:03d}" * (i % 4 + 1) for i in range(12)]
-    expected = sorted(piece.tolist() for text in texts for piece in cut_document(text, TOKENIZER, 5, 2))
+    expected = sorted(
+        piece.tolist() for text in texts for piece in cut_document(text, TOKENIZER, 5, 2)
+    )
     windows = StreamedWindows(inner_set(texts), TOKENIZER, 5, "document", 2, buffer=len(expected))
     # As the buffer holds one round exactly, it does not mix rounds.
     assert sorted(draw(windows, len(expected), (1,))) == expected
@@ -153,7 +169,10 @@ def test_streamed_windows_leave_out_documents_of_the_other_set() -> None:
     inner = TextSet("inner", ListedTexts(texts), Membership(low=2**63))
     outer = TextSet("outer", ListedTexts(texts), Membership(high=2**63))
     seen = [
-        {bytes(row).decode() for row in draw(StreamedWindows(half, TOKENIZER, 3, "document", buffer=400), 300)}
+        {
+            bytes(row).decode()
+            for row in draw(StreamedWindows(half, TOKENIZER, 3, "document", buffer=400), 300)
+        }
         for half in (inner, outer)
     ]
     assert seen == [set(inner), set(outer)]
@@ -161,16 +180,23 @@ def test_streamed_windows_leave_out_documents_of_the_other_set() -> None:
 
 
 def test_documents_too_short_for_a_window_are_refused_rather_than_waited_for() -> None:
-    with pytest.raises(DataError, match=r"the inner set \(listed\) has a window of 4 tokens; lower data\.minimum_len"):
+    with pytest.raises(
+        DataError,
+        match=r"the inner set \(listed\) has a window of 4 tokens; lower data\.minimum_len",
+    ):
         StreamedWindows(inner_set(["ab"] * 5), TOKENIZER, 8, "document", 4)
 
 
 @pytest.mark.parametrize("role", ["inner", "outer"])
 def test_a_refusal_says_which_set_has_no_window(role: str) -> None:
     texts = text_set(role, ["ab"] * 2)
-    with pytest.raises(DataError, match=f"the 2 documents of the {role} set do not fill one window of 8 tokens"):
+    with pytest.raises(
+        DataError, match=f"the 2 documents of the {role} set do not fill one window of 8 tokens"
+    ):
         make_windows(texts, TOKENIZER, 8, "packed")
-    message = rf"the 2 documents of the {role} set have no window of 4 tokens; lower data\.minimum_length"
+    message = (
+        rf"the 2 documents of the {role} set have no window of 4 tokens; lower data\.minimum_length"
+    )
     with pytest.raises(DataError, match=message):
         make_windows(texts, TOKENIZER, 8, "document", 4)
     with pytest.raises(DataError, match=f"documents of the {role} set "):

@@ -51,7 +51,9 @@ def held_out(built: DemoCorpus) -> list[dict[str, Any]]:
     return read(built.output / "heldout")
 
 
-def test_documents_have_their_fields_and_unique_ids(pool: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> None:
+def test_documents_have_their_fields_and_unique_ids(
+    pool: list[dict[str, Any]], held_out: list[dict[str, Any]]
+) -> None:
     ids = set()
     for document in pool + held_out:
         assert set(document) == {"id", "text", "source", "kind"}
@@ -66,7 +68,10 @@ def test_documents_have_their_fields_and_unique_ids(pool: list[dict[str, Any]], 
 
 
 def test_every_kind_has_the_very_same_lengths(pool: list[dict[str, Any]]) -> None:
-    lengths = {kind: sorted(len(document["text"]) for document in pool if document["kind"] == kind) for kind in Kind}
+    lengths = {
+        kind: sorted(len(document["text"]) for document in pool if document["kind"] == kind)
+        for kind in Kind
+    }
     assert all(lengths[kind] == lengths[Kind.INTACT] for kind in Kind)
 
 
@@ -82,7 +87,11 @@ def test_the_pool_holds_nothing_of_the_held_out_documents(
         d["id"].split("#")[0] for d in pool if d["kind"] == "intact"
     }
     target: set[str] = set().union(*(word_shingles(document["text"]) for document in held_out))
-    sharing = [document["id"] for document in pool if not target.isdisjoint(word_shingles(document["text"]))]
+    sharing = [
+        document["id"]
+        for document in pool
+        if not target.isdisjoint(word_shingles(document["text"]))
+    ]
     assert sharing == []
 
 
@@ -97,7 +106,9 @@ def test_damaged_copies_are_what_they_say(pool: list[dict[str, Any]]) -> None:
         period = next(n for n in range(1, len(text) + 1) if boilerplate[n:] == boilerplate[:-n])
         assert period <= 121
     original_V = unigram_distribution(text_to_bytes(text) for text in intact.values())
-    redrawn_V = unigram_distribution(text_to_bytes(by_number["redrawn", number]) for number in intact)
+    redrawn_V = unigram_distribution(
+        text_to_bytes(by_number["redrawn", number]) for number in intact
+    )
     assert np.abs(redrawn_V - original_V).sum() / 2 < 0.01
 
 
@@ -160,7 +171,9 @@ def test_an_installation_without_text_is_refused_with_what_to_do(
 
 def test_without_topics_and_licence_the_docstrings_do(monkeypatch: pytest.MonkeyPatch) -> None:
     source = (
-        '# Copyright 2001 Nobody. All rights reserved for ever and ever.\n"""' + "Prose of some kind. " * 20 + '"""'
+        '# Copyright 2001 Nobody. All rights reserved for ever and ever.\n"""'
+        + "Prose of some kind. " * 20
+        + '"""'
     )
     module = corpus._Module("odd.py", source, ast.parse(source))
     monkeypatch.setattr(corpus, "_topics", dict)
@@ -187,7 +200,11 @@ def test_no_origin_lies_on_both_sides_and_shared_text_is_not_held_out() -> None:
     rng = np.random.default_rng(5)
     words = [f"w{n}" for n in range(3_000)]
     prose = [
-        Piece(f"module{i // 3}", " ".join(rng.choice(words, 60)) + (" shared" * 13 if i % 7 == 0 else ""), "docstrings")
+        Piece(
+            f"module{i // 3}",
+            " ".join(rng.choice(words, 60)) + (" shared" * 13 if i % 7 == 0 else ""),
+            "docstrings",
+        )
         for i in range(300)
     ]
     pool, held_out = split_by_origin(prose, rng)

@@ -19,14 +19,18 @@ from datarater.meta_training.demo.corruption import (
 
 LEVELS = st.floats(0, 1)
 BYTES = st.binary(max_size=300).map(lambda raw: np.frombuffer(raw, dtype=np.uint8))
-TOKENS = st.lists(st.integers(0, 30_000), max_size=100).map(lambda ids: np.array(ids, dtype=np.int32))
+TOKENS = st.lists(st.integers(0, 30_000), max_size=100).map(
+    lambda ids: np.array(ids, dtype=np.int32)
+)
 SEQUENCES = st.one_of(BYTES, TOKENS)
 SEEDS = st.integers(0, 2**32)
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody minds. " * 40
 
 
 @given(SEQUENCES, LEVELS, SEEDS)
-def test_shuffling_keeps_the_multiset_the_length_and_the_dtype(sequence_L, level: float, seed: int) -> None:  # type: ignore[no-untyped-def]
+def test_shuffling_keeps_the_multiset_the_length_and_the_dtype(  # type: ignore[no-untyped-def]
+    sequence_L, level: float, seed: int
+) -> None:
     before_L = sequence_L.copy()
     shuffled_L = shuffle_within(sequence_L, level, np.random.default_rng(seed))
     np.testing.assert_array_equal(np.sort(shuffled_L), np.sort(sequence_L))
@@ -36,10 +40,14 @@ def test_shuffling_keeps_the_multiset_the_length_and_the_dtype(sequence_L, level
 
 
 @given(st.integers(0, 500), LEVELS, SEEDS)
-def test_exactly_the_rounded_number_of_positions_is_redrawn(length: int, level: float, seed: int) -> None:
+def test_exactly_the_rounded_number_of_positions_is_redrawn(
+    length: int, level: float, seed: int
+) -> None:
     # Every draw is token 1 and no position holds it beforehand, so each redrawn position shows.
     sequence_L = np.zeros(length, dtype=np.int64)
-    replaced_L = replace_from_unigram(sequence_L, level, np.array([0.0, 1.0]), np.random.default_rng(seed))
+    replaced_L = replace_from_unigram(
+        sequence_L, level, np.array([0.0, 1.0]), np.random.default_rng(seed)
+    )
     assert replaced_L.sum() == round(level * length)
 
 
@@ -47,9 +55,12 @@ def test_exactly_the_rounded_number_of_positions_is_redrawn(length: int, level: 
 def test_shuffling_touches_no_more_positions_than_asked_and_nearly_as_many(
     length: int, level: float, seed: int
 ) -> None:
-    # All tokens differ, so a position that kept its token is a fixed point: a permutation has one on average.
+    # All tokens differ, so a position that kept its token is a fixed point: a permutation has one
+    # on average.
     sequence_L = np.arange(length, dtype=np.int64)
-    moved = int((shuffle_within(sequence_L, level, np.random.default_rng(seed)) != sequence_L).sum())
+    moved = int(
+        (shuffle_within(sequence_L, level, np.random.default_rng(seed)) != sequence_L).sum()
+    )
     asked = round(level * length)
     assert moved <= asked
     assert moved >= asked - 12
@@ -59,7 +70,9 @@ def test_shuffling_touches_no_more_positions_than_asked_and_nearly_as_many(
 def test_level_zero_is_the_identity(sequence_L, seed: int) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(seed)
     np.testing.assert_array_equal(shuffle_within(sequence_L, 0, rng), sequence_L)
-    np.testing.assert_array_equal(replace_from_unigram(sequence_L, 0, np.array([1.0]), rng), sequence_L)
+    np.testing.assert_array_equal(
+        replace_from_unigram(sequence_L, 0, np.array([1.0]), rng), sequence_L
+    )
 
 
 @given(SEQUENCES, LEVELS, SEEDS)
@@ -108,7 +121,9 @@ def test_documents_are_spread_evenly_over_kinds_and_levels_and_stay_text() -> No
     assert [d.original for d in documents] == [i for i in range(37) for _ in range(4)]
     counts: dict[tuple[str, float], int] = {}
     for document in documents:
-        counts[document.kind, document.noise_level] = counts.get((document.kind, document.noise_level), 0) + 1
+        counts[document.kind, document.noise_level] = (
+            counts.get((document.kind, document.noise_level), 0) + 1
+        )
         assert len(document.text) == 200
         assert document.text.isascii()
         assert json.loads(json.dumps(document.text)) == document.text

@@ -22,7 +22,9 @@ def test_cut_drops_what_is_left() -> None:
 
 
 def test_no_origin_stands_on_both_sides() -> None:
-    documents = [DemoDocument(f"m{i % 7}#intact-{i}", "text", "docstrings", Kind.INTACT) for i in range(40)]
+    documents = [
+        DemoDocument(f"m{i % 7}#intact-{i}", "text", "docstrings", Kind.INTACT) for i in range(40)
+    ]
     training, evaluation = split_documents(documents, np.random.default_rng(0), share=0.3)
     assert sorted(d.id for d in training + evaluation) == sorted(d.id for d in documents)
     origins = [{d.id.split("#")[0] for d in side} for side in (training, evaluation)]
@@ -55,7 +57,9 @@ def test_sets_share_no_text_and_are_the_same_again(tmp_path: Path) -> None:
 
     sets = {name: records(name) for name in counts}
     assert {name: len(found) for name, found in sets.items()} == counts
-    assert all(len(record["text"]) == SEQUENCE_CHARACTERS for found in sets.values() for record in found)
+    assert all(
+        len(record["text"]) == SEQUENCE_CHARACTERS for found in sets.values() for record in found
+    )
     assert {record["noise_level"] for record in sets["target"]} == {0.0}
     assert {(r["source"], r["noise_level"]) for r in sets["pool"]} == {
         (str(kind), level) for kind in CorruptionKind for level in NOISE_LEVELS

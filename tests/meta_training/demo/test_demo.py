@@ -32,7 +32,12 @@ from datarater.rater_model.transformer import TransformerConfig
 
 def documents(per_kind: int) -> list[dict[str, Any]]:
     return [
-        {"id": f"{kind}-{i}", "text": f"A text of kind {kind}, number {i}.", "source": "topics", "kind": kind.value}
+        {
+            "id": f"{kind}-{i}",
+            "text": f"A text of kind {kind}, number {i}.",
+            "source": "topics",
+            "kind": kind.value,
+        }
         for i in range(per_kind)
         for kind in Kind
     ]
@@ -46,9 +51,13 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
 
 def write_rater(path: Path) -> None:
     config = RaterConfig(
-        window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=8, layers=1), ngram_rows=16
+        window=64,
+        transformer=TransformerConfig(width=8, heads=1, mlp_width=8, layers=1),
+        ngram_rows=16,
     )
-    save_rater(path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()))
+    save_rater(
+        path, RaterCheckpoint(config, initialise_rater(config, jax.random.key(0)), ByteTokenizer())
+    )
 
 
 def test_the_table_counts_and_ranks_by_kind() -> None:
@@ -65,7 +74,8 @@ def test_the_table_counts_and_ranks_by_kind() -> None:
     results = measure(pool, untrained, trained, kept)
     assert results["intact"] == KindResult(4, 4, None, None, None)
     assert results["shuffled"] == KindResult(4, 0, 0.5, 1.0, 1.0)
-    # The sample holds the two documents of boilerplate above the intact ones; the pool also those below.
+    # The sample holds the two documents of boilerplate above the intact ones; the pool also those
+    # below.
     assert results["boilerplate"] == KindResult(4, 2, 0.5, 0.0, 0.5)
     assert results["code"] == KindResult(4, 4, 0.5, 0.5, 0.5)
     assert results["damaged"].documents == 12
@@ -95,7 +105,11 @@ def test_a_run_folder_is_read(tmp_path: Path) -> None:
     scores = tmp_path / "curated" / "scores" / "a7"
     scores.mkdir(parents=True)
     status = pa.array(["scored", "scored", "no_text"]).dictionary_encode()
-    table = {"key": ['"a"', "7", None], "score": pa.array([1.5, -2.0, None], pa.float32()), "status": status}
+    table = {
+        "key": ['"a"', "7", None],
+        "score": pa.array([1.5, -2.0, None], pa.float32()),
+        "status": status,
+    }
     pq.write_table(pa.table(table), scores / "00000000.parquet")
     pq.write_table(pa.table({"splits": [1]}), tmp_path / "curated" / "scores" / "summary.parquet")
     assert read_scores(tmp_path / "curated") == {"a": 1.5, "7": -2.0}
@@ -151,10 +165,15 @@ def test_what_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     assert precious.exists()
 
 
-def test_commands_are_echoed_as_typed_and_a_failure_names_the_step(capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_are_echoed_as_typed_and_a_failure_names_the_step(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     python = Path(sys.executable).name
     assert run_command("greeting", [python, "-c", "print('hello there')"]) > 0
-    assert capfd.readouterr().out == f"\n$ {python} -c 'print('\"'\"'hello there'\"'\"')'\nhello there\n"
+    assert (
+        capfd.readouterr().out
+        == f"\n$ {python} -c 'print('\"'\"'hello there'\"'\"')'\nhello there\n"
+    )
     with pytest.raises(DemoError, match=r"curation failed: .* ended with exit code 3"):
         run_command("curation", [python, "-c", "raise SystemExit(3)"])
     with pytest.raises(DemoError, match="stopped by signal 9"):
@@ -166,7 +185,7 @@ def test_commands_are_echoed_as_typed_and_a_failure_names_the_step(capfd: pytest
 def test_the_commands_name_the_files_of_the_output_folder(tmp_path: Path) -> None:
     corpus = DemoCorpus(tmp_path, {}, made=True)
     train, curate = demo.train_command(corpus), demo.curate_command(corpus)
-    assert train[0] == "datarater-train"
+    assert train[0] == "datarater train"
     assert f"--workdir={tmp_path / 'train'}" in train
     assert any(str(tmp_path / "heldout") in argument for argument in train)
     assert f"--rater={tmp_path / 'rater'}" in curate
@@ -181,12 +200,21 @@ def test_the_table_is_printed_whole_where_there_is_no_terminal(
     results = measure(pool, scores, scores, {d["id"] for d in pool if d["kind"] == "intact"})
     demo.print_results(results, tmp_path, 3, {"train": 2.0, "all": 3.0})
     printed = capsys.readouterr().out
-    for expected in ("intact prose", "all damaged", "source code", "1.000", "100.0%", f"{tmp_path}/curated"):
+    for expected in (
+        "intact prose",
+        "all damaged",
+        "source code",
+        "1.000",
+        "100.0%",
+        f"{tmp_path}/curated",
+    ):
         assert expected in printed
     assert "…" not in printed
 
 
-def test_wrong_usage_and_failures_have_their_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_and_failures_have_their_exit_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as usage:
         demo.main(["--documents_per_kind", "0"])
     assert usage.value.code == 2

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from datarater.meta_training.demo.corruption import bytes_to_text, shuffle_within, text_to_bytes
 from datarater.meta_training.demo.ranking import auc
 from datarater.meta_training.evaluate import ngram_filters
-from datarater.meta_training.evaluate.ngram_filters import NgramFilter, bigram_filter, unigram_filter
+from datarater.meta_training.evaluate.ngram_filters import (
+    NgramFilter,
+    bigram_filter,
+    unigram_filter,
+)
 
 TEXT = (
     "A filter gives each document a number. Documents that look like the target get a higher one, and the "
@@ -45,8 +49,12 @@ def by_hand(target: list[str], text: str, order: int, alpha: float) -> float:
     st.integers(1, 2),
     st.floats(0.01, 5),
 )
-def test_scores_equal_a_calculation_by_hand(target: list[str], text: str, order: int, alpha: float) -> None:
-    assert NgramFilter(order, alpha).fit(target).score(text) == pytest.approx(by_hand(target, text, order, alpha))
+def test_scores_equal_a_calculation_by_hand(
+    target: list[str], text: str, order: int, alpha: float
+) -> None:
+    assert NgramFilter(order, alpha).fit(target).score(text) == pytest.approx(
+        by_hand(target, text, order, alpha)
+    )
 
 
 def test_a_trigram_filter_equals_a_calculation_by_hand() -> None:
@@ -58,7 +66,10 @@ def test_a_trigram_filter_equals_a_calculation_by_hand() -> None:
 def test_a_unigram_filter_is_blind_to_order_and_a_bigram_filter_is_not() -> None:
     rng = np.random.default_rng(0)
     clean = [TEXT[start : start + 80] for start in range(0, 160, 8)]
-    shuffled = [bytes_to_text(shuffle_within(text_to_bytes(text), 1.0, rng).astype(np.uint8)) for text in clean]
+    shuffled = [
+        bytes_to_text(shuffle_within(text_to_bytes(text), 1.0, rng).astype(np.uint8))
+        for text in clean
+    ]
     positive_N = [True] * len(clean) + [False] * len(shuffled)
     assert auc(np.round(unigram_filter([TEXT]).score_all(clean + shuffled), 9), positive_N) == 0.5
     assert auc(bigram_filter([TEXT]).score_all(clean + shuffled), positive_N) == 1.0

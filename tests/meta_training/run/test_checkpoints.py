@@ -55,7 +55,9 @@ def test_what_was_saved_comes_back_and_old_ones_go(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.restore_latest(state_of(0)) is None
         for step in (1, 2, 3):
-            checkpoints.save(step, state_of(step), {"data": {"next_index": step}, "scores": [0.1 + 0.2]})
+            checkpoints.save(
+                step, state_of(step), {"data": {"next_index": step}, "scores": [0.1 + 0.2]}
+            )
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps() == [2, 3]
         restored = checkpoints.restore_latest(state_of(0))
@@ -70,20 +72,28 @@ def test_arrays_may_be_given_away_as_soon_as_saving_has_begun(tmp_path: Path) ->
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         for step in range(1, 6):
-            state = jax.tree.map(lambda x, step=step: jnp.full((200, 500), step, jnp.float32), state_of(step))
+            state = jax.tree.map(
+                lambda x, step=step: jnp.full((200, 500), step, jnp.float32), state_of(step)
+            )
             checkpoints.save(step, state, {})
             jax.block_until_ready(overwrite(state))
         checkpoints.wait()
         for step in range(1, 6):
-            restored, _ = checkpoints.restore(step, jax.tree.map(lambda x: jnp.zeros((200, 500)), state_of(0)))
+            restored, _ = checkpoints.restore(
+                step, jax.tree.map(lambda x: jnp.zeros((200, 500)), state_of(0))
+            )
             assert all((leaf == step).all() for leaf in jax.tree.leaves(restored))
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, state_of(step), {})
@@ -123,7 +133,9 @@ def become_a_folder(file: Path) -> None:
     ],
     ids=["empty", "overwritten", "cut", "flipped", "gone", "a folder"],
 )
-def test_harm_to_any_file_is_passed_over_or_does_no_harm(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+def test_harm_to_any_file_is_passed_over_or_does_no_harm(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
     with Checkpoints(tmp_path / "whole") as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state_of(step), {"step": step})
@@ -155,7 +167,9 @@ def test_a_checkpoint_that_cannot_be_read_for_want_of_file_handles_stays(tmp_pat
             lambda: checkpoints.restore_series(state_of(0), [3, 6, 9]),
         ]
         for read in reads:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1])
+            )
             try:
                 with pytest.raises(
                     OSError, match=r"checkpoint \d in .* could not be read: Too many open files"
@@ -176,21 +190,34 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (caused(Exception("while reading array index"), StoppedError("stopped by SIGTERM")), StoppedError),
+        (
+            caused(Exception("while reading array index"), StoppedError("stopped by SIGTERM")),
+            StoppedError,
+        ),
         (caused(ValueError("x"), MemoryError()), MemoryError),
-        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), jax.errors.JaxRuntimeError),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+            jax.errors.JaxRuntimeError,
+        ),
         (OSError(errno.EIO, "Input/output error"), OSError),
         (caused(Exception("x"), OSError(errno.ESTALE, "Stale file handle")), OSError),
         (PermissionError(errno.EACCES, "Permission denied"), PermissionError),
         (ValueError("UNAVAILABLE: Error reading"), OSError),
-        (ValueError("UNKNOWN: Error reading: Failed [os_error_code='5'] [tensorstore_spec='...']"), OSError),
+        (
+            ValueError(
+                "UNKNOWN: Error reading: Failed [os_error_code='5'] [tensorstore_spec='...']"
+            ),
+            OSError,
+        ),
         (ValueError("DATA_LOSS: Error decoding manifest"), None),
         (ValueError("NOT_FOUND: Error reading [os_error_code='2']"), None),
         (FileNotFoundError("File a/b not found."), None),
         (KeyError("state"), None),
     ],
 )
-def test_what_is_no_damage_ends_the_run(error: Exception, expected: type[BaseException] | None) -> None:
+def test_what_is_no_damage_ends_the_run(
+    error: Exception, expected: type[BaseException] | None
+) -> None:
     hindrance = _hindrance(error, "checkpoint 3 could not be read")
     assert hindrance is None if expected is None else isinstance(hindrance, expected)
 
@@ -201,7 +228,9 @@ def test_no_checkpoint_that_can_be_read_is_told_and_nothing_is_deleted(tmp_path:
             checkpoints.save(step, state_of(step), {})
     damage(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(WorkdirError, match=r"not one of the checkpoints \[1, 2\] .* can be read"):
+        with pytest.raises(
+            WorkdirError, match=r"not one of the checkpoints \[1, 2\] .* can be read"
+        ):
             checkpoints.restore_latest(state_of(0))
         assert checkpoints.steps() == [1, 2]
 
@@ -241,12 +270,16 @@ def test_a_series_is_read_up_to_its_first_gap_and_the_rest_goes(
         gap = next((step for step in (3, 6, 9, 12) if step not in expected), 13)
         aside = {f"superseded-{step}" for step in present if step > gap}  # unread
         aside |= {f"damaged-{damaged}"} if damaged else set()
-        assert {folder.name for folder in tmp_path.iterdir()} == {str(step) for step in expected} | aside
+        assert {folder.name for folder in tmp_path.iterdir()} == {
+            str(step) for step in expected
+        } | aside
         checkpoints.delete_superseded()
         assert not list(tmp_path.glob("superseded-*"))
 
 
-def test_a_signal_while_a_checkpoint_is_read_is_kept_and_all_checkpoints_stay(tmp_path: Path) -> None:
+def test_a_signal_while_a_checkpoint_is_read_is_kept_and_all_checkpoints_stay(
+    tmp_path: Path,
+) -> None:
     state = {str(i): jnp.zeros(200_000) for i in range(8)}
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
@@ -261,7 +294,9 @@ def test_a_signal_while_a_checkpoint_is_read_is_kept_and_all_checkpoints_stay(tm
         assert checkpoints.steps() == [1, 2]
 
 
-def test_a_signal_outside_of_what_is_deferred_stops_at_once_and_is_no_damage(tmp_path: Path) -> None:
+def test_a_signal_outside_of_what_is_deferred_stops_at_once_and_is_no_damage(
+    tmp_path: Path,
+) -> None:
     with StopSignal() as stop:
         with stop.deferred(), stop.deferred():
             pass
@@ -292,7 +327,9 @@ with ending_in_one_line(), StopSignal() as stop, Checkpoints(Path(sys.argv[1])) 
 
 
 @pytest.mark.slow
-def test_a_second_signal_while_a_checkpoint_is_written_leaves_at_once_with_75(tmp_path: Path) -> None:
+def test_a_second_signal_while_a_checkpoint_is_written_leaves_at_once_with_75(
+    tmp_path: Path,
+) -> None:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", TWO_SIGNALS, str(tmp_path / "checkpoints")],
@@ -303,7 +340,7 @@ def test_a_second_signal_while_a_checkpoint_is_written_leaves_at_once_with_75(tm
         check=False,
     )
     assert done.returncode == exit_codes.STOPPED, done.stderr
-    told = "datarater-train: stopped by a second SIGTERM; the same command resumes the run"
+    told = "datarater train: stopped by a second SIGTERM; the same command resumes the run"
     assert done.stderr.splitlines()[-1] == told
     assert "could not be written" not in done.stderr
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -326,11 +363,15 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(
         checkpoints.save(1, {"a": jnp.zeros(2)}, {})
         checkpoints.wait()
         checkpoints.save(2, {"a": jax.random.normal(jax.random.key(0), (200_000,))}, {})
-        with pytest.raises(OSError, match=r"a checkpoint in .* could not be written: File too large$") as told:
+        with pytest.raises(
+            OSError, match=r"a checkpoint in .* could not be written: File too large$"
+        ) as told:
             checkpoints.wait()
         assert told.value.errno == errno.EFBIG  # for the exit code
         assert checkpoints.last_written() == 1
-    assert [record for record in caplog.records if record.exc_info] == []  # orbax's, of every thread
+    assert [
+        record for record in caplog.records if record.exc_info
+    ] == []  # orbax's, of every thread
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]
 
@@ -338,13 +379,18 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("RESOURCE_EXHAUSTED: Error writing [os_error_code='28'] [tensorstore_spec='...']", errno.ENOSPC),
+        (
+            "RESOURCE_EXHAUSTED: Error writing [os_error_code='28'] [tensorstore_spec='...']",
+            errno.ENOSPC,
+        ),
         ("Failed to write 10 bytes to file 7: No space left on device", errno.ENOSPC),
         ("Failed: Disk quota exceeded", errno.EDQUOT),
     ],
 )
 def test_a_full_disk_is_told_as_one_however_deep(text: str, number: int) -> None:
-    error = _os_error(caused(RuntimeError("save failed"), ValueError(text)), "a checkpoint could not be written")
+    error = _os_error(
+        caused(RuntimeError("save failed"), ValueError(text)), "a checkpoint could not be written"
+    )
     assert error is not None
     assert error.errno == number
 
@@ -397,7 +443,9 @@ def two_processes(first: Path, second: Path, *arguments: str) -> list[str]:
     ]
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    return [output.splitlines()[-1] if output else "" for output, _ in said]  # before it, what Gloo says
+    return [
+        output.splitlines()[-1] if output else "" for output, _ in said
+    ]  # before it, what Gloo says
 
 
 @pytest.mark.slow
@@ -412,7 +460,9 @@ def test_processes_agree_on_the_checkpoint_that_they_go_on_from(tmp_path: Path) 
     assert {folder.name for folder in shared.iterdir()} == {"1", "damaged-2"}
 
     said = two_processes(shared, other)  # where 2 still stands
-    assert all("the processes of this run see different checkpoints" in output for output in said), said
+    assert all(
+        "the processes of this run see different checkpoints" in output for output in said
+    ), said
     assert {folder.name for folder in shared.iterdir()} == {"1", "damaged-2"}
 
 

@@ -14,7 +14,9 @@ from datarater.rater_model.scorer import Scorer, ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
 
-CONFIG = RaterConfig(window=16, transformer=TransformerConfig(width=8, heads=1, mlp_width=8, layers=1), ngram_rows=32)
+CONFIG = RaterConfig(
+    window=16, transformer=TransformerConfig(width=8, heads=1, mlp_width=8, layers=1), ngram_rows=32
+)
 REFERENCE = [f"reference text number {i} " * (i % 5 + 1) for i in range(20)]
 
 
@@ -32,13 +34,17 @@ def test_scores_are_centred_on_the_reference_sample(tmp_path: Path) -> None:
     assert loaded.statistics.standard_deviation == pytest.approx(again_N.std(), rel=1e-5)
     assert loaded.statistics.max_windows == 3
     assert loaded.statistics.sample_size == 20
-    np.testing.assert_allclose(loaded.statistics.quantiles[::50], np.quantile(again_N, [0, 0.5, 1]), atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.statistics.quantiles[::50], np.quantile(again_N, [0, 0.5, 1]), atol=1e-6
+    )
 
 
 def test_the_same_rater_has_the_same_digest_and_another_step_another(tmp_path: Path) -> None:
     params = initialise_rater(CONFIG, jax.random.key(0))
     digests = [
-        export_rater(str(tmp_path / str(i)), CONFIG, params, ByteTokenizer(), REFERENCE, 3, {"step": step})[0].digest
+        export_rater(
+            str(tmp_path / str(i)), CONFIG, params, ByteTokenizer(), REFERENCE, 3, {"step": step}
+        )[0].digest
         for i, step in enumerate((1, 1, 2))
     ]
     assert digests[0] == digests[1] != digests[2]
@@ -52,7 +58,8 @@ def test_a_rater_with_scores_that_are_not_finite_is_not_written(tmp_path: Path) 
     ):
         params = jax.tree.map(lambda x, value=value: jnp.full_like(x, value), initial)
         with pytest.raises(
-            NonFiniteScoresError, match=f"scores of 20 of 20 reference documents are not finite: {cause}"
+            NonFiniteScoresError,
+            match=f"scores of 20 of 20 reference documents are not finite: {cause}",
         ):
             export_rater(str(tmp_path / "rater"), CONFIG, params, ByteTokenizer(), REFERENCE, 3, {})
     assert not (tmp_path / "rater").exists()

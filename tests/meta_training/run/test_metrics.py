@@ -14,13 +14,20 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from datarater.meta_training.errors import WorkdirError
-from datarater.meta_training.run.metrics import METRICS_FILE, MetricsWriter, cut_metrics, read_metrics
+from datarater.meta_training.run.metrics import (
+    METRICS_FILE,
+    MetricsWriter,
+    cut_metrics,
+    read_metrics,
+)
 
 
 def write_steps(folder: Path, first: int, last: int) -> None:
     with MetricsWriter(folder, after=first - 1) as writer:
         for step in range(first, last + 1):
-            writer.write(step, {"loss": step / 3, "sometimes": step * 10.0 if step % 2 == 0 else None})
+            writer.write(
+                step, {"loss": step / 3, "sometimes": step * 10.0 if step % 2 == 0 else None}
+            )
 
 
 def test_every_value_is_read_back_and_those_that_are_not_there_are_left_out(tmp_path: Path) -> None:
@@ -60,9 +67,7 @@ def test_a_file_without_a_row_left_is_emptied(tmp_path: Path) -> None:
 def test_columns_do_not_change_within_a_file(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 3)
     before = (tmp_path / METRICS_FILE).read_bytes()
-    message = (
-        r"metrics\.csv has the columns of another version .*it lacks another, it has loss, .* move the file elsewhere"
-    )
+    message = r"metrics\.csv has the columns of another version .*it lacks another, it has loss, .* move the file elsewhere"
     with MetricsWriter(tmp_path, after=3) as writer, pytest.raises(WorkdirError, match=message):
         writer.write(4, {"another": 1.0})
     assert (tmp_path / METRICS_FILE).read_bytes() == before
@@ -70,7 +75,15 @@ def test_columns_do_not_change_within_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [b"\0\0\0\0\n", b"2,0.5", b"2,\0\0,1.0\n", b"2,0.5,1.0,4.0\n", b"\xff\xfe,1.0,2.0\n", b"\n", b"<<<<<<< mine\n"],
+    [
+        b"\0\0\0\0\n",
+        b"2,0.5",
+        b"2,\0\0,1.0\n",
+        b"2,0.5,1.0,4.0\n",
+        b"\xff\xfe,1.0,2.0\n",
+        b"\n",
+        b"<<<<<<< mine\n",
+    ],
 )
 def test_lines_that_cannot_be_read_count_as_not_written(
     tmp_path: Path, broken: bytes, caplog: pytest.LogCaptureFixture
@@ -81,7 +94,9 @@ def test_lines_that_cannot_be_read_count_as_not_written(
     path.write_bytes(whole + broken)
     with caplog.at_level(logging.WARNING, logger="datarater"):
         write_steps(tmp_path, 4, 5)
-    assert [record.getMessage() for record in caplog.records] == [f"{path}: 1 lines cannot be read and are removed"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: 1 lines cannot be read and are removed"
+    ]
     assert path.read_bytes().startswith(whole + b"4,")
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
 
@@ -101,7 +116,9 @@ def test_rows_that_are_lost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert [row["step"] for row in read_metrics(path)] == [2, 3]
 
 
-def test_a_file_without_its_header_is_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_its_header_is_kept_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / METRICS_FILE
     path.write_bytes(b"\0" * 40 + b"\n3,0.5\n")
     with caplog.at_level(logging.WARNING, logger="datarater"):
@@ -146,14 +163,20 @@ def test_every_event_can_be_read_back(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("events*")
     first, *events = read_events(path)
     assert first.file_version == "brain.Event:2"
-    found = {event.step: {value.tag: value.simple_value for value in event.summary.value} for event in events}
-    assert found == {1: {"loss": pytest.approx(1 / 3)}, 2: {"loss": pytest.approx(2 / 3), "sometimes": 20.0}}
+    found = {
+        event.step: {value.tag: value.simple_value for value in event.summary.value}
+        for event in events
+    }
+    assert found == {
+        1: {"loss": pytest.approx(1 / 3)},
+        2: {"loss": pytest.approx(2 / 3), "sometimes": 20.0},
+    }
 
 
 def test_an_event_that_cannot_be_written_costs_tensorboard_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - the writer closes it
+    full = Path("/dev/full").open("wb", buffering=0)
     with MetricsWriter(tmp_path) as writer, caplog.at_level(logging.WARNING, logger="datarater"):
         assert writer._events
         monkeypatch.setattr(writer._events, "_file", full)
@@ -174,7 +197,9 @@ def test_a_killed_process_leaves_the_events_of_all_rows(tmp_path: Path) -> None:
         "    writer.write(step, {'loss': 1.0})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], timeout=120, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     (path,) = tmp_path.glob("events*")
     assert [event.step for event in read_events(path) if event.summary.value] == list(range(1, 31))

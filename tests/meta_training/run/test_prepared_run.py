@@ -13,7 +13,11 @@ from tests.support.training import WORDS, write_texts
 
 def prepared(tmp_path: Path, inner: str, tokenizer: bytes | None = None) -> Experiment:
     config = default.get_config()
-    config.data.inner, config.data.tfds_data_dir, config.data.outer_share = inner, str(tmp_path), 0.25
+    config.data.inner, config.data.tfds_data_dir, config.data.outer_share = (
+        inner,
+        str(tmp_path),
+        0.25,
+    )
     config.length, config.export.reference_documents = 32, 8
     config.tokenizer.kind, config.tokenizer.vocabulary_size = "bpe", 300
     return prepare(config, tokenizer)

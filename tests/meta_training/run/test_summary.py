@@ -10,7 +10,12 @@ from datarater.meta_training.algorithm.meta_gradient import InnerState
 from datarater.meta_training.algorithm.meta_step import MetaState, MetaStepMetrics
 from datarater.meta_training.errors import NonFiniteError
 from datarater.meta_training.run.cost import ModelCost, Spending
-from datarater.meta_training.run.health import check_finite, check_state, check_warmup_losses, check_warmup_state
+from datarater.meta_training.run.health import (
+    check_finite,
+    check_state,
+    check_warmup_losses,
+    check_warmup_state,
+)
 from datarater.meta_training.run.summary import Progress, run_summary, score_correlation, summarise
 from datarater.rater_model.transformer import TransformerConfig
 
@@ -47,17 +52,30 @@ def test_outer_losses_are_told_with_the_ages_of_their_models() -> None:
 @pytest.mark.parametrize(
     ("changed", "cause"),
     [
-        ({"score_spread": jnp.float32(jnp.nan), "inner_loss": jnp.float32(jnp.nan)}, "score spread is not finite"),
+        (
+            {"score_spread": jnp.float32(jnp.nan), "inner_loss": jnp.float32(jnp.nan)},
+            "score spread is not finite",
+        ),
         ({"inner_loss": jnp.float32(jnp.inf)}, "inner loss is not finite"),
-        ({"outer_loss_P": jnp.asarray([1.0, jnp.nan])}, "outer loss is not finite .*outer_loss_of_inner_model_1"),
+        (
+            {"outer_loss_P": jnp.asarray([1.0, jnp.nan])},
+            "outer loss is not finite .*outer_loss_of_inner_model_1",
+        ),
         ({"gradient_norm_P": jnp.asarray([jnp.inf, 1.0])}, "meta gradient norm is not finite"),
     ],
 )
-def test_a_number_that_is_not_finite_is_named_with_its_step(changed: dict[str, object], cause: str) -> None:
+def test_a_number_that_is_not_finite_is_named_with_its_step(
+    changed: dict[str, object], cause: str
+) -> None:
     scalars = summarise(metrics(**changed), clip_norm=1.0, epsilon=1e-8)
-    with pytest.raises(NonFiniteError, match=rf"meta-step 7: {cause}.*the checkpoint of step 5 stands"):
+    with pytest.raises(
+        NonFiniteError, match=rf"meta-step 7: {cause}.*the checkpoint of step 5 stands"
+    ):
         check_finite(7, scalars, lambda: 5)
-    with pytest.raises(NonFiniteError, match=r"; there is no checkpoint yet, only the raters exported so far\. Lower"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"; there is no checkpoint yet, only the raters exported so far\. Lower",
+    ):
         check_finite(7, scalars, lambda: None)
 
 
@@ -66,7 +84,9 @@ def wait_for_nothing() -> int | None:
 
 
 def state(**changed: object) -> MetaState:
-    inner = InnerState({"a": jnp.ones((2, 3))}, {"moments": jnp.zeros((2, 3)), "count": jnp.int32(1)}, jnp.int32(7))
+    inner = InnerState(
+        {"a": jnp.ones((2, 3))}, {"moments": jnp.zeros((2, 3)), "count": jnp.int32(1)}, jnp.int32(7)
+    )
     values: dict[str, object] = {
         "step": jnp.int32(7),
         "rater_params": {"b": jnp.ones(3)},
@@ -77,7 +97,9 @@ def state(**changed: object) -> MetaState:
 
 
 def test_finite_numbers_pass() -> None:
-    check_finite(1, summarise(metrics(), 1.0, 1e-8) | {"score_autocorrelation": None}, wait_for_nothing)
+    check_finite(
+        1, summarise(metrics(), 1.0, 1e-8) | {"score_autocorrelation": None}, wait_for_nothing
+    )
     check_warmup_losses(1, [1.0, 2.0])
     check_state(7, state(), wait_for_nothing)
     check_warmup_state(7, state().inner)
@@ -92,7 +114,9 @@ def test_a_state_that_is_not_finite_is_named_before_it_is_saved() -> None:
         check_state(7, broken, lambda: 5)
     inner = state().inner
     broken = state(inner=inner._replace(optimiser_state={"moments": jnp.full((2, 3), jnp.nan)}))
-    with pytest.raises(NonFiniteError, match=r"the inner optimisers' moments .*there is no checkpoint yet"):
+    with pytest.raises(
+        NonFiniteError, match=r"the inner optimisers' moments .*there is no checkpoint yet"
+    ):
         check_state(7, broken, lambda: None)
 
 
@@ -102,7 +126,10 @@ def test_a_warmed_up_model_that_is_not_finite_is_named_before_it_is_saved() -> N
         (inner._replace(params={"a": jnp.asarray([jnp.nan])}), "parameters"),
         (inner._replace(optimiser_state={"moments": jnp.asarray([jnp.inf])}), "optimiser moments"),
     ):
-        with pytest.raises(NonFiniteError, match=f"warm-up step 12: the inner model's {cause} are not finite.* Lower"):
+        with pytest.raises(
+            NonFiniteError,
+            match=f"warm-up step 12: the inner model's {cause} are not finite.* Lower",
+        ):
             check_warmup_state(12, broken)
 
 
@@ -122,13 +149,17 @@ def test_score_correlation_looks_at_the_ranking_not_at_the_scale() -> None:
 def test_spending_counts_every_model_and_every_update() -> None:
     cost = ModelCost.of(TransformerConfig(width=8, heads=1, mlp_width=8, layers=2), 1000, length=16)
     assert cost.flops == 2 * 1000 + 4 * 2 * 16 * 8
-    spending = Spending(ModelCost(10), ModelCost(1), warmup_tokens=100, inner_tokens=8, outer_tokens=4)
+    spending = Spending(
+        ModelCost(10), ModelCost(1), warmup_tokens=100, inner_tokens=8, outer_tokens=4
+    )
     assert spending.at(0) == {"tokens": 100, "flops": 100 * 3 * 10}
     assert spending.at(2)["tokens"] == 100 + 2 * 12
     assert spending.at(2)["flops"] == 3000 + 2 * (8 * (9 * 10 + 3 * 1) + 4 * 3 * 10)
 
 
-def test_progress_tells_rate_and_time_left(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_tells_rate_and_time_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr("datarater.meta_training.run.summary.time.monotonic", lambda: now[0])
     progress = Progress("step", 110)
@@ -136,7 +167,10 @@ def test_progress_tells_rate_and_time_left(caplog: pytest.LogCaptureFixture, mon
         progress.report(10, "loss 3.0")
         now[0] = 5.0
         progress.report(20, "loss 2.0")
-    assert caplog.messages == ["step 10/110  loss 3.0", "step 20/110  loss 2.0  2.00 steps/s, 0m 45s left"]
+    assert caplog.messages == [
+        "step 10/110  loss 3.0",
+        "step 20/110  loss 2.0  2.00 steps/s, 0m 45s left",
+    ]
 
 
 def row(step: int, **more: float) -> dict[str, float]:
@@ -152,14 +186,20 @@ def row(step: int, **more: float) -> dict[str, float]:
         "tokens": 1000.0 * step,
         "flops": 1e6 * step,
         **{f"age_of_inner_model_{i}": float(age) for i, age in enumerate(ages)},
-        **{f"outer_loss_of_inner_model_{i}": 3 - age / 10 - step / 1000 for i, age in enumerate(ages)},
+        **{
+            f"outer_loss_of_inner_model_{i}": 3 - age / 10 - step / 1000
+            for i, age in enumerate(ages)
+        },
         **more,
     }
 
 
 def test_the_summary_of_a_run() -> None:
     def correlated(step: int) -> dict[str, float]:
-        return {"score_autocorrelation": 0.9 + step / 1000, "score_autocorrelation_since": step - 25}
+        return {
+            "score_autocorrelation": 0.9 + step / 1000,
+            "score_autocorrelation_since": step - 25,
+        }
 
     rows = [row(step, **(correlated(step) if step % 25 == 0 else {})) for step in range(1, 102)]
     text = "\n".join(run_summary(rows))
@@ -177,10 +217,15 @@ def test_the_summary_compares_inner_models_of_equal_ages_only() -> None:
     assert "  1 updates: 2.899; 6 updates: 2.399 (" in run_summary([row(1)])[0]
     ages = [1, 2, 3, 4, 5, 6, 7, 8]  # never reset
     growing = [row(age, age_of_inner_model_0=age, age_of_inner_model_1=age) for age in ages]
-    assert "then" not in run_summary(growing)[0].removesuffix("(first, then second half of the run)")
+    assert "then" not in run_summary(growing)[0].removesuffix(
+        "(first, then second half of the run)"
+    )
     # As good at every age, but older in the first half.
     late = [
-        row(step, **{f"{name}_inner_model_{i}": value for i in (0, 1) for name, value in pair.items()})
+        row(
+            step,
+            **{f"{name}_inner_model_{i}": value for i in (0, 1) for name, value in pair.items()},
+        )
         for step, age in enumerate([3, 4, 5, 5, 5, 5, 3, 3, 3, 3, 4, 5])
         for pair in [{"age_of": age, "outer_loss_of": 3 - age / 10}]
     ]

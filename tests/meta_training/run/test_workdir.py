@@ -38,14 +38,22 @@ def test_the_same_config_and_more_meta_steps_go_on(tmp_path: Path) -> None:
         ({"meta_steps": 9}, "meta_steps was 10, is 9"),
         ({"seed": 1}, "seed was 0, is 1"),
         ({"seed": 1, "meta_steps": 20}, "another config: seed was 0, is 1. Give the same config"),
-        ({"seed": 1, "report_every": 2, "placement": {"data": 2}}, "another config: seed was 0, is 1. Give the same"),
+        (
+            {"seed": 1, "report_every": 2, "placement": {"data": 2}},
+            "another config: seed was 0, is 1. Give the same",
+        ),
         ({"rater": {"width": 32, "ngram_orders": [2]}}, r"rater\.width was 64, is 32"),
-        ({"rater": {"width": 64, "ngram_orders": [2, 3]}}, r"rater\.ngram_orders was \[2\], is \[2, 3\]"),
+        (
+            {"rater": {"width": 64, "ngram_orders": [2, 3]}},
+            r"rater\.ngram_orders was \[2\], is \[2, 3\]",
+        ),
         ({"rater": {"width": 64}}, r"rater\.ngram_orders was \[2\], is not there"),
         ({"new": True}, "new was not there, is True"),
     ],
 )
-def test_another_config_is_refused_naming_the_fields(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_another_config_is_refused_naming_the_fields(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
     claimed(tmp_path)
     with pytest.raises(WorkdirError, match=message):
         claimed(tmp_path, {**CONFIG, **changed})
@@ -56,7 +64,9 @@ def whole(**changed: Any) -> dict[str, Any]:
     """Returns the default config with fields changed; `__` in a name stands for a dot."""
     config = default.get_config()
     config.data.inner = "pool/*.jsonl"
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changed.items()})
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changed.items()}
+    )
     return plain(config)
 
 
@@ -110,7 +120,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", OF_NO_RESULT)
-def test_what_changes_no_result_may_change(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_changes_no_result_may_change(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     claimed(tmp_path, whole())
     changed = whole(**{name: OF_NO_RESULT[name]})
     workdir = claimed(tmp_path, changed)
@@ -137,7 +149,8 @@ def test_what_changes_results_by_rounding_may_change_and_is_told(
 def test_what_changes_results_is_refused(tmp_path: Path, name: str) -> None:
     claimed(tmp_path, whole())
     with pytest.raises(
-        WorkdirError, match=rf"another config: {name.replace('__', '.')} was [^;]*, is [^;]*\. Give the"
+        WorkdirError,
+        match=rf"another config: {name.replace('__', '.')} was [^;]*, is [^;]*\. Give the",
     ):
         claimed(tmp_path, whole(**{name: REFUSED[name]} | BUT_FOR_ROUNDING | OF_NO_RESULT))
     claimed(tmp_path, whole())
@@ -149,7 +162,9 @@ def test_a_field_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> Non
     claimed(tmp_path / "same", begun)
     claimed(tmp_path / "same", whole())
     claimed(tmp_path / "other", begun)
-    with pytest.raises(WorkdirError, match=r"another config: meta_optimiser\.epsilon was 1e-08, is 0\.1\. Give"):
+    with pytest.raises(
+        WorkdirError, match=r"another config: meta_optimiser\.epsilon was 1e-08, is 0\.1\. Give"
+    ):
         claimed(tmp_path / "other", whole(meta_optimiser__epsilon=0.1, placement__data=2))
 
 
@@ -179,7 +194,9 @@ def test_a_tokenizer_of_a_start_that_never_became_a_run_is_made_anew(tmp_path: P
 def test_another_tokenizer_is_refused_and_a_lost_one_made_again(tmp_path: Path) -> None:
     workdir = claimed(tmp_path)
     workdir.tokenizer.write_bytes(b"exchanged")
-    with pytest.raises(WorkdirError, match=r"tokenizer\.json is not the tokenizer that the run began with"):
+    with pytest.raises(
+        WorkdirError, match=r"tokenizer\.json is not the tokenizer that the run began with"
+    ):
         claimed(tmp_path)
     workdir.tokenizer.unlink()
     with pytest.raises(WorkdirError, match="a tokenizer trained anew is another one"):
@@ -196,7 +213,11 @@ def test_other_versions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    with Workdir(tmp_path), pytest.raises(WorkdirError, match="another process is training"), Workdir(tmp_path):
+    with (
+        Workdir(tmp_path),
+        pytest.raises(WorkdirError, match="another process is training"),
+        Workdir(tmp_path),
+    ):
         pass
     with Workdir(tmp_path):
         pass

@@ -53,11 +53,15 @@ class Nights:
 
     def configure(self, **changes: Any) -> None:
         """Writes the configuration anew."""
-        self.config = batches.write_config(self.folder, **{"rater": str(self._raters / "rater"), **changes})
+        self.config = batches.write_config(
+            self.folder, **{"rater": str(self._raters / "rater"), **changes}
+        )
 
     def bring(self, name: str, count: int = 100, mean: float = 0.0) -> None:
         """A file comes in, or comes in again with something else in it."""
-        batches.write(self.folder / "in" / name, batches.documents(self._rng, f"{name}-{count}", count, mean))
+        batches.write(
+            self.folder / "in" / name, batches.documents(self._rng, f"{name}-{count}", count, mean)
+        )
 
     def run(self, date: str, *flags: str) -> int:
         """The command; what it says is in `out` and `err`."""
@@ -72,7 +76,9 @@ class Nights:
     def taken(self, date: str) -> list[str]:
         """The files of a batch, as they are called under `in/`."""
         lines = Path(self.record(date)["inputs"]["list"]).read_bytes().splitlines()
-        return [str(Path(json.loads(line)["path"]).relative_to(self.folder / "in")) for line in lines]
+        return [
+            str(Path(json.loads(line)["path"]).relative_to(self.folder / "in")) for line in lines
+        ]
 
     def published(self) -> list[str]:
         """The dates that readers see."""
@@ -90,13 +96,19 @@ class Nights:
 
 
 @pytest.fixture
-def nights(tmp_path: Path, raters: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Nights:
+def nights(
+    tmp_path: Path,
+    raters: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Nights:
     monkeypatch.setattr(curate, "run", batches.curate)
     monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     return Nights(tmp_path, raters, capsys)
 
 
-# --- once, whatever happens ----------------------------------------------------------------------------
+# --- once, whatever happens
+# ----------------------------------------------------------------------------
 
 
 def test_a_night_takes_its_files_once(nights: Nights) -> None:
@@ -139,7 +151,11 @@ def test_without_a_date_in_the_glob_a_batch_takes_what_is_there(nights: Nights) 
     nights.bring("y/b.jsonl")
     assert nights.run(FIRST) == 0  # a past date
     assert nights.run(THIRD) == 0
-    assert (nights.taken(FIRST), nights.taken(SECOND), nights.taken(THIRD)) == (["y/b.jsonl"], ["x/a.jsonl"], [])
+    assert (nights.taken(FIRST), nights.taken(SECOND), nights.taken(THIRD)) == (
+        ["y/b.jsonl"],
+        ["x/a.jsonl"],
+        [],
+    )
 
 
 def test_a_past_date_takes_its_own_files_alone(nights: Nights) -> None:
@@ -168,7 +184,7 @@ def test_a_date_that_was_missed_too_long_ago_is_said_once(nights: Nights) -> Non
         nights.bring(f"{date}/a.jsonl")
     assert nights.run(FIRST) == 0
     assert nights.run("2026-02-01") == 0
-    assert f"there is no batch of {SECOND}; to make it: datarater-batch --config" in nights.out
+    assert f"there is no batch of {SECOND}; to make it: datarater batch --config" in nights.out
     assert nights.published() == [FIRST, THIRD, "2026-02-01"]
     assert nights.run("2026-02-01") == 0
     assert "there is no batch" not in nights.out
@@ -226,7 +242,8 @@ def test_a_store_that_cannot_create_only_if_absent_is_refused_by_name(nights: Ni
     assert not (nights.folder / "state").exists()
 
 
-# --- late, changed, still being written ----------------------------------------------------------------
+# --- late, changed, still being written
+# ----------------------------------------------------------------
 
 
 def test_late_files_join_the_next_batch_and_are_told(nights: Nights) -> None:
@@ -310,7 +327,8 @@ def test_a_file_that_is_still_warm_waits(nights: Nights) -> None:
     assert nights.taken(SECOND) == [f"{FIRST}/b.jsonl"]
 
 
-# --- begun and not finished ----------------------------------------------------------------------------
+# --- begun and not finished
+# ----------------------------------------------------------------------------
 
 
 class KilledError(BaseException):
@@ -364,7 +382,10 @@ def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
     killed(nights, FIRST)
     assert nights.state.unfinished() == []
     assert nights.run(SECOND) == 0
-    assert f"batch {FIRST} was published by a launch that was killed: readers find it now" in nights.out
+    assert (
+        f"batch {FIRST} was published by a launch that was killed: readers find it now"
+        in nights.out
+    )
     assert list(batches.check_published(nights.folder)) == [FIRST, SECOND]
 
 
@@ -409,7 +430,9 @@ def test_a_file_that_looks_changed_at_every_look_begins_no_batch_anew_for_ever(
     assert nights.out.count("begun anew") == 1
 
 
-def test_what_changes_once_it_is_selected_changes_nothing(nights: Nights, kill: Callable[[str], None]) -> None:
+def test_what_changes_once_it_is_selected_changes_nothing(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     kill("published/2026-01-29/manifest.json")
     killed(nights, FIRST)
@@ -428,12 +451,20 @@ def test_another_rule_lets_an_unfinished_batch_begin_anew_with_the_files_that_it
     nights.configure(input="in/*/*.jsonl", curate={"threshold": 1.5})
     nights.bring("x/b.jsonl")
     assert nights.run(SECOND) == 0
-    assert "begun anew, for selection.name is 'keep-0.5-by-reference' there, but 'threshold-1.5' now" in nights.out
+    assert (
+        "begun anew, for selection.name is 'keep-0.5-by-reference' there, but 'threshold-1.5' now"
+        in nights.out
+    )
     assert (nights.taken(FIRST), nights.taken(SECOND)) == (["x/a.jsonl"], ["x/b.jsonl"])
-    assert nights.record(FIRST)["terms"]["selection"]["rule"] == {"kind": "threshold", "value": "1.5"}
+    assert nights.record(FIRST)["terms"]["selection"]["rule"] == {
+        "kind": "threshold",
+        "value": "1.5",
+    }
 
 
-def test_a_batch_at_which_another_launch_works_is_left_alone(nights: Nights, kill: Callable[[str], None]) -> None:
+def test_a_batch_at_which_another_launch_works_is_left_alone(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     kill("scoring.json")
     killed(nights, FIRST)
@@ -482,7 +513,9 @@ def test_a_signal_while_another_date_is_finished_ends_the_command(
     nights.bring(f"{SECOND}/a.jsonl")
 
     def stopped(argv: list[str]) -> None:
-        raise StoppedError("stopped by SIGTERM")  # as from a job on another machine, which is cancelled
+        raise StoppedError(
+            "stopped by SIGTERM"
+        )  # as from a job on another machine, which is cancelled
 
     monkeypatch.setattr(curate, "run", stopped)
     assert nights.run(FIRST) == StoppedError.exit_code
@@ -498,7 +531,9 @@ def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
     monkeypatch.setattr(curate, "run", submitted.append)
     assert nights.run(FIRST) == StoppedError.exit_code == 75
     assert "run the same command again" in nights.err
-    monkeypatch.setattr(curate, "run", lambda argv: batches.curate(argv) if SECOND in argv[1] else None)
+    monkeypatch.setattr(
+        curate, "run", lambda argv: batches.curate(argv) if SECOND in argv[1] else None
+    )
     assert nights.run(SECOND) == 0
     assert f"left alone: batch {FIRST}: the job goes on" in nights.out
     batches.curate(submitted[0])  # the job has ended
@@ -506,7 +541,9 @@ def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
     assert nights.published() == [FIRST, SECOND]
 
 
-def test_two_launches_of_one_journal_publish_once(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_launches_of_one_journal_publish_once(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second launch does all of its work while the first one is about to publish."""
     nights.bring(f"{FIRST}/a.jsonl")
     inside: list[int] = []
@@ -551,7 +588,8 @@ def test_a_place_where_another_state_folder_publishes_is_refused(nights: Nights)
     assert "another state folder publishes here" in nights.err
 
 
-# --- the reference and its alarms ----------------------------------------------------------------------
+# --- the reference and its alarms
+# ----------------------------------------------------------------------
 
 
 def test_the_reference_is_frozen(nights: Nights, raters: Path) -> None:
@@ -603,7 +641,9 @@ def test_an_alarm_may_hold_a_batch_back_until_it_is_accepted(nights: Nights) -> 
     assert nights.run(FIRST) == 4
     assert "is held back" in nights.err
     assert nights.published() == []
-    assert nights.run(SECOND, "--accept_alarm") == 4  # it is not forgotten, and the flag is not for it
+    assert (
+        nights.run(SECOND, "--accept_alarm") == 4
+    )  # it is not forgotten, and the flag is not for it
     assert nights.published() == [SECOND]
     assert f"batch {SECOND} is published; batch {FIRST} is held back" in nights.err
     assert nights.run(FIRST, "--accept_alarm") == 4
@@ -621,7 +661,9 @@ def test_too_many_rejected_records_are_an_alarm(nights: Nights, on_alarm: str) -
     if on_alarm == "hold":
         assert nights.published() == []
         assert nights.run(FIRST, "--accept_alarm") == 4
-    assert nights.record(FIRST)["alarms"] == ["16.7% of the records are rejected (not_json 20), past the limit of 0.1"]
+    assert nights.record(FIRST)["alarms"] == [
+        "16.7% of the records are rejected (not_json 20), past the limit of 0.1"
+    ]
 
 
 def test_a_few_documents_raise_no_alarm_by_chance(nights: Nights) -> None:
@@ -632,7 +674,9 @@ def test_a_few_documents_raise_no_alarm_by_chance(nights: Nights) -> None:
     assert drift["psi"]["value"] < drift["psi"]["by_chance"]
 
 
-def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(nights: Nights, raters: Path) -> None:
+def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(
+    nights: Nights, raters: Path
+) -> None:
     nights.configure(rater=str(raters / "bare"), curate={"threshold": -0.5})
     nights.bring(f"{FIRST}/a.jsonl", 200, mean=3.0)
     assert nights.run(FIRST) == 0
@@ -643,7 +687,8 @@ def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(nights: Night
     assert "without the quantiles" in nights.err
 
 
-# --- retention ------------------------------------------------------------------------------------------
+# --- retention
+# ------------------------------------------------------------------------------------------
 
 
 def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) -> None:
@@ -680,7 +725,9 @@ def test_a_date_that_retention_would_remove_at_once_is_refused(nights: Nights) -
     assert nights.published() == [dates[4]]
 
 
-def test_a_removal_that_was_killed_is_finished_by_the_next_run(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_that_was_killed_is_finished_by_the_next_run(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nights.configure(retention={"scores_days": 1})
     for date in (FIRST, SECOND):
         nights.bring(f"{date}/a.jsonl")
@@ -705,7 +752,9 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_run(nights: Nights, m
     batches.check_published(nights.folder)
 
 
-def test_a_run_folder_that_was_given_up_goes_with_old_scores(nights: Nights, kill: Callable[[str], None]) -> None:
+def test_a_run_folder_that_was_given_up_goes_with_old_scores(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
     nights.configure(retention={"scores_days": 1})
     nights.bring(f"{FIRST}/a.jsonl")
     kill("selections/keep-0.5-by-reference/manifest.json")
@@ -737,7 +786,7 @@ def test_help_has_an_example_and_the_exit_codes(capsys: pytest.CaptureFixture[st
         batch.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert "  datarater-batch --config batch.yaml --as_of 2026-01-31" in text
+    assert "  datarater batch --config batch.yaml --as_of 2026-01-31" in text
     assert "exit codes:" in text
 
 

@@ -24,7 +24,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert found.rater == found.reference == f"{tmp_path}/rater"
     assert found.runs == f"{tmp_path}/state/runs"
     assert (found.quiet_minutes, found.late_days, found.changed_files) == (10, 7, "tell")
-    assert found.limits == Limits(psi=0.25, ks=0.15, kept_share=0.2, rejected_share=0.05, on_alarm="publish")
+    assert found.limits == Limits(
+        psi=0.25, ks=0.15, kept_share=0.2, rejected_share=0.05, on_alarm="publish"
+    )
     assert found.retention == Retention(None, None)
     assert found.curate == ("--keep_fraction=0.5",)
     assert found.beam == ()
@@ -50,10 +52,20 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (found.quiet_minutes, found.late_days, found.changed_files) == (1.5, 2, "take")
     assert found.limits == Limits(psi=None, ks=0.5, on_alarm="hold")
     assert found.retention == Retention(3, None)
-    assert found.beam == ("--runner=FlinkRunner", "--experiments=a", "--experiments=b", "--streaming")
+    assert found.beam == (
+        "--runner=FlinkRunner",
+        "--experiments=a",
+        "--experiments=b",
+        "--streaming",
+    )
     argv = found.argv("run", "list")
     assert argv[:3] == ["--input=@list", "--output=run", f"--rater={tmp_path}/rater"]
-    assert {"--accept_batch=64", "--discard_fraction=3/4", "--split_bytes=8MiB", "--reference=/run"} <= set(argv)
+    assert {
+        "--accept_batch=64",
+        "--discard_fraction=3/4",
+        "--split_bytes=8MiB",
+        "--reference=/run",
+    } <= set(argv)
     assert argv[-4:] == list(found.beam)
 
 
@@ -64,16 +76,25 @@ def test_a_threshold_goes_without_a_reference(tmp_path: Path) -> None:
 
 def test_flags_of_beam_on_the_command_line_come_last(tmp_path: Path) -> None:
     path = batches.write_config(tmp_path, beam={"runner": "FlinkRunner"})
-    assert read_config(str(path), ["--runner=other"]).beam == ("--runner=FlinkRunner", "--runner=other")
+    assert read_config(str(path), ["--runner=other"]).beam == (
+        "--runner=FlinkRunner",
+        "--runner=other",
+    )
 
 
-def test_environment_variables_are_put_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_put_in_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BUCKET", "crawl${BUCKET}")
-    found = config(tmp_path, input="gs://${BUCKET}/*", curate={"keep_fraction": 1, "text_field": "$${BUCKET}"})
+    found = config(
+        tmp_path, input="gs://${BUCKET}/*", curate={"keep_fraction": 1, "text_field": "$${BUCKET}"}
+    )
     assert found.input == ("gs://crawl${BUCKET}/*",)
     assert "--text_field=${BUCKET}" in found.curate
     monkeypatch.delenv("BUCKET")
-    with pytest.raises(UsageError, match=r"batch\.yaml: input: the environment variable BUCKET is not set"):
+    with pytest.raises(
+        UsageError, match=r"batch\.yaml: input: the environment variable BUCKET is not set"
+    ):
         config(tmp_path, input="gs://${BUCKET}/*")
 
 
@@ -86,12 +107,18 @@ def test_environment_variables_are_put_in_once(tmp_path: Path, monkeypatch: pyte
         ({"publish": None, "publich": "x"}, "publish is missing; is 'publich' meant to be it?"),
         ({"quiet_minuts": 3}, "quiet_minuts: there is no such key; did you mean quiet_minutes?"),
         ({"zebra": 3}, "zebra: there is no such key; known are rater"),
-        ({"limits": {"kept_shar": 3}}, "limits.kept_shar: there is no such key; did you mean kept_share?"),
+        (
+            {"limits": {"kept_shar": 3}},
+            "limits.kept_shar: there is no such key; did you mean kept_share?",
+        ),
         ({"limits": 3}, "limits is not a mapping"),
         ({"limits": {"ks": 2}}, "limits.ks: 2 is not a number from 0 to 1, or null for none"),
         ({"limits": {"ks": True}}, "limits.ks: True is not a number"),
         ({"limits": {"on_alarm": "shout"}}, "'shout' is not one of publish, hold"),
-        ({"retention": {"scores_days": 0}}, "retention.scores_days: 0 is not a whole number of days, 1 at least"),
+        (
+            {"retention": {"scores_days": 0}},
+            "retention.scores_days: 0 is not a whole number of days, 1 at least",
+        ),
         ({"late_days": -1}, "late_days: -1 is not a whole number of days, 0 at least"),
         ({"quiet_minutes": "soon"}, "quiet_minutes: 'soon' is not a number of minutes"),
         ({"changed_files": "forget"}, "changed_files: 'forget' is not one of tell, take, refuse"),
@@ -101,20 +128,40 @@ def test_environment_variables_are_put_in_once(tmp_path: Path, monkeypatch: pyte
         ({"input": "in/{date}/*,all/*"}, "either every glob has {date} or none has"),
         ({"state": "state/{date}"}, "state: 'state/{date}' is not free of {date}"),
         ({"state": 3}, "state: 3 is not text"),
-        ({"late_days": 0, "quiet_minutes": 5}, "late_days: 0 would lose the files that quiet_minutes leaves"),
+        (
+            {"late_days": 0, "quiet_minutes": 5},
+            "late_days: 0 would lose the files that quiet_minutes leaves",
+        ),
         ({"retention": {"published_days": 3}}, "retention.published_days is less than late_days"),
         ({"publish": "state"}, "must be folders of their own"),
         ({"publish": "nowhere://x"}, "publish: nowhere://x: there is no file system nowhere://"),
-        ({"curate": {"keep_fracton": 0.5}}, "curate.keep_fracton: there is no such key; did you mean keep_fraction?"),
-        ({"curate": {"output": "x"}}, "curate.output is set by the batch: each batch has a run folder of its own"),
-        ({"curate": {"keep_count": 5}}, "curate.keep_count chooses the best within each batch, however bad the batch"),
+        (
+            {"curate": {"keep_fracton": 0.5}},
+            "curate.keep_fracton: there is no such key; did you mean keep_fraction?",
+        ),
+        (
+            {"curate": {"output": "x"}},
+            "curate.output is set by the batch: each batch has a run folder of its own",
+        ),
+        (
+            {"curate": {"keep_count": 5}},
+            "curate.keep_count chooses the best within each batch, however bad the batch",
+        ),
         ({"curate": {"token_budget": 5}}, "curate.token_budget chooses the best within each batch"),
-        ({"curate": {"threshold": 0, "per": "source"}}, "curate.per chooses the best within each batch"),
-        ({"curate": {"keep_fraction": None}}, "curate.keep_fraction: None is not the value of a flag"),
+        (
+            {"curate": {"threshold": 0, "per": "source"}},
+            "curate.per chooses the best within each batch",
+        ),
+        (
+            {"curate": {"keep_fraction": None}},
+            "curate.keep_fraction: None is not the value of a flag",
+        ),
         ({"beam": {"runner": {"a": 1}}}, "beam.runner: {'a': 1} is not the value of a flag"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_what_is_wrong_is_named_with_its_key(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
     with pytest.raises(UsageError, match=re.escape(says)) as raised:
         config(tmp_path, **changes)
     assert "batch.yaml" in str(raised.value)
@@ -127,10 +174,15 @@ def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, changes: dict[str, 
         ({"keep_fraction": 2}, "curate: argument --keep_fraction: keep fraction: 2 is outside"),
         ({}, "curate: one of the arguments"),
         ({"keep_fraction": 0.5, "accept_batch": 8}, "not allowed with"),
-        ({"keep_fraction": 0.5, "discard_fraction": 0.5}, "--discard_fraction belongs to --accept_batch"),
+        (
+            {"keep_fraction": 0.5, "discard_fraction": 0.5},
+            "--discard_fraction belongs to --accept_batch",
+        ),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused_before_any_work(tmp_path: Path, curate: dict[str, Any], says: str) -> None:
+def test_a_rule_that_cannot_be_is_refused_before_any_work(
+    tmp_path: Path, curate: dict[str, Any], says: str
+) -> None:
     batches.save_plain_rater(tmp_path / "rater")
     with pytest.raises(UsageError, match=re.escape(says)):
         config(tmp_path, curate=curate).requests("run", "list")

@@ -36,7 +36,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def claim(date: str = "2026-01-31", inputs: str = "i") -> Claim:
-    return Claim(date, 1, 10, inputs, {"late": 1, "sha256": "n"}, {"rule": "keep"}, f"runs/{date}", "now")
+    return Claim(
+        date, 1, 10, inputs, {"late": 1, "sha256": "n"}, {"rule": "keep"}, f"runs/{date}", "now"
+    )
 
 
 def test_decisions_are_read_as_they_were_made(folder: str) -> None:
@@ -82,7 +84,15 @@ def test_a_released_batch_is_unfinished_until_it_is_published() -> None:
 
 @pytest.mark.parametrize(
     "decision",
-    [claim(), Release(1, ""), Release(9, ""), Publication(1, "", ""), Expiry((3,), ()), Expiry((), (9,)), Expired(2)],
+    [
+        claim(),
+        Release(1, ""),
+        Release(9, ""),
+        Publication(1, "", ""),
+        Expiry((3,), ()),
+        Expiry((), (9,)),
+        Expired(2),
+    ],
 )
 def test_what_contradicts_the_journal_is_not_written(folder: str, decision: Decision) -> None:
     journal = Journal(folder)
@@ -106,7 +116,9 @@ def test_of_two_decisions_at_once_one_holds_and_the_other_is_told(folder: str) -
     assert first.read() == second.state
 
 
-def test_a_success_whose_reply_was_lost_is_a_success(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_success_whose_reply_was_lost_is_a_success(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = commits.commit_if_absent
 
     def forgetful(path: str, data: bytes) -> bool:
@@ -119,7 +131,9 @@ def test_a_success_whose_reply_was_lost_is_a_success(folder: str, monkeypatch: p
     assert journal.state.number == 1
 
 
-def test_a_listing_that_lags_behind_loses_nothing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_lags_behind_loses_nothing(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(folder)
     for date in ("2026-01-01", "2026-01-02", "2026-01-03"):
         journal.append(claim(date))
@@ -168,7 +182,8 @@ def test_files_lie_under_their_digest(folder: str) -> None:
         journal.inputs(taken)
 
 
-# --- two writers --------------------------------------------------------------------------------------
+# --- two writers
+# --------------------------------------------------------------------------------------
 
 
 class Writer:
@@ -189,7 +204,9 @@ class Writer:
     def _claim(self, state: State, date: str) -> Claim | None:
         if state.claim_of(date) is not None:
             return None
-        taken = {file for _, files in self.journal.each_inputs(list(state.claims)) for file in files}
+        taken = {
+            file for _, files in self.journal.each_inputs(list(state.claims)) for file in files
+        }
         free = [file for file in FILES if file not in taken][:2]
         digest = self.journal.keep("inputs", json_lines(file.to_json() for file in free))
         return dataclasses.replace(claim(date, digest), files=len(free))
@@ -203,7 +220,9 @@ class Writer:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["claim", "claim", "claim", "publish", "release"]), st.integers(0, 5)),
+    st.tuples(
+        st.sampled_from(["claim", "claim", "claim", "publish", "release"]), st.integers(0, 5)
+    ),
     min_size=1,
     max_size=8,
 )
@@ -251,8 +270,14 @@ def test_two_writers_in_any_order_take_no_file_twice(
     dates = [one.date for one in state.claims.values()]
     assert len(dates) == len(set(dates))
     assert set(state.publications) <= set(state.claims)
-    # What the two wanted happened: every date that one of them claimed last was claimed, unless it was given back.
+    # What the two wanted happened: every date that one of them claimed last was claimed, unless it
+    # was given back.
     begun = {one.date for one in [*state.claims.values(), *state.released.values()]}
-    assert begun == {f"2026-01-{number + 1:02d}" for kind, number in [*ours, *theirs] if kind == "claim"}
-    entries = [orjson.loads(commits.read_bytes(reader.path(number))) for number in range(1, state.number + 1)]
+    assert begun == {
+        f"2026-01-{number + 1:02d}" for kind, number in [*ours, *theirs] if kind == "claim"
+    }
+    entries = [
+        orjson.loads(commits.read_bytes(reader.path(number)))
+        for number in range(1, state.number + 1)
+    ]
     assert len({entry["id"] for entry in entries}) == len(entries)

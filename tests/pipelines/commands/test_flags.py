@@ -9,12 +9,18 @@ from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, St
 from datarater.pipelines import errors
 from datarater.pipelines.commands import curate, printing, score, select
 from datarater.pipelines.commands import flags as options
-from datarater.pipelines.errors import BooksError, CurationError, InputChangedError, RunFolderMismatchError
+from datarater.pipelines.errors import (
+    BooksError,
+    CurationError,
+    InputChangedError,
+    RunFolderMismatchError,
+)
 from datarater.pipelines.runners import choice, progress_display
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("1", 1), ("64MB", 64_000_000), ("16MiB", 2**24), ("2 gib", 2**31), ("5k", 5000)]
+    ("text", "count"),
+    [("1", 1), ("64MB", 64_000_000), ("16MiB", 2**24), ("2 gib", 2**31), ("5k", 5000)],
 )
 def test_bytes_are_read_with_units(text: str, count: int) -> None:
     assert options.byte_count(text) == count
@@ -71,12 +77,16 @@ def test_exactly_one_rule_is_asked_for(capsys: pytest.CaptureFixture[str]) -> No
     assert "not allowed with" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [BooksError, InputChangedError, RunFolderMismatchError, CurationError])
+@pytest.mark.parametrize(
+    "kind", [BooksError, InputChangedError, RunFolderMismatchError, CurationError]
+)
 def test_our_errors_are_found_behind_a_runners(kind: type[CurationError]) -> None:
     inner = kind("split 3: 4 read [while running 'Curate/Score']")
     wrapped = RuntimeError("bundle failed")
     wrapped.__cause__ = inner
-    as_text = RuntimeError(f"Traceback\n  x\npipelines.errors.{kind.__name__}: split 3: 4 read [while running 'a']\n")
+    as_text = RuntimeError(
+        f"Traceback\n  x\npipelines.errors.{kind.__name__}: split 3: 4 read [while running 'a']\n"
+    )
     for error in (inner, wrapped, as_text):
         found = errors.find_cause(error)
         assert type(found) is kind
@@ -91,7 +101,9 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
     try:
         raise BooksError("no balance")
     except BooksError as error:
-        record = logger.makeRecord("x", logging.ERROR, "f", 1, "no balance", (), (BooksError, error, None))
+        record = logger.makeRecord(
+            "x", logging.ERROR, "f", 1, "no balance", (), (BooksError, error, None)
+        )
     assert not logger.filter(record)
     assert logger.filter(logger.makeRecord("x", logging.ERROR, "f", 1, "something else", (), None))
 
@@ -101,11 +113,20 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
     [
         ({"--input": "s3://bucket/*.jsonl"}, "--input: s3://bucket/*.jsonl: Install s3fs"),
         ({"--rater": "s3://bucket/rater"}, "--rater: s3://bucket/rater: Install s3fs"),
-        ({"--output": "nowhere://run"}, "--output: nowhere://run: there is no file system nowhere://"),
+        (
+            {"--output": "nowhere://run"},
+            "--output: nowhere://run: there is no file system nowhere://",
+        ),
         ({"--output": "FILE"}, "/file is a file, give a folder"),
         ({"--output": "FILE/below/run"}, "/file is a file, give a folder"),
-        ({"--runner": "FlinkRunnr"}, "--runner: there is no FlinkRunnr here; did you mean FlinkRunner?"),
-        ({"--runner": "no.such.Runner"}, "--runner: there is no no.such.Runner here; No module named 'no'"),
+        (
+            {"--runner": "FlinkRunnr"},
+            "--runner: there is no FlinkRunnr here; did you mean FlinkRunner?",
+        ),
+        (
+            {"--runner": "no.such.Runner"},
+            "--runner: there is no no.such.Runner here; No module named 'no'",
+        ),
         ({"--rater": "FOLDER"}, "holds no rater checkpoint"),
         ({"--rater": "FOLDER/missing"}, "holds no rater checkpoint"),
     ],
@@ -167,14 +188,26 @@ def test_beams_flags_and_those_of_its_runners_are_not_taken_for_ours() -> None:
     options.add_selection_flags(parser)
     options.add_local_flags(parser)
     # FlinkRunner learns these from its job server.
-    of_flink = ["--parallelism", "--max_parallelism", "--max_bundle_size", "--max_bundle_time_mills", "--object_reuse"]
-    of_flink += ["--checkpointing_interval", "--finish_bundle_before_checkpointing", "--execution_mode_for_batch"]
+    of_flink = [
+        "--parallelism",
+        "--max_parallelism",
+        "--max_bundle_size",
+        "--max_bundle_time_mills",
+        "--object_reuse",
+    ]
+    of_flink += [
+        "--checkpointing_interval",
+        "--finish_bundle_before_checkpointing",
+        "--execution_mode_for_batch",
+    ]
     for flag in [*of_flink, *sorted(choice.beam_flags() - {"--help"})]:
         if flag.startswith("--"):
             options._refuse_misspelt(parser, [flag])
 
 
-def test_a_corpus_of_rejected_records_alone_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_of_rejected_records_alone_is_said_loudly(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     counts = {"read": 1200, "scored": 0, "rejected": {"not_json": 5, "no_text": 1195}}
     printing.warn_if_all_rejected({"counts": counts, "identity": {"read": {"text_field": "body"}}})
     said = capsys.readouterr().err

@@ -20,11 +20,15 @@ from datarater.rater_model.documents.records import Compression, Document, ReadO
 
 
 def request_for(corpus: Path, output: Path, **identity: str) -> PlanRequest:
-    return PlanRequest((str(corpus / "*"),), str(output), ReadOptions(), 100, identity or {"rater": "r"})
+    return PlanRequest(
+        (str(corpus / "*"),), str(output), ReadOptions(), 100, identity or {"rater": "r"}
+    )
 
 
 def planned(request: PlanRequest) -> list[FilePlan]:
-    return [FilePlan.of(info, request.read, request.split_bytes) for info in list_files(request.inputs)]
+    return [
+        FilePlan.of(info, request.read, request.split_bytes) for info in list_files(request.inputs)
+    ]
 
 
 @pytest.fixture
@@ -36,7 +40,9 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(corpus: Path, tmp_path: Path) -> None:
+def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(
+    corpus: Path, tmp_path: Path
+) -> None:
     request = request_for(corpus, tmp_path / "run")
     planning.commit_plan(request, planned(request)[::-1])
     tasks = read_group(request.folder, 0)
@@ -47,7 +53,9 @@ def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(corpus: P
     assert plan_of(request.folder)["splits"] == len(tasks) > 8
 
 
-def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_cut_into_groups(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 4)
     request = request_for(corpus, tmp_path / "run")
     planning.commit_plan(request, planned(request))
@@ -72,7 +80,9 @@ def test_the_first_plan_wins_and_another_run_is_refused(corpus: Path, tmp_path: 
         planning.check_committed_plan(request, list_files(request.inputs))
 
 
-def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(corpus: Path, tmp_path: Path) -> None:
+def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
+    corpus: Path, tmp_path: Path
+) -> None:
     request = request_for(corpus, tmp_path / "run")
     planning.commit_plan(request, planned(request))
     Path(request.folder.identity_path).unlink()
@@ -89,7 +99,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         planning.list_inputs([str(tmp_path / "nothing.jsonl")])
 
 
-# --- strides of big compressed streams ----------------------------------------------------------------
+# --- strides of big compressed streams
+# ----------------------------------------------------------------
 
 
 def pack(lines: list[bytes], kind: str) -> bytes:
@@ -111,7 +122,8 @@ def write_stream(folder: Path, kind: str = "gzip", documents: int = 400) -> Path
     folder.mkdir(exist_ok=True)
     rng = random.Random(0)
     lines = [
-        json.dumps({"id": number, "text": f"{rng.getrandbits(8 * rng.randint(1, 400)):x}"}).encode() + b"\n"
+        json.dumps({"id": number, "text": f"{rng.getrandbits(8 * rng.randint(1, 400)):x}"}).encode()
+        + b"\n"
         for number in range(documents)
     ]
     path = folder / ("big.jsonl.zst" if kind == "zstd" else "big.jsonl.gz")
@@ -121,9 +133,13 @@ def write_stream(folder: Path, kind: str = "gzip", documents: int = 400) -> Path
 
 @pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
 @pytest.mark.parametrize(("workers", "count"), [(1, 2), (4, 4), (50, 7)])
-def test_a_big_stream_is_strided_and_read_once(tmp_path: Path, kind: str, workers: int, count: int) -> None:
+def test_a_big_stream_is_strided_and_read_once(
+    tmp_path: Path, kind: str, workers: int, count: int
+) -> None:
     path = write_stream(tmp_path / "in", kind)
-    request = dataclasses.replace(request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=workers)
+    request = dataclasses.replace(
+        request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=workers
+    )
     planning.commit_plan(request, planned(request))
     tasks = read_group(request.folder, 0)
     assert len(tasks) == count
@@ -140,18 +156,31 @@ def test_a_big_stream_is_strided_and_read_once(tmp_path: Path, kind: str, worker
 def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    lines = [json.dumps({"id": number, "text": f"text {number**7}"}).encode() + b"\n" for number in range(1000)]
+    lines = [
+        json.dumps({"id": number, "text": f"text {number**7}"}).encode() + b"\n"
+        for number in range(1000)
+    ]
     path = folder / "big.jsonl.gz"
-    path.write_bytes(b"".join(gzip.compress(b"".join(lines[start : start + 7])) for start in range(0, 1000, 7)))
-    request = dataclasses.replace(request_for(folder, tmp_path / "run"), split_bytes=2000, workers_to_fill=50)
+    path.write_bytes(
+        b"".join(gzip.compress(b"".join(lines[start : start + 7])) for start in range(0, 1000, 7))
+    )
+    request = dataclasses.replace(
+        request_for(folder, tmp_path / "run"), split_bytes=2000, workers_to_fill=50
+    )
     planning.commit_plan(request, planned(request))
     tasks = read_group(request.folder, 0)
     assert len(tasks) > 5
     assert all(task.split.virtual for task in tasks)
     records = [record for task in tasks for record in read_split(task.split, request.read)]
-    assert [record.raw for record in records if isinstance(record, Document)] == [line[:-1] for line in lines]
+    assert [record.raw for record in records if isinstance(record, Document)] == [
+        line[:-1] for line in lines
+    ]
     plan = plan_of(request.folder)
-    assert (plan["files_cut_at_members"], plan["strided_files"], plan["read_amplification"]) == (1, 0, 1.0)
+    assert (plan["files_cut_at_members"], plan["strided_files"], plan["read_amplification"]) == (
+        1,
+        0,
+        1.0,
+    )
     assert "1 compressed files are cut at their gzip members or zstd frames" in describe_plan(plan)
 
 
@@ -172,7 +201,9 @@ def test_files_that_fill_the_workers_are_left_whole(tmp_path: Path) -> None:
     request = request_for(tmp_path / "in", tmp_path / "run")
     for workers, parts in ((1, 1), (4, 1), (8, 2)):
         filled = dataclasses.replace(request, workers_to_fill=workers)
-        assert [len(plan.cuts_Sx3) for plan in planning.stride(planned(filled), filled)] == [parts] * 8
+        assert [len(plan.cuts_Sx3) for plan in planning.stride(planned(filled), filled)] == [
+            parts
+        ] * 8
 
 
 def test_a_damaged_stream_is_one_split(tmp_path: Path) -> None:
@@ -196,7 +227,9 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
-def test_the_size_of_a_stream_is_estimated(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_stream_is_estimated(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decompression, "_SAMPLE_BYTES", 300_000)
     path = write_stream(tmp_path / "in", kind, documents=4000)
     real = len(unpack(path))

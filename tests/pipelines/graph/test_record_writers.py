@@ -14,12 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datarater.pipelines.graph import record_writers
-from datarater.pipelines.graph.record_writers import SCORE_FIELD, document_row, output_format, scored_line
+from datarater.pipelines.graph.record_writers import (
+    SCORE_FIELD,
+    document_row,
+    output_format,
+    scored_line,
+)
 from datarater.rater_model.documents.records import Document, ReadOptions
 
 SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -28,15 +37,26 @@ RECORDS = st.dictionaries(st.text(), JSON_VALUES, max_size=5)
 
 def document(fields: dict[str, Any]) -> Document:
     text = str(fields.get("text", ""))
-    return Document('"key"', text, str(fields.get("source", "")), 0, len(text.encode()), json.dumps(fields).encode())
+    return Document(
+        '"key"',
+        text,
+        str(fields.get("source", "")),
+        0,
+        len(text.encode()),
+        json.dumps(fields).encode(),
+    )
 
 
-@given(RECORDS, SCORES, st.sampled_from([None, 2]), st.sampled_from(["", "\r", " \t"]), st.booleans())
+@given(
+    RECORDS, SCORES, st.sampled_from([None, 2]), st.sampled_from(["", "\r", " \t"]), st.booleans()
+)
 def test_a_lines_own_bytes_stay(
     record: dict[str, Any], score: float, indent: int | None, end: str, escaped: bool
 ) -> None:
     record.pop(SCORE_FIELD, None)
-    line = (json.dumps(record, ensure_ascii=escaped).replace("\n", " ") + end).encode("utf-8", "surrogatepass")
+    line = (json.dumps(record, ensure_ascii=escaped).replace("\n", " ") + end).encode(
+        "utf-8", "surrogatepass"
+    )
     written = scored_line(line, score)
     body = line.rstrip()
     assert written.startswith(body[:-1])
@@ -83,7 +103,9 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
     assert row["id"] == "7"
     assert row["source"] == "['a']"
     assert json.loads(row["metadata"]) == {"n": 2**70, "m": {"text": "inner", "x": 1.0}}
-    nested = document_row(document({"m": {"text": "t", "x": 1}}), 0.5, ReadOptions(text_field="m.text"))
+    nested = document_row(
+        document({"m": {"text": "t", "x": 1}}), 0.5, ReadOptions(text_field="m.text")
+    )
     assert json.loads(nested["metadata"]) == {"m": {"x": 1}}
     assert (nested["id"], nested["source"]) == (None, None)
     assert document_row(document({"text": "t"}), 0.5, ReadOptions())["metadata"] is None
@@ -105,17 +127,25 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
         ("jsonl/zstd", "parquet", "parquet"),
     ],
 )
-def test_the_output_follows_the_input_unless_asked_otherwise(layout: str, wanted: str, written: str) -> None:
+def test_the_output_follows_the_input_unless_asked_otherwise(
+    layout: str, wanted: str, written: str
+) -> None:
     assert output_format(layout, wanted) == written
 
 
 def test_what_can_share_a_file() -> None:
-    assert record_writers.file_class("jsonl/gzip", "same") != record_writers.file_class("jsonl/none", "same")
-    assert record_writers.file_class("jsonl/gzip", "jsonl") == record_writers.file_class("parquet/a", "jsonl").replace(
-        "parquet", "jsonl"
+    assert record_writers.file_class("jsonl/gzip", "same") != record_writers.file_class(
+        "jsonl/none", "same"
     )
-    assert record_writers.file_class("parquet/a", "same") != record_writers.file_class("parquet/b", "same")
-    assert record_writers.file_class("jsonl/gzip", "parquet") != record_writers.file_class("parquet/b", "parquet")
+    assert record_writers.file_class("jsonl/gzip", "jsonl") == record_writers.file_class(
+        "parquet/a", "jsonl"
+    ).replace("parquet", "jsonl")
+    assert record_writers.file_class("parquet/a", "same") != record_writers.file_class(
+        "parquet/b", "same"
+    )
+    assert record_writers.file_class("jsonl/gzip", "parquet") != record_writers.file_class(
+        "parquet/b", "parquet"
+    )
 
 
 @pytest.mark.parametrize("written", ["jsonl", "jsonl.gz", "jsonl.zst"])
@@ -142,7 +172,13 @@ def test_parquet_is_written_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatc
     buffer = io.BytesIO()
     writer = record_writers.open_writer(buffer, "parquet")
     for index in range(100):
-        row = {"id": str(index), "text": "x" * 100, "source": "s", "metadata": None, SCORE_FIELD: 0.5}
+        row = {
+            "id": str(index),
+            "text": "x" * 100,
+            "source": "s",
+            "metadata": None,
+            SCORE_FIELD: 0.5,
+        }
         writer.write_row(row)
     writer.close()
     file = pq.ParquetFile(buffer)
@@ -151,7 +187,9 @@ def test_parquet_is_written_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_old_column_of_scores_is_replaced() -> None:
-    table = pa.table({SCORE_FIELD: ["a", "b"], "text": ["x", "y"]}).replace_schema_metadata({"pandas": "{}"})
+    table = pa.table({SCORE_FIELD: ["a", "b"], "text": ["x", "y"]}).replace_schema_metadata(
+        {"pandas": "{}"}
+    )
     scored = record_writers.scored_table(table, np.asarray([1, 2], np.float32))
     assert scored.to_pylist() == [{"text": "x", SCORE_FIELD: 1.0}, {"text": "y", SCORE_FIELD: 2.0}]
     assert scored.schema.metadata is None
@@ -181,14 +219,28 @@ def test_a_row_of_any_types_becomes_json() -> None:
     assert list(row) == [*arrays, SCORE_FIELD]
     assert row["instants"] == ["1970-01-01 00:00:00.000000001"]
     assert row["by_name"] == [["k", {"t": "1970-01-01 00:00:00.000000001"}]]
-    assert (row["time"], row["lasts"], row["coded"], row["decimal"]) == ("00:00:00.000000001", 5, "x", "1.10")
-    assert (row["half"], row["big"], row["broken"], row["nothing"]) == (0.5, 2**64 - 1, "a\\xff", None)
+    assert (row["time"], row["lasts"], row["coded"], row["decimal"]) == (
+        "00:00:00.000000001",
+        5,
+        "x",
+        "1.10",
+    )
+    assert (row["half"], row["big"], row["broken"], row["nothing"]) == (
+        0.5,
+        2**64 - 1,
+        "a\\xff",
+        None,
+    )
 
 
 def test_columns_of_one_name_do_not_stop_the_writing() -> None:
-    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["a", "a", SCORE_FIELD])
+    table = pa.Table.from_arrays(
+        [pa.array([1]), pa.array([2]), pa.array([3])], ["a", "a", SCORE_FIELD]
+    )
     scores_N = np.asarray([0.5], np.float32)
-    assert [json.loads(line) for line in record_writers.table_lines(table, scores_N)] == [{"a": 2, SCORE_FIELD: 0.5}]
+    assert [json.loads(line) for line in record_writers.table_lines(table, scores_N)] == [
+        {"a": 2, SCORE_FIELD: 0.5}
+    ]
     assert record_writers.scored_table(table, scores_N).schema.names == ["a", "a", SCORE_FIELD]
 
 

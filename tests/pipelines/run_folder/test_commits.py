@@ -14,7 +14,9 @@ from datarater.pipelines.run_folder import commits
 
 @pytest.fixture(params=["local", "file", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"local": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory:/{tmp_path}"}[request.param]
+    return {"local": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory:/{tmp_path}"}[
+        request.param
+    ]
 
 
 def test_the_first_commit_wins(folder: str) -> None:
@@ -95,7 +97,9 @@ def test_a_file_system_without_create_if_absent_is_refused_by_name() -> None:
     commits.check_file_system("/run")
 
 
-def test_a_file_system_without_links_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_links(source: str, target: str) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 

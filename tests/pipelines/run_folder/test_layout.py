@@ -11,11 +11,15 @@ from datarater.pipelines.run_folder.layout import RunFolder, to_json
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.rater_model.documents.records import Compression, FileInfo, Format, Split
 
-VALUES = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2) | st.dictionaries(st.sampled_from("xy"), st.text()))
+VALUES = st.dictionaries(
+    st.sampled_from("abc"), st.integers(0, 2) | st.dictionaries(st.sampled_from("xy"), st.text())
+)
 
 
 @given(VALUES, VALUES)
-def test_differences_are_found_and_only_they(one: dict[str, object], other: dict[str, object]) -> None:
+def test_differences_are_found_and_only_they(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
     assert bool(differences(one, other)) == (one != other)
 
 

@@ -19,13 +19,19 @@ from datarater.rater_model.documents.records import Format, Split
 
 @pytest.fixture(params=["local", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"local": str(tmp_path / "run/lease/scoring"), "memory": f"memory:/{tmp_path}/run/lease/scoring"}[
-        request.param
-    ]
+    return {
+        "local": str(tmp_path / "run/lease/scoring"),
+        "memory": f"memory:/{tmp_path}/run/lease/scoring",
+    }[request.param]
 
 
 def launch(name: str, **changes: object) -> Launch:
-    fields = {"runner": "FnApiRunner", "local": True, "process": lease.process_id(), "started": time.time()}
+    fields = {
+        "runner": "FnApiRunner",
+        "local": True,
+        "process": lease.process_id(),
+        "started": time.time(),
+    }
     return Launch(name, **{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -44,7 +50,9 @@ def ended_process() -> dict[str, object]:
 def test_one_launch_holds_and_the_other_says_who(folder: str) -> None:
     first = launch("first")
     with Lease([folder], first, not_lost):
-        with pytest.raises(LeaseHeldError, match=r"launch first, process \d+ on .*runs out in \d+ s") as raised:
+        with pytest.raises(
+            LeaseHeldError, match=r"launch first, process \d+ on .*runs out in \d+ s"
+        ) as raised:
             lease.take(folder, launch("second"))
         assert raised.value.exit_code == 3
     term = lease.current(folder)
@@ -87,7 +95,9 @@ def test_a_dead_process_of_this_machine_holds_nothing(folder: str) -> None:
     lease.take(folder, launch("second"))
 
 
-def test_a_job_elsewhere_outlives_its_launcher(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_elsewhere_outlives_its_launcher(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lease.take(folder, launch("job", process=ended_process(), local=False))
     with pytest.raises(LeaseHeldError):
         lease.take(folder, launch("second"))
@@ -126,17 +136,22 @@ def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch
     assert (term.launch.id, term.released) == ("second", False)
 
 
-# --- marks of attempts --------------------------------------------------------------------------------
+# --- marks of attempts
+# --------------------------------------------------------------------------------
 
 
-TASK = SplitTask(Split("gs://b/in.jsonl", Format.JSONL, start=100, end=1200, ordinal=7), "mtime-1", 0)
+TASK = SplitTask(
+    Split("gs://b/in.jsonl", Format.JSONL, start=100, end=1200, ordinal=7), "mtime-1", 0
+)
 
 
 def die_over(folder: RunFolder, name: str, process: dict[str, object] | None = None) -> None:
     """Leaves the mark of a worker that died over the split."""
     before = {path for path, _ in split_marks.unfinished(folder)}
     with split_marks.marked(folder, TASK, name):
-        ((path, mark),) = [found for found in split_marks.unfinished(folder) if found[0] not in before]
+        ((path, mark),) = [
+            found for found in split_marks.unfinished(folder) if found[0] not in before
+        ]
     commits.replace(path, orjson.dumps({**mark, "process": process or mark["process"]}))
 
 
@@ -155,7 +170,9 @@ def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> No
     for _ in range(3):
         die_over(run, "one")
     with (
-        pytest.raises(PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) ended 3"),
+        pytest.raises(
+            PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) ended 3"
+        ),
         split_marks.marked(run, TASK, "one"),
     ):
         pytest.fail("it is not to be scored again")
@@ -173,7 +190,9 @@ def test_the_living_are_no_suspects(folder: str) -> None:
     die_over(run, "one")
     die_over(run, "another")
     assert split_marks.clear_bystanders(run, "one") == {split_marks.describe(TASK.split): 1}
-    assert [(mark["launch"], lease.is_gone(mark["process"])) for _, mark in split_marks.unfinished(run)] == [
+    assert [
+        (mark["launch"], lease.is_gone(mark["process"])) for _, mark in split_marks.unfinished(run)
+    ] == [
         ("another", False),
         ("one", True),
     ]

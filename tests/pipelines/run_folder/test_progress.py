@@ -22,40 +22,59 @@ from datarater.rater_model.documents.records import BadRecord, Document, Format,
 
 @pytest.fixture(params=["local", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
-    return RunFolder({"local": str(tmp_path / "run"), "memory": f"memory:/{tmp_path}/run"}[request.param])
+    return RunFolder(
+        {"local": str(tmp_path / "run"), "memory": f"memory:/{tmp_path}/run"}[request.param]
+    )
 
 
 def task_of(ordinal: int) -> SplitTask:
-    split = Split("in.jsonl", Format.JSONL, start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal)
+    split = Split(
+        "in.jsonl", Format.JSONL, start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal
+    )
     return SplitTask(split, "mtime-1", ordinal // planning.SPLITS_PER_GROUP)
 
 
 def plan(folder: RunFolder, count: int) -> None:
     groups = -(-count // planning.SPLITS_PER_GROUP)
     for group in range(groups):
-        tasks = [task_of(ordinal) for ordinal in range(count) if ordinal // planning.SPLITS_PER_GROUP == group]
-        commits.commit_if_absent(folder.plan_shard_path("p", group), json_lines([task.to_json() for task in tasks]))
+        tasks = [
+            task_of(ordinal)
+            for ordinal in range(count)
+            if ordinal // planning.SPLITS_PER_GROUP == group
+        ]
+        commits.commit_if_absent(
+            folder.plan_shard_path("p", group), json_lines([task.to_json() for task in tasks])
+        )
     identity = {"plan": {"id": "p", "splits": count, "groups": groups}}
     commits.commit_if_absent(folder.identity_path, json.dumps(identity).encode())
 
 
 def score(folder: RunFolder, ordinal: int) -> None:
     rows = ScoreRows()
-    documents = [Document(f'"{ordinal}-{row}"', "some text", "s", ordinal * 100 + row, 9, None) for row in range(3)]
+    documents = [
+        Document(f'"{ordinal}-{row}"', "some text", "s", ordinal * 100 + row, 9, None)
+        for row in range(3)
+    ]
     rows.add(
         [*documents, BadRecord(ordinal * 100 + 50, Reason.NOT_JSON, "no JSON", b"x")],
         np.asarray([0.5, 1.5, np.nan], np.float32),
         np.asarray([10, 20, 30]),
     )
-    commits.commit_if_absent(folder.score_path(ordinal), rows.to_parquet(task_of(ordinal), "jsonl/none", "digest"))
+    commits.commit_if_absent(
+        folder.score_path(ordinal), rows.to_parquet(task_of(ordinal), "jsonl/none", "digest")
+    )
 
 
 def counts_of(files: int) -> Counts:
     rejected = Counter({"not_json": files, "score_not_finite": files} if files else {})
-    return Counts(read=4 * files, scored=2 * files, rejected=rejected, tokens=30 * files, bytes=18 * files)
+    return Counts(
+        read=4 * files, scored=2 * files, rejected=rejected, tokens=30 * files, bytes=18 * files
+    )
 
 
-def test_status_is_what_lies_in_the_run_folder(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_is_what_lies_in_the_run_folder(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 3)
     watcher = Watcher(folder)
     assert watcher.look() is None
@@ -64,7 +83,12 @@ def test_status_is_what_lies_in_the_run_folder(folder: RunFolder, monkeypatch: p
     for ordinal in range(8):
         found = watcher.look()
         assert found is not None
-        assert (found.splits, found.splits_done, found.exact, found.finished) == (8, ordinal, True, False)
+        assert (found.splits, found.splits_done, found.exact, found.finished) == (
+            8,
+            ordinal,
+            True,
+            False,
+        )
         assert found.counts == counts_of(ordinal)
         score(folder, ordinal)
         if ordinal == 5:
@@ -72,13 +96,17 @@ def test_status_is_what_lies_in_the_run_folder(folder: RunFolder, monkeypatch: p
     summaries.summarise_group(folder, 0, [0, 1, 2])
     assert Watcher(folder).look() == watcher.look()
     total = summaries.Summary(counts=counts_of(8))
-    commits.commit_if_absent(folder.scoring_path, json.dumps({"counts": total.counts.to_json()}).encode())
+    commits.commit_if_absent(
+        folder.scoring_path, json.dumps({"counts": total.counts.to_json()}).encode()
+    )
     found = watcher.look()
     assert found is not None
     assert (found.finished, found.splits_done, found.counts) == (True, 8, counts_of(8))
 
 
-def test_of_many_score_files_a_sample_is_read(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_score_files_a_sample_is_read(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "_MOST_FOOTERS", 4)
     plan(folder, 20)
     for ordinal in range(10):
@@ -89,7 +117,9 @@ def test_of_many_score_files_a_sample_is_read(folder: RunFolder, monkeypatch: py
     assert "about 20 documents" in found.line()
 
 
-def test_rates_and_time_left_are_those_of_the_launch_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_and_time_left_are_those_of_the_launch_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = RunFolder(str(tmp_path))
     plan(folder, 10)
     for ordinal in range(4):
@@ -110,11 +140,15 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(tmp_path: Path, mon
         assert found.seconds_left == pytest.approx(12.0, rel=0.1)
         lines = progress.report(folder, found)
     assert any(line.startswith("at work") and "FnApiRunner" in line for line in lines)
-    assert any("being scored" in line and "split 4 (in.jsonl, bytes 400 to 500)" in line for line in lines)
+    assert any(
+        "being scored" in line and "split 4 (in.jsonl, bytes 400 to 500)" in line for line in lines
+    )
     assert "8 rejected" in lines[1]
 
 
-def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_lines_or_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = RunFolder(str(tmp_path))
     assert status.main([folder.path]) == 0
     plan(folder, 2)
@@ -127,7 +161,9 @@ def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.Capture
     assert ended.value.code == 2
 
 
-def test_a_folder_that_is_not_there_is_wrong_usage(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_there_is_wrong_usage(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert status.main([folder.path]) == 2
     assert f"{folder.path}: no such run folder" in capsys.readouterr().err
     assert status.main(["nowhere://run"]) == 2
@@ -138,7 +174,9 @@ def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
         counts = Counts(read=read, scored=read - rejected, rejected=Counter({"not_json": rejected}))
         return Status(10, done, counts, exact=True, splits_per_second=1.0, finished=False)
 
-    progress_display.check_rejected_share(look(1000, 900, 1), 0.1)  # 10,000 are expected: 900 may still be the last
+    progress_display.check_rejected_share(
+        look(1000, 900, 1), 0.1
+    )  # 10,000 are expected: 900 may still be the last
     progress_display.check_rejected_share(look(999, 999, 1), 0.01)  # too few to tell
     with pytest.raises(RejectedShareError, match=r"not_json 1,100.*--max_rejected_fraction 0\.099"):
         progress_display.check_rejected_share(look(1100, 1100, 1), 0.099)

@@ -21,7 +21,14 @@ from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.ranking import key_hash
 from datarater.pipelines.selection.rules import KeepFraction
-from datarater.rater_model.documents.records import BadRecord, Document, Format, Reason, Record, Split
+from datarater.rater_model.documents.records import (
+    BadRecord,
+    Document,
+    Format,
+    Reason,
+    Record,
+    Split,
+)
 
 
 def a_document(position: int, source: str) -> Document:
@@ -32,7 +39,8 @@ ROWS = st.lists(
     st.tuples(
         st.sampled_from(["document", "bad"]),
         st.sampled_from(["", "a", "b"]),
-        st.floats(width=32, min_value=-2, max_value=2) | st.sampled_from([float("nan"), float("inf")]),
+        st.floats(width=32, min_value=-2, max_value=2)
+        | st.sampled_from([float("nan"), float("inf")]),
     ),
     max_size=30,
 )
@@ -60,7 +68,9 @@ def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, floa
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROWS, min_size=1, max_size=3))
-def test_summaries_count_what_score_files_hold(tmp_path_factory: pytest.TempPathFactory, files: list) -> None:
+def test_summaries_count_what_score_files_hold(
+    tmp_path_factory: pytest.TempPathFactory, files: list
+) -> None:
     folder = RunFolder(str(tmp_path_factory.mktemp("run")))
     for ordinal, rows in enumerate(files):
         commit_rows(folder, ordinal, rows)
@@ -73,21 +83,30 @@ def test_summaries_count_what_score_files_hold(tmp_path_factory: pytest.TempPath
     assert summary.counts.read == len(rows)
     assert summary.counts.scored == len(scored) == summary.histogram().documents
     assert summary.counts.tokens == 3 * len(scored) == summary.histogram().tokens
-    assert summary.counts.rejected == +Counter({"not_json": len(bad), SCORE_NOT_FINITE: len(not_finite)})
+    assert summary.counts.rejected == +Counter(
+        {"not_json": len(bad), SCORE_NOT_FINITE: len(not_finite)}
+    )
     for source in ("a", "b"):
         if any(row[1] == source for row in rows if row[0] == "document"):
             assert summary.sources[source].scored == sum(row[1] == source for row in scored)
     data = commits.read_if_there(folder.rejected_path(0)) or b""
     rejected = [orjson.loads(line) for line in data.splitlines()]
     assert len(rejected) == len(bad) + len(not_finite)
-    assert all(row["excerpt"] == ("\\xff{" if row["reason"] == "not_json" else "text é") for row in rejected)
+    assert all(
+        row["excerpt"] == ("\\xff{" if row["reason"] == "not_json" else "text é")
+        for row in rejected
+    )
 
 
 def test_a_score_file_tells_its_split_and_its_keys(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     commit_rows(folder, 5, [("document", "a", 0.5), ("bad", "", 0.0), ("document", "b", -0.25)])
     file = ScoreFile.read(folder, 5)
-    assert (file.task.split.ordinal, file.task.fingerprint, file.layout) == (5, "print", "jsonl/none")
+    assert (file.task.split.ordinal, file.task.fingerprint, file.layout) == (
+        5,
+        "print",
+        "jsonl/none",
+    )
     assert file.scored_rows().tolist() == [0, 2]
     keys = file.rank_keys(seed=1)
     assert keys.positions_N.tolist() == [0, 2]
@@ -103,7 +122,8 @@ def test_a_missing_or_damaged_score_file_is_named(tmp_path: Path, damage: bytes 
         ScoreFile.read(folder, 3)
 
 
-# --- output files and books ---------------------------------------------------------------------------
+# --- output files and books
+# ---------------------------------------------------------------------------
 
 LAYOUTS = st.sampled_from(["jsonl/none", "jsonl/gzip", "parquet/aa", "parquet/bb"])
 SPLIT_COUNTS = st.lists(st.tuples(LAYOUTS, st.integers(0, 3)), max_size=30).map(
@@ -114,7 +134,12 @@ SPLIT_COUNTS = st.lists(st.tuples(LAYOUTS, st.integers(0, 3)), max_size=30).map(
 )
 
 
-@given(SPLIT_COUNTS, st.integers(1, 4), st.sampled_from(["same", "jsonl", "parquet"]), st.integers(1, 100))
+@given(
+    SPLIT_COUNTS,
+    st.integers(1, 4),
+    st.sampled_from(["same", "jsonl", "parquet"]),
+    st.integers(1, 100),
+)
 def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
     rows: list[tuple[int, str, KeptCounts]], groups: int, wanted: str, shard_bytes: int
 ) -> None:
@@ -126,7 +151,9 @@ def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
         assert task.name == f"part-{number:05d}-of-{len(tasks):05d}.{task.written}"
         assert sum(kept for _, kept in task.splits[:-1]) * 10 < shard_bytes
         layouts = {rows[ordinal][1] for ordinal, _ in task.splits}
-        assert len(layouts) == 1 or (wanted == "jsonl" or {x.split("/")[0] for x in layouts} == {"jsonl"})
+        assert len(layouts) == 1 or (
+            wanted == "jsonl" or {x.split("/")[0] for x in layouts} == {"jsonl"}
+        )
 
 
 @given(SPLIT_COUNTS)
@@ -157,7 +184,8 @@ def a_balanced_selection() -> dict:
         "splits": splits,
         "sources": {"a": counts[0], "b": counts[1]},
         "written": [
-            WrittenShard(task.name, task.written, task.documents, 1, "") for task in plan_shards(splits, "same", 1000)
+            WrittenShard(task.name, task.written, task.documents, 1, "")
+            for task in plan_shards(splits, "same", 1000)
         ],
     }
 
@@ -169,7 +197,10 @@ def test_books_that_balance_pass() -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda s: s["splits"].counts["kept"].__setitem__(0, 5), "split 0: 10 documents read, but 5 kept"),
+        (
+            lambda s: s["splits"].counts["kept"].__setitem__(0, 5),
+            "split 0: 10 documents read, but 5 kept",
+        ),
         (lambda s: s["sources"].pop("b"), "the sources add up"),
         (lambda s: s["scoring"]["counts"].update(read=17), "records read: 16, but 17"),
         (lambda s: s["scoring"]["counts"]["rejected"].update(x=1), "records rejected: 2, but 3"),

@@ -43,9 +43,15 @@ def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
         )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         left = {"asked": ["00000007.launch.1.json"]}
-        left["died"] = ["00000007.launch.1.json", "00000007.launch.2.json", "00000008.launch.1.json"]
+        left["died"] = [
+            "00000007.launch.1.json",
+            "00000007.launch.2.json",
+            "00000008.launch.1.json",
+        ]
         for how, expected in left.items():
-            subprocess.run([sys.executable, "-c", program, str(tmp_path), how], env=environment, check=True)
+            subprocess.run(
+                [sys.executable, "-c", program, str(tmp_path), how], env=environment, check=True
+            )
             assert marks(folder) == expected
     split_marks.clear_own()  # there is nothing left to clear here
     assert marks(folder) == left["died"][1:]

@@ -37,8 +37,14 @@ class JobManager:
             "/overview": {"flink-version": "1.19.0", "taskmanagers": 2, "slots-total": 6},
             "/taskmanagers": {
                 "taskmanagers": [
-                    {"slotsNumber": 4, "path": "akka.tcp://flink@127.0.0.2:40001/user/rpc/taskmanager_0"},
-                    {"slotsNumber": 2, "path": "akka.tcp://flink@localhost:40002/user/rpc/taskmanager_0"},
+                    {
+                        "slotsNumber": 4,
+                        "path": "akka.tcp://flink@127.0.0.2:40001/user/rpc/taskmanager_0",
+                    },
+                    {
+                        "slotsNumber": 2,
+                        "path": "akka.tcp://flink@localhost:40002/user/rpc/taskmanager_0",
+                    },
                 ]
             },
             "/jobmanager/config": [
@@ -96,41 +102,53 @@ def nobody() -> str:
         return f"localhost:{listener.getsockname()[1]}"
 
 
-def on_flink(manager: JobManager, *more: str, runner: str = "FlinkRunner") -> execution.Layout:
+def on_flink(manager: JobManager, *more: str, runner: str = "FlinkRunner") -> execution.Execution:
     return choice.choose([f"--runner={runner}", f"--flink_master={manager.address}", *more], 1)
 
 
 def test_every_slot_of_a_flink_cluster_gets_a_worker_process(job_manager: JobManager) -> None:
-    layout = on_flink(job_manager)
-    portable = layout.options.view_as(PortableOptions)
-    assert layout.options.view_as(FlinkRunnerOptions).parallelism == layout.workers == 6
+    execution = on_flink(job_manager)
+    portable = execution.options.view_as(PortableOptions)
+    assert execution.options.view_as(FlinkRunnerOptions).parallelism == execution.workers == 6
     assert int(portable.sdk_worker_parallelism) == 4
-    assert (portable.environment_type, portable.environment_config) == ("EXTERNAL", "localhost:50000")
-    assert layout.options.view_as(FlinkRunnerOptions).flink_version == "1.19"
-    assert layout.options.view_as(SetupOptions).save_main_session is False
-    said = layout.describe()
-    assert (
-        f"FlinkRunner, Flink 1.19.0 at http://{job_manager.address}, 2 task managers, 6 slots; 6 worker proce" in said
+    assert (portable.environment_type, portable.environment_config) == (
+        "EXTERNAL",
+        "localhost:50000",
     )
-    assert f"one scoring thread in each; job {layout.job_name}" in said
+    assert execution.options.view_as(FlinkRunnerOptions).flink_version == "1.19"
+    assert execution.options.view_as(SetupOptions).save_main_session is False
+    said = execution.describe()
+    assert (
+        f"FlinkRunner, Flink 1.19.0 at http://{job_manager.address}, 2 task managers, 6 slots; 6 worker proce"
+        in said
+    )
+    assert f"one scoring thread in each; job {execution.job_name}" in said
 
 
 def test_what_a_user_gave_stays(job_manager: JobManager) -> None:
-    given = ["--parallelism=3", "--sdk_worker_parallelism=1", "--environment_cache_millis=7", "--job_name=mine"]
-    layout = on_flink(job_manager, *given, "--environment_config=pool:1", "--flink_version=1.20")
-    portable = layout.options.view_as(PortableOptions)
-    assert (layout.workers, layout.job_name) == (3, "mine")
+    given = [
+        "--parallelism=3",
+        "--sdk_worker_parallelism=1",
+        "--environment_cache_millis=7",
+        "--job_name=mine",
+    ]
+    execution = on_flink(job_manager, *given, "--environment_config=pool:1", "--flink_version=1.20")
+    portable = execution.options.view_as(PortableOptions)
+    assert (execution.workers, execution.job_name) == (3, "mine")
     assert (int(portable.sdk_worker_parallelism), int(portable.environment_cache_millis)) == (1, 7)
     assert (portable.environment_type, portable.environment_config) == ("EXTERNAL", "pool:1")
-    assert layout.options.view_as(FlinkRunnerOptions).flink_version == "1.20"
+    assert execution.options.view_as(FlinkRunnerOptions).flink_version == "1.20"
     portable = on_flink(job_manager, "--environment_type=DOCKER").options.view_as(PortableOptions)
     assert (portable.environment_type, portable.environment_config) == ("DOCKER", None)
 
 
 @pytest.mark.parametrize(
-    ("delay", "millis"), [("10 s", 5000), ("500ms", 250), ("3000", 1500), ("2 min", 10_000), ("nonsense", 0)]
+    ("delay", "millis"),
+    [("10 s", 5000), ("500ms", 250), ("3000", 1500), ("2 min", 10_000), ("nonsense", 0)],
 )
-def test_no_job_gets_back_a_worker_that_is_dead(job_manager: JobManager, delay: str, millis: int) -> None:
+def test_no_job_gets_back_a_worker_that_is_dead(
+    job_manager: JobManager, delay: str, millis: int
+) -> None:
     job_manager.answers["/jobmanager/config"][1]["value"] = delay
     cached = on_flink(job_manager).options.view_as(PortableOptions).environment_cache_millis
     assert int(cached) == millis
@@ -138,7 +156,10 @@ def test_no_job_gets_back_a_worker_that_is_dead(job_manager: JobManager, delay: 
 
 def test_a_cluster_that_restarts_nothing_is_told(job_manager: JobManager) -> None:
     job_manager.answers["/jobmanager/config"] = []
-    assert "it has no restart strategy: a lost task manager or worker fails the job" in on_flink(job_manager).describe()
+    assert (
+        "it has no restart strategy: a lost task manager or worker fails the job"
+        in on_flink(job_manager).describe()
+    )
 
 
 def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
@@ -162,14 +183,16 @@ def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
 
 
 def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
-    layout = choice.choose(["--runner=PortableRunner", f"--job_endpoint={nobody}"], 1)
-    assert layout.cluster is None
-    assert layout.options.view_as(PortableOptions).environment_type is None
-    choice.check_ready(layout)
+    execution = choice.choose(["--runner=PortableRunner", f"--job_endpoint={nobody}"], 1)
+    assert execution.cluster is None
+    assert execution.options.view_as(PortableOptions).environment_type is None
+    choice.check_ready(execution)
 
 
 def test_a_job_manager_that_does_not_answer_is_named(nobody: str) -> None:
-    with pytest.raises(FlinkError, match=f"no Flink job manager answers at http://{nobody} .*make flink"):
+    with pytest.raises(
+        FlinkError, match=f"no Flink job manager answers at http://{nobody} .*make flink"
+    ):
         choice.choose(["--runner=FlinkRunner", f"--flink_master={nobody}"], 1)
 
 
@@ -179,7 +202,9 @@ def test_another_service_is_no_job_manager(job_manager: JobManager) -> None:
         on_flink(job_manager)
 
 
-def test_a_cluster_without_task_managers_or_slots_enough_is_refused(job_manager: JobManager) -> None:
+def test_a_cluster_without_task_managers_or_slots_enough_is_refused(
+    job_manager: JobManager,
+) -> None:
     with pytest.raises(FlinkError, match=r"--parallelism 7: .* 6 slots, which is fewer"):
         on_flink(job_manager, "--parallelism=7")
     job_manager.answers["/overview"]["slots-total"] = 0
@@ -192,35 +217,54 @@ def test_a_cluster_without_task_managers_or_slots_enough_is_refused(job_manager:
 
 def test_a_version_of_flink_without_a_job_server_is_told(job_manager: JobManager) -> None:
     job_manager.answers["/overview"]["flink-version"] = "1.17.2"
-    with pytest.raises(UsageError, match=r"Flink 1\.17\.2 runs there.*--flink_job_server_jar or --job_endpoint"):
+    with pytest.raises(
+        UsageError, match=r"Flink 1\.17\.2 runs there.*--flink_job_server_jar or --job_endpoint"
+    ):
         on_flink(job_manager)
     assert on_flink(job_manager, "--job_endpoint=localhost:1").cluster is not None
 
 
 def test_a_job_server_that_does_not_listen_is_named(job_manager: JobManager, nobody: str) -> None:
-    with pytest.raises(FlinkError, match=f"--job_endpoint: Beam's job server does not listen at {nobody}"):
+    with pytest.raises(
+        FlinkError, match=f"--job_endpoint: Beam's job server does not listen at {nobody}"
+    ):
         choice.check_ready(on_flink(job_manager, f"--job_endpoint={nobody}"))
     listening = [f"--job_endpoint={job_manager.address}", f"--artifact_endpoint={nobody}"]
-    with pytest.raises(FlinkError, match=f"--artifact_endpoint: Beam's job server does not listen at {nobody}"):
+    with pytest.raises(
+        FlinkError, match=f"--artifact_endpoint: Beam's job server does not listen at {nobody}"
+    ):
         choice.check_ready(on_flink(job_manager, *listening))
 
 
 def test_java_is_missed_where_flink_runner_needs_it(job_manager: JobManager) -> None:
-    with pytest.raises(FlinkError, match="starts Beam's job server with no-such-java, which is not here; install Java"):
+    with pytest.raises(
+        FlinkError,
+        match="starts Beam's job server with no-such-java, which is not here; install Java",
+    ):
         choice.check_ready(on_flink(job_manager, "--job_server_java_launcher=no-such-java"))
 
 
 def test_a_worker_pool_that_does_not_listen_is_named(job_manager: JobManager, nobody: str) -> None:
-    layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
-    with pytest.raises(FlinkError, match=f"no worker pool listens at {nobody}.*worker_pool_main --service_port"):
-        choice.check_ready(layout)
+    execution = on_flink(
+        job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}"
+    )
+    with pytest.raises(
+        FlinkError, match=f"no worker pool listens at {nobody}.*worker_pool_main --service_port"
+    ):
+        choice.check_ready(execution)
 
 
-def test_a_worker_pool_beside_task_managers_elsewhere_is_not_looked_for(job_manager: JobManager, nobody: str) -> None:
+def test_a_worker_pool_beside_task_managers_elsewhere_is_not_looked_for(
+    job_manager: JobManager, nobody: str
+) -> None:
     """As behind a forwarded port: the REST service seems to be here, the task managers are not."""
-    job_manager.answers["/taskmanagers"]["taskmanagers"][1]["path"] = "akka.tcp://flink@10.1.2.3:6122/user/rpc/x"
-    layout = on_flink(job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}")
-    choice.check_ready(layout)
+    job_manager.answers["/taskmanagers"]["taskmanagers"][1]["path"] = (
+        "akka.tcp://flink@10.1.2.3:6122/user/rpc/x"
+    )
+    execution = on_flink(
+        job_manager, f"--job_endpoint={job_manager.address}", f"--environment_config={nobody}"
+    )
+    choice.check_ready(execution)
 
 
 class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -230,7 +274,7 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._works = works
         self.stopped: list[str] = []
 
-    def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def StartWorker(self, request: Any, context: Any) -> Any:
         def report() -> None:
             with grpc.insecure_channel(request.control_endpoint.url) as channel:
                 list(beam_fn_api_pb2_grpc.BeamFnControlStub(channel).Control(iter(())))
@@ -239,7 +283,7 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             threading.Thread(target=report, daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
-    def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def StopWorker(self, request: Any, context: Any) -> Any:
         self.stopped.append(request.worker_id)
         return beam_fn_api_pb2.StopWorkerResponse()
 
@@ -255,7 +299,9 @@ def test_a_worker_pool_is_tried_before_a_job_waits_for_it(works: bool) -> None:
         if works:
             flink.check_worker_pool(address)
         else:
-            with pytest.raises(FlinkError, match="started no worker that reports within 1 s; has the `python`"):
+            with pytest.raises(
+                FlinkError, match="started no worker that reports within 1 s; has the `python`"
+            ):
                 flink.check_worker_pool(address, seconds=1)
     finally:
         server.stop(None)
@@ -263,7 +309,9 @@ def test_a_worker_pool_is_tried_before_a_job_waits_for_it(works: bool) -> None:
 
 
 def test_what_listens_may_be_no_worker_pool(job_manager: JobManager) -> None:
-    with pytest.raises(FlinkError, match=f"what listens at {job_manager.address} is no worker pool"):
+    with pytest.raises(
+        FlinkError, match=f"what listens at {job_manager.address} is no worker pool"
+    ):
         flink.check_worker_pool(job_manager.address)
 
 
@@ -284,7 +332,9 @@ def watch(manager: JobManager, seconds: float = 5.0) -> tuple[list[CurationError
     return met, said
 
 
-def test_an_error_of_ours_ends_a_job_at_once(job_manager: JobManager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_ours_ends_a_job_at_once(
+    job_manager: JobManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
     text = "java.lang.RuntimeException: Error received from SDK harness: Traceback (most recent call last):\n  ...\n"
     entry = {
@@ -299,33 +349,49 @@ def test_an_error_of_ours_ends_a_job_at_once(job_manager: JobManager, monkeypatc
     assert job_manager.told == ["/jobs/1?mode=cancel"]
 
 
-def test_other_failures_are_told_and_left_to_flink(job_manager: JobManager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures_are_told_and_left_to_flink(
+    job_manager: JobManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(flink, "_SILENCE_SECONDS", 0.1)
-    entry = {"exceptionName": "java.util.concurrent.TimeoutException", "timestamp": 1, "stacktrace": "heartbeat"}
+    entry = {
+        "exceptionName": "java.util.concurrent.TimeoutException",
+        "timestamp": 1,
+        "stacktrace": "heartbeat",
+    }
     job_manager.answers["/jobs/1/exceptions"]["exceptionHistory"]["entries"] = [entry]
     met, said = watch(job_manager, 1.0)
     assert met == []
     assert len(said) == 2
-    assert said[0].startswith("a task failed (java.util.concurrent.TimeoutException); Flink starts the job again")
+    assert said[0].startswith(
+        "a task failed (java.util.concurrent.TimeoutException); Flink starts the job again"
+    )
     assert said[1].startswith("note: no step has ended in 0 s. Are slots free")
 
 
 def test_a_failed_job_is_one_line() -> None:
     cluster = flink.FlinkCluster("http://m:1", "1.19.0", 2, 2, 1)
-    failed = RuntimeError("Pipeline x_1 failed in state FAILED: java.io.IOException: no disk\n\tat a.b")
+    failed = RuntimeError(
+        "Pipeline x_1 failed in state FAILED: java.io.IOException: no disk\n\tat a.b"
+    )
     found = flink.why_failed(failed, cluster)
     assert str(found) == (
         "the job failed: java.io.IOException: no disk; http://m:1 shows more. What is committed stays: run the same "
         "command to go on"
     )
-    lacking = RuntimeError("Pipeline x_1 failed in state FAILED: Traceback\nNo module named 'pipelines'")
+    lacking = RuntimeError(
+        "Pipeline x_1 failed in state FAILED: Traceback\nNo module named 'pipelines'"
+    )
     assert "the workers' Python lacks datarater (No module named 'pipelines')" in str(
         flink.why_failed(lacking, cluster)
     )
-    unfetched = RuntimeError("Unable to fetch remote job server jar at https://x: 404.\nIf offline, stage it.")
+    unfetched = RuntimeError(
+        "Unable to fetch remote job server jar at https://x: 404.\nIf offline, stage it."
+    )
     found = flink.why_failed(unfetched, cluster)
-    assert str(found).startswith("Unable to fetch remote job server jar at https://x: 404. If offline, stage")
+    assert str(found).startswith(
+        "Unable to fetch remote job server jar at https://x: 404. If offline, stage"
+    )
     assert str(found).endswith(
         "Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a job server that runs"
     )
@@ -335,22 +401,34 @@ def test_a_failed_job_is_one_line() -> None:
 def test_prism_is_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(prism, "BUILT_PRISM", tmp_path / "built" / "prism")
-    with pytest.raises(UsageError, match=r"neither on PATH nor at .*make prism.*leave --runner out"):
+    with pytest.raises(
+        UsageError, match=r"neither on PATH nor at .*make prism.*leave --runner out"
+    ):
         choice.choose(["--runner=PrismRunner"], 1)
     (tmp_path / "built").mkdir()
-    for binary in (tmp_path / "built" / "prism", tmp_path / "prism"):  # the second is on PATH, and goes first
+    for binary in (
+        tmp_path / "built" / "prism",
+        tmp_path / "prism",
+    ):  # the second is on PATH, and goes first
         binary.write_text("#!/bin/sh\n")
         binary.chmod(0o755)
-        layout = choice.choose(["--runner=PrismRunner"], 1)
-        assert layout.options.view_as(PrismRunnerOptions).prism_location == str(binary)
-        assert layout.local
-        assert not layout.supervised
+        execution = choice.choose(["--runner=PrismRunner"], 1)
+        assert execution.options.view_as(PrismRunnerOptions).prism_location == str(binary)
+        assert execution.local
+        assert not execution.supervised
     given = choice.choose(["--runner=PrismRunner", "--prism_location=elsewhere"], 1)
     assert given.options.view_as(PrismRunnerOptions).prism_location == "elsewhere"
 
 
 def test_a_layout_says_where_a_local_run_works() -> None:
-    layout = choice.choose([], 1)
-    assert layout.describe() == "runner FnApiRunner on this machine, in this process, one scoring thread in each"
-    assert isinstance(layout.options, PipelineOptions)
-    assert dataclasses.replace(layout, workers=2).describe().startswith("runner FnApiRunner on this machine, 2 worker")
+    execution = choice.choose([], 1)
+    assert (
+        execution.describe()
+        == "FnApiRunner on this machine, in this process, one scoring thread in each"
+    )
+    assert isinstance(execution.options, PipelineOptions)
+    assert (
+        dataclasses.replace(execution, workers=2)
+        .describe()
+        .startswith("FnApiRunner on this machine, 2 worker")
+    )

@@ -40,7 +40,9 @@ def refined(parts: list[RankKeys]) -> Distribution:
     return found
 
 
-@pytest.mark.parametrize(("a", "b"), [(1, 1), (96, 32), (768, 256), (1, 1000), (1000, 1), (2**19, 2**19)])
+@pytest.mark.parametrize(
+    ("a", "b"), [(1, 1), (96, 32), (768, 256), (1, 1000), (1000, 1), (2**19, 2**19)]
+)
 def test_the_incomplete_beta_function_is_the_textbooks(a: int, b: int) -> None:
     x_N = np.linspace(0, 1, 1001)
     np.testing.assert_allclose(incomplete_beta(a, b, x_N), special.betainc(a, b, x_N), atol=1e-9)
@@ -67,7 +69,9 @@ def test_acceptance_is_the_chance_in_batches_that_are_really_drawn() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(BATCHES, st.integers(0, 2**32), st.sampled_from(["normal", "one", "few", "far", "mixed"]))
-def test_the_expected_number_is_exact_whatever_the_scores(rule: BatchTopK, seed: int, kind: str) -> None:
+def test_the_expected_number_is_exact_whatever_the_scores(
+    rule: BatchTopK, seed: int, kind: str
+) -> None:
     rng = np.random.default_rng(seed)
     scores_N = {
         "normal": lambda: rng.standard_normal(3000),
@@ -102,14 +106,19 @@ def test_a_draw_is_near_its_expectation_repeats_and_prefers_the_better() -> None
 def test_documents_of_one_key_and_score_share_their_fate() -> None:
     scores_N = np.zeros(1000, np.float32)
     acceptance = refined([keys_of(scores_N)]).acceptance(BatchTopK(1, 2))
-    assert set(acceptance.accepts(keys_of(scores_N, 3, key_of_all=key_hash("a")), 3).tolist()) in ({True}, {False})
+    assert set(acceptance.accepts(keys_of(scores_N, 3, key_of_all=key_hash("a")), 3).tolist()) in (
+        {True},
+        {False},
+    )
 
 
 def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> None:
     rule = BatchTopK(32, 128)
     scores_N = np.random.default_rng(2).standard_normal(100_000).astype(np.float32)
     by_documents = refined([keys_of(scores_N)]).acceptance(rule)
-    by_quantiles = acceptance_by_quantiles(rule, np.quantile(scores_N, np.linspace(0, 1, 101)).tolist())
+    by_quantiles = acceptance_by_quantiles(
+        rule, np.quantile(scores_N, np.linspace(0, 1, 101)).tolist()
+    )
     probe_N = np.linspace(-3, 3, 400).astype(np.float32)
 
     def chances(acceptance: Acceptance) -> np.ndarray:
@@ -125,7 +134,9 @@ def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> No
 def test_equal_quantiles_are_a_score_that_many_documents_have() -> None:
     acceptance = acceptance_by_quantiles(BatchTopK(1, 2), [0.0, 0.0, 0.0, 0.0, 1.0])
     keys = keys_of(np.zeros(40_000, np.float32))
-    assert acceptance.accepts(keys, 0).mean() == pytest.approx(0.375, abs=0.02)  # the mean rank of [0, 0.75]
+    assert acceptance.accepts(keys, 0).mean() == pytest.approx(
+        0.375, abs=0.02
+    )  # the mean rank of [0, 0.75]
     assert score_at([0.0, 1.0, 3.0], 0.75) == 2.0
     with pytest.raises(SelectionError, match="rising"):
         acceptance_by_quantiles(BatchTopK(1, 2), [1.0, 0.0])

@@ -15,7 +15,13 @@ from datarater.pipelines.selection.cutoffs import Cutoffs, merge_answers
 from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.ranking import RankKeys, SelectionError
-from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Threshold, TokenBudget
+from datarater.pipelines.selection.rules import (
+    BatchTopK,
+    KeepCount,
+    KeepFraction,
+    Threshold,
+    TokenBudget,
+)
 
 Part = tuple[RankKeys, NDArray[np.int64], list[str]]
 RULES = st.one_of(
@@ -28,7 +34,10 @@ RULES = st.one_of(
 
 def histograms_of(part: Part) -> dict[str, Histogram]:
     keys, codes_N, names = part
-    return {names[code]: Histogram.of(keys.take(codes_N == code), 0) for code in np.unique(codes_N).tolist()}
+    return {
+        names[code]: Histogram.of(keys.take(codes_N == code), 0)
+        for code in np.unique(codes_N).tolist()
+    }
 
 
 def find(policy: Policy, parts: list[Part]) -> Cutoffs:
@@ -39,7 +48,9 @@ def find(policy: Policy, parts: list[Part]) -> Cutoffs:
         for name, histogram in histograms.items():
             documents, tokens = sources.get(name, (0, 0))
             sources[name] = documents + histogram.documents, tokens + histogram.tokens
-    whole = Histogram.merge(histogram for histograms in by_part for histogram in histograms.values())
+    whole = Histogram.merge(
+        histogram for histograms in by_part for histogram in histograms.values()
+    )
     cutoffs = Cutoffs.begin(policy, whole, sources)
     for _ in range(policy.rounds):
         if cutoffs.done:
@@ -61,11 +72,20 @@ def documents_of(parts: Sequence[Part]) -> list[tuple[int, str, int, float]]:
         for index, code in enumerate(codes_N.tolist()):
             bits = 0xFFFFFFFF - int(keys.order_N[index])
             raw = np.uint32(bits & 0x7FFFFFFF if bits >> 31 else ~bits & 0xFFFFFFFF)
-            rows.append((keys.key(index), names[code], int(keys.tokens_N[index]), float(raw.view(np.float32))))
+            rows.append(
+                (
+                    keys.key(index),
+                    names[code],
+                    int(keys.tokens_N[index]),
+                    float(raw.view(np.float32)),
+                )
+            )
     return sorted(rows)
 
 
-def prefix(rows: list[tuple[int, str, int, float]], policy: Policy, source: str | None, left: int) -> set[int]:
+def prefix(
+    rows: list[tuple[int, str, int, float]], policy: Policy, source: str | None, left: int
+) -> set[int]:
     kept = set()
     for key, _, tokens, score in rows:
         if isinstance(policy.rule, Threshold):
@@ -99,13 +119,19 @@ def kept_by_sorting(policy: Policy, parts: Sequence[Part]) -> set[int]:
 
 
 def kept_by(cutoffs: Cutoffs, parts: Sequence[Part], seed: int = 0) -> set[int]:
-    return {part[0].key(i) for part in parts for i in np.flatnonzero(cutoffs.keeps(*part, seed)).tolist()}
+    return {
+        part[0].key(i)
+        for part in parts
+        for i in np.flatnonzero(cutoffs.keeps(*part, seed)).tolist()
+    }
 
 
 @st.composite
 def corpora(draw: st.DrawFn) -> list[Part]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scores = draw(st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.5, 0.50001, 3.0]), min_size=1, max_size=4))
+    scores = draw(
+        st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.5, 0.50001, 3.0]), min_size=1, max_size=4)
+    )
     parts = []
     for ordinal, size in enumerate(draw(st.lists(st.integers(0, 25), min_size=1, max_size=4))):
         keys = RankKeys.of(
@@ -116,7 +142,8 @@ def corpora(draw: st.DrawFn) -> list[Part]:
             np.arange(size) * 3,
             rng.integers(0, 4, size),
         )
-        # A part may name sources that none of its documents has, and in another order than other parts.
+        # A part may name sources that none of its documents has, and in another order than other
+        # parts.
         names = [f"s{i}" for i in rng.permutation(draw(st.integers(1, 5)))]
         parts.append((keys, rng.integers(0, len(names), size), names))
     return parts
@@ -124,14 +151,29 @@ def corpora(draw: st.DrawFn) -> list[Part]:
 
 @pytest.mark.parametrize("sort_limit", [0, 4, descent.SORT_LIMIT])
 @settings(deadline=None, max_examples=150)
-@given(parts=corpora(), rule=RULES, per=st.sampled_from(Scope), minimum=st.sampled_from([0, 0, 1, 5]), data=st.data())
+@given(
+    parts=corpora(),
+    rule=RULES,
+    per=st.sampled_from(Scope),
+    minimum=st.sampled_from([0, 0, 1, 5]),
+    data=st.data(),
+)
 def test_the_descent_keeps_what_sorting_keeps(
-    sort_limit: int, parts: list[Part], rule: rules.Rule, per: Scope, minimum: int, data: st.DataObject
+    sort_limit: int,
+    parts: list[Part],
+    rule: rules.Rule,
+    per: Scope,
+    minimum: int,
+    data: st.DataObject,
 ) -> None:
     weights: dict[str, Fraction] = {}
-    present = sorted({name for _, codes_N, names in parts for name in (names[code] for code in codes_N.tolist())})
+    present = sorted(
+        {name for _, codes_N, names in parts for name in (names[code] for code in codes_N.tolist())}
+    )
     if per is Scope.SOURCE and present and not isinstance(rule, Threshold):
-        weights = data.draw(st.dictionaries(st.sampled_from(present), st.fractions(0, 4), max_size=2))
+        weights = data.draw(
+            st.dictionaries(st.sampled_from(present), st.fractions(0, 4), max_size=2)
+        )
     policy = Policy(rule, per, weights, minimum)
     assert Policy.from_json(policy.to_json()) == policy
     with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +189,9 @@ def test_the_descent_keeps_what_sorting_keeps(
 
 @settings(deadline=None, max_examples=30)
 @given(corpora(), st.sampled_from(Scope), st.sampled_from([0, 3]))
-def test_a_draw_per_source_knows_its_expectation(parts: list[Part], per: Scope, minimum: int) -> None:
+def test_a_draw_per_source_knows_its_expectation(
+    parts: list[Part], per: Scope, minimum: int
+) -> None:
     cutoffs = find(Policy(BatchTopK(1, 4), per, {}, minimum), parts)
     assert all(isinstance(group, Acceptance) for group in cutoffs.rule.values())
     documents = sum(len(part[0]) for part in parts)
@@ -163,7 +207,9 @@ def test_a_draw_per_source_knows_its_expectation(parts: list[Part], per: Scope, 
 
 def test_a_weight_multiplies_a_share() -> None:
     count = 1000
-    keys = RankKeys.of(np.arange(count), np.arange(count, dtype=np.uint64), 0, 0, np.arange(count), np.ones(count))
+    keys = RankKeys.of(
+        np.arange(count), np.arange(count, dtype=np.uint64), 0, 0, np.arange(count), np.ones(count)
+    )
     part = keys, np.arange(count) % 2, ["wiki", "crawl"]
     policy = Policy(KeepFraction("0.1"), Scope.SOURCE, {"wiki": Fraction("2.0")})
     assert policy.name == "keep-0.1-per-source-weighted"
@@ -177,7 +223,11 @@ def test_policies_that_mean_nothing_are_refused() -> None:
     with pytest.raises(SelectionError, match="no share"):
         Policy(Threshold("0.1"), Scope.SOURCE, {"a": Fraction(2)})
     with pytest.raises(SelectionError, match=r"no source is called 'wkii'.*'wiki'"):
-        Cutoffs.begin(Policy(KeepCount(3), Scope.SOURCE, {"wkii": Fraction(2)}), Histogram.empty(), {"wiki": (0, 0)})
+        Cutoffs.begin(
+            Policy(KeepCount(3), Scope.SOURCE, {"wkii": Fraction(2)}),
+            Histogram.empty(),
+            {"wiki": (0, 0)},
+        )
 
 
 def test_ten_million_equal_scores_half_of_them_with_one_key() -> None:
@@ -188,7 +238,14 @@ def test_ten_million_equal_scores_half_of_them_with_one_key() -> None:
     for ordinal in range(splits):
         hashes_N = rng.integers(0, 2**63, size, np.uint64)
         hashes_N[: size // 2] = 7
-        keys = RankKeys.of(np.zeros(size, np.float32), hashes_N, 0, ordinal, np.arange(size), np.ones(size, np.int64))
+        keys = RankKeys.of(
+            np.zeros(size, np.float32),
+            hashes_N,
+            0,
+            ordinal,
+            np.arange(size),
+            np.ones(size, np.int64),
+        )
         parts.append((keys, np.zeros(size, np.int64), ["one"]))
     cutoffs = find(Policy(KeepCount(4_999_999)), parts)
     assert cutoffs.counted() == (4_999_999, 4_999_999)
@@ -212,7 +269,9 @@ def test_ten_thousand_sources() -> None:
             rng.integers(1, 9, mine),
         )
         parts.append((keys, np.arange(mine) % sources, names))
-    cutoffs = find(Policy(KeepFraction("0.5"), Scope.SOURCE, {"s17": Fraction(2)}, minimum=3), parts)
+    cutoffs = find(
+        Policy(KeepFraction("0.5"), Scope.SOURCE, {"s17": Fraction(2)}, minimum=3), parts
+    )
     kept_S = np.zeros(sources, np.int64)
     for keys, codes_N, part_names in parts:
         np.add.at(kept_S, codes_N[cutoffs.keeps(keys, codes_N, part_names, 0)], 1)

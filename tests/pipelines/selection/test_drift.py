@@ -15,7 +15,9 @@ from datarater.pipelines.selection.rules import Threshold
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 # Ties are what crawls are full of: some of the scores are drawn from a few.
-SCORES = st.lists(st.one_of(FLOATS, st.sampled_from([-1.5, 0.0, -0.0, 0.25])), min_size=1, max_size=200)
+SCORES = st.lists(
+    st.one_of(FLOATS, st.sampled_from([-1.5, 0.0, -0.0, 0.25])), min_size=1, max_size=200
+)
 
 
 def float32(scores: ArrayLike) -> NDArray[np.float32]:
@@ -25,7 +27,9 @@ def float32(scores: ArrayLike) -> NDArray[np.float32]:
 def counted(scores: ArrayLike) -> ScoreDistribution:
     scores_N = float32(scores)
     count = len(scores_N)
-    keys = RankKeys.of(scores_N, np.arange(count, dtype=np.uint64), 0, 0, np.arange(count), np.ones(count))
+    keys = RankKeys.of(
+        scores_N, np.arange(count, dtype=np.uint64), 0, 0, np.arange(count), np.ones(count)
+    )
     return ScoreDistribution.of(Histogram.of(keys, 0))
 
 
@@ -35,10 +39,13 @@ def bins_of(scores: ArrayLike) -> NDArray[np.int64]:
 
 
 @given(SCORES, SCORES)
-def test_the_distance_is_scipys_over_the_same_bins(batch: list[float], reference: list[float]) -> None:
+def test_the_distance_is_scipys_over_the_same_bins(
+    batch: list[float], reference: list[float]
+) -> None:
     found = drift.kolmogorov_smirnov(counted(batch), counted(reference)).value
     assert found == pytest.approx(
-        scipy.stats.ks_2samp(bins_of(batch), bins_of(reference), method="asymp").statistic, abs=1e-12
+        scipy.stats.ks_2samp(bins_of(batch), bins_of(reference), method="asymp").statistic,
+        abs=1e-12,
     )
     # Of the scores themselves to within the share of a bin.
     widest = max(
@@ -54,7 +61,8 @@ def test_the_index_is_that_of_the_raw_scores_by_the_references_quantiles(
     batch: list[float], reference: list[float], groups: int
 ) -> None:
     found = drift.population_stability_index(counted(batch), counted(reference), groups)
-    # The same from raw scores, one document at a time: a score's group is how much of the reference is better.
+    # The same from raw scores, one document at a time: a score's group is how much of the reference
+    # is better.
     sorted_R = np.sort(bins_of(reference))
 
     def group_of(bin_: int) -> int:
@@ -62,7 +70,9 @@ def test_the_index_is_that_of_the_raw_scores_by_the_references_quantiles(
         return min(groups - 1, groups * better // len(sorted_R))
 
     shares = []
-    labels = [[group_of(bin_) for bin_ in bins_of(scores).tolist()] for scores in (batch, reference)]
+    labels = [
+        [group_of(bin_) for bin_ in bins_of(scores).tolist()] for scores in (batch, reference)
+    ]
     used = sorted(set(labels[0]) | set(labels[1]))
     for one in labels:
         shares.append([max(one.count(group), 0.5) / len(one) for group in used])
@@ -79,7 +89,9 @@ def test_what_is_the_same_has_not_moved(scores: list[float]) -> None:
 
 
 @given(st.lists(FLOATS, min_size=2, max_size=30), st.integers(1, 1000))
-def test_quantiles_are_spread_over_the_bins_by_straight_lines(quantiles: list[float], documents: int) -> None:
+def test_quantiles_are_spread_over_the_bins_by_straight_lines(
+    quantiles: list[float], documents: int
+) -> None:
     quantiles = sorted(quantiles)
     spread = ScoreDistribution.by_quantiles(quantiles, documents)
     assert spread.documents == pytest.approx(documents)
@@ -126,8 +138,14 @@ def test_chance_alone_seldom_passes_what_it_is_given(documents: int, of: int) ->
     for _ in range(trials):
         batch, reference = rng.normal(size=documents), rng.normal(size=of)
         one, other = counted(batch), counted(reference)
-        share = drift.share_difference(int((batch > 0.3).sum()), documents, float((reference > 0.3).mean()), of)
-        measures = drift.population_stability_index(one, other), drift.kolmogorov_smirnov(one, other), share
+        share = drift.share_difference(
+            int((batch > 0.3).sum()), documents, float((reference > 0.3).mean()), of
+        )
+        measures = (
+            drift.population_stability_index(one, other),
+            drift.kolmogorov_smirnov(one, other),
+            share,
+        )
         past += [measure.is_past(0.0) for measure in measures]
     assert (past <= 0.01 * trials).all()
 
@@ -141,7 +159,9 @@ def test_what_has_moved_is_past_chance_and_limit() -> None:
     assert distance.is_past(0.15)
     assert not distance.is_past(0.5)
     assert drift.share_difference(90, 100, 0.5, 1000, comparisons=20).is_past(0.2)
-    assert not drift.share_difference(3, 3, 0.5, 1000).is_past(0.2)  # of three documents that says nothing
+    assert not drift.share_difference(3, 3, 0.5, 1000).is_past(
+        0.2
+    )  # of three documents that says nothing
 
 
 def test_the_chance_level_of_the_index_is_chi_squareds() -> None:
@@ -153,7 +173,12 @@ def test_the_chance_level_of_the_index_is_chi_squareds() -> None:
 
 def test_a_measure_says_whether_it_is_past_its_limit() -> None:
     measure = Measure(0.3, 0.1)
-    assert drift.describe(measure, 0.2) == {"value": 0.3, "by_chance": 0.1, "limit": 0.2, "past": True}
+    assert drift.describe(measure, 0.2) == {
+        "value": 0.3,
+        "by_chance": 0.1,
+        "limit": 0.2,
+        "past": True,
+    }
     assert drift.describe(measure, None)["past"] is False
     assert Measure(-0.3, 0.1).is_past(0.2)
     assert not Measure(0.3, 0.35).is_past(0.2)

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from datarater.pipelines.selection import descent, ranking, rules
 from datarater.pipelines.selection.descent import Boundary, Histogram, Step
 from datarater.pipelines.selection.ranking import RankKeys, SelectionError
-from datarater.pipelines.selection.rules import KeepCount, KeepFraction, Rule, Threshold, TokenBudget
+from datarater.pipelines.selection.rules import (
+    KeepCount,
+    KeepFraction,
+    Rule,
+    Threshold,
+    TokenBudget,
+)
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -21,10 +27,14 @@ def find(rule: Rule, parts: list[RankKeys]) -> Boundary:
     for _ in range(ranking.LAST_LEVEL):
         boundary = Boundary.from_json(boundary.to_json())
         if boundary.step is Step.SORT:
-            boundary = boundary.settle(RankKeys.concatenate(boundary.undecided_of(part) for part in parts))
+            boundary = boundary.settle(
+                RankKeys.concatenate(boundary.undecided_of(part) for part in parts)
+            )
         elif boundary.step is Step.HISTOGRAM:
             boundary = boundary.descend(
-                Histogram.merge(Histogram.of(boundary.undecided_of(p), boundary.level) for p in parts)
+                Histogram.merge(
+                    Histogram.of(boundary.undecided_of(p), boundary.level) for p in parts
+                )
             )
     assert boundary.end is not None
     return boundary
@@ -77,7 +87,9 @@ RULES = st.one_of(
 @pytest.mark.parametrize("sort_limit", [0, 3, descent.SORT_LIMIT])
 @settings(deadline=None, max_examples=150)
 @given(parts=corpora(), rule=RULES)
-def test_the_descent_keeps_what_a_full_sort_keeps(sort_limit: int, parts: list[RankKeys], rule: Rule) -> None:
+def test_the_descent_keeps_what_a_full_sort_keeps(
+    sort_limit: int, parts: list[RankKeys], rule: Rule
+) -> None:
     keys = RankKeys.concatenate(parts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(descent, "SORT_LIMIT", sort_limit)
@@ -119,12 +131,16 @@ def test_a_threshold_keeps_the_scores_that_reach_it(parts: list[RankKeys], score
 def test_a_threshold_between_two_floats_keeps_only_the_upper() -> None:
     lower = np.float32(0.1)
     upper = np.nextafter(lower, np.float32(1))
-    keys = RankKeys.of(np.asarray([lower, upper], np.float32), np.zeros(2, np.uint64), 0, 0, [0, 1], [1, 1])
+    keys = RankKeys.of(
+        np.asarray([lower, upper], np.float32), np.zeros(2, np.uint64), 0, 0, [0, 1], [1, 1]
+    )
     middle = (Fraction(float(lower)) + Fraction(float(upper))) / 2
     assert keys.below(Threshold(middle).end).tolist() == [False, True]
 
 
-@pytest.mark.parametrize(("documents", "kept"), [(13_157, 6_578), (1, 0), (3, 2), (5, 2), (0, 0), (7, 4)])
+@pytest.mark.parametrize(
+    ("documents", "kept"), [(13_157, 6_578), (1, 0), (3, 2), (5, 2), (0, 0), (7, 4)]
+)
 def test_half_of_a_corpus_is_rounded_half_to_even(documents: int, kept: int) -> None:
     assert KeepFraction("0.5").target(documents, 0) == kept
 
@@ -145,7 +161,9 @@ def test_a_fraction_outside_0_to_1_is_refused(text: str) -> None:
         KeepFraction(text)
 
 
-@pytest.mark.parametrize("rule", [KeepFraction("1/7"), KeepCount(9), TokenBudget(100), Threshold("-0.25")])
+@pytest.mark.parametrize(
+    "rule", [KeepFraction("1/7"), KeepCount(9), TokenBudget(100), Threshold("-0.25")]
+)
 def test_rules_survive_json(rule: Rule) -> None:
     assert rules.rule_from_json(rules.rule_to_json(rule)) == rule
 
@@ -157,7 +175,9 @@ def test_an_unknown_rule_is_named() -> None:
 
 def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
     parts = [
-        RankKeys.of(np.ones(50, np.float32), np.full(50, 7, np.uint64), 3, o, np.arange(50), np.ones(50))
+        RankKeys.of(
+            np.ones(50, np.float32), np.full(50, 7, np.uint64), 3, o, np.arange(50), np.ones(50)
+        )
         for o in range(4)
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -174,7 +194,14 @@ def test_the_tie_break_favours_no_split_and_follows_the_seed() -> None:
 
     def kept(seed: int) -> NDArray[np.bool_]:
         ordinals_N = np.arange(count) * splits // count
-        keys = RankKeys.of(np.zeros(count, np.float32), hashes_N, seed, ordinals_N, np.arange(count), np.ones(count))
+        keys = RankKeys.of(
+            np.zeros(count, np.float32),
+            hashes_N,
+            seed,
+            ordinals_N,
+            np.arange(count),
+            np.ones(count),
+        )
         end = find(KeepFraction("0.5"), [keys]).end
         assert end is not None
         return keys.below(end)
@@ -191,7 +218,9 @@ def test_the_tie_break_favours_no_split_and_follows_the_seed() -> None:
 def test_histograms_merge_in_any_grouping(groups: list[list[RankKeys]]) -> None:
     parts = [part for group in groups for part in group]
     flat = Histogram.of(RankKeys.concatenate(parts), 0)
-    nested = Histogram.merge(Histogram.merge(Histogram.of(part, 0) for part in reversed(group)) for group in groups)
+    nested = Histogram.merge(
+        Histogram.merge(Histogram.of(part, 0) for part in reversed(group)) for group in groups
+    )
     for name in ("bins_K", "counts_K", "tokens_K"):
         assert getattr(flat, name).tolist() == getattr(nested, name).tolist()
     assert Histogram.from_json(flat.to_json()).to_json() == flat.to_json()
@@ -200,7 +229,9 @@ def test_histograms_merge_in_any_grouping(groups: list[list[RankKeys]]) -> None:
 
 
 def test_changed_scores_are_noticed() -> None:
-    keys = RankKeys.of(np.zeros(4, np.float32), np.arange(4, dtype=np.uint64), 0, 0, range(4), [1] * 4)
+    keys = RankKeys.of(
+        np.zeros(4, np.float32), np.arange(4, dtype=np.uint64), 0, 0, range(4), [1] * 4
+    )
     boundary = Boundary.begin(KeepCount(2), Histogram.of(keys, 0))
     with pytest.raises(SelectionError, match="changed"):
         boundary.settle(keys.take(np.arange(3)))
@@ -220,7 +251,9 @@ def test_the_lowest_score_is_the_last_kept_ones(scores_N: NDArray[np.float32], c
 def test_hashes_are_of_fixed_value() -> None:
     assert ranking.key_hash("a") == ranking.key_hash("a")
     assert ranking.key_hash('"1"') != ranking.key_hash("1")
-    assert ranking.seeded_hash([1, 2, 3], 0).tolist() == ranking.seeded_hash([1, 2, 3], 2**64).tolist()
+    assert (
+        ranking.seeded_hash([1, 2, 3], 0).tolist() == ranking.seeded_hash([1, 2, 3], 2**64).tolist()
+    )
     assert len(set(ranking.seeded_hash(np.arange(10_000), 5).tolist())) == 10_000
 
 
@@ -237,5 +270,7 @@ def test_a_histogram_of_many_is_that_of_its_parts() -> None:
     )
     for level in range(6):
         whole = Histogram.of(keys, level)
-        parts = Histogram.merge(Histogram.of(keys.take(np.arange(i, i + 100)), level) for i in range(0, count, 100))
+        parts = Histogram.merge(
+            Histogram.of(keys.take(np.arange(i, i + 100)), level) for i in range(0, count, 100)
+        )
         assert whole.to_json() == parts.to_json()

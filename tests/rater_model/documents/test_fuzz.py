@@ -27,7 +27,8 @@ from tests.integration.test_formats import examples_of, tfrecord_of, wet_of
 CASES = int(os.environ.get("DATARATER_FUZZ_CASES", "400"))
 OPTIONS = ReadOptions(max_record_bytes=5000)
 RECORDS = [
-    {"id": record["id"], "text": record["text"], "source": record["source"]} for record in make_records(40, seed=0)
+    {"id": record["id"], "text": record["text"], "source": record["source"]}
+    for record in make_records(40, seed=0)
 ]
 
 
@@ -79,7 +80,12 @@ MEMBERS: dict[str, Callable[[bytes], bytes]] = {
     ".members.gz": lambda data: by_record(data, gzip.compress),
     ".frames.zst": lambda data: by_record(data, zstd),
 }
-KINDS = [(name, suffix) for name in FORMATS for suffix in PACKERS if name not in SELF_PACKED or not suffix]
+KINDS = [
+    (name, suffix)
+    for name in FORMATS
+    for suffix in PACKERS
+    if name not in SELF_PACKED or not suffix
+]
 KINDS += [(name, suffix) for name in ("jsonl", "warc") for suffix in MEMBERS]
 PACKERS |= MEMBERS
 
@@ -108,7 +114,9 @@ def test_damaged_files_give_records_or_reasons(tmp_path: Path, name: str, suffix
     path = tmp_path / f"a.{name}{suffix}"
     path.write_bytes(sound)
     (info,) = list_files([str(path)])
-    whole = [record for split in plan_file(info, OPTIONS, 500) for record in read_split(split, OPTIONS)]
+    whole = [
+        record for split in plan_file(info, OPTIONS, 500) for record in read_split(split, OPTIONS)
+    ]
     assert all(isinstance(record, Document) for record in whole)
     assert len(whole) == (1 if name == "txt" else len(RECORDS))
     assert suffix not in MEMBERS or len(plan_file(info, OPTIONS, 500)) > 3

@@ -42,7 +42,9 @@ def member(content: bytes, compression: Compression, level: int = 6) -> bytes:
     if level == 0:
         return raw_frame(content)
     # As from a pipe or from a file: without or with its size in the header.
-    compressor = zstandard.ZstdCompressor(level, write_content_size=level > 3, write_checksum=level % 2 == 0)
+    compressor = zstandard.ZstdCompressor(
+        level, write_content_size=level > 3, write_checksum=level % 2 == 0
+    )
     return compressor.compress(content)
 
 
@@ -73,12 +75,15 @@ def content_of(record: Record) -> tuple[object, ...]:
 
 def assert_same_records(splits: Sequence[Split], path: Path) -> None:
     found = read(splits)
-    assert [content_of(record) for record in found] == [content_of(record) for record in read_file(str(path), OPTIONS)]
+    assert [content_of(record) for record in found] == [
+        content_of(record) for record in read_file(str(path), OPTIONS)
+    ]
     positions = [record.position for record in found]
     assert positions == sorted(set(positions))
     for split in splits:
         for record in read_split(split, OPTIONS):
-            # `tail -c +STORED | zcat` begins at the split, and the record at what is left of its position.
+            # `tail -c +STORED | zcat` begins at the split, and the record at what is left of its
+            # position.
             assert split.start <= record.position
             assert split.end is None or record.position < split.end
 
@@ -86,7 +91,9 @@ def assert_same_records(splits: Sequence[Split], path: Path) -> None:
 def unpacked(data: bytes, compression: Compression) -> bytes:
     if compression is Compression.GZIP:
         return gzip.decompress(data)
-    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True) as reader:
+    with zstandard.ZstdDecompressor().stream_reader(
+        io.BytesIO(data), read_across_frames=True
+    ) as reader:
         return reader.read()
 
 
@@ -136,14 +143,20 @@ def test_splits_at_members_give_the_records_of_the_whole(
     path.write_bytes(b"".join(packed))
     splits = splits_of(path, target)
     begins = {sum(map(len, packed[:index])) for index in range(len(packed))}
-    assert all(split.start % VIRTUAL_BYTES == 0 and split.start // VIRTUAL_BYTES in begins for split in splits)
+    assert all(
+        split.start % VIRTUAL_BYTES == 0 and split.start // VIRTUAL_BYTES in begins
+        for split in splits
+    )
     assert_same_records(splits, path)
 
 
-def write_members(path: Path, compression: Compression, lines_each: int = 20, count: int = 100) -> None:
+def write_members(
+    path: Path, compression: Compression, lines_each: int = 20, count: int = 100
+) -> None:
     rng = random.Random(0)
     lines = [
-        json.dumps({"id": number, "text": f"{rng.getrandbits(8 * rng.randint(1, 150)):x}"}).encode() + b"\n"
+        json.dumps({"id": number, "text": f"{rng.getrandbits(8 * rng.randint(1, 150)):x}"}).encode()
+        + b"\n"
         for number in range(lines_each * count)
     ]
     path.write_bytes(
@@ -199,18 +212,26 @@ def test_whole_files_inside_of_blocks_are_no_boundaries(
 
 
 @BOTH
-def test_a_planned_boundary_that_is_none_stops_the_run(tmp_path: Path, compression: Compression) -> None:
+def test_a_planned_boundary_that_is_none_stops_the_run(
+    tmp_path: Path, compression: Compression
+) -> None:
     inner = member(b'\n{"text": "within"}\n', compression, 1)
     outer = member(b'{"text": "a"}\n' + inner + b'\n{"text": "b"}\n', compression, 0)
     path = tmp_path / f"a{SUFFIXES[compression]}"
     path.write_bytes(outer + member(b'{"text": "c"}\n', compression))
     false = virtual_offset(outer.index(inner))
-    with pytest.raises(FalseBoundaryError, match=f"at byte {false // VIRTUAL_BYTES} lies within another"):
-        list(read_split(Split(str(path), Format.JSONL, compression, 0, false, virtual=True), OPTIONS))
+    with pytest.raises(
+        FalseBoundaryError, match=f"at byte {false // VIRTUAL_BYTES} lies within another"
+    ):
+        list(
+            read_split(Split(str(path), Format.JSONL, compression, 0, false, virtual=True), OPTIONS)
+        )
 
 
 @BOTH
-def test_damage_costs_the_rest_of_its_split_and_no_other(tmp_path: Path, compression: Compression) -> None:
+def test_damage_costs_the_rest_of_its_split_and_no_other(
+    tmp_path: Path, compression: Compression
+) -> None:
     path = tmp_path / f"a{SUFFIXES[compression]}"
     write_members(path, compression)
     data = bytearray(path.read_bytes())
@@ -227,16 +248,25 @@ def test_damage_costs_the_rest_of_its_split_and_no_other(tmp_path: Path, compres
     assert isinstance(bad, BadRecord)
     assert bad.reason is Reason.STREAM_CORRUPT
     # Planned after the damage, nothing that a reading of the whole finds is missing either.
-    whole = [content_of(record) for record in read_file(str(path), OPTIONS) if isinstance(record, Document)]
+    whole = [
+        content_of(record)
+        for record in read_file(str(path), OPTIONS)
+        if isinstance(record, Document)
+    ]
     assert [content_of(record) for record in read(splits_of(path, 20_000))][: len(whole)] == whole
 
 
 @BOTH
-def test_a_last_member_cut_short_or_followed_by_garbage_is_told_once(tmp_path: Path, compression: Compression) -> None:
+def test_a_last_member_cut_short_or_followed_by_garbage_is_told_once(
+    tmp_path: Path, compression: Compression
+) -> None:
     path = tmp_path / f"a{SUFFIXES[compression]}"
     write_members(path, compression)
     sound = path.read_bytes()
-    for data, reason in ((sound[:-20], Reason.STREAM_TRUNCATED), (sound + b"garbage", Reason.TRAILING_GARBAGE)):
+    for data, reason in (
+        (sound[:-20], Reason.STREAM_TRUNCATED),
+        (sound + b"garbage", Reason.TRAILING_GARBAGE),
+    ):
         path.write_bytes(data)
         splits = splits_of(path, 20_000)
         bad = [record for record in read(splits) if isinstance(record, BadRecord)]
@@ -249,14 +279,18 @@ def test_one_long_member_and_members_far_apart_are_left_to_strides(tmp_path: Pat
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(lines))
     assert len(splits_of(path, 5000)) == 1
-    path.write_bytes(gzip.compress(lines[:1000]) + gzip.compress(lines) + gzip.compress(lines[:1000]))
+    path.write_bytes(
+        gzip.compress(lines[:1000]) + gzip.compress(lines) + gzip.compress(lines[:1000])
+    )
     assert len(splits_of(path, 2000)) == 1
 
 
 def test_padding_and_skippable_frames_between_members_are_passed(tmp_path: Path) -> None:
     texts = [b'{"text": "%d %d"}\n' % (number, number**9) for number in range(500)]
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(b"".join(gzip.compress(text) + bytes(number % 40) for number, text in enumerate(texts)))
+    path.write_bytes(
+        b"".join(gzip.compress(text) + bytes(number % 40) for number, text in enumerate(texts))
+    )
     assert len(splits_of(path, 2000)) > 5
     assert_same_records(splits_of(path, 2000), path)
     path = tmp_path / "a.jsonl.zst"
@@ -278,5 +312,7 @@ def test_crawls_are_cut_at_records_and_only_there(tmp_path: Path) -> None:
     assert_same_records(splits, path)
     # Packed again in blocks of any bytes, as by bgzip: some begin like a record, but none is one.
     data = wet_of(records)
-    path.write_bytes(b"".join(gzip.compress(data[start : start + 400]) for start in range(0, len(data), 400)))
+    path.write_bytes(
+        b"".join(gzip.compress(data[start : start + 400]) for start in range(0, len(data), 400))
+    )
     assert len(splits_of(path, 3000)) == 1

@@ -49,7 +49,11 @@ OPTIONS = ReadOptions()
 
 def reuse_folder(examples: int) -> settings:
     """Settings for tests whose examples each write their file anew into the same folder."""
-    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 
 
 def write(path: Path, content: bytes) -> str:
@@ -112,9 +116,13 @@ def test_a_document_holds_what_its_line_says(tmp_path: Path) -> None:
         ({}, None),
     ],
 )
-def test_keys_are_canonical_json_or_the_texts_digest(tmp_path: Path, identifier: Any, key: str | None) -> None:
+def test_keys_are_canonical_json_or_the_texts_digest(
+    tmp_path: Path, identifier: Any, key: str | None
+) -> None:
     digest = "sha256:" + hashlib.sha256(b"some text").hexdigest()
-    path = write(tmp_path / "a.jsonl", line(id=identifier, text="some text") + line(text="some text"))
+    path = write(
+        tmp_path / "a.jsonl", line(id=identifier, text="some text") + line(text="some text")
+    )
     with_id, without = read_file(path)
     assert isinstance(with_id, Document)
     assert with_id.key == (key or digest)
@@ -138,7 +146,11 @@ def test_dotted_fields_reach_into_objects_and_whole_names_win(tmp_path: Path) ->
         {"meta.text": "b", "meta": {"text": "c", "from": "flat"}},
         {"meta": "no object"},
     ]
-    records = list(read_file(write(tmp_path / "a.jsonl", b"".join(line(**fields) for fields in lines)), options))
+    records = list(
+        read_file(
+            write(tmp_path / "a.jsonl", b"".join(line(**fields) for fields in lines)), options
+        )
+    )
     assert texts(records) == ["a", "b"]
     assert isinstance(records[0], Document)
     assert (records[0].key, records[0].source) == ("1", "web")
@@ -166,7 +178,9 @@ def test_dotted_fields_reach_into_objects_and_whole_names_win(tmp_path: Path) ->
         (b'{"text": "x", "other": "\\udfff"}', Reason.TEXT_NOT_UNICODE),
     ],
 )
-def test_every_bad_line_has_its_reason_and_costs_no_other(tmp_path: Path, content: bytes, reason: Reason) -> None:
+def test_every_bad_line_has_its_reason_and_costs_no_other(
+    tmp_path: Path, content: bytes, reason: Reason
+) -> None:
     good = line(text="good")
     records = list(read_file(write(tmp_path / "a.jsonl", good + content + b"\n" + good)))
     assert_sound(records)
@@ -204,7 +218,11 @@ LINES = st.sampled_from(
 @st.composite
 def jsonl_content(draw: st.DrawFn) -> bytes:
     content = b"\n".join(draw(st.lists(LINES, max_size=12)))
-    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + content + draw(st.sampled_from([b"", b"\n"]))
+    return (
+        draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
+        + content
+        + draw(st.sampled_from([b"", b"\n"]))
+    )
 
 
 @reuse_folder(300)
@@ -274,7 +292,9 @@ def test_a_plan_covers_the_file_once(tmp_path: Path, target: int, content: bytes
 # Streams
 
 
-BODY = b"".join(line(id=number, text=f"document {number} " + "words " * (number % 7)) for number in range(60))
+BODY = b"".join(
+    line(id=number, text=f"document {number} " + "words " * (number % 7)) for number in range(60)
+)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
@@ -297,7 +317,9 @@ def pack(content: bytes, suffix: str) -> bytes:
         return gzip.compress(content, mtime=0)
     output = io.BytesIO()
     writer = zstandard.ZstdCompressor().stream_writer(output, closefd=False)
-    for start in range(0, len(content), 500):  # small blocks, so that a cut leaves some of them whole
+    for start in range(
+        0, len(content), 500
+    ):  # small blocks, so that a cut leaves some of them whole
         writer.write(content[start : start + 500])
         writer.flush(zstandard.FLUSH_BLOCK)
     writer.close()
@@ -314,13 +336,19 @@ def test_members_and_frames_are_read_as_one_stream(tmp_path: Path, suffix: str) 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
 @pytest.mark.parametrize("garbage", [b"g", b"garbage, much of it" * 1000, b"\x1f", b"\x28\xb5"])
-def test_garbage_behind_a_stream_is_one_bad_record(tmp_path: Path, suffix: str, garbage: bytes) -> None:
+def test_garbage_behind_a_stream_is_one_bad_record(
+    tmp_path: Path, suffix: str, garbage: bytes
+) -> None:
     content = BODY + b'{"text": "no newline"}'
     path = write(tmp_path / f"a{suffix}", pack(content, suffix) + garbage)
     *kept, last = read_file(path)
     assert kept == list(read_file(write(tmp_path / "plain.jsonl", content)))
     assert isinstance(last, BadRecord)
-    assert (last.reason, last.position, last.excerpt) == (Reason.TRAILING_GARBAGE, len(content), garbage[:200])
+    assert (last.reason, last.position, last.excerpt) == (
+        Reason.TRAILING_GARBAGE,
+        len(content),
+        garbage[:200],
+    )
 
 
 def test_nul_padding_behind_gzip_is_no_garbage(tmp_path: Path) -> None:
@@ -341,7 +369,11 @@ def test_damage_within_gzip_keeps_what_stands_before_it(tmp_path: Path, place: i
     cut = list(read_file(write(tmp_path / "cut.jsonl.gz", sound[:place])))
     assert records[: len(cut) - 1] == cut[:-1]
     assert isinstance(records[-1], BadRecord)
-    assert records[-1].reason in (Reason.STREAM_CORRUPT, Reason.STREAM_TRUNCATED, Reason.TRAILING_GARBAGE)
+    assert records[-1].reason in (
+        Reason.STREAM_CORRUPT,
+        Reason.STREAM_TRUNCATED,
+        Reason.TRAILING_GARBAGE,
+    )
 
 
 def test_a_wrong_checksum_is_told(tmp_path: Path) -> None:
@@ -410,7 +442,12 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=name):
             list(read_file(str(tmp_path / name)))
         with pytest.raises(OSError, match=name):
-            list(read_split(Split(str(tmp_path / name), Format("jsonl" if "json" in name else "parquet")), OPTIONS))
+            list(
+                read_split(
+                    Split(str(tmp_path / name), Format("jsonl" if "json" in name else "parquet")),
+                    OPTIONS,
+                )
+            )
 
 
 # Parquet
@@ -428,7 +465,9 @@ def table_of(rows: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("settings_", [{}, {"use_dictionary": False}, {"data_page_version": "2.0"}])
-def test_parquet_reads_like_jsonl_and_splits_between_row_groups(tmp_path: Path, settings_: dict[str, Any]) -> None:
+def test_parquet_reads_like_jsonl_and_splits_between_row_groups(
+    tmp_path: Path, settings_: dict[str, Any]
+) -> None:
     table = table_of(500)
     path = str(tmp_path / "a.parquet")
     pq.write_table(table, path, row_group_size=64, **settings_)
@@ -447,7 +486,9 @@ def test_parquet_reads_like_jsonl_and_splits_between_row_groups(tmp_path: Path, 
         assert [record for split in splits for record in read_split(split, OPTIONS)] == rows
         batches = [batch for split in splits for batch in read_parquet_table(split, OPTIONS)]
         assert pa.Table.from_batches([batch for _, batch in batches]).equals(table)
-        assert [row for first, batch in batches for row in range(first, first + batch.num_rows)] == list(range(500))
+        assert [
+            row for first, batch in batches for row in range(first, first + batch.num_rows)
+        ] == list(range(500))
 
 
 def test_parquet_rows_have_reasons_of_their_own(tmp_path: Path) -> None:
@@ -470,7 +511,9 @@ def test_parquet_rows_have_reasons_of_their_own(tmp_path: Path) -> None:
         assert batch.column(0).cast(pa.binary()).equals(values)
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
 def test_text_columns_of_every_string_type_are_read(tmp_path: Path, kind: pa.DataType) -> None:
     path = str(tmp_path / "a.parquet")
     table = pa.table({"text": pa.array(["é", "b", None]).cast(kind)})
@@ -482,7 +525,9 @@ def test_text_columns_of_every_string_type_are_read(tmp_path: Path, kind: pa.Dat
 
 def test_text_within_a_struct_is_read(tmp_path: Path) -> None:
     path = str(tmp_path / "a.parquet")
-    table = pa.table({"meta": [{"text": "a", "n": 1}, None, {"text": None, "n": 2}, {"text": "b", "n": 3}]})
+    table = pa.table(
+        {"meta": [{"text": "a", "n": 1}, None, {"text": None, "n": 2}, {"text": "b", "n": 3}]}
+    )
     pq.write_table(table, path)
     options = ReadOptions(text_field="meta.text", id_field="meta.n")
     records = list(read_file(path, options))
@@ -496,7 +541,13 @@ def test_text_within_a_struct_is_read(tmp_path: Path) -> None:
 def test_ids_of_every_type_become_keys(tmp_path: Path) -> None:
     path = str(tmp_path / "a.parquet")
     far = pa.array([2**52], pa.timestamp("ms"))  # beyond what Python's dates can hold
-    for identifiers in (pa.array([b"\xff"]), pa.array([1.5]), pa.array([[1]]), pa.array([True]), far):
+    for identifiers in (
+        pa.array([b"\xff"]),
+        pa.array([1.5]),
+        pa.array([[1]]),
+        pa.array([True]),
+        far,
+    ):
         pq.write_table(pa.table({"text": ["x"], "id": identifiers}), path)
         (record,) = read_file(path)
         assert isinstance(record, Document)
@@ -506,9 +557,15 @@ def test_ids_of_every_type_become_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["text", "numbers"])
 def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path: Path, column: str) -> None:
     path = tmp_path / "a.parquet"
-    pq.write_table(table_of(400), path, row_group_size=100, compression="gzip", use_dictionary=False)
+    pq.write_table(
+        table_of(400), path, row_group_size=100, compression="gzip", use_dictionary=False
+    )
     metadata = pq.read_metadata(path).row_group(1)
-    number = next(i for i in range(metadata.num_columns) if metadata.column(i).path_in_schema.startswith(column))
+    number = next(
+        i
+        for i in range(metadata.num_columns)
+        if metadata.column(i).path_in_schema.startswith(column)
+    )
     damaged = metadata.column(number)
     middle = damaged.data_page_offset + damaged.total_compressed_size // 2
     content = bytearray(path.read_bytes())
@@ -529,7 +586,12 @@ def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path: Path, column: str
 
 
 @reuse_folder(300)
-@given(seed=st.integers(0, 2**32), flips=st.integers(1, 4), tail=st.booleans(), dictionary=st.booleans())
+@given(
+    seed=st.integers(0, 2**32),
+    flips=st.integers(1, 4),
+    tail=st.booleans(),
+    dictionary=st.booleans(),
+)
 def test_flipped_bytes_in_parquet_never_raise(
     tmp_path: Path, seed: int, flips: int, tail: bool, dictionary: bool
 ) -> None:
@@ -546,9 +608,16 @@ def test_flipped_bytes_in_parquet_never_raise(
     records = list(read_file(path))
     assert_sound(records)
     (info,) = list_files([path])
-    parts = [record for split in plan_file(info, OPTIONS, 2000) for record in read_split(split, OPTIONS)]
+    parts = [
+        record for split in plan_file(info, OPTIONS, 2000) for record in read_split(split, OPTIONS)
+    ]
     assert parts == records
-    of_file = {Reason.UNREADABLE_FILE, Reason.NO_TEXT_COLUMN, Reason.TEXT_NOT_A_STRING, Reason.PAGE_CORRUPT}
+    of_file = {
+        Reason.UNREADABLE_FILE,
+        Reason.NO_TEXT_COLUMN,
+        Reason.TEXT_NOT_A_STRING,
+        Reason.PAGE_CORRUPT,
+    }
     rows = [r.position for r in records if isinstance(r, Document) or r.reason not in of_file]
     written = [
         row
@@ -576,7 +645,12 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, *se
 
 def measured(path: str) -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", MEASURE, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     mebibytes, *seen = done.stdout.split()
     return int(mebibytes), seen
@@ -597,7 +671,9 @@ def test_a_huge_line_is_passed_in_bounded_memory(tmp_path: Path, suffix: str) ->
 
 
 @pytest.mark.slow
-def test_a_huge_text_repeated_by_a_parquet_dictionary_is_read_in_bounded_memory(tmp_path: Path) -> None:
+def test_a_huge_text_repeated_by_a_parquet_dictionary_is_read_in_bounded_memory(
+    tmp_path: Path,
+) -> None:
     path = str(tmp_path / "bomb.parquet")
     codes = pa.array([0] * 5000, pa.int32())
     table = pa.table({"text": pa.DictionaryArray.from_arrays(codes, ["x" * 20_000_000])})  # 100 GB
@@ -615,9 +691,16 @@ def test_files_are_found_once_and_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     found = list_files([f"{tmp_path}/b.jsonl,{tmp_path}/*.jsonl", f"file://{tmp_path}/**/d.jsonl"])
-    assert [Path(info.path).name for info in found] == ["a.jsonl", "b.jsonl", "odd[1].jsonl", "d.jsonl"]
+    assert [Path(info.path).name for info in found] == [
+        "a.jsonl",
+        "b.jsonl",
+        "odd[1].jsonl",
+        "d.jsonl",
+    ]
     assert [info.size for info in found] == [7, 7, 12, 11]
-    assert [info.path for info in list_files([f"{tmp_path}/odd[1].jsonl"])] == [f"{tmp_path}/odd[1].jsonl"]
+    assert [info.path for info in list_files([f"{tmp_path}/odd[1].jsonl"])] == [
+        f"{tmp_path}/odd[1].jsonl"
+    ]
 
 
 def test_a_pattern_without_a_file_is_named(tmp_path: Path) -> None:
@@ -649,7 +732,12 @@ def remote() -> Iterator[str]:
 def test_other_file_systems_work_alike(remote: str, tmp_path: Path) -> None:
     table = io.BytesIO()
     pq.write_table(table_of(20), table, row_group_size=5)
-    contents = {"a.jsonl.gz": gzip.compress(BODY), "b.jsonl": BODY, "c.parquet": table.getvalue(), "d.parquet": b"?"}
+    contents = {
+        "a.jsonl.gz": gzip.compress(BODY),
+        "b.jsonl": BODY,
+        "c.parquet": table.getvalue(),
+        "d.parquet": b"?",
+    }
     for name, content in contents.items():
         with fsspec.open(f"{remote}/{name}", "wb") as file:
             file.write(content)
@@ -660,7 +748,11 @@ def test_other_file_systems_work_alike(remote: str, tmp_path: Path) -> None:
         assert info.path.startswith("memory://")
         assert file_info(info.path) == info
         local = str(tmp_path / Path(info.path).name)
-        read = [record for split in plan_file(info, OPTIONS, 1000) for record in read_split(split, OPTIONS)]
+        read = [
+            record
+            for split in plan_file(info, OPTIONS, 1000)
+            for record in read_split(split, OPTIONS)
+        ]
         assert read == list(read_file(local))
 
 

@@ -40,7 +40,9 @@ class DefaultCredentialsError(Exception):
         (ClientError("SlowDown"), OSError, "the store failed"),
     ],
 )
-def test_errors_of_stores_are_those_of_a_disk(error: Exception, kind: type[OSError], says: str) -> None:
+def test_errors_of_stores_are_those_of_a_disk(
+    error: Exception, kind: type[OSError], says: str
+) -> None:
     with pytest.raises(OSError, match=says) as raised, raising_os_errors("gs://b/o"):
         raise error
     assert type(raised.value) is kind

@@ -11,7 +11,14 @@ import pytest
 from datarater.rater_model.documents.array_record import count_records
 from datarater.rater_model.documents.planning import plan_file
 from datarater.rater_model.documents.reading import list_files, read_file, read_split
-from datarater.rater_model.documents.records import BadRecord, Compression, Document, Format, ReadOptions, Reason
+from datarater.rater_model.documents.records import (
+    BadRecord,
+    Compression,
+    Document,
+    Format,
+    ReadOptions,
+    Reason,
+)
 from datarater.rater_model.documents.sniffing import sniff
 from datarater.rater_model.documents.tfds import DatasetError, DatasetName, split_patterns
 from tests.integration.test_formats import tfrecord_of
@@ -44,13 +51,23 @@ def texts_of(patterns: Sequence[str], target: int = 10**9) -> list[str]:
     found = []
     for info in list_files(patterns):
         for split in plan_file(info, ReadOptions(), target):
-            found += [record.text for record in read_split(split, ReadOptions()) if isinstance(record, Document)]
+            found += [
+                record.text
+                for record in read_split(split, ReadOptions())
+                if isinstance(record, Document)
+            ]
     return found
 
 
 @pytest.mark.parametrize(
     "asked",
-    ["tfds:tiny", "tfds:tiny:train", "tfds:tiny:1.0.0", "tfds:tiny:0.9.0:train", "tfds:lines/english:2.0.0:train"],
+    [
+        "tfds:tiny",
+        "tfds:tiny:train",
+        "tfds:tiny:1.0.0",
+        "tfds:tiny:0.9.0:train",
+        "tfds:lines/english:2.0.0:train",
+    ],
 )
 def test_a_split_is_found_and_read(folder: Path, asked: str) -> None:
     assert sorted(texts_of(split_patterns(asked, "text", str(folder)))) == sorted(TEXTS)
@@ -85,15 +102,31 @@ def test_nested_features_are_named_by_dots(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "field", "message"),
     [
-        ("tfds:tinny", "text", r"no dataset 'tinny' stands in .* \(it holds .*tiny:0\.9\.0, tiny:1\.0\.0\); prepare"),
-        ("tfds:tiny:2.0.0", "text", r"no dataset 'tiny' of version 2\.0\.0 stands in .* \(it holds"),
+        (
+            "tfds:tinny",
+            "text",
+            r"no dataset 'tinny' stands in .* \(it holds .*tiny:0\.9\.0, tiny:1\.0\.0\); prepare",
+        ),
+        (
+            "tfds:tiny:2.0.0",
+            "text",
+            r"no dataset 'tiny' of version 2\.0\.0 stands in .* \(it holds",
+        ),
         ("tfds:lines", "text", r"no dataset 'lines' stands in .* \(it holds lines/english:2\.0\.0"),
         ("tfds:tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
         ("tfds:tiny:train[:10%]", "text", "whole splits are read"),
-        ("tfds:tiny", "body", r"text_field='body' is not among its features: \['metadata', 'text'\]"),
+        (
+            "tfds:tiny",
+            "body",
+            r"text_field='body' is not among its features: \['metadata', 'text'\]",
+        ),
         ("tfds:tiny", "metadata", "text_field='metadata' holds FeaturesDict, not text"),
         ("tfds:tiny", "text.body", "is not among its features"),
-        ("tfds:other/english", "text", r"stored as riegeli, which is not read; convert it: tfds convert_format"),
+        (
+            "tfds:other/english",
+            "text",
+            r"stored as riegeli, which is not read; convert it: tfds convert_format",
+        ),
         ("tfds:a b", "text", "names no dataset"),
     ],
 )
