@@ -54,7 +54,8 @@ from datarater.pipelines.selection.rules import (
 from datarater.rater_model.checkpoint import CheckpointError, load_rater
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
 from datarater.rater_model.documents.records import BadRecord, ReadOptions, Reason
-from datarater.rater_model.scorer import Scorer, ScoringOptions, limit_cpu_threads
+from datarater.rater_model.scorer import Scorer, limit_cpu_threads
+from datarater.rater_model.scoring_options import ScoringOptions
 
 TOKENS_FIELD = "datarater_tokens"
 _KEYS_TOGETHER = 512

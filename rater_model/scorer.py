@@ -16,13 +16,13 @@ import dataclasses
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from datarater.rater_model.checkpoint import RaterCheckpoint
 from datarater.rater_model.rater import score_tokens
+from datarater.rater_model.scoring_options import ScoringOptions
 
 SCORER_VERSION = 1  # raised whenever the same text, rater and options would get another score
 _SMALLEST_BUCKET = 64
@@ -40,35 +40,6 @@ def limit_cpu_threads() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoringOptions:
-    """Every option that changes a score; part of a run's identity.
-
-    Attributes:
-        max_windows: windows scored of one text at most; of a longer text, this many windows spread
-            evenly from its first to its last.
-        tokens_per_batch: tokens in one model call; small is fast on a CPU (1024), large on a GPU
-            (65536 and more).
-        dtype: of the computation: "float32" or "bfloat16".
-    """
-
-    max_windows: int = 256
-    tokens_per_batch: int = 1024
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.max_windows < 1:
-            raise ValueError(f"max_windows must be at least 1, not {self.max_windows}")
-        if self.tokens_per_batch < 1:
-            raise ValueError(f"tokens_per_batch must be at least 1, not {self.tokens_per_batch}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able dict."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)

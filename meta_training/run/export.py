@@ -11,7 +11,8 @@ import numpy as np
 
 from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
 from datarater.rater_model.rater import Params, RaterConfig
-from datarater.rater_model.scorer import Scorer, ScoringOptions
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import Tokenizer
 
 

@@ -27,9 +27,9 @@ import yaml  # type: ignore[import-untyped]
 from datarater.pipelines.commands import flags as options
 from datarater.pipelines.commands.score import add_scoring_flags, scoring_request
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.graph.planning import INPUT_LIST
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.documents.files import local_path, open_file
 

@@ -10,10 +10,10 @@ from fractions import Fraction
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.graph.planning import INPUT_LIST
 from datarater.pipelines.graph.record_writers import OUTPUT_FORMATS
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy import Policy, Scope

@@ -12,7 +12,8 @@ from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.graph.requests import ScoringRequest, rater_digest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.runners.execution import Execution
-from datarater.rater_model.scorer import ScoringOptions, limit_cpu_threads
+from datarater.rater_model.scorer import limit_cpu_threads
+from datarater.rater_model.scoring_options import ScoringOptions
 
 COMMAND = "datarater score"
 

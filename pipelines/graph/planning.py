@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from datarater.pipelines import errors
 from datarater.pipelines.errors import NoMatchError
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.identity import check_identity, read_identity
 from datarater.pipelines.run_folder.layout import (
     FORMAT_VERSION,
@@ -26,7 +27,12 @@ from datarater.pipelines.run_folder.layout import (
     read_json_lines,
     to_json,
 )
-from datarater.pipelines.run_folder.plan import SplitTask, inputs_json, plan_of
+from datarater.pipelines.run_folder.plan import (
+    INPUT_LIST,
+    SplitTask,
+    inputs_json,
+    plan_of,
+)
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.planning import plan_file
 from datarater.rater_model.documents.reading import NoInputError, list_files, open_file
@@ -38,11 +44,6 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 from datarater.rater_model.documents.store_errors import raising_os_errors
-
-SPLITS_PER_GROUP = 1000
-"""Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
-INPUT_LIST = "@"
-"""Before the name of a file that lists the inputs, in place of globs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +215,7 @@ class FilePlan:
                 size,
                 self.virtual,
             )
-            yield SplitTask(split, self.info.fingerprint, ordinal // SPLITS_PER_GROUP)
+            yield SplitTask(split, self.info.fingerprint, ordinal // run_plan.SPLITS_PER_GROUP)
 
 
 def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
@@ -303,7 +304,7 @@ def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
         for task in plan.tasks(ordinal):
             rows.append(task.to_json())
             ordinal += 1
-            if len(rows) == SPLITS_PER_GROUP:
+            if len(rows) == run_plan.SPLITS_PER_GROUP:
                 yield json_lines(rows)
                 rows = []
     if rows:

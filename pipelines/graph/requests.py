@@ -15,7 +15,7 @@ from datarater.pipelines.selection.rules import Rule
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
 from datarater.rater_model.documents.records import ReadOptions
-from datarater.rater_model.scorer import ScoringOptions
+from datarater.rater_model.scoring_options import ScoringOptions
 
 
 @dataclasses.dataclass(frozen=True)

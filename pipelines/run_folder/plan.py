@@ -7,12 +7,23 @@ from typing import Any
 
 from datarater.pipelines.errors import BooksError, InputChangedError
 from datarater.pipelines.run_folder.identity import read_identity
-from datarater.pipelines.run_folder.layout import RunFolder, json_lines, read_json_lines
+from datarater.pipelines.run_folder.layout import (
+    RunFolder,
+    json_lines,
+    read_json_lines,
+)
 from datarater.rater_model.documents.reading import file_info
-from datarater.rater_model.documents.records import FileInfo, Split
+from datarater.rater_model.documents.records import (
+    FileInfo,
+    Split,
+)
 
-# --- identity
-# ----------------------------------------------------------------------------------------
+
+SPLITS_PER_GROUP = 1000
+"""Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
+
+INPUT_LIST = "@"
+"""Before the name of a file that lists the inputs, in place of globs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datarater.pipelines.graph import planning
 from datarater.pipelines.run_folder import commits, lease, split_marks
+from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.commits import Entry
 from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
 from datarater.pipelines.run_folder.identity import read_identity
@@ -189,7 +189,7 @@ class Watcher:
                     if (
                         ordinal >= total
                         or seen_S[ordinal]
-                        or ordinal // planning.SPLITS_PER_GROUP in self._groups
+                        or ordinal // run_plan.SPLITS_PER_GROUP in self._groups
                     ):
                         continue
                     seen_S[ordinal] = True
@@ -207,7 +207,7 @@ class Watcher:
             open_files = [
                 counts
                 for ordinal, counts in self._files.items()
-                if ordinal // planning.SPLITS_PER_GROUP not in self._groups
+                if ordinal // run_plan.SPLITS_PER_GROUP not in self._groups
             ]
             listed_counts = Counts()
             for file_counts in open_files:

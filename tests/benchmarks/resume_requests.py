@@ -35,10 +35,11 @@ import fsspec
 import numpy as np
 from fsspec.spec import AbstractFileSystem
 
-from datarater.pipelines.graph import cutoff_search, kept_rows, output_files, planning, publishing
+from datarater.pipelines.graph import cutoff_search, kept_rows, output_files, publishing
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.scoring import ExpandGroup
 from datarater.pipelines.run_folder import commits, progress, summaries
+from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.committed import scored_ordinals
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
@@ -79,8 +80,8 @@ class SlowStore(AbstractFileSystem):
         if match := re.search(r"/scores/\w\w/(\d+)\.parquet$", path):
             return self.score_file if int(match[1]) < self.done else None
         if match := re.search(r"/plan/p/splits-(\d+)\.jsonl$", path):
-            first = int(match[1]) * planning.SPLITS_PER_GROUP
-            last = min(first + planning.SPLITS_PER_GROUP, self.total)
+            first = int(match[1]) * run_plan.SPLITS_PER_GROUP
+            last = min(first + run_plan.SPLITS_PER_GROUP, self.total)
             return json_lines([task_of(ordinal).to_json() for ordinal in range(first, last)])
         return None
 
@@ -168,7 +169,7 @@ def task_of(ordinal: int) -> SplitTask:
         ordinal=ordinal,
         size=16 * 2**20,
     )
-    return SplitTask(split, f"generation-{ordinal}", ordinal // planning.SPLITS_PER_GROUP)
+    return SplitTask(split, f"generation-{ordinal}", ordinal // run_plan.SPLITS_PER_GROUP)
 
 
 def make_score_file(documents: int) -> bytes:
@@ -184,7 +185,7 @@ def make_score_file(documents: int) -> bytes:
 
 def numbered(counts: GroupCounts, group: int) -> GroupCounts:
     """The counts of the first group as another group's."""
-    first = group * planning.SPLITS_PER_GROUP
+    first = group * run_plan.SPLITS_PER_GROUP
     mine = dataclasses.replace(counts.splits, ordinals_S=counts.splits.ordinals_S + first)
     return GroupCounts.from_json(dataclasses.replace(counts, group=group, splits=mine).to_json())
 
@@ -241,7 +242,7 @@ def main() -> None:
     SlowStore.wait, SlowStore.total, SlowStore.done = 0.0, args.splits, args.splits
     SlowStore.score_file = make_score_file(args.documents)
     folder = RunFolder(f"slowstore://{ROOT}")
-    groups = -(-args.splits // planning.SPLITS_PER_GROUP)
+    groups = -(-args.splits // run_plan.SPLITS_PER_GROUP)
     for ordinal in range(args.splits):
         SlowStore.by_prefix.setdefault(folder.score_path(ordinal).split("/")[-2], []).append(
             ordinal
@@ -268,15 +269,15 @@ def main() -> None:
     def expand_groups() -> None:
         for group in sampled:
             assert len(list(expand.process(group, scored_M))) == min(
-                planning.SPLITS_PER_GROUP, args.splits
+                run_plan.SPLITS_PER_GROUP, args.splits
             )
 
     meter.measure("resume, nothing summarised: expand groups", expand_groups, times)
 
     def summarise() -> None:
         for group in sampled:
-            first = group * planning.SPLITS_PER_GROUP
-            last = min(first + planning.SPLITS_PER_GROUP, args.splits)
+            first = group * run_plan.SPLITS_PER_GROUP
+            last = min(first + run_plan.SPLITS_PER_GROUP, args.splits)
             summaries.summarise_group(folder, group, range(first, last))
 
     meter.measure("summarise", summarise, times)

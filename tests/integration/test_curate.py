@@ -23,7 +23,7 @@ import pytest
 import zstandard
 
 from datarater.pipelines.commands import curate, score, select
-from datarater.pipelines.graph import planning
+from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.selection import descent
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
@@ -471,7 +471,7 @@ def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None
 def test_many_groups_and_ties_that_only_the_position_breaks(
     rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort_limit: int
 ) -> None:
-    monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 3)
+    monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 3)
     monkeypatch.setattr(descent, "SORT_LIMIT", sort_limit)
     records = make_records(40, 5)
     for index in range(60):  # one id and one text, over and over

@@ -19,7 +19,7 @@ from datarater.pipelines.graph.planning import FilePlan, PlanRequest
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits
 from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions
-from datarater.rater_model.scorer import ScoringOptions
+from datarater.rater_model.scoring_options import ScoringOptions
 from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT
 from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics
 from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
-from datarater.rater_model.scorer import Scorer, ScoringOptions, bucket_lengths, window_starts
+from datarater.rater_model.scorer import Scorer, bucket_lengths, window_starts
+from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
 

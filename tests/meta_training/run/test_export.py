@@ -10,7 +10,8 @@ import pytest
 from datarater.meta_training.run.export import NonFiniteScoresError, export_rater
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.rater import RaterConfig, initialise_rater
-from datarater.rater_model.scorer import Scorer, ScoringOptions
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
 

@@ -11,6 +11,7 @@ from datarater.pipelines.errors import BooksError, CurationError, RunFolderMisma
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.planning import FilePlan, PlanRequest
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
 from datarater.pipelines.run_folder.plan import describe_plan, plan_of, read_group
 from datarater.rater_model.documents import decompression
@@ -56,7 +57,7 @@ def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(
 def test_a_plan_is_cut_into_groups(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 4)
+    monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 4)
     request = request_for(corpus, tmp_path / "run")
     planning.commit_plan(request, planned(request))
     plan = plan_of(request.folder)
@@ -244,6 +245,6 @@ def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: 
     path = str(tmp_path / "inputs.jsonl")
     commits.commit_if_absent(path, json_lines(file.to_json() for file in found[:2]))
     (corpus / "a.jsonl").write_text("changed since\n")
-    assert planning.list_inputs((planning.INPUT_LIST + path,)) == found[:2]
+    assert planning.list_inputs((run_plan.INPUT_LIST + path,)) == found[:2]
     with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):
-        planning.list_inputs((f"{planning.INPUT_LIST}{tmp_path}/missing.jsonl",))
+        planning.list_inputs((f"{run_plan.INPUT_LIST}{tmp_path}/missing.jsonl",))

@@ -8,8 +8,8 @@ import pytest
 
 from datarater.pipelines.commands import status
 from datarater.pipelines.errors import RejectedShareError
-from datarater.pipelines.graph import planning
 from datarater.pipelines.run_folder import commits, lease, progress, split_marks, summaries
+from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
 from datarater.pipelines.run_folder.lease import Launch
 from datarater.pipelines.run_folder.plan import SplitTask
@@ -31,16 +31,16 @@ def task_of(ordinal: int) -> SplitTask:
     split = Split(
         "in.jsonl", Format.JSONL, start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal
     )
-    return SplitTask(split, "mtime-1", ordinal // planning.SPLITS_PER_GROUP)
+    return SplitTask(split, "mtime-1", ordinal // run_plan.SPLITS_PER_GROUP)
 
 
 def plan(folder: RunFolder, count: int) -> None:
-    groups = -(-count // planning.SPLITS_PER_GROUP)
+    groups = -(-count // run_plan.SPLITS_PER_GROUP)
     for group in range(groups):
         tasks = [
             task_of(ordinal)
             for ordinal in range(count)
-            if ordinal // planning.SPLITS_PER_GROUP == group
+            if ordinal // run_plan.SPLITS_PER_GROUP == group
         ]
         commits.commit_if_absent(
             folder.plan_shard_path("p", group), json_lines([task.to_json() for task in tasks])
@@ -75,7 +75,7 @@ def counts_of(files: int) -> Counts:
 def test_status_is_what_lies_in_the_run_folder(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "SPLITS_PER_GROUP", 3)
+    monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 3)
     watcher = Watcher(folder)
     assert watcher.look() is None
     assert "not planned" in progress.report(folder, None)[0]
