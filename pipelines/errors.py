@@ -98,7 +98,7 @@ class RunFolderMismatchError(CurationError):
     exit_code = OTHER_RUN
 
 
-class BooksError(CurationError):
+class CountsError(CurationError):
     """Documents read are not the sum of those kept, dropped and rejected, or a file of the books is missing."""
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import orjson
 
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.layout import to_json
@@ -262,7 +262,7 @@ class Journal:
             `state`.
 
         Raises:
-            BooksError: an entry is missing, cannot be read, or contradicts those before it.
+            CountsError: an entry is missing, cannot be read, or contradicts those before it.
         """
         if not self.state.number:
             self._read_listed()
@@ -282,7 +282,7 @@ class Journal:
         paths = [self.path(number) for number in range(1, max(numbers, default=0) + 1)]
         for data in at_once(commits.read_if_there, paths):
             if data is None:
-                raise BooksError(
+                raise CountsError(
                     f"{self.path(self.state.number + 1)} is missing, although later entries of the journal are there; "
                     "restore it from a backup: nothing can be decided without it"
                 )
@@ -294,7 +294,7 @@ class Journal:
             fields = orjson.loads(data)
             version = fields["format"]
             if version > FORMAT_VERSION:
-                raise BooksError(
+                raise CountsError(
                     f"{path} has format {version}; this datarater reads up to {FORMAT_VERSION}"
                 )
             kind = _KINDS[fields["kind"]]
@@ -303,7 +303,7 @@ class Journal:
                 given = {name: tuple(value) for name, value in given.items()}
             self.state.add(kind(**given))
         except (ValueError, KeyError, TypeError) as error:
-            raise BooksError(
+            raise CountsError(
                 f"{path} is damaged or contradicts the entries before it: {error!r}"
             ) from error
 
@@ -368,12 +368,12 @@ class Journal:
         """The content of such a file.
 
         Raises:
-            BooksError: it is missing, or not what it was.
+            CountsError: it is missing, or not what it was.
         """
         path = self.kept(kind, digest)
         data = commits.read_if_there(path)
         if data is None or hashlib.sha256(data).hexdigest() != digest:
-            raise BooksError(
+            raise CountsError(
                 f"{path} is {'missing' if data is None else 'damaged'}; restore it from a backup"
             )
         return data

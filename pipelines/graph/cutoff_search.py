@@ -14,7 +14,7 @@ from typing import Any
 import apache_beam as beam
 import orjson
 
-from datarater.pipelines.errors import BooksError, CurationError
+from datarater.pipelines.errors import CountsError, CurationError
 from datarater.pipelines.graph.kept_rows import KEEP_COLUMNS, keys_by_source
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits, summaries
@@ -34,11 +34,11 @@ def read_scoring(folder: RunFolder) -> dict[str, Any]:
     """The committed counts of a scored corpus.
 
     Raises:
-        BooksError: the corpus is not scored to its end.
+        CountsError: the corpus is not scored to its end.
     """
     data = commits.read_if_there(folder.scoring_path)
     if data is None:
-        raise BooksError(
+        raise CountsError(
             f"{folder.scoring_path} is missing: the corpus is not scored to its end; run datarater score, or "
             "datarater curate, with this output folder first"
         )
@@ -52,7 +52,7 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
     Raises:
         RunFolderMismatchError: the selection's name belongs to another rule, or the reference to
             another rater.
-        BooksError: the corpus is not scored.
+        CountsError: the corpus is not scored.
         CurationError: the rule does not fit the corpus or the reference.
     """
     cutoffs = first_cutoffs(request)
@@ -66,7 +66,7 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
 
     Raises:
         RunFolderMismatchError: the reference's scores cannot be compared with the run's.
-        BooksError: the corpus is not scored.
+        CountsError: the corpus is not scored.
         CurationError: the rule does not fit the corpus or the reference.
     """
     scoring = read_scoring(request.folder)

@@ -45,7 +45,7 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
     """Counts what is kept of every split of a group.
 
     Raises:
-        BooksError: the counts contradict each other.
+        CountsError: the counts contradict each other.
     """
     rows: list[tuple[int, str, KeptCounts]] = []
     sources: dict[str, KeptCounts] = {}

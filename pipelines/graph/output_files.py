@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import BooksError, InputChangedError
+from datarater.pipelines.errors import CountsError, InputChangedError
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.kept_rows import kept_rows
 from datarater.pipelines.graph.requests import SelectionRequest
@@ -260,7 +260,7 @@ class WriteShard(beam.DoFn):
         if self._read is None:
             identity = read_identity(self._request.folder)
             if identity is None:
-                raise BooksError(f"{self._request.folder.path} holds no plan")
+                raise CountsError(f"{self._request.folder.path} holds no plan")
             self._read = ReadOptions.from_json(identity["read"])
         return self._read
 
@@ -269,7 +269,7 @@ class WriteShard(beam.DoFn):
 
         Raises:
             InputChangedError: an input is not what was scored.
-            BooksError: another number of documents was kept than was counted.
+            CountsError: another number of documents was kept than was counted.
         """
         path = self._request.selection.kept_path(task.name)
         if not commits.exists(path):
@@ -299,7 +299,7 @@ class WriteShard(beam.DoFn):
                         path, self._request.selection.kept_path(task.name), error
                     ) from error
                 if count != expected:
-                    raise BooksError(
+                    raise CountsError(
                         f"{path}, split {ordinal}: {count} documents written, but {expected} kept"
                     )
             try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph.cutoff_search import find_cutoffs, read_scoring
 from datarater.pipelines.graph.kept_rows import CountKept
 from datarater.pipelines.graph.output_files import (
@@ -75,7 +75,7 @@ def check_books(
         The totals.
 
     Raises:
-        BooksError: naming what does not balance, and the numbers.
+        CountsError: naming what does not balance, and the numbers.
     """
     splits.check()
     total = splits.total()
@@ -85,7 +85,7 @@ def check_books(
         counts.check(f"source {source!r}")
         by_source.add(counts)
     if by_source != total:
-        raise BooksError(f"the sources add up to {by_source}, but the splits to {total}")
+        raise CountsError(f"the sources add up to {by_source}, but the splits to {total}")
     counted = scoring["counts"]
     expected = {
         "splits": (len(splits.ordinals_S), scoring["splits"]),
@@ -100,7 +100,7 @@ def check_books(
     expected.update(_targets(request, cutoffs, scoring, total, sources))
     for what, (found, wanted) in expected.items():
         if found != wanted:
-            raise BooksError(f"{what}: {found}, but {wanted} by the books of the scoring")
+            raise CountsError(f"{what}: {found}, but {wanted} by the books of the scoring")
     # A file's writer has held what each of its splits gave against the plan.
     planned = {
         (task.name, task.documents)
@@ -108,7 +108,7 @@ def check_books(
     }
     wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
     if wrong:
-        raise BooksError(f"output files hold other documents than the splits keep: {wrong[:5]}")
+        raise CountsError(f"output files hold other documents than the splits keep: {wrong[:5]}")
     return total
 
 
@@ -122,7 +122,7 @@ def _targets(
     """What rules with an exact target kept, and the target, worked out anew from the counts of the scoring.
 
     Raises:
-        BooksError: a token budget is passed.
+        CountsError: a token budget is passed.
     """
     policy = request.read_policy()
     if not cutoffs.own or isinstance(policy.rule, Threshold | BatchTopK):
@@ -149,14 +149,14 @@ def _targets(
                 target = max(target, least)
             found[f"documents{what} kept by {request.policy['rule']}"] = (kept.kept, target)
         elif kept.kept_tokens > target and not policy.minimum:
-            raise BooksError(
+            raise CountsError(
                 f"{kept.kept_tokens} tokens{what} are kept, over the budget of {target}"
             )
     if policy.minimum:
         for source, counts in scoring["sources"].items():
             least = min(policy.minimum, counts["scored"])
             if sources[source].kept < least:
-                raise BooksError(
+                raise CountsError(
                     f"{sources[source].kept} documents of source {source!r} are kept, not {least}"
                 )
     return found
@@ -172,7 +172,7 @@ def publish(
     """Holds the books, then commits the manifest, then `_SUCCESS`.
 
     Raises:
-        BooksError: the books do not balance; nothing is committed.
+        CountsError: the books do not balance; nothing is committed.
     """
     scoring = read_scoring(request.folder)
     shards = sorted(written, key=lambda shard: shard.name)

@@ -11,7 +11,7 @@ from apache_beam.metrics import Metrics
 from numpy.typing import NDArray
 
 from datarater.pipelines.errors import (
-    BooksError,
+    CountsError,
     EmptyCorpusError,
     RejectedShareError,
 )
@@ -82,7 +82,9 @@ class SummariseGroup(beam.DoFn):
         planned = [task.split.ordinal for task in read_group(self._folder, group)]
         if scored != planned:
             missing = sorted(set(planned) - set(scored))
-            raise BooksError(f"group {group}: the splits {missing[:5]} of the plan were not scored")
+            raise CountsError(
+                f"group {group}: the splits {missing[:5]} of the plan were not scored"
+            )
         summaries.summarise_group(self._folder, group, planned)
         yield group
 
@@ -144,14 +146,14 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
         max_rejected_fraction: the share of records that may be rejected.
 
     Raises:
-        BooksError: a group or split is missing, or the counts contradict each other.
+        CountsError: a group or split is missing, or the counts contradict each other.
         EmptyCorpusError: no file holds any record.
         RejectedShareError: the share of rejected records is past the limit.
     """
     identity = read_identity(folder)
     plan = plan_of(folder)
     if (total.groups, total.splits) != (plan["groups"], plan["splits"]):
-        raise BooksError(
+        raise CountsError(
             f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the plan has "
             f"{plan['splits']} in {plan['groups']}"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 
 
 @dataclasses.dataclass
@@ -44,10 +44,10 @@ class KeptCounts:
         """Holds the books: read = kept + dropped + rejected.
 
         Raises:
-            BooksError: naming the numbers.
+            CountsError: naming the numbers.
         """
         if self.read != self.kept + self.dropped + self.rejected:
-            raise BooksError(
+            raise CountsError(
                 f"{what}: {self.read} documents read, but {self.kept} kept + {self.dropped} dropped + "
                 f"{self.rejected} rejected"
             )
@@ -123,7 +123,7 @@ class KeptSplits:
         """Holds the books of every split.
 
         Raises:
-            BooksError: naming the first split whose books do not balance, and its numbers.
+            CountsError: naming the first split whose books do not balance, and its numbers.
         """
         counts = self.counts
         wrong_S = np.flatnonzero(

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datarater.pipelines.errors import BooksError, InputChangedError
+from datarater.pipelines.errors import CountsError, InputChangedError
 from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.layout import (
     RunFolder,
@@ -17,7 +17,6 @@ from datarater.rater_model.documents.records import (
     FileInfo,
     Split,
 )
-
 
 SPLITS_PER_GROUP = 1000
 """Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
@@ -83,11 +82,11 @@ def plan_of(folder: RunFolder) -> dict[str, Any]:
     """The committed plan: its id, how many splits and groups it has.
 
     Raises:
-        BooksError: no plan is committed.
+        CountsError: no plan is committed.
     """
     identity = read_identity(folder)
     if identity is None:
-        raise BooksError(
+        raise CountsError(
             f"{folder.path} holds no plan: it is not a run folder, or its scoring never began"
         )
     plan: dict[str, Any] = identity["plan"]

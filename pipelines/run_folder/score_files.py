@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
@@ -177,7 +177,7 @@ class ScoreFile:
         """Reads the score file of a split.
 
         Raises:
-            BooksError: it is missing or not a score file.
+            CountsError: it is missing or not a score file.
         """
         path = folder.score_path(ordinal)
         try:
@@ -186,12 +186,12 @@ class ScoreFile:
                 metadata = orjson.loads(parquet.schema_arrow.metadata[METADATA_KEY])
                 table = parquet.read(columns=None if columns is None else list(columns))
         except FileNotFoundError:
-            raise BooksError(
+            raise CountsError(
                 f"the score file {path} is missing although its split was scored; to have it scored again, remove "
                 f"the summaries in {folder.path}/scores/summaries/ and {folder.scoring_path}, and run the same command"
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
-            raise BooksError(f"the score file {path} cannot be read: {error}") from error
+            raise CountsError(f"the score file {path} cannot be read: {error}") from error
         return cls(SplitTask.from_json(metadata["task"]), metadata["layout"], table)
 
     def column(self, name: str) -> NDArray[Any]:

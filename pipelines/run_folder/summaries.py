@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, json_lines
 from datarater.pipelines.run_folder.score_files import SCORED, ScoreFile
@@ -50,10 +50,10 @@ class Counts:
         """Holds the books: read = scored + rejected.
 
         Raises:
-            BooksError: naming the numbers.
+            CountsError: naming the numbers.
         """
         if self.read != self.scored + self.rejected.total():
-            raise BooksError(
+            raise CountsError(
                 f"{what}: {self.read} records read, but {self.scored} scored + {self.rejected.total()} rejected"
             )
 
@@ -186,7 +186,7 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
         ordinals: all its splits.
 
     Raises:
-        BooksError: a score file is missing, or counts contradict each other.
+        CountsError: a score file is missing, or counts contradict each other.
     """
     summary = Summary(groups=1)
     rejected = bytearray()
@@ -197,7 +197,7 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
         where = f"{file.task.split.path}, split {ordinal}"
         one.counts.check(where)
         if one.counts.read != file.table.num_rows:
-            raise BooksError(
+            raise CountsError(
                 f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted"
             )
         summary.add(one)

@@ -22,7 +22,7 @@ from datarater.pipelines.batch.journal import (
     Release,
     State,
 )
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import json_lines
 from datarater.rater_model.documents.records import FileInfo
@@ -147,7 +147,7 @@ def test_a_journal_with_a_hole_is_refused(folder: str) -> None:
     for date in ("2026-01-01", "2026-01-02", "2026-01-03"):
         journal.append(claim(date))
     commits.remove(journal.path(2))
-    with pytest.raises(BooksError, match=r"000002\.json is missing"):
+    with pytest.raises(CountsError, match=r"000002\.json is missing"):
         Journal(folder).read()
 
 
@@ -163,7 +163,7 @@ def test_a_journal_with_a_hole_is_refused(folder: str) -> None:
 def test_an_entry_that_cannot_be_is_named(folder: str, data: bytes, says: str) -> None:
     journal = Journal(folder)
     commits.commit_if_absent(journal.path(1), data)
-    with pytest.raises(BooksError, match=rf"000001\.json.*{says}"):
+    with pytest.raises(CountsError, match=rf"000001\.json.*{says}"):
         journal.read()
 
 
@@ -175,10 +175,10 @@ def test_files_lie_under_their_digest(folder: str) -> None:
     assert journal.inputs(taken) == FILES
     path = journal.kept("inputs", digest)
     commits.replace(path, b"{}")
-    with pytest.raises(BooksError, match="damaged"):
+    with pytest.raises(CountsError, match="damaged"):
         journal.inputs(taken)
     commits.remove(path)
-    with pytest.raises(BooksError, match="missing"):
+    with pytest.raises(CountsError, match="missing"):
         journal.inputs(taken)
 
 

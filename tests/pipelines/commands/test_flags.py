@@ -10,7 +10,7 @@ from datarater.pipelines import errors
 from datarater.pipelines.commands import curate, printing, score, select
 from datarater.pipelines.commands import flags as options
 from datarater.pipelines.errors import (
-    BooksError,
+    CountsError,
     CurationError,
     InputChangedError,
     RunFolderMismatchError,
@@ -78,7 +78,7 @@ def test_exactly_one_rule_is_asked_for(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", [BooksError, InputChangedError, RunFolderMismatchError, CurationError]
+    "kind", [CountsError, InputChangedError, RunFolderMismatchError, CurationError]
 )
 def test_our_errors_are_found_behind_a_runners(kind: type[CurationError]) -> None:
     inner = kind("split 3: 4 read [while running 'Curate/Score']")
@@ -99,10 +99,10 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
     progress_display.quieten_beam()
     logger = logging.getLogger("apache_beam.runners.common")
     try:
-        raise BooksError("no balance")
-    except BooksError as error:
+        raise CountsError("no balance")
+    except CountsError as error:
         record = logger.makeRecord(
-            "x", logging.ERROR, "f", 1, "no balance", (), (BooksError, error, None)
+            "x", logging.ERROR, "f", 1, "no balance", (), (CountsError, error, None)
         )
     assert not logger.filter(record)
     assert logger.filter(logger.makeRecord("x", logging.ERROR, "f", 1, "something else", (), None))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from datarater.pipelines.errors import BooksError, CurationError, RunFolderMismatchError
+from datarater.pipelines.errors import CountsError, CurationError, RunFolderMismatchError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.planning import FilePlan, PlanRequest
 from datarater.pipelines.run_folder import commits
@@ -94,7 +94,7 @@ def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BooksError, match="holds no plan"):
+    with pytest.raises(CountsError, match="holds no plan"):
         plan_of(RunFolder(str(tmp_path)))
     with pytest.raises(CurationError, match=r"nothing\.jsonl"):
         planning.list_inputs([str(tmp_path / "nothing.jsonl")])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datarater.pipelines.errors import BooksError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import output_files, publishing
 from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
 from datarater.pipelines.graph.requests import SelectionRequest
@@ -118,7 +118,7 @@ def test_a_missing_or_damaged_score_file_is_named(tmp_path: Path, damage: bytes 
     folder = RunFolder(str(tmp_path))
     if damage is not None:
         commits.commit_if_absent(folder.score_path(3), damage)
-    with pytest.raises(BooksError, match=r"00000003\.parquet"):
+    with pytest.raises(CountsError, match=r"00000003\.parquet"):
         ScoreFile.read(folder, 3)
 
 
@@ -212,7 +212,7 @@ def test_books_that_balance_pass() -> None:
 def test_books_that_do_not_balance_name_the_numbers(spoil, says: str) -> None:  # type: ignore[no-untyped-def]
     selection = a_balanced_selection()
     spoil(selection)
-    with pytest.raises(BooksError, match=says):
+    with pytest.raises(CountsError, match=says):
         publishing.check_books(**selection)
 
 
