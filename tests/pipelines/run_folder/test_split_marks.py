@@ -32,13 +32,13 @@ def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
     with split_marks.marked(folder, TASK, "launch"):
         program = (
             "import os, sys\n"
-            "from pipelines import attempts\n"
+            "from datarater.pipelines.run_folder import split_marks\n"
             "from tests.pipelines.run_folder.test_split_marks import OTHER, RunFolder, TASK\n"
-            "held = [attempts.marked(RunFolder(sys.argv[1]), task, 'launch') for task in (TASK, OTHER)]\n"
+            "held = [split_marks.marked(RunFolder(sys.argv[1]), task, 'launch') for task in (TASK, OTHER)]\n"
             "for mark in held:\n"
             "    mark.__enter__()\n"
             "if sys.argv[2] == 'asked':\n"
-            "    attempts.clear_own()\n"
+            "    split_marks.clear_own()\n"
             "os._exit(0)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
