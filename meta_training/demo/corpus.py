@@ -50,6 +50,7 @@ from datarater.meta_training.demo.corruption import (
     text_to_bytes,
     unigram_distribution,
 )
+from datarater.meta_training.demo.errors import NotOurFolderError, TooLittleTextError
 
 CORPUS_VERSION = 1
 """Raised whenever the same installation would give another corpus: an older one is then made anew."""
@@ -126,14 +127,6 @@ class Kind(StrEnum):
 
 DAMAGED_KINDS = (Kind.SHUFFLED, Kind.REDRAWN, Kind.BOILERPLATE)
 """The kinds that a rater should score below intact prose. Code is neither damaged nor prose."""
-
-
-class TooLittleTextError(RuntimeError):
-    """This Python installation carries too little text to make a corpus of."""
-
-
-class NotOurFolderError(RuntimeError):
-    """A folder that the corpus would be written to holds something else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,6 @@ import numpy as np
 from datarater.meta_training.demo.corpus import (
     DemoDocument,
     Kind,
-    TooLittleTextError,
     make_documents,
 )
 from datarater.meta_training.demo.corruption import (
@@ -45,6 +44,7 @@ from datarater.meta_training.demo.corruption import (
     text_to_bytes,
     unigram_distribution,
 )
+from datarater.meta_training.demo.errors import TooLittleTextError
 
 SEQUENCE_CHARACTERS = 128
 EVALUATION_SHARE = 0.25

@@ -17,14 +17,13 @@ from datarater.meta_training.demo.corpus import (
     MIN_CHARACTERS,
     DemoCorpus,
     Kind,
-    NotOurFolderError,
     Piece,
-    TooLittleTextError,
     build_demo_corpus,
     split_by_origin,
     word_shingles,
 )
 from datarater.meta_training.demo.corruption import text_to_bytes, unigram_distribution
+from datarater.meta_training.demo.errors import NotOurFolderError, TooLittleTextError
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +113,14 @@ def test_damaged_copies_are_what_they_say(pool: list[dict[str, Any]]) -> None:
 
 def test_code_loses_its_docstrings_and_nothing_else() -> None:
     source = (
-        '"""Module."""\n# Notice.\nimport os\n\n\n\n\nclass A:\n    """Class,\n    two lines."""\n\n'
-        '    b = """kept"""  # kept too\n\n    async def c(self):\n        "Function."\n        return os\n'
+        '"""Module."""\n# Notice.\nimport os\n\n\n\n\n'
+        'class A:\n    """Class,\n    two lines."""\n\n    b = """kept"""  # kept too\n\n'
+        '    async def c(self):\n        "Function."\n        return os\n'
     )
     module = corpus._Module("odd.py", source, ast.parse(source))
     assert corpus._code_only(module) == (
-        'import os\n\nclass A:\n\n    b = """kept"""  # kept too\n\n    async def c(self):\n        return os'
+        'import os\n\nclass A:\n\n    b = """kept"""  # kept too\n\n'
+        "    async def c(self):\n        return os"
     )
 
 

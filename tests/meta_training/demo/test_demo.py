@@ -1,5 +1,9 @@
+from __future__ import annotations
+
+import errno
 import gzip
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,23 +15,24 @@ import pytest
 
 from datarater.meta_training.demo import demo
 from datarater.meta_training.demo.corpus import DemoCorpus, Kind
-from datarater.meta_training.demo.demo import (
-    DemoError,
+from datarater.meta_training.demo.demo import clear_previous, run_command, take_rater
+from datarater.meta_training.demo.errors import CommandError, DemoError, NotOurFolderError
+from datarater.meta_training.demo.results import (
     KindResult,
-    clear_previous,
     measure,
+    print_table,
     read_kept,
     read_pool,
     read_scores,
-    run_command,
     sample_by_kind,
     score_with,
-    take_rater,
 )
+from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
 from datarater.rater_model.rater import RaterConfig, initialise_rater
 from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
+from tests.support import ROOT
 
 
 def documents(per_kind: int) -> list[dict[str, Any]]:
@@ -154,13 +159,13 @@ def test_what_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "train" / "precious"
     precious.parent.mkdir()
     precious.touch()
-    with pytest.raises(DemoError, match="not made by the demo"):
+    with pytest.raises(NotOurFolderError, match="not made by the demo"):
         clear_previous(tmp_path)
     assert precious.exists()
     marked = tmp_path / "marked"
     clear_previous(marked)
     (marked / "rater").symlink_to(tmp_path / "train")
-    with pytest.raises(DemoError, match="not a folder that the demo made"):
+    with pytest.raises(NotOurFolderError, match="not a folder that the demo made"):
         clear_previous(marked)
     assert precious.exists()
 
@@ -168,56 +173,117 @@ def test_what_no_demo_made_is_left_alone(tmp_path: Path) -> None:
 def test_commands_are_echoed_as_typed_and_a_failure_names_the_step(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    python = Path(sys.executable).name
-    assert run_command("greeting", [python, "-c", "print('hello there')"]) > 0
+    python = (sys.executable, "-c")
+    assert run_command("greeting", ["print('hello there')"], python) > 0
     assert (
-        capfd.readouterr().out
-        == f"\n$ {python} -c 'print('\"'\"'hello there'\"'\"')'\nhello there\n"
+        capfd.readouterr().out == "\n$ datarater 'print('\"'\"'hello there'\"'\"')'\nhello there\n"
     )
-    with pytest.raises(DemoError, match=r"curation failed: .* ended with exit code 3"):
-        run_command("curation", [python, "-c", "raise SystemExit(3)"])
-    with pytest.raises(DemoError, match="stopped by signal 9"):
-        run_command("curation", [python, "-c", "import os; os.kill(os.getpid(), 9)"])
-    with pytest.raises(DemoError, match="datarater-nothing is not installed"):
-        run_command("curation", ["datarater-nothing"])
+    with pytest.raises(CommandError, match=r"curation failed: .* ended with exit code 3"):
+        run_command("curation", ["raise SystemExit(3)"], python)
+    with pytest.raises(CommandError, match="killed by signal 9"):
+        run_command("curation", ["import os; os.kill(os.getpid(), 9)"], python)
+
+
+@pytest.mark.parametrize(
+    ("ending", "passed_on"),
+    [(73, exit_codes.DISK_FULL), (75, exit_codes.STOPPED), (99, exit_codes.FAILED)],
+)
+def test_a_known_exit_code_of_a_command_is_passed_on(ending: int, passed_on: int) -> None:
+    with pytest.raises(CommandError) as failed:
+        run_command("curation", [f"raise SystemExit({ending})"], (sys.executable, "-c"))
+    assert failed.value.exit_code == passed_on
 
 
 def test_the_commands_name_the_files_of_the_output_folder(tmp_path: Path) -> None:
     corpus = DemoCorpus(tmp_path, {}, made=True)
     train, curate = demo.train_command(corpus), demo.curate_command(corpus)
-    assert train[0] == "datarater train"
+    assert train[0] == "train"
     assert f"--workdir={tmp_path / 'train'}" in train
     assert any(str(tmp_path / "heldout") in argument for argument in train)
+    assert curate[0] == "curate"
     assert f"--rater={tmp_path / 'rater'}" in curate
     assert "--keep_fraction=0.5" in curate
 
 
+def test_commands_are_started_by_the_running_python() -> None:
+    assert (sys.executable, "-m", "datarater") == demo.PROGRAM
+
+
 def test_the_table_is_printed_whole_where_there_is_no_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pool = documents(3)
     scores = {d["id"]: float(d["kind"] == "intact") for d in pool}
-    results = measure(pool, scores, scores, {d["id"] for d in pool if d["kind"] == "intact"})
-    demo.print_results(results, tmp_path, 3, {"train": 2.0, "all": 3.0})
+    print_table(measure(pool, scores, scores, {d["id"] for d in pool if d["kind"] == "intact"}))
     printed = capsys.readouterr().out
-    for expected in (
-        "intact prose",
-        "all damaged",
-        "source code",
-        "1.000",
-        "100.0%",
-        f"{tmp_path}/curated",
-    ):
+    for expected in ("intact prose", "all damaged", "source code", "1.000", "100.0%"):
         assert expected in printed
     assert "…" not in printed
 
 
+def test_the_end_says_where_things_are_and_what_next() -> None:
+    output = Path("my output")
+    words = demo.closing_words(output, 3, {"train": 2.0, "all": 3.0})
+    assert "3 s in all (train 2 s)" in words
+    for name in ("corpus", "heldout", "train", "rater", "curated", "demo.json"):
+        assert f"my output/{name}" in words
+    assert "datarater select '--output=my output/curated' --keep_fraction=0.2" in words
+    assert "'--rater=my output/rater'" in words
+
+
 def test_wrong_usage_and_failures_have_their_exit_codes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit) as usage:
         demo.main(["--documents_per_kind", "0"])
-    assert usage.value.code == 2
+    assert usage.value.code == exit_codes.WRONG_USAGE
+    assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "train").mkdir()
-    assert demo.main(["--output", str(tmp_path)]) == 1
-    assert "demo: " in capsys.readouterr().err
+    assert demo.main(["--output", str(tmp_path)]) == exit_codes.OTHER_RUN
+    assert "datarater demo: " in capsys.readouterr().err
+
+    def ends_with(error: BaseException) -> int:
+        def run(output: Path, per_kind: int) -> dict[str, KindResult]:
+            raise error
+
+        monkeypatch.setattr(demo, "run_demo", run)
+        return demo.main(["--output", str(tmp_path)])
+
+    assert ends_with(DemoError("no")) == exit_codes.FAILED
+    assert ends_with(CommandError("no", exit_codes.DISK_FULL)) == exit_codes.DISK_FULL
+    assert ends_with(OSError(errno.ENOSPC, "no space")) == exit_codes.DISK_FULL
+    assert ends_with(PermissionError(errno.EACCES, "no")) == exit_codes.NO_PERMISSION
+    assert ends_with(OSError("no")) == exit_codes.FAILED
+    assert ends_with(KeyboardInterrupt()) == exit_codes.STOPPED
+    assert "run the same command to start over" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = []
+
+    def run(output: Path, per_kind: int) -> dict[str, KindResult]:
+        outputs.append(output)
+        return {}
+
+    monkeypatch.setattr(demo, "run_demo", run)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert demo.main(["--output=~/output"]) == exit_codes.DONE
+    assert outputs == [tmp_path / "output"]
+
+
+def test_help_opens_with_an_example_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from datarater.meta_training.demo import demo\n"
+        "try:\n"
+        "    demo.main(['--help'])\n"
+        "finally:\n"
+        "    heavy = {'jax', 'numpy', 'pyarrow', 'rich', 'optax'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == exit_codes.DONE, done.stderr
+    assert done.stdout.startswith("Example:\n  datarater demo --output=demo_output\n")
+    assert done.stderr == ""
