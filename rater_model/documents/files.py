@@ -1,18 +1,33 @@
-"""Files on any file system that fsspec knows: finding, naming and opening them.
+"""Finds, names and opens files on every file system that fsspec knows.
 
 Local files are opened without fsspec's layers, for speed.
 """
 
+from __future__ import annotations
+
 import datetime
+import fnmatch
+import glob
 import io
+import itertools
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 import fsspec
 
+from datarater.rater_model.documents import store_errors
 from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.documents.store_errors import raising_os_errors
+
+_HIDDEN = (".", "_")
+_NOT_DATA = re.compile(r"(readme|licen[cs]e).*|.*\.(md|markdown)", re.IGNORECASE)
+_DATA_SUFFIX = re.compile(
+    r"\.(jsonl?|ndjson|parquet|pq|warc|wet|gz|gzip|zst|zstd|bz2|bzip2|tfrecord.*|array_record.*)$",
+    re.IGNORECASE,
+)
 
 
 class NoInputError(ValueError):
@@ -20,18 +35,67 @@ class NoInputError(ValueError):
 
 
 def local_path(path: str) -> str | None:
-    """Returns the path of a local file (`file://` taken away), or None for a file that lies elsewhere."""
+    """Returns a local file's path without `file://`; None for a file that is not local."""
     for prefix in ("file://", "local://"):
         if path.startswith(prefix):
             return path[len(prefix) :]
     return None if "://" in path or "::" in path else path
 
 
+def expand_home(path: str) -> str:
+    """Returns a path with a leading `~` or `~user` replaced by the home folder.
+
+    URLs, and users that do not exist, stay as they are.
+
+    Example:
+        >>> expand_home("gs://bucket/~")
+        'gs://bucket/~'
+    """
+    return os.path.expanduser(path) if local_path(path) == path else path
+
+
+def file_system_of(path: str) -> tuple[Any, str]:
+    """Returns the file system of a path or URL, and the path within it.
+
+    Raises:
+        MissingPackageError: if the package of a URL's file system is not installed.
+        UnknownProtocolError: if there is no file system for a URL's protocol.
+        OSError: if the file system cannot be reached.
+    """
+    check_protocol(path)
+    if store_errors.protocol_of(path) in ("gs", "gcs"):
+        # It logs a traceback at each try of what it then raises, and we report.
+        logger = logging.getLogger("gcsfs")
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
+    with raising_os_errors(path):
+        file_system, inner = fsspec.url_to_fs(path)
+    return file_system, inner
+
+
+def check_protocol(path: str) -> None:
+    """Checks that the file system of a URL is known and installed, without a connection to it.
+
+    Raises:
+        MissingPackageError: if its package is not installed; the message names the extra.
+        UnknownProtocolError: if there is no file system for the protocol.
+    """
+    protocol = store_errors.protocol_of(path)
+    if not protocol:
+        return
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise store_errors.missing_package(path, error) from error
+    except ValueError as error:
+        raise store_errors.unknown_protocol(path) from error
+
+
 def open_file(path: str) -> BinaryIO:
     """Opens a file for reading bytes.
 
     Args:
-        path: a local path or any URL that fsspec knows.
+        path: Local path or any URL that fsspec knows.
 
     Raises:
         OSError: if the file does not exist or may not be read.
@@ -39,28 +103,29 @@ def open_file(path: str) -> BinaryIO:
     local = local_path(path)
     if local is not None:
         return open(local, "rb")
+
+    file_system, inner = file_system_of(path)
     with raising_os_errors(path):
-        file_system, inner = fsspec.url_to_fs(path)
         if "memory" in file_system.protocol:
-            # Its handles on one file share their position: readers beside each other would disturb
-            # each other.
+            # Its handles on one file share their position, so that concurrent readers would
+            # disturb each other.
             return io.BytesIO(file_system.cat_file(inner))
         return cast(BinaryIO, file_system.open(inner, "rb"))
 
 
 def read_head(path: str, count: int) -> bytes:
-    """Returns the first bytes of a file, fewer than `count` where the file is shorter."""
+    """Returns the first bytes of a file, fewer than `count` if the file is shorter."""
     with raising_os_errors(path), open_file(path) as file:
         return file.read(count)
 
 
 def read_range(path: str, start: int, count: int) -> bytes:
-    """Returns some bytes of a file, fewer at its end, in one request where it lies elsewhere.
+    """Returns a range of a file's bytes, fewer at its end; in one request if it is remote.
 
     Args:
-        path: local path or URL.
-        start: offset of the first byte, within the file.
-        count: how many bytes.
+        path: Local path or URL.
+        start: Offset of the first byte, within the file.
+        count: Number of bytes.
 
     Raises:
         OSError: if the file cannot be read.
@@ -70,8 +135,9 @@ def read_range(path: str, start: int, count: int) -> bytes:
         with open(local, "rb") as file:
             file.seek(start)
             return file.read(count)
+
+    file_system, inner = file_system_of(path)
     with raising_os_errors(path):
-        file_system, inner = fsspec.url_to_fs(path)
         return bytes(file_system.cat_file(inner, start=start, end=start + count))
 
 
@@ -81,78 +147,294 @@ def file_info(path: str) -> FileInfo:
     Raises:
         OSError: if the file does not exist.
     """
-    local = local_path(path)
-    if local is not None:
+    if local_path(path) is not None:
         return _info(path, {})
+
+    file_system, inner = file_system_of(path)
     with raising_os_errors(path):
-        file_system, inner = fsspec.url_to_fs(path)
         file_system.invalidate_cache(inner)
         return _info(path, file_system.info(inner))
 
 
+def split_on_commas(text: str) -> list[str]:
+    """Splits a comma-separated list of patterns; commas within braces do not separate.
+
+    Example:
+        >>> split_on_commas("a/*.{jsonl,parquet}, b.jsonl")
+        ['a/*.{jsonl,parquet}', 'b.jsonl']
+    """
+    parts = [""]
+    at = 0
+    while at < len(text):
+        brace = _brace(text, at) if text[at] == "{" else None
+        end = brace[-1] + 1 if brace else at + 1
+        if text[at] == ",":
+            parts.append("")
+        else:
+            parts[-1] += text[at:end]
+        at = end
+    return [part.strip() for part in parts if part.strip()]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Returns the patterns that a pattern with braces stands for, as in a shell.
+
+    Braces without a comma, or without a partner, are ordinary characters.
+
+    Example:
+        >>> expand_braces("{train,valid}-*.jsonl{,.gz}")
+        ['train-*.jsonl', 'train-*.jsonl.gz', 'valid-*.jsonl', 'valid-*.jsonl.gz']
+        >>> expand_braces("{name}.jsonl")
+        ['{name}.jsonl']
+    """
+    start = pattern.find("{")
+    while start >= 0:
+        bounds = _brace(pattern, start)
+        if bounds is not None and len(bounds) > 2:
+            tails = expand_braces(pattern[bounds[-1] + 1 :])
+            return [
+                pattern[:start] + middle + tail
+                for left, right in itertools.pairwise(bounds)
+                for middle in expand_braces(pattern[left + 1 : right])
+                for tail in tails
+            ]
+        start = pattern.find("{", start + 1)
+    return [pattern]
+
+
 def list_files(patterns: Sequence[str]) -> list[FileInfo]:
-    """Finds the input files.
+    """Lists the input files.
+
+    A folder is read with all folders below it, links included. Files whose path below it has a
+    component that begins with `.` or `_` (`_SUCCESS`, `_temporary/`) are left out, and so are
+    README, LICENSE and Markdown files. Wildcards leave out names that begin with `.` or `_` too,
+    unless the pattern names them (`_*`, `.cache/*`). A path that exists is taken literally.
 
     Args:
-        patterns: paths, URLs or globs (`*`, `?`, `[...]`, `**` for folders of any depth), each of
-            which may be several joined by commas. A path that exists as it stands is not read as a
-            glob.
+        patterns: Paths, URLs, folders or globs (`*`, `?`, `[...]`, `{a,b}`, `**` for folders of any
+            depth, `~` for the home folder); each may be several, separated by commas. Of a brace's
+            alternatives, those without a wildcard must exist.
 
     Returns:
         The files, each once, sorted by path.
 
     Raises:
         NoInputError: if a pattern matches no file.
-        OSError: if a file system cannot be reached.
+        OSError: if a file system cannot be reached or a folder cannot be read.
 
     Example:
-        >>> list_files(["gs://crawl/2024/*.jsonl.gz,gs://crawl/2025/*.jsonl.gz"])  # doctest: +SKIP
+        >>> list_files(["gs://crawl/{2024,2025}/*.jsonl.gz", "more/"])  # doctest: +SKIP
     """
-    found: dict[str, FileInfo] = {}
-    wanted = [part.strip() for pattern in patterns for part in pattern.split(",") if part.strip()]
-    if not wanted:
-        raise NoInputError("no input was named; give at least one path or glob")
-    for pattern in wanted:
-        try:
-            with raising_os_errors(pattern):
-                matches = _matches(pattern)
-        except FileNotFoundError as error:
-            raise NoInputError(f"no file matches {pattern!r}: {error.strerror or error}") from error
-        if not matches:
-            raise NoInputError(
-                f"no file matches {pattern!r}; check the path, and quote the glob so that the shell leaves it alone"
-            )
-        for path, details in matches.items():
-            if path not in found:
-                found[path] = _info(path, details)
-    return [found[path] for path in sorted(found)]
+    single = [part for pattern in patterns for part in split_on_commas(pattern)]
+    if not single:
+        raise NoInputError("no input was given; give at least one path, folder or glob")
+
+    infos: dict[str, FileInfo] = {}
+    for pattern in single:
+        for path, details in _matches(expand_home(pattern)).items():
+            if path not in infos:
+                infos[path] = _info(path, details)
+    return [infos[path] for path in sorted(infos)]
+
+
+def _brace(text: str, start: int) -> list[int] | None:
+    """Returns the places of a brace, its own commas and its partner; None without a partner."""
+    bounds = [start]
+    depth = 0
+    for at in range(start, len(text)):
+        if text[at] == "{":
+            depth += 1
+        elif text[at] == "," and depth == 1:
+            bounds.append(at)
+        elif text[at] == "}":
+            depth -= 1
+            if not depth:
+                return [*bounds, at]
+    return None
 
 
 def _matches(pattern: str) -> dict[str, Mapping[str, Any]]:
-    file_system, inner = fsspec.url_to_fs(pattern)
-    file_system.invalidate_cache()
-    local = local_path(pattern) is not None
-    entries: dict[str, Mapping[str, Any]]
-    if file_system.exists(inner):
-        if file_system.isdir(inner):
-            raise NoInputError(
-                f"{pattern!r} is a folder; name the files in it, such as {pattern.rstrip('/') + '/*'!r}"
-            )
-        entries = {inner: file_system.info(inner)}
+    """Returns the files that one pattern matches, each with what its file system says about it.
+
+    Raises:
+        NoInputError: if there is none.
+    """
+    file_system, inner = file_system_of(pattern)
+    with raising_os_errors(pattern):
+        file_system.invalidate_cache()
+        exact = _exact_matches(file_system, pattern, inner)
+        if exact is not None:
+            return exact
+
+        matches: dict[str, Mapping[str, Any]] = {}
+        for alternative in expand_braces(pattern):
+            _, inner = file_system_of(alternative)
+            found = _exact_matches(file_system, alternative, inner)
+            if found is None:
+                found = _glob_matches(file_system, inner, alternative, pattern)
+            matches.update(found)
+    if not matches:
+        raise NoInputError(_no_match(pattern, pattern))
+    return matches
+
+
+def _exact_matches(
+    file_system: Any, pattern: str, inner: str
+) -> dict[str, Mapping[str, Any]] | None:
+    """Returns the file of that very name or the files of that folder; None if there is neither."""
+    is_local = local_path(pattern) is not None
+    details: Mapping[str, Any] = {}
+    if is_local:
+        if not os.path.exists(inner):
+            return None
+        is_folder = os.path.isdir(inner)
     else:
-        entries = file_system.glob(inner, detail=True)
-    return {
-        name if local else file_system.unstrip_protocol(name): details
-        for name, details in entries.items()
-        if details.get("type") != "directory" and not (local and os.path.isdir(name))
-    }
+        try:
+            with raising_os_errors(pattern):
+                details = file_system.info(inner)
+        except FileNotFoundError:
+            return None
+        is_folder = details.get("type") == "directory"
+    if not is_folder:
+        return {_named(file_system, inner, is_local): details}
+
+    below = _local_files(inner) if is_local else _remote_files(file_system, inner)
+    files = {_named(file_system, name, is_local): entry for name, entry in below}
+    if not files:
+        raise NoInputError(
+            f"the folder {pattern!r} has no data files; names that begin with '.' or '_', README, "
+            "LICENSE and *.md files are left out: name such files themselves to read them"
+        )
+    return files
+
+
+def _local_files(
+    folder: str, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the data files below a local folder.
+
+    Args:
+        folder: Folder to read.
+        above: Device and inode of each folder above, so that a link that leads back ends.
+    """
+    status = os.stat(folder)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(_HIDDEN):
+                continue
+            if entry.is_dir():
+                yield from _local_files(entry.path, above | {identity})
+            elif _is_data(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
+                # A link to nothing is yielded too: it fails by its name, rather than vanish.
+                yield entry.path, {}
+
+
+def _remote_files(file_system: Any, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the data files below a folder that is not local."""
+    root = folder.rstrip("/") + "/"
+    for name, details in file_system.find(folder, detail=True).items():
+        parts = name.removeprefix(root).split("/")
+        is_hidden = any(part.startswith(_HIDDEN) for part in parts)
+        # Some stores list a folder as an empty object whose name ends with a slash.
+        if details.get("type") != "directory" and not is_hidden and _is_data(parts[-1]):
+            yield name, details
+
+
+def _is_data(name: str) -> bool:
+    """Reports whether a file in a folder is taken for data, by its name."""
+    return bool(name) and (
+        _NOT_DATA.fullmatch(name) is None or _DATA_SUFFIX.search(name) is not None
+    )
+
+
+def _glob_matches(
+    file_system: Any, inner: str, alternative: str, pattern: str
+) -> dict[str, Mapping[str, Any]]:
+    """Returns the files that a glob matches, which may be none.
+
+    Args:
+        file_system: File system of the pattern.
+        inner: Glob within the file system, without braces.
+        alternative: The same as a path or URL.
+        pattern: Pattern as it was given, for messages.
+
+    Raises:
+        NoInputError: if the pattern has no wildcard, is malformed, or matches nothing but folders.
+    """
+    if not glob.has_magic(inner):
+        raise NoInputError(_no_match(alternative, pattern))
+    try:
+        with raising_os_errors(pattern):
+            entries = file_system.glob(inner, detail=True)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise NoInputError(
+            f"{pattern!r} is not a valid glob ({error}); write ** as a whole path component, "
+            "such as 'data/**/*.jsonl'"
+        ) from error
+
+    is_local = local_path(pattern) is not None
+    named = _named_parts(inner)
+    files, folders = {}, 0
+    for name, details in entries.items():
+        if details.get("type") == "directory" or (is_local and os.path.isdir(name)):
+            folders += 1
+        elif not _is_hidden(name, named):
+            files[_named(file_system, name, is_local)] = details
+    if folders and not files and "**" not in inner:
+        raise NoInputError(
+            f"no file matches {pattern!r}, only folders; add '/**' to read the files below them"
+        )
+    return files
+
+
+def _named_parts(pattern: str) -> list[str]:
+    """Returns the components of a pattern that may match a hidden name."""
+    return [
+        part
+        for part in pattern.split("/")
+        if part and part[0] not in "*?" and not part.startswith(("[!", "[^"))
+    ]
+
+
+def _is_hidden(name: str, named: Sequence[str]) -> bool:
+    """Reports whether a path has a hidden component that no component of the pattern names."""
+    return any(
+        part.startswith(_HIDDEN) and not any(fnmatch.fnmatchcase(part, item) for item in named)
+        for part in name.split("/")
+    )
+
+
+def _no_match(path: str, pattern: str) -> str:
+    where = f" (from {pattern!r})" if path != pattern else ""
+    return (
+        f"no file matches {path!r}{where}; check the path, and quote a glob so that the shell does "
+        "not expand it"
+    )
+
+
+def _named(file_system: Any, name: str, is_local: bool) -> str:
+    """Returns the path or URL of a name within a file system."""
+    return name if is_local else str(file_system.unstrip_protocol(name))
 
 
 def _info(path: str, details: Mapping[str, Any]) -> FileInfo:
+    """Returns a file's size and fingerprint.
+
+    Args:
+        path: Local path, which is looked up, or URL.
+        details: Answer of the URL's file system about the file.
+    """
     local = local_path(path)
     if local is not None:
         status = os.stat(local)
         return FileInfo(path, status.st_size, f"mtime-{status.st_mtime_ns}-{status.st_size}")
+
+    # A generation or digest changes with the content; a time is the second choice.
     size = int(details.get("size") or 0)
     for name in (
         "generation",
