@@ -106,7 +106,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "datarater-train = datarater.meta_training.train:run",
+            "datarater-train = datarater.meta_training.train:main",
             "datarater-score = datarater.pipelines.commands.score:main",
             "datarater-select = datarater.pipelines.commands.select:main",
             "datarater-curate = datarater.pipelines.commands.curate:main",

@@ -1,283 +1,269 @@
-r"""`datarater train`: meta-trains a rater and exports it.
+"""`datarater train`: meta-trains a rater and exports it.
 
-    datarater train --config=meta_training/configs/default.py --workdir=work \
-        --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
-
-The same command with the same workdir resumes a run that was stopped or killed, and ends with the
-rater that it would have ended with. What stands in the workdir is said in
-`datarater.meta_training.run.workdir`.
+This module reads the command line. It stays free of JAX, so that `--help` and wrong usage answer
+at once; the work is in `datarater.meta_training.run.command`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
+import importlib.util
 import logging
 import os
 import re
 import shlex
 import sys
 import textwrap
-import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
 
-from datarater.meta_training import errors
-from datarater.meta_training.algorithm.mesh import PlacementError
-from datarater.meta_training.config import checks
-from datarater.meta_training.data.texts import DataError, EmptySetError
-from datarater.meta_training.errors import NonFiniteError, StoppedError, WorkdirError
-from datarater.meta_training.loop import train
-from datarater.meta_training.run.export import NonFiniteScoresError
-from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
-from datarater.meta_training.run.prepared_run import plain, prepare, versions
-from datarater.meta_training.run.processes import (
-    LostProcessError,
-    end_process,
-    join_processes,
-    lost_processes,
-    together,
-)
-from datarater.meta_training.run.stopping import StopSignal
-from datarater.meta_training.run.summary import run_summary
-from datarater.meta_training.run.workdir import Workdir, write_json
+from datarater.meta_training.config.names import DEFAULT_CONFIG, config_names, config_path
+from datarater.meta_training.errors import ConfigError
 from datarater.rater_model import exit_codes
-from datarater.rater_model.checkpoint import CheckpointError
-from datarater.rater_model.documents.reading import NoInputError
-from datarater.rater_model.documents.records import ReadOptions
-from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _LOG = logging.getLogger("datarater")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    help_string="Config file, such as meta_training/configs/default.py; single values by --config.section.key=value.",
-    lock_config=True,
-)
-_WORKDIR: flags.FlagHolder[Any] = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder for metrics, checkpoints and raters; a run that was stopped there is resumed. Example: --workdir=work",
+_HELP_FLAGS = {"--help", "-h", "-help", "--helpshort", "--helpfull"}
+
+# What the [train] extra installs and every run imports.
+_TRAIN_MODULES = ("grain", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX")
+
+# ml_collections passes on what it runs into: a config file that fails to import, a missing field.
+_FLAG_ERRORS = (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    ImportError,
+    OSError,
 )
 
-_COORDINATOR: flags.FlagHolder[Any] = flags.DEFINE_string(
-    "coordinator",
-    "",
-    "With several processes that train one rater together: HOST:PORT where process 0 listens, the same in all; or "
-    "'auto' where the cluster tells (TPU pods, Slurm, Open MPI). Example: --coordinator=host0:8476",
-)
-_PROCESSES: flags.FlagHolder[Any] = flags.DEFINE_integer(
-    "processes", 1, "How many processes there are; not with --coordinator=auto", lower_bound=1
-)
-_PROCESS: flags.FlagHolder[Any] = flags.DEFINE_integer(
-    "process", 0, "Which of them this is, from 0; not with --coordinator=auto", lower_bound=0
-)
-
-
-_CODES: list[tuple[tuple[type[BaseException], ...], int]] = [
-    ((StoppedError, KeyboardInterrupt), exit_codes.STOPPED),
-    ((WorkdirError,), exit_codes.OTHER_RUN),
-    ((NoInputError,), exit_codes.NO_INPUT),
-    ((EmptySetError,), exit_codes.EMPTY_CORPUS),  # before the error that it is one of
-    ((errors.ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
-    ((PermissionError,), exit_codes.NO_PERMISSION),
-    (
-        (NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError),
-        exit_codes.FAILED,
+_HELP = {
+    "config": (
+        "Config of the run: a name from the list below, or a Python file with a function "
+        "get_config(). FILE:ARGUMENT calls get_config(ARGUMENT). Example: --config=pile"
     ),
-]
+    "workdir": (
+        "Folder for metrics, checkpoints and raters. The same command resumes a run that was "
+        "stopped. Example: --workdir=work"
+    ),
+    "coordinator": (
+        "For several processes that train one rater together: HOST:PORT on which process 0 "
+        "listens, the same in all processes; or 'auto' where the cluster provides it (TPU pods, "
+        "Slurm, Open MPI). Example: --coordinator=host0:8476"
+    ),
+    "processes": "Number of processes; not used with --coordinator=auto.",
+    "process": "Index of this process, from 0; not used with --coordinator=auto.",
+}
 
 
-@contextlib.contextmanager
-def ending_in_one_line() -> Iterator[None]:
-    """Turns the errors that a user can mend into one line and the project's exit codes."""
-    try:
-        yield
-    except BaseException as error:
-        code = next((code for kinds, code in _CODES if isinstance(error, kinds)), None)
-        if code is None:
-            if isinstance(error, SystemExit) or not jax.distributed.is_initialized():
-                raise
-            traceback.print_exc()
-            end_process(exit_codes.FAILED)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            code = exit_codes.DISK_FULL
-        hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
-        print(f"datarater train: {error or 'interrupted'}{hint}", file=sys.stderr)
-        end_process(code)
-
-
-def next_command(workdir: Workdir, data: ConfigDict) -> str:
-    """Returns the command that curates the pool with the rater of a finished run.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `datarater train` and returns its exit code.
 
     Args:
-        workdir: the run's.
-        data: the config's section.
+        argv: Arguments after the command's name; those of this process if None.
     """
-    words = ["datarater", "curate", "--input", data.inner]
-    if data.inner.startswith(TFDS_PREFIX):
-        dataset = DatasetName.parse(data.inner)
-        if "[" in dataset.split:  # curation reads whole splits
-            whole = "+".join(
-                dict.fromkeys(part.partition("[")[0] for part in dataset.split.split("+"))
-            )
-            words[-1] = ":".join(
-                filter(None, (f"{TFDS_PREFIX}{dataset.name}", dataset.version, whole))
-            )
-        if data.tfds_data_dir:
-            words += ["--tfds_data_dir", data.tfds_data_dir]
-    if data.text_field != ReadOptions().text_field:
-        words += ["--text_field", data.text_field]
-    return shlex.join(
-        [*words, "--rater", str(workdir.rater), "--output", "curated", "--keep_fraction", "0.5"]
-    )
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if _HELP_FLAGS & set(arguments):
+        print(help_text())
+        return exit_codes.DONE
 
-
-def main(argv: Sequence[str]) -> None:
-    """Trains by the flags."""
-    config = _CONFIG.value
-    with ending_in_one_line():
-        checks.check(config)
-        join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    with (
-        ending_in_one_line(),
-        lost_processes(),
-        StopSignal() as stop,
-        contextlib.ExitStack() as stack,
-    ):
-        with together() as same:
-            same["versions"], same["config"] = versions(), plain(config)
-            same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
-        with together() as same, ending_in_one_line():
-            workdir = stack.enter_context(Workdir(_WORKDIR.value, jax.process_index() == 0))
-            workdir.check_config(plain(config))
-            summary = workdir.finished(config.meta_steps)
-            same["--workdir holds this run, finished"] = bool(summary)
-        if summary:
-            print(
-                f"nothing to do: {workdir.path} holds a finished run of {config.meta_steps} meta-steps, rater "
-                f"{summary['digest'][:12]} in {workdir.rater}; raise meta_steps to go on\n"
-                f"next:  {next_command(workdir, config.data)}"
-            )
-            return
-        with together() as same, ending_in_one_line():
-            experiment = prepare(config, workdir.begun_tokenizer())
-            tokenizer = experiment.tokenizer.serialise()
-            workdir.check_data(experiment.data, tokenizer)
-            same["digest of data.inner and data.outer"] = experiment.data
-            same["digest of the tokenizer"] = hashlib.sha256(tokenizer).hexdigest()
-        with together(), ending_in_one_line():
-            workdir.claim(plain(config), experiment.data, tokenizer)
-        checkpoint = train(experiment, workdir, stop)
-        if not workdir.writes:
-            return
-        lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
-        write_json(
-            workdir.summary,
-            {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines},
+    missing = [name for name in _TRAIN_MODULES if not _is_installed(name)]
+    if missing:
+        return _refuse(
+            "datarater train needs the train extra: pip install 'datarater[train]' "
+            f"(no module named {missing[0]!r})"
         )
-    print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}")
-    for line in lines:
-        print(f"  {line}")
-    print(f"next:  {next_command(workdir, config.data)}")
+
+    values = flags.FlagValues()
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        parse_flags(argv[1:], values)
+        return list(argv[:1])
+
+    def run(_: Sequence[str]) -> int:
+        from datarater.meta_training.run import command  # JAX, which takes seconds to import
+
+        return command.run_training(
+            values.config, values.workdir, values.coordinator, values.processes, values.process
+        )
+
+    # absl handles its own flags (--verbosity, --pdb, --run_with_profiling) and ends by SystemExit.
+    try:
+        with logging_of_a_run():
+            app.run(run, argv=["datarater train", *arguments], flags_parser=parse)
+    except ConfigError as error:
+        return _refuse(f"datarater train: {error}; see datarater train --help")
+    except KeyboardInterrupt:
+        print("datarater train: interrupted", file=sys.stderr)
+        return exit_codes.STOPPED
+    except SystemExit as leaving:
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or exit_codes.DONE
+        raise
 
 
 def help_text() -> str:
-    """Returns what `--help` prints: what the command does, its flags, how config fields are changed, the exit codes."""
+    """Returns the text of `--help`: an example, the flags, the configs and the exit codes."""
     entries = "\n".join(
-        f"  --{flag.name}\n" + textwrap.indent(textwrap.fill(str(flag.help), 90), " " * 8)
-        for flag in (
-            flags.FLAGS[name]
-            for name in ("config", "workdir", "coordinator", "processes", "process")
-        )
+        f"  --{name}\n" + textwrap.indent(textwrap.fill(text, 90), " " * 8)
+        for name, text in _HELP.items()
     )
-    meanings = "\n".join(
-        f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items()
-    )
-    return (
-        f"{str(__doc__).strip()}\n\nflags:\n{entries}\n\n"
-        "Any field of the config is changed by --config.section.field=value, such as --config.population.size=8; the\n"
-        "fields, their defaults and what they mean stand in meta_training/configs/default.py and in the README.\n\n"
-        f"exit codes:\n{meanings}"
-    )
+    codes = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items())
+    return f"""\
+Example:
+  datarater train --workdir=work --config.data.inner='corpus/*.jsonl.gz' \\
+      --config.data.outer='target/*.jsonl.gz'
+
+Meta-trains a rater and exports it to WORKDIR/rater. The same command with the same workdir resumes
+a run that was stopped or killed, and produces a bit-identical rater.
+
+Flags:
+{entries}
+  --config.SECTION.FIELD=VALUE
+        Changes one field of the config. Example: --config.population.size=8
+
+Configs ({DEFAULT_CONFIG} if none is given):
+  {", ".join(config_names())}
+
+Exit codes:
+{codes}"""
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Reads the command line; what is wrong with it is said in one line, with exit code 2.
+def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
+    """Defines the command's flags and parses the command line into them.
 
     Args:
-        argv: the command line.
+        arguments: Arguments after the command's name.
+        values: Empty flag values. Each call needs its own, since `--config.section.field` flags are
+            defined while parsing.
+
+    Raises:
+        ConfigError: The command line is wrong; the message is one line.
     """
-    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
-        print(help_text())
-        sys.exit(exit_codes.DONE)
+    from ml_collections import config_flags
+
     try:
-        for number, argument in enumerate(argv):
-            path = (
-                argument.partition("=")[2]
-                if "=" in argument
-                else "".join(argv[number + 1 : number + 2])
-            )
-            if argument.lstrip("-").partition("=")[0] == "config" and not os.path.exists(
-                path.partition(":")[0]
-            ):
-                raise OSError(
-                    f"--config: there is no file {path!r}; give one such as meta_training/configs/default.py"
-                )
-        rest = flags.FLAGS(argv)
-        plain(
-            _CONFIG.value
-        )  # a config file that could not be loaded is told only when it is looked into
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        ImportError,
-        OSError,
-    ) as error:
-        # ml_collections raises what it comes across: a config file that is not there, a field that
-        # the config lacks.
-        message = str(error)
-        if isinstance(
-            error, AttributeError | KeyError
-        ):  # their text is a KeyError's, quoted once or twice
-            message = re.sub(r"[\\']", "", message.replace("\\n", ". ")).strip('"')
-            message = f"the config has no field {message}"
-        print(
-            f"datarater train: {' '.join(message.split())}; see datarater train --help",
-            file=sys.stderr,
+        arguments = _config_first(flags.FLAGS.read_flags_from_files(list(arguments), False))
+        config_flags.DEFINE_config_file(
+            "config",
+            help_string=_HELP["config"],
+            flag_values=values,
+            lock_config=True,
+            sys_argv=arguments,
         )
-        sys.exit(exit_codes.WRONG_USAGE)
-    if len(rest) > 1:
-        print(f"datarater train: unexpected arguments: {shlex.join(rest[1:])}", file=sys.stderr)
-        sys.exit(exit_codes.WRONG_USAGE)
-    return list(rest)
+        flags.DEFINE_string("workdir", None, _HELP["workdir"], values)
+        flags.DEFINE_string("coordinator", "", _HELP["coordinator"], values)
+        flags.DEFINE_integer("processes", 1, _HELP["processes"], lower_bound=1, flag_values=values)
+        flags.DEFINE_integer("process", 0, _HELP["process"], lower_bound=0, flag_values=values)
+
+        # absl's own flags are parsed by the same call, and read from `flags.FLAGS` by absl.
+        values.append_flag_values(flags.FLAGS)
+        rest = values(["datarater train", *arguments])[1:]
+        flags.FLAGS.mark_as_parsed()
+        _check_config(values)
+    except _FLAG_ERRORS as error:
+        raise ConfigError(_in_one_line(error)) from error
+
+    if rest:
+        raise ConfigError(f"unexpected arguments: {shlex.join(rest)}")
+    if not values.workdir:
+        raise ConfigError("--workdir is missing: name the folder of the run, as --workdir=work")
+    values.workdir = os.path.expanduser(values.workdir)
+    _expand_data_paths(values.config)
 
 
-def set_up_logging() -> None:
-    """Lets the run's own lines through, and of libraries only warnings: they tell of every part of every save."""
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with one `--config=PATH` in front, where ml_collections needs it."""
+    config = DEFAULT_CONFIG
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            config = value if equals else next(words, "")
+        elif word == "--":
+            rest += [word, *words]
+        else:
+            rest.append(word)
+    return [f"--config={config_path(config)}", *rest]
+
+
+def _check_config(values: flags.FlagValues) -> None:
+    """Refuses a config that is no ConfigDict of plain values.
+
+    ml_collections reports a config file that could not be loaded only when the config is used.
+    """
+    from ml_collections import ConfigDict, config_flags
+
+    path = config_flags.get_config_filename(values["config"])
+    getattr(values.config, "data", None)
+    if not isinstance(values.config, ConfigDict):
+        kind = type(values.config).__name__
+        raise TypeError(f"--config={path}: get_config() must return a ConfigDict, not a {kind}")
+    values.config.to_json()
+
+
+def _in_one_line(error: Exception) -> str:
+    """Returns what an error of flags or configs says, in one line and without a traceback."""
+    message = str(error)
+    if isinstance(error, AttributeError | KeyError):  # their text is quoted once or twice
+        field = re.sub(r"[\\']", "", message.replace("\\n", ". ")).strip('"')
+        message = f"the config has no field {field}"
+    if "Traceback (most recent call last)" in message:
+        before, _, traceback = message.partition("Error whilst parsing config file")
+        message = before + traceback.strip().rpartition("\n")[2]
+    return " ".join(message.split())
+
+
+def _expand_data_paths(config: ConfigDict) -> None:
+    """Replaces `~` by the home folder in the paths of a config's data section."""
+    data = config.get("data")
+    if not isinstance(data, type(config)):
+        return  # refused later, with the name of what is missing
+    for field in ("inner", "outer"):
+        if isinstance(data.get(field), str):
+            data[field] = ",".join(map(os.path.expanduser, data[field].split(",")))
+    if isinstance(data.get("tfds_data_dir"), str):
+        data.tfds_data_dir = os.path.expanduser(data.tfds_data_dir)
+
+
+@contextlib.contextmanager
+def logging_of_a_run() -> Iterator[None]:
+    """Logs the run's own lines, and only warnings of the libraries, which log every save."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    level, propagate = _LOG.level, _LOG.propagate
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("jax").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _LOG.removeHandler(handler)
+        _LOG.setLevel(level)
+        _LOG.propagate = propagate
 
 
-def run() -> None:
-    """Entry point of the console command."""
-    flags.mark_flags_as_required(["config", "workdir"])
-    set_up_logging()
-    app.run(main, flags_parser=parse_flags)
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
+
+
+def _refuse(message: str) -> int:
+    print(message, file=sys.stderr)
+    return exit_codes.WRONG_USAGE
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

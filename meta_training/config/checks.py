@@ -198,7 +198,7 @@ def _check_rule(config: ConfigDict, rule: _Rule) -> None:
         value = functools.reduce(lambda part, name: part[name], rule.field.split("."), config)
     except KeyError as error:
         raise ConfigError(
-            f"{rule.field} is missing: begin with meta_training/configs/default.py"
+            f"the config has no field {rule.field}: start from the default config and change it"
         ) from error
     try:
         fine = not rule.where(config) or rule.allowed.holds(value)

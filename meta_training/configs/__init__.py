@@ -1,1 +1,4 @@
-"""One config file an experiment; each opens with its command, its running time and the result to expect."""
+"""Training configs, one file per experiment.
+
+Each opens with its command, its running time and the result to expect.
+"""

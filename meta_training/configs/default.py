@@ -1,22 +1,28 @@
-"""Every setting of meta-training, with its default. Other configs start from this one and change what they need.
+r"""Every field of a training config, with its default. Other configs change what they need.
 
-    datarater train --config=meta_training/configs/default.py --workdir=work \
+    datarater train --workdir=work \
         --config.data.inner='corpus/*.jsonl.gz' --config.data.outer='target/*.jsonl.gz'
 
-The paper (arXiv 2505.17895) states: 2 inner updates, population 8, batches of 128, Adam with
-decoupled weight decay 0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, a 50M rater
-over 400M inner models. Where a default differs, it is because this one is made to learn in minutes
-on a CPU; the comment says so.
+Time: minutes on a CPU; the progress lines show how many are left. Expected result: a rater in
+`work/rater`, and closing lines that report the outer loss by age of the inner models and whether
+the scores have settled (an autocorrelation above 0.95 between exports).
 
-It does not state, so these are ours: the tokenizer, widths, heads and layers, learning rates,
-Adam's decay rates and epsilons, the inner models' lifetime. Nor does it state these, which no field
-changes:
-- the rater's score is the mean over valid tokens of the last hidden states, times a head without a
-  bias;
-- blocks (the paper: Chinchilla's family) have RMSNorm before each part, rotary positions and a
-  gated MLP, no biases;
-- the inner Adam's epsilon stands inside its root, `eps_root`, and is 0 outside.
+The paper (arXiv 2505.17895) states: 2 inner updates, a population of 8, batches of 128, Adam with
+decoupled weight decay 0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, and a rater
+of 50M parameters over inner models of 400M. Where a default differs, its comment gives the paper's
+value; the defaults are chosen so that a rater learns within minutes on a CPU.
+
+The paper does not state the tokenizer, widths, heads and layers, learning rates, Adam's decay rates
+and epsilons, or the lifetime of inner models: those are ours. Nor does it state the following,
+which no field changes:
+- The rater's score is the mean of the last hidden states over valid tokens, times a head without a
+  bias.
+- The blocks (the paper: Chinchilla's family) have RMSNorm before each part, rotary positions, a
+  gated MLP and no biases.
+- The inner Adam's epsilon is inside the square root (`eps_root`); outside, it is 0.
 """
+
+from __future__ import annotations
 
 from ml_collections import ConfigDict
 
@@ -24,133 +30,101 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns the default config."""
     config = ConfigDict()
-    config.seed = 0
-    config.meta_steps = 200  # paper: a checkpoint at 8,000
-    config.inner_updates = 2  # T, as in the paper
-    config.inner_batch = 32  # B; paper: 128
-    config.outer_batch = 16  # paper: 128
-    config.length = 256  # L, tokens of a window; paper: 2048
+    config.seed = 0  # Seed of all random draws.
+    config.meta_steps = 200  # Updates of the rater. Paper: a checkpoint at 8,000.
+    config.inner_updates = 2  # T, inner updates per meta-step, as in the paper.
+    config.inner_batch = 32  # B, windows per inner update. Paper: 128.
+    config.outer_batch = 16  # Windows per outer loss. Paper: 128.
+    config.length = 256  # L, tokens of a window. Paper: 2048.
 
-    config.data = ConfigDict()
-    config.data.inner = ""  # the pool: paths or globs joined by commas, or a dataset as tfds:c4/en:train; must be given
-    config.data.outer = ""  # of the held-out target; empty: a share of the pool is held out
-    config.data.outer_share = 0.05  # that share, by a hash of each document
-    config.data.text_field = "text"
-    config.data.windows = (
-        "packed"  # as in the paper; or "document": windows of one document each, padded
-    )
-    config.data.tfds_data_dir = (
-        ""  # folder of prepared TensorFlow datasets; empty: their own default
-    )
-    config.data.shuffle_buffer = 4096  # windows of a TensorFlow dataset that are shuffled together
-    config.data.minimum_length = 32  # with "document": shorter last windows are left out
+    config.data = ConfigDict()  # Paths are globs joined by commas; datasets as tfds:c4/en:train.
+    config.data.inner = ""  # The pool to rate, as paths or a dataset. Required.
+    config.data.outer = ""  # The held-out target. Empty: a share of the pool is held out.
+    config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
+    config.data.text_field = "text"  # Field of a record that holds the text.
+    config.data.windows = "packed"  # "packed" as in the paper, or "document": one per window.
+    config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: their own default.
+    config.data.shuffle_buffer = 4096  # Windows of a TensorFlow dataset shuffled together.
+    config.data.minimum_length = 32  # Tokens of the shortest last window, with "document".
 
-    config.tokenizer = ConfigDict()
-    config.tokenizer.kind = "byte"  # or "bpe", trained on the inner set
-    config.tokenizer.vocabulary_size = 8192  # of the BPE
-    config.tokenizer.training_documents = 20_000  # documents that the BPE is trained on, at most
+    config.tokenizer = ConfigDict()  # Turns texts into token ids. Unstated in the paper.
+    config.tokenizer.kind = "byte"  # "byte", or "bpe", trained on the pool.
+    config.tokenizer.vocabulary_size = 8192  # Ids of the BPE.
+    config.tokenizer.training_documents = 20_000  # Most documents that the BPE is trained on.
 
-    config.rater = ConfigDict()  # 0.6M parameters, of which 0.5M in the n-gram table; paper: 50M
-    config.rater.width = 64
-    config.rater.heads = 2
-    config.rater.mlp_width = 128
-    config.rater.layers = 1
-    config.rater.ngram_orders = (2,)  # ours; () for none
-    config.rater.ngram_rows = 8192
-    config.rater.dtype = (
-        "float32"  # or "bfloat16": computation only; parameters and gradients' sums stay in float32
-    )
-    config.rater.rematerialise_blocks = False  # recompute each block in the backward pass
-    config.rater.scan_blocks = (
-        False  # run the blocks in a loop: compiles faster, and keeps recomputation in order
-    )
-    config.rater.attention = "plain"  # or "blocks": exact too, without L x L numbers a head
-    config.rater.attention_block = 256  # keys in a block
+    config.rater = ConfigDict()  # 0.6M parameters, 0.5M of them n-gram rows. Paper: 50M.
+    config.rater.width = 64  # Numbers per token in the hidden states.
+    config.rater.heads = 2  # Attention heads.
+    config.rater.mlp_width = 128  # Hidden width of the MLP.
+    config.rater.layers = 1  # Transformer blocks.
+    config.rater.ngram_orders = (2,)  # Orders of the n-grams with embeddings; () for none. Ours.
+    config.rater.ngram_rows = 8192  # Rows of each order's table of hashed n-grams.
+    config.rater.dtype = "float32"  # Type of computation, or "bfloat16"; parameters are float32.
+    config.rater.rematerialise_blocks = False  # Recompute each block in the backward pass.
+    config.rater.scan_blocks = False  # Run the blocks in a loop, which compiles faster.
+    config.rater.attention = "plain"  # "plain", or "blocks": as exact, without L x L scores.
+    config.rater.attention_block = 256  # Keys per block of "blocks".
 
-    config.inner_model = ConfigDict()  # 0.14M parameters; paper: 400M
-    config.inner_model.width = 64
-    config.inner_model.heads = 2
-    config.inner_model.mlp_width = 192
-    config.inner_model.layers = 2
-    config.inner_model.dtype = "float32"
-    config.inner_model.rematerialise_blocks = False
-    config.inner_model.save_products = (
-        False  # of recomputed blocks, keep what costs most: 2 F + D numbers a token
-    )
-    config.inner_model.scan_blocks = False
-    config.inner_model.attention = "plain"
-    config.inner_model.attention_block = 256
-    config.inner_model.loss_chunk = 0  # positions whose logits are held at one time; 0 for all
+    config.inner_model = ConfigDict()  # 0.14M parameters. Paper: 400M.
+    config.inner_model.width = 64  # Numbers per token in the hidden states.
+    config.inner_model.heads = 2  # Attention heads.
+    config.inner_model.mlp_width = 192  # F, hidden width of the MLP.
+    config.inner_model.layers = 2  # Transformer blocks.
+    config.inner_model.dtype = "float32"  # Type of computation, or "bfloat16".
+    config.inner_model.rematerialise_blocks = False  # Recompute each block in the backward pass.
+    config.inner_model.save_products = False  # Of recomputed blocks, keep the costliest products.
+    config.inner_model.scan_blocks = False  # Run the blocks in a loop, which compiles faster.
+    config.inner_model.attention = "plain"  # "plain", or "blocks": as exact, without L x L scores.
+    config.inner_model.attention_block = 256  # Keys per block of "blocks".
+    config.inner_model.loss_chunk = 0  # Positions whose logits exist at a time; 0 for all.
 
-    config.inner_optimiser = ConfigDict()  # unstated in the paper
-    config.inner_optimiser.name = "adam"  # or "adamw", "sgd"
-    config.inner_optimiser.learning_rate = 3e-3
-    config.inner_optimiser.b1 = 0.9
-    config.inner_optimiser.b2 = 0.999
-    config.inner_optimiser.eps_root = (
-        1e-8  # inside the root: Adam's derivative at a zero moment stays finite
-    )
-    config.inner_optimiser.weight_decay = 0.1  # of "adamw"
-    config.inner_optimiser.momentum = 0.9  # of "sgd"
+    config.inner_optimiser = ConfigDict()  # The paper states Adam, and none of its values.
+    config.inner_optimiser.name = "adam"  # "adam", "adamw" or "sgd".
+    config.inner_optimiser.learning_rate = 3e-3  # Constant learning rate.
+    config.inner_optimiser.b1 = 0.9  # Adam's decay rate of the mean of gradients.
+    config.inner_optimiser.b2 = 0.999  # Adam's decay rate of the mean of squares.
+    config.inner_optimiser.eps_root = 1e-8  # Epsilon in Adam's root, for finite derivatives at 0.
+    config.inner_optimiser.weight_decay = 0.1  # Decoupled weight decay of "adamw".
+    config.inner_optimiser.momentum = 0.9  # Momentum of "sgd".
 
-    config.meta_optimiser = ConfigDict()
-    config.meta_optimiser.learning_rate = 1e-2  # unstated in the paper
-    config.meta_optimiser.warmup_steps = 10  # paper: 100
-    config.meta_optimiser.clip_norm = 1.0  # of each inner model's meta-gradient; paper: 0.01
-    config.meta_optimiser.weight_decay = 0.0  # decoupled; paper: 0.1
-    config.meta_optimiser.b1 = 0.9
-    config.meta_optimiser.b2 = 0.999
-    config.meta_optimiser.epsilon = 1e-8
+    config.meta_optimiser = ConfigDict()  # Adam, with one state per inner model.
+    config.meta_optimiser.learning_rate = 1e-2  # Learning rate after warm-up. The paper has none.
+    config.meta_optimiser.warmup_steps = 10  # Meta-steps of linear warm-up. Paper: 100.
+    config.meta_optimiser.clip_norm = 1.0  # Largest norm of a meta-gradient. Paper: 0.01.
+    config.meta_optimiser.weight_decay = 0.0  # Decoupled weight decay. Paper: 0.1.
+    config.meta_optimiser.b1 = 0.9  # Adam's decay rate of the mean of gradients.
+    config.meta_optimiser.b2 = 0.999  # Adam's decay rate of the mean of squares.
+    config.meta_optimiser.epsilon = 1e-8  # Adam's epsilon, outside the root.
 
-    config.population = ConfigDict()
-    config.population.size = 4  # paper: 8
-    config.population.lifetime = 40  # meta-steps; unstated in the paper
-    config.population.warmup_steps = 300  # the warm-up pool is ours; 0 for none
-    config.population.warmup_trajectories = 2
-    config.population.warmup_entries = 4  # of each trajectory
-    config.population.warmup_first_share = 0.4  # the first entry's age, as a share of warmup_steps
+    config.population = ConfigDict()  # Inner models start from a pool of warmed-up ones, our idea.
+    config.population.size = 4  # Inner models. Paper: 8.
+    config.population.lifetime = 40  # Meta-steps from reset to reset; 0 for none. Ours.
+    config.population.warmup_steps = 300  # Updates of a pool's trajectory; 0 for no pool.
+    config.population.warmup_trajectories = 2  # Models trained for the pool.
+    config.population.warmup_entries = 4  # Checkpoints of each trajectory in the pool.
+    config.population.warmup_first_share = 0.4  # Age of the first entry as a share of warmup_steps.
 
-    config.meta_gradient = ConfigDict()
-    config.meta_gradient.mode = "mixed"  # or "reverse"
-    config.meta_gradient.rematerialise_updates = (
-        False  # recompute each inner update in the backward pass
-    )
-    config.meta_gradient.save_inner_gradients = (
-        False  # of recomputed updates, keep the inner gradients
-    )
-    config.meta_gradient.scan_updates = False  # run the updates in a loop: compiles faster
-    config.meta_gradient.inner_micro_batch = (
-        0  # windows of an inner batch on a device at one time; 0 for all
-    )
-    config.meta_gradient.outer_micro_batch = 0  # likewise of an outer batch
-    config.meta_gradient.rater_micro_batch = (
-        0  # likewise of the T x B windows that the rater scores
-    )
+    config.meta_gradient = ConfigDict()  # Trades time for memory; changes values by rounding only.
+    config.meta_gradient.mode = "mixed"  # Mode of differentiation, or "reverse".
+    config.meta_gradient.rematerialise_updates = False  # Recompute inner updates when going back.
+    config.meta_gradient.save_inner_gradients = False  # Keep gradients of recomputed updates.
+    config.meta_gradient.scan_updates = False  # Run the updates in a loop, which compiles faster.
+    config.meta_gradient.inner_micro_batch = 0  # Inner windows per device at a time; 0 for all.
+    config.meta_gradient.outer_micro_batch = 0  # Outer windows per device at a time; 0 for all.
+    config.meta_gradient.rater_micro_batch = 0  # Windows the rater scores at a time; 0 for all.
 
-    config.placement = (
-        ConfigDict()
-    )  # on several devices; paper: a group of devices for each inner model
-    config.placement.population = (
-        0  # groups of devices for inner models; 0: with data, as many devices as fit
-    )
-    config.placement.data = 0  # devices of a group, which share batches; 0: as many as divide them
-    config.placement.shard_parameters = (
-        False  # cut inner models' parameters and optimiser state over a group too
-    )
+    config.placement = ConfigDict()  # Use of several devices. Paper: a group per inner model.
+    config.placement.population = 0  # Groups of devices; 0: as many as fit, with data.
+    config.placement.data = 0  # Devices per group, which share batches; 0: as many as divide them.
+    config.placement.shard_parameters = False  # Cut parameters and moments over a group as well.
 
-    config.report_every = 10  # meta-steps between two progress lines
-    config.export_every = 50  # meta-steps between two rater checkpoints
-    config.checkpoint_every = (
-        25  # meta-steps between two training checkpoints, from which a run resumes
-    )
-    config.warmup_checkpoint_every = (
-        500  # the same in warm-up, in its steps; pool entries are always kept
-    )
-    config.keep_checkpoints = 2  # training checkpoints kept, the newest
-    config.export = ConfigDict()
-    config.export.reference_documents = (
-        512  # documents over which scores are centred and their quantiles taken
-    )
-    config.export.max_windows = 256  # window cap in that, and recorded as such
-    config.minimum_effective_sample_share = 0.1  # a warning below it: the weights are collapsing
+    config.report_every = 10  # Meta-steps between progress lines.
+    config.export_every = 50  # Meta-steps between rater checkpoints.
+    config.checkpoint_every = 25  # Meta-steps between training checkpoints, which a run resumes.
+    config.warmup_checkpoint_every = 500  # Warm-up steps between checkpoints; entries are kept.
+    config.keep_checkpoints = 2  # Newest training checkpoints to keep.
+    config.export = ConfigDict()  # What an exported rater records of its scores.
+    config.export.reference_documents = 512  # Documents that center the scores and set quantiles.
+    config.export.max_windows = 256  # Most windows scored of a document; recorded in the rater.
+    config.minimum_effective_sample_share = 0.1  # Share below which the run warns of collapse.
     return config

@@ -1,22 +1,24 @@
-"""The paper's main experiment: a 50M rater, meta-trained over 8 inner models of 400M on the Pile.
+r"""The paper's main experiment: a 50M rater, meta-trained over 8 inner models of 400M on the Pile.
 
-    datarater train --config=meta_training/configs/pile.py --workdir=/data/work/pile \
+    datarater train --config=pile --workdir=/data/work/pile \
         --config.data.inner='/data/pile/train/*.jsonl.zst'
 
-Files are unpacked and cut into windows at each start, also on resuming: much for the whole Pile.
-Prepare it once as a TensorFlow dataset of ArrayRecord shards, which is read where it lies, and give
-its name (`tfds:NAME:train`).
+Files are unpacked and cut into windows at each start, including every resume, which takes long for
+the whole Pile. Prepare it once as a TensorFlow dataset of ArrayRecord shards, which is read at
+random, and give its name (`tfds:NAME:train`).
 
-For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model; an
-inner model's parameters, moments and gradients take some 10 GB of float32 on a single device, hence
-`shard_parameters` here. Compiled for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step
-takes 1.1 GiB of state and windows and 8.0 GiB beside them on each. Not run by us, so there is no
-running time to tell. The result to expect is the paper's: discarding 75% of the Pile by this rater
-saved 27.6% of the compute of a 1B model on its own validation set, and 46.6% on HellaSwag.
+For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model. The
+parameters, moments and gradients of an inner model take some 10 GB of float32 on a single device,
+hence `shard_parameters`. Compiled for those chips (`tests/benchmarks/paper_sizes.py`), a meta-step
+takes 1.1 GiB of state and windows and another 8.0 GiB on each. We have not run it, so its running
+time is unknown. Expected result, the paper's: discarding 75% of the Pile by this rater saved 27.6%
+of the compute of a 1B model on its own validation set, and 46.6% on HellaSwag.
 
-Every value is said to be the paper's (arXiv 2505.17895) or ours, where the paper does not state it;
-what is not set here is ours, as in `default.py`. Comments say the same of what no field changes.
+Comments mark each value as the paper's (arXiv 2505.17895) or as ours where the paper does not state
+it; what is not set here is ours, as in `default.py`. They also state what no field changes.
 """
+
+from __future__ import annotations
 
 from ml_collections import ConfigDict
 
@@ -32,8 +34,7 @@ def get_config() -> ConfigDict:
     config.outer_batch = 128  # paper
     config.length = 2048  # paper
 
-    # Paper: the Pile, whose held-out part is the target. There is no TensorFlow dataset of it: give
-    # its files.
+    # Paper: the Pile, with its held-out part as the target. No TensorFlow dataset of it exists.
     config.data.inner = "pile/train/*.jsonl.zst"
     config.data.outer = ""  # paper: a disjoint part of the same corpus
     config.data.outer_share = 0.01  # ours
@@ -44,71 +45,56 @@ def get_config() -> ConfigDict:
     config.tokenizer.vocabulary_size = 32_000  # ours
     config.tokenizer.training_documents = 200_000  # ours
 
-    # Paper: a non-causal transformer, one scalar a sequence. Ours: mean pooling over valid tokens,
-    # a head without bias. Paper: of Chinchilla's family, as the inner models. Ours: RMSNorm, rotary
-    # positions, a gated MLP, no biases.
-    config.rater.width = (
-        512  # paper: 50M parameters, of the inner models' family; these four are ours: 48.5M
-    )
+    # Paper: a non-causal transformer of Chinchilla's family, as the inner models, with one scalar
+    # per sequence. Ours: mean pooling over valid tokens, a head without bias, RMSNorm, rotary
+    # positions, a gated MLP, no biases. Paper: 50M parameters; ours: the four sizes, for 48.5M.
+    config.rater.width = 512  # ours
     config.rater.heads = 8
     config.rater.mlp_width = 1408
     config.rater.layers = 10
-    config.rater.ngram_orders = ()  # paper: none is told of
+    config.rater.ngram_orders = ()  # paper: none is mentioned
     config.rater.dtype = "bfloat16"  # ours
-    config.rater.rematerialise_blocks = True  # ours; it changes no value, nor do the next three
+    config.rater.rematerialise_blocks = True  # ours; changes no value, nor do the next three
     config.rater.scan_blocks = True
     config.rater.attention = "blocks"
     config.rater.attention_block = 256
 
-    config.inner_model.width = (
-        1280  # paper: 400M parameters, Chinchilla-like; these four are ours: 400M
-    )
+    # Paper: 400M parameters, Chinchilla-like. Ours: the four sizes, for 400M.
+    config.inner_model.width = 1280  # ours
     config.inner_model.heads = 10
     config.inner_model.mlp_width = 3456
     config.inner_model.layers = 16
     config.inner_model.dtype = "bfloat16"  # ours
-    config.inner_model.rematerialise_blocks = (
-        True  # as MixFlow-MG does; it changes no value, nor do the next five
-    )
-    config.inner_model.save_products = (
-        False  # ours: to be set where memory is left, for fewer FLOPs
-    )
+    config.inner_model.rematerialise_blocks = True  # changes no value, nor the next five
+    config.inner_model.save_products = False  # ours; with memory to spare, True saves FLOPs
     config.inner_model.scan_blocks = True
     config.inner_model.attention = "blocks"
     config.inner_model.attention_block = 256
     config.inner_model.loss_chunk = 256
 
     config.inner_optimiser.name = "adam"  # paper
-    config.inner_optimiser.learning_rate = (
-        1e-3  # ours: what the paper trains models of this size with
-    )
+    config.inner_optimiser.learning_rate = 1e-3  # ours: the paper's for training this size
     config.inner_optimiser.b1 = 0.9  # ours
     config.inner_optimiser.b2 = 0.999  # ours
-    config.inner_optimiser.eps_root = (
-        1e-8  # ours, and ours that outside the root Adam's epsilon is 0
-    )
+    config.inner_optimiser.eps_root = 1e-8  # ours, as is an epsilon of 0 outside the root
 
     config.meta_optimiser.learning_rate = 1e-3  # ours
     config.meta_optimiser.warmup_steps = 100  # paper
-    config.meta_optimiser.clip_norm = (
-        0.01  # paper; that it is the meta-optimiser's is the likeliest reading
-    )
-    config.meta_optimiser.weight_decay = 0.1  # paper: decoupled; read likewise
+    config.meta_optimiser.clip_norm = 0.01  # paper; most likely of the meta-optimiser, as here
+    config.meta_optimiser.weight_decay = 0.1  # paper: decoupled; of the meta-optimiser likewise
     config.meta_optimiser.b1 = 0.9  # ours
     config.meta_optimiser.b2 = 0.999  # ours
     config.meta_optimiser.epsilon = 1e-8  # ours
 
     config.population.size = 8  # paper
     config.population.lifetime = 1000  # ours; paper: stratified lifetimes of an unstated length
-    config.population.warmup_steps = 0  # paper: no pool; ours to try: 2000 with 2 trajectories
+    config.population.warmup_steps = 0  # paper: no pool; worth trying: 2000, with 2 trajectories
 
     config.meta_gradient.mode = "mixed"  # paper: MixFlow-MG
-    config.meta_gradient.rematerialise_updates = (
-        True  # with saved inner gradients, as MixFlow-MG does
-    )
+    config.meta_gradient.rematerialise_updates = True  # as MixFlow-MG, saving gradients
     config.meta_gradient.save_inner_gradients = True
     config.meta_gradient.scan_updates = True  # ours: half the program to compile
-    config.meta_gradient.inner_micro_batch = 4  # ours, and changes no value
+    config.meta_gradient.inner_micro_batch = 4  # ours; changes no value, nor do the next two
     config.meta_gradient.outer_micro_batch = 4
     config.meta_gradient.rater_micro_batch = 8
 

@@ -10,6 +10,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from datarater.meta_training import train
+from datarater.meta_training.run.command import EXIT_CODES_OF_ERRORS
 from datarater.pipelines.run_folder.lease import TERM_SECONDS
 from datarater.pipelines.runners import flink
 from datarater.pipelines.runners.choice import beam_flags
@@ -215,7 +216,9 @@ def test_what_a_job_does_with_each_exit_code(job: str) -> None:
     assert set(codes) == {"FailJob", "Count"}
     assert not set(codes["FailJob"]) & set(codes["Count"])
     known = (
-        set(EXIT_CODES) - {0} if job != "train" else {code for _, code in train._CODES} | {1, 73}
+        set(EXIT_CODES) - {0}
+        if job != "train"
+        else {code for _, code in EXIT_CODES_OF_ERRORS} | {1, 73}
     )
     assert set(codes["FailJob"]) | set(codes["Count"]) == known | {KILLED, TERMINATED}
     assert {1, 75, KILLED, TERMINATED} <= set(codes["Count"])

@@ -1,16 +1,21 @@
-"""`datarater train` as a user meets it: refusals in one line, and training on a TensorFlow dataset."""
+"""`datarater train` as a user meets it: one-line errors, and a TensorFlow dataset as pool."""
 
 import argparse
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from absl import flags
 
+from datarater.meta_training import train
 from datarater.meta_training.configs import default
+from datarater.meta_training.run.command import next_command
 from datarater.meta_training.run.metrics import read_metrics
 from datarater.meta_training.run.workdir import Workdir
-from datarater.meta_training.train import next_command
 from datarater.pipelines.commands import flags as options
 from datarater.pipelines.commands.score import add_scoring_flags
 from datarater.rater_model import exit_codes
@@ -61,14 +66,12 @@ def test_wrong_usage_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config"),
-        (["--config=meta_training/configs/default.py"], "--workdir"),
+        ([], "--workdir is missing"),
+        (["--config=default"], "--workdir is missing"),
         (["--config=nowhere.py", "--workdir=work"], "nowhere.py"),
-        (["--config=meta_training/configs/default.py", "--workdir=work", "--nonsense"], "nonsense"),
-        (
-            ["--config=meta_training/configs/default.py", "--workdir=work", "corpus.jsonl"],
-            "corpus.jsonl",
-        ),
+        (["--config=defualt", "--workdir=work"], "did you mean default?"),
+        (["--config=default", "--workdir=work", "--nonsense"], "nonsense"),
+        (["--config=default", "--workdir=work", "corpus.jsonl"], "corpus.jsonl"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(
@@ -107,13 +110,119 @@ def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
 def test_help_says_what_to_give(cache: Path) -> None:
     done = training.run([*training.command(Path("work"), "texts")[:3], "--help"], cache)
     assert done.returncode == exit_codes.DONE
+    assert done.stdout.startswith("Example:\n  datarater train ")
     for part in (
-        "--config=meta_training/configs/default.py",
-        "--workdir",
-        "--config.section.field=value",
-        "exit codes:",
+        "--workdir=work",
+        "--config.SECTION.FIELD=VALUE",
+        "default, c4, c4_noclean, corruption, demo, mixed_corpus, pile",
+        "Exit codes:",
     ):
         assert part in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], ["--config=defualt", "--workdir=work"]])
+def test_help_and_wrong_usage_import_no_heavy_library(arguments: list[str]) -> None:
+    program = (
+        "import sys; from datarater.meta_training import train; train.main(sys.argv[1:]); "
+        "print(*{'jax', 'apache_beam', 'grain', 'optax', 'flax', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_missing_train_extra_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "_TRAIN_MODULES", ("ml_collections", "nowhere.part", "optax"))
+    assert train.main(["--workdir=work"]) == exit_codes.WRONG_USAGE
+    assert capsys.readouterr().err == (
+        "datarater train needs the train extra: pip install 'datarater[train]' "
+        "(no module named 'nowhere.part')\n"
+    )
+    assert train.main(["--help"]) == exit_codes.DONE
+
+
+def parsed(*arguments: str) -> Any:
+    values = flags.FlagValues()
+    train.parse_flags(arguments, values)
+    return values
+
+
+def test_a_config_is_given_by_name_or_as_a_file_or_left_out(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from datarater.meta_training.configs import demo\n"
+        "def get_config(steps='7'):\n"
+        "    config = demo.get_config()\n"
+        "    config.meta_steps = int(steps)\n"
+        "    return config\n"
+    )
+    default_steps = default.get_config().meta_steps
+    assert parsed("--workdir=work").config.meta_steps == default_steps
+    assert parsed("--workdir=work", "--config.meta_steps=3").config.meta_steps == 3
+    assert parsed("--config=pile", "--workdir=work").config.population.size == 8
+    assert parsed("--config.seed=5", "--config=demo", "--workdir=work").config.seed == 5
+    assert parsed(f"--config={own}", "--workdir=work").config.meta_steps == 7
+    assert parsed("--config", f"{own}:9", "--workdir", "work").config.meta_steps == 9
+    orders = parsed("--workdir=work", "--config.rater.ngram_orders=(2,3)").config.rater.ngram_orders
+    assert orders == (2, 3)
+    assert parsed("--workdir=work").config.rater.ngram_orders == (2,)
+
+
+def test_flags_of_absl_and_flag_files_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "flags"
+    file.write_text("--config=demo\n--config.seed=5\n")
+    values = parsed(f"--flagfile={file}", "--workdir=work", "--verbosity=-1")
+    assert (values.config.length, values.config.seed, values.verbosity) == (128, 5, -1)
+
+
+def test_a_tilde_stands_for_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.py").write_text("from datarater.meta_training.configs.demo import get_config")
+    values = parsed(
+        "--config=~/own.py",
+        "--workdir=~/work",
+        "--config.data.inner=~/a/*.jsonl,/b/~c.jsonl,~/d.jsonl",
+        "--config.data.outer=gs://bucket/~e.jsonl",
+        "--config.data.tfds_data_dir=~/tfds",
+    )
+    data = values.config.data
+    assert values.workdir == f"{tmp_path}/work"
+    assert data.inner == f"{tmp_path}/a/*.jsonl,/b/~c.jsonl,{tmp_path}/d.jsonl"
+    assert data.outer == "gs://bucket/~e.jsonl"
+    assert data.tfds_data_dir == f"{tmp_path}/tfds"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(): pass", "get_config() must return a ConfigDict, not a NoneType"),
+        ("def get_config(): return int('x')", "invalid literal for int() with base 10: 'x'"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all'"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'a': 1})",
+            "the config has no field seed: start from the default config",
+        ),
+    ],
+)
+def test_a_broken_config_file_is_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    (tmp_path / "own.py").write_text(content)
+    arguments = [f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'work'}"]
+    assert train.main(arguments) == exit_codes.WRONG_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.slow
@@ -167,9 +276,9 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
 
 def curation_flags(command: str) -> argparse.Namespace:
     """Reads a command line as `datarater curate` does."""
-    program, *words = shlex.split(command)
-    assert program == "datarater curate"
-    parser = options.parser(program, "", "")
+    program, name, *words = shlex.split(command)
+    assert (program, name) == ("datarater", "curate")
+    parser = options.parser(name, "", "")
     options.add_output_flag(parser)
     options.add_input_flags(parser)
     add_scoring_flags(parser)
@@ -202,10 +311,10 @@ def test_the_next_command_is_one_that_curation_reads(
     data = default.get_config().data
     data.update({"inner": inner, **changed})
     workdir = Workdir(tmp_path / "my work")
-    flags = curation_flags(next_command(workdir, data))
-    assert flags.input == [inner]
-    assert flags.rater == str(workdir.rater)
-    assert {name: getattr(flags, name) for name in expected} == expected
+    given = curation_flags(next_command(workdir, data))
+    assert given.input == [inner]
+    assert given.rater == str(workdir.rater)
+    assert {name: getattr(given, name) for name in expected} == expected
     assert ("--text_field" in next_command(workdir, data)) == ("text_field" in changed)
 
 

@@ -205,7 +205,8 @@ def test_a_signal_saves_and_leaves_with_75(
 STOPPED_WHILE_READING = """
 import os, signal, sys, threading
 
-from meta_training import checkpoints, train
+from datarater.meta_training import train
+from datarater.meta_training.run import checkpoints
 
 folder, read, sent = sys.argv.pop(1), checkpoints.Checkpoints.restore, []
 
@@ -216,7 +217,7 @@ def restore(self, step, like):
     return read(self, step, like)
 
 checkpoints.Checkpoints.restore = restore
-train.run()
+sys.exit(train.main())
 """
 
 

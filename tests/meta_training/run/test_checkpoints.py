@@ -310,8 +310,8 @@ import os, signal, sys, threading, time
 from pathlib import Path
 import jax
 from datarater.meta_training.run.checkpoints import Checkpoints
-from datarater.meta_training.errors import StopSignal
-from datarater.meta_training.train import ending_in_one_line
+from datarater.meta_training.run.command import ending_in_one_line
+from datarater.meta_training.run.stopping import StopSignal
 
 state = {str(i): jax.random.normal(jax.random.key(i), (1_500_000,)) for i in range(16)}
 with ending_in_one_line(), StopSignal() as stop, Checkpoints(Path(sys.argv[1])) as checkpoints, stop.deferred():

@@ -1,0 +1,184 @@
+"""Runs `datarater train` once its flags are parsed: checks, prepares, trains, prints the result."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from datarater.meta_training.algorithm.mesh import PlacementError
+from datarater.meta_training.config import checks
+from datarater.meta_training.data.texts import DataError, EmptySetError
+from datarater.meta_training.errors import (
+    ConfigError,
+    NonFiniteError,
+    StoppedError,
+    WorkdirError,
+)
+from datarater.meta_training.loop import train
+from datarater.meta_training.run.export import NonFiniteScoresError
+from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
+from datarater.meta_training.run.prepared_run import Experiment, plain, prepare, versions
+from datarater.meta_training.run.processes import (
+    LostProcessError,
+    end_process,
+    join_processes,
+    lost_processes,
+    together,
+)
+from datarater.meta_training.run.stopping import StopSignal
+from datarater.meta_training.run.summary import run_summary
+from datarater.meta_training.run.workdir import Workdir, write_json
+from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import CheckpointError
+from datarater.rater_model.documents.reading import NoInputError
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
+
+# The first match decides, so an error comes before the errors that it derives from.
+EXIT_CODES_OF_ERRORS: list[tuple[tuple[type[BaseException], ...], int]] = [
+    ((StoppedError, KeyboardInterrupt), exit_codes.STOPPED),
+    ((WorkdirError,), exit_codes.OTHER_RUN),
+    ((NoInputError,), exit_codes.NO_INPUT),
+    ((EmptySetError,), exit_codes.EMPTY_CORPUS),
+    ((ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
+    ((PermissionError,), exit_codes.NO_PERMISSION),
+    (
+        (NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError),
+        exit_codes.FAILED,
+    ),
+]
+
+
+def run_training(
+    config: ConfigDict, workdir: str, coordinator: str, processes: int, process: int
+) -> int:
+    """Trains a rater in a workdir, from wherever the run there was stopped.
+
+    Args:
+        config: The whole config.
+        workdir: Folder of the run.
+        coordinator: See `join_processes`.
+        processes: See `join_processes`.
+        process: See `join_processes`.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        SystemExit: The run ended early, with the code of its error; the error is printed.
+    """
+    with ending_in_one_line():
+        checks.check(config)
+        join_processes(coordinator, processes, process)
+    with (
+        ending_in_one_line(),
+        lost_processes(),
+        StopSignal() as stop,
+        contextlib.ExitStack() as stack,
+    ):
+        # Every process checks the same things in the same order, so that a difference is reported
+        # by name rather than as a deadlock.
+        with together() as same:
+            same["versions"], same["config"] = versions(), plain(config)
+            same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
+        with together() as same, ending_in_one_line():
+            folder = stack.enter_context(Workdir(workdir, jax.process_index() == 0))
+            folder.check_config(plain(config))
+            summary = folder.finished(config.meta_steps)
+            same["--workdir holds this run, finished"] = bool(summary)
+        if summary:
+            print(
+                f"nothing to do: {folder.path} has a finished run of {config.meta_steps} "
+                f"meta-steps, rater {summary['digest'][:12]} in {folder.rater}; "
+                "raise meta_steps to continue"
+            )
+            print(f"next:  {next_command(folder, config.data)}")
+            return exit_codes.DONE
+
+        experiment = _prepare_in(folder, config)
+        checkpoint = train(experiment, folder, stop)
+        if not folder.writes:
+            return exit_codes.DONE
+
+        # Written last: it marks the run as finished.
+        lines = run_summary(read_metrics(folder.metrics / METRICS_FILE))
+        write_json(
+            folder.summary,
+            {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines},
+        )
+
+    print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {folder.rater}")
+    for line in lines:
+        print(f"  {line}")
+    print(f"next:  {next_command(folder, config.data)}")
+    return exit_codes.DONE
+
+
+def _prepare_in(workdir: Workdir, config: ConfigDict) -> Experiment:
+    """Prepares a run, compares its data with those of the workdir, and claims the workdir."""
+    with together() as same, ending_in_one_line():
+        experiment = prepare(config, workdir.begun_tokenizer())
+        tokenizer = experiment.tokenizer.serialise()
+        workdir.check_data(experiment.data, tokenizer)
+        same["digest of data.inner and data.outer"] = experiment.data
+        same["digest of the tokenizer"] = hashlib.sha256(tokenizer).hexdigest()
+    with together(), ending_in_one_line():
+        workdir.claim(plain(config), experiment.data, tokenizer)
+    return experiment
+
+
+@contextlib.contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Turns errors that a user can fix into one line on stderr and the project's exit codes."""
+    try:
+        yield
+    except BaseException as error:
+        codes = (code for kinds, code in EXIT_CODES_OF_ERRORS if isinstance(error, kinds))
+        code = next(codes, None)
+        if code is None:
+            if isinstance(error, SystemExit) or not jax.distributed.is_initialized():
+                raise
+            # Raised, it would wait at the end of Python for the other processes.
+            traceback.print_exc()
+            end_process(exit_codes.FAILED)
+
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            code = exit_codes.DISK_FULL
+        hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
+        print(f"datarater train: {error or 'interrupted'}{hint}", file=sys.stderr)
+        end_process(code)
+
+
+def next_command(workdir: Workdir, data: ConfigDict) -> str:
+    """Returns the command that curates the pool with the rater of a finished run.
+
+    Args:
+        workdir: Workdir of the run.
+        data: Section `data` of the run's config.
+    """
+    words = ["datarater", "curate", "--input", data.inner]
+    if data.inner.startswith(TFDS_PREFIX):
+        dataset = DatasetName.parse(data.inner)
+        if "[" in dataset.split:  # curation reads whole splits
+            splits = [part.partition("[")[0] for part in dataset.split.split("+")]
+            parts = (
+                f"{TFDS_PREFIX}{dataset.name}",
+                dataset.version,
+                "+".join(dict.fromkeys(splits)),
+            )
+            words[-1] = ":".join(filter(None, parts))
+        if data.tfds_data_dir:
+            words += ["--tfds_data_dir", data.tfds_data_dir]
+
+    if data.text_field != ReadOptions().text_field:
+        words += ["--text_field", data.text_field]
+    words += ["--rater", str(workdir.rater), "--output", "curated", "--keep_fraction", "0.5"]
+    return shlex.join(words)
