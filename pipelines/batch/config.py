@@ -1,17 +1,20 @@
-"""The configuration of scheduled batches: one YAML file, every key of which is checked before any work begins.
+"""The configuration of scheduled batches: one YAML file, checked in full before any work begins.
 
-    input: gs://crawl/{date}/*.jsonl.gz       # a glob, or a list of them; {date}: only files of the batch's own date
+    input: gs://crawl/{date}/*.jsonl.gz       # a glob or a list of globs; {date}: the batch's date
     rater: gs://models/rater
-    reference: gs://curation/reference        # a scored run folder; left out: the rater's own reference sample
+    reference: gs://curation/reference        # a scored run folder; default: the rater's own sample
     state: gs://curation/nightly/state        # which batch took which file, and what was published
-    publish: gs://curation/nightly/published  # DATE/manifest.json appears here when a batch is whole
+    publish: gs://curation/nightly/published  # DATE/manifest.json appears here when a batch is done
     curate:                                   # flags of datarater curate, without their dashes
       keep_fraction: 0.5
 
-The other sections have defaults: see `BatchConfig`. `${NAME}` stands for an environment variable in
-any text ($${ for a literal one), `{date}` and `{date:%Y/%m/%d}` for the batch's date in `input`
-alone. Relative paths start where the file lies.
+The other sections have defaults: see `BatchConfig`. In any text, `${NAME}` is replaced by an
+environment variable; `$${` is a literal `${`. `{date}` and `{date:%Y/%m/%d}` are replaced by the
+batch's date, in `input` only. Relative paths start at the folder of the file, and `~` is the home
+directory.
 """
+
+from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -19,39 +22,45 @@ import datetime
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 
-from datarater.pipelines.commands import flags as options
+from datarater.pipelines.commands import flags
 from datarater.pipelines.commands.score import add_scoring_flags, scoring_request
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners.execution import Execution
-from datarater.rater_model.documents.files import local_path, open_file
+from datarater.rater_model.documents.files import (
+    expand_home,
+    local_path,
+    open_file,
+    split_on_commas,
+)
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NEAR = 0.7
+_MIN_SIMILARITY = 0.7
 
-# Flags of datarater curate that a batch sets by itself, and where else to say it.
+# Flags of datarater curate that the batch sets itself, and where to set them instead.
 _SET_BY_BATCH = {
-    "input": "it stands at the top of the file",
-    "rater": "it stands at the top of the file",
-    "reference": "it stands at the top of the file",
-    "output": "each batch has a run folder of its own, under `runs`",
-    "name": "the selection is named by its rule",
-    "max_rejected_fraction": "it is limits.rejected_share",
+    "input": "give `input` at the top level of the file",
+    "rater": "give `rater` at the top level of the file",
+    "reference": "give `reference` at the top level of the file",
+    "output": "each batch has its own run folder, under `runs`",
+    "name": "the selection is named after its rule",
+    "max_rejected_fraction": "give limits.rejected_share",
 }
-# What would hold a batch against itself: drift would move the cutoff, and nobody would see it.
+# Rules that compare a batch with itself: drift would move the cutoff, and nobody would notice.
 _WITHIN_A_BATCH = ("keep_count", "token_budget", "per", "source_weight", "min_per_source")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a key that is given twice."""
+    """A YAML loader that refuses a key given twice instead of dropping one of its values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -67,31 +76,35 @@ class _Loader(yaml.SafeLoader):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What raises the alarm: a warning and exit code 4. None: no limit.
+    """Limits that raise an alarm: a warning and exit code 4. None turns a limit off.
 
     Attributes:
-        psi: population stability index of the scores against the reference's.
-        ks: their Kolmogorov-Smirnov distance.
-        kept_share: by how much any source's kept share may differ from the reference's, in either
-            direction.
-        rejected_share: rejected records as a share of all.
-        on_alarm: `publish` the batch all the same, or `hold` it back until somebody has looked.
+        psi: Largest population stability index of the scores, compared with the reference's.
+        ks: Largest Kolmogorov-Smirnov distance between the scores and the reference's.
+        kept_share: Largest difference between a source's kept share and its kept share in the
+            reference, in either direction.
+        rejected_share: Largest share of rejected records.
+        min_documents: Smallest number of scored documents. The default, 1, makes a night without
+            files an alarm.
+        on_alarm: `publish` the batch despite the alarm, or `hold` it back until somebody runs it
+            with --accept_alarm.
     """
 
     psi: float | None = 0.25
     ks: float | None = 0.15
     kept_share: float | None = 0.2
     rejected_share: float | None = 0.05
+    min_documents: int | None = 1
     on_alarm: str = "publish"
 
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """How long files are kept, in days before the newest published date. None: for ever.
+    """How long files are kept, in days before the newest published date. None keeps them forever.
 
     Attributes:
-        scores_days: plans, scores and rejected records of the run folders.
-        published_days: the published documents, and all else of their run folders.
+        scores_days: Days to keep the plans, scores and rejected records of the run folders.
+        published_days: Days to keep the published documents and the rest of their run folders.
     """
 
     scores_days: int | None = None
@@ -100,27 +113,29 @@ class Retention:
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-    """What a batch is told by its file.
+    """The content of a configuration file, with absolute paths and all defaults.
 
     Attributes:
-        path: the file.
-        input: globs, maybe with `{date}`.
-        rater: the rater checkpoint.
-        reference: the scored run folder or rater checkpoint whose distribution of scores is frozen.
-        state: the state folder.
-        runs: the folder of the run folders; default: STATE/runs.
-        publish: the folder that readers look at.
-        quiet_minutes: a file that was modified less than so many minutes ago may still be being
-            written: it is left to the next batch.
-        late_days: with `{date}`: so many dates before the batch's own are looked at. Late files of
-            a date that has its batch join this one; a date that was missed gets its own batch
-            first. 0: none.
-        changed_files: of files that changed after a batch took them: `tell` and leave them, `take`
-            them again as a new version, or `refuse` to begin.
-        limits: what raises the alarm.
-        retention: how long files are kept.
-        curate: the flags of datarater curate, as words.
-        beam: the flags of Beam, as words.
+        path: Path of the file.
+        input: Globs of the input files, with or without `{date}`.
+        rater: Path of the rater checkpoint.
+        reference: Scored run folder or rater checkpoint whose score distribution is frozen.
+        state: Path of the state folder.
+        runs: Folder that holds the run folders; STATE/runs by default.
+        publish: Folder where readers find the published batches.
+        quiet_minutes: Age in minutes below which a file may still be being written; such files are
+            left to the next batch.
+        late_days: With `{date}` in `input`, the number of earlier dates to look at. Late files of a
+            date that has a batch join this batch. A date that was missed gets its own batch first.
+            Dates before the first batch ever are not taken: the first batch reports those that
+            have files, with the command that takes them. 0 looks at no earlier date.
+        changed_files: What to do with files that changed after a batch took them: `tell` reports
+            them once and then ignores them, `take` takes them again as a new version, `refuse`
+            ends the command.
+        limits: Limits that raise an alarm.
+        retention: How long files are kept.
+        curate: Flags of datarater curate, as words of a command line.
+        beam: Flags of Beam, as words of a command line.
     """
 
     path: str
@@ -140,22 +155,22 @@ class BatchConfig:
 
     @property
     def is_dated(self) -> bool:
-        """Whether a file's path says of which date it is."""
+        """Whether the globs contain `{date}`, so that a file's path gives its date."""
         return any(_DATE.search(pattern) for pattern in self.input)
 
     def patterns(self, date: datetime.date) -> list[str]:
-        """The globs of a date."""
+        """Returns the globs of a date."""
         return [
             _DATE.sub(lambda match: date.strftime(match[1] or "%Y-%m-%d"), pattern)
             for pattern in self.input
         ]
 
     def argv(self, output: str, inputs: str) -> list[str]:
-        """The flags of `datarater curate` for one batch.
+        """Returns the flags of `datarater curate` for one batch.
 
         Args:
-            output: its run folder.
-            inputs: the file that lists its inputs.
+            output: Run folder of the batch.
+            inputs: Path of the file that lists the batch's inputs.
         """
         words = [
             f"--input={INPUT_LIST}{inputs}",
@@ -167,59 +182,86 @@ class BatchConfig:
             words.append(f"--reference={self.reference}")
         return [*words, *self.beam]
 
+    def score_command(self) -> str:
+        """Returns the shell command that scores the reference as the batches are scored."""
+        parser = argparse.ArgumentParser(add_help=False)
+        flags.add_input_flags(parser)
+        add_scoring_flags(parser)
+        shared = [
+            word
+            for word in self.curate
+            if word.split("=")[0] in parser._option_string_actions  # not those of the selection
+        ]
+        words = ["--rater", self.rater, *shared, "--output", self.reference]
+        return f"datarater score --input 'GLOB' {shlex.join(words)}"
+
+    def batch_command(self, date: object, *more: str) -> str:
+        """Returns the shell command that makes the batch of a date.
+
+        Args:
+            date: A date, or a shell variable that holds one.
+            more: Further flags.
+        """
+        return " ".join(
+            ["datarater batch --config", shlex.quote(self.path), "--as_of", f"{date}", *more]
+        )
+
     def requests(
         self, output: str, inputs: str
     ) -> tuple[ScoringRequest, SelectionRequest, Execution]:
-        """What `datarater curate` makes of these flags; the rater is loaded to know its digest.
+        """Parses the flags of `datarater curate`; loads the rater to compute its digest.
+
+        Args:
+            output: Run folder of the batch.
+            inputs: Path of the file that lists the batch's inputs.
 
         Raises:
-            UsageError: a flag is refused; the message names it and the file.
-            CurationError: the rater cannot be loaded.
+            UsageError: A flag is invalid; the message names the flag and the file.
+            CurationError: The rater cannot be loaded.
         """
         parser = FlagParser(self.path)
-        args, execution = options.parse_run(parser, self.argv(output, inputs))
-        selection = options.selection_request(args)
+        args, execution = flags.parse_run(parser, self.argv(output, inputs))
+        selection = flags.selection_request(args)
         return scoring_request(args, execution), selection, execution
 
 
 class FlagParser(argparse.ArgumentParser):
-    """The flags of `datarater curate`; what is wrong with one is said of the configuration file.
+    """A parser of the flags of `datarater curate` whose errors name the configuration file.
 
     Args:
-        path: the configuration file.
+        path: Path of the configuration file.
     """
 
     def __init__(self, path: str):
         super().__init__(prog="datarater batch", add_help=False, allow_abbrev=False)
         self._path = path
-        options.add_output_flag(self)
-        options.add_input_flags(self)
+        flags.add_output_flag(self)
+        flags.add_input_flags(self)
         add_scoring_flags(self)
-        options.add_selection_flags(self)
-        options.add_local_flags(self)
+        flags.add_selection_flags(self)
+        flags.add_local_flags(self)
 
     def error(self, message: str) -> NoReturn:
-        """Refuses a flag."""
+        """Raises a UsageError in place of ending the process."""
         raise UsageError(f"{self._path}: curate: {message}")
 
     def names(self) -> dict[str, argparse.Action]:
-        """The flags by name, without dashes."""
+        """Returns the flags by name, without dashes."""
         return {
             flag.removeprefix("--"): action for flag, action in self._option_string_actions.items()
         }
 
 
-# --- reading the file
-# ---------------------------------------------------------------------------------
+# --- reading the file -----------------------------------------------------------------------------
 
 
 class _Section:
-    """A mapping of the file, from which keys are taken one by one; what is left in the end is unknown.
+    """A mapping of the file whose keys are taken one by one, so that unknown ones are left over.
 
     Args:
-        path: the file.
-        name: of the section; "" for the whole file.
-        values: the mapping.
+        path: Path of the file.
+        name: Name of the section; "" for the whole file.
+        values: The mapping; None for an empty one.
     """
 
     def __init__(self, path: str, name: str, values: Any):
@@ -228,69 +270,75 @@ class _Section:
             values = {}
         if not isinstance(values, Mapping):
             raise UsageError(f"{path}: {name or 'the file'} is not a mapping of keys to values")
-        self._values = {str(key): value for key, value in values.items()}
-        self._asked: list[str] = []
+        self.values = {str(key): value for key, value in values.items()}
+        self._known: list[str] = []
 
-    def _key(self, key: str) -> str:
+    def _full_name(self, key: str) -> str:
         return f"{self._path}: {self._name}.{key}" if self._name else f"{self._path}: {key}"
 
     def take(self, key: str, read: Callable[[Any], Any], default: Any = dataclasses.MISSING) -> Any:
-        """The value of a key.
+        """Returns the value of a key.
 
         Args:
-            key: its name.
-            read: checks and converts it; raises ValueError with what it should be.
-            default: where it is not given; left out, it must be.
+            key: Name of the key.
+            read: Function that checks and converts the value; raises ValueError with a predicate
+                such as "is not a number".
+            default: Value of a missing key; without a default the key is required.
 
         Raises:
-            UsageError: naming file, section and key.
+            UsageError: The key is missing or its value is invalid; the message names file, section
+                and key.
         """
-        self._asked.append(key)
-        if key not in self._values:
+        self._known.append(key)
+        if key not in self.values:
             if default is dataclasses.MISSING:
-                raise UsageError(f"{self._key(key)} is missing{self._meant(key)}")
+                raise UsageError(f"{self._full_name(key)} is missing{self._suggestion(key)}")
             return default
         try:
-            return read(self._values[key])
+            return read(self.values[key])
         except ValueError as error:
-            raise UsageError(f"{self._key(key)}: {self._values[key]!r} is not {error}") from None
+            raise UsageError(f"{self._full_name(key)}: {self.values[key]!r} {error}") from None
 
-    def _meant(self, key: str) -> str:
-        near = difflib.get_close_matches(key, self._values, 1, _NEAR)
-        return f"; is {near[0]!r} meant to be it?" if near else ""
+    def _suggestion(self, key: str) -> str:
+        near = difflib.get_close_matches(key, self.values, 1, _MIN_SIMILARITY)
+        return f"; is {near[0]!r} a misspelling of it?" if near else ""
 
-    def end(self) -> None:
-        """Refuses keys that nobody asked for.
+    def refuse_unknown(self) -> None:
+        """Refuses keys that were not taken.
 
         Raises:
-            UsageError: naming the key, and one that may be meant.
+            UsageError: There is an unknown key; the message suggests a known one.
         """
-        for key in self._values:
-            if key not in self._asked:
-                near = difflib.get_close_matches(key, self._asked, 1, _NEAR)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(self._asked)}"
-                raise UsageError(f"{self._key(key)}: there is no such key; {hint}")
+        for key in self.values:
+            if key not in self._known:
+                near = difflib.get_close_matches(key, self._known, 1, _MIN_SIMILARITY)
+                hint = (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"the known keys are {', '.join(self._known)}"
+                )
+                raise UsageError(f"{self._full_name(key)}: unknown key; {hint}")
 
 
 class _VariableError(ValueError):
     """An environment variable is not set."""
 
 
-def _expanded(where: str, value: Any) -> Any:
-    """A value with environment variables put in.
+def _expand_variables(where: str, value: Any) -> Any:
+    """Returns a value of the file with its environment variables replaced.
 
     Args:
-        where: the keys that lead to it.
-        value: of the file.
+        where: Keys that lead to the value, for messages.
+        value: Text, list, mapping or any other value of the file.
 
     Raises:
-        _VariableError: one is not set.
+        _VariableError: A variable is not set.
     """
     if isinstance(value, list):
-        return [_expanded(where, item) for item in value]
+        return [_expand_variables(where, item) for item in value]
     if isinstance(value, dict):
         return {
-            key: _expanded(f"{where}.{key}" if where else str(key), item)
+            key: _expand_variables(f"{where}.{key}" if where else str(key), item)
             for key, item in value.items()
         }
     if not isinstance(value, str):
@@ -308,74 +356,91 @@ def _expanded(where: str, value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("text")
+        raise ValueError("is not text")
     return value
 
 
 def _path_in(folder: str) -> Callable[[Any], str]:
-    """Reads a path; a relative one starts at a folder."""
+    """Returns a reader of paths that resolves relative ones against a folder."""
 
     def read(value: Any) -> str:
         text = _text(value)
         if _DATE.search(text):
-            raise ValueError("free of {date}, which only input may hold")
-        return _resolved(folder, text)
+            raise ValueError("contains {date}, which only input may contain")
+        return _resolve(folder, text)
 
     return read
 
 
-def _resolved(folder: str, path: str) -> str:
+def _resolve(folder: str, path: str) -> str:
     local = local_path(path)
-    if local is None or os.path.isabs(local):
-        return path if local is None else local
+    if local is None:
+        return path
+    local = expand_home(local)
+    if os.path.isabs(local):
+        return local
     return f"{folder}/{local}" if local_path(folder) is None else os.path.join(folder, local)
 
 
 def _globs_in(folder: str) -> Callable[[Any], tuple[str, ...]]:
+    """Returns a reader of one glob or several that resolves relative ones against a folder."""
+
     def read(value: Any) -> tuple[str, ...]:
         if not isinstance(value, str | list) or not value:
-            raise ValueError("a glob or a list of globs")
-        globs = [_text(item) for item in ([value] if isinstance(value, str) else value)]
-        parts = [part.strip() for text in globs for part in text.split(",") if part.strip()]
-        for part in parts:
-            if "{date" in _DATE.sub("", part):
-                raise ValueError("right: write {date}, or {date:%Y/%m/%d} for another form")
-        if len({bool(_DATE.search(part)) for part in parts}) > 1:
-            raise ValueError("one thing: either every glob has {date} or none has")
-        return tuple(_resolved(folder, part) for part in parts)
+            raise ValueError("is not a glob or a list of globs")
+        texts = [_text(item) for item in ([value] if isinstance(value, str) else value)]
+        globs = [glob for text in texts for glob in split_on_commas(text)]
+
+        for glob in globs:
+            if "{date" in _DATE.sub("", glob):
+                raise ValueError(
+                    "has a malformed date: write {date}, or {date:%Y/%m/%d} for another format"
+                )
+        if len({bool(_DATE.search(glob)) for glob in globs}) > 1:
+            raise ValueError("mixes two kinds of globs: either every glob has {date} or none has")
+        return tuple(_resolve(folder, glob) for glob in globs)
 
     return read
 
 
-def _number(least: float, most: float) -> Callable[[Any], float | None]:
+def _number(minimum: float, maximum: float) -> Callable[[Any], float | None]:
     def read(value: Any) -> float | None:
         if value is None:
             return None
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not least <= value <= most
-        ):
-            raise ValueError(f"a number from {least:g} to {most:g}, or null for none")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not minimum <= value <= maximum:
+            raise ValueError(
+                f"is not a number from {minimum:g} to {maximum:g}, or null for no limit"
+            )
         return float(value)
 
     return read
 
 
+def _count(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("is not a whole number, at least 1, or null for no limit")
+    return value
+
+
 def _minutes(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError("a number of minutes, 0 for none")
+        raise ValueError("is not a number of minutes, at least 0")
     return float(value)
 
 
-def _days(least: int) -> Callable[[Any], int | None]:
+def _days(minimum: int) -> Callable[[Any], int | None]:
+    """Returns a reader of days; null is allowed where 0 is not."""
+
     def read(value: Any) -> int | None:
-        if value is None and least:
+        if value is None and minimum:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ValueError(
-                f"a whole number of days, {least} at least"
-                + (", or null for ever" if least else "")
+                f"is not a whole number of days, at least {minimum}"
+                + (", or null for forever" if minimum else "")
             )
         return value
 
@@ -385,20 +450,26 @@ def _days(least: int) -> Callable[[Any], int | None]:
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
+            raise ValueError(f"is not one of {', '.join(choices)}")
         return str(value)
 
     return read
 
 
-def _words(where: str, flags: Mapping[str, Any]) -> tuple[str, ...]:
-    """Flags as the words of a command line: `name: value`, a list for a flag given several times, true for one alone.
+def _words(where: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns flags as words of a command line.
+
+    `name: value` is one flag, a list is a flag given several times, true is a flag without value.
+
+    Args:
+        where: File and section, for messages.
+        values: Values by the flag's name.
 
     Raises:
-        UsageError: a value that no flag can have.
+        UsageError: A value cannot be the value of a flag.
     """
     words = []
-    for name, value in flags.items():
+    for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
             if item is True:
                 words.append(f"--{name}")
@@ -406,90 +477,91 @@ def _words(where: str, flags: Mapping[str, Any]) -> tuple[str, ...]:
                 words.append(f"--{name}={item}")
             else:
                 raise UsageError(
-                    f"{where}.{name}: {item!r} is not the value of a flag: text, a number, or true"
+                    f"{where}.{name}: {item!r} is not the value of a flag: give text, a number, "
+                    "or true"
                 )
     return tuple(words)
 
 
 def _curate_words(path: str, values: Any) -> tuple[str, ...]:
+    """Returns the section `curate` as words, after checking the names of its flags."""
     section = _Section(path, "curate", values)
-    known = FlagParser(path).names()
-    for name in known:
+    for name in FlagParser(path).names():
         if name not in _SET_BY_BATCH:
             section.take(name, lambda value: value, None)
-    for name in section._values:
+
+    for name in section.values:
         if name in _SET_BY_BATCH:
             raise UsageError(f"{path}: curate.{name} is set by the batch: {_SET_BY_BATCH[name]}")
         if name in _WITHIN_A_BATCH:
             raise UsageError(
-                f"{path}: curate.{name} chooses the best within each batch, however bad the batch; give keep_fraction "
-                "or accept_batch, whose cutoff comes from the reference, or threshold"
+                f"{path}: curate.{name} chooses the best within each batch, however bad the batch; "
+                "give keep_fraction or accept_batch, whose cutoff comes from the reference, or "
+                "threshold"
             )
-    section.end()
-    return _words(f"{path}: curate", section._values)
+    section.refuse_unknown()
+    return _words(f"{path}: curate", section.values)
 
 
 def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
     """Reads a configuration file.
 
     Args:
-        path: the file, local or on any file system of fsspec.
-        beam_args: flags of Beam from the command line, after those of the file.
+        path: Path of the file, local or on any file system of fsspec.
+        beam_args: Flags of Beam from the command line, which follow those of the file.
 
     Raises:
-        UsageError: the file cannot be read, or something in it is wrong: naming the key and what it
-            should be.
+        UsageError: The file cannot be read, or a value is invalid; the message names the key and
+            what it should be.
     """
-    commits.check_protocols("--config", path)
-    try:
-        with open_file(path) as file:
-            values = _expanded("", yaml.load(file.read(), _Loader))
-    except _VariableError as error:
-        raise UsageError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise UsageError(f"--config: {path} cannot be read: {error.strerror or error}") from error
-    folder = os.path.dirname(
-        path if local_path(path) is None else os.path.abspath(str(local_path(path)))
-    )
+    local = local_path(path)
+    path = path if local is None else expand_home(local)
+    values = _load(path)
+    folder = os.path.dirname(os.path.abspath(path) if local_path(path) is not None else path)
+
     whole = _Section(path, "", values)
-    place = _path_in(folder)
-    rater = whole.take("rater", place)
-    state = whole.take("state", place)
+    read_path = _path_in(folder)
+    # Other keys have defaults that come from these two.
+    rater = whole.take("rater", read_path)
+    state = whole.take("state", read_path).rstrip("/")
     config = BatchConfig(
         path=path,
         input=whole.take("input", _globs_in(folder)),
         rater=rater,
-        reference=whole.take("reference", place, rater),
-        state=state.rstrip("/"),
-        runs=whole.take("runs", place, f"{state.rstrip('/')}/runs").rstrip("/"),
-        publish=whole.take("publish", place).rstrip("/"),
+        reference=whole.take("reference", read_path, rater),
+        state=state,
+        runs=whole.take("runs", read_path, f"{state}/runs").rstrip("/"),
+        publish=whole.take("publish", read_path).rstrip("/"),
         quiet_minutes=whole.take("quiet_minutes", _minutes, 10.0),
         late_days=whole.take("late_days", _days(0), 7),
         changed_files=whole.take("changed_files", _one_of("tell", "take", "refuse"), "tell"),
         limits=_limits(path, whole.take("limits", lambda value: value, None)),
         retention=_retention(path, whole.take("retention", lambda value: value, None)),
         curate=_curate_words(path, whole.take("curate", lambda value: value)),
-        beam=(
-            *_words(f"{path}: beam", _beam(path, whole.take("beam", lambda value: value, None))),
-            *beam_args,
-        ),
+        beam=(*_beam_words(path, whole.take("beam", lambda value: value, None)), *beam_args),
     )
-    whole.end()
-    _check_places(config)
-    if config.is_dated and config.quiet_minutes and not config.late_days:
-        raise UsageError(
-            f"{path}: late_days: 0 would lose the files that quiet_minutes leaves to the next batch; give late_days: 1 "
-            "or more, or quiet_minutes: 0"
-        )
-    kept = config.retention.published_days
-    if config.is_dated and kept is not None and kept < config.late_days:
-        raise UsageError(
-            f"{path}: retention.published_days is less than late_days: a missed date that is made up for would be "
-            "removed at once"
-        )
+    whole.refuse_unknown()
+    _check_paths(config)
+    _check_days(config)
     return config
+
+
+def _load(path: str) -> Any:
+    """Returns the content of a file, with environment variables replaced.
+
+    Raises:
+        UsageError: The file cannot be read, is not YAML, or names a variable that is not set.
+    """
+    commits.check_protocols("--config", path)
+    try:
+        with open_file(path) as file:
+            return _expand_variables("", yaml.load(file.read(), _Loader))
+    except _VariableError as error:
+        raise UsageError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UsageError(f"--config: {path} cannot be read: {error.strerror or error}") from error
 
 
 def _limits(path: str, values: Any) -> Limits:
@@ -499,9 +571,10 @@ def _limits(path: str, values: Any) -> Limits:
         ks=section.take("ks", _number(0, 1), default.ks),
         kept_share=section.take("kept_share", _number(0, 1), default.kept_share),
         rejected_share=section.take("rejected_share", _number(0, 1), default.rejected_share),
+        min_documents=section.take("min_documents", _count, default.min_documents),
         on_alarm=section.take("on_alarm", _one_of("publish", "hold"), default.on_alarm),
     )
-    section.end()
+    section.refuse_unknown()
     return limits
 
 
@@ -511,20 +584,19 @@ def _retention(path: str, values: Any) -> Retention:
         scores_days=section.take("scores_days", _days(1), None),
         published_days=section.take("published_days", _days(1), None),
     )
-    section.end()
+    section.refuse_unknown()
     return retention
 
 
-def _beam(path: str, values: Any) -> dict[str, Any]:
-    section = _Section(path, "beam", values)
-    return section._values
+def _beam_words(path: str, values: Any) -> tuple[str, ...]:
+    return _words(f"{path}: beam", _Section(path, "beam", values).values)
 
 
-def _check_places(config: BatchConfig) -> None:
-    """Refuses folders that no file system can open, or that lie in each other's way.
+def _check_paths(config: BatchConfig) -> None:
+    """Refuses paths that no file system can open, and folders given for two purposes.
 
     Raises:
-        UsageError: naming the key.
+        UsageError: A path is unusable; the message names its key.
     """
     for key in ("rater", "reference", "state", "runs", "publish"):
         commits.check_protocols(f"{config.path}: {key}", getattr(config, key))
@@ -535,4 +607,23 @@ def _check_places(config: BatchConfig) -> None:
         if local is not None and os.path.exists(local) and not os.path.isdir(local):
             raise UsageError(f"{config.path}: {key}: {local} is a file, give a folder")
     if len({config.state, config.runs, config.publish}) < 3:
-        raise UsageError(f"{config.path}: state, runs and publish must be folders of their own")
+        raise UsageError(f"{config.path}: state, runs and publish must be three different folders")
+
+
+def _check_days(config: BatchConfig) -> None:
+    """Refuses numbers of days that would lose files or remove a batch as soon as it is made.
+
+    Raises:
+        UsageError: The numbers contradict each other.
+    """
+    if config.is_dated and config.quiet_minutes and not config.late_days:
+        raise UsageError(
+            f"{config.path}: late_days: 0 would lose the files that quiet_minutes leaves to the "
+            "next batch; give late_days: 1 or more, or quiet_minutes: 0"
+        )
+    published_days = config.retention.published_days
+    if config.is_dated and published_days is not None and published_days < config.late_days:
+        raise UsageError(
+            f"{config.path}: retention.published_days is less than late_days: the batch of a "
+            "missed date would be removed as soon as it is made"
+        )

@@ -1,10 +1,11 @@
-"""The frozen reference of scheduled batches: what scores are held against, the same every night.
+"""The frozen reference of scheduled batches: the scores that every night is compared with.
 
-The first batch records in the journal which reference it was, by digest, and keeps in the state
-folder what drift is measured against. A later batch with another reference is refused: its cutoff
-would be another one, and nobody would know from which night on. `--adopt_reference` records the
-change.
+The first batch records the digest of its reference in the journal, and copies what drift is
+measured against into the state folder. A later batch with another reference is refused: its cutoff
+would differ, and nobody would know since which night. `--adopt_reference` records the change.
 """
+
+from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
@@ -26,26 +27,26 @@ from datarater.pipelines.run_folder.summaries import read_summary
 from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.drift import ScoreDistribution
 from datarater.pipelines.selection.rules import Threshold
-from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.checkpoint import RATER_FILE, load_rater
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What drift is measured against.
+    """The score distributions that drift is measured against.
 
     Attributes:
-        scores: of the reference; None where it has none (a threshold without a reference, and a
-            rater without quantiles).
-        sources: by source; empty where the reference is a rater's sample.
+        scores: Scores of the reference; None for a threshold rule without a reference whose rater
+            has no quantiles.
+        sources: Scores by source; empty if the reference is a rater's sample.
     """
 
     scores: ScoreDistribution | None
     sources: dict[str, ScoreDistribution]
 
     def to_json(self) -> bytes:
-        """The content of its file; of equal baselines it is equal."""
+        """Returns the content of its file, which is the same for equal baselines."""
         return orjson.dumps(
             {
                 "format": FORMAT_VERSION,
@@ -56,8 +57,8 @@ class Baseline:
         )
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Baseline":
-        """What `to_json` wrote."""
+    def from_json(cls, data: bytes) -> Baseline:
+        """Returns the baseline that `to_json` wrote."""
         fields = orjson.loads(data)
         scores = (
             None if fields["scores"] is None else ScoreDistribution.from_counts(**fields["scores"])
@@ -81,32 +82,32 @@ def freeze(
     *,
     adopt: bool,
 ) -> Reference:
-    """Freezes the reference at the first batch, and holds every later batch to it.
+    """Freezes the reference at the first batch, and checks it at every later one.
 
     Args:
-        config: names it.
-        journal: of the state folder.
-        scoring: of a batch, with the rater's digest.
-        selection: of a batch.
-        adopt: whether another reference may take the place of the frozen one.
+        config: The configuration, which names the reference.
+        journal: Journal of the state folder.
+        scoring: Scoring options of the batches, with the rater's digest.
+        selection: Selection options of the batches.
+        adopt: Whether another reference may replace the frozen one.
 
     Raises:
-        RunFolderMismatchError: another reference is frozen, or the reference's scores are another
-            rater's.
-        CurationError: the reference cannot be used.
+        RunFolderMismatchError: Another reference is frozen, or the reference's scores are those of
+            another rater.
+        CurationError: The reference cannot be used.
     """
-    kind, digest = _identify(config, scoring)
+    kind, digest = identify(config, scoring)
 
-    def holds(reference: Reference | None) -> bool:
-        found = None if reference is None else (reference.kind, reference.digest, reference.rater)
-        return found == (kind, digest, scoring.rater_digest)
+    def is_same(reference: Reference) -> bool:
+        frozen = (reference.kind, reference.digest, reference.rater)
+        return frozen == (kind, digest, scoring.rater_digest)
 
     def decision(state: State) -> Reference | None:
-        if holds(state.reference):
+        if state.reference is not None and is_same(state.reference):
             return None
         if state.reference is not None and not adopt:
             raise RunFolderMismatchError(
-                _differs(config, state.reference, kind, digest, scoring.rater_digest)
+                _describe_difference(config, state.reference, kind, digest, scoring.rater_digest)
             )
         baseline = journal.keep("baselines", _baseline(config, scoring, selection).to_json())
         return Reference(kind, config.reference, digest, scoring.rater_digest, baseline)
@@ -116,48 +117,61 @@ def freeze(
     return state.reference
 
 
-def _differs(config: BatchConfig, frozen: Reference, kind: str, digest: str, rater: str) -> str:
+def _describe_difference(
+    config: BatchConfig, frozen: Reference, kind: str, digest: str, rater: str
+) -> str:
     lines = differences(
         {"reference": f"{kind} {digest}", "rater": rater},
         {"reference": f"{frozen.kind} {frozen.digest}", "rater": frozen.rater},
     )
     return (
-        f"{config.path}: the reference {config.reference} is not the one that the batches of {config.state} are held "
-        f"against ({frozen.path}): {'; '.join(lines)}. Put the old one back, or take a new state folder, or give "
-        "--adopt_reference once to go on with this one"
+        f"{config.path}: the reference {config.reference} is not the one that the batches of "
+        f"{config.state} are compared with ({frozen.path}): {'; '.join(lines)}. Restore the old "
+        "one, use a new state folder, or give --adopt_reference once to continue with this one"
     )
 
 
-def _identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
-    """The kind and digest of the reference as it is now.
+def identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
+    """Returns the kind and digest of the reference as it is now.
+
+    Args:
+        config: The configuration, which names the reference.
+        scoring: Scoring options of the batches, with the rater's digest.
 
     Raises:
-        CurationError: it is neither a scored run folder nor a rater.
+        CurationError: It is neither a scored run folder nor a rater; the message says how to make
+            it.
     """
     if config.reference == config.rater:
         return "rater", scoring.rater_digest
-    if references.is_run(config.reference):
-        data = commits.read_bytes(RunFolder(config.reference).scoring_path)
-        return "run", hashlib.sha256(data).hexdigest()
+
+    if commits.exists(scoring_path := RunFolder(config.reference).scoring_path):
+        return "run", hashlib.sha256(commits.read_bytes(scoring_path)).hexdigest()
+
+    if not commits.exists(f"{config.reference.rstrip('/')}/{RATER_FILE}"):
+        raise CurationError(
+            f"{config.path}: reference: {config.reference} is neither a scored run folder nor a "
+            "rater checkpoint; to make it, score a sample of documents that are as every night's "
+            f"should be: {config.score_command()}"
+        )
     return "rater", rater_digest(config.reference)
 
 
 def _baseline(
     config: BatchConfig, scoring: ScoringRequest, selection: SelectionRequest
 ) -> Baseline:
-    """What is kept of the reference.
+    """Returns the score distributions of the reference.
 
     Raises:
-        RunFolderMismatchError: its scores cannot be compared with a batch's.
-        CurationError: it has no distribution of scores, but the rule needs one.
+        RunFolderMismatchError: Its scores cannot be compared with those of a batch.
+        CurationError: It has no score distribution, but the rule needs one.
     """
+    # A threshold works without any reference; drift is then not measured.
     is_threshold = isinstance(selection.read_policy().rule, Threshold)
-    if (
-        is_threshold
-        and config.reference == config.rater
-        and not load_rater(config.rater).statistics.quantiles
-    ):
+    needs_nothing = is_threshold and config.reference == config.rater
+    if needs_nothing and not load_rater(config.rater).statistics.quantiles:
         return Baseline(None, {})
+
     reference = references.read_reference(config.reference, scoring.plan.identity)
     if not isinstance(reference, RunReference):
         return Baseline(
@@ -165,9 +179,9 @@ def _baseline(
         )
     scores = ScoreDistribution.of(Histogram.from_json(reference.scoring["histogram"]))
     if not scores.documents:
-        raise CurationError(
-            f"{config.path}: reference: {config.reference} holds no scored document"
-        )
+        raise CurationError(f"{config.path}: reference: {config.reference} has no scored document")
+
+    # Merge the histograms of each source over the summaries of the run.
     sources: dict[str, Histogram] = {}
     groups = range(reference.scoring["groups"])
     for summary in at_once(lambda group: read_summary(reference.folder, group), groups):

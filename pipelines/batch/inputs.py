@@ -1,6 +1,9 @@
-"""Which files a batch takes: those that no batch has taken, by path and fingerprint; and what is told of the others."""
+"""Chooses the files of a batch: those whose path and fingerprint no batch has taken."""
+
+from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import time
 from collections import Counter
@@ -13,130 +16,162 @@ import fsspec
 from datarater.pipelines import errors
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import Journal
-from datarater.pipelines.errors import CurationError, InputChangedError, UsageError
+from datarater.pipelines.errors import CurationError, InputChangedError
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import input_differences
-from datarater.rater_model.documents.files import NoInputError, file_info, list_files, local_path
+from datarater.rater_model.documents.files import (
+    NoInputError,
+    expand_braces,
+    file_info,
+    list_files,
+    local_path,
+)
 from datarater.rater_model.documents.records import FileInfo
 
 LATE, CHANGED, VERSION, WAITING = "late", "changed", "version", "waiting"
-_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass
-class Found:
-    """What a batch would take.
+class Intake:
+    """The files that a batch takes, and notes about files that need a word.
 
     Attributes:
-        files: sorted by path.
-        notes: rows to tell of: `what` (late, changed, version, waiting), `path`, and what else
-            there is to say.
-        before: how many files that were found belong to earlier batches.
+        files: The files, sorted by path.
+        notes: One row for each file to report: `what` (late, changed, version or waiting), `path`,
+            and further fields that depend on `what`.
+        already_taken: Number of matching files that belong to earlier batches.
     """
 
     files: list[FileInfo] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
-    before: int = 0
+    already_taken: int = 0
 
     def counts(self) -> dict[str, int]:
-        """The number of notes by kind."""
+        """Returns the number of notes by kind."""
         return dict(Counter(note["what"] for note in self.notes))
 
 
-def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Found:
-    """Finds the files of a batch, as the journal was last read.
+def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
+    """Finds the files of a batch, given the journal as last read.
 
-    A file is a batch's if no batch has taken its path. One whose path was taken with another
-    fingerprint has changed
-    since: `changed_files` says what becomes of it. It is told once for each of its fingerprints.
+    A batch takes the files whose paths no batch has taken. If a path was taken with another
+    fingerprint, the file has changed since; `changed_files` then decides. Each fingerprint of a
+    changed file is reported once.
 
-    Without `{date}` in the globs, a batch that begins anew takes the files that it had, and leaves
-    later ones to the batches after it.
+    Without `{date}` in the globs, a batch that starts over takes the files it had before and leaves
+    newer ones to later batches.
 
     Args:
-        config: where to look.
-        journal: what was taken.
-        date: of the batch.
+        config: The configuration, which says where to look.
+        journal: Journal of the state folder, which says what was taken.
+        date: Date of the batch.
 
     Raises:
-        InputChangedError: files changed, and the configuration refuses that.
-        CurationError: the input cannot be listed.
+        InputChangedError: Files have changed, and the configuration refuses that.
+        CurationError: The input cannot be listed.
     """
-    dates = _dates_of(config, journal, date)
-    taken = _taken(journal, dates)
-    told = _told(journal) if config.changed_files == "tell" else set()
-    found = Found()
+    dated_files = _list_with_dates(config, journal, date)
+    taken = _taken_fingerprints(journal, dated_files)
+    reported = _reported_changes(journal) if config.changed_files == "tell" else set()
+
+    # Sort every file into: taken before, changed since, or a candidate for this batch.
+    intake = Intake()
     candidates: list[tuple[FileInfo, dict[str, Any]]] = []
     changed: list[str] = []
-    for path in sorted(dates):
-        info, own = dates[path]
+    for path in sorted(dated_files):
+        info, file_date = dated_files[path]
         versions = taken.get(path, {})
         if info.fingerprint in versions:
-            found.before += 1
+            intake.already_taken += 1
             continue
+
         note = {"path": path, "bytes": info.size, "fingerprint": info.fingerprint}
         if versions:
-            was, batch = list(versions.items())[-1]
-            note |= {"fingerprint_taken": was, "taken_by": batch}
+            last_fingerprint, batch = list(versions.items())[-1]
+            note |= {"fingerprint_taken": last_fingerprint, "taken_by": batch}
             changed.append(path)
             if config.changed_files == "take":
                 candidates.append((info, {"what": VERSION, **note}))
-            elif (path, info.fingerprint) not in told:
-                found.notes.append({"what": CHANGED, **note})
+            elif (path, info.fingerprint) not in reported:
+                intake.notes.append({"what": CHANGED, **note})
+        elif file_date == date:
+            candidates.append((info, {}))
         else:
-            late = {} if own == date else {"what": LATE, **note, "date": own.isoformat()}
-            candidates.append((info, late))
+            candidates.append((info, {"what": LATE, **note, "date": file_date.isoformat()}))
+
     if changed and config.changed_files == "refuse":
         raise InputChangedError(
-            f"{len(changed):,} input files have changed since a batch took them: {_some(changed)}. Put the old ones "
-            "back, or say in the configuration what becomes of them: changed_files: tell, or take"
+            f"{len(changed):,} input files have changed since a batch took them: {_some(changed)}. "
+            "Restore the old ones, or set changed_files: tell (report and ignore them) or take "
+            "(take them again) in the configuration"
         )
-    _keep_quiet(config, candidates, found)
-    return found
+    _add_finished(config, candidates, intake)
+    return intake
 
 
-def _dates_of(
+def _list_with_dates(
     config: BatchConfig, journal: Journal, date: datetime.date
 ) -> dict[str, tuple[FileInfo, datetime.date]]:
-    """The files that are there, each with the date to which its glob belongs."""
+    """Lists the files that match, each with the date of the glob that it matches."""
     dates = [date]
     if config.is_dated:
         earlier = (date - datetime.timedelta(days) for days in range(1, config.late_days + 1))
         # A date without a batch keeps its files: they are not late, their batch is.
         dates += [day for day in earlier if journal.state.claim_of(day.isoformat()) is not None]
+
     files: dict[str, tuple[FileInfo, datetime.date]] = {}
     for day in dates:
         for info in list_matching(config.patterns(day)):
             files.setdefault(info.path, (info, day))
-    before = journal.state.released_of(date.isoformat())
-    if before is not None and not config.is_dated:
-        had = {info.path for info in journal.inputs(before)}
-        return {path: found for path, found in files.items() if path in had}
+
+    released = journal.state.released_of(date.isoformat())
+    if released is not None and not config.is_dated:
+        paths_before = {info.path for info in journal.inputs(released)}
+        return {path: dated for path, dated in files.items() if path in paths_before}
     return files
 
 
 def list_matching(patterns: Sequence[str]) -> list[FileInfo]:
-    """The files that match, which may be none.
+    """Returns the files that match; there may be none.
+
+    Args:
+        patterns: Paths, URLs, folders or globs.
 
     Raises:
-        UsageError: a pattern is a folder.
-        UnreadableInputError: a file system cannot be reached.
+        UnreadableInputError: A file system cannot be reached.
     """
-    found: list[FileInfo] = []
-    for pattern in patterns:
+    files: list[FileInfo] = []
+    # One alternative of a brace may have files although another one has none.
+    for pattern in itertools.chain.from_iterable(map(expand_braces, patterns)):
         try:
-            found += list_files([pattern])
-        except NoInputError as error:
-            file_system, inner = fsspec.url_to_fs(pattern)
-            if file_system.isdir(inner):
-                raise UsageError(f"input: {error}") from error
+            files += list_files([pattern])
+        except NoInputError:
+            continue
         except OSError as error:
             raise errors.reading_failed(error.filename or pattern, error) from error
-    return found
+    return files
 
 
-def _taken(journal: Journal, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By path, the fingerprints that batches have taken, each with the batch's date; of these paths alone."""
+def describe_patterns(patterns: Sequence[str]) -> str:
+    """Returns globs for messages, each as a pattern in a folder: `'*.jsonl' in /crawl`."""
+    described = []
+    for pattern in patterns:
+        parts = pattern.split("/")
+        # The folder is what comes before the first wildcard, and never the whole pattern.
+        first = next((n for n, part in enumerate(parts) if set(part) & set("*?[{")), len(parts))
+        first = min(first, len(parts) - 1)
+        described.append(f"{'/'.join(parts[first:])!r} in {'/'.join(parts[:first])}")
+    return " or ".join(described)
+
+
+def _taken_fingerprints(journal: Journal, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Returns the dates of the batches that took files, by path and then by fingerprint.
+
+    Args:
+        journal: Journal of the state folder.
+        paths: The paths to look for; others are left out.
+    """
     taken: dict[str, dict[str, str]] = {}
     claims = journal.state.claims
     for number, files in journal.each_inputs(list(claims)):
@@ -146,8 +181,8 @@ def _taken(journal: Journal, paths: Mapping[str, Any]) -> dict[str, dict[str, st
     return taken
 
 
-def _told(journal: Journal) -> set[tuple[str, str]]:
-    """The changed files that an earlier batch has told, by path and fingerprint."""
+def _reported_changes(journal: Journal) -> set[tuple[str, str]]:
+    """Returns path and fingerprint of the changed files that earlier batches reported."""
     return {
         (note["path"], note["fingerprint"])
         for claim in journal.state.claims.values()
@@ -157,59 +192,69 @@ def _told(journal: Journal) -> set[tuple[str, str]]:
     }
 
 
-def _keep_quiet(
-    config: BatchConfig, candidates: Sequence[tuple[FileInfo, dict[str, Any]]], found: Found
+def _add_finished(
+    config: BatchConfig, candidates: Sequence[tuple[FileInfo, dict[str, Any]]], intake: Intake
 ) -> None:
-    """Takes the files that nobody seems to be writing any more."""
+    """Adds the candidates that nobody seems to be writing any more to the intake.
+
+    Args:
+        config: The configuration, with `quiet_minutes`.
+        candidates: Files, each with its note; an empty note for none.
+        intake: The intake, which is changed.
+    """
     if config.quiet_minutes:
         ages = list(at_once(lambda item: _age(item[0].path), candidates))
     else:
         ages = [float("inf")] * len(candidates)
+
     for (info, note), age in zip(candidates, ages, strict=True):
-        if age is None:  # gone since it was listed
+        if age is None:  # removed since it was listed
             continue
         if age < config.quiet_minutes * 60:
-            found.notes.append(
+            intake.notes.append(
                 {"what": WAITING, "path": info.path, "bytes": info.size, "seconds": round(age)}
             )
             continue
-        found.files.append(info)
+        intake.files.append(info)
         if note:
-            found.notes.append(note)
+            intake.notes.append(note)
 
 
 def _age(path: str) -> float | None:
-    """Seconds since a file was modified; None if it is gone.
+    """Returns the seconds since a file was modified; None if it is gone.
 
     Raises:
-        CurationError: the file system does not say.
+        CurationError: The file system has no modification times.
     """
     local = local_path(path)
     try:
         if local is not None:
             return time.time() - os.stat(local).st_mtime
         file_system, inner = fsspec.url_to_fs(path)
-        when = file_system.modified(inner)
-        if isinstance(when, str):
-            when = datetime.datetime.fromisoformat(when)
-        return time.time() - float(when.timestamp())
+        modified = file_system.modified(inner)
+        if isinstance(modified, str):
+            modified = datetime.datetime.fromisoformat(modified)
+        return time.time() - float(modified.timestamp())
     except FileNotFoundError:
         return None
     except (NotImplementedError, KeyError, AttributeError, ValueError) as error:
         raise CurationError(
-            f"{path}: its file system does not say when a file was modified; set quiet_minutes: 0 and see to it that "
-            "files appear whole"
+            f"{path}: its file system does not report modification times; set quiet_minutes: 0 and "
+            "make sure that files appear complete"
         ) from error
 
 
 def changed_since(files: Sequence[FileInfo]) -> list[str]:
-    """Which files are not any more what they were when a batch took them.
+    """Compares files with what they were when a batch took them.
+
+    Args:
+        files: The files as they were.
 
     Returns:
-        A line for each of the first few.
+        A line for each of the first few that differ.
 
     Raises:
-        UnreadableInputError: a file system cannot be reached.
+        UnreadableInputError: A file system cannot be reached.
     """
 
     def look(info: FileInfo) -> FileInfo | None:
@@ -224,21 +269,21 @@ def changed_since(files: Sequence[FileInfo]) -> list[str]:
 
 
 def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
-    return ", ".join(paths[:_NAMED]) + more
+    more = f" and {len(paths) - _MAX_NAMED:,} more" if len(paths) > _MAX_NAMED else ""
+    return ", ".join(paths[:_MAX_NAMED]) + more
 
 
-def lines(found: Found) -> list[str]:
-    """What there is to tell of a batch's files, for a person."""
-    said = {
-        LATE: "late: files of earlier dates whose batches are made already; they join this one",
-        VERSION: "changed since a batch took them: taken again, as new versions",
-        CHANGED: "changed since a batch took them: left alone (changed_files: tell)",
-        WAITING: "modified so lately that they may still be being written: left to the next batch",
+def lines(intake: Intake) -> list[str]:
+    """Returns the notes of an intake as lines for people, one for each kind."""
+    meanings = {
+        LATE: "late: files of earlier dates that already have a batch; they join this one",
+        VERSION: "changed since a batch took them: taken again as new versions",
+        CHANGED: "changed since a batch took them: ignored (changed_files: tell)",
+        WAITING: "modified too recently, perhaps still being written: left to the next batch",
     }
-    told = []
-    for what, text in said.items():
-        paths = [note["path"] for note in found.notes if note["what"] == what]
+    described = []
+    for what, meaning in meanings.items():
+        paths = [note["path"] for note in intake.notes if note["what"] == what]
         if paths:
-            told.append(f"  {len(paths):,} {text}: {_some(paths)}")
-    return told
+            described.append(f"  {len(paths):,} {meaning}: {_some(paths)}")
+    return described

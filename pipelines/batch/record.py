@@ -1,26 +1,32 @@
-"""The record of a batch: what it took, what it kept, how far it lies from the reference. Readers trust it alone.
+"""The record of a batch: what it took, what it kept, and how far it is from the reference.
 
-`PUBLISH/DATE/manifest.json` is a copy of it. Format 1:
+`PUBLISH/DATE/manifest.json` is a copy of it, and the only file that readers need. Format 1:
 
-| field | what |
+| field | content |
 |---|---|
-| `date`, `batch` | of the batch; the number of its claim in the journal |
-| `inputs` | `files`, `bytes`, `list` (the file that lists them); how many files were told of as `late`, `changed`, |
-|          | `version` or `waiting`, and `notes` (the file that tells which) |
-| `counts`, `sources` | as in a selection's manifest: read, kept, dropped, rejected, in total and by source |
+| `date`, `batch` | the date of the batch; the number of its claim in the journal |
+| `inputs` | `files`, `bytes`, `list` (the file that lists them), `patterns` (the date's globs); |
+|          | the number of files reported as `late`, `changed`, `version` or `waiting`, |
+|          | and `notes` (the file that lists those) |
+| `counts`, `sources` | as in a selection's manifest: read, kept, dropped and rejected records, |
+|                     | in total and by source |
 | `files` | the kept documents: `path`, `format`, `documents`, `bytes`, `sha256` |
-| `drift` | `psi`, `ks`, and `kept_share` by source, each with `value`, `limit`, `by_chance`, `past`; null where |
-|         | nothing was scored or there is nothing to hold scores against |
-| `rejected_share` | `value`, `limit`, `past` |
-| `alarms`, `exit_code` | what is past its limit, in words; 4 if anything is, else 0 |
-| `run`, `selection`, `cutoff`, `rater`, `reference`, `terms`, `versions`, `claimed`, `finished` | where it comes from |
+| `drift` | `psi`, `ks`, and `kept_share` by source, each with `value`, `limit`, `by_chance` and |
+|         | `past`; null if nothing was scored or there is no reference to compare with |
+| `rejected_share`, `documents` | `value`, `limit`, `past` |
+| `alarms`, `exit_code` | one sentence for each limit passed; 4 if there is any, else 0 |
+| `run`, `selection`, `cutoff`, `rater`, `reference`, `terms`, `versions`, `claimed`, `finished` |
+|         | the origin of the batch |
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datarater.pipelines.batch.config import Limits
 from datarater.pipelines.batch.frozen_reference import Baseline
+from datarater.pipelines.batch.inputs import WAITING, describe_patterns
 from datarater.pipelines.batch.journal import Claim, Journal, Reference, now
 from datarater.pipelines.run_folder.layout import RunFolder, versions
 from datarater.pipelines.selection import drift
@@ -29,23 +35,23 @@ from datarater.pipelines.selection.drift import ScoreDistribution
 from datarater.rater_model import exit_codes
 
 FORMAT_VERSION = 1
-_NAMED_SOURCES = 3
-_NOTHING = {"read": 0, "kept": 0, "dropped": 0, "rejected": 0, "kept_tokens": 0, "kept_bytes": 0}
+_MAX_NAMED = 3
+_NO_COUNTS = {"read": 0, "kept": 0, "dropped": 0, "rejected": 0, "kept_tokens": 0, "kept_bytes": 0}
 
 
 def measure_drift(
     baseline: Baseline, limits: Limits, scoring: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Holds a batch against the reference.
+    """Compares a batch with the reference.
 
     Args:
-        baseline: of the reference.
-        limits: of the measures.
-        scoring: `scoring.json` of the batch's run folder.
-        manifest: of its selection.
+        baseline: Score distributions of the reference.
+        limits: Limits of the measures.
+        scoring: Fields of `scoring.json` of the batch's run folder.
+        manifest: Manifest of the batch's selection.
 
     Returns:
-        JSON fields; None where there is nothing to compare.
+        JSON fields; None if there is nothing to compare.
     """
     scores = ScoreDistribution.of(Histogram.from_json(scoring["histogram"]))
     if baseline.scores is None or not scores.documents:
@@ -62,7 +68,11 @@ def measure_drift(
 
 
 def _kept_shares(baseline: Baseline, limits: Limits, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """By source, the kept share of the batch and of the reference under the same cutoff, as far as there is one."""
+    """Returns each source's kept share in the batch and in the reference under the same cutoff.
+
+    The reference's share is None for a source that the reference lacks, and for all sources if the
+    rule has no cutoff.
+    """
     rank_key = manifest["cutoff"].get("rank_key")
     known = baseline.sources if rank_key is not None else {}
     counted = {
@@ -70,7 +80,9 @@ def _kept_shares(baseline: Baseline, limits: Limits, manifest: Mapping[str, Any]
         for source, counts in manifest["sources"].items()
         if counts["kept"] + counts["dropped"]
     }
+    # Each comparison is a chance for a false alarm, which the measure accounts for.
     comparisons = max(1, len(counted.keys() & known.keys()))
+
     shares: dict[str, Any] = {}
     for source, (kept, documents) in counted.items():
         shares[source] = {
@@ -96,41 +108,80 @@ def _rejected_share(limits: Limits, counts: Mapping[str, Any]) -> dict[str, Any]
     return {"value": round(share, 6), "limit": limit, "past": limit is not None and share > limit}
 
 
+def _documents(limits: Limits, counts: Mapping[str, Any]) -> dict[str, Any]:
+    documents, limit = counts["kept"] + counts["dropped"], limits.min_documents
+    return {"value": documents, "limit": limit, "past": limit is not None and documents < limit}
+
+
 def alarms(record: Mapping[str, Any]) -> list[str]:
-    """What is past its limit, in words."""
-    found = []
-    moved = record["drift"] or {"psi": {}, "ks": {}, "kept_share": {}}
+    """Returns a sentence for each limit that a batch has passed."""
+    return [*_drift_alarms(record), *_rejected_alarms(record), *_documents_alarms(record)]
+
+
+def _drift_alarms(record: Mapping[str, Any]) -> list[str]:
+    if record["drift"] is None:
+        return []
+    sentences = []
     for name, what in (
         ("psi", "the population stability index"),
         ("ks", "the Kolmogorov-Smirnov distance"),
     ):
-        measure = moved[name]
-        if measure.get("past"):
-            found.append(
-                f"{what} of the scores against the reference's is {measure['value']:.3f}, past the limit of "
-                f"{measure['limit']:g}"
+        measure = record["drift"][name]
+        if measure["past"]:
+            sentences.append(
+                f"{what} between the scores and the reference's is {measure['value']:.3f}, past "
+                f"the limit of {measure['limit']:g}"
             )
-    past = {source: share for source, share in moved["kept_share"].items() if share.get("past")}
-    for source, share in sorted(past.items(), key=lambda item: -abs(item[1]["value"]))[
-        :_NAMED_SOURCES
-    ]:
-        found.append(
-            f"source {source!r} keeps {share['share']:.1%} of its documents, and {share['reference_share']:.1%} in the "
-            f"reference: a difference past the limit of {share['limit']:g}"
+
+    shares = record["drift"]["kept_share"]
+    past = {source: share for source, share in shares.items() if share.get("past")}
+    by_size = sorted(past.items(), key=lambda item: -abs(item[1]["value"]))
+    for source, share in by_size[:_MAX_NAMED]:
+        sentences.append(
+            f"source {source!r} keeps {share['share']:.1%} of its documents, compared with "
+            f"{share['reference_share']:.1%} in the reference: a difference past the limit of "
+            f"{share['limit']:g}"
         )
-    if len(past) > _NAMED_SOURCES:
-        found.append(f"so do {len(past) - _NAMED_SOURCES:,} more sources")
-    rejected = record["rejected_share"]
-    if rejected["past"]:
-        reasons = sorted(
-            record["counts"]["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0])
-        )
-        found.append(
-            f"{rejected['value']:.1%} of the records are rejected "
-            f"({', '.join(f'{reason} {count:,}' for reason, count in reasons[:_NAMED_SOURCES])}), past the limit of "
-            f"{rejected['limit']:g}"
-        )
-    return found
+    if len(past) > _MAX_NAMED:
+        sentences.append(f"the same holds for {len(past) - _MAX_NAMED:,} more sources")
+    return sentences
+
+
+def _rejected_alarms(record: Mapping[str, Any]) -> list[str]:
+    share = record["rejected_share"]
+    if not share["past"]:
+        return []
+    reasons = sorted(
+        record["counts"]["rejected_by_reason"].items(), key=lambda item: (-item[1], item[0])
+    )
+    named = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:_MAX_NAMED])
+    return [
+        f"{share['value']:.1%} of the records are rejected ({named}), past the limit of "
+        f"{share['limit']:g}"
+    ]
+
+
+def _documents_alarms(record: Mapping[str, Any]) -> list[str]:
+    documents, inputs = record["documents"], record["inputs"]
+    if not documents["past"]:
+        return []
+    if inputs["files"]:
+        why = f"in {inputs['files']:,} files"
+    else:
+        why = f"no new file matches {describe_patterns(inputs['patterns'])}"
+        if waiting := inputs.get(WAITING):
+            why += f" ({waiting:,} files modified too recently wait for the next batch)"
+    return [
+        f"the batch has {documents['value']:,} scored documents, fewer than "
+        f"limits.min_documents: {documents['limit']:,}; {why}"
+    ]
+
+
+def summarize_alarms(record: Mapping[str, Any]) -> str:
+    """Returns the first alarm of a record, and how many more there are."""
+    sentences = record["alarms"]
+    more = f" (and {len(sentences) - 1} more alarms)" if len(sentences) > 1 else ""
+    return f"{sentences[0]}{more}"
 
 
 def build(
@@ -139,20 +190,22 @@ def build(
     claim: Claim,
     reference: Reference,
     limits: Limits,
+    patterns: Sequence[str],
     *,
     scoring: Mapping[str, Any] | None,
     manifest: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The record of a batch.
+    """Builds the record of a batch.
 
     Args:
-        journal: of the state folder.
-        number: of the claim.
-        claim: what the batch took.
-        reference: what it is held against.
-        limits: what raises the alarm.
-        scoring: `scoring.json` of the run folder; None where there was no record in any file.
-        manifest: of the selection; None likewise.
+        journal: Journal of the state folder.
+        number: Number of the claim.
+        claim: The files of the batch.
+        reference: The frozen reference, which the batch is compared with.
+        limits: Limits that raise an alarm.
+        patterns: Globs of the batch's date.
+        scoring: Fields of `scoring.json` of the run folder; None if the files have no records.
+        manifest: Manifest of the selection; None if the files have no records.
     """
     notes = {name: value for name, value in claim.notes.items() if name != "sha256"}
     record: dict[str, Any] = {
@@ -163,13 +216,14 @@ def build(
             "files": claim.files,
             "bytes": claim.bytes,
             "list": journal.kept("inputs", claim.inputs),
+            "patterns": list(patterns),
             **notes,
             "notes": journal.kept("notes", claim.notes["sha256"]) if notes else None,
         },
         "run": claim.run,
         "selection": None,
         "cutoff": None,
-        "counts": {**_NOTHING, "rejected_by_reason": {}},
+        "counts": {**_NO_COUNTS, "rejected_by_reason": {}},
         "sources": {},
         "files": [],
         "drift": None,
@@ -180,6 +234,8 @@ def build(
         "claimed": claim.claimed,
         "finished": now(),
     }
+
+    # What a run folder adds, unless there was nothing to score.
     if scoring is not None and manifest is not None:
         folder = RunFolder(claim.run).selection(manifest["name"]).path
         baseline = Baseline.from_json(journal.read_kept("baselines", reference.baseline))
@@ -191,27 +247,30 @@ def build(
             "files": [{**file, "path": f"{folder}/{file['path']}"} for file in manifest["files"]],
             "drift": measure_drift(baseline, limits, scoring, manifest),
         }
+
     record["rejected_share"] = _rejected_share(limits, record["counts"])
+    record["documents"] = _documents(limits, record["counts"])
     record["alarms"] = alarms(record)
     record["exit_code"] = exit_codes.PAST_LIMIT if record["alarms"] else exit_codes.DONE
     return record
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
-    """A record for a person, without its alarms."""
-    counts, inputs, moved = record["counts"], record["inputs"], record["drift"]
-    told = [
-        f"batch {record['date']}: {inputs['files']:,} files, {counts['read']:,} records; kept {counts['kept']:,}, "
-        f"dropped {counts['dropped']:,}, rejected {counts['rejected']:,}"
+    """Returns a record as lines for people, without its alarms."""
+    counts, inputs, measures = record["counts"], record["inputs"], record["drift"]
+    described = [
+        f"batch {record['date']}: {inputs['files']:,} files, {counts['read']:,} records; "
+        f"kept {counts['kept']:,}, dropped {counts['dropped']:,}, rejected {counts['rejected']:,}"
     ]
-    if moved is not None:
-        told.append(
-            f"drift: PSI {_said(moved['psi'])}, Kolmogorov-Smirnov {_said(moved['ks'])}, against "
-            f"{moved['reference_documents']:,} documents of the reference"
+    if measures is not None:
+        described.append(
+            f"drift: PSI {_describe(measures['psi'])}, Kolmogorov-Smirnov "
+            f"{_describe(measures['ks'])}, compared with {measures['reference_documents']:,} "
+            "documents of the reference"
         )
-    return told
+    return described
 
 
-def _said(measure: Mapping[str, Any]) -> str:
+def _describe(measure: Mapping[str, Any]) -> str:
     limit = "no limit" if measure["limit"] is None else f"limit {measure['limit']:g}"
     return f"{measure['value']:.3f} ({limit}, by chance up to {measure['by_chance']:.3f})"

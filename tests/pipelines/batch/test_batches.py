@@ -52,9 +52,10 @@ class Nights:
         self.configure()
 
     def configure(self, **changes: Any) -> None:
-        """Writes the configuration anew."""
+        """Writes the configuration; a night without files is no alarm unless `limits` says so."""
+        limits = {"min_documents": None, **changes.pop("limits", {})}
         self.config = batches.write_config(
-            self.folder, **{"rater": str(self._raters / "rater"), **changes}
+            self.folder, **{"rater": str(self._raters / "rater"), "limits": limits, **changes}
         )
 
     def bring(self, name: str, count: int = 100, mean: float = 0.0) -> None:
@@ -108,7 +109,6 @@ def nights(
 
 
 # --- once, whatever happens
-# ----------------------------------------------------------------------------
 
 
 def test_a_night_takes_its_files_once(nights: Nights) -> None:
@@ -125,7 +125,7 @@ def test_a_night_takes_its_files_once(nights: Nights) -> None:
     batches.check_published(nights.folder)
     before = nights.snapshot()
     assert nights.run(FIRST) == 0
-    assert "was published before, and stays as it is" in nights.out
+    assert "was published before and stays as it is" in nights.out
     assert nights.snapshot() == before
 
 
@@ -135,13 +135,16 @@ def test_an_empty_night_is_a_record_too(nights: Nights) -> None:
     assert record["inputs"]["files"] == record["counts"]["read"] == 0
     assert record["files"] == []
     assert record["drift"] is None
-    assert f"no file was taken for {FIRST}" in nights.err
+    assert (
+        f"WARNING: batch {FIRST}: no new file matches '*.jsonl' in {nights.folder}/in/{FIRST}"
+        in nights.err
+    )
     (nights.folder / "in" / SECOND).mkdir(parents=True)
     (nights.folder / "in" / SECOND / "empty.jsonl").write_bytes(b"")
     assert nights.run(SECOND) == 0
     assert nights.record(SECOND)["inputs"]["files"] == 1
     assert nights.record(SECOND)["counts"]["read"] == 0
-    assert "there is no record in any of its 1 files" in nights.out
+    assert "its 1 files contain no records" in nights.out
 
 
 def test_without_a_date_in_the_glob_a_batch_takes_what_is_there(nights: Nights) -> None:
@@ -156,6 +159,17 @@ def test_without_a_date_in_the_glob_a_batch_takes_what_is_there(nights: Nights) 
         ["x/a.jsonl"],
         [],
     )
+
+
+def test_a_folder_or_braces_may_be_the_input(nights: Nights) -> None:
+    nights.configure(input=["in/{date}", "in/{x,y}/{date}.jsonl"])
+    nights.bring(f"{FIRST}/deep/a.jsonl")
+    nights.bring(f"y/{FIRST}.jsonl")
+    assert nights.run(FIRST) == 0
+    assert nights.taken(FIRST) == [f"{FIRST}/deep/a.jsonl", f"y/{FIRST}.jsonl"]
+    (nights.folder / "in" / SECOND).mkdir()
+    assert nights.run(SECOND) == 0
+    assert nights.taken(SECOND) == []
 
 
 def test_a_past_date_takes_its_own_files_alone(nights: Nights) -> None:
@@ -192,13 +206,22 @@ def test_a_date_that_was_missed_too_long_ago_is_said_once(nights: Nights) -> Non
     assert nights.taken(SECOND) == [f"{SECOND}/a.jsonl"]
 
 
-def test_a_date_to_come_is_wrong_usage(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_future_date_is_wrong_usage(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         nights.run("2999-01-01")
     assert ended.value.code == 2
-    for date in ("2026-1-3", "20260103", "today"):
-        with pytest.raises(SystemExit):
-            nights.run(date)
+    assert "--as_of: 2999-01-01 is in the future" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("date", ["2026-1-3", "20260103", "today", "2026-02-30"])
+def test_what_is_not_a_date_is_wrong_usage(
+    nights: Nights, capsys: pytest.CaptureFixture[str], date: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        nights.run(date)
+    assert ended.value.code == 2
+    expected = f"argument --as_of: {date!r} is not a date such as 2026-01-31"
+    assert expected in capsys.readouterr().err
 
 
 def test_a_dry_run_changes_nothing(nights: Nights) -> None:
@@ -243,7 +266,6 @@ def test_a_store_that_cannot_create_only_if_absent_is_refused_by_name(nights: Ni
 
 
 # --- late, changed, still being written
-# ----------------------------------------------------------------
 
 
 def test_late_files_join_the_next_batch_and_are_told(nights: Nights) -> None:
@@ -279,7 +301,7 @@ def test_a_changed_file_is_told_once_and_left_alone(nights: Nights) -> None:
     assert nights.run(FIRST) == 0
     nights.bring(f"{FIRST}/a.jsonl", 50)
     assert nights.run(SECOND) == 0
-    assert "1 changed since a batch took them: left alone" in nights.out
+    assert "1 changed since a batch took them: ignored" in nights.out
     assert nights.taken(SECOND) == []
     note = json.loads(Path(nights.record(SECOND)["inputs"]["notes"]).read_bytes())
     assert note["taken_by"] == FIRST
@@ -320,7 +342,7 @@ def test_a_file_that_is_still_warm_waits(nights: Nights) -> None:
     os.utime(nights.folder / "in" / FIRST / "a.jsonl", (old, old))
     assert nights.run(FIRST) == 0
     assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
-    assert "1 modified so lately" in nights.out
+    assert "1 modified too recently" in nights.out
     assert nights.record(FIRST)["inputs"]["waiting"] == 1
     os.utime(nights.folder / "in" / FIRST / "b.jsonl", (old, old))
     assert nights.run(SECOND) == 0
@@ -328,7 +350,6 @@ def test_a_file_that_is_still_warm_waits(nights: Nights) -> None:
 
 
 # --- begun and not finished
-# ----------------------------------------------------------------------------
 
 
 class KilledError(BaseException):
@@ -368,7 +389,7 @@ def test_the_next_run_finishes_what_was_begun(nights: Nights, kill: Callable[[st
     assert nights.state.unfinished() == [FIRST]
     nights.bring(f"{FIRST}/later.jsonl")
     assert nights.run(SECOND) == 0
-    assert f"batch {FIRST} was begun and not published: it is finished first" in nights.out
+    assert f"batch {FIRST} was begun but not published: it is finished first" in nights.out
     assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
     assert nights.taken(SECOND) == [f"{FIRST}/later.jsonl", f"{SECOND}/a.jsonl"]
 
@@ -411,7 +432,7 @@ def test_a_claimed_file_that_changed_before_it_was_read_lets_the_batch_begin_ane
     nights.bring(f"{FIRST}/a.jsonl", 50)
     (nights.folder / "in" / FIRST / "b.jsonl").unlink()
     assert nights.run(SECOND) == 0
-    assert f"batch {FIRST}: begun anew, for " in nights.out
+    assert f"batch {FIRST}: started over, because " in nights.out
     assert "a.jsonl has changed" in nights.out
     assert "b.jsonl is gone" in nights.out
     assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
@@ -427,7 +448,7 @@ def test_a_file_that_looks_changed_at_every_look_begins_no_batch_anew_for_ever(
     killed(nights, FIRST)
     monkeypatch.setattr(batch_inputs, "file_info", lambda path: FileInfo(path, 1, "another"))
     assert nights.run(FIRST) == 0
-    assert nights.out.count("begun anew") == 1
+    assert nights.out.count("started over") == 1
 
 
 def test_what_changes_once_it_is_selected_changes_nothing(
@@ -451,10 +472,8 @@ def test_another_rule_lets_an_unfinished_batch_begin_anew_with_the_files_that_it
     nights.configure(input="in/*/*.jsonl", curate={"threshold": 1.5})
     nights.bring("x/b.jsonl")
     assert nights.run(SECOND) == 0
-    assert (
-        "begun anew, for selection.name is 'keep-0.5-by-reference' there, but 'threshold-1.5' now"
-        in nights.out
-    )
+    why = "selection.name is 'keep-0.5-by-reference' there, but 'threshold-1.5' now"
+    assert f"started over, because {why}" in nights.out
     assert (nights.taken(FIRST), nights.taken(SECOND)) == (["x/a.jsonl"], ["x/b.jsonl"])
     assert nights.record(FIRST)["terms"]["selection"]["rule"] == {
         "kind": "threshold",
@@ -535,7 +554,7 @@ def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
         curate, "run", lambda argv: batches.curate(argv) if SECOND in argv[1] else None
     )
     assert nights.run(SECOND) == 0
-    assert f"left alone: batch {FIRST}: the job goes on" in nights.out
+    assert f"left alone: batch {FIRST}: the job continues" in nights.out
     batches.curate(submitted[0])  # the job has ended
     assert nights.run(FIRST) == 0
     assert nights.published() == [FIRST, SECOND]
@@ -576,7 +595,7 @@ def test_a_batch_that_another_launch_began_anew_is_not_published_twice(
 
     monkeypatch.setattr(curate, "run", curate_and_be_overtaken)
     assert nights.run(FIRST) == 3
-    assert "another launch has begun it anew" in nights.err
+    assert "another launch has started it over" in nights.err
     assert nights.record(FIRST)["terms"]["selection"]["rule"]["kind"] == "threshold"
 
 
@@ -588,8 +607,158 @@ def test_a_place_where_another_state_folder_publishes_is_refused(nights: Nights)
     assert "another state folder publishes here" in nights.err
 
 
+# --- before the first batch
+
+
+def test_the_first_batch_reports_earlier_dates_that_have_files(nights: Nights) -> None:
+    nights.configure(late_days=3)
+    for date in ("2026-01-27", "2026-01-28", SECOND, THIRD):  # none on FIRST
+        nights.bring(f"{date}/a.jsonl")
+    expected = (
+        f"WARNING: the first batch is that of {THIRD}, and no batch takes the files of earlier "
+        f"dates (2026-01-28, {SECOND}); to take them: for day in 2026-01-28 {SECOND}; do "
+        f"datarater batch --config {nights.config} --as_of $day; done\n"
+    )
+    assert nights.run(THIRD, "--dry_run") == 0
+    assert nights.err == expected
+    assert nights.run(THIRD) == 0
+    assert nights.err == expected
+    assert nights.published() == [THIRD]
+
+    # Reported once. The dates become ordinary past ones when somebody takes them.
+    assert nights.run(THIRD) == 0
+    assert nights.err == ""
+    for date in ("2026-01-28", SECOND):
+        assert nights.run(date) == 0
+        assert nights.err == ""
+        assert nights.taken(date) == [f"{date}/a.jsonl"]
+
+
+def test_the_first_batch_reports_one_earlier_date_after_a_kill_too(
+    nights: Nights, kill: Callable[[str], None]
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+    kill("scoring.json")
+    killed(nights, SECOND)
+    assert nights.run(SECOND) == 0
+    assert nights.err.endswith(
+        f"to take them: datarater batch --config {nights.config} --as_of {FIRST}\n"
+    )
+
+
+def test_the_first_batch_has_nothing_to_report_without_dates_or_files(nights: Nights) -> None:
+    nights.bring(f"{THIRD}/a.jsonl")
+    assert nights.run(THIRD) == 0
+    assert nights.err == ""
+    nights.configure(input="in/*/*.jsonl", state="other", publish="elsewhere")
+    assert nights.run(THIRD) == 0
+    assert nights.err == ""
+
+
+# --- nights without files
+
+
+def test_a_night_without_files_is_an_alarm_by_default(nights: Nights) -> None:
+    nights.configure(limits={"min_documents": 1})
+    assert nights.run(FIRST) == 4
+    alarm = (
+        "the batch has 0 scored documents, fewer than limits.min_documents: 1; no new file matches "
+        f"'*.jsonl' in {nights.folder}/in/{FIRST}"
+    )
+    assert f"WARNING: {alarm}\n" in nights.err
+    assert f"datarater batch: batch {FIRST} is published, but {alarm}" in nights.err
+    record = nights.record(FIRST)
+    assert record["alarms"] == [alarm]
+    assert record["exit_code"] == 4
+    assert record["documents"] == {"value": 0, "limit": 1, "past": True}
+    assert nights.run(FIRST) == 4
+    nights.bring(f"{SECOND}/a.jsonl")
+    assert nights.run(SECOND) == 0
+    assert nights.record(SECOND)["documents"] == {"value": 100, "limit": 1, "past": False}
+
+
+def test_the_alarm_of_an_empty_night_names_files_that_wait(nights: Nights) -> None:
+    nights.configure(
+        input=["in/{date}/*.jsonl", "other/*/{date:%Y/%m}/*"],
+        quiet_minutes=5,
+        limits={"min_documents": 1},
+    )
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST) == 4
+    assert nights.record(FIRST)["alarms"][0].endswith(
+        f"no new file matches '*.jsonl' in {nights.folder}/in/{FIRST} or '*/2026/01/*' in "
+        f"{nights.folder}/other (1 files modified too recently wait for the next batch)"
+    )
+
+
+def test_too_few_documents_are_an_alarm(nights: Nights) -> None:
+    nights.configure(limits={"min_documents": 100})
+    nights.bring(f"{FIRST}/a.jsonl", 99)
+    assert nights.run(FIRST) == 4
+    assert nights.record(FIRST)["alarms"] == [
+        "the batch has 99 scored documents, fewer than limits.min_documents: 100; in 1 files"
+    ]
+    nights.bring(f"{SECOND}/a.jsonl", 100)
+    assert nights.run(SECOND) == 0
+
+
+def test_an_empty_night_may_be_held_back_until_it_is_accepted(nights: Nights) -> None:
+    nights.configure(limits={"min_documents": 1, "on_alarm": "hold"})
+    assert nights.run(FIRST) == 4
+    assert f"batch {FIRST} is held back: the batch has 0 scored documents" in nights.err
+    command = f"datarater batch --config {nights.config} --as_of {FIRST} --accept_alarm"
+    assert f"To publish it without files: {command}" in nights.err
+    assert nights.published() == []
+    assert nights.run(FIRST, "--accept_alarm") == 4
+    assert nights.published() == [FIRST]
+
+
+def test_an_empty_night_that_is_held_back_takes_files_that_arrive(nights: Nights) -> None:
+    nights.configure(limits={"min_documents": 1, "on_alarm": "hold"})
+    assert nights.run(FIRST) == 4
+    assert nights.run(FIRST) == 4
+    assert len(nights.state.released) == 0
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+    assert nights.run(SECOND) == 0
+    assert f"{FIRST}: started over, because it had no files, and 1 have arrived since" in nights.out
+    assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
+    assert nights.taken(SECOND) == [f"{SECOND}/a.jsonl"]
+
+
+def test_without_dates_new_files_belong_to_the_next_batch_not_to_an_empty_one(
+    nights: Nights,
+) -> None:
+    nights.configure(input="in/*/*.jsonl", limits={"min_documents": 1, "on_alarm": "hold"})
+    assert nights.run(FIRST) == 4
+    nights.bring("x/a.jsonl")
+    assert nights.run(SECOND) == 4  # FIRST is still held back
+    assert nights.published() == [SECOND]
+    assert nights.taken(SECOND) == ["x/a.jsonl"]
+
+
 # --- the reference and its alarms
-# ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry_run",)])
+def test_a_missing_reference_is_reported_with_the_command_that_makes_it(
+    nights: Nights, raters: Path, flags: tuple[str, ...]
+) -> None:
+    nights.configure(
+        reference="my reference",
+        curate={"keep_fraction": 0.5, "max_windows": 8, "output_format": "jsonl"},
+    )
+    nights.bring(f"{FIRST}/a.jsonl")
+    assert nights.run(FIRST, *flags) == 1
+    assert nights.err.count("\n") == 1
+    assert f"reference: {nights.folder}/my reference is neither a scored run folder" in nights.err
+    # What changes a score is part of the command, what selects is not.
+    assert nights.err.endswith(
+        f"datarater score --input 'GLOB' --rater {raters}/rater --max_windows=8 "
+        f"--output '{nights.folder}/my reference'\n"
+    )
+    assert nights.published() == []
 
 
 def test_the_reference_is_frozen(nights: Nights, raters: Path) -> None:
@@ -688,7 +857,6 @@ def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(
 
 
 # --- retention
-# ------------------------------------------------------------------------------------------
 
 
 def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) -> None:

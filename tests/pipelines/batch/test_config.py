@@ -25,11 +25,29 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert found.runs == f"{tmp_path}/state/runs"
     assert (found.quiet_minutes, found.late_days, found.changed_files) == (10, 7, "tell")
     assert found.limits == Limits(
-        psi=0.25, ks=0.15, kept_share=0.2, rejected_share=0.05, on_alarm="publish"
+        psi=0.25,
+        ks=0.15,
+        kept_share=0.2,
+        rejected_share=0.05,
+        min_documents=1,
+        on_alarm="publish",
     )
     assert found.retention == Retention(None, None)
     assert found.curate == ("--keep_fraction=0.5",)
     assert found.beam == ()
+
+
+def test_a_home_directory_is_expanded_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = {key: f"~/{key}" for key in ("rater", "reference", "state", "runs", "publish")}
+    batches.write_config(tmp_path, input=["~/a/{date}/*", "b/~{date}"], **places)
+    found = read_config("~/batch.yaml")
+    assert found.path == f"{tmp_path}/batch.yaml"
+    assert found.input == (f"{tmp_path}/a/{{date}}/*", f"{tmp_path}/b/~{{date}}")
+    for key in places:
+        assert getattr(found, key) == f"{tmp_path}/{key}"
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -41,7 +59,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         quiet_minutes=1.5,
         late_days=2,
         changed_files="take",
-        limits={"psi": None, "ks": 0.5, "on_alarm": "hold"},
+        limits={"psi": None, "ks": 0.5, "min_documents": 9, "on_alarm": "hold"},
         retention={"scores_days": 3, "published_days": None},
         curate={"accept_batch": 64, "discard_fraction": "3/4", "split_bytes": "8MiB"},
         beam={"runner": "FlinkRunner", "experiments": ["a", "b"], "streaming": True},
@@ -50,7 +68,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.is_dated
     assert (found.reference, found.runs) == ("/run", f"{tmp_path}/runs")
     assert (found.quiet_minutes, found.late_days, found.changed_files) == (1.5, 2, "take")
-    assert found.limits == Limits(psi=None, ks=0.5, on_alarm="hold")
+    assert found.limits == Limits(psi=None, ks=0.5, min_documents=9, on_alarm="hold")
     assert found.retention == Retention(3, None)
     assert found.beam == (
         "--runner=FlinkRunner",
@@ -104,44 +122,54 @@ def test_environment_variables_are_put_in_once(
         ({"input": None}, "input is missing"),
         ({"rater": None}, "rater is missing"),
         ({"curate": None}, "curate is missing"),
-        ({"publish": None, "publich": "x"}, "publish is missing; is 'publich' meant to be it?"),
-        ({"quiet_minuts": 3}, "quiet_minuts: there is no such key; did you mean quiet_minutes?"),
-        ({"zebra": 3}, "zebra: there is no such key; known are rater"),
+        (
+            {"publish": None, "publich": "x"},
+            "publish is missing; is 'publich' a misspelling of it?",
+        ),
+        ({"quiet_minuts": 3}, "quiet_minuts: unknown key; did you mean quiet_minutes?"),
+        ({"zebra": 3}, "zebra: unknown key; the known keys are rater"),
         (
             {"limits": {"kept_shar": 3}},
-            "limits.kept_shar: there is no such key; did you mean kept_share?",
+            "limits.kept_shar: unknown key; did you mean kept_share?",
         ),
         ({"limits": 3}, "limits is not a mapping"),
-        ({"limits": {"ks": 2}}, "limits.ks: 2 is not a number from 0 to 1, or null for none"),
+        ({"limits": {"ks": 2}}, "limits.ks: 2 is not a number from 0 to 1, or null for no limit"),
         ({"limits": {"ks": True}}, "limits.ks: True is not a number"),
+        (
+            {"limits": {"min_documents": 0}},
+            "limits.min_documents: 0 is not a whole number, at least 1, or null for no limit",
+        ),
         ({"limits": {"on_alarm": "shout"}}, "'shout' is not one of publish, hold"),
         (
             {"retention": {"scores_days": 0}},
-            "retention.scores_days: 0 is not a whole number of days, 1 at least",
+            "retention.scores_days: 0 is not a whole number of days, at least 1",
         ),
-        ({"late_days": -1}, "late_days: -1 is not a whole number of days, 0 at least"),
+        ({"late_days": -1}, "late_days: -1 is not a whole number of days, at least 0"),
         ({"quiet_minutes": "soon"}, "quiet_minutes: 'soon' is not a number of minutes"),
         ({"changed_files": "forget"}, "changed_files: 'forget' is not one of tell, take, refuse"),
         ({"input": {"a": 1}}, "input: {'a': 1} is not a glob or a list of globs"),
         ({"input": []}, "input: [] is not a glob"),
         ({"input": "in/{date:}/*"}, "write {date}, or {date:%Y/%m/%d}"),
         ({"input": "in/{date}/*,all/*"}, "either every glob has {date} or none has"),
-        ({"state": "state/{date}"}, "state: 'state/{date}' is not free of {date}"),
+        (
+            {"state": "state/{date}"},
+            "state: 'state/{date}' contains {date}, which only input may contain",
+        ),
         ({"state": 3}, "state: 3 is not text"),
         (
             {"late_days": 0, "quiet_minutes": 5},
             "late_days: 0 would lose the files that quiet_minutes leaves",
         ),
         ({"retention": {"published_days": 3}}, "retention.published_days is less than late_days"),
-        ({"publish": "state"}, "must be folders of their own"),
+        ({"publish": "state"}, "must be three different folders"),
         ({"publish": "nowhere://x"}, "publish: nowhere://x: there is no file system nowhere://"),
         (
             {"curate": {"keep_fracton": 0.5}},
-            "curate.keep_fracton: there is no such key; did you mean keep_fraction?",
+            "curate.keep_fracton: unknown key; did you mean keep_fraction?",
         ),
         (
             {"curate": {"output": "x"}},
-            "curate.output is set by the batch: each batch has a run folder of its own",
+            "curate.output is set by the batch: each batch has its own run folder",
         ),
         (
             {"curate": {"keep_count": 5}},
