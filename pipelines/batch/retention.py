@@ -122,7 +122,12 @@ def _scoring_files(folder: RunFolder) -> Iterator[list[str]]:
     """The files of a run folder that are not a selection's, some at a time."""
     for entries in score_entries(folder):
         yield [entry.path for _, entry in entries]
-    for inner in (folder.summaries_path, f"{folder.path}/rejected", folder.scoring_lease_path):
+    for inner in (
+        folder.summaries_path,
+        folder.old_summaries_path,
+        f"{folder.path}/rejected",
+        folder.scoring_lease_path,
+    ):
         yield _numbered(inner)
     for plan in commits.list_subfolders(f"{folder.path}/plan"):
         yield [*_numbered(f"{folder.path}/plan/{plan}"), f"{folder.path}/plan/{plan}/inputs.jsonl"]

@@ -48,7 +48,7 @@ class ExpandGroup(beam.DoFn):
             group: the number.
             scored_M: the ordinals of all splits that were scored when they were listed, sorted.
         """
-        if commits.exists(self._folder.summary_path(group)):
+        if summaries.is_summarised(self._folder, group):
             yield beam.pvalue.TaggedOutput(self.SUMMARISED, group)
             return
         tasks = read_group(self._folder, group)

@@ -66,6 +66,7 @@ def committed_files(folder: RunFolder) -> int:
     """How many score files, summaries and files of selections are there: it grows while anything gets done."""
     count = sum(len(entries) for entries in score_entries(folder))
     count += len(commits.list_folder(folder.summaries_path))
+    count += len(commits.list_folder(folder.old_summaries_path))
     for name in selections(folder):
         path = folder.selection(name).path
         count += sum(

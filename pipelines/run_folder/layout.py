@@ -5,7 +5,7 @@
       plan/ID/inputs.jsonl         the input files with their fingerprints
       plan/ID/splits-00000.jsonl   the splits of one group, in order
       scores/3f/00000017.parquet   the score file of one split
-      scores/summaries/000000.json the counts of one group of splits
+      summaries/000000.json        the counts of one group of splits
       rejected/000000.jsonl        the rejected records of one group
       scoring.json                 the counts of the whole, once everything is scored
       selections/NAME/rule.json    what the selection keeps
@@ -133,16 +133,28 @@ class RunFolder:
     @property
     def scoring_folders(self) -> list[str]:
         """The folders that scoring alone writes into."""
-        return [f"{self.path}/{name}" for name in ("plan", "scores", "rejected", "attempts")]
+        return [
+            f"{self.path}/{name}"
+            for name in ("plan", "scores", "summaries", "rejected", "attempts")
+        ]
 
     @property
     def summaries_path(self) -> str:
         """The folder of the summaries."""
+        return f"{self.path}/summaries"
+
+    @property
+    def old_summaries_path(self) -> str:
+        """The folder of the summaries that version 0.1.0 wrote; they are read where they are."""
         return f"{self.path}/scores/summaries"
 
     def summary_path(self, group: int) -> str:
         """The summary of a group of splits."""
         return f"{self.summaries_path}/{group:06d}.json"
+
+    def old_summary_path(self, group: int) -> str:
+        """The summary of a group of splits that version 0.1.0 wrote."""
+        return f"{self.old_summaries_path}/{group:06d}.json"
 
     def rejected_path(self, group: int) -> str:
         """The rejected records of a group of splits."""

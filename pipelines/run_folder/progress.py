@@ -25,7 +25,7 @@ from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import describe_plan, plan_of
 from datarater.pipelines.run_folder.score_files import METADATA_KEY
-from datarater.pipelines.run_folder.summaries import Counts, read_summary
+from datarater.pipelines.run_folder.summaries import Counts, read_summary, summarised_groups
 
 _MOST_FOOTERS = 2048
 _FOOTER_BYTES = 64 * 2**10
@@ -160,11 +160,7 @@ class Watcher:
         return self._count(total)
 
     def _read_summaries(self) -> None:
-        names = [
-            entry.path.rsplit("/", 1)[-1]
-            for entry in commits.list_folder(f"{self._folder.path}/scores/summaries")
-        ]
-        new = sorted({int(name.split(".")[0]) for name in names} - self._groups.keys())
+        new = sorted(summarised_groups(self._folder) - self._groups.keys())
         for group, summary in zip(
             new, at_once(lambda group: read_summary(self._folder, group), new), strict=True
         ):

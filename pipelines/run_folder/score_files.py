@@ -152,7 +152,10 @@ class ScoreRows:
         table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
         table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(metadata)})
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+            # A row group without rows would break readers that take its length as a batch's.
+            if table.num_rows:
+                writer.write_table(table)
         return buffer.getvalue()
 
 
@@ -188,7 +191,7 @@ class ScoreFile:
         except FileNotFoundError:
             raise CountsError(
                 f"the score file {path} is missing although its split was scored; to have it scored again, remove "
-                f"the summaries in {folder.path}/scores/summaries/ and {folder.scoring_path}, and run the same command"
+                f"the summaries in {folder.summaries_path}/ and {folder.scoring_path}, and run the same command"
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
             raise CountsError(f"the score file {path} cannot be read: {error}") from error

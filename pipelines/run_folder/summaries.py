@@ -6,6 +6,8 @@ and rejects agree.
 """
 
 import dataclasses
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -217,8 +219,30 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
     )
 
 
-def read_summary(folder: RunFolder, group: int) -> Summary:
-    """The committed summary of a group."""
-    return Summary.from_json(
-        orjson.loads(commits.read_bytes(folder.summary_path(group)))["summary"]
+def is_summarised(folder: RunFolder, group: int) -> bool:
+    """Returns whether the summary of a group is committed."""
+    return commits.exists(folder.summary_path(group)) or commits.exists(
+        folder.old_summary_path(group)
     )
+
+
+def summarised_groups(folder: RunFolder) -> set[int]:
+    """Returns the numbers of the groups whose summaries are committed, from listings."""
+    entries = [
+        *commits.list_folder(folder.summaries_path),
+        *commits.list_folder(folder.old_summaries_path),
+    ]
+    return {int(entry.path.rsplit("/", 1)[-1].split(".")[0]) for entry in entries}
+
+
+def read_summary(folder: RunFolder, group: int) -> Summary:
+    """Reads the committed summary of a group.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    for path in (folder.summary_path(group), folder.old_summary_path(group)):
+        data = commits.read_if_there(path)
+        if data is not None:
+            return Summary.from_json(orjson.loads(data)["summary"])
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder.summary_path(group))

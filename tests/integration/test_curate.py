@@ -259,7 +259,7 @@ def test_a_run_goes_on_where_it_stopped(
     lost = score_files[::3]
     for path in lost:
         path.unlink()
-    shutil.rmtree(run_folder / "scores/summaries")
+    shutil.rmtree(run_folder / "summaries")
     shutil.rmtree(run_folder / "selections")
     shutil.rmtree(run_folder / "rejected")
     (run_folder / "scoring.json").unlink()
@@ -493,7 +493,7 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
         "it",
     ]
     assert curate.main([*flags(tmp_path / "in.jsonl", rater, run)[:-2], *args]) == 0
-    assert len(list((run / "scores/summaries").iterdir())) > 3
+    assert len(list((run / "summaries").iterdir())) > 3
     kept = read_kept(run / "selections/it")
     assert len(kept) == keep
     firsts = [index for index, record in enumerate(records) if record["id"] == "same"][:25]

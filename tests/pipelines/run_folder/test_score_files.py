@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import dataset
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import output_files, publishing
@@ -15,7 +17,12 @@ from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
-from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreFile, ScoreRows
+from datarater.pipelines.run_folder.score_files import (
+    SCHEMA,
+    SCORE_NOT_FINITE,
+    ScoreFile,
+    ScoreRows,
+)
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.policy import Policy
@@ -122,7 +129,64 @@ def test_a_missing_or_damaged_score_file_is_named(tmp_path: Path, damage: bytes 
         ScoreFile.read(folder, 3)
 
 
-# --- output files and books
+def commit_unlike_files(folder: RunFolder) -> None:
+    """Commits files with different sources, without a rejected record, with nothing else, and empty."""
+    commit_rows(folder, 0, [("document", "a", 0.5), ("bad", "", 0.0), ("document", "b", -0.25)])
+    commit_rows(folder, 1, [("document", "c", 0.75)])
+    commit_rows(folder, 2, [("bad", "", 0.0), ("bad", "", 0.0)])
+    commit_rows(folder, 3, [])
+    summaries.summarise_group(folder, 0, range(4))
+
+
+def test_all_score_files_read_as_one_table(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    commit_unlike_files(folder)
+    scores = tmp_path / "scores"
+    rows = {("a", 0.5), ("b", -0.25), ("c", 0.75), ("", None)}
+
+    table = pq.read_table(scores)
+    assert table.num_rows == dataset.dataset(scores).count_rows() == 6
+    assert table.schema.equals(SCHEMA)
+    assert {(row["source"], row["score"]) for row in table.to_pylist()} == rows
+    assert dataset.dataset(scores).to_table().num_rows == 6
+
+
+def test_pandas_reads_all_score_files(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    commit_unlike_files(RunFolder(str(tmp_path)))
+    frame = pandas.read_parquet(tmp_path / "scores")
+    assert len(frame) == 6
+    assert set(frame["source"]) == {"", "a", "b", "c"}
+    assert frame["score"].sum() == 1.0
+
+
+@pytest.mark.slow
+def test_other_libraries_read_all_score_files(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = RunFolder(str(tmp_path / "run"))
+    commit_unlike_files(folder)
+    files = f"{folder.path}/scores/**/*.parquet"
+
+    loaded = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=tmp_path / "cache"
+    )
+    assert sorted(loaded["source"]) == ["", "", "", "a", "b", "c"]
+    loaded = datasets.load_dataset(
+        f"{folder.path}/scores", split="train", cache_dir=tmp_path / "cache"
+    )
+    assert loaded.num_rows == 6
+
+
+def test_duckdb_reads_all_score_files(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    commit_unlike_files(RunFolder(str(tmp_path)))
+    query = (
+        f"select count(*), sum(score), count(distinct source) from '{tmp_path}/scores/*/*.parquet'"
+    )
+    assert duckdb.sql(query).fetchall() == [(6, 1.0, 4)]
+
+
+# --- output files and counts
 # ---------------------------------------------------------------------------
 
 LAYOUTS = st.sampled_from(["jsonl/none", "jsonl/gzip", "parquet/aa", "parquet/bb"])
