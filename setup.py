@@ -24,6 +24,7 @@ SCORING = [
     "pyyaml>=6",
     "rich>=13",
     "safetensors>=0.4.5",
+    "shtab>=1.7",
     "tokenizers>=0.20",
     "zstandard>=0.22",
 ]

@@ -28,8 +28,7 @@ from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
 
-from datarater.pipelines.commands import flags
-from datarater.pipelines.commands.score import add_scoring_flags, scoring_request
+from datarater.pipelines.commands import flags, requests
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
@@ -186,7 +185,7 @@ class BatchConfig:
         """Returns the shell command that scores the reference as the batches are scored."""
         parser = argparse.ArgumentParser(add_help=False)
         flags.add_input_flags(parser)
-        add_scoring_flags(parser)
+        flags.add_scoring_flags(parser)
         shared = [
             word
             for word in self.curate
@@ -220,9 +219,9 @@ class BatchConfig:
             CurationError: The rater cannot be loaded.
         """
         parser = FlagParser(self.path)
-        args, execution = flags.parse_run(parser, self.argv(output, inputs))
-        selection = flags.selection_request(args)
-        return scoring_request(args, execution), selection, execution
+        args, execution = requests.parse_run(parser, self.argv(output, inputs))
+        selection = requests.selection_request(args)
+        return requests.scoring_request(args, execution), selection, execution
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -237,7 +236,7 @@ class FlagParser(argparse.ArgumentParser):
         self._path = path
         flags.add_output_flag(self)
         flags.add_input_flags(self)
-        add_scoring_flags(self)
+        flags.add_scoring_flags(self)
         flags.add_selection_flags(self)
         flags.add_local_flags(self)
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from datarater.pipelines.commands import flags, running
+from datarater.pipelines.commands import flags, outcome
+from datarater.rater_model.command_line import CommandParser
 
 COMMAND = "datarater batch"
 
@@ -29,22 +30,9 @@ def date_of(text: str) -> datetime.date:
     return date
 
 
-def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
-    """Makes the batch of a date, exactly once.
-
-    Args:
-        argv: Flags; those of the command line if None.
-
-    Returns:
-        The record of the batch; None for a dry run.
-
-    Raises:
-        PastLimitError: The batch has passed a limit; it is published unless the configuration holds
-            it back.
-        CurationError: The batch failed; the message says why and what to do.
-        SystemExit: A flag is invalid.
-    """
-    parser = flags.parser(
+def make_parser() -> CommandParser:
+    """Returns the command's parser."""
+    parser = CommandParser(
         COMMAND,
         "Scores and selects the files that no earlier batch has taken, compares them with a frozen "
         "reference, and publishes the kept documents under a date. Every file lands in exactly one "
@@ -79,6 +67,25 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         action="store_true",
         help="publish a batch that limits.on_alarm: hold would hold back, after looking at it",
     )
+    return parser
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Makes the batch of a date, exactly once.
+
+    Args:
+        argv: Flags; those of the command line if None.
+
+    Returns:
+        The record of the batch; None for a dry run.
+
+    Raises:
+        PastLimitError: The batch has passed a limit; it is published unless the configuration holds
+            it back.
+        CurationError: The batch failed; the message says why and what to do.
+        SystemExit: A flag is invalid.
+    """
+    parser = make_parser()
     args, beam_args = flags.parse(parser, argv)
     tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
     if args.as_of > tomorrow:
@@ -102,7 +109,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    return running.run_command(COMMAND, run, argv)
+    return outcome.exit_code_of(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

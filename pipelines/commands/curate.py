@@ -1,64 +1,70 @@
 """`datarater curate`: scores a corpus and keeps its best part, in one graph."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from apache_beam.runners.runner import PipelineResult
+from datarater.pipelines.commands import flags, outcome
+from datarater.rater_model.command_line import CommandParser
 
-from datarater.pipelines.commands import flags, printing, running
-from datarater.pipelines.commands.score import add_scoring_flags, scoring_request
-from datarater.pipelines.graph import scoring
-from datarater.pipelines.graph.curation import Work
-from datarater.pipelines.run_folder import reference
-from datarater.pipelines.run_folder.identity import check_rule
-from datarater.rater_model.scorer import limit_cpu_threads
+if TYPE_CHECKING:
+    from apache_beam.runners.runner import PipelineResult
 
 COMMAND = "datarater curate"
+
+
+def make_parser() -> CommandParser:
+    """Returns the command's parser."""
+    parser = CommandParser(
+        COMMAND,
+        "Scores every document of a corpus with a rater and keeps exactly the part you ask for.",
+        f"{COMMAND} --input 'crawl/*.jsonl.gz' --rater rater --output run --keep_fraction 0.5",
+    )
+    flags.add_output_flag(parser)
+    flags.add_input_flags(parser)
+    flags.add_scoring_flags(parser)
+    flags.add_selection_flags(parser)
+    flags.add_local_flags(parser)
+    flags.add_dry_run_flags(parser)
+    return parser
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     """Curates a corpus.
 
     Args:
-        argv: flags; those of the command line if None.
+        argv: The command's arguments; those of this process if None.
 
     Returns:
-        Beam's result, or None where everything was done before.
+        Beam's result; None where nothing was left to do, or worker processes did it.
 
     Raises:
-        CurationError: what is wrong, and what to do.
-        SystemExit: wrong usage.
+        CurationError: The run cannot continue; the message says why and what to do.
+        SystemExit: Wrong usage, and `--help`.
     """
-    parser = flags.parser(
-        COMMAND,
-        "Scores every document of a corpus with a rater and keeps the best part of it: exactly the part asked for.",
-        f"{COMMAND} --input 'crawl/*.jsonl.gz' --rater rater/ --output run/ --keep_fraction 0.5",
-    )
-    flags.add_output_flag(parser)
-    flags.add_input_flags(parser)
-    add_scoring_flags(parser)
-    flags.add_selection_flags(parser)
-    flags.add_local_flags(parser)
-    args, layout = flags.parse_run(parser, argv)
-    limit_cpu_threads()
-    selection = flags.selection_request(args)
-    request = scoring_request(args, layout)
-    files = scoring.preflight(request)
-    if selection.reference is not None:
-        reference.read_reference(selection.reference, request.plan.identity)
-    check_rule(selection.selection, selection.rule_fields())
-    running.check_writable(request.folder)
-    result = None
-    if printing.read_manifest(selection) is None:
-        printing.say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-        result = running.run_graph(Work(scoring=request, selection=selection), layout)
+    parser = make_parser()
+    args, beam_args = flags.parse(parser, argv)
+
+    # Beam and JAX load here, after --help and wrong usage have been answered.
+    from datarater.pipelines.commands import estimate, printing, requests, running
+
+    execution = requests.execution_for(parser, args, beam_args)
+    selection = requests.selection_request(args)
+    scoring = requests.scoring_request(args, execution)
+    if args.dry_run:
+        worker = estimate.prices_from_flags(args, execution)
+        estimate.print_estimate(scoring, execution, worker)
+        return None
+    result = running.curate(scoring, selection, execution)
     printing.print_selection(selection)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console entry; returns the exit code."""
-    return running.run_command(COMMAND, run, argv)
+    """Runs the command and returns its exit code."""
+    return outcome.exit_code_of(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

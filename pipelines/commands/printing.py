@@ -1,10 +1,15 @@
-"""Printing what a command did: counts, reasons for rejection, where the files are."""
+"""Prints what a command did: counts, reasons for rejection, where the files are."""
 
+from __future__ import annotations
+
+import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from datarater.pipelines.commands.outcome import leave_broken_pipe
 from datarater.pipelines.graph import cutoff_search
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
@@ -14,63 +19,71 @@ from datarater.rater_model.documents.records import Reason
 
 _TOP_REASONS = 3
 _NO_TEXT = (Reason.NO_TEXT, Reason.TEXT_NOT_A_STRING)
+_SUBMITTED = "submitted; the job continues without this command"
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
-    print(line, flush=True)
+    """Prints a line at once.
 
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}"
+    Where the reader of the output has left, as `head` does, the work continues in silence.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        leave_broken_pipe()
 
 
 def print_scoring(folder: RunFolder) -> None:
-    """Prints the counts of a scored corpus."""
+    """Prints the counts of a scored corpus, or that its job was submitted."""
+    if not commits.exists(folder.scoring_path):
+        say(_SUBMITTED)
+        return
     scoring = cutoff_search.read_scoring(folder)
-    say(describe_plan(scoring["identity"]["plan"]))
     counts = scoring["counts"]
-    rejected = sum(counts["rejected"].values())
+    say(describe_plan(scoring["identity"]["plan"]))
     say(
-        f"scored {_count(counts['scored'], 'documents')} ({_count(counts['tokens'], 'tokens')}) of "
-        f"{_count(counts['read'], 'records')} in {_count(scoring['splits'], 'splits')}; "
-        f"rejected {rejected:,}"
+        f"scored {counts['scored']:,} documents ({counts['tokens']:,} tokens) of "
+        f"{counts['read']:,} records in {scoring['splits']:,} splits; "
+        f"rejected {sum(counts['rejected'].values()):,}"
     )
     _print_reasons(counts["rejected"], folder)
     warn_if_all_rejected(scoring)
+    say(f"next: datarater select --output {shlex.quote(folder.path)} --keep_fraction 0.5")
 
 
-def _print_reasons(reasons: dict[str, int], folder: RunFolder) -> None:
-    for reason, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+def _print_reasons(reasons: Mapping[str, int], folder: RunFolder) -> None:
+    for reason, number in _by_count(reasons):
         say(f"  {reason:<20} {number:>12,}")
     if reasons:
         say(f"  each with its file, position and reason in {folder.path}/rejected/")
 
 
-def warn_if_all_rejected(scoring: dict[str, Any]) -> None:
-    """Says on standard error that nothing could be scored, why, and which flag may be amiss.
+def _by_count(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+
+
+def warn_if_all_rejected(scoring: Mapping[str, Any]) -> None:
+    """Warns on standard error that nothing could be scored, why, and which flag may be wrong.
 
     Args:
-        scoring: the fields of `scoring.json`.
+        scoring: Fields of `scoring.json`.
     """
     counts = scoring["counts"]
     if counts["scored"] or not counts["read"]:
         return
-    reasons = sorted(counts["rejected"].items(), key=lambda item: (-item[1], item[0]))
-    top = ", ".join(f"{reason} {number:,}" for reason, number in reasons[:_TOP_REASONS])
+    reasons = _by_count(counts["rejected"])[:_TOP_REASONS]
+    top = ", ".join(f"{reason} {number:,}" for reason, number in reasons)
     lines = [
-        f"WARNING: not one of {counts['read']:,} records could be scored, all were rejected: {top}"
+        f"WARNING: none of {counts['read']:,} records could be scored, all were rejected: {top}"
     ]
-    if any(reason in _NO_TEXT for reason, _ in reasons[:_TOP_REASONS]):
+    if any(reason in _NO_TEXT for reason, _ in reasons):
         field = scoring["identity"]["read"]["text_field"]
-        lines.append(
-            f"WARNING: is --text_field right? The text was looked for in the field {field!r}"
-        )
+        lines.append(f"WARNING: is --text_field right? It names the field {field!r}")
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def read_manifest(request: SelectionRequest) -> dict[str, Any] | None:
-    """The manifest of a finished selection, None if it is not finished."""
+    """Returns the manifest of a finished selection, None for one that is not finished."""
     if not commits.exists(request.selection.success_path):
         return None
     manifest: dict[str, Any] = orjson.loads(commits.read_bytes(request.selection.manifest_path))
@@ -78,10 +91,10 @@ def read_manifest(request: SelectionRequest) -> dict[str, Any] | None:
 
 
 def print_selection(request: SelectionRequest) -> None:
-    """Prints the counts of a finished selection, and where its files are."""
+    """Prints the counts of a finished selection and where its files are."""
     manifest = read_manifest(request)
     if manifest is None:
-        say("submitted; the job goes on without this command")
+        say(_SUBMITTED)
         return
     counts = manifest["counts"]
     say(f"read      {counts['read']:>12,}")
@@ -89,10 +102,12 @@ def print_selection(request: SelectionRequest) -> None:
     say(f"dropped   {counts['dropped']:>12,}")
     say(f"rejected  {counts['rejected']:>12,}")
     _print_reasons(counts["rejected_by_reason"], request.folder)
+
     say(f"kept documents: {len(manifest['files'])} files in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
+    output = shlex.quote(request.output)
     say(
-        f"another rule, without scoring again: datarater select --output {request.output} --keep_fraction F"
+        f"another rule, without scoring again: datarater select --output {output} --keep_fraction F"
     )
     if counts["rejected"] == counts["read"]:
         warn_if_all_rejected(cutoff_search.read_scoring(request.folder))

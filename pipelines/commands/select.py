@@ -1,54 +1,62 @@
-"""`datarater select`: keeps the best part of a scored corpus; nothing is scored again."""
+"""`datarater select`: keeps the best part of a scored corpus without scoring it again."""
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from apache_beam.runners.runner import PipelineResult
+from datarater.pipelines.commands import flags, outcome
+from datarater.rater_model.command_line import CommandParser
 
-from datarater.pipelines.commands import flags, printing, running
-from datarater.pipelines.graph import cutoff_search
-from datarater.pipelines.graph.curation import Work
-from datarater.pipelines.run_folder.identity import check_rule
+if TYPE_CHECKING:
+    from apache_beam.runners.runner import PipelineResult
 
 COMMAND = "datarater select"
+
+
+def make_parser() -> CommandParser:
+    """Returns the command's parser."""
+    parser = CommandParser(
+        COMMAND,
+        "Keeps the best part of a corpus that `datarater score` or `datarater curate` scored.",
+        f"{COMMAND} --output run --keep_fraction 0.1",
+    )
+    flags.add_output_flag(parser)
+    flags.add_selection_flags(parser)
+    flags.add_local_flags(parser)
+    return parser
 
 
 def run(argv: Sequence[str] | None = None) -> PipelineResult | None:
     """Selects from a scored corpus.
 
     Args:
-        argv: flags; those of the command line if None.
+        argv: The command's arguments; those of this process if None.
 
     Returns:
-        Beam's result, or None where everything was done before.
+        Beam's result; None where nothing was left to do, or worker processes did it.
 
     Raises:
-        CurationError: what is wrong, and what to do.
-        SystemExit: wrong usage.
+        CurationError: The run cannot continue; the message says why and what to do.
+        SystemExit: Wrong usage, and `--help`.
     """
-    parser = flags.parser(
-        COMMAND,
-        "Keeps the best part of a corpus that datarater score or datarater curate scored.",
-        f"{COMMAND} --output run/ --keep_fraction 0.1",
-    )
-    flags.add_output_flag(parser)
-    flags.add_selection_flags(parser)
-    flags.add_local_flags(parser)
-    args, layout = flags.parse_run(parser, argv)
-    request = flags.selection_request(args)
-    cutoff_search.first_cutoffs(request)
-    check_rule(request.selection, request.rule_fields())
-    result = None
-    if printing.read_manifest(request) is None:
-        running.check_writable(request.folder)
-        result = running.run_graph(Work(selection=request), layout)
+    parser = make_parser()
+    args, beam_args = flags.parse(parser, argv)
+
+    # Beam and JAX load here, after --help and wrong usage have been answered.
+    from datarater.pipelines.commands import printing, requests, running
+
+    execution = requests.execution_for(parser, args, beam_args)
+    request = requests.selection_request(args)
+    result = running.select(request, execution)
     printing.print_selection(request)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console entry; returns the exit code."""
-    return running.run_command(COMMAND, run, argv)
+    """Runs the command and returns its exit code."""
+    return outcome.exit_code_of(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`datarater status`: reports the progress of a run folder, from anywhere."""
 
-import argparse
+from __future__ import annotations
+
 import os
 import sys
 import time
@@ -8,55 +9,66 @@ from collections.abc import Sequence
 
 import orjson
 
+from datarater.pipelines.commands import flags, outcome
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher, report
-from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import CommandParser
 
 COMMAND = "datarater status"
+_MIN_WAIT_SECONDS = 0.1
+
+
+def make_parser() -> CommandParser:
+    """Returns the command's parser."""
+    parser = CommandParser(
+        COMMAND,
+        "Reports the progress of a run: splits done, documents and tokens a second, time left, "
+        "records rejected so far.",
+        f"{COMMAND} gs://bucket/run --watch 10",
+        usage=f"{COMMAND} RUN_DIR [flags]",
+        takes_beam_flags=False,
+    )
+    parser.add_argument(
+        "folder", metavar="RUN_DIR", help="Run folder: a local path or any fsspec URL."
+    )
+    parser.add_argument(
+        "--watch",
+        type=flags.positive_number,
+        metavar="SECONDS",
+        help="Report again every so many seconds, until the run is done.",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="Print one JSON object for each report, for programs."
+    )
+    return parser
 
 
 def run(argv: Sequence[str] | None = None) -> Status | None:
-    """Prints how far a run is.
+    """Prints the progress of a run.
 
     Args:
-        argv: flags; those of the command line if None.
+        argv: The command's arguments; those of this process if None.
 
     Returns:
         The status; None before the run is planned.
 
     Raises:
-        UsageError: there is no such folder.
-        CurationError: the run folder cannot be read.
-        SystemExit: wrong usage.
+        UsageError: There is no such folder.
+        CurationError: The run folder cannot be read.
+        SystemExit: Wrong usage, and `--help`.
     """
-    parser = argparse.ArgumentParser(
-        prog=COMMAND,
-        description="Says how far a run is: splits done, documents and tokens a second, time left, rejects so far.",
-        epilog=f"example:\n  {COMMAND} gs://bucket/run --watch 10",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "folder", metavar="RUN_DIR", help="the run folder, local or on any file system"
-    )
-    parser.add_argument(
-        "--watch",
-        type=float,
-        metavar="SECONDS",
-        help="look again every so many seconds, until done",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object a look, for programs"
-    )
-    args = parser.parse_args(argv)
-    commits.check_protocols("RUN_DIR", args.folder)
-    folder = RunFolder(args.folder)
+    args = make_parser().parse_args(argv)
+    path = os.path.expanduser(args.folder)
+    commits.check_protocols("RUN_DIR", path)
+    folder = RunFolder(path)
     try:
         if not commits.exists(folder.path):
-            raise UsageError(f"{folder.path}: no such run folder")
+            raise UsageError(f"RUN_DIR: {folder.path} does not exist")
     except OSError as error:
         raise CurationError(f"{folder.path} cannot be read: {error}") from error
+
     watcher = Watcher(folder)
     while True:
         try:
@@ -69,21 +81,12 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         print("\n".join(lines), flush=True)
         if args.watch is None or (status is not None and status.finished):
             return status
-        time.sleep(max(args.watch, 0.1))
+        time.sleep(max(args.watch, _MIN_WAIT_SECONDS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console entry; returns the exit code."""
-    try:
-        run(argv)
-    except CurationError as error:
-        print(f"{COMMAND}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return exit_codes.STOPPED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exit_codes.DONE
+    """Runs the command and returns its exit code."""
+    return outcome.exit_code_of(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

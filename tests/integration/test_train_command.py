@@ -16,8 +16,7 @@ from datarater.meta_training.configs import default
 from datarater.meta_training.run.command import next_command
 from datarater.meta_training.run.metrics import read_metrics
 from datarater.meta_training.run.workdir import Workdir
-from datarater.pipelines.commands import flags as options
-from datarater.pipelines.commands.score import add_scoring_flags
+from datarater.pipelines.commands import curate
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
@@ -276,15 +275,9 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
 
 def curation_flags(command: str) -> argparse.Namespace:
     """Reads a command line as `datarater curate` does."""
-    program, name, *words = shlex.split(command)
-    assert (program, name) == ("datarater", "curate")
-    parser = options.parser(name, "", "")
-    options.add_output_flag(parser)
-    options.add_input_flags(parser)
-    add_scoring_flags(parser)
-    options.add_selection_flags(parser)
-    options.add_local_flags(parser)
-    return parser.parse_args(words)
+    program, subcommand, *words = shlex.split(command)
+    assert (program, subcommand) == ("datarater", "curate")
+    return curate.make_parser().parse_args(words)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ import orjson
 import yaml  # type: ignore[import-untyped]
 
 from datarater.pipelines.batch import config as batch_config
-from datarater.pipelines.commands import flags
-from datarater.pipelines.commands.score import scoring_request
+from datarater.pipelines.commands import flags, requests
 from datarater.pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
 from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.curation import Work
@@ -97,8 +96,8 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def curate(argv: Sequence[str]) -> None:
     """What `datarater.pipelines.commands.curate.run` leaves behind of a run over JSONL files, by one commit after the other."""
     args, beam_args = flags.parse(batch_config.FlagParser("plain"), argv)
-    selection = flags.selection_request(args)
-    request = scoring_request(args, choice.choose(beam_args, 1))
+    selection = requests.selection_request(args)
+    request = requests.scoring_request(args, choice.choose(beam_args, 1))
     files = scoring.preflight(request)
     check_rule(selection.selection, selection.rule_fields())
     if commits.exists(selection.selection.success_path):

@@ -15,7 +15,7 @@ FOLDER = ROOT / "deploy" / "dataflow"
 TEMPLATES = ("curate", "score", "select")
 LEFT_OUT = ("local_workers",)
 """Flags that mean nothing on Dataflow."""
-SEVERAL_TIMES = "may be given several times"
+SEVERAL_TIMES = "Can be repeated."
 """What a flag's help says where a template, which has one value a parameter, must say something else."""
 
 _CLOUD_FOLDER = r"^(gs|s3)://[^,\n\r]+$"
@@ -34,13 +34,13 @@ _REGEXES = {
     "threshold": rf"^-?{_NUMBER}$",
     "source_weight": rf"^[^,\n\r]+={_NUMBER}(,[^,\n\r]+={_NUMBER})*$",
 }
-_REGEXES_BY_TYPE = {
+_REGEXES_BY_TYPE: dict[Any, str] = {
     flags.whole_number: r"^0*[1-9][0-9]*$",
     flags.byte_count: r"^0*[1-9][0-9]* *([kKmMgG][iI]?)?[bB]?$",
     flags.fraction: f"^{_SHARE}$",
     flags.amplification: r"^[1-9][0-9]{0,2}(\.[0-9]+)?$",
-    flags.selection_name: f"^{flags._NAME.pattern}$",
-    int: r"^-?[0-9]+$",
+    flags.selection_name: f"^{flags._SELECTION_NAME.pattern}$",
+    flags.integer: r"^-?[0-9]+$",
 }
 
 

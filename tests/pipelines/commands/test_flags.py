@@ -7,7 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, StandardOptions
 
 from datarater.pipelines import errors
-from datarater.pipelines.commands import curate, printing, score, select
+from datarater.pipelines.commands import batch, curate, printing, score, select, status
 from datarater.pipelines.commands import flags as options
 from datarater.pipelines.errors import (
     CountsError,
@@ -59,14 +59,16 @@ def test_a_flag_that_nobody_knows_is_refused_on_this_machine() -> None:
         choice.choose(["--keep_fracton=0.5"], 1)
 
 
-@pytest.mark.parametrize("module", [curate, score, select])
+@pytest.mark.parametrize("module", [curate, score, select, status, batch])
 def test_help_has_an_example_and_the_exit_codes(module, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert f"  {module.COMMAND} --" in text
-    assert "exit codes:" in text
+    description, example, _ = text.split("\n\n", 2)
+    assert description.endswith(".")
+    assert example.startswith(f"Example:\n  {module.COMMAND} ")
+    assert "Exit codes:\n   0  done" in text
 
 
 def test_exactly_one_rule_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,8 +119,8 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
             {"--output": "nowhere://run"},
             "--output: nowhere://run: there is no file system nowhere://",
         ),
-        ({"--output": "FILE"}, "/file is a file, give a folder"),
-        ({"--output": "FILE/below/run"}, "/file is a file, give a folder"),
+        ({"--output": "FILE"}, "/file is a file; name a folder"),
+        ({"--output": "FILE/below/run"}, "/file is a file; name a folder"),
         (
             {"--runner": "FlinkRunnr"},
             "--runner: there is no FlinkRunnr here; did you mean FlinkRunner?",
@@ -181,12 +183,7 @@ def test_a_flag_that_is_nearly_ours_is_refused(
 
 
 def test_beams_flags_and_those_of_its_runners_are_not_taken_for_ours() -> None:
-    parser = options.parser("it", "It.", "it")
-    options.add_output_flag(parser)
-    options.add_input_flags(parser)
-    score.add_scoring_flags(parser)
-    options.add_selection_flags(parser)
-    options.add_local_flags(parser)
+    parser = curate.make_parser()
     # FlinkRunner learns these from its job server.
     of_flink = [
         "--parallelism",

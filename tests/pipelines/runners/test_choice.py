@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from datarater.pipelines import errors
-from datarater.pipelines.commands import flags
+from datarater.pipelines.commands import requests
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.runners import choice, execution, flink, prism
 from datarater.pipelines.runners.flink import FlinkError
@@ -172,11 +172,12 @@ def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
         "output": "s3://run",
         "reference": None,
         "tfds_data_dir": "~/prepared",
+        "input_list": None,
     }
     args = argparse.Namespace(**given)
-    flags.make_absolute(args, choice.choose([], 1))
+    requests.make_absolute(args, choice.choose([], 1))
     assert vars(args) == given
-    flags.make_absolute(args, on_flink(job_manager))
+    requests.make_absolute(args, on_flink(job_manager))
     assert args.input == [f"{tmp_path}/a/*,gs://b/*,tfds:c4/en", f"@{tmp_path}/list"]
     assert (args.rater, args.output, args.reference) == (f"{tmp_path}/rater", "s3://run", None)
     assert args.tfds_data_dir == str(Path.home() / "prepared")

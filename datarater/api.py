@@ -1,0 +1,279 @@
+"""Scoring and selecting from Python: the commands' work, by value.
+
+The functions take the flags of the commands as keyword arguments, and resume as the commands do:
+the same call continues an unfinished run, and returns at once where nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from datarater.pipelines.commands import printing, running
+from datarater.pipelines.commands.flags import (
+    DEFAULT_READ_AMPLIFICATION,
+    DEFAULT_SHARD_BYTES,
+    DEFAULT_SPLIT_BYTES,
+)
+from datarater.pipelines.commands.requests import REMOTE_WORKERS_TO_FILL
+from datarater.pipelines.errors import CurationError
+from datarater.pipelines.graph import cutoff_search
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.runners import choice
+from datarater.pipelines.runners.execution import Execution
+from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
+from datarater.rater_model.documents.files import local_path
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.scoring_options import ScoringOptions
+
+PathLike = str | Path
+
+
+def curate(
+    inputs: PathLike | Sequence[PathLike],
+    rater: PathLike,
+    output: PathLike,
+    *,
+    scoring: ScoringOptions | None = None,
+    text_field: str = "text",
+    id_field: str = "id",
+    source_field: str = "source",
+    split_bytes: int = DEFAULT_SPLIT_BYTES,
+    max_rejected_fraction: float = 1.0,
+    local_workers: int = 1,
+    beam_args: Sequence[str] = (),
+    progress: bool = False,
+    **selection: Any,
+) -> dict[str, Any]:
+    """Scores a corpus and keeps its best part.
+
+    Args:
+        inputs: Paths, folders or globs, as `--input` takes them.
+        rater: Rater checkpoint.
+        output: Run folder.
+        scoring: Options that change a score.
+        text_field: Field or column with the text.
+        id_field: Field or column with the document's id.
+        source_field: Field or column with the name of the document's source.
+        split_bytes: Stored bytes in a split, the unit of work and of resuming.
+        max_rejected_fraction: Share of rejected records past which the run stops.
+        local_workers: Worker processes where the run is local.
+        beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
+        progress: Whether to print progress lines.
+        **selection: Rule and options of the selection; see `select`.
+
+    Returns:
+        The manifest: counts, the cutoff, the kept files with their digests. Empty where a job was
+        submitted that continues elsewhere.
+
+    Raises:
+        CurationError: The run cannot continue; the message says why and what to do.
+        SelectionError: The rule or its options do not go together.
+
+    Example:
+        >>> manifest = datarater.curate(
+        ...     "crawl/*.jsonl.gz", "rater", "run", keep_fraction=0.5
+        ... )  # doctest: +SKIP
+        >>> manifest["counts"]["kept"]  # doctest: +SKIP
+        2745
+    """
+    execution = choice.choose(beam_args, local_workers)
+    request = _selection_request(output, execution, **selection)
+    scoring_request = _scoring_request(
+        inputs,
+        rater,
+        output,
+        execution,
+        scoring or ScoringOptions(),
+        ReadOptions(text_field=text_field, id_field=id_field, source_field=source_field),
+        split_bytes,
+        max_rejected_fraction,
+    )
+    running.curate(
+        scoring_request, request, execution, printing.say if progress else _silent, progress
+    )
+    return printing.read_manifest(request) or {}
+
+
+def score(
+    inputs: PathLike | Sequence[PathLike],
+    rater: PathLike,
+    output: PathLike,
+    *,
+    scoring: ScoringOptions | None = None,
+    text_field: str = "text",
+    id_field: str = "id",
+    source_field: str = "source",
+    split_bytes: int = DEFAULT_SPLIT_BYTES,
+    max_rejected_fraction: float = 1.0,
+    local_workers: int = 1,
+    beam_args: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Scores a corpus into a run folder; see `curate` for the arguments.
+
+    Returns:
+        The fields of `scoring.json`: versions, options, counts. Empty where a job was submitted
+        that continues elsewhere.
+
+    Raises:
+        CurationError: The run cannot continue; the message says why and what to do.
+    """
+    execution = choice.choose(beam_args, local_workers)
+    request = _scoring_request(
+        inputs,
+        rater,
+        output,
+        execution,
+        scoring or ScoringOptions(),
+        ReadOptions(text_field=text_field, id_field=id_field, source_field=source_field),
+        split_bytes,
+        max_rejected_fraction,
+    )
+    running.score(request, execution, printing.say if progress else _silent, progress)
+    if not commits.exists(request.folder.scoring_path):
+        return {}
+    return cutoff_search.read_scoring(request.folder)
+
+
+def select(
+    output: PathLike,
+    *,
+    local_workers: int = 1,
+    beam_args: Sequence[str] = (),
+    progress: bool = False,
+    **selection: Any,
+) -> dict[str, Any]:
+    """Keeps the best part of a scored corpus; nothing is scored again.
+
+    Args:
+        output: Run folder that `score` or `curate` filled.
+        local_workers: Worker processes where the run is local.
+        beam_args: Flags for Beam.
+        progress: Whether to print progress lines.
+        **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
+            or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
+            `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
+            each as the flag of that name.
+
+    Returns:
+        The manifest; see `curate`.
+
+    Raises:
+        CurationError: The run cannot continue; the message says why and what to do.
+        SelectionError: The rule or its options do not go together.
+    """
+    execution = choice.choose(beam_args, local_workers)
+    request = _selection_request(output, execution, **selection)
+    running.select(request, execution, printing.say if progress else _silent, progress)
+    return printing.read_manifest(request) or {}
+
+
+def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads the scores of a run folder.
+
+    Args:
+        output: Run folder.
+        columns: Names of the columns to read; None for all: position, key, key_hash, score, tokens,
+            bytes, source, status, detail, excerpt.
+
+    Returns:
+        One row for each record that was read, rejected ones included.
+
+    Raises:
+        CurationError: The folder does not exist or holds no scores.
+    """
+    folder = RunFolder(_path(output))
+    scores = f"{folder.path}/scores"
+    if not commits.exists(scores):
+        raise CurationError(f"{folder.path} holds no scores; run `datarater score` into it first")
+    # Score files of version 0.1.0 lie beside JSON summaries.
+    filesystem, path = pa.fs.FileSystem.from_uri(scores) if "://" in scores else (None, scores)
+    return ds.dataset(
+        path, format="parquet", filesystem=filesystem, exclude_invalid_files=True
+    ).to_table(columns=list(columns) if columns is not None else None)
+
+
+def _silent(line: str) -> None:
+    """Discards a line of progress."""
+
+
+def _path(path: PathLike, execution: Execution | None = None) -> str:
+    text = os.path.expanduser(os.fspath(path))
+    # Workers elsewhere have working folders of their own.
+    if execution is not None and not execution.local and local_path(text) == text:
+        return os.path.abspath(text)
+    return text
+
+
+def _scoring_request(
+    inputs: PathLike | Sequence[PathLike],
+    rater: PathLike,
+    output: PathLike,
+    execution: Execution,
+    scoring: ScoringOptions,
+    read: ReadOptions,
+    split_bytes: int,
+    max_rejected_fraction: float,
+) -> ScoringRequest:
+    patterns = [inputs] if isinstance(inputs, str | Path) else inputs
+    rater = _path(rater, execution)
+    return ScoringRequest(
+        inputs=tuple(_path(pattern, execution) for pattern in patterns),
+        rater=rater,
+        rater_digest=rater_digest(rater),
+        output=_path(output, execution),
+        read=read,
+        scoring=scoring,
+        split_bytes=split_bytes,
+        max_rejected_fraction=max_rejected_fraction,
+        max_read_amplification=DEFAULT_READ_AMPLIFICATION,
+        workers_to_fill=execution.workers or REMOTE_WORKERS_TO_FILL,
+    )
+
+
+def _selection_request(
+    output: PathLike,
+    execution: Execution,
+    *,
+    keep_fraction: Any = None,
+    keep_count: int | None = None,
+    token_budget: int | None = None,
+    threshold: Any = None,
+    accept_batch: int | None = None,
+    discard_fraction: Any = None,
+    per: str = "corpus",
+    source_weights: Mapping[str, Any] | None = None,
+    min_per_source: int = 0,
+    reference: PathLike | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    output_format: str = "same",
+    output_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> SelectionRequest:
+    rule = rule_from_options(keep_fraction, keep_count, token_budget, threshold, accept_batch)
+    policy = policy_from_options(
+        rule,
+        accept_batch=accept_batch,
+        discard_fraction=discard_fraction,
+        per=per,
+        source_weights=source_weights,
+        min_per_source=min_per_source,
+        by_reference=reference is not None,
+    )
+    return SelectionRequest.of(
+        policy,
+        output=_path(output, execution),
+        name=name,
+        seed=seed,
+        output_format=output_format,
+        output_shard_bytes=output_shard_bytes,
+        reference=None if reference is None else _path(reference, execution),
+    )

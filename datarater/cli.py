@@ -1,0 +1,123 @@
+"""The `datarater` command, which loads a subcommand only when it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+
+import datarater
+from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import exit_code_lines, near_miss
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        module: Module whose `main(argv)` runs it and returns the exit code.
+        summary: What it does, in a line.
+        extra: Extra of the distribution that it needs; "" for none.
+    """
+
+    module: str
+    summary: str
+    extra: str = ""
+
+
+COMMANDS = {
+    "train": Command(
+        "datarater.meta_training.train", "Meta-train a rater on your own corpus.", "train"
+    ),
+    "score": Command("datarater.pipelines.commands.score", "Score every document of a corpus."),
+    "select": Command(
+        "datarater.pipelines.commands.select", "Keep the best part of a scored corpus."
+    ),
+    "curate": Command(
+        "datarater.pipelines.commands.curate", "Score a corpus and keep its best part."
+    ),
+    "status": Command("datarater.pipelines.commands.status", "Report the progress of a run."),
+    "batch": Command(
+        "datarater.pipelines.commands.batch", "Curate the files that arrived since the last batch."
+    ),
+    "demo": Command(
+        "datarater.meta_training.demo.demo",
+        "Meta-train a small rater on a built-in corpus and curate the corpus with it.",
+        "train",
+    ),
+    "completion": Command("datarater.completion", "Print a shell's completion script."),
+}
+"""Subcommands by name, in the order of the help."""
+
+_EXAMPLE = """\
+Example:
+  datarater train --config.data.inner='crawl/*.jsonl.gz' --workdir=work
+  datarater curate --input 'crawl/*.jsonl.gz' --rater work/rater --output run --keep_fraction 0.5
+"""
+
+
+def help_text() -> str:
+    """Returns what `datarater --help` prints."""
+    commands = "\n".join(f"  {name:<11} {command.summary}" for name, command in COMMANDS.items())
+    return f"""\
+Learns what training data is worth, and keeps the best of it.
+
+{_EXAMPLE}
+usage: datarater COMMAND [flags]
+       datarater COMMAND --help
+       datarater --version
+
+Commands:
+{commands}
+
+Exit codes of every command:
+{exit_code_lines()}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+        argv: The words after `datarater`; those of this process if None.
+
+    Returns:
+        The exit code (`datarater.rater_model.exit_codes`).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return exit_codes.DONE if words else exit_codes.WRONG_USAGE
+    if words[0] in ("-V", "--version"):
+        print(f"datarater {datarater.__version__}")
+        return exit_codes.DONE
+
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        near = near_miss(name, COMMANDS)
+        hint = f"did you mean {near}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        print(f"datarater: unknown command {name!r}; {hint}", file=sys.stderr)
+        return exit_codes.WRONG_USAGE
+
+    command = COMMANDS[name]
+    try:
+        code: int = importlib.import_module(command.module).main(rest)
+    except ModuleNotFoundError as error:
+        # Ours missing is a defect; a library missing is an extra that was not installed.
+        if not command.extra or (error.name or "").startswith("datarater"):
+            raise
+        print(
+            f"datarater {name}: the package {error.name} is not installed; "
+            f"pip install 'datarater[{command.extra}]'",
+            file=sys.stderr,
+        )
+        return exit_codes.FAILED
+    except SystemExit as error:  # argparse ends so, after --help and for wrong usage
+        return error.code if isinstance(error.code, int) else exit_codes.DONE
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Builds a selection policy from options, for flags and for the Python interfaces alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.ranking import SelectionError
+from datarater.pipelines.selection.rules import (
+    BatchTopK,
+    KeepCount,
+    KeepFraction,
+    Rule,
+    Threshold,
+    TokenBudget,
+)
+
+
+def rule_from_options(
+    keep_fraction: Any = None,
+    keep_count: int | None = None,
+    token_budget: int | None = None,
+    threshold: Any = None,
+    accept_batch: int | None = None,
+) -> Rule | None:
+    """Returns the one rule that is given; None for `accept_batch`, which needs a second option.
+
+    Fractions and thresholds may be numbers or texts such as "1/3". A float means the decimal that
+    its text shows, so 0.1 is one tenth exactly.
+
+    Raises:
+        SelectionError: Not exactly one rule is given, or its value is out of range.
+    """
+    options = {
+        "keep_fraction": keep_fraction,
+        "keep_count": keep_count,
+        "token_budget": token_budget,
+        "threshold": threshold,
+        "accept_batch": accept_batch,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        raise SelectionError(
+            f"give exactly one of {', '.join(options)}; given: {', '.join(given) or 'none'}"
+        )
+    if keep_fraction is not None:
+        return KeepFraction(str(keep_fraction))
+    if keep_count is not None:
+        return KeepCount(keep_count)
+    if token_budget is not None:
+        return TokenBudget(token_budget)
+    return None if threshold is None else Threshold(str(threshold))
+
+
+def policy_from_options(
+    rule: Rule | None,
+    *,
+    accept_batch: int | None = None,
+    discard_fraction: Any = None,
+    per: Scope | str = Scope.CORPUS,
+    source_weights: Mapping[str, Any] | None = None,
+    min_per_source: int = 0,
+    by_reference: bool = False,
+    prefix: str = "",
+) -> Policy:
+    """Returns the policy of a rule and the options around it.
+
+    Args:
+        rule: The rule; None for batch top-K, which `accept_batch` and `discard_fraction` make.
+        accept_batch: Batch size B of batch top-K.
+        discard_fraction: Share of each batch that batch top-K drops.
+        per: Whether the rule applies to the corpus or to each source.
+        source_weights: Weight by source, with `per` source.
+        min_per_source: Number of best documents of each source that are kept in any case.
+        by_reference: Whether the distribution of scores comes from a reference.
+        prefix: What stands before an option's name in messages: "--" for flags.
+
+    Raises:
+        SelectionError: Two options do not go together; the message names them.
+    """
+    if accept_batch is not None:
+        if discard_fraction is None:
+            raise SelectionError(
+                f"{prefix}accept_batch needs {prefix}discard_fraction: 0.75 drops three quarters "
+                "of every batch"
+            )
+        rule = BatchTopK.discarding(accept_batch, str(discard_fraction))
+    elif discard_fraction is not None:
+        raise SelectionError(
+            f"{prefix}discard_fraction belongs to {prefix}accept_batch; to keep a share use "
+            f"{prefix}keep_fraction"
+        )
+    if rule is None:
+        raise SelectionError("no selection rule is given")
+
+    scope = Scope(per)
+    if by_reference:
+        if not isinstance(rule, KeepFraction | BatchTopK):
+            raise SelectionError(
+                f"{prefix}reference goes with {prefix}keep_fraction or {prefix}accept_batch"
+            )
+        if scope is not Scope.CORPUS or min_per_source:
+            raise SelectionError(
+                f"{prefix}reference describes a whole corpus: it goes neither with {prefix}per "
+                f"source nor with {prefix}min_per_source"
+            )
+    weights = {
+        source: weight if isinstance(weight, Fraction) else Fraction(str(weight))
+        for source, weight in (source_weights or {}).items()
+    }
+    return Policy(rule, scope, weights, min_per_source)
