@@ -1,7 +1,8 @@
-"""The inner model: a causal language model, and its loss for each sequence of a batch.
+"""The inner model: a causal language model, and its loss on each sequence of a batch.
 
-Both the inner and the outer loss are next-token cross-entropy (arXiv 2505.17895, section 2).
-Dimension letters as in `datarater.rater_model.transformer`.
+The inner and the outer loss are both next-token cross-entropy (arXiv 2505.17895, section 2).
+
+Dimension letters as in `datarater.meta_training.algorithm`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ Params = Any  # a nested dict of arrays, as Flax makes it
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelConfig:
-    """The shape of a causal language model.
+    """Shape of a causal language model.
 
     Attributes:
-        vocabulary_size: V, of the tokenizer.
-        transformer: the stack's shape.
-        loss_chunk: positions whose logits are made at one time in the loss; 0 for all. It changes
-            no value, and B x L x V numbers are then never held together.
+        vocabulary_size: V, the tokenizer's vocabulary size.
+        transformer: Shape of the transformer.
+        loss_chunk: Positions whose logits are computed at a time in the loss; 0 for all. It changes
+            no value, and avoids keeping all B x L x V logits in memory at once.
     """
 
     vocabulary_size: int = 258
@@ -39,35 +40,45 @@ class LanguageModelConfig:
 
 
 class Windows(NamedTuple):
-    """A batch of token windows, valid up to a length and padded behind it.
+    """A batch of token windows, each valid up to its length and padded after it.
 
     Attributes:
-        tokens_BxL: int32 token ids.
-        length_B: int32, valid tokens of each window, at least 2 (one to read, one to predict).
+        tokens_BxL: Token ids, int32.
+        length_B: Valid tokens of each window, int32; at least 2 (one to read, one to predict).
     """
 
     tokens_BxL: jax.Array
     length_B: jax.Array
 
-    def mask_BxL(self) -> jax.Array:
+    def mask_BxL(self) -> jax.Array:  # noqa: N802 - the name carries the shape
         """Returns True at valid positions."""
         return jnp.arange(self.tokens_BxL.shape[-1]) < self.length_B[..., None]
 
 
 class LanguageModel(nn.Module):
-    """Tokens in, next-token logits out; a position sees itself and what stands before it."""
+    """Maps tokens to next-token logits; a position sees itself and the positions before it."""
 
     config: LanguageModelConfig
 
     @nn.compact
     def __call__(self, tokens_BxL: jax.Array, read_out: bool = True) -> jax.Array:
-        """Returns logits_BxLxV, in float32 at least; without `read_out`, the last hidden states, [B, L, D]."""
+        """Computes logits or hidden states.
+
+        Args:
+            tokens_BxL: Token ids.
+            read_out: Whether to compute logits.
+
+        Returns:
+            logits_BxLxV, in float32 or wider; without `read_out`, the last hidden states
+            x_BxLxD.
+        """
         config, shape = self.config, self.config.transformer
         x_BxLxD = Embedding(config.vocabulary_size, shape, 1.0, name="token_embedding")(tokens_BxL)
         everything_1x1xL = jnp.ones((1, 1, tokens_BxL.shape[1]), bool)
         x_BxLxD = Transformer(shape, causal=True, name="transformer")(x_BxLxD, everything_1x1xL)
         if not read_out:
             return x_BxLxD
+
         logits_BxLxV = nn.Dense(
             config.vocabulary_size,
             use_bias=False,
@@ -82,22 +93,23 @@ def initialise_language_model(config: LanguageModelConfig, key: jax.Array) -> Pa
     """Returns fresh parameters of a language model.
 
     Args:
-        config: the model's shape.
-        key: a random key.
+        config: Shape of the model.
+        key: Random key.
     """
     return LanguageModel(config).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
 
 def sequence_losses(config: LanguageModelConfig, params: Params, windows: Windows) -> jax.Array:
-    """Returns losses_B, the mean next-token cross-entropy of each window, in nats a token.
+    """Returns losses_B, the mean next-token cross-entropy of each window, in nats per token.
 
-        l(x; theta) = - 1/(n-1) sum over t = 2..n of log p_theta(x_t | x_1..x_(t-1)),    n the window's valid length
+        l(x; theta) = - 1/(n-1) sum over t = 2..n of log p_theta(x_t | x_1..x_(t-1))
 
-    Every window counts by its own mean, so a short one weighs as much as a full one.
+    where n is the window's valid length. Each window counts by its own mean, so a short one weighs
+    as much as a full one.
 
     Args:
-        config: the model's shape.
-        params: theta.
+        config: Shape of the model.
+        params: theta, the model's parameters.
         windows: B windows.
     """
     inputs_BxL, targets_BxL = windows.tokens_BxL[:, :-1], windows.tokens_BxL[:, 1:]
@@ -108,6 +120,7 @@ def sequence_losses(config: LanguageModelConfig, params: Params, windows: Window
     else:
         logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL))
         log_probabilities_BxL = _target_log_probabilities(logits_BxLxV, targets_BxL)
+
     valid_BxL = windows.mask_BxL()[:, 1:].astype(log_probabilities_BxL.dtype)
     return -jnp.sum(log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(
         jnp.sum(valid_BxL, axis=1), 1
@@ -122,7 +135,7 @@ def _target_log_probabilities(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -
 def _log_probabilities_in_chunks(
     config: LanguageModelConfig, params: Params, inputs_BxL: jax.Array, targets_BxL: jax.Array
 ) -> jax.Array:
-    """Returns the targets' log-probabilities; each chunk's logits are made again in the backward pass."""
+    """Returns the targets' log-probabilities; the backward pass recomputes each chunk's logits."""
     hidden_BxLxD = cast(
         jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL, read_out=False)
     )
@@ -139,7 +152,7 @@ def _log_probabilities_in_chunks(
 
     @jax.checkpoint
     def of_chunk(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
-        # Cast here, inside the loop, so that the kernel's gradient is summed in the parameters' own
+        # The cast is inside the loop so that the kernel's gradient is summed in the parameters' own
         # precision.
         kernel_DxV = params["readout"]["kernel"].astype(hidden_BxCxD.dtype)
         logits_BxCxV = hidden_BxCxD @ kernel_DxV

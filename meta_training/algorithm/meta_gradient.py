@@ -1,30 +1,28 @@
 """The meta-gradient: how the outer loss after T weighted inner updates depends on the rater.
 
-One inner model's share of Algorithm 1 (arXiv 2505.17895):
+One inner model's share of Algorithm 1 (arXiv 2505.17895), with s the state of the inner optimizer:
 
-    w_t     = softmax(phi_eta(x_t1), ..., phi_eta(x_tB))
-    g_t     = sum_i w_ti grad_theta l(x_ti; theta_t)
-    theta_(t+1), s_(t+1) = optimiser(theta_t, s_t, g_t)                 t = 0..T-1
-    g_eta   = grad_eta mean_j L(y_j; theta_T(eta))
+    w_t                  = softmax(phi_eta(x_t1), ..., phi_eta(x_tB))
+    g_t                  = sum over i of w_ti grad_theta l(x_ti; theta_t)
+    theta_(t+1), s_(t+1) = optimizer(theta_t, s_t, g_t)                      t = 0..T-1
+    g_eta                = grad_eta mean over j of l(y_j; theta_T(eta))
 
-Two ways to the same number:
+Two ways to compute the same number:
 
-- reverse mode differentiates through everything, second derivatives by reverse over reverse. It is
-  the oracle that the other is tested against.
-- mixed mode (MixFlow-MG, arXiv 2505.00793) makes the inner gradient an explicit function with its
+- Reverse mode differentiates through everything and takes second derivatives by reverse over
+  reverse. It is the oracle that mixed mode is tested against.
+- Mixed mode (MixFlow-MG, arXiv 2505.00793) makes the inner gradient an explicit function with its
   own derivative rule. With u the cotangent of g_t, both second-order terms are one forward-mode
   pass over the reverse-mode gradient,
 
-      d/dtheta <u, g_t> = d/de grad_theta [sum_i w_i l_i] (theta + e u)
+      d/dtheta <u, g_t> = d/de grad_theta [sum over i of w_i l_i] (theta + e u)
       d/dw_i   <u, g_t> = d/de l_i (theta + e u)                              at e = 0,
 
-  by the symmetry of second derivatives. Exact, and with far less memory. The rater gets no
-  second-order pass at
-  all: the inner updates see nothing of it but the batch's scores, so the meta-gradient is taken to
-  the T x B scores, and one ordinary vjp carries it on to eta.
+  by the symmetry of second derivatives. This is exact and takes far less memory. The rater needs no
+  second-order pass: the inner updates depend on it only through the T x B scores, so the
+  meta-gradient is taken with respect to the scores, and one ordinary vjp carries it on to eta.
 
-Dimension letters as in `datarater.rater_model.transformer`, and T, the inner updates of a
-meta-step.
+Dimension letters as in `datarater.meta_training.algorithm`.
 """
 
 from __future__ import annotations
@@ -46,46 +44,33 @@ ScoreWindows = Callable[[Params, Windows], jax.Array]  # (eta, windows) -> score
 _INNER_GRADIENT = "inner_gradient"
 
 
-class InnerState(NamedTuple):
-    """One inner model, or a stack of them along a leading axis.
-
-    Attributes:
-        params: theta.
-        optimiser_state: of the inner optimiser, both of Adam's moments among it.
-        age: int32, updates that the model has had since its initialisation, warm-up included.
-    """
-
-    params: Params
-    optimiser_state: optax.OptState
-    age: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
 class MetaGradientConfig:
-    """How the meta-gradient is computed; none of it changes its value.
+    """How the meta-gradient is computed; no field changes its value.
 
-    The defaults recompute nothing, which is fastest as long as it fits;
+    The defaults recompute nothing, which is fastest as long as everything fits in memory;
     `meta_training/configs/pile.py` shows what to set where it does not.
 
-    Micro-batches bound the activations that live at one time: sums over a batch are accumulated, in
-    float32 at least, over parts of it. The softmax over the whole batch's scores comes before them,
-    so they are exact. Sizes are in windows on one device, must divide what they cut, and are 0 for
-    everything at once.
+    Micro-batches limit how many activations are in memory at once: sums over a batch are
+    accumulated over parts of it, in float32 or wider. The softmax over the whole batch's scores is
+    taken before, so micro-batches are exact. Their sizes are in windows on one device, must divide
+    the batch that they split, and are 0 for the whole batch at once.
 
     Attributes:
         mode: "mixed" or "reverse".
-        rematerialise_updates: recompute each inner update in the backward pass. Reverse mode's
-            memory then no longer grows with T times the activations. Mixed mode recomputes the
-            inner backward pass for little, unless inner gradients are saved: then only the
-            optimiser's arithmetic is recomputed.
-        save_inner_gradients: when updates are recomputed, keep each one's inner gradient, T x
-            |theta| numbers, so that the backward pass need not recompute the inner backward pass.
-        scan_updates: run the T updates in a `lax.scan` in place of unrolling them; compiles faster
+        rematerialise_updates: Recompute each inner update in the backward pass. The memory of
+            reverse mode then no longer grows with T times the activations. Mixed mode pays for it
+            with a second inner backward pass, unless inner gradients are saved: then only the
+            optimizer's arithmetic is recomputed.
+        save_inner_gradients: When updates are recomputed, keep the inner gradient of each, T x
+            |theta| numbers, so that the inner backward pass is not recomputed.
+        scan_updates: Run the T updates in a `lax.scan` instead of unrolling them; compiles faster
             for a large T.
-        inner_micro_batch: of the inner gradient, and of its derivative.
-        outer_micro_batch: of the outer loss and its gradient.
-        rater_micro_batch: of the rater, over the T x B windows of a meta-step. Where it is given,
-            the rater's activations are recomputed in place of being kept through the inner updates.
+        inner_micro_batch: Micro-batch of the inner gradient and of its derivative.
+        outer_micro_batch: Micro-batch of the outer loss and its gradient.
+        rater_micro_batch: Micro-batch of the rater, over the T x B windows of a meta-step. Where it
+            is set, the rater's activations are recomputed instead of kept through the inner
+            updates.
     """
 
     mode: str = "mixed"
@@ -106,15 +91,29 @@ class MetaGradientConfig:
                 )
 
 
-class MetaGradient(NamedTuple):
-    """What one inner model's meta-step yields.
+class InnerState(NamedTuple):
+    """One inner model, or a stack of them along a leading axis.
 
     Attributes:
-        gradient: the meta-gradient, a tree like eta.
-        outer_loss: mean outer loss after the T updates.
-        inner_state: the inner model after the T updates.
-        scores_TxB: the rater's scores of the inner batches.
-        inner_losses_TxB: each sequence's loss just before its update.
+        params: theta.
+        optimiser_state: State of the inner optimizer, with both of Adam's moments.
+        age: Updates since the model's initialization, warm-up included; int32.
+    """
+
+    params: Params
+    optimiser_state: optax.OptState
+    age: jax.Array
+
+
+class MetaGradient(NamedTuple):
+    """The result of one inner model's meta-step.
+
+    Attributes:
+        gradient: The meta-gradient, a tree like eta.
+        outer_loss: Mean outer loss after the T updates, in nats per token.
+        inner_state: The inner model after the T updates.
+        scores_TxB: The rater's scores of the inner batches.
+        inner_losses_TxB: Loss of each sequence just before its update, in nats per token.
     """
 
     gradient: Params
@@ -122,160 +121,6 @@ class MetaGradient(NamedTuple):
     inner_state: InnerState
     scores_TxB: jax.Array
     inner_losses_TxB: jax.Array
-
-
-def split_batch(tree: Any, size: int, name: str) -> Any:
-    """Returns the tree with the leading axis B of its arrays cut into [B / size, size].
-
-    Raises:
-        ValueError: `size` does not divide B; the message names the config field.
-    """
-    batch = jax.tree.leaves(tree)[0].shape[0]
-    if batch % size:
-        raise ValueError(
-            f"meta_gradient.{name} ({size}) must divide the {batch} windows that a device takes at once"
-        )
-    return jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
-
-
-def accumulate(function: Callable[..., tuple[Any, Any]], parts: Any, like: Any) -> tuple[Any, Any]:
-    """Sums the first of a function's two results over micro-batches, and stacks the second.
-
-    Args:
-        function: called with one micro-batch; returns (a tree to sum, a tree to stack).
-        parts: a tree of arrays with a leading axis of micro-batches.
-        like: a tree of the shapes and dtypes of the sum; it is accumulated in float32 at least.
-
-    Returns:
-        (the sum, the stacked results).
-    """
-
-    def step(total: Any, part: Any) -> tuple[Any, Any]:
-        summand, result = function(*part)
-        return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, summand), result
-
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like
-    )
-    total, results = jax.lax.scan(step, zeros, parts)
-    return jax.tree.map(lambda t, x: t.astype(x.dtype), total, like), results
-
-
-def make_inner_gradient(
-    losses: SequenceLosses, mode: str, micro_batch: int = 0, data_axis: DataAxis | None = None
-) -> Callable[..., tuple[Params, jax.Array]]:
-    """Returns the function (theta, weights_B, windows) -> (sum_i w_i grad_theta l_i, losses_B).
-
-    Args:
-        losses: the inner loss of each sequence.
-        mode: "reverse" leaves its derivative to JAX; "mixed" gives it the rule of the module's
-            docstring. The losses that it returns are for watching: in mixed mode no derivative
-            flows through them.
-        micro_batch: windows at once; 0 for the whole batch.
-        data_axis: the devices that share the batch, if more than one; the windows are then this
-            device's part, and theta, its gradient and the weights are as `DataAxis` says.
-    """
-
-    def weighted_loss(
-        params: Params, weights_B: jax.Array, windows: Windows
-    ) -> tuple[jax.Array, jax.Array]:
-        losses_B = losses(params, windows)
-        return jnp.sum(weights_B * losses_B), losses_B
-
-    def gradient(
-        params: Params, weights_B: jax.Array, windows: Windows
-    ) -> tuple[Params, jax.Array]:
-        def of_part(part_weights_B: jax.Array, part: Windows) -> tuple[Params, jax.Array]:
-            return jax.grad(weighted_loss, has_aux=True)(params, part_weights_B, part)
-
-        if not micro_batch:
-            return of_part(weights_B, windows)
-        if mode == "reverse":
-            of_part = jax.checkpoint(of_part)
-        parts = split_batch((weights_B, windows), micro_batch, "inner_micro_batch")
-        total, losses_MxB = accumulate(of_part, parts, params)
-        return total, losses_MxB.reshape(-1)
-
-    if mode == "reverse":
-        if data_axis is not None:
-            raise ValueError(
-                "meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1"
-            )
-        return gradient
-
-    axis = data_axis or OneDevice()
-
-    @jax.custom_vjp
-    def mixed(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Params, jax.Array]:
-        total, losses_B = gradient(axis.whole_params(params), axis.own_part(weights_B), windows)
-        return axis.sum_params(total), axis.whole_batch(losses_B)
-
-    def forward(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Any, Any]:
-        return mixed(params, weights_B, windows), (params, weights_B, windows)
-
-    def backward(
-        inputs: Any, cotangents: tuple[Params, jax.Array]
-    ) -> tuple[Params, jax.Array, None]:
-        params, weights_B, windows = inputs
-        direction, _ = cotangents
-        _, (params_bar, weights_bar_B) = jax.jvp(
-            lambda theta: gradient(theta, axis.own_part(weights_B), windows),
-            (axis.whole_params(params),),
-            (axis.whole_params(direction),),
-        )
-        return (
-            axis.sum_params(params_bar),
-            axis.whole_batch(weights_bar_B).astype(weights_B.dtype),
-            None,
-        )
-
-    mixed.defvjp(forward, backward)
-    return mixed
-
-
-def make_mean_loss(
-    losses: SequenceLosses, micro_batch: int = 0, data_axis: DataAxis | None = None
-) -> Callable[[Params, Windows], jax.Array]:
-    """Returns the function (theta, windows) -> mean loss, whose gradient is taken together with its value.
-
-    It has a first derivative only, which is all that an outer loss needs.
-
-    Args:
-        losses: the loss of each sequence.
-        micro_batch: windows at once; 0 for the whole batch.
-        data_axis: the devices that share the batch, if more than one.
-    """
-    axis = data_axis or OneDevice()
-
-    def value_and_gradient(params: Params, windows: Windows) -> tuple[jax.Array, Params]:
-        whole = axis.whole_params(params)
-        batch = windows.length_B.shape[0] * axis.size
-
-        def of_part(part: Windows) -> tuple[tuple[jax.Array, Params], None]:
-            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / batch)(
-                whole
-            ), None
-
-        if micro_batch:
-            parts = split_batch(windows, micro_batch, "outer_micro_batch")
-            shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))[0]
-            (value, gradient), _ = accumulate(of_part, (parts,), shapes)
-        else:
-            (value, gradient), _ = of_part(windows)
-        return axis.sum_value(value), axis.sum_params(gradient)
-
-    @jax.custom_vjp
-    def mean_loss(params: Params, windows: Windows) -> jax.Array:
-        return axis.sum_value(
-            jnp.sum(losses(axis.whole_params(params), windows))
-            / (windows.length_B.shape[0] * axis.size)
-        )
-
-    def backward(gradient: Params, cotangent: jax.Array) -> tuple[Params, None]:
-        return jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradient), None
-
-    mean_loss.defvjp(value_and_gradient, backward)
-    return mean_loss
 
 
 def make_meta_gradient(
@@ -288,28 +133,30 @@ def make_meta_gradient(
     """Returns the function that computes one inner model's meta-gradient.
 
     Args:
-        score_windows: the rater: (eta, windows) -> scores_B.
-        losses: inner and outer loss of each sequence: (theta, windows) -> losses_B.
-        optimiser: the inner optimiser, any of optax whose update can be differentiated; an Adam
-            needs an `eps_root` above 0. Where parameters are cut over devices it must treat each
-            number by itself, as Adam, AdamW and SGD do.
-        config: how to compute it.
-        data_axis: the devices that share one inner model's batches, if more than one: the function
+        score_windows: The rater: (eta, windows) -> scores_B.
+        losses: Inner and outer loss of each sequence: (theta, windows) -> losses_B.
+        optimiser: The inner optimizer, any of optax whose update can be differentiated; an Adam
+            needs an `eps_root` above 0. Where parameters are cut over devices, it must be
+            elementwise, as Adam, AdamW and SGD are.
+        config: How to compute the meta-gradient.
+        data_axis: The devices that share one inner model's batches, if more than one: the function
             then runs inside `jax.shard_map`, on this device's part of the windows. Mixed mode only.
 
     Returns:
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
 
     Raises:
-        ValueError: reverse mode is asked to share a batch over devices.
+        ValueError: If reverse mode is asked to share a batch over devices.
 
     Example:
-        >>> meta_gradient = make_meta_gradient(score, losses, optax.sgd(0.1), MetaGradientConfig())  # doctest: +SKIP
-        >>> meta_gradient(eta, state, inner_windows_T, outer_windows).gradient  # doctest: +SKIP
+        >>> make = make_meta_gradient(score, losses, optax.sgd(0.1), config)  # doctest: +SKIP
+        >>> make(eta, state, inner_windows_T, outer_windows).gradient  # doctest: +SKIP
     """
     axis = data_axis or OneDevice()
     inner_gradient = make_inner_gradient(losses, config.mode, config.inner_micro_batch, data_axis)
     mean_loss = make_mean_loss(losses, config.outer_micro_batch, data_axis)
+
+    # Inner training: T weighted updates, then the outer loss.
 
     def update(
         state: InnerState, weights_B: jax.Array, windows: Windows
@@ -346,6 +193,8 @@ def make_meta_gradient(
             losses_TxB = jnp.stack(steps)
         return mean_loss(state.params, outer), (state, losses_TxB)
 
+    # The rater: scores of all T x B windows, and the gradient that flows back through them.
+
     def flatten(inner: Windows) -> Windows:
         return Windows(*(x.reshape(-1, *x.shape[2:]) for x in inner))
 
@@ -368,6 +217,8 @@ def make_meta_gradient(
         )
         return accumulate(of_part, parts, rater_params)[0]
 
+    # The two modes.
+
     def mixed(
         rater_params: Params, state: InnerState, inner: Windows, outer: Windows
     ) -> MetaGradient:
@@ -376,6 +227,8 @@ def make_meta_gradient(
         else:
             own_scores_TxB, pull_back = jax.vjp(lambda eta: scores_of(eta, inner), rater_params)
         scores_TxB = axis.whole_batch(own_scores_TxB)
+
+        # The gradient goes to the scores first, then through the rater.
         (outer_loss, (state, losses_TxB)), scores_bar_TxB = jax.value_and_grad(
             after_updates, has_aux=True
         )(scores_TxB, state, inner, outer)
@@ -400,3 +253,171 @@ def make_meta_gradient(
         return MetaGradient(gradient, outer_loss, last, scores_TxB, losses_TxB)
 
     return mixed if config.mode == "mixed" else reverse
+
+
+def make_inner_gradient(
+    losses: SequenceLosses, mode: str, micro_batch: int = 0, data_axis: DataAxis | None = None
+) -> Callable[..., tuple[Params, jax.Array]]:
+    """Returns the function (theta, weights_B, windows) -> (sum_i w_i grad_theta l_i, losses_B).
+
+    The losses are for metrics only: in mixed mode no derivative flows through them.
+
+    Args:
+        losses: Inner loss of each sequence.
+        mode: "reverse" leaves the function's derivative to JAX; "mixed" gives it the rule of the
+            module's docstring.
+        micro_batch: Windows at a time; 0 for the whole batch.
+        data_axis: The devices that share the batch, if more than one; the windows are then this
+            device's part, and theta, its gradient and the weights are as `DataAxis` describes.
+
+    Raises:
+        ValueError: If reverse mode is asked to share a batch over devices.
+    """
+
+    def weighted_loss(
+        params: Params, weights_B: jax.Array, windows: Windows
+    ) -> tuple[jax.Array, jax.Array]:
+        losses_B = losses(params, windows)
+        return jnp.sum(weights_B * losses_B), losses_B
+
+    def gradient(
+        params: Params, weights_B: jax.Array, windows: Windows
+    ) -> tuple[Params, jax.Array]:
+        def of_part(part_weights_B: jax.Array, part: Windows) -> tuple[Params, jax.Array]:
+            return jax.grad(weighted_loss, has_aux=True)(params, part_weights_B, part)
+
+        if not micro_batch:
+            return of_part(weights_B, windows)
+        if mode == "reverse":
+            of_part = jax.checkpoint(of_part)
+        parts = split_batch((weights_B, windows), micro_batch, "inner_micro_batch")
+        total, losses_MxB = accumulate(of_part, parts, params)
+        return total, losses_MxB.reshape(-1)
+
+    if mode == "reverse":
+        if data_axis is not None:
+            raise ValueError(
+                "meta_gradient.mode 'reverse' needs each inner model on one device: "
+                "set placement.data to 1"
+            )
+        return gradient
+
+    axis = data_axis or OneDevice()
+
+    @jax.custom_vjp
+    def mixed(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Params, jax.Array]:
+        total, losses_B = gradient(axis.whole_params(params), axis.own_part(weights_B), windows)
+        return axis.sum_params(total), axis.whole_batch(losses_B)
+
+    def forward(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Any, Any]:
+        return mixed(params, weights_B, windows), (params, weights_B, windows)
+
+    def backward(
+        inputs: Any, cotangents: tuple[Params, jax.Array]
+    ) -> tuple[Params, jax.Array, None]:
+        params, weights_B, windows = inputs
+        direction, _ = cotangents
+        # Both second-order terms from one forward-mode pass: the tangents of the gradient and of
+        # the losses along the cotangent.
+        _, (params_bar, weights_bar_B) = jax.jvp(
+            lambda theta: gradient(theta, axis.own_part(weights_B), windows),
+            (axis.whole_params(params),),
+            (axis.whole_params(direction),),
+        )
+        return (
+            axis.sum_params(params_bar),
+            axis.whole_batch(weights_bar_B).astype(weights_B.dtype),
+            None,
+        )
+
+    mixed.defvjp(forward, backward)
+    return mixed
+
+
+def make_mean_loss(
+    losses: SequenceLosses, micro_batch: int = 0, data_axis: DataAxis | None = None
+) -> Callable[[Params, Windows], jax.Array]:
+    """Returns the function (theta, windows) -> mean loss, for use as an outer loss.
+
+    Its gradient is computed together with its value. It has a first derivative only, which is all
+    that an outer loss needs.
+
+    Args:
+        losses: Loss of each sequence.
+        micro_batch: Windows at a time; 0 for the whole batch.
+        data_axis: The devices that share the batch, if more than one.
+    """
+    axis = data_axis or OneDevice()
+
+    def value_and_gradient(params: Params, windows: Windows) -> tuple[jax.Array, Params]:
+        whole = axis.whole_params(params)
+        batch = windows.length_B.shape[0] * axis.size
+
+        def of_part(part: Windows) -> tuple[tuple[jax.Array, Params], None]:
+            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / batch)(
+                whole
+            ), None
+
+        if micro_batch:
+            parts = split_batch(windows, micro_batch, "outer_micro_batch")
+            shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))[0]
+            (value, gradient), _ = accumulate(of_part, (parts,), shapes)
+        else:
+            (value, gradient), _ = of_part(windows)
+        return axis.sum_value(value), axis.sum_params(gradient)
+
+    @jax.custom_vjp
+    def mean_loss(params: Params, windows: Windows) -> jax.Array:
+        return axis.sum_value(
+            jnp.sum(losses(axis.whole_params(params), windows))
+            / (windows.length_B.shape[0] * axis.size)
+        )
+
+    def backward(gradient: Params, cotangent: jax.Array) -> tuple[Params, None]:
+        return jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradient), None
+
+    mean_loss.defvjp(value_and_gradient, backward)
+    return mean_loss
+
+
+def split_batch(tree: Any, size: int, name: str) -> Any:
+    """Returns the tree with the leading axis B of its arrays cut into [B / size, size].
+
+    Args:
+        tree: Arrays with a leading axis B.
+        size: Windows of a micro-batch.
+        name: Field of `MetaGradientConfig` that sets the size, for the message.
+
+    Raises:
+        ValueError: If `size` does not divide B.
+    """
+    batch = jax.tree.leaves(tree)[0].shape[0]
+    if batch % size:
+        raise ValueError(
+            f"meta_gradient.{name} ({size}) must divide the {batch} windows that one device "
+            "processes at once"
+        )
+    return jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
+
+
+def accumulate(function: Callable[..., tuple[Any, Any]], parts: Any, like: Any) -> tuple[Any, Any]:
+    """Sums a function's first result over micro-batches, and stacks its second.
+
+    Args:
+        function: Called with one micro-batch; returns (a tree to sum, a tree to stack).
+        parts: Tree of arrays with a leading axis M of micro-batches.
+        like: Tree with the shapes and dtypes of the sum, which is accumulated in float32 or wider.
+
+    Returns:
+        (the sum, the stacked results).
+    """
+
+    def step(total: Any, part: Any) -> tuple[Any, Any]:
+        summand, result = function(*part)
+        return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, summand), result
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), like
+    )
+    total, results = jax.lax.scan(step, zeros, parts)
+    return jax.tree.map(lambda t, x: t.astype(x.dtype), total, like), results

@@ -1,4 +1,16 @@
-"""One meta-step over the population: inner updates, meta-gradients, the averaged update."""
+"""The meta-step: inner updates, meta-gradients and the averaged update of the rater.
+
+The population's part of Algorithm 1 (arXiv 2505.17895). With g_i the meta-gradient of inner model
+i, one meta-step updates the rater by
+
+    u_i, s_i = meta_optimizer(g_i, s_i, eta)           i = 1..P, each with a state of its own
+    eta      = eta + 1/P sum over i of u_i
+
+The updates are averaged, not the gradients: an Adam over averaged gradients would let the inner
+model with the largest gradients drown the others.
+
+Dimension letters as in `datarater.meta_training.algorithm`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +33,11 @@ class MetaState(NamedTuple):
     """Everything that meta-training learns and keeps.
 
     Attributes:
-        step: int32, meta-steps done.
+        step: Meta-steps done; int32.
         rater_params: eta.
-        meta_optimiser_state: one state of the meta-optimiser for each inner model, stacked along a
+        meta_optimiser_state: One state of the meta-optimizer for each inner model, stacked along a
             leading axis P.
-        inner: the inner models, stacked likewise.
+        inner: The inner models, stacked likewise.
     """
 
     step: jax.Array
@@ -35,20 +47,20 @@ class MetaState(NamedTuple):
 
 
 class MetaStepMetrics(NamedTuple):
-    """What a meta-step tells about itself.
+    """Metrics of one meta-step.
 
     Attributes:
-        outer_loss_P: each inner model's outer loss after its updates, nats a token.
-        inner_loss: mean inner loss, unweighted.
-        age_P: each inner model's age after its updates.
-        gradient_norm_P: norm of each inner model's meta-gradient before clipping.
-        gradient_rms_P: root mean square of each meta-gradient's entries, to hold against the
+        outer_loss_P: Outer loss of each inner model after its updates, in nats per token.
+        inner_loss: Mean inner loss, unweighted, in nats per token.
+        age_P: Age of each inner model after its updates, in updates.
+        gradient_norm_P: Norm of each inner model's meta-gradient, before clipping.
+        gradient_rms_P: Root mean square of the entries of each meta-gradient, to compare with the
             meta-Adam's epsilon.
-        effective_sample_share: mean over batches of (1 / sum_i w_i^2) / B, 1 for uniform weights.
-        weight_entropy_share: mean over batches of the weights' entropy over log B, 1 for uniform
+        effective_sample_share: Mean over batches of (1 / sum_i w_i^2) / B; 1 for uniform weights.
+        weight_entropy_share: Mean over batches of the weights' entropy over log B; 1 for uniform
             weights.
-        score_spread: mean over batches of the scores' standard deviation.
-        update_norm: norm of the rater's averaged update.
+        score_spread: Mean over batches of the scores' standard deviation.
+        update_norm: Norm of the rater's averaged update.
     """
 
     outer_loss_P: jax.Array
@@ -62,18 +74,130 @@ class MetaStepMetrics(NamedTuple):
     update_norm: jax.Array
 
 
+def make_meta_step(
+    meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
+    meta_optimiser: optax.GradientTransformation,
+    placement: Placement | None = None,
+) -> jax.stages.Wrapped:
+    """Returns one meta-step over the whole population, compiled.
+
+    Args:
+        meta_gradient: The meta-gradient of one inner model, as `make_meta_gradient` returns it for
+            the placement's data axis.
+        meta_optimiser: The meta-optimizer of one inner model.
+        placement: The placement; None for one device.
+
+    Returns:
+        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics).
+        The state is donated: use the one returned. With a placement, place the arguments with
+        `place_meta_state` and `place_windows`.
+    """
+    averaged_update = make_averaged_update(meta_optimiser)
+
+    def members(
+        rater_params: Params,
+        meta_state: optax.OptState,
+        state: InnerState,
+        inner: Windows,
+        outer: Windows,
+    ) -> tuple[Params, optax.OptState, jax.Array, MetaGradient]:
+        # The inner models of a device take turns, so that memory does not grow with the population.
+        results: MetaGradient = jax.lax.map(
+            lambda member: meta_gradient(rater_params, *member), (state, inner, outer)
+        )
+
+        update, meta_state = averaged_update(results.gradient, meta_state, rater_params)
+        if placement is not None:
+            update = placement.mean_over_population(update)
+
+        squares = [
+            jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient)
+        ]
+        square_P = functools.reduce(jnp.add, squares)
+        return update, meta_state, square_P, results._replace(gradient=())
+
+    def meta_step(
+        state: MetaState, inner: Windows, outer: Windows
+    ) -> tuple[MetaState, MetaStepMetrics]:
+        all_members = members
+        if placement is not None:
+            specs = meta_state_specs(state, placement)
+            each: Any = PartitionSpec(POPULATION)
+            everywhere = PartitionSpec()
+            all_members = jax.shard_map(
+                members,
+                mesh=placement.mesh,
+                in_specs=(
+                    specs.rater_params,
+                    specs.meta_optimiser_state,
+                    specs.inner,
+                    windows_spec(inner),
+                    windows_spec(outer),
+                ),
+                out_specs=(
+                    everywhere,
+                    specs.meta_optimiser_state,
+                    each,
+                    MetaGradient((), each, specs.inner, each, each),
+                ),
+                check_vma=False,
+            )
+        update, meta_optimiser_state, square_P, results = all_members(
+            state.rater_params, state.meta_optimiser_state, state.inner, inner, outer
+        )
+
+        metrics = _metrics(results, square_P, update, state.rater_params)
+        rater_params = optax.apply_updates(state.rater_params, update)
+        after = MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state)
+        if placement is not None:
+            shardings = placement.shardings(specs)
+            after = jax.lax.with_sharding_constraint(after, shardings)
+            metrics = jax.lax.with_sharding_constraint(
+                metrics, NamedSharding(placement.mesh, PartitionSpec())
+            )
+        return after, metrics
+
+    return jax.jit(meta_step, donate_argnums=0)
+
+
+def _metrics(
+    results: MetaGradient, square_P: jax.Array, update: Params, rater_params: Params
+) -> MetaStepMetrics:
+    """Returns the metrics of a meta-step; their exchanges between devices are left to the compiler.
+
+    Args:
+        results: Results of all inner models, stacked along a leading axis P.
+        square_P: Squared norm of each inner model's meta-gradient.
+        update: The rater's averaged update.
+        rater_params: eta before the update.
+    """
+    weights_PxTxB = jax.nn.softmax(results.scores_TxB, axis=-1)
+    batch = weights_PxTxB.shape[-1]
+    size = sum(leaf.size for leaf in jax.tree.leaves(rater_params))
+    entropy_PxT = -jnp.sum(weights_PxTxB * jnp.log(jnp.maximum(weights_PxTxB, 1e-30)), axis=-1)
+    return MetaStepMetrics(
+        outer_loss_P=results.outer_loss,
+        inner_loss=jnp.mean(results.inner_losses_TxB),
+        age_P=results.inner_state.age,
+        gradient_norm_P=jnp.sqrt(square_P),
+        gradient_rms_P=jnp.sqrt(square_P / size),
+        effective_sample_share=jnp.mean(1 / jnp.sum(jnp.square(weights_PxTxB), axis=-1)) / batch,
+        weight_entropy_share=jnp.mean(entropy_PxT) / jnp.log(max(batch, 2)),
+        score_spread=jnp.mean(jnp.std(results.scores_TxB, axis=-1)),
+        update_norm=optax.global_norm(update),
+    )
+
+
 def make_averaged_update(
     meta_optimiser: optax.GradientTransformation,
 ) -> Callable[[Params, optax.OptState, Params], tuple[Params, optax.OptState]]:
-    """Returns the function (gradients_P, states_P, eta) -> (mean over P of the updates, new states_P).
+    """Returns the function (gradients_P, states_P, eta) -> (mean update, new states_P).
 
-    Every inner model has a meta-optimiser of its own and the UPDATES are averaged, not the
-    gradients (Algorithm 1,
-    arXiv 2505.17895):  u_i = Adam_i(g_i),  eta <- eta + 1/P sum_i u_i.  An Adam over averaged gradients would let
-    the inner model with the largest gradients drown the others.
+    Each inner model has a meta-optimizer state of its own, and the updates are averaged over P; see
+    the module's docstring.
 
     Args:
-        meta_optimiser: clipping, Adam, weight decay and learning rate, for one inner model.
+        meta_optimiser: Clipping, Adam, weight decay and learning rate for one inner model.
     """
 
     def averaged_update(
@@ -93,9 +217,9 @@ def initial_meta_state(
     """Returns the state before the first meta-step.
 
     Args:
-        rater_params: eta, freshly initialised.
-        inner: the inner models, stacked along a leading axis P.
-        meta_optimiser: the meta-optimiser of one inner model.
+        rater_params: eta, freshly initialized.
+        inner: The inner models, stacked along a leading axis P.
+        meta_optimiser: The meta-optimizer of one inner model.
     """
     size = inner.age.shape[0]
     state = meta_optimiser.init(rater_params)
@@ -103,7 +227,10 @@ def initial_meta_state(
 
 
 def meta_state_specs(state: MetaState, placement: Placement) -> Any:
-    """Returns where each array of a meta-state lives: the rater everywhere, what is one member's in its group."""
+    """Returns the partition specs of a meta-state.
+
+    The rater is on every device; what belongs to one inner model is in its group.
+    """
     everywhere = PartitionSpec()
     return MetaState(
         step=everywhere,  # type: ignore[arg-type] # a state of specs
@@ -116,119 +243,27 @@ def meta_state_specs(state: MetaState, placement: Placement) -> Any:
 
 
 def place_meta_state(state: MetaState, placement: Placement | None) -> MetaState:
-    """Puts a meta-state, the same in every process, where it belongs."""
+    """Places a meta-state, which must be the same in every process, on its devices."""
     return (
         state if placement is None else placement.place(state, meta_state_specs(state, placement))
     )
 
 
 def place_windows(windows: Windows, placement: Placement | None) -> Windows:
-    """Puts windows [P, T, B, L] or [P, B, L], the same in every process, where they are used."""
+    """Places windows, which must be the same in every process, on the devices that use them.
+
+    Args:
+        windows: Inner windows [P, T, B, L] or outer windows [P, B, L].
+        placement: The placement; None for one device.
+    """
     if placement is None:
         return windows
     return placement.place(windows, windows_spec(windows))
 
 
 def windows_spec(windows: Windows) -> PartitionSpec:
-    """Returns where windows [P, T, B, L] or [P, B, L] live: members in their groups, batches over a group."""
-    return PartitionSpec(POPULATION, *[None] * (windows.length_B.ndim - 2), DATA)
+    """Returns the partition spec of windows [P, T, B, L] or [P, B, L].
 
-
-def make_meta_step(
-    meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
-    meta_optimiser: optax.GradientTransformation,
-    placement: Placement | None = None,
-) -> jax.stages.Wrapped:
-    """Returns one meta-step over the whole population, compiled.
-
-    Args:
-        meta_gradient: of one inner model, as `make_meta_gradient` returns it (for the placement's
-            data axis, where there is one).
-        meta_optimiser: of one inner model.
-        placement: where things live; None for one device.
-
-    Returns:
-        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics).
-        The state is
-        donated: use the one returned. With a placement, `place_meta_state` and `place_windows` put
-        the arguments where they belong.
+    Inner models are spread over groups, and each batch over the devices of its group.
     """
-    averaged_update = make_averaged_update(meta_optimiser)
-
-    def members(
-        rater_params: Params,
-        meta_state: optax.OptState,
-        state: InnerState,
-        inner: Windows,
-        outer: Windows,
-    ) -> tuple[Params, optax.OptState, jax.Array, MetaGradient]:
-        # One inner model of a device after the other: the memory of one, whatever the population's
-        # size.
-        results: MetaGradient = jax.lax.map(
-            lambda member: meta_gradient(rater_params, *member), (state, inner, outer)
-        )
-        update, meta_state = averaged_update(results.gradient, meta_state, rater_params)
-        if placement is not None:
-            update = placement.mean_over_population(update)
-        squares = [
-            jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient)
-        ]
-        square_P = functools.reduce(jnp.add, squares)
-        return update, meta_state, square_P, results._replace(gradient=())
-
-    def meta_step(
-        state: MetaState, inner: Windows, outer: Windows
-    ) -> tuple[MetaState, MetaStepMetrics]:
-        everyone = members
-        if placement is not None:
-            specs = meta_state_specs(state, placement)
-            each: Any = PartitionSpec(POPULATION)
-            everywhere = PartitionSpec()
-            everyone = jax.shard_map(
-                members,
-                mesh=placement.mesh,
-                in_specs=(
-                    specs.rater_params,
-                    specs.meta_optimiser_state,
-                    specs.inner,
-                    windows_spec(inner),
-                    windows_spec(outer),
-                ),
-                out_specs=(
-                    everywhere,
-                    specs.meta_optimiser_state,
-                    each,
-                    MetaGradient((), each, specs.inner, each, each),
-                ),
-                check_vma=False,
-            )
-        update, meta_optimiser_state, square_P, results = everyone(
-            state.rater_params, state.meta_optimiser_state, state.inner, inner, outer
-        )
-        weights_PxTxB = jax.nn.softmax(results.scores_TxB, axis=-1)
-        batch = weights_PxTxB.shape[-1]
-        size = sum(leaf.size for leaf in jax.tree.leaves(state.rater_params))
-        entropy_PxT = -jnp.sum(weights_PxTxB * jnp.log(jnp.maximum(weights_PxTxB, 1e-30)), axis=-1)
-        metrics = MetaStepMetrics(
-            outer_loss_P=results.outer_loss,
-            inner_loss=jnp.mean(results.inner_losses_TxB),
-            age_P=results.inner_state.age,
-            gradient_norm_P=jnp.sqrt(square_P),
-            gradient_rms_P=jnp.sqrt(square_P / size),
-            effective_sample_share=jnp.mean(1 / jnp.sum(jnp.square(weights_PxTxB), axis=-1))
-            / batch,
-            weight_entropy_share=jnp.mean(entropy_PxT) / jnp.log(max(batch, 2)),
-            score_spread=jnp.mean(jnp.std(results.scores_TxB, axis=-1)),
-            update_norm=optax.global_norm(update),
-        )
-        rater_params = optax.apply_updates(state.rater_params, update)
-        after = MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state)
-        if placement is not None:
-            shardings = placement.shardings(specs)
-            after = jax.lax.with_sharding_constraint(after, shardings)
-            metrics = jax.lax.with_sharding_constraint(
-                metrics, NamedSharding(placement.mesh, PartitionSpec())
-            )
-        return after, metrics
-
-    return jax.jit(meta_step, donate_argnums=0)
+    return PartitionSpec(POPULATION, *[None] * (windows.length_B.ndim - 2), DATA)

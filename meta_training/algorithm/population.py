@@ -1,7 +1,15 @@
-"""The population: inner models that persist, their warm-up, their staggered resets, and the meta-step over all.
+"""The population of inner models, which persist between meta-steps, and their staggered resets.
 
-Dimension letters as in `datarater.meta_training.algorithm.meta_gradient`, and P, the inner models
-of the population.
+Algorithm 1 (arXiv 2505.17895) trains the rater on P inner models. Each continues from meta-step to
+meta-step for a lifetime of R meta-steps and then starts anew. Inner model i is reset before
+meta-step n when
+
+    (n + floor(i R / P)) mod R = 0,        n > 0
+
+so that at any time the population contains models of every age (the paper's "stratified
+lifetimes").
+
+Dimension letters as in `datarater.meta_training.algorithm`.
 """
 
 from __future__ import annotations
@@ -25,18 +33,18 @@ Initialise = Callable[[jax.Array], Params]  # random key -> fresh parameters
 
 @dataclasses.dataclass(frozen=True)
 class PopulationConfig:
-    """How inner models live.
+    """Size of the population, lifetimes and warm-up.
 
     Attributes:
-        size: P.
-        lifetime: meta-steps after which an inner model is reset; 0 for never. The models' resets
-            are staggered evenly over a lifetime.
-        warmup_steps: plain training steps of the longest-trained entry of the warm-up pool; 0 for
-            no pool: models then start, and are reset, from fresh parameters, as in the paper.
-        warmup_trajectories: how many models are trained for the pool, each from its own
-            initialisation.
-        warmup_entries: pool entries taken of each of them.
-        warmup_first_share: the share of `warmup_steps` at which the first entry is taken.
+        size: P, the number of inner models.
+        lifetime: R, the meta-steps after which an inner model is reset; 0 for never. The resets are
+            staggered evenly over a lifetime.
+        warmup_steps: Plain training steps of the longest-trained entry of the warm-up pool; 0 for
+            no pool: models then start from, and are reset to, fresh parameters, as in the paper.
+        warmup_trajectories: Number of models trained for the pool, each from its own
+            initialization.
+        warmup_entries: Pool entries taken from each of these models.
+        warmup_first_share: Share of `warmup_steps` at which the first entry is taken.
     """
 
     size: int = 4
@@ -59,37 +67,18 @@ class PopulationConfig:
             )
 
 
-def stack(trees: list[Any]) -> Any:
-    """Stacks trees of the same structure along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def fresh_inner_state(
-    initialise: Initialise, optimiser: optax.GradientTransformation, key: jax.Array
-) -> InnerState:
-    """Returns an inner model that has had no update.
-
-    Args:
-        initialise: makes parameters of a random key.
-        optimiser: the inner optimiser.
-        key: the random key.
-    """
-    params = initialise(key)
-    return InnerState(params, optimiser.init(params), jnp.int32(0))
-
-
 def initial_population(
     size: int, newcomer: Callable[[int], InnerState], placement: Placement | None = None
 ) -> InnerState:
-    """Returns the inner models, stacked along a leading axis P and where they belong.
+    """Returns the inner models, stacked along a leading axis P and placed on their devices.
 
-    One is made after the other: beside its own part of the population no device holds more than one
-    model in whole.
+    They are made one after the other, so that a device never has more than one complete model in
+    memory beside its own part of the population.
 
     Args:
-        size: P.
-        newcomer: makes the inner model of a place in [0, P), the same in every process.
-        placement: where things live; None for one device.
+        size: P, the number of inner models.
+        newcomer: Makes the inner model with an index in [0, P), the same in every process.
+        placement: The placement; None for one device.
     """
     first = newcomer(0)
 
@@ -100,16 +89,32 @@ def initial_population(
         placement.member_specs(jax.eval_shape(nothing), stacked=True)
     )
     inner = jax.jit(nothing, out_shardings=shardings)()
+
     for member in range(size):
         inner = replace_member(inner, member, newcomer(member) if member else first, placement)
     return inner
 
 
-def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
-    """Returns which inner models are reset before meta-step `step` (counted from 0).
+def fresh_inner_state(
+    initialise: Initialise, optimiser: optax.GradientTransformation, key: jax.Array
+) -> InnerState:
+    """Returns an inner model that has had no update.
 
-    Member i's resets lie i/P of a lifetime before member 0's, so that at any time the population
-    holds models of every age ("stratified lifetimes", arXiv 2505.17895).
+    Args:
+        initialise: Makes parameters from a random key.
+        optimiser: The inner optimizer.
+        key: Random key.
+    """
+    params = initialise(key)
+    return InnerState(params, optimiser.init(params), jnp.int32(0))
+
+
+def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
+    """Returns the indices of the inner models that are reset before a meta-step.
+
+    Args:
+        step: The meta-step, counted from 0.
+        config: Size and lifetime of the population.
 
     Example:
         >>> [members_to_reset(step, PopulationConfig(size=2, lifetime=4)) for step in range(6)]
@@ -124,26 +129,16 @@ def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
     ]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _replace_member(inner: InnerState, member: jax.Array, replacement: InnerState) -> InnerState:
-    def replace(stacked: jax.Array, new: jax.Array) -> jax.Array:
-        # A choice in place of a write at an index: every group of devices decides by itself.
-        chosen = (jnp.arange(stacked.shape[0]) == member).reshape(-1, *[1] * new.ndim)
-        return jnp.where(chosen, new[None], stacked)
-
-    return jax.tree.map(replace, inner, replacement)
-
-
 def replace_member(
     inner: InnerState, member: int, replacement: InnerState, placement: Placement | None = None
 ) -> InnerState:
-    """Returns the population with one inner model replaced: parameters, optimiser state and age.
+    """Returns the population with one inner model replaced: parameters, optimizer state and age.
 
     Args:
-        inner: the stacked population; donated: use the one returned.
-        member: which one, in [0, P).
-        replacement: the new one, the same in every process.
-        placement: where things live; None for one device.
+        inner: The stacked population. It is donated: use the one returned.
+        member: Index of the inner model to replace, in [0, P).
+        replacement: The new inner model, the same in every process.
+        placement: The placement; None for one device.
     """
     if placement is not None:
         replacement = placement.place(
@@ -152,3 +147,18 @@ def replace_member(
         specs = placement.member_specs(inner, stacked=True)
         return placement.place(_replace_member(inner, np.int32(member), replacement), specs)
     return _replace_member(inner, np.int32(member), replacement)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _replace_member(inner: InnerState, member: jax.Array, replacement: InnerState) -> InnerState:
+    def replace(stacked: jax.Array, new: jax.Array) -> jax.Array:
+        # A choice instead of a write at an index, so that each group of devices decides locally.
+        chosen = (jnp.arange(stacked.shape[0]) == member).reshape(-1, *[1] * new.ndim)
+        return jnp.where(chosen, new[None], stacked)
+
+    return jax.tree.map(replace, inner, replacement)
+
+
+def stack(trees: list[Any]) -> Any:
+    """Stacks trees of the same structure along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -1,4 +1,13 @@
-"""Warm-up: plain training of inner models into a pool of checkpoints."""
+"""Warm-up: plain training of inner models into a pool of checkpoints.
+
+Inner models start from, and are reset to, entries of this pool. The pool is an addition to
+Algorithm 1 (arXiv 2505.17895), which starts inner models from fresh parameters: in its first few
+hundred updates an inner model carries almost no signal about what data is worth. An entry contains
+parameters, optimizer state and age, since fresh Adam moments would make the first updates nearly
+sign(g).
+
+Dimension letters as in `datarater.meta_training.algorithm`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +34,58 @@ from datarater.meta_training.algorithm.population import (
 TrainStep = Callable[[InnerState, Windows], tuple[InnerState, jax.Array]]
 
 
+def warm_up(
+    config: PopulationConfig,
+    initialise: Initialise,
+    train_step: TrainStep,
+    optimiser: optax.GradientTransformation,
+    batches: Iterator[Windows],
+    key: jax.Array,
+    observe: Callable[[int, InnerState, jax.Array], None] = lambda step, state, loss: None,
+    pool: Sequence[InnerState] = (),
+    resume: tuple[int, InnerState] | None = None,
+) -> list[InnerState]:
+    """Trains the pool that inner models start from and are reset to.
+
+    Args:
+        config: Numbers of trajectories and entries, and the entries' ages.
+        initialise: Makes parameters from a random key.
+        train_step: Training step, as `make_train_step` returns it.
+        optimiser: The inner optimizer.
+        batches: Windows to train on, one batch per step.
+        key: Random key for the initializations.
+        observe: Called after every step with (steps done over all trajectories, the model, its loss
+            before the step). An exception that it raises ends the warm-up.
+        pool: Entries taken before `resume`.
+        resume: State of an earlier warm-up to continue: (steps done, the model). `batches` must
+            continue at the same step.
+
+    Returns:
+        The entries, in the order of `pool_steps`, as NumPy arrays in the host's memory; empty if
+        `warmup_steps` is 0.
+    """
+    if not config.warmup_steps:
+        return []
+    entries, taken_at = list(pool), set(pool_steps(config))
+    keys = jax.random.split(key, config.warmup_trajectories)
+    done, state = resume or (0, None)
+
+    for step in range(done, config.warmup_steps * config.warmup_trajectories):
+        if step % config.warmup_steps == 0:
+            state = fresh_inner_state(initialise, optimiser, keys[step // config.warmup_steps])
+        assert state is not None
+
+        state, loss = train_step(state, next(batches))
+        if step + 1 in taken_at:
+            entries.append(jax.device_get(state))
+        observe(step + 1, state, loss)
+    return entries
+
+
 def pool_ages(config: PopulationConfig) -> list[int]:
-    """Returns the ages at which entries are taken of each warm-up trajectory, in order; the last is its end.
+    """Returns the ages at which entries are taken from each trajectory, in ascending order.
+
+    They are spread evenly from `warmup_first_share` x `warmup_steps` to `warmup_steps`.
 
     Example:
         >>> pool_ages(PopulationConfig(warmup_steps=300, warmup_entries=4, warmup_first_share=0.4))
@@ -40,7 +99,7 @@ def pool_ages(config: PopulationConfig) -> list[int]:
 
 
 def pool_steps(config: PopulationConfig) -> list[int]:
-    """Returns the warm-up steps, counted over all trajectories, after which an entry is taken."""
+    """Returns the steps, counted over all trajectories, after which an entry is taken."""
     return [
         trajectory * config.warmup_steps + age
         for trajectory in range(config.warmup_trajectories)
@@ -55,17 +114,20 @@ def make_train_step(
     micro_batch: int = 0,
     placement: Placement | None = None,
 ) -> TrainStep:
-    """Returns one step of plain training, compiled: (inner model, windows) -> (inner model, its loss before the step).
+    """Returns one compiled step of plain training.
 
-    Several devices share the batch: all of them where it can be cut evenly over all, else those of
-    each group, and the groups then do the same.
+    Several devices share the batch: all of them if it can be cut evenly over all; otherwise the
+    devices of each group share it, and all groups compute the same.
 
     Args:
-        losses: the loss of each sequence; its mean is minimised.
-        optimiser: the inner optimiser.
-        batch: windows of a batch.
-        micro_batch: windows on a device at one time; 0 for all.
-        placement: where things live; None for one device.
+        losses: Loss of each sequence; the step minimizes its mean.
+        optimiser: The inner optimizer.
+        batch: Windows of a batch.
+        micro_batch: Windows on a device at a time; 0 for all.
+        placement: The placement; None for one device.
+
+    Returns:
+        A function (inner model, windows) -> (inner model, its loss before the step).
     """
     data_axis, axes = None, tuple[str, ...]()
     if placement is not None:
@@ -84,6 +146,7 @@ def make_train_step(
 
     if placement is None:
         return jax.jit(train_step)
+
     everywhere, cut = PartitionSpec(), PartitionSpec(axes)
     shared = jax.jit(
         jax.shard_map(
@@ -97,54 +160,3 @@ def make_train_step(
     return lambda state, windows: shared(
         placement.place(state, everywhere), placement.place(windows, cut)
     )
-
-
-def warm_up(
-    config: PopulationConfig,
-    initialise: Initialise,
-    train_step: TrainStep,
-    optimiser: optax.GradientTransformation,
-    batches: Iterator[Windows],
-    key: jax.Array,
-    observe: Callable[[int, InnerState, jax.Array], None] = lambda step, state, loss: None,
-    pool: Sequence[InnerState] = (),
-    resume: tuple[int, InnerState] | None = None,
-) -> list[InnerState]:
-    """Trains the pool that inner models start from and are reset to.
-
-    An inner model in its first few hundred steps carries almost no signal about what data is worth.
-    Entries are taken at ages spread evenly from `warmup_first_share` x `warmup_steps` to
-    `warmup_steps`, and hold parameters, optimiser state and age, since fresh Adam moments would
-    make the first updates nearly sign(g).
-
-    Args:
-        config: how many entries of how many trajectories, and their ages.
-        initialise: makes parameters of a random key.
-        train_step: as `make_train_step` returns it.
-        optimiser: the inner optimiser.
-        batches: windows to train on, one batch a step.
-        key: random key of the initialisations.
-        observe: called after every step with (steps done over all trajectories, the model, its loss
-            before the step); what it raises ends the warm-up.
-        pool: the entries taken before `resume`.
-        resume: where an earlier warm-up stood: (steps done, the model). `batches` must stand there
-            too.
-
-    Returns:
-        The entries, in the order of `pool_steps`, in the host's memory as NumPy arrays; empty where
-        `warmup_steps` is 0.
-    """
-    if not config.warmup_steps:
-        return []
-    entries, taken_at = list(pool), set(pool_steps(config))
-    keys = jax.random.split(key, config.warmup_trajectories)
-    done, state = resume or (0, None)
-    for step in range(done, config.warmup_steps * config.warmup_trajectories):
-        if step % config.warmup_steps == 0:
-            state = fresh_inner_state(initialise, optimiser, keys[step // config.warmup_steps])
-        assert state is not None
-        state, loss = train_step(state, next(batches))
-        if step + 1 in taken_at:
-            entries.append(jax.device_get(state))
-        observe(step + 1, state, loss)
-    return entries

@@ -184,7 +184,7 @@ def test_axes_are_chosen_from_devices_and_population(
             PlacementConfig(data=3, population=1),
             "a batch of 8 windows cannot be cut evenly over 3 devices",
         ),
-        (PlacementConfig(population=4, data=4), "asks for 4 x 4 devices, and there are 8"),
+        (PlacementConfig(population=4, data=4), "asks for 4 x 4 devices, but there are 8"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(config: PlacementConfig, message: str) -> None:
