@@ -1,1 +1,1 @@
-"""Training data: texts, token windows, inner and outer sets."""
+"""Training data: texts, token windows, and the inner and outer sets."""

@@ -1,9 +1,9 @@
-"""Where training texts come from: files found by glob, or a TensorFlow Datasets builder by name.
+"""Sources of training texts: files matched by globs, or a prepared TensorFlow dataset.
 
-A source gives texts by number, so that everything above it can shuffle without holding them in
-memory. TensorFlow Datasets are read where they lie (array_record, no TensorFlow needed). Files
-cannot be: a gzip stream has no middle to begin at. So their texts are copied once into a temporary
-file, from which the operating system pages them in.
+A source returns texts by index, so that its users can shuffle without keeping them in memory.
+TensorFlow datasets are read in place (array_record, without TensorFlow). Files cannot be, since a
+gzip stream has no random access: their texts are copied once into a temporary file, which the
+operating system pages in as needed.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from datarater.rater_model.documents.tfds import (
 )
 
 _LOG = logging.getLogger("datarater")
-_IDENTITY_SAMPLE = 1000  # texts of a dataset, at least
+_IDENTITY_SAMPLE = 1000  # minimum number of a dataset's texts that go into its identity
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on, with what to do about it."""
+    """The data cannot be used for training; the message says what to do."""
 
 
 class EmptySetError(DataError):
-    """A set without a single document."""
+    """The inner or the outer set has no document."""
 
 
 class TextSource(Protocol):
-    """Texts by number.
+    """Texts by index.
 
     Attributes:
-        name: what the source was asked for by, for messages.
-        identity: changes when the texts or their order do. Where it is taken of all texts it cannot
-            miss a change; `TfdsTexts` samples them, and says how.
+        name: Name of the source as the config gives it, for messages.
+        identity: Digest that changes when the texts or their order change. `FileTexts` digests all
+            texts and misses no change; `TfdsTexts` digests a sample.
     """
 
     name: str
@@ -60,50 +60,53 @@ class TextSource(Protocol):
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """Records that could not be used, by reason: in files all, in a dataset those read so far."""
+        """Number of unusable records by reason; for a dataset, among those read so far."""
 
     def __len__(self) -> int:
-        """Returns how many texts there are, unusable ones included."""
+        """Returns the number of texts, including unusable ones."""
 
     def __getitem__(self, index: int) -> str | None:
-        """Returns a text, or None for one that cannot be used."""
+        """Returns a text, or None if it is unusable."""
 
 
 def text_hash(text: str) -> int:
-    """Returns 64 bits of the text's BLAKE2b digest: which of two disjoint sets a document belongs to hangs on it."""
+    """Returns 64 bits of the text's BLAKE2b digest, which decide the set of a document."""
     return int.from_bytes(
         hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()[:8], "little"
     )
 
 
 def _each_once(files: Sequence[FileInfo]) -> list[FileInfo]:
-    """Returns the files without those that are an earlier one by another spelling or through a link."""
-    found: dict[str, FileInfo] = {}
+    """Returns the files without repeats of an earlier one in another spelling or through a link."""
+    by_real_path: dict[str, FileInfo] = {}
     for info in files:
         local = local_path(info.path)
-        found.setdefault(info.path if local is None else os.path.realpath(local), info)
-    return list(found.values())
+        by_real_path.setdefault(info.path if local is None else os.path.realpath(local), info)
+    return list(by_real_path.values())
 
 
 class FileTexts:
-    """The texts of files, copied once into a temporary file (in `$TMPDIR`), which goes with the process.
+    """The texts of files.
 
-    A file is read once, however often and in whatever spelling it is named.
+    They are copied into a temporary file in `$TMPDIR`, which is deleted when the process ends. A
+    file is read once, however often and in whatever spelling it is named.
 
     Args:
-        patterns: paths or globs.
-        options: how files are read.
+        patterns: Paths or globs.
+        options: Options for reading the files.
 
     Raises:
-        NoInputError: no file matches a pattern.
-        OSError: a file cannot be read.
+        NoInputError: If no file matches a pattern.
+        OSError: If a file cannot be read.
     """
 
     def __init__(self, patterns: Sequence[str], options: ReadOptions | None = None) -> None:
         self.name = ",".join(patterns)
+
+        # The file lives as long as the source.
+        self._file = tempfile.TemporaryFile(prefix="datarater-texts-")  # noqa: SIM115
         rejected: collections.Counter[str] = collections.Counter()
-        self._file = tempfile.TemporaryFile(prefix="datarater-texts-")
-        ends = array.array("q", [0])  # 8 bytes a text; a list would take four times that
+        ends = array.array("q", [0])  # 8 bytes per text; a list would take four times as much
         digest = hashlib.sha256()
         for info in _each_once(list_files(patterns)):
             for record in read_file(info.path, options):
@@ -115,6 +118,7 @@ class FileTexts:
                 ends.append(ends[-1] + len(text))
                 digest.update(hashlib.blake2b(text, digest_size=16).digest())
         self._file.flush()
+
         self._ends_N = np.frombuffer(ends, np.int64)
         # An empty file cannot be mapped.
         self._bytes = (
@@ -124,14 +128,14 @@ class FileTexts:
         self._rejected = dict(rejected)
         if rejected:
             _LOG.warning(
-                "%d records could not be read and were left out: %s",
+                "skipped %d records that cannot be read: %s",
                 rejected.total(),
                 dict(rejected),
             )
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """Records that could not be read, by reason."""
+        """Number of records that cannot be read, by reason."""
         return self._rejected
 
     def __len__(self) -> int:
@@ -145,36 +149,57 @@ class FileTexts:
 
 
 class TfdsTexts:
-    """The texts of one split of a prepared TensorFlow dataset, read one by one as they are asked for.
+    """The texts of one split of a prepared TensorFlow dataset, read on demand.
 
-    Its identity is that of the version and the split: how many examples and bytes were prepared,
-    and of every shard its length, its file's size, and a sample of its texts, the first, the middle
-    and the last among them (all of them in a small dataset). So a dataset prepared anew from other
-    texts is noticed without reading all of it; single texts that became others of the same length
-    can escape.
+    The identity covers the version, the split, the number of examples and bytes prepared, and for
+    each shard its length, its file's size and a sample of its texts, which includes the first, the
+    middle and the last (in a small dataset, all texts). A dataset prepared again from other texts
+    is thus detected without reading all of it; a few texts replaced by others of the same length
+    may go unnoticed.
 
     Args:
-        name: as after `tfds:` in a config: `c4/en`, `c4/en:train`, `c4/en:3.0.1:train[:10%]`. The
-            split is `train` where none is named.
-        text_field: the feature that holds the text; a dotted path for nested features.
-        data_dir: the folder of prepared datasets; empty for TensorFlow Datasets' own default.
+        name: Name of the dataset without the prefix `tfds:`, such as `c4/en`, `c4/en:train` or
+            `c4/en:3.0.1:train[:10%]`. The default split is `train`.
+        text_field: Name of the feature with the text; a dotted path for nested features.
+        data_dir: Folder of prepared datasets; empty for the default of TensorFlow Datasets.
 
     Raises:
-        DataError: no such dataset, version, split or text feature, or it is not stored as
-            array_record; the message names those that exist.
-        OSError: a shard cannot be read.
+        DataError: If there is no such dataset, version, split or text feature, or the dataset is
+            not stored as array_record; the message names those that exist.
+        OSError: If a shard cannot be read.
     """
 
     def __init__(self, name: str, text_field: str = "text", data_dir: str = "") -> None:
-        import tensorflow_datasets as tfds  # here, since importing it costs half a second
-
         self.name = TFDS_PREFIX + name
         try:
             parsed = DatasetName.parse(self.name)
         except DatasetError as error:
             raise DataError(str(error)) from error
-        dataset, version, split = parsed.name, parsed.version, parsed.split
-        folder = data_dir or tfds.core.constants.DATA_DIR
+
+        builder = self._open(parsed, data_dir)
+        self._path = self._feature_path(builder, text_field)
+        shards, sizes = self._shards(builder, parsed.split)
+        try:
+            self._source = builder.as_data_source(split=parsed.split)
+        except NotImplementedError as error:
+            raise DataError(
+                f"{self.name} is stored as {builder.info.file_format}, which has no random access; "
+                f"convert it: tfds convert_format --root_data_dir={_folder(data_dir)} "
+                "--out_file_format=array_record"
+            ) from error
+
+        self._rejected: collections.Counter[str] = collections.Counter()
+        digest = self._digest(shards, sizes)
+        self.identity = (
+            f"{builder.info.full_name}:{parsed.split} {len(self._source)} examples {digest}"
+        )
+
+    def _open(self, parsed: DatasetName, data_dir: str) -> Any:
+        """Returns the dataset's builder, which has the split that is asked for."""
+        import tensorflow_datasets as tfds  # importing it takes half a second
+
+        dataset, version, folder = parsed.name, parsed.version, _folder(data_dir)
+        remedy = f"prepare it with: tfds build {dataset} --file_format=array_record"
         try:
             builder = tfds.builder(
                 f"{dataset}:{version}" if version else dataset, data_dir=folder, try_gcs=False
@@ -186,55 +211,60 @@ class TfdsTexts:
             tfds.core.registered.DatasetNotFoundError,
         ) as error:
             raise DataError(
-                f"{self.name}: no dataset {dataset!r}{f' of version {version}' if version else ''} stands in {folder} "
-                f"({describe_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
+                f"{self.name}: there is no dataset {dataset!r}"
+                f"{f' of version {version}' if version else ''} in {folder} "
+                f"({describe_prepared(folder)}); {remedy}"
             ) from error
+
         splits = sorted(builder.info.splits)
         if not splits:
             raise DataError(
                 f"{self.name}: the dataset {dataset!r} is known but not prepared in {folder} "
-                f"({describe_prepared(folder)}); prepare it with: tfds build {dataset} --file_format=array_record"
+                f"({describe_prepared(folder)}); {remedy}"
             )
-        if re.split(r"[\[+]", split)[0] not in splits:
+        if re.split(r"[\[+]", parsed.split)[0] not in splits:
             raise DataError(
-                f"{self.name}: there is no split {split!r}; {builder.info.full_name} has {splits}"
+                f"{self.name}: there is no split {parsed.split!r}; "
+                f"{builder.info.full_name} has {splits}"
             )
-        self._path = text_field.split(".")
+        return builder
+
+    def _feature_path(self, builder: Any, text_field: str) -> list[str]:
+        """Returns the text feature's name, and those of the features around it, outermost first."""
+        import tensorflow_datasets as tfds
+
+        path = text_field.split(".")
         features: Any = builder.info.features
-        for part in self._path:
+        for part in path:
             if not isinstance(features, tfds.features.FeaturesDict) or part not in features:
                 raise DataError(
                     f"{self.name}: data.text_field={text_field!r} is not among its features: "
                     f"{sorted(builder.info.features)}"
                 )
             features = features[part]
+        return path
+
+    def _shards(self, builder: Any, split: str) -> tuple[Sequence[Any], list[str]]:
+        """Returns the split's parts of shards, and a line with the size of each of its splits."""
+        import tensorflow_datasets as tfds
+
         try:
             parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+            # TensorFlow Datasets would read some of these as another range.
             if any((part.from_ or 0) > part.to for part in parts if part.to is not None):
-                raise ValueError(
-                    "a range in it ends before it begins"
-                )  # some of which would be read as another one
+                raise ValueError("one of its ranges ends before it begins")
             sizes = [
                 f"{part.splitname} {builder.info.splits[str(part.splitname)].num_bytes} bytes"
                 for part in parts
             ]
-            shards = builder.info.splits[split].file_instructions
+            return builder.info.splits[split].file_instructions, sizes
         except (ValueError, AssertionError, NotImplementedError) as error:
             raise DataError(
                 f"{self.name}: the split {split!r} cannot be read: {_one_line(error)}"
             ) from error
-        try:
-            self._source = builder.as_data_source(split=split)
-        except NotImplementedError as error:
-            raise DataError(
-                f"{self.name} is stored as {builder.info.file_format}, which gives no access by number; convert it: "
-                f"tfds convert_format --root_data_dir={folder} --out_file_format=array_record"
-            ) from error
-        self._rejected: collections.Counter[str] = collections.Counter()
-        self.identity = f"{builder.info.full_name}:{split} {len(self._source)} examples {self._digest(shards, sizes)}"
 
     def _digest(self, shards: Sequence[Any], sizes: Sequence[str]) -> str:
-        """Returns the hash of what tells shards apart; see the class."""
+        """Returns the hash of what tells prepared datasets apart; see the class."""
         digest = hashlib.sha256("\n".join(sizes).encode())
         samples = max(3, -(-_IDENTITY_SAMPLE // max(1, len(shards))))
         end = 0
@@ -251,7 +281,7 @@ class TfdsTexts:
 
     @property
     def rejected(self) -> Mapping[str, int]:
-        """Records that could not be used so far, by reason; a record read twice counts twice."""
+        """Number of unusable records so far, by reason; a record read twice counts twice."""
         return dict(self._rejected)
 
     def __len__(self) -> int:
@@ -262,27 +292,29 @@ class TfdsTexts:
         if reason:
             if not self._rejected[reason]:
                 _LOG.warning(
-                    "%s: example %d is left out, and others like it: %s", self.name, index, reason
+                    "%s: skipping example %d and others like it: %s", self.name, index, reason
                 )
             self._rejected[reason] += 1
         return text
 
     def _read(self, index: int) -> tuple[str | None, str]:
-        """Returns a text, or None and the reason why it cannot be used."""
+        """Returns (text, ""), or (None, the reason why it is unusable)."""
         try:
             value = self._source[index]
         except RuntimeError as error:  # array_record's only kind of error
             if is_file_system_failure(error):
-                # Not damage but a file or a disk that is not there now: leaving documents out for
-                # that would make a resumed run another one.
+                # The file or the disk is missing for now, the record is not damaged. Skipping the
+                # document would make a resumed run differ from an uninterrupted one.
                 raise OSError(
                     f"{self.name}: example {index} cannot be read: {_one_line(error)}"
                 ) from error
             return None, "record_corrupt"
+
         for part in self._path:
             value = value[part]
         if isinstance(value, np.ndarray):
             value = value.item() if value.ndim == 0 else None
+
         try:
             text = value.decode("utf-8") if isinstance(value, bytes) else value
         except UnicodeDecodeError:
@@ -295,22 +327,29 @@ class TfdsTexts:
         return f"TfdsTexts({self.name!r})"
 
 
+def _folder(data_dir: str) -> str:
+    """Returns the folder of prepared datasets."""
+    import tensorflow_datasets as tfds
+
+    return str(data_dir or tfds.core.constants.DATA_DIR)
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
 def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSource:
-    """Opens what a config names as a set of texts.
+    """Opens a source of texts by its name in the config.
 
     Args:
-        name: `tfds:...` for a TensorFlow dataset (see `TfdsTexts`), else paths or globs joined by
-            commas.
-        text_field: the field that holds the text.
-        tfds_data_dir: the folder of prepared TensorFlow datasets.
+        name: `tfds:...` for a TensorFlow dataset (see `TfdsTexts`), otherwise comma-separated paths
+            or globs.
+        text_field: Field with the text.
+        tfds_data_dir: Folder of prepared TensorFlow datasets.
 
     Raises:
-        DataError: the dataset cannot be read; see `TfdsTexts`.
-        NoInputError: no file matches.
+        DataError: If the dataset cannot be read; see `TfdsTexts`.
+        NoInputError: If no file matches.
     """
     if not name.startswith(TFDS_PREFIX):
         if TFDS_PREFIX in name:
@@ -321,12 +360,12 @@ def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSour
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """Which documents of a source belong to a set, by a hash of their text alone.
+    """Decides which documents of a source belong to a set, by a hash of their text alone.
 
     Attributes:
-        low: the smallest hash that belongs.
-        high: one more than the largest.
-        excluded_N: sorted uint64 hashes that do not belong, whatever their size.
+        low: Smallest hash in the set.
+        high: One more than the largest hash in the set.
+        excluded_N: Sorted uint64 hashes of documents that are not in the set.
     """
 
     low: int = 0
@@ -338,8 +377,8 @@ class Membership:
         value = text_hash(text)
         if not self.low <= value < self.high:
             return False
-        place = int(np.searchsorted(self.excluded_N, np.uint64(value)))
-        return place == len(self.excluded_N) or int(self.excluded_N[place]) != value
+        i = int(np.searchsorted(self.excluded_N, np.uint64(value)))
+        return i == len(self.excluded_N) or int(self.excluded_N[i]) != value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,8 +387,8 @@ class TextSet:
 
     Attributes:
         role: "inner" or "outer", for messages.
-        source: where the texts are.
-        membership: which of them.
+        source: Source of the texts.
+        membership: Which of its documents belong to the set.
     """
 
     role: str
@@ -357,7 +396,7 @@ class TextSet:
     membership: Membership
 
     def get(self, index: int) -> str | None:
-        """Returns the source's text of that number, or None if it is unusable or belongs to another set."""
+        """Returns the source's text at an index, or None if it is unusable or not in the set."""
         text = self.source[index]
         return text if text is not None and self.membership.holds(text) else None
 
@@ -365,13 +404,16 @@ class TextSet:
         return (text for text in map(self.get, range(len(self.source))) if text is not None)
 
     def spread(self, count: int) -> list[str]:
-        """Returns documents from all over the source, the same ones each time, without reading all of it.
+        """Returns documents spread over the whole source, without reading all of it.
 
         Args:
-            count: how many, at most. Fewer are returned where the set has fewer.
+            count: Maximum number of documents; fewer are returned if the set has fewer.
+
+        Returns:
+            The documents, the same ones each time.
         """
         size = len(self.source)
-        # A step that has no factor in common with the size visits every number once.
+        # A step that has no factor in common with the size visits every index once.
         step = (
             next(
                 s
@@ -381,6 +423,7 @@ class TextSet:
             if size
             else 1
         )
+
         texts = (self.get(i * step % size) for i in range(size))
         return list(itertools.islice((text for text in texts if text is not None), count))
 
@@ -390,22 +433,27 @@ def open_sets(
 ) -> tuple[TextSet, TextSet]:
     """Opens the inner and the outer set, which never share a document.
 
-    Either the outer set has a source of its own, and inner documents with a text that stands there
-    are left out; or it is a share of the inner source, chosen by a hash of each document's text.
+    If the outer set has a source of its own, documents whose text occurs in it are excluded from
+    the inner set. Otherwise the outer set is a share of the inner source, chosen by a hash of each
+    document's text.
 
     Args:
-        inner: the inner source, as `open_source` takes it.
-        outer: the outer source; empty to take a share of the inner one.
-        outer_share: that share.
-        text_field: the field that holds the text.
-        tfds_data_dir: the folder of prepared TensorFlow datasets.
+        inner: Name of the inner source, as for `open_source`.
+        outer: Name of the outer source; empty for a share of the inner one.
+        outer_share: That share, between 0 and 1.
+        text_field: Field with the text.
+        tfds_data_dir: Folder of prepared TensorFlow datasets.
+
+    Returns:
+        The inner and the outer set.
 
     Raises:
-        EmptySetError: a set is empty.
-        DataError: the share is not between 0 and 1, or a dataset cannot be read.
-        NoInputError: no file matches.
+        EmptySetError: If a set is empty.
+        DataError: If the share is not between 0 and 1, or a dataset cannot be read.
+        NoInputError: If no file matches.
     """
     source = open_source(inner, text_field, tfds_data_dir)
+
     if outer:
         outer_source = open_source(outer, text_field, tfds_data_dir)
         sets = (
@@ -415,27 +463,31 @@ def open_sets(
     else:
         if not 0 < outer_share < 1:
             raise DataError(
-                f"data.outer_share must lie between 0 and 1 where data.outer is empty, not {outer_share}"
+                "data.outer_share must be between 0 and 1 if data.outer is empty, "
+                f"not {outer_share}"
             )
         border = min(2**64 - 1, max(1, round(outer_share * 2**64)))
         sets = (
             TextSet("inner", source, Membership(low=border)),
             TextSet("outer", source, Membership(high=border)),
         )
+
     for texts in sets:
         if not texts.spread(1):
             raise EmptySetError(
-                f"the {texts.role} set has no document: {texts.source.name} gave {len(texts.source)} texts, "
-                f"none of which belongs to it (rejected: {dict(texts.source.rejected)})"
+                f"the {texts.role} set has no document: {texts.source.name} has "
+                f"{len(texts.source)} texts, none of which belongs to the set "
+                f"(rejected: {dict(texts.source.rejected)})"
             )
     return sets
 
 
 def _hashes(source: TextSource) -> np.ndarray:
-    """Returns the sorted hashes of all texts of a source: 8 bytes a document."""
+    """Returns the sorted hashes of all texts of a source, 8 bytes per document."""
     if len(source) > 1_000_000:
         _LOG.info(
-            "reading the %s outer documents once, so that none is an inner one", f"{len(source):,}"
+            "reading the %s outer documents once, to exclude them from the inner set",
+            f"{len(source):,}",
         )
     texts = (source[index] for index in range(len(source)))
     return np.unique(

@@ -1,10 +1,12 @@
-"""Training data: documents cut into token windows, drawn deterministically, in batches.
+"""Token windows: documents cut into windows and drawn in batches, deterministically.
 
-Windows of files are made once, kept in a temporary file, and shuffled over the whole set. Windows
-of a TensorFlow dataset are made as they are needed: documents in shuffled order, tokenised, packed
-or cut, and shuffled again within a buffer, so that the windows of one long document do not meet in
-one batch. Either way the iterator's state is a few numbers, and an iterator set to it goes on with
-the very same batches.
+Windows of files are made once, kept in a temporary file and shuffled over the whole set. Windows of
+a TensorFlow dataset are made on demand: documents are shuffled, tokenized, packed or cut, and the
+windows are shuffled again within a buffer, so that those of one long document do not end up in one
+batch. In both cases the iterator's state is a few numbers, and an iterator restored to it continues
+with the same batches.
+
+Dimension letters as in `datarater.meta_training.algorithm`, and N, the windows of a set.
 """
 
 from __future__ import annotations
@@ -27,23 +29,23 @@ WINDOW_MODES = ("packed", "document")
 
 
 class WindowSet(Protocol):
-    """Windows to draw from."""
+    """A set of windows to draw batches from."""
 
     def batches(self, count: int, seed: int) -> grain.IterDataset:
-        """Returns endless batches of `count` windows, as pairs (tokens_BxL int32, length_B int32)."""
+        """Returns endless batches of `count` windows: pairs (tokens_BxL, length_B), both int32."""
 
     def describe(self) -> str:
-        """Returns how large the set is, for the log."""
+        """Returns the size of the set, for the log."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenWindows:
-    """All windows of a data set, in a temporary file that the operating system pages in.
+    """All windows of a set, in a temporary file that the operating system pages in as needed.
 
     Attributes:
-        tokens_NxL: token ids in the smallest unsigned type that holds the vocabulary.
-        length_N: int32, valid tokens of each window.
-        documents: documents that the windows were made of.
+        tokens_NxL: Token ids, uint16 or, for a larger vocabulary, uint32.
+        length_N: Valid tokens of each window, int32.
+        documents: Number of documents that the windows were made from.
     """
 
     tokens_NxL: np.ndarray
@@ -51,17 +53,17 @@ class TokenWindows:
     documents: int
 
     def batches(self, count: int, seed: int) -> grain.IterDataset:
-        """Returns endless batches, shuffled anew over the whole set each time it is through."""
+        """Returns endless batches; each pass over the whole set has a shuffled order of its own."""
         dataset = grain.MapDataset.source(_Rows(self)).seed(seed).shuffle().repeat().batch(count)
         return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
 
     def describe(self) -> str:
-        """Returns how many windows there are, and of how many documents."""
+        """Returns the numbers of windows and documents, for the log."""
         return f"{len(self.length_N):,} windows of {self.documents:,} documents"
 
 
 class _Rows:
-    """Random access to windows, as grain wants it."""
+    """Random access to windows, in the form that grain expects."""
 
     def __init__(self, windows: TokenWindows) -> None:
         self._windows = windows
@@ -82,27 +84,29 @@ def make_windows(
     """Cuts documents into windows of at most `length` tokens.
 
     Args:
-        texts: the documents.
-        tokenizer: turns them into ids.
-        length: L.
-        mode: "packed" joins all documents, a separator behind each, and cuts the stream into full
-            windows, so that a window may hold several documents; what is left at the end is
-            dropped. "document" gives every document windows of its own, the last one padded.
-        minimum_length: in "document" mode, a last window with fewer tokens than this is left out.
+        texts: The documents.
+        tokenizer: Tokenizer of the documents.
+        length: L, the tokens of a window.
+        mode: "packed" joins all documents, each followed by a separator, and cuts the stream into
+            full windows, so a window may contain several documents; the rest at the end is dropped.
+            "document" gives each document windows of its own and pads the last one.
+        minimum_length: In "document" mode, a last window with fewer tokens than this is dropped.
 
     Returns:
         The windows, in the order of the documents.
 
     Raises:
-        DataError: the mode is unknown, or not one window came out.
+        DataError: If the mode is unknown, or the documents yield no window.
     """
     check_mode(mode)
     minimum_length = max(2, minimum_length)
     dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
     separator = np.asarray([tokenizer.separator_id], dtype)
+
     documents, tokens = 0, 0
     lengths = array.array("i")
-    file = tempfile.TemporaryFile(prefix="datarater-windows-")
+    # The file lives as long as its memory map.
+    file = tempfile.TemporaryFile(prefix="datarater-windows-")  # noqa: SIM115
     for text in texts:
         documents += 1
         if mode == "packed":
@@ -114,6 +118,7 @@ def make_windows(
                 file.write(pad(ids, length, tokenizer).astype(dtype).tobytes())
                 lengths.append(len(ids))
     file.flush()
+
     length_N = (
         np.full(tokens // length, length, np.int32)
         if mode == "packed"
@@ -130,7 +135,7 @@ def make_windows(
                 f"{which} have no window of {minimum_length} tokens; lower data.minimum_length"
             )
         raise DataError(
-            f"{which} do not fill one window of {length} tokens; take a smaller length or more data"
+            f"{which} do not fill one window of {length} tokens; use a smaller length or more data"
         )
     return TokenWindows(
         np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents
@@ -138,7 +143,7 @@ def make_windows(
 
 
 def check_mode(mode: str) -> None:
-    """Raises DataError where a window mode is unknown."""
+    """Raises DataError if a window mode is unknown."""
     if mode not in WINDOW_MODES:
         raise DataError(f"data.windows must be one of {WINDOW_MODES}, not {mode!r}")
 
@@ -146,34 +151,41 @@ def check_mode(mode: str) -> None:
 def cut_document(
     text: str, tokenizer: Tokenizer, length: int, minimum_length: int
 ) -> list[np.ndarray]:
-    """Returns a document's windows of at most `length` tokens, without those under the minimum (of at least 2)."""
+    """Returns a document's windows, without those shorter than the minimum length.
+
+    Args:
+        text: The document.
+        tokenizer: Tokenizer of the document.
+        length: L, the maximum length of a window in tokens.
+        minimum_length: Minimum length of a window in tokens; 2 if smaller.
+    """
     ids = tokenizer.encode(text).astype(np.int32)
     pieces = (ids[start : start + length] for start in range(0, len(ids), length))
     return [piece for piece in pieces if len(piece) >= max(2, minimum_length)]
 
 
 def pad(ids: np.ndarray, length: int, tokenizer: Tokenizer) -> np.ndarray:
-    """Returns ids filled up with padding to a length."""
+    """Returns ids padded to a length."""
     return np.pad(ids, (0, length - len(ids)), constant_values=tokenizer.pad_id)
 
 
 class StreamedWindows:
-    """Windows made while they are drawn, for sets larger than memory and disk.
+    """Windows made on demand, for sets larger than memory and disk.
 
-    Documents are shuffled over the whole source, anew each time it is through. In "packed" mode
-    they are joined, a separator behind each, and the stream is cut into full windows, on and on
-    over the rounds, so no token is lost. Windows are then shuffled within a buffer.
+    Documents are shuffled over the whole source, in a new order on each pass. In "packed" mode they
+    are joined, each followed by a separator, and the stream is cut into full windows across passes,
+    so no token is lost. Windows are then shuffled within a buffer.
 
     Args:
-        texts: the documents.
-        tokenizer: turns them into ids.
-        length: L.
+        texts: The documents.
+        tokenizer: Tokenizer of the documents.
+        length: L, the tokens of a window.
         mode: "packed" or "document", as for `make_windows`.
-        minimum_length: in "document" mode, a last window with fewer tokens than this is left out.
-        buffer: windows of the shuffling buffer. To restore an iterator is to make as many anew.
+        minimum_length: In "document" mode, a last window with fewer tokens than this is dropped.
+        buffer: Windows in the shuffle buffer. Restoring an iterator makes as many windows again.
 
     Raises:
-        DataError: the mode is unknown, or the first documents yield no window.
+        DataError: If the mode is unknown, or the first documents yield no window.
     """
 
     def __init__(
@@ -188,11 +200,12 @@ class StreamedWindows:
         check_mode(mode)
         self._texts, self._tokenizer, self._length, self._mode = texts, tokenizer, length, mode
         self._minimum_length, self._buffer = minimum_length, buffer
-        # An endless iterator over nothing would wait for ever.
+
+        # An endless iterator over no windows would block forever.
         if mode == "document" and not any(map(self._cut, texts.spread(1000))):
             raise DataError(
-                f"none of up to 1,000 documents of the {texts.role} set ({texts.source.name}) has a window of "
-                f"{max(2, minimum_length)} tokens; lower data.minimum_length"
+                f"none of up to 1,000 documents of the {texts.role} set ({texts.source.name}) has "
+                f"a window of {max(2, minimum_length)} tokens; lower data.minimum_length"
             )
 
     def _cut(self, text: str) -> list[np.ndarray]:
@@ -218,7 +231,7 @@ class StreamedWindows:
         )
 
     def batches(self, count: int, seed: int) -> grain.IterDataset:
-        """Returns endless batches; see the class."""
+        """Returns endless batches of `count` windows; see the class."""
         windows = grain.experimental.WindowShuffleIterDataset(
             self._windows(seed), window_size=max(self._buffer, count), seed=seed
         )
@@ -227,14 +240,14 @@ class StreamedWindows:
         )
 
     def describe(self) -> str:
-        """Returns how many documents the source has, those of other sets included."""
+        """Returns the source and its number of documents, including those of other sets."""
         return (
             f"windows drawn from {self._texts.source.name} ({len(self._texts.source):,} documents)"
         )
 
 
 class _Documents:
-    """Random access to documents, as grain wants it; grain leaves out those that are None."""
+    """Random access to documents, in the form that grain expects; it skips those that are None."""
 
     def __init__(self, texts: TextSet) -> None:
         self._texts = texts
@@ -250,7 +263,7 @@ class _Documents:
 
 
 class _Pieces(grain.experimental.FlatMapTransform):
-    """Gives a document's windows one by one."""
+    """Emits a document's windows one by one."""
 
     def flat_map(self, element: list[np.ndarray]) -> list[np.ndarray]:
         return element
@@ -260,14 +273,14 @@ def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
     """Returns an endless iterator of batches.
 
     Args:
-        windows: what to draw from.
-        shape: leading axes of a batch, such as (P, T, B): P inner models, T updates, B windows
-            each.
-        seed: of the shuffling.
+        windows: The windows to draw from.
+        shape: Leading axes of a batch, such as (P, T, B) for P inner models, T updates and B
+            windows each.
+        seed: Seed for shuffling.
 
     Returns:
         A grain iterator of `Windows` whose tokens have the shape [*shape, L]; `iterator_state` and
-        `restore_iterator` save and restore where it stands.
+        `restore_iterator` save and restore its position.
     """
 
     def as_batch(batch: tuple[np.ndarray, np.ndarray]) -> Windows:
@@ -278,19 +291,19 @@ def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
 
 
 def iterator_state(iterator: Any) -> Any:
-    """Returns where an iterator of `draw_batches` stands, as JSON."""
+    """Returns the position of an iterator of `draw_batches`, as JSON."""
     return iterator.get_state()
 
 
 def restore_iterator(iterator: Any, state: Any) -> None:
-    """Sets an iterator to where another one of the same data, shape and seed stood.
+    """Moves an iterator to the position of another one with the same data, shape and seed.
 
     Args:
-        iterator: as `draw_batches` returns it.
-        state: as `iterator_state` returned it, whether or not it has been through JSON since.
+        iterator: Iterator of `draw_batches`.
+        state: Position that `iterator_state` returned, whether or not it has been stored as JSON.
     """
-    # Grain's packing compares slices as tuples; as the lists that JSON makes of them, they lose it
-    # a document.
+    # Grain's packing compares slices as tuples. JSON turns them into lists, with which grain would
+    # lose a document.
     iterator.set_state(_lists_to_tuples(state))
 
 

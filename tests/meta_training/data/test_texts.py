@@ -124,7 +124,7 @@ def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     assert len(FileTexts([str(tmp_path / "a.jsonl")])) == 0
     with pytest.raises(
-        EmptySetError, match=r"the inner set has no document: .*a\.jsonl gave 0 texts"
+        EmptySetError, match=r"the inner set has no document: .*a\.jsonl has 0 texts"
     ):
         open_sets(str(tmp_path / "a.jsonl"), "", 0.5)
 
@@ -140,7 +140,7 @@ def test_both_sets_of_files(tmp_path: Path) -> None:
     assert list(outer) == texts[:50]
     with pytest.raises(DataError, match="the inner set has no document"):
         open_sets(path, path, 0.0, "body")
-    with pytest.raises(DataError, match="outer_share must lie between 0 and 1"):
+    with pytest.raises(DataError, match="outer_share must be between 0 and 1"):
         open_sets(path, "", 1.0, "body")
     with pytest.raises(NoInputError, match="nothing_here"):
         open_sets(str(tmp_path / "nothing_here*"), "", 0.5)
@@ -197,26 +197,26 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
         (
             "tinny",
             "text",
-            r"no dataset 'tinny' stands in .* \(it holds .*tiny:1\.0\.0\); prepare it with: tfds build",
+            r"no dataset 'tinny' in .* \(it holds .*tiny:1\.0\.0\); prepare it with: tfds build",
         ),
         (
             "tiny:2.0.0",
             "text",
             r"no dataset 'tiny' of version 2\.0\.0 .* \(it holds .*tiny:1\.0\.0\)",
         ),
-        ("tiny/english", "text", r"no dataset 'tiny/english' stands in .* \(it holds"),
+        ("tiny/english", "text", r"no dataset 'tiny/english' in .* \(it holds"),
         ("tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
         ("tiny:train[:x]", "text", r"the split 'train\[:x\]' cannot be read"),
         ("tiny:train[:10%", "text", r"the split 'train\[:10%' cannot be read"),
         (
             "tiny:train[50%:20%]",
             "text",
-            r"the split 'train\[50%:20%\]' cannot be read: a range in it ends before",
+            r"the split 'train\[50%:20%\]' cannot be read: one of its ranges ends before",
         ),
         (
             "tiny:train[5:4]",
             "text",
-            r"the split 'train\[5:4\]' cannot be read: a range in it ends before",
+            r"the split 'train\[5:4\]' cannot be read: one of its ranges ends before",
         ),
         (
             "tiny:train+tests",
@@ -227,7 +227,7 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
         ("tiny", "body", r"text_field='body' is not among its features: \['metadata', 'text'\]"),
         ("tiny", "text.body", r"text_field='text\.body' is not among its features"),
         ("a b", "text", "names no dataset"),
-        ("sequential", "text", "gives no access by number; convert it: tfds convert_format"),
+        ("sequential", "text", "has no random access; convert it: tfds convert_format"),
     ],
 )
 def test_a_dataset_that_is_not_there_is_refused_with_the_names_that_are(
