@@ -24,6 +24,7 @@ _ZSTD_MAX_WINDOW_BYTES = 2**31
 # How much of a stream is unpacked to estimate the size of the whole.
 _SAMPLE_BYTES = 8 * 2**20
 _SAMPLE_UNPACKED_BYTES = 2**27
+_MAX_HEAD_BYTES = 2**22
 _FRAME_HEADER_BYTES = 18
 _STATED_MAY_DIFFER = 0.05
 
@@ -59,6 +60,28 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
     if compression is Compression.BZIP2:
         return bzip2_chunks(file)
     return iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def unpacked_head(file: BinaryIO, compression: Compression, count: int) -> bytes:
+    """Returns the first unpacked bytes of a file, fewer if it is short or damaged.
+
+    At most a few megabytes are read, however little they unpack to.
+
+    Args:
+        file: File, opened at its beginning.
+        compression: Compression of the whole file.
+        count: Number of unpacked bytes.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    head = b""
+    with contextlib.suppress(StreamError):
+        for chunk in decompressed_chunks(file, compression):
+            head += chunk[: count - len(head)]
+            if len(head) == count or file.tell() > _MAX_HEAD_BYTES:
+                break
+    return head
 
 
 def member_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import orjson
 
-from datarater.rater_model.documents.decompression import StreamError
+from datarater.rater_model.documents.decompression import StreamError, unpacked_head
 from datarater.rater_model.documents.files import open_file
+from datarater.rater_model.documents.foreign_formats import foreign_detail, foreign_format
 from datarater.rater_model.documents.member_boundaries import SplitStream
 from datarater.rater_model.documents.records import (
+    BYTE_ORDER_MARK,
     EXCERPT_BYTES,
     BadRecord,
     Compression,
@@ -22,25 +24,9 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MISSING = object()
-
-# Formats that one meets under a wrong name or without support; lines of binary noise would tell
-# nobody.
-_FOREIGN = {
-    b"\xfd7zXZ\0": "xz",
-    b"PK\x03\x04": "zip",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"Obj\x01": "Avro",
-    b"ORC": "ORC",
-    b"ARROW1\0\0": "Arrow IPC",
-}
-
-
-def foreign_format(head: bytes) -> str | None:
-    """Returns the name of the unsupported format that a file's first bytes tell of, or None."""
-    return next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
+_FOREIGN_HEAD_BYTES = 4096
 
 
 def canonical_json(value: Any) -> str | None:
@@ -225,23 +211,31 @@ def _refuse_constant(name: str) -> Any:
 
 def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a split of a JSONL file; see `datarater.rater_model.documents.reading.read_split`."""
+    # A file in a format that is not read begins with a bad record: only then is it looked at.
+    may_be_foreign = split.start == 0
+    parse = LineParser(options)
     with open_file(split.path) as file:
-        if split.start == 0 and split.compression is Compression.NONE:
-            head = file.read(16)
-            foreign = foreign_format(head)
-            if foreign is not None:
-                detail = f"the file is {foreign}, which is not read; convert it to JSONL (plain, gzip, zstd) or Parquet"
-                yield BadRecord(0, Reason.UNREADABLE_FILE, detail, head)
-                return
-            file.seek(0)
-        parse = LineParser(options)
         for item in _lines(file, split, options.max_record_bytes):
-            if type(item) is tuple:
-                record = parse(*item)
-                if record is not None:
-                    yield record
-            else:
-                yield item
+            record = parse(*item) if type(item) is tuple else item
+            if record is None:
+                continue
+            if may_be_foreign and isinstance(record, BadRecord):
+                foreign = _foreign_file(split)
+                if foreign is not None:
+                    yield foreign
+                    return
+            may_be_foreign = False
+            yield record
+
+
+def _foreign_file(split: Split) -> BadRecord | None:
+    """Returns the one bad record for a file in a format that is not read; None for any other."""
+    with open_file(split.path) as file:
+        head = unpacked_head(file, split.compression, _FOREIGN_HEAD_BYTES)
+    name = foreign_format(head, split.path, split.compression)
+    if name is None:
+        return None
+    return BadRecord(0, Reason.UNREADABLE_FILE, foreign_detail(name), head[:EXCERPT_BYTES])
 
 
 def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:

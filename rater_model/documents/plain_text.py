@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import orjson
 
 from datarater.rater_model.documents.byte_reader import ByteReader
-from datarater.rater_model.documents.jsonl import BYTE_ORDER_MARK, document_of
+from datarater.rater_model.documents.jsonl import document_of
 from datarater.rater_model.documents.records import (
+    BYTE_ORDER_MARK,
     EXCERPT_BYTES,
     BadRecord,
     ReadOptions,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from datarater.rater_model.documents.array_record import count_records
 from datarater.rater_model.documents.files import local_path, read_head
-from datarater.rater_model.documents.jsonl import foreign_format
 from datarater.rater_model.documents.member_boundaries import find_boundaries
 from datarater.rater_model.documents.parquet import (
     BrokenParquetError,
@@ -47,8 +46,10 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
     if target_bytes < 1:
         raise ValueError(f"target_bytes must be above 0, not {target_bytes}")
     head = read_head(info.path, SNIFF_BYTES)
-    file_format, compression = sniff_head(info.path, head)
+    file_format, compression, foreign = sniff_head(info.path, head)
     whole = Split(info.path, file_format, compression, size=info.size)
+    if foreign is not None:
+        return [whole]
     if file_format is Format.PARQUET:
         return _plan_parquet(whole, options, target_bytes)
     if file_format is Format.ARRAY_RECORD:
@@ -60,11 +61,7 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
             find_boundaries(info.path, info.size, compression, target_bytes, may_begin),
             virtual=True,
         )
-    if (
-        file_format is not Format.JSONL
-        or compression is not Compression.NONE
-        or foreign_format(head) is not None
-    ):
+    if file_format is not Format.JSONL or compression is not Compression.NONE:
         return [whole]
     count = max(1, -(-info.size // target_bytes))
     return _cut(whole, [info.size * index // count for index in range(1, count)])

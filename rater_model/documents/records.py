@@ -5,6 +5,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any, Self
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 EXCERPT_BYTES = 200
 """How much of a bad record travels with its report."""
 

@@ -18,6 +18,7 @@ from datarater.rater_model.documents.byte_reader import ByteReader
 from datarater.rater_model.documents.jsonl import document_of
 from datarater.rater_model.documents.plain_text import as_line
 from datarater.rater_model.documents.records import (
+    BYTE_ORDER_MARK,
     EXCERPT_BYTES,
     BadRecord,
     ReadOptions,
@@ -32,6 +33,11 @@ _HEADER_LINES = 200
 _WITHOUT_CONTENT = ("warcinfo", "request", "metadata", "revisit", "continuation")
 _DOCUMENTS = ("conversion", "resource")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
+
+
+def is_warc(head: bytes) -> bool:
+    """Reports whether bytes begin a WARC file; a byte order mark and blank lines may come first."""
+    return head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n\t ").startswith(WARC_MAGIC)
 
 
 def is_whole_record(head: bytes, size: int) -> bool:
@@ -96,6 +102,8 @@ def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
             line = reader.line(_LINE_LIMIT)
             if not line:
                 break
+            if start == 0:
+                line = line.removeprefix(BYTE_ORDER_MARK)
             if not line.strip():
                 continue
             if not line.startswith(WARC_MAGIC):
