@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib.util
 import json
 import os
 import shlex
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from datarater.meta_training.demo.errors import CommandError, DemoError, NotOurFolderError
 from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import CommandParser
 
 if TYPE_CHECKING:  # imported where they are used, so that --help starts at once
     from datarater.meta_training.demo.corpus import DemoCorpus
@@ -56,13 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code, one of `datarater.rater_model.exit_codes`.
+
+    Raises:
+        ModuleNotFoundError: If the extra `datarater[train]` is not installed.
     """
     options = _parse(argv)
+    _check_extra()
     try:
         run_demo(Path(options.output).expanduser(), options.documents_per_kind)
     except DemoError as error:
         print(f"datarater demo: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # handled by `datarater` as in every command
+        raise
     except OSError as error:
         print(f"datarater demo: {error}", file=sys.stderr)
         return _exit_code_of(error)
@@ -76,37 +84,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    meanings = "\n".join(
-        f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items()
-    )
-    parser = argparse.ArgumentParser(
-        prog="datarater demo",
-        usage=argparse.SUPPRESS,  # the example says as much
-        description="Example:\n"
-        "  datarater demo --output=demo_output\n\n"
+    parser = CommandParser(
+        "datarater demo",
         "Meta-trains a small rater on a built-in corpus, curates the corpus with it, and shows\n"
         "what the rater learned and kept. Takes a few minutes on two CPU cores.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"exit codes:\n{meanings}",
-        allow_abbrev=False,
+        "datarater demo --output=demo_output",
+        takes_beam_flags=False,
     )
     parser.add_argument(
         "--output",
         default="demo_output",
         metavar="DIR",
-        help="folder for everything the demo makes (default: %(default)s)",
+        help="Folder for everything the demo makes. Default: %(default)s.",
     )
     parser.add_argument(
         "--documents_per_kind",
         type=int,
         default=DOCUMENTS_PER_KIND,
         metavar="N",
-        help="documents of each kind over which AUCs are computed (default: %(default)s)",
+        help="Documents of each kind over which AUCs are computed. Default: %(default)s.",
     )
     options = parser.parse_args(argv)
     if options.documents_per_kind < 1:
         parser.error(f"--documents_per_kind must be at least 1, not {options.documents_per_kind}")
     return options
+
+
+def _check_extra() -> None:
+    """Raises ModuleNotFoundError, as importing it does, if what training needs is not installed."""
+    for name in ("grain", "ml_collections", "optax", "orbax"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _exit_code_of(error: OSError) -> int:
@@ -220,10 +228,9 @@ def clear_previous(output: Path) -> None:
 
 def train_command(corpus: DemoCorpus) -> list[str]:
     """Returns the arguments of the `datarater` command that meta-trains the demo's rater."""
-    config = Path(__file__).parents[1] / "configs" / "demo.py"
     return [
         "train",
-        f"--config={_short(config)}",
+        "--config=demo",
         f"--workdir={corpus.output / 'train'}",
         f"--config.data.inner={corpus.pool_glob}",
         f"--config.data.outer={corpus.held_out_glob}",
@@ -336,14 +343,6 @@ def _corpus_line(corpus: DemoCorpus) -> str:
         f"{documents:,} documents ({size:.1f} MB) in {corpus.pool_glob}, "
         f"{held_out_documents:,} held out; {'made now' if corpus.made else 'made earlier'}"
     )
-
-
-def _short(path: Path) -> str:
-    """Returns the path from the working directory if it lies below it, as a user would type it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -32,7 +32,7 @@ from tests.support.tensorflow_dataset import build_dataset
         ({"meta_steps": "many"}, "many"),
         ({"data__inner": ""}, "data.inner is empty: give the pool"),
         ({"data__inner": "tfds:nothing/en"}, "no dataset 'nothing/en' stands in"),
-        ({"data__outer_share": 0}, "data.outer_share must lie between 0 and 1"),
+        ({"data__outer_share": 0}, "data.outer_share must be between 0 and 1"),
         (
             {"data__windows": "rows"},
             "data.windows must be one of ('packed', 'document'), not 'rows'",

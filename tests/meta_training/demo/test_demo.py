@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import importlib.util
 import json
 import subprocess
 import sys
@@ -197,7 +198,7 @@ def test_a_known_exit_code_of_a_command_is_passed_on(ending: int, passed_on: int
 def test_the_commands_name_the_files_of_the_output_folder(tmp_path: Path) -> None:
     corpus = DemoCorpus(tmp_path, {}, made=True)
     train, curate = demo.train_command(corpus), demo.curate_command(corpus)
-    assert train[0] == "train"
+    assert train[:2] == ["train", "--config=demo"]
     assert f"--workdir={tmp_path / 'train'}" in train
     assert any(str(tmp_path / "heldout") in argument for argument in train)
     assert curate[0] == "curate"
@@ -258,6 +259,14 @@ def test_wrong_usage_and_failures_have_their_exit_codes(
     assert "run the same command to start over" in capsys.readouterr().err
 
 
+def test_without_the_extra_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="grain") as missing:
+        demo.main([f"--output={tmp_path / 'output'}"])
+    assert missing.value.name == "grain"
+    assert not (tmp_path / "output").exists()
+
+
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = []
 
@@ -285,5 +294,6 @@ def test_help_opens_with_an_example_and_imports_nothing_heavy() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == exit_codes.DONE, done.stderr
-    assert done.stdout.startswith("Example:\n  datarater demo --output=demo_output\n")
+    assert "\n\nExample:\n  datarater demo --output=demo_output\n\n" in done.stdout
+    assert len(done.stdout.partition("Example:")[0].splitlines()) == 3
     assert done.stderr == ""
