@@ -1,13 +1,13 @@
-"""Texts in, scores out: windows, length buckets, a small fixed set of compiled shapes.
+"""Scores texts with a rater: windows, length buckets, a small fixed set of compiled shapes.
 
 A text's score is the token-weighted mean of the scores of its windows,
 
     score(x) = sum over windows w of |w| phi(w) / sum over windows w of |w|  -  center,
 
 with phi the rater and center the mean on the reference sample (see `ScoreStatistics`). It depends
-on the text, the rater and the options alone: every window runs in a shape that its own length
-picks, and rows of a batch do not touch each other, so neither neighbours nor the order of texts
-change a bit of it.
+only on the text, the rater and the options: the shape that a window runs in depends only on the
+window's own length, and the rows of a batch do not interact. So neither the other texts nor their
+order change a bit of a score.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,18 +25,18 @@ from datarater.rater_model.checkpoint import RaterCheckpoint
 from datarater.rater_model.rater import score_tokens
 from datarater.rater_model.scoring_options import ScoringOptions
 
-SCORER_VERSION = 1  # raised whenever the same text, rater and options would get another score
-_SMALLEST_BUCKET = 64
-_score_tokens = jax.jit(
-    score_tokens, static_argnums=0
-)  # compiled once a shape, for all scorers of the process
+# Raised whenever the same text, rater and options would get another score.
+SCORER_VERSION = 1
+_MIN_BUCKET = 64
+# Compiled once per shape, for all scorers of the process.
+_score_tokens = jax.jit(score_tokens, static_argnums=0)
 
 
 def limit_cpu_threads() -> None:
-    """Makes XLA's CPU backend compute on one thread in this process; call before JAX first computes.
+    """Limits XLA's CPU backend to one thread in this process; call before JAX first computes.
 
-    Workers are scaled by processes, one a core: threads inside each would fight for the same cores,
-    and a sum split over another number of threads can differ in its last bit.
+    Workers are scaled by processes, one per core: threads within each would compete for the same
+    cores, and a sum split over a different number of threads can differ in its last bit.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
@@ -47,9 +48,9 @@ class ScoredTexts:
     """Scores of N texts.
 
     Attributes:
-        scores_N: float32; not finite where the rater's arithmetic overflowed, NaN for a text
-            without tokens.
-        tokens_N: int64, the tokens of each whole text, whether or not the window cap left some
+        scores_N: Scores, float32; not finite where the rater's arithmetic overflowed, NaN for a
+            text without tokens.
+        tokens_N: Tokens of each whole text, int64, including those that the window cap left
             unscored.
     """
 
@@ -58,14 +59,17 @@ class ScoredTexts:
 
 
 def bucket_lengths(window: int) -> tuple[int, ...]:
-    """Returns the padded lengths that windows are scored at: powers of two from 64, then the window itself.
+    """Returns the padded lengths of scored windows: powers of two from 64, then the window.
+
+    Args:
+        window: Tokens in a full window.
 
     Example:
         >>> bucket_lengths(300)
         (64, 128, 256, 300)
     """
     lengths = []
-    length = _SMALLEST_BUCKET
+    length = _MIN_BUCKET
     while length < window:
         lengths.append(length)
         length *= 2
@@ -73,10 +77,15 @@ def bucket_lengths(window: int) -> tuple[int, ...]:
 
 
 def window_starts(tokens: int, window: int, max_windows: int) -> list[int]:
-    """Returns where the windows of a text start.
+    """Returns the first token of each window of a text.
 
-    Windows do not overlap and the last one may be short. With more than `max_windows` of them, that
-    many are taken, spread evenly from the first to the last.
+    Windows do not overlap, and the last one may be short. If there are more than `max_windows`,
+    that many are taken, spread evenly from the first to the last.
+
+    Args:
+        tokens: Tokens of the text.
+        window: Tokens in a full window.
+        max_windows: Maximum number of windows.
 
     Example:
         >>> window_starts(10, 4, max_windows=8)
@@ -95,13 +104,16 @@ def window_starts(tokens: int, window: int, max_windows: int) -> list[int]:
 class Scorer:
     """Scores texts with a rater; safe to share between threads, one model call at a time.
 
+    A scorer pickles, without its compiled functions: the unpickled one gives bit-identical scores
+    on the same kind of device.
+
     Args:
-        checkpoint: the rater.
-        options: what else changes a score.
+        checkpoint: Rater to score with.
+        options: Options that change a score; the defaults if None.
 
     Example:
         >>> scorer = Scorer(load_rater("demo_output/rater"))  # doctest: +SKIP
-        >>> scorer.score(["A sentence that says something."]).scores_N  # doctest: +SKIP
+        >>> scorer.score(["A sentence with something to say."]).scores_N  # doctest: +SKIP
         array([0.41], dtype=float32)
     """
 
@@ -112,6 +124,8 @@ class Scorer:
         self._window = checkpoint.config.window
         self._center = checkpoint.statistics.center
         self._buckets = bucket_lengths(self._window)
+
+        # What training alone needs is switched off.
         transformer = dataclasses.replace(
             checkpoint.config.transformer, dtype=self.options.dtype, rematerialise_blocks=False
         )
@@ -119,23 +133,39 @@ class Scorer:
         self._params = jax.device_put(checkpoint.params)
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_lock"]
+        state["_params"] = jax.tree.map(np.asarray, self._params)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._params = jax.device_put(state["_params"])
+        self._lock = threading.Lock()
+
     def batch_size(self, length: int) -> int:
-        """Returns how many windows of a padded length run in one model call."""
+        """Returns the number of windows of a padded length in one model call."""
         return max(1, self.options.tokens_per_batch // length)
 
     def score(self, texts: Sequence[str]) -> ScoredTexts:
-        """Scores texts, in any number; their order and company change nothing.
+        """Scores any number of texts; a score does not depend on the other texts or their order.
 
         Args:
             texts: N texts.
 
         Returns:
             Their scores and token counts, in the same order.
+
+        Raises:
+            TypeError: if `texts` is a single string, or one of the texts is not a string.
         """
+        _check_texts(texts)
         tokens_N = np.zeros(len(texts), np.int64)
         owners: list[int] = []
         lengths: list[int] = []
-        # Windows by bucket, as (index of the window, its token ids).
+
+        # Cut the texts into windows, grouped by bucket as (index of the window, its token ids).
         waiting: dict[int, list[tuple[int, np.ndarray]]] = {length: [] for length in self._buckets}
         for owner, text in enumerate(texts):
             ids = self._tokenizer.encode(text)
@@ -146,6 +176,8 @@ class Scorer:
                 waiting[bucket].append((len(owners), window_ids))
                 owners.append(owner)
                 lengths.append(len(window_ids))
+
+        # Score the windows in batches of one shape per bucket.
         window_scores_W = np.zeros(len(owners), np.float64)
         for length, windows in waiting.items():
             size = self.batch_size(length)
@@ -154,6 +186,8 @@ class Scorer:
                 window_scores_W[[index for index, _ in batch]] = self._score_windows(
                     [ids for _, ids in batch], length, size
                 )
+
+        # Average over each text's windows; a text without tokens gets 0 / 0.
         weights_W = np.asarray(lengths, np.float64)
         owners_W = np.asarray(owners, np.int64)
         totals_N = np.bincount(owners_W, weights_W, minlength=len(texts))
@@ -163,12 +197,34 @@ class Scorer:
         return ScoredTexts(scores_N=scores_N, tokens_N=tokens_N)
 
     def _score_windows(self, windows: list[np.ndarray], length: int, size: int) -> np.ndarray:
+        """Returns the scores of windows, padded to one shape.
+
+        Args:
+            windows: Token ids of at most `size` windows.
+            length: Padded length.
+            size: Rows of the batch.
+        """
         tokens_BxL = np.full((size, length), self._tokenizer.pad_id, np.int32)
         # A row without a text is still a row of one token, so that nothing is divided by zero.
         length_B = np.ones(size, np.int32)
         for row, ids in enumerate(windows):
             tokens_BxL[row, : len(ids)] = ids
             length_B[row] = len(ids)
+
         with self._lock:
             scores_B = np.asarray(_score_tokens(self._config, self._params, tokens_BxL, length_B))
         return scores_B[: len(windows)]
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    """Raises a TypeError unless the argument is a sequence of strings.
+
+    A string is a sequence of strings too: its characters would be scored one by one.
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError(
+            f"score takes a list of texts, not a single {type(texts).__name__}; write score([text])"
+        )
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {index} is of type {type(text).__name__}, not str")

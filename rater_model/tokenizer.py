@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
@@ -89,6 +89,10 @@ class BpeTokenizer:
         self.vocabulary_size = tokenizer.get_vocab_size()
         self.pad_id = pad_id
         self.separator_id = separator_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The library's own pickle forgets that special tokens in a text are plain text.
+        return load_tokenizer, (self.kind, self.serialise())
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the text's BPE ids, int32; text that spells a special token is encoded as plain text."""

@@ -1,7 +1,8 @@
-"""The scorer: windows, buckets, and a score that depends on nothing but the text, the rater and the options."""
+"""The scorer: windows, buckets, and a score that depends on text, rater and options alone."""
 
 import dataclasses
 import logging
+import pickle
 import re
 import threading
 
@@ -16,7 +17,7 @@ from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics
 from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
 from datarater.rater_model.scorer import Scorer, bucket_lengths, window_starts
 from datarater.rater_model.scoring_options import ScoringOptions
-from datarater.rater_model.tokenizer import ByteTokenizer
+from datarater.rater_model.tokenizer import ByteTokenizer, Tokenizer, train_bpe
 from datarater.rater_model.transformer import TransformerConfig
 
 CONFIG = RaterConfig(window=100, transformer=TransformerConfig(16, 2, 24, 1), ngram_rows=64)
@@ -130,6 +131,36 @@ def test_bfloat16_is_near_float32(scorer: Scorer) -> None:
     assert rough.dtype == np.float32
     np.testing.assert_allclose(rough, exact, atol=0.05)
     assert (rough != exact).any()
+
+
+def test_a_single_string_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(TypeError, match=r"a list of texts, not a single str; write score\(\[text"):
+        scorer.score("hello")
+    with pytest.raises(TypeError, match="a single bytes"):
+        scorer.score(b"hello")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="text 1 is of type NoneType, not str"):
+        scorer.score(["hello", None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_an_unpickled_scorer_scores_bit_identically(kind: str) -> None:
+    tokenizer: Tokenizer = ByteTokenizer()
+    checkpoint = CHECKPOINT
+    if kind == "bpe":
+        tokenizer = train_bpe(["a corpus of a few words", "and a few more words"] * 9, 300)
+        config = dataclasses.replace(CONFIG, vocabulary_size=300)
+        checkpoint = dataclasses.replace(
+            CHECKPOINT,
+            config=config,
+            params=initialise_rater(config, jax.random.key(1)),
+            tokenizer=tokenizer,
+        )
+    scorer = Scorer(dataclasses.replace(checkpoint, digest="abc"), OPTIONS)
+    copy = pickle.loads(pickle.dumps(scorer))
+    texts = [f"text {i} <separator> <pad> " * (i % 9 + 1) for i in range(20)]
+    assert copy.score(texts).scores_N.tobytes() == scorer.score(texts).scores_N.tobytes()
+    np.testing.assert_array_equal(copy.score(texts).tokens_N, scorer.score(texts).tokens_N)
+    assert (copy.digest, copy.options) == (scorer.digest, scorer.options)
 
 
 @pytest.mark.parametrize(
