@@ -1,15 +1,21 @@
-"""The `datarater` distribution: what is installed where.
+"""The `datarater` distribution: its requirements, its files and its command.
 
-A Beam worker installs the base requirements alone: Beam, JAX and what reading, scoring and writing
-documents needs. Meta-training, Google Cloud and development each add an extra.
+The base requirements are those of a Beam worker: Beam, JAX, and the libraries that read, score and
+write documents. Meta-training, Google Cloud, S3, Hugging Face and development are extras.
 """
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = re.search(r'__version__ = "(.+)"', Path("datarater/__init__.py").read_text())[1]
+ROOT = Path(__file__).parent
+URL = "https://github.com/datarater/datarater"
+
+# Read from the source, because importing the package needs its requirements.
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "datarater/__init__.py").read_text())[1]
 
 SCORING = [
     "absl-py>=2.1",
@@ -47,13 +53,18 @@ S3 = [
     "s3fs>=2024.12",
 ]
 
+# hf:// paths.
+HF = [
+    "huggingface_hub>=0.30",
+]
+
 # Datasets prepared by TensorFlow Datasets, read without TensorFlow.
 TFDS = [
     "array_record>=0.5",
     "tensorflow-datasets>=4.9.7",
 ]
 
-# For benchmarks that stand beside other tools; nothing else needs them.
+# Only the benchmarks that compare with other tools need these.
 BENCHMARK = [
     "datasketches>=5",
     "datatrove>=0.4",
@@ -64,7 +75,21 @@ YAML = [
     "apache-beam[yaml]>=2.62",
 ]
 
-# The emulators stand for the cloud's stores, the linters check deploy/.
+# `make docs`.
+DOCS = [
+    "mkdocs>=1.6",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=0.26",
+]
+
+# Executes examples/*.ipynb.
+NOTEBOOK = [
+    "ipykernel>=6.29",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+]
+
+# The emulators replace the cloud's stores in tests; the linters check deploy/.
 DEV = [
     *YAML,
     *S3,
@@ -88,7 +113,45 @@ setup(
     name="datarater",
     version=VERSION,
     description="Meta-learn what training data is worth, and curate web-scale corpora with it.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="DataRater developers",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Source": URL,
+        "Issues": f"{URL}/issues",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Paper": "https://arxiv.org/abs/2505.17895",
+    },
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=[
+        "data curation",
+        "data filtering",
+        "data selection",
+        "language models",
+        "pre-training",
+        "meta-learning",
+        "JAX",
+        "Apache Beam",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Filters",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["datarater", "datarater.*"]),
     package_data={
@@ -100,19 +163,13 @@ setup(
         "train": TRAIN,
         "gcp": GCP,
         "s3": S3,
+        "hf": HF,
         "tfds": TFDS,
         "yaml": YAML,
         "dev": DEV,
+        "docs": DOCS,
+        "notebook": NOTEBOOK,
         "benchmark": BENCHMARK,
     },
-    entry_points={
-        "console_scripts": [
-            "datarater-train = datarater.meta_training.train:main",
-            "datarater-score = datarater.pipelines.commands.score:main",
-            "datarater-select = datarater.pipelines.commands.select:main",
-            "datarater-curate = datarater.pipelines.commands.curate:main",
-            "datarater-status = datarater.pipelines.run_folder.progress:main",
-            "datarater-batch = datarater.pipelines.batch.batches:main",
-        ]
-    },
+    entry_points={"console_scripts": ["datarater = datarater.cli:main"]},
 )
