@@ -1,1 +1,1 @@
-"""What it takes to run elsewhere: clusters, images, templates, schedules."""
+"""Tools for running elsewhere: clusters, images, templates and schedules."""

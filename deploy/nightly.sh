@@ -1,11 +1,12 @@
 #!/bin/sh
-# Runs datarater-batch for the day that has just ended (UTC): what a schedule starts that knows no date.
+# Runs `datarater batch` for the day that has just ended (UTC), for schedulers that pass no date.
 #
-#   datarater-nightly --config gs://bucket/batch.yaml [more flags of datarater-batch and Beam]
+#   datarater-nightly --config gs://bucket/batch.yaml [more flags of datarater batch and Beam]
 #   AS_OF=2026-01-31 datarater-nightly --config gs://bucket/batch.yaml     # another date, by hand
 #
-# A try after midnight is for the next day, which loses nothing: every batch first finishes the unfinished ones.
+# A retry after midnight runs for the next day. Nothing is lost: every batch first finishes the
+# unfinished ones before it.
 set -eu
 as_of=${AS_OF:-$(date -u -d yesterday +%Y-%m-%d)}
-# In this process's place, so that signals reach it.
-exec datarater-batch --as_of "${as_of}" "$@"
+# Replaces the shell, so that signals reach the command.
+exec datarater batch --as_of "${as_of}" "$@"

@@ -1,15 +1,16 @@
-"""An Airflow DAG: `datarater-batch` once a day, in a pod of its own, for the day that has just ended.
+"""An Airflow DAG that runs `datarater batch` once a day for the day that has just ended.
 
-For Airflow 3.2 or newer with its `cncf.kubernetes` provider; lies in Airflow's folder of DAGs. Set
-`start_date` to the first night that is wanted: every day since is caught up. Two variables of
-Airflow's say what runs: `datarater_image` (an image of deploy/Dockerfile) and
-`datarater_batch_config` (the address of the batch's YAML file). Further flags, such as Beam's for
-Dataflow, belong into that file.
+Copy this file to the DAG folder of Airflow 3.2 or newer with its `cncf.kubernetes` provider. Set
+`start_date` to the first night: Airflow catches up on every day since. Two Airflow variables
+configure the DAG: `datarater_image` (an image of deploy/Dockerfile) and `datarater_batch_config`
+(the address of the batch's YAML file). Put further flags, such as Beam's for Dataflow, in that
+file.
 
-Nights that Airflow missed are run when it is back, each for its own date, one at a time: a batch
-takes what no earlier batch has taken, so neither a late night nor one that runs twice takes a file
-twice.
+Airflow runs missed nights when it is back, each for its own date, one at a time. A batch takes
+only files that no earlier batch has taken, so a late or repeated night never takes a file twice.
 """
+
+from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,13 +21,13 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 CONTAINER = "base"
 
-# Exit codes that the same command would end with again, however long is waited; deploy/RUNBOOK.md
-# says what to do. All others are retried: 1 (failed), 3 (a killed launch holds its lease for two
-# minutes more), 74 (a file could not be read), 75 (stopped by a signal), 137 (killed).
+# Exit codes for which a retry cannot help; deploy/RUNBOOK.md explains what to do. All others are
+# retried: 1 (failed), 3 (the lease of a killed launch lasts two more minutes), 74 (a file could not
+# be read), 75 (stopped by a signal), 137 (killed).
 NEVER_RETRIED = {
-    2: "wrong usage: mend the config or the flags",
-    4: "drift, or a rejected share past its limit: look at the day's run record",
-    65: "the input holds no record",
+    2: "wrong usage: fix the config or the flags",
+    4: "drift, or a rejected share over its limit: read the day's run record",
+    65: "the input contains no record",
     66: "no file matches the input",
     73: "the disk of the run folder is full",
     77: "no permission to read an input or to write the run folder",
@@ -72,10 +73,10 @@ POD = {
 
 
 def exit_code(pod: Any) -> int | None:
-    """The exit code of a pod's container, None where it did not end by itself or the pod is gone.
+    """Returns the exit code of a pod's container; None if it did not terminate or the pod is gone.
 
     Args:
-        pod: as the Kubernetes client has it.
+        pod: Pod as returned by the Kubernetes client, or None.
     """
     statuses = getattr(getattr(pod, "status", None), "container_statuses", None) or []
     for status in statuses:
@@ -86,17 +87,18 @@ def exit_code(pod: Any) -> int | None:
 
 
 class BatchOperator(KubernetesPodOperator):
-    """A pod whose exit code says whether to try again."""
+    """Runs a pod whose exit code decides whether Airflow retries the task."""
 
     def execute(self, context: Any) -> Any:
         """Runs the pod.
 
         Args:
-            context: Airflow's.
+            context: Airflow's context of the task.
 
         Raises:
-            AirflowFailException: it ended with a code of `NEVER_RETRIED`: the task fails at once.
-            AirflowException: it failed otherwise: Airflow tries again.
+            AirflowFailException: The pod ended with a code of `NEVER_RETRIED`; the task fails at
+                once.
+            AirflowException: The pod failed otherwise; Airflow retries the task.
         """
         try:
             return super().execute(context)
@@ -104,15 +106,15 @@ class BatchOperator(KubernetesPodOperator):
             code = exit_code(self.remote_pod)
             if code in NEVER_RETRIED:
                 raise AirflowFailException(
-                    f"datarater-batch: exit code {code}: {NEVER_RETRIED[code]}"
+                    f"datarater batch: exit code {code}: {NEVER_RETRIED[code]}"
                 ) from error
             raise
 
 
 with DAG(
     dag_id="datarater_nightly",
-    description="Scores and selects what the crawler has brought since the last batch.",
-    # With data intervals `ds` is the day that has just ended, not the day on which it is run.
+    description="Scores and selects the files that the crawler wrote since the last batch.",
+    # With data intervals, `ds` is the day that has just ended, not the day of the run.
     schedule=CronDataIntervalTimetable("30 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=True,
@@ -124,7 +126,7 @@ with DAG(
         pod_template_dict=POD,
         base_container_name=CONTAINER,
         image="{{ var.value.datarater_image }}",
-        cmds=["datarater-batch"],
+        cmds=["datarater", "batch"],
         arguments=["--config={{ var.value.datarater_batch_config }}", "--as_of={{ ds }}"],
         retries=3,
         retry_delay=timedelta(minutes=5),

@@ -1,1 +1,1 @@
-"""Dataflow Flex Templates: their metadata, and what their launcher runs."""
+"""Dataflow Flex Templates: their metadata and the program that their launcher runs."""

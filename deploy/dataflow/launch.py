@@ -1,10 +1,12 @@
-"""What a Flex Template's launcher runs: one of the commands, with the template's parameters as its flags.
+"""Runs a DataRater command for the launcher of a Dataflow Flex Template.
 
-The launcher calls this file by FLEX_TEMPLATE_PYTHON_PY_FILE and hands over the parameters as
-`--name=value`, with flags of Beam's own (`--runner`, `--template_location`, ...) that make the
-command build the job and leave it to Dataflow. DATARATER_TEMPLATE says which command,
-DATARATER_SDK_IMAGE which image workers start from; both are set in the image (`deploy/Dockerfile`).
+The launcher calls this file (FLEX_TEMPLATE_PYTHON_PY_FILE) with the template's parameters as
+`--name=value`, plus flags of Beam (`--runner`, `--template_location`, ...) that make the command
+build the job and hand it over to Dataflow. DATARATER_TEMPLATE names the command and
+DATARATER_SDK_IMAGE the image of the workers; the image sets both (`deploy/Dockerfile`).
 """
+
+from __future__ import annotations
 
 import os
 import sys
@@ -18,49 +20,49 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "score": score.main,
     "select": select.main,
 }
-"""By template."""
+"""The command of each template."""
 
 REPEATED = ("--source_weight",)
-"""Flags that a command takes several times; a template's parameter holds all the values, joined by commas."""
+"""Flags that a command accepts several times. A parameter joins their values with commas."""
 
 
 def flags(parameters: Sequence[str], sdk_image: str) -> list[str]:
-    """A command's flags from what the launcher hands over.
+    """Converts the launcher's parameters to the flags of a command.
 
     Args:
-        parameters: `--name=value`.
-        sdk_image: the image for workers where the parameters name none; empty for Beam's default.
+        parameters: Parameters of the form `--name=value`.
+        sdk_image: Image of the workers if no parameter names one; empty for Beam's default.
 
     Returns:
-        The flags. Parameters left empty are left out: the command's own defaults hold.
+        The flags, without empty parameters, so that the defaults of the command apply.
     """
-    made = []
+    given = []
     for parameter in parameters:
         name, equals, value = parameter.partition("=")
         if equals and not value:
             continue
         values = value.split(",") if name in REPEATED else [value]
-        made += [f"{name}={each}" for each in values] if equals else [parameter]
-    if sdk_image and not any(flag.partition("=")[0] == "--sdk_container_image" for flag in made):
-        made.append(f"--sdk_container_image={sdk_image}")
-    return made
+        given += [f"{name}={each}" for each in values] if equals else [parameter]
+    if sdk_image and not any(flag.partition("=")[0] == "--sdk_container_image" for flag in given):
+        given.append(f"--sdk_container_image={sdk_image}")
+    return given
 
 
 def main(parameters: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs the template's command.
+    """Runs the command of the template.
 
     Args:
-        parameters: `--name=value`.
-        environment: where DATARATER_TEMPLATE and DATARATER_SDK_IMAGE are looked up.
+        parameters: Parameters of the form `--name=value`.
+        environment: Environment variables with DATARATER_TEMPLATE and DATARATER_SDK_IMAGE.
 
     Returns:
-        The command's exit code.
+        The exit code of the command.
     """
     template = environment.get("DATARATER_TEMPLATE", "")
     if template not in COMMANDS:
         print(
-            f"DATARATER_TEMPLATE: {template!r} is none of {', '.join(COMMANDS)}; build the image with "
-            "--build-arg TEMPLATE=...",
+            f"DATARATER_TEMPLATE is {template!r}, not one of {', '.join(COMMANDS)}; "
+            "build the image with --build-arg TEMPLATE=...",
             file=sys.stderr,
         )
         return exit_codes.WRONG_USAGE

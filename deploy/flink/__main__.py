@@ -1,4 +1,6 @@
-"""`python -m deploy.flink up|status|down`: a Flink cluster on this machine."""
+"""Starts, describes or stops a Flink cluster on this machine: `python -m deploy.flink up`."""
+
+from __future__ import annotations
 
 import argparse
 import sys
@@ -8,22 +10,23 @@ from deploy.flink import cluster, supervisor
 from deploy.flink.java import ClusterError
 
 
-def _describe(found: cluster.Cluster, folder: Path) -> str:
-    slots = found.task_managers * found.slots
-    of_each = "1 slot" if found.slots == 1 else f"{found.slots} slots"
+def _describe(running: cluster.Cluster, folder: Path) -> str:
+    slots = running.task_managers * running.slots
+    slots_each = "1 slot" if running.slots == 1 else f"{running.slots} slots"
     return (
-        f"Flink is up: {found.task_managers} task managers with {of_each} each, http://{found.flink_master}\n"
+        f"Flink is up: {running.task_managers} task managers with {slots_each} each, "
+        f"http://{running.flink_master}\n"
         f"logs: {folder}/{supervisor.LOGS}\n"
-        f"Submit to it, with {slots} workers:\n\n"
-        "  datarater-curate --input 'crawl/*.jsonl.gz' --rater rater --output run --keep_fraction 0.5 \\\n"
-        f"      {' '.join(found.flags())}\n\n"
-        "FlinkRunner with a job server of its own, in place of --job_endpoint:\n\n"
-        f"      --flink_job_server_jar={found.job_server_jar}\n"
+        f"Submit a job with {slots} workers:\n\n"
+        "  datarater curate --input 'crawl/*.jsonl.gz' --rater rater --output run "
+        "--keep_fraction 0.5 \\\n"
+        f"      {' '.join(running.flags())}\n\n"
+        "To let FlinkRunner start its own job server, replace --job_endpoint with:\n\n"
+        f"      --flink_job_server_jar={running.job_server_jar}\n"
     )
 
 
-def main() -> int:
-    """Returns 0 where the cluster is as it was asked to be, 1 otherwise."""
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.flink", description=cluster.__doc__)
     parser.add_argument("action", choices=("up", "status", "down"))
     parser.add_argument(
@@ -33,27 +36,34 @@ def main() -> int:
         "--task_managers", type=int, default=2, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
-        "--slots", type=int, default=1, metavar="N", help="of each; default: %(default)s"
+        "--slots",
+        type=int,
+        default=1,
+        metavar="N",
+        help="slots per task manager; default: %(default)s",
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs the command; returns 0 if the cluster is then in the requested state, else 1."""
+    args = _parse_arguments()
     try:
         if args.action == "down":
             print("Flink is down" if cluster.down(args.folder) else "no cluster was up")
             return 0
+
         if args.action == "up":
-            print(
-                _describe(
-                    cluster.up(args.folder, args.folder, args.task_managers, args.slots),
-                    args.folder,
-                )
-            )
+            started = cluster.up(args.folder, args.folder, args.task_managers, args.slots)
+            print(_describe(started, args.folder))
             return 0
-        found = cluster.read(args.folder.absolute())
-        if found is None:
-            print("no cluster is up: make flink")
+
+        running = cluster.read(args.folder.absolute())
+        if running is None:
+            print("no cluster is up; start one with `make flink`")
             return 1
-        missing = found.missing()
-        print(f"not whole: {missing}" if missing else _describe(found, args.folder))
+        missing = running.missing()
+        print(f"incomplete: {missing}" if missing else _describe(running, args.folder))
         return 1 if missing else 0
     except ClusterError as error:
         print(f"flink: {error}", file=sys.stderr)

@@ -1,9 +1,11 @@
-"""A Flink cluster on one machine: a job manager, task managers, a worker pool beside each, and Beam's job server.
+"""A Flink cluster on one machine: job manager, task managers with worker pools, Beam's job server.
 
-It stands for a cluster of several machines as nearly as one machine can: the task managers are
-processes of their own, and each finds at `localhost` its own worker pool, on a loopback address of
-its own, as a task manager does that shares a pod with its pool.
+It imitates a cluster of several machines: every task manager is a separate process and reaches its
+own worker pool at `localhost`, on its own loopback address, like a task manager that shares a pod
+with its pool.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -35,7 +37,7 @@ _SECONDS_TO_START = 120.0
 _SECONDS_TO_END = 15.0
 _ROOT = Path(__file__).resolve().parents[2]
 
-# Ports that other tools expect, taken where they are free.
+# The usual ports of these services, used if they are free.
 _REST_PORT, _JOB_PORT, _ARTIFACT_PORT, _POOL_PORT = 8081, 8099, 8098, 50000
 
 _FLINK_CONF = """\
@@ -49,22 +51,22 @@ taskmanager.host: 127.0.0.1
 taskmanager.bind-host: 127.0.0.1
 taskmanager.numberOfTaskSlots: {slots}
 io.tmp.dirs: {temporary}
-# A task manager that is gone is noticed after two heartbeats; one that is slow, on a busy machine,
-# is waited for.
+# A task manager that is gone is noticed after two heartbeats. The long timeout tolerates a task
+# manager that is slow because the machine is busy.
 heartbeat.interval: 2000
 heartbeat.timeout: 60000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
 restart-strategy.fixed-delay.delay: 10 s
 slot.request.timeout: 120000
-# Beam's classes are the cluster's own, not the copies that come with each job: else no worker
-# outlives a step.
+# Use Beam's classes of the cluster, not the copies that come with each job: with those, no worker
+# survives a step.
 classloader.resolve-order: parent-first
-# Exchanges between steps: little goes through each, and several are open at a time.
+# Steps exchange little data, but several exchanges are open at a time.
 taskmanager.network.sort-shuffle.min-buffers: 64
 """
 
-# Small: the texts are in the workers, and never pass through Flink.
+# Little memory suffices: the texts stay in the workers and never pass through Flink.
 _TASK_MANAGER_MEMORY = {
     "taskmanager.cpu.cores": "{slots}.0",
     "taskmanager.memory.task.heap.size": "256m",
@@ -88,17 +90,17 @@ _TASK_MANAGER_HEAP = [
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What a command needs to know to submit to the cluster.
+    """The addresses that a command needs to submit to the cluster, as `host:port`.
 
     Attributes:
-        flink_master: host and port of the job manager's REST service.
-        job_endpoint: of Beam's job server.
-        artifact_endpoint: likewise.
-        worker_pool: where each task manager finds its own worker pool.
-        job_server_jar: for FlinkRunner without a job server that runs already.
-        task_managers: how many.
-        slots: of each task manager.
-        pools: the addresses of the worker pools as this machine sees them.
+        flink_master: Address of the job manager's REST service.
+        job_endpoint: Address at which Beam's job server accepts jobs.
+        artifact_endpoint: Address at which Beam's job server accepts artifacts.
+        worker_pool: Address at which each task manager reaches its own worker pool.
+        job_server_jar: Path of the jar from which FlinkRunner can start its own job server.
+        task_managers: Number of task managers.
+        slots: Number of slots per task manager.
+        pools: Addresses of the worker pools as seen from this machine.
     """
 
     flink_master: str
@@ -111,7 +113,7 @@ class Cluster:
     pools: tuple[str, ...]
 
     def flags(self) -> list[str]:
-        """The flags that send a command to this cluster."""
+        """Returns the flags that send a command to this cluster."""
         return [
             "--runner=FlinkRunner",
             f"--flink_master={self.flink_master}",
@@ -120,27 +122,29 @@ class Cluster:
         ]
 
     def overview(self) -> dict[str, Any]:
-        """What the job manager says of its cluster.
+        """Returns the job manager's overview of the cluster.
 
         Raises:
-            OSError: it does not answer.
+            OSError: The job manager does not answer.
         """
         with urllib.request.urlopen(f"http://{self.flink_master}/overview", timeout=5) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+            overview: dict[str, Any] = json.load(answer)
+        return overview
 
     def missing(self) -> str:
-        """What is not up yet, in words; "" if all is."""
+        """Describes the first part that is not up yet; returns "" if all parts are."""
         try:
             overview = self.overview()
         except (OSError, ValueError):
             return f"the job manager does not answer at {self.flink_master}"
+
+        # A task manager offers its slots a moment after it has joined.
         if overview["taskmanagers"] < self.task_managers:
-            return f"{overview['taskmanagers']} of {self.task_managers} task managers are there"
-        if (
-            overview["slots-total"] < self.task_managers * self.slots
-        ):  # offered a moment after joining
-            return f"{overview['slots-total']} of {self.task_managers * self.slots} slots are there"
+            return f"{overview['taskmanagers']} of {self.task_managers} task managers have joined"
+        slots = self.task_managers * self.slots
+        if overview["slots-total"] < slots:
+            return f"{overview['slots-total']} of {slots} slots are available"
+
         if not _listens(self.job_endpoint):
             return f"Beam's job server does not listen at {self.job_endpoint}"
         for pool in self.pools:
@@ -157,35 +161,37 @@ def _listens(address: str) -> bool:
 
 
 def _free_port(preferred: int, hosts: Sequence[str] = ("127.0.0.1",)) -> int:
-    """A port that is free at all hosts: the preferred one if it is.
+    """Returns a port that is free at all hosts: the preferred one if possible.
 
     Raises:
-        ClusterError: one of the hosts is no address of this machine.
+        ClusterError: One of the hosts is not an address of this machine, or no port is free.
     """
-    for port in (preferred, *[0] * 20):
+    # Port 0 lets the system choose; its choice for the first host may be taken at another one.
+    for candidate in (preferred, *[0] * 20):
         with contextlib.ExitStack() as opened:
-            found = port
+            port = candidate
             try:
                 for host in hosts:
                     listener = opened.enter_context(socket.socket())
-                    # A port of a server that has just ended is free.
+                    # The port of a server that has just ended counts as free.
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    listener.bind((host, found))
-                    found = listener.getsockname()[1]
+                    listener.bind((host, port))
+                    port = listener.getsockname()[1]
             except PermissionError:
                 continue
             except OSError as error:
-                if host != "127.0.0.1" and not _is_mine(host):
+                if host != "127.0.0.1" and not _is_local(host):
                     raise ClusterError(
-                        f"this machine has no loopback address {host}, which a task manager's worker pool needs: "
-                        f"{error.strerror} (on macOS: sudo ifconfig lo0 alias {host})"
+                        f"this machine has no loopback address {host}, which the worker pool of a "
+                        f"task manager needs: {error.strerror} "
+                        f"(on macOS: sudo ifconfig lo0 alias {host})"
                     ) from error
                 continue
-            return found
-    raise ClusterError("no free port was found")
+            return port
+    raise ClusterError("found no free port")
 
 
-def _is_mine(host: str) -> bool:
+def _is_local(host: str) -> bool:
     with contextlib.suppress(OSError), socket.socket() as listener:
         listener.bind((host, 0))
         return True
@@ -195,7 +201,7 @@ def _is_mine(host: str) -> bool:
 def _plan(
     folder: Path, jars: Path, task_managers: int, slots: int
 ) -> tuple[Cluster, list[Command]]:
-    """Chooses ports and writes the configuration."""
+    """Chooses ports, writes the configuration and returns the commands that make up the cluster."""
     hosts = [f"127.0.0.{number}" for number in range(1, task_managers + 1)]
     rest, rpc = _free_port(_REST_PORT), _free_port(0)
     job, artifacts = _free_port(_JOB_PORT), _free_port(_ARTIFACT_PORT)
@@ -210,63 +216,79 @@ def _plan(
         slots=slots,
         pools=tuple(f"{host}:{pool}" for host in hosts),
     )
+
     (folder / "conf").mkdir(exist_ok=True)
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / "conf/flink-conf.yaml").write_text(
         _FLINK_CONF.format(rpc_port=rpc, rest_port=rest, slots=slots, temporary=folder / "tmp")
     )
-    run = [java.find_java(), *java.options(), f"-Djava.io.tmpdir={folder / 'tmp'}"]
-    on_jars = ["-cp", java.class_path(jars)]
+
+    run_java = [java.find_java(), *java.options(), f"-Djava.io.tmpdir={folder / 'tmp'}"]
+    run_flink = [*run_java, "-cp", java.class_path(jars)]
     configured = ["--configDir", str(folder / "conf")]
-    commands = [Command("job-manager", [*run, "-Xmx512m", *on_jars, _JOB_MANAGER, *configured])]
-    memory = [
-        f"-D{name}={value.format(slots=slots)}" for name, value in _TASK_MANAGER_MEMORY.items()
-    ]
-    python_path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for number, host in enumerate(hosts, 1):
-        names = folder / f"conf/hosts-{number}"
-        names.write_text(f"{host} localhost\n127.0.0.1 {socket.gethostname()}\n")
-        itself = [f"-Dtaskmanager.resource-id=task-manager-{number}", *memory]
-        argv = [
-            *run,
-            f"-Djdk.net.hosts.file={names}",
-            *_TASK_MANAGER_HEAP,
-            *on_jars,
-            _TASK_MANAGER,
-            *configured,
+    commands = [Command("job-manager", [*run_flink, "-Xmx512m", _JOB_MANAGER, *configured])]
+    for number, address in enumerate(cluster.pools, 1):
+        commands += [
+            _task_manager(number, hosts[number - 1], slots, folder, run_flink),
+            _worker_pool(number, address, folder),
         ]
-        commands.append(Command(f"task-manager-{number}", [*argv, *itself]))
-        serve = [sys.executable, "-m", "deploy.flink.worker_pool", f"{host}:{pool}"]
-        # Workers share nothing but what the job's paths lead to, as on a cluster of many machines.
-        temporary = folder / f"tmp-{number}"
-        temporary.mkdir(exist_ok=True)
-        environment = {"PYTHONPATH": python_path, "TMPDIR": str(temporary)}
-        commands.append(
-            Command(f"worker-pool-{number}", serve, environment, str(folder / f"work-{number}"))
-        )
-    server = [
-        java.JOB_SERVER_CLASS,
-        "--flink-master",
-        cluster.flink_master,
-        "--job-host",
-        "localhost",
-    ]
-    server += ["--job-port", str(job), "--artifact-port", str(artifacts), "--expansion-port", "0"]
-    # With each job the server sends what is on its class path to the cluster, which has it all: the
-    # greater part, of other projects, is out of sight there.
-    own, others = java.split_class_path(jars)
-    on_jars = [f"-Xbootclasspath/a:{others}", "-cp", own]
-    commands.append(
-        Command(
-            "job-server", [*run, "-Xmx512m", *on_jars, *server, "--artifacts-dir", f"{folder}/tmp"]
-        )
-    )
+    commands.append(_job_server(cluster, jars, folder, run_java))
     return cluster, commands
 
 
+def _task_manager(
+    number: int, host: str, slots: int, folder: Path, run_flink: Sequence[str]
+) -> Command:
+    # In this file `localhost` is the loopback address of the task manager's own worker pool.
+    hosts_file = folder / f"conf/hosts-{number}"
+    hosts_file.write_text(f"{host} localhost\n127.0.0.1 {socket.gethostname()}\n")
+    argv = [
+        *run_flink,
+        f"-Djdk.net.hosts.file={hosts_file}",
+        *_TASK_MANAGER_HEAP,
+        _TASK_MANAGER,
+        "--configDir",
+        str(folder / "conf"),
+        f"-Dtaskmanager.resource-id=task-manager-{number}",
+    ]
+    argv += [
+        f"-D{name}={value.format(slots=slots)}" for name, value in _TASK_MANAGER_MEMORY.items()
+    ]
+    return Command(f"task-manager-{number}", argv)
+
+
+def _worker_pool(number: int, address: str, folder: Path) -> Command:
+    # Workers share only what the paths of the job lead to, as on a cluster of several machines.
+    temporary = folder / f"tmp-{number}"
+    temporary.mkdir(exist_ok=True)
+    return Command(
+        f"worker-pool-{number}",
+        [sys.executable, "-m", "deploy.flink.worker_pool", address],
+        {"PYTHONPATH": _python_path(), "TMPDIR": str(temporary)},
+        str(folder / f"work-{number}"),
+    )
+
+
+def _python_path() -> str:
+    """Returns a PYTHONPATH that lets processes in other folders import this package."""
+    return os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _job_server(cluster: Cluster, jars: Path, folder: Path, run_java: Sequence[str]) -> Command:
+    # With each job the server sends the jars of its class path to the cluster, which already has
+    # them. The boot class path hides the larger part, the jars of other projects, from it.
+    own, others = java.split_class_path(jars)
+    argv = [*run_java, "-Xmx512m", f"-Xbootclasspath/a:{others}", "-cp", own]
+    argv += [java.JOB_SERVER_CLASS, "--flink-master", cluster.flink_master]
+    argv += ["--job-host", "localhost", "--job-port", cluster.job_endpoint.rpartition(":")[2]]
+    argv += ["--artifact-port", cluster.artifact_endpoint.rpartition(":")[2]]
+    argv += ["--expansion-port", "0", "--artifacts-dir", f"{folder}/tmp"]
+    return Command("job-server", argv)
+
+
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder against another `up` or `down`."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Locks the folder against another `up` or `down`."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -274,7 +296,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def read(folder: Path) -> Cluster | None:
-    """The folder's cluster, None if none is up."""
+    """Returns the cluster of a folder; None if it is not up."""
     if not any(name == supervisor.SUPERVISOR for name, _ in supervisor.running(folder)):
         return None
     fields = json.loads((folder / CLUSTER).read_bytes())
@@ -284,52 +306,57 @@ def read(folder: Path) -> Cluster | None:
 def up(
     folder: Path, jars: Path, task_managers: int = 2, slots: int = 1, *, until_exit: bool = False
 ) -> Cluster:
-    """Brings a cluster up, unless the folder's is.
+    """Starts a cluster unless the folder's cluster is already up.
 
     Args:
-        folder: for its configuration, logs and process ids.
-        jars: the folder that jars are fetched into.
-        task_managers: how many.
-        slots: of each.
-        until_exit: whether the cluster ends with this process, however that ends.
+        folder: Folder for the configuration, the logs and the process ids.
+        jars: Folder for the jars, which are fetched if they are missing.
+        task_managers: Number of task managers.
+        slots: Number of slots per task manager.
+        until_exit: Whether the cluster ends together with this process, even if it is killed.
 
     Returns:
-        The cluster, once all of it answers.
+        The cluster, once all its parts answer.
 
     Raises:
-        ClusterError: saying what is missing, with the end of the log that tells why.
+        ClusterError: A part is missing or does not start; the message ends with the ends of the
+            logs.
     """
     folder = folder.absolute()
-    with _alone(folder):
+    with _locked(folder):
         cluster = read(folder)
         if cluster is not None and (cluster.task_managers, cluster.slots) != (task_managers, slots):
             raise ClusterError(
-                f"the cluster in {folder} has {cluster.task_managers} task managers with {cluster.slots} slots each; "
-                "take it down first"
+                f"the cluster in {folder} has {cluster.task_managers} task managers with "
+                f"{cluster.slots} slots each; take it down first"
             )
         if cluster is None:
+            # A supervisor that was killed may have left processes behind.
             _end(folder)
             cluster, commands = _plan(folder, java.fetch_jars(jars), task_managers, slots)
-            logs = folder / supervisor.LOGS
-            logs.mkdir(exist_ok=True)
-            for old in logs.iterdir():
-                old.unlink()
             write_json(folder / CLUSTER, dataclasses.asdict(cluster))
-            write_json(
-                folder / supervisor.COMMANDS, [dataclasses.asdict(command) for command in commands]
-            )
-            end_with = [json.dumps(process_id())] if until_exit else []
-            with open(logs / f"{supervisor.SUPERVISOR}.log", "ab") as log:
-                subprocess.Popen(
-                    [sys.executable, "-m", "deploy.flink.supervisor", str(folder), *end_with],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": commands[2].environment["PYTHONPATH"]},
-                )
+            _start_supervisor(folder, commands, until_exit=until_exit)
         _wait(folder, cluster)
         return cluster
+
+
+def _start_supervisor(folder: Path, commands: Sequence[Command], *, until_exit: bool) -> None:
+    logs = folder / supervisor.LOGS
+    logs.mkdir(exist_ok=True)
+    for old in logs.iterdir():
+        old.unlink()
+    write_json(folder / supervisor.COMMANDS, [dataclasses.asdict(command) for command in commands])
+
+    end_with = [json.dumps(process_id())] if until_exit else []
+    with open(logs / f"{supervisor.SUPERVISOR}.log", "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "deploy.flink.supervisor", str(folder), *end_with],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+        )
 
 
 def _wait(folder: Path, cluster: Cluster) -> None:
@@ -346,22 +373,23 @@ def _wait(folder: Path, cluster: Cluster) -> None:
 
 
 def down(folder: Path) -> bool:
-    """Takes the folder's cluster down, whatever is left of it; says whether there was anything."""
+    """Stops whatever is left of the folder's cluster; returns whether anything was running."""
     folder = folder.absolute()
     if not folder.is_dir():
         return False
-    with _alone(folder):
+    with _locked(folder):
         return _end(folder)
 
 
 def _end(folder: Path) -> bool:
-    found = dict(supervisor.running(folder))
-    if supervisor.SUPERVISOR in found:
-        os.kill(found[supervisor.SUPERVISOR], signal.SIGTERM)
+    running = dict(supervisor.running(folder))
+    if supervisor.SUPERVISOR in running:
+        os.kill(running[supervisor.SUPERVISOR], signal.SIGTERM)
         end = time.monotonic() + _SECONDS_TO_END
         while list(supervisor.running(folder)) and time.monotonic() < end:
             time.sleep(0.1)
-    # What a supervisor left that was killed itself.
+
+    # A supervisor that was itself killed left its processes running.
     for number in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + _SECONDS_TO_END
         left = dict(supervisor.running(folder))
@@ -370,7 +398,9 @@ def _end(folder: Path) -> bool:
                 os.kill(pid, number)
         while list(supervisor.running(folder)) and time.monotonic() < end:
             time.sleep(0.1)
+
+    # A killed process leaves copies of the jars in its temporary folder.
     (folder / supervisor.PROCESSES).unlink(missing_ok=True)
-    for temporary in folder.glob("tmp*"):  # copies of jars, which a killed process leaves
+    for temporary in folder.glob("tmp*"):
         shutil.rmtree(temporary, ignore_errors=True)
-    return bool(found)
+    return bool(running)

@@ -1,4 +1,6 @@
-"""Java and the jars: what the cluster runs on."""
+"""Finds Java and fetches the jars of Flink and of Beam's job server."""
+
+from __future__ import annotations
 
 import hashlib
 import os
@@ -13,7 +15,7 @@ OLDEST_JAVA = 11
 JOB_SERVER_CLASS = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 JOB_SERVER_JAR = "beam-flink-job-server.jar"
 
-# What Flink and Beam look into by reflection, which newer Javas must be told to allow.
+# Packages that Flink and Beam access by reflection, which newer versions of Java forbid by default.
 _OPENED = (
     "java.lang",
     "java.lang.reflect",
@@ -33,34 +35,36 @@ _MANIFEST_LINE = 72
 
 
 class ClusterError(Exception):
-    """The cluster cannot be brought up; the message says what is missing."""
+    """The cluster cannot be started; the message says what is missing."""
 
 
 def find_java() -> str:
-    """The Java to run: that of JAVA_HOME, else the one on PATH.
+    """Returns the path of the Java to run: the one in JAVA_HOME, or else the one on PATH.
 
     Raises:
-        ClusterError: there is none, or it is too old.
+        ClusterError: Java is missing or too old.
     """
     home = os.environ.get("JAVA_HOME")
     java = f"{home}/bin/java" if home else shutil.which("java")
     where = f"in JAVA_HOME={home}" if home else "on PATH"
     if java is None or shutil.which(java) is None:
         raise ClusterError(
-            f"Flink needs Java {OLDEST_JAVA} or newer, and there is none {where}: install it (openjdk)"
+            f"Flink needs Java {OLDEST_JAVA} or newer, but there is none {where}: "
+            "install a JDK such as openjdk"
         )
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(?:1\.)?(\d+)', said)
+
+    output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(?:1\.)?(\d+)', output)
     if version is None or int(version[1]) < OLDEST_JAVA:
-        found = said.splitlines()[0] if said else "no version"
+        reported = output.splitlines()[0] if output else "no version"
         raise ClusterError(
-            f"Flink needs Java {OLDEST_JAVA} or newer; the one {where} says: {found}"
+            f"Flink needs Java {OLDEST_JAVA} or newer; the one {where} reports: {reported}"
         )
     return java
 
 
 def options() -> list[str]:
-    """The options that every Java process of the cluster starts with."""
+    """Returns the options of every Java process of the cluster."""
     opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
     logs = [
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -70,16 +74,16 @@ def options() -> list[str]:
 
 
 def fetch_jars(folder: Path) -> Path:
-    """Fetches the jars of the pom with Maven, once.
+    """Fetches the jars of the pom with Maven, unless they were fetched before.
 
     Args:
-        folder: what holds the jars of this pom and, in time, of others.
+        folder: Folder that contains one subfolder of jars per version of the pom.
 
     Returns:
-        The folder with the jars, named by the pom's content.
+        The subfolder with the jars, named after a digest of the pom.
 
     Raises:
-        ClusterError: there is no Maven, or it cannot reach its repository.
+        ClusterError: Maven is missing, or it cannot reach its repository.
     """
     jars = folder.absolute() / f"jars-{hashlib.sha256(POM.read_bytes()).hexdigest()[:8]}"
     if jars.is_dir():
@@ -87,8 +91,10 @@ def fetch_jars(folder: Path) -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise ClusterError(
-            "the jars of Flink and Beam are fetched with Maven, and there is no mvn on PATH: install it"
+            "Maven fetches the jars of Flink and Beam, but there is no mvn on PATH: install Maven"
         )
+
+    # Maven writes to a folder of this process, which is renamed when complete.
     parts = jars.with_name(f"{jars.name}.{os.getpid()}.part")
     copy = [
         maven,
@@ -116,12 +122,12 @@ def fetch_jars(folder: Path) -> Path:
 
 
 def class_path(jars: Path) -> str:
-    """The class path over a folder of jars."""
+    """Returns the class path of a folder of jars."""
     return os.pathsep.join(split_class_path(jars))
 
 
 def split_class_path(jars: Path) -> tuple[str, str]:
-    """The class path in two: the jars of Beam and Flink themselves, and those of others, which know neither."""
+    """Returns two class paths: the jars of Beam and Flink, and all other jars."""
     own: list[str] = []
     others: list[str] = []
     for jar in sorted(jars.glob("*.jar")):
@@ -131,9 +137,9 @@ def split_class_path(jars: Path) -> tuple[str, str]:
 
 
 def _write_job_server_jar(jars: Path) -> None:
-    """Writes a jar that `java -jar` starts Beam's job server from, as `--flink_job_server_jar` wants it.
+    """Writes a jar for `--flink_job_server_jar`, from which `java -jar` starts Beam's job server.
 
-    It holds nothing but the names of the jars beside it.
+    The jar contains only a manifest with the names of the jars in its folder.
     """
     lines = [
         "Manifest-Version: 1.0",
@@ -146,7 +152,7 @@ def _write_job_server_jar(jars: Path) -> None:
 
 
 def _manifest_lines(line: str) -> str:
-    # A manifest's lines are short; a space carries one on.
+    # A manifest's lines have at most 72 bytes; a leading space continues the line before.
     first, rest = line[: _MANIFEST_LINE - 2], line[_MANIFEST_LINE - 2 :]
     step = _MANIFEST_LINE - 3
     return "".join(

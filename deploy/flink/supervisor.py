@@ -1,11 +1,13 @@
-"""Keeps the cluster's processes running: one that ends is started again, until a signal ends them all.
+"""Keeps the processes of the cluster running: restarts every process that ends, until a signal.
 
     python -m deploy.flink.supervisor FOLDER [PROCESS]
 
-It ends with the process that is given, as JSON (`datarater.pipelines.run_folder.lease.process_id`).
-The folder's `commands.json` says what to run; `processes.json` says what runs. Every process has a
-log of its own.
+`commands.json` in the folder lists what to run, `processes.json` what is running. Every process
+has its own log. The supervisor ends together with PROCESS, given as JSON
+(`datarater.pipelines.run_folder.lease.process_id`).
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -35,10 +37,10 @@ class Command:
     """A process to keep running.
 
     Attributes:
-        name: of the process and its log.
-        argv: what to run.
-        environment: what differs from the supervisor's own.
-        directory: its working directory, made if it is missing; None: the supervisor's.
+        name: Name of the process and of its log.
+        argv: Program and its arguments.
+        environment: Environment variables to add to the supervisor's.
+        directory: Working directory, created if missing; None for the supervisor's.
     """
 
     name: str
@@ -48,11 +50,7 @@ class Command:
 
 
 class Supervisor:
-    """Runs commands, each again when it ends.
-
-    Args:
-        folder: of the cluster.
-    """
+    """Runs the commands of a cluster's folder and restarts those that end."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -63,7 +61,7 @@ class Supervisor:
         self._due = {command.name: 0.0 for command in self._commands}
 
     def look(self) -> None:
-        """Starts what does not run."""
+        """Starts every command that is not running."""
         changed = False
         for command in self._commands:
             process = self._running.get(command.name)
@@ -76,13 +74,14 @@ class Supervisor:
                 )
                 del self._running[command.name]
                 self._due[command.name] = time.monotonic() + _PAUSE_SECONDS
+
             if time.monotonic() >= self._due[command.name]:
                 self._running[command.name] = self._start(command)
                 changed = True
         if changed:
             self._write()
 
-    def _start(self, command: Command) -> "subprocess.Popen[bytes]":
+    def _start(self, command: Command) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             split_marks.WATCHED_PROCESS: json.dumps(process_id()),
@@ -90,6 +89,7 @@ class Supervisor:
         }
         if command.directory is not None:
             os.makedirs(command.directory, exist_ok=True)
+
         with open(self._folder / LOGS / f"{command.name}.log", "ab") as log:
             process = subprocess.Popen(
                 command.argv,
@@ -107,7 +107,7 @@ class Supervisor:
         write_json(self._folder / PROCESSES, {SUPERVISOR: process_id(), **processes})
 
     def end(self) -> None:
-        """Ends all: with a signal to stop, then without asking."""
+        """Stops all processes: SIGTERM first, SIGKILL after a few seconds."""
         for process in self._running.values():
             process.terminate()
         end = time.monotonic() + _SECONDS_TO_END
@@ -119,14 +119,14 @@ class Supervisor:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file that readers find whole."""
+    """Writes a JSON file atomically."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1))
     part.replace(path)
 
 
 def running(folder: Path) -> Iterator[tuple[str, int]]:
-    """The processes of a folder's cluster that run: their names and ids, the supervisor's first."""
+    """Yields the names and ids of the running processes of a cluster, the supervisor first."""
     try:
         processes = json.loads((folder / PROCESSES).read_bytes())
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def running(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def main() -> None:
-    """Supervises until SIGTERM or SIGINT, or until the process is gone that it is to end with."""
+    """Supervises until SIGTERM or SIGINT, or until the watched process is gone."""
     supervisor = Supervisor(Path(sys.argv[1]))
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -152,6 +152,8 @@ def main() -> None:
             time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
         pass
+
+    # A second signal must not interrupt the shutdown.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor.end()

@@ -1,7 +1,9 @@
-"""A worker process of a pool: Beam's harness, which runs our steps in bundles that a task manager sends.
+"""A worker process of a pool: Beam's harness, which runs the bundles that a task manager sends.
 
 python -m deploy.flink.worker CONTROL_HOST:PORT WORKER_ID
 """
+
+from __future__ import annotations
 
 import logging
 import os
@@ -21,7 +23,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Works until the task manager says that it is enough, or is gone."""
+    """Works until the task manager stops the worker or is gone."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {sys.argv[2]}: %(message)s")
     signal.signal(signal.SIGTERM, _stop)
     split_marks.watch_launcher()
@@ -31,8 +33,8 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    # A split in the making would go on in a thread of its own, for a task manager that no longer
-    # wants it.
+
+    # Otherwise a thread would keep scoring its split for a task manager that is gone.
     split_marks.clear_own()
     os._exit(code)
 

@@ -1,13 +1,14 @@
-"""A pool of worker processes beside a task manager: what Beam calls an EXTERNAL environment.
-
-It serves the same calls as Beam's own `apache_beam.runners.worker.worker_pool_main`, on the address
-that it is given. A worker runs on the very Python that the pool runs on, so that it has the same
-packages; its output goes to the pool's log; it removes its marks
-(`datarater.pipelines.run_folder.split_marks`) when it is told to stop; and it ends with its pool,
-as the pool ends with the cluster.
+"""A pool of worker processes next to a task manager: an EXTERNAL environment in Beam's terms.
 
     python -m deploy.flink.worker_pool HOST:PORT
+
+The pool serves the same calls as `apache_beam.runners.worker.worker_pool_main`. A worker runs in
+the Python interpreter of the pool, so it has the same packages, and writes to the log of the pool.
+A worker that is stopped removes its marks (`datarater.pipelines.run_folder.split_marks`). Workers
+end with their pool, and the pool ends with the cluster.
 """
+
+from __future__ import annotations
 
 import json
 import logging
@@ -31,15 +32,15 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class WorkerPool(BeamFnExternalWorkerPoolServicer):
-    """Starts worker processes and stops them, as a task manager asks."""
+    """Starts and stops worker processes for a task manager."""
 
     def __init__(self) -> None:
         super().__init__(use_process=True)
 
-    def StartWorker(
+    def StartWorker(  # noqa: N802  (the name of the remote call)
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StartWorkerResponse:
-        """Starts a worker process that reports to the task manager."""
+        """Starts a worker process that connects to the task manager."""
         command = [
             sys.executable,
             "-m",
@@ -52,12 +53,13 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
             worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"{command}: {error}")
+
         self._worker_processes[request.worker_id] = worker
         _LOGGER.info("worker %s is process %d", request.worker_id, worker.pid)
         threading.Thread(target=self._wait, args=(request.worker_id, worker), daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
-    def _wait(self, name: str, worker: "subprocess.Popen[bytes]") -> None:
+    def _wait(self, name: str, worker: subprocess.Popen[bytes]) -> None:
         _LOGGER.info("worker %s, process %d, ended with %d", name, worker.pid, worker.wait())
 
     def stop(self) -> None:
@@ -67,20 +69,22 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
 
 
 def main() -> None:
-    """Serves at the address given until a signal comes."""
+    """Serves at the given address until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     watched = os.environ.pop(split_marks.WATCHED_PROCESS, None)
     if watched:
         split_marks.die_with(json.loads(watched))
+
+    # Without SO_REUSEPORT a second pool at the same address fails to start. With it, the two pools
+    # would share the requests.
     pool = WorkerPool()
-    # Of two pools at one address the second is refused, not given every other request.
     server = grpc.server(
         thread_pool_executor.shared_unbounded_instance(), options=[("grpc.so_reuseport", 0)]
     )
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     server.add_insecure_port(sys.argv[1])
     server.start()
-    _LOGGER.info("workers are started at %s", sys.argv[1])
+    _LOGGER.info("the worker pool listens at %s", sys.argv[1])
 
     def stop(number: int, frame: FrameType | None) -> None:
         pool.stop()

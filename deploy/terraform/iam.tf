@@ -1,7 +1,8 @@
-# Four accounts, each with what it needs and no more. None has a key; every role on the bucket is on this bucket alone.
+# Four accounts, each with only the rights it needs. None has a key. Every role on a bucket applies
+# to that bucket alone.
 
 locals {
-  # Run folders are read and written by workers and by the command that launches them.
+  # Workers and the command that launches them read and write run folders.
   runs = {
     worker   = google_service_account.worker.member
     launcher = google_service_account.launcher.member
@@ -46,7 +47,7 @@ resource "google_storage_bucket_iam_member" "run_folders" {
   member = each.value
 }
 
-# Beam asks for the bucket itself (storage.buckets.get) before it stages files.
+# Beam reads the bucket's metadata (storage.buckets.get) before it stages files.
 resource "google_storage_bucket_iam_member" "bucket" {
   for_each = local.runs
 
@@ -82,7 +83,7 @@ resource "google_project_iam_member" "launcher" {
   member  = google_service_account.launcher.member
 }
 
-# A job is submitted to run as the worker's account.
+# The launcher submits jobs that run as the worker's account.
 resource "google_service_account_iam_member" "launcher_as_worker" {
   service_account_id = google_service_account.worker.name
   role               = "roles/iam.serviceAccountUser"

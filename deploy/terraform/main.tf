@@ -21,7 +21,8 @@ resource "google_project_service" "needed" {
   disable_on_destroy = false
 }
 
-# Score files and manifests are committed once and never replaced; versions guard against hands.
+# Score files and manifests are written once and never replaced. Versioning protects them from
+# manual mistakes.
 resource "google_storage_bucket" "datarater" {
   name                        = var.bucket
   location                    = var.region
@@ -64,7 +65,8 @@ resource "google_storage_bucket" "datarater" {
   depends_on = [google_project_service.needed]
 }
 
-# A tag names one build for ever: a job that runs for days starts its last worker from the image of its first.
+# A tag names the same build forever: a job that runs for days starts its last worker from the same
+# image as its first.
 resource "google_artifact_registry_repository" "images" {
   repository_id = "datarater"
   location      = var.region

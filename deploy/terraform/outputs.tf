@@ -4,7 +4,7 @@ output "bucket" {
 }
 
 output "image" {
-  description = "The image without its tag: what deploy/cloudbuild.yaml pushes to."
+  description = "The image without its tag; deploy/cloudbuild.yaml pushes to it."
   value       = local.image
 }
 
@@ -14,7 +14,7 @@ output "templates" {
 }
 
 output "service_accounts" {
-  description = "Who is who."
+  description = "The email addresses of the service accounts."
   value = {
     worker    = google_service_account.worker.email
     launcher  = google_service_account.launcher.email
@@ -24,6 +24,6 @@ output "service_accounts" {
 }
 
 output "run_tonight_now" {
-  description = "Starts the nightly batch by hand."
+  description = "The command that starts the nightly batch by hand."
   value       = "gcloud run jobs execute ${google_cloud_run_v2_job.batch.name} --region ${var.region} --wait"
 }

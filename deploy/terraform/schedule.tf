@@ -1,5 +1,5 @@
-# Every night Cloud Scheduler starts a Cloud Run job: datarater-batch for the day that has ended (deploy/nightly.sh), which
-# submits to Dataflow and waits.
+# Every night Cloud Scheduler starts a Cloud Run job. The job runs `datarater batch` for the day
+# that has ended (deploy/nightly.sh), which submits to Dataflow and waits.
 
 resource "google_cloud_run_v2_job" "batch" {
   name                = "datarater-batch"
@@ -13,9 +13,10 @@ resource "google_cloud_run_v2_job" "batch" {
     template {
       service_account = google_service_account.launcher.email
       timeout         = "${var.batch_hours * 3600}s"
-      # Cloud Run cannot tell exit codes apart. Another try goes on after a signal (75). After a kill the workers go on and
-      # hold the lease until all is scored, which may outlast these tries: then the next night publishes first what is
-      # left. After drift (4) or wrong usage (2) it ends as before, having changed nothing.
+      # Cloud Run cannot tell exit codes apart. After a signal (75) a retry resumes. After a kill
+      # the workers keep the lease until they have scored everything, which may outlast the retries;
+      # the next night then first publishes what is left. After drift (4) or wrong usage (2) a retry
+      # fails in the same way and changes nothing.
       max_retries = 3
 
       containers {
@@ -35,7 +36,7 @@ resource "google_cloud_run_v2_job" "batch" {
           "--max_num_workers=${var.max_workers}",
         ]
 
-        # For ${BUCKET} and ${PROJECT} in the config.
+        # Replace ${BUCKET} and ${PROJECT} in the config.
         env {
           name  = "BUCKET"
           value = google_storage_bucket.datarater.name
@@ -115,6 +116,6 @@ resource "google_monitoring_alert_policy" "failed_night" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "Read the last line of the execution's log and its exit code; deploy/RUNBOOK.md says what each means. 4 is drift or a rejected share past its limit: look at the day's run record before anything else."
+    content   = "Read the last line of the execution's log and its exit code; deploy/RUNBOOK.md explains each code. 4 means drift or a share of rejected records over its limit: read the day's run record first."
   }
 }

@@ -1,4 +1,4 @@
-# The Flex Templates in use: builds put theirs under templates/TAG/, and image_tag says which of them is meant.
+# The Flex Templates in use. Every build writes its own to templates/TAG/; image_tag selects one.
 
 resource "google_storage_bucket_object" "template" {
   for_each = toset(["curate", "score", "select"])

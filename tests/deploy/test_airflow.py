@@ -16,7 +16,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from datarater.rater_model.exit_codes import EXIT_CODES
-from tests.support.deploy_files import DEPLOY, setup_names
+from tests.support.deploy_files import DEPLOY, SUBCOMMANDS, setup_names
 
 FILE = DEPLOY / "airflow" / "datarater_nightly.py"
 POD_MODULE = "airflow.providers.cncf.kubernetes.operators.pod"
@@ -111,7 +111,7 @@ def test_one_batch_a_day_for_the_day_that_has_ended(dag_file: Any) -> None:
         type(timetable) is dag_file.CronDataIntervalTimetable
         or "CronDataInterval" in type(timetable).__name__
     )
-    assert option(task, "cmds") == ["datarater-batch"]
+    assert option(task, "cmds") == ["datarater", "batch"]
     assert option(task, "arguments") == [
         "--config={{ var.value.datarater_batch_config }}",
         "--as_of={{ ds }}",
@@ -161,4 +161,5 @@ def test_the_pod_is_one_that_kubernetes_takes(dag_file: Any) -> None:
 
 
 def test_the_command_is_installed() -> None:
-    assert "datarater-batch" in setup_names("console_scripts")
+    assert setup_names("console_scripts") == {"datarater"}
+    assert "batch" in SUBCOMMANDS

@@ -44,7 +44,7 @@ def test_java_that_is_absent_or_too_old_is_told(
         java.find_java()
     monkeypatch.delenv("JAVA_HOME")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(java.ClusterError, match="there is none on PATH: install it"):
+    with pytest.raises(java.ClusterError, match="there is none on PATH: install a JDK"):
         java.find_java()
 
 
@@ -110,7 +110,7 @@ def test_a_port_is_taken_that_is_free_at_every_address() -> None:
 def test_a_loopback_address_that_a_machine_lacks_is_named() -> None:
     with pytest.raises(
         java.ClusterError,
-        match=r"no loopback address 192\.0\.2\.1, which a task manager's worker pool",
+        match=r"no loopback address 192\.0\.2\.1, which the worker pool of a task",
     ):
         cluster._free_port(0, ["127.0.0.1", "192.0.2.1"])
 

@@ -157,4 +157,4 @@ def test_the_image_for_commands_has_no_root() -> None:
         "Dataflow's mounted folders are root's; Kubernetes sets the user itself"
     )
     (command,) = [json.loads(rest) for word, rest in instructions() if word == "CMD"]
-    assert command[0] in setup_names("console_scripts")
+    assert {command[0]} == setup_names("console_scripts")

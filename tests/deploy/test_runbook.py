@@ -11,7 +11,7 @@ import pytest
 from datarater.pipelines.runners.choice import beam_flags
 from datarater.rater_model.exit_codes import EXIT_CODES
 from tests.support import ROOT
-from tests.support.deploy_files import DEPLOY, run_linter, setup_names
+from tests.support.deploy_files import DEPLOY, SUBCOMMANDS, run_linter
 from tests.support.readme_tables import COMMANDS, flags_of, parser_of
 
 README, RUNBOOK = DEPLOY / "README.md", DEPLOY / "RUNBOOK.md"
@@ -25,8 +25,8 @@ def test_shellcheck_finds_nothing(script: Path) -> None:
 
 
 def nightly(folder: Path, *arguments: str, **environment: str) -> list[str]:
-    """What deploy/nightly.sh gives to datarater-batch."""
-    command = folder / "datarater-batch"
+    """Returns the arguments that deploy/nightly.sh passes to `datarater batch`."""
+    command = folder / "datarater"
     command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 4\n')
     command.chmod(0o755)
     done = subprocess.run(
@@ -37,7 +37,9 @@ def nightly(folder: Path, *arguments: str, **environment: str) -> list[str]:
         check=False,
     )
     assert done.returncode == 4, "the batch's own exit code"
-    return done.stdout.splitlines()
+    words = done.stdout.splitlines()
+    assert words[0] == "batch"
+    return words[1:]
 
 
 def test_a_night_s_batch_is_for_the_day_that_has_ended(tmp_path: Path) -> None:
@@ -71,8 +73,10 @@ def test_links_and_names_lead_somewhere(document: Path) -> None:
         )
     )
     assert not [name for name in named if not (ROOT / name).exists()]
-    commands = set(re.findall(r"\bdatarater-(?:curate|score|select|status|batch|train)\b", text))
-    assert commands <= setup_names("console_scripts")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--build-arg")]
+    commands = set(re.findall(r"(?:^|`)datarater ([a-z]+)", "\n".join(lines), re.MULTILINE))
+    assert commands
+    assert commands <= SUBCOMMANDS
 
 
 def test_every_folder_is_told_of() -> None:
@@ -107,7 +111,7 @@ def test_flags_that_the_runbook_names_are_there() -> None:
     named = {
         flag
         for line in text.splitlines()
-        if "datarater-" in line
+        if "datarater " in line
         for flag in re.findall(r"(--[a-z_]+)\b(?!-)", line)
     }
     assert named <= known | beam_flags() | batch | train

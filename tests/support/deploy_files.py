@@ -1,4 +1,6 @@
-"""What the tests of deploy/ share: reading its files, and running the linters that the dev extra installs."""
+"""Helpers of the tests of deploy/: reading its files, and running the linters of the dev extra."""
+
+from __future__ import annotations
 
 import ast
 import shutil
@@ -10,12 +12,15 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.support import ROOT
+from tests.support.readme_tables import COMMANDS
 
 DEPLOY = ROOT / "deploy"
+SUBCOMMANDS = {*COMMANDS, "train", "demo"}
+"""Subcommands of `datarater`."""
 
 
 def run_linter(name: str, *arguments: str | Path) -> None:
-    """Runs a linter, which must find nothing; skips, and says so, where it is not there."""
+    """Runs a linter, which must report nothing; skips the test if the linter is not installed."""
     program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if program is None:
         pytest.skip(f"{name} is not installed; it comes with the dev extra")
@@ -26,20 +31,20 @@ def run_linter(name: str, *arguments: str | Path) -> None:
 
 
 def pins(file: Path) -> dict[str, str]:
-    """Returns the versions that a file of constraints pins for the image's Python, by package."""
-    found = {}
+    """Returns the version that a file of constraints pins for each package on Python 3.11."""
+    versions = {}
     for line in file.read_text().splitlines():
         if line and not line.startswith("#"):
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate(
                 {"python_full_version": "3.11.9"}
             ):
-                found[requirement.name] = str(requirement.specifier).removeprefix("==")
-    return found
+                versions[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return versions
 
 
 def setup_names(keyword: str) -> set[str]:
-    """Returns what setup.py names: its extras by `extras_require`, its commands by `console_scripts`."""
+    """Returns the names under a keyword of setup.py: `extras_require` or `console_scripts`."""
     for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())):
         if (
             isinstance(node, ast.keyword)

@@ -1,7 +1,9 @@
-"""The metadata of the Dataflow Flex Templates, made from the commands' own flags.
+"""Generates the metadata of the Dataflow Flex Templates from the flags of the commands.
 
-python -m tests.flex_templates     # writes deploy/dataflow/{curate,score,select}.json
+python -m tests.support.flex_templates     # writes deploy/dataflow/{curate,score,select}.json
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -14,15 +16,15 @@ from tests.support.readme_tables import COMMANDS, parser_of
 FOLDER = ROOT / "deploy" / "dataflow"
 TEMPLATES = ("curate", "score", "select")
 LEFT_OUT = ("local_workers",)
-"""Flags that mean nothing on Dataflow."""
+"""Flags without a meaning on Dataflow."""
 SEVERAL_TIMES = "Can be repeated."
-"""What a flag's help says where a template, which has one value a parameter, must say something else."""
+"""Text of a flag's help that a template must reword, because a parameter has one value."""
 
 _CLOUD_FOLDER = r"^(gs|s3)://[^,\n\r]+$"
 _SHARE = r"(0|1|0?\.[0-9]+|1\.0+|[0-9](\.[0-9]+)?[eE]-[1-9][0-9]?)"
 _NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-?[0-9])?"
 _REGEXES = {
-    # The launcher's machine is gone when the workers start: nothing may lie on a local disk.
+    # The launcher's machine is gone when the workers start, so no path may be local.
     "output": _CLOUD_FOLDER,
     "rater": _CLOUD_FOLDER,
     "reference": _CLOUD_FOLDER,
@@ -50,7 +52,7 @@ def parameter(
     """Returns the metadata of a flag."""
     name = action.option_strings[-1].removeprefix("--")
     help_text = " ".join(parser._get_formatter()._expand_help(action).split())
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "name": name,
         "label": name.replace("_", " ").capitalize(),
         "helpText": help_text[:1].upper()
@@ -59,16 +61,16 @@ def parameter(
         "isOptional": not action.required,
     }
     if action.choices:
-        found["paramType"] = "ENUM"
-        found["enumOptions"] = [
+        metadata["paramType"] = "ENUM"
+        metadata["enumOptions"] = [
             {"value": str(choice), "label": str(choice)} for choice in action.choices
         ]
-        return found
-    found["paramType"] = "TEXT"
+        return metadata
+    metadata["paramType"] = "TEXT"
     regex = _REGEXES.get(name) or _REGEXES_BY_TYPE.get(action.type)
     if regex is not None:
-        found["regexes"] = [regex]
-    return found
+        metadata["regexes"] = [regex]
+    return metadata
 
 
 def template(command: str) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def template(command: str) -> dict[str, Any]:
 
 
 def text(command: str) -> str:
-    """Returns the file of a command's template."""
+    """Returns the content of a command's template file."""
     return json.dumps(template(command), indent=2, ensure_ascii=False) + "\n"
 
 
