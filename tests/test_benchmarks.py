@@ -1,4 +1,6 @@
-"""The benchmarks' own arithmetic; the benchmarks themselves are commands."""
+"""The arithmetic of the benchmarks; the benchmarks themselves are commands."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -19,8 +21,8 @@ def test_every_held_out_document_is_in_one_half_and_no_work_in_both(corpora: Pat
     assert {document.work for document in documents} == {work.name for work in WORKS}
     works = [{d.work for d in documents if d.half == half} for half in (OUTER, VALIDATION)]
     assert not works[0] & works[1]
-    # What tells one work by itself is many rare names in common: Manila and Bintulu share place
-    # names, and are two.
+    # Two documents belong to the same work if they share many rare names. Manila and Bintulu share
+    # only place names, so they are two works.
     assert shared_names(documents)[0][1:3] == ("Manila", "Bintulu")
 
 

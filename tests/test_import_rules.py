@@ -1,4 +1,6 @@
-"""What may import what, and that importing costs nothing and says nothing."""
+"""Which package may import which, and that importing is cheap and silent."""
+
+from __future__ import annotations
 
 import ast
 import json
@@ -16,14 +18,21 @@ FORBIDDEN = {
     "pipelines": {"meta_training"},
     "meta_training": {"apache_beam", "pipelines"},
 }
+HEAVY = ("jax", "flax", "optax", "apache_beam", "numpy", "pyarrow", "tensorflow_datasets")
+OWN_MODULES = sorted(
+    "datarater" if file.stem == "__init__" else f"datarater.{file.stem}"
+    for file in (ROOT / "datarater").glob("*.py")
+    if file.stem != "__main__"
+)
+"""Modules of datarater/ itself, apart from the three packages that it links to."""
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, socket, sys
 
 reached = []
 class WatchedSocket(socket.socket):
-    # Only what leaves the process counts: some libraries probe for IPv6 with a socket that stays
-    # unconnected.
+    # Only calls that leave the process count: some libraries probe for IPv6 with a socket that they
+    # never connect.
     def connect(self, address):
         reached.append(repr(address))
         return super().connect(address)
@@ -57,20 +66,20 @@ with open(sys.argv[0] + ".json", "w") as file:
 
 
 def imported_modules(source: str, package: str) -> set[str]:
-    """The top-level packages that a file imports, inside functions too."""
-    found = set()
+    """Returns the packages that a file imports, also inside functions."""
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {first_part(alias.name) for alias in node.names}
+            names |= {first_part(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "datarater":
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(package if node.level else first_part(node.module or ""))
-    return found
+            names.add(package if node.level else first_part(node.module or ""))
+    return names
 
 
 def first_part(name: str) -> str:
-    """`datarater.pipelines.errors` counts as `pipelines`."""
+    """Returns the package of a module, such as `pipelines` for `datarater.pipelines.errors`."""
     return name.removeprefix("datarater.").split(".")[0]
 
 
@@ -132,3 +141,13 @@ def test_importing_is_silent_and_touches_neither_devices_nor_network(
     report = json.loads((tmp_path / "import_all.py.json").read_text())
     assert report["reached"] == []
     assert report["backends"] is False
+
+
+@pytest.mark.parametrize("module", OWN_MODULES)
+def test_importing_the_public_face_is_silent_and_loads_no_large_library(module: str) -> None:
+    program = f"import sys, {module}\nprint(*(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == ("\n", "")

@@ -1,9 +1,11 @@
-"""The Airflow DAG: imported with Airflow itself where it is installed, else with a stand-in of what the DAG imports.
+"""The Airflow DAG, imported with Airflow if it is installed, otherwise with a stub of its classes.
 
-The stand-in keeps what it is called with. It shows that the DAG's own lines run and what they ask
-for, not that Airflow takes it: for that, install apache-airflow and its provider beside the dev
+The stub records its arguments. It shows that the lines of the DAG run and what they ask for, not
+that Airflow accepts the DAG. To test that, install apache-airflow and its provider next to the dev
 extra and run this file again.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import sys
@@ -23,17 +25,17 @@ POD_MODULE = "airflow.providers.cncf.kubernetes.operators.pod"
 
 
 class _AirflowError(Exception):
-    """Stands for AirflowException."""
+    """Replaces AirflowException."""
 
 
 class _AirflowFailError(_AirflowError):
-    """Stands for AirflowFailException: no more tries."""
+    """Replaces AirflowFailException, which forbids retries."""
 
 
 class _Kept:
-    """Stands for a DAG, a timetable or an operator: keeps what it is made with, and the operators made within it."""
+    """Replaces a DAG, a timetable or an operator; records its arguments and its operators."""
 
-    current: "_Kept | None" = None
+    current: _Kept | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.arguments, self.options = arguments, options
@@ -42,7 +44,7 @@ class _Kept:
         if _Kept.current is not None:
             _Kept.current.tasks.append(self)
 
-    def __enter__(self) -> "_Kept":
+    def __enter__(self) -> _Kept:
         _Kept.current = self
         return self
 
@@ -50,14 +52,14 @@ class _Kept:
         _Kept.current = None
 
     def execute(self, context: Any) -> Any:
-        """Fails, or not, as the pod did."""
+        """Fails if there is a pod, which stands for a failed one."""
         if self.remote_pod is not None:
             raise _AirflowError("the pod failed")
         return "done"
 
 
 def stand_in() -> dict[str, types.ModuleType]:
-    """The modules that the DAG imports."""
+    """Returns stubs of the modules that the DAG imports."""
     names = POD_MODULE.split(".")
     modules = {
         ".".join(names[:end]): types.ModuleType(".".join(names[:end]))
@@ -74,7 +76,7 @@ def stand_in() -> dict[str, types.ModuleType]:
 
 @pytest.fixture(scope="module")
 def dag_file() -> Iterator[Any]:
-    """The DAG's module."""
+    """Returns the imported module of the DAG."""
     with pytest.MonkeyPatch.context() as patch:
         if importlib.util.find_spec("airflow") is None:
             for name, module in stand_in().items():
@@ -88,12 +90,12 @@ def dag_file() -> Iterator[Any]:
 
 
 def option(thing: Any, name: str) -> Any:
-    """What a DAG or an operator was given."""
+    """Returns an argument of a DAG or an operator."""
     return thing.options[name] if isinstance(thing, _Kept) else getattr(thing, name)
 
 
 def pod(code: int | None) -> Any:
-    """A pod that has ended, with an exit code or without one."""
+    """Returns a pod that has ended, with or without an exit code."""
     ended = None if code is None else types.SimpleNamespace(exit_code=code)
     state = types.SimpleNamespace(terminated=ended)
     status = types.SimpleNamespace(name="base", state=state)
@@ -117,7 +119,7 @@ def test_one_batch_a_day_for_the_day_that_has_ended(dag_file: Any) -> None:
         "--as_of={{ ds }}",
     ]
     assert option(task, "retries") >= 1
-    # The lease of a killed launch runs out between two tries.
+    # The lease of a killed launch expires between two tries.
     assert option(task, "retry_delay").total_seconds() > 120
 
 

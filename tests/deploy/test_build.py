@@ -1,4 +1,6 @@
-"""The Cloud Build file: its scripts, its substitutions, and what it says of the images and templates."""
+"""The Cloud Build file: its scripts, its substitutions, its images and its templates."""
+
+from __future__ import annotations
 
 import re
 import subprocess
@@ -23,7 +25,7 @@ def test_shellcheck_finds_nothing(step: str, tmp_path: Path) -> None:
     script = tmp_path / f"{step}.sh"
     script.write_text(SCRIPTS[step])
     assert SCRIPTS[step].splitlines()[:2] == ["#!/usr/bin/env bash", "set -euo pipefail"]
-    # The substitutions come as environment variables.
+    # Substitutions are passed as environment variables.
     run_linter("shellcheck", "--exclude=SC2154", script)
 
 

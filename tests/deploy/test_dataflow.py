@@ -1,4 +1,6 @@
-"""The Flex Templates say what the commands say, and their launcher runs the commands."""
+"""The Flex Templates match the commands, and their launcher runs the commands."""
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -91,7 +93,7 @@ WRONG = {
 
 
 def accepts(command: str, name: str, value: str) -> bool:
-    """Whether a command takes a template's parameter, as its launcher hands it over."""
+    """Returns whether a command accepts a parameter as the launcher passes it."""
     action = ACTIONS[command][name]
     for flag in launch.flags([f"--{name}={value}"], ""):
         given = flag.partition("=")[2]
@@ -194,7 +196,7 @@ def test_a_flag_that_is_given_several_times_can_be_joined(command: str) -> None:
         for name, action in ACTIONS[command].items()
         if isinstance(action, argparse._AppendAction)
     }
-    # --input takes several paths in one value by itself.
+    # One value of --input may contain several paths.
     assert several - {"input"} == {name.removeprefix("--") for name in launch.REPEATED} & set(
         ACTIONS[command]
     )

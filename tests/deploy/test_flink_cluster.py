@@ -1,4 +1,6 @@
-"""The parts of the cluster on one machine, without Java: what is missing is said, what ends is started again."""
+"""The parts of the local Flink cluster that need no Java: error messages and the supervisor."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -62,7 +64,8 @@ def test_maven_that_is_absent_or_fails_is_told(
     ):
         java.fetch_jars(tmp_path / "jars")
     maven.write_text(
-        '#!/bin/sh\nfor last; do :; done\nmkdir -p "${last#*=}"\n: > "${last#*=}/beam-a-long-name.jar"\n'
+        "#!/bin/sh\nfor last; do :; done\n"
+        'mkdir -p "${last#*=}"\n: > "${last#*=}/beam-a-long-name.jar"\n'
     )
     maven.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")

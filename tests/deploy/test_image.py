@@ -1,4 +1,6 @@
-"""The image's Dockerfile, as far as it can be checked without a Docker daemon."""
+"""The Dockerfile, as far as it can be tested without a Docker daemon."""
+
+from __future__ import annotations
 
 import ast
 import json
@@ -16,7 +18,7 @@ ACCELERATORS = ("cpu", "cuda12")
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions, each with its arguments on one line."""
+    """Returns the instructions of the Dockerfile, each with its arguments on one line."""
     lines = [
         line for line in DOCKERFILE.read_text().splitlines() if not line.lstrip().startswith("#")
     ]
@@ -29,13 +31,13 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def arguments() -> dict[str, str]:
-    """The build arguments with their defaults."""
+    """Returns the build arguments with their defaults."""
     found = (rest.partition("=") for word, rest in instructions() if word == "ARG")
     return {name: default.strip('"') for name, _, default in found}
 
 
 def copied(accelerator: str) -> list[str]:
-    """What the Dockerfile copies from the repository."""
+    """Returns the paths that the Dockerfile copies from the repository."""
     values = {**arguments(), "ACCELERATOR": accelerator}
     found = []
     for word, rest in instructions():
@@ -45,7 +47,7 @@ def copied(accelerator: str) -> list[str]:
 
 
 def sent_to_the_build(path: str) -> bool:
-    """Whether the file beside the Dockerfile lets a path through; the last line that matches counts."""
+    """Returns whether Dockerfile.dockerignore admits a path; the last matching line counts."""
     sent = True
     for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")

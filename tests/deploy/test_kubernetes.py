@@ -1,4 +1,6 @@
-"""The Kubernetes manifests: by Kubernetes' schemas, by the Flink operator's reference, and against the commands."""
+"""The Kubernetes manifests against the schemas, the Flink operator's reference and the commands."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from tests.support.readme_tables import COMMANDS, parser_of
 
 FOLDER = DEPLOY / "kubernetes"
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
-"""The oldest in which all that is used is stable (Jobs' podFailurePolicy), and the newest that is known."""
+"""The oldest version in which podFailurePolicy is stable, and the newest known version."""
 KILLED, TERMINATED = 137, 143
 
 # From the operator's reference of its custom resources, as far as it is used here; resources take
@@ -99,7 +101,7 @@ ids = [name for name, _ in DOCUMENTS]
 
 
 def templates(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pod templates in a document."""
+    """Yields the pod templates in a document."""
     spec = document.get("spec", {})
     if document["kind"] == "FlinkDeployment":
         parts = (spec, spec["jobManager"], spec["taskManager"])
@@ -120,7 +122,7 @@ CONTAINERS = [
 
 
 def flags(container: dict[str, Any]) -> dict[str, str]:
-    """A container's flags."""
+    """Returns the flags of a container."""
     return {
         name: value
         for name, _, value in (argument.partition("=") for argument in container["args"])
@@ -128,7 +130,7 @@ def flags(container: dict[str, Any]) -> dict[str, str]:
 
 
 def only_container(job: str) -> dict[str, Any]:
-    """The container of a Job."""
+    """Returns the only container of a Job."""
     (container,) = JOBS[job]["template"]["spec"]["containers"]
     found: dict[str, Any] = container
     return found
@@ -275,8 +277,8 @@ def test_flink_its_job_server_and_its_workers_fit() -> None:
         == flags(only_container("curate"))["--flink_master"]
         == master
     )
-    # The commands refuse a job before task managers have joined; in native mode they come with the
-    # job.
+    # The commands refuse a job before the task managers have joined. In native mode they would join
+    # only with the job.
     assert FLINK["spec"]["mode"] == "standalone"
     (pool,) = [
         each

@@ -1,4 +1,6 @@
-"""What deploy/ holds is told, and what is told is there; the script that a schedule starts."""
+"""The README and the runbook of deploy/ match its files; the nightly script."""
+
+from __future__ import annotations
 
 import datetime
 import os
@@ -44,7 +46,7 @@ def nightly(folder: Path, *arguments: str, **environment: str) -> list[str]:
 
 def test_a_night_s_batch_is_for_the_day_that_has_ended(tmp_path: Path) -> None:
     before = datetime.datetime.now(datetime.UTC).date()
-    # In a zone where it is another day already, or still.
+    # In this time zone the date differs from UTC for most of the day.
     given = nightly(tmp_path, "--config", "gs://b/a b.yaml", TZ="Pacific/Kiritimati")
     after = datetime.datetime.now(datetime.UTC).date()
     day = datetime.timedelta(days=1)

@@ -1,4 +1,6 @@
-"""The Terraform module: its form, its names and its variables' rules. Its provider's schema is not at hand."""
+"""The Terraform module: its format, names and rules of variables, without the provider's schema."""
+
+from __future__ import annotations
 
 import json
 import re
@@ -21,7 +23,7 @@ EXAMPLE = FOLDER / "terraform.tfvars.example"
 
 
 def plain(tree: Any) -> Any:
-    """What hcl2 read, without the quotes and marks that it keeps."""
+    """Returns the output of hcl2 without its quotes and markers."""
     if isinstance(tree, dict):
         return {
             key.strip('"'): plain(value)
@@ -53,7 +55,7 @@ TEXT = "\n".join(file.read_text() for file in FILES)
 
 
 def terraform() -> str:
-    """The program's path; skips where there is none."""
+    """Returns the path of terraform; skips the test if it is not installed."""
     program = shutil.which("terraform")
     if program is None:
         pytest.skip("terraform is not installed: form and variables' rules are not checked")
@@ -101,7 +103,7 @@ def test_the_example_gives_what_has_no_default() -> None:
 
 
 def planned(values: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Plans with the module's variables alone, which needs no provider: their rules are evaluated."""
+    """Runs a plan with only the module's variables, which evaluates their rules offline."""
     shutil.copy(FOLDER / "variables.tf", folder)
     (folder / "values.auto.tfvars.json").write_text(json.dumps(values))
     for command in (["init", "-backend=false"], ["plan", "-refresh=false", "-lock=false"]):
@@ -150,7 +152,7 @@ def test_wrong_values_are_refused_with_what_to_give(tmp_path: Path) -> None:
 
 
 def rights() -> Iterator[tuple[str, str, str]]:
-    """Every grant: the resource, its role, its member."""
+    """Yields every grant: the resource, the role and the member."""
     for name, body in RESOURCES.items():
         if "_iam_" in name:
             yield name, body["role"], body["member"]
@@ -185,14 +187,14 @@ def test_the_bucket_is_private_and_its_temporary_files_end() -> None:
     ]
     prefixes = temporary["condition"][0]["matches_prefix"]
     assert prefixes == ["temp/", "staging/"]
-    # Nothing else is deleted while it is the current version.
+    # No other rule deletes the current version of an object.
     others = [rule for rule in bucket["lifecycle_rule"] if rule is not temporary]
     assert all(
         rule["action"][0]["type"] != "Delete"
         or "days_since_noncurrent_time" in rule["condition"][0]
         for rule in others
     )
-    # What jobs are told to use is what is cleaned up.
+    # The rule cleans up the folders that jobs use.
     for flag in ("temp_location", "staging_location"):
         (value,) = re.findall(rf'"--{flag}=gs://\$\{{[^}}]+\}}/(\w+)"', TEXT)
         assert f"{value}/" in prefixes
