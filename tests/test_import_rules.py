@@ -22,9 +22,9 @@ HEAVY = ("jax", "flax", "optax", "apache_beam", "numpy", "pyarrow", "tensorflow_
 OWN_MODULES = sorted(
     "datarater" if file.stem == "__init__" else f"datarater.{file.stem}"
     for file in (ROOT / "datarater").glob("*.py")
-    if file.stem != "__main__"
+    if file.stem not in ("__main__", "api")
 )
-"""Modules of datarater/ itself, apart from the three packages that it links to."""
+"""Modules of datarater/ itself that load on every `import datarater` or start of the command."""
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, socket, sys

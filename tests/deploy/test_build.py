@@ -79,7 +79,7 @@ def test_what_is_pushed_is_what_was_built_and_tried() -> None:
     )
     tried = re.search(r"for command in (.+); do", SCRIPTS["try"])
     assert tried is not None
-    assert set(tried[1].split()) == SUBCOMMANDS - {"train", "demo"}, "the image has no train extra"
+    assert set(tried[1].split()) == SUBCOMMANDS - {"train", "demo", "completion"}
 
 
 def test_build_arguments_and_targets_are_the_dockerfile_s() -> None:

@@ -17,7 +17,15 @@ from datarater.pipelines.commands import flags
 from datarater.pipelines.runners.choice import beam_flags
 from datarater.rater_model import exit_codes
 from deploy.dataflow import launch
-from tests.support.flex_templates import FOLDER, LEFT_OUT, SEVERAL_TIMES, TEMPLATES, template, text
+from tests.support.flex_templates import (
+    CHOICES_BY_TYPE,
+    FOLDER,
+    LEFT_OUT,
+    SEVERAL_TIMES,
+    TEMPLATES,
+    template,
+    text,
+)
 from tests.support.readme_tables import COMMANDS, parser_of
 
 PARSERS = {command: parser_of(COMMANDS[command]) for command in TEMPLATES}
@@ -40,6 +48,7 @@ WITH_REGEX = [
 # What a person would write, and what they would get wrong.
 RIGHT = {
     "output": ["gs://bucket/run", "s3://bucket/a b/run"],
+    "input_list": ["gs://bucket/inputs.txt"],
     "rater": ["gs://bucket/rater"],
     "reference": ["gs://bucket/run"],
     "input": [
@@ -68,6 +77,7 @@ RIGHT = {
 }
 WRONG = {
     "output": ["run", "/mnt/run", "gs:/bucket/run"],
+    "input_list": ["inputs.txt"],
     "rater": ["rater", "gs://a,gs://b"],
     "reference": ["run"],
     "input": ["*.jsonl", "/mnt/a.jsonl", "gs://a,b.jsonl"],
@@ -134,7 +144,8 @@ def test_a_parameter_says_what_the_flag_says(command: str, parameter: dict[str, 
     assert SEVERAL_TIMES not in parameter["helpText"]
     assert "%" not in parameter["helpText"], "a default that was not filled in"
     offered = [option["value"] for option in parameter.get("enumOptions", [])]
-    assert offered == [str(choice) for choice in action.choices or ()]
+    choices = action.choices or CHOICES_BY_TYPE.get(action.type, ())
+    assert offered == [str(choice) for choice in choices]
     assert all(accepts(command, parameter["name"], value) for value in offered)
 
 

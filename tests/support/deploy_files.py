@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from datarater import cli
 from tests.support import ROOT
-from tests.support.readme_tables import COMMANDS
 
 DEPLOY = ROOT / "deploy"
-SUBCOMMANDS = {*COMMANDS, "train", "demo"}
+SUBCOMMANDS = set(cli.COMMANDS)
 """Subcommands of `datarater`."""
 
 

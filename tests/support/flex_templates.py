@@ -9,14 +9,16 @@ import argparse
 import json
 from typing import Any
 
+from datarater import cli
 from datarater.pipelines.commands import flags
+from datarater.pipelines.selection.policy import Scope
 from tests.support import ROOT
 from tests.support.readme_tables import COMMANDS, parser_of
 
 FOLDER = ROOT / "deploy" / "dataflow"
 TEMPLATES = ("curate", "score", "select")
-LEFT_OUT = ("local_workers",)
-"""Flags without a meaning on Dataflow."""
+LEFT_OUT = ("local_workers", "dry_run", "worker_type", "worker_price")
+"""Flags without a meaning on Dataflow, and those of `--dry_run`, which submits nothing."""
 SEVERAL_TIMES = "Can be repeated."
 """Text of a flag's help that a template must reword, because a parameter has one value."""
 
@@ -28,6 +30,7 @@ _REGEXES = {
     "output": _CLOUD_FOLDER,
     "rater": _CLOUD_FOLDER,
     "reference": _CLOUD_FOLDER,
+    "input_list": _CLOUD_FOLDER,
     "input": r"^[a-z0-9+]+://[^,\n\r]+(,[a-z0-9+]+://[^,\n\r]+)*$",
     "keep_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
     "discard_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
@@ -44,6 +47,8 @@ _REGEXES_BY_TYPE: dict[Any, str] = {
     flags.selection_name: f"^{flags._SELECTION_NAME.pattern}$",
     flags.integer: r"^-?[0-9]+$",
 }
+CHOICES_BY_TYPE: dict[Any, list[str]] = {flags.scope: [str(scope) for scope in Scope]}
+"""Values of flags that check their choices themselves."""
 
 
 def parameter(
@@ -56,14 +61,15 @@ def parameter(
         "name": name,
         "label": name.replace("_", " ").capitalize(),
         "helpText": help_text[:1].upper()
-        + help_text[1:].replace(SEVERAL_TIMES, "several are joined by commas"),
+        + help_text[1:].replace(SEVERAL_TIMES, "Join several with commas."),
         "groupName": group,
         "isOptional": not action.required,
     }
-    if action.choices:
+    choices = action.choices or CHOICES_BY_TYPE.get(action.type)
+    if choices:
         metadata["paramType"] = "ENUM"
         metadata["enumOptions"] = [
-            {"value": str(choice), "label": str(choice)} for choice in action.choices
+            {"value": str(choice), "label": str(choice)} for choice in choices
         ]
         return metadata
     metadata["paramType"] = "TEXT"
@@ -87,7 +93,11 @@ def template(command: str) -> dict[str, Any]:
             if isinstance(action, argparse._HelpAction) or action.dest in LEFT_OUT:
                 continue
             parameters.append(parameter(parser, action, title))
-    return {"name": parser.prog, "description": parser.description, "parameters": parameters}
+    return {
+        "name": parser.prog,
+        "description": cli.COMMANDS[command].summary,
+        "parameters": parameters,
+    }
 
 
 def text(command: str) -> str:
