@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import datarater
 from datarater.rater_model import exit_codes
-from datarater.rater_model.command_line import exit_code_lines, near_miss
+from datarater.rater_model.command_line import exit_code_lines, leave_broken_pipe, near_miss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +114,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return exit_codes.FAILED
-    except SystemExit as error:  # argparse ends so, after --help and for wrong usage
-        return error.code if isinstance(error.code, int) else exit_codes.DONE
+    except SystemExit as error:  # argparse ends this way, after --help and for wrong usage
+        code = error.code if isinstance(error.code, int) else exit_codes.DONE
+    except BrokenPipeError:
+        leave_broken_pipe()
+        code = exit_codes.DONE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_broken_pipe()
     return code
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import sys
+import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -34,7 +37,7 @@ class CommandParser(argparse.ArgumentParser):
     ) -> None:
         # Abbreviations are off because a shortened flag of ours could be one of Beam's.
         super().__init__(prog=command, usage=usage or f"{command} [flags]", allow_abbrev=False)
-        self._about = f"{description}\n\nExample:\n  {example}\n\n"
+        self._about = f"{textwrap.fill(description, 80)}\n\nExample:\n  {example}\n\n"
         beam = (
             "Any other flag goes to Beam, such as --runner=FlinkRunner or "
             "--runner=DataflowRunner --project=PROJECT.\n\n"
@@ -59,3 +62,8 @@ def near_miss(word: str, known: Iterable[str]) -> str | None:
     """Returns the known word that a misspelt one probably means, None if there is none."""
     near = difflib.get_close_matches(word, list(known), 1, _NEAR_MISS)
     return near[0] if near else None
+
+
+def leave_broken_pipe() -> None:
+    """Sends further output nowhere: the reader of this command's output, such as `head`, left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

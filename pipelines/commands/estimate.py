@@ -240,18 +240,26 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     say(f"files          {found.files:>16,}  ({_size(found.stored_bytes)})")
     say(f"records        {found.records:>16,}")
     say(f"documents      {found.documents:>16,}  ({found.tokens:,} tokens)")
-    say(f"core hours     {found.core_hours:>16,.2f}  (scoring on cores like this machine's)")
+    say(f"core hours     {_hours(found.core_hours):>16}  (scoring on cores like this machine's)")
     machine_hours = found.core_hours / worker.vcpus
     say(
-        f"machine hours  {machine_hours:>16,.2f}  ({worker.name}, {worker.vcpus} vCPUs, about "
+        f"machine hours  {_hours(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, about "
         f"${machine_hours * worker.price:,.2f} at ${worker.price:,.4f} an hour)"
     )
     machines = execution.options.view_as(WorkerOptions).max_num_workers
     if machines and not execution.local:
-        say(f"time           {machine_hours / machines:>16,.2f}  hours with {machines:,} machines")
+        say(
+            f"time           {_hours(machine_hours / machines):>16}  hours with {machines:,} machines"
+        )
     elif execution.workers:
         hours = found.core_hours / execution.workers
-        say(f"time here      {hours:>16,.2f}  hours with {execution.workers:,} worker processes")
+        say(
+            f"time here      {_hours(hours):>16}  hours with {execution.workers:,} worker processes"
+        )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 def _size(count: float) -> str:

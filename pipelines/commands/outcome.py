@@ -12,6 +12,7 @@ from typing import Any
 
 from datarater.pipelines.errors import CurationError
 from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import leave_broken_pipe
 
 
 def exit_code_of(
@@ -43,8 +44,3 @@ def exit_code_of(
         print(f"{command}: interrupted", file=sys.stderr, flush=True)
         return exit_codes.STOPPED
     return exit_codes.DONE
-
-
-def leave_broken_pipe() -> None:
-    """Sends further output nowhere: the reader of this command's output, such as `head`, left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 
-from datarater.pipelines.commands.outcome import leave_broken_pipe
 from datarater.pipelines.graph import cutoff_search
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import describe_plan
+from datarater.rater_model.command_line import leave_broken_pipe
 from datarater.rater_model.documents.records import Reason
 
 _TOP_REASONS = 3

@@ -13,10 +13,11 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import NoMatchError
+from datarater.pipelines.errors import NoMatchError, UsageError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.identity import check_identity, read_identity
@@ -105,6 +106,11 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
                 for row in read_json_lines(patterns[0].removeprefix(INPUT_LIST))
             ]
         return list_files(patterns)
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--input: {patterns[0]} names no list of input files; to read the inputs from a text "
+            f"file, use --input_list {patterns[0].removeprefix(INPUT_LIST)}"
+        ) from error
     except NoInputError as error:
         raise NoMatchError(f"--input: {error}") from error
     except OSError as error:

@@ -1,5 +1,6 @@
 import argparse
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, SetupOptions, StandardOptions
 
 from datarater.pipelines import errors
-from datarater.pipelines.commands import batch, curate, printing, score, select, status
+from datarater.pipelines.commands import (
+    batch,
+    curate,
+    flags,
+    printing,
+    requests,
+    score,
+    select,
+    status,
+)
 from datarater.pipelines.commands import flags as options
 from datarater.pipelines.errors import (
     CountsError,
@@ -16,6 +26,7 @@ from datarater.pipelines.errors import (
     RunFolderMismatchError,
 )
 from datarater.pipelines.runners import choice, progress_display
+from tests.integration.conftest import as_lines, make_records
 
 
 @pytest.mark.parametrize(
@@ -214,3 +225,74 @@ def test_a_corpus_of_rejected_records_alone_is_said_loudly(
     assert "'body'" in said
     printing.warn_if_all_rejected({"counts": {**counts, "scored": 1}})
     assert capsys.readouterr().err == ""
+
+
+def test_inputs_are_read_from_a_list(rater: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("# two files\n\n  a.jsonl\n~/b.jsonl\n")
+    args = curate.make_parser().parse_args(
+        [f"--input_list={tmp_path}/list.txt", "--rater=r", "--output=o", "--keep_count=1"]
+    )
+    assert requests.input_patterns(args) == ("a.jsonl", str(Path.home() / "b.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"# nothing\n", "names no input"), (b"\xff\xfe", "not a UTF-8"), (None, "does not exist")],
+)
+def test_a_list_of_inputs_that_lists_none_is_refused(
+    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    argv = [f"--input_list={path}", "--rater=r", f"--output={tmp_path}/o", "--keep_count=1"]
+    assert curate.main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"datarater curate: --input_list: {path} ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_the_syntax_of_batches_for_lists_is_refused_with_the_flag_to_use(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("a.jsonl\n")
+    argv = [f"--input=@{tmp_path}/list.txt", f"--rater={rater}", f"--output={tmp_path}/o"]
+    assert curate.main([*argv, "--keep_count=1"]) == 2
+    assert f"use --input_list {tmp_path}/list.txt" in capsys.readouterr().err
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    argv = ["--input=~/a*", "--rater=~/r", "--output=~/o", "--keep_count=1", "--tfds_data_dir=~/t"]
+    args, _ = flags.parse(curate.make_parser(), argv)
+    paths = (args.input[0], args.rater, args.output, args.tfds_data_dir)
+    assert paths == tuple(f"{tmp_path}/{name}" for name in ("a*", "r", "o", "t"))
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_does_not_end_the_work(
+    corpus_and_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, run = corpus_and_run
+    command = (
+        f"{sys.executable} -m datarater select --output {run} --keep_count 3 --name best | true"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (run / "selections" / "best" / "_SUCCESS").exists()
+
+
+@pytest.fixture
+def corpus_and_run(rater: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A small corpus, scored."""
+    corpus, run = tmp_path / "corpus.jsonl", tmp_path / "run"
+    corpus.write_bytes(as_lines(make_records(10, 0)))
+    assert score.main([f"--input={corpus}", f"--rater={rater}", f"--output={run}"]) == 0
+    return corpus, run
