@@ -1,1 +1,1 @@
-"""The meta-training job: learns a rater by meta-gradients, exports it, measures what it is worth."""
+"""The meta-training job: learns a rater by meta-gradients, exports it and measures its worth."""

@@ -1,28 +1,24 @@
-"""What ends a training run before its time, and the exit code that each gives the command."""
+"""Errors that end a training run early. Each has an exit code of `datarater train`."""
 
 from __future__ import annotations
 
-import logging
 
-_LOG = logging.getLogger("datarater")
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss or a meta-gradient that is not finite; the message names the step and the cause."""
+class ConfigError(ValueError):
+    """A config value is unusable; the message names the field, the value and what is allowed."""
 
 
 class WorkdirError(ValueError):
-    """A workdir that cannot be used: another run holds it, or it belongs to another config or other data."""
+    """A workdir is unusable: another run is at work in it, or it has another config or data."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a meta-gradient is not finite; the message names the step and the cause."""
 
 
 class StoppedError(Exception):
-    """A signal has stopped the run; what it has done is saved, or there was nothing to save yet."""
+    """A signal stopped the run. Its work is saved, or there was nothing to save yet."""
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, the name of its kind where it says nothing."""
+    """Returns the first line of an error's message, or the name of its class if it has none."""
     return (str(error) or type(error).__name__).split("\n")[0]
-
-
-class ConfigError(ValueError):
-    """A config value that cannot be used; the message names the field, the value and what is allowed."""

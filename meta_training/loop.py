@@ -1,16 +1,17 @@
-"""The run itself: warm-up, meta-steps, exports and checkpoints, from wherever its workdir stands."""
+"""Runs meta-training: warm-up, meta-steps, exports and checkpoints, resuming from the workdir."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from datarater.meta_training.algorithm.language_model import (
     Params,
@@ -44,7 +45,7 @@ from datarater.meta_training.run.health import (
     check_state,
     check_warmup_losses,
     check_warmup_state,
-    what_stands,
+    what_remains,
 )
 from datarater.meta_training.run.metrics import MetricsWriter
 from datarater.meta_training.run.prepared_run import Experiment
@@ -60,66 +61,47 @@ _WARMUP_REPORT_EVERY = 50
 
 
 def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCheckpoint:
-    """Runs meta-training from where the workdir stands to its last step.
+    """Runs meta-training to its last step, from the newest checkpoint in the workdir.
 
     Args:
-        experiment: as `prepare` returns it.
-        workdir: where everything is written, claimed for this experiment.
-        stop: asked after every step whether to save and leave.
+        experiment: Parts of the run, as `prepare` returns them.
+        workdir: Folder of the run, claimed for this experiment.
+        stop: Asked after every step whether to save and leave.
 
     Returns:
         The last rater checkpoint, also in `workdir.rater`.
 
     Raises:
-        NonFiniteError: a loss, a meta-gradient or a state is not finite; the checkpoints that stand
-            are.
-        NonFiniteScoresError: a rater to be exported gives scores that are not finite.
-        StoppedError: a signal came; the run is saved.
-        WorkdirError: the workdir's checkpoints are damaged.
-        OSError: a checkpoint could not be read or written.
+        NonFiniteError: A loss, a meta-gradient or a state is not finite; all saved checkpoints are.
+        NonFiniteScoresError: The scores of a rater to be exported are not finite.
+        StoppedError: A signal arrived; the run is saved.
+        WorkdirError: The workdir's checkpoints are damaged.
+        OSError: A checkpoint could not be read or written.
     """
     config = experiment.config
     population = build.population_config(config)
-    inner_optimiser, meta_optimiser = build.inner_optimiser(config), build.meta_optimiser(config)
-    losses = functools.partial(sequence_losses, experiment.language_model)
-    initialise = functools.partial(initialise_language_model, experiment.language_model)
     rater_key, pool_key, fresh_key, choice_key = jax.random.split(jax.random.key(config.seed), 4)
     rater_params = initialise_rater(experiment.rater, rater_key)
+    initialise = functools.partial(initialise_language_model, experiment.language_model)
     inner_shapes = jax.eval_shape(initialise, fresh_key)
-    _LOG.info(
-        "rater %s parameters, inner models %d x %s; inner set: %s; outer set: %s",
-        f"{count_parameters(rater_params):,}",
-        population.size,
-        f"{count_parameters(inner_shapes):,}",
-        experiment.inner.describe(),
-        experiment.outer.describe(),
-    )
     spending = spending_of(experiment, rater_params, inner_shapes)
     placement = build.placement(config)
-    if placement:
-        _LOG.info("on %s", placement.describe())
+    _log_sizes(experiment, rater_params, inner_shapes, placement)
 
+    # The population, which starts from the pool.
     pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key, placement)
     pool_digest = tree_digest(pool)
-
-    def newcomer(step: int, member: int) -> InnerState:
-        number = step * population.size + member
-        if pool:
-            # A fresh shuffle of the pool each round: the first members all start from different
-            # entries.
-            order = jax.random.permutation(
-                jax.random.fold_in(choice_key, number // len(pool)), len(pool)
-            )
-            return pool[int(order[number % len(pool)])]
-        return fresh_inner_state(initialise, inner_optimiser, jax.random.fold_in(fresh_key, number))
-
+    newcomer = newcomers(config, pool, initialise, fresh_key, choice_key)
     inner_models = initial_population(population.size, functools.partial(newcomer, 0), placement)
+
+    # The state, and the step that updates it.
+    meta_optimiser = build.meta_optimiser(config)
     state = initial_meta_state(rater_params, inner_models, meta_optimiser)
     meta_step = make_meta_step(
         make_meta_gradient(
             lambda params, windows: score_tokens(experiment.rater, params, *windows),
-            losses,
-            inner_optimiser,
+            functools.partial(sequence_losses, experiment.language_model),
+            build.inner_optimiser(config),
             build.meta_gradient_config(config),
             placement.data_axis(inner_shapes) if placement else None,
         ),
@@ -127,21 +109,16 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         placement,
     )
     state = place_meta_state(state, placement)
-    with contextlib.ExitStack() as stack_of:
-        stack_of.enter_context(stop.deferred())
-        inner_batches = stack_of.enter_context(
-            drawing(
-                experiment.inner,
-                (population.size, config.inner_updates, config.inner_batch),
-                config.seed,
-            )
-        )
-        outer_batches = stack_of.enter_context(
-            drawing(experiment.outer, (population.size, config.outer_batch), config.seed + 1)
-        )
-        checkpoints = stack_of.enter_context(
-            Checkpoints(workdir.checkpoints, config.keep_checkpoints)
-        )
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop.deferred())
+        inner_shape = (population.size, config.inner_updates, config.inner_batch)
+        inner_batches = stack.enter_context(drawing(experiment.inner, inner_shape, config.seed))
+        outer_shape = (population.size, config.outer_batch)
+        outer_batches = stack.enter_context(drawing(experiment.outer, outer_shape, config.seed + 1))
+        checkpoints = stack.enter_context(Checkpoints(workdir.checkpoints, config.keep_checkpoints))
+
+        # Resume from the newest checkpoint, or export the untrained rater as step 0.
         start, exported = 0, None
         restored = checkpoints.restore_latest(state)
         if restored is None:
@@ -152,8 +129,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             start, state, host = restored
             if host["pool"] != pool_digest:
                 raise WorkdirError(
-                    f"{workdir.pool} is not the warm-up pool that {workdir.checkpoints} was trained with: it "
-                    "is damaged or was exchanged; restore it, or give another --workdir"
+                    f"{workdir.pool} is not the warm-up pool that {workdir.checkpoints} was "
+                    "trained with: it is damaged or was replaced; restore it, or give another "
+                    "--workdir"
                 )
             restore_iterator(inner_batches, host["inner_batches"])
             restore_iterator(outer_batches, host["outer_batches"])
@@ -161,27 +139,31 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             _LOG.info("resuming at meta-step %d of %d", start, config.meta_steps)
         if stop.requested():
             raise StoppedError(
-                f"stopped at meta-step {start} of {config.meta_steps}, before anything new"
+                f"stopped at meta-step {start} of {config.meta_steps}, before any new work"
             )
-        writer = (
-            stack_of.enter_context(MetricsWriter(workdir.metrics, after=start))
-            if workdir.writes
-            else None
-        )
+
+        writer = None
+        if workdir.writes:
+            writer = stack.enter_context(MetricsWriter(workdir.metrics, after=start))
         progress = Progress("step", config.meta_steps)
-        stack_of.enter_context(
-            lost_processes()
-        )  # before the checkpoints' own leave-taking, which would wait for them
+        # Entered last, so that it comes before the checkpoints' own exit, which would wait for
+        # lost processes.
+        stack.enter_context(lost_processes())
+
         for step in range(start, config.meta_steps):
+            # One step, with fresh models for those whose lifetime is over.
             for member in members_to_reset(step, population):
                 state = state._replace(
                     inner=replace_member(state.inner, member, newcomer(step, member), placement)
                 )
             inner, outer = (
-                place_windows(next(drawn), placement) for drawn in (inner_batches, outer_batches)
+                place_windows(next(batches), placement)
+                for batches in (inner_batches, outer_batches)
             )
             state, metrics = meta_step(state, inner, outer)
             done, last = step + 1, step + 1 == config.meta_steps
+
+            # Its metrics, checked before anything is saved.
             scalars = summarise(
                 jax.device_get(metrics),
                 config.meta_optimiser.clip_norm,
@@ -190,27 +172,31 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             scalars |= spending.at(done)
             check_finite(done, scalars, checkpoints.last_written)
             scalars |= {"score_autocorrelation": None, "score_autocorrelation_since": None}
+
+            # Export. The last export may follow the one before sooner, so it is not compared.
             if done % config.export_every == 0 or last:
                 exported, exported_scores_N = export(
                     experiment, workdir, state.rater_params, done, checkpoints.last_written
                 )
-                if (
-                    done % config.export_every == 0
-                ):  # the last export may follow sooner: it is compared with none
+                if done % config.export_every == 0:
                     correlation = score_correlation(scores_N, exported_scores_N)
                     if correlation is not None:
                         scalars["score_autocorrelation"] = correlation
                         scalars["score_autocorrelation_since"] = done - config.export_every
                     scores_N = exported_scores_N
+
             if writer:
                 writer.write(done, scalars)
             if done % config.report_every == 0 or last:
                 progress.report(done, step_text(scalars))
                 if scalars["effective_sample_share"] < config.minimum_effective_sample_share:
                     _LOG.warning(
-                        "the weights are collapsing: effective sample share %.3f; lower meta_optimiser.learning_rate",
+                        "the weights are collapsing: effective sample share %.3f; "
+                        "lower meta_optimiser.learning_rate",
                         scalars["effective_sample_share"],
                     )
+
+            # Save, and leave on a signal.
             stopping = stop.requested()
             if done % config.checkpoint_every == 0 or last or stopping:
                 host = {
@@ -224,12 +210,46 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             if stopping and not last:
                 checkpoints.wait()
                 raise StoppedError(f"stopped after meta-step {done} of {config.meta_steps}; saved")
+
         checkpoints.wait()
         if exported is None:  # a finished run whose last exports were not written, or were lost
             exported, _ = export(
                 experiment, workdir, state.rater_params, config.meta_steps, checkpoints.last_written
             )
     return save_rater(workdir.rater, exported) if workdir.writes else exported
+
+
+def newcomers(
+    config: ConfigDict,
+    pool: Sequence[InnerState],
+    initialise: Initialise,
+    fresh_key: jax.Array,
+    choice_key: jax.Array,
+) -> Callable[[int, int], InnerState]:
+    """Returns a function that gives the state from which a member starts after a step.
+
+    Args:
+        config: The whole config.
+        pool: Warm-up pool; if it is empty, members start from fresh parameters.
+        initialise: Makes the parameters of an inner model from a random key.
+        fresh_key: Random key of fresh parameters.
+        choice_key: Random key of the choice from the pool.
+    """
+    inner_optimiser = build.inner_optimiser(config)
+
+    def newcomer(step: int, member: int) -> InnerState:
+        number = step * config.population.size + member
+        if not pool:
+            key = jax.random.fold_in(fresh_key, number)
+            return fresh_inner_state(initialise, inner_optimiser, key)
+
+        # Each round has a fresh shuffle of the pool, so the first members all start from different
+        # entries.
+        round_key = jax.random.fold_in(choice_key, number // len(pool))
+        order = jax.random.permutation(round_key, len(pool))
+        return pool[int(order[number % len(pool)])]
+
+    return newcomer
 
 
 def warm_up_pool(
@@ -240,65 +260,69 @@ def warm_up_pool(
     key: jax.Array,
     placement: Placement | None = None,
 ) -> list[InnerState]:
-    """Returns the warm-up pool: read from the workdir as far as it is there, trained from there on.
+    """Returns the warm-up pool, of which the workdir may have a part.
 
-    Every entry is a checkpoint of the warm-up, and stays; those between entries go when the pool is
-    complete.
+    Every entry is a checkpoint of the warm-up that is kept; those between entries are deleted when
+    the pool is complete.
 
     Args:
-        experiment: as `prepare` returns it.
-        workdir: where the pool is kept.
-        stop: asked after every step whether to save and leave.
-        initialise: makes an inner model's parameters of a random key.
-        key: random key of the trajectories.
-        placement: the devices that share a batch; None for one device.
+        experiment: Parts of the run, as `prepare` returns them.
+        workdir: Folder of the run, which keeps the pool.
+        stop: Asked after every step whether to save and leave.
+        initialise: Makes the parameters of an inner model from a random key.
+        key: Random key of the trajectories.
+        placement: Devices that share a batch; None for one device.
 
     Raises:
-        NonFiniteError: a loss or a model is not finite.
-        StoppedError: a signal came; the warm-up is saved.
-        OSError: a checkpoint could not be read or written.
+        NonFiniteError: A loss or a model is not finite.
+        StoppedError: A signal arrived; the warm-up is saved.
+        OSError: A checkpoint could not be read or written.
     """
     config = experiment.config
     population = build.population_config(config)
     if not population.warmup_steps:
         return []
+
     optimiser = build.inner_optimiser(config)
     entry_steps = pool_steps(population)
     with (
         stop.deferred(),
         Checkpoints(workdir.pool) as checkpoints,
-        contextlib.ExitStack() as stack_of,
+        contextlib.ExitStack() as stack,
     ):
+        # The entries made so far, and the newest checkpoint after them.
         like = fresh_inner_state(initialise, optimiser, key)
         series = checkpoints.restore_series(like, entry_steps)
         pool = [jax.device_get(entry) for step, entry, _ in series if step in entry_steps]
         restored = series[-1] if series else None
         if stop.requested():
-            begun = restored[0] if restored else 0
+            start = restored[0] if restored else 0
             raise StoppedError(
-                f"stopped at warm-up step {begun} of {entry_steps[-1]}, before anything new"
+                f"stopped at warm-up step {start} of {entry_steps[-1]}, before any new work"
             )
         if restored and restored[0] == entry_steps[-1]:
             return pool
-        batches = stack_of.enter_context(
+
+        batches = stack.enter_context(
             drawing(experiment.inner, (config.inner_batch,), config.seed + 2)
         )
         progress = Progress("warm-up", entry_steps[-1])
-        recent: list[jax.Array] = []
+        unchecked_losses: list[jax.Array] = []
 
-        def check(step: int) -> float:
-            losses = [float(loss) for loss in recent]
+        def check_losses(step: int) -> float:
+            losses = [float(loss) for loss in unchecked_losses]
             check_warmup_losses(step - len(losses) + 1, losses)
-            recent.clear()
+            unchecked_losses.clear()
             return losses[-1]
 
         def observe(step: int, state: InnerState, loss: jax.Array) -> None:
-            recent.append(loss)
+            unchecked_losses.append(loss)
             stopping = stop.requested()
             save = step in entry_steps or step % config.warmup_checkpoint_every == 0 or stopping
             report = step % _WARMUP_REPORT_EVERY == 0 or step == entry_steps[-1]
+
             if save or report:
-                last_loss = check(step)
+                last_loss = check_losses(step)
             if report:
                 progress.report(step, f"loss {last_loss:.3f}")
             if save:
@@ -311,16 +335,17 @@ def warm_up_pool(
         if restored:
             restore_iterator(batches, restored[2]["batches"])
             _LOG.info("resuming warm-up at step %d of %d", restored[0], entry_steps[-1])
+        train_step = make_train_step(
+            functools.partial(sequence_losses, experiment.language_model),
+            optimiser,
+            config.inner_batch,
+            config.meta_gradient.inner_micro_batch,
+            placement,
+        )
         pool = warm_up(
             population,
             initialise,
-            make_train_step(
-                functools.partial(sequence_losses, experiment.language_model),
-                optimiser,
-                config.inner_batch,
-                config.meta_gradient.inner_micro_batch,
-                placement,
-            ),
+            train_step,
             optimiser,
             batches,
             key,
@@ -328,6 +353,8 @@ def warm_up_pool(
             pool,
             restored[:2] if restored else None,
         )
+
+        # Only the entries are needed from now on.
         checkpoints.wait()
         for step in set(checkpoints.steps()) - set(entry_steps):
             checkpoints.delete(step)
@@ -337,7 +364,10 @@ def warm_up_pool(
 
 @contextlib.contextmanager
 def drawing(windows: Any, shape: tuple[int, ...], seed: int) -> Iterator[Any]:
-    """Draws batches; ends the iterator's threads on leaving, without which the process may abort as it ends."""
+    """Draws batches, and ends the iterator's threads on leaving.
+
+    With threads left, the process may abort as it ends.
+    """
     batches = draw_batches(windows, shape, seed)
     try:
         yield batches
@@ -346,12 +376,12 @@ def drawing(windows: Any, shape: tuple[int, ...], seed: int) -> Iterator[Any]:
 
 
 def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Params) -> Spending:
-    """Returns what a run's steps cost in tokens and FLOPs.
+    """Returns the cost of a run's steps in tokens and FLOPs.
 
     Args:
-        experiment: as `prepare` returns it.
-        rater_params: the rater's parameters, or their shapes.
-        inner_shapes: an inner model's.
+        experiment: Parts of the run, as `prepare` returns them.
+        rater_params: Parameters of the rater, or their shapes.
+        inner_shapes: Parameters of an inner model, or their shapes.
     """
     config = experiment.config
     length = config.length
@@ -373,6 +403,24 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
     )
 
 
+def _log_sizes(
+    experiment: Experiment,
+    rater_params: Params,
+    inner_shapes: Params,
+    placement: Placement | None,
+) -> None:
+    _LOG.info(
+        "rater %s parameters, inner models %d x %s; inner set: %s; outer set: %s",
+        f"{count_parameters(rater_params):,}",
+        experiment.config.population.size,
+        f"{count_parameters(inner_shapes):,}",
+        experiment.inner.describe(),
+        experiment.outer.describe(),
+    )
+    if placement:
+        _LOG.info("on %s", placement.describe())
+
+
 def export(
     experiment: Experiment,
     workdir: Workdir,
@@ -380,7 +428,14 @@ def export(
     step: int,
     last_checkpoint: Callable[[], int | None],
 ) -> tuple[RaterCheckpoint, np.ndarray]:
-    """Writes the rater checkpoint of a step to the workdir's raters, and returns it with its reference scores."""
+    """Writes the rater checkpoint of a step to the workdir.
+
+    Returns:
+        The checkpoint, and the scores of the reference documents, float32.
+
+    Raises:
+        NonFiniteScoresError: A score is not finite.
+    """
     try:
         return export_rater(
             str(workdir.rater_of_step(step)),
@@ -394,5 +449,5 @@ def export(
         )
     except NonFiniteScoresError as error:
         raise NonFiniteScoresError(
-            f"meta-step {step}: {error}; {what_stands(last_checkpoint())}"
+            f"meta-step {step}: {error}; {what_remains(last_checkpoint())}"
         ) from error

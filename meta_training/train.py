@@ -224,14 +224,16 @@ def _in_one_line(error: Exception) -> str:
 
 def _expand_data_paths(config: ConfigDict) -> None:
     """Replaces `~` by the home folder in the paths of a config's data section."""
+    from datarater.rater_model.documents.files import expand_home, split_on_commas
+
     data = config.get("data")
     if not isinstance(data, type(config)):
         return  # refused later, with the name of what is missing
     for field in ("inner", "outer"):
         if isinstance(data.get(field), str):
-            data[field] = ",".join(map(os.path.expanduser, data[field].split(",")))
+            data[field] = ",".join(map(expand_home, split_on_commas(data[field])))
     if isinstance(data.get("tfds_data_dir"), str):
-        data.tfds_data_dir = os.path.expanduser(data.tfds_data_dir)
+        data.tfds_data_dir = expand_home(data.tfds_data_dir)
 
 
 @contextlib.contextmanager

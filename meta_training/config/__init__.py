@@ -1,1 +1,1 @@
-"""Training configs: ranges, and the parts of a run built from them."""
+"""Training configs: their names, their ranges, and the parts of a run that they describe."""

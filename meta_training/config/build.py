@@ -1,4 +1,4 @@
-"""Builds the parts of a run from a config."""
+"""Builds the parts of a run from a config: model shapes, optimizers, population and placement."""
 
 from __future__ import annotations
 
@@ -40,73 +40,22 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
 
 
 def language_model_config(config: ConfigDict, tokenizer: Tokenizer) -> LanguageModelConfig:
-    """Returns the inner models' shape."""
+    """Returns the shape of the inner models."""
     shape = dict(config.inner_model)
     loss_chunk = shape.pop("loss_chunk")
     return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**shape), loss_chunk)
 
 
-def population_config(config: ConfigDict) -> PopulationConfig:
-    """Returns how inner models live."""
-    return PopulationConfig(**config.population)
-
-
-def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
-    """Returns how the meta-gradient is computed."""
-    return MetaGradientConfig(**config.meta_gradient)
-
-
-def check_micro_batches(config: ConfigDict, group_size: int) -> None:
-    """Refuses micro-batches that do not divide what one device of a group has."""
-    wholes = {
-        "inner_micro_batch": ("inner_batch", config.inner_batch),
-        "outer_micro_batch": ("outer_batch", config.outer_batch),
-        "rater_micro_batch": (
-            "inner_updates x inner_batch",
-            config.inner_updates * config.inner_batch,
-        ),
-    }
-    for name, (of_what, whole) in wholes.items():
-        size = config.meta_gradient[name]
-        if size and (whole // group_size) % size:
-            over = (" / devices of a group", f" / {group_size}") if group_size > 1 else ("", "")
-            raise ConfigError(
-                f"meta_gradient.{name} ({size}) must divide {of_what}{over[0]} ({whole}{over[1]})"
-            )
-
-
-def placement(config: ConfigDict) -> Placement | None:
-    """Returns where inner models and batches live on the devices that there are; None for a single one.
-
-    Raises:
-        ConfigError: the axes do not fit the devices, the population or the batches.
-    """
-    with named("placement"):
-        wanted = PlacementConfig(**config.placement)
-        found = make_placement(
-            wanted, config.population.size, (config.inner_batch, config.outer_batch)
-        )
-    if found:
-        check_micro_batches(config, found.group_size)
-    if found and found.group_size > 1 and config.meta_gradient.mode == "reverse":
-        raise ConfigError(
-            "meta_gradient.mode 'reverse' needs each inner model on one device: set placement.data to 1"
-        )
-    return found
-
-
 def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns the inner models' optimiser, one that can be differentiated through.
+    """Returns the inner models' optimizer, which can be differentiated through.
 
-    Adam's epsilon stands inside its root: outside, the derivative of a parameter that has had no
+    Adam's epsilon is inside its square root: outside, the derivative of a parameter that has had no
     gradient yet would be infinite.
-
-    Args:
-        config: the whole config, as `check` lets it pass.
     """
     values = config.inner_optimiser
     if values.name == "sgd":
         return optax.sgd(values.learning_rate, momentum=values.momentum)
+
     moments = {"b1": values.b1, "b2": values.b2, "eps": 0.0, "eps_root": values.eps_root}
     if values.name == "adam":
         return optax.adam(values.learning_rate, **moments)
@@ -114,10 +63,10 @@ def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
-    """Returns the meta-optimiser of one inner model.
+    """Returns the meta-optimizer of one inner model.
 
-    Global-norm clipping, Adam, decoupled weight decay, and a learning rate that grows linearly over
-    the first steps.
+    It clips by the global norm, then applies Adam, decoupled weight decay, and a learning rate that
+    grows linearly over the first steps.
     """
     values = config.meta_optimiser
     schedule = optax.linear_schedule(
@@ -133,9 +82,67 @@ def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def population_config(config: ConfigDict) -> PopulationConfig:
+    """Returns the size, lifetime and warm-up of the population of inner models."""
+    return PopulationConfig(**config.population)
+
+
+def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
+    """Returns how the meta-gradient is computed."""
+    return MetaGradientConfig(**config.meta_gradient)
+
+
+def placement(config: ConfigDict) -> Placement | None:
+    """Returns the placement of inner models and batches on the devices; None for a single device.
+
+    Raises:
+        ConfigError: The axes do not fit the devices, the population or the batches.
+    """
+    with named("placement"):
+        placed = make_placement(
+            PlacementConfig(**config.placement),
+            config.population.size,
+            (config.inner_batch, config.outer_batch),
+        )
+    if not placed:
+        return None
+
+    check_micro_batches(config, placed.group_size)
+    if placed.group_size > 1 and config.meta_gradient.mode == "reverse":
+        raise ConfigError(
+            "meta_gradient.mode 'reverse' needs each inner model on one device: "
+            "set placement.data to 1"
+        )
+    return placed
+
+
+def check_micro_batches(config: ConfigDict, group_size: int) -> None:
+    """Refuses micro-batches that do not divide the share of one device of a group.
+
+    Raises:
+        ConfigError: One does not; the message names it.
+    """
+    batches = {
+        "inner_micro_batch": ("inner_batch", config.inner_batch),
+        "outer_micro_batch": ("outer_batch", config.outer_batch),
+        "rater_micro_batch": (
+            "inner_updates x inner_batch",
+            config.inner_updates * config.inner_batch,
+        ),
+    }
+    for name, (batch, batch_size) in batches.items():
+        size = config.meta_gradient[name]
+        if size and (batch_size // group_size) % size:
+            over = (" / devices of a group", f" / {group_size}") if group_size > 1 else ("", "")
+            raise ConfigError(
+                f"meta_gradient.{name} ({size}) must divide "
+                f"{batch}{over[0]} ({batch_size}{over[1]})"
+            )
+
+
 @contextlib.contextmanager
 def named(section: str) -> Iterator[None]:
-    """Turns a part's refusal into one that names the config's section."""
+    """Turns a part's error into a ConfigError that names the config's section."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""From a config to the parts of a training run; every value is checked before work begins."""
+"""Checks every value of a config before work begins."""
 
 from __future__ import annotations
 
@@ -24,22 +24,72 @@ from datarater.meta_training.errors import ConfigError
 from datarater.rater_model.tokenizer import ByteTokenizer
 
 
+def check(config: ConfigDict) -> None:
+    """Refuses a config that cannot be trained with, before any work.
+
+    Raises:
+        ConfigError: A value is missing or out of its range.
+    """
+    for rule in _RULES:
+        _check_rule(config, rule)
+    if not config.data.inner:
+        raise ConfigError(
+            "data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'"
+        )
+    if config.data.windows == "document" and config.data.minimum_length > config.length:
+        raise ConfigError(
+            f"data.minimum_length ({config.data.minimum_length}) must be at most "
+            f"length ({config.length})"
+        )
+
+    # Values that depend on one another are checked by the classes of the parts.
+    with named("rater"):
+        rater_config(config, ByteTokenizer())
+    with named("inner_model"):
+        language_model_config(config, ByteTokenizer())
+    with named("population"):
+        population_config(config)
+    with named("meta_gradient"):
+        meta_gradient_config(config)
+    with named("placement"):
+        PlacementConfig(**config.placement)
+    check_micro_batches(config, 1)
+
+
+def _check_rule(config: ConfigDict, rule: _Rule) -> None:
+    """Refuses a value that a rule does not allow."""
+    try:
+        value = functools.reduce(lambda part, name: part[name], rule.field.split("."), config)
+    except KeyError as error:
+        raise ConfigError(
+            f"the config has no field {rule.field}: start from the default config and change it"
+        ) from error
+
+    try:
+        is_allowed = not rule.applies(config) or rule.allowed.test(value)
+    except TypeError:  # None, which a field of any type can be set to
+        is_allowed = False
+    if not is_allowed:
+        reason = f": {rule.reason}" if rule.reason else ""
+        raise ConfigError(f"{rule.field} must {rule.allowed.must}, not {value!r}{reason}")
+
+
 class _Allowed(NamedTuple):
-    holds: Callable[[Any], bool]
-    must: str  # what stands between the field and its value in a refusal
+    test: Callable[[Any], bool]
+    must: str  # the message's words between the field and its value
 
 
 class _Rule(NamedTuple):
-    """What a field may be; `where` says in which configs it counts for anything."""
+    """The allowed values of a field; it is checked only in configs that it applies to."""
 
     field: str
     allowed: _Allowed
-    where: Callable[[ConfigDict], bool] = lambda config: True
-    because: str = ""
+    applies: Callable[[ConfigDict], bool] = lambda config: True
+    reason: str = ""
 
 
-def _at_least(least: int, unit: str = "") -> _Allowed:
-    return _Allowed(lambda x: x >= least, f"be at least {least}{unit}")
+def _at_least(minimum: int, unit: str = "") -> _Allowed:
+    return _Allowed(lambda x: x >= minimum, f"be at least {minimum}{unit}")
 
 
 def _one_of(*choices: str) -> _Allowed:
@@ -56,8 +106,8 @@ def _are_ngram_orders(orders: tuple[int, ...]) -> bool:
     return all(isinstance(n, int) and n >= 2 for n in orders) and len(set(orders)) == len(orders)
 
 
-# As float32 has them, in which all of these are used: a smaller epsilon is 0 there, a larger decay
-# rate 1.
+# Bounds of float32, in which all of these values are used: a smaller epsilon would be 0, a larger
+# decay rate 1.
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
@@ -83,18 +133,17 @@ def _warmed_up(config: ConfigDict) -> bool:
     return config.population.warmup_steps != 0
 
 
-# Every field of `configs/default.py` in its order, but for free texts, switches that stand alone,
-# and `*.attention` and `meta_gradient.mode`, about which their own classes have more to say.
+# Every field of `configs/default.py` in its order, except free texts, independent switches, and
+# `*.attention` and `meta_gradient.mode`, which their own classes check in more detail.
 _RULES = (
-    _Rule(
-        "seed", _Allowed(lambda x: 0 <= x <= 2**32 - 3, "be from 0 to 2**32 - 3")
-    ),  # 32 bits for seed + 2
+    # seed + 2 must fit into 32 bits.
+    _Rule("seed", _Allowed(lambda x: 0 <= x <= 2**32 - 3, "be from 0 to 2**32 - 3")),
     _Rule("meta_steps", _COUNT),
     _Rule("inner_updates", _COUNT),
     _Rule(
         "inner_batch",
         _at_least(2),
-        because="of a single window the softmax over the batch is 1, whatever its score",
+        reason="with a single window the softmax over the batch is 1, whatever its score",
     ),
     _Rule("outer_batch", _COUNT),
     _Rule("length", _at_least(2, " tokens")),
@@ -114,7 +163,7 @@ _RULES = (
             lambda x: x >= ByteTokenizer.vocabulary_size, "be a vocabulary of at least 258 ids"
         ),
         _bpe,
-        "every byte has one, and two are special",
+        "each byte has an id, and two ids are special",
     ),
     _Rule("tokenizer.training_documents", _COUNT, _bpe),
     _Rule("rater.width", _COUNT),
@@ -136,7 +185,7 @@ _RULES = (
         "inner_model.save_products",
         _OFF,
         lambda config: not config.inner_model.rematerialise_blocks,
-        "nothing is recomputed that it could save; set inner_model.rematerialise_blocks too",
+        "without recomputation it has nothing to save; set inner_model.rematerialise_blocks too",
     ),
     _Rule("inner_model.attention_block", _COUNT),
     _Rule("inner_model.loss_chunk", _COUNT_OR_0),
@@ -162,7 +211,7 @@ _RULES = (
     _Rule(
         "meta_optimiser.epsilon",
         _POSITIVE,
-        because="a parameter that has had no gradient yet would become NaN",
+        reason="a parameter that has had no gradient yet would become NaN",
     ),
     _Rule("population.size", _COUNT),
     _Rule("population.lifetime", _COUNT_OR_0),
@@ -174,7 +223,7 @@ _RULES = (
         "meta_gradient.save_inner_gradients",
         _OFF,
         lambda config: not config.meta_gradient.rematerialise_updates,
-        "nothing is recomputed that it could save; set meta_gradient.rematerialise_updates too",
+        "without recomputation it has nothing to save; set meta_gradient.rematerialise_updates too",
     ),
     _Rule("meta_gradient.inner_micro_batch", _COUNT_OR_0),
     _Rule("meta_gradient.outer_micro_batch", _COUNT_OR_0),
@@ -190,49 +239,3 @@ _RULES = (
     _Rule("export.max_windows", _COUNT),
     _Rule("minimum_effective_sample_share", _Allowed(lambda x: 0 <= x <= 1, "lie in [0, 1]")),
 )
-
-
-def _check_rule(config: ConfigDict, rule: _Rule) -> None:
-    """Refuses a value that a rule does not allow."""
-    try:
-        value = functools.reduce(lambda part, name: part[name], rule.field.split("."), config)
-    except KeyError as error:
-        raise ConfigError(
-            f"the config has no field {rule.field}: start from the default config and change it"
-        ) from error
-    try:
-        fine = not rule.where(config) or rule.allowed.holds(value)
-    except TypeError:  # None, which a field of any type can be set to
-        fine = False
-    if not fine:
-        because = f": {rule.because}" if rule.because else ""
-        raise ConfigError(f"{rule.field} must {rule.allowed.must}, not {value!r}{because}")
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses a config that cannot be trained with, before any work.
-
-    Raises:
-        ConfigError: a value is missing or out of its range.
-    """
-    for rule in _RULES:
-        _check_rule(config, rule)
-    if not config.data.inner:
-        raise ConfigError(
-            "data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'"
-        )
-    if config.data.windows == "document" and config.data.minimum_length > config.length:
-        raise ConfigError(
-            f"data.minimum_length ({config.data.minimum_length}) must be at most length ({config.length})"
-        )
-    with named("rater"):
-        rater_config(config, ByteTokenizer())
-    with named("inner_model"):
-        language_model_config(config, ByteTokenizer())
-    with named("population"):
-        population_config(config)
-    with named("meta_gradient"):
-        meta_gradient_config(config)
-    with named("placement"):
-        PlacementConfig(**config.placement)
-    check_micro_batches(config, 1)

@@ -1,9 +1,9 @@
-"""Training checkpoints: what a run needs to go on as if it had never stopped.
+"""Training checkpoints, from which a run resumes as if it had never stopped.
 
-Orbax writes them in the background, each into a folder that gets its name when it is complete, so a
-process killed at any moment leaves whole checkpoints only. One that is damaged all the same is set
-aside under another name; only what is sure to be damage counts as such, and a disk, a network or a
-memory that fails ends the run instead.
+Orbax writes them in the background, each into a folder that gets its name once it is complete, so a
+process killed at any moment leaves complete checkpoints only. A checkpoint that is damaged anyway
+is renamed and skipped. Only certain damage counts as such: a failing disk, network or memory ends
+the run instead.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ from datarater.meta_training.errors import StoppedError, WorkdirError, first_lin
 from datarater.meta_training.run.processes import gather_texts, is_lost_process
 
 _LOG = logging.getLogger("datarater")
-_DAMAGED, _SUPERSEDED = (
-    "damaged",
-    "superseded",
-)  # what the names of checkpoints set aside begin with
+_DAMAGED, _SUPERSEDED = "damaged", "superseded"  # prefixes of the names of renamed checkpoints
 _NEVER_DAMAGE = (
     StoppedError,
     MemoryError,
@@ -41,20 +38,24 @@ _NEVER_DAMAGE = (
     jax.errors.JaxRuntimeError,
 )
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")  # in what tensorstore says
+_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+):")  # of tensorstore
 _NO_SPACE = re.compile(r"No space left on device|(Disk quota exceeded)")
-_UNREACHABLE = re.compile(  # status codes of tensorstore that tell of the storage, not of what is stored
-    r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE"
-    r"|UNKNOWN): "
+
+# Status codes of tensorstore that are about the storage, not about its content.
+_UNREACHABLE = re.compile(
+    r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED"
+    r"|UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): "
 )
 
 
 class Checkpoints:
-    """The checkpoints in one folder, by step. Use as a context manager: leaving waits for what is being written.
+    """The checkpoints in one folder, by step.
+
+    As a context manager it waits on leaving until everything is written.
 
     Args:
-        folder: where they are; made if missing.
-        keep: how many of the newest to keep; None for all.
+        folder: Folder of the checkpoints; created if it is missing.
+        keep: Number of newest checkpoints to keep; None for all.
 
     Example:
         >>> with Checkpoints(Path("work/checkpoints"), keep=2) as checkpoints:  # doctest: +SKIP
@@ -72,8 +73,9 @@ class Checkpoints:
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_not_raised_by_orbax)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
-        # Each process reads for itself: where one of several cannot, the others would wait for it
-        # within orbax.
+
+        # Each process reads on its own: otherwise, when one of several cannot read, the others
+        # would wait for it within orbax.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(),
             active_processes={jax.process_index()},
@@ -95,29 +97,29 @@ class Checkpoints:
         except OSError as failure:
             if kind is None:
                 raise
-            _LOG.warning("%s", failure)  # what ended the run before is the one to be raised
+            _LOG.warning("%s", failure)  # the error that ended the run is the one to raise
         finally:
             self._reader.close()
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """Returns the steps of which there is a checkpoint, in order."""
+        """Returns the steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
-        """Begins to write a checkpoint; returns when the arrays may change again.
+        """Starts to write a checkpoint; returns once the arrays may change again.
 
         Args:
-            step: its number, above those that are there.
-            state: a tree of arrays, on whatever devices.
-            host: JSON to keep beside it.
+            step: Number of the checkpoint, above the existing ones.
+            state: Tree of arrays on any devices.
+            host: JSON to store with it.
 
         Raises:
-            OSError: this checkpoint or the one before could not be written.
+            OSError: This checkpoint or the one before could not be written.
         """
         state = _as_saved(state)
         if jax.default_backend() == "cpu":
-            # There the writer would read the very buffers that the next step is given to overwrite.
+            # On a CPU the writer would read the buffers that the next step overwrites.
             state = jax.tree.map(lambda x: x.copy(), state)
         with _failing_as_os_error(self._folder):
             self._manager.save(
@@ -131,11 +133,11 @@ class Checkpoints:
         """Reads a checkpoint.
 
         Args:
-            step: its number.
-            like: a tree of arrays of the shapes, types and placement wanted.
+            step: Number of the checkpoint.
+            like: Tree of arrays with the shapes, types and placement to restore.
 
         Returns:
-            The state, and the JSON beside it.
+            The state, and the JSON stored with it.
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
         restored = self._reader.restore(
@@ -147,20 +149,20 @@ class Checkpoints:
         return jax.tree.map(jnp.asarray, restored.state), restored.host
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """Reads the newest checkpoint that is not damaged; those after it are set aside as `damaged-STEP`.
+        """Reads the newest checkpoint that is not damaged; renames later ones to `damaged-STEP`.
 
-        Of several processes all read the same one: a checkpoint that one of them finds damaged
-        counts as damaged.
+        All processes of a run read the same one: a checkpoint that one of them finds damaged counts
+        as damaged.
 
         Args:
-            like: as for `restore`.
+            like: Tree of arrays with the shapes, types and placement to restore.
 
         Returns:
-            Its step, state and JSON; None where there is no checkpoint.
+            The step, state and JSON of the checkpoint; None if there is no checkpoint.
 
         Raises:
-            WorkdirError: there are checkpoints, and all are damaged; they stay where they are.
-            OSError: one cannot be read for another reason than damage.
+            WorkdirError: There are checkpoints, and all are damaged; they keep their names.
+            OSError: A checkpoint cannot be read for another reason than damage.
         """
         steps = self._agreed_steps()
         failures: list[tuple[int, BaseException | None]] = []
@@ -183,34 +185,36 @@ class Checkpoints:
     ) -> list[tuple[int, Any, dict[str, Any]]]:
         """Reads checkpoints that build on one another, up to the first that is missing or damaged.
 
-        After them comes the newest checkpoint that stands between the last of them and the next, if
-        there is one. Those before it that nothing needs any more are deleted. What lies behind a
-        gap is to be made anew, and stands aside until `delete_superseded`.
+        Then follows the newest checkpoint between the last of them and the next, if there is one.
+        Earlier checkpoints that are no longer needed are deleted. Checkpoints after a gap will be
+        made again; they are renamed until `delete_superseded`.
 
         Args:
-            like: as for `restore`.
-            steps: the series, in order; other checkpoints may stand between its members.
+            like: Tree of arrays with the shapes, types and placement to restore.
+            steps: Steps of the series, in order; other checkpoints may lie between its members.
 
         Returns:
-            Step, state and JSON of each checkpoint, in order.
+            The step, state and JSON of each checkpoint, in order.
 
         Raises:
-            OSError: one cannot be read for another reason than damage.
+            OSError: A checkpoint cannot be read for another reason than damage.
         """
-        found = self._agreed_steps()
+        existing = self._agreed_steps()
         series: list[tuple[int, Any, dict[str, Any]]] = []
         damaged: list[int] = []
         next_step = None
         for next_step in steps:
-            read = self._read_or_damaged(next_step, like)[0] if next_step in found else None
+            read = self._read_or_damaged(next_step, like)[0] if next_step in existing else None
             if read is None:
-                damaged += [next_step] if next_step in found else []
+                damaged += [next_step] if next_step in existing else []
                 break
             series.append((next_step, *read))
         else:
-            next_step = None  # the series is complete, and no checkpoint behind it is wanted
+            next_step = None  # the series is complete; later checkpoints are not needed
+
+        # The newest readable checkpoint on the way to the next member.
         last = series[-1][0] if series else -1
-        for step in reversed(found):
+        for step in reversed(existing):
             if next_step is None or not last < step < next_step:
                 continue
             read = self._read_or_damaged(step, like)[0]
@@ -218,26 +222,27 @@ class Checkpoints:
                 series.append((step, *read))
                 break
             damaged.append(step)
+
         kept = {step for step, _, _ in series} | set(damaged)
-        behind = [
+        after_gap = [
             step
-            for step in found
+            for step in existing
             if next_step is not None and step > next_step and step not in kept
         ]
-        for step in set(found) - kept - set(behind):
+        for step in set(existing) - kept - set(after_gap):
             self._manager.delete(step)
         self._set_aside(damaged, _DAMAGED)
-        self._set_aside(behind, _SUPERSEDED)
+        self._set_aside(after_gap, _SUPERSEDED)
         return series
 
     def delete_superseded(self) -> None:
-        """Deletes what `restore_series` has set aside to be made anew, now that it is."""
+        """Deletes the checkpoints that `restore_series` renamed because they are made again."""
         if jax.process_index() == 0:
             for folder in self._folder.glob(f"{_SUPERSEDED}-*"):
                 shutil.rmtree(folder)
 
     def last_written(self) -> int | None:
-        """Waits until everything is written, and returns the newest step of which there is a checkpoint, or None."""
+        """Waits until everything is written; returns the newest checkpoint's step, or None."""
         try:
             self.wait()
         except OSError as failure:
@@ -245,16 +250,17 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def _agreed_steps(self) -> list[int]:
-        """Returns the steps of which there is a checkpoint, which must be the same for all processes.
+        """Returns the steps that have a checkpoint.
 
         Raises:
-            OSError: they are not.
+            OSError: The processes of this run see different ones.
         """
         steps = self.steps()
         if len(set(gather_texts(json.dumps(steps)))) > 1:
             raise OSError(
-                f"the processes of this run see different checkpoints in {self._folder}, this one {steps}: "
-                "--workdir must lie on a file system that all of them share; start all of them again"
+                f"the processes of this run see different checkpoints in {self._folder}, this one "
+                f"{steps}: --workdir must lie on a file system that all of them share; start all "
+                "of them again"
             )
         return steps
 
@@ -264,22 +270,22 @@ class Checkpoints:
         """Reads a checkpoint in all processes, or in none.
 
         Returns:
-            State and JSON, or None where a process finds it damaged; and what it met, if it was
-            this one.
+            The state and JSON, or None if a process finds the checkpoint damaged; and this
+            process's error, if it is the one.
 
         Raises:
-            OSError: a process cannot read it for another reason than damage.
+            OSError: A process cannot read the checkpoint for another reason than damage.
         """
         read, damage, hindrance = None, None, None
         try:
             read = self.restore(step, like)
-        except (
-            BaseException
-        ) as error:  # orbax and tensorstore raise errors of many kinds, for whatever reason
+        except BaseException as error:  # orbax and tensorstore raise errors of many kinds
             hindrance = _hindrance(error, f"checkpoint {step} in {self._folder} could not be read")
             if isinstance(hindrance, _NEVER_DAMAGE):
                 raise hindrance from error
             damage = error
+
+        # One process that cannot read the checkpoint decides for all.
         outcomes = gather_texts("hindered" if hindrance else "damaged" if damage else "read")
         if hindrance:
             raise hindrance from damage
@@ -289,14 +295,12 @@ class Checkpoints:
             )
         if "damaged" not in outcomes:
             return read, None
-        told = first_line(damage) if damage else "another process of this run finds it damaged"
-        _LOG.warning(
-            "checkpoint %d in %s is damaged and is passed over: %s", step, self._folder, told
-        )
+        cause = first_line(damage) if damage else "another process of this run finds it damaged"
+        _LOG.warning("checkpoint %d in %s is damaged and is skipped: %s", step, self._folder, cause)
         return None, damage
 
     def _set_aside(self, steps: Sequence[int], label: str) -> None:
-        """Renames checkpoints, so that they count no more; nothing of them is lost."""
+        """Renames checkpoints so that they no longer count; nothing in them is lost."""
         if not steps:
             return
         if jax.process_index() == 0:
@@ -307,8 +311,8 @@ class Checkpoints:
                     number += 1
                     name = f"{label}-{step}-{number}"
                 (self._folder / str(step)).rename(self._folder / name)
-                _LOG.warning("checkpoint %d in %s now stands aside as %s", step, self._folder, name)
-        gather_texts("")  # nobody looks before they are renamed
+                _LOG.warning("checkpoint %d in %s is renamed to %s", step, self._folder, name)
+        gather_texts("")  # no process continues before they are renamed
         self._manager.reload()
 
     def delete(self, step: int) -> None:
@@ -319,14 +323,14 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-            OSError: something could not be written.
+            OSError: A checkpoint could not be written.
         """
         with _failing_as_os_error(self._folder):
             self._manager.wait_until_finished()
 
 
 def _not_raised_by_orbax(record: logging.LogRecord) -> bool:
-    """Keeps tracebacks out of the log of errors that orbax, or its event loop, raises here as well."""
+    """Filters out tracebacks of errors that orbax or its event loop also raises."""
     return not (record.exc_info and ("orbax" in record.pathname or "orbax" in record.getMessage()))
 
 
@@ -336,51 +340,51 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _os_error(error: BaseException, told: str) -> OSError | None:
-    """Returns what the operating system said at the root of an error, after our own words; None if it said nothing."""
+def _os_error(error: BaseException, message: str) -> OSError | None:
+    """Returns the operating system's error at the root of an error; None if there is none."""
     for link in _chain(error):
         number = link.errno if isinstance(link, OSError) else None
-        if number is None and (found := _OS_ERROR_CODE.search(str(link))):
-            number = int(found[1] or found[2])
-        if number is None and (found := _NO_SPACE.search(str(link))):
-            number = errno.EDQUOT if found[1] else errno.ENOSPC
+        if number is None and (match := _OS_ERROR_CODE.search(str(link))):
+            number = int(match[1] or match[2])
+        if number is None and (match := _NO_SPACE.search(str(link))):
+            number = errno.EDQUOT if match[1] else errno.ENOSPC
         if number is not None:
-            return OSError(number, f"{told}: {os.strerror(number)}")
+            return OSError(number, f"{message}: {os.strerror(number)}")
     return None
 
 
-def _hindrance(error: BaseException, told: str) -> BaseException | None:
-    """Returns what kept a checkpoint from being read, to be raised; None where the checkpoint is damaged."""
+def _hindrance(error: BaseException, message: str) -> BaseException | None:
+    """Returns the error to raise for an unreadable checkpoint; None if it is damaged."""
     for link in _chain(error):
         if isinstance(link, _NEVER_DAMAGE):
             return link
         if isinstance(link, _MISSING):
             return None
-        said = _os_error(link, told)
-        if said is not None and isinstance(said, _MISSING):
+        os_error = _os_error(link, message)
+        if os_error is not None and isinstance(os_error, _MISSING):
             return None
-        if said is not None or isinstance(link, OSError) or _UNREACHABLE.match(str(link)):
-            return said or OSError(f"{told}: {first_line(link)}")
+        if os_error is not None or isinstance(link, OSError) or _UNREACHABLE.match(str(link)):
+            return os_error or OSError(f"{message}: {first_line(link)}")
     return None
 
 
 @contextlib.contextmanager
 def _failing_as_os_error(folder: Path) -> Iterator[None]:
-    """Turns what orbax and tensorstore raise where something cannot be written, of many kinds, into one."""
+    """Turns the many errors of orbax and tensorstore about a failed write into an OSError."""
     try:
         yield
     except Exception as error:
-        lost = jax.process_count() > 1 and is_lost_process(error)  # said by `lost_processes`
+        lost = jax.process_count() > 1 and is_lost_process(error)  # `lost_processes` reports it
         if lost or isinstance(error, StoppedError | MemoryError):
             raise
-        told = f"a checkpoint in {folder} could not be written"
-        raise (_os_error(error, told) or OSError(f"{told}: {first_line(error)}")) from error
+        message = f"a checkpoint in {folder} could not be written"
+        raise (_os_error(error, message) or OSError(f"{message}: {first_line(error)}")) from error
 
 
 def _as_saved(tree: Any) -> Any:
-    """Returns a tree as orbax takes it: of arrays that each process of several has for itself, the values.
+    """Returns a tree as orbax accepts it: local arrays of one of several processes become NumPy's.
 
-    All processes have the same ones there, so one of them writes.
+    All processes have the same values in them, so one of them writes.
     """
     if jax.process_count() == 1:
         return tree
@@ -390,7 +394,7 @@ def _as_saved(tree: Any) -> Any:
 
 
 def tree_digest(trees: Sequence[Any]) -> str:
-    """Returns the SHA-256 of trees of arrays: of every leaf's type, shape and bytes, in order."""
+    """Returns the SHA-256 of the types, shapes and bytes of all leaves of trees, in order."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(list(trees)):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

@@ -1,4 +1,4 @@
-"""Export: a rater checkpoint out of a training run, with its scores centred on a reference sample."""
+"""Exports a rater checkpoint from a training run, its scores centered on a reference sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datarater.rater_model.tokenizer import Tokenizer
 
 
 class NonFiniteScoresError(ArithmeticError):
-    """The rater gives scores that are not finite on its reference sample: it must not be exported."""
+    """The rater's scores on its reference sample are not finite, so it must not be exported."""
 
 
 def export_rater(
@@ -30,47 +30,42 @@ def export_rater(
     provenance: dict[str, Any],
     write: bool = True,
 ) -> tuple[RaterCheckpoint, np.ndarray]:
-    """Centres a rater's scores on the reference sample and writes its checkpoint.
+    """Centers a rater's scores on the reference sample and writes its checkpoint.
 
-    A softmax over a batch is the same whatever is added to all scores, so meta-training fixes
-    scores up to a constant only. The sample's mean becomes 0; its standard deviation and quantiles
-    are recorded. The sample is of documents, scored in windows under the cap that selection will
-    use, since means over windows spread less than windows do.
+    A softmax over a batch does not change when a constant is added to all scores, so meta-training
+    determines scores up to a constant only. The sample's mean becomes 0; its standard deviation and
+    quantiles are recorded. The sample consists of whole documents, scored in windows under the cap
+    that selection will use, since means over windows spread less than windows do.
 
     Args:
-        path: the folder to write; see `save_rater`.
-        config: the rater's shape.
-        params: its parameters.
-        tokenizer: its tokenizer.
-        reference: documents of the inner set.
-        max_windows: the window cap.
-        provenance: what to record of the run.
-        write: whether to write it at all; of several processes that train together, one does.
+        path: Folder to write; see `save_rater`.
+        config: Shape of the rater.
+        params: Parameters of the rater.
+        tokenizer: Tokenizer of the rater.
+        reference: Documents of the inner set.
+        max_windows: Largest number of windows scored per document.
+        provenance: What the checkpoint records about the run.
+        write: Whether to write the checkpoint; of several processes that train together, one does.
 
     Returns:
-        The checkpoint, with its digest where it was written, and the reference documents' centred
-        scores, float32.
+        The checkpoint, with its digest if it was written, and the centered scores of the reference
+        documents, float32.
 
     Raises:
-        NonFiniteScoresError: a reference document's score is not finite.
+        NonFiniteScoresError: The score of a reference document is not finite.
     """
-    uncentred = RaterCheckpoint(config, jax.device_get(params), tokenizer, provenance=provenance)
-    scores_N = (
-        Scorer(uncentred, ScoringOptions(max_windows=max_windows))
-        .score(reference)
-        .scores_N.astype(np.float64)
-    )
+    uncentered = RaterCheckpoint(config, jax.device_get(params), tokenizer, provenance=provenance)
+    scorer = Scorer(uncentered, ScoringOptions(max_windows=max_windows))
+    scores_N = scorer.score(reference).scores_N.astype(np.float64)
     if not np.isfinite(scores_N).all():
-        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(uncentred.params))
-        cause = (
-            "its parameters are finite, but too large"
-            if finite
-            else "its parameters are not finite"
-        )
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(uncentered.params))
+        cause = "finite, but too large" if finite else "not finite"
         raise NonFiniteScoresError(
-            f"the rater's scores of {int((~np.isfinite(scores_N)).sum())} of {len(scores_N)} reference documents are "
-            f"not finite: {cause}; {path} was not written"
+            f"the rater's scores of {int((~np.isfinite(scores_N)).sum())} of {len(scores_N)} "
+            f"reference documents are not finite: its parameters are {cause}; "
+            f"{path} was not written"
         )
+
     center = float(scores_N.mean())
     statistics = ScoreStatistics(
         center=center,
@@ -79,7 +74,7 @@ def export_rater(
         sample_size=len(scores_N),
         max_windows=max_windows,
     )
-    checkpoint = dataclasses.replace(uncentred, statistics=statistics)
+    checkpoint = dataclasses.replace(uncentered, statistics=statistics)
     if write:
         checkpoint = save_rater(path, checkpoint)
     return checkpoint, (scores_N - center).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Metrics of a run: a CSV for people and spreadsheets, event files for TensorBoard."""
+"""Writes the metrics of a run: a CSV for people and spreadsheets, event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ METRICS_FILE = "metrics.csv"
 class MetricsWriter:
     """Writes scalar metrics by step to `metrics.csv` and to TensorBoard event files in a folder.
 
-    A row is with the operating system when `write` returns, in both. The CSV is the run's record:
-    where it cannot be written, that is an error. Event files are for watching: where they cannot be
-    written, a warning says so, once, and the run goes on without them.
+    In both, a row has reached the operating system when `write` returns. The CSV is the run's
+    record, so it is an error if it cannot be written. Event files are for watching: if they cannot
+    be written, one warning is logged and the run continues without them.
 
     Args:
-        folder: where to write; made if missing.
-        after: the step that the run goes on from. What an earlier process wrote of later steps is
-            cut off the CSV, and TensorBoard is told to forget it, so that nothing appears twice.
+        folder: Folder for both; created if it is missing.
+        after: Step that the run continues from. Rows that an earlier process wrote for later steps
+            are cut off the CSV, and TensorBoard discards them too, so that nothing appears twice.
 
     Example:
         >>> with MetricsWriter("work/metrics") as writer:  # doctest: +SKIP
@@ -43,18 +43,20 @@ class MetricsWriter:
     def __init__(self, folder: str | Path, after: int = 0) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+
         self._path = folder / METRICS_FILE
         self._names = cut_metrics(self._path, after)
         self._csv_file = self._path.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._csv_file, lineterminator="\n")
-        # Nothing to forget in a run's first event file; the purge of a resumed one also covers a
-        # run begun anew.
+
+        # In all event files but a run's first, the session start makes TensorBoard discard later
+        # steps, also when the run began anew.
         resumed = any(folder.glob("events.out.tfevents.*"))
         self._events: _EventFile | None = None
         try:
             self._events = _EventFile(folder)
         except OSError as error:
-            self._go_on_without_events(error)
+            self._continue_without_events(error)
         self._to_tensorboard(file_version="brain.Event:2")
         if resumed:
             self._to_tensorboard(step=after + 1, session_log=SessionLog(status=SessionLog.START))
@@ -63,13 +65,13 @@ class MetricsWriter:
         """Writes one step's metrics.
 
         Args:
-            step: the step they belong to.
-            scalars: their values by name, the same names in every call; None where a step has no
+            step: Step of the metrics.
+            scalars: Values by name, with the same names in every call; None where a step has no
                 such value.
 
         Raises:
-            WorkdirError: the names are not those of the rows before.
-            OSError: the CSV cannot be written.
+            WorkdirError: The names are not those of the rows before.
+            OSError: The CSV cannot be written.
         """
         names = ["step", *scalars]
         if not self._names:
@@ -77,9 +79,11 @@ class MetricsWriter:
             self._csv.writerow(names)
         if self._names != names:
             raise WorkdirError(
-                f"{self._path} has the columns of another version of datarater ({_difference(self._names, names)}): "
-                "move the file elsewhere and run the same command again, which begins a new one"
+                f"{self._path} has the columns of another version of datarater "
+                f"({_difference(self._names, names)}): move the file elsewhere and run the same "
+                "command again, which begins a new one"
             )
+
         self._csv.writerow([step, *scalars.values()])
         self._csv_file.flush()
         values = [
@@ -93,12 +97,14 @@ class MetricsWriter:
         try:
             self._events.write(Event(wall_time=time.time(), **fields))
         except OSError as error:
-            self._go_on_without_events(error)
+            self._continue_without_events(error)
 
-    def _go_on_without_events(self, error: OSError) -> None:
-        _LOG.warning("TensorBoard gets no more of this run, %s goes on: %s", self._path, error)
+    def _continue_without_events(self, error: OSError) -> None:
+        _LOG.warning(
+            "TensorBoard gets no more metrics of this run, %s still does: %s", self._path, error
+        )
         if self._events:
-            with contextlib.suppress(OSError):  # the same trouble once more
+            with contextlib.suppress(OSError):  # the same error again
                 self._events.close()
         self._events = None
 
@@ -108,7 +114,7 @@ class MetricsWriter:
             if self._events:
                 self._events.close()
         except OSError as error:
-            self._go_on_without_events(error)
+            self._continue_without_events(error)
         finally:
             self._csv_file.close()
 
@@ -120,58 +126,59 @@ class MetricsWriter:
 
 
 class _EventFile:
-    """An event file as TensorBoard reads it, written event by event with nothing kept back.
+    """An event file as TensorBoard reads it, written event by event without a buffer.
 
-    tensorboardX's own writer hands events to a thread through a queue: a write that fails ends the
-    thread, and the full queue then blocks the run for ever; a killed process loses what is in it.
+    tensorboardX's own writer passes events to a thread through a queue: a write that fails ends the
+    thread, and the full queue then blocks the run forever; a killed process loses the queue.
     """
 
     def __init__(self, folder: Path) -> None:
-        # TensorBoard reads the files of a folder in the order of their names.
+        # TensorBoard reads the files of a folder in order of their names.
         self._path = folder / f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
         self._file = self._path.open("xb", buffering=0)
 
     def write(self, event: Event) -> None:
-        """Appends one event: its length and its bytes, a checksum behind each."""
+        """Appends one event: its length and its bytes, each followed by a checksum."""
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
-        left = (
+        remaining = (
             length
             + struct.pack("<I", masked_crc32c(length))
             + content
             + struct.pack("<I", masked_crc32c(content))
         )
-        while left:
-            left = left[self._file.write(left) :]
+        while remaining:
+            remaining = remaining[self._file.write(remaining) :]
 
     def close(self) -> None:
         self._file.close()
 
 
 def cut_metrics(path: Path, after: int) -> list[str]:
-    """Cuts the rows behind a step off a metrics CSV, and lines that cannot be read, as a power cut may leave them.
+    """Removes the rows of later steps from a metrics CSV, and lines that a power cut has damaged.
 
-    A warning tells of lines that cannot be read, and one of steps up to `after` that have no row. A
-    file whose header cannot be read is moved to the same name with `.damaged` behind it.
+    Unreadable lines, and steps up to `after` without a row, are logged as warnings. A file with an
+    unreadable header is renamed with the suffix `.damaged`.
 
     Args:
-        path: the CSV; it need not exist.
-        after: the last step to keep.
+        path: Path of the CSV, which may be missing.
+        after: Last step to keep.
 
     Returns:
-        The names of its columns; empty where no row is left, and the file then too.
+        The names of the columns. If no row is left, the names and the file are empty.
     """
     content = path.read_bytes() if path.exists() else b""
     header, *lines = content.split(b"\n")
-    torn = bool(lines.pop()) if lines else bool(header)  # a last line not written to its end
+    torn = bool(lines.pop()) if lines else bool(header)  # the last line is incomplete
     names = _column_names(header) if lines or not torn else []
     if lines and not names:
         damaged = path.with_name(f"{path.name}.damaged")
         os.replace(path, damaged)
         _LOG.warning(
-            "%s does not begin with a header: it is kept as %s, and begun anew", path, damaged.name
+            "%s has no header: it is kept as %s, and a new file begins", path, damaged.name
         )
         content, lines, torn = b"", [], False
+
     steps = [_step(line, len(names)) for line in lines]
     unreadable = steps.count(None) + torn
     if unreadable:
@@ -181,31 +188,35 @@ def cut_metrics(path: Path, after: int) -> list[str]:
         for step, line in zip(steps, lines, strict=True)
         if step is not None and step <= after
     ]
-    _warn_of_holes(path, {step for step, _ in rows}, after)
+    _warn_of_missing_rows(path, {step for step, _ in rows}, after)
+
     kept = b"".join(line + b"\n" for line in (header, *(line for _, line in rows))) if rows else b""
     if kept != content:
-        new = path.with_name(f".{path.name}.new")
-        with new.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before what it names
-        os.replace(new, path)
+        _replace(path, kept)
     return names if rows else []
 
 
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(f".{path.name}.new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # otherwise the rename may reach the disk before the content
+    os.replace(new, path)
+
+
 def _column_names(header: bytes) -> list[str]:
-    """Returns the names in a header, none where it is not one."""
+    """Returns the column names of a header; none if the line is not a header."""
     try:
         names = header.decode("utf-8").strip("\r").split(",")
     except UnicodeDecodeError:
         return []
-    return (
-        names if names[0] == "step" and all(name and name.isprintable() for name in names) else []
-    )
+    is_header = names[0] == "step" and all(name and name.isprintable() for name in names)
+    return names if is_header else []
 
 
 def _step(line: bytes, columns: int) -> int | None:
-    """Returns the step of a row, None where it is not a whole row."""
+    """Returns the step of a row; None if the line is not a complete row."""
     try:
         step, *values = line.decode("ascii").split(",")
         for value in values:
@@ -215,7 +226,7 @@ def _step(line: bytes, columns: int) -> int | None:
         return None
 
 
-def _warn_of_holes(path: Path, steps: Collection[int], after: int) -> None:
+def _warn_of_missing_rows(path: Path, steps: Collection[int], after: int) -> None:
     missing = sorted(set(range(1, after + 1)) - set(steps))
     if missing:
         which = (
@@ -224,7 +235,7 @@ def _warn_of_holes(path: Path, steps: Collection[int], after: int) -> None:
             else f"{len(missing)} steps of {missing[0]} to {missing[-1]}"
         )
         _LOG.warning(
-            "%s has lost the row of %s; the run itself, which goes on after %d, has not",
+            "%s has lost the row of %s; the run has lost nothing and continues after step %d",
             path,
             which,
             after,
@@ -238,7 +249,7 @@ def _difference(old: list[str], new: list[str]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Returns the rows of a metrics CSV, without the values that a step does not have."""
+    """Returns the rows of a metrics CSV, each without the values that its step does not have."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
             {name: float(value) for name, value in row.items() if value}

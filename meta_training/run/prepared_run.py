@@ -1,4 +1,4 @@
-"""The parts of a run that stay the same from its first step to its last, made of its config."""
+"""Makes the parts of a run that stay the same from its first step to its last."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _RECORDED = ("datarater", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "t
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config asks for, checked and made.
+    """The parts of a run, made from its config.
 
     Attributes:
-        config: the whole config.
-        tokenizer: turns texts into ids.
-        rater: the rater's shape.
-        language_model: the inner models' shape.
-        inner: windows of the inner set.
-        outer: windows of the outer set.
-        reference: inner documents over which exported scores are centred and raters compared.
-        data: which texts these are: changes whenever one of them does.
-        provenance: what a rater's checkpoint says of its making, but for the step.
+        config: The whole config.
+        tokenizer: Turns texts into token ids.
+        rater: Shape of the rater.
+        language_model: Shape of the inner models.
+        inner: Windows of the inner set.
+        outer: Windows of the outer set.
+        reference: Inner documents on which exported scores are centered and raters compared.
+        data: Identity of the texts; it changes whenever a text does.
+        provenance: What every rater checkpoint of the run records, apart from the step.
     """
 
     config: ConfigDict
@@ -60,69 +60,66 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
     """Opens the data and makes the tokenizer.
 
     Args:
-        config: as in `meta_training/configs/default.py`, and as `settings.check` lets it pass.
-        tokenizer: the serialised tokenizer of a run that goes on; without it, a BPE is trained.
+        config: The whole config, as `checks.check` accepts it.
+        tokenizer: Serialized tokenizer of a run that is resumed; without it, a BPE is trained.
 
     Raises:
-        ConfigError: a value cannot be used; the message names it.
-        DataError: the data cannot be used.
-        NoInputError: no file matches.
-        OSError: a file cannot be read.
+        ConfigError: A value cannot be used; the message names it.
+        DataError: The data cannot be used.
+        NoInputError: No file matches.
+        OSError: A file cannot be read.
     """
     data = config.data
     inner, outer = open_sets(
         data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir
     )
-    made = (
-        load_tokenizer(config.tokenizer.kind, tokenizer)
-        if tokenizer
-        else make_tokenizer(config, inner)
-    )
-    reference = inner.spread(config.export.reference_documents)
     identity = hashlib.sha256(
         f"{inner.source.identity}\n{outer.source.identity}".encode()
     ).hexdigest()
-    windows = {texts.role: _windows(texts, made, config) for texts in (inner, outer)}
+
+    if tokenizer:
+        made_tokenizer = load_tokenizer(config.tokenizer.kind, tokenizer)
+    else:
+        made_tokenizer = make_tokenizer(config, inner)
+    reference = inner.spread(config.export.reference_documents)
+    windows = {texts.role: _windows(texts, made_tokenizer, config) for texts in (inner, outer)}
+
+    # Files are counted completely when they are opened. For a dataset, the count is of what
+    # happens to have been read so far, which differs between a fresh and a resumed run; but what a
+    # rater's digest covers must not differ.
+    rejected = {
+        texts.role: dict(texts.source.rejected)
+        for texts in (inner, outer)
+        if isinstance(texts.source, FileTexts)
+    }
+    described = {role: window_set.describe() for role, window_set in windows.items()}
+    provenance = {
+        "config": plain(config),
+        "data": {"identity": identity, **described, "rejected": rejected},
+        "versions": versions(),
+    }
     return Experiment(
         config=config,
-        tokenizer=made,
-        rater=build.rater_config(config, made),
-        language_model=build.language_model_config(config, made),
+        tokenizer=made_tokenizer,
+        rater=build.rater_config(config, made_tokenizer),
+        language_model=build.language_model_config(config, made_tokenizer),
         inner=windows["inner"],
         outer=windows["outer"],
         reference=reference,
         data=identity,
-        provenance={
-            "config": plain(config),
-            "data": {
-                "identity": identity,
-                **{role: found.describe() for role, found in windows.items()},
-                # Files are counted whole when they are opened. A dataset counts what happens to
-                # have been read so far, which a resumed run has other reasons to read than a fresh
-                # one; what a digest covers must not differ.
-                "rejected": {
-                    texts.role: dict(texts.source.rejected)
-                    for texts in (inner, outer)
-                    if isinstance(texts.source, FileTexts)
-                },
-            },
-            "versions": versions(),
-        },
+        provenance=provenance,
     )
 
 
 def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
-    """Returns the tokenizer that a config asks for; a BPE is trained on documents from all over the inner set.
-
-    Args:
-        config: the whole config.
-        inner: the inner set.
+    """Returns the tokenizer of a config. A BPE is trained on documents from all over the inner set.
 
     Raises:
-        ConfigError: the vocabulary is too small.
+        ConfigError: The vocabulary is too small.
     """
     if config.tokenizer.kind == ByteTokenizer.kind:
         return ByteTokenizer()
+
     sample = inner.spread(config.tokenizer.training_documents)
     try:
         tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
@@ -144,11 +141,11 @@ def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> Window
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns a config as JSON has it: tuples as lists."""
+    """Returns a config as JSON has it, with lists in place of tuples."""
     values: dict[str, Any] = json.loads(config.to_json())
     return values
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what a run's numbers depend on."""
+    """Returns the versions of the packages that a run's numbers depend on."""
     return {name: metadata.version(name) for name in _RECORDED}

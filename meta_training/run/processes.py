@@ -1,4 +1,4 @@
-"""Several processes that train one rater together."""
+"""Several processes that train one rater together: how they start, agree and end."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from datarater.meta_training.algorithm.mesh import PlacementError
 from datarater.meta_training.errors import first_line
 from datarater.rater_model import exit_codes
 
-# A status that says so, or the libraries' own words for it; not the word "collective", which a
-# program that does not compile or fit into memory bears as well.
+# A status of a lost process, or the libraries' own words for it. The word "collective" is missing
+# on purpose: a program that does not compile or does not fit into memory has it as well.
 _LOST = re.compile(
-    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|Gloo [\w -]+ failed: |gloo/transport/|heartbeat timeout|Barrier failed|"
-    r"remote process exited or there was a network error"  # NCCL's
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|Gloo [\w -]+ failed: |gloo/transport/"
+    r"|heartbeat timeout|Barrier failed"
+    r"|remote process exited or there was a network error"  # NCCL's
 )
 _OUT_OF_MEMORY = re.compile(r"^RESOURCE_EXHAUSTED:")
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
-_PATIENCE = 10  # seconds that a process which has failed waits for the others to leave with it
+_PATIENCE = 10  # seconds that a failing process waits for the others to leave with it
 
 
 class LostProcessError(RuntimeError):
-    """Another process of the run has ended or cannot be reached, so that this one cannot go on."""
+    """Another process of the run has ended or is out of reach, so this one cannot continue."""
 
 
 def join_processes(coordinator: str, processes: int, process: int) -> None:
-    """Makes this process one of several that train together; to be called before JAX is first used.
+    """Makes this process one of several that train together.
+
+    Must be called before JAX is first used.
 
     Args:
-        coordinator: HOST:PORT of process 0, "auto" where the cluster tells (TPU pods, Slurm, Open
-            MPI), empty for a process by itself.
-        processes: how many there are; not used with "auto".
-        process: which one this is, from 0; not used with "auto".
+        coordinator: HOST:PORT of process 0, "auto" where the cluster provides it (TPU pods, Slurm,
+            Open MPI), or empty for a single process.
+        processes: Number of processes; not used with "auto".
+        process: Index of this process, from 0; not used with "auto".
 
     Raises:
-        PlacementError: the numbers do not fit each other, it is not an address, or there is no
-            cluster that tells.
-        LostProcessError: the others did not come in time.
+        PlacementError: The numbers do not fit each other, the address is malformed, or no cluster
+            provides them.
+        LostProcessError: The others did not join in time.
     """
     if not coordinator:
         if processes != 1:
@@ -53,17 +56,14 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
                 f"--processes={processes} needs --coordinator=HOST:PORT, the same for all of them"
             )
         return
+
     if coordinator != "auto":
-        address = _ADDRESS.fullmatch(coordinator)
-        if address is None or not 0 < int(address[1]) < 2**16:
-            raise PlacementError(
-                f"--coordinator={coordinator} must be HOST:PORT of process 0, such as host0:8476, or 'auto' where the "
-                "cluster tells"
-            )
+        _check_address(coordinator)
         if process >= processes:
             raise PlacementError(
                 f"--process={process} must be below --processes={processes}: it counts from 0"
             )
+
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if coordinator == "auto":
@@ -75,57 +75,61 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
             f"the processes did not all meet at {coordinator}: {first_line(error)}"
         ) from error
     except (ValueError, RuntimeError, LookupError) as error:
-        instead = (
-            "; give --coordinator=HOST:PORT --processes=N --process=I instead"
-            if coordinator == "auto"
-            else ""
-        )
-        reason = (
-            "JAX finds no cluster here that tells who trains together"
-            if instead
-            else "JAX cannot begin"
-        )
+        reason, remedy = "JAX cannot start", ""
+        if coordinator == "auto":
+            reason = "JAX finds no cluster that provides the processes"
+            remedy = "; give --coordinator=HOST:PORT --processes=N --process=I instead"
         raise PlacementError(
-            f"--coordinator={coordinator}: {reason} ({first_line(error)}){instead}"
+            f"--coordinator={coordinator}: {reason} ({first_line(error)}){remedy}"
         ) from error
+
+
+def _check_address(coordinator: str) -> None:
+    address = _ADDRESS.fullmatch(coordinator)
+    if address is None or not 0 < int(address[1]) < 2**16:
+        raise PlacementError(
+            f"--coordinator={coordinator} must be HOST:PORT of process 0, such as host0:8476, or "
+            "'auto' where the cluster provides it"
+        )
 
 
 @contextlib.contextmanager
 def together() -> Iterator[dict[str, Any]]:
-    """Lets the processes of a run leave a part of their start only together, and only where they agree.
+    """Lets the processes of a run leave a part of their start only together and in agreement.
 
-    Where one leaves it by an error, that one has its own words to say; the others are told, so that
-    they do not wait for it. Nothing to do in a process by itself.
+    A process that fails within the block prints its own error; the others are notified, so that
+    they do not wait for it. A single process leaves the block as it is.
 
     Yields:
-        A dictionary for what must be the same in all of them, by name; values are JSON, nested as
-        may be.
+        A dictionary for values that must be the same in all processes, by name; values are JSON and
+        may be nested.
 
     Raises:
-        LostProcessError: another process failed; the message has its words.
-        PlacementError: the processes differ; the message names in what.
+        LostProcessError: Another process failed; the message quotes its error.
+        PlacementError: The processes differ; the message names where.
     """
-    mine: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     try:
-        yield mine
-    except SystemExit as leaving:  # by `end_process`, which has begun to count
+        yield shared
+    except SystemExit as leaving:  # by `end_process`, whose timer is already running
         gather_texts(json.dumps({"failed": first_line(leaving.__context__ or leaving)}))
         raise
-    everyone = [json.loads(text) for text in gather_texts(json.dumps({"same": mine}))]
-    for number, found in enumerate(everyone):
-        if "failed" in found:
+
+    reports = [json.loads(text) for text in gather_texts(json.dumps({"same": shared}))]
+    for number, report in enumerate(reports):
+        if "failed" in report:
             raise LostProcessError(
-                f"process {number} of {len(everyone)} has ended: {found['failed']}"
+                f"process {number} of {len(reports)} has ended: {report['failed']}"
             )
-    if differences := list(_differences([found["same"] for found in everyone])):
+    if differences := list(_differences([report["same"] for report in reports])):
         raise PlacementError(
-            f"the processes of this run differ: {'; '.join(differences)}. Start all of them with the same command and "
-            "config, on the same data, with the same versions installed"
+            f"the processes of this run differ: {'; '.join(differences)}. Start all of them with "
+            "the same command and config, on the same data, with the same versions installed"
         )
 
 
 def gather_texts(text: str) -> list[str]:
-    """Returns a text of every process, in their order, when all of them have come here."""
+    """Returns the texts of all processes, in their order, once all have called this."""
     if jax.process_count() == 1:
         return [text]
     from jax.experimental import multihost_utils  # here, since importing it takes a while
@@ -139,7 +143,7 @@ def gather_texts(text: str) -> list[str]:
 
 
 def _differences(values: Sequence[Any], name: str = "") -> Iterator[str]:
-    """Yields, for each leaf of nested dictionaries that is not the same in all processes, who has what."""
+    """Yields a text for each leaf of nested dictionaries that is not the same in all processes."""
     first = values[0]
     other = next((number for number, value in enumerate(values) if value != first), None)
     if other is None:
@@ -153,43 +157,43 @@ def _differences(values: Sequence[Any], name: str = "") -> Iterator[str]:
         yield f"{name} is {first!r} in process 0, {values[other]!r} in process {other}"
 
 
-def end_process(code: int) -> NoReturn:
-    """Ends this process with a code, whether or not the others of its run end too.
+@contextlib.contextmanager
+def lost_processes() -> Iterator[None]:
+    """Ends this process with one line when JAX reports that another process is gone.
 
-    JAX waits at its end for the others, who may be waiting for this one, and at last aborts with a
-    code of its own. So they have a moment to come along, and no more.
+    At its end JAX would wait for the lost process, so this one leaves without waiting.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if jax.distributed.is_initialized():
-        alone = threading.Timer(_PATIENCE, os._exit, (code,))
-        alone.daemon = True
-        alone.start()
-    sys.exit(code)
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # jaxlib raises either when a dispatch fails
+        if jax.process_count() == 1 or not is_lost_process(error):
+            raise
+        print(
+            f"process {jax.process_index()} of {jax.process_count()}: another process of this run "
+            f"has ended or cannot be reached, so this one ends too ({first_line(error)}). Start "
+            "all of them again with the same workdir: the run resumes from its last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(exit_codes.FAILED)  # the same command resumes the run
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Returns whether an error says that another process is gone, rather than that this one has failed."""
+    """Returns whether an error means that another process is gone, not that this one failed."""
     text = str(error)
     return bool(_LOST.search(text)) and not _OUT_OF_MEMORY.search(text)
 
 
-@contextlib.contextmanager
-def lost_processes() -> Iterator[None]:
-    """Turns what JAX raises when another process is gone into one line and the end of this process.
+def end_process(code: int) -> NoReturn:
+    """Ends this process with an exit code, whether or not the others of its run end too.
 
-    JAX would wait at its end for the process that is gone; so this one then ends without waiting.
+    At its end JAX waits for the others, which may be waiting for this process, and finally aborts
+    with a code of its own. So the others get a short time to leave as well, and no more.
     """
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:  # jaxlib raises what fails in a dispatch as either
-        if jax.process_count() == 1 or not is_lost_process(error):
-            raise
-        print(
-            f"process {jax.process_index()} of {jax.process_count()}: another process of this run has ended or cannot "
-            f"be reached, so this one ends too ({first_line(error)}). Start all of them again with the same workdir: "
-            "the run resumes from its last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(exit_codes.FAILED)  # resumable by the same command
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.distributed.is_initialized():
+        deadline = threading.Timer(_PATIENCE, os._exit, (code,))
+        deadline.daemon = True
+        deadline.start()
+    sys.exit(code)

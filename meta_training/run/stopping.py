@@ -1,8 +1,9 @@
-"""Stopping a run by a signal, between two steps."""
+"""Stops a run on a signal, between two steps."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -11,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from datarater.meta_training.errors import _LOG, StoppedError
+from datarater.meta_training.errors import StoppedError
 from datarater.rater_model import exit_codes
+
+_LOG = logging.getLogger("datarater")
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a stop at the next place where a run can be saved.
+    """Turns SIGTERM and SIGINT into a stop at the next point where the run can be saved.
 
-    Outside of `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries
-    are at work that would swallow it or take it for damage, it is kept for the loop to ask for by
-    `requested`. A second signal ends the process there and then, as a kill would but with the exit
-    code of a stop: the run resumes from its last checkpoint.
+    Outside `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries
+    would swallow the error or take it for damage, the signal is kept until the loop asks for it by
+    `requested`. A second signal ends the process at once, as a kill would but with the exit code of
+    a stop: the run resumes from its last checkpoint.
 
     Example:
         >>> with StopSignal() as stop, stop.deferred():  # doctest: +SKIP
@@ -43,25 +46,9 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if self._received:
-            # Raising would have to find its way through threads and event loops that wait for a
-            # checkpoint. And past Python's streams, which the signal may have found in the middle
-            # of a line.
-            told = (
-                f"datarater train: stopped by a second {name}; the same command resumes the run\n"
-            )
-            os.write(2, told.encode())
-            os._exit(exit_codes.STOPPED)
-        self._received = name
-        if not self._deferred:
-            raise StoppedError(f"stopped by {name}")
-        _LOG.warning("%s: leaving as soon as all is saved; once more to leave at once", name)
-
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Keeps a signal until it is asked for."""
+        """Keeps a signal until `requested` asks for it."""
         before, self._deferred = self._deferred, True
         try:
             yield
@@ -69,7 +56,10 @@ class StopSignal:
             self._deferred = before
 
     def requested(self) -> bool:
-        """Returns whether to save and leave; the same on every process of a run, so that all save the same step."""
+        """Returns whether to save and leave.
+
+        All processes of a run get the same answer, so that all save the same step.
+        """
         import jax
 
         if jax.process_count() == 1:
@@ -77,3 +67,20 @@ class StopSignal:
         from jax.experimental import multihost_utils
 
         return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self._received)))))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self._received:
+            # An error would have to pass through threads and event loops that wait for a
+            # checkpoint. The message bypasses Python's streams, which the signal may have
+            # interrupted in the middle of a line.
+            message = (
+                f"datarater train: stopped by a second {name}; the same command resumes the run\n"
+            )
+            os.write(2, message.encode())
+            os._exit(exit_codes.STOPPED)
+
+        self._received = name
+        if not self._deferred:
+            raise StoppedError(f"stopped by {name}")
+        _LOG.warning("%s: stopping once all is saved; a second signal stops at once", name)

@@ -1,4 +1,4 @@
-"""What to watch in a run: metrics by step, tokens and FLOPs spent, the progress line, the summary at the end."""
+"""Summarizes a run: the metrics of a step, the progress line, and the closing lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 from datarater.meta_training.algorithm.meta_step import MetaStepMetrics
 
 _LOG = logging.getLogger("datarater")
-SETTLED_AUTOCORRELATION = (
-    0.95  # of scores between checkpoints; the paper's sign that meta-training may stop
-)
+SETTLED_AUTOCORRELATION = 0.95
+"""Autocorrelation of scores between exports above which, in the paper, meta-training may stop."""
 
 
 def summarise(
@@ -22,11 +21,12 @@ def summarise(
     """Returns a step's metrics as named numbers.
 
     Args:
-        metrics: of the step, on the host.
-        clip_norm: at which each inner model's meta-gradient is clipped.
-        epsilon: of the meta-Adam.
+        metrics: Metrics of the step, on the host.
+        clip_norm: Norm at which each inner model's meta-gradient is clipped.
+        epsilon: Epsilon of the meta-Adam.
     """
     norm_P = np.asarray(metrics.gradient_norm_P)
+
     return {
         "outer_loss": float(metrics.outer_loss_P.mean()),
         "inner_loss": float(metrics.inner_loss),
@@ -48,11 +48,14 @@ def summarise(
 
 
 def score_correlation(before_N: np.ndarray, now_N: np.ndarray) -> float | None:
-    """Returns Pearson's correlation of two raters' scores on the same documents; None where one of them is constant.
+    """Returns Pearson's correlation of two raters' scores on the same documents.
 
     Scores settle before the meta-gradient vanishes: above 0.95 between checkpoints, the paper found
-    more meta-steps to change little. Only between raters equally many meta-steps apart are
-    correlations comparable: over few steps any two raters agree.
+    that more meta-steps change little. Correlations are comparable only between raters that are
+    equally many meta-steps apart: over few steps any two raters agree.
+
+    Returns:
+        The correlation; None if one rater's scores are constant or there are fewer than two.
     """
     if len(before_N) < 2 or before_N.std() == 0 or now_N.std() == 0:
         return None
@@ -60,11 +63,11 @@ def score_correlation(before_N: np.ndarray, now_N: np.ndarray) -> float | None:
 
 
 class Progress:
-    """Says how far a run is, how fast, and how long it still takes.
+    """Logs how far a run is, how fast, and how much time is left.
 
     Args:
-        label: what is counted, such as "step".
-        total: how many in all.
+        label: Name of what is counted, such as "step".
+        total: Number of them in the whole run.
     """
 
     def __init__(self, label: str, total: int) -> None:
@@ -72,19 +75,20 @@ class Progress:
         self._started: tuple[int, float] | None = None
 
     def report(self, step: int, text: str) -> None:
-        """Logs one line; the rate counts from the first report on, so that compilation is left out."""
+        """Logs one line. The rate is that since the first report, without compilation."""
         now = time.monotonic()
         rate = ""
         if self._started is None:
             self._started = (step, now)
         elif step > self._started[0]:
-            a_second = (step - self._started[0]) / max(now - self._started[1], 1e-9)
-            rate = f"  {a_second:.2f} steps/s, {duration((self._total - step) / a_second)} left"
+            per_second = (step - self._started[0]) / max(now - self._started[1], 1e-9)
+            left = duration((self._total - step) / per_second)
+            rate = f"  {per_second:.2f} steps/s, {left} left"
         _LOG.info("%s %d/%d  %s%s", self._label, step, self._total, text, rate)
 
 
 def duration(seconds: float) -> str:
-    """Returns a duration for people.
+    """Returns a readable duration.
 
     Example:
         >>> duration(3725)
@@ -99,74 +103,87 @@ def duration(seconds: float) -> str:
 
 
 def step_text(scalars: dict[str, float | None]) -> str:
-    """Returns what the progress line says of a meta-step."""
-    return (
-        f"outer loss {scalars['outer_loss']:.3f}  effective sample {scalars['effective_sample_share']:.2f}  "
-        f"score spread {scalars['score_spread']:.2f}  meta-gradient {scalars['meta_gradient_norm']:.1e}"
+    """Returns the metrics of a meta-step that its progress line shows."""
+    return "  ".join(
+        (
+            f"outer loss {scalars['outer_loss']:.3f}",
+            f"effective sample {scalars['effective_sample_share']:.2f}",
+            f"score spread {scalars['score_spread']:.2f}",
+            f"meta-gradient {scalars['meta_gradient_norm']:.1e}",
+        )
     )
 
 
 def run_summary(rows: Sequence[dict[str, float]]) -> list[str]:
-    """Returns what the metrics of a whole run amount to, a line each.
+    """Returns the closing lines of a run, each about one kind of metric.
 
     Args:
-        rows: of `metrics.csv`, in order.
+        rows: Rows of `metrics.csv`, in order.
     """
     if not rows:
         return []
-    part = max(1, len(rows) // 10)
-    last = rows[-part:]
 
-    def mean(of: Sequence[dict[str, float]], name: str) -> float:
-        return float(np.mean([row[name] for row in of]))
+    # The last tenth of the run: single steps are noisy.
+    last = rows[-max(1, len(rows) // 10) :]
 
-    clipped = f"{mean(last, 'meta_gradient_norm'):.1e} before clipping, {mean(last, 'meta_gradient_norm_clipped'):.1e}"
+    def mean(name: str) -> float:
+        return float(np.mean([row[name] for row in last]))
+
     lines = [
         f"outer loss by age     {_loss_by_age(rows)}",
-        f"weights               effective sample share {mean(last, 'effective_sample_share'):.2f}, entropy share "
-        f"{mean(last, 'weight_entropy_share'):.2f}, score spread {mean(last, 'score_spread'):.2f}",
-        f"meta-gradient norm    {clipped} after",
+        f"weights               effective sample share {mean('effective_sample_share'):.2f}, "
+        f"entropy share {mean('weight_entropy_share'):.2f}, "
+        f"score spread {mean('score_spread'):.2f}",
+        f"meta-gradient norm    {mean('meta_gradient_norm'):.1e} before clipping, "
+        f"{mean('meta_gradient_norm_clipped'):.1e} after",
     ]
-    correlated = [row for row in rows if "score_autocorrelation" in row]
-    if correlated:
-        value = correlated[-1]["score_autocorrelation"]
-        between = f"{int(correlated[-1]['score_autocorrelation_since'])} and {int(correlated[-1]['step'])}"
-        meaning = (
-            f"above {SETTLED_AUTOCORRELATION}: the scores have settled"
-            if value > SETTLED_AUTOCORRELATION
-            else f"not yet above {SETTLED_AUTOCORRELATION}, where scores have settled: more meta_steps may change them"
-        )
-        lines.append(f"score autocorrelation {value:.3f} between steps {between}, {meaning}")
-    lines.append(
-        f"spent                 {rows[-1]['tokens']:.2g} token positions, {rows[-1]['flops']:.2g} FLOPs"
-    )
+    exports = [row for row in rows if "score_autocorrelation" in row]
+    if exports:
+        lines.append(f"score autocorrelation {_settling(exports[-1])}")
+    tokens, flops = rows[-1]["tokens"], rows[-1]["flops"]
+    lines.append(f"spent                 {tokens:.2g} token positions, {flops:.2g} FLOPs")
     return lines
 
 
-def _loss_by_age(rows: Sequence[dict[str, float]]) -> str:
-    """Returns the outer loss of inner models by age, in the run's first half and in its second where both had that age.
+def _settling(row: dict[str, float]) -> str:
+    """Returns how close the scores of the last two exports are, and what that means."""
+    value = row["score_autocorrelation"]
+    first, last = int(row["score_autocorrelation_since"]), int(row["step"])
+    meaning = (
+        f"above {SETTLED_AUTOCORRELATION}: the scores have settled"
+        if value > SETTLED_AUTOCORRELATION
+        else f"not yet above {SETTLED_AUTOCORRELATION}, where scores have settled: "
+        "more meta_steps may change them"
+    )
+    return f"{value:.3f} between steps {first} and {last}, {meaning}"
 
-    Over all ages it rises and falls with the resets, whatever the rater learns.
+
+def _loss_by_age(rows: Sequence[dict[str, float]]) -> str:
+    """Returns the outer loss of inner models by age, in both halves of the run where possible.
+
+    The mean over all ages rises and falls with the resets, whatever the rater learns.
     """
     names = [name.removeprefix("age_of_") for name in rows[0] if name.startswith("age_of_")]
     age_N = np.asarray([row[f"age_of_{name}"] for row in rows for name in names]).astype(np.int64)
     loss_N = np.asarray([row[f"outer_loss_of_{name}"] for row in rows for name in names])
     late_N = np.repeat(np.arange(len(rows)) >= len(rows) // 2, len(names))
-    starts = np.unique(
-        np.quantile(age_N, [0, 1 / 3, 2 / 3], method="higher")
-    )  # ages that there are
-    shown = []
-    for start, behind in zip(starts, [*starts[1:], age_N.max() + 1], strict=True):
-        within_N = (start <= age_N) & (age_N < behind)
+
+    # Three ranges of ages with about equally many losses, each beginning with an age that occurs.
+    starts = np.unique(np.quantile(age_N, [0, 1 / 3, 2 / 3], method="higher"))
+    texts = []
+    for start, stop in zip(starts, [*starts[1:], age_N.max() + 1], strict=True):
+        within_N = (start <= age_N) & (age_N < stop)
         end = age_N[within_N].max()
         ages = f"{start} to {end}" if start < end else f"{start}"
+
+        # The halves are compared at ages that occur in both.
         in_both = np.intersect1d(age_N[within_N & ~late_N], age_N[within_N & late_N])
         if len(in_both):
             early, late = (
                 np.mean([loss_N[(age_N == age) & half_N].mean() for age in in_both])
                 for half_N in (~late_N, late_N)
             )
-            shown.append(f"{ages} updates: {early:.3f}, then {late:.3f}")
+            texts.append(f"{ages} updates: {early:.3f}, then {late:.3f}")
         else:
-            shown.append(f"{ages} updates: {loss_N[within_N].mean():.3f}")
-    return "; ".join(shown) + " (first, then second half of the run)"
+            texts.append(f"{ages} updates: {loss_N[within_N].mean():.3f}")
+    return "; ".join(texts) + " (first, then second half of the run)"

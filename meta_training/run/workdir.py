@@ -1,14 +1,14 @@
-"""The folder of a training run: what is where, who holds it, and whether a run may go on in it.
+"""The folder of a training run: its files, its lock, and whether a run may continue in it.
 
-config.json                 the config as it runs
-tokenizer.json              the tokenizer, as it travels in every rater checkpoint; a BPE is trained once
-run.json                    which data it reads, the tokenizer's SHA-256, and the versions it began with
-metrics/                    metrics.csv and TensorBoard event files
-pool/                       the warm-up pool, by warm-up step; written once
-checkpoints/                training checkpoints, by meta-step
-raters/step_00000050/       a rater checkpoint every `export_every` meta-steps, the untrained one as step 0
-rater/                      the rater of the last meta-step
-summary.json                written last: the run is finished
+config.json             the config as it runs
+tokenizer.json          the tokenizer, as in every rater checkpoint; a BPE is trained once
+run.json                identity of the data, the tokenizer's SHA-256, and the versions at the start
+metrics/                metrics.csv and TensorBoard event files
+pool/                   the warm-up pool, by warm-up step; written once
+checkpoints/            training checkpoints, by meta-step
+raters/step_00000050/   a rater checkpoint every `export_every` meta-steps; step 0 is untrained
+rater/                  the rater of the last meta-step
+summary.json            written last: the run is finished
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from datarater.meta_training.run.prepared_run import plain, versions
 
 _LOG = logging.getLogger("datarater")
 
-# What may change when a run goes on. Neither kind changes the trees of arrays in its checkpoints.
-_OF_NO_RESULT = (
+# Fields that may change when a run resumes. None changes the trees of arrays in its checkpoints.
+_WITHOUT_EFFECT = (
     "checkpoint_every",
     "warmup_checkpoint_every",
     "keep_checkpoints",
@@ -37,11 +37,8 @@ _OF_NO_RESULT = (
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
 )
-_MOVABLE = (
-    "data.inner",
-    "data.outer",
-)  # the data's identity is held against the one that the run began with
-_BUT_FOR_ROUNDING = (
+_MOVABLE = ("data.inner", "data.outer")  # the identity of the data is compared instead
+_ROUNDING_ONLY = (
     "placement.",
     "meta_gradient.",
     *(
@@ -55,23 +52,23 @@ _BUT_FOR_ROUNDING = (
 
 
 class Workdir:
-    """A run's folder. As a context manager it is made, and held against other runs for as long.
+    """The folder of a run. As a context manager it creates the folder and locks it.
 
     Args:
-        path: the folder.
-        writes: whether this process is the one of its run that holds the folder and writes into it;
+        path: Folder of the run.
+        writes: Whether this process locks the folder and writes into it. One process of a run does;
             the others, on other hosts, read it.
 
     Raises:
-        ConfigError: the path is a URL.
-        WorkdirError: on entering, if another process holds it.
+        ConfigError: The path is a URL.
+        WorkdirError: On entering, if another process has locked the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], writes: bool = True) -> None:
         if "://" in os.fspath(path):
             raise ConfigError(
-                f"--workdir={os.fspath(path)}: a workdir lies on a local or mounted file system; raters can be copied "
-                "anywhere"
+                f"--workdir={os.fspath(path)}: a workdir lies on a local or mounted file system; "
+                "raters can be copied anywhere"
             )
         self.path, self.writes = Path(path), writes
         self.config, self.tokenizer, self.run, self.summary = (
@@ -82,26 +79,29 @@ class Workdir:
         )
 
     def rater_of_step(self, step: int) -> Path:
-        """Returns where the rater checkpoint of a step is."""
+        """Returns the folder of a step's rater checkpoint."""
         return self.raters / f"step_{step:08d}"
 
     def __enter__(self) -> Workdir:
         self._lock = None
         if not self.writes:
             return self
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise type(error)(
-                error.errno, f"--workdir: {self.path} cannot be made: {error.strerror}"
+                error.errno, f"--workdir: {self.path} cannot be created: {error.strerror}"
             ) from error
+
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             raise WorkdirError(
-                f"another process is training in {self.path}; wait for it, or give another --workdir"
+                f"another process is training in {self.path}; wait for it, "
+                "or give another --workdir"
             ) from error
         return self
 
@@ -110,119 +110,129 @@ class Workdir:
             self._lock.close()
 
     def check_config(self, config: dict[str, Any]) -> None:
-        """Refuses a config with which the run here would become another one.
+        """Refuses a config that differs from that of the run in this folder.
 
-        It may be given more meta-steps, another rhythm of checkpoints and reports, and another
-        place where the same data lie. What changes how values are computed but not which (where
-        things live, micro-batches, what is recomputed, attention in blocks) may change too, and a
-        warning says what of it did.
+        The number of meta-steps may grow; how often the run saves and reports may change, and so
+        may the place of the same data. Fields that change how values are computed but not which
+        values (placement, micro-batches, recomputation, attention in blocks) may change as well,
+        with a warning that names them.
 
-        A field that is newer than the run counts as having had its default of
-        `meta_training/configs/default.py`: a field that is added gets the default that does what
-        was done without it.
+        A field that is newer than the run counts as having had its default, since each added field
+        has a default that does what earlier versions did.
 
         Raises:
-            WorkdirError: other fields differ; the message names them.
+            WorkdirError: Other fields differ; the message names them.
         """
-        begun = _read(self.config)
-        if begun is None:
+        recorded = _read(self.config)
+        if recorded is None:
             return
+
         now, defaults = _flatten(config), _flatten(plain(default.get_config()))
-        before = {name: defaults[name] for name in now if name in defaults} | _flatten(begun)
+        before = {name: defaults[name] for name in now if name in defaults} | _flatten(recorded)
         changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
         refused = [name for name in changed if not _may_change(name, before, now)]
         if refused:
             raise WorkdirError(
-                f"{self.path} holds a run with another config: {_differences(refused, before, now)}. Give the same "
-                "config to resume it (meta_steps may be raised), or another --workdir"
+                f"{self.path} has a run with another config: "
+                f"{_differences(refused, before, now)}. Give the same config to resume it "
+                "(meta_steps may be raised), or another --workdir"
             )
-        rounding = [name for name in changed if name.startswith(_BUT_FOR_ROUNDING)]
+
+        rounding = [name for name in changed if name.startswith(_ROUNDING_ONLY)]
         if rounding:
             _LOG.warning(
-                "the run goes on in another arrangement: %s. That changes values by rounding alone, but the rater will "
-                "no longer be, bit for bit, that of a run left alone",
+                "the run continues with another arrangement: %s. It changes values by rounding "
+                "only, but the rater will not be bit-identical to that of an uninterrupted run",
                 _differences(rounding, before, now),
             )
 
     def begun_tokenizer(self) -> bytes | None:
-        """Returns the serialised tokenizer that the run here was begun with; None where it is to be made.
+        """Returns the serialized tokenizer of the run in this folder; None if there is none yet.
 
         Raises:
-            WorkdirError: `tokenizer.json` is not what it was.
+            WorkdirError: `tokenizer.json` has changed.
         """
-        begun = _read(self.run)
-        if begun is None or not self.tokenizer.exists():
+        recorded = _read(self.run)
+        if recorded is None or not self.tokenizer.exists():
             return None
-        serialised = self.tokenizer.read_bytes()
-        if _sha256(serialised) != begun.get("tokenizer"):
+
+        serialized = self.tokenizer.read_bytes()
+        if _sha256(serialized) != recorded.get("tokenizer"):
             raise WorkdirError(
-                f"{self.tokenizer} is not the tokenizer that the run began with: it is damaged or was exchanged. "
-                "Restore it (every rater in raters/ has a copy), or give another --workdir"
+                f"{self.tokenizer} is not the tokenizer that the run began with: it is damaged or "
+                "was replaced. Restore it (every rater in raters/ has a copy), or give another "
+                "--workdir"
             )
-        return serialised
+        return serialized
 
     def check_data(self, data: str, tokenizer: bytes) -> None:
-        """Refuses data or a tokenizer that the run here was not begun with, and says so where versions differ.
+        """Refuses other data or another tokenizer than the run here began with.
+
+        Other versions of libraries are logged as a warning.
 
         Args:
-            data: the identity of the data.
-            tokenizer: the serialised tokenizer.
+            data: Identity of the data.
+            tokenizer: The serialized tokenizer.
 
         Raises:
-            WorkdirError: the data or the tokenizer differ.
+            WorkdirError: The data or the tokenizer differ.
         """
-        begun = _read(self.run)
-        if begun is None:
+        recorded = _read(self.run)
+        if recorded is None:
             return
-        if begun["data"] != data:
+
+        if recorded["data"] != data:
             raise WorkdirError(
-                f"{self.path} holds a run on other data: the files or datasets of data.inner and data.outer have "
-                "changed since it began, or others are named now. Restore them, or give another --workdir"
+                f"{self.path} has a run on other data: the files or datasets of data.inner and "
+                "data.outer have changed since it began, or others are named now. Restore them, or "
+                "give another --workdir"
             )
-        # A run that an earlier version began recorded none.
-        if begun.get("tokenizer", _sha256(tokenizer)) != _sha256(tokenizer):
+        # Runs begun by early versions recorded no tokenizer.
+        if recorded.get("tokenizer", _sha256(tokenizer)) != _sha256(tokenizer):
             raise WorkdirError(
-                f"{self.tokenizer} is lost, and a tokenizer trained anew is another one: restore it (every rater in "
-                "raters/ has a copy), or give another --workdir"
+                f"{self.tokenizer} is missing, and a newly trained tokenizer differs from it: "
+                "restore it (every rater in raters/ has a copy), or give another --workdir"
             )
+
         changed = [
             f"{name} {old}"
-            for name, old in begun["versions"].items()
+            for name, old in recorded["versions"].items()
             if versions().get(name) != old
         ]
         if changed:
             _LOG.warning(
-                "the run began with %s: it goes on with other versions, and no longer bit for bit",
+                "the run began with %s: with other versions, it does not continue bit-identically",
                 ", ".join(changed),
             )
 
     def claim(self, config: dict[str, Any], data: str, tokenizer: bytes) -> None:
-        """Writes down the config, the tokenizer and the data, and removes what a killed process left half-written."""
+        """Records the config, the tokenizer and the data; removes partial files of a killed run."""
         if not self.writes:
             return
+
+        # run.json comes last: with it a run counts as begun.
         write_json(self.config, config)
         if not (self.run.exists() and self.tokenizer.exists()):
             _write(self.tokenizer, tokenizer)
-        if not self.run.exists():  # after the tokenizer: only with it does a run count as begun
+        if not self.run.exists():
             write_json(
                 self.run, {"data": data, "tokenizer": _sha256(tokenizer), "versions": versions()}
             )
+
         for folder in (self.path, self.raters):
             for left_over in (*folder.glob(".*.new-*"), *folder.glob(".*.old-*")):
                 shutil.rmtree(left_over, ignore_errors=True)
 
     def finished(self, meta_steps: int) -> dict[str, Any] | None:
-        """Returns the summary of a run finished after that many meta-steps, or None."""
+        """Returns the summary of a run that finished after so many meta-steps; otherwise None."""
         summary = _read(self.summary)
-        return (
-            summary
-            if summary and summary["meta_steps"] == meta_steps and self.rater.exists()
-            else None
-        )
+        if summary and summary["meta_steps"] == meta_steps and self.rater.exists():
+            return summary
+        return None
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON, completely or not at all."""
     _write(path, (json.dumps(values, indent=2) + "\n").encode("utf-8"))
 
 
@@ -260,14 +270,14 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _may_change(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Returns whether a run may go on with a field changed."""
+    """Returns whether a run may continue with a field changed."""
     if name not in before or name not in now:
         return False
     if name == "meta_steps":
         return bool(now[name] > before[name])
-    if name in _MOVABLE:  # where data.outer is empty, a share of the inner set is held out
+    if name in _MOVABLE:  # an empty data.outer means that a share of the inner set is held out
         return bool(before[name]) == bool(now[name])
-    return name in _OF_NO_RESULT or name.startswith(_BUT_FOR_ROUNDING)
+    return name in _WITHOUT_EFFECT or name.startswith(_ROUNDING_ONLY)
 
 
 def _differences(names: list[str], before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -275,4 +285,4 @@ def _differences(names: list[str], before: dict[str, Any], now: dict[str, Any]) 
 
 
 def _show(values: dict[str, Any], name: str) -> str:
-    return repr(values[name]) if name in values else "not there"
+    return repr(values[name]) if name in values else "missing"

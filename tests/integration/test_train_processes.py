@@ -259,7 +259,7 @@ def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(
         ),
         (
             ["--coordinator=auto"],
-            "--coordinator=auto: JAX finds no cluster here that tells who trains together",
+            "--coordinator=auto: JAX finds no cluster that provides the processes",
         ),
         (
             ["--coordinator=localhost", "--processes=2"],

@@ -94,9 +94,9 @@ def test_a_run_goes_on_in_another_arrangement(
     workdir = tmp_path / "work"
     run(workdir, texts, cache, devices[0], leave_at, **before)
     said = run(workdir, texts, cache, devices[1], **after)
-    assert "the run goes on in another arrangement: " in said
+    assert "the run continues with another arrangement: " in said
     assert "resuming" in said
-    assert "passed over" not in said
+    assert "is skipped" not in said
     assert "cannot be read" not in said
     expected, found = (load_rater(folder / "rater").params for folder in (uninterrupted, workdir))
     distances = jax.tree.map(lambda one, other: float(np.max(np.abs(one - other))), expected, found)
@@ -126,4 +126,4 @@ def test_a_run_goes_on_with_its_data_in_another_place(
         file.write('{"text": "one more"}\n')
     refused = training.run(training.command(workdir, moved, meta_steps=30), cache)
     assert refused.returncode == 3
-    assert "holds a run on other data" in refused.stderr
+    assert "has a run on other data" in refused.stderr

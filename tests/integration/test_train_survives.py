@@ -382,7 +382,7 @@ def test_the_checkpoint_that_is_said_to_stand_is_there_and_finite(
     done = training.run(arguments, cache)
     assert done.returncode == 1, done.stderr
     told = re.search(
-        r"meta-step (\d+): .*the checkpoint of step (\d+) stands", done.stderr.splitlines()[-1]
+        r"meta-step (\d+): .*the checkpoint of step (\d+) and", done.stderr.splitlines()[-1]
     )
     assert told, done.stderr
     assert int(told[2]) == int(told[1]) - 1
@@ -405,7 +405,7 @@ def test_a_damaged_checkpoint_is_passed_over(
             file.write_bytes(b"damaged")
     done = training.run(training.command(workdir, texts), cache)
     assert done.returncode == 0, done.stderr
-    assert "is damaged and is passed over" in done.stderr
+    assert "is damaged and is skipped" in done.stderr
     assert (workdir / "checkpoints" / "damaged-10").is_dir()
     assert "resuming at meta-step 9 of 24" in done.stderr
     assert training.digest(workdir / "rater") == training.digest(uninterrupted / "rater")

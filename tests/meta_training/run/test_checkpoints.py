@@ -108,8 +108,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(
         assert_equal(restored[1], state_of(1))
         assert checkpoints.steps() == [1]
         checkpoints.save(2, state_of(2), {})
-    assert f"checkpoint 3 in {tmp_path} is damaged and is passed over" in caplog.text
-    assert "checkpoint 3 in" in caplog.text.split("stands aside as damaged-3")[0]
+    assert f"checkpoint 3 in {tmp_path} is damaged and is skipped" in caplog.text
+    assert "checkpoint 3 in" in caplog.text.split("is renamed to damaged-3")[0]
     assert files_of(tmp_path / "damaged-3") == damaged
     assert (tmp_path / "damaged-2-2" / "host" / "metadata").read_text() == "{"
     with Checkpoints(tmp_path) as checkpoints:

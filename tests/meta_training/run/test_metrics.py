@@ -183,7 +183,7 @@ def test_an_event_that_cannot_be_written_costs_tensorboard_alone(
         for step in range(1, 51):
             writer.write(step, {"loss": 1.0})
     assert len(caplog.records) == 1
-    assert "TensorBoard gets no more of this run" in caplog.text
+    assert "TensorBoard gets no more metrics of this run" in caplog.text
     assert "No space left on device" in caplog.text
     assert len(read_metrics(tmp_path / METRICS_FILE)) == 50
 

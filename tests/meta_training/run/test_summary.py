@@ -69,7 +69,7 @@ def test_a_number_that_is_not_finite_is_named_with_its_step(
 ) -> None:
     scalars = summarise(metrics(**changed), clip_norm=1.0, epsilon=1e-8)
     with pytest.raises(
-        NonFiniteError, match=rf"meta-step 7: {cause}.*the checkpoint of step 5 stands"
+        NonFiniteError, match=rf"meta-step 7: {cause}.*the checkpoint of step 5 and"
     ):
         check_finite(7, scalars, lambda: 5)
     with pytest.raises(
@@ -115,7 +115,7 @@ def test_a_state_that_is_not_finite_is_named_before_it_is_saved() -> None:
     inner = state().inner
     broken = state(inner=inner._replace(optimiser_state={"moments": jnp.full((2, 3), jnp.nan)}))
     with pytest.raises(
-        NonFiniteError, match=r"the inner optimisers' moments .*there is no checkpoint yet"
+        NonFiniteError, match=r"the inner optimizers' moments .*there is no checkpoint yet"
     ):
         check_state(7, broken, lambda: None)
 
@@ -124,7 +124,7 @@ def test_a_warmed_up_model_that_is_not_finite_is_named_before_it_is_saved() -> N
     inner = state().inner
     for broken, cause in (
         (inner._replace(params={"a": jnp.asarray([jnp.nan])}), "parameters"),
-        (inner._replace(optimiser_state={"moments": jnp.asarray([jnp.inf])}), "optimiser moments"),
+        (inner._replace(optimiser_state={"moments": jnp.asarray([jnp.inf])}), "optimizer moments"),
     ):
         with pytest.raises(
             NonFiniteError,

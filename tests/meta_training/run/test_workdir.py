@@ -47,8 +47,8 @@ def test_the_same_config_and_more_meta_steps_go_on(tmp_path: Path) -> None:
             {"rater": {"width": 64, "ngram_orders": [2, 3]}},
             r"rater\.ngram_orders was \[2\], is \[2, 3\]",
         ),
-        ({"rater": {"width": 64}}, r"rater\.ngram_orders was \[2\], is not there"),
-        ({"new": True}, "new was not there, is True"),
+        ({"rater": {"width": 64}}, r"rater\.ngram_orders was \[2\], is missing"),
+        ({"new": True}, "new was missing, is True"),
     ],
 )
 def test_another_config_is_refused_naming_the_fields(
@@ -138,7 +138,7 @@ def test_what_changes_results_by_rounding_may_change_and_is_told(
     with caplog.at_level(logging.WARNING, logger="datarater"):
         claimed(tmp_path, whole(**{name: BUT_FOR_ROUNDING[name], "report_every": 1}))
         (record,) = caplog.records
-        assert f"in another arrangement: {name.replace('__', '.')} was " in record.getMessage()
+        assert f"with another arrangement: {name.replace('__', '.')} was " in record.getMessage()
         assert "report_every" not in record.getMessage()
         caplog.clear()
         claimed(tmp_path, whole(**{name: BUT_FOR_ROUNDING[name]}))
@@ -199,7 +199,7 @@ def test_another_tokenizer_is_refused_and_a_lost_one_made_again(tmp_path: Path) 
     ):
         claimed(tmp_path)
     workdir.tokenizer.unlink()
-    with pytest.raises(WorkdirError, match="a tokenizer trained anew is another one"):
+    with pytest.raises(WorkdirError, match="a newly trained tokenizer differs from it"):
         claimed(tmp_path, tokenizer=b"trained otherwise")
     assert claimed(tmp_path).begun_tokenizer() == b"trained"
 
