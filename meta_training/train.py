@@ -23,6 +23,7 @@ from absl import logging as absl_logging
 from datarater.meta_training.config.names import DEFAULT_CONFIG, config_names, config_path
 from datarater.meta_training.errors import ConfigError
 from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import exit_code_lines
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -76,10 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     missing = [name for name in _TRAIN_MODULES if not _is_installed(name)]
     if missing:
-        return _refuse(
+        print(
             "datarater train needs the train extra: pip install 'datarater[train]' "
-            f"(no module named {missing[0]!r})"
+            f"(no module named {missing[0]!r})",
+            file=sys.stderr,
         )
+        return exit_codes.FAILED
 
     values = flags.FlagValues()
 
@@ -99,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with logging_of_a_run():
             app.run(run, argv=["datarater train", *arguments], flags_parser=parse)
     except ConfigError as error:
-        return _refuse(f"datarater train: {error}; see datarater train --help")
+        print(f"datarater train: {error}; see datarater train --help", file=sys.stderr)
+        return exit_codes.WRONG_USAGE
     except KeyboardInterrupt:
         print("datarater train: interrupted", file=sys.stderr)
         return exit_codes.STOPPED
@@ -115,16 +119,17 @@ def help_text() -> str:
         f"  --{name}\n" + textwrap.indent(textwrap.fill(text, 90), " " * 8)
         for name, text in _HELP.items()
     )
-    codes = "\n".join(f"  {code:>2}  {meaning}" for code, meaning in exit_codes.EXIT_CODES.items())
     return f"""\
+Meta-trains a rater and exports it to WORKDIR/rater. The same command with the same workdir resumes
+a run that was stopped or killed, and produces a bit-identical rater.
+
 Example:
   datarater train --workdir=work --config.data.inner='corpus/*.jsonl.gz' \\
       --config.data.outer='target/*.jsonl.gz'
 
-Meta-trains a rater and exports it to WORKDIR/rater. The same command with the same workdir resumes
-a run that was stopped or killed, and produces a bit-identical rater.
+usage: datarater train --workdir=DIR [flags]
 
-Flags:
+options:
 {entries}
   --config.SECTION.FIELD=VALUE
         Changes one field of the config. Example: --config.population.size=8
@@ -133,7 +138,7 @@ Configs ({DEFAULT_CONFIG} if none is given):
   {", ".join(config_names())}
 
 Exit codes:
-{codes}"""
+{exit_code_lines()}"""
 
 
 def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
@@ -260,11 +265,6 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package that it is a part of
         return False
-
-
-def _refuse(message: str) -> int:
-    print(message, file=sys.stderr)
-    return exit_codes.WRONG_USAGE
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ Importing this module loads neither JAX nor ml_collections, so the command line 
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 from datarater.meta_training.errors import ConfigError
+from datarater.rater_model.command_line import near_miss
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Folder of the config files."""
@@ -52,8 +52,8 @@ def config_path(config: str) -> str:
     names = ", ".join(config_names())
     if os.path.exists(path):
         raise ConfigError(f"--config={config} is not a file; give a Python file or one of {names}")
-    near = difflib.get_close_matches(config.removesuffix(".py"), config_names(), n=1)
-    suggestion = f" (did you mean {near[0]}?)" if near else ""
+    near = near_miss(config.removesuffix(".py"), config_names())
+    suggestion = f" (did you mean {near}?)" if near else ""
     raise ConfigError(
         f"--config={config}: no config or file has this name{suggestion}; "
         f"give a Python file or one of {names}"

@@ -25,7 +25,7 @@ from datarater.meta_training.errors import (
 from datarater.meta_training.loop import train
 from datarater.meta_training.run.export import NonFiniteScoresError
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
-from datarater.meta_training.run.prepared_run import Experiment, plain, prepare, versions
+from datarater.meta_training.run.prepared_run import plain, prepare, versions
 from datarater.meta_training.run.processes import (
     LostProcessError,
     end_process,
@@ -65,15 +65,15 @@ def run_training(
     Args:
         config: The whole config.
         workdir: Folder of the run.
-        coordinator: See `join_processes`.
-        processes: See `join_processes`.
-        process: See `join_processes`.
+        coordinator: Address of process 0; see `join_processes`.
+        processes: Number of processes.
+        process: Index of this process.
 
     Returns:
         Exit code 0.
 
     Raises:
-        SystemExit: The run ended early, with the code of its error; the error is printed.
+        SystemExit: The run ended early, with the exit code of its error, which is printed.
     """
     with ending_in_one_line():
         checks.check(config)
@@ -84,46 +84,36 @@ def run_training(
         StopSignal() as stop,
         contextlib.ExitStack() as stack,
     ):
-        # Every process checks the same things in the same order, so that a difference is reported
-        # by name rather than as a deadlock.
-        with together() as same:
-            same["versions"], same["config"] = versions(), plain(config)
-            same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
-        with together() as same, ending_in_one_line():
-            folder = stack.enter_context(Workdir(workdir, jax.process_index() == 0))
-            folder.check_config(plain(config))
-            summary = folder.finished(config.meta_steps)
-            same["--workdir holds this run, finished"] = bool(summary)
-        if summary:
-            print(
-                f"nothing to do: {folder.path} has a finished run of {config.meta_steps} "
-                f"meta-steps, rater {summary['digest'][:12]} in {folder.rater}; "
-                "raise meta_steps to continue"
-            )
-            print(f"next:  {next_command(folder, config.data)}")
-            return exit_codes.DONE
+        lines = _train_in(workdir, config, stop, stack)
 
-        experiment = _prepare_in(folder, config)
-        checkpoint = train(experiment, folder, stop)
-        if not folder.writes:
-            return exit_codes.DONE
-
-        # Written last: it marks the run as finished.
-        lines = run_summary(read_metrics(folder.metrics / METRICS_FILE))
-        write_json(
-            folder.summary,
-            {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines},
-        )
-
-    print(f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {folder.rater}")
     for line in lines:
-        print(f"  {line}")
-    print(f"next:  {next_command(folder, config.data)}")
+        print(line)
     return exit_codes.DONE
 
 
-def _prepare_in(workdir: Workdir, config: ConfigDict) -> Experiment:
-    """Prepares a run, compares its data with those of the workdir, and claims the workdir."""
+def _train_in(
+    path: str, config: ConfigDict, stop: StopSignal, stack: contextlib.ExitStack
+) -> list[str]:
+    """Trains in the workdir of a path and returns the lines to print.
+
+    All processes check the same things in the same order, so that a difference between them is
+    reported by name and not as a deadlock.
+    """
+    with together() as same:
+        same["versions"], same["config"] = versions(), plain(config)
+        same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
+    with together() as same, ending_in_one_line():
+        workdir = stack.enter_context(Workdir(path, jax.process_index() == 0))
+        workdir.check_config(plain(config))
+        summary = workdir.finished(config.meta_steps)
+        same["a finished run in --workdir"] = bool(summary)
+    if summary:
+        return [
+            f"nothing to do: {workdir.path} has a finished run of {config.meta_steps} meta-steps, "
+            f"rater {summary['digest'][:12]} in {workdir.rater}; raise meta_steps to continue",
+            f"next:  {next_command(workdir, config.data)}",
+        ]
+
     with together() as same, ending_in_one_line():
         experiment = prepare(config, workdir.begun_tokenizer())
         tokenizer = experiment.tokenizer.serialise()
@@ -132,7 +122,22 @@ def _prepare_in(workdir: Workdir, config: ConfigDict) -> Experiment:
         same["digest of the tokenizer"] = hashlib.sha256(tokenizer).hexdigest()
     with together(), ending_in_one_line():
         workdir.claim(plain(config), experiment.data, tokenizer)
-    return experiment
+
+    checkpoint = train(experiment, workdir, stop)
+    if not workdir.writes:
+        return []
+
+    # Written last: it marks the run as finished.
+    lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
+    write_json(
+        workdir.summary,
+        {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines},
+    )
+    return [
+        f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}",
+        *(f"  {line}" for line in lines),
+        f"next:  {next_command(workdir, config.data)}",
+    ]
 
 
 @contextlib.contextmanager
