@@ -31,7 +31,7 @@ from tests.support.tensorflow_dataset import build_dataset
         ({"population__sise": 3}, "sise"),
         ({"meta_steps": "many"}, "many"),
         ({"data__inner": ""}, "data.inner is empty: give the pool"),
-        ({"data__inner": "tfds:nothing/en"}, "no dataset 'nothing/en' stands in"),
+        ({"data__inner": "tfds:nothing/en"}, "there is no dataset 'nothing/en'"),
         ({"data__outer_share": 0}, "data.outer_share must be between 0 and 1"),
         (
             {"data__windows": "rows"},
