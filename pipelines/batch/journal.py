@@ -1,26 +1,29 @@
-"""The journal of scheduled batches: every decision, in order, each made by the commit of one file.
+"""The journal of scheduled batches: all decisions in order, each made by committing one file.
 
     STATE/
       journal/000001.json ...       the decisions
       inputs/SHA256.jsonl           the files of a batch: path, size, fingerprint
-      notes/SHA256.jsonl            what was told of files: late, changed, waiting
-      baselines/SHA256.json         what a frozen reference holds
+      notes/SHA256.jsonl            files that were reported: late, changed, version, waiting
+      baselines/SHA256.json         the score distributions of a frozen reference
       records/SHA256.json           the record of a published batch
 
-A decision is built upon all before it: entry n + 1 is created only if it is absent, by a launch
-that has read all n. Of two launches that decide at once one wins; the other reads on and decides
-anew. So there is one order of decisions, whoever made them and wherever they were killed, and what
-the journal says is the state: all other files either lie under the digest of their content, or can
-be made again from it.
+A decision builds on all decisions before it: entry n + 1 is created only if it is absent, by a
+launch that has read the first n. If two launches decide at the same time, one wins; the other reads
+on and decides again. So there is a single order of decisions, whoever made them and wherever a
+launch was killed. The journal is the state: every other file either lies under the digest of its
+content or can be made again from the journal.
 
 The kinds of entries:
 
-- `reference`: scores are held against this reference from here on.
+- `reference`: scores are compared with this reference from here on.
 - `claim`: these files belong to the batch of a date. No other batch takes them.
-- `release`: a batch that is not published gives its files back.
-- `publish`: the batch is published, with this record; for ever.
-- `expire`: some batches' scores, or all their documents, may be removed now; `expired`: they are.
+- `release`: an unpublished batch releases its files.
+- `publish`: the batch is published with this record, forever.
+- `expire`: the scores of some batches, or all their documents, may be removed now.
+- `expired`: they have been removed.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import datetime
@@ -38,10 +41,12 @@ from datarater.pipelines.run_folder.layout import to_json
 from datarater.rater_model.documents.records import FileInfo
 
 FORMAT_VERSION = 1
+_MAX_LISTS = 32
+"""Number of batches whose lists of files are read at once."""
 MANIFEST = "manifest.json"
-"""The record of a batch, in the folder of its date: what readers trust."""
+"""Name of the record of a batch in the folder of its date, which readers rely on."""
 SUCCESS = "_SUCCESS"
-"""Empty, beside it, committed after it."""
+"""Name of an empty file beside it, which is committed after it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +55,10 @@ class Reference:
 
     Attributes:
         kind: `run` or `rater`.
-        path: where it lay when it was frozen; for people.
-        digest: of its scores: of a run's `scoring.json`, or the rater's own.
-        rater: digest of the rater whose scores they are.
-        baseline: digest of the file in `baselines/`.
+        path: Path when it was frozen, for people.
+        digest: Digest of its scores: that of a run's `scoring.json`, or the rater's own.
+        rater: Digest of the rater that made the scores.
+        baseline: Digest of the file in `baselines/`.
     """
 
     kind: str
@@ -68,15 +73,15 @@ class Claim:
     """The files of a batch.
 
     Attributes:
-        date: of the batch, as 2026-01-31.
-        files: how many.
-        bytes: of the files.
-        inputs: digest of the file in `inputs/`.
-        notes: how many files were told of, by kind; and `sha256`, of the file in `notes/`, if there
-            are any.
-        terms: all that decides what is kept of them.
-        run: the run folder.
-        claimed: when, in UTC.
+        date: Date of the batch, such as 2026-01-31.
+        files: Number of files.
+        bytes: Size of all files.
+        inputs: Digest of the file in `inputs/`.
+        notes: Number of files that were reported, by kind; if there are any, also `sha256`, the
+            digest of the file in `notes/`.
+        terms: Everything that decides which documents are kept.
+        run: Path of the run folder.
+        claimed: Time of the claim in UTC.
     """
 
     date: str
@@ -91,11 +96,11 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """A batch gives its files back.
+    """A batch releases its files.
 
     Attributes:
-        claim: number of the entry.
-        why: for people.
+        claim: Number of the claim's entry.
+        why: Reason, for people.
     """
 
     claim: int
@@ -107,9 +112,9 @@ class Publication:
     """A batch is published.
 
     Attributes:
-        claim: number of the entry.
-        record: digest of the file in `records/`.
-        place: the folder of the date, where readers find it.
+        claim: Number of the claim's entry.
+        record: Digest of the file in `records/`.
+        place: Folder of the date, where readers find the batch.
     """
 
     claim: int
@@ -119,12 +124,12 @@ class Publication:
 
 @dataclasses.dataclass(frozen=True)
 class Expiry:
-    """Files of batches that may be removed.
+    """Permission to remove files of batches.
 
     Attributes:
-        scores: the claims of batches whose plans, scores and rejected records go; of a claim that
-            was released, all of its run folder.
-        published: of batches of which everything goes but the record in the state folder.
+        scores: Claims whose plans, scores and rejected records are removed; if the claim was
+            released, its whole run folder.
+        published: Claims of which everything is removed except the record in the state folder.
     """
 
     scores: tuple[int, ...]
@@ -133,10 +138,10 @@ class Expiry:
 
 @dataclasses.dataclass(frozen=True)
 class Expired:
-    """The files of an `Expiry` are removed.
+    """The files of an `Expiry` have been removed.
 
     Attributes:
-        expiry: number of the entry.
+        expiry: Number of the expiry's entry.
     """
 
     expiry: int
@@ -156,18 +161,18 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @dataclasses.dataclass
 class State:
-    """What a journal says, up to one of its entries.
+    """The sum of a journal's entries, up to one of them.
 
     Attributes:
-        number: of the last entry; 0 for none.
-        reference: the one that holds; None before the first.
-        claims: by number, those that were not released.
-        released: likewise those that were; the files of the last one of a date are waiting for it
-            to be begun anew.
-        publications: by number of the claim.
-        expiries: those whose files may not all be removed yet, by number.
-        scores_expired: the claims whose scores were removed or may be.
-        all_expired: the claims of which everything was removed or may be.
+        number: Number of the last entry; 0 for none.
+        reference: Current reference; None before the first.
+        claims: Claims that were not released, by number.
+        released: Claims that were released, by number; the files of a date's last one wait for the
+            batch to start over.
+        publications: Publications by number of the claim.
+        expiries: Expiries whose files may not all be removed yet, by number.
+        scores_expired: Claims whose scores were or may be removed.
+        all_expired: Claims of which everything was or may be removed.
     """
 
     number: int = 0
@@ -180,17 +185,17 @@ class State:
     all_expired: set[int] = dataclasses.field(default_factory=set)
 
     def claim_of(self, date: str) -> int | None:
-        """The number of the claim that holds for a date; None for none."""
+        """Returns the number of the current claim of a date; None for none."""
         return next((number for number, claim in self.claims.items() if claim.date == date), None)
 
     def released_of(self, date: str) -> Claim | None:
-        """The last claim of a date that was released; None for none."""
+        """Returns the last released claim of a date; None for none."""
         return next(
             (claim for claim in reversed(self.released.values()) if claim.date == date), None
         )
 
     def unfinished(self) -> list[str]:
-        """The dates of batches that were begun and are not published, in the order of their claims."""
+        """Returns the dates of batches that are begun but not published, in order of claims."""
         begun = {**self.released, **self.claims}
         published = {self.claims[number].date for number in self.publications}
         return [
@@ -200,23 +205,21 @@ class State:
         ]
 
     def add(self, decision: Decision) -> None:
-        """The state after one more decision.
+        """Adds one more decision.
 
         Raises:
-            ValueError: the decision contradicts those before it; the state is as it was.
+            ValueError: The decision contradicts those before it; the state is unchanged.
         """
         number = self.number + 1
         if isinstance(decision, Reference):
             self.reference = decision
         elif isinstance(decision, Claim):
             if self.claim_of(decision.date) is not None:
-                raise ValueError(f"{decision.date} has a claim already")
+                raise ValueError(f"{decision.date} already has a claim")
             self.claims[number] = decision
         elif isinstance(decision, Release | Publication):
             if decision.claim not in self.claims or decision.claim in self.publications:
-                raise ValueError(
-                    f"claim {decision.claim} is not one that can be published or released"
-                )
+                raise ValueError(f"claim {decision.claim} cannot be published or released")
             if isinstance(decision, Release):
                 self.released[decision.claim] = self.claims.pop(decision.claim)
             else:
@@ -226,25 +229,26 @@ class State:
                 not {*decision.scores, *decision.published}
                 <= self.publications.keys() | self.released.keys()
             ):
-                raise ValueError("a batch expires that is neither published nor given up")
+                raise ValueError("a batch expires that is neither published nor released")
             self.expiries[number] = decision
             self.scores_expired.update(decision.scores, decision.published)
             self.all_expired.update(decision.published)
         else:
             if decision.expiry not in self.expiries:
-                raise ValueError(f"entry {decision.expiry} removes nothing that is left")
+                raise ValueError(f"entry {decision.expiry} is not an expiry that is left to do")
             del self.expiries[decision.expiry]
         self.number = number
 
 
 class Journal:
-    """A journal, read as far as it goes; and the files beside it that lie under the digest of their content.
+    """A journal, and the files beside it that are named after the digest of their content.
 
     Args:
-        folder: the state folder.
+        folder: Path of the state folder.
 
     Attributes:
-        state: what the entries read so far say.
+        folder: Path of the state folder.
+        state: The sum of the entries read so far.
     """
 
     def __init__(self, folder: str):
@@ -252,17 +256,17 @@ class Journal:
         self.state = State()
 
     def path(self, number: int) -> str:
-        """Where an entry lies."""
+        """Returns the path of an entry."""
         return f"{self.folder}/journal/{number:06d}.json"
 
     def read(self) -> State:
-        """Reads what is new.
+        """Reads the entries that are new.
 
         Returns:
-            `state`.
+            The state after them.
 
         Raises:
-            CountsError: an entry is missing, cannot be read, or contradicts those before it.
+            CountsError: An entry is missing, cannot be read, or contradicts those before it.
         """
         if not self.state.number:
             self._read_listed()
@@ -271,24 +275,27 @@ class Journal:
         return self.state
 
     def _read_listed(self) -> None:
+        """Reads the entries that a listing shows, many at a time."""
         names = [
-            entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(f"{self.folder}/journal")
+            entry.path.rsplit("/", 1)[-1].removesuffix(".json")
+            for entry in commits.list_folder(f"{self.folder}/journal")
         ]
-        numbers = [
-            int(name.removesuffix(".json"))
-            for name in names
-            if name.removesuffix(".json").isdigit()
-        ]
-        paths = [self.path(number) for number in range(1, max(numbers, default=0) + 1)]
+        last = max((int(name) for name in names if name.isdigit()), default=0)
+        paths = [self.path(number) for number in range(1, last + 1)]
         for data in at_once(commits.read_if_there, paths):
             if data is None:
                 raise CountsError(
-                    f"{self.path(self.state.number + 1)} is missing, although later entries of the journal are there; "
-                    "restore it from a backup: nothing can be decided without it"
+                    f"{self.path(self.state.number + 1)} is missing, although later entries of the "
+                    "journal exist; restore it from a backup: without it nothing can be decided"
                 )
             self._add(data)
 
     def _add(self, data: bytes) -> None:
+        """Adds the content of the next entry to the state.
+
+        Raises:
+            CountsError: The entry is damaged, of a newer format, or contradicts earlier ones.
+        """
         path = self.path(self.state.number + 1)
         try:
             fields = orjson.loads(data)
@@ -298,27 +305,29 @@ class Journal:
                     f"{path} has format {version}; this datarater reads up to {FORMAT_VERSION}"
                 )
             kind = _KINDS[fields["kind"]]
-            given = fields["decision"]
+            values = fields["decision"]
             if kind is Expiry:
-                given = {name: tuple(value) for name, value in given.items()}
-            self.state.add(kind(**given))
+                values = {name: tuple(value) for name, value in values.items()}
+            self.state.add(kind(**values))
         except (ValueError, KeyError, TypeError) as error:
             raise CountsError(
                 f"{path} is damaged or contradicts the entries before it: {error!r}"
             ) from error
 
     def append(self, decision: Decision) -> bool:
-        """Makes a decision upon what was read so far.
+        """Makes a decision, given the entries read so far.
 
         Returns:
-            True if it holds. False if another launch made one first: `state` then knows of that,
-            and the decision has to be taken anew.
+            False if another launch made a decision first; `state` then includes that one, and the
+            caller must decide again.
 
         Raises:
-            ValueError: the decision contradicts those before it.
-            RunFolderError: the file system failed.
+            ValueError: The decision contradicts those before it.
+            RunFolderError: The file system failed.
         """
+        # Refuse a contradiction before it is written.
         dataclasses.replace(self.state, **_copies(self.state)).add(decision)
+
         path = self.path(self.state.number + 1)
         data = to_json(
             {
@@ -326,49 +335,54 @@ class Journal:
                 "kind": _NAMES[type(decision)],
                 "decision": dataclasses.asdict(decision),
                 "written": now(),
-                "id": uuid.uuid4().hex,  # tells this entry from an equal one of another launch
+                "id": uuid.uuid4().hex,  # so that two launches never write equal entries
             }
         )
-        # A success whose reply was lost looks like a file that was there.
+        # A success whose reply was lost looks like a file that existed before.
         won = commits.commit_if_absent(path, data) or commits.read_bytes(path) == data
         self.read()
         return won
 
     def decide(self, decision_upon: Callable[[State], Decision | None]) -> State:
-        """Makes a decision, anew as long as other launches come first.
+        """Makes a decision, again and again while other launches decide first.
 
         Args:
-            decision_upon: the decision upon a state, or None where there is nothing to decide any
-                more.
+            decision_upon: Function that returns the decision for a state, or None if there is
+                nothing left to decide.
+
+        Returns:
+            The state after the decision.
         """
         self.read()
         while (decision := decision_upon(self.state)) is not None and not self.append(decision):
             pass
         return self.state
 
-    # --- files under the digest of their content
-    # ------------------------------------------------------
+    # --- files named after the digest of their content --------------------------------------------
 
     def keep(self, kind: str, data: bytes) -> str:
-        """Commits a file under its digest, which is returned.
+        """Commits a file under the digest of its content.
 
         Args:
             kind: `inputs`, `notes`, `baselines` or `records`.
-            data: the content.
+            data: Content of the file.
+
+        Returns:
+            The digest.
         """
         digest = hashlib.sha256(data).hexdigest()
         commits.commit_if_absent(self.kept(kind, digest), data)
         return digest
 
     def kept(self, kind: str, digest: str) -> str:
-        """Where such a file lies."""
+        """Returns the path of a file that `keep` committed."""
         return f"{self.folder}/{kind}/{digest}.json" + ("l" if kind in ("inputs", "notes") else "")
 
     def read_kept(self, kind: str, digest: str) -> bytes:
-        """The content of such a file.
+        """Returns the content of a file that `keep` committed.
 
         Raises:
-            CountsError: it is missing, or not what it was.
+            CountsError: The file is missing or damaged.
         """
         path = self.kept(kind, digest)
         data = commits.read_if_there(path)
@@ -379,32 +393,30 @@ class Journal:
         return data
 
     def inputs(self, claim: Claim) -> list[FileInfo]:
-        """The files of a batch."""
+        """Returns the files of a batch."""
         return [FileInfo.from_json(row) for row in _rows(self.read_kept("inputs", claim.inputs))]
 
     def notes(self, claim: Claim) -> list[dict[str, Any]]:
-        """What was told of files when a batch was claimed."""
-        return (
-            _rows(self.read_kept("notes", claim.notes["sha256"]))
-            if claim.notes.get("sha256")
-            else []
-        )
+        """Returns the notes about files that were reported when a batch was claimed."""
+        digest = claim.notes.get("sha256")
+        return _rows(self.read_kept("notes", digest)) if digest else []
 
     def each_inputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[FileInfo]]]:
-        """The files of several batches; never those of many at one time."""
+        """Yields the files of several batches, a few batches at a time to bound the memory.
+
+        Args:
+            numbers: Numbers of claims that were not released.
+        """
         claims = self.state.claims
-        for first in range(0, len(numbers), _LISTS_AT_ONCE):
-            some = numbers[first : first + _LISTS_AT_ONCE]
+        for first in range(0, len(numbers), _MAX_LISTS):
+            some = numbers[first : first + _MAX_LISTS]
             yield from zip(
                 some, at_once(lambda number: self.inputs(claims[number]), some), strict=True
             )
 
 
-_LISTS_AT_ONCE = 32
-
-
 def now() -> str:
-    """The time in UTC, for people."""
+    """Returns the time in UTC, for people."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

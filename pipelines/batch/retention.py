@@ -1,11 +1,13 @@
-"""Retention: which batches' files may go, and their removal, file by file.
+"""Retention: decides which files of batches may be removed, and removes them.
 
-What may go is decided in the journal first, then removed, then recorded as removed: killed in
-between, the next run removes the rest. Of a run folder only files with the names that a run gives
-them are removed, and of published documents only those that the record lists. Anything else that
-lies there stays. The journal, the lists of files and the records stay for ever: they say what was
-taken.
+The journal first records what may be removed, then the files are removed, then the journal records
+that they are gone: after a kill in between, the next run removes the rest. Of a run folder, only
+files with names that a run gives them are removed; of published documents, only those that the
+record lists. All other files stay. The journal, the lists of files and the records stay forever:
+they say what was taken.
 """
+
+from __future__ import annotations
 
 import contextlib
 import datetime
@@ -26,24 +28,24 @@ _NUMBERED = re.compile(r"(?:[a-z]+-)?\d+\.jsonl?")
 
 
 def expire(config: BatchConfig, journal: Journal, say: Callable[[str], None]) -> None:
-    """Decides what may go by the configuration, and removes what was decided, now or before.
+    """Removes what the configuration no longer keeps, and what an earlier run left to remove.
 
     Args:
-        config: how long files are kept, and the reference, which stays.
-        journal: of the state folder.
-        say: prints a line.
+        config: The configuration: how long files are kept, and the reference, which stays.
+        journal: Journal of the state folder.
+        say: Function that prints a line.
 
     Raises:
-        RunFolderError: a file cannot be removed.
+        RunFolderError: A file cannot be removed.
     """
     state = journal.decide(lambda state: due(config, state))
     for number, expiry in sorted(state.expiries.items()):
         for claim in sorted({*expiry.scores, *expiry.published}):
             everything = claim in expiry.published
             count = _remove(journal, claim, everything=everything)
-            what = "the published documents and all else" if everything else "the scores"
+            what = "all files" if everything else "the scores"
             date = (state.claims.get(claim) or state.released[claim]).date
-            say(f"retention: {what} of {date} removed, {count:,} files")
+            say(f"retention: removed {what} of {date} ({count:,} files)")
         journal.decide(
             lambda state, number=number: (  # type: ignore[misc]
                 Expired(number) if number in state.expiries else None
@@ -52,16 +54,21 @@ def expire(config: BatchConfig, journal: Journal, say: Callable[[str], None]) ->
 
 
 def due(config: BatchConfig, state: State) -> Expiry | None:
-    """What may go now, and was not decided before; None for nothing."""
+    """Returns what may be removed now and was not decided before; None for nothing.
+
+    Args:
+        config: The configuration.
+        state: State of the journal.
+    """
+    # The batches that have ended; a run folder that serves as the reference stays.
     known = {**state.claims, **state.released}
-    ended = [*state.publications, *state.released]
     references = {
         config.reference.rstrip("/"),
         "" if state.reference is None else state.reference.path.rstrip("/"),
     }
     dates = {
         number: datetime.date.fromisoformat(known[number].date)
-        for number in ended
+        for number in [*state.publications, *state.released]
         if known[number].run.rstrip("/") not in references
     }
     newest = max(
@@ -69,49 +76,60 @@ def due(config: BatchConfig, state: State) -> Expiry | None:
         default=datetime.date.min,
     )
 
-    def older_than(days: int | None, gone: set[int]) -> list[int]:
+    def older_than(days: int | None, expired: set[int]) -> list[int]:
         if days is None:
             return []
         return [
             number
             for number, date in dates.items()
-            if (newest - date).days > days and number not in gone
+            if (newest - date).days > days and number not in expired
         ]
 
     published = [
-        n
-        for n in older_than(config.retention.published_days, state.all_expired)
-        if n in state.publications
+        number
+        for number in older_than(config.retention.published_days, state.all_expired)
+        if number in state.publications
     ]
     scores = older_than(config.retention.scores_days, state.scores_expired | {*published})
     return Expiry(tuple(scores), tuple(published)) if scores or published else None
 
 
 def _remove(journal: Journal, number: int, *, everything: bool) -> int:
-    """Removes files of a batch; gives their number."""
+    """Removes files of a batch.
+
+    Args:
+        journal: Journal of the state folder.
+        number: Number of the batch's claim.
+        everything: Whether to remove the published documents and the selection too.
+
+    Returns:
+        Number of files removed.
+    """
     state = journal.state
-    released = number in state.released
-    claim = (state.released if released else state.claims)[number]
+    is_released = number in state.released
+    claim = (state.released if is_released else state.claims)[number]
     folder = RunFolder(claim.run)
+    selection = folder.selection(claim.terms["selection"]["name"])
     count = 0
+
+    # The kept documents; what readers look at goes first.
     if everything:
         publication = state.publications[number]
         record = orjson.loads(journal.read_kept("records", publication.record))
-        # What readers look at goes first.
         paths = [f"{publication.place}/{name}" for name in (SUCCESS, MANIFEST)]
         count += _remove_files(
             [*paths, *(file["path"] for file in record["files"])], (publication.place, claim.run)
         )
-    elif released:
-        kept = commits.list_folder(
-            f"{folder.selection(claim.terms['selection']['name']).path}/kept"
-        )
+    elif is_released:
+        kept = commits.list_folder(f"{selection.path}/kept")
         count += _remove_files([entry.path for entry in kept], (claim.run,))
-    if everything or released:
-        selection = folder.selection(claim.terms["selection"]["name"])
+
+    # The rest of the selection.
+    if everything or is_released:
         paths = [selection.success_path, selection.manifest_path, selection.rule_path]
         count += _remove_files([*paths, *_numbered(f"{selection.path}/counts")], (claim.run,))
-    # Without this one, nothing takes what is left for a scored corpus.
+
+    # The scores. Without scoring.json, nothing mistakes the remaining files for a scored corpus.
     count += _remove_files([folder.scoring_path], ())
     for some in _scoring_files(folder):
         count += _remove_files(some, (claim.run,))
@@ -119,9 +137,10 @@ def _remove(journal: Journal, number: int, *, everything: bool) -> int:
 
 
 def _scoring_files(folder: RunFolder) -> Iterator[list[str]]:
-    """The files of a run folder that are not a selection's, some at a time."""
+    """Yields the files of a run folder that belong to no selection, some at a time."""
     for entries in score_entries(folder):
         yield [entry.path for _, entry in entries]
+
     for inner in (
         folder.summaries_path,
         folder.old_summaries_path,
@@ -137,6 +156,7 @@ def _scoring_files(folder: RunFolder) -> Iterator[list[str]]:
 
 
 def _numbered(folder: str) -> list[str]:
+    """Returns the JSON files of a folder whose names end with a number."""
     return [
         entry.path
         for entry in commits.list_folder(folder)
@@ -145,20 +165,30 @@ def _numbered(folder: str) -> list[str]:
 
 
 def _remove_files(paths: list[str], tops: tuple[str, ...]) -> int:
-    """Removes files, and the local folders that are empty then, up to some top folders; gives how many were there."""
+    """Removes files, and local folders that become empty.
+
+    Args:
+        paths: Paths of the files; missing ones are skipped.
+        tops: Folders above which no folder is removed.
+
+    Returns:
+        Number of files that existed.
+    """
 
     def remove(path: str) -> bool:
-        there = commits.exists(path)
+        existed = commits.exists(path)
         commits.remove(path)
-        return there
+        return existed
 
     count = sum(at_once(remove, paths))
+
+    stops = [os.path.dirname(str(local_path(top))) for top in tops]
     for path in paths:
-        local, stops = local_path(path), [os.path.dirname(str(local_path(top))) for top in tops]
+        local = local_path(path)
         if local is None:
             continue
         folder = os.path.dirname(local)
-        with contextlib.suppress(OSError):  # not empty, or gone already
+        with contextlib.suppress(OSError):  # not empty, or already removed
             while any(folder.startswith(stop + os.sep) for stop in stops):
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
