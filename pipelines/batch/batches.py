@@ -107,6 +107,8 @@ class Batches:
         """
         day = date.isoformat()
         is_new = False
+
+        # Each round takes one step from what the journal says now.
         while True:
             state = self.journal.read()
             number = state.claim_of(day)
@@ -209,6 +211,8 @@ class Batches:
             CurationError: The run failed.
         """
         manifest = scoring = None
+
+        # A batch without files has no run folder.
         if claim.files:
             list_path = self.journal.kept("inputs", claim.inputs)
             try:
@@ -225,6 +229,7 @@ class Batches:
                         "the batch, run the same command again when the job has ended"
                     )
                 scoring = cutoff_search.read_scoring(RunFolder(claim.run))
+
         return batch_record.build(
             self.journal,
             number,

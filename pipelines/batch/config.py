@@ -48,6 +48,7 @@ _MIN_SIMILARITY = 0.7
 # Flags of datarater curate that the batch sets itself, and where to set them instead.
 _SET_BY_BATCH = {
     "input": "give `input` at the top level of the file",
+    "input_list": "give `input` at the top level of the file; it may be a list",
     "rater": "give `rater` at the top level of the file",
     "reference": "give `reference` at the top level of the file",
     "output": "each batch has its own run folder, under `runs`",

@@ -211,6 +211,8 @@ class State:
             ValueError: The decision contradicts those before it; the state is unchanged.
         """
         number = self.number + 1
+
+        # Each branch checks the decision before it changes anything.
         if isinstance(decision, Reference):
             self.reference = decision
         elif isinstance(decision, Claim):
@@ -237,6 +239,7 @@ class State:
             if decision.expiry not in self.expiries:
                 raise ValueError(f"entry {decision.expiry} is not an expiry that is left to do")
             del self.expiries[decision.expiry]
+
         self.number = number
 
 

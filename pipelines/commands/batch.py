@@ -53,6 +53,7 @@ def make_parser() -> CommandParser:
         metavar="DATE",
         help="date of the batch, past or present, such as 2026-01-31",
     )
+
     parser.add_argument(
         "--dry_run", action="store_true", help="print what would be taken, and change nothing"
     )

@@ -1,4 +1,6 @@
-"""Scheduled batches: sixty nights of what happens to them, and some nights of the true command."""
+"""Scheduled batches: sixty nights of everything that can happen, and some real nights."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -29,11 +31,11 @@ PLACES = ("journal", "inputs", "records", "runs", "published")
 
 
 class KilledError(BaseException):
-    """A launch ends here, and nothing of it goes on."""
+    """The launch is killed here."""
 
 
 class Killer:
-    """Ends a launch at one of its commits or removals in one place, before or after it is made."""
+    """Kills a launch at a commit or removal in one folder, before or after it happens."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.place = ""
@@ -45,7 +47,7 @@ class Killer:
         self.places: set[str] = set()
         self._watch(monkeypatch, "_link")
         self._watch(monkeypatch, "remove")
-        # What a killed launch holds is held by a process that is gone.
+        # The leases of a killed launch belong to a process that is gone.
         monkeypatch.setattr(
             lease, "process_id", lambda: {"started": str(self.launch), "pid": 1, "host": "here"}
         )
@@ -71,7 +73,7 @@ class Killer:
 
 @dataclasses.dataclass
 class Crawler:
-    """Brings files, some of them late, some again, some changed; knows what each of them held at any time."""
+    """Writes input files, some late, some again, some changed, and remembers every version."""
 
     folder: Path
     rng: random.Random
@@ -83,18 +85,21 @@ class Crawler:
         self.contents[str(path), file_info(str(path)).fingerprint] = rows
 
     def night(self, number: int, date: str) -> None:
-        """What comes in between two nights."""
+        """Writes the files that arrive between two nights."""
         for index in range(self.rng.randint(2, 4)):
             path = self.folder / "in" / date / f"{index}.jsonl"
-            # The drift is of one night: its files are all in time.
+            # The files of the night that drifts are never late.
             late = self.rng.random() < 0.2 and number != DRIFT
             self.due.setdefault(number + self.rng.randint(1, 3) * late, []).append(path)
+
         for path in self.due.pop(number, []):
             mean = 1.0 if number == DRIFT else 0.0
             rows = batches.documents(
                 self.rng, f"{path.parent.name}/{path.stem}", self.rng.randint(90, 160), mean
             )
             self.bring(path, rows)
+
+        # A few files are written again, with the same content or another.
         for (path_, _), rows in list(self.contents.items()):
             chance = self.rng.random()
             if chance < 0.004:
@@ -104,7 +109,7 @@ class Crawler:
 
 
 def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
-    """Nothing lost, nothing twice: each file that ever came is in one batch, as it was then; so are its documents."""
+    """Checks that each file that ever arrived is in one batch, with its documents of that time."""
     records = batches.check_published(folder)
     taken: dict[str, str] = {}
     for record in records.values():
@@ -112,20 +117,22 @@ def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
             json.loads(line) for line in Path(record["inputs"]["list"]).read_bytes().splitlines()
         ]
         assert len(rows) == record["inputs"]["files"]
-        wanted: list[str] = []
+
+        # Which documents the batch must keep, and which it has kept.
+        expected: list[str] = []
         for row in rows:
             assert row["path"] not in taken, (
                 f"{row['path']} is in {taken[row['path']]} and in {record['date']}"
             )
             taken[row["path"]] = record["date"]
-            held = crawler.contents[row["path"], row["fingerprint"]]
-            wanted += [item["id"] for item in held if float(item["text"]) >= batches.CUTOFF]
+            content = crawler.contents[row["path"], row["fingerprint"]]
+            expected += [item["id"] for item in content if float(item["text"]) >= batches.CUTOFF]
         kept = [
             json.loads(line)["id"]
             for file in record["files"]
             for line in Path(file["path"]).read_text().splitlines()
         ]
-        assert sorted(kept) == sorted(wanted)
+        assert sorted(kept) == sorted(expected)
     assert set(taken) == {path for path, _ in crawler.contents}
     return records
 
@@ -163,6 +170,7 @@ def test_sixty_nights(
         codes.setdefault(date, set()).add(code)
         return code
 
+    # Each night one of: nobody launches, two launch at once, or one launches and may be killed.
     skipped: list[str] = []
     for number, date in enumerate(dates, 1):
         crawler.night(number, date)
@@ -173,12 +181,12 @@ def test_sixty_nights(
             happened["at once"] += 1
             dates_now = [date, date if rng.random() < 0.5 else dates[number - 2]]
             with ThreadPoolExecutor(2) as pool:
-                found = list(
+                ended_with = list(
                     pool.map(
                         lambda day: batch.main(["--config", str(config), "--as_of", day]), dates_now
                     )
                 )
-            assert set(found) <= {0, 3, 4}
+            assert set(ended_with) <= {0, 3, 4}
             assert launch(date) == 0
         else:
             ended = launch(date, kill=0.5)
@@ -190,7 +198,9 @@ def test_sixty_nights(
         if skipped and rng.random() < 0.3:
             happened["past"] += 1
             launch(skipped.pop(0), kill=0.2)
-    for number in range(NIGHTS + 1, NIGHTS + 5):  # the last late files, and what was skipped
+
+    # The last late files arrive, and the dates that were skipped get their batches.
+    for number in range(NIGHTS + 1, NIGHTS + 5):
         crawler.night(number, batches.dates_from(dates[-1], 5)[number - NIGHTS])
     published = {place.name for place in (tmp_path / "published").iterdir()}
     for date in [
@@ -205,13 +215,15 @@ def test_sixty_nights(
     assert codes[drifted] == {4}
     assert all(codes.get(date, {0}) == {0} for date in dates if date != drifted)
     assert "population stability index" in records[drifted]["alarms"][0]
-    told = capsys.readouterr().out
+
+    # Everything that can happen did happen.
+    out = capsys.readouterr().out
     assert all(count >= 2 for count in happened.values()), happened
     assert killer.places == set(PLACES)
     assert any(record["inputs"].get("late") for record in records.values())
     assert any(record["inputs"].get("changed") for record in records.values())
-    assert "they join this one" in told
-    # The last ten days have their scores, the others their kept documents alone.
+    assert "they join this one" in out
+    # The last ten days keep their scores, the others only their kept documents.
     for date, record in records.items():
         scored = (Path(record["run"]) / "scoring.json").exists()
         assert scored is (date >= dates[-1] and bool(record["files"])) or date > dates[-10]
@@ -235,10 +247,10 @@ sys.exit(batch.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_nights_of_the_true_command_killed_and_finished(
+def test_nights_of_the_real_command_killed_and_finished(
     rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kills by SIGKILL; what is kept is what curating the same files against the same reference keeps."""
+    """A batch that was killed keeps what curating its files with the same reference keeps."""
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "a.jsonl").write_bytes(as_lines(make_records(600, 50)))
     scored = ["--rater", str(rater), "--keep_fraction", "0.5"]
@@ -261,13 +273,11 @@ def test_nights_of_the_true_command_killed_and_finished(
     for number, date in enumerate(dates):
         folder = tmp_path / "in" / date
         folder.mkdir(parents=True)
-        records = (
-            make_records(150, number)
-            if number < 3
-            else [{**r, "text": "!" * 9} for r in make_records(150, 3)]
-        )
-        (folder / "a.jsonl").write_bytes(as_lines(records[:100]))
-        (folder / "b.jsonl").write_bytes(as_lines(records[100:]) + b"not json\n")
+        rows = make_records(150, number)
+        if number == 3:
+            rows = [{**row, "text": "!" * 9} for row in rows]
+        (folder / "a.jsonl").write_bytes(as_lines(rows[:100]))
+        (folder / "b.jsonl").write_bytes(as_lines(rows[100:]) + b"not json\n")
 
     def launch(date: str, kill: int = 0) -> int:
         argv = ["--config", str(config), "--as_of", date]
@@ -276,8 +286,9 @@ def test_nights_of_the_true_command_killed_and_finished(
         command = [sys.executable, "-c", KILLED_AT, str(kill), *argv]
         return subprocess.run(command, capture_output=True, cwd=ROOT).returncode
 
+    # Kill the second night at the claim and while scoring; the third night finishes it.
     assert launch(dates[0]) == 0
-    for kill in (2, 8):  # at the claim; while scoring
+    for kill in (2, 8):
         assert launch(dates[1], kill) == -signal.SIGKILL
         assert not (tmp_path / "published" / dates[1]).exists()
     assert list((tmp_path / "state" / "runs").glob(f"{dates[1]}*"))
@@ -287,25 +298,29 @@ def test_nights_of_the_true_command_killed_and_finished(
         f"batch {dates[1]} was begun but not published: it is finished first"
         in capsys.readouterr().out
     )
+
+    # The fourth night drifts, and says so each time.
     assert launch(dates[3]) == 4
     assert launch(dates[3]) == 4
     assert launch(dates[1]) == 0
-    found = batches.check_published(tmp_path)
-    assert [date for date, record in found.items() if record["alarms"]] == [dates[3]]
-    assert "source 's0' keeps" in " ".join(found[dates[3]]["alarms"])
-    for date, record in found.items():
+    records = batches.check_published(tmp_path)
+    assert [date for date, record in records.items() if record["alarms"]] == [dates[3]]
+    assert "source 's0' keeps" in " ".join(records[dates[3]]["alarms"])
+    for date, record in records.items():
         assert record["counts"]["read"] == 151
         assert (Path(record["run"]) / "scoring.json").exists() is (date >= dates[2])
+
+    # Curate the killed night's files on their own.
     inputs = ["--input", str(tmp_path / "in" / dates[1] / "*"), "--output", str(tmp_path / "alone")]
     assert curate.main([*inputs, *scored, "--reference", str(tmp_path / "reference")]) == 0
-    wanted = [
+    expected = [
         line
         for file in (tmp_path / "alone").glob("selections/*/kept/*")
         for line in file.read_bytes().splitlines()
     ]
     kept = [
         line
-        for file in found[dates[1]]["files"]
+        for file in records[dates[1]]["files"]
         for line in Path(file["path"]).read_bytes().splitlines()
     ]
-    assert sorted(kept) == sorted(wanted)
+    assert sorted(kept) == sorted(expected)

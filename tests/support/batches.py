@@ -1,10 +1,13 @@
-"""Batches without Beam and without a rater's arithmetic: a night takes milliseconds, and all that is state is real.
+"""Batches without Beam and without a rater's arithmetic, so that a night takes milliseconds.
 
-A document's score stands in its text. `curate` commits what the batches read of a run folder, in
-the order of the real command, and holds the same leases.
+All state is real. A document's text is its score. `curate` commits the files of a run folder that
+batches read, in the order of the real command, and takes the same leases.
 """
 
+from __future__ import annotations
+
 import datetime
+import gzip
 import hashlib
 import json
 import random
@@ -47,7 +50,7 @@ CUTOFF = score_at(QUANTILES, 0.5)
 
 
 def save_plain_rater(path: Path, seed: int = 0, quantiles: Sequence[float] = QUANTILES) -> Path:
-    """A rater whose reference sample scores as good texts do; nobody computes with it."""
+    """Saves a rater with the quantiles of a reference sample; no test computes with it."""
     config = RaterConfig(
         64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1), ngram_rows=64
     )
@@ -62,7 +65,7 @@ def save_plain_rater(path: Path, seed: int = 0, quantiles: Sequence[float] = QUA
 
 
 def documents(rng: random.Random, name: str, count: int, mean: float = 0.0) -> list[dict[str, str]]:
-    """Documents whose scores are normal."""
+    """Returns documents whose scores are normally distributed."""
     return [
         {"id": f"{name}-{index}", "text": f"{rng.gauss(mean, 1):.4f}", "source": f"s{index % 3}"}
         for index in range(count)
@@ -70,7 +73,7 @@ def documents(rng: random.Random, name: str, count: int, mean: float = 0.0) -> l
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Writes a file of documents at once, as another writer would: no reader sees a half of it."""
+    """Writes a file of documents atomically, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -78,7 +81,7 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    """A configuration with every folder in one place; a change of None takes a key away."""
+    """Writes a configuration with all folders in one place; a change to None removes a key."""
     fields: dict[str, Any] = {
         "input": "in/{date}/*.jsonl",
         "rater": "rater",
@@ -94,7 +97,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 def curate(argv: Sequence[str]) -> None:
-    """What `datarater.pipelines.commands.curate.run` leaves behind of a run over JSONL files, by one commit after the other."""
+    """Commits the files that `datarater curate` commits for JSONL input, one after another."""
     args, beam_args = flags.parse(batch_config.FlagParser("plain"), argv)
     selection = requests.selection_request(args)
     request = requests.scoring_request(args, choice.choose(beam_args, 1))
@@ -102,14 +105,18 @@ def curate(argv: Sequence[str]) -> None:
     check_rule(selection.selection, selection.rule_fields())
     if commits.exists(selection.selection.success_path):
         return
+
     folder, identity = request.folder, request.plan.identity_of(files)
     work = Work(scoring=request, selection=selection)
     with Lease(work.leases(), Launch.new("plain", local=True), _lost):
+        # The plan.
         plan = {"id": "plan", "splits": len(files), "groups": 1}
         commits.commit_if_absent(
             folder.inputs_path("plan"), json_lines(file.to_json() for file in files)
         )
         commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan}))
+
+        # The scores of each split, which is a file.
         rows = []
         for ordinal, file in enumerate(files):
             lines = Path(file.path).read_bytes().splitlines()
@@ -120,7 +127,9 @@ def curate(argv: Sequence[str]) -> None:
             rows += [(ordinal, line) for line in lines]
             commits.commit_if_absent(folder.score_path(ordinal), b"\n".join(lines))
         if not rows:
-            raise EmptyCorpusError("there is not one record")
+            raise EmptyCorpusError("there is no record")
+
+        # The counts and the histogram of the corpus.
         read = [(ordinal, line, _row(line)) for ordinal, line in rows]
         scored = [(ordinal, line, row) for ordinal, line, row in read if row is not None]
         keys = RankKeys.of(
@@ -146,7 +155,7 @@ def curate(argv: Sequence[str]) -> None:
             "groups": 1,
         }
         commits.commit_if_absent(folder.scoring_path, to_json(fields))
-        scoring.preflight(request)  # too many rejected records
+        scoring.preflight(request)  # fails if too many records are rejected
         commits.commit_if_absent(selection.selection.rule_path, to_json(selection.rule_fields()))
         _publish(selection, keys, scored, rejected)
 
@@ -154,10 +163,12 @@ def curate(argv: Sequence[str]) -> None:
 def _publish(
     selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int
 ) -> None:
+    """Commits the kept documents and the manifest of a selection."""
     rule = selection.read_policy().rule
     end = (rule if isinstance(rule, Threshold) else Threshold(repr(CUTOFF))).end
     mask = keys.below(end).tolist()
     kept = [line for keep, (_, line, _) in zip(mask, scored, strict=True) if keep]
+
     files = []
     if kept:
         data = b"\n".join(kept) + b"\n"
@@ -171,6 +182,7 @@ def _publish(
                 "sha256": digest,
             }
         ]
+
     by_source: dict[str, Counter[str]] = {}
     for keep, (_, _, row) in zip(mask, scored, strict=True):
         by_source.setdefault(row["source"], Counter())["kept" if keep else "dropped"] += 1
@@ -206,7 +218,7 @@ def _lost(error: CurationError) -> None:
 
 
 def record_of(folder: Path, date: str) -> dict[str, Any]:
-    """What readers find published."""
+    """Returns the record that readers find for a date."""
     record: dict[str, Any] = orjson.loads(
         (folder / "published" / date / "manifest.json").read_bytes()
     )
@@ -214,13 +226,13 @@ def record_of(folder: Path, date: str) -> dict[str, Any]:
 
 
 def dates_from(first: str, count: int) -> list[str]:
-    """Dates that follow each other."""
+    """Returns consecutive dates."""
     start = datetime.date.fromisoformat(first)
     return [(start + datetime.timedelta(days)).isoformat() for days in range(count)]
 
 
 def check_published(folder: Path) -> dict[str, dict[str, Any]]:
-    """Holds every published date's files against its manifest; gives the records by date."""
+    """Compares the files of every published date with its manifest; returns records by date."""
     records = {}
     for place in sorted((folder / "published").iterdir()):
         record = record_of(folder, place.name)
@@ -229,7 +241,8 @@ def check_published(folder: Path) -> dict[str, dict[str, Any]]:
         for file in record["files"]:
             data = Path(file["path"]).read_bytes()
             assert hashlib.sha256(data).hexdigest() == file["sha256"]
-            assert data.count(b"\n") == file["documents"]
+            text = gzip.decompress(data) if file["path"].endswith(".gz") else data
+            assert text.count(b"\n") == file["documents"]
         assert sum(file["documents"] for file in record["files"]) == record["counts"]["kept"]
         records[place.name] = record
     return records

@@ -1,4 +1,6 @@
-"""What happens to batches, one thing at a time; `tests.batches` stands in for the scoring."""
+"""What happens to batches, one thing at a time; `tests.support.batches` replaces the scoring."""
+
+from __future__ import annotations
 
 import datetime
 import functools
@@ -32,7 +34,7 @@ FIRST, SECOND, THIRD = "2026-01-29", "2026-01-30", "2026-01-31"
 
 @pytest.fixture(scope="module")
 def raters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One rater, another one, and one without quantiles."""
+    """Saves one rater, another one, and one without quantiles."""
     folder = tmp_path_factory.mktemp("raters")
     for seed, name in enumerate(("rater", "other")):
         batches.save_plain_rater(folder / name, seed)
@@ -41,7 +43,7 @@ def raters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Nights:
-    """A folder of inputs, a configuration, and the command."""
+    """A folder of inputs, a configuration and the command."""
 
     def __init__(self, folder: Path, raters: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -59,40 +61,40 @@ class Nights:
         )
 
     def bring(self, name: str, count: int = 100, mean: float = 0.0) -> None:
-        """A file comes in, or comes in again with something else in it."""
+        """Writes an input file, or writes it again with another content."""
         batches.write(
             self.folder / "in" / name, batches.documents(self._rng, f"{name}-{count}", count, mean)
         )
 
     def run(self, date: str, *flags: str) -> int:
-        """The command; what it says is in `out` and `err`."""
+        """Runs the command; its output is in `out` and `err`."""
         code = batch.main(["--config", str(self.config), "--as_of", date, *flags])
         self.out, self.err = self._capsys.readouterr()
         return code
 
     def record(self, date: str) -> dict[str, Any]:
-        """What is published for a date."""
+        """Returns the record that is published for a date."""
         return batches.record_of(self.folder, date)
 
     def taken(self, date: str) -> list[str]:
-        """The files of a batch, as they are called under `in/`."""
+        """Returns the files of a batch, relative to `in/`."""
         lines = Path(self.record(date)["inputs"]["list"]).read_bytes().splitlines()
         return [
             str(Path(json.loads(line)["path"]).relative_to(self.folder / "in")) for line in lines
         ]
 
     def published(self) -> list[str]:
-        """The dates that readers see."""
+        """Returns the dates that readers see."""
         folder = self.folder / "published"
         return sorted(place.name for place in folder.iterdir()) if folder.exists() else []
 
     @property
     def state(self) -> State:
-        """What the journal says."""
+        """State of the journal."""
         return Journal(str(self.folder / "state")).read()
 
     def snapshot(self) -> dict[Path, int]:
-        """Every file but the inputs, with its time."""
+        """Returns every file with its modification time."""
         return {path: path.stat().st_mtime_ns for path in self.folder.rglob("*") if path.is_file()}
 
 
@@ -108,7 +110,7 @@ def nights(
     return Nights(tmp_path, raters, capsys)
 
 
-# --- once, whatever happens
+# --- exactly once
 
 
 def test_a_night_takes_its_files_once(nights: Nights) -> None:
@@ -129,7 +131,7 @@ def test_a_night_takes_its_files_once(nights: Nights) -> None:
     assert nights.snapshot() == before
 
 
-def test_an_empty_night_is_a_record_too(nights: Nights) -> None:
+def test_an_empty_night_has_a_record_too(nights: Nights) -> None:
     assert nights.run(FIRST) == 0
     record = nights.record(FIRST)
     assert record["inputs"]["files"] == record["counts"]["read"] == 0
@@ -192,7 +194,7 @@ def test_a_date_that_was_missed_gets_its_own_batch_first(nights: Nights) -> None
     assert nights.taken(THIRD) == [f"{THIRD}/a.jsonl"]
 
 
-def test_a_date_that_was_missed_too_long_ago_is_said_once(nights: Nights) -> None:
+def test_a_date_that_was_missed_too_long_ago_is_reported_once(nights: Nights) -> None:
     nights.configure(late_days=1)
     for date in (FIRST, SECOND, THIRD):
         nights.bring(f"{date}/a.jsonl")
@@ -265,10 +267,10 @@ def test_a_store_that_cannot_create_only_if_absent_is_refused_by_name(nights: Ni
     assert not (nights.folder / "state").exists()
 
 
-# --- late, changed, still being written
+# --- late, changed, or still being written
 
 
-def test_late_files_join_the_next_batch_and_are_told(nights: Nights) -> None:
+def test_late_files_join_the_next_batch_and_are_reported(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     assert nights.run(FIRST) == 0
     nights.bring(f"{FIRST}/late.jsonl")
@@ -282,7 +284,7 @@ def test_late_files_join_the_next_batch_and_are_told(nights: Nights) -> None:
     assert (note["what"], note["date"]) == ("late", FIRST)
 
 
-def test_late_files_are_looked_for_so_many_days(nights: Nights) -> None:
+def test_late_files_are_found_for_late_days(nights: Nights) -> None:
     nights.configure(late_days=1)
     nights.bring(f"{FIRST}/a.jsonl")
     assert nights.run(FIRST) == 0
@@ -296,7 +298,7 @@ def test_late_files_are_looked_for_so_many_days(nights: Nights) -> None:
     assert nights.taken(SECOND) == [f"{FIRST}/late.jsonl"]
 
 
-def test_a_changed_file_is_told_once_and_left_alone(nights: Nights) -> None:
+def test_a_changed_file_is_reported_once_then_ignored(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     assert nights.run(FIRST) == 0
     nights.bring(f"{FIRST}/a.jsonl", 50)
@@ -334,7 +336,7 @@ def test_changed_files_may_be_refused(nights: Nights) -> None:
     assert nights.state.claim_of(SECOND) is None
 
 
-def test_a_file_that_is_still_warm_waits(nights: Nights) -> None:
+def test_a_file_that_was_just_modified_waits(nights: Nights) -> None:
     nights.configure(quiet_minutes=5)
     nights.bring(f"{FIRST}/a.jsonl")
     nights.bring(f"{FIRST}/b.jsonl")
@@ -349,16 +351,16 @@ def test_a_file_that_is_still_warm_waits(nights: Nights) -> None:
     assert nights.taken(SECOND) == [f"{FIRST}/b.jsonl"]
 
 
-# --- begun and not finished
+# --- begun but not finished
 
 
 class KilledError(BaseException):
-    """The launch ends here."""
+    """The launch is killed here."""
 
 
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Ends the next launch as it is about to commit a file whose path ends like this, once."""
+    """Kills the next launch, once, when it is about to commit a file with this ending."""
 
     def kill_at(ending: str) -> None:
         real = commits._link
@@ -410,7 +412,7 @@ def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
     assert list(batches.check_published(nights.folder)) == [FIRST, SECOND]
 
 
-def test_the_alarm_of_a_launch_that_was_killed_is_raised_by_the_next(
+def test_the_alarm_of_a_killed_launch_is_raised_by_the_next(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl", mean=-3.0)
@@ -419,10 +421,10 @@ def test_the_alarm_of_a_launch_that_was_killed_is_raised_by_the_next(
     nights.bring(f"{SECOND}/a.jsonl")
     assert nights.run(SECOND) == 4
     assert f"batch {FIRST} is published, but the population stability index" in nights.err
-    assert nights.run(SECOND) == 0, "said once: the batch of the day itself had none"
+    assert nights.run(SECOND) == 0, "reported once: the batch of the date itself has no alarm"
 
 
-def test_a_claimed_file_that_changed_before_it_was_read_lets_the_batch_begin_anew(
+def test_a_claimed_file_that_changed_before_it_was_read_starts_the_batch_over(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     for name in ("a", "b"):
@@ -440,7 +442,7 @@ def test_a_claimed_file_that_changed_before_it_was_read_lets_the_batch_begin_ane
     assert len(nights.state.released) == 1
 
 
-def test_a_file_that_looks_changed_at_every_look_begins_no_batch_anew_for_ever(
+def test_a_file_that_changes_at_every_look_does_not_start_a_batch_over_forever(
     nights: Nights, kill: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
@@ -451,7 +453,7 @@ def test_a_file_that_looks_changed_at_every_look_begins_no_batch_anew_for_ever(
     assert nights.out.count("started over") == 1
 
 
-def test_what_changes_once_it_is_selected_changes_nothing(
+def test_a_change_after_the_selection_changes_nothing(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
@@ -462,7 +464,7 @@ def test_what_changes_once_it_is_selected_changes_nothing(
     assert nights.record(FIRST)["counts"]["read"] == 100
 
 
-def test_another_rule_lets_an_unfinished_batch_begin_anew_with_the_files_that_it_had(
+def test_another_rule_starts_an_unfinished_batch_over_with_the_same_files(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     nights.configure(input="in/*/*.jsonl")
@@ -481,7 +483,7 @@ def test_another_rule_lets_an_unfinished_batch_begin_anew_with_the_files_that_it
     }
 
 
-def test_a_batch_at_which_another_launch_works_is_left_alone(
+def test_a_batch_in_which_another_launch_works_is_left_alone(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
@@ -495,7 +497,7 @@ def test_a_batch_at_which_another_launch_works_is_left_alone(
     with Lease([run.scoring_lease_path], Launch.new("other", local=True), lost):
         assert nights.run(FIRST) == 3
         assert "another launch is at work here" in nights.err
-        nights.bring(f"{FIRST}/a.jsonl", 50)  # nor does it begin anew
+        nights.bring(f"{FIRST}/a.jsonl", 50)  # it is not started over either
         assert nights.run(FIRST) == 3
         assert nights.run(SECOND) == 0
         assert f"left alone: batch {FIRST}: " in nights.out
@@ -504,7 +506,7 @@ def test_a_batch_at_which_another_launch_works_is_left_alone(
     assert nights.published() == [FIRST, SECOND]
 
 
-def test_a_batch_that_fails_does_not_hold_up_the_next_and_is_not_forgotten(
+def test_a_batch_that_fails_does_not_stop_the_next_and_is_not_forgotten(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
@@ -532,17 +534,15 @@ def test_a_signal_while_another_date_is_finished_ends_the_command(
     nights.bring(f"{SECOND}/a.jsonl")
 
     def stopped(argv: list[str]) -> None:
-        raise StoppedError(
-            "stopped by SIGTERM"
-        )  # as from a job on another machine, which is cancelled
+        raise StoppedError("stopped by SIGTERM")  # as a cancelled remote job does
 
     monkeypatch.setattr(curate, "run", stopped)
     assert nights.run(FIRST) == StoppedError.exit_code
     assert nights.run(SECOND) == StoppedError.exit_code
-    assert nights.state.claim_of(SECOND) is None, "no work is begun after a signal"
+    assert nights.state.claim_of(SECOND) is None, "no work begins after a signal"
 
 
-def test_a_job_that_goes_on_elsewhere_is_published_by_the_next_run(
+def test_a_job_that_continues_elsewhere_is_published_by_the_next_run(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
@@ -580,7 +580,7 @@ def test_two_launches_of_one_journal_publish_once(
     batches.check_published(nights.folder)
 
 
-def test_a_batch_that_another_launch_began_anew_is_not_published_twice(
+def test_a_batch_that_another_launch_started_over_is_not_published_twice(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
@@ -668,10 +668,12 @@ def test_a_night_without_files_is_an_alarm_by_default(nights: Nights) -> None:
     )
     assert f"WARNING: {alarm}\n" in nights.err
     assert f"datarater batch: batch {FIRST} is published, but {alarm}" in nights.err
+
     record = nights.record(FIRST)
     assert record["alarms"] == [alarm]
     assert record["exit_code"] == 4
     assert record["documents"] == {"value": 0, "limit": 1, "past": True}
+
     assert nights.run(FIRST) == 4
     nights.bring(f"{SECOND}/a.jsonl")
     assert nights.run(SECOND) == 0
@@ -778,7 +780,7 @@ def test_the_reference_is_frozen(nights: Nights, raters: Path) -> None:
     assert nights.run("2026-02-01") == 3
 
 
-def test_drift_is_published_with_a_code_of_its_own_again_and_again(nights: Nights) -> None:
+def test_drift_has_its_own_exit_code_every_time(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl", 400, mean=1.0)
     assert nights.run(FIRST) == 4
     assert "WARNING: the population stability index" in nights.err
@@ -791,7 +793,7 @@ def test_drift_is_published_with_a_code_of_its_own_again_and_again(nights: Night
     assert nights.run(SECOND) == 0
 
 
-def test_an_alarm_in_a_batch_that_is_finished_on_the_way_is_not_lost(
+def test_an_alarm_of_another_dates_batch_is_not_lost(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl", 400, mean=1.0)
@@ -810,9 +812,7 @@ def test_an_alarm_may_hold_a_batch_back_until_it_is_accepted(nights: Nights) -> 
     assert nights.run(FIRST) == 4
     assert "is held back" in nights.err
     assert nights.published() == []
-    assert (
-        nights.run(SECOND, "--accept_alarm") == 4
-    )  # it is not forgotten, and the flag is not for it
+    assert nights.run(SECOND, "--accept_alarm") == 4  # the flag accepts the alarm of this date only
     assert nights.published() == [SECOND]
     assert f"batch {SECOND} is published; batch {FIRST} is held back" in nights.err
     assert nights.run(FIRST, "--accept_alarm") == 4
@@ -843,9 +843,7 @@ def test_a_few_documents_raise_no_alarm_by_chance(nights: Nights) -> None:
     assert drift["psi"]["value"] < drift["psi"]["by_chance"]
 
 
-def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(
-    nights: Nights, raters: Path
-) -> None:
+def test_a_threshold_needs_no_reference_and_measures_no_drift(nights: Nights, raters: Path) -> None:
     nights.configure(rater=str(raters / "bare"), curate={"threshold": -0.5})
     nights.bring(f"{FIRST}/a.jsonl", 200, mean=3.0)
     assert nights.run(FIRST) == 0
@@ -859,7 +857,7 @@ def test_a_threshold_needs_no_reference_and_then_there_is_no_drift(
 # --- retention
 
 
-def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) -> None:
+def test_old_scores_and_old_documents_are_removed_by_separate_rules(nights: Nights) -> None:
     nights.configure(retention={"scores_days": 1, "published_days": 2}, late_days=2)
     dates = batches.dates_from(FIRST, 4)
     for date in dates:
@@ -867,6 +865,7 @@ def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) 
         assert nights.run(date) == 0
         foreign = Path(nights.record(date)["run"]) / "scores" / "notes.txt"
         foreign.write_text("not of the batch")
+
     runs = {claim.date: Path(claim.run) for claim in nights.state.claims.values()}
     assert nights.published() == dates[1:]
     left = {path.name for path in runs[dates[0]].rglob("*") if path.is_file()}
@@ -875,7 +874,8 @@ def test_old_scores_go_and_old_documents_by_a_rule_of_their_own(nights: Nights) 
     assert (runs[dates[1]] / "scores" / "notes.txt").exists()
     assert (runs[dates[2]] / "scoring.json").exists()
     assert list(batches.check_published(nights.folder)) == dates[1:]
-    # What was taken stays taken, and what was said stays said.
+
+    # What was taken stays taken, and what was recorded stays recorded.
     before = nights.snapshot()
     assert nights.run(dates[0]) == 0
     assert nights.snapshot() == before
@@ -913,26 +913,26 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_run(
     run = Path(nights.record(FIRST)["run"])
     assert list(run.rglob("*.parquet"))
     monkeypatch.setattr(commits, "remove", real)
-    nights.configure()  # what was decided is done, whatever the configuration says now
+    nights.configure()  # a decided removal is done, whatever the configuration says now
     assert nights.run(THIRD) == 0
     assert not nights.state.expiries
     assert not list(run.rglob("*.parquet"))
     batches.check_published(nights.folder)
 
 
-def test_a_run_folder_that_was_given_up_goes_with_old_scores(
+def test_a_released_run_folder_is_removed_with_old_scores(
     nights: Nights, kill: Callable[[str], None]
 ) -> None:
     nights.configure(retention={"scores_days": 1})
     nights.bring(f"{FIRST}/a.jsonl")
     kill("selections/keep-0.5-by-reference/manifest.json")
     killed(nights, FIRST)
-    given_up = Path(next(iter(nights.state.claims.values())).run)
+    released_run = Path(next(iter(nights.state.claims.values())).run)
     nights.bring(f"{FIRST}/a.jsonl", 50)
     assert nights.run(FIRST) == 0
-    assert list(given_up.rglob("part-*"))
+    assert list(released_run.rglob("part-*"))
     assert nights.run(THIRD) == 0
-    assert not [path for path in given_up.rglob("*") if path.is_file()]
+    assert not [path for path in released_run.rglob("*") if path.is_file()]
 
 
 def test_the_run_folder_that_is_the_reference_is_never_due(nights: Nights) -> None:
@@ -955,7 +955,7 @@ def test_help_has_an_example_and_the_exit_codes(capsys: pytest.CaptureFixture[st
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "  datarater batch --config batch.yaml --as_of 2026-01-31" in text
-    assert "exit codes:" in text
+    assert "Exit codes:" in text
 
 
 def test_leases_of_the_tests_are_the_real_ones(nights: Nights) -> None:

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import datetime
 import re
 from pathlib import Path
@@ -18,13 +20,13 @@ def config(folder: Path, **changes: Any) -> BatchConfig:
     return read_config(str(batches.write_config(folder, **changes)))
 
 
-def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
-    found = config(tmp_path, quiet_minutes=None)
-    assert found.input == (f"{tmp_path}/in/{{date}}/*.jsonl",)
-    assert found.rater == found.reference == f"{tmp_path}/rater"
-    assert found.runs == f"{tmp_path}/state/runs"
-    assert (found.quiet_minutes, found.late_days, found.changed_files) == (10, 7, "tell")
-    assert found.limits == Limits(
+def test_missing_keys_have_defaults(tmp_path: Path) -> None:
+    result = config(tmp_path, quiet_minutes=None)
+    assert result.input == (f"{tmp_path}/in/{{date}}/*.jsonl",)
+    assert result.rater == result.reference == f"{tmp_path}/rater"
+    assert result.runs == f"{tmp_path}/state/runs"
+    assert (result.quiet_minutes, result.late_days, result.changed_files) == (10, 7, "tell")
+    assert result.limits == Limits(
         psi=0.25,
         ks=0.15,
         kept_share=0.2,
@@ -32,9 +34,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         min_documents=1,
         on_alarm="publish",
     )
-    assert found.retention == Retention(None, None)
-    assert found.curate == ("--keep_fraction=0.5",)
-    assert found.beam == ()
+    assert result.retention == Retention(None, None)
+    assert result.curate == ("--keep_fraction=0.5",)
+    assert result.beam == ()
 
 
 def test_a_home_directory_is_expanded_everywhere(
@@ -43,15 +45,15 @@ def test_a_home_directory_is_expanded_everywhere(
     monkeypatch.setenv("HOME", str(tmp_path))
     places = {key: f"~/{key}" for key in ("rater", "reference", "state", "runs", "publish")}
     batches.write_config(tmp_path, input=["~/a/{date}/*", "b/~{date}"], **places)
-    found = read_config("~/batch.yaml")
-    assert found.path == f"{tmp_path}/batch.yaml"
-    assert found.input == (f"{tmp_path}/a/{{date}}/*", f"{tmp_path}/b/~{{date}}")
+    result = read_config("~/batch.yaml")
+    assert result.path == f"{tmp_path}/batch.yaml"
+    assert result.input == (f"{tmp_path}/a/{{date}}/*", f"{tmp_path}/b/~{{date}}")
     for key in places:
-        assert getattr(found, key) == f"{tmp_path}/{key}"
+        assert getattr(result, key) == f"{tmp_path}/{key}"
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
-    found = config(
+    result = config(
         tmp_path,
         input=["gs://crawl/{date}/*.gz,other/{date:%Y/%m}/*"],
         reference="/run",
@@ -64,19 +66,21 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         curate={"accept_batch": 64, "discard_fraction": "3/4", "split_bytes": "8MiB"},
         beam={"runner": "FlinkRunner", "experiments": ["a", "b"], "streaming": True},
     )
-    assert found.patterns(DATE) == ["gs://crawl/2026-01-31/*.gz", f"{tmp_path}/other/2026/01/*"]
-    assert found.is_dated
-    assert (found.reference, found.runs) == ("/run", f"{tmp_path}/runs")
-    assert (found.quiet_minutes, found.late_days, found.changed_files) == (1.5, 2, "take")
-    assert found.limits == Limits(psi=None, ks=0.5, min_documents=9, on_alarm="hold")
-    assert found.retention == Retention(3, None)
-    assert found.beam == (
+
+    assert result.patterns(DATE) == ["gs://crawl/2026-01-31/*.gz", f"{tmp_path}/other/2026/01/*"]
+    assert result.is_dated
+    assert (result.reference, result.runs) == ("/run", f"{tmp_path}/runs")
+    assert (result.quiet_minutes, result.late_days, result.changed_files) == (1.5, 2, "take")
+    assert result.limits == Limits(psi=None, ks=0.5, min_documents=9, on_alarm="hold")
+    assert result.retention == Retention(3, None)
+    assert result.beam == (
         "--runner=FlinkRunner",
         "--experiments=a",
         "--experiments=b",
         "--streaming",
     )
-    argv = found.argv("run", "list")
+
+    argv = result.argv("run", "list")
     assert argv[:3] == ["--input=@list", "--output=run", f"--rater={tmp_path}/rater"]
     assert {
         "--accept_batch=64",
@@ -84,12 +88,12 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "--split_bytes=8MiB",
         "--reference=/run",
     } <= set(argv)
-    assert argv[-4:] == list(found.beam)
+    assert argv[-4:] == list(result.beam)
 
 
-def test_a_threshold_goes_without_a_reference(tmp_path: Path) -> None:
-    found = config(tmp_path, curate={"threshold": -0.5}, reference="run")
-    assert not any(word.startswith("--reference") for word in found.argv("run", "list"))
+def test_a_threshold_needs_no_reference(tmp_path: Path) -> None:
+    result = config(tmp_path, curate={"threshold": -0.5}, reference="run")
+    assert not any(word.startswith("--reference") for word in result.argv("run", "list"))
 
 
 def test_flags_of_beam_on_the_command_line_come_last(tmp_path: Path) -> None:
@@ -100,15 +104,15 @@ def test_flags_of_beam_on_the_command_line_come_last(tmp_path: Path) -> None:
     )
 
 
-def test_environment_variables_are_put_in_once(
+def test_environment_variables_are_replaced_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BUCKET", "crawl${BUCKET}")
-    found = config(
+    result = config(
         tmp_path, input="gs://${BUCKET}/*", curate={"keep_fraction": 1, "text_field": "$${BUCKET}"}
     )
-    assert found.input == ("gs://crawl${BUCKET}/*",)
-    assert "--text_field=${BUCKET}" in found.curate
+    assert result.input == ("gs://crawl${BUCKET}/*",)
+    assert "--text_field=${BUCKET}" in result.curate
     monkeypatch.delenv("BUCKET")
     with pytest.raises(
         UsageError, match=r"batch\.yaml: input: the environment variable BUCKET is not set"
@@ -172,6 +176,10 @@ def test_environment_variables_are_put_in_once(
             "curate.output is set by the batch: each batch has its own run folder",
         ),
         (
+            {"curate": {"input_list": "x"}},
+            "curate.input_list is set by the batch: give `input` at the top level of the file",
+        ),
+        (
             {"curate": {"keep_count": 5}},
             "curate.keep_count chooses the best within each batch, however bad the batch",
         ),
@@ -187,7 +195,7 @@ def test_environment_variables_are_put_in_once(
         ({"beam": {"runner": {"a": 1}}}, "beam.runner: {'a': 1} is not the value of a flag"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_key(
+def test_an_invalid_value_is_named_with_its_key(
     tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(says)) as raised:
@@ -208,7 +216,7 @@ def test_what_is_wrong_is_named_with_its_key(
         ),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused_before_any_work(
+def test_an_impossible_rule_is_refused_before_any_work(
     tmp_path: Path, curate: dict[str, Any], says: str
 ) -> None:
     batches.save_plain_rater(tmp_path / "rater")
@@ -221,12 +229,12 @@ def test_an_unknown_flag_of_beam_is_refused_on_this_machine(tmp_path: Path) -> N
         config(tmp_path, beam={"made_up": 1}).requests("run", "list")
 
 
-def test_a_rater_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_rater_is_named(tmp_path: Path) -> None:
     with pytest.raises(CurationError, match="holds no rater checkpoint"):
         config(tmp_path).requests("run", "list")
 
 
-def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+def test_files_that_are_not_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "batch.yaml"
     with pytest.raises(UsageError, match=r"batch\.yaml cannot be read: No such file"):
         read_config(str(path))
@@ -250,24 +258,24 @@ def test_a_configuration_on_another_file_system(tmp_path: Path) -> None:
 
     text = batches.write_config(tmp_path, state="gs://b/state").read_bytes()
     fsspec.filesystem("memory").pipe_file("/configs/batch.yaml", text)
-    found = read_config("memory://configs/batch.yaml")
-    assert (found.rater, found.publish, found.state) == (
+    result = read_config("memory://configs/batch.yaml")
+    assert (result.rater, result.publish, result.state) == (
         "memory://configs/rater",
         "memory://configs/published",
         "gs://b/state",
     )
 
 
-def test_the_example_is_right_and_says_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_is_valid_and_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKET", "bucket")
     path = ROOT / "deploy" / "batch.example.yaml"
-    found = read_config(str(path))
-    assert found.patterns(DATE) == ["gs://bucket/crawl/2026-01-31/*.jsonl.gz"]
-    assert found.retention == Retention(30, None)
-    assert found.limits == Limits()
-    assert (found.quiet_minutes, found.late_days, found.changed_files) == (10, 7, "tell")
-    assert found.runs == "gs://bucket/nightly/state/runs"
-    # Every key that there is stands in it, and so does what is commented out.
+    result = read_config(str(path))
+    assert result.patterns(DATE) == ["gs://bucket/crawl/2026-01-31/*.jsonl.gz"]
+    assert result.retention == Retention(30, None)
+    assert result.limits == Limits()
+    assert (result.quiet_minutes, result.late_days, result.changed_files) == (10, 7, "tell")
+    assert result.runs == "gs://bucket/nightly/state/runs"
+    # It has every key, some of them commented out.
     whole = yaml.safe_load(re.sub(r"(?m)^# (?=runs:|beam:|  \w+:)", "", path.read_text()))
     assert set(whole) == {field for field in BatchConfig.__dataclass_fields__ if field != "path"}
     assert set(whole["limits"]) == set(Limits.__dataclass_fields__)

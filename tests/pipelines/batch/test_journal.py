@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import contextlib
 import copy
 import dataclasses
@@ -57,6 +59,7 @@ def test_decisions_are_read_as_they_were_made(folder: str) -> None:
     ]
     for decision in decisions:
         assert journal.append(decision)
+
     again = Journal(folder)
     assert again.read() == journal.state
     state = again.state
@@ -105,13 +108,13 @@ def test_what_contradicts_the_journal_is_not_written(folder: str, decision: Deci
     assert Journal(folder).read() == known
 
 
-def test_of_two_decisions_at_once_one_holds_and_the_other_is_told(folder: str) -> None:
+def test_of_two_concurrent_decisions_one_wins_and_the_other_learns_of_it(folder: str) -> None:
     first, second = Journal(folder), Journal(folder)
     for journal in (first, second):
         journal.read()
     assert first.append(claim())
     assert not second.append(claim("2026-02-01"))
-    assert second.state == first.state  # it knows now
+    assert second.state == first.state
     assert second.append(claim("2026-02-01"))
     assert first.read() == second.state
 
@@ -160,14 +163,14 @@ def test_a_journal_with_a_hole_is_refused(folder: str) -> None:
         (b'{"format": 1, "kind": "expired", "decision": {"expiry": 7}}', "contradicts"),
     ],
 )
-def test_an_entry_that_cannot_be_is_named(folder: str, data: bytes, says: str) -> None:
+def test_an_invalid_entry_is_named(folder: str, data: bytes, says: str) -> None:
     journal = Journal(folder)
     commits.commit_if_absent(journal.path(1), data)
     with pytest.raises(CountsError, match=rf"000001\.json.*{says}"):
         journal.read()
 
 
-def test_files_lie_under_their_digest(folder: str) -> None:
+def test_files_are_named_after_their_digest(folder: str) -> None:
     journal = Journal(folder)
     digest = journal.keep("inputs", json_lines(file.to_json() for file in FILES))
     assert journal.keep("inputs", json_lines(file.to_json() for file in FILES)) == digest
@@ -183,11 +186,10 @@ def test_files_lie_under_their_digest(folder: str) -> None:
 
 
 # --- two writers
-# --------------------------------------------------------------------------------------
 
 
 class Writer:
-    """Takes files for dates as a batch does, publishes, and now and then gives files back."""
+    """Takes files for dates as a batch does, publishes, and sometimes releases files."""
 
     def __init__(self, folder: str, steps: list[tuple[str, int]]) -> None:
         self.journal = Journal(folder)
@@ -229,10 +231,10 @@ STEPS = st.lists(
 
 
 @given(STEPS, STEPS, st.lists(st.booleans(), max_size=60))
-def test_two_writers_in_any_order_take_no_file_twice(
+def test_two_interleaved_writers_take_no_file_twice(
     ours: list[tuple[str, int]], theirs: list[tuple[str, int]], interruptions: list[bool]
 ) -> None:
-    """Before any commit of one writer the other may do a whole step."""
+    """The other writer may do a whole step before any commit of one writer."""
     file_system = fsspec.filesystem("memory")
     folder = "memory://interleaved/state"
     with contextlib.suppress(FileNotFoundError):
@@ -270,8 +272,7 @@ def test_two_writers_in_any_order_take_no_file_twice(
     dates = [one.date for one in state.claims.values()]
     assert len(dates) == len(set(dates))
     assert set(state.publications) <= set(state.claims)
-    # What the two wanted happened: every date that one of them claimed last was claimed, unless it
-    # was given back.
+    # Both got what they asked for: every date that one of them claims has or had a claim.
     begun = {one.date for one in [*state.claims.values(), *state.released.values()]}
     assert begun == {
         f"2026-01-{number + 1:02d}" for kind, number in [*ours, *theirs] if kind == "claim"
