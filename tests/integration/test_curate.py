@@ -377,7 +377,7 @@ def test_books_that_do_not_balance_fail_the_selection(
         ({"--rater": "no/rater"}, 2, "--rater"),
         ({"--keep_fraction": "2"}, 2, "outside [0, 1]"),
         ({"--split_bytes": "many"}, 2, "not a number of bytes"),
-        ({"--name": "a/b"}, 2, "a name has"),
+        ({"--name": "a/b"}, 2, "is not a name of letters"),
         ({"--keep_fracton": "0.5"}, 2, "did you mean --keep_fraction?"),
         ({"--output": "/proc/nowhere/run"}, 1, "/proc/nowhere/run cannot be written"),
         ({"--max_rejected_fraction": "2"}, 2, "not a number from 0 to 1"),

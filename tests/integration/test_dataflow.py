@@ -1,4 +1,4 @@
-"""Submission to Dataflow, whole: to a service and a store on loopback, where the staged pipeline is run."""
+"""Submits whole jobs to a Dataflow service and a store on loopback, and runs what was staged."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def service() -> Iterator[Dataflow]:
 
 @pytest.fixture(scope="module")
 def local_run(store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The undisturbed run on this machine, of the corpus and rater that are put on the store too."""
+    """A local run over the same corpus and rater that are uploaded to the store."""
     local = tmp_path_factory.mktemp("local")
     (local / "in").mkdir()
     for number in range(3):

@@ -1,4 +1,4 @@
-"""A Flink cluster on this machine: what is killed there changes nothing, and each way in leads to the same."""
+"""A Flink cluster on this machine: kills change no result, and each way to submit gives the same."""
 
 import contextlib
 import os
@@ -159,7 +159,7 @@ def test_flink_runner_with_a_job_server_of_its_own(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """As for a cluster of one's own, of which only the job manager's address is known; one worker this time."""
+    """One worker on a cluster of which only the job manager's address is known."""
     small, output = tmp_path / "in", tmp_path / "run"
     small.mkdir()
     (small / "a.jsonl").write_bytes((corpus / "00.jsonl").read_bytes())

@@ -69,9 +69,11 @@ def wet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for row in rows:
         text = row["text"].encode()
         out += (
-            f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/{row['id']}\r\n"
+            "WARC/1.0\r\nWARC-Type: conversion\r\n"
+            f"WARC-Target-URI: https://example.org/{row['id']}\r\n"
             f"WARC-Date: 2024-05-18T01:58:10Z\r\nWARC-Record-ID: <urn:uuid:{row['id']}>\r\n"
-            f"WARC-Identified-Content-Language: eng\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
+            "WARC-Identified-Content-Language: eng\r\nContent-Type: text/plain\r\n"
+            f"Content-Length: {len(text)}\r\n\r\n"
         ).encode()
         out += text + b"\r\n\r\n"
     return bytes(out)
@@ -144,7 +146,8 @@ def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(
 ) -> None:
     good = [wet_of([record]).split(b"a: b\r\n\r\n")[1] for record in make_records(6, 2)]
     response = (
-        b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://x.org\r\nContent-Type: application/http\r\n"
+        b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://x.org\r\n"
+        b"Content-Type: application/http\r\n"
         b"Content-Length: 5\r\n\r\nHTTP/\r\n\r\n"
     )
     not_utf8 = b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 2\r\n\r\n\xff\xfe\r\n\r\n"

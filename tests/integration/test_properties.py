@@ -1,4 +1,4 @@
-"""Random corpora through the whole of curation: books balance, the count is exact, kept records are untouched.
+"""Curates random corpora: counts reconcile, the number kept is exact, kept records are untouched.
 
 DATARATER_PROPERTY_CASES sets how many corpora are made (4), DATARATER_FUZZ_CASES how many files are
 damaged.
@@ -31,7 +31,7 @@ SCORE = b',"datarater_score":'
 
 
 def write_random_corpus(folder: Path, rng: random.Random) -> tuple[list[bytes], int]:
-    """Writes files of random kinds; gives what each readable record reads as, in order, and how many are bad."""
+    """Writes files of random kinds; returns the readable records in order and the number of bad."""
     folder.mkdir()
     lines: list[bytes] = []
     bad = 0

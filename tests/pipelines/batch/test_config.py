@@ -250,7 +250,7 @@ def test_files_that_are_not_a_configuration(tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "published").write_text("")
-    with pytest.raises(UsageError, match="is a file, give a folder"):
+    with pytest.raises(UsageError, match="is a file; name a folder"):
         config(tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_a_folder_that_is_not_there_is_wrong_usage(
     folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status.main([folder.path]) == 2
-    assert f"{folder.path}: no such run folder" in capsys.readouterr().err
+    assert f"RUN_DIR: {folder.path} does not exist" in capsys.readouterr().err
     assert status.main(["nowhere://run"]) == 2
 
 
