@@ -1,1 +1,1 @@
-"""The built-in demo: a corpus from Python's own documentation, a rater, a table."""
+"""The demo: a corpus from Python's own documentation, a rater trained on it, and a table."""

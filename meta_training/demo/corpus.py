@@ -1,26 +1,26 @@
-"""The built-in corpus of the demo, made out of real text that every Python installation carries.
+"""The demo's built-in corpus, made from real text that comes with every Python installation.
+
+    python -m datarater.meta_training.demo.corpus --output=demo_output
 
 Intact prose comes from pydoc's topics and from the docstrings of the standard library's modules,
-which are parsed, never imported. Beside each intact document of the pool stand copies of the same
-length, so that length says nothing: its bytes shuffled, its bytes redrawn from the corpus's unigram
-distribution, boilerplate (a sentence out of licence texts, repeated), and source code (intact, but
-not prose).
+which are parsed but never imported. For each intact document the pool contains copies of the same
+length, so that length tells nothing: its bytes shuffled, its bytes redrawn from the corpus's
+unigram distribution, boilerplate (a repeated sentence from license texts), and source code (intact,
+but not prose).
 
-The held-out target is intact prose that the pool does not hold: it comes from other modules and
-topics, and any document that shares 13 words in a row with a document of the pool is left out of
-it.
+The held-out target is intact prose that is not in the pool: it comes from other modules and topics,
+and a document that shares 13 words in a row with a document of the pool is excluded.
 
-    python -m datarater.meta_training.demo.corpus --output demo_output
+The command writes `demo_output/corpus/*.jsonl.gz` (the pool), `demo_output/heldout/*.jsonl.gz` and,
+last, `demo_output/corpus.json` (versions, counts, digests). A document has the fields `id`, `text`,
+`source` (which kind of text it was made from) and `kind` (see `Kind`). The kind is for reading
+results; training never sees it.
 
-writes `demo_output/corpus/*.jsonl.gz` (the pool), `demo_output/heldout/*.jsonl.gz` and, last of
-all, `demo_output/corpus.json` (versions, counts, digests). Fields of a document: `id`, `text`,
-`source` (which kind of text it was made from) and `kind` (see `Kind`), which is for reading results
-and never given to training.
-
-All text is ASCII. The same Python installation always gives the same bytes.
+All text is ASCII. The same Python installation always produces the same bytes.
 """
 
-import argparse
+from __future__ import annotations
+
 import ast
 import gzip
 import hashlib
@@ -50,24 +50,26 @@ from datarater.meta_training.demo.corruption import (
     text_to_bytes,
     unigram_distribution,
 )
-from datarater.meta_training.demo.errors import NotOurFolderError, TooLittleTextError
+from datarater.meta_training.demo.errors import DemoError, NotOurFolderError, TooLittleTextError
+from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import CommandParser
 
 CORPUS_VERSION = 1
-"""Raised whenever the same installation would give another corpus: an older one is then made anew."""
+"""Incremented when the same installation would produce another corpus; older ones are remade."""
 
 MIN_CHARACTERS = 200
 MAX_CHARACTERS = 4000
 POOL_CHARACTERS = 700_000
-"""Intact prose in the pool at most; each other kind has as much."""
+"""Maximum intact prose in the pool; each other kind has as much."""
 HELD_OUT_CHARACTERS = 240_000
-"""Intact prose held out at most."""
+"""Maximum intact prose in the held-out target."""
 HELD_OUT_SHARE = 0.25
-"""Share of all intact prose that is held out at most: of use where an installation carries little text."""
+"""Maximum share of all intact prose that is held out; applies to installations with little text."""
 MIN_PROSE_CHARACTERS = 300_000
 SHARED_WORDS = 13
-"""A document that shares so many words in a row with the pool is not held out."""
+"""A document that shares this many words in a row with the pool is not held out."""
 BOILERPLATE_SENTENCES = 12
-"""Fewer make boilerplate easier to learn: chosen for the demo, where 24 left a rater near an AUC of 0.95."""
+"""Fewer sentences are easier to learn; with 24 the demo's rater reached an AUC near 0.95."""
 POOL_SHARDS = 4
 HELD_OUT_SHARDS = 2
 _SEED = 20_240_607
@@ -85,8 +87,8 @@ _NOT_THE_LIBRARY = frozenset(
         "encodings",
     }
 )
-# Written by the build or by the machine's owner: they hold paths, and differ between like
-# installations.
+# These are written by the build or by the machine's owner. They contain paths and differ between
+# otherwise identical installations.
 _LOCAL_MODULES = re.compile(
     r"_sysconfigdata|_sysconfig_vars|sitecustomize|usercustomize|__phello__"
 )
@@ -104,37 +106,38 @@ _TO_ASCII = str.maketrans(
     }
 )
 _LEGAL = re.compile(
-    r"licensed|rights reserved|copyright notice|warrant|damages|\bhereby\b|written (consent|agreement)"
-    r"|terms and conditions",
+    r"licensed|rights reserved|copyright notice|warrant|damages|\bhereby\b"
+    r"|written (consent|agreement)|terms and conditions",
     re.IGNORECASE,
 )
 
 
 class Kind(StrEnum):
-    """What a document is; for reading results, never for training."""
+    """What a document is. Used for reading results, never for training."""
 
     INTACT = "intact"
     """Prose as it was written."""
     SHUFFLED = "shuffled"
     """An intact document with all its bytes shuffled."""
     REDRAWN = "redrawn"
-    """As long as an intact document, all bytes drawn from the intact documents' unigram distribution."""
+    """As long as an intact document, with bytes drawn from the intact documents' frequencies."""
     BOILERPLATE = "boilerplate"
-    """A sentence out of a licence text, repeated to an intact document's length."""
+    """A sentence of a license text, repeated to an intact document's length."""
     CODE = "code"
-    """Source code without its docstrings, cut to an intact document's length: intact, but not prose."""
+    """Source code without docstrings, cut to an intact document's length: intact, but not prose."""
 
 
 DAMAGED_KINDS = (Kind.SHUFFLED, Kind.REDRAWN, Kind.BOILERPLATE)
-"""The kinds that a rater should score below intact prose. Code is neither damaged nor prose."""
+"""Kinds that a rater should score below intact prose. Code is neither damaged nor prose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A document before it is given a kind.
+    """A document before it is assigned a kind.
 
     Attributes:
-        origin: The topic or module it comes from; documents of one origin never lie on both sides.
+        origin: Topic or module that it comes from. Documents of one origin are never in both the
+            pool and the held-out target.
         text: ASCII text.
         source: `topics`, `docstrings`, `sources` or `licences`.
     """
@@ -149,9 +152,9 @@ class DemoDocument:
     """A document of the built-in corpus, as it is written.
 
     Attributes:
-        id: Unique in the corpus.
+        id: Id, unique in the corpus.
         text: ASCII text.
-        source: Which kind of text it was made from: `topics`, `docstrings`, `sources` or
+        source: Kind of text that it was made from: `topics`, `docstrings`, `sources` or
             `licences`.
         kind: See `Kind`.
     """
@@ -164,12 +167,12 @@ class DemoDocument:
 
 @dataclass(frozen=True, slots=True)
 class DemoCorpus:
-    """Where the corpus lies, and what `corpus.json` says of it.
+    """A corpus on disk.
 
     Attributes:
-        output: The folder that holds `corpus/`, `heldout/` and `corpus.json`.
-        summary: The content of `corpus.json`.
-        made: False if a complete corpus was there already.
+        output: Folder that contains `corpus/`, `heldout/` and `corpus.json`.
+        summary: Content of `corpus.json`.
+        made: False if the corpus existed before.
     """
 
     output: Path
@@ -178,34 +181,33 @@ class DemoCorpus:
 
     @property
     def pool_glob(self) -> str:
-        """The pool's files."""
+        """Glob of the pool's files."""
         return str(self.output / "corpus" / "*.jsonl.gz")
 
     @property
     def held_out_glob(self) -> str:
-        """The held-out files."""
+        """Glob of the held-out files."""
         return str(self.output / "heldout" / "*.jsonl.gz")
 
 
 def build_demo_corpus(
     output: str | os.PathLike[str], say: Callable[[str], None] = lambda _: None
 ) -> DemoCorpus:
-    """Makes the corpus, unless a complete one of this version and this Python is there already.
+    """Makes the corpus, unless a complete one of this version and this Python exists.
 
-    It is written into a temporary folder beside its place and renamed; `corpus.json` comes last and
-    is what makes a corpus complete. Files that were changed since are noticed by their digests, and
-    the corpus is made anew.
+    It is written to a temporary folder and then renamed; `corpus.json` comes last and makes the
+    corpus complete. Files changed since are detected by their digests, and the corpus is remade.
 
     Args:
-        output: The folder to write to; made if it is not there.
-        say: Called with one line of progress at a time.
+        output: Folder to write to; made if it does not exist.
+        say: Called with each line of progress.
 
     Returns:
         The corpus.
 
     Raises:
-        TooLittleTextError: If the installation carries too little text.
-        NotOurFolderError: If `corpus/` or `heldout/` holds files that were not written here.
+        TooLittleTextError: If the installation contains too little text.
+        NotOurFolderError: If `corpus/` or `heldout/` contains files that were not written here.
         OSError: If the folder cannot be written.
     """
     output = Path(output)
@@ -214,8 +216,10 @@ def build_demo_corpus(
         return DemoCorpus(output, summary, made=False)
     for name in ("corpus", "heldout"):
         _check_ours(output / name)
-    say("making the built-in corpus out of this Python's own documentation ...")
+
+    say("making the built-in corpus from this Python's documentation ...")
     pool, held_out = make_documents()
+
     output.mkdir(parents=True, exist_ok=True)
     for left_over in output.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -239,6 +243,8 @@ def build_demo_corpus(
             "files": files,
         }
         _write_durably(temporary / "corpus.json", json.dumps(summary, indent=2).encode() + b"\n")
+
+        # Without its corpus.json, a corpus that is being replaced is incomplete.
         (output / "corpus.json").unlink(missing_ok=True)
         for name in ("corpus", "heldout"):
             if (output / name).exists():
@@ -251,13 +257,13 @@ def build_demo_corpus(
 
 
 def make_documents() -> tuple[list[DemoDocument], list[DemoDocument]]:
-    """Gathers the text and makes the pool and the held-out documents, both in a random order.
+    """Gathers the text and makes the pool and the held-out documents.
 
     Returns:
-        The pool and the held-out documents.
+        The pool and the held-out documents, both in random order.
 
     Raises:
-        TooLittleTextError: If the installation carries too little text.
+        TooLittleTextError: If the installation contains too little text.
     """
     rng = np.random.default_rng(_SEED)
     modules = list(_library_modules())
@@ -265,20 +271,21 @@ def make_documents() -> tuple[list[DemoDocument], list[DemoDocument]]:
     total = sum(len(piece.text) for piece in prose)
     if total < MIN_PROSE_CHARACTERS:
         raise TooLittleTextError(
-            f"this Python installation ({sys.prefix}) carries {total:,} characters of usable documentation, and "
-            f"the built-in corpus takes {MIN_PROSE_CHARACTERS:,}. Its standard library seems to be stripped: "
-            "install the full one (on Debian and Ubuntu the packages python3 and libpython3-stdlib), or train "
-            "on a corpus of your own"
+            f"this Python installation ({sys.prefix}) contains {total:,} characters of usable "
+            f"documentation, but the built-in corpus needs {MIN_PROSE_CHARACTERS:,}. Its standard "
+            "library seems to be stripped: install the full one (on Debian and Ubuntu the packages "
+            "python3 and libpython3-stdlib), or train on a corpus of your own"
         )
+
     sentences = gather_boilerplate(modules)
     intact, held_out = split_by_origin(prose, rng, avoid=sentences)
     code = _code_windows(modules, [len(piece.text) for piece in intact], _shingles(held_out), rng)
     pool = list(_pool(intact, code, sentences, rng))
-    kept_back = [
+    target = [
         DemoDocument(f"{piece.origin}#held-out-{number}", piece.text, piece.source, Kind.INTACT)
         for number, piece in enumerate(held_out)
     ]
-    return [pool[i] for i in rng.permutation(len(pool))], kept_back
+    return [pool[i] for i in rng.permutation(len(pool))], target
 
 
 def _pool(
@@ -287,7 +294,7 @@ def _pool(
     sentences: Sequence[str],
     rng: np.random.Generator,
 ) -> Iterator[DemoDocument]:
-    """Each intact document with its copies of the same length beside it."""
+    """Yields each intact document followed by its copies of the same length."""
     unigram_V = unigram_distribution(text_to_bytes(piece.text) for piece in intact)
     for number, piece in enumerate(intact):
         bytes_L = text_to_bytes(piece.text)
@@ -299,13 +306,17 @@ def _pool(
             return DemoDocument(f"{origin}#{kind}-{number}", text, source, kind)
 
         yield named(Kind.INTACT, piece.text, piece.origin, piece.source)
+
         shuffled_L = shuffle_within(bytes_L, 1.0, rng).astype(np.uint8)
         yield named(Kind.SHUFFLED, bytes_to_text(shuffled_L), piece.origin, piece.source)
+
         redrawn_L = replace_from_unigram(bytes_L, 1.0, unigram_V, rng).astype(np.uint8)
         yield named(Kind.REDRAWN, bytes_to_text(redrawn_L), piece.origin, piece.source)
+
         sentence = sentences[int(rng.integers(len(sentences)))] + " "
         repeated = (sentence * (length // len(sentence) + 1))[:length]
         yield named(Kind.BOILERPLATE, repeated, "licence", "licences")
+
         if number < len(code):
             yield named(Kind.CODE, code[number].text, code[number].origin, code[number].source)
 
@@ -315,7 +326,7 @@ def _pool(
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """A source file of the standard library: its path below the library, its text and its syntax tree."""
+    """A source file of the standard library: its path in the library, its text and syntax tree."""
 
     name: str
     text: str
@@ -323,7 +334,7 @@ class _Module:
 
 
 def _library_modules() -> Iterator[_Module]:
-    """The standard library's source files in the order of their paths; those that do not parse are left out."""
+    """Yields the standard library's source files that parse, sorted by path."""
     library = Path(sysconfig.get_path("stdlib"))
     for folder, folders, names in os.walk(library):
         folders[:] = sorted(
@@ -339,17 +350,16 @@ def _library_modules() -> Iterator[_Module]:
                     warnings.simplefilter("ignore")
                     tree = ast.parse(text)
             except (OSError, SyntaxError, ValueError):
-                # Templates and samples of broken code lie among the modules; the corpus does
-                # without them.
+                # Some files among the modules are templates or samples of broken code.
                 continue
             yield _Module(path.relative_to(library).as_posix(), text, tree)
 
 
 def gather_prose(modules: Iterable[_Module]) -> list[Piece]:
-    """Documents of prose: pydoc's topics and docstrings, each paragraph once, none too short or too long.
+    """Gathers documents of prose from pydoc's topics and from docstrings, each paragraph once.
 
     Args:
-        modules: The standard library's modules.
+        modules: Modules of the standard library.
 
     Returns:
         Pieces of MIN_CHARACTERS to MAX_CHARACTERS characters, in a fixed order.
@@ -367,16 +377,16 @@ def gather_prose(modules: Iterable[_Module]) -> list[Piece]:
 
 
 def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
-    """Sentences of boilerplate, out of the licence of Python and the notices in the library's sources.
+    """Gathers sentences of boilerplate from Python's license and the notices in its sources.
 
     Args:
-        modules: The standard library's modules.
+        modules: Modules of the standard library.
 
     Returns:
         Up to BOILERPLATE_SENTENCES ASCII sentences, in a fixed order.
 
     Raises:
-        TooLittleTextError: If there is not a single one.
+        TooLittleTextError: If there is no such sentence.
     """
     library = Path(sysconfig.get_path("stdlib"))
     notices = []
@@ -388,14 +398,15 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
         if path.is_file():
             notices.append(path.read_text(encoding="utf-8", errors="replace"))
             break
-    # Where a distribution leaves the licence out, the notices that head the source files say much
-    # the same.
+    # Some distributions omit the license, but the notices at the top of source files say much the
+    # same.
     notices.extend(
         "\n".join(
             line.lstrip("# ") for line in module.text.splitlines()[:40] if line.startswith("#")
         )
         for module in modules
     )
+
     sentences: dict[str, str] = {}
     for notice in notices:
         for sentence in re.split(r"(?<=[.;:])\s+|\n\s*\n", notice):
@@ -407,7 +418,7 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
             break
     if not sentences:
         raise TooLittleTextError(
-            "this Python installation carries neither a licence nor notices in its sources"
+            "this Python installation contains neither a license nor notices in its sources"
         )
     return list(sentences.values())[:BOILERPLATE_SENTENCES]
 
@@ -415,25 +426,26 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
 def split_by_origin(
     prose: Sequence[Piece], rng: np.random.Generator, avoid: Sequence[str] = ()
 ) -> tuple[list[Piece], list[Piece]]:
-    """Splits prose into the pool's and the held-out documents, no origin on both sides.
+    """Splits prose into the pool's and the held-out documents, with no origin on both sides.
 
     Args:
         prose: The documents.
-        rng: Where chance comes from.
-        avoid: Other texts of the pool that no held-out document may share SHARED_WORDS words in a
-            row with.
+        rng: Random generator.
+        avoid: Other texts of the pool; no held-out document shares SHARED_WORDS words in a row with
+            them.
 
     Returns:
-        The pool's documents and the held-out ones; both within their limits, and no 13 words
-        shared.
+        The pool's documents and the held-out ones, both within their limits, with no SHARED_WORDS
+        words in a row in common.
     """
     by_origin: dict[str, list[Piece]] = {}
     for piece in prose:
         by_origin.setdefault(piece.origin, []).append(piece)
     total = sum(len(piece.text) for piece in prose)
-    wanted = min(HELD_OUT_CHARACTERS, int(total * HELD_OUT_SHARE))
-    # An origin with a large part of the wanted text would make the target about one subject.
-    largest = wanted // 10
+    max_held_out = min(HELD_OUT_CHARACTERS, int(total * HELD_OUT_SHARE))
+    # An origin with a large part of the held-out text would make the target about one subject.
+    max_origin = max_held_out // 10
+
     origins = list(by_origin)
     held_out: list[Piece] = []
     pool: list[Piece] = []
@@ -441,27 +453,29 @@ def split_by_origin(
     for i in rng.permutation(len(origins)):
         pieces = by_origin[origins[int(i)]]
         size = sum(len(piece.text) for piece in pieces)
-        if taken < wanted and size <= largest:
+        if taken < max_held_out and size <= max_origin:
             held_out.extend(pieces)
             taken += size
         else:
             pool.extend(pieces)
+
     pool = [pool[i] for i in rng.permutation(len(pool))]
     cumulative_N = np.cumsum([len(piece.text) for piece in pool])
     pool = pool[: int(np.searchsorted(cumulative_N, POOL_CHARACTERS, side="right"))]
+
     forbidden = _shingles([*pool, *(Piece("", text, "") for text in avoid)])
     held_out = [piece for piece in held_out if forbidden.isdisjoint(_shingles([piece]))]
     return pool, [held_out[i] for i in rng.permutation(len(held_out))]
 
 
 def word_shingles(text: str) -> set[str]:
-    """All runs of SHARED_WORDS words in a text, in lower case; a shorter text is one run.
+    """Returns all runs of SHARED_WORDS words in a text, in lower case; a shorter text is one run.
 
     Args:
         text: Any text.
 
     Returns:
-        The runs, words joined by blanks; nothing for a text without words.
+        The runs, with words joined by spaces; empty for a text without words.
     """
     words = re.findall(r"\w+", text.lower())
     return {
@@ -476,7 +490,7 @@ def _shingles(pieces: Iterable[Piece]) -> set[str]:
 
 
 def _topics() -> dict[str, str]:
-    """Pydoc's topics; none where the distribution leaves them out."""
+    """Returns pydoc's topics, or none if the distribution omits them."""
     try:
         return dict(importlib.import_module("pydoc_data.topics").topics)
     except ImportError:
@@ -484,8 +498,8 @@ def _topics() -> dict[str, str]:
 
 
 def _docstring_nodes(tree: ast.Module) -> Iterator[ast.Expr]:
-    """The statements that are docstrings, in the order of the source."""
-    # Only statements are walked: expressions are most of a tree and hold no docstring.
+    """Yields the statements that are docstrings, in the order of the source."""
+    # Only statements are visited: expressions are most of a tree and contain no docstring.
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -514,7 +528,12 @@ def _docstrings(tree: ast.Module) -> Iterator[str]:
 
 
 def _prose_pieces(text: str, seen: set[bytes]) -> Iterator[str]:
-    """The paragraphs of prose in a text that were not seen before, joined to documents of the wanted size."""
+    """Yields a text's new paragraphs of prose, joined to documents within the size limits.
+
+    Args:
+        text: Any text.
+        seen: Digests of paragraphs that occurred before; those of the text are added.
+    """
     piece = ""
     for paragraph in re.split(r"\n\s*\n", text.translate(_TO_ASCII)):
         paragraph = "\n".join(line.rstrip() for line in paragraph.strip("\n").splitlines())
@@ -524,21 +543,25 @@ def _prose_pieces(text: str, seen: set[bytes]) -> Iterator[str]:
         if digest in seen:
             continue
         seen.add(digest)
+
         if piece and len(piece) + 2 + len(paragraph) > MAX_CHARACTERS:
-            yield from _of_wanted_size(piece)
+            yield from _within_size_limits(piece)
             piece = ""
         piece = f"{piece}\n\n{paragraph}" if piece else paragraph
-    yield from _of_wanted_size(piece)
+    yield from _within_size_limits(piece)
 
 
-def _of_wanted_size(piece: str) -> Iterator[str]:
+def _within_size_limits(piece: str) -> Iterator[str]:
     piece = piece.strip()
     if MIN_CHARACTERS <= len(piece) <= MAX_CHARACTERS:
         yield piece
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Whether a paragraph is sentences: no doctest, table, grammar or notice, mostly letters, ASCII."""
+    """Returns whether a paragraph is sentences.
+
+    Sentences are ASCII and mostly letters; doctests, tables, grammars and notices are not.
+    """
     if (
         len(paragraph) < 30
         or not paragraph.isascii()
@@ -560,7 +583,17 @@ def _code_windows(
     forbidden: set[str],
     rng: np.random.Generator,
 ) -> list[Piece]:
-    """Code of the given lengths, at most 6 windows a module, none that overlap or share words with the target."""
+    """Cuts code into windows of the given lengths.
+
+    Args:
+        modules: Modules to cut; each gives at most 6 windows, which do not overlap.
+        lengths: Characters of each window.
+        forbidden: Word shingles of the target, none of which a window may contain.
+        rng: Random generator.
+
+    Returns:
+        The windows; fewer than lengths if the modules do not suffice.
+    """
     order = rng.permutation(len(modules))
     windows: list[Piece] = []
     left = 0
@@ -586,11 +619,12 @@ def _code_windows(
 
 
 def _code_only(module: _Module) -> str:
-    """The module's source without docstrings, comment lines at the left margin, and runs of blank lines."""
+    """Returns a module's source without docstrings, comments at the left margin and blank runs."""
     lines = module.text.splitlines()
     dropped: set[int] = set()
     for statement in _docstring_nodes(module.tree):
         dropped.update(range(statement.lineno - 1, statement.end_lineno or statement.lineno))
+
     kept = [
         line.rstrip()
         for i, line in enumerate(lines)
@@ -604,7 +638,7 @@ def _code_only(module: _Module) -> str:
 
 
 def _identity() -> dict[str, Any]:
-    """What a complete corpus must agree with to be used again."""
+    """Returns the values that an existing corpus must have to be reused."""
     return {
         "corpus_version": CORPUS_VERSION,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -613,17 +647,17 @@ def _identity() -> dict[str, Any]:
 
 
 def _complete_summary(output: Path) -> dict[str, Any] | None:
-    """The summary of a complete, unchanged corpus of this version and this Python, or None."""
+    """Returns the summary of a complete, unchanged corpus of this version and Python, or None."""
     try:
         summary = json.loads((output / "corpus.json").read_bytes())
         files = dict(summary["files"])
-        wanted = all(summary.get(key) == value for key, value in _identity().items())
-        there = {
+        same_identity = all(summary.get(key) == value for key, value in _identity().items())
+        present = {
             path.relative_to(output).as_posix()
             for name in ("corpus", "heldout")
             for path in (output / name).iterdir()
         }
-        if not wanted or there != set(files):
+        if not same_identity or present != set(files):
             return None
         for name, digest in files.items():
             if hashlib.sha256((output / name).read_bytes()).hexdigest() != digest:
@@ -644,7 +678,8 @@ def _check_ours(folder: Path) -> None:
         or not all(ours.fullmatch(path.name) for path in folder.iterdir())
     ):
         raise NotOurFolderError(
-            f"{folder} holds something other than the built-in corpus; move it away or give another --output"
+            f"{folder} contains something other than the built-in corpus; move it away or give "
+            "another --output"
         )
 
 
@@ -653,7 +688,7 @@ def _shards(
 ) -> Iterator[tuple[str, bytes]]:
     for shard in range(count):
         buffer = io.BytesIO()
-        # A fixed time and no name in the header, so that the same text gives the same bytes.
+        # A fixed time and no name in the header, so that the same text always gives the same bytes.
         with gzip.GzipFile(
             filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0
         ) as stream:
@@ -679,7 +714,7 @@ def _counts(documents: Iterable[DemoDocument]) -> dict[str, dict[str, int]]:
 
 
 def _content_digest(documents: Iterable[DemoDocument]) -> str:
-    """A digest of what the files hold, which does not depend on the compressor's version."""
+    """Returns a digest of the documents, which does not depend on the compressor's version."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(json.dumps(asdict(document)).encode() + b"\n")
@@ -687,28 +722,33 @@ def _content_digest(documents: Iterable[DemoDocument]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code (0 done, 1 failed, 2 wrong usage)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datarater.meta_training.demo.corpus",
-        description="Make the demo's corpus out of the text that this Python installation carries.",
-        epilog="example: python -m datarater.meta_training.demo.corpus --output demo_output",
+    """Makes the corpus from the command line; returns the exit code."""
+    parser = CommandParser(
+        "python -m datarater.meta_training.demo.corpus",
+        "Makes the demo's corpus from the text that comes with this Python installation.",
+        "python -m datarater.meta_training.demo.corpus --output=demo_output",
+        takes_beam_flags=False,
     )
     parser.add_argument(
-        "--output", default="demo_output", help="folder to write to (default: %(default)s)"
+        "--output",
+        default="demo_output",
+        metavar="DIR",
+        help="Folder to write to. Default: %(default)s.",
     )
     options = parser.parse_args(argv)
+
     try:
-        corpus = build_demo_corpus(options.output, say=print)
-    except (TooLittleTextError, NotOurFolderError, OSError) as error:
-        print(f"demo_corpus: {error}", file=sys.stderr)
-        return 1
+        corpus = build_demo_corpus(Path(options.output).expanduser(), say=print)
+    except (DemoError, OSError) as error:
+        print(f"demo corpus: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, DemoError) else exit_codes.FAILED
+
     for side, glob in (("pool", corpus.pool_glob), ("held_out", corpus.held_out_glob)):
         for kind, of_kind in corpus.summary[side].items():
-            print(
-                f"{side:9s} {kind:12s} {of_kind['documents']:6,d} documents {of_kind['characters']:10,d} bytes"
-            )
+            documents, size = of_kind["documents"], of_kind["characters"]
+            print(f"{side:9s} {kind:12s} {documents:6,d} documents {size:10,d} bytes")
         print(f"          {glob}")
-    return 0
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""Damage to sequences at a known noise level, to see whether a rater tells damaged text from intact.
+"""Damage to text at known noise levels, to test whether a rater tells damaged text from intact.
 
-Two kinds, both of which keep the unigram distribution (one within the sequence, one within the
-corpus). Replacing bytes uniformly at random would be a void test: byte frequencies alone solve it.
+There are two kinds of damage. Both preserve the unigram distribution, one within the sequence and
+the other within the corpus. Replacing bytes uniformly at random would prove nothing, since byte
+frequencies alone detect it.
 
-Every function is pure: it copies its input, and all chance comes from the Generator that the caller
-gives.
+Every function is pure: it copies its input, and all randomness comes from the caller's Generator.
 
 Text is damaged byte by byte, and the result must be text again, so that it can be written as JSONL.
-Text is therefore taken as Latin-1, in which each byte is one character and every byte sequence is
-valid; a text with characters outside of Latin-1 is refused. ASCII text stays ASCII, since no byte
-is drawn that its corpus lacks.
+Text is therefore encoded as Latin-1, in which each byte is one character and every byte sequence is
+valid; a text with characters outside Latin-1 is refused. ASCII text stays ASCII, since only bytes
+that occur in its corpus are drawn.
+
+Dimension letters in array names: L the elements of a sequence, V the vocabulary, K the positions
+that are damaged, N the texts.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
@@ -30,9 +35,9 @@ class CorruptionKind(StrEnum):
     """The kinds of damage."""
 
     REDRAWN = "redrawn"
-    """Elements replaced by draws from the corpus's own unigram distribution."""
+    """Elements are replaced by draws from the corpus's unigram distribution."""
     SHUFFLED = "shuffled"
-    """Elements permuted within their sequence."""
+    """Elements are permuted within their sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +45,10 @@ class CorruptedDocument:
     """A text after damage.
 
     Attributes:
-        text: The damaged text, as many characters long as the original.
-        kind: The kind of damage.
-        noise_level: The share of characters that were replaced or permuted, in [0, 1].
-        original: The index of the text it was made from.
+        text: Damaged text, as long as the original.
+        kind: Kind of damage.
+        noise_level: Share of characters that were replaced or permuted, in [0, 1].
+        original: Index of the text that it was made from.
     """
 
     text: str
@@ -53,35 +58,32 @@ class CorruptedDocument:
 
 
 def text_to_bytes(text: str) -> NDArray[np.uint8]:
-    """The text's characters as bytes, one each (Latin-1).
+    """Returns the text's characters as bytes, one each (Latin-1).
 
     Args:
-        text: A text all of whose characters lie in Latin-1.
+        text: Text with characters in Latin-1 only.
 
     Returns:
         uint8 array as long as the text.
 
     Raises:
-        ValueError: If a character lies outside of Latin-1.
+        ValueError: If a character is outside Latin-1.
     """
     try:
         encoded = text.encode("latin-1")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"character {text[error.start]!r} at {error.start} is not in Latin-1: damage by bytes needs text "
-            "in which each byte is one character; leave such texts out"
+            f"character {text[error.start]!r} at {error.start} is not in Latin-1; damage by bytes "
+            "needs text in which each byte is one character, so exclude such texts"
         ) from error
     return np.frombuffer(encoded, dtype=np.uint8).copy()
 
 
 def bytes_to_text(bytes_L: NDArray[np.uint8]) -> str:
-    """The inverse of `text_to_bytes`.
+    """Returns the text with one character per byte, the inverse of `text_to_bytes`.
 
     Args:
         bytes_L: uint8 array.
-
-    Returns:
-        A text with one character a byte.
     """
     return bytes_L.tobytes().decode("latin-1")
 
@@ -89,27 +91,27 @@ def bytes_to_text(bytes_L: NDArray[np.uint8]) -> str:
 def unigram_distribution(
     sequences: Iterable[IntegerArray], vocabulary_size: int = 256
 ) -> NDArray[np.float64]:
-    """The share of each token among all tokens of the sequences.
+    """Returns the share of each token among all tokens of the sequences.
 
     Args:
         sequences: Arrays of tokens in [0, vocabulary_size).
-        vocabulary_size: V, the number of tokens; 256 for bytes.
+        vocabulary_size: V, the number of distinct tokens; 256 for bytes.
 
     Returns:
         float64 array of length V that sums to 1.
 
     Raises:
-        ValueError: If there is no token at all, or one outside of the vocabulary.
+        ValueError: If there is no token, or one outside the vocabulary.
     """
     counts_V = np.zeros(vocabulary_size, dtype=np.int64)
     for sequence_L in sequences:
         _check_sequence(sequence_L)
         if len(sequence_L) and (sequence_L.min() < 0 or sequence_L.max() >= vocabulary_size):
-            raise ValueError(f"a sequence holds a token outside of [0, {vocabulary_size})")
+            raise ValueError(f"a sequence contains a token outside [0, {vocabulary_size})")
         counts_V += np.bincount(sequence_L.astype(np.int64), minlength=vocabulary_size)
     total = int(counts_V.sum())
     if total == 0:
-        raise ValueError("no tokens to take a unigram distribution from")
+        raise ValueError("a unigram distribution needs at least one token")
     return counts_V / total
 
 
@@ -121,24 +123,25 @@ def replace_from_unigram(
 ) -> IntegerArray:
     """Redraws a share of the positions from a unigram distribution.
 
-    Exactly round(noise_level * L) positions, chosen without replacement, are drawn anew, each
-    independently from unigram_V. A draw may equal what it replaces. With the corpus's own
-    distribution, byte frequencies say nothing about the noise level, on average over the corpus.
+    Exactly round(noise_level * L) positions, chosen without replacement, are redrawn independently
+    from unigram_V. A draw may equal the token that it replaces. With the corpus's own distribution,
+    byte frequencies tell nothing about the noise level, on average over the corpus.
 
     Args:
-        sequence_L: Tokens, of any integer dtype.
-        noise_level: The share of positions to redraw, in [0, 1].
+        sequence_L: Tokens of any integer dtype.
+        noise_level: Share of positions to redraw, in [0, 1].
         unigram_V: Probabilities of the V tokens, as from `unigram_distribution`.
-        rng: Where chance comes from.
+        rng: Random generator.
 
     Returns:
         A new array of the same dtype and length.
 
     Raises:
-        ValueError: If the noise level lies outside of [0, 1], or unigram_V is not a distribution
-            whose tokens fit the sequence's dtype.
+        ValueError: If the noise level is outside [0, 1], or unigram_V is not a distribution whose
+            tokens fit the sequence's dtype.
     """
     positions_K = _choose_positions(sequence_L, noise_level, rng)
+
     unigram_V = np.asarray(unigram_V, dtype=np.float64)
     if (
         unigram_V.ndim != 1
@@ -153,9 +156,10 @@ def replace_from_unigram(
         raise ValueError(
             f"token {largest_token} does not fit the sequence's dtype {sequence_L.dtype}"
         )
-    replaced_L = sequence_L.copy()
-    # Inverse transform sampling: Generator.choice would check and accumulate the distribution for
+
+    # Inverse transform sampling; Generator.choice would check and accumulate the distribution on
     # each call.
+    replaced_L = sequence_L.copy()
     cumulative_V = np.cumsum(unigram_V)
     draws_K = np.searchsorted(
         cumulative_V / cumulative_V[-1], rng.random(len(positions_K)), side="right"
@@ -167,22 +171,22 @@ def replace_from_unigram(
 def shuffle_within(
     sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator
 ) -> IntegerArray:
-    """Permutes a share of the positions among themselves; the multiset of tokens stays what it was.
+    """Permutes a share of the positions among themselves.
 
     Exactly round(noise_level * L) positions, chosen without replacement, exchange their tokens by a
-    uniformly random permutation (which may leave some where they were). At level 1 it permutes the
-    whole sequence.
+    uniformly random permutation, which may leave some in place. The multiset of tokens does not
+    change. At level 1 the whole sequence is permuted.
 
     Args:
-        sequence_L: Tokens, of any integer dtype.
-        noise_level: The share of positions to permute, in [0, 1].
-        rng: Where chance comes from.
+        sequence_L: Tokens of any integer dtype.
+        noise_level: Share of positions to permute, in [0, 1].
+        rng: Random generator.
 
     Returns:
         A new array of the same dtype and length.
 
     Raises:
-        ValueError: If the noise level lies outside of [0, 1].
+        ValueError: If the noise level is outside [0, 1].
     """
     positions_K = _choose_positions(sequence_L, noise_level, rng)
     shuffled_L = sequence_L.copy()
@@ -197,24 +201,24 @@ def corrupt_documents(
     kinds: Sequence[CorruptionKind] = tuple(CorruptionKind),
     copies: int = 1,
 ) -> list[CorruptedDocument]:
-    """Damaged copies of texts, spread evenly over all kinds and noise levels.
+    """Returns damaged copies of texts, spread evenly over all kinds and noise levels.
 
-    The texts are put in a random order and dealt the kinds x levels combinations in turn, so the
-    numbers of documents of any two combinations differ by at most one. Each of a text's copies gets
-    another combination.
+    The texts are dealt the combinations of kind and level in turn, in a random order, so that the
+    numbers of documents of any two combinations differ by at most one. The copies of one text get
+    different combinations.
 
     Args:
         texts: Texts in Latin-1 (see the module's docstring).
-        rng: Where chance comes from.
+        rng: Random generator.
         levels: Noise levels in [0, 1].
         kinds: Kinds of damage.
-        copies: Copies made of each text, from 1 to the number of combinations.
+        copies: Copies of each text, from 1 to the number of combinations.
 
     Returns:
         len(texts) * copies documents, in the order of their originals.
 
     Raises:
-        ValueError: If there is no kind or level, copies is out of its range, or a text is not in
+        ValueError: If there is no kind or level, copies is out of range, or a text is not in
             Latin-1.
     """
     combinations = [(kind, level) for level in levels for kind in kinds]
@@ -222,13 +226,15 @@ def corrupt_documents(
         raise ValueError("give at least one noise level and one kind of damage")
     if not 1 <= copies <= len(combinations):
         raise ValueError(
-            f"copies must lie between 1 and {len(combinations)} (kinds x noise levels), not {copies}"
+            f"copies must be between 1 and {len(combinations)} (kinds x noise levels), not {copies}"
         )
     if not texts:
         return []
+
     sequences = [text_to_bytes(text) for text in texts]
     unigram_V = unigram_distribution(sequences)
     turn_N = np.argsort(rng.permutation(len(texts)))
+
     documents = []
     for original, sequence_L in enumerate(sequences):
         for copy in range(copies):
@@ -248,10 +254,10 @@ def corrupt_documents(
 def _choose_positions(
     sequence_L: IntegerArray, noise_level: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Exactly round(noise_level * L) distinct positions."""
+    """Returns round(noise_level * L) distinct positions."""
     _check_sequence(sequence_L)
     if not 0 <= noise_level <= 1:
-        raise ValueError(f"the noise level must lie in [0, 1], not {noise_level}")
+        raise ValueError(f"the noise level must be in [0, 1], not {noise_level}")
     length = len(sequence_L)
     return rng.permutation(length)[: round(noise_level * length)]
 
@@ -259,5 +265,6 @@ def _choose_positions(
 def _check_sequence(sequence_L: IntegerArray) -> None:
     if sequence_L.ndim != 1 or not np.issubdtype(sequence_L.dtype, np.integer):
         raise ValueError(
-            f"a sequence must be one dimension of integers, not {sequence_L.shape} of {sequence_L.dtype}"
+            "a sequence must be one dimension of integers, "
+            f"not {sequence_L.shape} of {sequence_L.dtype}"
         )

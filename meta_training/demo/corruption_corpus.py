@@ -1,25 +1,26 @@
-"""The corpus of the corruption experiment: equally long sequences of prose at known noise levels.
+"""The corpus of the corruption experiment: sequences of prose at known noise levels.
 
-The text is the built-in corpus's intact prose (see `datarater.meta_training.demo.corpus`), cut into
-sequences of 128 characters. A quarter of the modules and topics that the prose comes from is set
-apart for evaluation; a clean target, from yet other ones, is the outer set. So no sequence that a
-rater is evaluated on stands in its training, clean or damaged; up to one in a hundred shares 13
-words in a row with it, since modules repeat each other's phrases.
+    python -m datarater.meta_training.demo.corruption_corpus --output=corruption_output
 
-    python -m datarater.meta_training.demo.corruption_corpus --output corruption_output
+The text is the intact prose of the built-in corpus (`datarater.meta_training.demo.corpus`), cut
+into sequences of 128 characters. A quarter of the modules and topics that the prose comes from is
+set aside for evaluation; the outer set is clean text from other modules and topics. So no sequence
+that a rater is evaluated on occurs in its training, clean or damaged. Up to one in a hundred shares
+13 words in a row with it, since modules repeat each other's phrases.
 
-writes
+The command writes
 
-    pool/        what a rater is trained on: each sequence dealt some of the kinds and noise levels
-    target/      the outer set: clean sequences, which the pool does not hold
+    pool/        what a rater is trained on: each sequence at some of the kinds and noise levels
+    target/      the outer set: clean sequences that are not in the pool
     evaluation/  sequences dealt to the kinds in turn, each at every noise level of its kind
 
-as gzip JSONL with the fields `id`, `text`, `source` (the kind of damage) and `noise_level`; the
-last two are for reading results and never given to training. The same Python installation and
-options always give the same bytes.
+as gzip JSONL with the fields `id`, `text`, `source` (the kind of damage) and `noise_level`. The
+last two are for reading results; training never sees them. The same Python installation and options
+always produce the same bytes.
 """
 
-import argparse
+from __future__ import annotations
+
 import gzip
 import json
 import sys
@@ -44,19 +45,21 @@ from datarater.meta_training.demo.corruption import (
     text_to_bytes,
     unigram_distribution,
 )
-from datarater.meta_training.demo.errors import TooLittleTextError
+from datarater.meta_training.demo.errors import DemoError
+from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import CommandParser
 
 SEQUENCE_CHARACTERS = 128
 EVALUATION_SHARE = 0.25
-"""The share of the prose's modules and topics that is set apart for evaluation."""
+"""Share of the prose's modules and topics that is set aside for evaluation."""
 EVALUATION_SEQUENCES = 600
-"""Sequences set apart for each kind of damage, at most."""
+"""Maximum number of sequences set aside for each kind of damage."""
 POOL_COPIES = 3
-"""Kinds and noise levels dealt to each sequence of the pool."""
+"""Combinations of kind and noise level dealt to each sequence of the pool."""
 
 
 def cut(texts: Iterable[str], length: int = SEQUENCE_CHARACTERS) -> list[str]:
-    """Cuts texts into sequences of exactly `length` characters; what is left at a text's end is dropped.
+    """Cuts texts into sequences of exactly `length` characters, and drops what is left of each.
 
     Args:
         texts: The texts.
@@ -79,34 +82,35 @@ def cut(texts: Iterable[str], length: int = SEQUENCE_CHARACTERS) -> list[str]:
 def split_documents(
     documents: Sequence[DemoDocument], rng: np.random.Generator, share: float = EVALUATION_SHARE
 ) -> tuple[list[DemoDocument], list[DemoDocument]]:
-    """Splits documents by origin: no module or topic stands on both sides.
+    """Splits documents by origin, with no module or topic on both sides.
 
     Args:
         documents: Intact documents of the built-in corpus.
-        rng: Where chance comes from.
-        share: The share of the origins that goes to the second side.
+        rng: Random generator.
+        share: Share of the origins set aside for evaluation.
 
     Returns:
-        The documents to train on, and those to evaluate on.
+        The documents for training and those for evaluation.
     """
     origins = sorted({_origin(document) for document in documents})
-    apart = {origins[i] for i in rng.permutation(len(origins))[: round(share * len(origins))]}
-    training = [document for document in documents if _origin(document) not in apart]
-    evaluation = [document for document in documents if _origin(document) in apart]
+    set_aside = {origins[i] for i in rng.permutation(len(origins))[: round(share * len(origins))]}
+    training = [document for document in documents if _origin(document) not in set_aside]
+    evaluation = [document for document in documents if _origin(document) in set_aside]
     return training, evaluation
 
 
 def damage_at_every_level(
     sequences: Sequence[str], kinds: Sequence[CorruptionKind], rng: np.random.Generator
 ) -> list[CorruptedDocument]:
-    """Deals sequences to the kinds of damage in turn and gives each at every noise level, 0 among them.
+    """Deals sequences to the kinds of damage in turn, and returns each at every noise level.
 
-    Every level of every kind then has as many sequences, and no two kinds share a clean one.
+    Every level of a kind, 0 included, then has equally many sequences, and no two kinds share a
+    clean one.
 
     Args:
         sequences: Clean sequences in Latin-1.
         kinds: Kinds of damage.
-        rng: Where chance comes from.
+        rng: Random generator.
 
     Returns:
         len(sequences) x 5 sequences.
@@ -135,22 +139,23 @@ def write_corruption_corpus(
     """Writes `pool/`, `target/` and `evaluation/`.
 
     Args:
-        output: The folder to write to; files of the same names are replaced.
+        output: Folder to write to; files of the same names are replaced.
         kinds: Kinds of damage.
-        seed: Of the damage and of the split between training and evaluation.
+        seed: Seed for the damage and for the split between training and evaluation.
 
     Returns:
-        How many sequences each of the three holds.
+        The number of sequences in each of the three.
 
     Raises:
-        TooLittleTextError: If the Python installation carries too little text.
+        TooLittleTextError: If the Python installation contains too little text.
         ValueError: If no kind is given.
         OSError: If the folder cannot be written.
     """
     rng = np.random.default_rng(seed)
     pool, held_out = make_documents()
-    training, apart = split_documents([d for d in pool if d.kind is Kind.INTACT], rng)
-    sequences = cut(document.text for document in apart)
+    training, set_aside = split_documents([d for d in pool if d.kind is Kind.INTACT], rng)
+
+    sequences = cut(document.text for document in set_aside)
     evaluation = [
         sequences[i] for i in rng.permutation(len(sequences))[: EVALUATION_SEQUENCES * len(kinds)]
     ]
@@ -165,10 +170,11 @@ def write_corruption_corpus(
         "target": target,
         "evaluation": damage_at_every_level(evaluation, kinds, rng),
     }
+
     for name, documents in sets.items():
         (output / name).mkdir(parents=True, exist_ok=True)
         path = output / name / f"{name}-00000-of-00001.jsonl.gz"
-        # No time and no name in the header, so that the same text gives the same bytes.
+        # No time and no name in the header, so that the same text always gives the same bytes.
         with (
             open(path, "wb") as file,
             gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream,
@@ -189,34 +195,42 @@ def _origin(document: DemoDocument) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code (0 done, 1 failed, 2 wrong usage)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datarater.meta_training.demo.corruption_corpus",
-        description="Write the corruption experiment's corpus: prose at known noise levels.",
-        epilog="example: python -m datarater.meta_training.demo.corruption_corpus --output corruption_output",
+    """Writes the corpus from the command line; returns the exit code."""
+    parser = CommandParser(
+        "python -m datarater.meta_training.demo.corruption_corpus",
+        "Writes the corpus of the corruption experiment: prose at known noise levels.",
+        "python -m datarater.meta_training.demo.corruption_corpus --output=corruption_output",
+        takes_beam_flags=False,
     )
     parser.add_argument(
-        "--output", default="corruption_output", type=Path, help="folder to write to"
+        "--output",
+        default="corruption_output",
+        type=Path,
+        metavar="DIR",
+        help="Folder to write to. Default: %(default)s.",
     )
     parser.add_argument(
         "--kinds",
         nargs="+",
         default=list(CorruptionKind),
         type=CorruptionKind,
-        help=f"kinds of damage: {' '.join(CorruptionKind)} (default: all)",
+        metavar="KIND",
+        help=f"Kinds of damage: {' '.join(CorruptionKind)}. Default: all.",
     )
     parser.add_argument(
-        "--seed", default=0, type=int, help="of the damage and the split (default: %(default)s)"
+        "--seed", default=0, type=int, help="Seed for the damage and the split. Default: 0."
     )
     options = parser.parse_args(argv)
+
     try:
-        counts = write_corruption_corpus(options.output, options.kinds, options.seed)
-    except (TooLittleTextError, OSError) as error:
-        print(f"corruption_corpus: {error}", file=sys.stderr)
-        return 1
+        counts = write_corruption_corpus(options.output.expanduser(), options.kinds, options.seed)
+    except (DemoError, OSError) as error:
+        print(f"corruption corpus: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, DemoError) else exit_codes.FAILED
+
     for name, count in counts.items():
         print(f"{name:10s} {count:7,d} sequences  {options.output / name}")
-    return 0
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

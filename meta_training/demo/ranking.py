@@ -1,8 +1,12 @@
 """How well scores separate or order documents: AUC and Spearman's rank correlation.
 
-Both depend on the scores' order alone, which suits raters: their scores are defined only up to a
+Both depend only on the order of the scores, which suits raters, whose scores are defined up to a
 constant.
+
+Dimension letters in array names: N the documents, K their distinct values.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -11,16 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def average_ranks(values_N: ArrayLike) -> NDArray[np.float64]:
-    """Ranks from 1 to N in ascending order; tied values share the mean of the ranks they span.
+    """Returns ranks from 1 to N in ascending order; ties share the mean of the ranks they span.
 
     Args:
-        values_N: Finite or infinite numbers, one an element; not NaN.
+        values_N: Finite or infinite numbers, not NaN.
 
     Returns:
         float64 ranks of the same length.
 
     Raises:
-        ValueError: If the values are not one-dimensional or hold a NaN.
+        ValueError: If the values are not one-dimensional or contain a NaN.
 
     Example:
         >>> average_ranks([10.0, 30.0, 10.0]).tolist()
@@ -34,19 +38,20 @@ def average_ranks(values_N: ArrayLike) -> NDArray[np.float64]:
 
 
 def auc(scores_N: ArrayLike, positive_N: ArrayLike | Sequence[bool]) -> float:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
+    """Returns the area under the ROC curve.
 
-    By the Mann-Whitney statistic, with R the sum of the positives' average ranks among all N
-    scores, P positives and M = N - P negatives:
+    This is the probability that a positive outscores a negative, ties counting half. By the
+    Mann-Whitney statistic, with R the sum of the positives' average ranks among all N scores, P
+    positives and M = N - P negatives,
 
         AUC = (R - P (P + 1) / 2) / (P M)
 
     Args:
-        scores_N: Scores, higher meaning "more likely positive"; not NaN.
-        positive_N: Booleans of the same length, true for the positives.
+        scores_N: Scores, not NaN; higher means more likely positive.
+        positive_N: Booleans of the same length, True for the positives.
 
     Returns:
-        A number in [0, 1]; 0.5 is what scores that know nothing get.
+        A number in [0, 1]; uninformative scores have an AUC of 0.5.
 
     Raises:
         ValueError: If the lengths differ, a score is NaN, or all elements are of one class.
@@ -58,24 +63,25 @@ def auc(scores_N: ArrayLike, positive_N: ArrayLike | Sequence[bool]) -> float:
     scores_N = _vector("scores", scores_N)
     positive_N = np.asarray(positive_N)
     if positive_N.dtype != np.bool_ and not np.isin(positive_N, (0, 1)).all():
-        raise ValueError("positive must hold booleans, or zeros and ones")
+        raise ValueError("positive must contain booleans, or zeros and ones")
     positive_N = positive_N.astype(np.bool_)
     if positive_N.shape != scores_N.shape:
         raise ValueError(
             f"scores and positive differ in shape: {scores_N.shape} and {positive_N.shape}"
         )
+
     positives = int(positive_N.sum())
     negatives = len(scores_N) - positives
     if positives == 0 or negatives == 0:
         raise ValueError(
-            f"AUC is undefined with {positives} positives and {negatives} negatives: give both"
+            f"AUC is undefined with {positives} positives and {negatives} negatives; give both"
         )
     rank_sum = float(average_ranks(scores_N)[positive_N].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
-    """Spearman's rank correlation: Pearson's correlation of the average ranks.
+    """Returns Spearman's rank correlation, Pearson's correlation of the average ranks.
 
         rho = sum((r - mean r) (s - mean s)) / sqrt(sum((r - mean r)^2) sum((s - mean s)^2))
 
@@ -104,6 +110,7 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
             raise ValueError(
                 f"the rank correlation is undefined: {name} has fewer than two distinct values"
             )
+
     r_N, s_N = average_ranks(x_N), average_ranks(y_N)
     r_N, s_N = r_N - r_N.mean(), s_N - s_N.mean()
     rho = float(r_N @ s_N / np.sqrt((r_N @ r_N) * (s_N @ s_N)))
@@ -111,10 +118,10 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
 
 
 def _vector(name: str, values_N: ArrayLike) -> NDArray[np.float64]:
-    """The values as one float64 dimension without NaN."""
+    """Returns the values as a float64 vector without NaN."""
     array_N = np.asarray(values_N, dtype=np.float64)
     if array_N.ndim != 1:
         raise ValueError(f"{name} must have one dimension, not shape {array_N.shape}")
     if np.isnan(array_N).any():
-        raise ValueError(f"{name} holds a NaN: ranks are undefined")
+        raise ValueError(f"{name} contains a NaN: ranks are undefined")
     return array_N

@@ -1,1 +1,1 @@
-"""Measures what a rater is worth."""
+"""Measurements of what a rater is worth."""

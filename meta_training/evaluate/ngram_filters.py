@@ -1,8 +1,13 @@
 """Rival filters: the mean log-probability of a text's bytes under an n-gram model of the target.
 
-What a rater is compared with. If a unigram or bigram filter separates documents as well as a rater
-does, the rater has shown nothing.
+Raters are compared with these. If a unigram or bigram filter separates documents as well as a rater
+does, the rater has proved nothing.
+
+Dimension letters in array names: L the bytes of a text, M its n-grams, G all n-grams of an order, H
+the histories of n - 1 bytes, B the 256 byte values.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
@@ -21,15 +26,15 @@ class NgramFilter:
         p(b | h) = (c(h b) + alpha) / (c(h) + 256 alpha)
         score(text) = (1 / L) sum over the L bytes of log p(b | h)
 
-    The first n - 1 bytes of a text, whose history is shorter, take the model of the order that
-    fits. Texts are read as UTF-8.
+    The first n - 1 bytes of a text have a shorter history and use the model of the order that fits
+    it. Texts are encoded as UTF-8.
 
     Args:
         order: n, from 1 (byte frequencies alone) to 3.
-        alpha: Added to every count; above 0.
+        alpha: Number above 0, added to every count.
 
     Raises:
-        ValueError: If the order or alpha lies outside of its range.
+        ValueError: If the order or alpha is out of range.
 
     Example:
         >>> bigram = NgramFilter(order=2).fit(["the cat sat on the mat"])
@@ -39,24 +44,24 @@ class NgramFilter:
 
     def __init__(self, order: int, alpha: float = 0.1) -> None:
         if not 1 <= order <= _MAX_ORDER:
-            raise ValueError(f"order must lie between 1 and {_MAX_ORDER}, not {order}")
+            raise ValueError(f"order must be between 1 and {_MAX_ORDER}, not {order}")
         if not 0 < alpha < float("inf"):
             raise ValueError(f"alpha must be a finite number above 0, not {alpha}")
         self.order = order
         self.alpha = alpha
         self._log_probabilities: list[NDArray[np.float64]] = []
 
-    def fit(self, texts: Iterable[str]) -> "NgramFilter":
-        """Counts the target's n-grams, in place of any earlier target's.
+    def fit(self, texts: Iterable[str]) -> NgramFilter:
+        """Counts the target's n-grams; replaces the counts of an earlier target.
 
         Args:
-            texts: The target set, for instance held-out documents. An n-gram never spans two texts.
+            texts: Target set, for instance held-out documents. An n-gram never spans two texts.
 
         Returns:
             The filter itself.
 
         Raises:
-            ValueError: If the texts hold no byte.
+            ValueError: If the texts contain no byte.
         """
         counts = [np.zeros(_BYTES**order, dtype=np.int64) for order in range(1, self.order + 1)]
         for text in texts:
@@ -66,6 +71,7 @@ class NgramFilter:
                 counts_G[grams_M] += times_M
         if not counts[0].any():
             raise ValueError("the target set is empty: a filter needs text to be fitted to")
+
         self._log_probabilities = []
         for counts_G in counts:
             counts_HxB = counts_G.reshape(-1, _BYTES)
@@ -75,10 +81,10 @@ class NgramFilter:
         return self
 
     def score(self, text: str) -> float:
-        """The mean log-probability per byte, in nats; higher means more like the target.
+        """Returns the mean log-probability per byte, in nats; higher means more like the target.
 
         Args:
-            text: Any text with at least one character.
+            text: Text with at least one character.
 
         Returns:
             A finite number below 0.
@@ -92,32 +98,30 @@ class NgramFilter:
         bytes_L = _utf8(text)
         if not len(bytes_L):
             raise ValueError("an empty text has no mean log-probability")
+
         total = 0.0
         for order in range(1, self.order):
-            # The byte at index order - 1 is the one whose whole history is order - 1 bytes long.
+            # The byte at index order - 1 has a history of order - 1 bytes.
             total += float(self._log_probabilities[order - 1][_grams(bytes_L[:order], order)].sum())
         total += float(self._log_probabilities[self.order - 1][_grams(bytes_L, self.order)].sum())
         return total / len(bytes_L)
 
     def score_all(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """`score` of each text.
+        """Returns the score of each text, as a float64 array.
 
         Args:
-            texts: N texts, none empty.
-
-        Returns:
-            float64 array of length N.
+            texts: Texts with at least one character each.
         """
         return np.array([self.score(text) for text in texts], dtype=np.float64)
 
 
 def unigram_filter(texts: Iterable[str], alpha: float = 0.1) -> NgramFilter:
-    """A filter by byte frequencies alone, fitted to `texts`; see `NgramFilter`."""
+    """Returns a filter by byte frequencies alone, fitted to `texts`; see `NgramFilter`."""
     return NgramFilter(order=1, alpha=alpha).fit(texts)
 
 
 def bigram_filter(texts: Iterable[str], alpha: float = 0.1) -> NgramFilter:
-    """A filter by pairs of neighbouring bytes, fitted to `texts`; see `NgramFilter`."""
+    """Returns a filter by pairs of adjacent bytes, fitted to `texts`; see `NgramFilter`."""
     return NgramFilter(order=2, alpha=alpha).fit(texts)
 
 
@@ -126,7 +130,7 @@ def _utf8(text: str) -> NDArray[np.uint8]:
 
 
 def _grams(bytes_L: NDArray[np.uint8], order: int) -> NDArray[np.int64]:
-    """The indices of all n-grams in the text: n bytes as the digits of a number to base 256."""
+    """Returns the indices of a text's n-grams: n bytes as the digits of a number in base 256."""
     count = len(bytes_L) - order + 1
     if count <= 0:
         return np.zeros(0, dtype=np.int64)

@@ -154,7 +154,7 @@ def test_the_same_python_gives_the_same_bytes(built: DemoCorpus, tmp_path: Path)
 def test_a_folder_of_someone_elses_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "precious.jsonl.gz").write_bytes(b"mine")
-    with pytest.raises(NotOurFolderError, match="corpus holds something other"):
+    with pytest.raises(NotOurFolderError, match="corpus contains something other"):
         build_demo_corpus(tmp_path)
     assert (tmp_path / "corpus" / "precious.jsonl.gz").read_bytes() == b"mine"
 

@@ -103,7 +103,7 @@ def test_unigram_distribution_counts_over_all_sequences() -> None:
         np.array([], dtype=np.uint8),
     ]
     assert unigram_distribution(sequences, 4).tolist() == [0.5, 0.25, 0, 0.25]
-    with pytest.raises(ValueError, match="no tokens"):
+    with pytest.raises(ValueError, match="at least one token"):
         unigram_distribution([])
     with pytest.raises(ValueError, match="outside"):
         unigram_distribution([np.array([4], dtype=np.int64)], 4)
