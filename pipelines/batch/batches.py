@@ -102,13 +102,13 @@ class Batches:
 
         Raises:
             PastLimitError: The batch is held back.
-            LeaseHeldError: Another launch is at work in it.
+            LeaseHeldError: Another launch is working in it.
             CurationError: The batch failed; another call continues where it stopped.
         """
         day = date.isoformat()
         is_new = False
 
-        # Each round takes one step from what the journal says now.
+        # Each round takes one step from the current state of the journal.
         while True:
             state = self.journal.read()
             number = state.claim_of(day)
@@ -178,7 +178,7 @@ class Batches:
         """Returns why a batch cannot be finished as it was begun; None if it can.
 
         Raises:
-            LeaseHeldError: It cannot, but another launch is at work in it.
+            LeaseHeldError: It cannot, but another launch is working in it.
         """
         scoring = dataclasses.replace(self._scoring, output=claim.run)
         selection = dataclasses.replace(self._selection, output=claim.run)
@@ -257,7 +257,8 @@ class Batches:
             held = f"batch {day} is held back: {batch_record.summarize_alarms(record)}"
             accept = self._config.batch_command(day, "--accept_alarm")
             if not record["inputs"]["files"]:
-                raise PastLimitError(f"{held}. To publish it without files: {accept}")
+                later = "; if files arrive, the next run takes them" * self._config.is_dated
+                raise PastLimitError(f"{held}. To publish it without files: {accept}{later}")
             raise PastLimitError(
                 f"{held}. Look at {record['run']}; then either publish it with {accept}, or "
                 "correct the configuration, which starts it over"

@@ -121,7 +121,7 @@ class BatchConfig:
         rater: Path of the rater checkpoint.
         reference: Scored run folder or rater checkpoint whose score distribution is frozen.
         state: Path of the state folder.
-        runs: Folder that holds the run folders; STATE/runs by default.
+        runs: Folder of the run folders; STATE/runs by default.
         publish: Folder where readers find the published batches.
         quiet_minutes: Age in minutes below which a file may still be being written; such files are
             left to the next batch.
@@ -199,7 +199,7 @@ class BatchConfig:
         """Returns the shell command that makes the batch of a date.
 
         Args:
-            date: A date, or a shell variable that holds one.
+            date: A date, or the name of a shell variable after a `$`.
             more: Further flags.
         """
         return " ".join(

@@ -63,8 +63,8 @@ def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
     newer ones to later batches.
 
     Args:
-        config: The configuration, which says where to look.
-        journal: Journal of the state folder, which says what was taken.
+        config: The configuration, with the globs.
+        journal: Journal of the state folder, with the claims so far.
         date: Date of the batch.
 
     Raises:

@@ -1,6 +1,6 @@
 """One night: the batches that earlier nights left unfinished or missed, then the date's own.
 
-- A batch that was begun and not published is finished first, unless another launch is at work in
+- A batch that was begun and not published is finished first, unless another launch works in
   it; and, if files have dates, the batches of recent dates that nobody made are made first.
 - The failure or alarm of another date's batch does not stop the date's own; it is reported, and
   decides the exit code if the date's own batch has no alarm.

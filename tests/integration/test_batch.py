@@ -299,7 +299,7 @@ def test_nights_of_the_real_command_killed_and_finished(
         in capsys.readouterr().out
     )
 
-    # The fourth night drifts, and says so each time.
+    # The fourth night drifts, which every launch reports.
     assert launch(dates[3]) == 4
     assert launch(dates[3]) == 4
     assert launch(dates[1]) == 0

@@ -47,7 +47,7 @@ def test_the_next_batch_is_made_and_published(
     out = capsys.readouterr().out
     assert f"published: {folder}/published/{NEXT}/manifest.json" in out
 
-    # Both are whole, compared with the same reference, and neither took a file of the other.
+    # Both are complete, compared with the same reference, and neither took a file of the other.
     records = batches.check_published(folder)
     assert list(records) == [PUBLISHED, NEXT]
     assert records[NEXT]["reference"] == records[PUBLISHED]["reference"]

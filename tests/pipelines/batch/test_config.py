@@ -121,7 +121,7 @@ def test_environment_variables_are_replaced_once(
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"input": None}, "input is missing"),
         ({"rater": None}, "rater is missing"),
@@ -196,16 +196,16 @@ def test_environment_variables_are_replaced_once(
     ],
 )
 def test_an_invalid_value_is_named_with_its_key(
-    tmp_path: Path, changes: dict[str, Any], says: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=re.escape(says)) as raised:
+    with pytest.raises(UsageError, match=re.escape(message)) as raised:
         config(tmp_path, **changes)
     assert "batch.yaml" in str(raised.value)
     assert raised.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("curate", "says"),
+    ("curate", "message"),
     [
         ({"keep_fraction": 2}, "curate: argument --keep_fraction: keep fraction: 2 is outside"),
         ({}, "curate: one of the arguments"),
@@ -217,10 +217,10 @@ def test_an_invalid_value_is_named_with_its_key(
     ],
 )
 def test_an_impossible_rule_is_refused_before_any_work(
-    tmp_path: Path, curate: dict[str, Any], says: str
+    tmp_path: Path, curate: dict[str, Any], message: str
 ) -> None:
     batches.save_plain_rater(tmp_path / "rater")
-    with pytest.raises(UsageError, match=re.escape(says)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         config(tmp_path, curate=curate).requests("run", "list")
 
 
@@ -238,13 +238,13 @@ def test_files_that_are_not_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "batch.yaml"
     with pytest.raises(UsageError, match=r"batch\.yaml cannot be read: No such file"):
         read_config(str(path))
-    for text, says in (
+    for text, message in (
         ("a: [", "is not YAML"),
         ("- a", "is not a mapping"),
         ("rater: x\nrater: y", "the key 'rater' is given twice"),
     ):
         path.write_text(text)
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             read_config(str(path))
 
 

@@ -155,7 +155,7 @@ def test_a_journal_with_a_hole_is_refused(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         (b"{", "damaged"),
         (b'{"format": 2, "kind": "claim"}', "format 2; this datarater reads up to 1"),
@@ -163,10 +163,10 @@ def test_a_journal_with_a_hole_is_refused(folder: str) -> None:
         (b'{"format": 1, "kind": "expired", "decision": {"expiry": 7}}', "contradicts"),
     ],
 )
-def test_an_invalid_entry_is_named(folder: str, data: bytes, says: str) -> None:
+def test_an_invalid_entry_is_named(folder: str, data: bytes, message: str) -> None:
     journal = Journal(folder)
     commits.commit_if_absent(journal.path(1), data)
-    with pytest.raises(CountsError, match=rf"000001\.json.*{says}"):
+    with pytest.raises(CountsError, match=rf"000001\.json.*{message}"):
         journal.read()
 
 
