@@ -98,7 +98,15 @@ def base_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> E
     venv.create(folder / "venv", symlinks=True)
     environment = Environment(folder / "venv", folder)
     constraints = ROOT / "constraints.txt"
-    _pip("--python", environment.python, "install", "--constraint", constraints, wheel)
+    _pip(
+        "--python",
+        environment.python,
+        "install",
+        "--no-compile",
+        "--constraint",
+        constraints,
+        wheel,
+    )
     return environment
 
 
