@@ -46,7 +46,7 @@ from tests.support.tensorflow_dataset import build_dataset
         ),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(
+def test_wrong_usage_is_reported_in_one_line(
     tmp_path: Path, cache: Path, changed: dict[str, object], message: str
 ) -> None:
     texts = training.write_texts(tmp_path / "pool.jsonl")
@@ -73,7 +73,7 @@ def test_wrong_usage_is_told_in_one_line(
         (["--config=default", "--workdir=work", "corpus.jsonl"], "corpus.jsonl"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_line(
+def test_a_wrong_command_line_is_reported_in_one_line(
     cache: Path, arguments: list[str], message: str
 ) -> None:
     done = training.run([*training.command(Path("work"), "texts")[:3], *arguments], cache)
@@ -92,10 +92,12 @@ def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
     )
     assert (no_match.returncode, no_match.stderr.count("\n")) == (exit_codes.NO_INPUT, 1)
     assert "no file matches 'nowhere/*.jsonl'" in no_match.stderr
+
     (tmp_path / "empty.jsonl").write_text("")
     empty = training.run(training.command(tmp_path / "work", tmp_path / "empty.jsonl"), cache)
     assert (empty.returncode, empty.stderr.count("\n")) == (exit_codes.EMPTY_CORPUS, 1)
     assert "the inner set has no document" in empty.stderr
+
     command = [
         part.replace("=somewhere", "=gs://bucket/work")
         for part in training.command(Path("somewhere"), texts)
@@ -106,7 +108,7 @@ def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_help_says_what_to_give(cache: Path) -> None:
+def test_help_has_an_example_the_flags_and_the_configs(cache: Path) -> None:
     done = training.run([*training.command(Path("work"), "texts")[:3], "--help"], cache)
     assert done.returncode == exit_codes.DONE
     assert "\n\nExample:\n  datarater train " in done.stdout.partition("usage:")[0]
@@ -163,6 +165,7 @@ def test_a_config_is_given_by_name_or_as_a_file_or_left_out(tmp_path: Path) -> N
         "    config.meta_steps = int(steps)\n"
         "    return config\n"
     )
+
     default_steps = default.get_config().meta_steps
     assert parsed("--workdir=work").config.meta_steps == default_steps
     assert parsed("--workdir=work", "--config.meta_steps=3").config.meta_steps == 3
@@ -245,6 +248,7 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
     )
     folder = tmp_path / "datasets"
     build_dataset(folder, {"train": [*pool, "  ", b"\xff"], "validation": target})
+
     digests = {}
     for name in ("uninterrupted", "killed"):
         workdir = tmp_path / name
@@ -260,6 +264,7 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
             list(training.lines_until(process, "step 8/24"))
             process.send_signal(signal.SIGKILL)
             process.wait()
+
         done = training.run(arguments, cache)
         assert done.returncode == 0, done.stderr
         assert ("resuming" in done.stderr) == (name == "killed")
@@ -267,6 +272,7 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
         digests[name] = training.digest(workdir / "rater")
         assert len(read_metrics(workdir / "metrics" / "metrics.csv")) == 24
     assert digests["killed"] == digests["uninterrupted"]
+
     rater = load_rater(tmp_path / "killed" / "rater")
     assert rater.provenance["data"]["inner"] == "windows drawn from tfds:tiny:train (202 documents)"
     scores_N = Scorer(rater).score(["alpha beta gamma", "zeta eta theta"]).scores_N

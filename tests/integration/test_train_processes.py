@@ -1,4 +1,4 @@
-"""Several processes train one rater together, or end with one clear line each; when one is killed, all resume."""
+"""Several processes train one rater, or end with one line each; all resume after a kill."""
 
 import fcntl
 import re
@@ -41,7 +41,7 @@ def start_both(
     cache: Path,
     changed: Mapping[int, Mapping[str, object]] | None = None,
 ) -> list[subprocess.Popen[str]]:
-    """Starts two processes of one run; `changed` says which settings each has for itself."""
+    """Starts two processes of one run; `changed` has the settings that differ between them."""
     coordinator = free_address()
     return [
         training.start(
@@ -58,12 +58,12 @@ def start_both(
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Returns what each process said from here to its end."""
+    """Waits for the processes and returns the rest of their outputs."""
     return [process.communicate(timeout=600)[0] for process in processes]
 
 
 def own_words(output: str) -> list[str]:
-    """Returns the lines of the command itself, without its progress and what libraries say."""
+    """Returns the lines of the command itself, without progress and the lines of libraries."""
     return [
         line for line in output.splitlines() if line.startswith(("datarater train: ", "process "))
     ]
@@ -71,12 +71,12 @@ def own_words(output: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
-    """The workdir of two processes that were left alone."""
+    """Returns the workdir of two uninterrupted processes."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "together"
     processes = start_both(workdir, texts, cache)
-    said = ended(processes)
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "on 2 x cpu: 2 groups of 1" in said[0]
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "on 2 x cpu: 2 groups of 1" in outputs[0]
     return workdir
 
 
@@ -89,15 +89,17 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     ).read_bytes()
 
 
-def assert_says_that_another_ended(number: int, code: int, output: str) -> None:
-    if (
-        number != 0 and code == -signal.SIGABRT
-    ):  # JAX aborts who loses the coordinator, if it notices before we do
+def assert_reports_that_another_ended(number: int, code: int, output: str) -> None:
+    # JAX aborts a process that loses the coordinator, if it notices before we do.
+    if number != 0 and code == -signal.SIGABRT:
         assert re.search("another task died|leader .* died", output), output
         return
     assert code == exit_codes.FAILED, output
-    ours = f"process {number} of 2: another process of this run has ended or cannot be reached, so this one ends too ("
-    (line,) = [line for line in own_words(output) if line.startswith(ours)]
+    expected = (
+        f"process {number} of 2: another process of this run has ended or cannot be reached, "
+        "so this one ends too ("
+    )
+    (line,) = [line for line in own_words(output) if line.startswith(expected)]
     assert line.endswith(
         "Start all of them again with the same workdir: the run resumes from its last checkpoint"
     )
@@ -112,15 +114,15 @@ def test_one_killed_ends_the_other_and_both_resume_to_the_same_rater(
     processes = start_both(workdir, texts, cache)
     list(training.lines_until(processes[0], "step 5/"))
     processes[killed].kill()
-    said = ended(processes)
+    outputs = ended(processes)
     assert processes[killed].returncode == -signal.SIGKILL
     survivor = 1 - killed
-    assert_says_that_another_ended(survivor, processes[survivor].returncode, said[survivor])
+    assert_reports_that_another_ended(survivor, processes[survivor].returncode, outputs[survivor])
 
     processes = start_both(workdir, texts, cache)
-    said = ended(processes)
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert all("resuming at meta-step" in output for output in said)
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all("resuming at meta-step" in output for output in outputs)
     assert_same_run(workdir, uninterrupted)
 
 
@@ -132,9 +134,9 @@ def test_sigterm_to_one_stops_both_after_the_same_step(
     processes = start_both(workdir, texts, cache)
     list(training.lines_until(processes[0], "step 3/"))
     processes[1].terminate()
-    said = ended(processes)
-    assert [process.returncode for process in processes] == [exit_codes.STOPPED] * 2, said
-    lines = [own_words(output) for output in said]
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [exit_codes.STOPPED] * 2, outputs
+    lines = [own_words(output) for output in outputs]
     assert lines[0] == lines[1]
     match = re.fullmatch(
         rf"datarater train: stopped after meta-step (\d+) of {STEPS}; saved; .*", lines[0][0]
@@ -166,8 +168,8 @@ def test_processes_with_different_configs_are_refused_by_name(
 ) -> None:
     changed = {1: {"seed": 7, "inner_optimiser__learning_rate": 0.02}}
     processes = start_both(tmp_path / "together", texts, cache, changed)
-    said = ended(processes)
-    for process, output in zip(processes, said, strict=True):
+    outputs = ended(processes)
+    for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == exit_codes.WRONG_USAGE, output
         (line,) = own_words(output)
         assert "config.seed is 0 in process 0, 7 in process 1" in line
@@ -184,7 +186,8 @@ def test_processes_that_read_different_texts_are_refused(
 ) -> None:
     processes = []
     coordinator = free_address()
-    for i in range(2):  # the same command on both hosts, whose folders hold different files
+    # The same command on both hosts, whose folders have different files.
+    for i in range(2):
         host = tmp_path / f"host{i}"
         host.mkdir()
         training.write_texts(host / "pool.jsonl", seed=i)
@@ -203,8 +206,9 @@ def test_processes_that_read_different_texts_are_refused(
                 text=True,
             )
         )
-    said = ended(processes)
-    for process, output in zip(processes, said, strict=True):
+
+    outputs = ended(processes)
+    for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == exit_codes.WRONG_USAGE, output
         (line,) = own_words(output)
         assert "the processes of this run differ: digest of data.inner and data.outer is " in line
@@ -212,7 +216,7 @@ def test_processes_that_read_different_texts_are_refused(
 
 
 @pytest.mark.slow
-def test_a_failure_of_one_process_keeps_its_exit_code_and_is_told_by_the_other(
+def test_a_failure_of_one_process_keeps_its_exit_code_and_is_reported_by_the_other(
     tmp_path: Path, texts: Path, cache: Path
 ) -> None:
     workdir = tmp_path / "together"
@@ -220,14 +224,17 @@ def test_a_failure_of_one_process_keeps_its_exit_code_and_is_told_by_the_other(
     with (workdir / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         processes = start_both(workdir, texts, cache)
-        said = ended(processes)
+        outputs = ended(processes)
+
     held = f"another process is training in {workdir}; wait for it, or give another --workdir"
-    assert processes[0].returncode == exit_codes.OTHER_RUN, said[0]
-    assert own_words(said[0]) == [f"datarater train: {held}"]
-    assert processes[1].returncode == exit_codes.FAILED, said[1]
-    assert own_words(said[1]) == [f"datarater train: process 0 of 2 has ended: {held}"]
+    assert processes[0].returncode == exit_codes.OTHER_RUN, outputs[0]
+    assert own_words(outputs[0]) == [f"datarater train: {held}"]
+    assert processes[1].returncode == exit_codes.FAILED, outputs[1]
+    assert own_words(outputs[1]) == [f"datarater train: process 0 of 2 has ended: {held}"]
     assert not any(
-        word in output for output in said for word in ("Traceback", "Fatal", "barrier", "DEADLINE")
+        word in output
+        for output in outputs
+        for word in ("Traceback", "Fatal", "barrier", "DEADLINE")
     )
 
 
@@ -235,17 +242,17 @@ def test_a_failure_of_one_process_keeps_its_exit_code_and_is_told_by_the_other(
 def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(
     tmp_path: Path, texts: Path, cache: Path
 ) -> None:
-    """Process 0 alone writes raters: where it cannot, the other waits for it in the next exchange."""
+    """Only process 0 writes raters: if it cannot, the other waits for it in the next exchange."""
     workdir = tmp_path / "together"
     processes = start_both(workdir, texts, cache, {i: {"meta_steps": 10_000} for i in range(2)})
     list(training.lines_until(processes[0], "step 5/"))
     raters = workdir / "raters"
     raters.rename(workdir / "moved")
     raters.write_text("a file where the folder was")
-    said = ended(processes)
-    assert processes[0].returncode == exit_codes.FAILED, said[0]
-    assert own_words(said[0])[0].startswith("datarater train: ")
-    assert_says_that_another_ended(1, processes[1].returncode, said[1])
+    outputs = ended(processes)
+    assert processes[0].returncode == exit_codes.FAILED, outputs[0]
+    assert own_words(outputs[0])[0].startswith("datarater train: ")
+    assert_reports_that_another_ended(1, processes[1].returncode, outputs[1])
 
 
 @pytest.mark.slow

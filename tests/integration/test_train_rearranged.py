@@ -1,4 +1,4 @@
-"""Runs that go on in another arrangement: other devices, micro-batches, recomputation; another place of the data."""
+"""Runs that continue with other devices, micro-batches or recomputation, or with moved data."""
 
 import shutil
 import signal
@@ -44,16 +44,16 @@ CUT_OVER_A_GROUP = {
 def run(
     workdir: Path, texts: Path, cache: Path, devices: int, leave_at: str = "", /, **changed: object
 ) -> str:
-    """Runs on simulated devices, to the end or until a line with a text comes; returns what was said."""
+    """Runs on simulated devices to the end, or to a line with a text; returns the output."""
     process = training.start(training.command(workdir, texts, **changed), cache, devices)
-    said = ""
+    output = ""
     if leave_at:
-        said += "".join(training.lines_until(process, leave_at))
+        output += "".join(training.lines_until(process, leave_at))
         process.send_signal(signal.SIGTERM)
     assert process.stdout is not None
-    said += process.stdout.read()
-    assert process.wait() == (75 if leave_at else 0), said
-    return said
+    output += process.stdout.read()
+    assert process.wait() == (75 if leave_at else 0), output
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: 
         "onto groups, from warm-up on",
     ],
 )
-def test_a_run_goes_on_in_another_arrangement(
+def test_a_run_continues_with_another_arrangement(
     tmp_path: Path,
     texts: Path,
     cache: Path,
@@ -93,13 +93,16 @@ def test_a_run_goes_on_in_another_arrangement(
 ) -> None:
     workdir = tmp_path / "work"
     run(workdir, texts, cache, devices[0], leave_at, **before)
-    said = run(workdir, texts, cache, devices[1], **after)
-    assert "the run continues with another arrangement: " in said
-    assert "resuming" in said
-    assert "is skipped" not in said
-    assert "cannot be read" not in said
-    expected, found = (load_rater(folder / "rater").params for folder in (uninterrupted, workdir))
-    distances = jax.tree.map(lambda one, other: float(np.max(np.abs(one - other))), expected, found)
+    output = run(workdir, texts, cache, devices[1], **after)
+    assert "the run continues with another arrangement: " in output
+    assert "resuming" in output
+    assert "is skipped" not in output
+    assert "cannot be read" not in output
+
+    expected, trained = (load_rater(folder / "rater").params for folder in (uninterrupted, workdir))
+    distances = jax.tree.map(
+        lambda one, other: float(np.max(np.abs(one - other))), expected, trained
+    )
     assert max(jax.tree.leaves(distances)) < 1e-4  # rounding, which grows from step to step
     steps, expected_steps = (
         [row["step"] for row in read_metrics(folder / "metrics" / "metrics.csv")]
@@ -109,15 +112,15 @@ def test_a_run_goes_on_in_another_arrangement(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_its_data_in_another_place(
+def test_a_run_continues_with_its_data_in_another_place(
     tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
 ) -> None:
     workdir, moved = tmp_path / "work", tmp_path / "another mount" / "texts.jsonl"
     run(workdir, texts, cache, 1, "step 12/24")
     moved.parent.mkdir()
     shutil.copy(texts, moved)
-    said = run(workdir, moved, cache, 1)
-    assert "another arrangement" not in said
+    output = run(workdir, moved, cache, 1)
+    assert "another arrangement" not in output
     for name in ("params.safetensors", "tokenizer.json"):
         assert (workdir / "rater" / name).read_bytes() == (
             uninterrupted / "rater" / name

@@ -25,14 +25,13 @@ EXPORTED = (0, 5, 10, 15, 20, 24)
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
-    """The workdir of a run that was left alone."""
+    """Returns the workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "work"
     done = training.run(training.command(workdir, texts), cache)
     assert done.returncode == 0, done.stderr
     assert "spent" in done.stdout
-    assert (
-        "between steps 15 and 20" in done.stdout
-    )  # 24, the last export, follows too soon to be compared
+    # 24, the last export, follows too soon to be compared.
+    assert "between steps 15 and 20" in done.stdout
     assert f"next:  datarater curate --input {texts} --rater {workdir / 'rater'}" in done.stdout
     return workdir
 
@@ -47,9 +46,10 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_says_what_there_is_to_watch(uninterrupted: Path) -> None:
+def test_a_run_records_its_metrics(uninterrupted: Path) -> None:
     rows = read_metrics(uninterrupted / "metrics" / "metrics.csv")
     assert [row["step"] for row in rows] == list(range(1, 25))
+
     correlated = [row for row in rows if "score_autocorrelation" in row]
     assert [(row["score_autocorrelation_since"], row["step"]) for row in correlated] == [
         (0, 5),
@@ -58,25 +58,25 @@ def test_a_run_says_what_there_is_to_watch(uninterrupted: Path) -> None:
         (15, 20),
     ]
     assert all(-1 <= row["score_autocorrelation"] <= 1 for row in correlated)
+
+    tokens_of_a_step = 2 * (2 * 4 + 4) * 32  # models x (updates x inner + outer) x length
     for before, now in itertools.pairwise(rows):
-        assert (
-            now["tokens"] - before["tokens"] == 2 * (2 * 4 + 4) * 32
-        )  # models x (updates x inner + outer) x length
+        assert now["tokens"] - before["tokens"] == tokens_of_a_step
         assert now["flops"] > before["flops"]
     for row in rows:
         assert 0 < row["effective_sample_share"] <= 1
         assert 0 <= row["weight_entropy_share"] <= 1 + 1e-6
         assert row["meta_gradient_norm_clipped"] <= row["meta_gradient_norm"]
         assert {"score_spread", "outer_loss_of_inner_model_1", "age_of_inner_model_1"} <= set(row)
+
     # Resets are staggered, so at most times one model is older than the other.
     assert any(row["age_of_inner_model_0"] != row["age_of_inner_model_1"] for row in rows)
-    assert (
-        len(list((uninterrupted / "pool").iterdir())) == 4
-    )  # entries only, no checkpoint between them
+    # Only the entries, no checkpoint between them.
+    assert len(list((uninterrupted / "pool").iterdir())) == 4
 
 
 @pytest.mark.slow
-def test_exported_scores_are_centred_on_the_reference_sample(uninterrupted: Path) -> None:
+def test_exported_scores_are_centered_on_the_reference_sample(uninterrupted: Path) -> None:
     rater = load_rater(uninterrupted / "rater")
     assert rater.provenance["step"] == 24
     assert rater.statistics.sample_size == 16
@@ -93,22 +93,22 @@ def test_killed_at_three_random_moments_and_resumed_equals_uninterrupted(
     workdir = tmp_path / "work"
     arguments = training.command(workdir, texts)
     rng = random.Random(time.time_ns())
-    # In start-up or warm-up, in warm-up or later, in training: there after a step drawn, long
-    # before the end.
+
+    # In start-up or warm-up; in warm-up or later; in training at a random step, far from the end.
     in_training = rng.choice(["step 4/24", "step 8/24", "step 12/24"])
     for moment, longest in (("rater 7", 1.5), ("warm-up 50/80", 0.5), (in_training, 0.05)):
         process = training.start(arguments, cache)
-        said = list(training.lines_until(process, moment))
+        output = list(training.lines_until(process, moment))
         delay = rng.uniform(0, longest)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, (
-            f"had ended by {delay:.2f} s after {said[-1].strip()!r}"
+            f"had ended by {delay:.2f} s after {output[-1].strip()!r}"
         )
-        print(
-            f"killed {delay:.2f} s after {said[-1].strip()!r}; there were {sorted(p.name for p in workdir.iterdir())}"
-        )
-    done = training.run(arguments, tmp_path / "compiled anew")
+        present = sorted(path.name for path in workdir.iterdir())
+        print(f"killed {delay:.2f} s after {output[-1].strip()!r}; there were {present}")
+
+    done = training.run(arguments, tmp_path / "compiled again")
     assert done.returncode == 0, done.stderr
     assert_same_run(workdir, uninterrupted)
     left_over = [
@@ -191,10 +191,10 @@ def test_a_signal_saves_and_leaves_with_75(
     list(training.lines_until(process, moment))
     process.send_signal(number)
     assert process.stdout is not None
-    said = process.stdout.read()
-    assert process.wait() == 75, said
-    assert "saved; the same command resumes the run" in said
-    assert "Traceback" not in said
+    output = process.stdout.read()
+    assert process.wait() == 75, output
+    assert "saved; the same command resumes the run" in output
+    assert "Traceback" not in output
     done = training.run(arguments, cache)
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stderr
@@ -233,6 +233,7 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
         for name in ("pool", "checkpoints")
         for path in (workdir / name).rglob("*")
     }
+
     program = tmp_path / "stopped_while_reading.py"
     program.write_text(STOPPED_WHILE_READING)
     arguments = training.command(workdir, texts)
@@ -249,6 +250,7 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
     assert done.returncode == 75, done.stderr
     assert "the same command resumes the run" in done.stderr.splitlines()[-1]
     assert "damaged" not in done.stderr
+
     after = {
         path.relative_to(workdir)
         for name in ("pool", "checkpoints")
@@ -261,7 +263,7 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_is_extended_and_refuses_what_differs(
+def test_a_finished_run_reports_it_is_extended_and_refuses_what_differs(
     tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
 ) -> None:
     workdir = tmp_path / "work"
@@ -337,7 +339,7 @@ def test_two_processes_in_one_workdir(tmp_path: Path, texts: Path, cache: Path) 
                 "population__warmup_steps": 1,
                 "inner_optimiser__name": "adamw",
                 "inner_optimiser__learning_rate": 3e38,
-                "inner_optimiser__weight_decay": 100.0,  # the loss before the first update is finite
+                "inner_optimiser__weight_decay": 100.0,  # the first loss is finite
             },
             "warm-up step 1: the inner model's parameters are not finite after its update",
         ),
@@ -367,11 +369,11 @@ def test_numbers_that_are_not_finite_stop_the_run(
 
 
 @pytest.mark.slow
-def test_the_checkpoint_that_is_said_to_stand_is_there_and_finite(
+def test_the_checkpoint_that_is_reported_to_remain_exists_and_is_finite(
     tmp_path: Path, texts: Path, cache: Path
 ) -> None:
     workdir = tmp_path / "work"
-    # The first update, of 1e16, is finite; what the second meta-step makes of it is not.
+    # The first update, of 1e16, is finite; the result of the second meta-step is not.
     arguments = training.command(
         workdir,
         texts,
@@ -381,15 +383,17 @@ def test_the_checkpoint_that_is_said_to_stand_is_there_and_finite(
     )
     done = training.run(arguments, cache)
     assert done.returncode == 1, done.stderr
-    told = re.search(
+
+    reported = re.search(
         r"meta-step (\d+): .*the checkpoint of step (\d+) and", done.stderr.splitlines()[-1]
     )
-    assert told, done.stderr
-    assert int(told[2]) == int(told[1]) - 1
-    state = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / told[2] / "state")
+    assert reported, done.stderr
+    assert int(reported[2]) == int(reported[1]) - 1
+    state = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / reported[2] / "state")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
     again = training.run(arguments, cache)
-    assert f"resuming at meta-step {told[2]} of" in again.stderr
+    assert f"resuming at meta-step {reported[2]} of" in again.stderr
     assert again.stderr.splitlines()[-1] == done.stderr.splitlines()[-1]
 
 
@@ -412,7 +416,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 @pytest.mark.slow
-def test_a_damaged_pool_is_mended_and_an_exchanged_one_refused(
+def test_a_damaged_pool_is_repaired_and_a_replaced_one_refused(
     tmp_path: Path, texts: Path, cache: Path
 ) -> None:
     workdir = tmp_path / "work"
@@ -421,17 +425,16 @@ def test_a_damaged_pool_is_mended_and_an_exchanged_one_refused(
     for file in (entries[1] / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"damaged")
+
     done = training.run(training.command(workdir, texts, meta_steps=4), cache)
     assert done.returncode == 0, done.stderr
     assert "resuming warm-up" in done.stderr
     assert "resuming at meta-step 3 of 4" in done.stderr
-    damaged = f"damaged-{entries[1].name}"
-    assert sorted(entry.name for entry in (workdir / "pool").iterdir()) == sorted(
-        [
-            damaged,
-            *(entry.name for entry in entries),
-        ]  # those behind it, set aside unread, are made anew
-    )
+
+    # Later entries, renamed unread, are made again.
+    expected = [f"damaged-{entries[1].name}", *(entry.name for entry in entries)]
+    assert sorted(entry.name for entry in (workdir / "pool").iterdir()) == sorted(expected)
+
     middle = entries[1].rename(tmp_path / "middle")
     entries[0].rename(entries[1])
     middle.rename(entries[0])

@@ -114,8 +114,8 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
         "inner_model.heads": 10,
         "inner_model.dtype": "bfloat16",
     }
-    found = flat(config)
-    assert {field: found[field] for field in stated | ours} == stated | ours
+    values = flat(config)
+    assert {field: values[field] for field in stated | ours} == stated | ours
 
     class Tokenizer(ByteTokenizer):
         vocabulary_size = config.tokenizer.vocabulary_size
@@ -164,11 +164,13 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
         ),
         (
             {"inner_model__save_products": True},
-            r"inner_model\.save_products must be False, not True: .* set inner_model\.rematerialise_blocks too",
+            r"inner_model\.save_products must be False, not True: .* "
+            r"set inner_model\.rematerialise_blocks too",
         ),
         (
             {"meta_gradient__save_inner_gradients": True},
-            r"meta_gradient\.save_inner_gradients must be False, not True: .* set meta_gradient\.rematerialise_updates",
+            r"meta_gradient\.save_inner_gradients must be False, not True: .* "
+            r"set meta_gradient\.rematerialise_updates",
         ),
         (
             {"inner_optimiser__eps_root": 0.0},
@@ -254,9 +256,8 @@ def test_a_value_out_of_range_is_refused_by_field_and_value(
     "changes",
     [
         {"seed": 2**32 - 3},
-        {
-            "meta_optimiser.learning_rate": 1e30
-        },  # absurd, but a number: it is for the run to say what came of it
+        # Absurd but a number: the run reports what comes of it.
+        {"meta_optimiser.learning_rate": 1e30},
         {"inner_optimiser.b1": 0.0, "inner_optimiser.b2": 0.0},
         {
             "inner_optimiser.name": "sgd",

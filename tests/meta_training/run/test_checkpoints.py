@@ -1,4 +1,4 @@
-"""Training checkpoints: what was saved comes back, and damage is passed over."""
+"""Training checkpoints: what was saved is restored, and damage is skipped."""
 
 import errno
 import logging
@@ -91,7 +91,7 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     }
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_set_aside(
+def test_a_damaged_checkpoint_is_skipped_and_renamed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Checkpoints(tmp_path) as checkpoints:
@@ -100,7 +100,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(
     damage(tmp_path / "3" / "state")
     (tmp_path / "2" / "host" / "metadata").write_text("{")
     damaged = files_of(tmp_path / "3")
-    (tmp_path / "damaged-2").mkdir()  # of an earlier time
+    (tmp_path / "damaged-2").mkdir()  # from earlier
+
     with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING, logger="datarater"):
         restored = checkpoints.restore_latest(state_of(0))
         assert restored is not None
@@ -108,10 +109,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(
         assert_equal(restored[1], state_of(1))
         assert checkpoints.steps() == [1]
         checkpoints.save(2, state_of(2), {})
+
     assert f"checkpoint 3 in {tmp_path} is damaged and is skipped" in caplog.text
     assert "checkpoint 3 in" in caplog.text.split("is renamed to damaged-3")[0]
     assert files_of(tmp_path / "damaged-3") == damaged
     assert (tmp_path / "damaged-2-2" / "host" / "metadata").read_text() == "{"
+
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1, 2]
 
@@ -133,13 +136,14 @@ def become_a_folder(file: Path) -> None:
     ],
     ids=["empty", "overwritten", "cut", "flipped", "gone", "a folder"],
 )
-def test_harm_to_any_file_is_passed_over_or_does_no_harm(
+def test_harm_to_any_file_is_skipped_or_does_no_harm(
     tmp_path: Path, harm: Callable[[Path], object]
 ) -> None:
     with Checkpoints(tmp_path / "whole") as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state_of(step), {"step": step})
-    set_aside = 0
+
+    renamed = 0
     for number, file in enumerate(files_of(tmp_path / "whole" / "2")):
         folder = tmp_path / str(number)
         shutil.copytree(tmp_path / "whole", folder)
@@ -151,8 +155,8 @@ def test_harm_to_any_file_is_passed_over_or_does_no_harm(
             assert_equal(state, state_of(step))
             assert host == {"step": step}
             assert (folder / "damaged-2").exists() == (step == 1)
-            set_aside += step == 1
-    assert set_aside >= 3
+            renamed += step == 1
+    assert renamed >= 3
 
 
 def test_a_checkpoint_that_cannot_be_read_for_want_of_file_handles_stays(tmp_path: Path) -> None:
@@ -161,6 +165,7 @@ def test_a_checkpoint_that_cannot_be_read_for_want_of_file_handles_stays(tmp_pat
             checkpoints.save(step, state_of(step), {})
     before = files_of(tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
     with Checkpoints(tmp_path) as checkpoints:
         reads: list[Callable[[], object]] = [
             lambda: checkpoints.restore_latest(state_of(0)),
@@ -173,11 +178,11 @@ def test_a_checkpoint_that_cannot_be_read_for_want_of_file_handles_stays(tmp_pat
             try:
                 with pytest.raises(
                     OSError, match=r"checkpoint \d in .* could not be read: Too many open files"
-                ) as told:
+                ) as raised:
                     read()
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            assert told.value.errno == errno.EMFILE
+            assert raised.value.errno == errno.EMFILE
         assert checkpoints.steps() == [3, 6, 9]
     assert files_of(tmp_path) == before
 
@@ -222,7 +227,7 @@ def test_what_is_no_damage_ends_the_run(
     assert hindrance is None if expected is None else isinstance(hindrance, expected)
 
 
-def test_no_checkpoint_that_can_be_read_is_told_and_nothing_is_deleted(tmp_path: Path) -> None:
+def test_no_readable_checkpoint_is_an_error_and_nothing_is_deleted(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state_of(step), {})
@@ -240,7 +245,7 @@ def test_no_checkpoint_that_can_be_read_is_told_and_nothing_is_deleted(tmp_path:
     [
         ([], None, []),
         ([3, 5], None, [3, 5]),
-        ([3, 4, 5], None, [3, 5]),  # of those between, the newest is where to go on
+        ([3, 4, 5], None, [3, 5]),  # it continues from the newest of those between
         ([3, 4, 5], 5, [3, 4]),
         ([3, 5, 6, 9], None, [3, 6, 9]),  # 5 is needed no more
         ([3, 5, 6, 9], 6, [3, 5]),
@@ -260,6 +265,7 @@ def test_a_series_is_read_up_to_its_first_gap_and_the_rest_goes(
             checkpoints.save(step, state_of(step), {"step": step})
     if damaged is not None:
         damage(tmp_path / str(damaged) / "state")
+
     with Checkpoints(tmp_path) as checkpoints:
         series = checkpoints.restore_series(state_of(0), [3, 6, 9, 12])
         assert [step for step, _, _ in series] == expected
@@ -267,12 +273,12 @@ def test_a_series_is_read_up_to_its_first_gap_and_the_rest_goes(
         for step, state, host in series:
             assert_equal(state, state_of(step))
             assert host == {"step": step}
+
         gap = next((step for step in (3, 6, 9, 12) if step not in expected), 13)
-        aside = {f"superseded-{step}" for step in present if step > gap}  # unread
-        aside |= {f"damaged-{damaged}"} if damaged else set()
-        assert {folder.name for folder in tmp_path.iterdir()} == {
-            str(step) for step in expected
-        } | aside
+        renamed = {f"superseded-{step}" for step in present if step > gap}  # unread
+        renamed |= {f"damaged-{damaged}"} if damaged else set()
+        names = {folder.name for folder in tmp_path.iterdir()}
+        assert names == {str(step) for step in expected} | renamed
         checkpoints.delete_superseded()
         assert not list(tmp_path.glob("superseded-*"))
 
@@ -314,7 +320,8 @@ from datarater.meta_training.run.command import ending_in_one_line
 from datarater.meta_training.run.stopping import StopSignal
 
 state = {str(i): jax.random.normal(jax.random.key(i), (1_500_000,)) for i in range(16)}
-with ending_in_one_line(), StopSignal() as stop, Checkpoints(Path(sys.argv[1])) as checkpoints, stop.deferred():
+opened = Checkpoints(Path(sys.argv[1]))
+with ending_in_one_line(), StopSignal() as stop, opened as checkpoints, stop.deferred():
     checkpoints.save(1, {"a": state["0"]}, {})
     checkpoints.wait()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -340,8 +347,8 @@ def test_a_second_signal_while_a_checkpoint_is_written_leaves_at_once_with_75(
         check=False,
     )
     assert done.returncode == exit_codes.STOPPED, done.stderr
-    told = "datarater train: stopped by a second SIGTERM; the same command resumes the run"
-    assert done.stderr.splitlines()[-1] == told
+    message = "datarater train: stopped by a second SIGTERM; the same command resumes the run"
+    assert done.stderr.splitlines()[-1] == message
     assert "could not be written" not in done.stderr
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert 1 in checkpoints.steps()
@@ -356,7 +363,7 @@ def no_space() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_stays(
     tmp_path: Path, no_space: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Checkpoints(tmp_path) as checkpoints:
@@ -365,9 +372,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(
         checkpoints.save(2, {"a": jax.random.normal(jax.random.key(0), (200_000,))}, {})
         with pytest.raises(
             OSError, match=r"a checkpoint in .* could not be written: File too large$"
-        ) as told:
+        ) as raised:
             checkpoints.wait()
-        assert told.value.errno == errno.EFBIG  # for the exit code
+        assert raised.value.errno == errno.EFBIG  # for the exit code
         assert checkpoints.last_written() == 1
     assert [
         record for record in caplog.records if record.exc_info
@@ -387,7 +394,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(
         ("Failed: Disk quota exceeded", errno.EDQUOT),
     ],
 )
-def test_a_full_disk_is_told_as_one_however_deep(text: str, number: int) -> None:
+def test_a_full_disk_is_recognized_however_deep(text: str, number: int) -> None:
     error = _os_error(
         caused(RuntimeError("save failed"), ValueError(text)), "a checkpoint could not be written"
     )
@@ -407,7 +414,10 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, process)
 halves = NamedSharding(Mesh(np.asarray(jax.devices()), ("x",)), PartitionSpec("x"))
 values = {step: np.arange(8, dtype=np.float32) + step for step in (1, 2)}
-state = {step: {"a": jax.make_array_from_callback((8,), halves, values[step].__getitem__)} for step in values}
+state = {
+    step: {"a": jax.make_array_from_callback((8,), halves, values[step].__getitem__)}
+    for step in values
+}
 if sys.argv[4:] == ["write"]:
     with Checkpoints(folder) as checkpoints:
         for step in (1, 2):
@@ -427,7 +437,7 @@ else:
 
 
 def two_processes(first: Path, second: Path, *arguments: str) -> list[str]:
-    """Returns what two processes said of the checkpoints in a folder, as each of them sees it."""
+    """Returns the last lines of two processes that read the checkpoints, each in its own folder."""
     with socket.socket() as listening:
         listening.bind(("localhost", 0))
         address = f"localhost:{listening.getsockname()[1]}"
@@ -441,15 +451,14 @@ def two_processes(first: Path, second: Path, *arguments: str) -> list[str]:
         )
         for i, folder in enumerate((first, second))
     ]
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    return [
-        output.splitlines()[-1] if output else "" for output, _ in said
-    ]  # before it, what Gloo says
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    # Gloo prints lines before it.
+    return [output.splitlines()[-1] if output else "" for output, _ in outputs]
 
 
 @pytest.mark.slow
-def test_processes_agree_on_the_checkpoint_that_they_go_on_from(tmp_path: Path) -> None:
+def test_processes_agree_on_the_checkpoint_that_they_resume(tmp_path: Path) -> None:
     shared, other = tmp_path / "shared", tmp_path / "other"
     two_processes(shared, shared, "write")
     assert two_processes(shared, shared) == ["read 2"] * 2
@@ -459,10 +468,10 @@ def test_processes_agree_on_the_checkpoint_that_they_go_on_from(tmp_path: Path) 
     assert two_processes(shared, other) == ["read 1"] * 2
     assert {folder.name for folder in shared.iterdir()} == {"1", "damaged-2"}
 
-    said = two_processes(shared, other)  # where 2 still stands
+    outputs = two_processes(shared, other)  # in `other`, 2 still has its name
     assert all(
-        "the processes of this run see different checkpoints" in output for output in said
-    ), said
+        "the processes of this run see different checkpoints" in output for output in outputs
+    ), outputs
     assert {folder.name for folder in shared.iterdir()} == {"1", "damaged-2"}
 
 

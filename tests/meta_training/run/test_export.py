@@ -1,4 +1,4 @@
-"""Exported raters: centred on their reference sample, complete, refused when their scores are not finite."""
+"""Exported raters are centered and complete, and refused when their scores are not finite."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CONFIG = RaterConfig(
 REFERENCE = [f"reference text number {i} " * (i % 5 + 1) for i in range(20)]
 
 
-def test_scores_are_centred_on_the_reference_sample(tmp_path: Path) -> None:
+def test_scores_are_centered_on_the_reference_sample(tmp_path: Path) -> None:
     params = initialise_rater(CONFIG, jax.random.key(0))
     checkpoint, scores_N = export_rater(
         str(tmp_path / "rater"), CONFIG, params, ByteTokenizer(), REFERENCE, 3, {"step": 7}
@@ -29,6 +29,7 @@ def test_scores_are_centred_on_the_reference_sample(tmp_path: Path) -> None:
     loaded = load_rater(tmp_path / "rater")
     assert loaded.digest == checkpoint.digest
     assert loaded.provenance == {"step": 7}
+
     again_N = Scorer(loaded, ScoringOptions(max_windows=3)).score(REFERENCE).scores_N
     np.testing.assert_allclose(again_N, scores_N, atol=1e-6)
     assert again_N.mean() == pytest.approx(0, abs=1e-6)

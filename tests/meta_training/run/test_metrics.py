@@ -67,7 +67,10 @@ def test_a_file_without_a_row_left_is_emptied(tmp_path: Path) -> None:
 def test_columns_do_not_change_within_a_file(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 3)
     before = (tmp_path / METRICS_FILE).read_bytes()
-    message = r"metrics\.csv has the columns of another version .*it lacks another, it has loss, .* move the file elsewhere"
+    message = (
+        r"metrics\.csv has the columns of another version .*it lacks another, it has loss, .* "
+        r"move the file elsewhere"
+    )
     with MetricsWriter(tmp_path, after=3) as writer, pytest.raises(WorkdirError, match=message):
         writer.write(4, {"another": 1.0})
     assert (tmp_path / METRICS_FILE).read_bytes() == before
@@ -101,7 +104,7 @@ def test_lines_that_cannot_be_read_count_as_not_written(
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
 
 
-def test_rows_that_are_lost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_are_lost_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_steps(tmp_path, 1, 6)
     path = tmp_path / METRICS_FILE
     header, *rows = path.read_bytes().splitlines(keepends=True)
@@ -147,7 +150,7 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def test_a_resumed_run_tells_tensorboard_to_forget_what_comes_after(tmp_path: Path) -> None:
+def test_a_resumed_run_makes_tensorboard_discard_later_steps(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 6)
     (first,) = tmp_path.glob("events*")
     assert all(event.session_log.status == 0 for event in read_events(first))
@@ -163,11 +166,11 @@ def test_every_event_can_be_read_back(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("events*")
     first, *events = read_events(path)
     assert first.file_version == "brain.Event:2"
-    found = {
+    scalars = {
         event.step: {value.tag: value.simple_value for value in event.summary.value}
         for event in events
     }
-    assert found == {
+    assert scalars == {
         1: {"loss": pytest.approx(1 / 3)},
         2: {"loss": pytest.approx(2 / 3), "sometimes": 20.0},
     }
@@ -176,8 +179,11 @@ def test_every_event_can_be_read_back(tmp_path: Path) -> None:
 def test_an_event_that_cannot_be_written_costs_tensorboard_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    full = Path("/dev/full").open("wb", buffering=0)
-    with MetricsWriter(tmp_path) as writer, caplog.at_level(logging.WARNING, logger="datarater"):
+    with (
+        Path("/dev/full").open("wb", buffering=0) as full,
+        MetricsWriter(tmp_path) as writer,
+        caplog.at_level(logging.WARNING, logger="datarater"),
+    ):
         assert writer._events
         monkeypatch.setattr(writer._events, "_file", full)
         for step in range(1, 51):

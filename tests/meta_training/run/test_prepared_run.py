@@ -24,7 +24,7 @@ def prepared(tmp_path: Path, inner: str, tokenizer: bytes | None = None) -> Expe
 
 
 @pytest.mark.parametrize("inner", ["files", "dataset"])
-def test_a_resumed_run_says_of_itself_what_a_fresh_one_does(tmp_path: Path, inner: str) -> None:
+def test_a_resumed_run_has_the_provenance_of_a_fresh_one(tmp_path: Path, inner: str) -> None:
     if inner == "files":
         path = write_texts(tmp_path / "pool.jsonl")
         path.write_text(path.read_text() + "no json\n")
@@ -34,8 +34,9 @@ def test_a_resumed_run_says_of_itself_what_a_fresh_one_does(tmp_path: Path, inne
         texts = [" ".join(rng.choices(WORDS, k=20)) for _ in range(200)]
         build_dataset(tmp_path, {"train": [*texts, "  ", b"\xff"]})
         name = "tfds:tiny:train"
+
     fresh = prepared(tmp_path, name)
-    # With a tokenizer at hand, far fewer of a dataset's documents are read.
+    # With a given tokenizer, far fewer of a dataset's documents are read.
     resumed = prepared(tmp_path, name, fresh.tokenizer.serialise())
     assert resumed.provenance == fresh.provenance
     assert resumed.data == fresh.data

@@ -1,4 +1,4 @@
-"""What is said of a run while it goes and at its end."""
+"""The metrics, progress lines, health checks and closing lines of a run."""
 
 import logging
 
@@ -35,7 +35,7 @@ def metrics(**changed: object) -> MetaStepMetrics:
     return MetaStepMetrics(**{**values, **changed})  # type: ignore[arg-type]
 
 
-def test_the_meta_gradient_is_told_before_and_after_clipping() -> None:
+def test_the_meta_gradient_is_reported_before_and_after_clipping() -> None:
     scalars = summarise(metrics(), clip_norm=1.0, epsilon=1e-8)
     assert scalars["meta_gradient_norm"] == 1.25
     assert scalars["meta_gradient_norm_clipped"] == 0.75
@@ -43,7 +43,7 @@ def test_the_meta_gradient_is_told_before_and_after_clipping() -> None:
     assert scalars["meta_gradient_rms_to_epsilon"] == pytest.approx(200)
 
 
-def test_outer_losses_are_told_with_the_ages_of_their_models() -> None:
+def test_outer_losses_are_reported_with_the_ages_of_their_models() -> None:
     scalars = summarise(metrics(), clip_norm=1.0, epsilon=1e-8)
     assert (scalars["age_of_inner_model_0"], scalars["outer_loss_of_inner_model_0"]) == (10, 2)
     assert (scalars["age_of_inner_model_1"], scalars["outer_loss_of_inner_model_1"]) == (30, 3)
@@ -109,7 +109,8 @@ def test_a_state_that_is_not_finite_is_named_before_it_is_saved() -> None:
     broken = state(rater_params={"b": jnp.asarray([1.0, jnp.inf, 1.0])})
     with pytest.raises(
         NonFiniteError,
-        match=r"meta-step 7: after its updates the rater's parameters are not finite; the checkpoint of step 5",
+        match=r"meta-step 7: after its updates the rater's parameters are not finite; "
+        r"the checkpoint of step 5",
     ):
         check_state(7, broken, lambda: 5)
     inner = state().inner
@@ -174,7 +175,7 @@ def test_progress_tells_rate_and_time_left(
 
 
 def row(step: int, **more: float) -> dict[str, float]:
-    """A step of two models that are reset every 10 steps, by turns, and of a rater under which both do ever better."""
+    """Returns a step of two models, reset every 10 steps in turn, whose losses keep falling."""
     ages = (step % 10, (step + 5) % 10)
     return {
         "step": step,
@@ -215,11 +216,13 @@ def test_the_summary_of_a_run() -> None:
 
 def test_the_summary_compares_inner_models_of_equal_ages_only() -> None:
     assert "  1 updates: 2.899; 6 updates: 2.399 (" in run_summary([row(1)])[0]
+
     ages = [1, 2, 3, 4, 5, 6, 7, 8]  # never reset
     growing = [row(age, age_of_inner_model_0=age, age_of_inner_model_1=age) for age in ages]
     assert "then" not in run_summary(growing)[0].removesuffix(
         "(first, then second half of the run)"
     )
+
     # As good at every age, but older in the first half.
     late = [
         row(

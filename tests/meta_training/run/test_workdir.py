@@ -131,7 +131,7 @@ def test_what_changes_no_result_may_change(
 
 
 @pytest.mark.parametrize("name", BUT_FOR_ROUNDING)
-def test_what_changes_results_by_rounding_may_change_and_is_told(
+def test_what_changes_results_by_rounding_may_change_with_a_warning(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     claimed(tmp_path, whole())
@@ -142,7 +142,7 @@ def test_what_changes_results_by_rounding_may_change_and_is_told(
         assert "report_every" not in record.getMessage()
         caplog.clear()
         claimed(tmp_path, whole(**{name: BUT_FOR_ROUNDING[name]}))
-    assert not caplog.records  # the change was told when it came
+    assert not caplog.records  # the change was reported when it came
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -204,7 +204,7 @@ def test_another_tokenizer_is_refused_and_a_lost_one_made_again(tmp_path: Path) 
     assert claimed(tmp_path).begun_tokenizer() == b"trained"
 
 
-def test_other_versions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_versions_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     workdir = claimed(tmp_path)
     write_json(workdir.run, {**json.loads(workdir.run.read_text()), "versions": {"jax": "0.0.1"}})
     with caplog.at_level(logging.WARNING, logger="datarater"):
@@ -223,7 +223,7 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_config_is_told(tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported(tmp_path: Path) -> None:
     workdir = claimed(tmp_path)
     workdir.config.write_text("{")
     with pytest.raises(WorkdirError, match=r"config\.json is damaged"):
