@@ -70,9 +70,9 @@ flink-down:  ## stop the Flink cluster
 .PHONY: prism
 prism: .prism/prism  ## build Prism, Beam's portable local runner, for --runner=PrismRunner
 
-.PHONY: readme
-readme: $(VENV)/.test  ## regenerate the tables of flags
-	$(BIN)/python -m tests.support.readme_tables
+.PHONY: reference
+reference: $(VENV)/.test  ## regenerate the tables of flags and config fields in docs/
+	$(BIN)/python -m tests.support.reference_tables
 
 .PHONY: templates
 templates: $(VENV)/.test  ## regenerate the metadata of the Flex Templates

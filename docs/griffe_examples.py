@@ -1,4 +1,4 @@
-"""Lets mkdocstrings render the `Example:` section of docstrings, which griffe knows as `Examples:`."""
+"""Lets mkdocstrings render the `Example:` section of docstrings, `Examples:` to griffe."""
 
 from __future__ import annotations
 

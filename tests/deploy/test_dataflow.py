@@ -26,7 +26,7 @@ from tests.support.flex_templates import (
     template,
     text,
 )
-from tests.support.readme_tables import COMMANDS, parser_of
+from tests.support.reference_tables import COMMANDS, parser_of
 
 PARSERS = {command: parser_of(COMMANDS[command]) for command in TEMPLATES}
 ACTIONS: dict[str, dict[str, argparse.Action]] = {

@@ -19,7 +19,7 @@ from datarater.pipelines.runners.choice import beam_flags
 from datarater.rater_model.exit_codes import EXIT_CODES
 from tests.support import ROOT
 from tests.support.deploy_files import DEPLOY, SUBCOMMANDS, pins, setup_names
-from tests.support.readme_tables import COMMANDS, parser_of
+from tests.support.reference_tables import COMMANDS, parser_of
 
 FOLDER = DEPLOY / "kubernetes"
 VERSIONS = ("1.31", kubernetes_validate.latest_version())

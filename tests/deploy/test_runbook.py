@@ -14,7 +14,7 @@ from datarater.pipelines.runners.choice import beam_flags
 from datarater.rater_model.exit_codes import EXIT_CODES
 from tests.support import ROOT
 from tests.support.deploy_files import DEPLOY, SUBCOMMANDS, run_linter
-from tests.support.readme_tables import COMMANDS, flags_of, parser_of
+from tests.support.reference_tables import COMMANDS, flags_of, parser_of
 
 README, RUNBOOK = DEPLOY / "README.md", DEPLOY / "RUNBOOK.md"
 NIGHTLY = DEPLOY / "nightly.sh"

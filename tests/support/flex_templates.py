@@ -13,7 +13,7 @@ from datarater import cli
 from datarater.pipelines.commands import flags
 from datarater.pipelines.selection.policy import Scope
 from tests.support import ROOT
-from tests.support.readme_tables import COMMANDS, parser_of
+from tests.support.reference_tables import COMMANDS, parser_of
 
 FOLDER = ROOT / "deploy" / "dataflow"
 TEMPLATES = ("curate", "score", "select")

@@ -1,7 +1,11 @@
-"""The README's tables of flags, made from the commands and the default config themselves.
+"""Generates the tables of the documentation from the commands and the default config themselves.
 
-python -m tests.readme_tables     # writes them into README.md, between their markers
+    python -m tests.support.reference_tables     # or: make reference
+
+writes each table between its markers in `docs/reference.md` and `docs/troubleshooting.md`.
 """
+
+from __future__ import annotations
 
 import argparse
 import ast
@@ -9,12 +13,15 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from unittest import mock
 
+from datarater.meta_training import train
+from datarater.meta_training.demo import demo
 from datarater.pipelines.commands import batch, curate, score, select, status
+from datarater.rater_model.exit_codes import EXIT_CODES
 from tests.support import ROOT
 
-README = ROOT / "README.md"
 COMMANDS: dict[str, Callable[..., object]] = {
     "curate": curate.run,
     "score": score.run,
@@ -65,45 +72,74 @@ def flags_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 def command_table() -> str:
     """Returns the table of the Beam commands' flags, each with the commands that take it."""
     takers: dict[tuple[str, str], list[str]] = {}
-    for command, run in COMMANDS.items():
+    for command, run in {**COMMANDS, "demo": demo.main}.items():
         for flag in flags_of(parser_of(run)):
             takers.setdefault(flag, []).append(command)
-    rows = [
-        f"| `{escape(flag)}` | {', '.join(commands)} | {escape(text)} |"
+    rows = (
+        f"| `{in_code(flag)}` | {', '.join(commands)} | {escape(text)} |"
         for (flag, text), commands in takers.items()
-    ]
-    return "\n".join(["| flag | of `datarater-` | meaning |", "|---|---|---|", *rows])
+    )
+    return "\n".join(["| flag | commands | meaning |", "|---|---|---|", *rows])
+
+
+def train_table() -> str:
+    """Returns the table of the flags of `datarater train`."""
+    rows = (f"| `--{name}` | {escape(text)} |" for name, text in train._HELP.items())
+    return "\n".join(["| flag | meaning |", "|---|---|", *rows])
 
 
 def config_table() -> str:
-    """Returns the table of the training config's fields, from the default config's own comments."""
+    """Returns the table of the config's fields, from the comments of the default config."""
     source = (ROOT / "meta_training" / "configs" / "default.py").read_text()
     rows = []
     for match in re.finditer(r"^    config\.([\w.]+) = (.+?)(?:  # (.+))?$", source, re.MULTILINE):
         name, value, comment = match.groups()
         if value != "ConfigDict()":
-            rows.append(
-                f"| `{name}` | `{escape(repr(ast.literal_eval(value)))}` | {escape(comment or '')} |"
-            )
+            default = in_code(repr(ast.literal_eval(value)))
+            rows.append(f"| `{name}` | `{default}` | {escape(comment or '')} |")
         elif comment:
             rows.append(f"| **`{name}`** | | {escape(comment)} |")
     return "\n".join(["| `--config.` | default | meaning |", "|---|---|---|", *rows])
 
 
-def escape(text: str) -> str:
-    """Returns text that stands in a table's cell."""
+def exit_code_table() -> str:
+    """Returns the table of exit codes."""
+    rows = (f"| {code} | {escape(meaning)} |" for code, meaning in EXIT_CODES.items())
+    return "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+def in_code(text: str) -> str:
+    """Returns text for a code span in a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
-def filled(readme: str) -> str:
-    """Returns the README with its tables made anew."""
-    for name, table in (("command flags", command_table()), ("config fields", config_table())):
-        begin, end = f"<!-- {name}: made by `make readme` -->", f"<!-- end of {name} -->"
-        before, rest = readme.split(begin)
+def escape(text: str) -> str:
+    """Returns text for a cell of a Markdown table."""
+    return re.sub(r"([|*\[\]])", r"\\\1", text).replace("<", "&lt;")
+
+
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "docs" / "reference.md": {
+        "command flags": command_table,
+        "train flags": train_table,
+        "config fields": config_table,
+    },
+    ROOT / "docs" / "troubleshooting.md": {"exit codes": exit_code_table},
+}
+"""The generated tables of each page, by the name in their markers."""
+
+
+def with_tables(page: Path) -> str:
+    """Returns a page with its tables regenerated."""
+    text = page.read_text()
+    for name, table in TABLES[page].items():
+        begin, end = f"<!-- {name}: made by `make reference` -->", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
         _, after = rest.split(end)
-        readme = f"{before}{begin}\n{table}\n{end}{after}"
-    return readme
+        text = f"{before}{begin}\n\n{table()}\n\n{end}{after}"
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for path in TABLES:
+        path.write_text(with_tables(path))
