@@ -12,8 +12,8 @@ from datarater.pipelines.batch.journal import Journal
 from datarater.pipelines.commands import batch
 from tests.support import batches, earlier_versions
 
-# Tests that unpack to the recorded path take turns; in one group they do not wait for each other.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("earlier_versions")]
+# Only one process at a time can unpack to the recorded path, so these tests run in one worker.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("earlier versions")]
 
 PUBLISHED, NEXT = "2026-01-30", "2026-01-31"
 
