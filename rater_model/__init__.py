@@ -1,1 +1,3 @@
-"""What meta-training and curation share: documents, tokens, the rater, its checkpoint, scoring."""
+"""Provides what meta-training and curation share: documents, tokenizers, raters and scoring."""
+
+from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What the exit code of a command says; the same in every command.
+"""Defines the exit codes, which mean the same in every command.
 
-The codes above 63 are those of `sysexits.h` for the same trouble.
+The codes above 63 are those of `sysexits.h` for the same cause.
 """
+
+from __future__ import annotations
 
 DONE = 0
 FAILED = 1
@@ -19,13 +21,13 @@ EXIT_CODES = {
     DONE: "done",
     FAILED: "failed",
     WRONG_USAGE: "wrong usage",
-    OTHER_RUN: "the folder or selection belongs to another run, or another launch is at work in it",
-    PAST_LIMIT: "past a limit: drift, or the share of rejected records",
-    EMPTY_CORPUS: "the input holds no record",
+    OTHER_RUN: "the folder or selection belongs to another run, or another launch is working in it",
+    PAST_LIMIT: "a limit was exceeded: drift, or the share of rejected records",
+    EMPTY_CORPUS: "the input has no records",
     NO_INPUT: "no file matches the input's paths and globs",
     DISK_FULL: "the disk of the run folder is full",
     UNREADABLE_INPUT: "an input file cannot be read",
-    STOPPED: "stopped by a signal: run the same command to go on",
+    STOPPED: "stopped by a signal: run the same command to continue",
     NO_PERMISSION: "no permission to read an input or to write the run folder",
 }
-"""By code."""
+"""Meaning of each exit code."""

@@ -1,4 +1,6 @@
-"""Options that change a score, kept apart from the scorer so that reading them loads no JAX."""
+"""Defines the options that change a score, apart from the scorer so that JAX is not imported."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any
@@ -9,11 +11,11 @@ class ScoringOptions:
     """Every option that changes a score; part of a run's identity.
 
     Attributes:
-        max_windows: windows scored of one text at most; of a longer text, this many windows spread
-            evenly from its first to its last.
-        tokens_per_batch: tokens in one model call; small is fast on a CPU (1024), large on a GPU
+        max_windows: Maximum number of windows scored per text; for a longer text, this many windows
+            are spread evenly from its first to its last.
+        tokens_per_batch: Tokens in one model call; small is fast on a CPU (1024), large on a GPU
             (65536 and more).
-        dtype: of the computation: "float32" or "bfloat16".
+        dtype: Data type of the computation, "float32" or "bfloat16".
     """
 
     max_windows: int = 256
@@ -29,5 +31,5 @@ class ScoringOptions:
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able dict."""
+        """Returns the options as a JSON-able dict."""
         return dataclasses.asdict(self)

@@ -1,1 +1,3 @@
-"""Documents: reads every supported file format from any file system."""
+"""Reads documents in every supported file format from any file system."""
+
+from __future__ import annotations

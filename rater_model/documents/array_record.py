@@ -1,12 +1,13 @@
-"""ArrayRecord files of `tf.train.Example`, as TensorFlow Datasets are prepared for reading by number.
+"""Reads ArrayRecord files of `tf.train.Example`, as TensorFlow Datasets prepares them.
 
-Positions are the records' numbers. The library reads local files: a shard that lies elsewhere is
-fetched into a temporary file first, and is one split. A record is unpacked whole by the library
-before its size is known: memory is bounded by a few of the largest records, not by
-`max_record_bytes`.
+Positions are the numbers of the records. The library reads local files: a remote shard is first
+fetched into a temporary file, and is one split. The library unpacks a record as a whole before its
+size is known: memory is bounded by a few of the largest records, not by `max_record_bytes`.
 
 Source: github.com/google/array_record.
 """
+
+from __future__ import annotations
 
 import contextlib
 import re
@@ -33,27 +34,28 @@ _BATCH_RECORDS = 256
 
 
 class BrokenArrayRecordError(Exception):
-    """A file that begins like one cannot be read as ArrayRecord."""
+    """A file that begins like an ArrayRecord file cannot be read as one."""
 
 
 def is_array_record(head: bytes) -> bool:
-    """Says whether bytes open a Riegeli file, which ArrayRecord is built on."""
+    """Reports whether bytes begin a Riegeli file, which ArrayRecord is built on."""
     return head.startswith(_MAGIC)
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """The library's reader of a file.
+    """Opens a file with the library's reader.
 
     Raises:
-        BrokenArrayRecordError: what stands in the file cannot be read.
-        OSError: the file is not to be had, or the library is not installed.
+        BrokenArrayRecordError: if the content of the file cannot be read.
+        OSError: if the file is not available, or the library is not installed.
     """
     try:
         from array_record.python import array_record_module  # type: ignore[import-untyped]
     except ImportError as error:
         raise OSError(
-            "ArrayRecord files are read by the package array_record: pip install 'datarater[tfds]'"
+            "reading ArrayRecord files needs the package array_record: "
+            "pip install 'datarater[tfds]'"
         ) from error
 
     with contextlib.ExitStack() as stack:
@@ -64,6 +66,7 @@ def _opened(path: str) -> Iterator[Any]:
                 shutil.copyfileobj(file, copy)
             copy.flush()
             local = copy.name
+
         # One thread: workers are scaled by processes.
         reader = array_record_module.ArrayRecordReader(
             local, "readahead_buffer_size:0,max_parallelism:0"
@@ -75,27 +78,27 @@ def _opened(path: str) -> Iterator[Any]:
             except (RuntimeError, IndexError) as error:
                 _raise_if_file_system(error)
                 raise BrokenArrayRecordError(
-                    f"the file is no whole ArrayRecord file: {_one_line(error)}"
+                    f"the file is not a complete ArrayRecord file: {_one_line(error)}"
                 ) from error
         yield reader
 
 
 def is_file_system_failure(error: Exception) -> bool:
-    """Says whether an error of the library is one of a file or a disk, and not of what is read.
+    """Reports whether an error of the library comes from a file or disk, not from the content.
 
-    The library has one class for both; of a failure it names the system call: `open() failed: No
+    The library has one class for both; for a failure it names the system call: `open() failed: No
     such file`.
     """
     return isinstance(error, RuntimeError) and _SYSTEM_CALL_FAILED.search(str(error)) is not None
 
 
 def _close(reader: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # says once more what reading has met
+    with contextlib.suppress(RuntimeError):  # repeats the error that reading raised
         reader.close()
 
 
 def _raise_if_file_system(error: Exception) -> None:
-    """Raises what is not the content's fault."""
+    """Raises an OSError if an error does not come from the content."""
     if is_file_system_failure(error):
         raise OSError(_one_line(error)) from error
 
@@ -105,10 +108,10 @@ def _one_line(error: Exception) -> str:
 
 
 def count_records(path: str) -> int:
-    """How many records a local file has, by its footer; 0 if it is damaged.
+    """Returns how many records a local file has, by its footer; 0 if it is damaged.
 
     Raises:
-        OSError: the file cannot be read, or the library is not installed.
+        OSError: if the file cannot be read, or the library is not installed.
     """
     try:
         with _opened(path) as reader:
@@ -118,9 +121,10 @@ def count_records(path: str) -> int:
 
 
 def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of an ArrayRecord file; see `datarater.rater_model.documents.reading.read_split`.
+    """Reads a split of an ArrayRecord file.
 
-    Damage costs the records that it lies in; a file without a sound footer is one bad record.
+    See `datarater.rater_model.documents.reading.read_split`. Damage costs the records that contain
+    it; a file without a sound footer is one bad record.
     """
     head = read_head(split.path, EXCERPT_BYTES)
     try:
@@ -133,7 +137,8 @@ def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
                 for record, size in _batch(reader, start, stop, options):
                     unpacked += size
                     yield record
-                # What a record unpacks to is known once it is: a file of bombs is taken one by one.
+                # The size of a record is known once it is unpacked: a file of bombs is read one by
+                # one.
                 fitting = _BATCH_BYTES * (stop - start) // max(unpacked, 1)
                 start, step = stop, max(1, min(_BATCH_RECORDS, 2 * step, fitting))
     except BrokenArrayRecordError as error:
@@ -141,9 +146,12 @@ def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
 
 
 def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[tuple[Record, int]]:
-    """Records, each with the bytes that it unpacks to."""
+    """Yields records, each with the number of bytes that it unpacks to.
+
+    A batch that cannot be read is read record by record, to find the damaged ones.
+    """
     try:
-        found = reader.read(start, end)
+        records = reader.read(start, end)
     except RuntimeError as error:
         _raise_if_file_system(error)
         if end - start > 1:
@@ -157,10 +165,12 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
                 0,
             )
         return
-    for index, data in enumerate(found, start):
+    for index, data in enumerate(records, start):
         if len(data) > options.max_record_bytes:
-            detail = f"the record has {len(data)} bytes, more than the limit of {options.max_record_bytes} "
-            detail += "(max_record_bytes)"
+            detail = (
+                f"the record has {len(data)} bytes, more than the limit of "
+                f"{options.max_record_bytes} (max_record_bytes)"
+            )
             yield BadRecord(index, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES]), len(data)
         else:
             yield read_example(data, index, options), len(data)

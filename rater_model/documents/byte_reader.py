@@ -1,4 +1,6 @@
-"""Reading a stream, compressed or plain, by lines and counts of bytes, in bounded memory."""
+"""Reads a stream, compressed or plain, by lines and byte counts, in bounded memory."""
+
+from __future__ import annotations
 
 from datarater.rater_model.documents.decompression import StreamError
 from datarater.rater_model.documents.files import open_file
@@ -7,13 +9,13 @@ from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, Re
 
 
 class ByteReader:
-    """A file's decompressed bytes, front to back; of a virtual split those of its own members alone.
+    """Reads a file's decompressed bytes in order; for a virtual split only those of its members.
 
-    Damage ends the bytes early, and `failure` says what it was.
+    Damage ends the bytes early and sets `failure`.
 
     Attributes:
-        position: the offset of the next byte.
-        failure: what ended the stream before its time, None so far.
+        position: Offset of the next byte.
+        failure: Error that ended the stream early; None so far.
     """
 
     def __init__(self, split: Split) -> None:
@@ -25,14 +27,14 @@ class ByteReader:
         self.position = stream.position
         self.failure: StreamError | None = None
 
-    def __enter__(self) -> "ByteReader":
+    def __enter__(self) -> ByteReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _fill(self) -> bool:
-        """Takes one more chunk; False at the end."""
+        """Buffers one more chunk; returns False at the end."""
         if self.failure is not None:
             return False
         try:
@@ -45,7 +47,7 @@ class ByteReader:
         return bool(chunk)
 
     def read(self, count: int) -> bytes:
-        """The next bytes, fewer at the end."""
+        """Returns the next bytes, fewer at the end."""
         parts, left = [], count
         while left:
             part = self._buffer[self._at : self._at + left]
@@ -59,7 +61,7 @@ class ByteReader:
         return data
 
     def skip(self, count: int) -> int:
-        """Passes bytes without holding them; says how many there were."""
+        """Skips bytes without buffering them; returns how many there were."""
         left = count
         while left:
             step = min(left, len(self._buffer) - self._at)
@@ -71,23 +73,35 @@ class ByteReader:
         return count - left
 
     def line(self, limit: int) -> bytes:
-        r"""The next line with its `\n`; without one at the end, or where it has more bytes than the limit."""
+        r"""Returns the next line with its `\n`.
+
+        At the end of the stream, or if the line is longer than the limit, there is no `\n`.
+
+        Args:
+            limit: Maximum number of bytes.
+        """
         while True:
-            found = self._buffer.find(b"\n", self._at, self._at + limit)
-            if found >= 0:
-                return self.read(found + 1 - self._at)
+            newline = self._buffer.find(b"\n", self._at, self._at + limit)
+            if newline >= 0:
+                return self.read(newline + 1 - self._at)
             if len(self._buffer) - self._at >= limit or not self._fill():
                 return self.read(min(limit, len(self._buffer) - self._at))
 
     def ended_early(self, start: int, excerpt: bytes, what: str) -> BadRecord:
-        """The bad record for one that the end cut off."""
+        """Returns the bad record for a record that the end of the stream cut off.
+
+        Args:
+            start: Position of the record.
+            excerpt: First bytes of the record.
+            what: Name of what was cut, such as "WARC record".
+        """
         if self.failure is not None:
             return self.broken(start, excerpt)
         detail = f"the stream ends within a {what}"
         return BadRecord(start, Reason.STREAM_TRUNCATED, detail, excerpt[:EXCERPT_BYTES])
 
     def broken(self, start: int, excerpt: bytes = b"") -> BadRecord:
-        """The bad record for what damage to the stream has lost."""
+        """Returns the bad record for what damage to the stream has lost."""
         assert self.failure is not None
         head = (self.failure.excerpt or excerpt)[:EXCERPT_BYTES]
         return BadRecord(start, self.failure.reason, self.failure.detail, head)

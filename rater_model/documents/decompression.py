@@ -1,7 +1,9 @@
-"""Compressed streams in bounded memory, with damage told apart: cut, corrupt, followed by garbage.
+"""Reads compressed streams in bounded memory and tells damage apart: cut, corrupt, trailing bytes.
 
-Nothing here holds more than a few chunks, however much a stream expands.
+At most a few chunks are in memory, however much a stream expands.
 """
+
+from __future__ import annotations
 
 import bz2
 import contextlib
@@ -15,13 +17,13 @@ from datarater.rater_model.documents.records import EXCERPT_BYTES, Compression, 
 
 CHUNK_BYTES = 2**20
 _GZIP_INPUT_BYTES = 2**16
-# One block of zstd takes at least 4 bytes and gives at most 128 KiB, and the decoder gives all it
-# can at once: this bounds its output to 32 MiB a call.
+# A block of zstd has at least 4 bytes and unpacks to at most 128 KiB, and the decoder returns all
+# that it can at once: this bounds its output to 32 MiB per call.
 _ZSTD_INPUT_BYTES = 2**10
-# The largest window of `zstd --long=31`, which big published corpora use. The decoder touches as
-# much of it as the stream really fills.
+# The largest window of `zstd --long=31`, which big published corpora use. The decoder touches only
+# as much of it as the stream fills.
 _ZSTD_MAX_WINDOW_BYTES = 2**31
-# How much of a stream is unpacked to estimate the size of the whole.
+# Bytes of a stream that are unpacked to estimate the size of the whole.
 _SAMPLE_BYTES = 8 * 2**20
 _SAMPLE_UNPACKED_BYTES = 2**27
 _MAX_HEAD_BYTES = 2**22
@@ -31,11 +33,11 @@ _STATED_MAY_DIFFER = 0.05
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MEMBER_END = b""
-"""Stands in `member_chunks` for the end of a member; chunks are never empty."""
+"""Marks the end of a member in `member_chunks`; chunks are never empty."""
 
 
 def is_zstd(head: bytes) -> bool:
-    """Says whether bytes open a zstd frame, or one of the skippable frames that may stand before it."""
+    """Reports whether bytes begin a zstd frame, or a skippable frame that may precede one."""
     return head[:4] == ZSTD_MAGIC or (
         len(head) >= 4 and head[0] & 0xF0 == 0x50 and head[1:4] == b"\x2a\x4d\x18"
     )
@@ -48,8 +50,8 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
     member are padding, as for the gzip program.
 
     Args:
-        file: opened at its beginning, or where a member begins; plain files anywhere.
-        compression: what the file is wrapped in.
+        file: File, opened at its beginning or where a member begins; a plain file anywhere.
+        compression: Compression of the whole file.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
@@ -85,11 +87,11 @@ def unpacked_head(file: BinaryIO, compression: Compression, count: int) -> bytes
 
 
 def member_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
-    """Reads like `decompressed_chunks`, with `MEMBER_END` after the last chunk of every gzip member or zstd frame.
+    """Reads like `decompressed_chunks`, with `MEMBER_END` after each gzip member or zstd frame.
 
     Args:
-        file: opened where a member begins.
-        compression: gzip or zstd.
+        file: File, opened where a member begins.
+        compression: Gzip or zstd.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
@@ -101,20 +103,21 @@ def member_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
 def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
     """Estimates how many bytes a compressed stream unpacks to, from its beginning and its end.
 
-    The ratio of the first megabytes is taken for the whole; where a gzip file's last bytes, or a
-    zstd file's first, state a length that agrees with it, the stated length is exact.
+    The ratio of the first megabytes is applied to the whole. If a gzip file's last bytes, or a zstd
+    file's first, state a length that agrees with it, that length is exact and is returned.
 
     Args:
-        file: opened at its beginning; can seek.
-        compression: what the file is wrapped in.
-        size: of the file, in bytes.
+        file: File that can seek, opened at its beginning.
+        compression: Compression of the whole file.
+        size: Stored size of the file, in bytes.
 
     Returns:
-        The estimate in bytes; 0 where the beginning is damaged or nothing can be said.
+        The estimate in bytes; 0 if the beginning is damaged or unpacks to nothing.
 
     Raises:
         OSError: if the file cannot be read.
     """
+    # Unpack a sample; a short file is unpacked whole.
     unpacked = 0
     try:
         for chunk in decompressed_chunks(file, compression):
@@ -129,6 +132,8 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
     if not read or not unpacked:
         return 0
     estimate = unpacked * size // read
+
+    # Gzip states the length modulo 2**32 at its end, zstd may state it at its beginning.
     stated = estimate
     if compression is Compression.GZIP and size >= 4:
         file.seek(size - 4)
@@ -143,9 +148,11 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
 
 
 def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the chunks and member ends of a gzip file."""
     pending = file.read(_GZIP_INPUT_BYTES)
     members = 0
     while True:
+        # After a member comes NUL padding, another member, the end or garbage.
         if members:
             while pending and not pending.strip(b"\0"):
                 pending = file.read(_GZIP_INPUT_BYTES)
@@ -156,6 +163,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                 pending += file.read(_GZIP_INPUT_BYTES)
             if pending[:2] != GZIP_MAGIC:
                 raise garbage(pending, "gzip member")
+
         decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         while not decoder.eof:
             before = decoder.copy()
@@ -173,13 +181,14 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                 pending = file.read(_GZIP_INPUT_BYTES)
                 if not pending:
                     raise truncated("gzip")
+
         yield MEMBER_END
         pending = decoder.unused_data or file.read(_GZIP_INPUT_BYTES)
         members += 1
 
 
-def _up_to_damage(decoder: "zlib._Decompress", pending: bytes) -> Iterator[bytes]:
-    """Yields what a failed call would have given before it failed, which zlib keeps to itself."""
+def _up_to_damage(decoder: zlib._Decompress, pending: bytes) -> Iterator[bytes]:
+    """Yields the bytes before the damage in a failed call, which zlib does not return."""
     for place in range(len(pending)):
         try:
             chunk = decoder.decompress(pending[place : place + 1])
@@ -190,6 +199,7 @@ def _up_to_damage(decoder: "zlib._Decompress", pending: bytes) -> Iterator[bytes
 
 
 def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the chunks and frame ends of a zstd file."""
     pending = b""
     frames = 0
     while True:
@@ -203,6 +213,7 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
                 return
             if not is_zstd(pending):
                 raise garbage(pending, "zstd frame")
+
         decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES).decompressobj()
         while not decoder.eof:
             if not pending:
@@ -216,6 +227,7 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
             pending = b""
             if chunk:
                 yield chunk
+
         yield MEMBER_END
         pending = decoder.unused_data
         frames += 1
@@ -227,23 +239,23 @@ _BZIP2_OUTPUT_BYTES = 2**20
 
 
 def is_bzip2(head: bytes) -> bool:
-    """Says whether bytes open a bzip2 stream."""
+    """Reports whether bytes begin a bzip2 stream."""
     return (
         head.startswith(BZIP2_MAGIC)
         and head[3:4] in b"123456789"
         and head[4:10]
         in (
             b"1AY&SY",
-            b"\x17rE8P\x90",  # the end of a stream that holds nothing
+            b"\x17rE8P\x90",  # the end of an empty stream
         )
     )
 
 
 def bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Reads a bzip2 file to its end, all of its streams, as decompressed, non-empty chunks.
+    """Reads all streams of a bzip2 file as decompressed, non-empty chunks.
 
     Args:
-        file: opened at its beginning.
+        file: File, opened at its beginning.
 
     Raises:
         StreamError: after the last chunk, if the file is damaged.
@@ -259,6 +271,7 @@ def bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
                 pending += file.read(_BZIP2_INPUT_BYTES)
             if not pending.startswith(BZIP2_MAGIC):
                 raise garbage(pending, "bzip2 stream")
+
         decoder = bz2.BZ2Decompressor()
         while not decoder.eof:
             if decoder.needs_input and not pending:
@@ -266,25 +279,26 @@ def bzip2_chunks(file: BinaryIO) -> Iterator[bytes]:
                 if not pending:
                     raise truncated("bzip2")
             try:
-                # The library says of bad data what a file system says of bad disks: no call here
-                # touches a file.
+                # The library raises OSError for bad data. No call here touches a file, so none is
+                # one of the file system.
                 chunk = decoder.decompress(pending, _BZIP2_OUTPUT_BYTES)
             except (OSError, ValueError) as error:
                 raise corrupt("bzip2", error) from error
             pending = b""
             if chunk:
                 yield chunk
+
         pending = decoder.unused_data or file.read(_BZIP2_INPUT_BYTES)
         streams += 1
 
 
 class StreamError(Exception):
-    """A compressed stream cannot be read on; all that could be decompressed has been given before.
+    """A compressed stream cannot be read further; everything before the damage was yielded.
 
     Attributes:
         reason: `STREAM_CORRUPT`, `STREAM_TRUNCATED` or `TRAILING_GARBAGE`.
-        detail: one sentence for a person.
-        excerpt: the first bytes of the garbage, where there is any.
+        detail: Explanation in one sentence, for a person.
+        excerpt: First bytes of the garbage, if there is any.
     """
 
     def __init__(self, reason: Reason, detail: str, excerpt: bytes = b"") -> None:
@@ -295,35 +309,36 @@ class StreamError(Exception):
 
 
 def corrupt(name: str, error: object) -> StreamError:
-    """What to raise for damage within a stream.
+    """Returns the error for damage within a stream.
 
     Args:
-        name: of the compression.
-        error: what was found.
+        name: Name of the compression.
+        error: Error of the decoder, or a description.
     """
     return StreamError(
         Reason.STREAM_CORRUPT,
-        f"the {name} stream is damaged ({error}); the records that could be unpacked were read, the rest is lost",
+        f"the {name} stream is damaged ({error}); the records that could be unpacked were read, "
+        "the rest is lost",
     )
 
 
 def truncated(name: str) -> StreamError:
-    """What to raise for a stream that ends before its time."""
+    """Returns the error for a stream that ends early."""
     return StreamError(
         Reason.STREAM_TRUNCATED,
-        f"the {name} stream ends before its time; whole records before the cut were read, the rest is lost",
+        f"the {name} stream ends early; whole records before the cut were read, the rest is lost",
     )
 
 
 def garbage(pending: bytes, name: str) -> StreamError:
-    """What to raise for what follows a whole stream and is none.
+    """Returns the error for bytes after a complete stream that are not another one.
 
     Args:
-        pending: the first bytes of it.
-        name: of what might have followed: `gzip member`.
+        pending: First of these bytes.
+        name: Name of the part that could have followed, such as `gzip member`.
     """
     return StreamError(
         Reason.TRAILING_GARBAGE,
-        f"what follows the last {name} is no {name}; all records before it were read",
+        f"the bytes after the last {name} are not a {name}; all records before them were read",
         pending[:EXCERPT_BYTES],
     )

@@ -1,4 +1,6 @@
-"""JSON lines: documents out of plain or compressed streams, from any split, in bounded memory."""
+"""Reads JSON lines from plain or compressed streams, from any split, in bounded memory."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -16,7 +18,6 @@ from datarater.rater_model.documents.records import (
     BYTE_ORDER_MARK,
     EXCERPT_BYTES,
     BadRecord,
-    Compression,
     Document,
     ReadOptions,
     Reason,
@@ -30,10 +31,12 @@ _FOREIGN_HEAD_BYTES = 4096
 
 
 def canonical_json(value: Any) -> str | None:
-    """Returns a value as JSON with sorted keys and no spaces, the same for equal values; None if it cannot be.
+    """Returns a value as JSON with sorted keys and no spaces, the same for equal values.
 
-    Values that JSON does not know stand as strings. What is nested hundreds of levels deep cannot
-    be written.
+    Values that JSON has no type for become strings.
+
+    Returns:
+        The JSON; None for a value that is nested hundreds of levels deep.
     """
     try:
         options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
@@ -57,8 +60,8 @@ def key_of(identifier: Any, text: str) -> str:
     """Returns a document's key; see `Document.key`.
 
     Args:
-        identifier: the id as it was read, None without one.
-        text: the document's text.
+        identifier: Id as it was read, None without one.
+        text: Text of the document.
     """
     if identifier is not None and identifier not in ("", b"", [], {}):
         key = canonical_json(identifier)
@@ -75,7 +78,10 @@ def source_of(source: Any) -> str:
 
 
 def field_getter(field: str) -> Callable[[dict[str, Any]], Any]:
-    """Returns a function that finds a field, maybe by its dotted path, in an object; None if it is missing."""
+    """Returns a function that gets a field, possibly by a dotted path, from an object.
+
+    It returns None if the field is missing.
+    """
     parts = field.split(".")
     if len(parts) == 1:
         return lambda fields: fields.get(field)
@@ -97,25 +103,25 @@ def field_getter(field: str) -> Callable[[dict[str, Any]], Any]:
 def document_of(
     text: Any, identifier: Any, source: Any, position: int, raw: bytes | None, options: ReadOptions
 ) -> Record:
-    """Makes a document of a record's fields, or says why they are none.
+    """Returns the document that a record's fields make, or the bad record that says why not.
 
     Args:
-        text: the text as it was read; None if it is missing.
-        identifier: the id, None without one.
-        source: the source, None without one.
-        position: the record's position.
-        raw: the record's bytes, where it has any of its own.
-        options: the names of the fields, for the message.
+        text: Text as it was read; None if it is missing.
+        identifier: Id, None without one.
+        source: Source, None without one.
+        position: Position of the record.
+        raw: Bytes of the record; None if its format does not store it on its own.
+        options: Options with the names of the fields, for the message.
     """
     if not isinstance(text, str):
         if text is None:
             reason, detail = Reason.NO_TEXT, f"the field {options.text_field!r} is missing or null"
         else:
             reason = Reason.TEXT_NOT_A_STRING
-            detail = f"the field {options.text_field!r} holds {_json_type(text)}, not a string"
+            detail = f"the field {options.text_field!r} is {_json_type(text)}, not a string"
         return BadRecord(position, reason, detail, (raw or b"")[:EXCERPT_BYTES])
     if not text or text.isspace():
-        detail = f"the field {options.text_field!r} holds nothing but white space"
+        detail = f"the field {options.text_field!r} has nothing but white space"
         return BadRecord(position, Reason.TEXT_EMPTY, detail, (raw or b"")[:EXCERPT_BYTES])
     key = (
         orjson.dumps(identifier).decode()
@@ -127,7 +133,7 @@ def document_of(
 
 
 class LineParser:
-    """Makes records of lines."""
+    """Parses lines into records."""
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
@@ -139,11 +145,11 @@ class LineParser:
         r"""Parses one line.
 
         Args:
-            line: the line without its `\n`.
-            position: where the line starts.
+            line: Line without its `\n`.
+            position: Offset of the line.
 
         Returns:
-            The record, or None for a blank line.
+            The record; None for a blank line.
         """
         if position == 0 and line.startswith(BYTE_ORDER_MARK):
             line = line[len(BYTE_ORDER_MARK) :]
@@ -155,7 +161,10 @@ class LineParser:
             reason, detail = _diagnose(line, error)
             return BadRecord(position, reason, detail, line[:EXCERPT_BYTES])
         if type(fields) is not dict:
-            detail = f"the line holds {_json_type(fields)}, not an object; each line must be one whole object"
+            detail = (
+                f"the line is {_json_type(fields)}, not an object; each line must be one whole "
+                "object"
+            )
             return BadRecord(position, Reason.NOT_AN_OBJECT, detail, line[:EXCERPT_BYTES])
         return document_of(
             self._text(fields),
@@ -181,6 +190,7 @@ def _json_type(value: Any) -> str:
 
 
 def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
+    """Returns why a line cannot be parsed: the reason and a sentence."""
     try:
         line.decode()
     except UnicodeDecodeError as unicode_error:
@@ -189,8 +199,8 @@ def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
             f"the line is not UTF-8: {unicode_error.reason} at byte {unicode_error.start}",
         )
     if _SURROGATE.search(line):
-        # The standard library's parser lets lone surrogates pass: what it can read fails for them
-        # alone.
+        # The standard library's parser accepts lone surrogates: a line that it can read failed only
+        # because of them.
         try:
             json.dumps(
                 json.loads(line, parse_constant=_refuse_constant), ensure_ascii=False
@@ -198,7 +208,7 @@ def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
         except UnicodeEncodeError:
             return (
                 Reason.TEXT_NOT_UNICODE,
-                "the record holds a lone surrogate, which no UTF-8 text can hold",
+                "the record has a lone surrogate, which UTF-8 cannot express",
             )
         except (ValueError, RecursionError):
             pass
@@ -211,7 +221,7 @@ def _refuse_constant(name: str) -> Any:
 
 def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a split of a JSONL file; see `datarater.rater_model.documents.reading.read_split`."""
-    # A file in a format that is not read begins with a bad record: only then is it looked at.
+    # A file in an unsupported format begins with a bad record, so only then is the head checked.
     may_be_foreign = split.start == 0
     parse = LineParser(options)
     with open_file(split.path) as file:
@@ -229,7 +239,7 @@ def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
 
 
 def _foreign_file(split: Split) -> BadRecord | None:
-    """Returns the one bad record for a file in a format that is not read; None for any other."""
+    """Returns the bad record for a file in an unsupported format; None for any other file."""
     with open_file(split.path) as file:
         head = unpacked_head(file, split.compression, _FOREIGN_HEAD_BYTES)
     name = foreign_format(head, split.path, split.compression)
@@ -239,16 +249,17 @@ def _foreign_file(split: Split) -> BadRecord | None:
 
 
 def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
-    r"""Yields the split's lines as (line without its `\n`, position), or a `BadRecord` in the place of one."""
+    r"""Yields a split's lines as (line without its `\n`, position), or a `BadRecord` for one."""
     stream = SplitStream(file, split)
-    # From where on to look for the end of the line that the split begins in: the byte before it may
-    # be one. In a virtual split that byte is not to be had, and a line that starts at its very
-    # beginning is the one's before.
+
+    # Where to begin to look for the end of the line in which the split starts: the byte before the
+    # split may be that end. In a virtual split that byte is unknown, and a line that starts exactly
+    # at its beginning belongs to the split before.
     passing = split.start if split.virtual else max(split.start - 1, 0)
-    position = (
-        stream.position
-    )  # of the line that `pending` opens, or while passing, of the next chunk
     skip_line = split.start > 0
+
+    # Position of the line that `pending` begins, or while skipping, of the next chunk.
+    position = stream.position
     pending: list[bytes] = []
     pending_size = 0
     oversize_head: bytes | None = None
@@ -264,6 +275,8 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
             end = stream.end
         if chunk is None:
             break
+
+        # Skip the rest of the line that belongs to the split before.
         if skip_line:
             if position + len(chunk) <= passing:
                 position += len(chunk)
@@ -278,6 +291,8 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
             skip_line = False
             if end is not None and position >= end:
                 return
+
+        # Skip the rest of a line that is too long, keeping only its head.
         if oversize_head is not None:
             newline = chunk.find(b"\n")
             oversize_head += chunk[: newline if newline >= 0 else None][

@@ -1,13 +1,16 @@
-"""Splits at the members of a gzip file and the frames of a zstd file: where they begin, and reading from there.
+"""Finds where gzip members and zstd frames begin, and reads a file from there.
 
-Any bytes may look like the beginning of a member, in another member's stored block for one. So a
-boundary is verified once, when splits are planned, by unpacking what follows it, and stands in the
-plan: readers never guess. A stored block of deflate holds 65,535 bytes at most, a raw block of zstd
-131,072: what unpacks without an error for longer than that, checksums included, is no such payload.
+Any bytes may look like the beginning of a member, in another member's stored block for example. So
+a boundary is verified once, when splits are planned, by unpacking what follows it, and is written
+to the plan: readers never guess. A stored block of deflate has at most 65,535 bytes, a raw block of
+zstd 131,072: bytes that unpack without an error for longer than that, checksums included, are not
+such a payload.
 
-A file made to deceive this check is found when it is read: the split before comes to the boundary
-in the middle of a member, and the run stops. Nothing is lost or read twice without a word.
+A file made to deceive this check is detected when it is read: the split before reaches the boundary
+in the middle of a member, and the run stops. Nothing is lost or read twice silently.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,30 +34,33 @@ _FIRST_MEMBER_BYTES = (2**17, 2**23)
 _FIRST_MEMBER_SHARE = 8
 _HEAD_BYTES = 2**16
 _CANDIDATES = 1000
-_LONGEST_PART = 4
+_MAX_PART_TARGETS = 4
 _BEGINS = {
     Compression.GZIP: re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"),
     Compression.ZSTD: re.compile(re.escape(ZSTD_MAGIC)),
 }
 
 FirstMember = Callable[[bytes, int], bool]
-"""Says of a member's first unpacked bytes, and of how many it unpacks to, whether a split may begin with it."""
+"""Reports whether a split may begin with a member.
+
+The arguments are its first unpacked bytes and the number of bytes that it unpacks to.
+"""
 
 
 class FalseBoundaryError(OSError):
-    """What was verified as the boundary between two members lies within one of them."""
+    """A verified boundary between two members lies within one of them."""
 
 
 class Section:
-    """A part of an open file, read as if it were the whole.
+    """Reads a part of an open file as if it were the whole file.
 
     Args:
-        file: can seek; it is read from `start` on.
-        start: stored offset of the first byte.
-        end: of the byte after the last; None for the end of the file.
+        file: File that can seek.
+        start: Stored offset of the first byte.
+        end: Stored offset of the byte after the last; None for the end of the file.
 
     Attributes:
-        passed: how many bytes were read.
+        passed: Number of bytes read.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int | None) -> None:
@@ -64,7 +70,7 @@ class Section:
         file.seek(start)
 
     def read(self, count: int) -> bytes:
-        """The next bytes, fewer at the end."""
+        """Returns the next bytes, fewer at the end."""
         if self._size is not None:
             count = min(count, self._size - self.passed)
         data = self._file.read(count) if count else b""
@@ -73,7 +79,7 @@ class Section:
 
 
 class _Stored:
-    """The stored bytes of a file from some place on, fetched a window at a time: planning jumps through files."""
+    """Reads a file's stored bytes from an offset on, a window at a time."""
 
     def __init__(self, path: str, size: int, start: int) -> None:
         self._path = path
@@ -93,7 +99,7 @@ class _Stored:
 
 
 def virtual_offset(stored: int) -> int:
-    """The position of the first byte that unpacks from a stored offset."""
+    """Returns the position of the first byte that unpacks from a stored offset."""
     return stored * VIRTUAL_BYTES
 
 
@@ -107,15 +113,15 @@ def find_boundaries(
     """Finds where a compressed file of many members can be cut into parts of about equal size.
 
     Args:
-        path: of the file.
-        size: its stored bytes.
-        compression: gzip or zstd.
-        target: stored bytes that a part should have.
-        may_begin: what the member at a boundary must be like, besides being one.
+        path: Local path or URL of the file.
+        size: Stored size of the file, in bytes.
+        compression: Gzip or zstd.
+        target: Stored bytes that a part should have.
+        may_begin: Additional check of the member at a boundary.
 
     Returns:
-        The stored offsets of verified boundaries, rising, 0 left out. None where the first member
-        is long, or members lie so far apart that a part would be more than 4 times the target.
+        The stored offsets of verified boundaries, increasing, 0 left out. Empty if the first member
+        is long, or if members are so far apart that a part would exceed 4 times the target.
 
     Raises:
         OSError: if the file cannot be read.
@@ -124,22 +130,22 @@ def find_boundaries(
     if count < 2 or not _has_members(path, size, compression):
         return []
     step = -(-size // count)
-    found: list[int] = []
+    boundaries: list[int] = []
     place = step
     while place + step // 2 <= size:
-        last = min(size, place + (_LONGEST_PART - 1) * target)
+        last = min(size, place + (_MAX_PART_TARGETS - 1) * target)
         boundary = _next_boundary(path, size, compression, place, last, may_begin)
         if boundary is None:
-            return found if last == size else []
-        found.append(boundary)
+            return boundaries if last == size else []
+        boundaries.append(boundary)
         place = boundary + step
-    return found
+    return boundaries
 
 
 def _has_members(path: str, size: int, compression: Compression) -> bool:
-    """Whether the first member ends early in the file."""
-    least, most = _FIRST_MEMBER_BYTES
-    most = max(least, min(most, size // _FIRST_MEMBER_SHARE))
+    """Reports whether the first member ends early in the file."""
+    min_bytes, max_bytes = _FIRST_MEMBER_BYTES
+    max_bytes = max(min_bytes, min(max_bytes, size // _FIRST_MEMBER_SHARE))
     file = _Stored(path, size, 0)
     unpacked = 0
     try:
@@ -147,14 +153,14 @@ def _has_members(path: str, size: int, compression: Compression) -> bool:
             if chunk == MEMBER_END:
                 return True
             unpacked += len(chunk)
-            if file.passed > most or unpacked > _UNPACKED_BYTES:
+            if file.passed > max_bytes or unpacked > _UNPACKED_BYTES:
                 return False
     except StreamError:
         pass
     return False
 
 
-def _members(file: "Section | _Stored", compression: Compression) -> Iterator[bytes]:
+def _members(file: Section | _Stored, compression: Compression) -> Iterator[bytes]:
     return member_chunks(cast(BinaryIO, file), compression)
 
 
@@ -166,7 +172,7 @@ def _next_boundary(
     last: int,
     may_begin: FirstMember | None,
 ) -> int | None:
-    """The first verified boundary from a place on and before another."""
+    """Returns the first verified boundary in a range of stored offsets; None without one."""
     candidates = 0
     for start in range(place, last, _WINDOW_BYTES):
         end = min(start + _WINDOW_BYTES, last)
@@ -182,7 +188,7 @@ def _next_boundary(
 def _is_boundary(
     path: str, size: int, compression: Compression, start: int, may_begin: FirstMember | None
 ) -> bool:
-    """Whether members stand from here on: at least `_VERIFIED_BYTES` of them, or up to the end of the file."""
+    """Reports whether members follow an offset for `_VERIFIED_BYTES`, or to the end of the file."""
     file = _Stored(path, size, start)
     head, unpacked, first = b"", 0, may_begin is not None
     try:
@@ -204,17 +210,17 @@ def _is_boundary(
 
 
 class SplitStream:
-    """The decompressed bytes of a split, from where reading can begin.
+    """Iterates over the decompressed bytes of a split, from where reading can begin.
 
     Args:
-        file: the split's file, opened; can seek if it is plain or the split is virtual.
-        split: what to read.
-        beyond: whether to read on behind the end of a virtual split, to the end of its last record.
+        file: Open file of the split; can seek if it is plain or the split is virtual.
+        split: Split to read.
+        beyond: Whether to continue past the end of a virtual split, to the end of its last record.
 
     Attributes:
-        position: of the first chunk's first byte.
-        end: the first position that is no longer the split's, None for the end of the file. Of a
-            virtual split it is known once the reading comes to it: until then it is None.
+        position: Position of the first chunk's first byte.
+        end: First position that no longer belongs to the split, None for the end of the file. For a
+            virtual split it is None until the reading reaches it.
     """
 
     def __init__(self, file: BinaryIO, split: Split, beyond: bool = True) -> None:
@@ -226,7 +232,7 @@ class SplitStream:
         if split.virtual:
             self.position, self.end = split.start, None
         elif split.compression is Compression.NONE and split.start:
-            # The byte before the split tells whether a record starts at its very beginning.
+            # The byte before the split shows whether a record starts exactly at its beginning.
             self.position = split.start - 1
 
     def __iter__(self) -> Iterator[bytes]:
@@ -237,10 +243,13 @@ class SplitStream:
         return decompressed_chunks(self._file, self._split.compression)
 
     def _virtual_chunks(self) -> Iterator[bytes]:
+        """Yields the chunks of a virtual split, then those after it if they were asked for."""
         split = self._split
         start = split.start // VIRTUAL_BYTES
         stop = None if split.end is None else split.end // VIRTUAL_BYTES
         position = self.position
+
+        # The members of the split.
         section = cast(BinaryIO, Section(self._file, start, stop))
         try:
             for chunk in decompressed_chunks(section, split.compression):
@@ -253,15 +262,15 @@ class SplitStream:
             detail = f"it does not end where the next begins, at stored byte {stop}"
             raise corrupt(str(split.compression), detail) from error
         if stop is not None:
-            # A record that starts at the very boundary is this split's: the next one cannot see
-            # what stands before.
+            # A record that starts exactly at the boundary belongs to this split: the next one
+            # cannot see the byte before.
             self.end = position + 1
             if self._beyond:
                 section = cast(BinaryIO, Section(self._file, stop, None))
                 yield from decompressed_chunks(section, split.compression)
 
     def _refuse_false_boundary(self, start: int, stop: int) -> None:
-        """Raises if the member that reaches over the split's end is sound: it is the boundary then that is not."""
+        """Raises if the member that extends past the split's end is sound: the boundary is not."""
         file = Section(self._file, start, None)
         try:
             for _ in _members(file, self._split.compression):
@@ -271,6 +280,7 @@ class SplitStream:
             if error.reason is not Reason.TRAILING_GARBAGE:
                 return
         raise FalseBoundaryError(
-            f"what was planned as the beginning of a {self._split.compression} member at byte {stop} lies within "
-            "another, which was made to look so; curate the file into a new run folder with a larger --split_bytes"
+            f"the planned beginning of a {self._split.compression} member at byte {stop} lies "
+            "within another member, which was made to look so; curate the file into a new run "
+            "folder with a larger --split_bytes"
         )

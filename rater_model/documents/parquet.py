@@ -1,15 +1,16 @@
-"""Parquet: documents and whole tables by row groups, in bounded memory, whatever the file claims.
+"""Reads documents and tables from Parquet files by row groups, in bounded memory.
 
-A row group is read in small batches of rows, each column through a buffer of its own, so that a few
+A row group is read in small batches of rows, each column through its own buffer, so that a few
 pages of every column are in memory at a time. Text columns stay dictionary-encoded while they are
 read: a small page that repeats one huge text a million times (the Parquet form of a decompression
 bomb) costs that text once.
 
-Two bounds are taken from the footer before a row group is touched: its columns may hold no more
-than `MAX_GROUP_BYTES` uncompressed, and its number of rows may not be absurd. A page header that
-lies may still make the Parquet library reserve up to 2 GiB, the format's own bound for a page, for
-a moment.
+Two bounds are checked in the footer before a row group is read: its columns may have at most
+`MAX_GROUP_BYTES` uncompressed, and its number of rows must be plausible. A false page header may
+still make the Parquet library reserve up to 2 GiB briefly, the format's own bound for a page.
 """
+
+from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
@@ -36,17 +37,17 @@ PARQUET_MAGIC = (b"PAR1", b"PARE")
 MAX_GROUP_BYTES = 16 * 2**30
 """A row group of more uncompressed bytes than this is rejected unread."""
 BATCH_BYTES = 16 * 2**20
-"""About how many uncompressed bytes are decoded at a time."""
+"""Approximate uncompressed bytes that are decoded at a time."""
 BATCH_ROWS = 1024
 _COLUMN_BUFFER_BYTES = 2**20
 
-# What the Parquet library raises for content that it cannot read. OSError is among them: see
-# `_is_content_error`.
+# The errors that the Parquet library raises for content that it cannot read. OSError is among them:
+# see `ParquetReader.raise_if_file_system`.
 _CONTENT_ERRORS = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, RuntimeError)
 
 
 class _RemoteFile:
-    """A file handle that remembers a failure of its own, which is not one of the content."""
+    """A file handle that remembers its own failure, to tell it from an error of the content."""
 
     def __init__(self, path: str) -> None:
         self._file = files.open_file(path)
@@ -80,7 +81,8 @@ class _RemoteFile:
     def _remember(self, call: Callable[..., Any], *args: int) -> Any:
         try:
             return call(*args)
-        except Exception as error:  # clients of stores raise what is no OSError: it is not the content's fault either
+        except Exception as error:
+            # Clients of stores raise errors that are not an OSError: the content is not at fault.
             self.failure = error
             raise
 
@@ -89,13 +91,12 @@ class ParquetReader:
     """An open Parquet file.
 
     Args:
-        path: local path or URL.
-        dictionary: the columns, by their dotted paths, that stay dictionary-encoded; only strings
-            can.
+        path: Local path or URL.
+        dictionary: Dotted paths of the string columns that stay dictionary-encoded.
 
     Raises:
         OSError: if the file cannot be read at all.
-        BrokenParquetError: if what it holds is no Parquet file that we can read.
+        BrokenParquetError: if the content is not a readable Parquet file.
     """
 
     def __init__(self, path: str, dictionary: list[str] | None = None) -> None:
@@ -104,7 +105,8 @@ class ParquetReader:
         self._handle = None if self._local is not None else _RemoteFile(path)
         if self._local is not None:
             with open(self._local, "rb"):
-                pass  # an OSError from here is one of the file system
+                pass  # an OSError from here comes from the file system
+
         try:
             self._file = pq.ParquetFile(
                 self._local if self._local is not None else self._handle,
@@ -125,7 +127,7 @@ class ParquetReader:
             self.close()
             self.raise_if_file_system(error)
             raise BrokenParquetError(
-                f"the file is no readable Parquet file: {_one_line(error)}"
+                f"the file is not a readable Parquet file: {_one_line(error)}"
             ) from error
 
     def close(self) -> None:
@@ -133,7 +135,7 @@ class ParquetReader:
         if self._handle is not None:
             self._handle.close()
 
-    def __enter__(self) -> "ParquetReader":
+    def __enter__(self) -> ParquetReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,7 +143,7 @@ class ParquetReader:
         self.close()
 
     def raise_if_file_system(self, error: BaseException) -> None:
-        """Raises again what was not the content's fault: a failing disk or a lost connection."""
+        """Raises the error of a failing disk or a lost connection, if an error comes from one."""
         if self._handle is not None:
             failure = self._handle.failure
             if isinstance(failure, OSError):
@@ -153,9 +155,9 @@ class ParquetReader:
             raise error
 
     def group_bytes(self, group: int) -> int:
-        """Returns a row group's uncompressed bytes, as the footer tells them."""
-        # Asking for the columns' metadata instead would end the process on some damaged footers:
-        # the binding lets the C++ library's exception through there.
+        """Returns a row group's uncompressed bytes, according to the footer."""
+        # Reading the columns' metadata instead would end the process on some damaged footers: the
+        # binding does not catch the C++ library's exception there.
         return max(int(self.metadata.row_group(group).total_byte_size), 0)
 
     def batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -173,12 +175,13 @@ class ParquetReader:
         claimed = self.group_bytes(group)
         if claimed > MAX_GROUP_BYTES:
             raise BrokenParquetError(
-                f"row group {group} holds {claimed} uncompressed bytes, more than the limit of {MAX_GROUP_BYTES}; "
-                "write the file with smaller row groups",
+                f"row group {group} has {claimed} uncompressed bytes, more than the limit of "
+                f"{MAX_GROUP_BYTES}; write the file with smaller row groups",
                 Reason.RECORD_TOO_LARGE,
             )
         if row == last:
             return
+
         batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * (last - row) // max(claimed, 1)))
         try:
             for batch in self._file.iter_batches(batch_rows, row_groups=[group], use_threads=False):
@@ -190,7 +193,8 @@ class ParquetReader:
         except _CONTENT_ERRORS as error:
             self.raise_if_file_system(error)
             raise BrokenParquetError(
-                f"row group {group} is damaged ({_one_line(error)}): its last {last - row} rows are lost"
+                f"row group {group} is damaged ({_one_line(error)}): its last {last - row} rows "
+                "are lost"
             ) from error
         if row < last:
             raise BrokenParquetError(
@@ -202,7 +206,7 @@ class BrokenParquetError(Exception):
     """A Parquet file, or one of its row groups, cannot be read.
 
     Attributes:
-        reason: what a bad record says of it.
+        reason: Reason for the bad record.
     """
 
     def __init__(self, detail: str, reason: Reason = Reason.PAGE_CORRUPT) -> None:
@@ -211,12 +215,12 @@ class BrokenParquetError(Exception):
 
 
 def _check(batch: pa.RecordBatch) -> None:
-    """Raises ArrowInvalid for damage that decoding lets through, such as codes outside of their dictionary."""
+    """Raises ArrowInvalid for damage that decoding misses, such as codes outside a dictionary."""
     for column in batch.columns:
         if pa.types.is_dictionary(column.type) and len(column) > column.null_count:
             bounds = pc.min_max(column.indices)
             if bounds["min"].as_py() < 0 or bounds["max"].as_py() >= len(column.dictionary):
-                raise pa.ArrowInvalid("a value points outside of its dictionary")
+                raise pa.ArrowInvalid("a value points outside its dictionary")
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:
@@ -229,15 +233,15 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-Found = tuple[int, tuple[str, ...], pa.DataType]
-"""Where a field stands: the column's number, the names of the struct fields to follow in it, the type there."""
+FieldPlace = tuple[int, tuple[str, ...], pa.DataType]
+"""Place of a field: number of the column, names of the struct fields within it, and its type."""
 
 
-def find_column(schema: pa.Schema, field: str) -> Found | None:
+def find_column(schema: pa.Schema, field: str) -> FieldPlace | None:
     """Finds a field by its name, or by its dotted path into structs.
 
     Returns:
-        Where it stands; None if there is no such field.
+        The place of the field; None if there is no such field.
     """
     if field in schema.names:
         index = schema.names.index(field)
@@ -265,14 +269,15 @@ def _is_string(data_type: pa.DataType) -> bool:
 
 
 class _Undecodable:
-    """Stands for a value that is not UTF-8."""
+    """A value that is not UTF-8."""
 
     def __init__(self, value: bytes) -> None:
         self.value = value
 
 
-def _column(batch: pa.RecordBatch, found: Found) -> pa.Array:
-    index, path, _ = found
+def _column(batch: pa.RecordBatch, place: FieldPlace) -> pa.Array:
+    """Returns the array of a field."""
+    index, path, _ = place
     column = batch.column(index)
     for part in path:
         # Unlike StructArray.field, flatten gives null where the struct itself is null.
@@ -280,10 +285,13 @@ def _column(batch: pa.RecordBatch, found: Found) -> pa.Array:
     return column
 
 
-def _column_values(batch: pa.RecordBatch, found: Found | None) -> list[Any]:
-    if found is None:
+def _column_values(batch: pa.RecordBatch, place: FieldPlace | None) -> list[Any]:
+    """Returns the values of a field, one per row; None for each if there is no such field."""
+    if place is None:
         return [None] * batch.num_rows
-    column = _column(batch, found)
+    column = _column(batch, place)
+
+    # Decode each entry of a dictionary once; rows share it.
     if pa.types.is_dictionary(column.type):
         codes_N = np.asarray(
             column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64
@@ -293,11 +301,12 @@ def _column_values(batch: pa.RecordBatch, found: Found | None) -> list[Any]:
         values = _plain_values(column.dictionary.take(pa.array(known_K)))
         if len(known_K) < len(used_K):
             values = [None, *values]
-        return [values[place] for place in places_N.tolist()]
+        return [values[entry] for entry in places_N.tolist()]
     return _plain_values(column)
 
 
 def _plain_values(column: pa.Array) -> list[Any]:
+    """Returns the values of an array that is not dictionary-encoded."""
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
@@ -331,25 +340,24 @@ def _fields(options: ReadOptions) -> tuple[str, str, str]:
 
 def dictionary_columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
     """Returns the paths of the string columns among the fields that are read."""
-    found = {field: find_column(schema, field) for field in _fields(options)}
-    return [
-        field for field, column in found.items() if column is not None and _is_string(column[2])
-    ]
+    places = {field: find_column(schema, field) for field in _fields(options)}
+    return [field for field, place in places.items() if place is not None and _is_string(place[2])]
 
 
 def check_text_column(reader: ParquetReader, options: ReadOptions) -> tuple[Reason, str] | None:
-    """Says why a file's columns hold no text, or None if they do."""
-    found = find_column(reader.schema, options.text_field)
-    if found is None:
+    """Returns why a file has no text column, as a reason and a sentence; None if it has one."""
+    place = find_column(reader.schema, options.text_field)
+    if place is None:
         columns = ", ".join(reader.schema.names[:50])
         return (
             Reason.NO_TEXT_COLUMN,
-            f"the file has no column {options.text_field!r} (text_field); its columns are: {columns}",
+            f"the file has no column {options.text_field!r} (text_field); its columns are: "
+            f"{columns}",
         )
-    if not _is_string(found[2]):
+    if not _is_string(place[2]):
         return (
             Reason.TEXT_NOT_A_STRING,
-            f"the column {options.text_field!r} (text_field) holds {found[2]}, not strings",
+            f"the column {options.text_field!r} (text_field) has type {place[2]}, not strings",
         )
     return None
 
@@ -358,11 +366,11 @@ def open_for_records(path: str, options: ReadOptions) -> tuple[ParquetReader, pa
     """Opens a Parquet file for reading documents from it.
 
     Returns:
-        The reader, which keeps strings dictionary-encoded, and the schema as the file means it.
+        The reader, which keeps strings dictionary-encoded, and the file's own schema.
 
     Raises:
         OSError: if the file cannot be read at all.
-        BrokenParquetError: if what it holds is no Parquet file that we can read.
+        BrokenParquetError: if the content is not a readable Parquet file.
     """
     with ParquetReader(path) as reader:
         schema = reader.schema
@@ -383,6 +391,7 @@ def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
             0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES)
         )
         return
+
     with reader:
         groups = _groups(reader, split)
         problem = check_text_column(reader, options)
@@ -392,6 +401,7 @@ def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
             detail = f"{detail}; {rows} rows are lost"
             yield BadRecord(reader.first_rows[groups.start], reason, detail, b"")
             return
+
         columns = [
             find_column(reader.schema, field)
             for field in (options.text_field, options.id_field, options.source_field)
@@ -411,6 +421,7 @@ def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
 
 
 def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOptions) -> Record:
+    """Returns the record of a row."""
     if isinstance(text, _Undecodable):
         detail = f"the value of {options.text_field!r} is not UTF-8"
         return BadRecord(row, Reason.TEXT_NOT_UNICODE, detail, text.value[:EXCERPT_BYTES])
@@ -418,11 +429,15 @@ def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOpti
         identifier = identifier.value
     if isinstance(source, _Undecodable):
         source = source.value
-    # A character takes at most 4 bytes: most texts need no second count.
+
+    # A character has at most 4 bytes, so most texts need no exact count.
     if type(text) is str and len(text) * 4 > options.max_record_bytes:
         size = utf8_size(text)
         if size > options.max_record_bytes:
-            detail = f"the text has {size} bytes, more than the limit of {options.max_record_bytes} (max_record_bytes)"
+            detail = (
+                f"the text has {size} bytes, more than the limit of {options.max_record_bytes} "
+                "(max_record_bytes)"
+            )
             return BadRecord(
                 row, Reason.RECORD_TOO_LARGE, detail, text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
             )
@@ -432,13 +447,13 @@ def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOpti
 def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Reads all columns of a split's rows, so that kept rows can be written untouched.
 
-    It gives the very rows for which `read_split` gives a record, be it bad, of their own: what
+    It yields exactly the rows for which `read_split` yields a record, good or bad. Rows that
     `read_split` reports as lost (a damaged row group from some row on, a file without a text
-    column) is left out here.
+    column) are left out.
 
     Args:
-        split: a split of a Parquet file.
-        options: as for `read_split`.
+        split: Split of a Parquet file.
+        options: Options, the same as for `read_split`.
 
     Yields:
         The number of the batch's first row in the file, and the batch, with the file's own schema.
@@ -447,15 +462,16 @@ def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int
         OSError: if the file cannot be read.
     """
     try:
-        # Opened as for reading documents: another way of decoding may find other damage.
+        # Opened as for reading documents: another way of decoding may detect other damage.
         reader, schema = open_for_records(split.path, options)
     except BrokenParquetError:
         return
+
     with reader:
         if check_text_column(reader, options) is not None:
             return
         columns = [
-            found for field in _fields(options) if (found := find_column(reader.schema, field))
+            place for field in _fields(options) if (place := find_column(reader.schema, field))
         ]
         for group in _groups(reader, split):
             try:
@@ -467,11 +483,11 @@ def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int
                 continue  # reported by read_split
 
 
-def _rows_at_once(batch: pa.RecordBatch, columns: list[Found]) -> int:
-    """Says how many rows may leave their dictionaries at a time without filling the memory."""
+def _rows_at_once(batch: pa.RecordBatch, columns: list[FieldPlace]) -> int:
+    """Returns how many rows can be expanded from their dictionaries without filling the memory."""
     longest = 1
-    for found in columns:
-        column = _column(batch, found)
+    for place in columns:
+        column = _column(batch, place)
         if pa.types.is_dictionary(column.type) and len(column.dictionary):
             length = pc.max(pc.binary_length(column.dictionary)).as_py()
             longest = max(longest, length or 0)

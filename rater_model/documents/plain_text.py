@@ -1,4 +1,6 @@
-"""Plain text files: one document a file, known by its path."""
+"""Reads plain text files: one document per file, identified by its path."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -18,23 +20,34 @@ from datarater.rater_model.documents.records import (
 
 
 def as_line(options: ReadOptions, identifier: str, text: str, more: dict[str, object]) -> bytes:
-    """A document that was no JSON as the JSON line that it is written as."""
+    """Returns the JSON line for a document that was not stored as JSON.
+
+    Args:
+        options: Options with the names of the fields for id and text.
+        identifier: Id of the document.
+        text: Text of the document.
+        more: Other fields.
+    """
     return orjson.dumps({options.id_field: identifier, options.text_field: text, **more})
 
 
 def read_plain_text(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a text file; see `datarater.rater_model.documents.reading.read_split`.
 
-    The id is the file's path; the text is the file without a byte order mark, untouched otherwise.
+    The id is the file's path; the text is the file without a byte order mark, otherwise untouched.
     """
     with ByteReader(split) as reader:
         data = reader.read(options.max_record_bytes + len(BYTE_ORDER_MARK) + 1)
         if reader.failure is not None:
             yield reader.broken(0, data)
             return
+
         data = data.removeprefix(BYTE_ORDER_MARK)
         if len(data) > options.max_record_bytes:
-            detail = f"the file has more bytes than the limit of {options.max_record_bytes} (max_record_bytes)"
+            detail = (
+                f"the file has more bytes than the limit of {options.max_record_bytes} "
+                "(max_record_bytes)"
+            )
             yield BadRecord(0, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES])
             return
         try:

@@ -1,4 +1,6 @@
-"""Planning: cuts a file into splits."""
+"""Plans how to cut a file into splits."""
+
+from __future__ import annotations
 
 import dataclasses
 import itertools
@@ -27,21 +29,21 @@ from datarater.rater_model.documents.warc import is_whole_record
 def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:
     """Cuts a file into splits of about equal size.
 
-    Plain JSONL is cut at byte offsets, Parquet between row groups, ArrayRecord on this machine by
-    records, JSONL and WARC in gzip or zstd between members or frames where there are many. Any
-    other file is one split. A file that cannot be planned is one split too, and reading that says
-    what is wrong.
+    Plain JSONL is cut at byte offsets, Parquet between row groups, local ArrayRecord files between
+    records, and JSONL and WARC in gzip or zstd between members or frames if there are many. Any
+    other file is one split. So is a file that cannot be planned, and reading it reports the fault.
 
     Args:
-        info: the file.
-        options: how it will be read.
-        target_bytes: how many stored bytes a split should have; a row group is never cut.
+        info: File to cut.
+        options: Options that the file will be read with.
+        target_bytes: Stored bytes that a split should have; a row group is never cut.
 
     Returns:
         At least one split, in order, covering the file; none has an ordinal yet.
 
     Raises:
         OSError: if the file cannot be read.
+        ValueError: if `target_bytes` is not above 0.
     """
     if target_bytes < 1:
         raise ValueError(f"target_bytes must be above 0, not {target_bytes}")
@@ -68,12 +70,18 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
 
 
 def _cut(whole: Split, offsets: Sequence[int], virtual: bool = False) -> list[Split]:
-    """Cuts a file at stored offsets, which are positions of its records too unless they are to be virtual."""
+    """Cuts a file at stored offsets.
+
+    Args:
+        whole: Split that covers the file.
+        offsets: Stored offsets to cut at, increasing, 0 left out.
+        virtual: Whether the splits get virtual offsets; stored offsets otherwise.
+    """
     if not offsets:
         return [whole]
     unit = VIRTUAL_BYTES if virtual else 1
     return [
-        # The last split is open, so that it holds whatever the store says too little of.
+        # The last split has no end: the store may report too small a size.
         dataclasses.replace(
             whole,
             start=start * unit,
@@ -85,8 +93,8 @@ def _cut(whole: Split, offsets: Sequence[int], virtual: bool = False) -> list[Sp
     ]
 
 
-# The formats whose compressed files are cut at members, each with what the first member of a split
-# must be like.
+# The formats whose compressed files are cut at members, each with a check of the first member of a
+# split.
 _MAY_BEGIN = {Format.JSONL: None, Format.WARC: is_whole_record}
 
 

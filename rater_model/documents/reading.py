@@ -1,20 +1,22 @@
-"""Reading documents: the one door to files of every format, on every file system.
+"""Reads documents from files of every format, on every file system.
 
     for info in list_files(["corpus/*.jsonl.gz"]):
         for split in plan_file(info, options, target_bytes=64 * 2**20):
             for record in read_split(split, options):
                 ...
 
-Bad content never raises and never vanishes: what cannot be read as a document comes as a
-`BadRecord` in its place. An `OSError` means that a file is not to be had (it does not exist, may
-not be read, a disk or connection fails), and that trying again may help.
+Bad content never raises and never vanishes: a record that cannot be read as a document is yielded
+as a `BadRecord`. An `OSError` means that a file is not available (it does not exist, may not be
+read, a disk or connection fails) and that trying again may help.
 
-What stands in a file is told by its content, not by its name: a plain file under a `.gz` name,
-which servers that unpack on the way leave behind, is read as plain. Names decide in three cases: a
-file named `.parquet` is never taken for lines; what is named `.gz`, `.zst` or `.bz2` and is neither
-that nor text counts as a damaged stream; and a file named `.txt`, or `.txt.gz` and so on, that does
-not begin like a JSON object is one plain text.
+The format of a file follows from its content, not from its name: a plain file with a `.gz` name,
+which servers that unpack on the way leave behind, is read as plain. Names decide in four cases: a
+file named `.parquet` is never read as lines; one named `.gz`, `.zst` or `.bz2` that is neither that
+nor text is a damaged stream; one named `.txt` (or `.txt.gz` and so on) that does not begin like a
+JSON object is one plain text; and one named `.csv` or `.tsv` that is not JSON is reported as such.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -69,18 +71,17 @@ __all__ = [
 def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads the records of a split.
 
-    The records come in the order of their positions, which differ from each other, and are the same
-    at every reading. Memory is bounded by `options.max_record_bytes` for JSONL and by a batch of
-    rows for Parquet. Blank lines are no records; a byte order mark at the beginning of a file is
-    dropped.
+    The records come in the order of their positions, which are unique, and are the same at every
+    reading. Memory is bounded by `options.max_record_bytes` for JSONL and by a batch of rows for
+    Parquet. Blank lines are not records; a byte order mark at the beginning of a file is dropped.
 
     Args:
-        split: as planned by `plan_file`.
-        options: the same as for planning.
+        split: Split, as planned by `plan_file`.
+        options: Options, the same as for planning.
 
     Yields:
-        A `Document` for each good record and a `BadRecord` for each bad one. What lies behind
-        damage that cannot be passed is one `BadRecord`.
+        A `Document` for each good record and a `BadRecord` for each bad one. Everything after
+        damage that cannot be skipped is one `BadRecord`.
 
     Raises:
         OSError: if the file cannot be read.
@@ -99,12 +100,13 @@ _READERS = {
 
 
 def json_line(document: Document, file_format: Format, options: ReadOptions) -> bytes:
-    """A document as the JSON line of all that its record holds; its own bytes where it was one.
+    """Returns a document as a JSON line with all fields of its record; its own line if it has one.
 
     Args:
-        document: as it was read.
-        file_format: of its file; not Parquet, whose rows are read as tables (`read_parquet_table`).
-        options: as it was read with.
+        document: Document as it was read.
+        file_format: Format of its file; not Parquet, whose rows are read as tables
+            (`read_parquet_table`).
+        options: Options that it was read with.
     """
     if document.raw is None:
         return as_line(options, orjson.loads(document.key), document.text, {})
@@ -121,8 +123,8 @@ def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]
     """Reads all records of a file; see `read_split`.
 
     Args:
-        path: local path or URL.
-        options: the default options if None.
+        path: Local path or URL.
+        options: Options to read with; the defaults if None.
 
     Raises:
         OSError: if the file cannot be read.

@@ -1,4 +1,6 @@
-"""What reading yields: documents, bad records with their reasons, and the splits that files are cut into."""
+"""Defines what reading yields: documents, bad records with their reasons, and splits of files."""
+
+from __future__ import annotations
 
 import dataclasses
 import enum
@@ -8,17 +10,20 @@ from typing import Any, Self
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 EXCERPT_BYTES = 200
-"""How much of a bad record travels with its report."""
+"""Bytes of a bad record that are kept in its report."""
 
 VIRTUAL_BYTES = 2**16
-"""What a stored offset counts for in a virtual offset; deflate expands 1,032 times at most, zstd 32,768 times."""
+"""Factor of a stored offset in a virtual offset.
+
+Deflate expands at most 1,032 times, zstd at most 32,768 times.
+"""
 
 
 class Reason(enum.StrEnum):
-    """Why a record, or what is left of a file, could not be read as a document.
+    """Why a record, or the rest of a file, could not be read as a document.
 
-    The values stand in score files and in the files of rejected records: once published, one never
-    changes its meaning.
+    The values are written to score files and to the files of rejected records: once published, a
+    value never changes its meaning.
     """
 
     NOT_UTF8 = "not_utf8"
@@ -32,25 +37,25 @@ class Reason(enum.StrEnum):
     TEXT_NOT_A_STRING = "text_not_a_string"
     """The text is a number, a boolean, a list, an object or bytes."""
     TEXT_EMPTY = "text_empty"
-    """The text is empty or nothing but white space (by `str.isspace`: zero-width characters count as text)."""
+    """The text is empty or only white space (by `str.isspace`: zero-width characters are text)."""
     TEXT_NOT_UNICODE = "text_not_unicode"
-    """The record holds a lone surrogate, or a Parquet value is not UTF-8: such a text cannot be written again."""
+    """The record has a lone surrogate, or a Parquet value is not UTF-8: it cannot be written."""
     RECORD_TOO_LARGE = "record_too_large"
-    """The record is longer than `ReadOptions.max_record_bytes`, or a row group than its bound."""
+    """The record exceeds `ReadOptions.max_record_bytes`, or a row group exceeds its bound."""
     STREAM_CORRUPT = "stream_corrupt"
-    """A compressed stream is damaged: what lies after the damage is lost."""
+    """A compressed stream is damaged: everything after the damage is lost."""
     STREAM_TRUNCATED = "stream_truncated"
-    """A compressed stream ends before its time: the last, partial record is lost, and all that followed it."""
+    """A compressed stream ends early: the last, partial record and all after it are lost."""
     TRAILING_GARBAGE = "trailing_garbage"
-    """Bytes that are no compressed data follow a whole compressed stream; what stands before them was read."""
+    """A complete compressed stream is followed by other bytes; everything before them was read."""
     UNREADABLE_FILE = "unreadable_file"
-    """The file as a whole cannot be read: a broken Parquet footer, or a format that is not supported."""
+    """The whole file cannot be read: a broken Parquet footer, or an unsupported format."""
     NO_TEXT_COLUMN = "no_text_column"
-    """A Parquet file has no column of the name that the text is to be found under."""
+    """A Parquet file has no column with the name of the text field."""
     RECORD_CORRUPT = "record_corrupt"
-    """A WARC or TFRecord record is damaged: its header, its checksum, or it is no `tf.train.Example`."""
+    """A WARC or TFRecord record has a bad header or checksum, or is not a `tf.train.Example`."""
     PAGE_CORRUPT = "page_corrupt"
-    """A Parquet row group is damaged: its rows from this one on are lost, the next row group is read again."""
+    """A Parquet row group is damaged: its remaining rows are lost, the next row group is read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,15 +63,15 @@ class ReadOptions:
     """Every option that changes what is read; a part of a run's identity.
 
     A field name may be a dotted path into nested objects (`metadata.text`). A field whose own name
-    holds the dots is found first.
+    contains the dots takes precedence.
 
     Attributes:
-        text_field: where the text stands.
-        id_field: where the document's id stands; documents without one are known by their text's
+        text_field: Field of the text.
+        id_field: Field of the document's id; a document without one is identified by its text's
             digest.
-        source_field: where the name of the document's source stands.
-        max_record_bytes: a record (JSONL: the line; Parquet: the text) of more bytes than this is
-            rejected without ever being held in memory as a whole, as far as its format allows.
+        source_field: Field of the name of the document's source.
+        max_record_bytes: Maximum size of a record (JSONL: the line; Parquet: the text). A larger
+            one is rejected without being held in memory as a whole, where its format allows that.
     """
 
     text_field: str = "text"
@@ -85,15 +90,15 @@ class ReadOptions:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options as a dictionary that JSON can hold."""
+        """Returns the options as a JSON-able dict."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Rebuilds options from `to_json`.
+        """Returns the options that `to_json` described.
 
         Raises:
-            ValueError: if a field is unknown or has no sensible value.
+            ValueError: if a field is unknown or a value is invalid.
         """
         return cls(**_known_fields(cls, fields))
 
@@ -103,20 +108,18 @@ class Document:
     r"""A document that was read.
 
     Attributes:
-        key: the id as canonical JSON, so that the ids 1 and "1" differ (`1` and `"1"`); without an
-            id (missing, null or empty, or nested deeper than 200 levels) `sha256:` and the hex
+        key: Id as canonical JSON, so that the ids 1 and "1" differ (`1` and `"1"`); without an id
+            (missing, null or empty, or nested deeper than 200 levels) `sha256:` and the hex
             SHA-256 of the text in UTF-8. Keys need not be unique in a corpus.
-        text: the text, never empty.
-        source: the name of the document's source; "" without one; one that is no string as
-            canonical JSON.
-        position: the offset at which the record (JSONL: its line) starts in the decompressed
-            stream, in bytes; in a virtual split (see `Split`) plus a virtual offset; Parquet: the
-            row's number in the file; ArrayRecord: the record's.
-        size: the text's length in UTF-8, in bytes.
-        raw: the record's own bytes. JSONL: the line, without its `\n` and without the file's byte
-            order mark, untouched otherwise (a `\r` stays); TFRecord and ArrayRecord: the data;
-            WARC: header and content, without the line ends that follow; Parquet and plain text:
-            None.
+        text: Text, never empty.
+        source: Name of the document's source; "" without one; canonical JSON if it is not a string.
+        position: Offset of the record (JSONL: its line) in the decompressed stream, in bytes; in a
+            virtual split (see `Split`) plus a virtual offset; Parquet: number of the row in the
+            file; ArrayRecord: number of the record.
+        size: Length of the text in UTF-8, in bytes.
+        raw: Bytes of the record. JSONL: the line, without its `\n` and the file's byte order mark,
+            otherwise untouched (a `\r` stays); TFRecord and ArrayRecord: the data; WARC: header
+            and content, without the line ends that follow; Parquet and plain text: None.
     """
 
     key: str
@@ -129,13 +132,13 @@ class Document:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record, or what is left of a file, that could not be read as a document.
+    """A record, or the rest of a file, that could not be read as a document.
 
     Attributes:
-        position: as in `Document`; 0 where the file as a whole cannot be read.
-        reason: one of `Reason`.
-        detail: one sentence for a person.
-        excerpt: the first bytes of the record, at most `EXCERPT_BYTES`.
+        position: Position as in `Document`; 0 if the whole file cannot be read.
+        reason: Reason, which never changes its meaning.
+        detail: Explanation in one sentence, for a person.
+        excerpt: First bytes of the record, at most `EXCERPT_BYTES`.
     """
 
     position: int
@@ -148,7 +151,7 @@ Record = Document | BadRecord
 
 
 class Format(enum.StrEnum):
-    """How records stand in a file."""
+    """How a file stores records."""
 
     JSONL = "jsonl"
     PARQUET = "parquet"
@@ -159,7 +162,7 @@ class Format(enum.StrEnum):
 
 
 class Compression(enum.StrEnum):
-    """What a whole file is wrapped in. Parquet compresses its own pages: such files are `NONE`."""
+    """Compression of a whole file; `NONE` for Parquet, which compresses its own pages."""
 
     NONE = "none"
     GZIP = "gzip"
@@ -169,13 +172,13 @@ class Compression(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileInfo:
-    """An input file as it was found.
+    """An input file as it was listed.
 
     Attributes:
-        path: local path or URL.
-        size: stored bytes.
-        fingerprint: changes when the content does: the store's generation, digest or entity tag
-            where it has one, else the time of modification and the size.
+        path: Local path or URL.
+        size: Stored bytes.
+        fingerprint: Text that changes with the content: the store's generation, digest or entity
+            tag if there is one, otherwise the time of modification and the size.
     """
 
     path: str
@@ -183,12 +186,12 @@ class FileInfo:
     fingerprint: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the file's facts as a dictionary that JSON can hold."""
+        """Returns the file's attributes as a JSON-able dict."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Rebuilds the facts from `to_json`.
+        """Returns the file that `to_json` described.
 
         Raises:
             ValueError: if a field is unknown.
@@ -198,26 +201,26 @@ class FileInfo:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """A part of a file that is read in one go.
+    """A part of a file, read as one unit of work.
 
     The splits of a file, read in order, give the records of the whole file, each exactly once.
 
     Attributes:
-        path: local path or URL of the file.
-        format: how records stand in it.
-        compression: what the whole file is wrapped in.
-        start: JSONL: an offset in the decompressed stream; Parquet: a row group; ArrayRecord: a
-            record.
-        end: likewise, exclusive; None: to the end of the file. A line belongs to the split in which
-            its first byte lies. A compressed stream can be read from its beginning only, so that a
-            split of one which starts later streams past what is not its own, unless it is virtual.
-        ordinal: the split's number in the plan of a run, in the order of (path, start); -1 outside
-            of a plan.
-        size: about how many stored bytes the split covers, for planning; 0 if unknown.
-        virtual: whether start and end are virtual offsets: the stored offset at which a gzip member
-            or zstd frame begins, times `VIRTUAL_BYTES`. What unpacks from there has the positions
-            that follow. No member unpacks to so many times its stored bytes, so that positions rise
-            through the file, as in BGZF.
+        path: Local path or URL of the file.
+        format: Format of the file.
+        compression: Compression of the whole file.
+        start: Beginning of the split. JSONL: an offset in the decompressed stream; Parquet: a row
+            group; ArrayRecord: a record.
+        end: End of the split, exclusive; None for the end of the file. A line belongs to the split
+            that contains its first byte. A compressed stream can only be read from its beginning,
+            so a later split of one first reads past everything before it, unless it is virtual.
+        ordinal: Number of the split in the plan of a run, in the order of (path, start); -1 outside
+            a plan.
+        size: Stored bytes that the split covers, approximately, for planning; 0 if unknown.
+        virtual: Whether start and end are virtual offsets: the stored offset at which a gzip member
+            or zstd frame begins, times `VIRTUAL_BYTES`. The bytes that unpack from there have the
+            positions that follow. No member expands that much, so positions increase through the
+            file, as in BGZF.
     """
 
     path: str
@@ -230,8 +233,8 @@ class Split:
     virtual: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the split as a dictionary that JSON can hold."""
-        # Millions of them are written: dataclasses.asdict would take many times as long.
+        """Returns the split as a JSON-able dict."""
+        # Millions are written, and dataclasses.asdict would take many times as long.
         return {
             "path": self.path,
             "format": str(self.format),
@@ -245,7 +248,7 @@ class Split:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Rebuilds a split from `to_json`.
+        """Returns the split that `to_json` described.
 
         Raises:
             ValueError: if a field is unknown, or names an unknown format or compression.

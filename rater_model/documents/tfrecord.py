@@ -1,12 +1,14 @@
-"""TFRecord files of `tf.train.Example`, without TensorFlow.
+"""Reads TFRecord files of `tf.train.Example`, without TensorFlow.
 
 A record is a length, a masked CRC-32C of it, the data and a masked CRC-32C of that. Features become
-the fields of a JSON object: one value stands alone, several as a list; bytes that are UTF-8 as
-text, others as base64. The names of fields are those of the features (`text`, `metadata/url`, which
-`metadata.url` means too).
+the fields of a JSON object: one value as itself, several as a list; bytes that are UTF-8 as text,
+others as base64. The names of fields are those of the features (`text`, or `metadata/url`, which
+may also be given as `metadata.url`).
 
 Source: tensorflow/core/lib/io/record_writer.h, tensorflow/core/example/{example,feature}.proto.
 """
+
+from __future__ import annotations
 
 import base64
 import struct
@@ -37,14 +39,14 @@ def _masked_crc(data: bytes) -> int:
 
 
 def is_tfrecord(head: bytes) -> bool:
-    """Says whether bytes open a TFRecord file: the checksum of the first length tells."""
+    """Reports whether bytes begin a TFRecord file, by the checksum of the first length."""
     return (
         len(head) >= _HEADER_BYTES and _masked_crc(head[:8]) == struct.unpack_from("<I", head, 8)[0]
     )
 
 
 class NotAnExampleError(ValueError):
-    """A record's data is no `tf.train.Example`."""
+    """A record's data is not a `tf.train.Example`."""
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -61,7 +63,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _wire(data: bytes) -> Iterator[tuple[int, int, Any]]:
-    """The fields of a protocol buffer: number, wire type, value."""
+    """Yields the fields of a protocol buffer: number, wire type, value."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -87,10 +89,11 @@ def _signed(value: int) -> int:
 
 
 def _values(feature: bytes) -> list[Any]:
+    """Returns the values of a feature: bytes, floats or integers."""
     values: list[Any] = []
     for number, kind, payload in _wire(feature):
         if kind != _BYTES or number not in (1, 2, 3):
-            raise NotAnExampleError("a feature is no list of bytes, floats or integers")
+            raise NotAnExampleError("a feature is not a list of bytes, floats or integers")
         for inner, inner_kind, value in _wire(payload):
             if inner != 1:
                 raise NotAnExampleError("a list has an unknown field")
@@ -111,18 +114,18 @@ def _values(feature: bytes) -> list[Any]:
 
 
 def parse_example(data: bytes) -> dict[str, list[Any]]:
-    """The features of a serialised `tf.train.Example`: lists of bytes, floats or integers by name.
+    """Returns the features of a serialized `tf.train.Example`, each a list of its values, by name.
 
     Raises:
-        NotAnExampleError: the data is none.
+        NotAnExampleError: if the data is not an example.
     """
-    found: dict[str, list[Any]] = {}
+    parsed: dict[str, list[Any]] = {}
     for number, kind, features in _wire(data):
         if number != 1 or kind != _BYTES:
-            raise NotAnExampleError("it holds something else than features")
+            raise NotAnExampleError("it has a field other than features")
         for entry_number, entry_kind, entry in _wire(features):
             if entry_number != 1 or entry_kind != _BYTES:
-                raise NotAnExampleError("the features are no map")
+                raise NotAnExampleError("the features are not a map")
             name, feature = "", b""
             for part, part_kind, value in _wire(entry):
                 if part_kind != _BYTES or part not in (1, 2):
@@ -134,8 +137,8 @@ def parse_example(data: bytes) -> dict[str, list[Any]]:
                         raise NotAnExampleError("a feature's name is not UTF-8") from None
                 else:
                     feature = value
-            found[name] = _values(feature)
-    return found
+            parsed[name] = _values(feature)
+    return parsed
 
 
 def _plain(value: Any) -> Any:
@@ -151,7 +154,7 @@ def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a TFRecord file; see `datarater.rater_model.documents.reading.read_split`.
 
     Positions are offsets in the decompressed stream. Damaged data costs its own record; a damaged
-    length all that follows, since nothing tells where the next record begins.
+    length costs everything after it, since nothing marks where the next record begins.
     """
     with ByteReader(split) as reader:
         while True:
@@ -162,23 +165,29 @@ def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
             if len(header) < _HEADER_BYTES:
                 yield reader.ended_early(start, header, "record")
                 break
+
+            # The length, with its checksum.
             if not is_tfrecord(header):
-                detail = "the record's length does not match its checksum; this record and all that follow are lost"
+                detail = (
+                    "the record's length does not match its checksum; this record and all after it "
+                    "are lost"
+                )
                 yield BadRecord(start, Reason.RECORD_CORRUPT, detail, header)
                 return
             length = int.from_bytes(header[:8], "little")
             if length > options.max_record_bytes:
-                found = reader.skip(length + 4)
-                if found == length + 4:
+                if reader.skip(length + 4) == length + 4:
                     detail = (
-                        f"the record has {length} bytes, more than the limit of {options.max_record_bytes} "
-                        "(max_record_bytes)"
+                        f"the record has {length} bytes, more than the limit of "
+                        f"{options.max_record_bytes} (max_record_bytes)"
                     )
                     yield BadRecord(start, Reason.RECORD_TOO_LARGE, detail, header)
                     continue
                 if reader.failure is None:
                     yield reader.ended_early(start, header, "record")
                 break
+
+            # The data, with its checksum.
             data, checksum = reader.read(length), reader.read(4)
             if len(checksum) < 4:
                 if reader.failure is None:
@@ -186,7 +195,7 @@ def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
                 break
             if _masked_crc(data) != int.from_bytes(checksum, "little"):
                 detail = (
-                    "the data does not match its checksum; reading goes on with the next record"
+                    "the data does not match its checksum; reading continues with the next record"
                 )
                 yield BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
                 continue
@@ -203,17 +212,20 @@ def _fields(features: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def _named(fields: dict[str, Any], name: str) -> Any:
-    """A field by its name, or by its dotted path: TensorFlow Datasets writes nested features as `metadata/url`."""
+    """Returns a field by its name or dotted path; None if it is missing.
+
+    TensorFlow Datasets writes nested features as `metadata/url`.
+    """
     return fields[name] if name in fields else fields.get(name.replace(".", "/"))
 
 
 def example_line(data: bytes) -> bytes:
-    """A serialised `tf.train.Example` as a JSON line of all its features."""
+    """Returns a serialized `tf.train.Example` as a JSON line with all its features."""
     return orjson.dumps(_fields(parse_example(data)))
 
 
 def _message(number: int, data: bytes) -> bytes:
-    """A length-prefixed field of a protocol buffer."""
+    """Returns a length-prefixed field of a protocol buffer."""
     size, prefix = len(data), bytearray([number << 3 | _BYTES])
     while size >= 0x80:
         prefix.append(size & 0x7F | 0x80)
@@ -222,10 +234,10 @@ def _message(number: int, data: bytes) -> bytes:
 
 
 def with_float(data: bytes, name: str, value: float) -> bytes:
-    """A serialised `tf.train.Example` with one more feature, a float.
+    """Returns a serialized `tf.train.Example` with one more feature, a float.
 
-    The bytes that are there stay as they are, and stand first: of messages one after another the
-    features are merged, the last of one name holding.
+    The existing bytes stay as they are and come first: concatenated messages are merged, and the
+    last feature of a name wins.
 
     Source: protobuf.dev/programming-guides/encoding, "Last One Wins".
     """
@@ -252,14 +264,17 @@ def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
     try:
         features = parse_example(data)
     except NotAnExampleError as error:
-        detail = f"the record is no tf.train.Example: {error}"
+        detail = f"the record is not a tf.train.Example: {error}"
         return BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
     raw_text = _named(features, options.text_field) or [None]
     if len(raw_text) == 1 and isinstance(raw_text[0], bytes):
         try:
             raw_text[0].decode()
         except UnicodeDecodeError as error:
-            detail = f"the feature {options.text_field!r} is not UTF-8: {error.reason} at byte {error.start}"
+            detail = (
+                f"the feature {options.text_field!r} is not UTF-8: {error.reason} at byte "
+                f"{error.start}"
+            )
             return BadRecord(start, Reason.TEXT_NOT_UNICODE, detail, raw_text[0][:EXCERPT_BYTES])
     fields = _fields(features)
     text, identifier, source = (

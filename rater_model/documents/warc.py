@@ -1,14 +1,16 @@
-r"""WARC and WET files, as crawls are published: documents out of their text records.
+r"""Reads WARC and WET files, as crawls publish them: their text records become documents.
 
 A record of type `conversion` (the extracted text in a WET file), or `resource` with the content
 type `text/plain`, is a document. Its id is `WARC-Record-ID`; its URL and date are kept as the
-fields `url` and `date`, its languages, where the crawl names them, as `language`. A `response` or a
-resource of another type (HTML, PDF) becomes a bad record that says so: taking the text out of a
-page is another tool's work. Records that hold no content of their own (`warcinfo`, `request`,
-`metadata`, `revisit`, `continuation`) are no documents and not counted.
+fields `url` and `date`, its languages, if the crawl names them, as `language`. A `response` or a
+resource of another type (HTML, PDF) becomes a bad record that says so: extracting text from a page
+is left to other tools. Records without content of their own (`warcinfo`, `request`, `metadata`,
+`revisit`, `continuation`) are not documents and are not counted.
 
 Source: ISO 28500, the WARC file format.
 """
+
+from __future__ import annotations
 
 import io
 import re
@@ -41,23 +43,28 @@ def is_warc(head: bytes) -> bool:
 
 
 def is_whole_record(head: bytes, size: int) -> bool:
-    """Says whether what a gzip member or zstd frame unpacks to is one record, as crawls are stored.
+    """Reports whether a gzip member or zstd frame unpacks to exactly one record, as in crawls.
 
     Args:
-        head: its first bytes, the record's header among them.
-        size: how many bytes there are.
+        head: First unpacked bytes, including the record's header.
+        size: Number of unpacked bytes.
     """
     header_bytes = head.find(b"\r\n\r\n") + 4
     length = _LENGTH.search(head[:header_bytes])
     if not head.startswith(WARC_MAGIC) or header_bytes < 4 or length is None:
         return False
-    return (
-        0 <= size - header_bytes - int(length[1]) <= 4
-    )  # two line ends, or what a careless writer leaves of them
+    # Two line ends follow the content, or what a careless writer leaves of them.
+    return 0 <= size - header_bytes - int(length[1]) <= 4
 
 
 def _headers(next_line: Callable[[], bytes]) -> tuple[dict[str, str], bytes] | None:
-    """The named fields of a record, names in lower case, and their bytes; None where they cannot be made out."""
+    """Returns the named fields of a record, names in lower case, and the bytes of the header.
+
+    None if the header cannot be parsed.
+
+    Args:
+        next_line: Function that returns the next line, with its line end.
+    """
     fields: dict[str, str] = {}
     lines: list[bytes] = []
     last = ""
@@ -81,7 +88,7 @@ def _headers(next_line: Callable[[], bytes]) -> tuple[dict[str, str], bytes] | N
 
 
 def _to_next_record(reader: ByteReader) -> bytes:
-    """Passes lines up to one that opens a record; that line, or nothing at the end."""
+    """Skips lines up to one that begins a record; returns that line, or nothing at the end."""
     fresh = True
     while line := reader.line(_LINE_LIMIT):
         if fresh and line.startswith(WARC_MAGIC):
@@ -94,7 +101,7 @@ def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
     """Reads a WARC or WET file; see `datarater.rater_model.documents.reading.read_split`.
 
     Positions are offsets in the decompressed stream. A record whose beginning is damaged is one bad
-    record, and reading goes on with the next line that opens one.
+    record, and reading continues with the next line that begins one.
     """
     with ByteReader(split) as reader:
         while True:
@@ -106,22 +113,28 @@ def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
                 line = line.removeprefix(BYTE_ORDER_MARK)
             if not line.strip():
                 continue
+
+            # Find the next record after damage.
             if not line.startswith(WARC_MAGIC):
-                detail = "no WARC record begins here; what stands before the next one is lost"
+                detail = "no WARC record begins here; everything before the next one is lost"
                 yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
                 line = _to_next_record(reader)
                 start = reader.position - len(line)
                 if not line:
                     break
+
+            # Read the record, or the next one whose header can be parsed.
             while line:
-                found = _headers(lambda: reader.line(_LINE_LIMIT))
-                fields, header = found or ({}, b"")
+                fields, header = _headers(lambda: reader.line(_LINE_LIMIT)) or ({}, b"")
                 length = fields.get("content-length", "")
                 if length.isascii() and length.isdigit() and len(length) < 19:
                     yield from _record(reader, fields, line + header, int(length), start, options)
                     break
                 if reader.failure is None:
-                    detail = "the record's header is damaged or has no length; what stands before the next is lost"
+                    detail = (
+                        "the record's header is damaged or has no length; everything before the "
+                        "next record is lost"
+                    )
                     yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
                 line = _to_next_record(reader)
                 start = reader.position - len(line)
@@ -137,31 +150,47 @@ def _record(
     start: int,
     options: ReadOptions,
 ) -> Iterator[Record]:
+    """Reads the content of one record, and yields the record unless it has no content of its own.
+
+    Args:
+        reader: Reader, at the first byte of the content.
+        fields: Named fields of the header.
+        header: Bytes of the header.
+        length: Length of the content in bytes, according to the header.
+        start: Position of the record.
+        options: Options to read with.
+    """
     kind = fields.get("warc-type", "").lower()
     media = fields.get("content-type", "").partition(";")[0].strip().lower()
     is_document = kind in _DOCUMENTS and media in ("text/plain", "")
+
+    # Only the content of a document of acceptable size is held in memory.
     large = length > options.max_record_bytes
     content = b""
     if is_document and not large:
         content = reader.read(length)
-        found = len(content)
+        present = len(content)
     else:
-        found = reader.skip(length)
-    if kind in _WITHOUT_CONTENT and found == length:
+        present = reader.skip(length)
+    if kind in _WITHOUT_CONTENT and present == length:
         return
+
     name = fields.get("warc-record-id", "")
     head = f"{kind} {name} {fields.get('warc-target-uri', '')}".encode()[:EXCERPT_BYTES]
-    if found < length:
+    if present < length:
         if reader.failure is None:
             yield reader.ended_early(start, head, "WARC record")
     elif not is_document:
         detail = (
-            f"a {kind or 'nameless'} record of {media or 'no content type'} holds no extracted text; read the WET "
-            "files of the crawl, or extract the text first"
+            f"a {kind or 'nameless'} record of {media or 'no content type'} has no extracted text; "
+            "read the WET files of the crawl, or extract the text first"
         )
         yield BadRecord(start, Reason.NO_TEXT, detail, head)
     elif large:
-        detail = f"the record has {length} bytes, more than the limit of {options.max_record_bytes} (max_record_bytes)"
+        detail = (
+            f"the record has {length} bytes, more than the limit of {options.max_record_bytes} "
+            "(max_record_bytes)"
+        )
         yield BadRecord(start, Reason.RECORD_TOO_LARGE, detail, head)
     else:
         try:
@@ -174,12 +203,12 @@ def _record(
 
 
 def warc_line(raw: bytes, text: str, options: ReadOptions) -> bytes:
-    """A record as a JSON line: its id, text, URL, date and, where the crawl names them, languages.
+    """Returns a record as a JSON line: its id, text, URL, date and, if there are any, languages.
 
     Args:
-        raw: header and content.
-        text: the content, decoded.
-        options: the names of the fields of id and text.
+        raw: Header and content.
+        text: Content, decoded.
+        options: Options with the names of the fields for id and text.
     """
     lines = io.BytesIO(raw)
     lines.readline()
@@ -194,12 +223,17 @@ def warc_line(raw: bytes, text: str, options: ReadOptions) -> bytes:
 
 
 def with_field(raw: bytes, name: str, value: str) -> bytes:
-    r"""A record with one more named field at the end of its header; one of that name that is there is replaced.
+    r"""Returns a record with one more named field at the end of its header.
+
+    An existing field of that name is replaced. All other bytes stay as they are.
 
     Args:
-        raw: header and content; all other bytes stay as they are.
-        name: of the field.
-        value: of the field.
+        raw: Header and content.
+        name: Name of the field.
+        value: Value of the field.
+
+    Raises:
+        ValueError: if the header has no end.
 
     Example:
         >>> with_field(b"WARC/1.0\r\nContent-Length: 1\r\n\r\na", "Score", "0.5")

@@ -452,4 +452,4 @@ def test_a_tensorflow_dataset_is_curated_by_name(
         "1",
     ]
     assert curate.main([*wrong, *flags]) == exit_codes.WRONG_USAGE
-    assert "it holds tiny:1.0.0" in capsys.readouterr().err
+    assert "it has tiny:1.0.0" in capsys.readouterr().err

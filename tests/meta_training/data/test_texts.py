@@ -197,14 +197,14 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
         (
             "tinny",
             "text",
-            r"no dataset 'tinny' in .* \(it holds .*tiny:1\.0\.0\); prepare it with: tfds build",
+            r"no dataset 'tinny' in .* \(it has .*tiny:1\.0\.0\); prepare it with: tfds build",
         ),
         (
             "tiny:2.0.0",
             "text",
-            r"no dataset 'tiny' of version 2\.0\.0 .* \(it holds .*tiny:1\.0\.0\)",
+            r"no dataset 'tiny' of version 2\.0\.0 .* \(it has .*tiny:1\.0\.0\)",
         ),
-        ("tiny/english", "text", r"no dataset 'tiny/english' in .* \(it holds"),
+        ("tiny/english", "text", r"no dataset 'tiny/english' in .* \(it has"),
         ("tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
         ("tiny:train[:x]", "text", r"the split 'train\[:x\]' cannot be read"),
         ("tiny:train[:10%", "text", r"the split 'train\[:10%' cannot be read"),
@@ -226,7 +226,7 @@ def test_examples_that_cannot_be_used_are_counted(datasets: str) -> None:
         ("tiny:train+all[:5]", "text", r"the split 'train\+all\[:5\]' cannot be read"),
         ("tiny", "body", r"text_field='body' is not among its features: \['metadata', 'text'\]"),
         ("tiny", "text.body", r"text_field='text\.body' is not among its features"),
-        ("a b", "text", "names no dataset"),
+        ("a b", "text", "does not name a dataset"),
         ("sequential", "text", "has no random access; convert it: tfds convert_format"),
     ],
 )
@@ -284,7 +284,7 @@ def test_damaged_examples_are_counted_and_a_lost_file_is_an_error(tmp_path: Path
 
 
 def test_a_folder_without_datasets(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="which holds no prepared dataset"):
+    with pytest.raises(DataError, match="which has no prepared dataset"):
         TfdsTexts("c4/en", "text", str(tmp_path))
 
 

@@ -105,29 +105,29 @@ def test_nested_features_are_named_by_dots(folder: Path) -> None:
         (
             "tfds:tinny",
             "text",
-            r"no dataset 'tinny' stands in .* \(it holds .*tiny:0\.9\.0, tiny:1\.0\.0\); prepare",
+            r"there is no dataset 'tinny' in .* \(it has .*tiny:0\.9\.0, tiny:1\.0\.0\); prepare",
         ),
         (
             "tfds:tiny:2.0.0",
             "text",
-            r"no dataset 'tiny' of version 2\.0\.0 stands in .* \(it holds",
+            r"no dataset 'tiny' of version 2\.0\.0 in .* \(it has",
         ),
-        ("tfds:lines", "text", r"no dataset 'lines' stands in .* \(it holds lines/english:2\.0\.0"),
+        ("tfds:lines", "text", r"no dataset 'lines' in .* \(it has lines/english:2\.0\.0"),
         ("tfds:tiny:test", "text", r"no split 'test'; tiny/1\.0\.0 has \['train', 'validation'\]"),
-        ("tfds:tiny:train[:10%]", "text", "whole splits are read"),
+        ("tfds:tiny:train[:10%]", "text", "only whole splits are read"),
         (
             "tfds:tiny",
             "body",
             r"text_field='body' is not among its features: \['metadata', 'text'\]",
         ),
-        ("tfds:tiny", "metadata", "text_field='metadata' holds FeaturesDict, not text"),
+        ("tfds:tiny", "metadata", "text_field='metadata' is FeaturesDict, not text"),
         ("tfds:tiny", "text.body", "is not among its features"),
         (
             "tfds:other/english",
             "text",
-            r"stored as riegeli, which is not read; convert it: tfds convert_format",
+            r"stored as riegeli, which is not supported; convert it: tfds convert_format",
         ),
-        ("tfds:a b", "text", "names no dataset"),
+        ("tfds:a b", "text", "does not name a dataset"),
     ],
 )
 def test_what_is_not_there_is_refused_with_the_names_that_are(
@@ -140,12 +140,12 @@ def test_what_is_not_there_is_refused_with_the_names_that_are(
 def test_missing_shards_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "lines", tmp_path / "lines")
     (tmp_path / "lines/english/2.0.0/lines-train.tfrecord-00001-of-00002").unlink()
-    with pytest.raises(DatasetError, match="1 of 2 files of the split 'train' are there"):
+    with pytest.raises(DatasetError, match="1 of 2 files of the split 'train' exist"):
         split_patterns("tfds:lines/english", "text", str(tmp_path))
 
 
 def test_an_empty_folder_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="which holds no prepared dataset"):
+    with pytest.raises(DatasetError, match="which has no prepared dataset"):
         split_patterns("tfds:tiny", "text", str(tmp_path))
 
 
@@ -197,4 +197,4 @@ def test_damage_costs_its_records_and_a_lost_end_the_file(folder: Path, tmp_path
     (only,) = read_file(str(path))
     assert isinstance(only, BadRecord)
     assert only.reason is Reason.UNREADABLE_FILE
-    assert "no whole ArrayRecord file" in only.detail
+    assert "not a complete ArrayRecord file" in only.detail
