@@ -1,11 +1,13 @@
-"""The rater checkpoint: a folder that holds a rater, and says plainly what is wrong with it if anything is.
+"""Saves and loads rater checkpoints, and reports clearly what is wrong with a damaged one.
 
-    rater.json           format version, shape, tokenizer kind, digests of the other files, statistics of the
-                         scores on a reference sample, provenance
+A checkpoint is a folder on the local disk or on any fsspec file system:
+
+    rater.json           format version, shape, tokenizer kind, digests of the other files,
+                         statistics of the scores on a reference sample, provenance
     params.safetensors   the parameters
     tokenizer.json       the tokenizer
 
-A folder on this machine or on any fsspec file system. Nothing in it is pickled.
+Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import fsspec
 import numpy as np
 import safetensors.numpy
 from fsspec.implementations.local import LocalFileSystem
 
+from datarater.rater_model.documents.files import file_system_of
+from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.rater import Params, RaterConfig, initialise_rater_shapes
 from datarater.rater_model.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
@@ -35,22 +38,22 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class CheckpointError(ValueError):
-    """A rater checkpoint that cannot be used; the message names the file and says what to do."""
+    """A rater checkpoint cannot be used; the message names the file and a remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreStatistics:
-    """What is known of the scores on a reference sample of documents.
+    """Statistics of the scores of a reference sample of documents.
 
-    Scores are defined up to a constant alone, so the sample's mean is subtracted from every score;
-    its spread and quantiles are kept to read a score by, and belong to this rater only.
+    Scores are defined only up to a constant, so the sample's mean is subtracted from every score.
+    Its spread and quantiles help to interpret a score; they belong to this rater only.
 
     Attributes:
-        center: the sample's mean before centring, subtracted from every score.
-        standard_deviation: of the sample's scores.
-        quantiles: the centred scores' quantiles at 0, 1/100, ..., 1 (101 values).
-        sample_size: documents in the sample.
-        max_windows: the window cap under which the sample was scored.
+        center: Mean of the sample's scores before centering, subtracted from every score.
+        standard_deviation: Standard deviation of the sample's scores.
+        quantiles: Quantiles of the centered scores at 0, 1/100, ..., 1 (101 values).
+        sample_size: Number of documents in the sample.
+        max_windows: Window cap with which the sample was scored.
     """
 
     center: float = 0.0
@@ -62,15 +65,15 @@ class ScoreStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class RaterCheckpoint:
-    """A rater with all that scoring needs.
+    """A rater with everything that scoring needs.
 
     Attributes:
-        config: the rater's shape.
-        params: nested dict of arrays.
-        tokenizer: turns texts into the rater's ids.
-        statistics: of the scores on a reference sample.
-        recommended_discard_fraction: what an evaluation found best, or None.
-        provenance: free JSON: the training config, step, data, versions.
+        config: Shape of the rater.
+        params: Parameters, a nested dict of arrays.
+        tokenizer: Tokenizer of the rater.
+        statistics: Statistics of the scores on a reference sample.
+        recommended_discard_fraction: Best fraction to discard according to an evaluation, or None.
+        provenance: Origin as free JSON: the training config, step, data, versions.
         digest: SHA-256 over everything above; empty until the checkpoint has been saved or loaded.
     """
 
@@ -119,25 +122,27 @@ def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
 
 
 def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> RaterCheckpoint:
-    """Writes a rater checkpoint, whole or not at all.
+    """Writes a rater checkpoint, completely or not at all.
 
-    On a local file system the folder is written beside its place and renamed into it; an older
-    checkpoint there is moved away in the same breath. Elsewhere `rater.json` is written last, and a
-    folder without it is not a checkpoint.
+    On a local file system a new folder is written next to the target and then renamed to it, and an
+    older checkpoint there is replaced. On other file systems `rater.json` is written last: a folder
+    without it is not a checkpoint.
 
     Args:
-        path: the folder to write: local, or any fsspec URL.
-        checkpoint: what to write; its `digest` is not looked at.
+        path: Folder to write: local, or any fsspec URL.
+        checkpoint: Checkpoint to write; its `digest` is ignored.
 
     Returns:
         The checkpoint with its digest.
 
     Raises:
-        CheckpointError: the path exists and is not a rater checkpoint: nothing is overwritten.
-        OSError: the folder could not be written.
+        CheckpointError: if the path exists and is not a rater checkpoint: nothing is overwritten.
+        OSError: if the folder cannot be written.
     """
     files, digest = _serialise(checkpoint)
-    file_system, folder = fsspec.core.url_to_fs(os.fspath(path))
+    file_system, folder = file_system_of(os.fspath(path))
+
+    # Only a checkpoint or an empty folder may be replaced.
     is_checkpoint = file_system.exists(f"{folder}/{RATER_FILE}")
     if (
         file_system.exists(folder)
@@ -145,8 +150,9 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
         and (file_system.isfile(folder) or file_system.ls(folder))
     ):
         raise CheckpointError(
-            f"{path} exists and is no rater checkpoint; choose another place or remove it"
+            f"{path} exists and is not a rater checkpoint; choose another folder or remove it"
         )
+
     if isinstance(file_system, LocalFileSystem):
         _replace_local_folder(Path(folder), files)
     else:
@@ -159,6 +165,7 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
 
 
 def _replace_local_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes files to a new folder and renames it; a failure leaves the old folder in place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:12]
     new, old = (folder.with_name(f".{folder.name}.{state}-{unique}") for state in ("new", "old"))
@@ -186,52 +193,59 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
     """Loads a rater checkpoint and checks every byte of it.
 
     Args:
-        path: the folder: local, or any fsspec URL.
+        path: Folder of the checkpoint: local, or any fsspec URL.
 
     Raises:
-        CheckpointError: no checkpoint there, a missing file, a newer format version, a digest that
-            does not match, or parameters that do not fit the shape; the message says which.
+        CheckpointError: if there is no checkpoint, a file is missing, the format version is newer,
+            a digest does not match, or the parameters do not fit the shape; the message says which.
+        OSError: if the file system fails.
     """
-    file_system, folder = fsspec.core.url_to_fs(os.fspath(path))
+    file_system, folder = file_system_of(os.fspath(path))
 
     def read(name: str) -> bytes:
         try:
-            return file_system.cat_file(f"{folder}/{name}")
+            with raising_os_errors(os.fspath(path)):
+                return bytes(file_system.cat_file(f"{folder}/{name}"))
         except (FileNotFoundError, NotADirectoryError) as error:
             if name == RATER_FILE:
                 raise CheckpointError(
-                    f"{path} holds no rater checkpoint: there is no {RATER_FILE}; "
+                    f"{path} is not a rater checkpoint: there is no {RATER_FILE}; "
                     "give the folder that datarater train wrote, such as WORKDIR/rater"
                 ) from error
             raise CheckpointError(
                 f"{path} is incomplete: {name} is missing; copy the whole folder again"
             ) from error
 
+    # The description: its version first, since a newer one may have other keys.
     raw = read(RATER_FILE)
     try:
         values = json.loads(raw)
         version = values["format_version"]
         if not isinstance(version, int):
-            raise TypeError("format_version is no integer")
+            raise TypeError("format_version is not an integer")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}/{RATER_FILE} is damaged: it is not the JSON that a rater has"
+            f"{path}/{RATER_FILE} is damaged: it is not the JSON of a rater"
         ) from error
     if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}; this datarater reads up to {FORMAT_VERSION}: install a newer one"
+            f"{path} has format version {version}; this datarater reads up to {FORMAT_VERSION}: "
+            "install a newer one"
         )
     digest = values.pop("digest", None)
     if digest != _sha256(_canonical(values)) or raw != _canonical({**values, "digest": digest}):
         raise CheckpointError(
             f"{path}/{RATER_FILE} is damaged or was edited: its digest does not match"
         )
+
+    # The other files, by their digests.
     contents = {name: read(name) for name in (PARAMS_FILE, TOKENIZER_FILE)}
     for name, data in contents.items():
         if _sha256(data) != values["files"][name]:
             raise CheckpointError(
                 f"{path}/{name} is damaged: its SHA-256 differs from the one in {RATER_FILE}"
             )
+
     try:
         config = RaterConfig.from_json(values["rater"])
         tokenizer = load_tokenizer(values["tokenizer"]["kind"], contents[TOKENIZER_FILE])
@@ -240,6 +254,8 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
         )
     except (KeyError, TypeError, ValueError, TokenizerError) as error:
         raise CheckpointError(f"{path} describes a rater that cannot be built: {error}") from error
+
+    # The parameters must have exactly the shapes that the config describes.
     flat = safetensors.numpy.load(contents[PARAMS_FILE])
     expected = {
         name: leaf.shape
@@ -249,8 +265,9 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
     }
     if {name: array.shape for name, array in flat.items()} != expected:
         raise CheckpointError(
-            f"{path}/{PARAMS_FILE} does not hold the parameters of the shape in {RATER_FILE}"
+            f"{path}/{PARAMS_FILE} does not have the parameters of the shape in {RATER_FILE}"
         )
+
     return RaterCheckpoint(
         config=config,
         params=flax.traverse_util.unflatten_dict(flat, sep="/"),

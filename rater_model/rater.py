@@ -1,11 +1,12 @@
-"""The rater: a small non-causal transformer that gives a token sequence one score.
+"""Defines the rater, a small non-causal transformer that gives a token sequence one score.
 
-The paper's rater is a 50M non-causal transformer with one scalar a sequence (arXiv 2505.17895,
-section 4); how it pools is not stated there: ours takes the mean over valid tokens. Hashed n-gram
-embeddings beside the token embeddings are ours too: on bytes, a mean-pooled transformer alone
-learns slowly.
+The paper's rater is a 50M non-causal transformer with one scalar per sequence (arXiv 2505.17895,
+section 4). The paper does not state how it pools: ours takes the mean over valid tokens. The hashed
+n-gram embeddings in addition to the token embeddings are ours too: on bytes, a mean-pooled
+transformer alone learns slowly.
 
-Dimension letters as in `datarater.rater_model.transformer`, and N, the rows of one n-gram table.
+Dimension letters are those of `datarater.rater_model.transformer`, and N, the rows of one n-gram
+table.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ Params = Any  # a nested dict of arrays, as Flax makes it
 
 @dataclasses.dataclass(frozen=True)
 class RaterConfig:
-    """The shape of a rater; with its parameters and tokenizer it is all that scoring needs.
+    """The shape of a rater.
+
+    Together with the parameters and the tokenizer it is everything that scoring needs.
 
     Attributes:
-        vocabulary_size: V, of the tokenizer.
-        window: tokens that the rater was trained on at once; longer texts are scored in windows of
-            it.
-        transformer: the encoder's shape.
-        ngram_orders: which n-grams get a table of hashed embeddings; empty for none.
-        ngram_rows: N, rows of each table.
+        vocabulary_size: V, the vocabulary of the tokenizer.
+        window: Tokens in a training window; longer texts are scored in windows of this length.
+        transformer: Shape of the encoder.
+        ngram_orders: Orders n of the n-grams with a table of hashed embeddings; empty for none.
+        ngram_rows: N, the rows of each table.
     """
 
     vocabulary_size: int = 258
@@ -54,16 +56,16 @@ class RaterConfig:
             raise ValueError(f"window must be at least 1 token, not {self.window}")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able dict from which `from_json` makes the same config."""
+        """Returns the config as a JSON-able dict, which `from_json` reads."""
         return {**dataclasses.asdict(self), "ngram_orders": list(self.ngram_orders)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RaterConfig:
-        """Makes a config of what `to_json` returned.
+        """Returns the config that `to_json` described.
 
         Raises:
-            TypeError: a key is unknown or missing.
-            ValueError: a value is out of its range.
+            TypeError: if a key is unknown or missing.
+            ValueError: if a value is out of range.
         """
         return cls(
             **{
@@ -78,12 +80,12 @@ def hash_ngrams(tokens_BxL: jax.Array, order: int, rows: int) -> jax.Array:
     """Hashes the n-gram that ends at each position into a table's row.
 
     The ids are folded into 32 bits by h <- (h xor id) x 0x01000193 (FNV-1a over ids), then mixed by
-    murmur3's finaliser. Before the sequence's first token stands the id 0xFFFF_FFFF.
+    murmur3's finalizer. The sequence's first token is preceded by the id 0xFFFF_FFFF.
 
     Args:
-        tokens_BxL: token ids.
-        order: n, at least 2.
-        rows: N.
+        tokens_BxL: Token ids.
+        order: Order n of the n-grams, at least 2.
+        rows: Rows N of the table.
 
     Returns:
         Rows in [0, N), int32, shape [B, L].
@@ -91,6 +93,7 @@ def hash_ngrams(tokens_BxL: jax.Array, order: int, rows: int) -> jax.Array:
     tokens = tokens_BxL.astype(jnp.uint32)
     length = tokens.shape[1]
     padded = jnp.pad(tokens, ((0, 0), (order - 1, 0)), constant_values=jnp.uint32(0xFFFF_FFFF))
+
     h = jnp.full_like(tokens, 0x811C9DC5 + order)
     for offset in range(order):
         h = (h ^ padded[:, offset : offset + length]) * jnp.uint32(0x01000193)
@@ -101,13 +104,13 @@ def hash_ngrams(tokens_BxL: jax.Array, order: int, rows: int) -> jax.Array:
 
 
 class Rater(nn.Module):
-    """phi_eta: token ids in, one score a sequence out.
+    """Maps token ids to one score per sequence: the paper's phi_eta.
 
     score = head . mean over valid positions of Transformer(token embedding + sum over n of n-gram
     embedding).
 
-    The head has no bias: the softmax over a batch is the same whatever constant is added to all
-    scores, so the meta-gradient of a bias would be rounding noise.
+    The head has no bias: a constant added to all scores does not change the softmax over a batch,
+    so the meta-gradient of a bias would be rounding noise.
     """
 
     config: RaterConfig
@@ -117,23 +120,29 @@ class Rater(nn.Module):
         """Returns scores, shape [B], in float32 at least.
 
         Args:
-            tokens_BxL: token ids; those that are masked do not matter.
-            mask_BxL: True at valid positions, which must stand before all padding.
+            tokens_BxL: Token ids; masked ones do not matter.
+            mask_BxL: Mask, True at valid positions, which must precede all padding.
         """
         config = self.config
         shape = config.transformer
+
+        # Token embeddings plus the embeddings of the n-grams that end at each position.
         x_BxLxD = Embedding(config.vocabulary_size, shape, 0.5, name="token_embedding")(tokens_BxL)
         for order in config.ngram_orders:
             rows_BxL = hash_ngrams(tokens_BxL, order, config.ngram_rows)
             x_BxLxD = x_BxLxD + Embedding(
                 config.ngram_rows, shape, 0.5, name=f"ngram_{order}_embedding"
             )(rows_BxL)
+
         x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, mask_BxL[:, None, :])
+
+        # The mean over valid positions, in float32 at least.
         x_BxLxD = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
         valid_BxLx1 = mask_BxL[:, :, None].astype(x_BxLxD.dtype)
         pooled_BxD = jnp.sum(x_BxLxD * valid_BxLx1, axis=1) / jnp.maximum(
             jnp.sum(valid_BxLx1, axis=1), 1
         )
+
         head = self.param(
             "head",
             nn.initializers.normal(stddev=shape.width**-0.5),
@@ -144,18 +153,13 @@ class Rater(nn.Module):
 
 
 def initialise_rater(config: RaterConfig, key: jax.Array) -> Params:
-    """Returns fresh parameters of a rater.
-
-    Args:
-        config: the rater's shape.
-        key: a random key.
-    """
+    """Returns freshly initialized parameters of a rater."""
     tokens = jnp.zeros((1, min(config.window, 8)), jnp.int32)
     return Rater(config).init(key, tokens, jnp.ones_like(tokens, bool))["params"]
 
 
 def initialise_rater_shapes(config: RaterConfig) -> Params:
-    """Returns the shapes and dtypes of a rater's parameters, without making any array."""
+    """Returns the shapes and dtypes of a rater's parameters, without creating any array."""
     return jax.eval_shape(
         lambda key: initialise_rater(config, key), jax.ShapeDtypeStruct((2,), jnp.uint32)
     )
@@ -164,18 +168,18 @@ def initialise_rater_shapes(config: RaterConfig) -> Params:
 def score_tokens(
     config: RaterConfig, params: Params, tokens_BxL: jax.Array, length_B: jax.Array
 ) -> jax.Array:
-    """Returns scores_B, uncentred, of padded windows.
+    """Returns the scores of padded windows, not centered, shape [B].
 
     Args:
-        config: the rater's shape.
-        params: its parameters.
-        tokens_BxL: token ids, padded behind each window's end.
-        length_B: valid tokens of each window.
+        config: Shape of the rater.
+        params: Parameters of the rater.
+        tokens_BxL: Token ids, padded after each window's end.
+        length_B: Number of valid tokens of each window.
     """
     mask_BxL = jnp.arange(tokens_BxL.shape[1]) < length_B[:, None]
     return cast(jax.Array, Rater(config).apply({"params": params}, tokens_BxL, mask_BxL))
 
 
 def count_parameters(params: Params) -> int:
-    """Returns how many numbers a tree of parameters holds."""
+    """Returns how many numbers a tree of parameters has."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

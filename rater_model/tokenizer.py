@@ -1,7 +1,7 @@
-"""Tokenizers: bytes by default, or a byte-level BPE trained on the corpus. Both travel in the checkpoint.
+"""Turns texts into token ids: bytes by default, or a byte-level BPE trained on the corpus.
 
-Every tokenizer keeps two ids of its own beside those of the text: one to pad a window with, one
-that separates the documents packed into one window.
+Either is stored in the rater's checkpoint. Every tokenizer has two ids besides those of the text:
+one that pads a window, and one that separates the documents packed into one window.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ SEPARATOR_TOKEN = "<separator>"
 
 
 class TokenizerError(ValueError):
-    """A serialised tokenizer that cannot be used, with the reason."""
+    """A serialized tokenizer cannot be used; the message gives the reason."""
 
 
 class Tokenizer(Protocol):
-    """What the rater and the inner models need of a tokenizer.
+    """The interface of a tokenizer that the rater and the inner models use.
 
     Attributes:
-        kind: the name under which `load_tokenizer` finds it: "byte" or "bpe".
-        vocabulary_size: number of ids, the two special ones included.
-        pad_id: fills a window behind its text; masked wherever it stands.
-        separator_id: stands between two documents packed into one window.
+        kind: Name of the tokenizer for `load_tokenizer`: "byte" or "bpe".
+        vocabulary_size: Number of ids, including the two special ones.
+        pad_id: Id that fills a window after its text; always masked.
+        separator_id: Id between two documents packed into one window.
     """
 
     kind: str
@@ -40,11 +40,11 @@ class Tokenizer(Protocol):
         """Returns the text's token ids, without special tokens, in any integer type."""
 
     def serialise(self) -> bytes:
-        """Returns what `load_tokenizer` reads: the content of `tokenizer.json`."""
+        """Returns the content of `tokenizer.json`, which `load_tokenizer` reads."""
 
 
 class ByteTokenizer:
-    """One token a byte of the text's UTF-8: ids 0 to 255, then padding (256) and separator (257).
+    """Takes each byte of a text's UTF-8 as a token: ids 0 to 255, then pad (256), separator (257).
 
     Example:
         >>> ByteTokenizer().encode("né").tolist()
@@ -57,22 +57,22 @@ class ByteTokenizer:
     separator_id = 257
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the bytes of the text, uint8: a text of any size costs its bytes once."""
+        """Returns the bytes of the text, uint8, without copying them again."""
         return np.frombuffer(text.encode("utf-8"), np.uint8)
 
     def serialise(self) -> bytes:
-        """Returns a JSON object that says that there is nothing to load."""
+        """Returns a JSON object with the kind and the size; there is nothing else to load."""
         return json.dumps({"kind": self.kind, "vocabulary_size": self.vocabulary_size}).encode()
 
 
 class BpeTokenizer:
-    """A byte-level BPE of the `tokenizers` library with the two special tokens added to it.
+    """Encodes with a byte-level BPE of the `tokenizers` library, plus the two special tokens.
 
     Args:
-        tokenizer: the library's tokenizer; it must know `<pad>` and `<separator>`.
+        tokenizer: Tokenizer of the library; its vocabulary must include `<pad>` and `<separator>`.
 
     Raises:
-        TokenizerError: one of the special tokens is missing.
+        TokenizerError: if one of the special tokens is missing.
     """
 
     kind = "bpe"
@@ -95,7 +95,7 @@ class BpeTokenizer:
         return load_tokenizer, (self.kind, self.serialise())
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the text's BPE ids, int32; text that spells a special token is encoded as plain text."""
+        """Returns the text's BPE ids, int32; a special token in the text is plain text."""
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def serialise(self) -> bytes:
@@ -104,7 +104,7 @@ class BpeTokenizer:
 
 
 def _plain_text_only(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    # Otherwise a document that spells "<separator>" would yield the separator's id.
+    # Otherwise a document that contains "<separator>" would yield the separator's id.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -113,19 +113,20 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> BpeTokenizer:
     """Trains a byte-level BPE on texts.
 
     Args:
-        texts: the corpus, read once.
-        vocabulary_size: number of ids wanted, at least 258 (the bytes and the special tokens).
+        texts: Texts of the corpus, read once.
+        vocabulary_size: Target number of ids, at least 258 (the bytes and the special tokens).
 
     Returns:
-        The tokenizer; it has fewer ids where the texts do not hold enough pairs.
+        The tokenizer; it has fewer ids if the texts do not have enough pairs.
 
     Raises:
-        TokenizerError: the vocabulary is too small to hold every byte.
+        TokenizerError: if the vocabulary is too small for every byte.
     """
     if vocabulary_size < 258:
         raise TokenizerError(
             f"a byte-level BPE needs a vocabulary of at least 258 ids, not {vocabulary_size}"
         )
+
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -140,14 +141,14 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> BpeTokenizer:
 
 
 def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
-    """Loads a tokenizer from what its `serialise` returned.
+    """Returns the tokenizer that `serialise` described.
 
     Args:
-        kind: "byte" or "bpe".
-        serialised: the content of `tokenizer.json`.
+        kind: Kind of the tokenizer, "byte" or "bpe".
+        serialised: Content of `tokenizer.json`.
 
     Raises:
-        TokenizerError: the kind is unknown or the content is not of this kind.
+        TokenizerError: if the kind is unknown or the content does not match it.
     """
     if kind == ByteTokenizer.kind:
         if serialised != ByteTokenizer().serialise():
@@ -155,12 +156,14 @@ def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
                 "tokenizer.json does not describe the byte tokenizer of this version"
             )
         return ByteTokenizer()
+
     if kind == BpeTokenizer.kind:
         try:
             tokenizer = tokenizers.Tokenizer.from_str(serialised.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(
-                f"tokenizer.json is no tokenizer of the tokenizers library: {error}"
+                f"tokenizer.json is not a tokenizer of the tokenizers library: {error}"
             ) from error
         return BpeTokenizer(_plain_text_only(tokenizer))
+
     raise TokenizerError(f"unknown tokenizer kind {kind!r}; known are 'byte' and 'bpe'")

@@ -1,8 +1,8 @@
-"""One transformer block for the causal inner language models and for the non-causal rater.
+"""Defines the transformer of the causal inner language models and the non-causal rater.
 
 Pre-norm blocks with RMSNorm, rotary positions and a gated MLP: the Chinchilla-like shape that the
 paper's raters and inner models share (arXiv 2505.17895, section 4). Everything is plain
-`jax.numpy`, so that it can be differentiated forward over reverse, which the meta-gradient needs.
+`jax.numpy`, so that it can be differentiated forward over reverse, as the meta-gradient requires.
 
 Dimension letters, used as suffixes of array names everywhere:
 
@@ -28,15 +28,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 _PRODUCT = "block_product"
-FUSED_ATTENTION = (
-    "fused",
-    "flash",
-    "cudnn",
-    "splash",
-    "pallas",
-    "mosaic",
-    "triton",
-)  # refused, and why is said
+# Names that are refused with the reason.
+FUSED_ATTENTION = ("fused", "flash", "cudnn", "splash", "pallas", "mosaic", "triton")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +37,25 @@ class TransformerConfig:
     """The shape of a stack of blocks.
 
     Attributes:
-        width: D.
-        heads: H; must divide the width into an even head width.
-        mlp_width: F.
-        layers: number of blocks.
-        rematerialise_blocks: recompute each block in the backward pass in place of keeping its
-            activations.
-        save_products: when blocks are recomputed, keep the products that cost the most of it, 2 F +
-            D numbers a token: the MLP's gate and up, and the attention's mixed values. What is left
-            to recompute are the projections to queries, keys and values, one product of queries and
+        width: Width D of the model.
+        heads: Number H of heads; must divide the width into an even head width.
+        mlp_width: Width F of the MLP.
+        layers: Number of blocks.
+        rematerialise_blocks: Whether to recompute each block in the backward pass instead of
+            keeping its activations.
+        save_products: Whether to keep the most expensive products when blocks are recomputed, 2 F +
+            D numbers per token: the MLP's gate and up, and the attention's mixed values. The rest
+            is recomputed: the projections to queries, keys and values, one product of queries and
             keys, the attention's output and elementwise arithmetic.
-        scan_blocks: run the blocks in a `lax.scan` over their stacked parameters in place of one
-            after the other. It compiles in a fraction of the time, and no compiler can begin to
-            recompute a block before its turn; the stack costs one more copy of the parameters.
-        dtype: of the computation ("float32", "bfloat16" or "float64"); parameters stay in
+        scan_blocks: Whether to run the blocks in a `lax.scan` over their stacked parameters instead
+            of one after the other. It compiles in a fraction of the time, and the compiler cannot
+            start to recompute a block early; the stack costs one more copy of the parameters.
+        dtype: Data type of the computation ("float32", "bfloat16" or "float64"); parameters stay in
             `param_dtype`.
-        param_dtype: of the parameters.
-        attention: "plain", or "blocks" to take the same softmax over blocks of keys, so that no
-            array of L x L numbers a head is ever made; see `attend_in_blocks`.
-        attention_block: keys in a block of "blocks".
+        param_dtype: Data type of the parameters.
+        attention: Kind of attention: "plain", or "blocks" for the same softmax over blocks of keys,
+            so that no array of L x L numbers per head is created; see `attend_in_blocks`.
+        attention_block: Number of keys in a block of "blocks".
     """
 
     width: int = 64
@@ -80,7 +73,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % (2 * self.heads):
             raise ValueError(
-                f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary positions turn pairs"
+                f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary "
+                "positions rotate pairs"
             )
         if min(self.layers, self.mlp_width) < 1:
             raise ValueError(
@@ -88,8 +82,9 @@ class TransformerConfig:
             )
         if self.attention in FUSED_ATTENTION:
             raise ValueError(
-                f"attention {self.attention!r} is a fused kernel without a jvp rule, and the meta-gradient is a jvp of "
-                "a gradient: use 'blocks', which needs as little memory, or 'plain'"
+                f"attention {self.attention!r} is a fused kernel without a jvp rule, and the "
+                "meta-gradient is a jvp of a gradient: use 'blocks', which needs as little memory, "
+                "or 'plain'"
             )
         if self.attention not in ("plain", "blocks"):
             raise ValueError(f"attention must be 'plain' or 'blocks', not {self.attention!r}")
@@ -98,53 +93,55 @@ class TransformerConfig:
 
     @property
     def saved(self) -> Callable[..., bool]:
-        """Which arrays of a recomputed block are kept, as `jax.checkpoint` takes it."""
+        """The policy of `jax.checkpoint` that says which arrays of a recomputed block are kept."""
         return jax.checkpoint_policies.save_only_these_names(*[_PRODUCT] * self.save_products)
 
 
 def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
     """Applies rotary position embeddings (Su et al., arXiv 2104.09864, equation 34).
 
-    Pair k of a head at position l is turned by the angle l x 10000^(-2k/K), so that the product of
-    a query and a key depends on the distance of their positions alone. Angles are taken in float32
-    at least.
+    Pair k of a head at position l is rotated by the angle l x 10000^(-2k/K), so that the product of
+    a query and a key depends only on the distance between their positions. Angles are computed in
+    float32 at least.
 
     Args:
-        x_BxLxHxK: queries or keys.
+        x_BxLxHxK: Queries or keys.
 
     Returns:
-        The turned array, of the same shape and dtype.
+        The rotated array, with the same shape and dtype.
     """
     length, head_width = x_BxLxHxK.shape[1], x_BxLxHxK.shape[3]
+
     angle_dtype = jnp.promote_types(x_BxLxHxK.dtype, jnp.float32)
     frequencies = 10_000.0 ** (-jnp.arange(0, head_width, 2, dtype=angle_dtype) / head_width)
     angles_Lx1xk = (jnp.arange(length, dtype=angle_dtype)[:, None] * frequencies)[:, None, :]
     cosine, sine = jnp.cos(angles_Lx1xk), jnp.sin(angles_Lx1xk)
+
     first, second = jnp.split(x_BxLxHxK.astype(angle_dtype), 2, axis=-1)
-    turned = jnp.concatenate(
+    rotated = jnp.concatenate(
         [first * cosine - second * sine, second * cosine + first * sine], axis=-1
     )
-    return turned.astype(x_BxLxHxK.dtype)
+    return rotated.astype(x_BxLxHxK.dtype)
 
 
 def attend(
     q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array
 ) -> jax.Array:
-    """Softmax attention; the softmax is taken in float32 at least.
+    """Applies softmax attention; the softmax is computed in float32 at least.
 
     Args:
-        q_BxLxHxK: queries, already scaled.
-        k_BxLxHxK: keys.
-        v_BxLxHxK: values.
-        mask_BxLxL: True where the query (second axis) may look at the key (third axis); B or L may
-            be 1.
+        q_BxLxHxK: Queries, already scaled.
+        k_BxLxHxK: Keys.
+        v_BxLxHxK: Values.
+        mask_BxLxL: Mask, True where the query (second axis) may attend to the key (third axis); B
+            or L may be 1.
 
     Returns:
         The mixed values, shape [B, L, H, K].
     """
     dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
     logits = jnp.einsum("bqhk,bshk->bhqs", q_BxLxHxK, k_BxLxHxK, preferred_element_type=dtype)
-    # A finite fill: a row that may look at nothing (all padding) gets a mean, not NaN.
+    # A finite fill: a row that may attend to nothing (all padding) gets a mean, not NaN.
     logits = jnp.where(mask_BxLxL[:, None], logits, jnp.finfo(dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v_BxLxHxK.dtype)
     return jnp.einsum("bhqs,bshk->bqhk", weights, v_BxLxHxK)
@@ -156,10 +153,11 @@ class _Blocks(NamedTuple):
     k: jax.Array  # [blocks, B, S, H, K]
     v: jax.Array
     mask: jax.Array  # [blocks, B or 1, 1, L or 1, S]
-    position: jax.Array  # [blocks, S], of a key; L and above for what only fills the last block
+    position: jax.Array  # [blocks, S], of a key; L and above for the padding of the last block
 
 
 def _cut(k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, block: int) -> _Blocks:
+    """Cuts keys, values and mask into blocks of keys, padding the last one."""
     length = k_BxLxHxK.shape[1]
     count = -(-length // block)
 
@@ -177,11 +175,11 @@ def _cut(k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array, bloc
 
 
 def _visible(keys: _Blocks, length: int, causal: bool) -> jax.Array:
-    """Returns which queries may look at which keys of a block, [B or 1, 1, L or 1, S]."""
+    """Returns which queries may attend to which keys of a block, [B or 1, 1, L or 1, S]."""
     if not causal:
         return keys.mask
-    # Made of positions for each block: of a whole mask the compiler would try to work out every
-    # number beforehand.
+    # Computed from positions for each block: the compiler would try to fold a whole mask into a
+    # constant.
     return keys.mask & (keys.position <= jnp.arange(length, dtype=jnp.int32)[:, None])
 
 
@@ -201,13 +199,14 @@ def _running_softmax(
     block: int,
     causal: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the mixed values, and the maximum and the sum of exponentials of every query's logits."""
+    """Returns the mixed values, and each query's maximum logit and sum of exponentials."""
     batch, length, heads, _ = q_BxLxHxK.shape
     dtype = jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
 
     def step(carry: tuple[jax.Array, ...], keys: _Blocks) -> tuple[tuple[jax.Array, ...], None]:
         maximum_BxHxL, sum_BxHxL, mixed_BxLxHxK = carry
         logits_BxHxLxS = _block_logits(q_BxLxHxK, keys, causal)
+
         # The maximum cancels out of the result, and so do its derivatives.
         higher_BxHxL = jax.lax.stop_gradient(
             jnp.maximum(maximum_BxHxL, jnp.max(logits_BxHxLxS, axis=-1))
@@ -223,6 +222,7 @@ def _running_softmax(
             preferred_element_type=dtype,
         )
         mixed_BxLxHxK = mixed_BxLxHxK * jnp.swapaxes(shrink_BxHxL, 1, 2)[..., None] + new_BxLxHxK
+
         return (
             higher_BxHxL,
             sum_BxHxL * shrink_BxHxL + jnp.sum(weights_BxHxLxS, axis=-1),
@@ -252,25 +252,29 @@ def attend_in_blocks(
     block: int,
     causal: bool = False,
 ) -> jax.Array:
-    """The same as `attend`, over one block of keys after another; memory grows with L, not with its square.
+    """Computes `attend` over one block of keys after another; memory grows with L, not L^2.
 
     A running maximum m and a running sum make the softmax exact (Milakov and Gimelshein, arXiv
-    1805.02867). The backward pass makes each block's weights p anew from the logits s (Dao et al.,
+    1805.02867). The backward pass recomputes each block's weights p from the logits s (Dao et al.,
     arXiv 2205.14135):
 
-        p = exp(s - m) / sum exp(s - m),   dv = p^T do,   ds = p (do v^T - rowsum(do o)),   dq = ds k,   dk = ds^T q
+        p = exp(s - m) / sum exp(s - m)
+        dv = p^T do
+        ds = p (do v^T - rowsum(do o))
+        dq = ds k
+        dk = ds^T q
 
     Both passes are plain JAX, so the gradient can be differentiated again, forward or in reverse.
-    (The function itself, before its gradient is taken, has no forward derivative: nothing here asks
-    for one.)
+    (The function itself, before its gradient is taken, has no forward derivative, and none is
+    needed here.)
 
     Args:
-        q_BxLxHxK: queries, already scaled.
-        k_BxLxHxK: keys.
-        v_BxLxHxK: values.
-        mask_BxLxL: as in `attend`.
-        block: keys in a block.
-        causal: a query may look at no key behind it, whatever the mask says.
+        q_BxLxHxK: Queries, already scaled.
+        k_BxLxHxK: Keys.
+        v_BxLxHxK: Values.
+        mask_BxLxL: Mask, as in `attend`.
+        block: Number of keys in a block.
+        causal: Whether a query may attend to no later key, whatever the mask says.
 
     Returns:
         The mixed values, shape [B, L, H, K].
@@ -298,6 +302,7 @@ def _attend_in_blocks_backward(
     q, k, v, mask, mixed, maximum_BxHxL, sum_BxHxL = saved
     dtype, length = maximum_BxHxL.dtype, q.shape[1]
     product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+    # The term rowsum(do o) of ds.
     inner_BxHxL = product("bqhk,bqhk->bhq", mixed_bar_BxLxHxK, mixed)
 
     def step(
@@ -308,11 +313,13 @@ def _attend_in_blocks_backward(
             / sum_BxHxL[..., None]
         )
         weights = jnp.where(keys.position < length, weights, 0)
+
         v_bar = product("bhqs,bqhk->bshk", weights.astype(v.dtype), mixed_bar_BxLxHxK)
         weights_bar = product("bqhk,bshk->bhqs", mixed_bar_BxLxHxK, keys.v)
         logits_bar = jnp.where(
             _visible(keys, length, causal), weights * (weights_bar - inner_BxHxL[..., None]), 0
         ).astype(q.dtype)
+
         k_bar = product("bhqs,bqhk->bshk", logits_bar, q)
         return q_bar_BxLxHxK + product("bhqs,bshk->bqhk", logits_bar, keys.k), (k_bar, v_bar)
 
@@ -331,16 +338,16 @@ attend_in_blocks.defvjp(_attend_in_blocks_forward, _attend_in_blocks_backward)
 
 
 class Embedding(nn.Module):
-    """A table of learned vectors: ids in, their rows out in the compute dtype.
+    """Maps ids to the rows of a table of learned vectors, in the compute dtype.
 
-    Rows are looked up first and cast then. The other way round, as `nn.Embed` does it, the
-    derivative of a row is summed in the compute dtype, and in bfloat16 a sum over the hundreds of
-    places of a frequent token stands still.
+    Rows are looked up first and cast afterwards. In the opposite order, that of `nn.Embed`, the
+    derivative of a row is summed in the compute dtype, and a bfloat16 sum over the hundreds of
+    places of a frequent token stops growing.
 
     Attributes:
-        rows: N, or V of a vocabulary.
-        config: of the stack that reads the rows.
-        deviation: standard deviation of the initial numbers.
+        rows: Number of rows: N, or V for a vocabulary.
+        config: Shape of the stack that reads the rows.
+        deviation: Standard deviation of the initial values.
     """
 
     rows: int
@@ -360,13 +367,13 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a learned scale (Zhang and Sennrich, arXiv 1910.07467)."""
+    """Normalizes by the root mean square, with a learned scale (arXiv 1910.07467)."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        """Returns x / rms(x) x scale; the root is taken in float32 at least."""
+        """Returns x / rms(x) x scale; the root is computed in float32 at least."""
         scale_D = self.param(
             "scale", nn.initializers.ones, (x_BxLxD.shape[-1],), jnp.dtype(self.config.param_dtype)
         )
@@ -376,7 +383,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions, no biases."""
+    """Applies multi-head attention with rotary positions, without biases."""
 
     config: TransformerConfig
     causal: bool = False
@@ -391,12 +398,14 @@ class Attention(nn.Module):
             "param_dtype": config.param_dtype,
             "use_bias": False,
         }
+
         query, key, value = (
             nn.DenseGeneral((config.heads, head_width), name=name, **dtypes)(x_BxLxD)
             for name in ("query", "key", "value")
         )
         scale = jnp.asarray(head_width**-0.5, x_BxLxD.dtype)
         query, key = rotate(query) * scale, rotate(key)
+
         if config.attention == "blocks":
             mixed = attend_in_blocks(
                 query, key, value, mask_BxLxL, config.attention_block, self.causal
@@ -410,7 +419,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) x up(x)) (Shazeer, arXiv 2002.05202), no biases."""
+    """Computes down(silu(gate(x)) x up(x)) (Shazeer, arXiv 2002.05202), without biases."""
 
     config: TransformerConfig
 
@@ -431,7 +440,7 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Computes x + attention(norm(x)), then x + mlp(norm(x))."""
 
     config: TransformerConfig
     causal: bool = False
@@ -448,11 +457,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a last norm, over embeddings that the caller has made.
+    """Applies a stack of blocks and a final norm to embeddings.
 
     Attributes:
-        config: the stack's shape.
-        causal: a position may look at none behind it, whatever the mask says.
+        config: Shape of the stack.
+        causal: Whether a position may attend to no later one, whatever the mask says.
     """
 
     config: TransformerConfig
@@ -460,11 +469,11 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
-        """Returns the normalised last hidden states.
+        """Returns the normalized last hidden states, shape [B, L, D].
 
         Args:
-            x_BxLxD: embedded tokens.
-            mask_BxLxL: True where a position may look at another; see `attend`.
+            x_BxLxD: Embedded tokens.
+            mask_BxLxL: Mask, True where a position may attend to another; see `attend`.
         """
         x = x_BxLxD
         if self.config.scan_blocks and not self.is_initializing():
@@ -477,7 +486,7 @@ class Transformer(nn.Module):
         return RMSNorm(self.config, name="norm")(x)
 
     def _scan(self, x_BxLxD: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
-        """Returns what the last block returns; parameters keep the names of single blocks."""
+        """Returns the last block's output; parameters keep the names of single blocks."""
         block = Block(self.config, self.causal, parent=None)
         blocks = [self.variables["params"][f"block_{layer}"] for layer in range(self.config.layers)]
 

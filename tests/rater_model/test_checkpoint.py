@@ -141,14 +141,14 @@ def test_a_folder_on_an_object_store_is_no_checkpoint_while_it_is_replaced(
         patch.setattr(type(file_system), "pipe_file", stopped)
         with pytest.raises(KeyboardInterrupt):
             save_rater(path, make_checkpoint(seed=1))
-    with pytest.raises(CheckpointError, match="holds no rater checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a rater checkpoint"):
         load_rater(path)
 
 
 def test_another_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("42")
-    with pytest.raises(CheckpointError, match="is no rater checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a rater checkpoint"):
         save_rater(tmp_path / "precious", make_checkpoint())
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "42"
 
@@ -174,7 +174,7 @@ def test_a_flipped_byte_is_refused(folder: Path, data: st.DataObject, name: str)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rater.json", "holds no rater checkpoint: there is no rater.json"),
+        ("rater.json", "is not a rater checkpoint: there is no rater.json"),
         ("params.safetensors", "is incomplete: params.safetensors is missing"),
         ("tokenizer.json", "is incomplete: tokenizer.json is missing"),
     ],
@@ -207,7 +207,7 @@ def test_a_newer_format_version_is_refused(folder: Path) -> None:
 def test_parameters_of_another_shape_are_refused(tmp_path: Path) -> None:
     wrong = dataclasses.replace(make_checkpoint(), config=dataclasses.replace(CONFIG, ngram_rows=9))
     save_rater(tmp_path / "rater", wrong)
-    with pytest.raises(CheckpointError, match="does not hold the parameters of the shape"):
+    with pytest.raises(CheckpointError, match="does not have the parameters of the shape"):
         load_rater(tmp_path / "rater")
 
 

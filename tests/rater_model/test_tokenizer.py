@@ -55,7 +55,7 @@ def test_a_bpe_shortens_what_it_was_trained_on(bpe: BpeTokenizer) -> None:
     [
         ("words", b"{}", "unknown tokenizer kind 'words'"),
         ("byte", b"{}", "does not describe the byte tokenizer"),
-        ("bpe", b"{}", "no tokenizer of the tokenizers library"),
+        ("bpe", b"{}", "not a tokenizer of the tokenizers library"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(kind: str, serialised: bytes, message: str) -> None:

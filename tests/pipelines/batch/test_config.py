@@ -230,7 +230,7 @@ def test_an_unknown_flag_of_beam_is_refused_on_this_machine(tmp_path: Path) -> N
 
 
 def test_a_missing_rater_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CurationError, match="holds no rater checkpoint"):
+    with pytest.raises(CurationError, match="is not a rater checkpoint"):
         config(tmp_path).requests("run", "list")
 
 

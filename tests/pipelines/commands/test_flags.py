@@ -140,8 +140,8 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
             {"--runner": "no.such.Runner"},
             "--runner: there is no no.such.Runner here; No module named 'no'",
         ),
-        ({"--rater": "FOLDER"}, "holds no rater checkpoint"),
-        ({"--rater": "FOLDER/missing"}, "holds no rater checkpoint"),
+        ({"--rater": "FOLDER"}, "is not a rater checkpoint"),
+        ({"--rater": "FOLDER/missing"}, "is not a rater checkpoint"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage_in_one_line(
