@@ -37,32 +37,32 @@ def get_config() -> ConfigDict:
     config.outer_batch = 16  # Windows per outer loss. Paper: 128.
     config.length = 256  # L, tokens of a window. Paper: 2048.
 
-    config.data = ConfigDict()  # Paths are globs joined by commas; datasets as tfds:c4/en:train.
+    config.data = ConfigDict()  # Texts, as globs joined by commas or as tfds:c4/en:train.
     config.data.inner = ""  # The pool to rate, as paths or a dataset. Required.
     config.data.outer = ""  # The held-out target. Empty: a share of the pool is held out.
     config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
     config.data.text_field = "text"  # Field of a record that holds the text.
-    config.data.windows = "packed"  # "packed" as in the paper, or "document": one per window.
-    config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: their own default.
+    config.data.windows = "packed"  # "packed" (paper), or "document": padded, of one document each.
+    config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: TFDS's own default.
     config.data.shuffle_buffer = 4096  # Windows of a TensorFlow dataset shuffled together.
-    config.data.minimum_length = 32  # Tokens of the shortest last window, with "document".
+    config.data.minimum_length = 32  # Tokens; with "document", shorter last windows are left out.
 
     config.tokenizer = ConfigDict()  # Turns texts into token ids. Unstated in the paper.
     config.tokenizer.kind = "byte"  # "byte", or "bpe", trained on the pool.
-    config.tokenizer.vocabulary_size = 8192  # Ids of the BPE.
-    config.tokenizer.training_documents = 20_000  # Most documents that the BPE is trained on.
+    config.tokenizer.vocabulary_size = 8192  # Number of ids of the BPE.
+    config.tokenizer.training_documents = 20_000  # Maximum number of documents to train the BPE on.
 
-    config.rater = ConfigDict()  # 0.6M parameters, 0.5M of them n-gram rows. Paper: 50M.
+    config.rater = ConfigDict()  # 0.6M parameters, 0.5M of them in n-gram tables. Paper: 50M.
     config.rater.width = 64  # Numbers per token in the hidden states.
     config.rater.heads = 2  # Attention heads.
     config.rater.mlp_width = 128  # Hidden width of the MLP.
     config.rater.layers = 1  # Transformer blocks.
     config.rater.ngram_orders = (2,)  # Orders of the n-grams with embeddings; () for none. Ours.
     config.rater.ngram_rows = 8192  # Rows of each order's table of hashed n-grams.
-    config.rater.dtype = "float32"  # Type of computation, or "bfloat16"; parameters are float32.
+    config.rater.dtype = "float32"  # Computation in "float32" or "bfloat16"; parameters in float32.
     config.rater.rematerialise_blocks = False  # Recompute each block in the backward pass.
-    config.rater.scan_blocks = False  # Run the blocks in a loop, which compiles faster.
-    config.rater.attention = "plain"  # "plain", or "blocks": as exact, without L x L scores.
+    config.rater.scan_blocks = False  # Loop over the blocks: compiles faster, recomputes in order.
+    config.rater.attention = "plain"  # "plain", or "blocks": exact too, without L x L scores.
     config.rater.attention_block = 256  # Keys per block of "blocks".
 
     config.inner_model = ConfigDict()  # 0.14M parameters. Paper: 400M.
@@ -70,61 +70,61 @@ def get_config() -> ConfigDict:
     config.inner_model.heads = 2  # Attention heads.
     config.inner_model.mlp_width = 192  # F, hidden width of the MLP.
     config.inner_model.layers = 2  # Transformer blocks.
-    config.inner_model.dtype = "float32"  # Type of computation, or "bfloat16".
+    config.inner_model.dtype = "float32"  # Computation in "float32" or "bfloat16".
     config.inner_model.rematerialise_blocks = False  # Recompute each block in the backward pass.
-    config.inner_model.save_products = False  # Of recomputed blocks, keep the costliest products.
-    config.inner_model.scan_blocks = False  # Run the blocks in a loop, which compiles faster.
-    config.inner_model.attention = "plain"  # "plain", or "blocks": as exact, without L x L scores.
+    config.inner_model.save_products = False  # Keep 2 F + D numbers per token of recomputed blocks.
+    config.inner_model.scan_blocks = False  # Loop over the blocks, which compiles faster.
+    config.inner_model.attention = "plain"  # "plain", or "blocks": exact too, without L x L scores.
     config.inner_model.attention_block = 256  # Keys per block of "blocks".
     config.inner_model.loss_chunk = 0  # Positions whose logits exist at a time; 0 for all.
 
-    config.inner_optimiser = ConfigDict()  # The paper states Adam, and none of its values.
+    config.inner_optimiser = ConfigDict()  # The paper states Adam but none of its values.
     config.inner_optimiser.name = "adam"  # "adam", "adamw" or "sgd".
     config.inner_optimiser.learning_rate = 3e-3  # Constant learning rate.
-    config.inner_optimiser.b1 = 0.9  # Adam's decay rate of the mean of gradients.
-    config.inner_optimiser.b2 = 0.999  # Adam's decay rate of the mean of squares.
-    config.inner_optimiser.eps_root = 1e-8  # Epsilon in Adam's root, for finite derivatives at 0.
+    config.inner_optimiser.b1 = 0.9  # Adam's decay rate for the mean of gradients.
+    config.inner_optimiser.b2 = 0.999  # Adam's decay rate for the mean of squared gradients.
+    config.inner_optimiser.eps_root = 1e-8  # Epsilon in Adam's root; keeps derivatives at 0 finite.
     config.inner_optimiser.weight_decay = 0.1  # Decoupled weight decay of "adamw".
     config.inner_optimiser.momentum = 0.9  # Momentum of "sgd".
 
     config.meta_optimiser = ConfigDict()  # Adam, with one state per inner model.
-    config.meta_optimiser.learning_rate = 1e-2  # Learning rate after warm-up. The paper has none.
+    config.meta_optimiser.learning_rate = 1e-2  # Learning rate after warm-up. Paper: unstated.
     config.meta_optimiser.warmup_steps = 10  # Meta-steps of linear warm-up. Paper: 100.
-    config.meta_optimiser.clip_norm = 1.0  # Largest norm of a meta-gradient. Paper: 0.01.
+    config.meta_optimiser.clip_norm = 1.0  # Norm to clip each meta-gradient at. Paper: 0.01.
     config.meta_optimiser.weight_decay = 0.0  # Decoupled weight decay. Paper: 0.1.
-    config.meta_optimiser.b1 = 0.9  # Adam's decay rate of the mean of gradients.
-    config.meta_optimiser.b2 = 0.999  # Adam's decay rate of the mean of squares.
+    config.meta_optimiser.b1 = 0.9  # Adam's decay rate for the mean of gradients.
+    config.meta_optimiser.b2 = 0.999  # Adam's decay rate for the mean of squared gradients.
     config.meta_optimiser.epsilon = 1e-8  # Adam's epsilon, outside the root.
 
-    config.population = ConfigDict()  # Inner models start from a pool of warmed-up ones, our idea.
-    config.population.size = 4  # Inner models. Paper: 8.
-    config.population.lifetime = 40  # Meta-steps from reset to reset; 0 for none. Ours.
-    config.population.warmup_steps = 300  # Updates of a pool's trajectory; 0 for no pool.
-    config.population.warmup_trajectories = 2  # Models trained for the pool.
-    config.population.warmup_entries = 4  # Checkpoints of each trajectory in the pool.
+    config.population = ConfigDict()  # The inner models. Starting them from a pool is ours.
+    config.population.size = 4  # Number of inner models. Paper: 8.
+    config.population.lifetime = 40  # Meta-steps between resets; 0 for none. Paper: unstated.
+    config.population.warmup_steps = 300  # Updates of each trajectory of the pool; 0 for no pool.
+    config.population.warmup_trajectories = 2  # Number of models trained for the pool.
+    config.population.warmup_entries = 4  # Number of checkpoints of each trajectory in the pool.
     config.population.warmup_first_share = 0.4  # Age of the first entry as a share of warmup_steps.
 
     config.meta_gradient = ConfigDict()  # Trades time for memory; changes values by rounding only.
-    config.meta_gradient.mode = "mixed"  # Mode of differentiation, or "reverse".
-    config.meta_gradient.rematerialise_updates = False  # Recompute inner updates when going back.
+    config.meta_gradient.mode = "mixed"  # "mixed" or "reverse" differentiation.
+    config.meta_gradient.rematerialise_updates = False  # Recompute updates in the backward pass.
     config.meta_gradient.save_inner_gradients = False  # Keep gradients of recomputed updates.
-    config.meta_gradient.scan_updates = False  # Run the updates in a loop, which compiles faster.
+    config.meta_gradient.scan_updates = False  # Loop over the updates, which compiles faster.
     config.meta_gradient.inner_micro_batch = 0  # Inner windows per device at a time; 0 for all.
     config.meta_gradient.outer_micro_batch = 0  # Outer windows per device at a time; 0 for all.
     config.meta_gradient.rater_micro_batch = 0  # Windows the rater scores at a time; 0 for all.
 
     config.placement = ConfigDict()  # Use of several devices. Paper: a group per inner model.
-    config.placement.population = 0  # Groups of devices; 0: as many as fit, with data.
-    config.placement.data = 0  # Devices per group, which share batches; 0: as many as divide them.
-    config.placement.shard_parameters = False  # Cut parameters and moments over a group as well.
+    config.placement.population = 0  # Groups of devices; 0: as many as fit together with data.
+    config.placement.data = 0  # Devices per group, which share batches; 0: all that divide them.
+    config.placement.shard_parameters = False  # Shard parameters and moments over a group as well.
 
     config.report_every = 10  # Meta-steps between progress lines.
     config.export_every = 50  # Meta-steps between rater checkpoints.
-    config.checkpoint_every = 25  # Meta-steps between training checkpoints, which a run resumes.
+    config.checkpoint_every = 25  # Meta-steps between training checkpoints, from which runs resume.
     config.warmup_checkpoint_every = 500  # Warm-up steps between checkpoints; entries are kept.
-    config.keep_checkpoints = 2  # Newest training checkpoints to keep.
+    config.keep_checkpoints = 2  # Number of newest training checkpoints to keep.
     config.export = ConfigDict()  # What an exported rater records of its scores.
-    config.export.reference_documents = 512  # Documents that center the scores and set quantiles.
-    config.export.max_windows = 256  # Most windows scored of a document; recorded in the rater.
-    config.minimum_effective_sample_share = 0.1  # Share below which the run warns of collapse.
+    config.export.reference_documents = 512  # Documents that center the scores and give quantiles.
+    config.export.max_windows = 256  # Maximum number of windows scored per document; recorded.
+    config.minimum_effective_sample_share = 0.1  # Below it, the run warns that weights collapse.
     return config
