@@ -144,7 +144,7 @@ def test_a_parameter_says_what_the_flag_says(command: str, parameter: dict[str, 
     assert SEVERAL_TIMES not in parameter["helpText"]
     assert "%" not in parameter["helpText"], "a default that was not filled in"
     offered = [option["value"] for option in parameter.get("enumOptions", [])]
-    choices = action.choices or CHOICES_BY_TYPE.get(action.type, ())
+    choices = action.choices or CHOICES_BY_TYPE.get(action.type) or ()
     assert offered == [str(choice) for choice in choices]
     assert all(accepts(command, parameter["name"], value) for value in offered)
 
