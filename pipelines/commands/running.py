@@ -23,7 +23,8 @@ from datarater.pipelines.run_folder.reference import read_reference
 from datarater.pipelines.runners import choice, flink, local_workers
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.runners.interrupts import Interrupts
-from datarater.pipelines.runners.progress_display import Progress, quieten_beam
+from datarater.pipelines.runners.logs import quieten_beam
+from datarater.pipelines.runners.progress_display import Progress
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.scorer import limit_cpu_threads

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
 
 from datarater.pipelines import errors
@@ -37,7 +42,7 @@ from datarater.pipelines.run_folder.lease import process_id
 from datarater.pipelines.runners import choice, flink
 from datarater.pipelines.runners.execution import LOCAL_RUNNER, Execution
 from datarater.pipelines.runners.interrupts import Interrupts
-from datarater.pipelines.runners.progress_display import quieten_beam
+from datarater.pipelines.runners.logs import quieten_beam
 from datarater.rater_model import exit_codes
 
 DEATHS_IN_VAIN = 3
@@ -58,6 +63,19 @@ class _Order:
     supervisor: dict[str, Any]
 
 
+class _LocalRunner(FnApiRunner):
+    """Beam's local runner, with worker processes that run `datarater.pipelines.runners.worker`."""
+
+    def run_via_runner_api(
+        self, pipeline_proto: beam_runner_api_pb2.Pipeline, options: PipelineOptions
+    ) -> PipelineResult:
+        command = f"{shlex.quote(sys.executable)} -m datarater.pipelines.runners.worker"
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == python_urns.SUBPROCESS_SDK:
+                environment.payload = command.encode()
+        return super().run_via_runner_api(pipeline_proto, options)
+
+
 def run_here(work: Work, execution: Execution) -> PipelineResult:
     """Builds and runs a graph from this process, and waits for its end.
 
@@ -66,7 +84,8 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
     """
     # Threads of Beam's local runner end only with this process.
     in_threads = execution.runner == LOCAL_RUNNER
-    pipeline = beam.Pipeline(options=execution.options)
+    runner = _LocalRunner() if execution.supervised else None
+    pipeline = beam.Pipeline(runner, options=execution.options)
     work.build(pipeline | "Start" >> beam.Impulse())
     result = None
     try:

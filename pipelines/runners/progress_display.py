@@ -1,13 +1,11 @@
 """What a person sees while a run works: how many splits are scored, how fast, what is rejected, how long it takes."""
 
-import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError, RejectedShareError, RunFolderError
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import describe_plan
@@ -126,30 +124,3 @@ class Progress(threading.Thread):
     ) -> None:
         self._ended.set()
         self.join()
-
-
-class _OwnErrorsAreSaidOnce(logging.Filter):
-    """Keeps Beam from printing a traceback for what the command says in one line at its end."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None and errors.find_cause(error) is not None:
-            return False
-        message = record.getMessage()
-        if (
-            "No semi_persistent_directory found" in message
-        ):  # of a container's, which a local worker has not
-            return False
-        return errors.find_in_text(message.replace("\\n", "\n")) is None
-
-
-def quieten_beam() -> None:
-    """Leaves errors of ours to the command's last line; all other messages of Beam stay."""
-    for name in (
-        "apache_beam.runners.common",
-        "apache_beam.runners.portability.local_job_service",
-        "apache_beam.runners.worker.sdk_worker",
-    ):
-        logger = logging.getLogger(name)
-        if not any(isinstance(known, _OwnErrorsAreSaidOnce) for known in logger.filters):
-            logger.addFilter(_OwnErrorsAreSaidOnce())

@@ -33,6 +33,7 @@ from tests.support import ROOT
 
 KEPT = "selections/keep-0.5"
 KILLS = 30
+WORKER = "datarater.pipelines.runners.worker"
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
 
 
@@ -131,7 +132,7 @@ def workers_of(pid: int) -> list[int]:
     return [
         child
         for child, line in descendants(pid).items()
-        if b"sdk_worker_main" in line and b"/sh" not in line[:16]
+        if WORKER.encode() in line and b"/sh" not in line[:16]
     ]
 
 
@@ -216,10 +217,10 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     # Python runs a module of this name at the start of every process that finds it on its path.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'sdk_worker_main' in ' '.join(sys.orig_argv):\n"
-        "    from pipelines import scoring\n"
+        f"if {WORKER!r} in ' '.join(sys.orig_argv):\n"
+        "    from datarater.pipelines.graph import score_split\n"
         "    from tests.integration.test_faults import _PoisonedScorer\n"
-        "    scoring.Scorer = _PoisonedScorer\n"
+        "    score_split.Scorer = _PoisonedScorer\n"
     )
     args = flags(corpus, rater, output, "--split_bytes", "1MB", "--local_workers", "2")
     process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")

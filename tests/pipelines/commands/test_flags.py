@@ -25,7 +25,7 @@ from datarater.pipelines.errors import (
     InputChangedError,
     RunFolderMismatchError,
 )
-from datarater.pipelines.runners import choice, progress_display
+from datarater.pipelines.runners import choice, logs
 from tests.integration.conftest import as_lines, make_records
 
 
@@ -109,7 +109,7 @@ def test_our_errors_are_found_behind_a_runners(kind: type[CurationError]) -> Non
 
 
 def test_beam_does_not_repeat_what_the_command_says() -> None:
-    progress_display.quieten_beam()
+    logs.quieten_beam()
     logger = logging.getLogger("apache_beam.runners.common")
     try:
         raise CountsError("no balance")
