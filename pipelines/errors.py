@@ -1,4 +1,6 @@
-"""What can stop a run, each with its exit code (`datarater.rater_model.exit_codes`)."""
+"""Errors that stop a run, each with an exit code (`datarater.rater_model.exit_codes`)."""
+
+from __future__ import annotations
 
 import errno
 import re
@@ -22,11 +24,11 @@ _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class CurationError(Exception):
-    """A run cannot go on; the message says why and what to do.
+    """A run cannot continue; the message says why and what to do.
 
     Attributes:
-        exit_code: of the command that it ends.
-        interrupted: whether it broke into a run from outside
+        exit_code: Exit code of the command that this error ends.
+        interrupted: Whether the error interrupted a run from outside of its main thread
             (`datarater.pipelines.runners.interrupts`).
     """
 
@@ -35,47 +37,47 @@ class CurationError(Exception):
 
 
 class UsageError(CurationError):
-    """A flag was given something that cannot be meant."""
+    """A flag has an invalid value."""
 
     exit_code = WRONG_USAGE
 
 
 class RunFolderError(CurationError):
-    """A run folder cannot be used: not writable, or its file system lacks create-if-absent."""
+    """A run folder cannot be used: it is not writable, or its file system is not suitable."""
 
 
 class DiskFullError(RunFolderError):
-    """The disk that the run folder lies on is full, or a quota or a limit on the size of files is reached."""
+    """The disk of the run folder is full, or a quota or a limit on file sizes is reached."""
 
     exit_code = DISK_FULL
 
 
 class RunFolderPermissionError(RunFolderError):
-    """The run folder may not be written."""
+    """The permissions of the run folder forbid writing."""
 
     exit_code = NO_PERMISSION
 
 
 class NoMatchError(CurationError):
-    """No input file was found."""
+    """No file matches the input patterns."""
 
     exit_code = NO_INPUT
 
 
 class EmptyCorpusError(CurationError):
-    """There are input files, but no record in any of them."""
+    """The input files contain no records."""
 
     exit_code = EMPTY_CORPUS
 
 
 class UnreadableInputError(CurationError):
-    """An input file cannot be read; trying again may help."""
+    """An input file cannot be read; a retry may help."""
 
     exit_code = UNREADABLE_INPUT
 
 
 class InputPermissionError(UnreadableInputError):
-    """An input file may not be read."""
+    """The permissions of an input file forbid reading."""
 
     exit_code = NO_PERMISSION
 
@@ -87,50 +89,53 @@ class RejectedShareError(CurationError):
 
 
 class LeaseHeldError(CurationError):
-    """Another launch is at work in the run folder."""
+    """Another launch works in the run folder."""
 
     exit_code = OTHER_RUN
 
 
 class RunFolderMismatchError(CurationError):
-    """A run folder, or a selection in it, was made with other options than are asked for now."""
+    """A run folder, or a selection in it, was made with different options."""
 
     exit_code = OTHER_RUN
 
 
 class CountsError(CurationError):
-    """Documents read are not the sum of those kept, dropped and rejected, or a file of the books is missing."""
+    """Counts do not add up, or a file that they come from is missing.
+
+    The documents read must be the sum of those kept, dropped and rejected.
+    """
 
 
 class InputChangedError(CurationError):
-    """An input file is no longer what it was when the run was planned or scored."""
+    """An input file has changed since the run was planned or scored."""
 
 
 class WorkerDiedError(CurationError):
-    """A worker process of a local run died, of a signal or for want of memory."""
+    """A worker process of a local run died, for example because memory ran out."""
 
 
 class PoisonSplitError(CurationError):
-    """A split ended the worker that scored it again and again."""
+    """A split repeatedly crashed the worker that scored it."""
 
 
 class StoppedError(CurationError):
-    """A signal stopped the run; the same command goes on where it stopped."""
+    """A signal stopped the run; the same command resumes it."""
 
     exit_code = STOPPED
 
 
 class JobGoesOnError(StoppedError):
-    """The job was submitted, and goes on without the command."""
+    """The job was submitted and continues without the command."""
 
 
-def _all_kinds(kind: type[CurationError]) -> Iterator[type[CurationError]]:
+def _with_subclasses(kind: type[CurationError]) -> Iterator[type[CurationError]]:
     yield kind
-    for inner in kind.__subclasses__():
-        yield from _all_kinds(inner)
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
 
 
-_KNOWN = {kind.__name__: kind for kind in _all_kinds(CurationError)}
+_KNOWN = {kind.__name__: kind for kind in _with_subclasses(CurationError)}
 _IN_TEXT = re.compile(
     r"(?:pipelines\.errors\.)?\b(" + "|".join(_KNOWN) + r"): (.*?)(?: \[while running .*|$)",
     re.MULTILINE,
@@ -147,47 +152,47 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def find_cause(error: BaseException) -> CurationError | None:
-    """The error of ours behind what a runner raised.
+    """Returns the error of this module behind what a runner raised; None if there is none.
 
-    Runners wrap what a worker raised; from another process it arrives as text in the message alone.
+    Runners wrap what a worker raised. From another process it arrives as text in the message only.
     """
     for link in _chain(error):
         if isinstance(link, CurationError):
             return named(type(link).__name__, str(link).split(" [while running")[0])
     for link in _chain(error):
-        found = find_in_text(str(link))
-        if found is not None:
-            return found
+        cause = find_in_text(str(link))
+        if cause is not None:
+            return cause
     return None
 
 
 def find_in_text(text: str) -> CurationError | None:
-    """The last error of ours whose name and message stand in a traceback's text."""
-    found = _IN_TEXT.findall(text)
-    if not found:
+    """Returns the last error of this module whose name and message are in a traceback's text."""
+    matches = _IN_TEXT.findall(text)
+    if not matches:
         return None
-    name, message = found[-1]
+    name, message = matches[-1]
     return named(name, message)
 
 
 def named(name: str, message: str) -> CurationError:
-    """An error of ours by the name of its class; a plain one for a name that is not known."""
+    """Returns an error of the class with this name; a plain one if the name is unknown."""
     return _KNOWN.get(name, CurationError)(message)
 
 
 def reading_failed(path: str, error: OSError) -> UnreadableInputError:
-    """What to raise for an input file that cannot be read."""
+    """Returns the error to raise for an input file that cannot be read."""
     if error.errno in _NO_PERMISSION:
         return InputPermissionError(f"the input {path} may not be read: {error.strerror}")
     return UnreadableInputError(f"the input {path} cannot be read: {error.strerror or error}")
 
 
 def writing_failed(path: str, error: OSError) -> RunFolderError:
-    """What to raise for a file of the run folder that cannot be written."""
+    """Returns the error to raise for a file of the run folder that cannot be written."""
     if error.errno in _DISK_FULL:
         return DiskFullError(
-            f"{path} cannot be written: {error.strerror}; nothing committed is lost: make room and run the same "
-            "command to go on"
+            f"{path} cannot be written: {error.strerror}; nothing committed is lost: free some "
+            "space and run the same command to continue"
         )
     if error.errno in _NO_PERMISSION:
         return RunFolderPermissionError(f"{path} cannot be written: {error.strerror}")
@@ -195,7 +200,11 @@ def writing_failed(path: str, error: OSError) -> RunFolderError:
 
 
 def copying_failed(source: str, target: str, error: OSError) -> CurationError:
-    """What to raise where reading an input and writing a file of the run folder go together and one has failed."""
+    """Returns the error to raise if copying an input into the run folder failed.
+
+    Only a full disk can be told apart as the target's fault; anything else is reported as the
+    source's.
+    """
     if error.errno in _DISK_FULL:
         return writing_failed(target, error)
     return reading_failed(source, error)

@@ -1,1 +1,1 @@
-"""The run folder: what it holds, and how it is committed, listed and leased."""
+"""The run folder: its files, and how they are committed, listed and leased."""

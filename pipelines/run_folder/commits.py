@@ -1,16 +1,18 @@
-"""Files of the run folder: created once, whole, and never replaced. The first commit wins.
+"""Commits files of the run folder: each is created once and never replaced. The first commit wins.
 
-A runner may run the same step twice: retried, speculatively, or by a worker that it has given up
-but which still lives. So a step writes its file under its final name only if nothing is there yet,
-in one indivisible operation, and "already exists" means that the step is done. What a loser
-computed is thrown away; readers see one content for ever.
+A runner may run the same step twice: as a retry, speculatively, or in a worker that it has given up
+on but that is still alive. So a step creates its file under the final name only if there is none,
+in one atomic operation, and "already exists" means that the step is done. The loser's result is
+discarded; readers see the same content forever.
 
-- Local file systems: a temporary file in the same folder, synced, then linked to its name. A link
-  never replaces. A process killed in between leaves a file named `.tmp-*`, which nothing reads and
-  `sweep` removes.
-- Object stores: the file system's own create mode (a generation precondition on gs://,
-  If-None-Match on s3://), all or nothing by nature.
+- Local file systems: a temporary file in the same folder is written, synced, and linked to its
+  final name. A link never replaces a file. A process that is killed in between leaves a file named
+  `.tmp-*`, which nothing reads and `sweep` removes.
+- Object stores: the file system's create mode (a generation precondition on gs://, If-None-Match on
+  s3://), which is atomic.
 """
+
+from __future__ import annotations
 
 import contextlib
 import datetime
@@ -42,10 +44,10 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 
 
 def _patiently(path: str, operation: Callable[[], Any]) -> Any:
-    """Does something on a remote file system, again after a pause where it fails: networks do, and stores shed load.
+    """Does something on a remote file system, with retries: networks fail, and stores shed load.
 
-    A create that failed on the way back may have happened. Then the next try finds the file there,
-    which means that it is done.
+    A create whose answer was lost may have succeeded. Then the next try finds the file, which means
+    that it is done.
     """
     wait = _FIRST_WAIT_SECONDS
     for _ in range(_TRIES - 1):
@@ -71,7 +73,7 @@ def _patiently(path: str, operation: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _failing_by_name(path: str) -> Iterator[None]:
-    """Says of a failure which file of the run folder it is about."""
+    """Names the file of the run folder in the error if the block fails."""
     try:
         yield
     except OSError as error:
@@ -87,11 +89,11 @@ def check_protocols(flag: str, paths: str) -> None:
     """Refuses URLs of file systems that fsspec does not know, or whose package is not installed.
 
     Args:
-        flag: what the message is to name.
-        paths: a path or URL, or several in one string.
+        flag: Name of the flag, for the message.
+        paths: A path or URL, or several in one string.
 
     Raises:
-        UsageError: naming the flag and the package to install.
+        UsageError: The message names the flag and the package to install.
     """
     for protocol in _PROTOCOL.findall(paths):
         try:
@@ -100,8 +102,8 @@ def check_protocols(flag: str, paths: str) -> None:
             raise UsageError(f"{flag}: {paths}: {' '.join(str(error).split())}") from error
         except ValueError as error:
             raise UsageError(
-                f"{flag}: {paths}: there is no file system {protocol}://; give a local path, gs:// or s3://, or "
-                "install the fsspec package that knows it"
+                f"{flag}: {paths}: there is no file system {protocol}://; give a local "
+                "path, gs:// or s3://, or install the fsspec package that knows it"
             ) from error
 
 
@@ -109,13 +111,15 @@ def check_file_system(path: str) -> None:
     """Refuses a run folder on a file system that cannot create a file only if it is absent.
 
     Args:
-        path: the run folder.
+        path: Path or URL of the run folder.
 
     Raises:
-        RunFolderError: naming the file system.
+        RunFolderError: The file system cannot; the message names it.
     """
     if local_path(path) is not None:
         return
+
+    # A class that inherits fsspec's default method accepts the mode but ignores it.
     file_system, _ = _file_system(path)
     kind = type(file_system)
     own_method = (
@@ -126,13 +130,13 @@ def check_file_system(path: str) -> None:
     inherited = own_method in (AsyncFileSystem._pipe_file, AbstractFileSystem.pipe_file)
     if inherited or "mode" not in inspect.signature(own_method).parameters:
         raise RunFolderError(
-            f"{path}: the file system {kind.__name__} cannot create a file only where there is none, which "
-            "a run folder needs; put the run folder on a local disk, gs:// or s3://"
+            f"{path}: the file system {kind.__name__} cannot create a file only where there is "
+            "none, which a run folder needs; put the run folder on a local disk, gs:// or s3://"
         )
 
 
 def exists(path: str) -> bool:
-    """Whether a file is there now."""
+    """Returns whether a file exists now."""
     local = local_path(path)
     if local is not None:
         return os.path.exists(local)
@@ -142,10 +146,10 @@ def exists(path: str) -> bool:
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file.
+    """Reads a file.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: There is no such file.
     """
     local = local_path(path)
     if local is not None:
@@ -156,7 +160,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_if_there(path: str) -> bytes | None:
-    """The content of a file, or None where there is none."""
+    """Reads a file; None if there is no such file."""
     try:
         return read_bytes(path)
     except FileNotFoundError:
@@ -177,10 +181,8 @@ def _sync_folder(folder: str) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some network file systems cannot sync a folder
+        # Some network file systems cannot sync a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)
@@ -194,8 +196,9 @@ def _link(staged: str, target: str) -> bool:
     except OSError as error:
         if error.errno in _NO_LINKS:
             raise RunFolderError(
-                f"{target}: the file system under it has no hard links ({error.strerror}), by which a file is "
-                "created only where there is none; put the run folder on another file system"
+                f"{target}: its file system has no hard links ({error.strerror}), which a "
+                "commit needs to create a file only where there is none; put the run folder on another file "
+                "system"
             ) from error
         raise
     _sync_folder(os.path.dirname(target))
@@ -204,10 +207,10 @@ def _link(staged: str, target: str) -> bool:
 
 @contextlib.contextmanager
 def staged(path: str) -> Iterator[str]:
-    """A name on the local disk under which to write what is to be committed to `path`.
+    """Yields a name on the local disk for the content that will be committed to `path`.
 
-    For a local path it lies in the target's folder, so that committing copies nothing. The file is
-    removed at the end, committed or not.
+    For a local path the name is in the target's folder, so that committing copies nothing. The file
+    is removed at the end of the block, committed or not.
     """
     local = local_path(path)
     if local is not None:
@@ -229,16 +232,17 @@ def commit_staged(staged_path: str, path: str) -> bool:
     """Commits a staged file under its final name.
 
     Args:
-        staged_path: a name that `staged(path)` gave, written and closed.
-        path: the final name.
+        staged_path: Name that `staged(path)` yielded; the file is written and closed.
+        path: Final name.
 
     Returns:
-        True if this commit won; False if the file was there already.
+        True if this commit won; False if the file existed already.
 
     Raises:
-        RunFolderError: the file system failed, or has no way to create only if absent; nothing is
-            committed.
+        RunFolderError: The file system failed, or cannot create a file only if it is absent;
+            nothing is committed.
     """
+    # On a local file system the content must be on the disk before its name is.
     local = local_path(path)
     if local is not None:
         with _failing_by_name(path):
@@ -248,6 +252,8 @@ def commit_staged(staged_path: str, path: str) -> bool:
             finally:
                 os.close(handle)
             return _link(staged_path, os.path.abspath(local))
+
+    # Some object stores upload a file, others only bytes, under the condition that it is absent.
     check_file_system(path)
     file_system, inner = _file_system(path)
     own_put = getattr(type(file_system), "_put_file", None)
@@ -265,19 +271,19 @@ def commit_staged(staged_path: str, path: str) -> bool:
 
 
 def commit_if_absent(path: str, data: bytes) -> bool:
-    """Commits a file's content, if no content was committed before.
+    """Commits the content of a file, unless the file exists already.
 
     Args:
-        path: the final name; missing folders are made.
-        data: the content.
+        path: Final name; missing folders are created.
+        data: Content.
 
     Returns:
-        True if this commit won; False if a file with another content was there already. (On an
-        object store, two that commit the same bytes may both be told that they won.)
+        True if this commit won; False if a file with other content existed already. (On an object
+        store, two commits of the same bytes may both return True.)
 
     Raises:
-        RunFolderError: the file system failed, or has no way to create only if absent; nothing is
-            committed.
+        RunFolderError: The file system failed, or cannot create a file only if it is absent;
+            nothing is committed.
     """
     if local_path(path) is None:
         check_file_system(path)
@@ -286,7 +292,7 @@ def commit_if_absent(path: str, data: bytes) -> bool:
             try:
                 _patiently(path, lambda: file_system.pipe_file(inner, data, mode="create"))
             except FileExistsError:
-                # Ours, if the store's answer to a try that had succeeded was lost on the way.
+                # The file is ours if a try succeeded whose answer from the store was lost.
                 return read_if_there(path) == data
         return True
     with staged(path) as name:
@@ -295,17 +301,16 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         return commit_staged(name, path)
 
 
-# --- what is not committed: leases and marks, which are for people and never for the books
-# --------------
+# --- Files that are not committed: leases and marks. No result depends on them. ---
 
 
 class Entry(NamedTuple):
     """A file in a listing.
 
     Attributes:
-        path: in the form that the other functions take.
-        size: in bytes.
-        modified: seconds since 1970; 0 where the file system does not say.
+        path: Path in the form that the other functions take.
+        size: Size in bytes.
+        modified: Time in seconds since 1970; 0 if the file system does not report it.
     """
 
     path: str
@@ -314,10 +319,10 @@ class Entry(NamedTuple):
 
 
 def replace(path: str, data: bytes) -> None:
-    """Writes a small file over whatever is there; readers see the old content or the new one.
+    """Writes a small file, replacing any other; readers see the old or the new content.
 
     Raises:
-        RunFolderError: the file system failed.
+        RunFolderError: The file system failed.
     """
     local = local_path(path)
     with _failing_by_name(path):
@@ -332,10 +337,10 @@ def replace(path: str, data: bytes) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file, if it is there.
+    """Removes a file if it exists.
 
     Raises:
-        RunFolderError: the file system failed.
+        RunFolderError: The file system failed.
     """
     local = local_path(path)
     with _failing_by_name(path), contextlib.suppress(FileNotFoundError):
@@ -347,10 +352,10 @@ def remove(path: str) -> None:
 
 
 def sweep(folder: str) -> None:
-    """Removes what writers that were killed left half written, in a local folder and those under it.
+    """Removes the unfinished files of killed writers, in a local folder and its subfolders.
 
-    Only for a folder whose work is done: a writer that still lives loses what it was writing.
-    Object stores keep nothing half written.
+    Call it only for a folder whose work is done: a writer that is still alive would lose its file.
+    Object stores keep no unfinished files.
     """
     local = local_path(folder)
     if local is None:
@@ -358,21 +363,24 @@ def sweep(folder: str) -> None:
     for where, _, names in os.walk(local):
         for name in names:
             if name.startswith(TEMPORARY_PREFIX):
-                with contextlib.suppress(OSError):  # another user's, perhaps: it does no harm
+                # The file may belong to another user; it does no harm.
+                with contextlib.suppress(OSError):
                     os.unlink(os.path.join(where, name))
 
 
 def list_folder(folder: str) -> list[Entry]:
-    """The files in a folder, without those that are not whole yet; none if there is no such folder.
+    """Lists the finished files in a folder, sorted; none if there is no such folder.
 
     Raises:
-        OSError: the file system failed.
+        OSError: The file system failed.
     """
     local = local_path(folder)
     entries: list[Entry] = []
+
+    # A local file may disappear between the listing and the look at its size.
     if local is not None:
-        with contextlib.suppress(FileNotFoundError), os.scandir(local) as found:
-            for item in found:
+        with contextlib.suppress(FileNotFoundError), os.scandir(local) as items:
+            for item in items:
                 with contextlib.suppress(FileNotFoundError):
                     if item.is_file() and not item.name.startswith(TEMPORARY_PREFIX):
                         status = item.stat()
@@ -380,6 +388,8 @@ def list_folder(folder: str) -> list[Entry]:
                             Entry(f"{folder}/{item.name}", status.st_size, status.st_mtime)
                         )
         return sorted(entries)
+
+    # A remote listing may include the folder's own entry and subfolders.
     file_system, inner = _file_system(folder)
     file_system.invalidate_cache()
     try:
@@ -394,12 +404,13 @@ def list_folder(folder: str) -> list[Entry]:
 
 
 def list_subfolders(folder: str) -> list[str]:
-    """The names of the folders in a folder; none if there is no such folder."""
+    """Lists the names of the subfolders of a folder, sorted; none if there is no such folder."""
     local = local_path(folder)
     if local is not None:
-        with contextlib.suppress(FileNotFoundError), os.scandir(local) as found:
-            return sorted(item.name for item in found if item.is_dir())
+        with contextlib.suppress(FileNotFoundError), os.scandir(local) as items:
+            return sorted(item.name for item in items if item.is_dir())
         return []
+
     file_system, inner = _file_system(folder)
     file_system.invalidate_cache()
     try:
@@ -414,7 +425,7 @@ def list_subfolders(folder: str) -> list[str]:
 
 
 def read_tail(path: str, size: int, count: int) -> bytes:
-    """The last bytes of a file whose size is known, in one request."""
+    """Reads the last bytes of a file of known size, in one request."""
     start = max(0, size - count)
     local = local_path(path)
     if local is not None:

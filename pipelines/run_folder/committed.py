@@ -1,4 +1,9 @@
-"""What lies in a run folder, by listings: many names to a request, where looking for each file would be one each."""
+"""Lists the committed files of a run folder.
+
+A listing returns many names per request; a look for every single file would cost one request each.
+"""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +18,7 @@ from datarater.pipelines.run_folder.commits import Entry
 from datarater.pipelines.run_folder.layout import RunFolder
 
 PREFIXES = 256
-"""Folders that score files are spread over."""
+"""Number of folders that score files are spread over."""
 REQUESTS_AT_ONCE = 32
 _SCORE_FILE = re.compile(r"(\d{8,})\.parquet$")
 
@@ -22,7 +27,11 @@ R = TypeVar("R")
 
 
 def at_once(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-    """Does what mostly waits for a network, many at a time; the results in order."""
+    """Does work that mostly waits for a network, many items at a time.
+
+    Returns:
+        The results in the order of the items.
+    """
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(REQUESTS_AT_ONCE, len(items))) as pool:
@@ -30,15 +39,15 @@ def at_once(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
 
 
 def score_entries(folder: RunFolder) -> Iterable[list[tuple[int, Entry]]]:
-    """The score files that are there, by the folder of their hashed prefix, each with its split's ordinal."""
-    # A few prefixes at a time, so that of millions of files only some are held.
+    """Yields the committed score files of each prefix in turn, with their splits' ordinals."""
+    # A few prefixes at a time, so that memory never holds the names of millions of files.
     for first in range(0, PREFIXES, REQUESTS_AT_ONCE):
         prefixes = range(first, min(first + REQUESTS_AT_ONCE, PREFIXES))
         yield from at_once(lambda prefix: entries_of(folder, prefix), prefixes)
 
 
 def entries_of(folder: RunFolder, prefix: int) -> list[tuple[int, Entry]]:
-    """The score files under one prefix, each with its split's ordinal."""
+    """Lists the score files under one prefix, each with its split's ordinal."""
     entries = []
     for entry in commits.list_folder(f"{folder.path}/scores/{prefix:02x}"):
         match = _SCORE_FILE.search(entry.path)
@@ -48,25 +57,25 @@ def entries_of(folder: RunFolder, prefix: int) -> list[tuple[int, Entry]]:
 
 
 def scored_ordinals(folder: RunFolder) -> NDArray[np.int64]:
-    """The ordinals of all splits with a score file, sorted."""
+    """Returns the ordinals of all splits with a score file, sorted."""
     return merge_ordinals(ordinals_of(entries) for entries in score_entries(folder))
 
 
 def ordinals_of(entries: Sequence[tuple[int, Entry]]) -> NDArray[np.int64]:
-    """The ordinals of listed score files."""
+    """Returns the ordinals of listed score files."""
     return np.asarray([ordinal for ordinal, _ in entries], np.int64)
 
 
 def merge_ordinals(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """One sorted array of several."""
+    """Merges several arrays of ordinals into one, sorted and without repetitions."""
     return np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
 
 
 def committed_files(folder: RunFolder) -> int:
-    """How many score files, summaries and files of selections are there: it grows while anything gets done."""
+    """Counts score files, summaries and files of selections, a number that grows with progress."""
     count = sum(len(entries) for entries in score_entries(folder))
-    count += len(commits.list_folder(folder.summaries_path))
-    count += len(commits.list_folder(folder.old_summaries_path))
+    for summaries in (folder.summaries_path, folder.old_summaries_path):
+        count += len(commits.list_folder(summaries))
     for name in selections(folder):
         path = folder.selection(name).path
         count += sum(
@@ -76,5 +85,5 @@ def committed_files(folder: RunFolder) -> int:
 
 
 def selections(folder: RunFolder) -> list[str]:
-    """The names of the selections that were begun."""
+    """Returns the names of the selections that were started."""
     return commits.list_subfolders(f"{folder.path}/selections")

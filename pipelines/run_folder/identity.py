@@ -1,4 +1,6 @@
-"""The identity of a run: a folder that holds another run is refused, naming the difference."""
+"""The identity of a run: a folder of another run is refused with a list of the differences."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,25 +12,32 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder, read_json_lines
 from datarater.rater_model.documents.records import FileInfo
 
-_NAMED_DIFFERENCES = 5
+_MAX_DIFFERENCES = 5
 
 
-def differences(wanted: Any, found: Any, where: str = "") -> list[str]:
-    """Names every field in which two JSON values differ, with both values."""
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+def differences(requested: Any, committed: Any, where: str = "") -> list[str]:
+    """Describes every field in which two JSON values differ, with both values.
+
+    Args:
+        requested: JSON value that is asked for now.
+        committed: JSON value that was committed before.
+        where: Name of the field that both are values of.
+    """
+    if isinstance(requested, Mapping) and isinstance(committed, Mapping):
         lines = []
-        for name in sorted(set(wanted) | set(found)):
+        for name in sorted(set(requested) | set(committed)):
             inner = f"{where}.{name}" if where else name
-            lines += differences(wanted.get(name), found.get(name), inner)
+            lines += differences(requested.get(name), committed.get(name), inner)
         return lines
-    if wanted == found:
+    if requested == committed:
         return []
-    return [f"{where} is {found!r} there, but {wanted!r} now"]
+    return [f"{where} is {committed!r} there, but {requested!r} now"]
 
 
-def input_differences(wanted: Sequence[FileInfo], found: Sequence[FileInfo]) -> list[str]:
-    """Names the input files that came, went or changed."""
-    now, then = {file.path: file for file in wanted}, {file.path: file for file in found}
+def input_differences(present: Sequence[FileInfo], planned: Sequence[FileInfo]) -> list[str]:
+    """Describes the input files that were added, removed or changed since the plan was made."""
+    now, then = {file.path: file for file in present}, {file.path: file for file in planned}
+
     lines = [f"{path} is new" for path in sorted(now.keys() - then.keys())]
     lines += [f"{path} is gone" for path in sorted(then.keys() - now.keys())]
     lines += [
@@ -36,13 +45,14 @@ def input_differences(wanted: Sequence[FileInfo], found: Sequence[FileInfo]) -> 
         for path in sorted(now.keys() & then.keys())
         if now[path] != then[path]
     ]
-    if len(lines) > _NAMED_DIFFERENCES:
-        lines[_NAMED_DIFFERENCES:] = [f"and {len(lines) - _NAMED_DIFFERENCES} more"]
+
+    if len(lines) > _MAX_DIFFERENCES:
+        lines[_MAX_DIFFERENCES:] = [f"and {len(lines) - _MAX_DIFFERENCES} more"]
     return lines
 
 
 def read_identity(folder: RunFolder) -> dict[str, Any] | None:
-    """The committed identity of a run folder, None where no plan was committed."""
+    """Reads the committed identity of a run folder; None if no plan is committed."""
     data = commits.read_if_there(folder.identity_path)
     return None if data is None else orjson.loads(data)
 
@@ -50,48 +60,50 @@ def read_identity(folder: RunFolder) -> dict[str, Any] | None:
 def check_identity(
     folder: RunFolder,
     committed: Mapping[str, Any],
-    wanted: Mapping[str, Any],
+    requested: Mapping[str, Any],
     files: Sequence[FileInfo],
 ) -> None:
     """Refuses a run folder that belongs to another run.
 
     Args:
-        folder: the run folder.
-        committed: the identity that was read from it.
-        wanted: the identity asked for now.
-        files: the input files now.
+        folder: Run folder.
+        committed: Identity that was read from it.
+        requested: Identity of the run that is asked for now.
+        files: Input files as they are now.
 
     Raises:
-        RunFolderMismatchError: naming what differs.
+        RunFolderMismatchError: The identities differ; the message names the differences.
     """
     lines = differences(
-        {name: value for name, value in wanted.items() if name != "inputs"},
+        {name: value for name, value in requested.items() if name != "inputs"},
         {name: value for name, value in committed.items() if name not in ("inputs", "plan")},
     )
-    if wanted["inputs"] != committed["inputs"]:
+    if requested["inputs"] != committed["inputs"]:
         rows = read_json_lines(folder.inputs_path(committed["plan"]["id"]))
         lines += input_differences(files, [FileInfo.from_json(row) for row in rows])
     if lines:
         raise RunFolderMismatchError(
-            f"{folder.path} holds another run: {'; '.join(lines)}. Take another output folder, or the same options"
+            f"{folder.path} belongs to another run: {'; '.join(lines)}. Use another output "
+            "folder, or the same options"
         )
 
 
-def check_rule(selection: SelectionFolder, wanted: Mapping[str, Any]) -> bool:
-    """Refuses a selection's name under which another rule is kept.
+def check_rule(selection: SelectionFolder, requested: Mapping[str, Any]) -> bool:
+    """Refuses a selection whose name is taken by another rule.
 
     Returns:
-        True if the very same rule is there already.
+        Whether the same rule is committed already.
 
     Raises:
-        RunFolderMismatchError: naming what differs.
+        RunFolderMismatchError: The rules differ; the message names the differences.
     """
     data = commits.read_if_there(selection.rule_path)
     if data is None:
         return False
-    lines = differences(wanted, orjson.loads(data))
+    lines = differences(requested, orjson.loads(data))
     if lines:
         raise RunFolderMismatchError(
-            f"{selection.path} holds another selection: {'; '.join(lines)}. Give this one a name of its own with --name"
+            f"{selection.path} is another selection: {'; '.join(lines)}. Give this one another "
+            "name with --name"
         )
     return True

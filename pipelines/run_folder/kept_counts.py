@@ -1,9 +1,10 @@
-"""What a selection keeps: the counts of a split, of a group of splits, of a source, of the whole.
+"""Counts of what a selection keeps: of a split, a group of splits, a source, or the whole corpus.
 
-The counts of many splits stand in arrays, a column a count: a corpus has millions of splits, and
-one worker holds the counts of all of them when it plans the output files and when it holds the
-books.
+The counts of many splits are arrays, one per count: a corpus has millions of splits, and one worker
+has the counts of all of them in memory when it plans the output files and reconciles the counts.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +18,15 @@ from datarater.pipelines.errors import CountsError
 
 @dataclasses.dataclass
 class KeptCounts:
-    """What became of records in a selection.
+    """How many records a selection keeps, drops and rejects.
 
     Attributes:
-        read: all records.
-        kept: those the rule keeps.
-        dropped: scored, but not kept.
-        rejected: without a score.
-        kept_tokens: of the kept.
-        kept_bytes: of the kept, text in UTF-8.
+        read: Number of all records.
+        kept: Number of documents that the rule keeps.
+        dropped: Number of documents with a score that the rule does not keep.
+        rejected: Number of records without a score.
+        kept_tokens: Tokens of the kept documents.
+        kept_bytes: Bytes of the kept documents' texts in UTF-8.
     """
 
     read: int = 0
@@ -35,25 +36,28 @@ class KeptCounts:
     kept_tokens: int = 0
     kept_bytes: int = 0
 
-    def add(self, other: "KeptCounts") -> None:
-        """Adds another's counts to these."""
+    def add(self, other: KeptCounts) -> None:
+        """Adds other counts to these."""
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def check(self, what: str) -> None:
-        """Holds the books: read = kept + dropped + rejected.
+        """Reconciles the counts: read = kept + dropped + rejected.
+
+        Args:
+            what: Name of what is counted, for the message.
 
         Raises:
-            CountsError: naming the numbers.
+            CountsError: The counts do not add up; the message names them.
         """
         if self.read != self.kept + self.dropped + self.rejected:
             raise CountsError(
-                f"{what}: {self.read} documents read, but {self.kept} kept + {self.dropped} dropped + "
-                f"{self.rejected} rejected"
+                f"{what}: {self.read} documents read, but {self.kept} kept + {self.dropped} "
+                f"dropped + {self.rejected} rejected"
             )
 
     def to_json(self) -> dict[str, int]:
-        """As JSON fields."""
+        """Returns the counts as JSON fields."""
         return dict(self.__dict__)
 
 
@@ -62,13 +66,13 @@ COUNTS = tuple(field.name for field in dataclasses.fields(KeptCounts))
 
 @dataclasses.dataclass(frozen=True)
 class KeptSplits:
-    """What is kept of each of many splits. S: splits.
+    """What is kept of each of S splits.
 
     Attributes:
-        ordinals_S: of the splits.
-        layouts: the different layouts of their files (`scoring.layout_of`), in any order.
-        layout_codes_S: the layout of each split, as an index into `layouts`.
-        counts: by the name of a field of `KeptCounts`: that count of each split.
+        ordinals_S: Ordinals of the splits.
+        layouts: The distinct layouts of their files (`score_split.layout_of`), in any order.
+        layout_codes_S: Layout of each split, as an index into `layouts`.
+        counts: One array of S counts for each field of `KeptCounts`, by its name.
     """
 
     ordinals_S: NDArray[np.int64]
@@ -77,8 +81,8 @@ class KeptSplits:
     counts: Mapping[str, NDArray[np.int64]]
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[int, str, KeptCounts]]) -> "KeptSplits":
-        """From an ordinal, a layout and the counts of each split."""
+    def of(cls, rows: Iterable[tuple[int, str, KeptCounts]]) -> KeptSplits:
+        """Returns the counts of splits from an ordinal, a layout and the counts of each."""
         rows = list(rows)
         codes = {
             layout: code
@@ -95,9 +99,11 @@ class KeptSplits:
         )
 
     @classmethod
-    def merge(cls, parts: Iterable["KeptSplits"]) -> "KeptSplits":
-        """All splits of several, by ordinal."""
+    def merge(cls, parts: Iterable[KeptSplits]) -> KeptSplits:
+        """Merges the splits of several parts, sorted by ordinal."""
         parts = [cls.of([]), *parts]
+
+        # Each part numbers the layouts in its own way.
         codes = {
             layout: code
             for code, layout in enumerate(dict.fromkeys(x for part in parts for x in part.layouts))
@@ -109,6 +115,7 @@ class KeptSplits:
         codes_S = np.concatenate(
             [own[part.layout_codes_S] for own, part in zip(own_codes, parts, strict=True)]
         )
+
         order_S = np.argsort(ordinals_S, kind="stable")
         counts = {
             name: np.concatenate([part.counts[name] for part in parts])[order_S] for name in COUNTS
@@ -116,14 +123,15 @@ class KeptSplits:
         return cls(ordinals_S[order_S], tuple(codes), codes_S[order_S], counts)
 
     def total(self) -> KeptCounts:
-        """The sum."""
+        """Returns the sum over all splits."""
         return KeptCounts(**{name: int(self.counts[name].sum()) for name in COUNTS})
 
     def check(self) -> None:
-        """Holds the books of every split.
+        """Reconciles the counts of every split.
 
         Raises:
-            CountsError: naming the first split whose books do not balance, and its numbers.
+            CountsError: The counts of a split do not add up; the message names the first such split
+                and its counts.
         """
         counts = self.counts
         wrong_S = np.flatnonzero(
@@ -137,7 +145,7 @@ class KeptSplits:
             numbers.check(f"split {self.ordinals_S[first]}")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """Returns the counts as JSON fields."""
         return {
             "ordinals": self.ordinals_S.tolist(),
             "layouts": list(self.layouts),
@@ -146,8 +154,8 @@ class KeptSplits:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Sequence[Any]]) -> "KeptSplits":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Sequence[Any]]) -> KeptSplits:
+        """Returns the counts that `to_json` wrote."""
         return cls(
             np.asarray(fields["ordinals"], np.int64),
             tuple(fields["layouts"]),
@@ -165,7 +173,7 @@ class GroupCounts:
     sources: dict[str, KeptCounts]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """Returns the counts as JSON fields."""
         return {
             "group": self.group,
             "splits": self.splits.to_json(),
@@ -173,7 +181,7 @@ class GroupCounts:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "GroupCounts":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any]) -> GroupCounts:
+        """Returns the counts that `to_json` wrote."""
         sources = {source: KeptCounts(**counts) for source, counts in fields["sources"].items()}
         return cls(fields["group"], KeptSplits.from_json(fields["splits"]), sources)

@@ -1,5 +1,7 @@
 """The committed plan: the splits of a run and the tasks that score them."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,20 +21,23 @@ from datarater.rater_model.documents.records import (
 )
 
 SPLITS_PER_GROUP = 1000
-"""Splits in a plan shard, a summary, a file of rejected records: what keeps resume from opening millions of files."""
+"""Number of splits in a plan shard, a summary and a file of rejected records.
+
+A resumed run opens one file per group instead of one per split.
+"""
 
 INPUT_LIST = "@"
-"""Before the name of a file that lists the inputs, in place of globs."""
+"""Prefix of the name of a file that lists the inputs, given instead of globs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SplitTask:
-    """A split of the plan with what its file was like then.
+    """A split of the plan, with the fingerprint of its file at that time.
 
     Attributes:
-        split: what to read.
-        fingerprint: of the whole file.
-        group: the number of the group of splits that are summarised together.
+        split: The part of a file to read.
+        fingerprint: Fingerprint of the whole file.
+        group: Number of the group of splits that are summarized together.
     """
 
     split: Split
@@ -40,17 +45,20 @@ class SplitTask:
     group: int
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """Returns the task as JSON fields."""
         return {"split": self.split.to_json(), "fingerprint": self.fingerprint, "group": self.group}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "SplitTask":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any]) -> SplitTask:
+        """Returns the task that `to_json` wrote."""
         return cls(Split.from_json(fields["split"]), fields["fingerprint"], fields["group"])
 
 
 def inputs_json(files: Sequence[FileInfo]) -> dict[str, Any]:
-    """What identifies the inputs: their number, bytes, and a digest over paths, sizes and fingerprints."""
+    """Returns what identifies the inputs.
+
+    That is their number, their bytes, and a digest over paths, sizes and fingerprints.
+    """
     digest = hashlib.sha256()
     for file in files:
         digest.update(json_lines([file.to_json()]))
@@ -62,56 +70,59 @@ def inputs_json(files: Sequence[FileInfo]) -> dict[str, Any]:
 
 
 def describe_plan(plan: Mapping[str, Any]) -> str:
-    """One line for a person.
+    """Describes a plan in one line.
 
     Args:
-        plan: as `plan_of` gives it.
+        plan: Plan as `plan_of` returns it.
     """
     line = f"plan: {plan['splits']:,} splits"
     if plan.get("files_cut_at_members"):
-        line += f"; {plan['files_cut_at_members']:,} compressed files are cut at their gzip members or zstd frames"
+        line += (
+            f"; {plan['files_cut_at_members']:,} compressed files are cut at their gzip members or "
+            "zstd frames"
+        )
     if plan.get("strided_files"):
         line += (
-            f"; {plan['strided_files']:,} big compressed files are strided over several workers, for which "
-            f"{plan['read_amplification']:.2f} times the stored bytes are read"
+            f"; {plan['strided_files']:,} large compressed files are strided over several workers, "
+            f"which read {plan['read_amplification']:.2f} times the stored bytes"
         )
     return line
 
 
 def plan_of(folder: RunFolder) -> dict[str, Any]:
-    """The committed plan: its id, how many splits and groups it has.
+    """Reads the committed plan: its id, and its numbers of splits and groups.
 
     Raises:
-        CountsError: no plan is committed.
+        CountsError: No plan is committed.
     """
     identity = read_identity(folder)
     if identity is None:
         raise CountsError(
-            f"{folder.path} holds no plan: it is not a run folder, or its scoring never began"
+            f"{folder.path} holds no plan: it is not a run folder, or its scoring never started"
         )
     plan: dict[str, Any] = identity["plan"]
     return plan
 
 
 def read_group(folder: RunFolder, group: int) -> list[SplitTask]:
-    """The splits of one group of the committed plan."""
+    """Reads the splits of one group of the committed plan."""
     path = folder.plan_shard_path(plan_of(folder)["id"], group)
     return [SplitTask.from_json(row) for row in read_json_lines(path)]
 
 
 def check_fingerprint(task: SplitTask) -> None:
-    """Refuses a file that is no longer what it was when the plan was made.
+    """Refuses a file that has changed since the plan was made.
 
     Raises:
-        InputChangedError: naming the file.
+        InputChangedError: The file changed or disappeared; the message names it.
     """
     path = task.split.path
     try:
         now = file_info(path)
     except OSError as error:
-        raise InputChangedError(f"the input {path} cannot be read any more: {error}") from error
+        raise InputChangedError(f"the input {path} can no longer be read: {error}") from error
     if now.fingerprint != task.fingerprint:
         raise InputChangedError(
-            f"the input {path} has changed since the plan was made (fingerprint {task.fingerprint} then, "
-            f"{now.fingerprint} now); curate it into a new run folder"
+            f"the input {path} has changed since the plan was made (fingerprint {task.fingerprint} "
+            f"then, {now.fingerprint} now); curate it into a new run folder"
         )
