@@ -303,6 +303,17 @@ def closing_words(output: Path, per_kind: int, seconds: Mapping[str, float]) -> 
     """
     steps = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "all")
     curated, rater = output / "curated", output / "rater"
+    places = {
+        output / "corpus": "the pool",
+        output / "heldout": "the held-out target",
+        output
+        / "train": "the workdir: metrics, and in raters/ the raters exported during training",
+        rater: "the rater checkpoint",
+        curated: "the run folder: scores/, and the kept documents in selections/",
+        output / "demo.json": "this table for programs",
+    }
+    width = max(len(str(place)) for place in places)
+    where = "\n".join(f"  {place!s:<{width}}  {content}" for place, content in places.items())
     select = ["select", f"--output={curated}", "--keep_fraction=0.2"]
     curate = ["curate", "--input=my/*.jsonl.gz", f"--rater={rater}", "--output=my_run"]
     return f"""\
@@ -313,12 +324,7 @@ training on a text changes the loss on held-out prose. Code is not damaged, only
 {seconds["all"]:.0f} s in all ({steps})
 
 Where things are:
-  {output / "corpus"}  the pool
-  {output / "heldout"}  the held-out target
-  {output / "train"}  the workdir: metrics, and the raters exported during training in raters/
-  {rater}  the rater checkpoint
-  {curated}  the run folder: scores/, and the kept documents in selections/
-  {output / "demo.json"}  this table for programs
+{where}
 
 What next:
   keep another share, without scoring again:

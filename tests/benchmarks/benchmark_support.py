@@ -1,4 +1,4 @@
-"""What the benchmarks share: training by the command, reading, scoring, and what to record of the machine."""
+"""Shared code of the benchmarks: training by the command, reading, scoring, and the machine."""
 
 from __future__ import annotations
 
@@ -24,32 +24,29 @@ from datarater.rater_model.scorer import Scorer
 SCORED_AT_ONCE = 256
 
 
-def train(config: Path, workdir: Path, overrides: Sequence[str]) -> float:
-    """Trains a rater by `datarater train`, which writes what it says to `workdir` with `.log` behind.
+def train(config: str, workdir: Path, overrides: Sequence[str]) -> float:
+    """Trains a rater by `datarater train`, whose output goes to `WORKDIR.log`.
 
     Args:
-        config: the config file.
-        workdir: a folder; one that is there is removed with all it holds.
-        overrides: flags such as `--config.seed=1`.
+        config: Name of the config, or a config file.
+        workdir: Workdir of the run; an existing one is removed.
+        overrides: Flags such as `--config.seed=1`.
 
     Returns:
-        Seconds it took.
+        The seconds that it took.
 
     Raises:
-        RuntimeError: the command failed; the message holds the end of what it said.
+        RuntimeError: If the command fails; the message contains the end of its output.
     """
-    command = shutil.which(
-        "datarater", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
-    if command is None:
-        raise RuntimeError("datarater train is not installed: pip install -e '.[train,dev]'")
-    if workdir.exists():  # else the run in it would be resumed
+    if workdir.exists():  # otherwise its run would be resumed
         shutil.rmtree(workdir)
     workdir.parent.mkdir(parents=True, exist_ok=True)
+
     log = workdir.with_name(workdir.name + ".log")
+    arguments = [sys.executable, "-m", "datarater", "train"]
+    arguments += [f"--config={config}", f"--workdir={workdir}", *overrides]
     started = time.monotonic()
     with open(log, "w") as file:
-        arguments = [command, f"--config={config}", f"--workdir={workdir}", *overrides]
         code = subprocess.run(
             arguments, stdout=file, stderr=subprocess.STDOUT, check=False
         ).returncode
@@ -63,31 +60,28 @@ def read_documents(pattern: str) -> list[tuple[Document, dict[str, Any]]]:
     """Reads documents, each with its whole record.
 
     Args:
-        pattern: a glob of JSONL files.
+        pattern: Glob of JSONL files.
     """
-    found = []
+    documents = []
     for info in list_files([pattern]):
         for record in read_file(info.path):
             if not isinstance(record, Document) or record.raw is None:
                 raise ValueError(f"{info.path}: a record that is not a readable JSONL document")
-            found.append((record, json.loads(record.raw)))
-    return found
+            documents.append((record, json.loads(record.raw)))
+    return documents
 
 
 def rater_at_step(workdir: Path, step: int) -> Path:
-    """Returns where a training run put the rater of a step."""
+    """Returns the folder of the rater that a training run exported at a step."""
     return workdir / f"raters/step_{step:08d}"
 
 
 def rate(rater: Path, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Scores texts as curation does.
+    """Returns scores_N of N texts, scored as curation scores them.
 
     Args:
-        rater: a rater checkpoint.
-        texts: N texts.
-
-    Returns:
-        N scores.
+        rater: Folder of a rater checkpoint.
+        texts: The texts.
     """
     scorer = Scorer(load_rater(rater))
     parts = [
@@ -98,7 +92,7 @@ def rate(rater: Path, texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def machine() -> dict[str, Any]:
-    """Returns the kind of machine and the versions that figures belong to."""
+    """Returns the machine and the versions that produced the figures."""
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),

@@ -1,17 +1,18 @@
-"""The corruption experiment: does a rater tell clean prose from damaged, and more from less damaged?
+"""The corruption experiment: does a rater tell clean prose from damaged, and more from less damage?
 
-    python tests/benchmarks/corruption.py --output corruption_output
+    python -m tests.benchmarks.corruption --output corruption_output
 
-For each seed: writes the corpus (`python -m datarater.meta_training.demo.corruption_corpus`),
-trains a rater on it by `datarater train --config=meta_training/configs/corruption.py`, and
-evaluates on sequences out of modules and topics that training did not see. Beside the trained rater
-stand the untrained one (step 0 of the same run) and byte n-gram models of the clean target, which
-score a sequence by its mean log-probability.
+For each seed, the benchmark writes the corpus (`datarater.meta_training.demo.corruption_corpus`),
+trains a rater on it with `datarater train --config=corruption`, and evaluates on sequences from
+modules and topics that training did not see. The trained rater is compared with the untrained one
+(step 0 of the same run) and with byte n-gram models of the clean target, which score a sequence by
+its mean log-probability.
 
 Figures, for each kind of damage and for both together:
 
-    AUC         of clean against damaged sequences, over all noise levels and for each
-    Spearman    rank correlation of the negated score with the noise level: positive where noise is rated low
+    AUC         AUC of clean against damaged sequences, over all noise levels and at each
+    Spearman    rank correlation of the negated score with the noise level; positive if noisier
+                sequences score lower
 
 The targets are an AUC of 0.99 and a Spearman of 0.85 on every seed. Writes `corruption.json` to the
 output folder.
@@ -26,8 +27,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -38,7 +37,6 @@ from datarater.meta_training.demo.corruption_corpus import write_corruption_corp
 from datarater.meta_training.demo.ranking import auc, spearman
 from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from tests.benchmarks.benchmark_support import machine, rate, rater_at_step, read_documents, train
-from tests.support import ROOT
 
 AUC_TARGET, SPEARMAN_TARGET = 0.99, 0.85
 TOGETHER = "together"
@@ -47,23 +45,28 @@ TOGETHER = "together"
 def figures(
     scores_N: NDArray[np.float64], level_N: NDArray[np.float64], source_N: NDArray[np.str_]
 ) -> dict[str, dict[str, float]]:
-    """Returns AUC and rank correlation, of each kind of damage and of all together.
+    """Returns AUC and rank correlation for each kind of damage and for all together.
 
     Args:
-        scores_N: scores of N sequences.
-        level_N: their noise levels.
-        source_N: their kinds of damage, also of the clean ones.
+        scores_N: Scores of N sequences.
+        level_N: Noise levels of the sequences.
+        source_N: Kinds of damage, also of the clean sequences.
     """
-    found = {}
+    figures_by_kind = {}
     kinds = [str(kind) for kind in CorruptionKind if (source_N == str(kind)).any()]
     for name, of_kinds in [*((kind, [kind]) for kind in kinds), (TOGETHER, kinds)]:
         chosen_N = np.isin(source_N, of_kinds)
         scores, level = scores_N[chosen_N], level_N[chosen_N]
-        found[name] = {"auc": auc(scores, level == 0), "spearman": spearman(-scores, level)}
+        figures_by_kind[name] = {
+            "auc": auc(scores, level == 0),
+            "spearman": spearman(-scores, level),
+        }
         for noise_level in NOISE_LEVELS[1:]:
             at_level = (level == 0) | (level == noise_level)
-            found[name][f"auc_{noise_level}"] = auc(scores[at_level], level[at_level] == 0)
-    return found
+            figures_by_kind[name][f"auc_{noise_level}"] = auc(
+                scores[at_level], level[at_level] == 0
+            )
+    return figures_by_kind
 
 
 def run_seed(
@@ -72,18 +75,18 @@ def run_seed(
     """Makes the corpus of a seed, trains on it and evaluates.
 
     Args:
-        output: a folder of this seed.
-        seed: of the corpus and of training.
-        kinds: kinds of damage.
-        overrides: more flags of `datarater train`.
+        output: Folder of this seed.
+        seed: Seed for the corpus and for training.
+        kinds: Kinds of damage.
+        overrides: Additional flags of `datarater train`.
 
     Returns:
-        Figures by what scored, seconds of training, and where the rater is.
+        Figures by scorer, seconds of training, and the path of the rater.
     """
     counts = write_corruption_corpus(output, kinds, seed)
     workdir = output / "train"
     seconds = train(
-        ROOT / "meta_training/configs/corruption.py",
+        "corruption",
         workdir,
         [
             f"--config.data.inner={output}/pool/*.jsonl.gz",
@@ -92,6 +95,7 @@ def run_seed(
             *overrides,
         ],
     )
+
     records = [record for _, record in read_documents(f"{output}/evaluation/*.jsonl.gz")]
     texts = [record["text"] for record in records]
     level_N = np.asarray([record["noise_level"] for record in records], np.float64)
@@ -118,7 +122,7 @@ def run_seed(
 
 def show(results: Sequence[dict[str, Any]], console: Console) -> None:
     """Prints the table of all seeds."""
-    table = Table(title="Clean prose against damaged, on sequences apart from training")
+    table = Table(title="Clean prose against damaged, on sequences that training did not see")
     for column in (
         "seed",
         "scored by",
@@ -144,7 +148,7 @@ def show(results: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def reached(result: dict[str, Any]) -> bool:
-    """Returns whether the trained rater met both targets for every kind and for all together."""
+    """Returns whether the trained rater met both targets, for each kind and for all together."""
     trained = result["figures"]["trained rater"].values()
     return all(
         values["auc"] >= AUC_TARGET and values["spearman"] >= SPEARMAN_TARGET for values in trained
@@ -152,16 +156,15 @@ def reached(result: dict[str, Any]) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns 0 where every seed met the targets, else 1."""
+    """Runs the benchmark; returns 0 if every seed met the targets, otherwise 1."""
     parser = argparse.ArgumentParser(
-        description="Does a rater tell clean prose from damaged, and more from less damaged?",
-        epilog="example: python tests/benchmarks/corruption.py --output corruption_output",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--output",
         default="corruption_output",
         type=Path,
-        help="folder for corpora, raters, figures",
+        help="folder for corpora, raters and figures",
     )
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, help="default: 0 1 2")
     parser.add_argument(
@@ -175,8 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [flag for flag in overrides if not flag.startswith("--config.")]
     if unknown:
         parser.error(
-            f"unknown: {' '.join(unknown)} (flags of datarater train look like --config.seed=1)"
+            f"unknown flags: {' '.join(unknown)}; a flag of datarater train is --config.seed=1"
         )
+
     console = Console(width=None if sys.stdout.isatty() else 120)
     results = []
     for seed in options.seeds:
@@ -184,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results.append(
             run_seed(options.output.resolve() / f"seed_{seed}", seed, options.kinds, overrides)
         )
+
     report: dict[str, Any] = {"machine": machine(), "results": results}
     path = options.output / "corruption.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -191,8 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for result in results:
         verdict = "reached" if reached(result) else "NOT reached"
         console.print(
-            f"seed {result['seed']}: AUC {AUC_TARGET} and Spearman {SPEARMAN_TARGET} {verdict} after "
-            f"{result['config']['meta_steps']} meta-steps, {result['training_seconds']:.0f} s; {result['rater']}"
+            f"seed {result['seed']}: AUC {AUC_TARGET} and Spearman {SPEARMAN_TARGET} {verdict} "
+            f"after {result['config']['meta_steps']} meta-steps, "
+            f"{result['training_seconds']:.0f} s; {result['rater']}"
         )
     cores = report["machine"]["cores"]
     console.print(

@@ -1,17 +1,17 @@
-"""Scoring on Flink with one worker and with two: how much faster, and what share of twice as fast that is.
+r"""Speed-up of scoring on Flink from one worker to two, and its share of the ideal.
 
-    python -m tests.benchmarks.flink_speedup --corpus '../shared/corpora/dev/*' --output
-    flink_speedup_output
+    python -m tests.benchmarks.flink_speedup --corpus '../shared/corpora/dev/*' \
+        --output flink_speedup_output
 
-A cluster of two task managers is brought up, and the corpus is curated on it at parallelism 1 and 2
-in turn, `--rounds` times, each time into a run folder of its own; `--max_windows 4`, a rater of the
-default config's size that has learned nothing. The kept documents of every run are compared with
-those of the in-process runner, document for document.
+The benchmark starts a cluster of two task managers and curates the corpus on it at parallelism 1
+and 2 in turn, `--rounds` times, each time into a run folder of its own, with `--max_windows 4` and
+an untrained rater of the default config's size. The kept documents of every run are compared with
+those of the in-process runner, document by document.
 
-What is timed is the scoring step alone, from the job manager's records. On a machine that does
-other work too, seconds say as much about that work as about ours. So the processor time of the
-worker processes within the step is taken as
-well: two workers on two free cores take as long as the busier of the two computes.
+Only the scoring step is timed, from the job manager's records. On a machine with other work,
+seconds tell as much about that work as about ours, so the processor time of the worker processes
+within the step is measured as well: two workers on two free cores take as long as the busier one
+computes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WORKERS = (1, 2)
 SELECTION = "keep-0.5"
 SCORING_STEP = "Score split"
 SAMPLE_SECONDS = 0.1
-TICKS = 100  # of /proc, a second
+TICKS = 100  # per second, in /proc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,11 @@ class Measured:
     """The scoring step of one run.
 
     Attributes:
-        workers: how many were asked for.
-        seconds: from the first worker's start to the last one's end.
-        processor_seconds: of each worker process within the step, the busiest first.
-        same: whether the kept documents are the in-process runner's.
+        workers: Number of workers requested.
+        seconds: Seconds from the first worker's start to the last one's end.
+        processor_seconds: Processor seconds of each worker process within the step, in descending
+            order.
+        same: Whether the kept documents equal those of the in-process runner.
     """
 
     workers: int
@@ -68,10 +69,10 @@ class Measured:
 
 
 class ProcessorTimes(threading.Thread):
-    """Samples the processor time of the worker processes that the pools of a cluster started.
+    """Samples the processor time of the worker processes that a cluster's pools started.
 
     Args:
-        folder: of the cluster.
+        folder: Folder of the cluster.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +82,7 @@ class ProcessorTimes(threading.Thread):
         self._samples: dict[int, list[tuple[float, float]]] = {}
 
     def run(self) -> None:
-        """Samples until told to end."""
+        """Samples until `end` is called."""
         while not self._ended.wait(SAMPLE_SECONDS):
             for log in self._logs.glob("worker-pool-*.log"):
                 for pid in map(
@@ -92,12 +93,12 @@ class ProcessorTimes(threading.Thread):
                         self._samples.setdefault(pid, []).append((time.time(), used))
 
     def end(self) -> None:
-        """Ends the sampling."""
+        """Stops sampling."""
         self._ended.set()
         self.join()
 
     def between(self, begin: float, end: float) -> list[float]:
-        """The processor seconds of each process between two times, the busiest first; idle ones are left out."""
+        """Returns each busy process's seconds between two times, in descending order."""
         used = []
         for samples in self._samples.values():
             times, seconds = np.asarray(samples).T
@@ -114,18 +115,18 @@ def _processor_seconds(pid: int) -> float | None:
 
 
 def scoring_step(master: str, job: str) -> tuple[float, float]:
-    """Begin and end of a job's scoring step, in seconds since 1970.
+    """Returns begin and end of a job's scoring step, in seconds since 1970.
 
     Args:
-        master: of the cluster.
-        job: the job's name.
+        master: HOST:PORT of the cluster's job manager.
+        job: Name of the job.
     """
 
     def get(path: str) -> Any:
         with urllib.request.urlopen(f"http://{master}{path}") as answer:
             return json.load(answer)
 
-    job_id = next(found["jid"] for found in get("/jobs/overview")["jobs"] if found["name"] == job)
+    job_id = next(j["jid"] for j in get("/jobs/overview")["jobs"] if j["name"] == job)
     vertex = next(v for v in get(f"/jobs/{job_id}")["vertices"] if SCORING_STEP in v["name"])
     subtasks = get(f"/jobs/{job_id}/vertices/{vertex['id']}")["subtasks"]
     return min(s["start-time"] for s in subtasks) / 1000, max(
@@ -134,16 +135,17 @@ def scoring_step(master: str, job: str) -> tuple[float, float]:
 
 
 def curate(corpus: str, rater: Path, output: Path, flags: list[str]) -> None:
-    """Curates by the command; what it says goes to a log beside the run folder.
+    """Curates by the command, whose output goes to a log beside the run folder.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: If the command fails.
     """
     log = output.with_name(output.name + ".log")
     command = [
         sys.executable,
         "-m",
-        "datarater.pipelines.commands.curate",
+        "datarater",
+        "curate",
         "--input",
         corpus,
         "--rater",
@@ -169,7 +171,7 @@ def curate(corpus: str, rater: Path, output: Path, flags: list[str]) -> None:
 
 
 def write_rater(path: Path) -> None:
-    """Writes a rater of the default config's size that has learned nothing."""
+    """Writes an untrained rater of the default config's size."""
     shape = TransformerConfig(width=64, heads=2, mlp_width=128, layers=1)
     config = RaterConfig(window=256, transformer=shape, ngram_orders=(2,), ngram_rows=8192)
     save_rater(
@@ -178,17 +180,18 @@ def write_rater(path: Path) -> None:
 
 
 def measure(corpus: str, output: Path, rounds: int) -> dict[str, Any]:
-    """Curates in process, then on Flink with one worker and two in turn.
+    """Curates in process, then on Flink with one worker and with two in turn; returns the figures.
 
     Args:
-        corpus: a glob.
-        output: a folder for the runs.
-        rounds: how often.
+        corpus: Glob of the corpus.
+        output: Folder for the runs.
+        rounds: Runs with each number of workers.
     """
     rater, folder = output / "rater", output / "cluster"
     write_rater(rater)
     curate(corpus, rater, output / "in_process", [])
     expected = outcome(output / "in_process", SELECTION)
+
     cluster = flink.up(folder, ROOT / flink.DEFAULT_FOLDER, until_exit=True)
     runs: list[Measured] = []
     try:
@@ -210,6 +213,7 @@ def measure(corpus: str, output: Path, rounds: int) -> dict[str, Any]:
                 print(runs[-1], flush=True)
     finally:
         flink.down(folder)
+
     return {
         "documents": len(expected["scores"]),
         "kept": len(expected["kept"]),
@@ -221,10 +225,10 @@ def measure(corpus: str, output: Path, rounds: int) -> dict[str, Any]:
 
 
 def figures(runs: list[Measured]) -> dict[str, Any]:
-    """The medians of several runs, and the speed-up from one worker to two.
+    """Returns the medians of several runs, and the speed-up from one worker to two.
 
     Args:
-        runs: of both kinds.
+        runs: Runs with one worker and with two.
     """
 
     def median(workers: int, of: str) -> float:
@@ -246,7 +250,7 @@ def figures(runs: list[Measured]) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for a person, as Markdown."""
+    """Returns the report as Markdown."""
     medians = report["medians"]
     lines = [
         "| workers | scoring step, s | processor s of the busier worker | processor s of all |",
@@ -256,13 +260,13 @@ def table(report: dict[str, Any]) -> str:
         row = (f"{medians[of][index]:.1f}" for of in ("seconds", "busiest", "all"))
         lines.append(f"| {workers} | {' | '.join(row)} |")
     for name in ("clock", "processor_time"):
-        found = report[f"speed_up_by_{'the_' if name == 'clock' else ''}{name}"]
+        speed_up = report[f"speed_up_by_{'the_' if name == 'clock' else ''}{name}"]
         lines.append(
-            f"speed-up by {name.replace('_', ' ')}: {found:.2f}, {found / 2:.0%} of the ideal"
+            f"speed-up by {name.replace('_', ' ')}: {speed_up:.2f}, {speed_up / 2:.0%} of the ideal"
         )
     same = sum(run["same"] for run in report["runs"])
     lines.append(
-        f"{same} of {len(report['runs'])} runs keep the very documents of the in-process runner "
+        f"{same} of {len(report['runs'])} runs keep the same documents as the in-process runner "
         f"({report['kept']:,} of {report['documents']:,})"
     )
     return "\n".join(lines)
@@ -273,12 +277,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpus", required=True, metavar="GLOB", help="of JSONL documents")
+    parser.add_argument("--corpus", required=True, metavar="GLOB", help="JSONL files")
     parser.add_argument(
-        "--output", required=True, type=Path, help="a folder; one that is there is removed"
+        "--output", required=True, type=Path, help="folder for the runs; an existing one is removed"
     )
     parser.add_argument(
-        "--rounds", type=int, default=3, help="runs of each kind; default: %(default)s"
+        "--rounds",
+        type=int,
+        default=3,
+        help="runs with each number of workers; default: %(default)s",
     )
     args = parser.parse_args()
     shutil.rmtree(args.output, ignore_errors=True)

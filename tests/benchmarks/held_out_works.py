@@ -1,11 +1,10 @@
-"""Which work each document of the corpora's `dev_heldout/` comes from, and the split of it by work.
+"""The works that documents of the corpora's `dev_heldout/` come from, and a split by work.
 
-Documents are pieces of longer works, and neither their ids nor any field tell which. What tells is
-in the text: names and turns of phrase that stand in one work alone. For each work a pattern of such
-cues is given, found by reading the documents' beginnings and their rarest capitalised words. A
-document belongs to the work whose cues it holds most often, if it holds them more than twice as
-often as the cues of any work of the other half. A document that does not is in neither half; with
-the corpora as they are there is none.
+Documents are pieces of longer works, and neither their ids nor any field tells which. The text
+does: names and phrases that occur in one work only. Each work has a pattern of such cues, found by
+reading the documents' beginnings and their rarest capitalized words. A document belongs to the work
+whose cues it contains most often, if it contains them more than twice as often as the cues of any
+work of the other half. Otherwise it is in neither half; the present corpora have no such document.
 
 `shared_names` checks the split without the cues.
 """
@@ -25,10 +24,10 @@ class Work:
     """A book, article or speech.
 
     Attributes:
-        name: of the work.
-        source: the `source` of its documents.
+        name: Name of the work.
+        source: Field `source` of its documents.
         half: OUTER or VALIDATION.
-        cues: a regular expression; every match counts.
+        cues: Regular expression; every match counts.
     """
 
     name: str
@@ -42,10 +41,10 @@ class HeldOutDocument:
     """A document of `dev_heldout/`.
 
     Attributes:
-        id: its id.
-        text: its text.
-        source: its source.
-        work: the work's name, empty where the cues do not tell.
+        id: Id of the document.
+        text: Text of the document.
+        source: Source of the document.
+        work: Name of the work; empty if the cues do not tell.
         half: OUTER, VALIDATION, or empty.
     """
 
@@ -66,7 +65,8 @@ WORKS = (
         OUTER,
         (
             "News from Nowhere",
-            r"Dick|Hammond|Clara|Ellen|Annie|\b[Qq]uoth\b|said I\b|said she\b|Thames|Hammersmith|Boffin|Walter Allen"
+            r"Dick|Hammond|Clara|Ellen|Annie|\b[Qq]uoth\b|said I\b|said she\b|Thames|Hammersmith"
+            r"|Boffin|Walter Allen"
             r"|Morris|Trafalgar|Oxford|I was\b|\bguest\b|the Government|the workers",
         ),
     ),
@@ -75,7 +75,8 @@ WORKS = (
         VALIDATION,
         (
             "The Log School-House on the Columbia",
-            r"Benjamin|Gretchen|Mrs\. Woods|Marlowe Mann|Jason Lee|Indian|Oregon|Columbia|Umatilla|Potlatch|Whitman"
+            r"Benjamin|Gretchen|Mrs\. Woods|Marlowe Mann|Jason Lee|Indian|Oregon|Columbia|Umatilla"
+            r"|Potlatch|Whitman"
             r"|\bchief\b|Maquina|Jewett|Astor|Puget|eagle|bear\b",
         ),
     ),
@@ -85,7 +86,8 @@ WORKS = (
         ("Madison, inaugural 1813", r"solemnity of an oath|prisoners o[fn]|British Isles"),
         (
             "Lincoln, inaugural 1861",
-            r"Fellow-Citizens of the United States: In|Constitution and the Union|perpetual|surrendered"
+            r"Fellow-Citizens of the United States: In|Constitution and the Union|perpetual"
+            r"|surrendered"
             r"|constitutional questions|domestic institutions",
         ),
         (
@@ -94,7 +96,8 @@ WORKS = (
         ),
         (
             "Clinton, State of the Union 1998",
-            r"CLINTON|\[Applause\]|child care|AmeriCorps|Internet|McCaffrey|Saddam|Kinslow|new economy|sterile debate",
+            r"CLINTON|\[Applause\]|child care|AmeriCorps|Internet|McCaffrey|Saddam|Kinslow"
+            r"|new economy|sterile debate",
         ),
     ),
     *_works(
@@ -116,7 +119,8 @@ WORKS = (
         ),
         (
             "Reagan, State of the Union 1987",
-            r"REAGAN|Gramm-Rudman|quest for excellence|Parallel|James Madison|Sandinistas|Angola|Nelle",
+            r"REAGAN|Gramm-Rudman|quest for excellence|Parallel|James Madison|Sandinistas|Angola"
+            r"|Nelle",
         ),
         ("G. W. Bush, inaugural 2005", r"Cheney|Koran|Homestead Act"),
     ),
@@ -178,15 +182,12 @@ WORKS = (
 
 
 def assign(identifier: str, text: str, source: str) -> HeldOutDocument:
-    """Finds a document's work by its cues.
+    """Returns a document with its work and half, both empty if the cues do not tell.
 
     Args:
-        identifier: the document's id.
-        text: its text.
-        source: its source.
-
-    Returns:
-        The document with its work and half, both empty where the cues do not tell.
+        identifier: Id of the document.
+        text: Text of the document.
+        source: Source of the document.
     """
     hits = {work: len(re.findall(work.cues, text)) for work in WORKS if work.source == source}
     best = max(hits, key=lambda work: hits[work], default=None)
@@ -200,19 +201,19 @@ def assign(identifier: str, text: str, source: str) -> HeldOutDocument:
 def shared_names(
     documents: Sequence[HeldOutDocument], at_most: int = 8
 ) -> list[tuple[int, str, str, list[str]]]:
-    """Looks for works that may be one, without the cues: by rare names that documents of both halves hold.
+    """Finds pairs of works that may be the same, by rare names that occur in both halves.
 
     Args:
-        documents: the held-out documents.
-        at_most: a name counts as rare if no more documents than this hold it.
+        documents: The held-out documents.
+        at_most: Maximum number of documents in which a rare name occurs.
 
     Returns:
-        (how many rare names are shared, work of the outer half, work of the validation half, the
-        names), most first.
+        (number of shared rare names, work of the outer half, work of the validation half, the
+        names), in descending order of the number.
     """
     holders: dict[str, set[int]] = collections.defaultdict(set)
     for index, document in enumerate(documents):
-        # A capitalised word inside a sentence, so that most are names.
+        # Most capitalized words inside a sentence are names.
         for name in re.findall(r"(?<=[a-z,] )[A-Z][\w'-]{3,}", document.text):
             holders[name].add(index)
     pairs: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
@@ -222,8 +223,9 @@ def shared_names(
                 for j in indices:
                     if documents[i].half == OUTER and documents[j].half == VALIDATION:
                         pairs[documents[i].work, documents[j].work].add(name)
-    found = [
+
+    shared = [
         (len(names), outer, validation, sorted(names))
         for (outer, validation), names in pairs.items()
     ]
-    return sorted(found, key=lambda pair: (-pair[0], pair[1], pair[2]))
+    return sorted(shared, key=lambda pair: (-pair[0], pair[1], pair[2]))

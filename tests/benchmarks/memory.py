@@ -1,15 +1,15 @@
-"""Peak memory: of a worker as the corpus grows, with one huge document, and of the plan's gathering.
+r"""Peak memory of a worker as the corpus grows and with a huge document, and of gathering the plan.
 
-    python -m tests.benchmarks.memory --corpus 'shared/corpora/dev/*' --rater RATER --output
-    /tmp/memory --times 1,10,50
+    python -m tests.benchmarks.memory --corpus '../shared/corpora/dev/*' --rater RATER \
+        --output /tmp/memory --times 1,10,50
 
-A run is `datarater score` in one process, so that its peak resident memory is that of a worker and
-the launcher together. Corpora are made from the files of `--corpus`, linked again and again under
-other names. The huge document comes after the corpus's own files: once under the default limit on
-records, where it is rejected, and once under one that lets it pass.
+A run is `datarater score` in one process, so its peak resident memory is that of a worker and the
+launcher together. The corpora consist of symbolic links to the files of `--corpus`, several to each
+file. The huge document comes after the corpus's own files: once under the default limit on records,
+which rejects it, and once under a limit that accepts it.
 
-The plan is gathered for `--splits` splits, once of few files and once of as many files, as the step
-of the graph does.
+The plan is gathered for `--splits` splits as the step of the graph does it, once for few files and
+once for as many files as splits.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ from tests.benchmarks.benchmark_support import machine
 
 
 def run(name: str, inputs: list[str], rater: str, output: Path, more: list[str]) -> dict[str, Any]:
-    """Scores a corpus in a process of its own; gives its peak memory and what became of the records."""
+    """Scores a corpus in a separate process; returns its peak memory and the counts of records."""
     shutil.rmtree(output, ignore_errors=True)
     arguments = [word for pattern in inputs for word in ("--input", pattern)]
     arguments += ["--rater", rater, "--output", str(output), *more]
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments],
+        [sys.executable, "-m", "datarater", "score", *arguments],
         stdout=subprocess.DEVNULL,
     )
     _, code, usage = os.wait4(process.pid, 0)
     if code:
         raise RuntimeError(f"{name}: datarater score ended with {os.waitstatus_to_exitcode(code)}")
+
     counts = json.loads((output / "scoring.json").read_bytes())["counts"]
     megabytes = usage.ru_maxrss / 1024
     print(
@@ -59,7 +60,7 @@ def run(name: str, inputs: list[str], rater: str, output: Path, more: list[str])
 
 
 def link_corpus(folder: Path, files: list[str], times: int) -> str:
-    """Makes a corpus of several times some files by symbolic links; gives its glob."""
+    """Links to each of some files several times; returns the glob of the links."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(times):
         for file in files:
@@ -70,7 +71,7 @@ def link_corpus(folder: Path, files: list[str], times: int) -> str:
 
 
 def huge_document(path: Path, megabytes: int) -> str:
-    """Writes a file with one document of so many megabytes between two small ones."""
+    """Writes a file with one document of a size in megabytes between two small ones."""
     sentence = "One document may be longer than all others together. "
     with open(path, "w") as file:
         file.write('{"text": "a small document"}\n{"text": "')
@@ -81,7 +82,7 @@ def huge_document(path: Path, megabytes: int) -> str:
 
 
 def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
-    """Commits a made-up plan; gives the megabytes that it adds to this process's peak, and seconds."""
+    """Commits a synthetic plan; returns the megabytes added to this process's peak, and seconds."""
     request = PlanRequest(("made up",), output, ReadOptions(), 2**24, {"rater": "digest"})
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     starts_S = np.arange(per_file, dtype=np.int64) * 2**24
@@ -105,17 +106,18 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measures all and prints a table."""
+    """Measures and prints a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpus", required=True)
-    parser.add_argument("--rater", required=True)
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--times", default="1,10", help="sizes of the corpus, in times of --corpus")
-    parser.add_argument("--document_megabytes", type=int, default=200)
-    parser.add_argument("--splits", type=int, default=1_000_000)
+    parser.add_argument("--corpus", required=True, metavar="GLOB", help="files to score")
+    parser.add_argument("--rater", required=True, metavar="DIR", help="a rater checkpoint")
+    parser.add_argument("--output", required=True, type=Path, help="folder for runs and figures")
+    parser.add_argument("--times", default="1,10", help="corpus sizes, as multiples of --corpus")
+    parser.add_argument("--document_megabytes", type=int, default=200, help="the huge document")
+    parser.add_argument("--splits", type=int, default=1_000_000, help="splits of the plan")
     args, more = parser.parse_known_args()
+
     args.output.mkdir(parents=True, exist_ok=True)
     files = [info.path for info in list_files([args.corpus])]
     rows = []
@@ -124,6 +126,7 @@ def main() -> None:
         rows.append(
             run(f"the corpus, {times} times", [corpus], args.rater, args.output / "run", more)
         )
+
     huge = huge_document(args.output / "huge.jsonl", args.document_megabytes)
     corpus = link_corpus(args.output / "corpus-1", files, 1)
     name = f"and a document of {args.document_megabytes} MB"
@@ -132,6 +135,7 @@ def main() -> None:
     rows.append(run(f"{name}, scored", [corpus, huge], args.rater, args.output / "run", allowed))
     for row in rows[1:]:
         print(f"{row['name']}: {row['megabytes'] / rows[0]['megabytes']:.2f} times the first")
+
     gathered = []
     for files_planned in (1000, args.splits):
         output = str(args.output / f"plan-{files_planned}")
@@ -141,7 +145,8 @@ def main() -> None:
                 gather, (files_planned, args.splits // files_planned, output)
             )
         print(
-            f"plan of {args.splits:,} splits in {files_planned:,} files: {megabytes:,.0f} MB, {seconds:.0f} s"
+            f"plan of {args.splits:,} splits in {files_planned:,} files: "
+            f"{megabytes:,.0f} MB, {seconds:.0f} s"
         )
         gathered.append({"files": files_planned, "megabytes": megabytes, "seconds": seconds})
         shutil.rmtree(output)

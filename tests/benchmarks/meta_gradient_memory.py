@@ -1,35 +1,38 @@
 """Memory and time of one meta-gradient, in every arrangement of mixed and of reverse mode.
 
-    python tests/benchmarks/meta_gradient_memory.py --output memory_output
+    python -m tests.benchmarks.meta_gradient_memory --output memory_output
 
 Inner models of about 0.25M and 1M parameters on bytes, length 128, batch 16, T in {2, 4, 8}; the
 rater is the default config's. Memory is the compiled program's temporary bytes, which are exact and
-do not hold the arguments and results (parameters, moments, windows, meta-gradient). XLA's CPU
-scheduler weighs as much as the method, so every arrangement is compiled under both: "concurrent",
-its default, and "sequential" (`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
+exclude arguments and results (parameters, moments, windows, meta-gradient). XLA's CPU scheduler
+matters as much as the method, so every arrangement is compiled under both: "concurrent", the
+default, and "sequential" (`--xla_cpu_enable_concurrency_optimized_scheduler=false`).
 
-Time is of those arrangements in `--timed`, at the T of `--timed_updates`, under the default
-scheduler: they take turns, and the median of their runs is good for ratios only. Where other
-programs share the machine go by the processor's seconds, summed over its cores.
+Time is measured for the arrangements in `--timed`, at the T of `--timed_updates`, under the default
+scheduler. They take turns, and the medians of their runs are good for ratios only. If other
+programs share the machine, use the processor seconds, which are summed over its cores.
 
-What the names of the arrangements mean:
+The names of the arrangements:
 
-    blocks      every transformer block is recomputed in the backward pass (rematerialise_blocks), and blocks run in a
-                scan (scan_blocks), since XLA begins to recompute unrolled ones before their turn
-    unscanned   ... but one block after the other, without that scan
-    products    ... and their dearest products are kept (save_products)
+    blocks      every transformer block is recomputed in the backward pass (rematerialise_blocks),
+                and blocks run in a scan (scan_blocks), since XLA starts to recompute unrolled ones
+                before their turn
+    unscanned   ... but blocks run one after the other, without that scan
+    products    ... and their most expensive products are kept (save_products)
     updates     every inner update is recomputed (rematerialise_updates)
-    saved       ... but for its inner gradient, which is kept (save_inner_gradients)
-    rater       the rater's activations are recomputed, by micro-batches of 16 windows (rater_micro_batch)
-    micro       inner and outer batches are taken 4 windows at a time (inner_micro_batch, outer_micro_batch)
-    unrolled    the T updates one after the other; the others run them in a scan
+    saved       ... except its inner gradient, which is kept (save_inner_gradients)
+    rater       the rater's activations are recomputed, in micro-batches of 16 windows
+                (rater_micro_batch)
+    micro       inner and outer batches are processed 4 windows at a time (inner_micro_batch,
+                outer_micro_batch)
+    unrolled    the T updates run one after the other; otherwise they run in a scan
 
-"reverse, unrolled" is what `jax.grad` through the updates gives, "reverse: updates, blocks, rater"
-the strongest rival arrangement that takes a batch at once. Figures are kept in
-`meta_gradient_memory.json` as they come; what a folder holds already is replaced figure by figure
-(with `--missing`, left alone), so that the whole can be measured in parts, and the tables
-(Markdown) are of all that it holds. `--runs 0` leaves out the times. A compilation takes 15 seconds
-of one core, the whole matrix most of an hour.
+"reverse, unrolled" is `jax.grad` through the updates; "reverse: updates, blocks, rater" is the
+strongest rival arrangement that processes a batch at once. Figures are written to
+`meta_gradient_memory.json` one by one, and replace those that the folder contains (with
+`--missing`, those are kept), so that the whole can be measured in parts. The tables (Markdown) are
+of all figures in the folder. `--runs 0` skips the times. One compilation takes 15 seconds of one
+core, the whole matrix almost an hour.
 """
 
 from __future__ import annotations
@@ -46,8 +49,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
 
 import jax
 import jax.numpy as jnp
@@ -88,14 +89,14 @@ PLAIN, STRONGEST = "reverse, unrolled", "reverse: updates, blocks, rater"
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """One way to the same meta-gradient."""
+    """One way to compute the same meta-gradient."""
 
     config: MetaGradientConfig
     transformer: dict[str, Any]
 
 
 def arrange(name: str) -> Arrangement:
-    """Returns what an arrangement's name says."""
+    """Returns the arrangement of a name."""
     mode, *given = re.findall(r"\w+", name)
     micro = 4 if "micro" in given else 0
     return Arrangement(
@@ -116,8 +117,8 @@ def arrange(name: str) -> Arrangement:
     )
 
 
-# {reverse, mixed} x {block remat} x {saved inner gradients}, then what else there is to save or to
-# spend.
+# {reverse, mixed} x {block remat} x {saved inner gradients}, then other ways to save or spend
+# memory.
 MATRIX = [
     f"{mode}: updates{saved}{blocks}"
     for mode in ("reverse", "mixed")
@@ -157,7 +158,7 @@ class Program:
     figures: dict[str, Any]
 
     def run(self) -> tuple[float, float]:
-        """Runs once; returns seconds and the processor's seconds."""
+        """Runs once; returns seconds and processor seconds."""
         started, processor_started = time.monotonic(), time.process_time()
         jax.block_until_ready(self.compiled(*self.arguments))
         return time.monotonic() - started, time.process_time() - processor_started
@@ -167,15 +168,15 @@ def build(size: str, updates: int, name: str, to_run: bool = True) -> Program:
     """Compiles one arrangement.
 
     Args:
-        size: of the inner model, a key of `SIZES`.
-        updates: T.
-        name: of the arrangement.
-        to_run: whether it will be run; if not, machine code is not optimised, which changes no
-            buffer and saves time.
+        size: Size of the inner model, a key of `SIZES`.
+        updates: T, the inner updates.
+        name: Name of the arrangement.
+        to_run: Whether the program will be run. If not, machine code is not optimized, which
+            changes no buffer and saves time.
 
     Returns:
-        The program; its figures are the temporary bytes, the inner model's parameters and seconds
-        of compiling.
+        The program; its figures are the temporary bytes, the inner model's parameters and the
+        seconds of compiling.
     """
     arrangement = arrange(name)
     model = LanguageModelConfig(
@@ -183,6 +184,7 @@ def build(size: str, updates: int, name: str, to_run: bool = True) -> Program:
     )
     rater = RaterConfig(VOCABULARY, LENGTH, TransformerConfig(64, 2, 128, 1))
     optimiser = optax.adam(3e-3, eps=0.0, eps_root=1e-8)
+
     keys = jax.random.split(jax.random.key(0), 4)
     theta, eta = initialise_language_model(model, keys[0]), initialise_rater(rater, keys[1])
 
@@ -202,6 +204,7 @@ def build(size: str, updates: int, name: str, to_run: bool = True) -> Program:
         windows(keys[2], updates, BATCH),
         windows(keys[3], BATCH),
     )
+
     started = time.monotonic()
     options: dict[str, str | bool] = {} if to_run else {"xla_backend_optimization_level": "0"}
     compiled = jax.jit(function).lower(*arguments).compile(options)
@@ -220,14 +223,14 @@ def build(size: str, updates: int, name: str, to_run: bool = True) -> Program:
 def measure(
     size: str, updates: int, names: Sequence[str], timed: Sequence[str], runs: int
 ) -> Iterator[dict[str, Any]]:
-    """Yields the figures of arrangements: as each is compiled, and, of those that are timed, again with their times.
+    """Yields the figures of each arrangement when it is compiled, and again when it is timed.
 
     Args:
-        size: of the inner model, a key of `SIZES`.
-        updates: T.
-        names: of the arrangements.
-        timed: those of them to run.
-        runs: how often, in turns; one run more of each is not counted.
+        size: Size of the inner model, a key of `SIZES`.
+        updates: T, the inner updates.
+        names: Names of the arrangements.
+        timed: Names of those to time.
+        runs: Timed runs of each; the arrangements take turns, after one untimed run of each.
     """
     programs = {}
     for name in names:
@@ -236,10 +239,12 @@ def measure(
         yield {"arrangement": name, **program.figures}
         if to_run:
             programs[name] = program
-    seconds = {name: [] for name in programs}  # type: dict[str, list[tuple[float, float]]]
+
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for _ in range(runs + 1):
         for name, program in programs.items():
             seconds[name].append(program.run())
+
     for name, program in programs.items():
         step, processor = (statistics.median(kind) for kind in zip(*seconds[name][1:], strict=True))
         times = {"runs": runs, "step_seconds": step, "step_processor_seconds": processor}
@@ -247,9 +252,10 @@ def measure(
 
 
 def measure_in_processes(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yields every figure asked for; a process for each scheduler, since XLA reads its flags once."""
+    """Yields every requested figure; each scheduler has a process, since XLA reads flags once."""
     for scheduler in arguments.schedulers:
-        command = [sys.executable, __file__, "--child", scheduler, "--runs", str(arguments.runs)]
+        command = [sys.executable, "-m", "tests.benchmarks.meta_gradient_memory"]
+        command += ["--child", scheduler, "--runs", str(arguments.runs)]
         command += ["--output", str(arguments.output), *["--missing"] * arguments.missing]
         for name in ("sizes", "updates", "arrangements", "timed", "timed_updates"):
             command += [f"--{name}", *map(str, getattr(arguments, name))]
@@ -265,7 +271,7 @@ def measure_in_processes(arguments: argparse.Namespace) -> Iterator[dict[str, An
 
 
 def run_child(arguments: argparse.Namespace) -> None:
-    """Measures under one scheduler, and prints each figure as a line of JSON."""
+    """Measures under one scheduler and prints each figure as a line of JSON."""
     default = next(iter(SCHEDULERS))
     for size in arguments.sizes:
         for updates in arguments.updates:
@@ -274,16 +280,16 @@ def run_child(arguments: argparse.Namespace) -> None:
                 if arguments.child == default and updates in arguments.timed_updates
                 else 0
             )
-            there = read_figures(arguments.output) if arguments.missing else {}
+            existing = read_figures(arguments.output) if arguments.missing else {}
             names = [
                 n
                 for n in arguments.arrangements
-                if (size, updates, arguments.child, n) not in there
+                if (size, updates, arguments.child, n) not in existing
             ]
-            for found in measure(size, updates, names, arguments.timed, runs):
+            for figure in measure(size, updates, names, arguments.timed, runs):
                 print(
                     json.dumps(
-                        {"size": size, "updates": updates, "scheduler": arguments.child, **found}
+                        {"size": size, "updates": updates, "scheduler": arguments.child, **figure}
                     ),
                     flush=True,
                 )
@@ -294,32 +300,33 @@ FILE = "meta_gradient_memory.json"
 
 
 def read_figures(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Returns the figures that a folder holds, by size, T, scheduler and arrangement."""
+    """Returns the figures in a folder, by size, T, scheduler and arrangement."""
     path = folder / FILE
     figures = json.loads(path.read_text())["figures"] if path.exists() else []
     return {tuple(figure[name] for name in PLACE): figure for figure in figures}
 
 
 def memory_table(figures: Sequence[dict[str, Any]], size: str) -> list[str]:
-    """Returns the lines of a Markdown table of one size: temporary MB under both schedulers, for every T."""
-    found = {
+    """Returns a Markdown table's lines for one size: temporary MB by scheduler and T."""
+    by_place = {
         tuple(figure[name] for name in PLACE[1:]): figure
         for figure in figures
         if figure["size"] == size
     }
-    columns = sorted({place[:2] for place in found})
-    names = [name for name in (*ARRANGEMENTS, *OTHERS) if any(place[2] == name for place in found)]
+    columns = sorted({place[:2] for place in by_place})
+    present = {place[2] for place in by_place}
+    names = [name for name in (*ARRANGEMENTS, *OTHERS) if name in present]
     heads = [f"T={updates} {scheduler}" for updates, scheduler in columns]
     lines = [f"| temporary MB, {size} | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
     for name in names:
-        cells = [found.get((*column, name)) for column in columns]
+        cells = [by_place.get((*column, name)) for column in columns]
         shown = [f"{cell['temporary_bytes'] / 1e6:.0f}" if cell else "" for cell in cells]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
 
 
 def time_table(figures: Sequence[dict[str, Any]], size: str, updates: int) -> list[str]:
-    """Returns the lines of a Markdown table of those arrangements of one size and T that were timed."""
+    """Returns a Markdown table's lines for the timed arrangements of one size and T."""
     rows = [
         f for f in figures if (f["size"], f["updates"]) == (size, updates) and "step_seconds" in f
     ]
@@ -352,7 +359,7 @@ def time_table(figures: Sequence[dict[str, Any]], size: str, updates: int) -> li
 
 
 def processor_table(figures: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the lines of a Markdown table: processor seconds of a step, in brackets as a share of the strongest's."""
+    """Returns a Markdown table's lines: processor seconds of a step, and the ratio to STRONGEST."""
     timed = {
         (f["size"], f["updates"], f["arrangement"]): f["step_processor_seconds"]
         for f in figures
@@ -380,7 +387,8 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
         parameters = next(figure["parameters"] for figure in figures if figure["size"] == size)
         floor = 3 * parameters * np.dtype(np.float32).itemsize / 1e6
         print(
-            f"\n{size}: {parameters:,} parameters; parameters and moments alone take T x {floor:.0f} MB\n"
+            f"\n{size}: {parameters:,} parameters; parameters and moments alone take "
+            f"T x {floor:.0f} MB\n"
         )
         print("\n".join(memory_table(figures, size)))
     for size, updates in sorted({(figure["size"], figure["updates"]) for figure in figures}):
@@ -389,12 +397,16 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, prints and writes."""
+    """Measures, prints the tables and writes the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("memory_output"))
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument(
+        "--output", type=Path, default=Path("memory_output"), help="folder for the figures"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of the inner model"
+    )
     parser.add_argument("--updates", nargs="+", type=int, default=[2, 4, 8], help="values of T")
     parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=list(SCHEDULERS))
     every = [*ARRANGEMENTS, *OTHERS]
@@ -405,20 +417,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--timed_updates", nargs="+", type=int, default=[2], help="values of T to time at"
     )
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each; 0 for memory only")
     parser.add_argument(
-        "--runs", type=int, default=5, help="timed runs of each; 0 for memory alone"
+        "--missing", action="store_true", help="measure only figures that are not in the folder"
     )
     parser.add_argument(
-        "--missing", action="store_true", help="measure only what the folder does not hold yet"
-    )
-    parser.add_argument(
-        "--show", action="store_true", help="measure nothing: print the tables of what is there"
+        "--show", action="store_true", help="measure nothing, print the tables of existing figures"
     )
     parser.add_argument("--child", choices=SCHEDULERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
         run_child(arguments)
         return
+
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / FILE
     figures = read_figures(arguments.output)

@@ -1,23 +1,25 @@
-"""The mixed corpus: does a rater meta-learned on a web-like pool prefer edited prose, without being told what it is?
+"""The mixed corpus: does a rater meta-learned on a web-like pool prefer edited prose?
 
-    python tests/benchmarks/mixed_corpus.py --output mixed_corpus_output
+    python -m tests.benchmarks.mixed_corpus --output mixed_corpus_output
 
-Splits the corpora's `dev_heldout/` in two halves by work (see `held_out_works`), trains a rater on
-`dev/` with one half as the outer set by `datarater train
---config=meta_training/configs/mixed_corpus.py`, and scores every document of `dev/`. Beside the
-trained rater stand the untrained one (step 0 of the same run), byte n-gram models of the outer
-half, which score a document by its mean log-probability, and the document's length.
+The benchmark splits the corpora's `dev_heldout/` in two halves by work (see `held_out_works`),
+trains a rater on `dev/` with one half as the outer set (`datarater train --config=mixed_corpus`),
+and scores every document of `dev/`. The trained rater is compared with the untrained one (step 0 of
+the same run), with byte n-gram models of the outer half, which score a document by its mean
+log-probability, and with the document's length.
 
 Figures:
 
-    AUC              of documents out of sources called clean against those called noisy; sources called mixed are
-                     left out. The target is 0.85
-    within deciles   the mean of the AUCs within tenths of the documents by length: what is left if length says nothing
+    AUC              AUC of documents from clean sources against those from noisy ones; mixed
+                     sources are excluded. The target is 0.85
+    within deciles   mean of the AUCs within tenths of the documents by length: what remains if
+                     length tells nothing
     Spearman length  rank correlation of score and length in bytes, over all documents
-    validation AUC   of the other half of the held-out documents, which no training saw, against noisy sources
+    validation AUC   AUC of the other half of the held-out documents, which training did not see,
+                     against noisy sources
 
-The quality labels below are for reading results; training never sees them. The corpora lie in
-$DATARATER_CORPORA, else in `../shared/corpora`. Writes `mixed_corpus.json` to the output folder.
+The quality labels below are for reading results; training never sees them. The corpora are in
+$DATARATER_CORPORA, by default `../shared/corpora`. Writes `mixed_corpus.json` to the output folder.
 """
 
 from __future__ import annotations
@@ -31,8 +33,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,8 @@ from tests.support import ROOT
 
 AUC_TARGET = 0.85
 DECILES = 10
-FEWEST_DOCUMENTS = 1000
-"""With fewer, a tenth of them by length may hold no clean or no noisy one."""
+MIN_DOCUMENTS = 1000
+"""With fewer, a tenth of them by length may contain no clean or no noisy document."""
 CLEAN, MIXED, NOISY = "clean", "mixed", "noisy"
 QUALITY = {
     "wikitext2_raw": CLEAN,
@@ -87,20 +87,21 @@ QUALITY = {
 def split_held_out(
     corpora: Path, output: Path, console: Console
 ) -> dict[str, list[HeldOutDocument]]:
-    """Splits the held-out documents by work, writes both halves, and prints the works of each.
+    """Splits the held-out documents by work, writes both halves and prints the works of each.
 
     Args:
-        corpora: the folder of the corpora.
-        output: where `outer/` and `validation/` are written.
-        console: where to print.
+        corpora: Folder of the corpora.
+        output: Folder in which `outer/` and `validation/` are written.
+        console: Console to print to.
 
     Returns:
-        The documents of each half, and those of neither under "".
+        The documents of each half, and those of neither half under "".
     """
     halves: dict[str, list[HeldOutDocument]] = {OUTER: [], VALIDATION: [], "": []}
     for document, record in read_documents(f"{corpora}/dev_heldout/*.jsonl.gz"):
         placed = assign(record["id"], document.text, document.source)
         halves[placed.half].append(placed)
+
     for half in (OUTER, VALIDATION):
         (output / half).mkdir(parents=True, exist_ok=True)
         with gzip.open(output / half / f"{half}.jsonl.gz", "wt", encoding="utf-8") as file:
@@ -119,6 +120,7 @@ def split_held_out(
             highlight=False,
         )
     console.print(f"in neither half, because the cues do not tell: {len(halves[''])} documents")
+
     common = {placed.work for placed in halves[OUTER]} & {
         placed.work for placed in halves[VALIDATION]
     }
@@ -138,9 +140,9 @@ def auc_within_deciles(
     """Returns the AUC within each tenth of the documents by length.
 
     Args:
-        scores_N: scores of the documents of clean and noisy sources.
-        is_clean_N: which are clean.
-        size_N: their lengths in bytes.
+        scores_N: Scores of the documents from clean and noisy sources.
+        is_clean_N: Whether each document is from a clean source.
+        size_N: Length of each document in bytes.
     """
     order_N = np.argsort(size_N, kind="stable")
     return [auc(scores_N[part], is_clean_N[part]) for part in np.array_split(order_N, DECILES)]
@@ -152,13 +154,13 @@ def figures(
     quality_N: NDArray[np.str_],
     size_N: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Returns how scores stand to the sources' quality and to length.
+    """Returns the relation of scores to the sources' quality and to length.
 
     Args:
-        scores_N: scores of N documents of `dev/`.
-        validation_scores_V: scores of the validation half.
-        quality_N: quality of each document's source.
-        size_N: lengths in bytes.
+        scores_N: Scores of N documents of `dev/`.
+        validation_scores_V: Scores of the V documents of the validation half.
+        quality_N: Quality of each document's source.
+        size_N: Length of each document in bytes.
     """
     judged_N = quality_N != MIXED
     deciles = auc_within_deciles(scores_N[judged_N], quality_N[judged_N] == CLEAN, size_N[judged_N])
@@ -184,17 +186,17 @@ def figures(
 def by_source(
     documents: Sequence[Document], scores: dict[str, NDArray[np.float64]]
 ) -> dict[str, dict[str, float]]:
-    """Returns the mean rank of each source's documents, from 0 (worst) to 1 (best), by what scored."""
+    """Returns the mean rank of each source's documents, from 0 (worst) to 1 (best), by scorer."""
     sources_N = np.asarray([document.source for document in documents])
-    found: dict[str, dict[str, float]] = {source: {} for source in QUALITY}
+    mean_ranks: dict[str, dict[str, float]] = {source: {} for source in QUALITY}
     for name, scores_N in scores.items():
         rank_N = np.argsort(np.argsort(scores_N, kind="stable"), kind="stable") / max(
             1, len(scores_N) - 1
         )
         for source in QUALITY:
             if (sources_N == source).any():
-                found[source][name] = float(rank_N[sources_N == source].mean())
-    return found
+                mean_ranks[source][name] = float(rank_N[sources_N == source].mean())
+    return mean_ranks
 
 
 def show(
@@ -221,6 +223,7 @@ def show(
             " ".join(f"{share:.0%}" for share in values["kept_at_half"].values()),
         )
     console.print(table)
+
     table = Table(title="AUC within tenths of the documents by length, shortest first")
     table.add_column("scored by")
     for decile in range(1, DECILES + 1):
@@ -228,7 +231,8 @@ def show(
     for name, values in results.items():
         table.add_row(name, *(f"{value:.2f}" for value in values["auc_within_length_deciles"]))
     console.print(table)
-    table = Table(title="Mean rank of a source's documents: 0 the worst, 1 the best")
+
+    table = Table(title="Mean rank of a source's documents, from 0 (worst) to 1 (best)")
     names = [name for name in results if name != "length"]
     for column in ("source", "quality", *names):
         table.add_column(column, justify="left" if column in ("source", "quality") else "right")
@@ -239,39 +243,44 @@ def show(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns 0 where the trained rater met the target, else 1."""
+    """Runs the benchmark; returns 0 if the trained rater met the target, otherwise 1."""
     parser = argparse.ArgumentParser(
-        description="Does a rater meta-learned on a web-like pool prefer edited prose?",
-        epilog="example: python tests/benchmarks/mixed_corpus.py --output mixed_corpus_output",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--output", default="mixed_corpus_output", type=Path, help="folder for rater and figures"
+        "--output",
+        default="mixed_corpus_output",
+        type=Path,
+        help="folder for the rater and the figures",
     )
     parser.add_argument(
         "--documents",
         default=0,
         type=int,
-        help=f"score so many documents of dev/, spread evenly, at least {FEWEST_DOCUMENTS:,} (default: all)",
+        help=f"documents of dev/ to score, at least {MIN_DOCUMENTS:,}, spread evenly; default: all",
     )
     options, overrides = parser.parse_known_args(argv)
     unknown = [flag for flag in overrides if not flag.startswith("--config.")]
     if unknown:
         parser.error(
-            f"unknown: {' '.join(unknown)} (flags of datarater train look like --config.seed=1)"
+            f"unknown flags: {' '.join(unknown)}; a flag of datarater train is --config.seed=1"
         )
-    if options.documents and options.documents < FEWEST_DOCUMENTS:
-        parser.error(f"--documents must be at least {FEWEST_DOCUMENTS}, not {options.documents}")
+    if options.documents and options.documents < MIN_DOCUMENTS:
+        parser.error(f"--documents must be at least {MIN_DOCUMENTS}, not {options.documents}")
     corpora = Path(os.environ.get("DATARATER_CORPORA", ROOT.parent / "shared" / "corpora"))
     if not (corpora / "dev").is_dir():
         parser.error(
-            f"no corpora at {corpora}: set DATARATER_CORPORA to the folder that holds dev/ and dev_heldout/"
+            f"there are no corpora in {corpora}; set DATARATER_CORPORA to a folder with dev/ and "
+            "dev_heldout/"
         )
+
     console = Console(width=None if sys.stdout.isatty() else 120)
     output = options.output.resolve()
     halves = split_held_out(corpora, output, console)
+
     workdir = output / "train"
     seconds = train(
-        ROOT / "meta_training/configs/mixed_corpus.py",
+        "mixed_corpus",
         workdir,
         [
             f"--config.data.inner={corpora}/dev/*.jsonl.gz",
@@ -280,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ],
     )
     console.print(f"\ntrained in {seconds:.0f} s: {workdir / 'rater'}", soft_wrap=True)
+
     documents = [document for document, _ in read_documents(f"{corpora}/dev/*.jsonl.gz")]
     if 0 < options.documents < len(documents):
         documents = [
@@ -290,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outer = [placed.text for placed in halves[OUTER]]
     quality_N = np.asarray([QUALITY[document.source] for document in documents])
     size_N = np.asarray([document.size for document in documents], np.int64)
+
     both = [*texts, *validation]
     scores = {
         "length": np.asarray([len(text.encode()) for text in both], np.float64),
@@ -306,6 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         documents, {name: scores_N[: len(texts)] for name, scores_N in scores.items()}
     )
     show(results, ranks, console)
+
     report: dict[str, Any] = {
         "machine": machine(),
         "config": json.loads((workdir / "config.json").read_text()),
@@ -318,8 +330,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     (output / "mixed_corpus.json").write_text(json.dumps(report, indent=2) + "\n")
     reached = results["trained rater"]["auc"] >= AUC_TARGET
     console.print(
-        f"AUC {AUC_TARGET} {'reached' if reached else 'NOT reached'} on {len(documents):,} documents after "
-        f"{report['config']['meta_steps']} meta-steps, {seconds:.0f} s",
+        f"AUC {AUC_TARGET} {'reached' if reached else 'NOT reached'} on {len(documents):,} "
+        f"documents after {report['config']['meta_steps']} meta-steps, {seconds:.0f} s",
     )
     console.print(
         f"{report['machine']['platform']}, {report['machine']['cores']} cores; "

@@ -1,27 +1,28 @@
-"""What the paper's sizes take, without having them: ahead-of-time compilation for a TPU from shapes alone.
+"""Memory and FLOPs at the paper's sizes, from ahead-of-time compilation for a TPU.
 
-    pip install -c constraints.txt -e '.[train,benchmark]'  # libtpu is in the last; no TPU is needed
-    python tests/benchmarks/paper_sizes.py --output paper_sizes_output
+    pip install -c constraints.txt -e '.[train,benchmark]'  # includes libtpu; needs no TPU
+    python -m tests.benchmarks.paper_sizes --output paper_sizes_output
 
-Compiles one whole meta-step of `meta_training/configs/pile.py` (8 inner models, batches of 128,
-length 2048, a 48.5M rater) for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing is
-allocated and nothing runs. For each:
+Compiles one whole meta-step of the config `pile` (8 inner models, batches of 128, length 2048, a
+48.5M rater) from shapes alone, for inner models of 44M, 150M and 400M and T in {2, 4, 8}. Nothing
+is allocated and nothing runs. The figures:
 
-    arguments    bytes on one chip of the state and the windows; the state's buffers are used again for the results
-    temporary    bytes on one chip that the program needs beside them
-    of a chip    their sum as a share of the chip's memory, and so whether it fits
-    FLOPs        of matrix products on one chip, read from the traced program with every scan multiplied out
-                 (XLA's own count, beside it, takes a scan's body once)
-    CPU          temporary bytes of one chip's share (one inner model, its part of the batch) compiled for a CPU: what
-                 can be had without libtpu, with other fusions and layouts, so not what a TPU takes
+    arguments    bytes of the state and the windows on one chip; the results reuse the state's
+                 buffers
+    temporary    bytes that the program needs on one chip in addition
+    of a chip    their sum as a share of the chip's memory, which tells whether it fits
+    FLOPs        FLOPs of matrix products on one chip, counted in the traced program with every scan
+                 multiplied out (XLA's own count, also recorded, takes a scan's body once)
+    CPU          temporary bytes of one chip's share (one inner model, its part of the batch)
+                 compiled for a CPU: available without libtpu, but with other fusions and layouts,
+                 so not what a TPU takes
 
-`--micro_batch`, `--topology` and `--mode` say what to compile for. The mesh is 8 x (chips / 8): on
-v5p:4x4x4, as in the paper, an inner model has 8 chips, 16 windows of each batch on each of them and
-its parameters cut over them; on v5p:2x2x2 it has one chip with all 128 windows. Reverse mode cannot
-share a batch over devices: there the mesh is 8 x 1 on any topology. One compilation takes 5 to 20
-minutes of one core, whatever T is (the updates run in a scan). Figures are kept in
-`paper_sizes.json` as they come, and the table (Markdown) is of all that the folder holds; `--show`
-compiles nothing.
+`--micro_batch`, `--topology` and `--mode` set what to compile for. The mesh is 8 x (chips / 8). On
+v5p:4x4x4, as in the paper, an inner model has 8 chips, with 16 windows of each batch and a part of
+its parameters on each; on v5p:2x2x2 it has one chip with all 128 windows. Reverse mode cannot share
+a batch over devices, so its mesh is 8 x 1 on any topology. One compilation takes 5 to 20 minutes of
+one core, whatever T is, since the updates run in a scan. Figures are written to `paper_sizes.json`
+one by one. The table (Markdown) is of all figures in the folder; `--show` compiles nothing.
 """
 
 from __future__ import annotations
@@ -29,20 +30,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from datarater.meta_training.config import build
-from datarater.meta_training.configs import pile
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by its path, from any folder
 os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU is compiled for, not used
-# Without these libtpu would ask a cloud's metadata server about the machine, and let one process at
-# a time compile. The machine they describe plays no part: `--topology` says what is compiled for.
+# Without these, libtpu would query a cloud's metadata server about the machine and let only one
+# process at a time compile. The machine they describe has no effect: `--topology` sets the target.
 os.environ |= {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -71,18 +67,21 @@ from datarater.meta_training.algorithm.meta_step import (
     windows_spec,
 )
 from datarater.meta_training.algorithm.population import fresh_inner_state, stack
+from datarater.meta_training.config import build
+from datarater.meta_training.configs import pile
 from datarater.rater_model.rater import count_parameters, initialise_rater, score_tokens
 from datarater.rater_model.tokenizer import ByteTokenizer
 from tests.benchmarks.benchmark_support import machine
 
 GIB = 2**30
-# (width, heads, width of the MLP, layers); 400M is the config's own.
+# (width, heads, width of the MLP, layers); 400M is the config's size.
 SIZES = {"44M": (384, 6, 1024, 11), "150M": (768, 12, 2048, 14), "400M": (1280, 10, 3456, 16)}
-CHIP_GIB = {"TPU v5": 95, "TPU v5 lite": 16, "TPU v4": 32, "TPU v6 lite": 32}  # as their makers say
+# Memory of a chip as specified by its maker.
+CHIP_GIB = {"TPU v5": 95, "TPU v5 lite": 16, "TPU v4": 32, "TPU v6 lite": 32}
 
 
 def config_of(size: str, updates: int, micro_batch: int, mode: str) -> ConfigDict:
-    """Returns the paper's config with another inner model, T, micro-batch and mode."""
+    """Returns the paper's config with a given inner model, T, micro-batch and mode."""
     config = pile.get_config()
     model = config.inner_model
     model.width, model.heads, model.mlp_width, model.layers = SIZES[size]
@@ -94,7 +93,7 @@ def config_of(size: str, updates: int, micro_batch: int, mode: str) -> ConfigDic
 
 
 class SizedTokenizer(ByteTokenizer):
-    """A tokenizer of which only the size of the vocabulary counts."""
+    """A tokenizer that has only a vocabulary size."""
 
     def __init__(self, vocabulary_size: int) -> None:
         self.vocabulary_size = vocabulary_size
@@ -106,8 +105,8 @@ def meta_step_of(
     """Returns the meta-step of a config and the shapes of its arguments.
 
     Args:
-        config: the whole config.
-        placement: the mesh; without one, one device holds what the config says.
+        config: The whole config.
+        placement: The placement; None for everything on one device.
     """
     tokenizer = SizedTokenizer(config.tokenizer.vocabulary_size)
     rater, model = (
@@ -133,6 +132,7 @@ def meta_step_of(
 
     inner = windows(config.population.size, config.inner_updates, config.inner_batch)
     outer = windows(config.population.size, config.outer_batch)
+
     if placement:
 
         def placed(tree: Any, specs: Any) -> Any:
@@ -146,6 +146,7 @@ def meta_step_of(
         inner, outer = (
             placed(w, jax.tree.map(lambda _, w=w: windows_spec(w), w)) for w in (inner, outer)
         )
+
     meta_gradient = make_meta_gradient(
         lambda params, batch: score_tokens(rater, params, *batch),
         lambda params, batch: sequence_losses(model, params, batch),
@@ -157,7 +158,10 @@ def meta_step_of(
 
 
 def count_flops(jaxpr: Any) -> float:
-    """Returns the FLOPs of a traced program's matrix products, scans multiplied out; inside a mesh, of one device."""
+    """Returns the FLOPs of a traced program's matrix products, with scans multiplied out.
+
+    For a program on a mesh, they are those of one device.
+    """
     total = 0.0
     for equation in jaxpr.eqns:
         repeats = 1
@@ -179,7 +183,7 @@ def count_flops(jaxpr: Any) -> float:
 
 
 def compile_for_tpu(config: ConfigDict, topology: str) -> dict[str, Any]:
-    """Compiles a config's meta-step for a TPU, and returns what it takes on one chip."""
+    """Compiles a config's meta-step for a TPU; returns what it takes on one chip."""
     devices: Any = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     groups = config.population.size
     group_size = 1 if config.meta_gradient.mode == "reverse" else len(devices) // groups
@@ -189,11 +193,12 @@ def compile_for_tpu(config: ConfigDict, topology: str) -> dict[str, Any]:
         (config.inner_batch, config.outer_batch),
         devices,
     )
+
     step, *arguments = meta_step_of(config, placement)
     started = time.monotonic()
     traced = step.trace(*arguments)
     kind = str(devices[0].device_kind)
-    found = {
+    traced_figures = {
         "chip": kind,
         "chip_bytes": CHIP_GIB[kind] * GIB,
         "mesh": [groups, group_size],
@@ -205,13 +210,13 @@ def compile_for_tpu(config: ConfigDict, topology: str) -> dict[str, Any]:
         if "memory" not in str(error):
             raise
         return {
-            **found,
+            **traced_figures,
             "refused": str(error).split("\n")[0][:300],
             "compile_seconds": time.monotonic() - started,
         }
     memory = compiled.memory_analysis()
     return {
-        **found,
+        **traced_figures,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "unshared_result_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -221,7 +226,7 @@ def compile_for_tpu(config: ConfigDict, topology: str) -> dict[str, Any]:
 
 
 def compile_for_cpu(config: ConfigDict, group_size: int) -> dict[str, Any]:
-    """Compiles what one device of a mesh would do for this machine's CPU, and returns its temporary bytes."""
+    """Compiles one device's share of a mesh for this machine's CPU; returns its temporary bytes."""
     config = ConfigDict(config)
     config.population.size = 1
     config.inner_batch //= group_size
@@ -237,7 +242,10 @@ def compile_for_cpu(config: ConfigDict, group_size: int) -> dict[str, Any]:
 
 def show(figures: Sequence[dict[str, Any]]) -> None:
     """Prints the table, as Markdown."""
-    columns = "inner model|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs|CPU temporary GiB"
+    columns = (
+        "inner model|T|mode|mesh|micro-batch|chip|arguments GiB|temporary GiB|of a chip|fits|TFLOPs"
+        "|CPU temporary GiB"
+    )
     print(f"| {columns.replace('|', ' | ')} |\n|{'---:|' * (columns.count('|') + 1)}")
     for row in sorted(
         figures, key=lambda row: (row["topology"], row["mode"], row["parameters"], row["updates"])
@@ -264,26 +272,32 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compiles, prints and writes."""
+    """Compiles, prints the table and writes the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("paper_sizes_output"))
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument(
+        "--output", type=Path, default=Path("paper_sizes_output"), help="folder for the figures"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of the inner model"
+    )
     parser.add_argument("--updates", nargs="+", type=int, default=[2, 4, 8], help="values of T")
-    parser.add_argument("--micro_batch", type=int, default=4, help="windows on a chip at one time")
+    parser.add_argument("--micro_batch", type=int, default=4, help="windows on a chip at a time")
     parser.add_argument("--mode", choices=("mixed", "reverse"), default="mixed")
     parser.add_argument(
-        "--topology", default="v5p:4x4x4", help="as jax.experimental.topologies names it"
+        "--topology",
+        default="v5p:4x4x4",
+        help="name of the topology in jax.experimental.topologies",
     )
     parser.add_argument(
-        "--show", action="store_true", help="compile nothing: print the table of what is there"
+        "--show", action="store_true", help="compile nothing, print the table of existing figures"
     )
     parser.add_argument(
-        "--tpu", action=argparse.BooleanOptionalAction, default=True, help="or keep what is there"
+        "--tpu", action=argparse.BooleanOptionalAction, default=True, help="compile for the TPU"
     )
     parser.add_argument(
-        "--cpu", action=argparse.BooleanOptionalAction, default=True, help="CPU bytes beside"
+        "--cpu", action=argparse.BooleanOptionalAction, default=True, help="compile for the CPU"
     )
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -296,8 +310,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             names = ("size", "updates", "mode", "micro_batch", "topology")
             place = (size, updates, arguments.mode, arguments.micro_batch, arguments.topology)
             _, state, *_ = meta_step_of(config, None)
-            there = next((f for f in figures if tuple(f[name] for name in names) == place), {})
-            figure: dict[str, Any] = {**there, **dict(zip(names, place, strict=True))}
+            existing = next((f for f in figures if tuple(f[name] for name in names) == place), {})
+            figure: dict[str, Any] = {**existing, **dict(zip(names, place, strict=True))}
             figure["parameters"] = count_parameters(state.inner.params) // config.population.size
             if arguments.tpu:
                 figure |= compile_for_tpu(config, arguments.topology)

@@ -1,20 +1,20 @@
-"""What a million committed splits cost behind a slow network: requests, seconds, memory.
+"""What a million committed splits cost behind a slow network: requests, seconds and memory.
 
     python -m tests.benchmarks.resume_requests --splits 1000000 --milliseconds 20
 
-A run folder of that many splits stands in a simulated object store: a file system of fsspec of
-which every request takes its time, and which makes up the content of score files and plan shards
-instead of holding it. Counted are the requests of
+A run folder with that many splits is in a simulated object store: an fsspec file system on which
+every request takes time, and which generates the content of score files and plan shards instead of
+storing it. The benchmark counts the requests of
 
-- status, while nothing is summarised yet, and once all is;
-- resume, while nothing is summarised yet (what is found scored is not scored again), and once all
-  is;
-- select, from summaries to the cutoff, to what is kept of every split, to the plan of output files
-  and the books.
+- status, before anything is summarized and after everything is;
+- resume, before anything is summarized (splits already scored are not scored again) and after
+  everything is;
+- select, from summaries to the cutoff, the documents kept of every split, the plan of output files
+  and the reconciled counts.
 
-Requests are counted at the file system. Work that a cluster shares out (a group of splits, a score
-file) is run here for `--sampled_groups` groups and multiplied; each row says which it is. Memory is
-what a step adds to the peak of this process.
+Requests are counted at the file system. Work that a cluster would distribute (a group of splits, a
+score file) is run here for `--sampled_groups` groups and multiplied; each row tells whether it is.
+Memory is what a step adds to the peak of this process.
 """
 
 from __future__ import annotations
@@ -53,20 +53,21 @@ from tests.benchmarks.benchmark_support import machine
 
 ROOT = "/run"
 PAGE = 1000
-"""Names in one answer of a listing, as object stores give them."""
+"""Names in one response to a listing, as in object stores."""
 
 
 class SlowStore(AbstractFileSystem):
-    """An object store that waits and counts; small files are held, score files and plan shards are made up."""
+    """An object store that waits and counts; it stores small files and generates the others."""
 
     protocol = "slowstore"
     cachable = False
     wait = 0.02
     total = 0
     done = 0
-    held: dict[str, bytes] = {}
-    requests: dict[str, int] = {}
-    by_prefix: dict[str, list[int]] = {}
+    # Shared by all instances, as a store is.
+    stored: dict[str, bytes] = {}  # noqa: RUF012
+    requests: dict[str, int] = {}  # noqa: RUF012
+    by_prefix: dict[str, list[int]] = {}  # noqa: RUF012
     score_file = b""
     lock = threading.Lock()
 
@@ -76,7 +77,7 @@ class SlowStore(AbstractFileSystem):
         with cls.lock:
             cls.requests[kind] = cls.requests.get(kind, 0) + count
 
-    def _made_up(self, path: str) -> bytes | None:
+    def _generated(self, path: str) -> bytes | None:
         if match := re.search(r"/scores/\w\w/(\d+)\.parquet$", path):
             return self.score_file if int(match[1]) < self.done else None
         if match := re.search(r"/plan/p/splits-(\d+)\.jsonl$", path):
@@ -90,9 +91,9 @@ class SlowStore(AbstractFileSystem):
     ) -> bytes:
         self._ask("get")
         path = self._strip_protocol(path)
-        data = self.held.get(path)
+        data = self.stored.get(path)
         if data is None:
-            data = self._made_up(path)
+            data = self._generated(path)
         if data is None:
             raise FileNotFoundError(path)
         return data[start:end]
@@ -100,9 +101,9 @@ class SlowStore(AbstractFileSystem):
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         self._ask("head")
         path = self._strip_protocol(path)
-        data = self.held.get(path)
+        data = self.stored.get(path)
         if data is None:
-            data = self._made_up(path)
+            data = self._generated(path)
         if data is None:
             raise FileNotFoundError(path)
         return {"name": path, "size": len(data), "type": "file", "mtime": 0.0}
@@ -131,13 +132,15 @@ class SlowStore(AbstractFileSystem):
                 if ordinal < self.done
             ]
         children = {
-            name[len(path) + 1 :].split("/")[0] for name in self.held if name.startswith(path + "/")
+            name[len(path) + 1 :].split("/")[0]
+            for name in self.stored
+            if name.startswith(path + "/")
         }
         for child in sorted(children):
             name = f"{path}/{child}"
-            kind = "file" if name in self.held else "directory"
+            kind = "file" if name in self.stored else "directory"
             entries.append(
-                {"name": name, "size": len(self.held.get(name, b"")), "type": kind, "mtime": 0.0}
+                {"name": name, "size": len(self.stored.get(name, b"")), "type": kind, "mtime": 0.0}
             )
         self._ask("list", max(1, -(-len(entries) // PAGE)))
         if not entries:
@@ -148,20 +151,20 @@ class SlowStore(AbstractFileSystem):
         self._ask("put")
         path = self._strip_protocol(path)
         with self.lock:
-            if mode == "create" and path in self.held:
+            if mode == "create" and path in self.stored:
                 raise FileExistsError(path)
-            self.held[path] = value
+            self.stored[path] = value
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         return io.BytesIO(self.cat_file(path))
 
     def rm_file(self, path: str) -> None:
         self._ask("delete")
-        self.held.pop(self._strip_protocol(path), None)
+        self.stored.pop(self._strip_protocol(path), None)
 
 
 def task_of(ordinal: int) -> SplitTask:
-    """A split of the made-up plan."""
+    """Returns a split of the generated plan."""
     split = Split(
         f"gs://crawl/{ordinal:08d}.jsonl.gz",
         Format.JSONL,
@@ -173,7 +176,7 @@ def task_of(ordinal: int) -> SplitTask:
 
 
 def make_score_file(documents: int) -> bytes:
-    """The score file that every split has: scores of a normal distribution."""
+    """Returns the score file that every split has: scores from a normal distribution."""
     rng = np.random.default_rng(0)
     rows = ScoreRows()
     records = [
@@ -184,23 +187,32 @@ def make_score_file(documents: int) -> bytes:
 
 
 def numbered(counts: GroupCounts, group: int) -> GroupCounts:
-    """The counts of the first group as another group's."""
+    """Returns the counts of the first group as another group's."""
     first = group * run_plan.SPLITS_PER_GROUP
-    mine = dataclasses.replace(counts.splits, ordinals_S=counts.splits.ordinals_S + first)
-    return GroupCounts.from_json(dataclasses.replace(counts, group=group, splits=mine).to_json())
+    splits = dataclasses.replace(counts.splits, ordinals_S=counts.splits.ordinals_S + first)
+    return GroupCounts.from_json(dataclasses.replace(counts, group=group, splits=splits).to_json())
 
 
 @dataclasses.dataclass
 class Meter:
-    """Measures steps."""
+    """Measures steps and prints a row for each."""
 
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def measure(self, name: str, work: Callable[[], Any], times: float = 1.0) -> Any:
-        """Runs a step and prints its row; `times` is how many such steps the whole takes."""
+        """Runs a step and prints its row.
+
+        Args:
+            name: Name of the step.
+            work: The step.
+            times: Number of such steps in the whole run.
+
+        Returns:
+            The result of the step.
+        """
         SlowStore.requests = {}
         before, started = peak_megabytes(), time.monotonic()
-        found = work()
+        result = work()
         seconds = time.monotonic() - started
         requests = {
             kind: round(count * times) for kind, count in sorted(SlowStore.requests.items())
@@ -216,28 +228,33 @@ class Meter:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in requests.items())
         shared = "" if times == 1 else f"  (x{times:,.0f}, shared by workers)"
         print(
-            f"{name:<44} {row['requests']:>11,} {seconds:>8.1f} s {row['megabytes']:>7.0f} MB  {kinds}{shared}"
+            f"{name:<44} {row['requests']:>11,} {seconds:>8.1f} s {row['megabytes']:>7.0f} MB  "
+            f"{kinds}{shared}"
         )
         self.rows.append(row)
-        return found
+        return result
 
 
 def peak_megabytes() -> float:
-    """The peak resident memory of this process."""
+    """Returns the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    """Makes the folder up and measures."""
+    """Generates the run folder and measures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--splits", type=int, default=1_000_000)
-    parser.add_argument("--milliseconds", type=float, default=20.0)
-    parser.add_argument("--documents", type=int, default=200, help="in a split")
-    parser.add_argument("--sampled_groups", type=int, default=1)
+    parser.add_argument("--splits", type=int, default=1_000_000, help="committed splits")
+    parser.add_argument("--milliseconds", type=float, default=20.0, help="duration of a request")
+    parser.add_argument("--documents", type=int, default=200, help="documents in a split")
+    parser.add_argument(
+        "--sampled_groups", type=int, default=1, help="groups to run of what is multiplied"
+    )
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
+
+    # The store does not wait until the run folder is complete.
     fsspec.register_implementation(SlowStore.protocol, SlowStore, clobber=True)
     SlowStore.wait, SlowStore.total, SlowStore.done = 0.0, args.splits, args.splits
     SlowStore.score_file = make_score_file(args.documents)
@@ -250,6 +267,7 @@ def main() -> None:
     plan = {"id": "p", "splits": args.splits, "groups": groups}
     commits.commit_if_absent(folder.identity_path, to_json({"plan": plan, "rater": "digest"}))
     SlowStore.wait = args.milliseconds / 1000
+
     meter = Meter()
     sampled = range(args.sampled_groups)
     times = groups / args.sampled_groups
@@ -257,12 +275,12 @@ def main() -> None:
     print(f"{'':<44} {'requests':>11} {'here':>10} {'memory':>10}")
 
     watcher = progress.Watcher(folder)
-    found = meter.measure("status, nothing summarised", watcher.look)
-    assert found.splits_done == args.splits
+    status = meter.measure("status, nothing summarized", watcher.look)
+    assert status.splits_done == args.splits
     meter.measure("status again, only what is new", watcher.look)
 
     scored_M = meter.measure(
-        "resume, nothing summarised: list the scored", lambda: scored_ordinals(folder)
+        "resume, nothing summarized: list the scored", lambda: scored_ordinals(folder)
     )
     expand = ExpandGroup(folder)
 
@@ -272,7 +290,7 @@ def main() -> None:
                 run_plan.SPLITS_PER_GROUP, args.splits
             )
 
-    meter.measure("resume, nothing summarised: expand groups", expand_groups, times)
+    meter.measure("resume, nothing summarized: expand groups", expand_groups, times)
 
     def summarise() -> None:
         for group in sampled:
@@ -280,15 +298,17 @@ def main() -> None:
             last = min(first + run_plan.SPLITS_PER_GROUP, args.splits)
             summaries.summarise_group(folder, group, range(first, last))
 
-    meter.measure("summarise", summarise, times)
+    meter.measure("summarize", summarise, times)
+
+    # All groups get the first one's summary; making the others is not measured.
     SlowStore.wait = 0.0
     one = commits.read_bytes(folder.summary_path(0))
     for group in range(groups):
         commits.commit_if_absent(folder.summary_path(group), one)
     SlowStore.wait = args.milliseconds / 1000
-    meter.measure("status, all summarised", progress.Watcher(folder).look)
+    meter.measure("status, all summarized", progress.Watcher(folder).look)
     meter.measure(
-        "resume, all summarised: expand groups",
+        "resume, all summarized: expand groups",
         lambda: [list(expand.process(group, scored_M)) for group in sampled],
         times,
     )
@@ -307,6 +327,7 @@ def main() -> None:
     }
     commits.commit_if_absent(folder.scoring_path, to_json(scoring))
     meter.measure("status, all scored", progress.Watcher(folder).look)
+
     request = SelectionRequest.of(
         KeepFraction("0.5"),
         output=folder.path,
@@ -327,6 +348,7 @@ def main() -> None:
         lambda: [list(keeper.process(group, cutoffs)) for group in sampled],
         times,
     )
+
     one_group = next(iter(keeper.process(0, cutoffs)))
     counted = [numbered(one_group, group) for group in range(groups)]
     tasks = meter.measure(
@@ -338,6 +360,7 @@ def main() -> None:
         for task in tasks
     ]
     del tasks
+
     sources = publishing.MergeSources().merge_accumulators([group.sources for group in counted])
     scoring["splits"] = args.splits
     merged = KeptSplits.merge(group.splits for group in counted)
@@ -356,7 +379,7 @@ def main() -> None:
     )
     del merged
     meter.measure(
-        "select: hold the books",
+        "select: reconcile the counts",
         lambda: publishing.check_books(
             threshold,
             scoring,

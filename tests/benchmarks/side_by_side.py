@@ -1,15 +1,16 @@
-r"""Side by side with datatrove: the same cheap scorer in both, so that the engines are what is measured.
+"""Comparison with datatrove: both use the same cheap scorer, so that the engines are measured.
 
     pip install -e '.[benchmark]'
     python -m tests.benchmarks.side_by_side --documents 20000 --rounds 3
 
 Both read the same gzip JSONL, score every document by the variance of its bytes (NumPy), keep the
-best tenth and write gzip JSONL, in one process. Ours keeps exactly a tenth, keeps books, and can
-resume; datatrove has no selection over a
-corpus: it scores in one pass into its own files, then the quantile is taken and a second pass
-filters, as its users do. Rounds alternate; each run has a process of its own, whose start counts
-too.
+best tenth and write gzip JSONL, in one process. Ours keeps exactly a tenth, reconciles the counts
+and can resume. datatrove has no selection over a corpus: it scores in one pass into its own files,
+then the quantile is computed and a second pass filters, as its users do. Rounds alternate between
+the two. Each run is a process of its own, and its start is included.
 """
+
+from __future__ import annotations
 
 import argparse
 import gzip
@@ -35,12 +36,12 @@ FILES = 8
 
 
 def score_of(text: str) -> float:
-    """The scorer of both."""
+    """Returns the score of a text, the same in both engines."""
     return float(np.frombuffer(text.encode(), np.uint8).var())
 
 
 def write_corpus(folder: Path, documents: int) -> None:
-    """Gzip JSONL of random words, in a few files."""
+    """Writes gzip JSONL of random words, in a few files."""
     words = [f"word{i}" for i in range(5000)]
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -54,7 +55,7 @@ def write_corpus(folder: Path, documents: int) -> None:
 
 
 def ours(corpus: Path, output: Path) -> int:
-    """Curates by the command, its rater replaced by the cheap scorer. Returns the kept documents."""
+    """Curates by the command with the cheap scorer; returns the number of documents kept."""
     import jax
 
     from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
@@ -97,7 +98,7 @@ def ours(corpus: Path, output: Path) -> int:
 
 
 def datatroves(corpus: Path, output: Path) -> int:
-    """Scores, takes the quantile, filters. Returns the kept documents."""
+    """Scores, computes the quantile and filters; returns the number of documents kept."""
     import importlib
 
     base = importlib.import_module("datatrove.pipeline.base")
@@ -135,15 +136,15 @@ ENGINES = {"ours": ours, "datatrove": datatroves}
 
 
 def main() -> None:
-    """Prints the table, and writes it as JSON."""
+    """Prints the table and writes it as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--engine", choices=ENGINES, help="run this one only, over --corpus")
-    parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--documents", type=int, default=20_000, help="size of the corpus")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each engine")
+    parser.add_argument("--engine", choices=ENGINES, help="run only this engine, on --corpus")
+    parser.add_argument("--corpus", type=Path, help="folder to read, with --engine")
+    parser.add_argument("--output", type=Path, help="folder to write to, with --engine")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
     if args.engine:
@@ -152,6 +153,7 @@ def main() -> None:
         peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
         print(json.dumps({"kept": kept, "peak": peak / 1024}))
         return
+
     with tempfile.TemporaryDirectory() as name:
         corpus = Path(name) / "corpus"
         write_corpus(corpus, args.documents)
@@ -171,15 +173,13 @@ def main() -> None:
                 ]
                 command += ["--corpus", str(corpus), "--output", str(output)]
                 started = time.perf_counter()
-                said = subprocess.run(
+                printed = subprocess.run(
                     command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
                 ).stdout
                 seconds = time.perf_counter() - started
-                row = json.loads(said.splitlines()[-1])
-                print(
-                    f"| {number} | {engine} | {seconds:.1f} | {row['peak']:.0f} | {row['kept']:,} |",
-                    flush=True,
-                )
+                row = json.loads(printed.splitlines()[-1])
+                figures = f"{seconds:.1f} | {row['peak']:.0f} | {row['kept']:,}"
+                print(f"| {number} | {engine} | {figures} |", flush=True)
                 rows.append({"round": number, "engine": engine, "seconds": seconds, **row})
     if args.json:
         result = {"machine": machine(), "documents": args.documents, "rows": rows}

@@ -1,16 +1,16 @@
-"""Seconds of a meta-step, of this checkout and of others, in turns.
+"""Seconds of a meta-step in this checkout and in others, which take turns.
 
     git worktree add ../before COMMIT
-    python tests/benchmarks/step_time.py --checkouts ../before . --rounds 20
+    python -m tests.benchmarks.step_time --checkouts ../before . --rounds 20
 
-Each checkout runs, in a process of its own, the whole compiled meta-step of its
-`meta_training/configs/corruption.py`, with the sizes that the last checkout's config names, so that
-all do the same work; how the meta-gradient is taken stays each one's own choice. One meta-step of
-one is followed by one of the next, so that a busy machine is equally busy for all. Windows are
-random: time does not hang on what they hold.
+Each checkout runs the compiled meta-step of its config `corruption` in a process of its own, with
+the sizes of the last checkout's config, so that all do the same work. How the meta-gradient is
+computed remains each checkout's choice. After one meta-step of one checkout comes one of the next,
+so that a busy machine is equally busy for all. The windows are random, since the time does not
+depend on their content. Checkouts must have the package layout of this one.
 
-Printed are medians and, what counts where other programs share the machine, the processor's seconds
-over all cores.
+The benchmark prints medians of seconds and of processor seconds over all cores, which are what
+counts when other programs share the machine.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# What a child runs, out of its own checkout: the modules' functions are those that every checkout
-# since the first complete trainer has.
+# The program of a child, which imports the modules of its own checkout.
 CHILD = """
 import functools, json, sys, time
 import jax, numpy as np
-from meta_training import settings
-from meta_training.configs import corruption
-from datarater.meta_training.algorithm.language_model import Windows, initialise_language_model, sequence_losses
+from datarater.meta_training.algorithm.language_model import (
+    Windows, initialise_language_model, sequence_losses
+)
 from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
-from datarater.meta_training.algorithm.population import fresh_inner_state, initial_meta_state, make_meta_step, stack
+from datarater.meta_training.algorithm.meta_step import initial_meta_state, make_meta_step
+from datarater.meta_training.algorithm.population import fresh_inner_state, stack
+from datarater.meta_training.config import build
+from datarater.meta_training.configs import corruption
 from datarater.rater_model.rater import initialise_rater, score_tokens
 from datarater.rater_model.tokenizer import ByteTokenizer
 
 config = corruption.get_config()
 print(config.to_json(), flush=True)
-wanted = json.loads(sys.stdin.readline())
+sizes = json.loads(sys.stdin.readline())
 for section in ("rater", "inner_model", "population"):
-    for name, value in wanted[section].items():
+    for name, value in sizes[section].items():
         if name in config[section]:
             config[section][name] = tuple(value) if isinstance(value, list) else value
 for name in ("length", "inner_updates", "inner_batch", "outer_batch"):
-    config[name] = wanted[name]
-rater = settings.rater_config(config, ByteTokenizer())
-model = settings.language_model_config(config, ByteTokenizer())
-optimiser, meta_optimiser = settings.inner_optimiser(config), settings.meta_optimiser(config)
+    config[name] = sizes[name]
+
+rater = build.rater_config(config, ByteTokenizer())
+model = build.language_model_config(config, ByteTokenizer())
+optimiser, meta_optimiser = build.inner_optimiser(config), build.meta_optimiser(config)
 key, size = jax.random.key(0), config.population.size
 member = fresh_inner_state(functools.partial(initialise_language_model, model), optimiser, key)
 state = initial_meta_state(initialise_rater(rater, key), stack([member] * size), meta_optimiser)
@@ -56,7 +59,7 @@ meta_gradient = make_meta_gradient(
     lambda params, windows: score_tokens(rater, params, *windows),
     functools.partial(sequence_losses, model),
     optimiser,
-    settings.meta_gradient_config(config),
+    build.meta_gradient_config(config),
 )
 step = make_meta_step(meta_gradient, meta_optimiser)
 rng = np.random.default_rng(0)
@@ -70,7 +73,8 @@ for _ in sys.stdin:
     started, processor_started = time.monotonic(), time.process_time()
     state, metrics = step(state, inner, outer)
     jax.block_until_ready(state)
-    print(json.dumps([time.monotonic() - started, time.process_time() - processor_started]), flush=True)
+    seconds = time.monotonic() - started, time.process_time() - processor_started
+    print(json.dumps(seconds), flush=True)
 """
 
 
@@ -78,7 +82,7 @@ class Checkout:
     """A checkout's meta-step in a process of its own.
 
     Args:
-        folder: the checkout.
+        folder: Folder of the checkout.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,13 +97,13 @@ class Checkout:
         self.config = self._answer()
 
     def say(self, line: str) -> None:
-        """Sends one line."""
+        """Sends one line to the process."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def step(self) -> list[float]:
-        """Runs one meta-step; returns seconds and the processor's seconds."""
+        """Runs one meta-step; returns seconds and processor seconds."""
         self.say("")
         return [float(value) for value in json.loads(self._answer())]
 
@@ -125,23 +129,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         type=Path,
         default=[Path(".")],
-        help="folders; the last sets sizes",
+        help="folders; the last one sets the sizes",
     )
-    parser.add_argument("--rounds", type=int, default=20, help="timed meta-steps of each")
+    parser.add_argument("--rounds", type=int, default=20, help="timed meta-steps of each checkout")
     arguments = parser.parse_args(argv)
+
     checkouts = [Checkout(folder) for folder in arguments.checkouts]
     for checkout in checkouts:
         checkout.say(checkouts[-1].config)
         checkout.step()  # compiles
     seconds: list[list[list[float]]] = [[] for _ in checkouts]
     for _ in range(arguments.rounds):
-        for checkout, found in zip(checkouts, seconds, strict=True):
-            found.append(checkout.step())
-    print(
-        f"| meta-step, medians of {arguments.rounds} | seconds | of the first | processor s | of the first |"
-    )
+        for checkout, steps in zip(checkouts, seconds, strict=True):
+            steps.append(checkout.step())
+
+    title = f"meta-step, medians of {arguments.rounds}"
+    print(f"| {title} | seconds | of the first | processor s | of the first |")
     print("|---|---:|---:|---:|---:|")
-    medians = [[statistics.median(kind) for kind in zip(*found, strict=True)] for found in seconds]
+    medians = [[statistics.median(kind) for kind in zip(*steps, strict=True)] for steps in seconds]
     for checkout, median in zip(checkouts, medians, strict=True):
         cells = [
             f"{value:.2f} | {value / first:.2f}"

@@ -1,14 +1,17 @@
-r"""The exact threshold of many scores: memory and rate, beside Beam's ApproximateQuantiles and datasketches' KLL.
+"""The exact threshold of many scores, compared with Beam's ApproximateQuantiles and with KLL.
 
     pip install -e '.[benchmark]'
     python -m tests.benchmarks.threshold --documents 100000000 --beam_documents 2000000
 
-Each method runs in a process of its own, on the same scores: normal, none or a fifth of them tied
-at one value (a crawl has many that are equal), made split by split as a worker would read them;
-making them is not counted. The descent is ours, as the pipeline makes it: one histogram a split,
-merged, then what is undecided; its passes over the scores are counted in. The last column is the
-share of documents by which the kept number misses the asked one.
+Each method runs in a process of its own on the same scores. They are normal, and none or a fifth of
+them are tied at one value, since a crawl has many equal scores. They are generated split by split
+as a worker would read them; generating them is not timed. The descent is ours, as the pipeline runs
+it: one histogram per split, merged, then what is undecided; the time includes all its passes over
+the scores. KLL is that of datasketches. The last column is the share of documents by which the
+number kept misses the number requested.
 """
+
+from __future__ import annotations
 
 import argparse
 import importlib
@@ -30,7 +33,7 @@ FRACTION = 0.1
 
 
 def scores_of(documents: int, tied: bool) -> Iterator[np.ndarray]:
-    """The scores, split by split, the same at every call."""
+    """Yields the scores of each split, the same ones at every call."""
     for ordinal, first in enumerate(range(0, documents, SPLIT)):
         count = min(SPLIT, documents - first)
         scores_N = np.random.default_rng(ordinal).standard_normal(count, np.float32)
@@ -40,12 +43,12 @@ def scores_of(documents: int, tied: bool) -> Iterator[np.ndarray]:
 
 
 def peak_megabytes() -> float:
-    """The largest resident size of this process so far."""
+    """Returns the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def by_descent(documents: int, tied: bool) -> tuple[float, int]:
-    """Ours: exact. Returns seconds and the documents kept."""
+    """Runs our exact descent; returns seconds and the documents kept."""
     from datarater.pipelines.selection.descent import Boundary, Histogram, Step
     from datarater.pipelines.selection.ranking import RankKeys
     from datarater.pipelines.selection.rules import KeepFraction
@@ -93,7 +96,7 @@ def by_descent(documents: int, tied: bool) -> tuple[float, int]:
 
 
 def by_kll(documents: int, tied: bool) -> tuple[float, int]:
-    """datasketches' KLL with k = 4000."""
+    """Runs datasketches' KLL with k = 4000; returns seconds and the documents kept."""
     sketch = importlib.import_module("datasketches").kll_floats_sketch(4000)
     clock = 0.0
     for scores_N in scores_of(documents, tied):
@@ -104,7 +107,7 @@ def by_kll(documents: int, tied: bool) -> tuple[float, int]:
 
 
 def by_beam(documents: int, tied: bool) -> tuple[float, int]:
-    """Beam's ApproximateQuantiles with 1001 quantiles, batched, on the in-process runner."""
+    """Runs Beam's ApproximateQuantiles with 1001 quantiles, batched, on the in-process runner."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.transforms.stats import ApproximateQuantiles
@@ -129,7 +132,7 @@ def by_beam(documents: int, tied: bool) -> tuple[float, int]:
 
 
 def kept_above(documents: int, tied: bool, threshold: float) -> int:
-    """What a threshold keeps."""
+    """Returns the number of documents that a threshold keeps."""
     return sum(int((scores_N >= threshold).sum()) for scores_N in scores_of(documents, tied))
 
 
@@ -138,7 +141,7 @@ METHODS = {"descent": by_descent, "kll": by_kll, "beam": by_beam}
 
 def run(method: str, documents: int, tied: bool) -> dict[str, Any]:
     """Runs one method in this process."""
-    METHODS[method](SPLIT, tied)  # imports and first allocations are not what is measured
+    METHODS[method](SPLIT, tied)  # imports and first allocations are not measured
     before = peak_megabytes()
     seconds, kept = METHODS[method](documents, tied)
     return {"seconds": seconds, "kept": kept, "before": before, "peak": peak_megabytes()}
@@ -149,19 +152,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=100_000_000)
-    parser.add_argument("--beam_documents", type=int, default=2_000_000, help="Beam's is slow")
+    parser.add_argument("--documents", type=int, default=100_000_000, help="number of scores")
+    parser.add_argument(
+        "--beam_documents",
+        type=int,
+        default=2_000_000,
+        help="number of scores for Beam, which is slow",
+    )
     parser.add_argument(
         "--tied", action="store_true", help="with --method: a fifth of the scores are equal"
     )
-    parser.add_argument("--method", choices=METHODS, help="run this one only, and print JSON")
+    parser.add_argument("--method", choices=METHODS, help="run only this method and print JSON")
     args = parser.parse_args()
     if args.method:
         print(json.dumps(run(args.method, args.documents, args.tied)))
         return
-    print(
-        "| method | tied | documents | million/s | MB over start | kept | miss |\n|---|---|---:|---:|---:|---:|---:|"
-    )
+
+    print("| method | tied | documents | million/s | MB over start | kept | miss |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     for method, tied in itertools.product(METHODS, (False, True)):
         documents = args.beam_documents if method == "beam" else args.documents
         command = [
@@ -180,8 +188,8 @@ def main() -> None:
         target = round(FRACTION * documents)
         rate, grown = documents / row["seconds"] / 1e6, row["peak"] - row["before"]
         print(
-            f"| {method} | {'a fifth' if tied else 'none'} | {documents:,} | {rate:.2f} | {grown:.0f} | "
-            f"{row['kept']:,} | {abs(row['kept'] - target) / documents:.3%} |",
+            f"| {method} | {'a fifth' if tied else 'none'} | {documents:,} | {rate:.2f} | "
+            f"{grown:.0f} | {row['kept']:,} | {abs(row['kept'] - target) / documents:.3%} |",
             flush=True,
         )
 

@@ -1,14 +1,14 @@
-"""Whether workers stay busy to the end: 4 on one big gzip file, and 4 on 16 uneven ones.
+r"""Whether workers stay busy to the end: 4 on one big gzip file, and 4 on 16 files of uneven size.
 
-    python -m tests.benchmarks.worker_timeline --corpus 'shared/corpora/dev/*' --output
-    /tmp/timeline
+    python -m tests.benchmarks.worker_timeline --corpus '../shared/corpora/dev/*' --rater RATER \
+        --output /tmp/timeline
 
-Each corpus is made from the documents of `--corpus`, repeated. It is curated by the command with
-`--workers` processes, while the marks in the run folder are watched: they say which process scores
-which split since when. Printed are the timeline, a row a worker and a column a hundredth of the
-scoring's time (a letter a split), each worker's share of that time spent scoring, and the read
-amplification that the plan states. On a machine with fewer cores than workers all of them are
-slower, but none should be idle.
+Each corpus consists of repeated documents of `--corpus`. `datarater score` scores it with
+`--workers` processes, while the benchmark watches the marks in the run folder, which tell which
+process has been scoring which split since when. It prints the timeline (one row per worker, one
+column per hundredth of the scoring time, one letter per split), each worker's share of that time
+spent scoring, and the read amplification of the plan. On a machine with fewer cores than workers
+all of them are slower, but none should be idle.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_lines(pattern: str) -> list[bytes]:
 
 
 def write_gzip(path: Path, lines: list[bytes], stored_bytes: int) -> None:
-    """Writes lines, again and again, until a file has about so many stored bytes."""
+    """Writes lines repeatedly until a file has about the given number of stored bytes."""
     with gzip.open(path, "wb", compresslevel=1) as file:
         number = 0
         while number % 1000 or path.stat().st_size < stored_bytes:
@@ -57,7 +57,7 @@ def write_gzip(path: Path, lines: list[bytes], stored_bytes: int) -> None:
 def watch(
     process: subprocess.Popen[bytes], folder: RunFolder
 ) -> list[tuple[int, int, float, float]]:
-    """Looks at the marks while a command runs; gives (process, split, begin, end) of every scoring."""
+    """Watches the marks while a command runs; returns (process, split, begin, end) of each."""
     begun: dict[tuple[int, int], tuple[float, float]] = {}
     while process.poll() is None:
         for _, mark in split_marks.unfinished(folder):
@@ -68,17 +68,17 @@ def watch(
 
 
 def timeline(spans: list[tuple[int, int, float, float]]) -> tuple[list[str], dict[int, float]]:
-    """Draws the spans; gives the rows and each process's busy share."""
+    """Draws the spans; returns the rows and each process's busy share."""
     first, last = min(begin for _, _, begin, _ in spans), max(end for *_, end in spans)
     rows, busy = [], {}
     for pid in sorted({pid for pid, *_ in spans}):
         row = [" "] * COLUMNS
-        mine = sorted((begin, end, ordinal) for other, ordinal, begin, end in spans if other == pid)
-        for begin, end, ordinal in mine:
+        own = sorted((begin, end, ordinal) for other, ordinal, begin, end in spans if other == pid)
+        for begin, end, ordinal in own:
             left = int((begin - first) / (last - first) * COLUMNS)
             right = max(left + 1, int((end - first) / (last - first) * COLUMNS))
             row[left:right] = LETTERS[ordinal % len(LETTERS)] * (right - left)
-        busy[pid] = sum(end - begin for begin, end, _ in mine) / (last - first)
+        busy[pid] = sum(end - begin for begin, end, _ in own) / (last - first)
         rows.append(f"{pid:>8} |{''.join(row[:COLUMNS])}| {busy[pid]:.0%}")
     return rows, busy
 
@@ -100,13 +100,14 @@ def run(
     ]
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "datarater.pipelines.commands.score", *arguments, *more],
+        [sys.executable, "-m", "datarater", "score", *arguments, *more],
         stdout=subprocess.DEVNULL,
     )
     spans = watch(process, RunFolder(str(output)))
     seconds = time.monotonic() - started
     if process.returncode:
         raise RuntimeError(f"datarater score ended with {process.returncode}")
+
     plan = plan_of(RunFolder(str(output)))
     rows, busy = timeline(spans)
     scoring = max(end for *_, end in spans) - min(begin for _, _, begin, _ in spans)
@@ -123,25 +124,25 @@ def run(
 
 
 def main() -> None:
-    """Makes both corpora and runs both."""
+    """Makes both corpora and scores both."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--corpus", required=True, help="gzip JSONL files to take documents from")
     parser.add_argument(
-        "--rater", required=True, help="a rater checkpoint; a small one, so that reading shows"
+        "--rater", required=True, help="a rater checkpoint; a small one makes reading visible"
     )
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--output", required=True, type=Path, help="folder for runs and figures")
+    parser.add_argument("--workers", type=int, default=4, help="worker processes")
     parser.add_argument("--megabytes", type=int, default=100, help="stored size of each corpus")
     args, more = parser.parse_known_args()
+
     lines = read_lines(args.corpus)
     total = args.megabytes * 10**6
     shapes = {
         "one file": [1.0],
-        "16 uneven files": [
-            2.0 ** -min(number, 6) for number in range(16)
-        ],  # the first holds half of it
+        # The first file is about half of the corpus.
+        "16 uneven files": [2.0 ** -min(number, 6) for number in range(16)],
     }
     rows = []
     for name, sizes in shapes.items():
@@ -151,6 +152,7 @@ def main() -> None:
             for number, size in enumerate(sizes):
                 write_gzip(corpus / f"{number:02d}.jsonl.gz", lines, int(total * size / sum(sizes)))
         rows.append(run(name, corpus, args.rater, corpus.with_suffix(".run"), args.workers, more))
+
     result = {
         "machine": machine(),
         "workers": args.workers,
