@@ -69,16 +69,25 @@ def flags_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         yield f"{name} {value}".strip(), " ".join(text.split())
 
 
+def fit_for_a_column(flag: str, text: str) -> tuple[str, str]:
+    """Returns a flag and its help, with a long list of choices in the help."""
+    name, _, value = flag.partition(" ")
+    if not value.startswith("{") or len(value) < 24:
+        return flag, text
+    choices = ", ".join(value.strip("{}").split(","))
+    return f"{name} {name.rpartition('_')[2].upper()}", f"{text} One of {choices}."
+
+
 def command_table() -> str:
     """Returns the table of the Beam commands' flags, each with the commands that take it."""
     takers: dict[tuple[str, str], list[str]] = {}
     for command, run in {**COMMANDS, "demo": demo.main}.items():
         for flag in flags_of(parser_of(run)):
             takers.setdefault(flag, []).append(command)
-    rows = (
-        f"| `{in_code(flag)}` | {', '.join(commands)} | {escape(text)} |"
-        for (flag, text), commands in takers.items()
-    )
+    rows = []
+    for flag_and_help, commands in takers.items():
+        flag, text = fit_for_a_column(*flag_and_help)
+        rows.append(f"| `{in_code(flag)}` | {', '.join(commands)} | {escape(text)} |")
     return "\n".join(["| flag | commands | meaning |", "|---|---|---|", *rows])
 
 
