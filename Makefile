@@ -51,7 +51,7 @@ format: $(VENV)/.test  ## fix style and format
 
 .PHONY: docs
 docs: $(VENV)/.drills  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
 .PHONY: wheel

@@ -70,8 +70,8 @@ def curate(
         **selection: Rule and options of the selection; see `select`.
 
     Returns:
-        The manifest: counts, the cutoff, the kept files with their digests. Empty where a job was
-        submitted that continues elsewhere.
+        The manifest, with counts, the cutoff and the kept files with their digests. Empty where a
+        job was submitted that continues elsewhere.
 
     Raises:
         CurationError: The run cannot continue; the message says why and what to do.
@@ -120,7 +120,7 @@ def score(
     """Scores a corpus into a run folder; see `curate` for the arguments.
 
     Returns:
-        The fields of `scoring.json`: versions, options, counts. Empty where a job was submitted
+        The fields of `scoring.json` (versions, options, counts). Empty where a job was submitted
         that continues elsewhere.
 
     Raises:
