@@ -1,4 +1,6 @@
-"""The rater checkpoint: what is saved is what is loaded, and whatever is wrong with it is said plainly."""
+"""Checkpoints load as they were saved, and a damaged one is reported clearly."""
+
+from __future__ import annotations
 
 import dataclasses
 import json

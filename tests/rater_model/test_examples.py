@@ -1,4 +1,6 @@
-"""The examples in the docstrings of `rater_model` do what they say."""
+"""The examples in the docstrings of `rater_model` run and give what they show."""
+
+from __future__ import annotations
 
 import doctest
 import importlib

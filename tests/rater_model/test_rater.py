@@ -1,4 +1,6 @@
-"""The rater: looks both ways, ignores padding, hashes n-grams, comes in many sizes."""
+"""The rater attends both ways, ignores padding, hashes n-grams and comes in many sizes."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools

@@ -1,4 +1,6 @@
-"""The scorer: windows, buckets, and a score that depends on text, rater and options alone."""
+"""A score depends only on the text, the rater and the options, whatever the batch."""
+
+from __future__ import annotations
 
 import dataclasses
 import logging

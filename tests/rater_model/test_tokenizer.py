@@ -1,4 +1,6 @@
-"""Tokenizers: every byte has an id, special ids never come out of text, what is saved is what is loaded."""
+"""Every byte has an id, no text yields a special id, and tokenizers load as they were saved."""
+
+from __future__ import annotations
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,6 @@
-"""Attention in blocks: the same numbers as plain attention, and the same derivatives, first and second."""
+"""Attention in blocks gives the values and the first and second derivatives of plain attention."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -23,7 +25,7 @@ BATCH, LENGTH, HEADS, HEAD_WIDTH = 2, 7, 2, 4
 MASKS = {
     "causal": np.tril(np.ones((LENGTH, LENGTH), bool))[None],
     "padding": (np.arange(LENGTH) < np.array([[3], [LENGTH]]))[:, None, :],
-    # A window of padding alone: its rows may look at nothing.
+    # A window of padding alone: its rows may attend to nothing.
     "nothing": (np.arange(LENGTH) < np.array([[0], [5]]))[:, None, :],
 }
 Attend = Callable[..., jax.Array]
@@ -49,9 +51,8 @@ def derivatives(function: Attend, mask: np.ndarray) -> Callable[..., tuple[jax.A
         arguments: tuple[jax.Array, ...], directions: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, ...]:
         gradient = jax.grad(loss, (0, 1, 2))
-        first, second = jax.jvp(
-            gradient, arguments, directions
-        )  # forward over reverse, as mixed mode does
+        # Forward over reverse, as mixed mode does.
+        first, second = jax.jvp(gradient, arguments, directions)
         _, pull_back = jax.vjp(gradient, *arguments)
         return function(*arguments, jnp.asarray(mask)), first, second, pull_back(directions)
 
@@ -127,9 +128,11 @@ def test_memory_grows_with_the_length_not_with_its_square() -> None:
         compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
         return int(compiled.memory_analysis().temp_size_in_bytes)  # type: ignore[union-attr]
 
-    blocks = lambda q, k, v, m: attend_in_blocks(q, k, v, m, 32)
+    def in_blocks(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+        return attend_in_blocks(q, k, v, mask, 32)
+
     # The mask itself, a byte for each of L x L, is cut into blocks too.
-    assert gradient_bytes(1024, blocks) < 4 * 1024 * 1024
+    assert gradient_bytes(1024, in_blocks) < 4 * 1024 * 1024
     assert gradient_bytes(1024, attend) > 8 * 1024 * 1024
 
 
@@ -170,11 +173,14 @@ def test_saved_products_are_not_computed_again() -> None:
         config = TransformerConfig(8, 2, 12, 1, rematerialise_blocks=True, **changes)
         x, mask = jnp.ones((1, 5, 8)), jnp.ones((1, 1, 5), bool)
         params = Transformer(config).init(jax.random.key(0), x, mask)
-        loss = lambda params: jnp.sum(cast(jax.Array, Transformer(config).apply(params, x, mask)))
+
+        def loss(params: Any) -> jax.Array:
+            return jnp.sum(cast(jax.Array, Transformer(config).apply(params, x, mask)))
+
         return jax.jit(jax.grad(loss)).lower(params).as_text().count("dot_general")
 
-    # Gate, up and the attention's mix of values; queries, keys, values, logits and the output are
-    # computed again.
+    # Gate, up and the attention's mixed values; queries, keys, values, logits and the output are
+    # recomputed.
     assert products() - products(save_products=True) == 3
 
 

@@ -1,4 +1,6 @@
-"""Finding files: folders, globs, braces and the home folder, on the local disk and elsewhere."""
+"""Files are found by folders, globs, braces and `~`, on the local disk and elsewhere."""
+
+from __future__ import annotations
 
 import os
 import socket

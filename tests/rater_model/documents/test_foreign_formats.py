@@ -1,4 +1,6 @@
-"""Formats that are not read: each file is named once, as what it is; texts are no such files."""
+"""A file in an unsupported format is named once, as what it is; a text is never taken for one."""
+
+from __future__ import annotations
 
 import bz2
 import gzip

@@ -1,7 +1,9 @@
-"""Random flips, cuts and insertions in valid files of every format: no crash, no hang, nothing lost without a word.
+"""Random damage to valid files of every format: no crash, no hang, nothing lost silently.
 
-DATARATER_FUZZ_CASES sets how many files are damaged (400; thousands for a longer look).
+DATARATER_FUZZ_CASES sets how many files are damaged (400; thousands for a longer run).
 """
+
+from __future__ import annotations
 
 import bz2
 import gzip
@@ -63,7 +65,7 @@ def zstd(data: bytes) -> bytes:
 
 
 def by_record(data: bytes, pack: Callable[[bytes], bytes]) -> bytes:
-    """One gzip member or zstd frame a record, as crawls are stored."""
+    """Returns one gzip member or zstd frame per record, as crawls store them."""
     opening = b"WARC/1.0\r\n" if data.startswith(b"WARC") else b'{"id"'
     first, *rest = data.split(opening)
     return b"".join(pack(part) for part in (first, *(opening + part for part in rest)))

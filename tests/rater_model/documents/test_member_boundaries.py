@@ -1,4 +1,6 @@
-"""Splits at gzip members and zstd frames: every record once, in order, wherever the cuts fall, whatever is inside."""
+"""Splits at gzip members and zstd frames give every record once, in order, wherever they cut."""
+
+from __future__ import annotations
 
 import gzip
 import io
@@ -49,7 +51,7 @@ def member(content: bytes, compression: Compression, level: int = 6) -> bytes:
 
 
 def raw_frame(content: bytes) -> bytes:
-    """A frame of raw blocks, in which the content stands as it is (RFC 8878, 3.1.1)."""
+    """Returns a frame of raw blocks, which contain the bytes unchanged (RFC 8878, 3.1.1)."""
     blocks = [content[start : start + 2**17] for start in range(0, len(content), 2**17)] or [b""]
     out = b"\x28\xb5\x2f\xfd\x00\x60"  # no size, no checksum, a window of 4 MiB
     for number, block in enumerate(blocks, 1):
@@ -67,7 +69,7 @@ def read(splits: Sequence[Split]) -> list[Record]:
 
 
 def content_of(record: Record) -> tuple[object, ...]:
-    """All of a record but its position."""
+    """Returns a record without its position."""
     if isinstance(record, Document):
         return record.key, record.text, record.source, record.size, record.raw
     return record.reason, record.detail, record.excerpt
@@ -82,7 +84,7 @@ def assert_same_records(splits: Sequence[Split], path: Path) -> None:
     assert positions == sorted(set(positions))
     for split in splits:
         for record in read_split(split, OPTIONS):
-            # `tail -c +STORED | zcat` begins at the split, and the record at what is left of its
+            # `tail -c +STORED | zcat` begins at the split, and the record at the rest of its
             # position.
             assert split.start <= record.position
             assert split.end is None or record.position < split.end
@@ -193,7 +195,7 @@ def test_parts_are_about_equal_and_positions_lead_to_their_records(
 def test_whole_files_inside_of_blocks_are_no_boundaries(
     tmp_path: Path, compression: Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files as they lie within an archive, stored: each is made of sound members, and none is a member of the whole."""
+    """Returns an archive with stored files: each consists of members that are not the archive's."""
     monkeypatch.setattr(member_boundaries, "_WINDOW_BYTES", 10_000)
     inner = member(b'{"text": "within"}\n' * 3, compression) * 300
     rng = random.Random(0)
@@ -247,7 +249,7 @@ def test_damage_costs_the_rest_of_its_split_and_no_other(
     assert before[:intact] == sound[2][:intact]
     assert isinstance(bad, BadRecord)
     assert bad.reason is Reason.STREAM_CORRUPT
-    # Planned after the damage, nothing that a reading of the whole finds is missing either.
+    # A plan made after the damage misses nothing that a reading of the whole file finds.
     whole = [
         content_of(record)
         for record in read_file(str(path), OPTIONS)

@@ -1,4 +1,6 @@
-"""Reading: what comes out of every kind of file, whole and in splits, sound and damaged."""
+"""Reading gives the records of every kind of file, whole and in splits, sound and damaged."""
+
+from __future__ import annotations
 
 import bz2
 import dataclasses
@@ -48,7 +50,7 @@ OPTIONS = ReadOptions()
 
 
 def reuse_folder(examples: int) -> settings:
-    """Settings for tests whose examples each write their file anew into the same folder."""
+    """Returns settings for tests whose examples all write their file to the same folder."""
     return settings(
         max_examples=examples,
         deadline=None,
@@ -74,7 +76,7 @@ def reasons(records: list[Record]) -> list[Reason]:
 
 
 def assert_sound(records: list[Record]) -> None:
-    """What every reading promises, whatever it reads."""
+    """Asserts what every reading guarantees, whatever it reads."""
     positions = [record.position for record in records]
     assert positions == sorted(set(positions))
     for record in records:
@@ -265,7 +267,7 @@ def test_splitting_anywhere_gives_the_records_of_the_whole(
 
 
 def expected_positions(content: bytes, limit: int) -> list[int]:
-    r"""Where the lines start that are not blank: what a reader of ten lines would say."""
+    r"""Returns the offsets of the lines that are not blank, in the simplest way."""
     positions, position = [], 0
     for item in content.split(b"\n"):
         bare = item.removeprefix(b"\xef\xbb\xbf") if position == 0 else item

@@ -1,12 +1,21 @@
+"""Errors of object stores are translated into those of a local disk."""
+
+from __future__ import annotations
+
 import errno
+import socket
 
 import pytest
 
-from datarater.rater_model.documents.store_errors import os_error, raising_os_errors
+from datarater.rater_model.documents.store_errors import (
+    MissingPackageError,
+    os_error,
+    raising_os_errors,
+)
 
 
 class HttpError(Exception):
-    """As gcsfs raises it."""
+    """An error as gcsfs raises it."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
@@ -14,7 +23,7 @@ class HttpError(Exception):
 
 
 class ClientError(Exception):
-    """As botocore raises it."""
+    """An error as botocore raises it."""
 
     def __init__(self, code: str):
         super().__init__(f"An error occurred ({code})")
@@ -22,7 +31,7 @@ class ClientError(Exception):
 
 
 class DefaultCredentialsError(Exception):
-    """As google.auth raises it."""
+    """An error as google.auth raises it."""
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,9 @@ class DefaultCredentialsError(Exception):
         (ClientError("NoSuchBucket"), FileNotFoundError, "no such file or bucket"),
         (HttpError(503, "overloaded"), OSError, "the store failed"),
         (ClientError("SlowDown"), OSError, "the store failed"),
+        (socket.gaierror(-2, "Name or service not known"), OSError, "cannot reach gs://"),
+        (ConnectionRefusedError(111, "refused"), OSError, "cannot reach gs://"),
+        (ImportError("Install gcsfs"), MissingPackageError, r"pip install 'datarater\[gcp\]'"),
     ],
 )
 def test_errors_of_stores_are_those_of_a_disk(
@@ -53,6 +65,13 @@ def test_a_page_of_html_is_cut() -> None:
     error = os_error("gs://b/o", HttpError(503, "<html>" + "x" * 10_000))
     assert error is not None
     assert len(str(error)) < 500
+
+
+def test_a_failed_connection_behind_a_missing_file_is_reported() -> None:
+    missing = FileNotFoundError("https://host/a")
+    missing.__cause__ = ConnectionResetError(104, "reset")
+    assert "cannot reach https://" in str(os_error("https://host/a", missing))
+    assert os_error("/local/a", missing) is missing
 
 
 @pytest.mark.parametrize(

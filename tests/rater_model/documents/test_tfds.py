@@ -1,4 +1,6 @@
-"""TensorFlow datasets by name, and ArrayRecord files, without TensorFlow."""
+"""Reading TensorFlow datasets by name, and ArrayRecord files, without TensorFlow."""
+
+from __future__ import annotations
 
 import json
 import shutil
@@ -29,7 +31,7 @@ TEXTS = [f"text number {index} é " + "words " * (index % 9) for index in range(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared datasets: `tiny` as array_record in two versions, `lines` as TFRecord, `other` in another format."""
+    """Prepares `tiny` as ArrayRecord in two versions, `lines` as TFRecord, `other` as Riegeli."""
     root = tmp_path_factory.mktemp("datasets")
     build_dataset(root, {"train": TEXTS, "validation": ["held out", "  ", b"\xff"]})
     shutil.copytree(root / "tiny/1.0.0", root / "tiny/0.9.0")
