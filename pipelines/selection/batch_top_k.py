@@ -1,19 +1,24 @@
-"""Batch top-K acceptance: distributions of scores, and the chance that a score has of being kept.
+"""Batch top-K acceptance: the chance of each score of being kept, and the draw.
 
-Scores stand as *orders*, 2^32 - 1 - ordered bits: smaller is better (see
-`datarater.pipelines.selection.ranking`). A `Distribution` counts a corpus's orders in bins that
-follow one another. The bins begin as the high half of the order and are refined, eight bits at a
-time, where they hold more than 1/1024 of the documents, down to the single score: so a rank is
-known to a thousandth, and equal scores exactly, in bounded memory whatever the scores.
+Scores are represented by their *orders*, 2^32 - 1 - ordered bits: smaller is better (see
+`datarater.pipelines.selection.ranking`). A `Distribution` counts a corpus's orders in contiguous
+bins. The bins begin as the high half of the order. Those with more than 1/1024 of the documents are
+refined, eight bits at a time, down to the single score. So ranks are known to a thousandth, and
+equal scores exactly, in bounded memory whatever the scores.
 
 A bin that covers the quantiles from a to b gets the mean of the acceptance probability over [a, b],
 
     (G(b) - G(a)) / (b - a),    G(p) = p I_p(B - K, K) - (B - K)/B I_p(B - K + 1, K),
 
 the exact chance of tied documents of which a batch takes some at random. The sum over all bins is
-G(1) = K/B: the expected number of accepted documents is K/B of the corpus exactly, however coarse
+G(1) = K/B: the expected number of accepted documents is exactly K/B of the corpus, however coarse
 the bins.
+
+Source: the rule is that of DataRater, arXiv 2505.17895; see
+`datarater.pipelines.selection.rules.BatchTopK`.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -35,33 +40,35 @@ from datarater.pipelines.selection.rules import BatchTopK
 RANK_RESOLUTION = 1024
 _LARGEST = 0xFFFFFFFF
 _CHANCE_BITS = 53
-# Below this width the difference of two integrals has lost its digits, and the middle is as good.
+# Below this width the difference of two integrals has lost its digits, and the value in the middle
+# is as accurate.
 _NARROW = 1e-7
 _QUANTILE_STEPS = 64
-# Tells the draw of acceptance apart from the breaking of ties, which hashes the same keys with the
-# same seed.
+# Separates the draw from tie-breaking, which hashes the same keys with the same seed.
 _DRAW = 0x5DEECE66D
 
 
 def incomplete_beta(a: int, b: int, x_N: ArrayLike) -> NDArray[np.float64]:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction.
+    """Returns the regularized incomplete beta function I_x(a, b), by its continued fraction.
 
     Source: Didonato and Morris, "Algorithm 708", ACM TOMS 18 (1992); evaluated by Lentz's method.
 
     Args:
-        a: at least 0; I_x(0, b) is 1.
-        b: at least 0; I_x(a, 0) is 0 unless a is 0.
-        x_N: float64 in [0, 1].
+        a: Whole number of at least 0; I_x(0, b) is 1.
+        b: Whole number of at least 0; I_x(a, 0) is 0 unless a is 0.
+        x_N: Numbers in [0, 1], float64.
 
     Returns:
-        float64 of the same shape, absolute error below 1e-12 for a + b in the thousands, below 1e-9
-        up to 2^20.
+        Values of the same shape, float64. The absolute error is below 1e-12 for a + b in the
+        thousands, and below 1e-9 up to 2^20.
     """
     x_N = np.asarray(x_N, np.float64)
     if a == 0:
         return np.ones_like(x_N)
     if b == 0:
         return np.zeros_like(x_N)
+
+    # The fraction converges fast below this bound; above it, I_x(a, b) = 1 - I_{1-x}(b, a).
     flip_N = x_N > (a + 1) / (a + b + 2)
     result_N = np.empty_like(x_N)
     for flipped, (p, q) in ((False, (a, b)), (True, (b, a))):
@@ -73,7 +80,7 @@ def incomplete_beta(a: int, b: int, x_N: ArrayLike) -> NDArray[np.float64]:
 
 
 def _by_continued_fraction(a: int, b: int, x_M: NDArray[np.float64]) -> NDArray[np.float64]:
-    tiny = 1e-300
+    # The factor in front of the fraction: x^a (1 - x)^b / (a B(a, b)).
     with np.errstate(divide="ignore"):
         log_front_M = (
             math.lgamma(a + b)
@@ -83,6 +90,9 @@ def _by_continued_fraction(a: int, b: int, x_M: NDArray[np.float64]) -> NDArray[
             + b * np.log1p(-x_M)
             - math.log(a)
         )
+
+    # Lentz's method: the fraction is the product of c d; neither may become 0.
+    tiny = 1e-300
     c_M = np.ones_like(x_M)
     d_M = 1 - (a + b) * x_M / (a + 1)
     d_M = 1 / np.where(np.abs(d_M) < tiny, tiny, d_M)
@@ -104,11 +114,11 @@ def _by_continued_fraction(a: int, b: int, x_M: NDArray[np.float64]) -> NDArray[
 
 
 def acceptance_probability(rule: BatchTopK, p_N: ArrayLike) -> NDArray[np.float64]:
-    """The probability that a document at a quantile is among the best K of a batch of B: I_p(B - K, K).
+    """Returns the probability of being among the best K of a batch of B: I_p(B - K, K).
 
     Args:
         rule: K and B.
-        p_N: quantiles, 1 the best.
+        p_N: Quantiles of documents in [0, 1]; 1 is the best.
 
     Example:
         >>> acceptance_probability(BatchTopK(kept=1, batch=2), [0.0, 0.5, 1.0]).tolist()
@@ -120,17 +130,18 @@ def acceptance_probability(rule: BatchTopK, p_N: ArrayLike) -> NDArray[np.float6
 
 
 def mean_probability(rule: BatchTopK, low_N: ArrayLike, high_N: ArrayLike) -> NDArray[np.float64]:
-    """The mean of `acceptance_probability` over intervals of quantiles.
+    """Returns the mean of `acceptance_probability` over intervals of quantiles.
 
     Args:
         rule: K and B.
-        low_N: where the intervals begin.
-        high_N: where they end; may equal low_N.
+        low_N: Lower bounds of the intervals.
+        high_N: Upper bounds of the intervals; may equal the lower bounds.
     """
     low_N, high_N = np.asarray(low_N, np.float64), np.asarray(high_N, np.float64)
     discarded = rule.batch - rule.kept
 
     def integral(p_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns G(p) of the module's docstring."""
         if rule.kept == 0:
             return np.zeros_like(p_N)
         if discarded == 0:
@@ -149,14 +160,14 @@ def mean_probability(rule: BatchTopK, low_N: ArrayLike, high_N: ArrayLike) -> ND
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The chance of acceptance by score, as a step function over orders; constant in size, decided once.
+    """The chance of acceptance by score, as a step function over orders of bounded size.
 
     Attributes:
-        starts_K: uint64, ascending orders from 0; a step ends where the next begins.
-        chances_K: uint64, in units of 2^-53.
-        expected: documents of the corpus it was made for that are expected to be accepted; None
-            where it was made for another.
-        deviation: the standard deviation of their number, for keys that differ.
+        starts_K: Ascending orders from 0, uint64; a step ends where the next begins.
+        chances_K: Chances in units of 2^-53, uint64.
+        expected: Expected number of accepted documents of the corpus; None if the chances were
+            made from a reference.
+        deviation: Standard deviation of that number, if all keys differ.
     """
 
     starts_K: NDArray[np.uint64]
@@ -165,18 +176,18 @@ class Acceptance:
     deviation: float | None = None
 
     def accepts(self, keys: RankKeys, seed: int) -> NDArray[np.bool_]:
-        """Draws, by the seeded hashes in the keys, which documents are accepted.
+        """Returns a mask of the accepted documents, drawn by the seeded hashes of their keys.
 
         Args:
-            keys: with hashes that the selection's seed is mixed into.
-            seed: of the selection.
+            keys: Rank keys, hashed with the selection's seed.
+            seed: Seed of the selection.
         """
         chances_N = self.chances_K[np.searchsorted(self.starts_K, keys.order_N, side="right") - 1]
         draws_N = seeded_hash(keys.hashes_N, seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
         return draws_N < chances_N
 
     def table(self) -> list[dict[str, float]]:
-        """At most 101 steps for a person: from the score on, its probability."""
+        """Returns at most 101 steps for reports: scores, and the probability from each score on."""
         picked = np.unique(np.linspace(0, len(self.starts_K) - 1, 101).astype(int))
         rows = []
         for index in picked.tolist():
@@ -192,7 +203,7 @@ class Acceptance:
 
 
 def score_of_order(order: int) -> float:
-    """The float32 score that an order stands for."""
+    """Returns the float32 score that an order represents."""
     bits = _LARGEST - order
     raw = bits & 0x7FFFFFFF if bits >> 31 else ~bits & _LARGEST
     return float(np.uint32(raw).view(np.float32))
@@ -205,29 +216,29 @@ def _steps(
     low_K: NDArray[np.float64],
     high_K: NDArray[np.float64],
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Steps over all orders: bins with the quantiles they cover, and between them gaps in which no mass lies."""
+    """Returns the steps over all orders: the bins, and the gaps without documents between them."""
     gap_starts_J = np.concatenate([np.zeros(1, np.uint64), ends_K])
     gap_at_J = np.concatenate([np.ones(1), low_K])  # the quantile on both sides of the gap
     all_starts = np.concatenate([gap_starts_J, starts_K])
     chances = np.concatenate(
         [acceptance_probability(rule, gap_at_J), mean_probability(rule, low_K, high_K)]
     )
-    # A gap of no width stands before the bin that begins there: of equal starts the last, the bin,
-    # is found.
+    # An empty gap starts where a bin starts: sort the bin last, since the last of equal starts is
+    # the one that a search finds.
     order = np.lexsort((np.arange(len(all_starts)), all_starts))
     return all_starts[order], np.round(chances[order] * (1 << _CHANCE_BITS)).astype(np.uint64)
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a corpus's scores are distributed, refined round by round.
+    """The distribution of a corpus's scores, refined round by round.
 
     Attributes:
-        documents: how many there are.
-        shift: low bits of the order that the finest bins leave out; 32 before the first count.
-        starts_K: uint64, ascending: the first order of each bin.
-        widths_K: uint64, how many orders each bin spans.
-        counts_K: int64.
+        documents: Number of scored documents.
+        shift: Number of low bits of the order that the finest bins omit; 32 before the first count.
+        starts_K: First order of each bin, ascending, uint64.
+        widths_K: Number of orders that each bin spans, uint64.
+        counts_K: Number of documents in each bin, int64.
     """
 
     documents: int
@@ -237,19 +248,23 @@ class Distribution:
     counts_K: NDArray[np.int64]
 
     @classmethod
-    def unknown(cls, documents: int) -> "Distribution":
-        """Of a corpus of which only the number of scored documents is known."""
+    def unknown(cls, documents: int) -> Distribution:
+        """Returns the distribution of a corpus if only its number of documents is known."""
         whole = np.asarray([1 << 32], np.uint64)
         return cls(documents, 32, np.zeros(1, np.uint64), whole, np.asarray([documents], np.int64))
 
     @classmethod
-    def begin(cls, histogram: Histogram) -> "Distribution":
-        """After the first count: a histogram over the orders' high halves."""
+    def begin(cls, histogram: Histogram) -> Distribution:
+        """Returns the distribution after the first count.
+
+        Args:
+            histogram: Histogram over the high halves of all orders (level 0).
+        """
         return cls.unknown(histogram.documents).descend(histogram)
 
     @property
     def _coarse(self) -> NDArray[np.bool_]:
-        """The bins to be refined next."""
+        """Mask of the bins to refine next."""
         if self.shift == 32:
             return np.ones(len(self.starts_K), bool)
         finest_K = self.widths_K == np.uint64(1 << self.shift)
@@ -257,14 +272,14 @@ class Distribution:
 
     @property
     def step(self) -> Step:
-        """What is needed next."""
+        """The next step: a histogram, or nothing."""
         if self.documents == 0 or self.shift == 0 or not self._coarse.any():
             return Step.NOTHING
         return Step.HISTOGRAM
 
     @property
     def level(self) -> int:
-        """0 before the first count, which summaries answer; then 1."""
+        """The level of the next count: 0, which summaries answer, then 1."""
         return int(self.shift < 32)
 
     @property
@@ -272,11 +287,11 @@ class Distribution:
         return 16 if self.shift == 32 else self.shift - 8
 
     def first_digits(self) -> NDArray[np.uint64]:
-        """The high halves of the orders in which something is to be refined."""
+        """Returns the high halves of the orders in the bins to refine."""
         return np.unique(self.starts_K[self._coarse] >> np.uint64(16))
 
     def count(self, keys: RankKeys) -> Histogram:
-        """Counts what is to be refined: a histogram over orders without the bits that are still left out."""
+        """Counts the documents in the bins to refine, without the bits that are still omitted."""
         starts_J, widths_J = self.starts_K[self._coarse], self.widths_K[self._coarse]
         order_N = keys.order_N.astype(np.uint64)
         at_N = np.searchsorted(starts_J, order_N, side="right") - 1
@@ -285,24 +300,27 @@ class Distribution:
         bins_K, counts_K = np.unique(order_M, return_counts=True)
         return Histogram(bins_K, counts_K.astype(np.int64), np.zeros(len(bins_K), np.int64))
 
-    def descend(self, histogram: Histogram) -> "Distribution":
-        """The distribution with its coarse bins refined.
+    def descend(self, histogram: Histogram) -> Distribution:
+        """Returns the distribution with its coarse bins refined.
 
         Raises:
-            SelectionError: the histogram counts other documents than the bins.
+            SelectionError: The histogram counts another number of documents than the bins.
         """
         coarse_K = self._coarse
         if histogram.documents != int(self.counts_K[coarse_K].sum()):
             raise SelectionError(
-                f"{histogram.documents} documents were counted in bins that held {int(self.counts_K[coarse_K].sum())}: "
-                "the scores changed during the selection"
+                f"{histogram.documents} documents were counted in bins that held "
+                f"{int(self.counts_K[coarse_K].sum())}: the scores changed during the selection"
             )
+
+        # The finer bins replace the coarse ones.
         shift = self._next_shift
         starts = np.concatenate([self.starts_K[~coarse_K], histogram.bins_K << np.uint64(shift)])
         widths = np.concatenate(
             [self.widths_K[~coarse_K], np.full(len(histogram.bins_K), 1 << shift, np.uint64)]
         )
         counts = np.concatenate([self.counts_K[~coarse_K], histogram.counts_K])
+
         order = np.argsort(starts, kind="stable")
         return replace(
             self,
@@ -313,21 +331,25 @@ class Distribution:
         )
 
     def acceptance(self, rule: BatchTopK, *, own: bool = True) -> Acceptance:
-        """The chances of acceptance under this distribution.
+        """Returns the chances of acceptance under this distribution.
 
         Args:
             rule: K and B.
-            own: whether the corpus selected from is the one counted here, whose expected number is
-                then known.
+            own: Whether the corpus counted is the one selected from; only then is the expected
+                number known.
         """
         if self.documents == 0:
             return Acceptance(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 0.0, 0.0)
+
+        # The quantiles that each bin covers.
         above_K = np.cumsum(self.counts_K)
         high_K = 1 - (above_K - self.counts_K) / self.documents
         low_K = 1 - above_K / self.documents
         starts, chances = _steps(rule, self.starts_K, self.starts_K + self.widths_K, low_K, high_K)
         if not own:
             return Acceptance(starts, chances)
+
+        # The number of accepted documents is a sum of independent draws.
         at_K = np.searchsorted(starts, self.starts_K, side="right") - 1
         chance_K = chances[at_K] / (1 << _CHANCE_BITS)
         expected = float((self.counts_K * chance_K).sum())
@@ -343,48 +365,58 @@ def _rising(quantiles: Sequence[float]) -> NDArray[np.float64]:
 
 
 def acceptance_by_quantiles(rule: BatchTopK, quantiles: Sequence[float]) -> Acceptance:
-    """The chances of acceptance under quantiles at equal steps from 0 to 1, straight lines between them.
+    """Returns the chances of acceptance under the quantiles of a reference.
 
     Args:
         rule: K and B.
-        quantiles: rising; equal ones stand for scores that many documents have.
+        quantiles: Rising scores at equal steps from 0 to 1, interpolated linearly. Equal quantiles
+            represent a score that many documents have.
 
     Raises:
-        SelectionError: they do not rise.
+        SelectionError: The quantiles do not rise.
     """
     scores_Q = _rising(quantiles)
+
+    # Interpolate between the quantiles.
     parts_P = np.linspace(0, len(scores_Q) - 1, (len(scores_Q) - 1) * _QUANTILE_STEPS + 1)
     scores_P = np.interp(parts_P, np.arange(len(scores_Q)), scores_Q)
     ranks_P = parts_P / (len(scores_Q) - 1)
+
     # The best first; a step spans the orders from one score down to the next.
     orders_P = (np.uint64(_LARGEST) - ordered_bits(scores_P).astype(np.uint64))[::-1]
     ranks_P = ranks_P[::-1]
     starts_K, first_K = np.unique(orders_P, return_index=True)
     last_K = np.append(first_K[1:], len(orders_P)) - 1
-    # Where quantiles are equal the score is an atom; else a step reaches from its own rank to the
-    # next score's.
+
+    # Where quantiles are equal, the score is an atom; elsewhere a step reaches from its own rank to
+    # the next score's.
     high_K = ranks_P[first_K]
     low_K = np.append(ranks_P[first_K[1:]], 0.0)
     atom_K = last_K > first_K
     ends_K = np.append(starts_K[1:], starts_K[-1] + np.uint64(1))
     low_K = np.where(atom_K, ranks_P[last_K], low_K)
     ends_K = np.where(atom_K, starts_K + np.uint64(1), ends_K)
+
     starts, chances = _steps(rule, starts_K, ends_K, low_K, high_K)
     return Acceptance(starts, chances)
 
 
 def score_at(quantiles: Sequence[float], rank: float) -> float:
-    """The score at a rank in [0, 1], by straight lines between quantiles at equal steps.
+    """Returns the score at a rank, interpolated linearly.
+
+    Args:
+        quantiles: Rising scores at equal steps from 0 to 1.
+        rank: Number in [0, 1].
 
     Raises:
-        SelectionError: the quantiles do not rise.
+        SelectionError: The quantiles do not rise.
     """
     scores_Q = _rising(quantiles)
     return float(np.interp(rank * (len(scores_Q) - 1), np.arange(len(scores_Q)), scores_Q))
 
 
 def describe(acceptance: Acceptance) -> dict[str, Any]:
-    """For the manifest."""
+    """Returns the chances of acceptance as JSON fields for the manifest."""
     return {
         "expected": acceptance.expected,
         "standard_deviation": acceptance.deviation,

@@ -1,17 +1,18 @@
-"""Cutoffs: one rule over the whole corpus or over each source, with weights and a minimum, found in one descent.
+"""Cutoffs: finds what a policy keeps, in one descent over the corpus or over every source.
 
-A `Policy` says what to keep; `Cutoffs` is how far that is known. Both are small, and go between
-rounds as a side
-input: each round every worker answers the same questions (`Cutoffs.answers`), the answers are
-merged (`merge_answers`), and `Cutoffs.advance` puts them in place. A question is a histogram over
-one digit of the undecided documents' rank keys, or the keys themselves where few are left; there is
-one for each group, a group being the corpus or a source. What was found decides every document:
-`Cutoffs.keeps`.
+A `Policy` says what to keep; `Cutoffs` is how far that is known. Both are small, and travel between
+rounds as a side input. In each round every worker answers the same questions (`Cutoffs.answers`),
+the answers are merged (`merge_answers`), and `Cutoffs.advance` applies them. There is one question
+for each group; a group is the corpus or one source. A question asks for a histogram over one digit
+of the undecided documents' rank keys, or for the keys themselves where few documents are left. The
+final cutoffs decide every document: `Cutoffs.keeps`.
 
-A minimum of M documents a source keeps the best M of each whatever the rule says. Over the corpus,
-the rule's target counts them: they are found first, and the descent then fills what is left with
-the best of the rest.
+A minimum of M documents keeps the best M of each source whatever the rule. If the rule applies to
+the corpus, these documents count toward its target: they are found first, and the descent then
+fills the rest of the target with the best of the other documents.
 """
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ CORPUS_GROUP = ""
 
 
 class Family(StrEnum):
-    """What a question is asked for."""
+    """The purpose of a question: the rule's cutoff, or a source's minimum."""
 
     RULE = "rule"
     MINIMUM = "minimum"
@@ -50,13 +51,13 @@ class Cutoffs:
     """How far it is known what a policy keeps.
 
     Attributes:
-        policy: what to keep.
-        rule: by group (`CORPUS_GROUP`, or every source with scored documents): how far the rule's
-            cutoff is known. Empty while the minimum is looked for that it counts.
-        minimum: by source: the cutoff of its best few, which are kept whatever the rule says.
-        documents: scored documents of the corpus.
-        tokens: their tokens.
-        own: whether the corpus that is counted is the one selected from, and not a reference.
+        policy: What to keep.
+        rule: State of the rule's cutoff by group (`CORPUS_GROUP`, or every source with scored
+            documents). Empty while a minimum that counts toward the target is being found.
+        minimum: Boundary by source of its best documents, which are kept whatever the rule.
+        documents: Number of scored documents in the corpus.
+        tokens: Number of their tokens.
+        own: Whether the corpus counted is the one selected from, and not a reference.
     """
 
     policy: Policy
@@ -74,17 +75,17 @@ class Cutoffs:
         sources: Mapping[str, tuple[int, int]],
         *,
         own: bool = True,
-    ) -> "Cutoffs":
-        """Before the first round.
+    ) -> Cutoffs:
+        """Returns the cutoffs before the first round.
 
         Args:
-            policy: what to keep.
-            histogram: of all scored documents, level 0.
-            sources: scored documents and tokens of every source.
-            own: False where the corpus counted is a reference for another.
+            policy: What to keep.
+            histogram: Histogram of all scored documents at level 0.
+            sources: Number of scored documents and tokens of every source.
+            own: Whether the corpus counted is the one selected from; False for a reference.
 
         Raises:
-            SelectionError: a weight is given to a source that the corpus does not have.
+            SelectionError: A weight names a source that the corpus does not have.
         """
         unknown = sorted(set(policy.weights) - set(sources))
         if unknown:
@@ -92,9 +93,10 @@ class Cutoffs:
             raise SelectionError(
                 f"no source is called {unknown[0]!r}, which has a weight; the corpus has {known}"
             )
+
+        # The rule: one group per source, or one for the corpus, unless it waits for the minimum.
         scored = {source: counts for source, counts in sources.items() if counts[0]}
         rule: dict[str, Group] = {}
-        minimum: dict[str, Boundary] = {}
         if policy.per is Scope.SOURCE:
             for source, (documents, tokens) in scored.items():
                 rule[source] = cls._group(policy, source, documents, tokens)
@@ -104,17 +106,20 @@ class Cutoffs:
                 if isinstance(policy.rule, BatchTopK)
                 else Boundary.begin(policy.rule, histogram)
             )
+
+        minimum: dict[str, Boundary] = {}
         if policy.minimum and not cls._in_targets(policy):
             for source, (documents, _) in scored.items():
                 minimum[source] = Boundary.whole(
                     Unit.DOCUMENTS, min(policy.minimum, documents), documents
                 )
+
         start = cls(policy, rule, minimum, histogram.documents, histogram.tokens, own)
         return start._settled()
 
     @staticmethod
     def _in_targets(policy: Policy) -> bool:
-        """Whether each source's own target can hold the minimum: both keep its best so many documents."""
+        """Returns whether a source's target can include its minimum: both count its best."""
         return policy.per is Scope.SOURCE and isinstance(policy.rule, KeepFraction | KeepCount)
 
     @classmethod
@@ -130,22 +135,25 @@ class Cutoffs:
 
     @classmethod
     def target_of(cls, policy: Policy, source: str, documents: int, tokens: int) -> int:
-        """What a source's own target is, in the unit of the rule."""
+        """Returns the target of one source, in the unit of the rule."""
         target = policy.rule_of(source).target(documents, tokens)
         return max(target, min(policy.minimum, documents)) if cls._in_targets(policy) else target
 
     @classmethod
-    def fixed(cls, policy: Policy, group: Group, documents: int) -> "Cutoffs":
-        """A cutoff for the corpus that a reference has settled."""
+    def fixed(cls, policy: Policy, group: Group, documents: int) -> Cutoffs:
+        """Returns cutoffs for the whole corpus that a reference has already decided."""
         return cls(policy, {CORPUS_GROUP: group}, {}, documents, 0, own=False)
 
-    def _settled(self) -> "Cutoffs":
-        """Turns what is known to its end into what decides, and begins what waited for it."""
+    def _settled(self) -> Cutoffs:
+        """Returns the cutoffs with finished states completed and dependent states started."""
+        # A complete distribution becomes the acceptance that decides.
         rule = dict(self.rule)
         for group, state in rule.items():
             if isinstance(state, Distribution) and state.step is Step.NOTHING:
                 assert isinstance(self.policy.rule, BatchTopK)
                 rule[group] = state.acceptance(self.policy.rule, own=self.own)
+
+        # Once the minimum is found, the rule fills the rest of the corpus's target.
         if (
             not rule
             and self.policy.counts_minimum
@@ -157,32 +165,34 @@ class Cutoffs:
             target = self.policy.rule.target(self.documents, self.tokens)
             left = max(target - (kept if unit is Unit.DOCUMENTS else kept_tokens), 0)
             rule[CORPUS_GROUP] = Boundary.whole(unit, left, self.documents - kept)
+
         return replace(self, rule=rule)
 
-    # --- what is asked ---
-
+    # --- questions and answers ---
     @functools.cached_property
     def _open(self) -> dict[Question, Boundary | Distribution]:
-        found: dict[Question, Boundary | Distribution] = {}
+        """The states that are not decided yet, by question."""
+        open_states: dict[Question, Boundary | Distribution] = {}
         for family, groups in ((Family.RULE, self.rule), (Family.MINIMUM, self.minimum)):
             for group, state in groups.items():
                 if not isinstance(state, Acceptance) and state.step is not Step.NOTHING:
-                    found[family, group] = state
-        return found
+                    open_states[family, group] = state
+        return open_states
 
     @functools.cached_property
     def _sorted(self) -> frozenset[Question]:
-        """The questions that are answered by keys: the smallest first, as many as one machine sorts."""
+        """The questions answered by keys: the smallest first, as many as one machine can sort."""
         waiting = sorted(
             (state.undecided, question)
             for question, state in self._open.items()
             if isinstance(state, Boundary) and state.step is Step.SORT
         )
+
         chosen, total = set(), 0
         for undecided, question in waiting:
             state = self._open[question]
             total += undecided
-            # At the last level nothing but keys tells documents apart.
+            # At the last level only the keys distinguish documents.
             if total <= descent.SORT_LIMIT or state.level == LAST_LEVEL:
                 chosen.add(question)
         return frozenset(chosen)
@@ -194,27 +204,36 @@ class Cutoffs:
 
     @property
     def _rest_only(self) -> bool:
+        """Whether the rule now fills the target with documents that the minimum does not keep."""
         return self.policy.counts_minimum and bool(self.rule)
 
     def from_summary(self, histograms: Mapping[str, Histogram]) -> Answers | None:
-        """The answers for some splits out of their level-0 histograms by source, without looking at a document.
+        """Answers this round's questions for some splits without reading their documents.
+
+        Args:
+            histograms: Level-0 histograms of the splits by source.
 
         Returns:
-            None where the questions go deeper.
+            The answers; None if a question goes deeper than level 0.
         """
         if self._rest_only or any(state.level for state in self._open.values()):
             return None
-        found = {
+        answers = {
             question: histograms[question[1]]
             for question in self._open
             if question[1] in histograms
         }
-        return {**found}
+        return {**answers}
 
     def concerns(self, histograms: Mapping[str, Histogram]) -> bool:
-        """Whether splits with these level-0 histograms by source can hold an undecided document."""
+        """Returns whether some splits can contain an undecided document.
+
+        Args:
+            histograms: Level-0 histograms of the splits by source.
+        """
         whole: Histogram | None = None
         for (_, group), state in self._open.items():
+            # Choose the histogram that covers the group; the corpus's is merged once.
             if group == CORPUS_GROUP and self.policy.per is Scope.CORPUS and group in self.rule:
                 whole = whole or Histogram.merge(histograms.values())
                 histogram = whole
@@ -222,6 +241,8 @@ class Cutoffs:
                 histogram = histograms[group]
             else:
                 continue
+
+            # Look for a document under the digit that the earlier levels narrowed down to.
             if state.level == 0:
                 return True
             if isinstance(state, Boundary):
@@ -235,26 +256,29 @@ class Cutoffs:
         """Answers this round's questions for some documents.
 
         Args:
-            keys: of N scored documents.
-            codes_N: the source of each, an index into names.
-            names: of sources.
+            keys: Rank keys of N scored documents.
+            codes_N: Source of each document, an index into `names`.
+            names: Names of the sources.
         """
-        found: Answers = {}
+        answers: Answers = {}
         for family, groups in ((Family.RULE, self.rule), (Family.MINIMUM, self.minimum)):
-            asked = {group for asked_family, group in self._open if asked_family is family}
-            if not asked:
+            open_groups = {group for asked_family, group in self._open if asked_family is family}
+            if not open_groups:
                 continue
+
+            # The corpus is one group: no document needs to be assigned to a source.
             if family is Family.RULE and self.policy.per is Scope.CORPUS:
-                mine = (
+                corpus_keys = (
                     keys.take(~self._kept_by_minimum(keys, codes_N, names))
                     if self._rest_only
                     else keys
                 )
-                found.update(self._answer(family, CORPUS_GROUP, mine))
+                answers.update(self._answer(family, CORPUS_GROUP, corpus_keys))
                 continue
-            open_S = np.asarray([name in asked for name in names], bool)
+
+            # A group without a question has both ends at 0, and so no keys between them.
+            open_S = np.asarray([name in open_groups for name in names], bool)
             states = [groups.get(name) for name in names]
-            # What is not asked for has both ends at 0, and so nothing between them.
             low = Ends.of(
                 [
                     self._low(state) if is_open else 0
@@ -267,10 +291,11 @@ class Cutoffs:
                     for state, is_open in zip(states, open_S, strict=True)
                 ]
             )
-            wanted_N = keys.below_each(high, codes_N) & ~keys.below_each(low, codes_N)
-            for code, mine in _slices(keys, codes_N, wanted_N):
-                found.update(self._answer(family, names[code], mine))
-        return found
+
+            undecided_N = keys.below_each(high, codes_N) & ~keys.below_each(low, codes_N)
+            for code, group_keys in _slices(keys, codes_N, undecided_N):
+                answers.update(self._answer(family, names[code], group_keys))
+        return answers
 
     @staticmethod
     def _low(state: Group | None) -> int:
@@ -297,14 +322,14 @@ class Cutoffs:
                 undecided if question in self._sorted else Histogram.of(undecided, state.level),
             )
 
-    def advance(self, answers: Answers) -> "Cutoffs":
-        """After a round.
+    def advance(self, answers: Answers) -> Cutoffs:
+        """Returns the cutoffs after a round.
 
         Args:
-            answers: of all workers, merged.
+            answers: Merged answers of all workers.
 
         Raises:
-            SelectionError: they count other documents than were counted before.
+            SelectionError: The answers contradict the counts of an earlier round.
         """
         changed: dict[Family, dict[str, Any]] = {
             Family.RULE: dict(self.rule),
@@ -321,32 +346,28 @@ class Cutoffs:
                 histogram = answers.get(question, Histogram.empty())
                 assert isinstance(histogram, Histogram)
                 changed[family][group] = state.descend(histogram)
+
         return replace(self, rule=changed[Family.RULE], minimum=changed[Family.MINIMUM])._settled()
 
-    # --- what is decided ---
-
-    def _kept_by_minimum(
-        self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]
-    ) -> NDArray[np.bool_]:
-        ends = [self.minimum[name].end if name in self.minimum else 0 for name in names]
-        return keys.below_each(Ends.of([end or 0 for end in ends]), codes_N)
-
+    # --- decisions ---
     def keeps(
         self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str], seed: int
     ) -> NDArray[np.bool_]:
-        """Which documents are kept.
+        """Returns a mask of the documents to keep.
 
         Args:
-            keys: of N scored documents.
-            codes_N: the source of each, an index into names.
-            names: of sources.
-            seed: of the selection.
+            keys: Rank keys of N scored documents.
+            codes_N: Source of each document, an index into `names`.
+            names: Names of the sources.
+            seed: Seed of the selection.
 
         Raises:
-            SelectionError: not everything is decided yet.
+            SelectionError: Some documents are still undecided.
         """
         if not self.done:
             raise SelectionError("the cutoff is not known after the last round of the descent")
+
+        # The rule, over the corpus or with one cutoff or draw per source.
         if self.policy.per is Scope.CORPUS:
             kept_N = self._kept_by(self.rule[CORPUS_GROUP], keys, seed)
         else:
@@ -361,9 +382,16 @@ class Cutoffs:
                     state = states[code]
                     assert isinstance(state, Acceptance)
                     kept_N[rows_M] = state.accepts(keys.take(rows_M), seed)
+
         if self.minimum:
             kept_N = kept_N | self._kept_by_minimum(keys, codes_N, names)
         return kept_N
+
+    def _kept_by_minimum(
+        self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]
+    ) -> NDArray[np.bool_]:
+        ends = [self.minimum[name].end if name in self.minimum else 0 for name in names]
+        return keys.below_each(Ends.of([end or 0 for end in ends]), codes_N)
 
     @staticmethod
     def _kept_by(state: Group, keys: RankKeys, seed: int) -> NDArray[np.bool_]:
@@ -374,7 +402,11 @@ class Cutoffs:
         return keys.below(state.end)
 
     def equals(self) -> dict[str, tuple[int, int]]:
-        """Where a cutoff falls between documents of one key: by group the key, and how many of them are kept."""
+        """Returns the cutoffs that fall between documents with equal keys.
+
+        Returns:
+            By group: the key, and how many of its documents to keep.
+        """
         return {
             group: (state.end, state.left)
             for group, state in self.rule.items()
@@ -382,11 +414,11 @@ class Cutoffs:
         }
 
     def counted(self) -> tuple[int, int] | None:
-        """Documents and tokens that are kept, where the descent has counted them.
+        """Returns the number of documents and tokens kept, if the descent has counted them.
 
         Returns:
-            None for rules whose number shows only in the end: a threshold, a draw, a reference's
-            cutoff.
+            The two numbers; None for a threshold, a draw or a reference's cutoff, which are only
+            counted when they are applied.
         """
         if not self.own:
             return None
@@ -395,6 +427,7 @@ class Cutoffs:
             if not self.policy.counts_minimum:
                 return None
             states += self.minimum.values()
+
         kept = kept_tokens = 0
         for state in states:
             if not isinstance(state, Boundary) or not state.counted:
@@ -404,7 +437,11 @@ class Cutoffs:
         return kept, kept_tokens
 
     def expected(self) -> tuple[float, float] | None:
-        """The expected number of documents that a draw accepts, and its standard deviation."""
+        """Returns the expected number of documents that a draw accepts, and its standard deviation.
+
+        Returns:
+            The two numbers; None if the rule does not draw, or a minimum adds documents to it.
+        """
         states = list(self.rule.values())
         total = variance = 0.0
         for state in states:
@@ -419,7 +456,7 @@ class Cutoffs:
         return (total, variance**0.5) if states and not self.minimum else None
 
     def to_json(self) -> dict[str, Any]:
-        """What was found, for the manifest."""
+        """Returns the cutoffs as JSON fields for the manifest."""
         if self.policy.per is Scope.CORPUS:
             fields = _describe(self.rule[CORPUS_GROUP])
         else:
@@ -442,28 +479,30 @@ def _describe(state: Group) -> dict[str, Any]:
 
 
 def _row_slices(
-    codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]
+    codes_N: NDArray[np.int64], mask_N: NDArray[np.bool_]
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The wanted rows, code by code."""
-    rows_M = np.flatnonzero(wanted_N)
+    """Yields the row numbers of a mask, code by code."""
+    rows_M = np.flatnonzero(mask_N)
     rows_M = rows_M[np.argsort(codes_N[rows_M], kind="stable")]
     codes, firsts = np.unique(codes_N[rows_M], return_index=True)
     yield from zip(codes.tolist(), np.split(rows_M, firsts[1:]) if len(rows_M) else [], strict=True)
 
 
 def _slices(
-    keys: RankKeys, codes_N: NDArray[np.int64], wanted_N: NDArray[np.bool_]
+    keys: RankKeys, codes_N: NDArray[np.int64], mask_N: NDArray[np.bool_]
 ) -> Iterator[tuple[int, RankKeys]]:
-    for code, rows_M in _row_slices(codes_N, wanted_N):
+    """Yields the keys of a mask, code by code."""
+    for code, rows_M in _row_slices(codes_N, mask_N):
         yield code, keys.take(rows_M)
 
 
 def merge_answers(parts: Iterable[Answers]) -> Answers:
-    """The answers of several workers together, in any order and grouping."""
+    """Merges the answers of several workers, with the same result in any order and grouping."""
     gathered: dict[Question, list[Answer]] = {}
     for part in parts:
         for question, answer in part.items():
             gathered.setdefault(question, []).append(answer)
+
     merged: Answers = {}
     for question, several in gathered.items():
         if len(several) == 1:

@@ -1,4 +1,23 @@
-"""Descent: finds the cutoff of one rule digit by digit, by mergeable histograms."""
+"""Descent: finds the cutoff of one rule digit by digit, from mergeable histograms.
+
+A rule keeps the documents whose rank key (`datarater.pipelines.selection.ranking`) is below one
+number, the *cutoff*. The descent finds it as in a radix sort. A sparse histogram over the key's
+next digit (`Histogram`) shows in which bin the cutoff lies: with counts c_1, c_2, ... of the bins,
+the best first, and a target of t documents, it is the first bin k with
+
+    c_1 + ... + c_k > t.
+
+All bins before k are kept, all bins after it are dropped, and t - (c_1 + ... + c_{k-1}) of its own
+documents are still to be kept. The next histogram counts only the documents of that bin. A token
+budget works in the same way, with sums of tokens in place of counts.
+
+Histograms carry documents and tokens and merge by addition, so the descent needs nothing but small
+sums from the workers. As soon as few documents are undecided, their keys are gathered and sorted,
+which ends it. A `Boundary` is the state between two levels. Everything here is arithmetic on
+arrays, without input or output.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +48,11 @@ LEVEL_NAMES = (
     "position",
 )
 
-# At most this many undecided documents are gathered and sorted (40 bytes each) in place of a next
-# level.
+# Up to this many undecided documents are gathered and sorted (40 bytes each) instead of counted at
+# a next level.
 SORT_LIMIT = 65_536
 
-# From so many keys on, counting into all 65,536 bins is faster than sorting.
+# From this many keys on, counting into all 65,536 bins is faster than sorting.
 _DENSE_FROM = 8192
 
 
@@ -42,9 +61,9 @@ class Histogram:
     """A sparse, mergeable histogram over one digit of the rank keys.
 
     Attributes:
-        bins_K: uint64, ascending and distinct: the best first.
-        counts_K: int64, documents in each bin.
-        tokens_K: int64, their tokens.
+        bins_K: Distinct digits in ascending order (the best first), uint64.
+        counts_K: Number of documents in each bin, int64.
+        tokens_K: Number of their tokens, int64.
     """
 
     bins_K: NDArray[np.uint64]
@@ -52,13 +71,14 @@ class Histogram:
     tokens_K: NDArray[np.int64]
 
     @classmethod
-    def empty(cls) -> "Histogram":
-        """Counts nothing."""
+    def empty(cls) -> Histogram:
+        """Returns the histogram of no documents."""
         return cls(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, keys: RankKeys, level: int) -> "Histogram":
+    def of(cls, keys: RankKeys, level: int) -> Histogram:
         """Counts the digits of keys at a level."""
+        # Dense: one pass over all bins.
         if LEVEL_BITS[level] == 16 and len(keys) >= _DENSE_FROM:
             digits_N = keys.digits(level).astype(np.int64)
             counts_B = np.bincount(digits_N, minlength=1 << 16)
@@ -71,8 +91,8 @@ class Histogram:
         return cls._summed(keys.digits(level), np.ones(len(keys), np.int64), keys.tokens_N)
 
     @classmethod
-    def merge(cls, parts: Iterable["Histogram"]) -> "Histogram":
-        """The sum of several; in any order, in any grouping."""
+    def merge(cls, parts: Iterable[Histogram]) -> Histogram:
+        """Returns the sum of histograms, the same in any order and grouping."""
         columns = [(part.bins_K, part.counts_K, part.tokens_K) for part in parts]
         if not columns:
             return cls.empty()
@@ -84,7 +104,7 @@ class Histogram:
     @classmethod
     def _summed(
         cls, bins_N: NDArray[np.uint64], counts_N: NDArray[np.int64], tokens_N: NDArray[np.int64]
-    ) -> "Histogram":
+    ) -> Histogram:
         bins_K, index_N = np.unique(bins_N, return_inverse=True)
         counts_K, tokens_K = np.zeros(len(bins_K), np.int64), np.zeros(len(bins_K), np.int64)
         np.add.at(counts_K, index_N, counts_N)
@@ -93,21 +113,21 @@ class Histogram:
 
     @property
     def documents(self) -> int:
-        """All documents counted."""
+        """The number of documents counted."""
         return int(self.counts_K.sum())
 
     @property
     def tokens(self) -> int:
-        """All their tokens."""
+        """The number of their tokens."""
         return int(self.tokens_K.sum())
 
     def holds(self, bin_: int) -> bool:
-        """Whether a bin counts any document."""
+        """Returns whether a bin counts any document."""
         index = int(np.searchsorted(self.bins_K, np.uint64(bin_)))
         return index < len(self.bins_K) and int(self.bins_K[index]) == bin_
 
     def to_json(self) -> dict[str, list[int]]:
-        """As JSON fields."""
+        """Returns the histogram as JSON fields."""
         return {
             "bins": self.bins_K.tolist(),
             "counts": self.counts_K.tolist(),
@@ -115,17 +135,13 @@ class Histogram:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Sequence[int]]) -> "Histogram":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Sequence[int]]) -> Histogram:
+        """Returns the histogram that `to_json` wrote."""
         return cls(
             np.asarray(fields["bins"], np.uint64),
             np.asarray(fields["counts"], np.int64),
             np.asarray(fields["tokens"], np.int64),
         )
-
-
-# --- the descent
-# -------------------------------------------------------------------------------------
 
 
 class Step(StrEnum):
@@ -140,19 +156,19 @@ class Step(StrEnum):
 class Boundary:
     """How far the cutoff is known: keep below `low`, drop from `high` on, undecided between.
 
-    Constant in size and JSON-able: it is all that workers are told.
+    Constant in size and JSON-able; workers need nothing else.
 
     Attributes:
-        unit: what `left` counts.
-        level: the level whose histogram comes next.
-        low: rank key; everything below is kept.
-        high: rank key; everything from it on is dropped.
-        left: how many of `unit` to keep of those undecided; in the end, how many documents of those
-            whose key is `end` itself, which is 0 where keys differ.
-        undecided: documents with low <= key < high.
-        kept: documents below low.
-        kept_tokens: their tokens.
-        end: the cutoff, once it is known: keep exactly the keys below it.
+        unit: Unit of `left`.
+        level: Level of the next histogram.
+        low: Rank key below which every document is kept.
+        high: Rank key from which on every document is dropped.
+        left: How many of `unit` to keep of the undecided documents. Once `end` is known: how many
+            documents to keep of those whose key is `end` itself; 0 unless keys are equal.
+        undecided: Number of documents with low <= key < high.
+        kept: Number of documents below `low`; -1 if not counted.
+        kept_tokens: Number of their tokens; -1 if not counted.
+        end: The cutoff, once known: keep exactly the keys below it.
     """
 
     unit: Unit
@@ -166,14 +182,16 @@ class Boundary:
     end: int | None = None
 
     @classmethod
-    def begin(cls, rule: Rule, histogram: Histogram) -> "Boundary":
-        """The boundary after the first level.
+    def begin(cls, rule: Rule, histogram: Histogram) -> Boundary:
+        """Returns the boundary after the first level.
 
         Args:
-            rule: what to keep.
-            histogram: of all scored documents, level 0.
+            rule: How much to keep.
+            histogram: Histogram of all scored documents at level 0.
         """
         whole = cls(rule.unit, 0, 0, 1 << KEY_BITS, 0, histogram.documents)
+
+        # A threshold is its own cutoff; how many documents it keeps is not counted here.
         if isinstance(rule, Threshold):
             return cls(
                 rule.unit,
@@ -186,27 +204,28 @@ class Boundary:
                 kept_tokens=-1,
                 end=rule.end,
             )
+
         left = rule.target(histogram.documents, histogram.tokens)
         return replace(whole, left=left).descend(histogram)
 
     @classmethod
-    def whole(cls, unit: Unit, target: int, documents: int) -> "Boundary":
-        """The boundary before the first level: every document is undecided.
+    def whole(cls, unit: Unit, target: int, documents: int) -> Boundary:
+        """Returns the boundary before the first level, where every document is undecided.
 
         Args:
-            unit: what the target counts.
-            target: how many of it to keep.
-            documents: how many are scored.
+            unit: Unit of the target.
+            target: How many of `unit` to keep.
+            documents: Number of scored documents.
         """
         boundary = cls(unit, 0, 0, 1 << KEY_BITS, target, documents)
-        # Nothing to look for; a token budget of 0 may still keep documents without tokens.
+        # There is nothing to find; but a token budget of 0 may keep documents without tokens.
         if documents == 0 or (target == 0 and unit is Unit.DOCUMENTS):
             return replace(boundary, high=0, left=0, undecided=0, end=0)
         return boundary
 
     @property
     def step(self) -> Step:
-        """What is needed next: a histogram of the undecided, their keys to be sorted, or nothing."""
+        """The next step: a histogram of the undecided documents, sorting their keys, or nothing."""
         if self.end is not None:
             return Step.NOTHING
         if (self.undecided <= SORT_LIMIT and self.level > 0) or self.level == LAST_LEVEL:
@@ -215,37 +234,42 @@ class Boundary:
 
     @property
     def counted(self) -> bool:
-        """Whether `kept` is known: a threshold's is only known once its documents are counted."""
+        """Whether `kept` is known; for a threshold it is not."""
         return self.kept >= 0
 
     def undecided_of(self, keys: RankKeys) -> RankKeys:
-        """The keys among these that are undecided."""
+        """Returns the undecided keys among these."""
         return keys.take(keys.below(self.high) & ~keys.below(self.low))
 
     def first_digit(self) -> int:
-        """The first level's digit in which all that is undecided lies (after the first level)."""
+        """Returns the first-level digit of all undecided documents, after the first level."""
         return self.low >> SHIFTS[0]
 
-    def descend(self, histogram: Histogram) -> "Boundary":
-        """The boundary one level further down.
+    def descend(self, histogram: Histogram) -> Boundary:
+        """Returns the boundary one level further down.
 
         Args:
-            histogram: of all undecided documents, at `level`.
+            histogram: Histogram of all undecided documents at `level`.
 
         Raises:
-            SelectionError: the histogram does not count the undecided documents.
+            SelectionError: The histogram counts another number of documents than are undecided.
         """
         if histogram.documents != self.undecided:
             raise SelectionError(
-                f"level {self.level} ({LEVEL_NAMES[self.level]}) counts {histogram.documents} documents where "
-                f"the level above counted {self.undecided}: the scores changed during the selection"
+                f"level {self.level} ({LEVEL_NAMES[self.level]}) counts {histogram.documents} "
+                f"documents where the level above counted {self.undecided}: "
+                "the scores changed during the selection"
             )
+
+        # Bins before the one with the cutoff are kept whole.
         measures_K = histogram.counts_K if self.unit is Unit.DOCUMENTS else histogram.tokens_K
         cumulative_K = np.cumsum(measures_K)
         whole = int(np.searchsorted(cumulative_K, self.left, side="right"))
         kept = self.kept + int(histogram.counts_K[:whole].sum())
         kept_tokens = self.kept_tokens + int(histogram.tokens_K[:whole].sum())
         left = self.left - (int(cumulative_K[whole - 1]) if whole else 0)
+
+        # The target covers every bin: keep all undecided documents.
         if whole == len(cumulative_K):
             return replace(
                 self,
@@ -256,9 +280,11 @@ class Boundary:
                 kept_tokens=kept_tokens,
                 end=self.high,
             )
+
+        # Only the documents of this bin are still undecided.
         shift = SHIFTS[self.level]
         low = self.low + (int(histogram.bins_K[whole]) << shift)
-        # A token budget goes on at 0 left: documents without tokens may stand first in the bin.
+        # A token budget continues with 0 left: the bin may begin with documents without tokens.
         done = self.unit is Unit.DOCUMENTS and left == 0
         return replace(
             self,
@@ -272,25 +298,26 @@ class Boundary:
             end=low if done else None,
         )
 
-    def settle(self, keys: RankKeys, *, through_equals: bool = False) -> "Boundary":
-        """The cutoff, from the keys of all undecided documents.
+    def settle(self, keys: RankKeys, *, through_equals: bool = False) -> Boundary:
+        """Returns the boundary with its cutoff, from the keys of all undecided documents.
 
-        Documents of a run have keys that differ. Where some have not (elements of a pipeline that
-        are equal in everything), the cutoff can fall between equals: `left` then says how many of
-        those at `end` are to be kept.
+        Documents of a run have distinct keys. Identical elements of a pipeline do not, and the
+        cutoff can fall between them: `left` is then how many of those at `end` to keep.
 
         Args:
-            keys: of the undecided.
-            through_equals: keep all equals of the last one kept.
+            keys: Keys of the undecided documents, in any order.
+            through_equals: Whether to keep all documents whose key equals the last one kept.
 
         Raises:
-            SelectionError: they are not as many as were counted.
+            SelectionError: There are more or fewer keys than were counted.
         """
         if len(keys) != self.undecided:
             raise SelectionError(
-                f"{len(keys)} undecided documents were gathered where {self.undecided} were counted: "
-                "the scores changed during the selection"
+                f"{len(keys)} undecided documents were gathered where {self.undecided} "
+                "were counted: the scores changed during the selection"
             )
+
+        # Sort the keys, and count the longest prefix within the target.
         keys = keys.take(
             np.lexsort((keys.positions_N, keys.ordinals_N, keys.hashes_N, keys.order_N))
         )
@@ -300,12 +327,15 @@ class Boundary:
             else keys.tokens_N.astype(np.int64)
         )
         whole = int(np.searchsorted(np.cumsum(measures_N), self.left, side="right"))
+
+        # If the prefix ends between equal keys, either count those to keep or keep all of them.
         equal = 0
         if 0 < whole < len(keys) and keys.key(whole) == keys.key(whole - 1):
             equals_N = keys.below(keys.key(whole) + 1) & ~keys.below(keys.key(whole))
             equal = whole - int(np.flatnonzero(equals_N)[0])
             if through_equals:
                 whole, equal = int(np.flatnonzero(equals_N)[-1]) + 1, 0
+
         end = self.high if whole == len(keys) else keys.key(whole)
         return replace(
             self,
@@ -319,7 +349,7 @@ class Boundary:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields; rank keys as hexadecimal text."""
+        """Returns the boundary as JSON fields, with rank keys as hexadecimal text."""
         fields = dict(self.__dict__)
         return {
             **fields,
@@ -330,8 +360,8 @@ class Boundary:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Boundary":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any]) -> Boundary:
+        """Returns the boundary that `to_json` wrote."""
         end = fields["end"]
         return cls(
             **{
@@ -344,11 +374,11 @@ class Boundary:
         )
 
     def lowest_score(self) -> float | None:
-        """The score at the cutoff, for a person to read: the last kept documents score about this.
+        """Returns the score at the cutoff, for reports.
 
         Returns:
-            The lowest score that the cutoff lets through (some that score exactly this may be
-            dropped); None where nothing or everything is kept, or nothing is known yet.
+            The lowest score that can be kept (some documents with exactly this score may be
+            dropped); None if nothing or everything is kept, or the cutoff is not known yet.
         """
         if self.end is None or self.end <= 0 or self.end >> KEY_BITS:
             return None

@@ -1,27 +1,29 @@
-"""Drift: how far one set of scores lies from another, by counts alone.
+"""Drift: measures how far one set of scores lies from another, from counts alone.
 
 Both sets are counted in the bins of the selection's first histogram
-(`datarater.pipelines.selection.ranking`): 65,536 of them at most, each as wide as 1/128 of its
-scores. A reference known by quantiles alone is spread over the same bins.
+(`datarater.pipelines.selection.descent`): at most 65,536 bins, each as wide as 1/128 of its scores.
+A reference known only by its quantiles is spread over the same bins.
 
-Two measures of the scores, and one of what is kept:
+There are two measures of the scores, and one of what is kept:
 
 - the population stability index over G groups, each of about 1/G of the reference,
 
       PSI = sum_g (a_g - e_g) ln(a_g / e_g),
 
-  a_g and e_g being the shares of the batch and of the reference (a share of nothing counts as half
+  where a_g and e_g are the shares of the batch and of the reference (an empty group counts as half
   a document);
-- the Kolmogorov-Smirnov distance, max_x |A(x) - E(x)|, at the bounds of the bins: that of all
-  scores to within the share of one bin;
+- the Kolmogorov-Smirnov distance, max_x |A(x) - E(x)|, at the bounds of the bins; it differs from
+  that of the scores themselves by at most the share of one bin;
 - the difference between the kept shares of one source.
 
-Of two samples of one population all three are a little above zero. Each measure therefore comes
-with what chance alone passes once in 1,000 times: with n and m documents, PSI * nm / (n + m) is
-about chi-squared with G - 1 degrees of freedom, P(KS > x) < 2 exp(-2 x^2 nm / (n + m)), and a share
-has its binomial deviation. That speaks of documents drawn one by one: those of a crawl come in
-clusters, which a limit has to allow for.
+For two samples of one population, all three are a little above zero. Each measure therefore comes
+with the value that chance alone exceeds once in 1,000 times: with n and m documents, PSI * nm /
+(n + m) is about chi-squared with G - 1 degrees of freedom, P(KS > x) < 2 exp(-2 x^2 nm / (n + m)),
+and a share has its binomial deviation. These levels assume documents drawn one by one. The
+documents of a crawl come in clusters, for which a limit has to allow.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
@@ -38,7 +40,7 @@ from datarater.pipelines.selection.ranking import SelectionError
 
 PSI_GROUPS = 10
 BY_CHANCE = 0.001
-"""How often chance alone passes `Measure.by_chance`."""
+"""How often chance alone exceeds `Measure.by_chance`."""
 _BINS = 1 << 16
 
 
@@ -47,88 +49,95 @@ class Measure:
     """A measure of drift.
 
     Attributes:
-        value: 0 for none.
-        by_chance: what two samples of one population pass once in 1,000 times.
+        value: Measured value; 0 for no drift.
+        by_chance: Value that two samples of one population exceed once in 1,000 times.
     """
 
     value: float
     by_chance: float
 
     def is_past(self, limit: float) -> bool:
-        """Whether it is past a limit, and past what chance explains."""
+        """Returns whether the value exceeds both a limit and what chance explains."""
         return abs(self.value) > max(limit, self.by_chance)
 
     def to_json(self) -> dict[str, float]:
-        """As JSON fields."""
+        """Returns the measure as JSON fields."""
         return {"value": round(self.value, 6), "by_chance": round(self.by_chance, 6)}
 
 
 @dataclass(frozen=True)
 class ScoreDistribution:
-    """Scored documents by bins of their scores.
+    """The number of scored documents by bins of their scores.
 
     Attributes:
-        bins_K: int64, ascending and distinct, the best first: the high half of the order (see
-            `datarater.pipelines.selection.ranking`).
-        counts_K: float64, documents of each bin; fractions where they come from quantiles.
+        bins_K: Distinct bins in ascending order (the best first), int64: the high half of the
+            order (see `datarater.pipelines.selection.ranking`).
+        counts_K: Number of documents in each bin, float64; fractional if from quantiles.
     """
 
     bins_K: NDArray[np.int64]
     counts_K: NDArray[np.float64]
 
     @classmethod
-    def of(cls, histogram: Histogram) -> "ScoreDistribution":
-        """Of scores that were counted: a histogram of the first level."""
+    def of(cls, histogram: Histogram) -> ScoreDistribution:
+        """Returns the distribution that a histogram of level 0 counts."""
         return cls(histogram.bins_K.astype(np.int64), histogram.counts_K.astype(np.float64))
 
     @classmethod
-    def from_counts(cls, bins: Sequence[int], counts: Sequence[float]) -> "ScoreDistribution":
-        """Of bins and their documents."""
+    def from_counts(cls, bins: Sequence[int], counts: Sequence[float]) -> ScoreDistribution:
+        """Returns the distribution of bins and their numbers of documents."""
         return cls(np.asarray(bins, np.int64), np.asarray(counts, np.float64))
 
     @classmethod
-    def by_quantiles(cls, quantiles: Sequence[float], documents: int) -> "ScoreDistribution":
-        """Of a sample that is known by its quantiles at equal steps from 0 to 1: straight lines between them.
+    def by_quantiles(cls, quantiles: Sequence[float], documents: int) -> ScoreDistribution:
+        """Returns the distribution of a sample known by its quantiles, interpolated linearly.
 
         Args:
-            quantiles: rising, at least two.
-            documents: of the sample; 0, where nobody knows, counts as many as there are quantiles.
+            quantiles: At least two rising scores at equal steps from 0 to 1.
+            documents: Size of the sample; 0 if unknown, which counts one document per quantile.
 
         Raises:
-            SelectionError: they do not rise.
+            SelectionError: The quantiles do not rise.
         """
         scores_Q = np.asarray(quantiles, np.float64)
         if len(scores_Q) < 2 or not np.isfinite(scores_Q).all() or (np.diff(scores_Q) < 0).any():
             raise SelectionError(
                 "the quantiles of the reference are not at least two rising numbers"
             )
+
+        # The share of scores in each bin or in a better one, summed over the intervals between
+        # quantiles.
         floors_B = _lowest_scores()
-        above_B = np.zeros(_BINS)  # the share of scores in a bin or in a better one
+        above_B = np.zeros(_BINS)
         for low, high in itertools.pairwise(scores_Q.tolist()):
             if low == high:
                 above_B += low >= floors_B
             else:
                 above_B += np.clip((high - floors_B) / (high - low), 0, 1)
+
         shares_B = np.diff(above_B / (len(scores_Q) - 1), prepend=0.0)
         bins_K = np.flatnonzero(shares_B > 0)
         return cls(bins_K, shares_B[bins_K] * (documents or len(scores_Q)))
 
     @property
     def documents(self) -> float:
-        """How many there are."""
+        """The number of documents."""
         return float(self.counts_K.sum())
 
     def kept_share(self, end: int) -> float:
-        """The share of documents before a cutoff; within its bin, documents are taken to lie evenly.
+        """Returns the share of documents below a cutoff.
+
+        Documents are assumed to be spread evenly within the cutoff's bin.
 
         Args:
-            end: the cutoff, a rank key.
+            end: Rank key of the cutoff.
 
         Raises:
-            SelectionError: there are no documents.
+            SelectionError: There are no documents.
         """
         if not self.documents:
-            raise SelectionError("of no documents no share can be kept")
+            raise SelectionError("there is no kept share of no documents")
+
         order = end >> 160
         bin_, rest = order >> 16, order & 0xFFFF
         before = float(self.counts_K[self.bins_K < bin_].sum())
@@ -137,7 +146,7 @@ class ScoreDistribution:
 
 
 def _lowest_scores() -> NDArray[np.float64]:
-    """The lowest score of every bin, the best bin first; infinite where no finite score is."""
+    """Returns the lowest score of every bin, the best first; infinite in bins without scores."""
     bits_B = np.arange(_BINS - 1, -1, -1, dtype=np.uint32) << np.uint32(16)
     raw_B = np.where(bits_B >> np.uint32(31) == 1, bits_B ^ np.uint32(1 << 31), ~bits_B).astype(
         np.uint32
@@ -151,18 +160,19 @@ def _lowest_scores() -> NDArray[np.float64]:
 def _aligned(
     batch: ScoreDistribution, reference: ScoreDistribution
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """The counts of both in the bins of either, and 1/n + 1/m.
+    """Returns the counts of both in the bins of either, and 1/n + 1/m.
 
     Raises:
-        SelectionError: one of them is empty.
+        SelectionError: One of them is empty.
     """
     if not batch.documents or not reference.documents:
         raise SelectionError("drift is measured between documents; there are none on one side")
+
     bins_K = np.union1d(batch.bins_K, reference.bins_K)
     counts = []
-    for one in (batch, reference):
+    for distribution in (batch, reference):
         counts_K = np.zeros(len(bins_K))
-        counts_K[np.searchsorted(bins_K, one.bins_K)] = one.counts_K
+        counts_K[np.searchsorted(bins_K, distribution.bins_K)] = distribution.counts_K
         counts.append(counts_K)
     return counts[0], counts[1], 1 / batch.documents + 1 / reference.documents
 
@@ -170,41 +180,45 @@ def _aligned(
 def population_stability_index(
     batch: ScoreDistribution, reference: ScoreDistribution, groups: int = PSI_GROUPS
 ) -> Measure:
-    """The population stability index of a batch's scores against a reference's.
+    """Returns the population stability index of a batch's scores against a reference's.
 
-    The groups are cut so that each begins at one of the reference's `groups` quantiles, or as near
-    as the bins allow: one bin is never cut, so that many equal scores leave fewer groups.
+    Each group begins at one of the reference's `groups` quantiles, or as close to it as the bins
+    allow. A bin is never split, so many equal scores leave fewer groups.
 
     Args:
-        batch: the scores to look at.
-        reference: those they are held against.
-        groups: how many there are at most.
+        batch: Scores to examine.
+        reference: Scores to compare them with.
+        groups: Maximum number of groups.
 
     Raises:
-        SelectionError: one of them is empty.
+        SelectionError: One of them is empty.
     """
     counts_K, expected_K, noise = _aligned(batch, reference)
+
+    # Assign bins to groups. 1e-9 absorbs rounding errors in the sums of fractions.
     before_K = np.cumsum(expected_K) - expected_K
-    # Of rounding errors in the sums of fractions: a bound hit but for one is a bound hit.
     group_K = np.minimum(
         np.floor(groups * before_K / expected_K.sum() + 1e-9).astype(np.int64), groups - 1
     )
     used_G = np.unique(group_K)
+
+    # The share of each group on both sides; an empty group counts as half a document.
     shares = []
     for values_K in (counts_K, expected_K):
         values_G = np.bincount(group_K, values_K, groups)[used_G]
         total = float(values_K.sum())
         shares.append(np.maximum(values_G, 0.5) / total)
-    actual_G, wanted_G = shares
-    value = float(((actual_G - wanted_G) * np.log(actual_G / wanted_G)).sum())
+
+    actual_G, expected_G = shares
+    value = float(((actual_G - expected_G) * np.log(actual_G / expected_G)).sum())
     return Measure(value, _chi_squared_quantile(len(used_G) - 1) * noise)
 
 
 def kolmogorov_smirnov(batch: ScoreDistribution, reference: ScoreDistribution) -> Measure:
-    """The Kolmogorov-Smirnov distance between a batch's scores and a reference's, at the bounds of the bins.
+    """Returns the Kolmogorov-Smirnov distance of two score distributions, at the bins' bounds.
 
     Raises:
-        SelectionError: one of them is empty.
+        SelectionError: One of them is empty.
     """
     counts_K, expected_K, noise = _aligned(batch, reference)
     apart_K = np.cumsum(counts_K) / counts_K.sum() - np.cumsum(expected_K) / expected_K.sum()
@@ -214,14 +228,14 @@ def kolmogorov_smirnov(batch: ScoreDistribution, reference: ScoreDistribution) -
 def share_difference(
     kept: int, documents: int, expected: float, of: float, comparisons: int = 1
 ) -> Measure:
-    """By how much the kept share of one source differs from the reference's.
+    """Returns the difference between the kept share of one source and the reference's.
 
     Args:
-        kept: documents of the batch that are kept.
-        documents: of the batch, at least one.
-        expected: the share that is kept of the reference.
-        of: documents of the reference.
-        comparisons: how many sources are looked at; chance has so many chances.
+        kept: Number of documents of the batch that are kept.
+        documents: Number of documents of the batch, at least one.
+        expected: Share of the reference that is kept.
+        of: Number of documents of the reference.
+        comparisons: Number of sources compared; chance has as many occasions (Bonferroni).
     """
     share = (kept + expected * of) / (documents + of)
     deviation = math.sqrt(share * (1 - share) * (1 / documents + 1 / of))
@@ -232,7 +246,10 @@ def share_difference(
 
 
 def _chi_squared_quantile(freedom: int) -> float:
-    """What chi-squared passes with chance `BY_CHANCE`, by Wilson and Hilferty's cube root."""
+    """Returns the value that chi-squared exceeds with chance `BY_CHANCE`.
+
+    Source: the cube-root approximation of Wilson and Hilferty, PNAS 17 (1931).
+    """
     if freedom < 1:
         return 0.0
     part = 2 / (9 * freedom)
@@ -240,11 +257,11 @@ def _chi_squared_quantile(freedom: int) -> float:
 
 
 def describe(measure: Measure, limit: float | None) -> dict[str, Any]:
-    """A measure, its limit and whether it is past it, as JSON fields.
+    """Returns a measure, its limit and whether it exceeds the limit, as JSON fields.
 
     Args:
-        measure: what was measured.
-        limit: None for none.
+        measure: Measure of drift.
+        limit: Limit of the measure; None for no limit.
     """
     return {
         **measure.to_json(),

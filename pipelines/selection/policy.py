@@ -1,4 +1,11 @@
-"""Policies: a selection rule, and whether it applies to the corpus or to each source."""
+"""Policies: a selection rule, and whether it applies to the whole corpus or to each source.
+
+A policy extends a rule in three ways. It can apply the rule to every source by itself; it can
+multiply a source's own target by a weight; and it can guarantee a minimum number of documents from
+each source. `datarater.pipelines.selection.cutoffs` finds what a policy keeps.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +26,7 @@ from datarater.pipelines.selection.rules import (
 
 
 class Scope(StrEnum):
-    """What a rule is applied to."""
+    """What a rule applies to."""
 
     CORPUS = "corpus"
     SOURCE = "source"
@@ -27,17 +34,18 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule, and what it is applied to.
+    """A rule and what it applies to.
 
     Attributes:
-        rule: what to keep.
-        per: of the whole corpus, or of each source.
-        weights: by source: multiplies the source's share, its count or its tokens, at most all it
-            has. Sources not named have weight 1. Only with `per` source.
-        minimum: documents to keep of each source at least, or all it has.
+        rule: How much to keep.
+        per: Whether the rule applies to the whole corpus or to each source.
+        weights: Factors by source; each multiplies the source's fraction, count or tokens, up to
+            everything the source has. Sources without a factor have weight 1. Only allowed with
+            `per` source.
+        minimum: Minimum number of documents to keep from each source, or all if it has fewer.
 
     Raises:
-        SelectionError: weights where they mean nothing, or negative numbers.
+        SelectionError: The rule or scope allows no weights, or a number is negative.
     """
 
     rule: Rule
@@ -62,7 +70,7 @@ class Policy:
 
     @property
     def name(self) -> str:
-        """A readable folder name: `keep-0.1-per-source-weighted-min-100`."""
+        """A readable folder name, such as `keep-0.1-per-source-weighted-min-100`."""
         parts = [self.rule.name]
         if self.per is Scope.SOURCE:
             parts.append("per-source")
@@ -73,7 +81,7 @@ class Policy:
         return "-".join(parts)
 
     def rule_of(self, source: str) -> Rule:
-        """The rule for one source, its weight applied."""
+        """Returns the rule for one source, with its weight applied."""
         weight = self.weights.get(source, Fraction(1))
         if weight != 1 and isinstance(self.rule, KeepFraction | KeepCount | TokenBudget):
             return self.rule.weighted(weight)
@@ -81,7 +89,7 @@ class Policy:
 
     @property
     def counts_minimum(self) -> bool:
-        """Whether the corpus's target counts what the minimum keeps."""
+        """Whether the documents that the minimum keeps count toward the corpus's target."""
         return (
             self.minimum > 0
             and self.per is Scope.CORPUS
@@ -90,7 +98,7 @@ class Policy:
 
     @property
     def rounds(self) -> int:
-        """Rounds that the descent takes at most, whatever the corpus."""
+        """The maximum number of rounds of the descent, whatever the corpus."""
         first = int(self.per is Scope.SOURCE)
         if isinstance(self.rule, Threshold):
             rounds = 0
@@ -98,12 +106,13 @@ class Policy:
             rounds = first + 2
         else:
             rounds = first + LAST_LEVEL
+
         if self.counts_minimum:
             return 2 * (LAST_LEVEL + 1)
         return max(rounds, LAST_LEVEL + 1) if self.minimum else rounds
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields, numbers as exact text."""
+        """Returns the policy as JSON fields, with numbers as exact text."""
         return {
             "rule": rules.rule_to_json(self.rule),
             "per": str(self.per),
@@ -114,8 +123,8 @@ class Policy:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Policy":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any]) -> Policy:
+        """Returns the policy that `to_json` wrote."""
         weights = {source: Fraction(weight) for source, weight in fields["source_weights"].items()}
         return cls(
             rules.rule_from_json(fields["rule"]),

@@ -1,24 +1,23 @@
-"""Exact selection: which documents a rule keeps, whatever the corpus's size or the workers' order.
+"""Ranking: the total order in which documents are kept.
 
-Documents stand in one total order, better first:
+Documents are in one total order, the best first:
 
     (score DESC, seeded hash of the key ASC, split ordinal ASC, position ASC).
 
-Scores become ordered integers (`ordered_bits`), the seeded hash breaks ties without favouring any
-source or file, and the last two make the order total: no two documents share a split and a
-position. Split ordinals follow (path, start), so they stand for the input path.
+Scores become ordered integers (`ordered_bits`). The seeded hash breaks ties without favoring any
+source or file. The last two make the order total: no two documents share a split and a position.
+Split ordinals follow (path, start), so they represent the input path.
 
 Joined, the four are one 192-bit integer, the *rank key*; smaller is better:
 
     key = (2^32 - 1 - bits(score)) * 2^160 + hash * 2^96 + ordinal * 2^64 + position
 
-A rule keeps the documents whose key is below one number, the *cutoff*. It is found by descent, as
-in a radix sort: a sparse histogram over the key's next digit says in which bin the cutoff lies, and
-the next histogram counts only what lies in that bin. Histograms carry documents and tokens, and
-merge by addition, so that the descent needs nothing but small sums from the workers. As soon as the
-documents still undecided are few they are gathered and sorted, which ends it. All this is
-arithmetic on arrays: no input, no output.
+A rule keeps the documents whose key is below one number, the *cutoff*, which
+`datarater.pipelines.selection.descent` finds. Everything here is arithmetic on arrays, without
+input or output.
 """
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -39,24 +38,24 @@ MASK_64 = (1 << 64) - 1
 
 
 class SelectionError(ValueError):
-    """A rule that says nothing, or counts that contradict each other."""
+    """A rule has an invalid value, or counts contradict each other."""
 
 
 def ordered_bits(scores_N: ArrayLike) -> NDArray[np.uint32]:
     """Maps float32 scores to integers of the same order.
 
-    A float's bits, read as an integer, are already ordered among the positive; the negative are
-    ordered backwards below them. So the sign bit is set for the positive and all bits are flipped
-    for the negative. -0 counts as +0: two documents that score nothing are tied.
+    The bits of positive floats, read as integers, are already in order; those of negative floats
+    are in reverse order. So the sign bit of positive scores is set, and all bits of negative
+    scores are flipped. -0 counts as +0: two documents that score zero are tied.
 
     Args:
-        scores_N: scores, float32, finite.
+        scores_N: Finite scores, float32.
 
     Returns:
-        uint32 of the same shape: a < b exactly where the scores are.
+        Integers of the same shape, uint32; a < b exactly where the scores are.
 
     Raises:
-        SelectionError: a score is not finite.
+        SelectionError: A score is not finite.
 
     Example:
         >>> ordered_bits(np.float32([-1.0, -0.0, 0.0, 2.5])).argsort(kind="stable").tolist()
@@ -73,9 +72,9 @@ def ordered_bits(scores_N: ArrayLike) -> NDArray[np.uint32]:
 
 
 def key_hash(key: str) -> int:
-    """The unseeded 64-bit hash of a document's key: BLAKE2b with 8 bytes, little end first.
+    """Returns the unseeded 64-bit hash of a document's key: 8 bytes of BLAKE2b, little-endian.
 
-    It is stored in score files, so that a selection with another seed reads no keys.
+    Score files store this hash, so a selection with another seed does not read the keys again.
     """
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
@@ -88,26 +87,22 @@ def _splitmix64(values_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def seeded_hash(key_hashes_N: ArrayLike, seed: int) -> NDArray[np.uint64]:
-    """Mixes a seed into key hashes: SplitMix64's finaliser of hash XOR mix(seed).
+    """Mixes a seed into key hashes: SplitMix64's finalizer of hash XOR mix(seed).
 
-    The finaliser is a bijection: keys that differ in their hash still do.
+    The finalizer is a bijection: different hashes stay different.
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 
     Args:
-        key_hashes_N: uint64, as `key_hash` gives them.
-        seed: any integer; taken modulo 2^64.
+        key_hashes_N: Unseeded hashes from `key_hash`, uint64.
+        seed: Any integer; taken modulo 2^64.
 
     Returns:
-        uint64 of the same shape.
+        Seeded hashes of the same shape, uint64.
     """
     increment = 0x9E3779B97F4A7C15
     mixed_seed = _splitmix64(np.asarray([(seed + increment) & MASK_64], np.uint64))
     return _splitmix64(np.asarray(key_hashes_N, np.uint64) ^ mixed_seed[0])
-
-
-# --- rank keys and histograms
-# ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -115,11 +110,11 @@ class RankKeys:
     """The rank keys of N documents, by column, with their tokens.
 
     Attributes:
-        order_N: uint32, 2^32 - 1 - ordered bits of the score: smaller is better.
-        hashes_N: uint64, seeded hashes.
-        ordinals_N: uint32, split ordinals.
-        positions_N: uint64, positions in the input.
-        tokens_N: int64.
+        order_N: 2^32 - 1 - ordered bits of the scores, uint32; smaller is better.
+        hashes_N: Seeded hashes of the keys, uint64.
+        ordinals_N: Split ordinals, uint32.
+        positions_N: Positions in the input, uint64.
+        tokens_N: Token counts, int64.
     """
 
     order_N: NDArray[np.uint32]
@@ -137,19 +132,19 @@ class RankKeys:
         ordinals_N: ArrayLike,
         positions_N: ArrayLike,
         tokens_N: ArrayLike,
-    ) -> "RankKeys":
-        """The keys of scored documents.
+    ) -> RankKeys:
+        """Returns the rank keys of scored documents.
 
         Args:
-            scores_N: float32, finite.
-            key_hashes_N: uint64, unseeded (`key_hash`).
-            seed: of the hash that breaks ties.
-            ordinals_N: split ordinals; one number stands for all.
-            positions_N: positions in the input, not negative.
-            tokens_N: tokens of the whole document.
+            scores_N: Finite scores, float32.
+            key_hashes_N: Unseeded hashes from `key_hash`, uint64.
+            seed: Seed for tie-breaking.
+            ordinals_N: Split ordinals, or one ordinal for all documents.
+            positions_N: Nonnegative positions in the input.
+            tokens_N: Token counts of the whole documents.
 
         Raises:
-            SelectionError: a score is not finite.
+            SelectionError: A score is not finite.
         """
         order_N = np.uint32(0xFFFFFFFF) - ordered_bits(scores_N)
         count = len(order_N)
@@ -162,13 +157,13 @@ class RankKeys:
         )
 
     @classmethod
-    def empty(cls) -> "RankKeys":
-        """No documents."""
+    def empty(cls) -> RankKeys:
+        """Returns the keys of no documents."""
         return cls.of(np.zeros(0, np.float32), np.zeros(0, np.uint64), 0, 0, [], [])
 
     @classmethod
-    def concatenate(cls, parts: Iterable["RankKeys"]) -> "RankKeys":
-        """All documents of several."""
+    def concatenate(cls, parts: Iterable[RankKeys]) -> RankKeys:
+        """Returns the keys of all parts, in their order."""
         columns = [(p.order_N, p.hashes_N, p.ordinals_N, p.positions_N, p.tokens_N) for p in parts]
         if not columns:
             return cls.empty()
@@ -177,8 +172,8 @@ class RankKeys:
     def __len__(self) -> int:
         return len(self.order_N)
 
-    def take(self, chosen: NDArray[Any]) -> "RankKeys":
-        """The documents of a mask or of indices."""
+    def take(self, chosen: NDArray[Any]) -> RankKeys:
+        """Returns the keys that a mask or an array of indices selects."""
         return RankKeys(
             self.order_N[chosen],
             self.hashes_N[chosen],
@@ -188,14 +183,17 @@ class RankKeys:
         )
 
     def below(self, end: int) -> NDArray[np.bool_]:
-        """Which keys are smaller (better) than a 192-bit number."""
+        """Returns a mask of the keys that are smaller (better) than a 192-bit number."""
         if end <= 0:
             return np.zeros(len(self), bool)
         if end >> KEY_BITS:
             return np.ones(len(self), bool)
+
         order, rest = divmod(end, 1 << 160)
         hash_, rest = divmod(rest, 1 << 96)
         ordinal, position = divmod(rest, 1 << 64)
+
+        # A lexicographic comparison, from the least significant column up.
         mask_N = self.positions_N < np.uint64(position)
         for column_N, bound in (
             (self.ordinals_N, np.uint32(ordinal)),
@@ -205,12 +203,12 @@ class RankKeys:
             mask_N = (column_N < bound) | ((column_N == bound) & mask_N)
         return mask_N
 
-    def below_each(self, ends: "Ends", codes_N: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which keys are smaller (better) than the end of their own group.
+    def below_each(self, ends: Ends, codes_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns a mask of the keys that are smaller (better) than the end of their own group.
 
         Args:
-            ends: of S groups.
-            codes_N: the group of each key, an index into them.
+            ends: Ends of S groups.
+            codes_N: Group of each key, an index into `ends`.
         """
         mask_N = self.positions_N < ends.positions_S[codes_N]
         for column_N, ends_S in (
@@ -223,7 +221,7 @@ class RankKeys:
         return mask_N
 
     def digits(self, level: int) -> NDArray[np.uint64]:
-        """The keys' digit at a level (see `LEVEL_BITS`)."""
+        """Returns the digit of each key at a level (see `LEVEL_BITS`)."""
         if level == LAST_LEVEL:
             return self.positions_N
         if level == LAST_LEVEL - 1:
@@ -235,7 +233,7 @@ class RankKeys:
         return (self.hashes_N >> np.uint64(48 - 16 * (level - 2))) & np.uint64(0xFFFF)
 
     def key(self, index: int) -> int:
-        """One document's rank key as an integer."""
+        """Returns the rank key of one document as a 192-bit integer."""
         return (
             (int(self.order_N[index]) << 160)
             | (int(self.hashes_N[index]) << 96)
@@ -246,7 +244,7 @@ class RankKeys:
 
 @dataclass(frozen=True)
 class Ends:
-    """The 192-bit ends of S groups, by column; an end past all keys has an order of 2^32."""
+    """The 192-bit ends of S groups, by column; an end above all keys has an order of 2^32."""
 
     order_S: NDArray[np.uint64]
     hashes_S: NDArray[np.uint64]
@@ -254,8 +252,8 @@ class Ends:
     positions_S: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, ends: Sequence[int]) -> "Ends":
-        """From integers."""
+    def of(cls, ends: Sequence[int]) -> Ends:
+        """Returns the columns of a sequence of integers."""
         columns = [
             (end >> 160, end >> 96 & MASK_64, end >> 64 & 0xFFFFFFFF, end & MASK_64) for end in ends
         ]

@@ -1,4 +1,14 @@
-"""Selection rules: what to keep, in exact arithmetic."""
+"""Selection rules: how much of a corpus to keep, as exact numbers.
+
+A rule turns the number of scored documents and tokens into a target (`Rule.target`).
+`datarater.pipelines.selection.descent` then finds the documents that meet it, and
+`datarater.pipelines.selection.batch_top_k` those of the one rule that draws documents at random.
+
+Numbers are exact fractions, parsed from text: 0.1 is one tenth, not the nearest float. A rule
+therefore keeps the same documents wherever it runs, and its JSON form reads back as the same rule.
+"""
+
+from __future__ import annotations
 
 import decimal
 from collections.abc import Mapping
@@ -11,19 +21,18 @@ import numpy as np
 
 from datarater.pipelines.selection.ranking import SHIFTS, SelectionError, ordered_bits
 
-# --- rules
-# -------------------------------------------------------------------------------------------
+MAX_BATCH = 1 << 20
 
 
 class Unit(StrEnum):
-    """What a rule's target counts."""
+    """The unit of a rule's target."""
 
     DOCUMENTS = "documents"
     TOKENS = "tokens"
 
 
 class Rule(Protocol):
-    """A selection rule: what to keep of a corpus whose documents and tokens are counted."""
+    """How much to keep of a corpus whose documents and tokens are counted."""
 
     kind: ClassVar[str]
     unit: ClassVar[Unit]
@@ -37,41 +46,22 @@ class Rule(Protocol):
         """A readable folder name for the selection, such as `keep-0.5`."""
 
     def target(self, documents: int, tokens: int) -> int:
-        """How many of `unit` to keep of so many scored documents and tokens."""
+        """Returns how many of `unit` to keep.
 
-
-def _exact(text: str | int | Fraction, what: str) -> Fraction:
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise SelectionError(f"{what}: {text!r} is not a number; write 0.5, 1e-3 or 1/3") from None
-
-
-def _fraction_text(fraction: Fraction) -> str:
-    """The shortest exact text: a decimal where it ends, else p/q."""
-    rest = fraction.denominator
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    if rest != 1 or fraction.denominator.bit_length() > 200:
-        return f"{fraction.numerator}/{fraction.denominator}"
-    with decimal.localcontext(prec=400):
-        return format(
-            (
-                decimal.Decimal(fraction.numerator) / decimal.Decimal(fraction.denominator)
-            ).normalize(),
-            "f",
-        )
+        Args:
+            documents: Number of scored documents.
+            tokens: Number of their tokens.
+        """
 
 
 @dataclass(frozen=True)
 class KeepFraction:
-    """Keeps the best `fraction` of the scored documents: exactly round(fraction * N), half to even.
+    """Keeps the best `fraction` of the scored documents: round(fraction * N), half to even.
 
-    The fraction is exact: 0.1 is one tenth, not the float beside it.
+    The fraction is exact: 0.1 is one tenth, not the nearest float.
 
     Raises:
-        SelectionError: not a number, or outside [0, 1].
+        SelectionError: The fraction is not a number, or lies outside [0, 1].
     """
 
     kind: ClassVar[str] = "keep_fraction"
@@ -93,21 +83,25 @@ class KeepFraction:
 
     @property
     def name(self) -> str:
-        """`keep-0.5`."""
+        """The folder name, such as `keep-0.5`."""
         return "keep-" + self.value.replace("/", "-of-")
 
     def target(self, documents: int, tokens: int) -> int:
-        """Documents to keep: round half to even of fraction * documents."""
+        """Returns the number of documents to keep: fraction * documents, rounded half to even."""
         return round(self.fraction * documents)
 
-    def weighted(self, weight: Fraction) -> "KeepFraction":
-        """The rule with its fraction times a weight, all at most."""
+    def weighted(self, weight: Fraction) -> KeepFraction:
+        """Returns the rule with its fraction multiplied by a weight, capped at 1."""
         return KeepFraction(min(Fraction(1), self.fraction * weight))
 
 
 @dataclass(frozen=True)
 class KeepCount:
-    """Keeps the best `count` documents, or all where there are fewer."""
+    """Keeps the best `count` documents, or all of them if there are fewer.
+
+    Raises:
+        SelectionError: The count is negative.
+    """
 
     kind: ClassVar[str] = "keep_count"
     unit: ClassVar[Unit] = Unit.DOCUMENTS
@@ -124,15 +118,15 @@ class KeepCount:
 
     @property
     def name(self) -> str:
-        """`keep-count-1000`."""
+        """The folder name, such as `keep-count-1000`."""
         return f"keep-count-{self.count}"
 
     def target(self, documents: int, tokens: int) -> int:
-        """Documents to keep."""
+        """Returns the number of documents to keep."""
         return min(self.count, documents)
 
-    def weighted(self, weight: Fraction) -> "KeepCount":
-        """The rule with its count times a weight, rounded half to even."""
+    def weighted(self, weight: Fraction) -> KeepCount:
+        """Returns the rule with its count multiplied by a weight, rounded half to even."""
         return KeepCount(round(self.count * weight))
 
 
@@ -140,8 +134,11 @@ class KeepCount:
 class TokenBudget:
     """Keeps the longest best-first run of documents whose tokens together fit the budget.
 
-    The run ends at the first document that does not fit; smaller ones after it are not squeezed in,
-    since they are worse.
+    The run ends at the first document that does not fit. Smaller documents after it are not added,
+    because they are worse.
+
+    Raises:
+        SelectionError: The budget is negative.
     """
 
     kind: ClassVar[str] = "token_budget"
@@ -159,15 +156,15 @@ class TokenBudget:
 
     @property
     def name(self) -> str:
-        """`tokens-1000000`."""
+        """The folder name, such as `tokens-1000000`."""
         return f"tokens-{self.tokens}"
 
     def target(self, documents: int, tokens: int) -> int:
-        """Tokens to keep at most."""
+        """Returns the maximum number of tokens to keep."""
         return min(self.tokens, tokens)
 
-    def weighted(self, weight: Fraction) -> "TokenBudget":
-        """The rule with its budget times a weight, rounded down."""
+    def weighted(self, weight: Fraction) -> TokenBudget:
+        """Returns the rule with its budget multiplied by a weight, rounded down."""
         return TokenBudget(int(self.tokens * weight))
 
 
@@ -176,7 +173,7 @@ class Threshold:
     """Keeps the documents that score at least `score`.
 
     Raises:
-        SelectionError: not a finite number.
+        SelectionError: The score is not a finite float32.
     """
 
     kind: ClassVar[str] = "threshold"
@@ -186,7 +183,7 @@ class Threshold:
     def __init__(self, score: str | int | Fraction):
         object.__setattr__(self, "score", _exact(score, "threshold"))
         if abs(self.score) > Fraction(float(np.finfo(np.float32).max)):
-            raise SelectionError(f"threshold: {score} is beyond what a float32 score can reach")
+            raise SelectionError(f"threshold: {score} is beyond the range of a float32 score")
 
     @property
     def value(self) -> str:
@@ -195,43 +192,40 @@ class Threshold:
 
     @property
     def name(self) -> str:
-        """`threshold-0.25`."""
+        """The folder name, such as `threshold-0.25`."""
         return "threshold-" + self.value.replace("/", "-of-")
 
     def target(self, documents: int, tokens: int) -> int:
-        """All documents: a threshold has no target, its cutoff is known from the start."""
+        """Returns all documents: a threshold has no target, its cutoff is known from the start."""
         return documents
 
     @property
     def end(self) -> int:
-        """The cutoff: the rank key before which every score reaches the threshold."""
+        """The cutoff: the rank key below which every score reaches the threshold."""
         lowest = np.float32(float(self.score))
         if Fraction(float(lowest)) < self.score:
             lowest = np.nextafter(lowest, np.float32(np.inf))
         return (0xFFFFFFFF - int(ordered_bits(lowest)) + 1) << SHIFTS[1]
 
 
-MAX_BATCH = 1 << 20
-
-
 @dataclass(frozen=True)
 class BatchTopK:
-    """The paper's batch top-K, document by document: accept each with the chance it has in a random batch.
+    """The paper's batch top-K: accepts each document with its chance in a random batch.
 
-    A document at the quantile p of the scores is among the best K of a batch of B, whose other B -
-    1 documents are drawn at random, with probability
+    A document at the quantile p of the scores is among the best K of a batch of B, whose other
+    B - 1 documents are drawn at random, with probability
 
         P(p) = BinomCDF(K - 1; B - 1, 1 - p) = I_p(B - K, K),
 
-    the regularised incomplete beta function; its mean over uniform p is exactly K/B. Whether a
-    document is accepted is drawn by the seeded hash of its key, so that it does not depend on the
-    workers and can be repeated.
+    the regularized incomplete beta function. Its mean over uniform p is exactly K/B. The seeded
+    hash of a document's key decides the draw, so the result is repeatable and does not depend on
+    the workers.
 
     Source: DataRater, arXiv 2505.17895.
 
     Attributes:
-        kept: K, documents kept of a batch.
-        batch: B, documents in a batch.
+        kept: K, the number of documents kept of a batch.
+        batch: B, the number of documents in a batch.
 
     Raises:
         SelectionError: K is not a whole number from 0 to B.
@@ -255,11 +249,11 @@ class BatchTopK:
             raise SelectionError(f"accept batch: {self.kept} of {self.batch} cannot be kept")
 
     @classmethod
-    def discarding(cls, batch: int, discard_fraction: str | int | Fraction) -> "BatchTopK":
-        """The rule that drops a share of every batch.
+    def discarding(cls, batch: int, discard_fraction: str | int | Fraction) -> BatchTopK:
+        """Returns the rule that drops a share of every batch.
 
         Raises:
-            SelectionError: the share is outside [0, 1], or does not make a whole number of
+            SelectionError: The share lies outside [0, 1], or does not leave a whole number of
                 documents.
         """
         share = _exact(discard_fraction, "discard fraction")
@@ -270,52 +264,77 @@ class BatchTopK:
         kept = (1 - share) * batch
         if kept.denominator != 1:
             raise SelectionError(
-                f"discard fraction: {discard_fraction} of a batch of {batch} leaves {float(kept):g} documents; "
-                "take a batch that it divides"
+                f"discard fraction: {discard_fraction} of a batch of {batch} leaves "
+                f"{float(kept):g} documents; choose a batch that it divides"
             )
         return cls(int(kept), batch)
 
     @property
     def value(self) -> str:
-        """`256/1024`."""
+        """K and B as text, such as `256/1024`."""
         return f"{self.kept}/{self.batch}"
 
     @property
     def name(self) -> str:
-        """`batch-256-of-1024`."""
+        """The folder name, such as `batch-256-of-1024`."""
         return f"batch-{self.kept}-of-{self.batch}"
 
     def target(self, documents: int, tokens: int) -> int:
-        """Documents that are expected to be accepted, to the nearest."""
+        """Returns the expected number of accepted documents, rounded."""
         return round(Fraction(self.kept, self.batch) * documents)
 
 
+def rule_to_json(rule: Rule) -> dict[str, str]:
+    """Returns a rule as JSON fields: its kind and its number as exact text."""
+    return {"kind": rule.kind, "value": rule.value}
+
+
 def rule_from_json(fields: Mapping[str, Any]) -> Rule:
-    """The rule that `rule_to_json` wrote.
+    """Returns the rule that `rule_to_json` wrote.
 
     Raises:
-        SelectionError: no such kind of rule.
+        SelectionError: The kind is unknown, or the number is malformed.
     """
     kind, value = fields.get("kind"), fields.get("value")
     text = str(value)
+
     if kind == KeepFraction.kind:
         return KeepFraction(text)
     if kind == Threshold.kind:
         return Threshold(text)
+
     if kind == BatchTopK.kind:
         kept, slash, batch = text.partition("/")
         if not (slash and kept.isdigit() and batch.isdigit()):
             raise SelectionError(f"{kind}: {value!r} is not K/B")
         return BatchTopK(int(kept), int(batch))
+
     if kind in (KeepCount.kind, TokenBudget.kind):
         try:
             number = int(text)
         except ValueError:
             raise SelectionError(f"{kind}: {value!r} is not a whole number") from None
         return KeepCount(number) if kind == KeepCount.kind else TokenBudget(number)
-    raise SelectionError(f"no selection rule is called {kind!r}")
+
+    raise SelectionError(f"there is no selection rule {kind!r}")
 
 
-def rule_to_json(rule: Rule) -> dict[str, str]:
-    """A rule as JSON fields: its kind and its number as exact text."""
-    return {"kind": rule.kind, "value": rule.value}
+def _exact(text: str | int | Fraction, name: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise SelectionError(f"{name}: {text!r} is not a number; write 0.5, 1e-3 or 1/3") from None
+
+
+def _fraction_text(fraction: Fraction) -> str:
+    """Returns the shortest exact text: a decimal where it terminates, otherwise p/q."""
+    rest = fraction.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    if rest != 1 or fraction.denominator.bit_length() > 200:
+        return f"{fraction.numerator}/{fraction.denominator}"
+
+    with decimal.localcontext(prec=400):
+        quotient = decimal.Decimal(fraction.numerator) / decimal.Decimal(fraction.denominator)
+        return format(quotient.normalize(), "f")

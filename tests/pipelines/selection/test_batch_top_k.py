@@ -1,4 +1,6 @@
-"""Batch top-K acceptance: the formula, distributions refined to what ranks need, the draw."""
+"""Tests the formula of batch top-K acceptance, refined distributions and the draw."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
@@ -31,13 +33,14 @@ def keys_of(scores_N: np.ndarray, seed: int = 0, key_of_all: int | None = None) 
 
 
 def refined(parts: list[RankKeys]) -> Distribution:
-    found = Distribution.begin(Histogram.merge(Histogram.of(part, 0) for part in parts))
+    distribution = Distribution.begin(Histogram.merge(Histogram.of(part, 0) for part in parts))
     rounds = 0
-    while found.step is not Step.NOTHING:
-        found = found.descend(Histogram.merge(found.count(part) for part in parts))
+    while distribution.step is not Step.NOTHING:
+        counts = Histogram.merge(distribution.count(part) for part in parts)
+        distribution = distribution.descend(counts)
         rounds += 1
     assert rounds <= 2
-    return found
+    return distribution
 
 
 @pytest.mark.parametrize(
@@ -81,12 +84,13 @@ def test_the_expected_number_is_exact_whatever_the_scores(
         "mixed": lambda: np.concatenate([rng.standard_normal(1500), np.full(1500, 0.1)]),
     }[kind]().astype(np.float32)
     keys = keys_of(scores_N)
-    found = refined([keys.take(np.arange(0, 1000)), keys.take(np.arange(1000, 3000))])
-    acceptance = found.acceptance(rule)
+    distribution = refined([keys.take(np.arange(0, 1000)), keys.take(np.arange(1000, 3000))])
+    acceptance = distribution.acceptance(rule)
     assert acceptance.expected == pytest.approx(3000 * rule.kept / rule.batch, abs=1e-5)
-    # Every bin holds a thousandth or one score.
-    wide_K = found.widths_K > 1
-    assert (found.counts_K[wide_K] * 1024 <= 3000).all()
+
+    # Every bin contains at most a thousandth of the documents, or one score.
+    wide_K = distribution.widths_K > 1
+    assert (distribution.counts_K[wide_K] * 1024 <= 3000).all()
 
 
 def test_a_draw_is_near_its_expectation_repeats_and_prefers_the_better() -> None:
@@ -94,10 +98,12 @@ def test_a_draw_is_near_its_expectation_repeats_and_prefers_the_better() -> None
     acceptance = refined([keys_of(scores_N)]).acceptance(BatchTopK(256, 1024))
     assert acceptance.expected is not None
     assert acceptance.deviation is not None
+
     first_N = acceptance.accepts(keys_of(scores_N, seed=1), 1)
     assert abs(first_N.sum() - acceptance.expected) < 5 * acceptance.deviation
     assert (first_N == acceptance.accepts(keys_of(scores_N, seed=1), 1)).all()
     assert (first_N != acceptance.accepts(keys_of(scores_N, seed=2), 2)).any()
+
     order_N = np.argsort(-scores_N)
     assert first_N[order_N[:10_000]].mean() > 0.99
     assert first_N[order_N[16_000:]].mean() < 0.01
@@ -126,6 +132,7 @@ def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> No
         return acceptance.chances_K[at] / 2**53
 
     np.testing.assert_allclose(chances(by_documents), chances(by_quantiles), atol=0.03)
+
     far = acceptance_by_quantiles(rule, [-1.0, 0.0, 1.0])
     assert far.accepts(keys_of(np.asarray([5.0], np.float32)), 0).all()
     assert not far.accepts(keys_of(np.asarray([-5.0], np.float32)), 0).any()
@@ -134,9 +141,8 @@ def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> No
 def test_equal_quantiles_are_a_score_that_many_documents_have() -> None:
     acceptance = acceptance_by_quantiles(BatchTopK(1, 2), [0.0, 0.0, 0.0, 0.0, 1.0])
     keys = keys_of(np.zeros(40_000, np.float32))
-    assert acceptance.accepts(keys, 0).mean() == pytest.approx(
-        0.375, abs=0.02
-    )  # the mean rank of [0, 0.75]
+    # 0.375 is the mean rank of [0, 0.75].
+    assert acceptance.accepts(keys, 0).mean() == pytest.approx(0.375, abs=0.02)
     assert score_at([0.0, 1.0, 3.0], 0.75) == 2.0
     with pytest.raises(SelectionError, match="rising"):
         acceptance_by_quantiles(BatchTopK(1, 2), [1.0, 0.0])

@@ -1,4 +1,6 @@
-"""Policies over sources: one descent for all, held against sorting everything."""
+"""Compares policies over sources, found in one descent, with sorting every document."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -41,7 +43,7 @@ def histograms_of(part: Part) -> dict[str, Histogram]:
 
 
 def find(policy: Policy, parts: list[Part]) -> Cutoffs:
-    """The descent as the pipeline makes it."""
+    """Runs the descent as the pipeline does."""
     by_part = [histograms_of(part) for part in parts]
     sources: dict[str, tuple[int, int]] = {}
     for histograms in by_part:
@@ -51,6 +53,7 @@ def find(policy: Policy, parts: list[Part]) -> Cutoffs:
     whole = Histogram.merge(
         histogram for histograms in by_part for histogram in histograms.values()
     )
+
     cutoffs = Cutoffs.begin(policy, whole, sources)
     for _ in range(policy.rounds):
         if cutoffs.done:
@@ -66,7 +69,7 @@ def find(policy: Policy, parts: list[Part]) -> Cutoffs:
 
 
 def documents_of(parts: Sequence[Part]) -> list[tuple[int, str, int, float]]:
-    """Every document's rank key, source, tokens and score; the best first."""
+    """Returns every document's rank key, source, tokens and score, the best first."""
     rows = []
     for keys, codes_N, names in parts:
         for index, code in enumerate(codes_N.tolist()):
@@ -103,19 +106,23 @@ def kept_by_sorting(policy: Policy, parts: Sequence[Part]) -> set[int]:
     rows = documents_of(parts)
     names = {row[1] for row in rows}
     of_source = {name: [row for row in rows if row[1] == name] for name in names}
-    least = {row[0] for name in names for row in of_source[name][: policy.minimum]}
+    minimum = {row[0] for name in names for row in of_source[name][: policy.minimum]}
+
     if policy.per is Scope.SOURCE:
         kept = set()
-        for name, mine in of_source.items():
-            target = policy.rule_of(name).target(len(mine), sum(row[2] for row in mine))
-            kept |= prefix(mine, policy, name, target)
-        return kept | least
+        for name, source_rows in of_source.items():
+            tokens = sum(row[2] for row in source_rows)
+            target = policy.rule_of(name).target(len(source_rows), tokens)
+            kept |= prefix(source_rows, policy, name, target)
+        return kept | minimum
+
     target = policy.rule.target(len(rows), sum(row[2] for row in rows))
     if policy.counts_minimum:
-        held = [row for row in rows if row[0] in least]
-        target -= sum(row[2] for row in held) if isinstance(policy.rule, TokenBudget) else len(held)
-        rows = [row for row in rows if row[0] not in least]
-    return prefix(rows, policy, None, max(target, 0)) | least
+        by_minimum = [row for row in rows if row[0] in minimum]
+        counts_tokens = isinstance(policy.rule, TokenBudget)
+        target -= sum(row[2] for row in by_minimum) if counts_tokens else len(by_minimum)
+        rows = [row for row in rows if row[0] not in minimum]
+    return prefix(rows, policy, None, max(target, 0)) | minimum
 
 
 def kept_by(cutoffs: Cutoffs, parts: Sequence[Part], seed: int = 0) -> set[int]:
@@ -132,6 +139,7 @@ def corpora(draw: st.DrawFn) -> list[Part]:
     scores = draw(
         st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.5, 0.50001, 3.0]), min_size=1, max_size=4)
     )
+
     parts = []
     for ordinal, size in enumerate(draw(st.lists(st.integers(0, 25), min_size=1, max_size=4))):
         keys = RankKeys.of(
@@ -142,8 +150,7 @@ def corpora(draw: st.DrawFn) -> list[Part]:
             np.arange(size) * 3,
             rng.integers(0, 4, size),
         )
-        # A part may name sources that none of its documents has, and in another order than other
-        # parts.
+        # A part may name sources without documents, and in a different order from other parts.
         names = [f"s{i}" for i in rng.permutation(draw(st.integers(1, 5)))]
         parts.append((keys, rng.integers(0, len(names), size), names))
     return parts
@@ -176,6 +183,7 @@ def test_the_descent_keeps_what_sorting_keeps(
         )
     policy = Policy(rule, per, weights, minimum)
     assert Policy.from_json(policy.to_json()) == policy
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(descent, "SORT_LIMIT", sort_limit)
         cutoffs = find(policy, parts)
@@ -247,6 +255,7 @@ def test_ten_million_equal_scores_half_of_them_with_one_key() -> None:
             np.ones(size, np.int64),
         )
         parts.append((keys, np.zeros(size, np.int64), ["one"]))
+
     cutoffs = find(Policy(KeepCount(4_999_999)), parts)
     assert cutoffs.counted() == (4_999_999, 4_999_999)
     assert sum(int(cutoffs.keeps(*part, 0).sum()) for part in parts) == 4_999_999
@@ -259,19 +268,21 @@ def test_ten_thousand_sources() -> None:
     names = [f"s{index}" for index in range(sources)]
     parts: list[Part] = []
     for ordinal in range(4):
-        mine = count // 4
+        size = count // 4
         keys = RankKeys.of(
-            rng.standard_normal(mine),
-            rng.integers(0, 2**63, mine, np.uint64),
+            rng.standard_normal(size),
+            rng.integers(0, 2**63, size, np.uint64),
             0,
             ordinal,
-            np.arange(mine),
-            rng.integers(1, 9, mine),
+            np.arange(size),
+            rng.integers(1, 9, size),
         )
-        parts.append((keys, np.arange(mine) % sources, names))
+        parts.append((keys, np.arange(size) % sources, names))
+
     cutoffs = find(
         Policy(KeepFraction("0.5"), Scope.SOURCE, {"s17": Fraction(2)}, minimum=3), parts
     )
+
     kept_S = np.zeros(sources, np.int64)
     for keys, codes_N, part_names in parts:
         np.add.at(kept_S, codes_N[cutoffs.keeps(keys, codes_N, part_names, 0)], 1)

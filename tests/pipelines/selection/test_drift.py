@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -14,7 +16,7 @@ from datarater.pipelines.selection.ranking import RankKeys, SelectionError, orde
 from datarater.pipelines.selection.rules import Threshold
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
-# Ties are what crawls are full of: some of the scores are drawn from a few.
+# Crawls are full of ties, so some of the scores are drawn from a few values.
 SCORES = st.lists(
     st.one_of(FLOATS, st.sampled_from([-1.5, 0.0, -0.0, 0.25])), min_size=1, max_size=200
 )
@@ -42,27 +44,29 @@ def bins_of(scores: ArrayLike) -> NDArray[np.int64]:
 def test_the_distance_is_scipys_over_the_same_bins(
     batch: list[float], reference: list[float]
 ) -> None:
-    found = drift.kolmogorov_smirnov(counted(batch), counted(reference)).value
-    assert found == pytest.approx(
+    distance = drift.kolmogorov_smirnov(counted(batch), counted(reference)).value
+    assert distance == pytest.approx(
         scipy.stats.ks_2samp(bins_of(batch), bins_of(reference), method="asymp").statistic,
         abs=1e-12,
     )
-    # Of the scores themselves to within the share of a bin.
+
+    # It differs from that of the scores themselves by at most the share of a bin.
     widest = max(
         np.unique(bins_of(batch), return_counts=True)[1].max() / len(batch),
         np.unique(bins_of(reference), return_counts=True)[1].max() / len(reference),
     )
     exact = scipy.stats.ks_2samp(float32(batch), float32(reference), method="asymp").statistic
-    assert found - 1e-12 <= exact <= found + widest + 1e-12
+    assert distance - 1e-12 <= exact <= distance + widest + 1e-12
 
 
 @given(SCORES, SCORES, st.integers(1, 20))
 def test_the_index_is_that_of_the_raw_scores_by_the_references_quantiles(
     batch: list[float], reference: list[float], groups: int
 ) -> None:
-    found = drift.population_stability_index(counted(batch), counted(reference), groups)
-    # The same from raw scores, one document at a time: a score's group is how much of the reference
-    # is better.
+    measure = drift.population_stability_index(counted(batch), counted(reference), groups)
+
+    # The same from raw scores, one document at a time: the share of the reference that is better
+    # gives a score's group.
     sorted_R = np.sort(bins_of(reference))
 
     def group_of(bin_: int) -> int:
@@ -74,11 +78,11 @@ def test_the_index_is_that_of_the_raw_scores_by_the_references_quantiles(
         [group_of(bin_) for bin_ in bins_of(scores).tolist()] for scores in (batch, reference)
     ]
     used = sorted(set(labels[0]) | set(labels[1]))
-    for one in labels:
-        shares.append([max(one.count(group), 0.5) / len(one) for group in used])
+    for side in labels:
+        shares.append([max(side.count(group), 0.5) / len(side) for group in used])
     expected = sum((a - e) * math.log(a / e) for a, e in zip(*shares, strict=True))
-    assert found.value == pytest.approx(expected, abs=1e-12)
-    assert found.value >= -1e-12 or len(used) == 1
+    assert measure.value == pytest.approx(expected, abs=1e-12)
+    assert measure.value >= -1e-12 or len(used) == 1
 
 
 @given(SCORES)
@@ -95,7 +99,8 @@ def test_quantiles_are_spread_over_the_bins_by_straight_lines(
     quantiles = sorted(quantiles)
     spread = ScoreDistribution.by_quantiles(quantiles, documents)
     assert spread.documents == pytest.approx(documents)
-    # Many draws by the same straight lines: no bin's share is elsewhere.
+
+    # Many draws by the same interpolation give every bin the same share.
     ranks = (np.arange(20_000) + 0.5) / 20_000 * (len(quantiles) - 1)
     drawn = counted(np.interp(ranks, np.arange(len(quantiles)), quantiles))
     assert drift.kolmogorov_smirnov(drawn, spread).value < 0.01
@@ -159,15 +164,14 @@ def test_what_has_moved_is_past_chance_and_limit() -> None:
     assert distance.is_past(0.15)
     assert not distance.is_past(0.5)
     assert drift.share_difference(90, 100, 0.5, 1000, comparisons=20).is_past(0.2)
-    assert not drift.share_difference(3, 3, 0.5, 1000).is_past(
-        0.2
-    )  # of three documents that says nothing
+    # Three documents are too few to prove anything.
+    assert not drift.share_difference(3, 3, 0.5, 1000).is_past(0.2)
 
 
 def test_the_chance_level_of_the_index_is_chi_squareds() -> None:
     for freedom in range(1, 30):
-        wanted = scipy.stats.chi2.isf(drift.BY_CHANCE, freedom)
-        assert drift._chi_squared_quantile(freedom) == pytest.approx(wanted, rel=0.04)
+        expected = scipy.stats.chi2.isf(drift.BY_CHANCE, freedom)
+        assert drift._chi_squared_quantile(freedom) == pytest.approx(expected, rel=0.04)
     assert drift._chi_squared_quantile(0) == 0
 
 

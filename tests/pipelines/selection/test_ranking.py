@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from fractions import Fraction
 
 import hypothesis.extra.numpy as numpy_strategies
@@ -22,7 +24,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def find(rule: Rule, parts: list[RankKeys]) -> Boundary:
-    """The descent as the pipeline makes it: only sums and few keys leave a part."""
+    """Runs the descent as the pipeline does: only sums and few keys leave a part."""
     boundary = Boundary.begin(rule, Histogram.merge(Histogram.of(part, 0) for part in parts))
     for _ in range(ranking.LAST_LEVEL):
         boundary = Boundary.from_json(boundary.to_json())
