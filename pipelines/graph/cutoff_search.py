@@ -1,10 +1,12 @@
-"""Selecting: from committed scores to the exact cutoffs, and to what they keep of every split.
+"""Cutoff search: the steps that find the exact cutoffs of a selection, round by round.
 
-Nothing is scored and no text is read here. The cutoffs, as many as the corpus has sources at most,
-go from round to round as a side input; each round reads only the score files of groups that hold
+Nothing is scored here and no text is read. The cutoffs, at most as many as the corpus has sources,
+go from round to round as a side input. Each round reads only the score files of groups that contain
 undecided documents, and none at all once everything is decided, which on most corpora is after the
-first.
+first round.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -30,30 +32,87 @@ from datarater.pipelines.selection.ranking import KEY_BITS, SelectionError
 from datarater.pipelines.selection.rules import BatchTopK, KeepFraction, Rule, Threshold
 
 
+def find_cutoffs(
+    scored: beam.PCollection, request: SelectionRequest
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Adds the steps that find the exact cutoffs from committed summaries and score files.
+
+    Args:
+        scored: One element, which waits for `scoring.json`.
+        request: The selection.
+
+    Returns:
+        The cutoffs (one element), and the numbers of all groups of splits.
+    """
+    cutoffs = scored | "Begin" >> beam.Map(_begin, request)
+    groups = counted_groups = _listed(scored, request.folder, "groups")
+
+    # With a reference run, its groups are counted instead. A reference rater needs no rounds: its
+    # quantiles are known from the start.
+    rounds = request.read_policy().rounds
+    folder = request.folder
+    if request.reference is not None:
+        if references.is_run(request.reference):
+            folder = RunFolder(request.reference)
+            counted_groups = _listed(scored, folder, "groups of the reference")
+        else:
+            rounds = 0
+
+    for number in range(1, rounds + 1):
+        answers = (
+            counted_groups
+            | f"Count undecided {number}"
+            >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(cutoffs))
+            | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
+        )
+        cutoffs = answers | f"Advance {number}" >> beam.Map(
+            advance, beam.pvalue.AsSingleton(cutoffs)
+        )
+    return cutoffs, groups
+
+
+def _listed(scored: beam.PCollection, folder: RunFolder, name: str) -> beam.PCollection:
+    return (
+        scored
+        | f"List {name}" >> beam.FlatMap(_groups, folder)
+        | f"Spread {name}" >> beam.Reshuffle()
+    )
+
+
+@beam.typehints.with_output_types(Cutoffs)
+def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:
+    return begin_selection(request)
+
+
+@beam.typehints.with_output_types(Iterable[int])
+def _groups(scored: Any, folder: RunFolder) -> Iterator[int]:
+    yield from range(plan_of(folder)["groups"])
+
+
 def read_scoring(folder: RunFolder) -> dict[str, Any]:
-    """The committed counts of a scored corpus.
+    """Returns the fields of `scoring.json`: the committed counts of a scored corpus.
 
     Raises:
-        CountsError: the corpus is not scored to its end.
+        CountsError: The scoring is not complete.
     """
     data = commits.read_if_there(folder.scoring_path)
     if data is None:
         raise CountsError(
-            f"{folder.scoring_path} is missing: the corpus is not scored to its end; run datarater score, or "
-            "datarater curate, with this output folder first"
+            f"{folder.scoring_path} is missing: the scoring is not complete; first run datarater "
+            "score, or datarater curate, with this output folder"
         )
     fields: dict[str, Any] = orjson.loads(data)
     return fields
 
 
 def begin_selection(request: SelectionRequest) -> Cutoffs:
-    """Commits the rule, and takes the descent's first level from `scoring.json`.
+    """Commits the rule, and returns the cutoffs before the first round.
 
     Raises:
-        RunFolderMismatchError: the selection's name belongs to another rule, or the reference to
+        RunFolderMismatchError: The selection's name belongs to another rule, or the reference to
             another rater.
-        CountsError: the corpus is not scored.
-        CurationError: the rule does not fit the corpus or the reference.
+        CountsError: The scoring is not complete.
+        CurationError: The rule does not fit the corpus or the reference.
     """
     cutoffs = first_cutoffs(request)
     if not commits.commit_if_absent(request.selection.rule_path, to_json(request.rule_fields())):
@@ -62,12 +121,12 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
 
 
 def first_cutoffs(request: SelectionRequest) -> Cutoffs:
-    """What is known before the first round, from `scoring.json` or the reference's.
+    """Returns the cutoffs before the first round, from `scoring.json` or the reference.
 
     Raises:
-        RunFolderMismatchError: the reference's scores cannot be compared with the run's.
-        CountsError: the corpus is not scored.
-        CurationError: the rule does not fit the corpus or the reference.
+        RunFolderMismatchError: The reference's scores cannot be compared with the run's.
+        CountsError: The scoring is not complete.
+        CurationError: The rule does not fit the corpus or the reference.
     """
     scoring = read_scoring(request.folder)
     try:
@@ -79,6 +138,8 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
 def _first_cutoffs(request: SelectionRequest, scoring: dict[str, Any]) -> Cutoffs:
     policy = request.read_policy()
     own = request.reference is None
+
+    # A reference rater decides at once; a reference run replaces the counts of this run.
     if request.reference is not None:
         reference = references.read_reference(request.reference, scoring["identity"])
         if isinstance(reference, references.RaterReference):
@@ -87,6 +148,7 @@ def _first_cutoffs(request: SelectionRequest, scoring: dict[str, Any]) -> Cutoff
                 policy, _by_quantiles(policy.rule, reference.quantiles), counts["scored"]
             )
         scoring = reference.scoring
+
     sources = {
         source: (counts["scored"], counts["tokens"])
         for source, counts in scoring["sources"].items()
@@ -98,7 +160,8 @@ def _by_quantiles(rule: Rule, quantiles: tuple[float, ...]) -> Boundary | Accept
     if isinstance(rule, BatchTopK):
         return acceptance_by_quantiles(rule, quantiles)
     if not isinstance(rule, KeepFraction):
-        raise SelectionError(f"the rule {rule.kind} asks nothing of a reference")
+        raise SelectionError(f"the rule {rule.kind} does not use a reference")
+
     boundary = Boundary.begin(
         Threshold(Fraction(score_at(quantiles, float(1 - rule.fraction)))), Histogram.empty()
     )
@@ -108,21 +171,25 @@ def _by_quantiles(rule: Rule, quantiles: tuple[float, ...]) -> Boundary | Accept
     return boundary
 
 
+@beam.typehints.with_output_types(Answers)
 class CountUndecided(beam.DoFn):
-    """One round of the descent: what a group of splits holds of undecided documents."""
+    """Counts the undecided documents of a group of splits, for one round of the descent."""
 
     def __init__(self, folder: RunFolder, seed: int):
         self._folder = folder
         self._seed = seed
 
     def process(self, group: int, cutoffs: Cutoffs) -> Iterator[Answers]:
-        """A group of splits in; its answers to this round's questions."""
+        """Emits the group's answers to this round's questions, if it has any."""
         if cutoffs.done:
             return
+
+        # The summary shows whether the group has undecided documents; at level 0 it is the answer.
         histograms = summaries.read_summary(self._folder, group).histograms
         if not cutoffs.concerns(histograms):
             return
         answers = cutoffs.from_summary(histograms)
+
         if answers is None:
             parts = []
             for task in read_group(self._folder, group):
@@ -133,84 +200,33 @@ class CountUndecided(beam.DoFn):
 
 
 class MergeAnswers(beam.CombineFn):
-    """Puts the answers of a round together."""
+    """Merges the answers of a round."""
 
     _TOGETHER = 32
 
     def create_accumulator(self) -> list[Answers]:
-        """Holds nothing."""
+        """Returns a list of no answers."""
         return []
 
     def add_input(self, accumulator: list[Answers], element: Answers) -> list[Answers]:
-        """Adds one group's."""
+        """Adds the answers of one group."""
         accumulator.append(element)
         return [merge_answers(accumulator)] if len(accumulator) >= self._TOGETHER else accumulator
 
     def merge_accumulators(self, accumulators: Iterable[list[Answers]]) -> list[Answers]:
-        """Adds several."""
+        """Adds several lists of answers."""
         return self.compact([part for accumulator in accumulators for part in accumulator])
 
     def compact(self, accumulator: list[Answers]) -> list[Answers]:
-        """Makes one of what waits, before it travels."""
+        """Merges the waiting answers before they are sent to another worker."""
         return [merge_answers(accumulator)]
 
     def extract_output(self, accumulator: list[Answers]) -> Answers:
-        """All answers."""
+        """Returns the merged answers."""
         return merge_answers(accumulator)
 
 
+@beam.typehints.with_output_types(Cutoffs)
 def advance(answers: Answers, cutoffs: Cutoffs) -> Cutoffs:
-    """The cutoffs after a round."""
+    """Returns the cutoffs after a round."""
     return cutoffs if cutoffs.done else cutoffs.advance(answers)
-
-
-def find_cutoffs(
-    scored: beam.PCollection, request: SelectionRequest
-) -> tuple[beam.PCollection, beam.PCollection]:
-    """Adds the steps that find the exact cutoffs, from committed summaries and score files.
-
-    Args:
-        scored: one element, which says that `scoring.json` is committed.
-        request: the selection.
-
-    Returns:
-        The cutoffs (one element), and the numbers of all groups of splits.
-    """
-    cutoffs = scored | "Begin" >> beam.Map(_begin, request)
-    groups = asked = _listed(scored, request.folder, "groups")
-    rounds = request.read_policy().rounds
-    folder = request.folder
-    if request.reference is not None:
-        # Only a scored run is asked; a rater's quantiles are known from the start.
-        if references.is_run(request.reference):
-            folder = RunFolder(request.reference)
-            asked = _listed(scored, folder, "groups of the reference")
-        else:
-            rounds = 0
-    for number in range(1, rounds + 1):
-        answers = (
-            asked
-            | f"Count undecided {number}"
-            >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(cutoffs))
-            | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
-        )
-        cutoffs = answers | f"Advance {number}" >> beam.Map(
-            advance, beam.pvalue.AsSingleton(cutoffs)
-        )
-    return cutoffs, groups
-
-
-def _listed(scored: beam.PCollection, folder: RunFolder, what: str) -> beam.PCollection:
-    return (
-        scored
-        | f"List {what}" >> beam.FlatMap(_groups, folder)
-        | f"Spread {what}" >> beam.Reshuffle()
-    )
-
-
-def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:
-    return begin_selection(request)
-
-
-def _groups(scored: Any, folder: RunFolder) -> Iterator[int]:
-    yield from range(plan_of(folder)["groups"])

@@ -1,4 +1,10 @@
-"""Which rows of a score file a cutoff keeps, and how many."""
+"""Kept rows: which rows of a score file the cutoffs keep, and how many of each split and source.
+
+The writers of output files and the counts of a selection both use `kept_rows`, so they agree on
+every document. The counts of a group are committed before anything is written.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -15,37 +21,34 @@ from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
 
-# --- what is kept of each split
-# ----------------------------------------------------------------------
-
-
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
 COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
 
 
-def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
-    """The rank keys of a score file's scored documents, the source of each as a code, and the sources' names."""
-    names, codes_R = file.sources()
-    return file.rank_keys(seed), codes_R[file.scored_rows()], names
-
-
 def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
-    """The row numbers of kept documents in a score file, in the order of the input."""
+    """Returns the row numbers of the kept documents in a score file, in input order."""
     return file.scored_rows()[cutoffs.keeps(*keys_by_source(file, seed), seed)]
 
 
-def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> list[int]:
-    sums_S = np.zeros(sources, np.int64)
-    np.add.at(sums_S, codes_R, values_R.astype(np.int64))
-    sums: list[int] = sums_S.tolist()
-    return sums
+def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
+    """Returns the rank keys and sources of a score file's scored documents.
+
+    Args:
+        file: The score file, at least `KEEP_COLUMNS`.
+        seed: Seed of the selection.
+
+    Returns:
+        The rank keys, the source of each as a code, and the names of the sources.
+    """
+    names, codes_R = file.sources()
+    return file.rank_keys(seed), codes_R[file.scored_rows()], names
 
 
 def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> GroupCounts:
     """Counts what is kept of every split of a group.
 
     Raises:
-        CountsError: the counts contradict each other.
+        CountsError: The counts contradict each other.
     """
     rows: list[tuple[int, str, KeptCounts]] = []
     sources: dict[str, KeptCounts] = {}
@@ -56,8 +59,9 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
         kept_R[kept_rows(file, cutoffs, request.seed)] = True
         scored_R = np.zeros(file.table.num_rows, bool)
         scored_R[file.scored_rows()] = True
+
+        # In the order of the fields of KeptCounts.
         names, codes_R = file.sources()
-        split_counts = KeptCounts()
         columns = [
             _sum_by_source(codes_R, len(names), values_R)
             for values_R in (
@@ -69,24 +73,35 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
                 np.where(kept_R, file.column("bytes"), 0),
             )
         ]
+
+        split_counts = KeptCounts()
         for source, *numbers in zip(names, *columns, strict=True):
             counts = KeptCounts(*numbers)
             split_counts.add(counts)
             sources.setdefault(source, KeptCounts()).add(counts)
         split_counts.check(f"{task.split.path}, split {ordinal}")
+
         layout = record_writers.layout_for(file.layout, task.split.path, request.output_format)
         rows.append((ordinal, layout, split_counts))
     return GroupCounts(group, KeptSplits.of(rows), sources)
 
 
+def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> list[int]:
+    sums_S = np.zeros(sources, np.int64)
+    np.add.at(sums_S, codes_R, values_R.astype(np.int64))
+    sums: list[int] = sums_S.tolist()
+    return sums
+
+
+@beam.typehints.with_output_types(GroupCounts)
 class CountKept(beam.DoFn):
-    """Commits what is kept of every split of a group."""
+    """Commits the kept counts of every split of a group."""
 
     def __init__(self, request: SelectionRequest):
         self._request = request
 
     def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
-        """A group in, its committed counts out."""
+        """Counts one group; emits its committed counts."""
         path = self._request.selection.counts_path(group)
         data = commits.read_if_there(path)
         if data is None:

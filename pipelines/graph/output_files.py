@@ -1,4 +1,10 @@
-"""Output files: which splits go into which, and the second read of the input that fills them."""
+"""Output files: assigns the kept documents to files, and writes them in a second read of the input.
+
+The second read compares every record with its score file, so an input that changed since it was
+scored is refused. Each output file is committed whole, once.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -33,12 +39,12 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """One output file to be written.
+    """One output file to write.
 
     Attributes:
-        name: of the file: `part-00000-of-00012.jsonl.gz`.
-        written: its format.
-        splits: the splits it is made from, in order: ordinal and how many documents are kept.
+        name: Name of the file, such as `part-00000-of-00012.jsonl.gz`.
+        written: Format of the file.
+        splits: Its splits in order: their ordinals, and how many documents each keeps.
     """
 
     name: str
@@ -47,7 +53,7 @@ class ShardTask:
 
     @property
     def documents(self) -> int:
-        """All documents that the file is to hold."""
+        """The number of documents to write."""
         return sum(kept for _, kept in self.splits)
 
 
@@ -56,11 +62,11 @@ class WrittenShard:
     """A committed output file.
 
     Attributes:
-        name: of the file.
-        written: its format.
-        documents: how many it holds.
-        size: in bytes.
-        sha256: of its content, in hexadecimal.
+        name: Name of the file.
+        written: Format of the file.
+        documents: Number of its documents.
+        size: Size in bytes.
+        sha256: SHA-256 of its content, in hexadecimal.
     """
 
     name: str
@@ -70,17 +76,17 @@ class WrittenShard:
     sha256: str
 
 
-def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[ShardTask]:
-    """Cuts the kept documents into output files: contiguous runs of splits that can share one.
+def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Iterator[ShardTask]:
+    """Assigns the kept documents to output files: contiguous runs of splits that can share one.
 
     Args:
-        splits: what is kept of every split, by ordinal.
-        wanted: the output format asked for; `same` follows the input.
-        shard_bytes: a file is closed once its kept texts reach this many bytes. A split is never
-            cut.
+        splits: Kept counts of every split, by ordinal.
+        output_format: One of `record_writers.OUTPUT_FORMATS`; `same` follows the input.
+        shard_bytes: Size in bytes of kept text at which a file is closed. Splits are never cut.
     """
+    # A file ends where it is full, or where the next split needs a file of another class.
     rows_K = np.flatnonzero(splits.counts["kept"])
-    classes = [record_writers.file_class(layout, wanted) for layout in splits.layouts]
+    classes = [record_writers.file_class(layout, output_format) for layout in splits.layouts]
     starts, last_class, filled = [], "", 0
     rows = zip(
         splits.layout_codes_S[rows_K].tolist(),
@@ -88,17 +94,19 @@ def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[S
         strict=True,
     )
     for row, (code, size) in enumerate(rows):
-        if classes[code] != last_class or (filled >= shard_bytes and wanted != "attributes"):
+        if classes[code] != last_class or (filled >= shard_bytes and output_format != "attributes"):
             starts.append(row)
             last_class, filled = classes[code], 0
         filled += size
+
     for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows_K)])):
         rows_R = rows_K[start:end]
         written = record_writers.output_format(
-            splits.layouts[splits.layout_codes_S[rows_R[0]]], wanted
+            splits.layouts[splits.layout_codes_S[rows_R[0]]], output_format
         )
+        suffix = record_writers.SUFFIXES.get(written, written)
         yield ShardTask(
-            f"part-{index:05d}-of-{len(starts):05d}.{record_writers.SUFFIXES.get(written, written)}",
+            f"part-{index:05d}-of-{len(starts):05d}.{suffix}",
             written,
             tuple(
                 zip(
@@ -110,6 +118,15 @@ def plan_shards(splits: KeptSplits, wanted: str, shard_bytes: int) -> Iterator[S
         )
 
 
+@beam.typehints.with_output_types(Iterable[ShardTask])
+def plan_shards_of(
+    scored: Any, groups: Iterable[GroupCounts], request: SelectionRequest
+) -> Iterator[ShardTask]:
+    """Plans the output files of a selection (`plan_shards`); `scored` only starts the step."""
+    splits = KeptSplits.merge(group.splits for group in groups)
+    yield from plan_shards(splits, request.output_format, request.output_shard_bytes)
+
+
 def _changed(path: str, detail: str) -> InputChangedError:
     return InputChangedError(
         f"input changed between the two reads: {path} ({detail}); curate it into a new run folder"
@@ -119,40 +136,49 @@ def _changed(path: str, detail: str) -> InputChangedError:
 def _kept_documents(
     file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
 ) -> Iterator[tuple[Document, np.float32]]:
-    """The kept documents of a split with their scores, every record held against the score file."""
+    """Yields the kept documents of a split with their scores.
+
+    Compares every record with the score file.
+    """
     split = file.task.split
     positions, sizes = file.column("position").tolist(), file.column("bytes").tolist()
     keys = file.table.column("key").to_pylist()
     scores_R = file.table.column("score").to_numpy(zero_copy_only=False)
+
     row = 0
     for record in read_split(split, read):
         if row >= len(positions):
             raise _changed(
                 split.path,
-                f"it holds more than the {len(positions)} records scored in split {split.ordinal}",
+                f"it has more than the {len(positions)} records scored in split {split.ordinal}",
             )
+
         same = record.position == positions[row] and (
             record.key == keys[row] and record.size == sizes[row]
             if isinstance(record, Document)
             else keys[row] is None
         )
         if not same:
-            raise _changed(split.path, f"the record at {positions[row]} is another one")
+            raise _changed(split.path, f"the record at {positions[row]} is not the one scored")
+
         if kept_R[row] and isinstance(record, Document):
             yield record, np.float32(scores_R[row])
         row += 1
+
     if row != len(positions):
         raise _changed(
             split.path,
-            f"it holds {row} records, {len(positions)} were scored in split {split.ordinal}",
+            f"it has {row} records, {len(positions)} were scored in split {split.ordinal}",
         )
 
 
 def _text_sizes(table: pa.Table, read: ReadOptions) -> np.ndarray:
-    found = find_column(table.schema, read.text_field)
-    if found is None:
+    """Returns the size of every text in bytes of UTF-8."""
+    path = find_column(table.schema, read.text_field)
+    if path is None:
         raise InputChangedError(f"the column {read.text_field!r} is gone")
-    index, names, _ = found
+
+    index, names, _ = path
     column = table.column(index)
     if names:
         column = pc.struct_field(column, list(names))
@@ -164,11 +190,12 @@ def _text_sizes(table: pa.Table, read: ReadOptions) -> np.ndarray:
 def _kept_tables(
     file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """The kept rows of a Parquet split, all columns, with their scores."""
+    """Yields the kept rows of a Parquet split, all columns, with their scores."""
     split = file.task.split
     positions_N = file.column("position")[kept_R]
     sizes_N = file.column("bytes")[kept_R]
     scores_N = file.table.column("score").to_numpy(zero_copy_only=False)[kept_R]
+
     done = 0
     for first, batch in read_parquet_table(split, read):
         low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
@@ -177,13 +204,15 @@ def _kept_tables(
         done = high
         if low == high:
             continue
+
         table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
         if (_text_sizes(table, read) != sizes_N[low:high]).any():
             raise _changed(
                 split.path,
-                f"a text between the rows {first} and {first + batch.num_rows} is another one",
+                f"a text in the rows {first} to {first + batch.num_rows} is not the one scored",
             )
         yield table, scores_N[low:high]
+
     if done != len(positions_N):
         raise _changed(split.path, f"row {positions_N[done]} is gone")
 
@@ -198,22 +227,25 @@ def write_split(
     """Writes the kept documents of one split.
 
     Args:
-        writer: of the output file.
-        written: its format.
-        file: the split's score file, all columns.
-        kept_R: mask over its rows.
-        read: how records are read.
+        writer: Writer of the output file.
+        written: Format of the output file.
+        file: Score file of the split, all columns.
+        kept_R: Mask of the kept documents over its rows.
+        read: How records are read.
 
     Returns:
-        How many documents were written.
+        The number of documents written.
 
     Raises:
-        InputChangedError: the input is not what was scored.
+        InputChangedError: The input has changed since it was scored.
     """
+    # The scores alone: the input is not read.
     if written == "scores":
         rows = file.table.filter(pa.array(kept_R))
         writer.write_table(record_writers.scores_table(rows, file.task.split.path))
         return int(rows.num_rows)
+
+    # The fingerprint is checked before and after reading.
     check_fingerprint(file.task)
     count = 0
     if written == "attributes":
@@ -236,11 +268,13 @@ def write_split(
                 writer, written, document, file.task.split.format, float(score), read
             )
             count += 1
+
     check_fingerprint(file.task)
     return count
 
 
 def _digest(path: str) -> tuple[int, str]:
+    """Returns the size and the SHA-256 of a file."""
     digest, size = hashlib.sha256(), 0
     with raising_os_errors(path), commits.open_committed(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -249,8 +283,9 @@ def _digest(path: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+@beam.typehints.with_output_types(WrittenShard)
 class WriteShard(beam.DoFn):
-    """Writes one output file and commits it, unless it is committed."""
+    """Writes one output file and commits it, unless it is already committed."""
 
     def __init__(self, request: SelectionRequest):
         self._request = request
@@ -265,11 +300,11 @@ class WriteShard(beam.DoFn):
         return self._read
 
     def process(self, task: ShardTask, cutoffs: Cutoffs) -> Iterator[WrittenShard]:
-        """One file to be written in; the committed file out.
+        """Writes one file; emits the committed file.
 
         Raises:
-            InputChangedError: an input is not what was scored.
-            CountsError: another number of documents was kept than was counted.
+            InputChangedError: An input has changed since it was scored.
+            CountsError: The number of documents written differs from the number counted.
         """
         path = self._request.selection.kept_path(task.name)
         if not commits.exists(path):
@@ -280,6 +315,8 @@ class WriteShard(beam.DoFn):
                     Metrics.counter("datarater", "documents_kept").inc(task.documents)
                     yield WrittenShard(task.name, task.written, task.documents, *own)
                     return
+
+        # It is committed already, or another worker committed it first.
         yield WrittenShard(task.name, task.written, task.documents, *_digest(path))
 
     def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
@@ -298,21 +335,15 @@ class WriteShard(beam.DoFn):
                     raise errors.copying_failed(
                         path, self._request.selection.kept_path(task.name), error
                     ) from error
+
                 if count != expected:
                     raise CountsError(
                         f"{path}, split {ordinal}: {count} documents written, but {expected} kept"
                     )
+
             try:
                 writer.close()
             except OSError as error:
                 raise errors.writing_failed(
                     self._request.selection.kept_path(task.name), error
                 ) from error
-
-
-def plan_shards_of(
-    scored: Any, groups: Iterable[GroupCounts], request: SelectionRequest
-) -> Iterator[ShardTask]:
-    """`plan_shards` as a step of the graph."""
-    splits = KeptSplits.merge(group.splits for group in groups)
-    yield from plan_shards(splits, request.output_format, request.output_shard_bytes)

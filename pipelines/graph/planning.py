@@ -1,9 +1,11 @@
-"""The plan stage: which inputs there are, how they are cut into splits, whose run it is.
+"""Planning: lists the inputs, cuts them into splits and commits the plan of a run.
 
-A plan is made once. Its shards lie under a name of their own (a digest of the identity and the
-splits), and `identity.json`, committed last and created only if absent, says which plan holds: of
-two launches at once one wins, and the other finds that it is the same run or is refused.
+A plan is made once. Its shards are stored under a digest of the identity and the splits.
+`identity.json` is committed last, create-if-absent, and names the plan that is valid. Of two
+launches at once, one wins; the other finds that it belongs to the same run, or is refused.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -49,18 +51,20 @@ from datarater.rater_model.documents.store_errors import raising_os_errors
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """What a plan is made from.
+    """Parameters of a plan.
+
+    The last two only change the cost of a run, not what it keeps.
 
     Attributes:
-        inputs: paths and globs.
-        output: the run folder.
-        read: how records are read.
-        split_bytes: about how many stored bytes a split has.
-        identity: what else identifies the run: the rater's digest and every option that changes a
-            score.
-        max_read_amplification: how many times the bytes of a big compressed stream may be unpacked,
+        inputs: Paths and globs.
+        output: Path of the run folder.
+        read: How records are read.
+        split_bytes: Approximate size of a split in stored bytes.
+        identity: Other fields that identify the run: the rater's digest and every option that
+            changes a score.
+        max_read_amplification: Maximum number of times that a big compressed stream may be unpacked
             so that several workers can share it.
-        workers_to_fill: how many workers the plan is to keep busy. Neither changes what is kept.
+        workers_to_fill: Number of workers that the plan should keep busy.
     """
 
     inputs: tuple[str, ...]
@@ -77,7 +81,7 @@ class PlanRequest:
         return RunFolder(self.output)
 
     def identity_of(self, files: Sequence[FileInfo]) -> dict[str, Any]:
-        """The run's identity, given the input files."""
+        """Returns the run's identity, given the input files."""
         return {
             "format": FORMAT_VERSION,
             "inputs": inputs_json(files),
@@ -88,16 +92,16 @@ class PlanRequest:
 
 
 def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
-    """The input files, sorted by path.
+    """Returns the input files, sorted by path.
 
     Args:
-        patterns: paths and globs; or one word alone, `@FILE`, of a file like a plan's
-            `inputs.jsonl`: files that were found before, and are taken for what they were then. One
-            that has changed since fails when it is read.
+        patterns: Paths and globs; or `@FILE` alone, the name of a file in the format of a plan's
+            `inputs.jsonl`. Its files are taken as they were when they were listed; one that has
+            changed since then fails when it is read.
 
     Raises:
-        NoMatchError: no file matches.
-        UnreadableInputError: a file system cannot be reached.
+        NoMatchError: No file matches.
+        UnreadableInputError: A file system cannot be reached.
     """
     try:
         if len(patterns) == 1 and patterns[0].startswith(INPUT_LIST):
@@ -118,10 +122,10 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
 
 
 def check_committed_plan(request: PlanRequest, files: Sequence[FileInfo]) -> bool:
-    """Whether this very run was planned before.
+    """Returns whether this run was planned before.
 
     Raises:
-        RunFolderMismatchError: another run was.
+        RunFolderMismatchError: The plan in the folder belongs to another run.
     """
     committed = read_identity(request.folder)
     if committed is None:
@@ -130,17 +134,18 @@ def check_committed_plan(request: PlanRequest, files: Sequence[FileInfo]) -> boo
     return True
 
 
+@beam.typehints.with_output_types(FileInfo)
 class ListInputs(beam.DoFn):
-    """Lists the files still to be planned; none if the plan is committed.
+    """Lists the files that still need a plan: none if the plan is committed.
 
-    A run folder of another run fails here, naming the difference.
+    The folder of another run fails here, with a message that names the difference.
     """
 
     def __init__(self, request: PlanRequest):
         self._request = request
 
     def process(self, element: Any) -> Iterator[FileInfo]:
-        """One element starts it."""
+        """Lists the files; any element starts the step."""
         files = list_inputs(self._request.inputs)
         if not check_committed_plan(self._request, files):
             yield from files
@@ -148,16 +153,16 @@ class ListInputs(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FilePlan:
-    """How a file is cut, in little memory: millions of splits are gathered in one place.
+    """The splits of one file, in little memory: millions of splits are gathered in one place.
 
     Attributes:
-        info: the file.
-        format: how records stand in it.
-        compression: what the whole file is wrapped in.
-        cuts_Sx3: start, end (-1: to the end of the file) and stored bytes of every split.
-        unpacked: about how many bytes a stream that may be strided unpacks to; 0 for all other
-            files.
-        virtual: whether it is cut at members, and its cuts are virtual offsets.
+        info: The file.
+        format: Format of its records.
+        compression: Compression of the whole file.
+        cuts_Sx3: Start, end (-1 for the end of the file) and stored bytes of every split.
+        unpacked: Approximate unpacked size in bytes of a stream that may be strided; 0 for all
+            other files.
+        virtual: Whether it is cut at members, so that its cuts are virtual offsets.
     """
 
     info: FileInfo
@@ -168,21 +173,26 @@ class FilePlan:
     virtual: bool = False
 
     @classmethod
-    def of(cls, info: FileInfo, read: ReadOptions, split_bytes: int) -> "FilePlan":
-        """Cuts a file: sniffs its format, reads its footer, samples a big compressed stream.
+    def of(cls, info: FileInfo, read: ReadOptions, split_bytes: int) -> FilePlan:
+        """Cuts a file into splits.
+
+        Sniffs the format, reads the footer if there is one, and samples a big compressed stream.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: The file cannot be read.
         """
-        found = plan_file(info, read, split_bytes)
-        first = found[0]
+        splits = plan_file(info, read, split_bytes)
+        first = splits[0]
+
+        # Only a compressed stream of one split may be strided, for which its size is estimated.
         unpacked = 0
         is_stream = first.format is Format.JSONL and first.compression is not Compression.NONE
-        if is_stream and len(found) == 1 and info.size >= 2 * split_bytes:
+        if is_stream and len(splits) == 1 and info.size >= 2 * split_bytes:
             with open_file(info.path) as file:
                 unpacked = unpacked_size(file, first.compression, info.size)
+
         cuts = [
-            (split.start, -1 if split.end is None else split.end, split.size) for split in found
+            (split.start, -1 if split.end is None else split.end, split.size) for split in splits
         ]
         return cls(
             info,
@@ -193,8 +203,11 @@ class FilePlan:
             first.virtual,
         )
 
-    def strided(self, parts: int) -> "FilePlan":
-        """The same stream cut into parts of about equal size, each read by streaming past those before it."""
+    def strided(self, parts: int) -> FilePlan:
+        """Returns the same stream in parts of about equal size.
+
+        A part is read by streaming past the parts before it.
+        """
         bounds = [self.unpacked * part // parts for part in range(parts)]
         size = self.info.size // parts
         cuts = [(start, end, size) for start, end in itertools.pairwise([*bounds, -1])]
@@ -202,14 +215,14 @@ class FilePlan:
 
     @property
     def bytes_read(self) -> float:
-        """Stored bytes that are read for all its splits, streaming past included."""
+        """The stored bytes read for all splits, including those streamed past."""
         if not self.unpacked or len(self.cuts_Sx3) == 1:
             return float(self.info.size)
         ends_S = np.where(self.cuts_Sx3[:, 1] < 0, self.unpacked, self.cuts_Sx3[:, 1])
         return float(ends_S.sum()) / self.unpacked * self.info.size
 
     def tasks(self, first: int) -> Iterator[SplitTask]:
-        """Its splits, numbered from `first`."""
+        """Yields the splits, numbered from `first`."""
         for ordinal, (start, end, size) in enumerate(self.cuts_Sx3.tolist(), first):
             split = Split(
                 self.info.path,
@@ -225,26 +238,28 @@ class FilePlan:
 
 
 def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
-    """Cuts big compressed streams into strides where whole files cannot keep the workers busy to the end.
+    """Cuts big compressed streams into strides if whole files cannot keep all workers busy.
 
-    A stream can only be read from its beginning, so that the splits of one that is cut into K equal
-    parts unpack (K + 1) / 2 times its bytes; that is held under `max_read_amplification` for every
-    file. A file is cut into as many parts as make each at most half of a worker's fair share of the
-    corpus.
+    A stream can only be read from its beginning. The splits of a stream in K equal parts therefore
+    unpack (K + 1) / 2 times its bytes, which `max_read_amplification` bounds for every file. Within
+    that bound, each part is at most half of a worker's fair share of the corpus.
     """
     plans = list(plans)
     total = sum(plan.info.size for plan in plans)
-    most = max(1, int(2 * request.max_read_amplification - 1))
-    found = []
+    max_parts = max(1, int(2 * request.max_read_amplification - 1))
+
+    strided = []
     for plan in plans:
-        wanted = -(-2 * request.workers_to_fill * plan.info.size // total) if total else 1
-        parts = min(wanted, most, -(-plan.info.size // request.split_bytes))
-        if parts > request.workers_to_fill:  # so many rounds, the last as full as the first
+        by_share = -(-2 * request.workers_to_fill * plan.info.size // total) if total else 1
+        parts = min(by_share, max_parts, -(-plan.info.size // request.split_bytes))
+        # Whole rounds of all workers: the last round is as full as the first.
+        if parts > request.workers_to_fill:
             parts -= parts % request.workers_to_fill
-        found.append(plan.strided(parts) if plan.unpacked and parts > 1 else plan)
-    return found
+        strided.append(plan.strided(parts) if plan.unpacked and parts > 1 else plan)
+    return strided
 
 
+@beam.typehints.with_output_types(FilePlan)
 class PlanFile(beam.DoFn):
     """Cuts one file into splits."""
 
@@ -252,7 +267,7 @@ class PlanFile(beam.DoFn):
         self._request = request
 
     def process(self, info: FileInfo) -> Iterator[FilePlan]:
-        """One file in, its plan out."""
+        """Plans one file."""
         try:
             with raising_os_errors(info.path):
                 plan = FilePlan.of(info, self._request.read, self._request.split_bytes)
@@ -265,12 +280,13 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
     """Commits a plan: its shards first, then the identity that names it.
 
     Args:
-        request: what was planned.
-        planned: every file's plan, in any order.
+        request: Parameters of the plan.
+        planned: Plans of all files, in any order.
 
     Raises:
-        RunFolderMismatchError: another run committed its plan first.
+        RunFolderMismatchError: Another run committed its plan first.
     """
+    # The id of the plan: a digest of the identity and all splits.
     plans = stride(sorted(planned, key=lambda plan: plan.info.path), request)
     files = [plan.info for plan in plans]
     identity = request.identity_of(files)
@@ -279,6 +295,8 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
     for shard in _plan_shards(plans):
         digest.update(shard)
     plan_id = digest.hexdigest()[:16]
+
+    # The inputs and shards, which nothing refers to yet.
     folder = request.folder
     commits.commit_if_absent(
         folder.inputs_path(plan_id), json_lines(info.to_json() for info in files)
@@ -287,6 +305,8 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
     for shard in _plan_shards(plans):
         commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
         groups += 1
+
+    # The identity names the plan; the first launch to commit it wins.
     stored = sum(info.size for info in files)
     plan = {
         "id": plan_id,
@@ -303,7 +323,7 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
 
 
 def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
-    """The content of one plan shard after another; never more than one is held."""
+    """Yields the content of one plan shard after another, with only one in memory."""
     rows: list[dict[str, Any]] = []
     ordinal = 0
     for plan in plans:
@@ -317,14 +337,20 @@ def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
         yield json_lines(rows)
 
 
+@beam.typehints.with_output_types(int)
 class CommitPlan(beam.DoFn):
-    """Commits the plan if there is none, then gives the number of every group of splits."""
+    """Commits the plan if there is none, then emits the number of every group of splits."""
 
     def __init__(self, request: PlanRequest):
         self._request = request
 
     def process(self, element: Any, planned: Iterable[FilePlan]) -> Iterator[int]:
-        """One element starts it; `planned` holds nothing where the plan was committed before."""
+        """Commits the plan; any element starts the step.
+
+        Args:
+            element: Any element.
+            planned: Plans of all files; empty if the plan was committed before.
+        """
         plans = list(planned)
         if plans:
             commit_plan(self._request, plans)
@@ -333,14 +359,14 @@ class CommitPlan(beam.DoFn):
 
 @beam.typehints.with_output_types(int)
 class Plan(beam.PTransform):
-    """Makes and commits the plan, in parallel over files; gives the numbers of its groups of splits."""
+    """Plans the files in parallel and commits the plan; emits the numbers of its groups."""
 
     def __init__(self, request: PlanRequest):
         super().__init__()
         self._request = request
 
     def expand(self, start: beam.PCollection) -> beam.PCollection:
-        """A collection of one element in."""
+        """Adds the steps to a collection of one element."""
         planned = (
             start
             | "List inputs" >> beam.ParDo(ListInputs(self._request))

@@ -1,4 +1,6 @@
-"""Publishing: the books are held, then the manifest and `_SUCCESS` are committed."""
+"""Publishing: reconciles the counts, then commits the manifest and `_SUCCESS`."""
+
+from __future__ import annotations
 
 import datetime
 import functools
@@ -8,14 +10,8 @@ from typing import Any
 import apache_beam as beam
 
 from datarater.pipelines.errors import CountsError
-from datarater.pipelines.graph.cutoff_search import find_cutoffs, read_scoring
-from datarater.pipelines.graph.kept_rows import CountKept
-from datarater.pipelines.graph.output_files import (
-    WriteShard,
-    WrittenShard,
-    plan_shards,
-    plan_shards_of,
-)
+from datarater.pipelines.graph.cutoff_search import read_scoring
+from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
@@ -26,22 +22,22 @@ from datarater.pipelines.selection.rules import BatchTopK, Threshold, TokenBudge
 
 
 class MergeSources(beam.CombineFn):
-    """Adds up what is kept by source."""
+    """Adds up the kept counts of every source."""
 
     def create_accumulator(self) -> dict[str, KeptCounts]:
-        """Counts nothing."""
+        """Returns counts of no source."""
         return {}
 
     def add_input(
         self, accumulator: dict[str, KeptCounts], element: GroupCounts
     ) -> dict[str, KeptCounts]:
-        """Adds one group's."""
+        """Adds the counts of one group."""
         return self.merge_accumulators([accumulator, element.sources])
 
     def merge_accumulators(
         self, accumulators: Iterable[Mapping[str, KeptCounts]]
     ) -> dict[str, KeptCounts]:
-        """Adds several."""
+        """Adds several counts."""
         total: dict[str, KeptCounts] = {}
         for accumulator in accumulators:
             for source, counts in accumulator.items():
@@ -49,7 +45,7 @@ class MergeSources(beam.CombineFn):
         return total
 
     def extract_output(self, accumulator: dict[str, KeptCounts]) -> dict[str, KeptCounts]:
-        """The sum."""
+        """Returns the sum by source."""
         return accumulator
 
 
@@ -61,22 +57,23 @@ def check_books(
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
 ) -> KeptCounts:
-    """Holds the books of a selection, by split, by source and in total.
+    """Reconciles the counts of a selection by split, by source and in total.
 
     Args:
-        request: the selection.
-        scoring: `scoring.json`.
-        cutoffs: of the rule.
-        splits: what is kept of every split.
-        sources: what is kept of every source.
-        written: the committed output files.
+        request: The selection.
+        scoring: Fields of `scoring.json`.
+        cutoffs: Final cutoffs of the rule.
+        splits: Kept counts of every split.
+        sources: Kept counts of every source.
+        written: Committed output files.
 
     Returns:
         The totals.
 
     Raises:
-        CountsError: naming what does not balance, and the numbers.
+        CountsError: Two counts differ; the message names them and the numbers.
     """
+    # The splits and the sources add up to the same total.
     splits.check()
     total = splits.total()
     total.check(request.selection.path)
@@ -86,6 +83,8 @@ def check_books(
         by_source.add(counts)
     if by_source != total:
         raise CountsError(f"the sources add up to {by_source}, but the splits to {total}")
+
+    # The total agrees with the scoring, the descent and the rule's target.
     counted = scoring["counts"]
     expected = {
         "splits": (len(splits.ordinals_S), scoring["splits"]),
@@ -98,10 +97,11 @@ def check_books(
         expected["documents below the cutoffs"] = (total.kept, below[0])
         expected["tokens below the cutoffs"] = (total.kept_tokens, below[1])
     expected.update(_targets(request, cutoffs, scoring, total, sources))
-    for what, (found, wanted) in expected.items():
-        if found != wanted:
-            raise CountsError(f"{what}: {found}, but {wanted} by the books of the scoring")
-    # A file's writer has held what each of its splits gave against the plan.
+    for name, (actual, correct) in expected.items():
+        if actual != correct:
+            raise CountsError(f"{name}: {actual}, but {correct} according to the scoring")
+
+    # The output files are the planned ones. Their writers compared each split with the plan.
     planned = {
         (task.name, task.documents)
         for task in plan_shards(splits, request.output_format, request.output_shard_bytes)
@@ -119,14 +119,16 @@ def _targets(
     total: KeptCounts,
     sources: Mapping[str, KeptCounts],
 ) -> dict[str, tuple[int, int]]:
-    """What rules with an exact target kept, and the target, worked out anew from the counts of the scoring.
+    """Returns what rules with an exact target kept, and the target from the scoring's counts.
 
     Raises:
-        CountsError: a token budget is passed.
+        CountsError: A token budget is exceeded, or a source has less than its minimum.
     """
     policy = request.read_policy()
     if not cutoffs.own or isinstance(policy.rule, Threshold | BatchTopK):
         return {}
+
+    # The rule applies to the corpus, or to each source with its own target.
     groups = [("", scoring["counts"], total, policy.rule.target)]
     if policy.per is Scope.SOURCE:
         groups = [
@@ -138,28 +140,33 @@ def _targets(
             )
             for source, counts in scoring["sources"].items()
         ]
-    found = {}
-    for what, counts, kept, target_of in groups:
+
+    kept_and_target = {}
+    for name, counts, kept, target_of in groups:
         target = target_of(counts["scored"], counts["tokens"])
         if not isinstance(policy.rule, TokenBudget):
             if policy.per is Scope.CORPUS and policy.minimum:
-                least = sum(
+                by_minimum = sum(
                     min(policy.minimum, counts["scored"]) for counts in scoring["sources"].values()
                 )
-                target = max(target, least)
-            found[f"documents{what} kept by {request.policy['rule']}"] = (kept.kept, target)
+                target = max(target, by_minimum)
+            kept_and_target[f"documents{name} kept by {request.policy['rule']}"] = (
+                kept.kept,
+                target,
+            )
         elif kept.kept_tokens > target and not policy.minimum:
             raise CountsError(
-                f"{kept.kept_tokens} tokens{what} are kept, over the budget of {target}"
+                f"{kept.kept_tokens} tokens{name} are kept, over the budget of {target}"
             )
+
     if policy.minimum:
         for source, counts in scoring["sources"].items():
-            least = min(policy.minimum, counts["scored"])
-            if sources[source].kept < least:
+            minimum = min(policy.minimum, counts["scored"])
+            if sources[source].kept < minimum:
                 raise CountsError(
-                    f"{sources[source].kept} documents of source {source!r} are kept, not {least}"
+                    f"{sources[source].kept} documents of source {source!r} are kept, not {minimum}"
                 )
-    return found
+    return kept_and_target
 
 
 def publish(
@@ -169,15 +176,23 @@ def publish(
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
 ) -> None:
-    """Holds the books, then commits the manifest, then `_SUCCESS`.
+    """Reconciles the counts, then commits the manifest, then `_SUCCESS`.
+
+    Args:
+        request: The selection.
+        cutoffs: Final cutoffs of the rule.
+        groups: Kept counts of all groups of splits.
+        sources: Kept counts of every source.
+        written: Committed output files.
 
     Raises:
-        CountsError: the books do not balance; nothing is committed.
+        CountsError: Two counts differ; nothing is committed.
     """
     scoring = read_scoring(request.folder)
     shards = sorted(written, key=lambda shard: shard.name)
     splits = KeptSplits.merge(group.splits for group in groups)
     total = check_books(request, scoring, cutoffs, splits, sources, shards)
+
     manifest = {
         **request.rule_fields(),
         "name": request.name,
@@ -201,12 +216,13 @@ def publish(
         "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     commits.commit_if_absent(request.selection.success_path, b"")
 
 
 def _draw(cutoffs: Cutoffs, total: KeptCounts) -> dict[str, Any]:
-    """What a rule that draws was expected to keep, and what it kept."""
+    """Returns what a rule that draws was expected to keep, and what it kept."""
     expected = cutoffs.expected()
     if expected is None:
         return {}
@@ -215,8 +231,9 @@ def _draw(cutoffs: Cutoffs, total: KeptCounts) -> dict[str, Any]:
     }
 
 
+@beam.typehints.with_output_types(str)
 class Publish(beam.DoFn):
-    """`publish` as a step of the graph."""
+    """Publishes a selection (`publish`); emits the manifest's path."""
 
     def __init__(self, request: SelectionRequest):
         self._request = request
@@ -229,38 +246,6 @@ class Publish(beam.DoFn):
         sources: Mapping[str, KeptCounts],
         written: Iterable[WrittenShard],
     ) -> Iterator[str]:
-        """One element starts it; the manifest's path out."""
+        """Publishes the selection; `scored` is any element that starts the step."""
         publish(self._request, cutoffs, groups, sources, written)
         yield self._request.selection.manifest_path
-
-
-class SelectAndPublish(beam.PTransform):
-    """From committed scores to kept documents; gives the manifest's path.
-
-    Every step is idempotent, and what was committed before is not done again.
-    """
-
-    def __init__(self, request: SelectionRequest):
-        super().__init__()
-        self._request = request
-
-    def expand(self, scored: beam.PCollection) -> beam.PCollection:
-        """A collection of one element in, which says that `scoring.json` is committed."""
-        cutoffs, groups = find_cutoffs(scored, self._request)
-        cutoff = beam.pvalue.AsSingleton(cutoffs)
-        counts = groups | "Count kept" >> beam.ParDo(CountKept(self._request), cutoff)
-        sources = counts | "By source" >> beam.CombineGlobally(MergeSources())
-        written = (
-            scored
-            | "Plan shards"
-            >> beam.FlatMap(plan_shards_of, beam.pvalue.AsIter(counts), self._request)
-            | "Spread shards" >> beam.Reshuffle()
-            | "Write shard" >> beam.ParDo(WriteShard(self._request), cutoff)
-        )
-        return scored | "Publish" >> beam.ParDo(
-            Publish(self._request),
-            cutoff,
-            beam.pvalue.AsIter(counts),
-            beam.pvalue.AsSingleton(sources),
-            beam.pvalue.AsIter(written),
-        )

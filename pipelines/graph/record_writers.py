@@ -1,26 +1,39 @@
-"""Writing: kept documents, as they came, with their score added.
+"""Record writers: write kept documents as they came, with their score added.
 
-| from, to | what a kept record becomes |
-|---|---|
-| JSONL, JSONL | the line's own bytes with `,"datarater_score":S` before its last brace |
-| JSONL, Parquet | a row of `id`, `text`, `source`, `metadata` (JSON of all other fields), `datarater_score` |
-| Parquet, JSONL | a JSON object of the row: bytes as base64, dates and times (in UTC) as text, maps as pairs |
-| Parquet, Parquet | the row itself, and a column `datarater_score` |
-| TFRecord, ArrayRecord; TFRecord | the example's own bytes, and a float feature `datarater_score` behind them |
-| WARC, WARC | the record's own bytes with a header line `DataRater-Score: S`, a gzip member or zstd frame each |
-| any other, JSONL or Parquet | the JSON line of all that the record holds, or the row of that line |
+From JSONL:
 
-Two more formats are for mixing elsewhere, and hold no text. `attributes` are Dolma's: a line of
-`id` and `attributes`, one file for each input file; the lines are those of the kept documents, so
-that a selection of all is aligned with its input. `scores` is a Parquet file of `id`, `source`,
-`path`, `position`, `tokens` and the score, for which the input is not read again.
+- to JSONL: the line's own bytes with `,"datarater_score":S` before its last brace;
+- to Parquet: a row of `id`, `text`, `source`, `metadata` (JSON of all other fields) and
+  `datarater_score`.
 
-By itself the output has the format and the compression of the input, plain text files excepted,
-which become JSONL.
+From Parquet:
 
-A score that is there already is replaced. Scores are written as short text that reads back as the
-same float32. The same kept documents give the same bytes whatever the runner or workers.
+- to JSONL: a JSON object of the row, with bytes as base64, dates and times (in UTC) as text, and
+  maps as pairs;
+- to Parquet: the row itself with a column `datarater_score`.
+
+From TFRecord or ArrayRecord to TFRecord: the example's own bytes, followed by a float feature
+`datarater_score`.
+
+From WARC to WARC: the record's own bytes with a header line `DataRater-Score: S`, each in a gzip
+member or zstd frame of its own.
+
+From any other format to JSONL or Parquet: the JSON line of everything in the record, or the row of
+that line.
+
+Two more formats carry no text, for mixing elsewhere. `attributes` are Dolma's: lines of `id` and
+`attributes`, with one file for each input file. They contain the kept documents, so a selection of
+everything is aligned with its input. `scores` is a Parquet file of `id`, `source`, `path`,
+`position`, `tokens` and the score, for which the input is not read again.
+
+By default the output has the format and the compression of the input. Plain text files are the
+exception: they become JSONL.
+
+An existing score is replaced. Scores are written as the shortest text that reads back as the same
+float32. The same kept documents give the same bytes, whatever the runner or the workers.
 """
+
+from __future__ import annotations
 
 import base64
 import bz2
@@ -97,30 +110,30 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 
 
-def output_format(layout: str, wanted: str) -> str:
-    """The format in which documents of one layout are written.
+def output_format(layout: str, requested: str) -> str:
+    """Returns the format in which documents of one layout are written.
 
     Args:
-        layout: as score files name it: `jsonl/gzip`, `parquet/SCHEMA-DIGEST`.
-        wanted: one of `OUTPUT_FORMATS`.
+        layout: Layout from a score file, such as `jsonl/gzip` or `parquet/SCHEMA-DIGEST`.
+        requested: One of `OUTPUT_FORMATS`.
     """
-    if wanted != "same":
-        return wanted
+    if requested != "same":
+        return requested
     kind, _, detail = layout.partition("/")
     if kind == Format.PARQUET:
         return "parquet"
     return _WRITTEN_AS.get(kind, "jsonl") + _SUFFIX_OF[Compression(detail)]
 
 
-def file_class(layout: str, wanted: str) -> str:
-    """Names what can share an output file: splits whose class is the same."""
-    if wanted == "scores":
-        return wanted
-    if wanted == "attributes":
+def file_class(layout: str, requested: str) -> str:
+    """Returns the class of a split: splits of one class can share an output file."""
+    if requested == "scores":
+        return requested
+    if requested == "attributes":
         return f"attributes {layout}"
     kind = layout.partition("/")[0]
-    written = output_format(layout, wanted)
-    # Only rows written as they are bind a file to one schema.
+    written = output_format(layout, requested)
+    # Only unchanged Parquet rows tie a file to one schema.
     return (
         f"{written} {layout}"
         if kind == Format.PARQUET and written == "parquet"
@@ -128,18 +141,23 @@ def file_class(layout: str, wanted: str) -> str:
     )
 
 
-def layout_for(layout: str, path: str, wanted: str) -> str:
-    """The layout of a split's output: attributes stand in one file for each input file."""
-    return f"{layout} {path}" if wanted == "attributes" else layout
+def layout_for(layout: str, path: str, requested: str) -> str:
+    """Returns the layout of a split's output; attributes need one file for each input file."""
+    return f"{layout} {path}" if requested == "attributes" else layout
 
 
 def id_of_key(key: str) -> Any:
-    """The id that a document's key was made of, or the digest that stands for it."""
+    """Returns the id that a document's key was made from, or the digest that replaces it."""
     return key if key.startswith("sha256:") else _load(key.encode())
 
 
 def attribute_line(key: str, characters: int, score: float) -> bytes:
-    """A line of a Dolma attributes file: the score of the whole text, as a span of characters.
+    """Returns a line of a Dolma attributes file: the score of the whole text, as a span.
+
+    Args:
+        key: Key of the document.
+        characters: Length of the text in characters.
+        score: Score of the document.
 
     Example:
         >>> attribute_line('"a"', 12, 0.5)
@@ -150,7 +168,12 @@ def attribute_line(key: str, characters: int, score: float) -> bytes:
 
 
 def scores_table(rows: pa.Table, path: str) -> pa.Table:
-    """Rows of a score file as they stand in a file of scores."""
+    """Returns rows of a score file with the columns of `SCORES_SCHEMA`.
+
+    Args:
+        rows: Rows of the score file.
+        path: Path of the input file.
+    """
     ids = [
         value if isinstance(value, str) else _dump(value)
         for value in map(id_of_key, rows["key"].to_pylist())
@@ -175,12 +198,12 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
 
 
 def score_text(score: float) -> str:
-    """The shortest text that reads back as the same float32, and is JSON."""
+    """Returns the shortest JSON text that reads back as the same float32."""
     return str(np.float32(score))
 
 
 def _load(raw: bytes) -> Any:
-    """Parses JSON, whole numbers of any size exactly."""
+    """Parses JSON, with whole numbers of any size exact."""
     return _at_any_depth(json.loads, raw)
 
 
@@ -193,17 +216,17 @@ def _at_any_depth(step: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return step(*arguments)
     except RecursionError:
-        # What reads documents goes as deep as 1024 levels; Python's own limit is a little less.
+        # Documents are read up to 1024 levels deep; Python's own limit is a little lower.
         sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEEP))
         return step(*arguments)
 
 
 def scored_line(raw: bytes, score: float) -> bytes:
-    r"""A JSONL line with its score added; all other bytes untouched.
+    r"""Returns a JSONL line with its score added and all other bytes unchanged.
 
     Args:
-        raw: the line without its `\n`: one JSON object.
-        score: the document's score.
+        raw: The line without its `\n`: one JSON object.
+        score: Score of the document.
 
     Example:
         >>> scored_line(b'{"text": "a"}\r', 0.5)
@@ -229,9 +252,12 @@ def _take(fields: dict[str, Any], path: str, file_format: Format = Format.JSONL)
     """Removes a field, which may be a dotted path, and returns its value."""
     if path in fields:
         return fields.pop(path)
-    nested = path.replace(".", "/")  # as TensorFlow Datasets name the features of an example
+
+    # TensorFlow Datasets name the nested features of an example with slashes.
+    nested = path.replace(".", "/")
     if file_format in (Format.TFRECORD, Format.ARRAY_RECORD) and nested in fields:
         return fields.pop(nested)
+
     name, dot, rest = path.partition(".")
     inner = fields.get(name)
     return _take(inner, rest) if dot and isinstance(inner, dict) else None
@@ -240,12 +266,22 @@ def _take(fields: dict[str, Any], path: str, file_format: Format = Format.JSONL)
 def document_row(
     document: Document, score: float, options: ReadOptions, file_format: Format = Format.JSONL
 ) -> dict[str, Any]:
-    """A document of a JSON line as a row of `DOCUMENT_SCHEMA`; an id or source that is no string as JSON text."""
+    """Returns a document with a JSON line as a row of `DOCUMENT_SCHEMA`.
+
+    An id that is not a string is written as JSON text.
+
+    Args:
+        document: The document; its raw bytes are the JSON line.
+        score: Score of the document.
+        options: How the document was read.
+        file_format: Format of the input file.
+    """
     fields = _load(document.raw or b"{}")
     _take(fields, options.text_field, file_format)
     identifier = _take(fields, options.id_field, file_format)
     source = _take(fields, options.source_field, file_format)
     fields.pop(SCORE_FIELD, None)
+
     if identifier is not None and not isinstance(identifier, str):
         identifier = _dump(identifier)
     return {
@@ -258,22 +294,22 @@ def document_row(
 
 
 def write_document(
-    writer: "Writer",
+    writer: Writer,
     written: str,
     document: Document,
     file_format: Format,
     score: float,
     options: ReadOptions,
 ) -> None:
-    """Writes a document that was no row of a table.
+    """Writes a document that was not a row of a table.
 
     Args:
-        writer: of the output file.
-        written: its format.
-        document: as it was read.
-        file_format: of the file that it was read from.
-        score: the document's score.
-        options: as it was read with.
+        writer: Writer of the output file.
+        written: Format of the output file.
+        document: The document.
+        file_format: Format of the input file.
+        score: Score of the document.
+        options: How the document was read.
     """
     kind = written.partition(".")[0]
     if kind == "tfrecord" and document.raw is not None:
@@ -291,7 +327,7 @@ def write_document(
 
 
 def _mapped(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """A type with `leaf` applied to all that lists, structs and maps are made of in the end."""
+    """Returns a type with `leaf` applied to the innermost types of lists, structs and maps."""
     if pa.types.is_dictionary(kind):
         return _mapped(kind.value_type, leaf)
     if pa.types.is_map(kind):
@@ -332,14 +368,16 @@ def _decoded(value: Any) -> Any:
 
 
 def _plain_values(column: pa.Array) -> list[Any]:
-    """A column's values as JSON can hold them, whatever they are.
+    """Returns a column's values as JSON can represent them, whatever their type.
 
-    Times go through Arrow's own printing: Python's reach neither its range nor its nanoseconds.
+    Arrow prints the times: Python's have neither its range nor its nanoseconds.
     """
     for leaf in (_without_zone, _printed):
-        wanted = _mapped(column.type, leaf)
-        if wanted != column.type:
-            column = column.cast(wanted)
+        json_type = _mapped(column.type, leaf)
+        if json_type != column.type:
+            column = column.cast(json_type)
+
+    # Strings that are not valid UTF-8 are read as bytes, and their bad bytes escaped.
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
@@ -354,7 +392,7 @@ def _json_value(value: Any) -> Any:
 
 
 def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
-    """The rows of a table as JSONL lines with their scores."""
+    """Yields the rows of a table as JSONL lines with their scores."""
     names = table.schema.names
     columns = [_plain_values(table.column(index).combine_chunks()) for index in range(len(names))]
     for *values, score in zip(*columns, scores_N, strict=True):
@@ -364,19 +402,18 @@ def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
 
 
 def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
-    """A table with the column of scores at its end."""
+    """Returns a table with a column of scores added at the end."""
     table = table.select(
         [index for index, name in enumerate(table.schema.names) if name != SCORE_FIELD]
     )
-    # Metadata of the whole schema speaks of the file it came from (row numbers, digests), not of
-    # the rows kept.
+    # The schema's metadata describes the input file (row numbers, digests), not the kept rows.
     return table.append_column(
         pa.field(SCORE_FIELD, pa.float32(), nullable=False), pa.array(scores_N, pa.float32())
     ).replace_schema_metadata(None)
 
 
 class Writer(Protocol):
-    """Writes one output file. Each format takes what it can: records, rows or tables."""
+    """Writes one output file; each format accepts some of records, rows and tables."""
 
     def write_record(self, data: bytes) -> None:
         """Adds a record's own bytes: a line, an example, a WARC record."""
@@ -388,17 +425,17 @@ class Writer(Protocol):
         """Adds the rows of a table."""
 
     def close(self) -> None:
-        """Ends the file."""
+        """Completes the file, which stays open."""
 
 
 class RecordWriter:
     """Writes records one after another, plain or compressed.
 
     Args:
-        file: where to write; it stays open.
-        compression: what the file is wrapped in.
-        frame: a record's bytes as they stand in the file.
-        by_record: whether each record is a gzip member, zstd frame or bzip2 stream of its own.
+        file: Binary file to write to; it stays open.
+        compression: Compression of the file.
+        frame: Returns the bytes that represent a record in the file.
+        by_record: Whether each record is a gzip member, zstd frame or bzip2 stream of its own.
     """
 
     def __init__(
@@ -415,7 +452,7 @@ class RecordWriter:
             pack = _PACK[compression]
             self._frame = lambda data: pack(frame(data))
         elif compression is Compression.GZIP:
-            # No time and no name in the header: the same documents give the same bytes.
+            # Without a time and a name in the header, the same documents give the same bytes.
             self._out = self._stack.enter_context(
                 gzip.GzipFile(
                     filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0
@@ -432,15 +469,15 @@ class RecordWriter:
         self._out.write(self._frame(data))
 
     def write_row(self, row: dict[str, Any]) -> None:
-        """Rows become lines first."""
+        """Raises a TypeError: rows have to become lines first."""
         raise TypeError("this file takes records")
 
     def write_table(self, table: pa.Table) -> None:
-        """Tables become lines first."""
+        """Raises a TypeError: tables have to become lines first."""
         raise TypeError("this file takes records")
 
     def close(self) -> None:
-        """Ends the compressed stream."""
+        """Completes the compressed stream."""
         self._stack.close()
 
 
@@ -472,7 +509,7 @@ class TableWriter:
         self._bytes = 0
 
     def write_record(self, data: bytes) -> None:
-        """Records become rows first."""
+        """Raises a TypeError: records have to become rows first."""
         raise TypeError("a Parquet file takes rows")
 
     def write_row(self, row: dict[str, Any]) -> None:
@@ -502,18 +539,18 @@ class TableWriter:
         self._tables, self._bytes = [], 0
 
     def close(self) -> None:
-        """Writes what waits, and the footer."""
+        """Writes the waiting rows and the footer."""
         self._flush()
         if self._writer is not None:
             self._writer.close()
 
 
 def open_writer(file: BinaryIO, written: str) -> Writer:
-    """A writer for a format.
+    """Returns a writer for a format.
 
     Args:
-        file: where to write; it stays open.
-        written: as `output_format` names it.
+        file: Binary file to write to; it stays open.
+        written: Format from `output_format`.
     """
     if written in ("parquet", "scores"):
         return TableWriter(file)

@@ -1,12 +1,15 @@
-"""Requests: the parameters of a scoring and of a selection."""
+"""Requests: the parameters of a scoring and of a selection, as values that can be pickled.
+
+A command turns its flags into a `ScoringRequest`, a `SelectionRequest` or both; the graph and its
+workers need nothing else.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from datarater.pipelines.errors import (
-    CurationError,
-    UsageError,
-)
+from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, SelectionFolder
@@ -20,23 +23,23 @@ from datarater.rater_model.scoring_options import ScoringOptions
 
 @dataclasses.dataclass(frozen=True)
 class ScoringRequest:
-    """All that scoring is told.
+    """Parameters of one scoring.
 
     Attributes:
-        inputs: paths and globs.
-        rater: path of the rater checkpoint.
-        rater_digest: the digest that the rater has.
-        output: the run folder.
-        read: how records are read.
-        scoring: every option that changes a score.
-        split_bytes: about how many stored bytes a split has.
-        max_rejected_fraction: the share of records that may be rejected; no part of the run's
+        inputs: Paths and globs.
+        rater: Path of the rater checkpoint.
+        rater_digest: Digest of the rater checkpoint.
+        output: Path of the run folder.
+        read: How records are read.
+        scoring: Every option that changes a score.
+        split_bytes: Approximate size of a split in stored bytes.
+        max_rejected_fraction: Maximum share of records that may be rejected; not part of the run's
             identity.
-        max_read_amplification: see `splits.PlanRequest`.
-        workers_to_fill: likewise.
-        launch: id of the launch that does the work; "" for none, which leaves no marks of attempts.
-        slots: worker processes of a supervised local run, which take splits from one row; 0 where
-            the runner hands them out.
+        max_read_amplification: See `planning.PlanRequest`.
+        workers_to_fill: See `planning.PlanRequest`.
+        launch: Id of the launch that does the work; "" for none, which leaves no marks.
+        slots: Number of worker processes of a supervised local run, which take splits from a shared
+            list; 0 if the runner deals them out.
     """
 
     inputs: tuple[str, ...]
@@ -59,7 +62,7 @@ class ScoringRequest:
 
     @property
     def plan(self) -> planning.PlanRequest:
-        """What the plan is made from."""
+        """The parameters of the plan."""
         identity = {
             "rater": self.rater_digest,
             "scoring": self.scoring.to_json(),
@@ -77,11 +80,11 @@ class ScoringRequest:
 
 
 def rater_digest(path: str) -> str:
-    """The digest of a rater checkpoint, which is checked whole.
+    """Returns the digest of a rater checkpoint, after loading and checking all of it.
 
     Raises:
-        UsageError: there is no rater.
-        CurationError: it cannot be loaded; the message says why.
+        UsageError: There is no rater at the path.
+        CurationError: The rater cannot be loaded; the message says why.
     """
     try:
         return load_rater(path).digest
@@ -94,17 +97,17 @@ def rater_digest(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class SelectionRequest:
-    """All that a selection is told.
+    """Parameters of one selection.
 
     Attributes:
-        output: the run folder.
-        name: of the selection.
-        policy: the rule and what it applies to, as `Policy.to_json` gives it.
-        seed: of the hash that breaks ties, and of the draw of a batch top-K.
-        output_format: `same` as the input's, or one of `writing.OUTPUT_FORMATS`.
-        output_shard_bytes: about how many bytes of kept text a file holds.
-        reference: a run folder or rater checkpoint whose distribution of scores decides; None: the
-            run's own.
+        output: Path of the run folder.
+        name: Name of the selection.
+        policy: The rule and what it applies to, from `Policy.to_json`.
+        seed: Seed for tie-breaking and for the draw of a batch top-K.
+        output_format: One of `record_writers.OUTPUT_FORMATS`; `same` follows the input.
+        output_shard_bytes: Approximate size of an output file in bytes of kept text.
+        reference: Run folder or rater checkpoint whose distribution of scores decides; None for
+            that of the run itself.
     """
 
     output: str
@@ -118,15 +121,15 @@ class SelectionRequest:
     @classmethod
     def of(
         cls, rule: Rule | Policy, *, output: str, name: str | None = None, **options: Any
-    ) -> "SelectionRequest":
-        """A request for a rule or policy, named by it unless a name is given."""
+    ) -> SelectionRequest:
+        """Returns a request for a rule or policy, named after it unless a name is given."""
         policy = rule if isinstance(rule, Policy) else Policy(rule)
         if not name:
             name = policy.name + ("-by-reference" if options.get("reference") else "")
         return cls(output=output, name=name, policy=policy.to_json(), **options)
 
     def read_policy(self) -> Policy:
-        """The rule and what it applies to."""
+        """Returns the rule and what it applies to."""
         return Policy.from_json(self.policy)
 
     @property
@@ -140,7 +143,7 @@ class SelectionRequest:
         return self.folder.selection(self.name)
 
     def rule_fields(self) -> dict[str, Any]:
-        """What `rule.json` holds: every option that changes what is kept or how it is written."""
+        """Returns the fields of `rule.json`: all options that change what is kept or written."""
         return {
             "format": FORMAT_VERSION,
             **self.policy,

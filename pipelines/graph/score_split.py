@@ -1,4 +1,11 @@
-"""Scores one split and commits its score file."""
+"""Scores one split: reads its records, scores them in batches and commits one score file.
+
+`score_split` is the work itself. Two DoFns apply it to splits: `ScoreSplit` to those that the
+runner deals out, and `ScoreFromRow` to those that the workers of one machine take by themselves.
+The first commit of a score file wins, so a split that two workers score counts once.
+"""
+
+from __future__ import annotations
 
 import hashlib
 from collections import Counter
@@ -9,10 +16,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import (
-    CurationError,
-    RunFolderMismatchError,
-)
+from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder.committed import scored_ordinals
@@ -28,44 +32,29 @@ from datarater.rater_model.scorer import Scorer
 
 METRICS = "datarater"
 
-# A batch for the scorer: enough texts for full model calls at every length, little enough to hold
-# several.
+# Size of a batch for the scorer: enough texts for full model calls at every length, and small
+# enough to keep several in memory.
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 * 2**20
-
-
-def layout_of(split: Split) -> str:
-    """Names what a split's kept documents can share an output file with.
-
-    JSONL: the compression, so that output can follow input. Parquet: a digest of the columns, since
-    a file has one schema.
-    """
-    if split.format is not Format.PARQUET:
-        return f"{split.format}/{split.compression}"
-    try:
-        with ParquetReader(split.path) as reader:
-            text = reader.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
-    except BrokenParquetError:
-        return f"{split.format}/unreadable"
-    return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
     """Reads and scores one split.
 
     Args:
-        task: what to read.
-        read: how.
-        rater: scores texts.
+        task: The split.
+        read: How records are read.
+        rater: The scorer.
 
     Returns:
-        The content of its score file.
+        The content of the split's score file.
 
     Raises:
-        InputChangedError: the file is not what was planned.
-        CurationError: the file cannot be read.
+        InputChangedError: The file has changed since it was planned.
+        CurationError: The file cannot be read, or there is not enough memory.
     """
     check_fingerprint(task)
+
     rows = ScoreRows()
     batch: list[Record] = []
     batch_bytes = 0
@@ -74,6 +63,7 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         nonlocal batch_bytes
         scored = rater.score([record.text for record in batch if isinstance(record, Document)])
         not_finite = rows.add(batch, scored.scores_N, scored.tokens_N)
+
         Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
         Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
         reasons = Counter(
@@ -82,6 +72,7 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         reasons[SCORE_NOT_FINITE] += not_finite
         for reason, count in (+reasons).items():
             Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
+
         batch.clear()
         batch_bytes = 0
 
@@ -98,17 +89,35 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         raise errors.reading_failed(task.split.path, error) from error
     except MemoryError as error:
         raise CurationError(
-            f"{split_marks.describe(task.split)} needs more memory than there is; fewer --local_workers, smaller "
-            "--max_record_bytes or --tokens_per_batch may help"
+            f"{split_marks.describe(task.split)} needs more memory than there is; fewer "
+            "--local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
         ) from error
+
+    # A file that changed while it was read has mixed contents.
     check_fingerprint(task)
     return rows.to_parquet(task, layout, rater.digest)
 
 
-class _Scoring(beam.DoFn):
-    """What scores splits and commits their score files.
+def layout_of(split: Split) -> str:
+    """Returns the layout of a split: splits of one layout can share an output file.
 
-    The rater is loaded once a process, and computes on one thread: workers are scaled by processes.
+    For Parquet the layout contains a digest of the columns, because a file has one schema. For all
+    other formats it contains the compression, so that the output can follow the input.
+    """
+    if split.format is not Format.PARQUET:
+        return f"{split.format}/{split.compression}"
+    try:
+        with ParquetReader(split.path) as reader:
+            text = reader.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    except BrokenParquetError:
+        return f"{split.format}/unreadable"
+    return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+class _Scoring(beam.DoFn):
+    """Scores splits and commits their score files.
+
+    The rater is loaded once per process and computes on one thread; more processes add more speed.
     """
 
     def __init__(self, request: ScoringRequest):
@@ -117,7 +126,10 @@ class _Scoring(beam.DoFn):
         self._rater: Scorer | None = None
 
     def setup(self) -> None:
-        """Nothing is loaded before a split needs it: a resumed run may find all splits done."""
+        """Prepares the process.
+
+        The rater is not loaded before a split needs it: a resumed run may find all splits scored.
+        """
         scorer.limit_cpu_threads()
         split_marks.watch_launcher()
 
@@ -129,26 +141,28 @@ class _Scoring(beam.DoFn):
             raise CurationError(f"--rater: {error}") from error
         if checkpoint.digest != request.rater_digest:
             raise RunFolderMismatchError(
-                f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but this run began with "
-                f"{request.rater_digest}"
+                f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but "
+                f"this run began with {request.rater_digest}"
             )
+
         return Scorer(checkpoint, request.scoring)
 
     def score(self, task: SplitTask) -> None:
         """Scores a split and commits its score file."""
         request = self._request
-        # Kept here too: what is shared lives only as long as somebody holds it.
+        # Beam shares the rater weakly: this reference keeps it alive between splits.
         self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
         path = request.folder.score_path(task.split.ordinal)
         commits.commit_if_absent(path, score_split(task, request.read, self._rater))
         Metrics.counter(METRICS, "splits_scored").inc()
 
 
+@beam.typehints.with_output_types(tuple[int, int])
 class ScoreSplit(_Scoring):
-    """Scores a split, unless its score file is committed."""
+    """Scores a split, unless its score file is already committed."""
 
     def process(self, task: SplitTask) -> Iterator[tuple[int, int]]:
-        """One split in; its group and ordinal out, once its score file is committed."""
+        """Scores one split; emits its group and ordinal once its score file is committed."""
         request = self._request
         path = request.folder.score_path(task.split.ordinal)
         if request.launch:
@@ -161,19 +175,28 @@ class ScoreSplit(_Scoring):
         yield task.group, task.split.ordinal
 
 
+@beam.typehints.with_output_types(int)
 class ScoreFromRow(_Scoring):
-    """Scores splits that no other worker of this machine has taken, until all are taken.
+    """Scores splits that no other worker of this machine has taken, until none is left.
 
-    Beam's local runner deals all splits out before the first is read, so that a worker whose splits
-    are many or long works on alone at the end. Here each worker takes the biggest split that is
-    left, by its mark (`datarater.pipelines.run_folder.split_marks`), when it has done the one
-    before.
+    Beam's local runner deals all splits out before the first one is read. A worker with many or
+    long splits would then finish long after the others. Here each worker takes the biggest split
+    left whenever it is free, and marks it (`datarater.pipelines.run_folder.split_marks`).
     """
 
     def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
-        """A worker's number and the numbers of all groups in; its number out when nothing is left to take."""
+        """Scores splits until none is left.
+
+        Args:
+            element: Number of the worker, and the numbers of all groups.
+
+        Yields:
+            The number of the worker.
+        """
         slot, groups = element
         folder, launch = self._request.folder, self._request.launch
+
+        # List the splits without a score file, the biggest first.
         scored = set(scored_ordinals(folder).tolist())
         tasks = [
             task
@@ -183,12 +206,14 @@ class ScoreFromRow(_Scoring):
             if task.split.ordinal not in scored
         ]
         tasks.sort(key=lambda task: -task.split.size)
+
         for task in tasks:
             path = folder.score_path(task.split.ordinal)
             if commits.exists(path):
                 continue
-            with split_marks.taken(folder, task, launch) as mine:
-                # Another worker may have committed it between the look and the taking.
-                if mine and not commits.exists(path):
+            with split_marks.taken(folder, task, launch) as is_taken:
+                # Another worker may have committed it after the check above.
+                if is_taken and not commits.exists(path):
                     self.score(task)
+
         yield slot

@@ -1,4 +1,11 @@
-"""Scoring: every split once, one committed score file each; then summaries, then `scoring.json`."""
+"""The steps that score a corpus: group by group, and then the counts of all groups.
+
+`datarater.pipelines.graph.curation.ScoreCorpus` puts these steps together. They deal the splits out
+to the workers, which score each split once (`datarater.pipelines.graph.score_split`), summarize
+each group of splits from its committed score files, and commit the sum as `scoring.json`.
+"""
+
+from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,14 +17,10 @@ import orjson
 from apache_beam.metrics import Metrics
 from numpy.typing import NDArray
 
-from datarater.pipelines.errors import (
-    CountsError,
-    EmptyCorpusError,
-    RejectedShareError,
-)
+from datarater.pipelines.errors import CountsError, EmptyCorpusError, RejectedShareError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.requests import ScoringRequest
-from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow, ScoreSplit
+from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.committed import (
     PREFIXES,
@@ -32,8 +35,68 @@ from datarater.pipelines.run_folder.summaries import Counts, Summary
 from datarater.rater_model.documents.records import FileInfo
 
 
+def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
+    """Makes the checks of the graph before any work begins, with clearer messages.
+
+    Returns:
+        The input files.
+
+    Raises:
+        CurationError: There is no input or no rater, or the run folder cannot be used.
+        RunFolderMismatchError: The run folder belongs to another run.
+        RejectedShareError: Everything is scored, and too much was rejected.
+    """
+    commits.check_file_system(request.output)
+    files = planning.list_inputs(request.inputs)
+    planning.check_committed_plan(request.plan, files)
+
+    scored = commits.read_if_there(request.folder.scoring_path)
+    if scored is not None:
+        check_counts(
+            Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction
+        )
+    return files
+
+
+# --- which splits to score ---
+
+
+def list_scored(
+    start: beam.PCollection, groups: beam.PCollection, folder: RunFolder
+) -> beam.PCollection:
+    """Lists the splits that were scored before, a thousand score files per request.
+
+    Args:
+        start: Collection of one element.
+        groups: Numbers of all groups; the listing waits for them.
+        folder: The run folder.
+
+    Returns:
+        One element: the sorted ordinals of the scored splits, int64.
+    """
+    return (
+        start
+        | "Prefixes" >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups)).with_output_types(int)
+        | "Spread prefixes" >> beam.Reshuffle()
+        | "List scored" >> beam.Map(_scored_under, folder)
+        | "Merge scored" >> beam.CombineGlobally(merge_ordinals)
+    )
+
+
+def _prefixes(start: Any, groups: Iterable[int]) -> Iterator[int]:
+    # The groups only make this step wait for them.
+    yield from range(PREFIXES)
+
+
+def _scored_under(prefix: int, folder: RunFolder) -> NDArray[np.int64]:
+    return ordinals_of(entries_of(folder, prefix))
+
+
 class ExpandGroup(beam.DoFn):
-    """Gives the splits of a group, unless all of it is summarised already; apart from them those that are scored."""
+    """Emits the splits of a group that still need scoring; tags the ones already scored.
+
+    A group with a summary is complete: only its number is emitted, with a tag of its own.
+    """
 
     SUMMARISED = "summarised"
     SCORED = "scored"
@@ -42,15 +105,16 @@ class ExpandGroup(beam.DoFn):
         self._folder = folder
 
     def process(self, group: int, scored_M: NDArray[np.int64]) -> Iterator[Any]:
-        """A group's number in.
+        """Expands one group.
 
         Args:
-            group: the number.
-            scored_M: the ordinals of all splits that were scored when they were listed, sorted.
+            group: Number of the group.
+            scored_M: Sorted ordinals of all splits that were scored when they were listed.
         """
-        if summaries.is_summarised(self._folder, group):
+        if commits.exists(self._folder.summary_path(group)):
             yield beam.pvalue.TaggedOutput(self.SUMMARISED, group)
             return
+
         tasks = read_group(self._folder, group)
         ordinals_S = np.asarray([task.split.ordinal for task in tasks], np.int64)
         for task, scored in zip(tasks, np.isin(ordinals_S, scored_M).tolist(), strict=True):
@@ -60,15 +124,101 @@ class ExpandGroup(beam.DoFn):
                 yield task
 
 
+def expand_groups(scored: beam.PCollection, folder: RunFolder) -> beam.PTransform:
+    """Returns `ExpandGroup` as a step with its three outputs.
+
+    Args:
+        scored: One element: the sorted ordinals of the scored splits.
+        folder: The run folder.
+
+    Returns:
+        A transform of groups into `splits`, `ExpandGroup.SCORED` and `ExpandGroup.SUMMARISED`.
+    """
+    expand = beam.ParDo(ExpandGroup(folder), beam.pvalue.AsSingleton(scored))
+    return expand.with_outputs(ExpandGroup.SUMMARISED, ExpandGroup.SCORED, main="splits")
+
+
+@beam.typehints.with_output_types(tuple[int, int])
 class CountFound(beam.DoFn):
     """Counts the splits that were scored before."""
 
     def process(self, scored: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """A group and an ordinal in, and out."""
+        """Passes on the group and ordinal of one split."""
         Metrics.counter(METRICS, "splits_found_scored").inc()
         yield scored
 
 
+# --- who scores them ---
+
+
+class DealOut(beam.PTransform):
+    """Deals splits out evenly to all workers.
+
+    A Reshuffle alone is not enough. Flink drops the second of two Reshuffles without a grouping
+    between them, and then all splits of a group stay on one worker. So every split is first grouped
+    under its own ordinal.
+    """
+
+    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
+        """Adds the steps to a collection of splits."""
+        return (
+            tasks
+            | "By ordinal" >> beam.Map(_by_ordinal).with_output_types(tuple[int, SplitTask])
+            | "Each by itself" >> beam.GroupByKey()
+            | "Split" >> beam.Map(_one_of).with_output_types(SplitTask)
+            | "Deal out" >> beam.Reshuffle()
+        )
+
+
+def _by_ordinal(task: SplitTask) -> tuple[int, SplitTask]:
+    return task.split.ordinal, task
+
+
+def _one_of(element: tuple[int, Iterable[SplitTask]]) -> SplitTask:
+    return next(iter(element[1]))
+
+
+class ScoreLocally(beam.PTransform):
+    """Scores all splits with the workers of this machine; emits the groups once they are done.
+
+    The steps after it find every split scored. Each worker gets the numbers of all groups under a
+    key of its own, because the local runner deals keys out evenly.
+    """
+
+    def __init__(self, request: ScoringRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, groups: beam.PCollection) -> beam.PCollection:
+        """Adds the steps to the numbers of all groups."""
+        ended = (
+            groups
+            | "To every worker" >> beam.FlatMap(_to_every_worker, self._request.slots)
+            | "Gather groups" >> beam.GroupByKey()
+            | "Score" >> beam.ParDo(ScoreFromRow(self._request))
+        )
+        return (
+            groups
+            | "When all have ended" >> beam.Map(_first, beam.pvalue.AsIter(ended))
+            | "Spread groups" >> beam.Reshuffle()
+        )
+
+
+@beam.typehints.with_output_types(Iterable[tuple[int, int]])
+def _to_every_worker(group: int, slots: int) -> Iterator[tuple[int, int]]:
+    for slot in range(slots):
+        yield slot, group
+
+
+@beam.typehints.with_output_types(int)
+def _first(group: int, ended: Iterable[int]) -> int:
+    return group
+
+
+# --- the counts ---
+
+
+@beam.typehints.with_output_types(int)
 class SummariseGroup(beam.DoFn):
     """Writes a group's rejected records and summary from its committed score files."""
 
@@ -76,7 +226,14 @@ class SummariseGroup(beam.DoFn):
         self._folder = folder
 
     def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
-        """A group and the ordinals of its scored splits in; the group out."""
+        """Summarizes one group.
+
+        Args:
+            element: Number of the group, and the ordinals of its scored splits.
+
+        Raises:
+            CountsError: A split of the plan was not scored.
+        """
         group, ordinals = element
         scored = sorted(set(ordinals))
         planned = [task.split.ordinal for task in read_group(self._folder, group)]
@@ -85,82 +242,92 @@ class SummariseGroup(beam.DoFn):
             raise CountsError(
                 f"group {group}: the splits {missing[:5]} of the plan were not scored"
             )
+
         summaries.summarise_group(self._folder, group, planned)
         yield group
+
+
+@beam.typehints.with_output_types(Summary)
+def read_summary(group: int, folder: RunFolder) -> Summary:
+    """Reads the committed summary of a group."""
+    return summaries.read_summary(folder, group)
 
 
 class MergeSummaries(beam.CombineFn):
     """Adds summaries up."""
 
     def create_accumulator(self) -> Summary:
-        """Counts nothing."""
+        """Returns a summary of nothing."""
         return Summary()
 
     def add_input(self, accumulator: Summary, element: Summary) -> Summary:
-        """Adds one."""
+        """Adds one summary."""
         accumulator.add(element)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Summary]) -> Summary:
-        """Adds several."""
+        """Adds several summaries."""
         total = Summary()
         for accumulator in accumulators:
             total.add(accumulator)
         return total
 
     def extract_output(self, accumulator: Summary) -> Summary:
-        """The sum."""
+        """Returns the sum."""
         return accumulator
 
 
 def check_counts(counts: Counts, max_rejected_fraction: float) -> None:
-    """Refuses a corpus without records, and one of which too much is rejected.
+    """Refuses a corpus without records, or with too many rejected ones.
 
     Raises:
-        EmptyCorpusError: no file holds any record.
-        RejectedShareError: the share of rejected records is past the limit.
+        EmptyCorpusError: No file contains a record.
+        RejectedShareError: The share of rejected records exceeds the limit.
     """
     if not counts.read:
         raise EmptyCorpusError(
-            "--input: there are files, but not one record in them; check the glob, or give the files that hold the "
-            "documents"
+            "--input: there is not one record in the files; check the glob, or give the files "
+            "that contain the documents"
         )
+
     rejected = counts.rejected.total()
     if rejected > max_rejected_fraction * counts.read:
         reasons = ", ".join(
             f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3)
         )
         raise RejectedShareError(
-            f"{rejected:,} of {counts.read:,} records are rejected ({reasons}), more than --max_rejected_fraction "
-            f"{max_rejected_fraction:g}; correct the input or the read options, or raise the limit and run the same "
-            "command to go on"
+            f"{rejected:,} of {counts.read:,} records are rejected ({reasons}), more than "
+            f"--max_rejected_fraction {max_rejected_fraction:g}; correct the input or the read "
+            "options, or raise the limit and run the same command to continue"
         )
 
 
 def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: float = 1.0) -> None:
-    """Commits `scoring.json`.
+    """Reconciles the counts, then commits `scoring.json`.
 
     Args:
-        total: the sum of all groups' summaries.
-        folder: the run folder.
-        max_rejected_fraction: the share of records that may be rejected.
+        total: Sum of all groups' summaries.
+        folder: The run folder.
+        max_rejected_fraction: Maximum share of records that may be rejected.
 
     Raises:
-        CountsError: a group or split is missing, or the counts contradict each other.
-        EmptyCorpusError: no file holds any record.
-        RejectedShareError: the share of rejected records is past the limit.
+        CountsError: A group or split is missing, or the counts contradict each other.
+        EmptyCorpusError: No file contains a record.
+        RejectedShareError: The share of rejected records exceeds the limit.
     """
+    # Every split of the plan is counted once, and every record is scored or rejected.
     identity = read_identity(folder)
     plan = plan_of(folder)
     if (total.groups, total.splits) != (plan["groups"], plan["splits"]):
         raise CountsError(
-            f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the plan has "
-            f"{plan['splits']} in {plan['groups']}"
+            f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the "
+            f"plan has {plan['splits']} in {plan['groups']}"
         )
     total.counts.check(folder.path)
     for source, counts in total.sources.items():
         counts.check(f"{folder.path}, source {source!r}")
     check_counts(total.counts, max_rejected_fraction)
+
     fields = {
         "format": FORMAT_VERSION,
         "versions": versions(),
@@ -175,164 +342,14 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
     commits.commit_if_absent(folder.scoring_path, to_json(fields))
 
 
+@beam.typehints.with_output_types(str)
 class FinishScoring(beam.DoFn):
-    """Commits `scoring.json`, and says so by one element."""
+    """Commits `scoring.json`; emits its path."""
 
     def __init__(self, request: ScoringRequest):
         self._request = request
 
     def process(self, total: Summary) -> Iterator[str]:
-        """The sum of all summaries in."""
+        """Finishes the scoring, given the sum of all summaries."""
         finish_scoring(total, self._request.folder, self._request.max_rejected_fraction)
         yield self._request.folder.scoring_path
-
-
-class ScoreCorpus(beam.PTransform):
-    """Plans and scores a corpus; gives one element once `scoring.json` is committed.
-
-    Every step is idempotent, and what was committed before is not done again.
-    """
-
-    def __init__(self, request: ScoringRequest):
-        super().__init__()
-        self._request = request
-
-    def expand(self, start: beam.PCollection) -> beam.PCollection:
-        """A collection of one element in."""
-        folder = self._request.folder
-        groups = start | "Plan" >> planning.Plan(self._request.plan)
-        if self._request.slots:
-            groups = groups | "Score from one row" >> _ScoreLocally(self._request)
-        # Listed a thousand to a request: a resumed run looks for no score file by itself.
-        found = (
-            start
-            | "Prefixes"
-            >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups)).with_output_types(int)
-            | "Spread prefixes" >> beam.Reshuffle()
-            | "List scored" >> beam.Map(_scored_under, folder)
-            | "Merge scored" >> beam.CombineGlobally(merge_ordinals)
-        )
-        expand = beam.ParDo(ExpandGroup(folder), beam.pvalue.AsSingleton(found))
-        expanded = groups | "Expand group" >> expand.with_outputs(
-            ExpandGroup.SUMMARISED, ExpandGroup.SCORED, main="splits"
-        )
-        scored_now = (
-            expanded.splits
-            | "Spread splits" >> _DealOut()
-            | "Score split"
-            >> beam.ParDo(ScoreSplit(self._request)).with_output_types(tuple[int, int])
-        )
-        scored_before = expanded[ExpandGroup.SCORED] | "Scored before" >> beam.ParDo(CountFound())
-        scored = (
-            (scored_now, scored_before)
-            | "All splits" >> beam.Flatten()
-            | "Group splits" >> beam.GroupByKey()
-            | "Summarise group" >> beam.ParDo(SummariseGroup(folder))
-        )
-        return (
-            (scored, expanded[ExpandGroup.SUMMARISED])
-            | "All groups" >> beam.Flatten()
-            | "Read summary" >> beam.Map(_read_summary, folder)
-            | "Add summaries" >> beam.CombineGlobally(MergeSummaries())
-            | "Finish scoring" >> beam.ParDo(FinishScoring(self._request))
-        )
-
-
-def _prefixes(start: Any, groups: Iterable[int]) -> Iterator[int]:
-    # The groups are waited for, not looked at.
-    yield from range(PREFIXES)
-
-
-def _scored_under(prefix: int, folder: RunFolder) -> NDArray[np.int64]:
-    return ordinals_of(entries_of(folder, prefix))
-
-
-def _by_ordinal(task: SplitTask) -> tuple[int, SplitTask]:
-    return task.split.ordinal, task
-
-
-def _one_of(element: tuple[int, Iterable[SplitTask]]) -> SplitTask:
-    return next(iter(element[1]))
-
-
-class _DealOut(beam.PTransform):
-    """Deals splits out evenly to all workers.
-
-    A Reshuffle alone is not enough: Flink leaves out the second of two between which nothing is
-    grouped, and all splits of a group stay where the group was. So they are grouped, each by
-    itself.
-    """
-
-    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
-        """Splits in and out."""
-        return (
-            tasks
-            | "By ordinal" >> beam.Map(_by_ordinal).with_output_types(tuple[int, SplitTask])
-            | "Each by itself" >> beam.GroupByKey()
-            | "Split" >> beam.Map(_one_of).with_output_types(SplitTask)
-            | "Deal out" >> beam.Reshuffle()
-        )
-
-
-class _ScoreLocally(beam.PTransform):
-    """Has all splits scored by the workers of this machine; gives the numbers of the groups when they are.
-
-    What follows finds every split scored. The numbers go to each worker under a key of its own: the
-    local runner deals keys out evenly.
-    """
-
-    def __init__(self, request: ScoringRequest):
-        super().__init__()
-        self._request = request
-
-    def expand(self, groups: beam.PCollection) -> beam.PCollection:
-        """The numbers of all groups in."""
-        slots = self._request.slots
-        ended = (
-            groups
-            | "To every worker"
-            >> beam.FlatMap(_to_every_worker, slots).with_output_types(tuple[int, int])
-            | "Gather groups" >> beam.GroupByKey()
-            | "Score" >> beam.ParDo(ScoreFromRow(self._request)).with_output_types(int)
-        )
-        return (
-            groups
-            | "When all have ended"
-            >> beam.Map(_first, beam.pvalue.AsIter(ended)).with_output_types(int)
-            | "Spread groups" >> beam.Reshuffle()
-        )
-
-
-def _to_every_worker(group: int, slots: int) -> Iterator[tuple[int, int]]:
-    for slot in range(slots):
-        yield slot, group
-
-
-def _first(group: int, ended: Iterable[int]) -> int:
-    return group
-
-
-def _read_summary(group: int, folder: RunFolder) -> Summary:
-    return summaries.read_summary(folder, group)
-
-
-def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
-    """What can be known before any work begins: the same checks that the graph makes, with clearer messages.
-
-    Returns:
-        The input files.
-
-    Raises:
-        CurationError: no input, no rater, no run folder that can be used.
-        RunFolderMismatchError: the run folder is another run's.
-        RejectedShareError: everything is scored, and too much was rejected.
-    """
-    commits.check_file_system(request.output)
-    files = planning.list_inputs(request.inputs)
-    planning.check_committed_plan(request.plan, files)
-    scored = commits.read_if_there(request.folder.scoring_path)
-    if scored is not None:
-        check_counts(
-            Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction
-        )
-    return files
