@@ -1,16 +1,23 @@
-"""For Beam pipelines of one's own: a model handler, scoring and selecting as transforms, a provider for Beam YAML.
+"""Public transforms for Beam pipelines: score documents, keep the best, or use `RunInference`.
 
+This pipeline scores three documents and prints the best one, and the one that has no text:
+
+    import apache_beam as beam
+
+    from datarater.pipelines.transforms import KeepTop, ScoreDocuments
+
+    documents = [
+        {"id": 1, "text": "The ship reached the harbor at noon."},
+        {"id": 2, "text": "click here click here click here"},
+        {"id": 3, "text": None},
+    ]
     with beam.Pipeline() as pipeline:
-        found = (
-            pipeline
-            | beam.Create([{"id": 1, "text": "A sentence that says something."}, {"id": 2, "text": None}])
-            | ScoreDocuments("demo_output/rater")
-        )
-        found["scored"] | KeepTop(keep_fraction="0.5") | beam.Map(print)
-        found["rejected"] | "Why" >> beam.Map(print)
+        outputs = pipeline | beam.Create(documents) | ScoreDocuments("demo_output/rater")
+        outputs["scored"] | KeepTop(keep_fraction="0.5") | "Kept" >> beam.Map(print)
+        outputs["rejected"] | "Rejected" >> beam.Map(print)
 
-The scores are those of the commands, bit for bit: a score depends on the text, the rater and the
-scoring options alone. In Beam YAML (`pip install 'datarater[yaml]'`):
+The scores are bit for bit those of the commands: a score depends only on the text, the rater and
+the scoring options. In Beam YAML (`pip install 'datarater[yaml]'`):
 
     providers:
       - include: PATH_OF/pipelines/providers.yaml
@@ -22,6 +29,8 @@ scoring options alone. In Beam YAML (`pip install 'datarater[yaml]'`):
           input: ScoreDocuments.scored
           config: {keep_fraction: 0.5}
 """
+
+from __future__ import annotations
 
 import hashlib
 import itertools
@@ -62,13 +71,13 @@ _KEYS_TOGETHER = 512
 
 
 class Score(NamedTuple):
-    """What became of one example.
+    """The result of scoring one example.
 
     Attributes:
-        score: None where it has none.
-        tokens: of the whole text.
-        reason: why it has none, as in files of rejected records; None for a scored one.
-        detail: one sentence for a person.
+        score: Score of the text; None if the example cannot be scored.
+        tokens: Number of tokens of the whole text.
+        reason: Why there is no score, as in files of rejected records; None if there is one.
+        detail: The reason as one sentence.
     """
 
     score: float | None
@@ -78,6 +87,7 @@ class Score(NamedTuple):
 
 
 def _fields_of(element: Any) -> dict[str, Any] | None:
+    """Returns the fields of a mapping or row; None for anything else."""
     if isinstance(element, Mapping):
         return dict(element)
     for name in ("as_dict", "_asdict"):
@@ -91,22 +101,24 @@ def _fields_of(element: Any) -> dict[str, Any] | None:
 class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
     """A rater for Beam's `RunInference`.
 
-    An example is a text, or a mapping or row that has one in a field. Each gives a
-    `PredictionResult` whose inference is a `Score`; one that cannot be scored gets a reason in
-    place of a score, and the others of its batch are scored all the same. All of Beam's options for
-    batching and for sharing a model are taken: `min_batch_size`, `max_batch_size`,
-    `max_batch_duration_secs`, `large_model`, `model_copies`, ...
+    An example is a text, or a mapping or row with a text in a field. Each example becomes a
+    `PredictionResult` whose inference is a `Score`. One that cannot be scored gets a reason instead
+    of a score; the rest of its batch is scored as usual. All of Beam's options for batching and for
+    sharing a model are accepted: `min_batch_size`, `max_batch_size`, `max_batch_duration_secs`,
+    `large_model`, `model_copies`, ...
 
     Args:
-        rater: the rater checkpoint, local or on any file system.
-        text_field: where the text of a mapping or row stands; a dotted path for a nested one.
-        scoring: every option that changes a score; the commands' defaults if None.
-        **batching: options of `apache_beam.ml.inference.base.ModelHandler`.
+        rater: Path of the rater checkpoint, on any file system.
+        text_field: Field of the text in a mapping or row; a dotted path for a nested field.
+        scoring: Every option that changes a score; None for the commands' defaults.
+        **batching: Options of `apache_beam.ml.inference.base.ModelHandler`.
 
     Example:
         >>> with beam.Pipeline() as pipeline:  # doctest: +SKIP
-        ...     texts = pipeline | beam.Create(["one text", "another"])
-        ...     texts | RunInference(RaterModelHandler("demo_output/rater", max_batch_size=64)) | beam.Map(print)
+        ...     texts = pipeline | beam.Create(["A text of 24 characters."])
+        ...     results = texts | RunInference(RaterModelHandler("demo_output/rater"))
+        ...     _ = results | beam.Map(lambda result: print(result.inference.tokens))
+        24
     """
 
     def __init__(
@@ -123,10 +135,10 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
         self._scoring = scoring
 
     def load_model(self) -> Scorer:
-        """Loads the rater, once a process.
+        """Loads the rater, once per process.
 
         Raises:
-            CurationError: it cannot be loaded; the message says why.
+            CurationError: The rater cannot be loaded; the message says why.
         """
         limit_cpu_threads()
         try:
@@ -137,7 +149,17 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
     def run_inference(
         self, batch: Sequence[Any], model: Scorer, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
-        """Scores a batch; see the class."""
+        """Scores a batch of examples.
+
+        Args:
+            batch: Texts, mappings or rows.
+            model: The loaded rater.
+            inference_args: Ignored.
+
+        Yields:
+            One result for each example, in order.
+        """
+        # Find the texts; an example without one gets its reason.
         get_text = field_getter(self._read.text_field)
         problems: list[Score | None] = []
         texts: list[str] = []
@@ -146,9 +168,10 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
             if not isinstance(example, str):
                 fields = _fields_of(example)
                 text = None if fields is None else get_text(fields)
+
             if isinstance(text, str) and not _is_unicode(text):
                 problem = Score(
-                    None, 0, str(Reason.TEXT_NOT_UNICODE), "the text holds a lone surrogate"
+                    None, 0, str(Reason.TEXT_NOT_UNICODE), "the text contains a lone surrogate"
                 )
             else:
                 record = document_of(text, None, None, 0, None, self._read)
@@ -157,22 +180,25 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
                 else:
                     texts.append(record.text)
             problems.append(problem)
+
+        # Score the texts, and put the results back among the problems.
         scored = model.score(texts)
-        found = iter(zip(scored.scores_N.tolist(), scored.tokens_N.tolist(), strict=True))
+        scores = iter(zip(scored.scores_N.tolist(), scored.tokens_N.tolist(), strict=True))
         for example, problem in zip(batch, problems, strict=True):
-            if problem is None:
-                score, tokens = next(found)
-                problem = Score(score, tokens)
+            result = problem
+            if result is None:
+                score, tokens = next(scores)
+                result = Score(score, tokens)
                 if not np.isfinite(score):
-                    problem = Score(None, tokens, SCORE_NOT_FINITE, f"the rater's score is {score}")
-            yield PredictionResult(example, problem)
+                    result = Score(None, tokens, SCORE_NOT_FINITE, f"the rater's score is {score}")
+            yield PredictionResult(example, result)
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
-        """About the bytes of a batch, for Beam's metrics."""
+        """Returns the approximate size of a batch in bytes, for Beam's metrics."""
         return sum(len(example) if isinstance(example, str) else 100 for example in batch)
 
     def get_metrics_namespace(self) -> str:
-        """Where `RunInference` counts."""
+        """Returns the namespace of the metrics of `RunInference`."""
         return "datarater_run_inference"
 
 
@@ -185,7 +211,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _input_fields(element_type: Any) -> list[tuple[str, Any]] | None:
-    """The fields of a row type, None for elements that are mappings or texts."""
+    """Returns the fields of a row type; None for mappings and texts."""
     try:
         return list(named_fields_from_element_type(element_type))
     except (TypeError, ValueError, AttributeError):
@@ -193,6 +219,7 @@ def _input_fields(element_type: Any) -> list[tuple[str, Any]] | None:
 
 
 def _with_fields(element: Any, more: Mapping[str, Any]) -> Any:
+    """Returns an element with fields added; a text becomes a mapping."""
     if isinstance(element, str):
         return {"text": element, **more}
     if isinstance(element, Mapping):
@@ -202,7 +229,7 @@ def _with_fields(element: Any, more: Mapping[str, Any]) -> Any:
 
 
 class _Sort(beam.DoFn):
-    """Sends results to the scored and the rejected."""
+    """Separates scored from rejected elements."""
 
     REJECTED = "rejected"
 
@@ -224,21 +251,25 @@ class _Sort(beam.DoFn):
 class ScoreDocuments(beam.PTransform):
     """Scores documents: mappings or rows with a text, or texts.
 
-    Gives two collections, by name: `scored`, the elements with the fields `datarater_score` and
-    `datarater_tokens` added, and `rejected`, those that have no score with `datarater_reason` and
-    `datarater_detail`. A text alone becomes a mapping with the field `text`.
+    Returns two collections by name. `scored` contains the elements with a score, with the fields
+    `datarater_score` and `datarater_tokens` added. `rejected` contains the other elements, with
+    `datarater_reason` and `datarater_detail`. A plain text becomes a mapping with the field `text`.
 
     Args:
-        rater: the rater checkpoint, local or on any file system.
-        text_field: where the text stands; a dotted path for a nested one.
-        max_windows: windows scored of one document at most; None: the commands' default.
-        tokens_per_batch: tokens in one model call; None: the commands' default.
-        min_batch_size: of Beam's batching.
-        max_batch_size: of Beam's batching.
+        rater: Path of the rater checkpoint, on any file system.
+        text_field: Field of the text; a dotted path for a nested field.
+        max_windows: Maximum number of windows scored per document; None for the commands' default.
+        tokens_per_batch: Number of tokens in one model call; None for the commands' default.
+        min_batch_size: Minimum number of elements in a batch; None for Beam's default.
+        max_batch_size: Maximum number of elements in a batch; None for Beam's default.
 
     Example:
-        >>> found = documents | ScoreDocuments("demo_output/rater")  # doctest: +SKIP
-        >>> found["scored"] | KeepTop(keep_fraction="0.1")  # doctest: +SKIP
+        >>> with beam.Pipeline() as pipeline:  # doctest: +SKIP
+        ...     documents = pipeline | beam.Create(["A text.", "Another text."])
+        ...     outputs = documents | ScoreDocuments("demo_output/rater")
+        ...     best = outputs["scored"] | KeepTop(keep_count=1)
+        ...     _ = best | beam.Map(lambda row: print(sorted(row)))
+        ['datarater_score', 'datarater_tokens', 'text']
     """
 
     def __init__(
@@ -266,14 +297,18 @@ class ScoreDocuments(beam.PTransform):
             max_batch_size=max_batch_size,
         )
 
+    # Beam's type hints know no transform with named outputs: it warns about the annotation.
+    @beam.typehints.no_annotations
     def expand(self, documents: beam.PCollection) -> dict[str, beam.PCollection]:
-        """Documents in; `scored` and `rejected` out."""
-        found = (
+        """Adds the steps to a collection of documents."""
+        outputs = (
             documents
             | "Infer" >> RunInference(self._handler)
             | "Sort" >> beam.ParDo(_Sort()).with_outputs(_Sort.REJECTED, main="scored")
         )
-        scored, rejected = found["scored"], found[_Sort.REJECTED]
+        scored, rejected = outputs["scored"], outputs[_Sort.REJECTED]
+
+        # Rows keep their schema, with the new fields added.
         fields = _input_fields(documents.element_type)
         if fields is not None:
             scored.element_type = RowTypeConstraint.from_fields(
@@ -285,14 +320,13 @@ class ScoreDocuments(beam.PTransform):
         return {"scored": scored, "rejected": rejected}
 
 
-# --- keeping the best
-# ---------------------------------------------------------------------------------
+# --- keeping the best ---
 
 Keys = tuple[RankKeys, np.ndarray, list[str]]
 
 
-class _Names:
-    """How elements are ranked: the names of their fields, and the seed."""
+class _KeyReader:
+    """Reads rank keys from elements, given the names of their fields and the seed."""
 
     def __init__(self, text_field: str, id_field: str, source_field: str, seed: int):
         self.text_field = text_field
@@ -301,23 +335,26 @@ class _Names:
         self.seed = seed
 
     def keys_of(self, elements: Iterable[Any]) -> Keys:
-        """The rank keys of elements, and their sources.
+        """Returns the rank keys of elements, the source of each as a code, and the sources.
 
         Raises:
-            CurationError: an element has no score.
+            CurationError: An element has no finite score.
         """
-        scores, hashes, contents, tokens, codes = [], [], [], [], []
-        names: dict[str, int] = {}
         text_of, id_of, source_of_fields = map(
             field_getter, (self.text_field, self.id_field, self.source_field)
         )
+
+        scores, hashes, contents, tokens, codes = [], [], [], [], []
+        names: dict[str, int] = {}
         for element in elements:
             fields = _fields_of(element) or {}
             score = fields.get(SCORE_FIELD)
             if score is None or not np.isfinite(score):
                 raise CurationError(
-                    f"KeepTop: an element has {score!r} as {SCORE_FIELD}; pass it what ScoreDocuments gives as scored"
+                    f"KeepTop: an element has {score!r} as {SCORE_FIELD}; "
+                    "give it the `scored` output of ScoreDocuments"
                 )
+
             text = text_of(fields)
             text = text if isinstance(text, str) else ""
             scores.append(score)
@@ -325,6 +362,8 @@ class _Names:
             contents.append(_content_hash(fields))
             tokens.append(fields.get(TOKENS_FIELD) or 0)
             codes.append(names.setdefault(source_of(source_of_fields(fields)), len(names)))
+
+        # Elements have no place in a file; the hash of their content is their position instead.
         keys = RankKeys.of(
             np.asarray(scores, np.float32),
             np.asarray(hashes, np.uint64),
@@ -337,7 +376,7 @@ class _Names:
 
 
 def _content_hash(fields: Mapping[str, Any]) -> int:
-    """Tells elements of one key apart: they have no place in a file to do so. The same in every process."""
+    """Returns a hash that distinguishes elements with one key, the same in every process."""
     text = repr(sorted((str(name), _stable(value)) for name, value in fields.items()))
     return int.from_bytes(
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
@@ -345,6 +384,7 @@ def _content_hash(fields: Mapping[str, Any]) -> int:
 
 
 def _stable(value: Any) -> Any:
+    """Returns a value whose `repr` does not depend on the order of fields."""
     if isinstance(value, Mapping):
         return sorted((str(name), _stable(inner)) for name, inner in value.items())
     if isinstance(value, list | tuple):
@@ -353,7 +393,9 @@ def _stable(value: Any) -> Any:
     return value if fields is None else _stable(fields)
 
 
+@beam.typehints.with_output_types(Answers)
 def _survey(part: Keys) -> Answers:
+    """Counts the first level of the descent by source."""
     keys, codes_N, names = part
     return {
         (Family.RULE, names[code]): Histogram.of(keys.take(codes_N == code), 0)
@@ -361,30 +403,35 @@ def _survey(part: Keys) -> Answers:
     }
 
 
-def _begin(found: Answers, policy: dict[str, Any]) -> Cutoffs:
+@beam.typehints.with_output_types(Cutoffs)
+def _begin(survey: Answers, policy: dict[str, Any]) -> Cutoffs:
     histograms = {
-        source: part for (_, source), part in found.items() if isinstance(part, Histogram)
+        source: part for (_, source), part in survey.items() if isinstance(part, Histogram)
     }
     sources = {source: (part.documents, part.tokens) for source, part in histograms.items()}
     return Cutoffs.begin(Policy.from_json(policy), Histogram.merge(histograms.values()), sources)
 
 
+@beam.typehints.with_output_types(Iterable[Answers])
 def _answer(part: Keys, cutoffs: Cutoffs) -> Iterator[Answers]:
     if not cutoffs.done:
         yield cutoffs.answers(*part)
 
 
 class _Keep(beam.DoFn):
-    """Lets through what the cutoffs keep; elements that equal the last one kept in everything are set aside."""
+    """Emits the elements that the cutoffs keep; tags those equal to the last one kept.
+
+    Of identical elements some may have to be kept, which `_take_equal` decides.
+    """
 
     EQUAL = "equal"
 
-    def __init__(self, names: _Names):
-        self._names = names
+    def __init__(self, reader: _KeyReader):
+        self._reader = reader
 
     def process(self, elements: list[Any], cutoffs: Cutoffs) -> Iterator[Any]:
-        keys, codes_N, sources = self._names.keys_of(elements)
-        kept = cutoffs.keeps(keys, codes_N, sources, self._names.seed).tolist()
+        keys, codes_N, sources = self._reader.keys_of(elements)
+        kept = cutoffs.keeps(keys, codes_N, sources, self._reader.seed).tolist()
         equals = cutoffs.equals()
         for index, element in enumerate(elements):
             if kept[index]:
@@ -398,34 +445,42 @@ class _Keep(beam.DoFn):
 
 
 def _take_equal(item: tuple[str, Iterable[Any]], cutoffs: Cutoffs) -> Iterator[Any]:
+    """Emits as many of a group's identical elements as the cutoff keeps."""
     group, elements = item
     yield from itertools.islice(elements, cutoffs.equals()[group][1])
 
 
 class KeepTop(beam.PTransform):
-    """Keeps the best of scored documents, exactly as many as were asked for.
+    """Keeps the best of scored documents, exactly as many as a rule asks for.
 
-    Takes what `ScoreDocuments` gives as `scored`, bounded. One rule is given; the rules, and the
-    order among equal scores, are those of the commands. The texts stay where they are: only rank
-    keys are gathered, and of those only histograms leave the workers.
+    The input is the `scored` output of `ScoreDocuments`, as a bounded collection. Exactly one rule
+    is required. The rules, and the order among equal scores, are those of the commands. Texts do
+    not move between workers: only rank keys are gathered, and only histograms of them are merged.
 
     Args:
-        keep_fraction: this share, exactly: "0.1", "1/3".
-        keep_count: so many.
-        token_budget: the best that fit so many tokens.
-        threshold: those that score at least this.
-        accept_batch: the paper's batch top-K, with `discard_fraction`.
-        discard_fraction: of `accept_batch`.
-        per: "corpus" or "source".
-        source_weights: by source, with `per` source.
-        min_per_source: the best so many of every source at least.
-        seed: of the hash that breaks ties and draws.
-        text_field: where the text stands, the key of documents without an id.
-        id_field: where the id stands.
-        source_field: where the name of the source stands.
+        keep_fraction: Share of the documents to keep, exactly, such as "0.1" or "1/3".
+        keep_count: Number of documents to keep.
+        token_budget: Maximum number of tokens to keep.
+        threshold: Minimum score of the documents to keep.
+        accept_batch: Batch size of the paper's batch top-K; requires `discard_fraction`.
+        discard_fraction: Share of each batch that batch top-K drops.
+        per: Whether the rule applies to the whole "corpus" or to each "source".
+        source_weights: Factors by source for the rule's number; requires `per` source.
+        min_per_source: Minimum number of documents to keep from every source.
+        seed: Seed for tie-breaking and for the draw of batch top-K.
+        text_field: Field of the text, which is the key of documents without an id.
+        id_field: Field of the id.
+        source_field: Field of the source's name.
 
     Raises:
-        ValueError: not exactly one rule, or options that do not go together.
+        ValueError: There is not exactly one rule, or options do not go together.
+
+    Example:
+        >>> rows = [{"text": "a", "datarater_score": 0.5}, {"text": "b", "datarater_score": 0.7}]
+        >>> with beam.Pipeline() as pipeline:  # doctest: +SKIP
+        ...     kept = pipeline | beam.Create(rows) | KeepTop(keep_fraction="0.5")
+        ...     _ = kept | beam.Map(lambda row: print(row["text"]))
+        b
     """
 
     def __init__(
@@ -445,6 +500,8 @@ class KeepTop(beam.PTransform):
         source_field: str = "source",
     ) -> None:
         super().__init__()
+
+        # Exactly one rule.
         given = {
             "keep_fraction": keep_fraction,
             "keep_count": keep_count,
@@ -455,32 +512,39 @@ class KeepTop(beam.PTransform):
         chosen = [name for name, value in given.items() if value is not None]
         if len(chosen) != 1:
             raise ValueError(
-                f"KeepTop takes exactly one of {', '.join(given)}; given: {', '.join(chosen) or 'none'}"
+                f"KeepTop takes exactly one of {', '.join(given)}; "
+                f"given: {', '.join(chosen) or 'none'}"
             )
+
+        # With str, a float from a config file means the decimal that was written there.
         makers: dict[str, Callable[[Any], Rule]] = {
-            # str: a float of a config file means the decimal that was written there.
             "keep_fraction": lambda value: KeepFraction(str(value)),
             "keep_count": KeepCount,
             "token_budget": TokenBudget,
             "threshold": lambda value: Threshold(str(value)),
             "accept_batch": lambda value: BatchTopK.discarding(value, str(discard_fraction)),
         }
+        rule = makers[chosen[0]](given[chosen[0]])
+
         weights = {
             source: Fraction(str(weight)) for source, weight in (source_weights or {}).items()
         }
-        rule = makers[chosen[0]](given[chosen[0]])
         self._policy = Policy(rule, Scope(per), weights, min_per_source)
-        self._names = _Names(text_field, id_field, source_field, seed)
+        self._reader = _KeyReader(text_field, id_field, source_field, seed)
 
     def expand(self, scored: beam.PCollection) -> beam.PCollection:
-        """Scored documents in; the kept ones out, untouched."""
-        # What is ranked is used in every round: it is taken once, and not scored again.
+        """Adds the steps to a collection of scored documents."""
+        # The keys are read once and used in every round, so nothing is scored again.
         batches = scored | "Batch" >> beam.BatchElements(
             min_batch_size=16, max_batch_size=_KEYS_TOGETHER
         )
         keys = (
-            batches | "Take keys" >> beam.Map(self._names.keys_of) | "Hold keys" >> beam.Reshuffle()
+            batches
+            | "Take keys" >> beam.Map(self._reader.keys_of).with_output_types(Keys)
+            | "Hold keys" >> beam.Reshuffle()
         )
+
+        # The descent: every round answers the cutoffs' questions, until all is decided.
         cutoffs = (
             keys
             | "Survey" >> beam.Map(_survey)
@@ -496,8 +560,10 @@ class KeepTop(beam.PTransform):
             cutoffs = answers | f"Advance {number}" >> beam.Map(
                 advance, beam.pvalue.AsSingleton(cutoffs)
             )
+
+        # The elements that the last cutoffs keep, and as many of identical ones as are due.
         last = beam.pvalue.AsSingleton(cutoffs)
-        kept = batches | "Keep" >> beam.ParDo(_Keep(self._names), last).with_outputs(
+        kept = batches | "Keep" >> beam.ParDo(_Keep(self._reader), last).with_outputs(
             _Keep.EQUAL, main="kept"
         )
         equal = (

@@ -1,6 +1,12 @@
-"""The transforms for pipelines of one's own: the same scores as the commands, and the same choice."""
+"""Tests the public transforms: the same scores and the same selection as the commands."""
 
+from __future__ import annotations
+
+import ast
+import doctest
 import json
+import logging
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,7 @@ import pytest
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 
 from datarater import pipelines
+from datarater.pipelines import transforms
 from datarater.pipelines.commands import curate
 from datarater.pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocuments
 from tests.integration.conftest import as_lines, make_records
@@ -21,7 +28,7 @@ from tests.integration.conftest import as_lines, make_records
 def collected(
     build: Callable[[beam.Pipeline, Callable[[str], beam.PTransform]], Any], folder: Path
 ) -> dict[str, list]:
-    """Runs a pipeline; gives what reached each named sink."""
+    """Runs a pipeline; returns the rows that reached each named sink."""
     folder.mkdir(exist_ok=True)
 
     def sink(name: str) -> beam.PTransform:
@@ -48,7 +55,7 @@ def records() -> list[dict[str, Any]]:
 def curated(
     records: list[dict[str, Any]], rater: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, float], set[str]]:
-    """What the command gives: scores by id, and the ids that it keeps."""
+    """Returns the scores of the command by id, and the ids that it keeps."""
     folder = tmp_path_factory.mktemp("command")
     (folder / "a.jsonl").write_bytes(as_lines(records))
     flags = [
@@ -88,7 +95,7 @@ def test_run_inference_gives_the_commands_scores_and_no_bad_record_takes_its_bat
             "reason": score.reason,
         }
 
-    found = collected(
+    rows = collected(
         lambda pipeline, sink: (
             pipeline
             | beam.Create([*records, *bad])
@@ -98,9 +105,9 @@ def test_run_inference_gives_the_commands_scores_and_no_bad_record_takes_its_bat
         ),
         tmp_path / "out",
     )["all"]
-    scores = {row["id"]: row["score"] for row in found if row["reason"] is None}
+    scores = {row["id"]: row["score"] for row in rows if row["reason"] is None}
     assert scores == curated[0]
-    assert sorted(row["reason"] for row in found if row["reason"]) == sorted(
+    assert sorted(row["reason"] for row in rows if row["reason"]) == sorted(
         ["no_text", "no_text", "text_empty", "no_text", "text_not_a_string", "text_empty"]
     )
 
@@ -112,13 +119,13 @@ def test_score_then_keep_is_curate(
     tmp_path: Path,
 ) -> None:
     def build(pipeline: beam.Pipeline, sink: Callable[[str], beam.PTransform]) -> None:
-        found = (
+        outputs = (
             pipeline
             | beam.Create([*records, {"id": "bad", "text": 5}])
             | ScoreDocuments(str(rater))
         )
-        _ = found["rejected"] | sink("rejected")
-        _ = found["scored"] | KeepTop(keep_fraction="0.3") | sink("kept")
+        _ = outputs["rejected"] | sink("rejected")
+        _ = outputs["scored"] | KeepTop(keep_fraction="0.3") | sink("kept")
 
     out = collected(build, tmp_path / "out")
     assert [(row["id"], row["datarater_reason"]) for row in out["rejected"]] == [
@@ -224,3 +231,65 @@ def test_beam_yaml(
     assert {row["id"] for row in rows} == curated[1]
     for row in rows:
         assert np.float32(row["datarater_score"]) == np.float32(curated[0][row["id"]])
+
+
+@pytest.fixture
+def demo_rater(rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a rater where the examples expect it, in a fresh working directory."""
+    (tmp_path / "demo_output").mkdir()
+    (tmp_path / "demo_output/rater").symlink_to(rater)
+    monkeypatch.chdir(tmp_path)
+
+
+def the_first_example() -> str:
+    """Returns the code at the top of the module's docstring."""
+    assert transforms.__doc__ is not None
+    _, _, rest = transforms.__doc__.partition(":\n\n")
+    lines: list[str] = []
+    for line in rest.splitlines():
+        if line and not line.startswith("    "):
+            break
+        lines.append(line)
+    return textwrap.dedent("\n".join(lines))
+
+
+@pytest.mark.usefixtures("demo_rater")
+def test_the_first_example_keeps_a_document_and_logs_no_warning(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        exec(compile(the_first_example(), "example", "exec"), {})
+    rows = [ast.literal_eval(line) for line in capfd.readouterr().out.splitlines()]
+    (kept,) = [row for row in rows if "datarater_score" in row]
+    (rejected,) = [row for row in rows if "datarater_reason" in row]
+    assert len(rows) == 2
+    assert kept["id"] in (1, 2)
+    assert (rejected["id"], rejected["datarater_reason"]) == (3, "no_text")
+    # Beam's own RunInference warns where it cannot measure memory.
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [text for text in warnings if "memory usage cannot be fetched" not in text] == []
+
+
+@pytest.mark.usefixtures("demo_rater")
+@pytest.mark.parametrize("public", [RaterModelHandler, ScoreDocuments, KeepTop])
+def test_the_examples_of_the_transforms_run(public: type, caplog: pytest.LogCaptureFixture) -> None:
+    # Doctests skip these examples, because they need a rater.
+    globs = {**vars(transforms), "beam": beam}
+    (test,) = doctest.DocTestFinder(recurse=False).find(public, public.__name__, globs=globs)
+    for example in test.examples:
+        example.options.pop(doctest.SKIP, None)
+    runner = doctest.DocTestRunner(verbose=False)
+    with caplog.at_level(logging.WARNING):
+        runner.run(test)
+    assert runner.summarize(verbose=False) == (0, len(test.examples))
+    assert test.examples
+    assert not [record for record in caplog.records if "type hint" in record.getMessage()]
+
+
+def test_building_with_rows_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        pipeline = beam.Pipeline(runner="FnApiRunner")
+        rows = pipeline | beam.Create([beam.Row(id=1, text="a text")])
+        outputs = rows | ScoreDocuments("unused")
+        _ = outputs["scored"] | KeepTop(keep_count=1)
+    assert [record.getMessage() for record in caplog.records] == []
