@@ -1,4 +1,6 @@
-"""The selection rules of the command line, each without scoring again."""
+"""Tests the selection rules of the command line, each without scoring again."""
+
+from __future__ import annotations
 
 import json
 from collections import Counter
@@ -27,7 +29,7 @@ COUNTS = {"s0": 120, "s1": 60, "s2": 30}
 
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rater that knows the quantiles of a reference sample."""
+    """Saves a rater with the quantiles of a reference sample."""
     path = tmp_path_factory.mktemp("rater") / "rater"
     config = RaterConfig(
         window=64,
@@ -70,7 +72,7 @@ def corpus_of(folder: Path, seed: int) -> list[dict[str, Any]]:
 def run(
     rater: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, list[float]]]:
-    """A scored run, and its scores by source, the best first."""
+    """Scores a corpus; returns the run and its scores by source, the best first."""
     folder = tmp_path_factory.mktemp("rules")
     records = corpus_of(folder / "in", 1)
     output = folder / "run"
@@ -93,7 +95,8 @@ def run(
 
 
 def selected(output: Path, name: str, *flags: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Selects; gives the manifest and the kept scores by source, the best first."""
+    """Selects; returns the manifest and the kept scores by source, the best first."""
+    # Selecting touches no score file.
     before = {
         path: path.stat().st_mtime_ns for path in (output / "scores").rglob("*") if path.is_file()
     }
@@ -101,6 +104,7 @@ def selected(output: Path, name: str, *flags: str) -> tuple[dict[str, Any], dict
     assert {
         path: path.stat().st_mtime_ns for path in (output / "scores").rglob("*") if path.is_file()
     } == before
+
     folder = output / "selections" / name
     manifest = json.loads((folder / "manifest.json").read_bytes())
     kept: dict[str, list[float]] = {}
@@ -108,6 +112,8 @@ def selected(output: Path, name: str, *flags: str) -> tuple[dict[str, Any], dict
         for line in (folder / entry["path"]).read_bytes().splitlines():
             row = json.loads(line)
             kept.setdefault(row["source"], []).append(float(np.float32(row["datarater_score"])))
+
+    # The counts agree with the kept documents.
     counts = manifest["counts"]
     assert counts["read"] == counts["kept"] + counts["dropped"] + counts["rejected"] == 211
     for source, values in kept.items():
@@ -201,12 +207,13 @@ def test_a_reference_run_and_the_raters_own_quantiles(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # A reference of the same scores gives the cutoff that the corpus itself gives.
+    # A reference with the same scores gives the same cutoff as the corpus itself.
     fraction = ["--keep_fraction", "0.3"]
     first, own = selected(run[0], "own", *fraction, "--name", "own")
     _, same = selected(run[0], "same", *fraction, "--name", "same", "--reference", str(run[0]))
     assert same == own
-    # Another corpus of the same kind: about as many are above its cutoff.
+
+    # In another corpus of the same kind, about as many documents are above its cutoff.
     corpus_of(tmp_path / "in", 5)
     flags = ["--input", str(tmp_path / "in/*"), "--rater", str(rater), "--split_bytes", "4000"]
     assert (
@@ -220,12 +227,14 @@ def test_a_reference_run_and_the_raters_own_quantiles(
     )
     assert manifest["cutoff"] == first["cutoff"]
     assert 30 < manifest["counts"]["kept"] < 100
+
     for name, reference in (("by-run", run[0]), ("by-rater", rater)):
         _, kept = selected(run[0], name, *fraction, "--name", name, "--reference", str(reference))
         assert 40 < sum(map(len, kept.values())) < 90
         batch = ["--accept_batch", "64", "--discard_fraction", "0.75", "--name", "batch-" + name]
         _, kept = selected(run[0], "batch-" + name, *batch, "--reference", str(reference))
         assert 20 < sum(map(len, kept.values())) < 90
+
     capsys.readouterr()
     assert (
         select.main(

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import dataclasses
 import gzip
 import json
@@ -100,8 +102,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         planning.list_inputs([str(tmp_path / "nothing.jsonl")])
 
 
-# --- strides of big compressed streams
-# ----------------------------------------------------------------
+# --- strides of big compressed streams ---
 
 
 def pack(lines: list[bytes], kind: str) -> bytes:
@@ -144,6 +145,7 @@ def test_a_big_stream_is_strided_and_read_once(
     planning.commit_plan(request, planned(request))
     tasks = read_group(request.folder, 0)
     assert len(tasks) == count
+
     parts = [list(read_split(task.split, request.read)) for task in tasks]
     assert [record for part in parts for record in part] == list(read_file(str(path)))
     sizes = [sum(record.size for record in part if isinstance(record, Document)) for part in parts]
@@ -169,6 +171,7 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
         request_for(folder, tmp_path / "run"), split_bytes=2000, workers_to_fill=50
     )
     planning.commit_plan(request, planned(request))
+
     tasks = read_group(request.folder, 0)
     assert len(tasks) > 5
     assert all(task.split.virtual for task in tasks)
@@ -176,6 +179,7 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
     assert [record.raw for record in records if isinstance(record, Document)] == [
         line[:-1] for line in lines
     ]
+
     plan = plan_of(request.folder)
     assert (plan["files_cut_at_members"], plan["strided_files"], plan["read_amplification"]) == (
         1,
@@ -185,14 +189,18 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
     assert "1 compressed files are cut at their gzip members or zstd frames" in describe_plan(plan)
 
 
-@pytest.mark.parametrize(("most", "parts"), [(1.0, 1), (1.5, 2), (2.0, 3), (4.0, 7), (10.0, 19)])
-def test_read_amplification_is_bounded(tmp_path: Path, most: float, parts: int) -> None:
+@pytest.mark.parametrize(
+    ("amplification", "parts"), [(1.0, 1), (1.5, 2), (2.0, 3), (4.0, 7), (10.0, 19)]
+)
+def test_read_amplification_is_bounded(tmp_path: Path, amplification: float, parts: int) -> None:
     write_stream(tmp_path / "in")
     request = request_for(tmp_path / "in", tmp_path / "run")
-    request = dataclasses.replace(request, workers_to_fill=100, max_read_amplification=most)
+    request = dataclasses.replace(
+        request, workers_to_fill=100, max_read_amplification=amplification
+    )
     (plan,) = planning.stride(planned(request), request)
     assert len(plan.cuts_Sx3) == parts
-    assert plan.bytes_read <= most * plan.info.size * 1.001
+    assert plan.bytes_read <= amplification * plan.info.size * 1.001
 
 
 def test_files_that_fill_the_workers_are_left_whole(tmp_path: Path) -> None:
@@ -223,8 +231,8 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
     info = list_files(request.inputs)[0]
     whole = FilePlan.of(info, request.read, 10**9)
     cut = dataclasses.replace(whole, unpacked=400 * 500).strided(6)
-    found = [record for task in cut.tasks(0) for record in read_split(task.split, request.read)]
-    assert found == list(read_file(str(path)))
+    records = [record for task in cut.tasks(0) for record in read_split(task.split, request.read)]
+    assert records == list(read_file(str(path)))
 
 
 @pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
@@ -236,15 +244,16 @@ def test_the_size_of_a_stream_is_estimated(
     real = len(unpack(path))
     size = path.stat().st_size
     with open(path, "rb") as file:
-        found = unpacked_size(file, Compression.ZSTD if kind == "zstd" else Compression.GZIP, size)
-    assert found == (real if kind != "two members" else pytest.approx(real, rel=0.2))
+        compression = Compression.ZSTD if kind == "zstd" else Compression.GZIP
+        estimate = unpacked_size(file, compression, size)
+    assert estimate == (real if kind != "two members" else pytest.approx(real, rel=0.2))
 
 
 def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: Path) -> None:
-    found = list_files([str(corpus / "*")])
+    files = list_files([str(corpus / "*")])
     path = str(tmp_path / "inputs.jsonl")
-    commits.commit_if_absent(path, json_lines(file.to_json() for file in found[:2]))
+    commits.commit_if_absent(path, json_lines(file.to_json() for file in files[:2]))
     (corpus / "a.jsonl").write_text("changed since\n")
-    assert planning.list_inputs((run_plan.INPUT_LIST + path,)) == found[:2]
+    assert planning.list_inputs((run_plan.INPUT_LIST + path,)) == files[:2]
     with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):
         planning.list_inputs((f"{run_plan.INPUT_LIST}{tmp_path}/missing.jsonl",))

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import gzip
 import io
 import json
@@ -58,6 +60,7 @@ def test_a_lines_own_bytes_stay(
         "utf-8", "surrogatepass"
     )
     written = scored_line(line, score)
+
     body = line.rstrip()
     assert written.startswith(body[:-1])
     assert written.endswith(line[len(body) - 1 :])
@@ -103,6 +106,7 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
     assert row["id"] == "7"
     assert row["source"] == "['a']"
     assert json.loads(row["metadata"]) == {"n": 2**70, "m": {"text": "inner", "x": 1.0}}
+
     nested = document_row(
         document({"m": {"text": "t", "x": 1}}), 0.5, ReadOptions(text_field="m.text")
     )
@@ -112,7 +116,7 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "wanted", "written"),
+    ("layout", "requested", "written"),
     [
         ("jsonl/none", "same", "jsonl"),
         ("jsonl/gzip", "same", "jsonl.gz"),
@@ -128,9 +132,9 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
     ],
 )
 def test_the_output_follows_the_input_unless_asked_otherwise(
-    layout: str, wanted: str, written: str
+    layout: str, requested: str, written: str
 ) -> None:
-    assert output_format(layout, wanted) == written
+    assert output_format(layout, requested) == written
 
 
 def test_what_can_share_a_file() -> None:
@@ -215,6 +219,7 @@ def test_a_row_of_any_types_becomes_json() -> None:
         "nothing": pa.nulls(1),
     }
     (line,) = record_writers.table_lines(pa.table(arrays), np.asarray([0.5], np.float32))
+
     row = json.loads(line)
     assert list(row) == [*arrays, SCORE_FIELD]
     assert row["instants"] == ["1970-01-01 00:00:00.000000001"]
