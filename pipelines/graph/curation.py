@@ -76,7 +76,7 @@ class Work:
         )
 
     def leases(self) -> list[str]:
-        """Returns the leases to hold: one for scoring, and one for each selection."""
+        """Returns the paths of the leases that a launch needs, for scoring and for selecting."""
         folders = []
         if self.scoring is not None and not commits.exists(self.folder.scoring_path):
             folders.append(self.folder.scoring_lease_path)
@@ -85,7 +85,7 @@ class Work:
         return folders
 
     def folders(self) -> list[str]:
-        """Returns the folders that only a holder of these leases writes into."""
+        """Returns the folders that only the owner of these leases writes into."""
         folders = []
         if self.scoring is not None:
             folders += self.folder.scoring_folders

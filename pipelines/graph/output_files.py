@@ -295,7 +295,7 @@ class WriteShard(beam.DoFn):
         if self._read is None:
             identity = read_identity(self._request.folder)
             if identity is None:
-                raise CountsError(f"{self._request.folder.path} holds no plan")
+                raise CountsError(f"{self._request.folder.path} has no plan")
             self._read = ReadOptions.from_json(identity["read"])
         return self._read
 

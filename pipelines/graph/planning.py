@@ -100,6 +100,7 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
             changed since then fails when it is read.
 
     Raises:
+        UsageError: The file after `@` is not a list of input files.
         NoMatchError: No file matches.
         UnreadableInputError: A file system cannot be reached.
     """
@@ -112,7 +113,7 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
         return list_files(patterns)
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise UsageError(
-            f"--input: {patterns[0]} names no list of input files; to read the inputs from a text "
+            f"--input: {patterns[0]} is not a list of input files; to read the inputs from a text "
             f"file, use --input_list {patterns[0].removeprefix(INPUT_LIST)}"
         ) from error
     except NoInputError as error:

@@ -108,7 +108,7 @@ def check_books(
     }
     wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
     if wrong:
-        raise CountsError(f"output files hold other documents than the splits keep: {wrong[:5]}")
+        raise CountsError(f"output files contain other documents than the splits keep: {wrong[:5]}")
     return total
 
 

@@ -178,6 +178,7 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         value if isinstance(value, str) else _dump(value)
         for value in map(id_of_key, rows["key"].to_pylist())
     ]
+
     columns = {
         "id": ids,
         "source": rows["source"].to_pylist(),
@@ -186,6 +187,7 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         "tokens": rows["tokens"],
         SCORE_FIELD: rows["score"],
     }
+
     return pa.table(
         [
             pa.chunked_array([columns[field.name]], field.type)

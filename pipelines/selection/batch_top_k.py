@@ -309,7 +309,7 @@ class Distribution:
         coarse_K = self._coarse
         if histogram.documents != int(self.counts_K[coarse_K].sum()):
             raise SelectionError(
-                f"{histogram.documents} documents were counted in bins that held "
+                f"{histogram.documents} documents were counted in bins with "
                 f"{int(self.counts_K[coarse_K].sum())}: the scores changed during the selection"
             )
 

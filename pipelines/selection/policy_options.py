@@ -75,7 +75,7 @@ def policy_from_options(
         source_weights: Weight by source, with `per` source.
         min_per_source: Number of best documents of each source that are kept in any case.
         by_reference: Whether the distribution of scores comes from a reference.
-        prefix: What stands before an option's name in messages: "--" for flags.
+        prefix: Prefix of an option's name in messages: "--" for flags.
 
     Raises:
         SelectionError: Two options do not go together; the message names them.
