@@ -1,7 +1,7 @@
 """The population of inner models, which persist between meta-steps, and their staggered resets.
 
 Algorithm 1 (arXiv 2505.17895) trains the rater on P inner models. Each continues from meta-step to
-meta-step for a lifetime of R meta-steps and then starts anew. Inner model i is reset before
+meta-step for a lifetime of R meta-steps and then starts over. Inner model i is reset before
 meta-step n when
 
     (n + floor(i R / P)) mod R = 0,        n > 0

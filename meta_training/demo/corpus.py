@@ -343,6 +343,7 @@ def _library_modules() -> Iterator[_Module]:
         for name in sorted(names):
             if not name.endswith(".py") or _LOCAL_MODULES.search(name):
                 continue
+
             path = Path(folder) / name
             try:
                 text = path.read_text(encoding="utf-8")
@@ -506,6 +507,7 @@ def _docstring_nodes(tree: ast.Module) -> Iterator[ast.Expr]:
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue
+
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and body
@@ -517,6 +519,7 @@ def _docstring_nodes(tree: ast.Module) -> Iterator[ast.Expr]:
                 and isinstance(first.value.value, str)
             ):
                 yield first
+
         for field in ("finalbody", "orelse", "handlers", "body"):
             waiting.extend(reversed(getattr(node, field, ())))
 
@@ -607,6 +610,7 @@ def _code_windows(
                     return windows
                 name, text, place, left = modules[i].name, _code_only(modules[i]), 0, 6
                 continue
+
             window = Piece(name, text[place : place + length], "sources")
             # The next window starts at the beginning of a line.
             end = text.find("\n", place + length)

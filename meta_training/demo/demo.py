@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parse(argv)
     _check_extra()
+
     try:
         run_demo(Path(options.output).expanduser(), options.documents_per_kind)
     except DemoError as error:
@@ -104,6 +105,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="Documents of each kind over which AUCs are computed. Default: %(default)s.",
     )
+
     options = parser.parse_args(argv)
     if options.documents_per_kind < 1:
         parser.error(f"--documents_per_kind must be at least 1, not {options.documents_per_kind}")

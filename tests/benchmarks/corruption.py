@@ -134,6 +134,7 @@ def show(results: Sequence[dict[str, Any]], console: Console) -> None:
         table.add_column(
             column, justify="left" if column in ("scored by", "damage") else "right", no_wrap=True
         )
+
     for result in results:
         for scorer, of_kinds in result["figures"].items():
             for kind, values in of_kinds.items():

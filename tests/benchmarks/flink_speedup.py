@@ -162,6 +162,7 @@ def curate(corpus: str, rater: Path, output: Path, flags: list[str]) -> None:
         "2",
         *flags,
     ]
+
     with open(log, "w") as file:
         code = subprocess.run(
             command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, check=False
@@ -259,11 +260,13 @@ def table(report: dict[str, Any]) -> str:
     for index, workers in enumerate(WORKERS):
         row = (f"{medians[of][index]:.1f}" for of in ("seconds", "busiest", "all"))
         lines.append(f"| {workers} | {' | '.join(row)} |")
+
     for name in ("clock", "processor_time"):
         speed_up = report[f"speed_up_by_{'the_' if name == 'clock' else ''}{name}"]
         lines.append(
             f"speed-up by {name.replace('_', ' ')}: {speed_up:.2f}, {speed_up / 2:.0%} of the ideal"
         )
+
     same = sum(run["same"] for run in report["runs"])
     lines.append(
         f"{same} of {len(report['runs'])} runs keep the same documents as the in-process runner "
@@ -288,6 +291,7 @@ def main() -> None:
         help="runs with each number of workers; default: %(default)s",
     )
     args = parser.parse_args()
+
     shutil.rmtree(args.output, ignore_errors=True)
     args.output.mkdir(parents=True)
     report = measure(str(Path(args.corpus).absolute()), args.output.absolute(), args.rounds)

@@ -87,6 +87,7 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     starts_S = np.arange(per_file, dtype=np.int64) * 2**24
     cuts_Sx3 = np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1)
+
     plans = [
         FilePlan(
             FileInfo(
@@ -100,6 +101,7 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
         )
         for number in range(files)
     ]
+
     planning.commit_plan(request, plans)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (peak - before) / 1024, time.monotonic() - started

@@ -286,6 +286,7 @@ def run_child(arguments: argparse.Namespace) -> None:
                 for n in arguments.arrangements
                 if (size, updates, arguments.child, n) not in existing
             ]
+
             for figure in measure(size, updates, names, arguments.timed, runs):
                 print(
                     json.dumps(
@@ -368,6 +369,7 @@ def processor_table(figures: Sequence[dict[str, Any]]) -> list[str]:
     columns = sorted({place[:2] for place in timed if (*place[:2], STRONGEST) in timed})
     lines = [f"| processor s | {' | '.join(f'{size}, T={updates}' for size, updates in columns)} |"]
     lines += ["|---|" + "---:|" * len(columns)]
+
     for name in (*ARRANGEMENTS, *OTHERS):
         if any((*column, name) in timed for column in columns):
             pairs = [

@@ -164,6 +164,7 @@ def figures(
     """
     judged_N = quality_N != MIXED
     deciles = auc_within_deciles(scores_N[judged_N], quality_N[judged_N] == CLEAN, size_N[judged_N])
+
     noisy_M = scores_N[quality_N == NOISY]
     kept_N = scores_N >= np.sort(scores_N)[len(scores_N) // 2]
     return {

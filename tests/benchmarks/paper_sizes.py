@@ -175,6 +175,7 @@ def count_flops(jaxpr: Any) -> float:
             )
         elif equation.primitive.name == "scan":
             repeats = equation.params["length"]
+
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
@@ -263,6 +264,7 @@ def show(figures: Sequence[dict[str, Any]]) -> None:
                 f"{share:.0%}",
             ]
             cells += ["yes" if share <= 1 else "no"]
+
         cpu = row.get("cpu_temporary_bytes")
         cells += [
             f"{row['flops'] / 1e12:.0f}",
@@ -300,10 +302,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--cpu", action=argparse.BooleanOptionalAction, default=True, help="compile for the CPU"
     )
     arguments = parser.parse_args(argv)
+
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "paper_sizes.json"
     figures: list[dict[str, Any]] = json.loads(path.read_text())["figures"] if path.exists() else []
     versions = {**machine(), "libtpu": metadata.version("libtpu")} if not arguments.show else {}
+
     for size in () if arguments.show else arguments.sizes:
         for updates in arguments.updates:
             config = config_of(size, updates, arguments.micro_batch, arguments.mode)
@@ -313,10 +317,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             existing = next((f for f in figures if tuple(f[name] for name in names) == place), {})
             figure: dict[str, Any] = {**existing, **dict(zip(names, place, strict=True))}
             figure["parameters"] = count_parameters(state.inner.params) // config.population.size
+
             if arguments.tpu:
                 figure |= compile_for_tpu(config, arguments.topology)
             if arguments.cpu:
                 figure |= compile_for_cpu(config, figure["mesh"][1])
+
             figures = [f for f in figures if tuple(f[name] for name in names) != place] + [figure]
             path.write_text(json.dumps({"machine": versions, "figures": figures}, indent=1))
             print(json.dumps(figure), flush=True)

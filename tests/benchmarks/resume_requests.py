@@ -131,6 +131,7 @@ class SlowStore(AbstractFileSystem):
                 for ordinal in self.by_prefix.get(prefix, [])
                 if ordinal < self.done
             ]
+
         children = {
             name[len(path) + 1 :].split("/")[0]
             for name in self.stored
@@ -142,6 +143,7 @@ class SlowStore(AbstractFileSystem):
             entries.append(
                 {"name": name, "size": len(self.stored.get(name, b"")), "type": kind, "mtime": 0.0}
             )
+
         self._ask("list", max(1, -(-len(entries) // PAGE)))
         if not entries:
             raise FileNotFoundError(path)
@@ -214,6 +216,7 @@ class Meter:
         before, started = peak_megabytes(), time.monotonic()
         result = work()
         seconds = time.monotonic() - started
+
         requests = {
             kind: round(count * times) for kind, count in sorted(SlowStore.requests.items())
         }

@@ -1,7 +1,9 @@
-"""Meta-trains a very small population under several placements and writes what came out as JSON.
+"""Meta-trains a very small population under several placements and writes the outcome as JSON.
 
-Run by tests in processes of their own, since the number of devices is fixed when JAX starts.
+Tests run it in separate processes, since the number of devices is fixed when JAX starts.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -44,15 +46,17 @@ def run(
     steps: int,
     permuted: bool = False,
 ) -> tuple[Any, Any, Any]:
-    """Returns eta after some meta-steps, the last metrics, and more.
+    """Runs some meta-steps.
 
-    That is the compiled meta-step, the shapes of theta's parts on a device, and a row for each
-    inner model of what its meta-optimiser holds.
+    Returns:
+        eta, the last metrics, and a tuple of the compiled meta-step, the shapes of theta's parts on
+        a device, and a row with the state of each inner model's meta-optimizer.
     """
     optimiser = optax.adam(1e-2, eps=1e-8, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), POPULATION + 2)
     members = [inner_state(problem.initialise_model(key), optimiser) for key in keys[2:]]
     data_axis = placement.data_axis(members[0].params) if placement else None
+
     inner_part, outer_part = (1, 1) if placement and placement.group_size == BATCH else (2, 4)
     meta_gradient = make_meta_gradient(
         problem.score,
@@ -67,6 +71,7 @@ def run(
     )
     state = initial_meta_state(problem.initialise_rater(keys[0]), stack(members), meta_optimiser)
     state = place_meta_state(state, placement)
+
     compiled = None
     for step in range(steps):
         key = jax.random.fold_in(keys[1], step)
@@ -76,7 +81,7 @@ def run(
             order = np.random.default_rng(step).permutation(BATCH)
             inner = jax.tree.map(lambda x, order=order: x[:, :, order], inner)
             outer = jax.tree.map(lambda x, order=order: x[:, order], outer)
-        if step == 3:
+        if step == 3:  # a reset
             fresh = inner_state(problem.initialise_model(jax.random.fold_in(key, 2)), optimiser)
             state = state._replace(inner=replace_member(state.inner, 1, fresh, placement))
         arguments = state, place_windows(inner, placement), place_windows(outer, placement)
@@ -87,28 +92,31 @@ def run(
                 .compile(QUICK)
             )
         state, metrics = compiled(*arguments)
+
     cut = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.inner.params)]
-    held = state.meta_optimiser_state
-    held = placement.place(held, PartitionSpec()) if placement else held
+    optimiser_state = state.meta_optimiser_state
+    if placement:
+        optimiser_state = placement.place(optimiser_state, PartitionSpec())
     rows = np.concatenate(
-        [np.reshape(leaf, (POPULATION, -1)) for leaf in jax.tree.leaves(held)], axis=1
+        [np.reshape(leaf, (POPULATION, -1)) for leaf in jax.tree.leaves(optimiser_state)], axis=1
     )
     eta = np.asarray(jax.flatten_util.ravel_pytree(state.rater_params)[0])
     return eta, jax.device_get(metrics), (compiled, cut, rows)
 
 
 def collectives(text: str) -> list[str]:
-    """Returns every exchange of a compiled program: what, over which devices, of how many numbers in all."""
-    found = []
-    pattern = r"= (\(?[a-z0-9]+\[.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    """Returns every exchange of a compiled program: its kind, devices and count of numbers."""
+    exchanges = []
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    pattern = rf"= (\(?[a-z0-9]+\[.*?) ({kinds})(?:-start)?\("
     for line in text.splitlines():
         match = re.search(pattern, line)
         groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[.*?\]<=\[.*?\](?:T\(.*?\))?)", line)
         if match and groups:
             shapes = re.findall(r"[a-z]+[0-9]+\[([0-9,]*)\]", match[1])
             numbers = sum(int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes)
-            found.append(f"{match[2]} {groups[1]} {numbers}")
-    return found
+            exchanges.append(f"{match[2]} {groups[1]} {numbers}")
+    return exchanges
 
 
 def distance(actual: Any, expected: Any) -> float:
@@ -125,14 +133,15 @@ def main() -> None:
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--coordinator", default="")
     arguments = parser.parse_args()
+
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
     join_processes(arguments.coordinator, arguments.processes, arguments.process)
     problem = {"small": small_problem, "transformer": transformer_problem}[arguments.model](
         arguments.dtype
     )
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-    # The update is then the mean meta-gradient itself, large beside eta, and the momenta each inner
-    # model's own.
+    # With this optimizer the update is the mean meta-gradient itself, large compared with eta, and
+    # the momenta are each inner model's own gradient.
     plain = optax.sgd(1e6, momentum=0.5)
 
     def place(groups: int, data: int, shard_parameters: bool) -> Placement | None:

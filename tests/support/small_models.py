@@ -1,4 +1,6 @@
-"""An inner model and a rater of a few lines each, which compile in a second: for tests of the algebra."""
+"""An inner model and a rater of a few lines each, which compile in a second."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ Tree = Any
 
 
 class Problem(NamedTuple):
-    """What meta-training needs of its two models."""
+    """The functions of an inner model and a rater that meta-training needs."""
 
     score: Callable[[Tree, Windows], jax.Array]
     losses: Callable[[Tree, Windows], jax.Array]
@@ -31,7 +33,7 @@ class Problem(NamedTuple):
 
 
 def small_problem(dtype: str) -> Problem:
-    """One hidden layer over the last token for the inner model, a mean of embeddings for the rater."""
+    """Returns an inner model with one hidden layer, and a rater that averages embeddings."""
 
     def losses(theta: Tree, windows: Windows) -> jax.Array:
         hidden = jnp.tanh(
@@ -69,7 +71,7 @@ def small_problem(dtype: str) -> Problem:
 
 
 def transformer_problem(dtype: str, loss_chunk: int = 0, **changes: Any) -> Problem:
-    """The project's own models, very small."""
+    """Returns very small models of the project's own kinds."""
     shape = TransformerConfig(8, 2, 12, 1, **{"dtype": dtype, "param_dtype": dtype, **changes})
     model, rater = (
         LanguageModelConfig(VOCABULARY, shape, loss_chunk),
@@ -84,7 +86,7 @@ def transformer_problem(dtype: str, loss_chunk: int = 0, **changes: Any) -> Prob
 
 
 def random_windows(key: jax.Array, *shape: int) -> Windows:
-    """Windows of random tokens and lengths, with the leading axes given."""
+    """Returns windows of random tokens and lengths, with the given leading axes."""
     keys = jax.random.split(key)
     return Windows(
         jax.random.randint(keys[0], (*shape, LENGTH), 0, VOCABULARY, jnp.int32),
@@ -93,6 +95,9 @@ def random_windows(key: jax.Array, *shape: int) -> Windows:
 
 
 def inner_state(theta: Tree, optimiser: optax.GradientTransformation) -> InnerState:
-    """A model whose optimiser has moments: the first update of a fresh Adam is nearly the gradient's sign."""
+    """Returns an inner model whose optimizer has non-zero moments.
+
+    The first update of a fresh Adam is nearly the gradient's sign.
+    """
     state = jax.tree.map(lambda x: jnp.full_like(x, 0.01) if x.ndim else x, optimiser.init(theta))
     return InnerState(theta, state, jnp.int32(0))

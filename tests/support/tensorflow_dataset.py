@@ -1,5 +1,7 @@
 """Builds TensorFlow datasets offline, without TensorFlow."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ def build_dataset(
     """Writes a dataset of texts where `tfds.builder(name, data_dir=folder)` finds it.
 
     Args:
-        folder: of prepared datasets.
-        splits: the texts of each split.
-        name: the dataset's.
+        folder: Folder of prepared datasets.
+        splits: Texts of each split.
+        name: Name of the dataset.
     """
 
     def info(self: Any) -> tfds.core.DatasetInfo:
@@ -26,8 +28,8 @@ def build_dataset(
         for index, text in enumerate(texts):
             yield index, {"text": text, "metadata": {"title": "a title"}}
 
-    # Not registered under its name, so that reading finds the files alone, as it will for a dataset
-    # built elsewhere.
+    # The builder is not registered under its name, so that readers see only the files, as for a
+    # dataset built elsewhere.
     with tfds.core.registered.skip_registration():
         builder_class = type(
             name.title(),
@@ -42,6 +44,7 @@ def build_dataset(
                 "_generate_examples": lambda self: iter(()),
             },
         )
+
     builder = builder_class(data_dir=folder, file_format="array_record")
     tfds.display_progress_bar(False)
     builder.download_and_prepare(

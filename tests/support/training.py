@@ -1,4 +1,6 @@
-"""A tiny meta-training run, through the real command, for the tests that watch, stop and resume it."""
+"""A tiny meta-training run by the real command, for tests that watch, stop and resume it."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -49,7 +51,7 @@ TINY = {
 
 
 def write_texts(path: Path, count: int = 200, seed: int = 0) -> Path:
-    """Writes a JSONL file of texts out of a dozen words."""
+    """Writes a JSONL file of texts made from a dozen words."""
     rng = random.Random(seed)
     records = [
         {"id": i, "text": " ".join(rng.choices(WORDS, k=rng.randint(5, 60)))} for i in range(count)
@@ -59,7 +61,7 @@ def write_texts(path: Path, count: int = 200, seed: int = 0) -> Path:
 
 
 def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
-    """Returns the command of a tiny run; `__` in a changed field's name stands for a dot."""
+    """Returns the command of a tiny run; `__` in a changed field's name is a dot."""
     values = {**TINY, "data.inner": inner} | {
         name.replace("__", "."): value for name, value in changed.items()
     }
@@ -74,10 +76,9 @@ def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
 
 
 def environment(cache: Path, devices: int = 1) -> dict[str, str]:
-    """Returns the environment of a run on simulated devices; compiled programs are kept for the next one to find."""
-    quick = (
-        "--xla_backend_optimization_level=0"  # programs this small run as fast, and compile sooner
-    )
+    """Returns the environment of a run on simulated devices, with a cache of compiled programs."""
+    # Programs this small run as fast without optimization, and compile sooner.
+    quick = "--xla_backend_optimization_level=0"
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -89,7 +90,7 @@ def environment(cache: Path, devices: int = 1) -> dict[str, str]:
 
 
 def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+    """Runs a command until it ends."""
     return subprocess.run(
         arguments,
         cwd=ROOT,
@@ -102,7 +103,7 @@ def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def start(arguments: list[str], cache: Path, devices: int = 1) -> subprocess.Popen[str]:
-    """Starts a command; what it says goes to one pipe."""
+    """Starts a command with its output and errors in one pipe."""
     return subprocess.Popen(
         arguments,
         cwd=ROOT,
@@ -113,16 +114,16 @@ def start(arguments: list[str], cache: Path, devices: int = 1) -> subprocess.Pop
     )
 
 
-def lines_until(process: subprocess.Popen[str], wanted: str) -> Iterator[str]:
-    """Yields what a process says, up to and including the first line that holds a text."""
+def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
+    """Yields the lines a process prints, up to and including the first one with a text."""
     assert process.stdout is not None
     for line in process.stdout:
         yield line
-        if wanted in line:
+        if text in line:
             return
 
 
 def digest(rater: Path) -> str:
-    """Returns the digest that a rater checkpoint bears."""
+    """Returns the digest of a rater checkpoint."""
     value: str = json.loads((rater / "rater.json").read_text())["digest"]
     return value

@@ -1,4 +1,6 @@
-"""The inner model: causal, and its loss a mean over what a window really holds."""
+"""The inner model is causal, and its loss is the mean over the valid part of a window."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import cast
@@ -30,12 +32,11 @@ def test_no_position_sees_the_future() -> None:
         return LanguageModel(CONFIG).apply({"params": with_table}, tokens)[0]
 
     jacobian = jax.jacobian(logits)(params["token_embedding"]["embedding"])  # [L, V, L, D]
-    influence = np.linalg.norm(
-        np.asarray(jacobian), axis=(1, 3)
-    )  # of an input position on an output position
+    # Of an input position on an output position.
+    influence = np.linalg.norm(np.asarray(jacobian), axis=(1, 3))
     assert (influence[np.triu_indices(LENGTH, 1)] == 0).all(), "a position sees what comes after it"
     assert (influence[np.tril_indices(LENGTH)] > 1e-7).all(), (
-        "a position misses something that stands before it"
+        "a position does not see everything before it"
     )
 
 
@@ -60,7 +61,7 @@ def test_padding_changes_no_loss() -> None:
 
 
 def test_in_bfloat16_a_frequent_token_gets_its_whole_gradient() -> None:
-    """A sum of a thousand and more small numbers would stand still in bfloat16."""
+    """In bfloat16, a sum of more than a thousand small numbers would stop growing."""
     length, vocabulary = 1024, 64
     keys = jax.random.split(jax.random.key(0), 3)
     others = jax.random.randint(keys[0], (2, length), 1, vocabulary)

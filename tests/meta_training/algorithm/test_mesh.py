@@ -1,4 +1,6 @@
-"""Many devices, many processes: the same rater as one device makes, by the exchanges that were meant."""
+"""Several devices or processes train the rater that one device trains, by the written exchanges."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -39,8 +41,8 @@ def start(output: Path, *options: str, devices: int = 8) -> subprocess.Popen[str
 
 
 def result(process: subprocess.Popen[str], output: Path) -> dict[str, Any]:
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
+    printed, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, printed
     return json.loads(output.read_text())
 
 
@@ -75,9 +77,9 @@ def of_kind(report: dict[str, Any], parameters: str, kind: str) -> list[tuple[st
 
 def test_the_compiled_exchanges_are_those_that_were_written(report: dict[str, Any]) -> None:
     data, population = "{{0,1},{2,3},{4,5},{6,7}}", "{{0,2,4,6},{1,3,5,7}}"
-    # Two inner gradients, the derivative of the second (nobody asks for that of the first to
-    # theta), the outer gradient; then the rater's gradient with the outer loss; over the population
-    # the rater's update and 4 metrics.
+    # Over data: two inner gradients, the derivative of the second (that of the first with respect
+    # to theta is not needed) and the outer gradient, then the rater's gradient with the outer loss.
+    # Over the population: the rater's update and 4 metrics.
     reductions = Counter(of_kind(report, "whole", "all-reduce"))
     assert reductions == {(data, THETA): 4, (data, ETA + 1): 1, (population, ETA + 4): 1}
     # The scores of both batches, then the losses and the weights' cotangents of each.
@@ -105,19 +107,19 @@ def test_transformers_on_eight_devices(dtype: str, tmp_path: Path) -> None:
         tmp_path / "report.json",
     )
     for parameters in ("whole", "cut", "cut over all"):
-        found = report[parameters]
+        distances = report[parameters]
         print(
             dtype,
             parameters,
-            {k: found[k] for k in ("meta_gradient", "steps")},
+            {k: distances[k] for k in ("meta_gradient", "steps")},
             "permuted",
             report["permuted"],
         )
-        assert found["meta_gradient"] < (1e-12 if dtype == "float64" else 1e-5)
-        assert max(found["of_members"]) < (1e-12 if dtype == "float64" else 1e-5)
-        # In float32 ten steps amplify rounding: no more than a mere reordering of the examples
-        # does.
-        assert found["steps"] < (1e-9 if dtype == "float64" else 3 * report["permuted"])
+
+        assert distances["meta_gradient"] < (1e-12 if dtype == "float64" else 1e-5)
+        assert max(distances["of_members"]) < (1e-12 if dtype == "float64" else 1e-5)
+        # In float32, ten steps amplify rounding no more than reordering the examples does.
+        assert distances["steps"] < (1e-9 if dtype == "float64" else 3 * report["permuted"])
 
 
 def free_port() -> int:
@@ -157,11 +159,8 @@ def test_one_device_needs_no_placement() -> None:
         (PlacementConfig(population=2, data=1), 8, (2, 1)),
         (PlacementConfig(), 6, (2, 3)),
         (PlacementConfig(population=1), 5, (1, 4)),  # 24 and 48 cannot be cut over five
-        (
-            PlacementConfig(),
-            5,
-            (4, 1),
-        ),  # four devices as one group of four too, but that has more to exchange
+        # One group of four devices would use as many, but exchange more.
+        (PlacementConfig(), 5, (4, 1)),
         (PlacementConfig(data=3), 8, (2, 3)),
     ],
 )
@@ -227,11 +226,13 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         (True, "UNAVAILABLE: Socket closed"),
         (
             True,
-            "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+            "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] "
+            "Connection closed by peer",
         ),
         (
             True,
-            "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: cpu",
+            "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed "
+            "out with key: cpu",
         ),
         (
             True,
@@ -239,18 +240,21 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         ),
         (
             True,
-            "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout.",
+            "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat "
+            "timeout.",
         ),
         (
             False,
-            "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes for the all-gather collective-permute",
+            "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes for the all-gather "
+            "collective-permute",
         ),
         (False, "RESOURCE_EXHAUSTED: Gloo all-reduce failed: out of memory"),
         (False, "INTERNAL: a collective's replica groups do not fit the mesh"),
         (False, "INVALID_ARGUMENT: peer access is not supported between these devices"),
         (
             False,
-            "NOT_FOUND: no connection between buffers was planned; the status UNAVAILABLE: is only mentioned",
+            "NOT_FOUND: no connection between buffers was planned; the status UNAVAILABLE: is only "
+            "mentioned",
         ),
     ],
 )
@@ -269,6 +273,8 @@ def test_a_process_by_itself_has_nobody_to_wait_for() -> None:
 @pytest.mark.slow
 def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_path: Path) -> None:
     texts, raters = training.write_texts(tmp_path / "pool.jsonl"), {}
+    xla_flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+
     for name, steps in (("uninterrupted", (8,)), ("resumed", (5, 8))):
         for meta_steps in steps:
             done = subprocess.run(
@@ -281,10 +287,7 @@ def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_pa
                     population__warmup_steps=4,
                 ),
                 cwd=ROOT,
-                env=training.environment(tmp_path / "compiled")
-                | {
-                    "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-                },
+                env=training.environment(tmp_path / "compiled") | {"XLA_FLAGS": xla_flags},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -292,5 +295,6 @@ def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_pa
             assert done.returncode == 0, done.stderr
             assert "on 4 x cpu: 2 groups of 2, parameters cut over the group" in done.stderr
         raters[name] = training.digest(tmp_path / name / "raters" / "step_00000008")
+
     assert "resuming at meta-step 5 of 8" in done.stderr
     assert raters["resumed"] == raters["uninterrupted"]

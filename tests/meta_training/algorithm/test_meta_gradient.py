@@ -1,4 +1,6 @@
-"""The meta-gradient: mixed mode against reverse mode, and reverse mode against finite differences."""
+"""The meta-gradient: mixed mode equals reverse mode, and reverse mode equals finite differences."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -58,7 +60,7 @@ def problem(
     rematerialise_blocks: bool,
     optimisation_level: int | None = 0,
 ) -> tuple[Callable[..., MetaGradient], Params, tuple[Any, ...]]:
-    """Returns one small, fixed problem: its compiled meta-gradient, eta, and the other arguments."""
+    """Returns a small, fixed problem: its compiled meta-gradient, eta and the other arguments."""
     shape = TransformerConfig(
         width=8,
         heads=2,
@@ -70,16 +72,19 @@ def problem(
     )
     model = LanguageModelConfig(VOCABULARY, shape)
     rater = RaterConfig(VOCABULARY, LENGTH, shape, ngram_rows=16)
+
     keys = jax.random.split(jax.random.key(0), 4)
     theta, eta = initialise_language_model(model, keys[0]), initialise_rater(rater, keys[1])
     tokens = jax.random.randint(keys[2], (steps + 1, BATCH, LENGTH), 0, VOCABULARY, jnp.int32)
     lengths = jax.random.randint(keys[3], (steps + 1, BATCH), 3, LENGTH + 1, jnp.int32)
     inner, outer = Windows(tokens[:-1], lengths[:-1]), Windows(tokens[-1], lengths[-1])
+
     transformation = OPTIMISERS[optimiser]()
     # Non-zero moments: the first update of a fresh Adam is nearly the gradient's sign.
     moments = jax.tree.map(
         lambda x: jnp.full_like(x, 0.01) if x.ndim else x, transformation.init(theta)
     )
+
     function = make_meta_gradient(
         lambda params, windows: score_tokens(rater, params, *windows),
         lambda params, windows: sequence_losses(model, params, windows),
@@ -188,7 +193,7 @@ def test_reverse_mode_equals_finite_differences(float64: None, optimiser: str) -
     flat_eta, unravel = jax.flatten_util.ravel_pytree(eta)
     generator = np.random.default_rng(0)
     for _ in range(3):
-        # Half along the gradient, so that the slope is not lost among its rounding.
+        # Half along the gradient, so that the slope is not lost in rounding.
         noise = generator.normal(size=flat_eta.shape)
         direction = flat_gradient / jnp.linalg.norm(flat_gradient) + noise / np.linalg.norm(noise)
         step = 1e-4
@@ -303,7 +308,7 @@ def test_reverse_mode_over_several_devices_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_transformer_in_every_economy_at_once(float64: None) -> None:
-    """Blocks of attention, chunks of the loss, rematerialised blocks, micro-batches, a scan: still the same number."""
+    """Attention in blocks, loss in chunks, rematerialized blocks, micro-batches and a scan."""
     config = dataclasses.replace(
         SAVED, scan_updates=True, inner_micro_batch=2, outer_micro_batch=2, rater_micro_batch=4
     )

@@ -1,4 +1,6 @@
-"""The population: averaged updates of separate Adams, staggered resets, the warm-up pool, the whole meta-step."""
+"""The population: averaged updates, staggered resets, the warm-up pool, the whole meta-step."""
+
+from __future__ import annotations
 
 import functools
 import itertools
@@ -40,7 +42,7 @@ LEARNING_RATE, B1, B2, EPSILON = 0.1, 0.9, 0.999, 1e-8
 
 
 def adam_by_hand(gradients: list[float]) -> list[float]:
-    """Returns Adam's updates for a sequence of scalar gradients (Kingma and Ba, arXiv 1412.6980, Algorithm 1)."""
+    """Returns Adam's updates for scalar gradients (arXiv 1412.6980, Algorithm 1)."""
     mean = variance = 0.0
     updates = []
     for step, gradient in enumerate(gradients, start=1):
@@ -52,23 +54,23 @@ def adam_by_hand(gradients: list[float]) -> list[float]:
 
 
 def test_updates_are_averaged_not_gradients() -> None:
-    gradients_by_step = [
-        (1.0, 100.0),
-        (-2.0, 50.0),
-        (0.5, -75.0),
-    ]  # two inner models, three meta-steps
+    # Two inner models, three meta-steps.
+    gradients_by_step = [(1.0, 100.0), (-2.0, 50.0), (0.5, -75.0)]
     optimiser = optax.adam(LEARNING_RATE, B1, B2, EPSILON)
     update = make_averaged_update(optimiser)
     eta = {"x": jnp.float32(0.0)}
     states = stack([optimiser.init(eta)] * 2)
+
     actual = []
     for gradients in gradients_by_step:
         averaged, states = update({"x": jnp.asarray(gradients, jnp.float32)}, states, eta)
         actual.append(float(averaged["x"]))
+
     first, second = (adam_by_hand([step[i] for step in gradients_by_step]) for i in (0, 1))
     assert actual == pytest.approx(
         [(a + b) / 2 for a, b in zip(first, second, strict=True)], rel=1e-4
     )
+
     # One Adam over averaged gradients would follow the second model alone.
     of_averaged_gradients = adam_by_hand([(a + b) / 2 for a, b in gradients_by_step])
     assert abs(actual[1] - of_averaged_gradients[1]) > 0.01
@@ -116,6 +118,7 @@ def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
         warmup_steps=20, warmup_trajectories=2, warmup_entries=3, warmup_first_share=0.5
     )
     train_step = make_train_step(losses, optimiser, 4)
+
     pool = warm_up(config, initialise, train_step, optimiser, batches(), jax.random.key(0))
     assert sorted(int(entry.age) for entry in pool) == [10, 10, 15, 15, 20, 20]
     for entry in pool:
@@ -123,18 +126,9 @@ def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
         assert int(adam.count) == int(entry.age)
         assert float(jnp.abs(adam.mu["theta"]).sum()) > 0
         assert float(adam.nu["theta"].sum()) > 0
+
     none = PopulationConfig(warmup_steps=0)
-    assert (
-        warm_up(
-            none,
-            initialise,
-            make_train_step(losses, optimiser, 4),
-            optimiser,
-            batches(),
-            jax.random.key(0),
-        )
-        == []
-    )
+    assert warm_up(none, initialise, train_step, optimiser, batches(), jax.random.key(0)) == []
 
 
 def test_a_reset_replaces_one_member_whole() -> None:
@@ -161,13 +155,8 @@ def test_micro_batches_do_not_change_a_warm_up_step() -> None:
     windows = next(batches())
     expected, loss = make_train_step(losses, optimiser, 4)(state, windows)
     assert float(loss) == pytest.approx(float(jnp.mean(losses(state.params, windows))))
-    for micro_batch in (
-        1,
-        2,
-        3,
-        4,
-        8,
-    ):  # what does not divide the batch is made smaller, what is above it does nothing
+    # A size that does not divide the batch is reduced; one above the batch has no effect.
+    for micro_batch in (1, 2, 3, 4, 8):
         actual, other_loss = make_train_step(losses, optimiser, 4, micro_batch)(state, windows)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected)
         assert float(other_loss) == pytest.approx(float(loss))
@@ -185,13 +174,19 @@ def test_the_initial_population_is_what_was_made_for_each_place() -> None:
 ON_FOUR_DEVICES = """
 import functools
 import jax, jax.numpy as jnp, numpy as np, optax
+from datarater.meta_training.algorithm.language_model import Windows
 from datarater.meta_training.algorithm.mesh import PlacementConfig, make_placement
-from datarater.meta_training.algorithm.population import *
-from datarater.meta_training.algorithm.population import place_meta_state
+from datarater.meta_training.algorithm.meta_step import initial_meta_state, place_meta_state
+from datarater.meta_training.algorithm.population import (
+    fresh_inner_state, initial_population, stack
+)
+from datarater.meta_training.algorithm.warm_up import make_train_step
 from tests.meta_training.algorithm.test_population import initialise, losses
 
 optimiser = optax.adam(1e-2, eps=0.0, eps_root=1e-8)
-member = functools.partial(fresh_inner_state, lambda key: {"theta": jax.random.normal(key, (4,))}, optimiser)
+member = functools.partial(
+    fresh_inner_state, lambda key: {"theta": jax.random.normal(key, (4,))}, optimiser
+)
 for batch, cut in ((8, False), (8, True), (2, True)):
     placement = make_placement(PlacementConfig(2, 2, cut), 4, (batch,))
     state = shared = member(jax.random.key(0))
@@ -208,7 +203,9 @@ for batch, cut in ((8, False), (8, True), (2, True)):
     jax.tree.map(np.testing.assert_array_equal, inner, stack(members))
     whole = initial_meta_state({"scale": jnp.float64(1)}, stack(members), optax.adam(1e-2))
     placed = place_meta_state(whole, placement).inner
-    jax.tree.map(lambda a, b: (a.sharding.is_equivalent_to(b.sharding, a.ndim) or 1 / 0), inner, placed)
+    jax.tree.map(
+        lambda a, b: (a.sharding.is_equivalent_to(b.sharding, a.ndim) or 1 / 0), inner, placed
+    )
     assert inner.params["theta"].sharding.shard_shape((4, 4)) == (2, 2 if cut else 4)
 print("the same")
 """

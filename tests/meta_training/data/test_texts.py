@@ -1,5 +1,7 @@
 """Sources of training texts: disjoint by construction, refused with the names that exist."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Sequence
@@ -117,7 +119,7 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert [together[i] for i in range(len(together))] == ["first", "second"]
     assert together.identity == FileTexts([path]).identity
     write(tmp_path / "x" / "b.jsonl", ["first", "second"])
-    assert len(FileTexts(["x/*.jsonl"])) == 4  # another file, though it holds the same
+    assert len(FileTexts(["x/*.jsonl"])) == 4  # another file, though with the same content
 
 
 def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_both_sets_of_files(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with one prepared dataset, `tiny`, of two splits, and one in a format without access by number."""
+    """A folder with a prepared dataset `tiny` of two splits, and one without random access."""
     folder = tmp_path_factory.mktemp("datasets")
     build_dataset(
         folder,

@@ -1,5 +1,7 @@
 """Windows: every token once; batches: the same from the same state, whatever the source."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,8 +89,8 @@ def test_document_windows_hold_one_document_each_and_leave_out_only_short_ends(
             make_windows(texts, TOKENIZER, length, "document", minimum)
         return
     windows = make_windows(texts, TOKENIZER, length, "document", minimum)
-    found = [row[:n].tolist() for row, n in zip(windows.tokens_NxL, windows.length_N, strict=True)]
-    assert found == expected
+    actual = [row[:n].tolist() for row, n in zip(windows.tokens_NxL, windows.length_N, strict=True)]
+    assert actual == expected
     for row, n in zip(windows.tokens_NxL, windows.length_N, strict=True):
         assert (row[n:] == TOKENIZER.pad_id).all()
 
@@ -113,16 +115,16 @@ def draw(
 ) -> list[list[int]]:
     """Returns the valid tokens of the windows of the first `count` batches."""
     batches = draw_batches(windows, shape, seed)
-    found = []
+    drawn = []
     for _ in range(count):
         batch = next(batches)
         rows = np.asarray(batch.tokens_BxL).reshape(-1, batch.tokens_BxL.shape[-1])
-        found += [
+        drawn += [
             row[:n].tolist()
             for row, n in zip(rows, np.asarray(batch.length_B).reshape(-1), strict=True)
         ]
     batches.close()
-    return found
+    return drawn
 
 
 def test_stored_windows_come_once_a_round_in_another_order_each() -> None:
@@ -160,7 +162,7 @@ def test_streamed_document_windows_come_once_a_round() -> None:
         piece.tolist() for text in texts for piece in cut_document(text, TOKENIZER, 5, 2)
     )
     windows = StreamedWindows(inner_set(texts), TOKENIZER, 5, "document", 2, buffer=len(expected))
-    # As the buffer holds one round exactly, it does not mix rounds.
+    # The buffer has exactly the size of one round, so it does not mix rounds.
     assert sorted(draw(windows, len(expected), (1,))) == expected
 
 

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import ast
 import gzip
 import json
@@ -28,7 +30,7 @@ from datarater.meta_training.demo.errors import NotOurFolderError, TooLittleText
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
-    """The corpus of this very Python, made once (some seconds)."""
+    """The corpus of this Python, made once (takes some seconds)."""
     return build_demo_corpus(tmp_path_factory.mktemp("demo"))
 
 

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_shuffling_keeps_the_multiset_the_length_and_the_dtype(  # type: ignore[
 def test_exactly_the_rounded_number_of_positions_is_redrawn(
     length: int, level: float, seed: int
 ) -> None:
-    # Every draw is token 1 and no position holds it beforehand, so each redrawn position shows.
+    # Every draw is token 1 and no position has it beforehand, so every redrawn position shows.
     sequence_L = np.zeros(length, dtype=np.int64)
     replaced_L = replace_from_unigram(
         sequence_L, level, np.array([0.0, 1.0]), np.random.default_rng(seed)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import gzip
 import json
 from pathlib import Path
@@ -56,15 +58,17 @@ def test_sets_share_no_text_and_are_the_same_again(tmp_path: Path) -> None:
             return [json.loads(line) for line in file]
 
     sets = {name: records(name) for name in counts}
-    assert {name: len(found) for name, found in sets.items()} == counts
+    assert {name: len(documents) for name, documents in sets.items()} == counts
     assert all(
-        len(record["text"]) == SEQUENCE_CHARACTERS for found in sets.values() for record in found
+        len(record["text"]) == SEQUENCE_CHARACTERS
+        for documents in sets.values()
+        for record in documents
     )
     assert {record["noise_level"] for record in sets["target"]} == {0.0}
     assert {(r["source"], r["noise_level"]) for r in sets["pool"]} == {
         (str(kind), level) for kind in CorruptionKind for level in NOISE_LEVELS
     }
-    texts = {name: {record["text"] for record in found} for name, found in sets.items()}
+    texts = {name: {record["text"] for record in documents} for name, documents in sets.items()}
     assert not texts["pool"] & texts["evaluation"]
     assert not texts["pool"] & texts["target"]
     assert not texts["evaluation"] & texts["target"]

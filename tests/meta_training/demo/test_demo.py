@@ -68,20 +68,21 @@ def write_rater(path: Path) -> None:
 
 def test_the_table_counts_and_ranks_by_kind() -> None:
     pool = documents(4)
-    # Intact and code on top; of the boilerplate half lies above all others.
+    # Intact prose and code score highest, except that half of the boilerplate scores above them.
     trained = {
         d["id"]: {"intact": 2.0, "code": 2.0, "shuffled": -1.0, "redrawn": -1.0}.get(
             d["kind"], 3.0 if d["id"].endswith(("-0", "-1")) else 0.0
         )
         for d in pool
     }
+    # The sample contains the two documents of boilerplate above the intact ones; the pool also has
+    # those below.
     untrained = {d["id"]: 0.0 for d in pool if d["id"].endswith(("-0", "-1"))}
     kept = {d["id"] for d in pool if trained[d["id"]] > 1}
+
     results = measure(pool, untrained, trained, kept)
     assert results["intact"] == KindResult(4, 4, None, None, None)
     assert results["shuffled"] == KindResult(4, 0, 0.5, 1.0, 1.0)
-    # The sample holds the two documents of boilerplate above the intact ones; the pool also those
-    # below.
     assert results["boilerplate"] == KindResult(4, 2, 0.5, 0.0, 0.5)
     assert results["code"] == KindResult(4, 4, 0.5, 0.5, 0.5)
     assert results["damaged"].documents == 12

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import doctest
 import math
 
@@ -16,9 +18,9 @@ from datarater.meta_training.evaluate.ngram_filters import (
 )
 
 TEXT = (
-    "A filter gives each document a number. Documents that look like the target get a higher one, and the "
-    "rest are left out. Whether that number says anything about what training on the document is worth is a "
-    "question that only a measurement can answer."
+    "A filter gives each document a number. Documents that look like the target get a higher one, "
+    "and the rest are left out. Whether that number says anything about what training on the "
+    "document is worth is a question that only a measurement can answer."
 )
 
 
@@ -27,7 +29,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 
 
 def by_hand(target: list[str], text: str, order: int, alpha: float) -> float:
-    """The formula, byte by byte."""
+    """Computes the formula byte by byte."""
     total = 0.0
     encoded = text.encode()
     for index, byte in enumerate(encoded):
