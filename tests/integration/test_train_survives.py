@@ -398,7 +398,7 @@ def test_the_checkpoint_that_is_reported_to_remain_exists_and_is_finite(
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over(
+def test_a_damaged_checkpoint_is_skipped(
     tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
 ) -> None:
     workdir = tmp_path / "work"
