@@ -104,6 +104,8 @@ def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
         PARAMS_FILE: safetensors.numpy.save(arrays),
         TOKENIZER_FILE: checkpoint.tokenizer.serialise(),
     }
+
+    # The description, with a digest over the description itself, and so over everything.
     values: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "rater": checkpoint.config.to_json(),
@@ -169,6 +171,7 @@ def _replace_local_folder(folder: Path, files: dict[str, bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:12]
     new, old = (folder.with_name(f".{folder.name}.{state}-{unique}") for state in ("new", "old"))
+
     new.mkdir()
     try:
         for name, data in files.items():
@@ -176,6 +179,7 @@ def _replace_local_folder(folder: Path, files: dict[str, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

@@ -80,6 +80,7 @@ class TransformerConfig:
             raise ValueError(
                 f"layers ({self.layers}) and mlp_width ({self.mlp_width}) must be at least 1"
             )
+
         if self.attention in FUSED_ATTENTION:
             raise ValueError(
                 f"attention {self.attention!r} is a fused kernel without a jvp rule, and the "

@@ -131,6 +131,7 @@ def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
         with _opened(split.path) as reader:
             total = reader.num_records()
             end = total if split.end is None else min(split.end, total)
+
             start, step = split.start, 1
             while start < end:
                 stop, unpacked = min(start + step, end), 0
@@ -165,6 +166,7 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
                 0,
             )
         return
+
     for index, data in enumerate(records, start):
         if len(data) > options.max_record_bytes:
             detail = (

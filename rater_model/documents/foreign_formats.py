@@ -64,7 +64,7 @@ def foreign_format(
 
     Args:
         head: The first bytes, unpacked.
-        path: Path or URL of the file: a `.txt` may hold any text, a `.csv` is CSV.
+        path: Path or URL of the file: a `.txt` may be any text, a `.csv` is CSV.
         compression: Compression that the bytes were unpacked from.
     """
     if compression is not Compression.NONE:
@@ -149,6 +149,8 @@ def _text_format(head: bytes, path: str) -> str | None:
         return "XML"
     if start.startswith(b"filedesc://"):
         return "ARC"
+
+    # CSV by its name, or by a header of two or more names.
     suffix = posixpath.splitext(name_without_compression(path))[1]
     if suffix in _TABLE_NAMES and not text.startswith(b"["):
         return _TABLE_NAMES[suffix]
@@ -159,7 +161,7 @@ def _text_format(head: bytes, path: str) -> str | None:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Reports whether bytes hold control characters, which text does not have."""
+    """Reports whether bytes include control characters, which text does not have."""
     return len(head.translate(None, _CONTROLS)) < len(head)
 
 

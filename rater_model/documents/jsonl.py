@@ -123,6 +123,7 @@ def document_of(
     if not text or text.isspace():
         detail = f"the field {options.text_field!r} has nothing but white space"
         return BadRecord(position, Reason.TEXT_EMPTY, detail, (raw or b"")[:EXCERPT_BYTES])
+
     key = (
         orjson.dumps(identifier).decode()
         if type(identifier) is str and identifier
@@ -160,6 +161,7 @@ class LineParser:
                 return None
             reason, detail = _diagnose(line, error)
             return BadRecord(position, reason, detail, line[:EXCERPT_BYTES])
+
         if type(fields) is not dict:
             detail = (
                 f"the line is {_json_type(fields)}, not an object; each line must be one whole "
@@ -198,6 +200,7 @@ def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
             Reason.NOT_UTF8,
             f"the line is not UTF-8: {unicode_error.reason} at byte {unicode_error.start}",
         )
+
     if _SURROGATE.search(line):
         # The standard library's parser accepts lone surrogates: a line that it can read failed only
         # because of them.
@@ -212,6 +215,7 @@ def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
             )
         except (ValueError, RecursionError):
             pass
+
     return Reason.NOT_JSON, f"the line is not JSON: {error}"
 
 
@@ -355,7 +359,7 @@ def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
 
 
 def _head(parts: list[bytes]) -> bytes:
-    """The first bytes of several parts, which together may be large: they are not copied."""
+    """Returns the first bytes of several parts, without joining them: they may be large."""
     head = b""
     for part in parts:
         head += part[: EXCERPT_BYTES - len(head)]

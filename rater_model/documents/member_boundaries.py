@@ -191,6 +191,7 @@ def _is_boundary(
     """Reports whether members follow an offset for `_VERIFIED_BYTES`, or to the end of the file."""
     file = _Stored(path, size, start)
     head, unpacked, first = b"", 0, may_begin is not None
+
     try:
         for chunk in _members(file, compression):
             if first and may_begin is not None:

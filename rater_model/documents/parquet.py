@@ -310,7 +310,7 @@ def _plain_values(column: pa.Array) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
-        # Not UTF-8, or a date that Python cannot hold.
+        # Not UTF-8, or a date that Python cannot represent.
         if _is_string(column.type):
             binary_type = (
                 pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
@@ -318,6 +318,7 @@ def _plain_values(column: pa.Array) -> list[Any]:
             if pa.types.is_string_view(column.type):
                 binary_type = pa.binary_view()
             return [_decoded(value) for value in column.view(binary_type).to_pylist()]
+
         try:
             values = column.cast(pa.string()).to_pylist()
         except (ValueError, pa.ArrowException):

@@ -50,6 +50,7 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
     head = read_head(info.path, SNIFF_BYTES)
     file_format, compression, foreign = sniff_head(info.path, head)
     whole = Split(info.path, file_format, compression, size=info.size)
+
     if foreign is not None:
         return [whole]
     if file_format is Format.PARQUET:
@@ -65,6 +66,7 @@ def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[S
         )
     if file_format is not Format.JSONL or compression is not Compression.NONE:
         return [whole]
+
     count = max(1, -(-info.size // target_bytes))
     return _cut(whole, [info.size * index // count for index in range(1, count)])
 
@@ -106,6 +108,8 @@ def _plan_parquet(whole: Split, options: ReadOptions, target_bytes: int) -> list
             sizes = [reader.group_bytes(group) for group in range(reader.metadata.num_row_groups)]
     except BrokenParquetError:
         return [whole]
+
+    # Row groups are collected until a split has the target's share of the stored bytes.
     total = max(sum(sizes), 1)
     splits: list[Split] = []
     start = size = 0

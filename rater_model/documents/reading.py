@@ -10,7 +10,7 @@ as a `BadRecord`. An `OSError` means that a file is not available (it does not e
 read, a disk or connection fails) and that trying again may help.
 
 The format of a file follows from its content, not from its name: a plain file with a `.gz` name,
-which servers that unpack on the way leave behind, is read as plain. Names decide in four cases: a
+as left by servers that unpack on the way, is read as plain. Names decide in four cases: a
 file named `.parquet` is never read as lines; one named `.gz`, `.zst` or `.bz2` that is neither that
 nor text is a damaged stream; one named `.txt` (or `.txt.gz` and so on) that does not begin like a
 JSON object is one plain text; and one named `.csv` or `.tsv` that is not JSON is reported as such.

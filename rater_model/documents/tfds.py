@@ -172,6 +172,7 @@ def _version_order(version: str) -> list[int]:
 
 def _shards(asked: str, place: str, dataset: str, file_format: str, split: dict[str, Any]) -> str:
     """Returns the glob of a split's shards, after checking that all of them exist."""
+    # The names of shards follow a template, which a dataset may override.
     count = len(split.get("shardLengths", [])) or 1
     name = split.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     digit = "[0-9]"
@@ -186,6 +187,7 @@ def _shards(asked: str, place: str, dataset: str, file_format: str, split: dict[
     for field, value in fields.items():
         name = name.replace(f"{{{field}}}", value)
     pattern = f"{glob.escape(place) if local_path(place) is not None else place}/{name}"
+
     try:
         present = len(list_files([pattern]))
     except ValueError:
@@ -203,6 +205,7 @@ def _check_text_field(asked: str, place: str, text_field: str) -> None:
         features = orjson.loads(read_head(f"{place}/features.json", _MAX_DESCRIPTION_BYTES))
     except FileNotFoundError:
         return
+
     feature: dict[str, Any] = features
     for part in text_field.split("."):
         inner = feature.get("featuresDict", {}).get("features", {})
@@ -212,6 +215,7 @@ def _check_text_field(asked: str, place: str, text_field: str) -> None:
                 f"{asked}: text_field={text_field!r} is not among its features: {names}"
             )
         feature = inner[part]
+
     if "featuresDict" in feature or not (
         "text" in feature or feature.get("tensor", {}).get("dtype", "string") == "string"
     ):

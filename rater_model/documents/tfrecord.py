@@ -72,6 +72,8 @@ def _wire(data: bytes) -> Iterator[tuple[int, int, Any]]:
             value, at = _varint(data, at)
             yield number, kind, value
             continue
+
+        # The other wire types are a number of bytes.
         if kind == _BYTES:
             size, at = _varint(data, at)
         elif kind in (_FIXED_32, _FIXED_64):
@@ -94,6 +96,7 @@ def _values(feature: bytes) -> list[Any]:
     for number, kind, payload in _wire(feature):
         if kind != _BYTES or number not in (1, 2, 3):
             raise NotAnExampleError("a feature is not a list of bytes, floats or integers")
+
         for inner, inner_kind, value in _wire(payload):
             if inner != 1:
                 raise NotAnExampleError("a list has an unknown field")
@@ -126,6 +129,8 @@ def parse_example(data: bytes) -> dict[str, list[Any]]:
         for entry_number, entry_kind, entry in _wire(features):
             if entry_number != 1 or entry_kind != _BYTES:
                 raise NotAnExampleError("the features are not a map")
+
+            # An entry of a map is a message with a key and a value.
             name, feature = "", b""
             for part, part_kind, value in _wire(entry):
                 if part_kind != _BYTES or part not in (1, 2):
@@ -246,7 +251,7 @@ def with_float(data: bytes, name: str, value: float) -> bytes:
 
 
 def framed(data: bytes) -> bytes:
-    """A record as it stands in a TFRecord file."""
+    """Returns a record in the form of a TFRecord file."""
     length = struct.pack("<Q", len(data))
     return b"".join(
         (length, struct.pack("<I", _masked_crc(length)), data, struct.pack("<I", _masked_crc(data)))
@@ -254,18 +259,20 @@ def framed(data: bytes) -> bytes:
 
 
 def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
-    """Makes a record of a serialised `tf.train.Example`, or says why it is none.
+    """Returns the record of a serialized `tf.train.Example`, or the bad record that says why not.
 
     Args:
-        data: the bytes.
-        start: the record's position.
-        options: the names of the fields; dots stand for the slashes of nested features.
+        data: Bytes of the example.
+        start: Position of the record.
+        options: Options with the names of the fields; a dot means the slash of a nested feature.
     """
     try:
         features = parse_example(data)
     except NotAnExampleError as error:
         detail = f"the record is not a tf.train.Example: {error}"
         return BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
+
+    # Bytes that are not UTF-8 would become base64, which is not the text.
     raw_text = _named(features, options.text_field) or [None]
     if len(raw_text) == 1 and isinstance(raw_text[0], bytes):
         try:
@@ -276,6 +283,7 @@ def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
                 f"{error.start}"
             )
             return BadRecord(start, Reason.TEXT_NOT_UNICODE, detail, raw_text[0][:EXCERPT_BYTES])
+
     fields = _fields(features)
     text, identifier, source = (
         _named(fields, name)

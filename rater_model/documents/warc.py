@@ -76,6 +76,8 @@ def _headers(next_line: Callable[[], bytes]) -> tuple[dict[str, str], bytes] | N
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if not text:
             return fields, b"".join(lines)
+
+        # A line that begins with white space continues the field before.
         if text[0] in " \t" and last:
             fields[last] += " " + text.strip()
             continue
