@@ -85,8 +85,8 @@ def command_table() -> str:
         for flag in flags_of(parser_of(run)):
             takers.setdefault(flag, []).append(command)
     rows = []
-    for flag_and_help, commands in takers.items():
-        flag, text = fit_for_a_column(*flag_and_help)
+    for (whole_flag, whole_text), commands in takers.items():
+        flag, text = fit_for_a_column(whole_flag, whole_text)
         rows.append(f"| `{in_code(flag)}` | {', '.join(commands)} | {escape(text)} |")
     return "\n".join(["| flag | commands | meaning |", "|---|---|---|", *rows])
 
