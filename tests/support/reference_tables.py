@@ -82,11 +82,11 @@ def command_table() -> str:
     """Returns the table of the Beam commands' flags, each with the commands that take it."""
     takers: dict[tuple[str, str], list[str]] = {}
     for command, run in {**COMMANDS, "demo": demo.main}.items():
-        for flag in flags_of(parser_of(run)):
-            takers.setdefault(flag, []).append(command)
+        for flag_and_help in flags_of(parser_of(run)):
+            takers.setdefault(flag_and_help, []).append(command)
     rows = []
-    for (whole_flag, whole_text), commands in takers.items():
-        flag, text = fit_for_a_column(whole_flag, whole_text)
+    for flag_and_help, commands in takers.items():
+        flag, text = fit_for_a_column(*flag_and_help)
         rows.append(f"| `{in_code(flag)}` | {', '.join(commands)} | {escape(text)} |")
     return "\n".join(["| flag | commands | meaning |", "|---|---|---|", *rows])
 
