@@ -197,8 +197,8 @@ def _link(staged: str, target: str) -> bool:
         if error.errno in _NO_LINKS:
             raise RunFolderError(
                 f"{target}: its file system has no hard links ({error.strerror}), which a "
-                "commit needs to create a file only where there is none; put the run folder on another file "
-                "system"
+                "commit needs to create a file only where there is none; put the run folder on "
+                "another file system"
             ) from error
         raise
     _sync_folder(os.path.dirname(target))

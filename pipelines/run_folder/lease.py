@@ -1,14 +1,17 @@
-"""The lease: two launches at once into one run folder, and one of them says so.
+"""A lease that keeps two launches from working in one run folder.
 
-A lease is a courtesy. It saves the second launch from doing the work of the first again;
-correctness rests on commits alone (`datarater.pipelines.run_folder.commits`), of which the first
-wins whoever makes it.
+A lease is a courtesy: it saves the second launch from repeating the work of the first. Correctness
+depends on commits alone (`datarater.pipelines.run_folder.commits`), of which the first wins,
+whoever makes it.
 
-No file system of fsspec replaces a file only if it is unchanged, so a lease is a folder of terms,
-`000001.json` and on. A term is created if absent, which one launch alone can do, and then is its
-holder's to renew. The highest term counts. A term that its holder gave back, that has run out, or
-whose holder was a process of this machine that is gone, may be followed by the next one.
+No file system of fsspec can replace a file only if it is unchanged. So a lease is a folder of
+terms, `000001.json` and up. A term is created only if it is absent, which just one launch can do;
+from then on its holder renews it. The highest term counts. The next term may follow once the holder
+has released the current one, it has expired, or the holder was a process of this machine that has
+ended.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -29,15 +32,15 @@ from datarater.pipelines.errors import CurationError, LeaseHeldError, RunFolderE
 from datarater.pipelines.run_folder import commits, layout
 
 TERM_SECONDS = 120.0
-"""How long a lease lasts without being renewed."""
+"""Lifetime of a lease that is not renewed."""
 RENEWAL_SECONDS = 30.0
 
 
 def process_id(pid: int | None = None) -> dict[str, Any]:
-    """What tells a process of this machine from all others, now and later, here and elsewhere.
+    """Returns what distinguishes a process of this machine from all others, everywhere and forever.
 
     Args:
-        pid: its id; None for this process.
+        pid: Id of the process; None for this one.
     """
     pid = os.getpid() if pid is None else pid
     return {
@@ -49,7 +52,7 @@ def process_id(pid: int | None = None) -> dict[str, Any]:
 
 
 def _start_of(pid: int) -> str:
-    """When a process started, as the kernel counts; "" where that is not told or there is no such process."""
+    """Returns when a process started, in the kernel's count; "" if unknown or not running."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -59,7 +62,7 @@ def _start_of(pid: int) -> str:
 
 
 def _process_namespace() -> str:
-    """Names the set of processes among which a pid means something: containers have their own."""
+    """Names the set of processes in which a pid is unique: containers have their own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -67,19 +70,23 @@ def _process_namespace() -> str:
 
 
 def is_gone(process: dict[str, Any]) -> bool:
-    """Whether a process is known to have ended: it ran on this machine, and no longer does.
+    """Returns whether a process is known to have ended: it ran on this machine, and no longer does.
 
     Args:
-        process: what `process_id` gave in it.
+        process: Result of `process_id` in that process.
     """
+    # Nothing is known about processes of other machines and containers.
     if (
         process.get("host") != socket.gethostname()
         or process.get("processes") != _process_namespace()
     ):
         return False
+
+    # The start time recognizes a pid that a later process has taken over.
     pid = int(process["pid"])
     if os.path.isdir("/proc/self"):
         return _start_of(pid) != process["started"]
+
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -94,11 +101,11 @@ class Launch:
     """One start of a command.
 
     Attributes:
-        id: differs between any two.
-        runner: what does the work.
-        local: whether the work ends with the launching process.
-        process: as `process_id` gives it.
-        started: seconds since 1970.
+        id: Unique id.
+        runner: Name of the runner.
+        local: Whether the work ends with the launching process.
+        process: Launching process, as `process_id` returns it.
+        started: Time of the start, in seconds since 1970.
     """
 
     id: str
@@ -108,8 +115,8 @@ class Launch:
     started: float
 
     @classmethod
-    def new(cls, runner: str, *, local: bool) -> "Launch":
-        """A launch by this process."""
+    def new(cls, runner: str, *, local: bool) -> Launch:
+        """Returns a new launch by this process."""
         return cls(uuid.uuid4().hex[:12], runner, local, process_id(), time.time())
 
 
@@ -118,11 +125,11 @@ class Term:
     """A term of a lease.
 
     Attributes:
-        path: its file.
-        launch: the holder.
-        renewed: when, in seconds since 1970.
-        expires: when it runs out.
-        released: whether the holder gave it back.
+        path: Path of its file.
+        launch: Launch that holds it.
+        renewed: Time of the last renewal, in seconds since 1970.
+        expires: Time at which it expires, in seconds since 1970.
+        released: Whether the holder released it.
     """
 
     path: str
@@ -132,30 +139,30 @@ class Term:
     released: bool = False
 
     def is_held(self) -> bool:
-        """Whether its holder still works, as far as can be told."""
+        """Returns whether its holder still works, as far as is known."""
         dead = self.launch.local and is_gone(self.launch.process)
         return not self.released and not dead and time.time() < self.expires
 
     def write(self) -> None:
-        """Writes the term over what is there; only its holder does."""
+        """Writes the term to its file, replacing the old content; only its holder does that."""
         commits.replace(self.path, self.to_json())
 
-    def renew(self) -> "Term":
-        """The term, renewed now and written."""
+    def renew(self) -> Term:
+        """Returns the term, renewed and written."""
         now = time.time()
         term = dataclasses.replace(self, renewed=now, expires=now + TERM_SECONDS)
         term.write()
         return term
 
     def to_json(self) -> bytes:
-        """The content of its file."""
+        """Returns the content of its file."""
         fields = dataclasses.asdict(self)
         del fields["path"]
         return layout.to_json(fields)
 
     @classmethod
-    def read(cls, path: str) -> "Term | None":
-        """A term from its file; None if it is gone."""
+    def read(cls, path: str) -> Term | None:
+        """Reads a term from its file; None if the file is gone."""
         data = commits.read_if_there(path)
         if data is None:
             return None
@@ -163,19 +170,20 @@ class Term:
         return cls(path=path, launch=Launch(**fields.pop("launch")), **fields)
 
     def describe(self) -> str:
-        """Who holds it, for a person."""
+        """Describes the holder, for a person."""
         since = datetime.datetime.fromtimestamp(self.launch.started, datetime.UTC)
         return (
-            f"launch {self.launch.id}, process {self.launch.process['pid']} on {self.launch.process['host']}, runner "
-            f"{self.launch.runner}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+            f"launch {self.launch.id}, process {self.launch.process['pid']} on "
+            f"{self.launch.process['host']}, runner {self.launch.runner}, since "
+            f"{since:%Y-%m-%d %H:%M:%S} UTC"
         )
 
 
 def current(folder: str) -> Term | None:
-    """The term that counts, held or not; None before the first.
+    """Reads the current term, held or not; None before the first.
 
     Args:
-        folder: of the lease: `RunFolder.scoring_lease_path`, or a selection's.
+        folder: Folder of the lease: `RunFolder.scoring_lease_path` or a selection's.
     """
     entries = commits.list_folder(folder)
     return Term.read(entries[-1].path) if entries else None
@@ -193,23 +201,24 @@ def take(folder: str, launch: Launch) -> Term:
     """Takes a lease.
 
     Raises:
-        LeaseHeldError: another launch holds it; the message names it and says when the lease runs
-            out.
+        LeaseHeldError: Another launch holds it; the message names that launch and when the lease
+            expires.
     """
-    found = current(folder)
-    if found is not None and found.is_held():
-        raise _held(folder, found)
+    previous = current(folder)
+    if previous is not None and previous.is_held():
+        raise _held(folder, previous)
+
     now = time.time()
-    term = Term(
-        _path(folder, 1 if found is None else _number(found) + 1), launch, now, now + TERM_SECONDS
-    )
+    number = 1 if previous is None else _number(previous) + 1
+    term = Term(_path(folder, number), launch, now, now + TERM_SECONDS)
     commits.commit_if_absent(term.path, term.to_json())
-    # What counts is the highest term: another launch may have taken this one, or one after it.
+
+    # The highest term counts: another launch may have taken this one, or one after it.
     highest = current(folder)
     if highest is None or highest.launch.id != launch.id:
         raise _held(folder, highest or term)
-    if found is not None:
-        commits.remove(found.path)
+    if previous is not None:
+        commits.remove(previous.path)
     return term
 
 
@@ -217,8 +226,9 @@ def _held(folder: str, term: Term) -> LeaseHeldError:
     left = max(0.0, term.expires - time.time())
     run_folder = folder.rsplit("/lease/", 1)[0]
     return LeaseHeldError(
-        f"{run_folder}: another launch is at work here ({term.describe()}); its lease runs out in {left:.0f} s unless "
-        "it is renewed. Watch it with datarater status, or end it and run the same command to go on"
+        f"{run_folder}: another launch is at work here ({term.describe()}); its lease expires in "
+        f"{left:.0f} s unless it is renewed. Watch it with datarater status, or stop it and run "
+        "the same command to continue"
     )
 
 
@@ -227,34 +237,36 @@ _look_lock = threading.Lock()
 
 
 def keep(folder: str, launch: str) -> None:
-    """Renews a launch's lease from a worker, now and then: a job goes on when its launcher has ended.
+    """Renews a launch's lease from a worker, if it is due.
+
+    A job continues when its launcher has ended, and so must its lease.
 
     Args:
-        folder: of the lease.
-        launch: id of the launch that the worker works for.
+        folder: Folder of the lease.
+        launch: Id of the launch that the worker works for.
     """
     with _look_lock:
         if time.monotonic() - _last_look.get(folder, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
             return
         _last_look[folder] = time.monotonic()
-    with contextlib.suppress(
-        RunFolderError, OSError
-    ):  # the next look may fare better, and nothing rests on it
+
+    # A failure does no harm: the next look may succeed, and no result depends on it.
+    with contextlib.suppress(RunFolderError, OSError):
         term = current(folder)
-        # Of many workers few find it older than this, so that few write.
+        # Few of many workers see a term older than this, so that few write.
         due = term is not None and time.time() - term.renewed > RENEWAL_SECONDS * 1.5
         if term is not None and due and term.launch.id == launch and not term.released:
             term.renew()
 
 
 class Lease(threading.Thread):
-    """Holds the leases of several folders while a command works; renews them, and gives them back at its end.
+    """Holds several leases while a command works: renews them, and releases them at the end.
 
     Args:
-        folders: of the leases.
-        launch: who holds it.
-        on_lost: called once, from another thread, if another launch took a lease over. That happens
-            to a process that was stopped for longer than a lease lasts.
+        folders: Folders of the leases.
+        launch: Launch that holds them.
+        on_lost: Called once, from another thread, if another launch took a lease over. That happens
+            to a process that was suspended for longer than a lease lasts.
     """
 
     def __init__(
@@ -266,14 +278,14 @@ class Lease(threading.Thread):
         self._on_lost = on_lost
         self._terms: list[Term] = []
         self._ended = threading.Event()
-        self._give_back = True
+        self._releases = True
 
     def leave_to_workers(self) -> None:
-        """At the end, leaves the leases as they are: a job goes on without this process, and its workers renew them."""
-        self._give_back = False
+        """Keeps the leases at the end: a job continues, and its workers renew them."""
+        self._releases = False
 
     def run(self) -> None:
-        """Renews until the end."""
+        """Renews the leases until the block ends."""
         while not self._ended.wait(RENEWAL_SECONDS):
             for index, (folder, term) in enumerate(zip(self._folders, self._terms, strict=True)):
                 try:
@@ -289,7 +301,7 @@ class Lease(threading.Thread):
                         flush=True,
                     )
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> Lease:
         try:
             for folder in self._folders:
                 self._terms.append(take(folder, self._launch))
@@ -307,12 +319,12 @@ class Lease(threading.Thread):
     ) -> None:
         self._ended.set()
         self.join()
-        if self._give_back:
+        if self._releases:
             self._release()
 
     def _release(self) -> None:
         for folder, term in zip(self._folders, self._terms, strict=False):
-            # A lease that cannot be given back runs out.
+            # A lease that cannot be released expires.
             with contextlib.suppress(RunFolderError, OSError):
                 highest = current(folder)
                 if highest is not None and highest.launch.id == self._launch.id:

@@ -1,10 +1,12 @@
-"""`datarater status`: how far a run is, from its run folder alone.
+"""Reports the progress of a run from its run folder alone.
 
-It works while any runner works on the run, on this machine or elsewhere, and while none does.
-Summaries are read first; for groups of splits without one, the score files are listed, and what
-each holds is read from its last bytes. Of very many only a sample is read: the number of splits is
-always exact, and the other figures say `about`.
+That works with any runner, on this machine or elsewhere, and also while nothing runs. Summaries are
+read first. For groups of splits without one, the score files are listed and their counts are read
+from their last bytes. If there are very many, only a sample is read: the number of splits is always
+exact, and the other figures are marked `about`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import io
@@ -27,22 +29,22 @@ from datarater.pipelines.run_folder.plan import describe_plan, plan_of
 from datarater.pipelines.run_folder.score_files import METADATA_KEY
 from datarater.pipelines.run_folder.summaries import Counts, read_summary, summarised_groups
 
-_MOST_FOOTERS = 2048
+_MAX_FOOTERS = 2048
 _FOOTER_BYTES = 64 * 2**10
 _RATE_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        splits: of the plan.
-        splits_done: those with a committed score file.
-        counts: of the records in these.
-        exact: whether `counts` is exact; else it is scaled up from a sample.
-        splits_per_second: of late, by the launch that holds the lease; 0 if none does.
-        finished: whether everything is scored.
+        splits: Number of splits of the plan.
+        splits_done: Number of splits with a committed score file.
+        counts: Counts of the records in these.
+        exact: Whether `counts` is exact; otherwise it is scaled up from a sample.
+        splits_per_second: Recent rate of the launch that holds the lease; 0 if none does.
+        finished: Whether everything is scored.
     """
 
     splits: int
@@ -54,7 +56,7 @@ class Status:
 
     @property
     def rejected(self) -> int:
-        """Rejected records so far."""
+        """Number of rejected records so far."""
         return self.counts.rejected.total()
 
     def _per_second(self, count: int) -> float:
@@ -62,23 +64,23 @@ class Status:
 
     @property
     def documents_per_second(self) -> float:
-        """Documents scored a second, of late."""
+        """Recent rate of documents scored."""
         return self._per_second(self.counts.scored)
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens scored a second, of late."""
+        """Recent rate of tokens scored."""
         return self._per_second(self.counts.tokens)
 
     @property
     def seconds_left(self) -> float | None:
-        """Until everything is scored, if it goes on as of late; None if that cannot be said."""
+        """Seconds until everything is scored at the recent rate; None if there is no rate."""
         if self.finished or not self.splits_per_second:
             return None
         return (self.splits - self.splits_done) / self.splits_per_second
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """Returns the status as JSON fields."""
         return {
             "splits": self.splits,
             "splits_done": self.splits_done,
@@ -92,14 +94,15 @@ class Status:
         }
 
     def line(self) -> str:
-        """All of it in a line."""
+        """Describes the status in one line."""
         parts = [f"scored {self.splits_done:,} of {self.splits:,} splits"]
         about = "" if self.exact else "about "
         if self.counts.read:
             parts.append(f"{about}{self.counts.scored:,} documents")
         if self.splits_per_second and not self.finished:
             parts.append(
-                f"{self.documents_per_second:,.0f} documents/s, {self.tokens_per_second:,.0f} tokens/s"
+                f"{self.documents_per_second:,.0f} documents/s, "
+                f"{self.tokens_per_second:,.0f} tokens/s"
             )
         if self.rejected:
             parts.append(f"{about}{self.rejected:,} rejected")
@@ -109,7 +112,7 @@ class Status:
 
 
 def duration(seconds: float) -> str:
-    """A span of time for a person."""
+    """Formats a span of time for a person."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -118,10 +121,10 @@ def duration(seconds: float) -> str:
 
 
 def _footer_counts(entry: Entry) -> Counts | None:
-    """What a score file says of itself in its last bytes; None if it is too old to say so."""
+    """Reads the counts in the last bytes of a score file; None if it has none."""
     try:
         tail = commits.read_tail(entry.path, entry.size, _FOOTER_BYTES)
-        # Parquet is read from its end: the rest of the file need not be there.
+        # Parquet is read from its end: the rest of the file is not needed.
         metadata = pq.read_metadata(io.BytesIO(b"PAR1" + tail)).metadata[METADATA_KEY]
         return Counts.from_json(orjson.loads(metadata)["counts"])
     except (OSError, KeyError, TypeError, pa.ArrowInvalid):
@@ -129,13 +132,10 @@ def _footer_counts(entry: Entry) -> Counts | None:
 
 
 class Watcher:
-    """Looks at a run folder again and again, and reads only what is new.
-
-    Args:
-        folder: the run folder.
+    """Looks at a run folder repeatedly and reads only what is new.
 
     Attributes:
-        plan: the committed plan; empty until it has been seen.
+        plan: The committed plan; empty until it has been read.
     """
 
     def __init__(self, folder: RunFolder):
@@ -145,17 +145,20 @@ class Watcher:
         self._files: dict[int, Counts] = {}
 
     def look(self) -> Status | None:
-        """How far the run is now; None before it is planned."""
+        """Returns the present status of the run; None before it is planned."""
         if not self.plan:
             identity = read_identity(self._folder)
             if identity is None:
                 return None
             self.plan = identity["plan"]
+
+        # The counts of a finished run are in one file.
         total = self.plan["splits"]
         scoring = commits.read_if_there(self._folder.scoring_path)
         if scoring is not None:
             counts = Counts.from_json(orjson.loads(scoring)["counts"])
             return Status(total, total, counts, exact=True, splits_per_second=0.0, finished=True)
+
         self._read_summaries()
         return self._count(total)
 
@@ -169,55 +172,70 @@ class Watcher:
     def _count(self, total: int) -> Status:
         counts = Counts()
         done = 0
-        for number, group_counts in self._groups.values():
-            done += number
+        for splits, group_counts in self._groups.values():
+            done += splits
             counts.add(group_counts)
+
+        # The rate is that of the launch at work: since its start, or since some minutes ago.
         term = lease.current(self._folder.scoring_lease_path)
-        held = term is not None and term.is_held()
+        is_held = term is not None and term.is_held()
         now = time.time()
         since = max(term.launch.started if term is not None else 0.0, now - _RATE_SECONDS)
-        unread: list[tuple[int, Entry]] = []
-        recent = 0
+
+        # Splits of groups without a summary are counted from their score files.
+        exact, recent = True, 0
         if len(self._groups) < self.plan["groups"]:
-            seen_S = np.zeros(total, bool)
-            for entries in score_entries(self._folder):
-                for ordinal, entry in entries:
-                    if (
-                        ordinal >= total
-                        or seen_S[ordinal]
-                        or ordinal // run_plan.SPLITS_PER_GROUP in self._groups
-                    ):
-                        continue
-                    seen_S[ordinal] = True
-                    recent += entry.modified >= since
-                    if ordinal not in self._files and len(unread) < _MOST_FOOTERS - len(
-                        self._files
-                    ):
-                        unread.append((ordinal, entry))
-            listed = int(seen_S.sum())
-            for (ordinal, _), found in zip(
-                unread, at_once(_footer_counts, [entry for _, entry in unread]), strict=True
-            ):
-                if found is not None:
-                    self._files[ordinal] = found
-            open_files = [
-                counts
-                for ordinal, counts in self._files.items()
-                if ordinal // run_plan.SPLITS_PER_GROUP not in self._groups
-            ]
-            listed_counts = Counts()
-            for file_counts in open_files:
-                listed_counts.add(file_counts)
-            known = len(open_files)
+            listed, recent = self._list_score_files(total, since)
+            listed_counts, known = self._known_counts()
+            exact = known == listed
             if known < listed:
                 listed_counts = _scaled(listed_counts, listed / known if known else 0.0)
             counts.add(listed_counts)
             done += listed
-            exact = known == listed
-        else:
-            exact = True
-        rate = recent / max(now - since, 1.0) if held else 0.0
+
+        rate = recent / max(now - since, 1.0) if is_held else 0.0
         return Status(total, done, counts, exact=exact, splits_per_second=rate, finished=False)
+
+    def _list_score_files(self, total: int, since: float) -> tuple[int, int]:
+        """Lists the score files of groups without a summary; reads the footers of some new ones.
+
+        Args:
+            total: Number of splits of the plan.
+            since: Time in seconds since 1970.
+
+        Returns:
+            The number of splits with a score file, and the number of those committed since `since`.
+        """
+        seen_S = np.zeros(total, bool)
+        unread: list[tuple[int, Entry]] = []
+        recent = 0
+        for entries in score_entries(self._folder):
+            for ordinal, entry in entries:
+                if ordinal >= total or seen_S[ordinal] or self._is_summarised(ordinal):
+                    continue
+                seen_S[ordinal] = True
+                recent += entry.modified >= since
+                is_new = ordinal not in self._files
+                if is_new and len(unread) < _MAX_FOOTERS - len(self._files):
+                    unread.append((ordinal, entry))
+
+        footers = at_once(_footer_counts, [entry for _, entry in unread])
+        for (ordinal, _), counts in zip(unread, footers, strict=True):
+            if counts is not None:
+                self._files[ordinal] = counts
+        return int(seen_S.sum()), recent
+
+    def _known_counts(self) -> tuple[Counts, int]:
+        """Adds up the footers of groups without a summary; also returns their number."""
+        counts, known = Counts(), 0
+        for ordinal, file_counts in self._files.items():
+            if not self._is_summarised(ordinal):
+                counts.add(file_counts)
+                known += 1
+        return counts, known
+
+    def _is_summarised(self, ordinal: int) -> bool:
+        return ordinal // run_plan.SPLITS_PER_GROUP in self._groups
 
 
 def _scaled(counts: Counts, factor: float) -> Counts:
@@ -233,36 +251,26 @@ def _scaled(counts: Counts, factor: float) -> Counts:
 
 
 def report(folder: RunFolder, status: Status | None) -> list[str]:
-    """All that is to be said of a run, in lines."""
-    lines = []
+    """Describes a run in lines: its plan, progress, rejects, launches and selections."""
     if status is None:
-        lines.append(f"{folder.path}: not planned yet, or not a run folder")
+        lines = [f"{folder.path}: not planned yet, or not a run folder"]
     else:
-        lines += [describe_plan(plan_of(folder)), status.line()]
-        about = "" if status.exact else "about "
-        lines += [
-            f"  rejected {reason:<20} {about}{count:,}"
-            for reason, count in sorted(
-                status.counts.rejected.items(), key=lambda item: (-item[1], item[0])
-            )
-        ]
+        lines = [describe_plan(plan_of(folder)), status.line(), *_rejects(status)]
+
+    # Scoring and each selection has a lease of its own.
     names = selections(folder)
-    at_work = {"scoring": folder.scoring_lease_path}
-    at_work |= {f"selecting {name}": folder.selection_lease_path(name) for name in names}
-    for what, path in at_work.items():
-        term = lease.current(path)
-        if term is not None and term.is_held():
-            lines.append(
-                f"at work, {what}: {term.describe()}, renewed {duration(time.time() - term.renewed)} ago"
-            )
-    if not any(line.startswith("at work") for line in lines) and (
-        status is None or not status.finished
-    ):
-        lines.append("no launch is at work; run the same command again to go on")
+    work = {"scoring": folder.scoring_lease_path}
+    work |= {f"selecting {name}": folder.selection_lease_path(name) for name in names}
+    at_work = [line for what, path in work.items() for line in _launch(what, path)]
+    lines += at_work
+    if not at_work and (status is None or not status.finished):
+        lines.append("no launch is at work; run the same command again to continue")
+
     for _, mark in split_marks.unfinished(folder):
         age = duration(time.time() - mark["started"])
-        gone = ", its worker has ended" if lease.is_gone(mark["process"]) else ""
-        lines.append(f"being scored for {age}{gone}: {mark['split']}")
+        ended = ", its worker has ended" if lease.is_gone(mark["process"]) else ""
+        lines.append(f"being scored for {age}{ended}: {mark['split']}")
+
     for name in names:
         selection = folder.selection(name)
         if commits.exists(selection.success_path):
@@ -273,3 +281,19 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
                 f"selection {name}: not finished, {files:,} files of kept documents so far"
             )
     return lines
+
+
+def _rejects(status: Status) -> list[str]:
+    """Describes the reasons for rejections, the most frequent first."""
+    about = "" if status.exact else "about "
+    reasons = sorted(status.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
+    return [f"  rejected {reason:<20} {about}{count:,}" for reason, count in reasons]
+
+
+def _launch(what: str, path: str) -> list[str]:
+    """Describes the launch that holds a lease; no line if none does."""
+    term = lease.current(path)
+    if term is None or not term.is_held():
+        return []
+    age = duration(time.time() - term.renewed)
+    return [f"at work, {what}: {term.describe()}, renewed {age} ago"]

@@ -1,8 +1,10 @@
-"""References: the distribution of scores taken from another scored run, or from the rater checkpoint's quantiles.
+"""References: the distribution of scores of another scored run, or a rater checkpoint's quantiles.
 
-A score means something under its own rater only, and with the same windows: a reference made
-otherwise is refused.
+Scores can be compared only under the same rater and with the same windows. Any other reference is
+refused.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,8 +26,8 @@ class RunReference:
     """Another scored corpus.
 
     Attributes:
-        folder: its run folder.
-        scoring: its `scoring.json`.
+        folder: Run folder of the corpus.
+        scoring: Content of its `scoring.json`.
     """
 
     folder: RunFolder
@@ -34,11 +36,11 @@ class RunReference:
 
 @dataclasses.dataclass(frozen=True)
 class RaterReference:
-    """The sample of documents that a rater was centred on when it was exported.
+    """The sample of documents that a rater was centered on when it was exported.
 
     Attributes:
-        quantiles: of the sample's scores, at equal steps from 0 to 1.
-        sample_size: documents in it.
+        quantiles: Quantiles of the sample's scores, at equal steps from 0 to 1.
+        sample_size: Number of documents in the sample.
     """
 
     quantiles: tuple[float, ...]
@@ -46,18 +48,18 @@ class RaterReference:
 
 
 def is_run(path: str) -> bool:
-    """Whether a reference is a run folder, and not a rater checkpoint.
+    """Returns whether a reference is a run folder (True) or a rater checkpoint (False).
 
     Raises:
-        CurationError: it is neither.
+        CurationError: It is neither.
     """
     if commits.exists(RunFolder(path).scoring_path):
         return True
     if commits.exists(f"{path.rstrip('/')}/{RATER_FILE}"):
         return False
     raise CurationError(
-        f"--reference: {path} is neither a run folder that is scored to its end (it has no scoring.json) nor a rater "
-        f"checkpoint (it has no {RATER_FILE})"
+        f"--reference: {path} is neither a completely scored run folder (it has no scoring.json) "
+        f"nor a rater checkpoint (it has no {RATER_FILE})"
     )
 
 
@@ -65,34 +67,41 @@ def read_reference(path: str, identity: Mapping[str, Any]) -> RunReference | Rat
     """Reads a reference for a run.
 
     Args:
-        path: a run folder or a rater checkpoint.
-        identity: of the run selected from: its rater's digest, scoring options and scorer version.
+        path: Path of a run folder or of a rater checkpoint.
+        identity: Identity of the run that is selected from, with its rater's digest, scoring
+            options and scorer version.
 
     Raises:
-        CurationError: there is no reference, or it has no quantiles.
-        RunFolderMismatchError: its scores cannot be compared with the run's; naming the difference.
+        CurationError: There is no reference, or it has no quantiles.
+        RunFolderMismatchError: Its scores cannot be compared with the run's; the message names the
+            differences.
     """
+    # Another run must have been scored by the same rater in the same way.
     if is_run(path):
         folder = RunFolder(path)
         scoring: dict[str, Any] = orjson.loads(commits.read_bytes(folder.scoring_path))
-        found = {name: scoring["identity"].get(name) for name in _MUST_MATCH}
-        _refuse(path, differences({name: identity[name] for name in _MUST_MATCH}, found))
+        actual: dict[str, Any] = {name: scoring["identity"].get(name) for name in _MUST_MATCH}
+        expected: dict[str, Any] = {name: identity[name] for name in _MUST_MATCH}
+        _refuse(path, differences(expected, actual))
         return RunReference(folder, scoring)
+
+    # A checkpoint must be the run's rater, and its sample must have had the same window limit.
     try:
         checkpoint = load_rater(path)
     except (CheckpointError, OSError) as error:
         raise CurationError(f"--reference: {error}") from error
     statistics = checkpoint.statistics
-    wanted: dict[str, Any] = {"rater": identity["rater"]}
-    has: dict[str, Any] = {"rater": checkpoint.digest}
+    expected = {"rater": identity["rater"]}
+    actual = {"rater": checkpoint.digest}
     if statistics.max_windows is not None:
-        wanted["max_windows"] = identity["scoring"]["max_windows"]
-        has["max_windows"] = statistics.max_windows
-    _refuse(path, differences(wanted, has))
+        expected["max_windows"] = identity["scoring"]["max_windows"]
+        actual["max_windows"] = statistics.max_windows
+    _refuse(path, differences(expected, actual))
+
     if len(statistics.quantiles) < 2:
         raise CurationError(
-            f"--reference: the rater {path} was exported without the quantiles of a reference sample; take a scored "
-            "run folder as the reference"
+            f"--reference: the rater {path} was exported without the quantiles of a reference "
+            "sample; use a scored run folder as the reference"
         )
     return RaterReference(statistics.quantiles, statistics.sample_size)
 
@@ -100,5 +109,6 @@ def read_reference(path: str, identity: Mapping[str, Any]) -> RunReference | Rat
 def _refuse(path: str, lines: list[str]) -> None:
     if lines:
         raise RunFolderMismatchError(
-            f"--reference: the scores of {path} cannot be compared with this run's: {'; '.join(lines)}"
+            f"--reference: the scores of {path} cannot be compared with this run's: "
+            f"{'; '.join(lines)}"
         )

@@ -1,22 +1,24 @@
-"""Score files: what is known of every record of one split, in the order of the input.
+"""Score files: one row per record of a split, in the order of the input, rejected ones included.
 
-Parquet, one row a record, rejected ones included:
+The files are Parquet. All of them have the same schema, so that a folder of them is one table:
 
-| column | what |
+| column | meaning |
 |---|---|
 | position | where the record starts (JSONL: byte in the decompressed stream; Parquet: row) |
-| key | the document's key; null for a record that could not be read |
+| key | key of the document; null for a record that could not be read |
 | key_hash | unseeded hash of the key, which breaks ties; 0 without a key |
 | score | float32; null for rejected records |
 | tokens | tokens of the whole text |
 | bytes | bytes of the text in UTF-8 |
 | source | where the document says it comes from |
 | status | `scored`, or the reason of the rejection |
-| detail, excerpt | what was wrong, and the first bytes of the record; rejected records only |
+| detail, excerpt | the fault, and the first bytes of the record; rejected records only |
 
-The file's metadata names the split and counts its records, so that a score file can be understood
-alone and a look at its last bytes tells what it holds.
+The file's metadata names the split and counts its records. So a score file can be understood by
+itself, and its last bytes are enough to count its records.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import io
@@ -42,8 +44,10 @@ from datarater.rater_model.documents.store_errors import raising_os_errors
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
 METADATA_KEY = b"datarater"
-"""Under which a score file says, as JSON in its footer, what it is: split, layout, rater, counts."""
-_ROWS_WAITING = 4096
+"""Key of the footer's JSON metadata: format, split, layout, rater and counts."""
+_PACKED_ROWS = 4096
+RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
+"""The columns that rank keys are made of."""
 
 SCHEMA = pa.schema(
     [
@@ -70,9 +74,9 @@ class ScoreRows:
         self._rejected: Counter[str] = Counter()
         self._sums = {"read": 0, "scored": 0, "tokens": 0, "bytes": 0}
 
-    def _pack(self, least: int) -> None:
-        """Turns rows that wait into arrays, which take a fraction of their memory, if there are so many."""
-        if len(self._columns["position"]) >= least:
+    def _pack(self, min_rows: int) -> None:
+        """Turns collected rows, if there are enough, into arrays, which take less memory."""
+        if len(self._columns["position"]) >= min_rows:
             arrays = [pa.array(self._columns[field.name], field.type) for field in SCHEMA]
             self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
             self._columns = {name: [] for name in SCHEMA.names}
@@ -83,20 +87,22 @@ class ScoreRows:
         """Adds records in the order of the input.
 
         Args:
-            records: documents and bad records, mixed as they come.
-            scores_N: the documents' scores; one that is not finite makes its document a rejected
-                one.
-            tokens_N: the documents' tokens.
+            records: Documents and bad records, in the order of the input.
+            scores_N: Scores of the N documents; a document whose score is not finite is rejected.
+            tokens_N: Numbers of tokens of the N documents.
 
         Returns:
-            How many documents were rejected for their score.
+            The number of documents that were rejected for their score.
         """
         documents = iter(zip(scores_N.tolist(), tokens_N.tolist(), strict=True))
         not_finite = 0
         columns, sums = self._columns, self._sums
         sums["read"] += len(records)
+
         for record in records:
             columns["position"].append(record.position)
+
+            # A document has all columns; without a score it is also a rejected record.
             if isinstance(record, Document):
                 score, tokens = next(documents)
                 finite = math.isfinite(score)
@@ -118,6 +124,7 @@ class ScoreRows:
                 columns["excerpt"].append(
                     None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
                 )
+
             else:
                 self._rejected[str(record.reason)] += 1
                 columns["key"].append(None)
@@ -129,17 +136,18 @@ class ScoreRows:
                 columns["status"].append(str(record.reason))
                 columns["detail"].append(record.detail)
                 columns["excerpt"].append(record.excerpt)
-        self._pack(_ROWS_WAITING)
+
+        self._pack(_PACKED_ROWS)
         return not_finite
 
     def to_parquet(self, task: SplitTask, layout: str, rater_digest: str) -> bytes:
-        """The score file's content.
+        """Returns the content of the score file.
 
         Args:
-            task: the split.
-            layout: inputs of one layout can share an output file: `jsonl/gzip`,
-                `parquet/SCHEMA-DIGEST`.
-            rater_digest: of the rater that scored.
+            task: Split that the rows belong to.
+            layout: Layout of the input, as in `jsonl/gzip` or `parquet/SCHEMA-DIGEST`; inputs with
+                the same layout can share an output file.
+            rater_digest: Digest of the rater that scored.
         """
         metadata = {
             "format": FORMAT_VERSION,
@@ -148,9 +156,11 @@ class ScoreRows:
             "rater": rater_digest,
             "counts": {**self._sums, "rejected": dict(sorted(self._rejected.items()))},
         }
+
         self._pack(1)
         table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
         table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(metadata)})
+
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
             # A row group without rows would break readers that take its length as a batch's.
@@ -161,12 +171,12 @@ class ScoreRows:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreFile:
-    """A committed score file, read.
+    """The content of a committed score file.
 
     Attributes:
-        task: the split and its file's fingerprint.
-        layout: see `ScoreRows.to_parquet`.
-        table: the columns asked for.
+        task: The split and the fingerprint of its file.
+        layout: Layout of the input; see `ScoreRows.to_parquet`.
+        table: The requested columns.
     """
 
     task: SplitTask
@@ -176,11 +186,16 @@ class ScoreFile:
     @classmethod
     def read(
         cls, folder: RunFolder, ordinal: int, columns: Sequence[str] | None = None
-    ) -> "ScoreFile":
+    ) -> ScoreFile:
         """Reads the score file of a split.
 
+        Args:
+            folder: Run folder.
+            ordinal: Ordinal of the split.
+            columns: Names of the columns to read; None for all.
+
         Raises:
-            CountsError: it is missing or not a score file.
+            CountsError: The file is missing or is not a score file.
         """
         path = folder.score_path(ordinal)
         try:
@@ -190,30 +205,37 @@ class ScoreFile:
                 table = parquet.read(columns=None if columns is None else list(columns))
         except FileNotFoundError:
             raise CountsError(
-                f"the score file {path} is missing although its split was scored; to have it scored again, remove "
-                f"the summaries in {folder.summaries_path}/ and {folder.scoring_path}, and run the same command"
+                f"the score file {path} is missing although its split was scored; to score it "
+                f"again, remove the summaries in {_summaries(folder)} and {folder.scoring_path}, "
+                "and run the same command"
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
             raise CountsError(f"the score file {path} cannot be read: {error}") from error
         return cls(SplitTask.from_json(metadata["task"]), metadata["layout"], table)
 
     def column(self, name: str) -> NDArray[Any]:
-        """A column without nulls as an array."""
+        """Returns a column without nulls as an array."""
         return self.table.column(name).to_numpy()
 
     def sources(self) -> tuple[list[str], NDArray[np.int64]]:
-        """The names of sources, and the source of every row as an index into them (needs the column `source`)."""
+        """Returns the names of the sources, and the source of each row as an index into them.
+
+        The column `source` must have been read.
+        """
         if not self.table.num_rows:
             return [], np.zeros(0, np.int64)
         column = self.table.column("source").combine_chunks()
         return column.dictionary.to_pylist(), column.indices.to_numpy().astype(np.int64)
 
     def scored_rows(self) -> NDArray[np.int64]:
-        """The row numbers of scored documents (needs the column `score`)."""
+        """Returns the row numbers of scored documents. The column `score` must have been read."""
         return np.flatnonzero(~self.table.column("score").is_null().to_numpy())
 
     def rank_keys(self, seed: int) -> RankKeys:
-        """The rank keys of the scored documents, in the order of `scored_rows` (needs `RANK_COLUMNS`)."""
+        """Returns the rank keys of the scored documents, in the order of `scored_rows`.
+
+        The columns `RANK_COLUMNS` must have been read.
+        """
         rows_N = self.scored_rows()
         return RankKeys.of(
             self.table.column("score").to_numpy()[rows_N],
@@ -225,4 +247,8 @@ class ScoreFile:
         )
 
 
-RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
+def _summaries(folder: RunFolder) -> str:
+    """Names the folders that have summaries, for a message."""
+    paths = (folder.summaries_path, folder.old_summaries_path)
+    with_summaries = [path for path in paths if commits.list_folder(path)]
+    return " and ".join(f"{path}/" for path in with_summaries or paths[:1])

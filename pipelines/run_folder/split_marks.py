@@ -1,13 +1,15 @@
-"""Marks of the splits that are being scored: what a worker leaves behind that died over one.
+"""Marks splits in progress so that a crashed worker can be traced to its split.
 
 A worker writes a mark before it scores a split and removes it afterwards, whether it succeeded or
-failed with a message. A mark that stays tells of a worker that ended without a word: killed, out of
-memory, crashed in native code. A split that ends several workers of one launch is poison. It is
-named and not tried again.
+failed with a message. A mark that remains belongs to a worker that ended without a message: it was
+killed, ran out of memory, or crashed in native code. A split that ends several workers of one
+launch is poison: it is reported and not tried again.
 
-Marks count within one launch. Launches that are killed together with their workers say nothing
+Marks count within one launch. A launch that is killed together with its workers proves nothing
 about a split.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
@@ -27,17 +29,21 @@ from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.rater_model.documents.records import VIRTUAL_BYTES, Split
 
 MOST_DEATHS = 3
-"""How many workers a split may end within one launch."""
+"""Number of workers of one launch after which a split is poison."""
+
+WATCHED_PROCESS = "DATARATER_WATCHED_PROCESS"
+"""Environment variable with the process that a worker process ends with, as JSON."""
 
 _own_marks: set[str] = set()
 
 
 def describe(split: Split) -> str:
-    """Names a split for a person."""
+    """Describes a split for a person: its ordinal, its file and its part of the file."""
     unit = {"parquet": "row groups", "array_record": "records"}.get(split.format, "bytes")
     scale = 1
     if split.virtual:
         unit, scale = "stored bytes", VIRTUAL_BYTES
+
     end = "the end" if split.end is None else f"{split.end // scale:,}"
     where = (
         "the whole file"
@@ -48,15 +54,16 @@ def describe(split: Split) -> str:
 
 
 def poison(split: str) -> PoisonSplitError:
-    """What to raise for a split that ended `MOST_DEATHS` workers.
+    """Returns the error to raise for a split that ended `MOST_DEATHS` workers.
 
     Args:
-        split: as `describe` names it.
+        split: Description of the split by `describe`.
     """
     return PoisonSplitError(
-        f"{split} ended {MOST_DEATHS} workers that scored it, one after the other; it is not tried again. Look for a "
-        "crash or for too little memory (137 is a kill): fewer --local_workers, smaller --max_record_bytes or "
-        "--tokens_per_batch may help, or leave the file out. What is committed stays"
+        f"{split} ended {MOST_DEATHS} workers that scored it, one after the other; it is not tried "
+        "again. Look for a crash or for too little memory (137 is a kill): fewer --local_workers, "
+        "or a smaller --max_record_bytes or --tokens_per_batch may help, or leave the file out. "
+        "What is committed stays"
     )
 
 
@@ -66,46 +73,45 @@ def _path(folder: RunFolder, ordinal: int, launch: str, number: int) -> str:
 
 @contextlib.contextmanager
 def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
-    """Marks a split as being scored.
+    """Marks a split as in progress while the block runs.
 
     Args:
-        folder: the run folder.
-        task: the split.
-        launch: id of the launch; "" leaves no marks.
+        folder: Run folder.
+        task: Split.
+        launch: Id of the launch; "" leaves no marks.
 
     Raises:
-        PoisonSplitError: the split ended `MOST_DEATHS` workers of this launch.
+        PoisonSplitError: The split ended `MOST_DEATHS` workers of this launch.
     """
-    with _mark(folder, task, launch, pass_the_living=True):
+    with _mark(folder, task, launch, shared=True):
         yield
 
 
 @contextlib.contextmanager
 def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
-    """Marks a split as being scored, unless another worker of this machine that lives has marked it.
+    """Marks a split as in progress, unless another live worker of this machine has marked it.
 
     Args:
-        folder: the run folder.
-        task: the split.
-        launch: id of the launch.
+        folder: Run folder.
+        task: Split.
+        launch: Id of the launch.
 
     Yields:
         Whether the split is this worker's.
 
     Raises:
-        PoisonSplitError: the split ended `MOST_DEATHS` workers of this launch.
+        PoisonSplitError: The split ended `MOST_DEATHS` workers of this launch.
     """
-    with _mark(folder, task, launch, pass_the_living=False) as mine:
-        yield mine
+    with _mark(folder, task, launch, shared=False) as is_taken:
+        yield is_taken
 
 
 @contextlib.contextmanager
-def _mark(
-    folder: RunFolder, task: SplitTask, launch: str, *, pass_the_living: bool
-) -> Iterator[bool]:
+def _mark(folder: RunFolder, task: SplitTask, launch: str, *, shared: bool) -> Iterator[bool]:
     if not launch:
         yield True
         return
+
     split = task.split
     content = {
         "launch": launch,
@@ -114,17 +120,20 @@ def _mark(
         "process": process_id(),
         "started": time.time(),
     }
+
+    # Each mark that is there already was left by a worker that died, or belongs to a live one.
     for number in range(1, MOST_DEATHS + 1):
         path = _path(folder, split.ordinal, launch, number)
         if commits.commit_if_absent(path, orjson.dumps(content)):
             break
-        if not pass_the_living:
+        if not shared:
             other = commits.read_if_there(path)
             if other is None or not is_gone(orjson.loads(other)["process"]):
                 yield False
                 return
     else:
         raise poison(describe(split))
+
     _own_marks.add(path)
     try:
         yield True
@@ -133,35 +142,39 @@ def _mark(
 
 
 def _remove_own(path: str) -> None:
-    with contextlib.suppress(
-        RunFolderError
-    ):  # a mark that stays counts as one death: no harm by itself
+    # A mark that remains counts as one death, which alone does no harm.
+    with contextlib.suppress(RunFolderError):
         commits.remove(path)
     _own_marks.discard(path)
 
 
 def clear_own() -> None:
-    """Removes this process's marks before it ends on demand: that says nothing about the splits it was scoring."""
+    """Removes this process's marks before it ends on request, which is not its splits' fault."""
     for path in list(_own_marks):
         _remove_own(path)
 
 
 def unfinished(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
-    """The marks that are there: (path, content), by ordinal."""
-    found = []
+    """Reads all marks.
+
+    Returns:
+        The path and the content of each mark, sorted by ordinal.
+    """
+    marks = []
     for entry in commits.list_folder(folder.attempts_path):
         data = commits.read_if_there(entry.path)
         if data is not None:
             with contextlib.suppress(orjson.JSONDecodeError):
-                found.append((entry.path, orjson.loads(data)))
-    return found
+                marks.append((entry.path, orjson.loads(data)))
+    return marks
 
 
 def clear_bystanders(folder: RunFolder, launch: str) -> dict[str, int]:
-    """After a worker's death: removes the marks of workers that live, which are about to be ended too.
+    """Removes the marks of live workers after the death of another: they are about to be ended too.
 
     Returns:
-        The splits that dead workers left, with how many each has ended in this launch.
+        The splits that dead workers left, with the number of workers that each has ended in this
+        launch.
     """
     guilty: dict[str, int] = {}
     for path, mark in unfinished(folder):
@@ -175,17 +188,18 @@ def clear_bystanders(folder: RunFolder, launch: str) -> dict[str, int]:
 
 
 def clear_launch(folder: RunFolder, launch: str) -> None:
-    """Removes all marks of a launch: its workers were ended by something else than the splits that they scored."""
+    """Removes all marks of a launch whose workers were not ended by the splits that they scored."""
     for path, mark in unfinished(folder):
         if mark["launch"] == launch:
             commits.remove(path)
 
 
 def clear_finished(folder: RunFolder) -> dict[str, int]:
-    """Before and after a launch's work: removes the marks of splits that are scored.
+    """Removes the marks of splits that are scored, before and after the work of a launch.
 
     Returns:
-        The splits that are not scored, with the number of workers that ended while scoring them.
+        The marked splits that are not scored, with the number of workers that ended while scoring
+        them.
     """
     left: dict[str, int] = {}
     for path, mark in unfinished(folder):
@@ -197,10 +211,10 @@ def clear_finished(folder: RunFolder) -> dict[str, int]:
 
 
 def die_with(process: dict[str, Any]) -> None:
-    """Ends this process when another one is gone; watched from a thread.
+    """Ends this process when another one has ended; a thread watches it.
 
     Args:
-        process: as `datarater.pipelines.run_folder.lease.process_id` gave it there.
+        process: Result of `datarater.pipelines.run_folder.lease.process_id` in the other process.
     """
 
     def watch() -> None:
@@ -211,12 +225,8 @@ def die_with(process: dict[str, Any]) -> None:
     threading.Thread(target=watch, name="die with launcher", daemon=True).start()
 
 
-WATCHED_PROCESS = "DATARATER_WATCHED_PROCESS"
-"""The environment variable that tells worker processes which process they are to end with."""
-
-
 def watch_launcher() -> None:
-    """In a worker process of a supervised run: ends it when the process that runs the graph is gone."""
+    """Ends a worker process of a supervised run when the process that runs the graph has ended."""
     watched = os.environ.get(WATCHED_PROCESS)
     if watched:
         process = orjson.loads(watched)

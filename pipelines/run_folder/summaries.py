@@ -1,9 +1,11 @@
-"""Summaries: the counts of a group of splits, taken from its committed score files.
+"""Summaries: the counts of a group of splits, made from its committed score files.
 
-Status, resume and a selection's first pass read a summary where they would open a thousand score
-files. The rejected records of a group are written from the same files, before its summary: books
-and rejects agree.
+Status, a resumed run and the first pass of a selection read one summary instead of a thousand score
+files. The rejected records of a group are written from the same files, before its summary, so that
+they agree with the counts.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import errno
@@ -24,14 +26,14 @@ from datarater.pipelines.selection.descent import Histogram
 
 @dataclasses.dataclass
 class Counts:
-    """What became of records when they were scored.
+    """How many records were scored and rejected.
 
     Attributes:
-        read: all records.
-        scored: those with a score.
-        rejected: the others, by reason.
-        tokens: of the scored.
-        bytes: of the scored, text in UTF-8.
+        read: Number of all records.
+        scored: Number of documents with a score.
+        rejected: Numbers of the other records, by reason.
+        tokens: Tokens of the scored documents.
+        bytes: Bytes of the scored documents' texts in UTF-8.
     """
 
     read: int = 0
@@ -40,8 +42,8 @@ class Counts:
     tokens: int = 0
     bytes: int = 0
 
-    def add(self, other: "Counts") -> None:
-        """Adds another's counts to these."""
+    def add(self, other: Counts) -> None:
+        """Adds other counts to these."""
         self.read += other.read
         self.scored += other.scored
         self.rejected.update(other.rejected)
@@ -49,36 +51,40 @@ class Counts:
         self.bytes += other.bytes
 
     def check(self, what: str) -> None:
-        """Holds the books: read = scored + rejected.
+        """Reconciles the counts: read = scored + rejected.
+
+        Args:
+            what: Name of what is counted, for the message.
 
         Raises:
-            CountsError: naming the numbers.
+            CountsError: The counts do not add up; the message names them.
         """
         if self.read != self.scored + self.rejected.total():
             raise CountsError(
-                f"{what}: {self.read} records read, but {self.scored} scored + {self.rejected.total()} rejected"
+                f"{what}: {self.read} records read, but {self.scored} scored + "
+                f"{self.rejected.total()} rejected"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """Returns the counts as JSON fields."""
         return {**self.__dict__, "rejected": dict(sorted(self.rejected.items()))}
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Counts":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any]) -> Counts:
+        """Returns the counts that `to_json` wrote."""
         return cls(**{**fields, "rejected": Counter(fields["rejected"])})
 
 
 @dataclasses.dataclass
 class Summary:
-    """The counts of several splits: a group's, or, merged, the corpus's.
+    """The counts of several splits: of a group or, merged, of the corpus.
 
     Attributes:
-        groups: how many groups are counted here.
-        splits: how many splits.
-        counts: of all records.
-        sources: by source. Records that could not be read count under "".
-        histograms: by source, of the scored documents, the first level of the selection's descent.
+        groups: Number of groups that are counted.
+        splits: Number of splits that are counted.
+        counts: Counts of all records.
+        sources: Counts by source. Records that could not be read count under "".
+        histograms: First level of the selection's descent over the scored documents, by source.
     """
 
     groups: int = 0
@@ -87,25 +93,25 @@ class Summary:
     sources: dict[str, Counts] = dataclasses.field(default_factory=dict)
     histograms: dict[str, Histogram] = dataclasses.field(default_factory=dict)
 
-    def add(self, other: "Summary") -> None:
-        """Adds another's counts to these."""
+    def add(self, other: Summary) -> None:
+        """Adds other counts to these."""
         self.groups += other.groups
         self.splits += other.splits
         self.counts.add(other.counts)
         for source, counts in other.sources.items():
             self.sources.setdefault(source, Counts()).add(counts)
         for source, histogram in other.histograms.items():
-            mine = self.histograms.get(source)
+            known = self.histograms.get(source)
             self.histograms[source] = (
-                histogram if mine is None else Histogram.merge([mine, histogram])
+                histogram if known is None else Histogram.merge([known, histogram])
             )
 
     def histogram(self) -> Histogram:
-        """Of all sources together."""
+        """Returns the histogram of all sources together."""
         return Histogram.merge(self.histograms.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """Returns the counts as JSON fields."""
         return {
             "groups": self.groups,
             "splits": self.splits,
@@ -117,8 +123,8 @@ class Summary:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "Summary":
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any]) -> Summary:
+        """Returns the counts that `to_json` wrote."""
         return cls(
             fields["groups"],
             fields["splits"],
@@ -132,16 +138,19 @@ class Summary:
 
 
 def _split_summary(file: ScoreFile) -> Summary:
-    """The counts of one split, all columns by arrays."""
-    keys = file.rank_keys(seed=0)  # the first level does not look at the hash
+    """Counts one split, with array operations on all columns."""
+    keys = file.rank_keys(seed=0)  # the first level does not depend on the hash
     scored_N = file.scored_rows()
     names, codes_R = file.sources()
     codes_N = codes_R[scored_N]
+
+    # R: records; N: scored documents; S: sources.
     read_S = np.bincount(codes_R, minlength=len(names))
     scored_S = np.bincount(codes_N, minlength=len(names))
     tokens_S, bytes_S = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
     np.add.at(tokens_S, codes_N, file.column("tokens")[scored_N])
     np.add.at(bytes_S, codes_N, file.column("bytes")[scored_N])
+
     summary = Summary(splits=1)
     for code, name in enumerate(names):
         summary.sources[name] = Counts(
@@ -151,18 +160,20 @@ def _split_summary(file: ScoreFile) -> Summary:
             int(tokens_S[code]),
             int(bytes_S[code]),
         )
+
     for code, status in zip(codes_R.tolist(), file.table.column("status").to_pylist(), strict=True):
         if status != SCORED:
             summary.sources[names[code]].rejected[status] += 1
     for counts in summary.sources.values():
         summary.counts.add(counts)
-    # Sorted by source, each source's documents are one slice.
+
+    # In the order of their sources, the documents of each source are one slice.
     order_N = np.argsort(codes_N, kind="stable")
     ends_S = np.cumsum(scored_S)
     for code, name in enumerate(names):
         if scored_S[code]:
-            mine = order_N[ends_S[code] - scored_S[code] : ends_S[code]]
-            summary.histograms[name] = Histogram.of(keys.take(mine), 0)
+            of_source = order_N[ends_S[code] - scored_S[code] : ends_S[code]]
+            summary.histograms[name] = Histogram.of(keys.take(of_source), 0)
     return summary
 
 
@@ -183,16 +194,17 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
     """Writes the rejected records and the summary of a group of scored splits.
 
     Args:
-        folder: the run folder.
-        group: the group's number.
-        ordinals: all its splits.
+        folder: Run folder.
+        group: Number of the group.
+        ordinals: Ordinals of all its splits.
 
     Raises:
-        CountsError: a score file is missing, or counts contradict each other.
+        CountsError: A score file is missing, or the counts do not add up.
     """
     summary = Summary(groups=1)
     rejected = bytearray()
     splits = []
+
     for ordinal in sorted(ordinals):
         file = ScoreFile.read(folder, ordinal)
         one = _split_summary(file)
@@ -202,9 +214,12 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
             raise CountsError(
                 f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted"
             )
+
         summary.add(one)
         rejected += json_lines(list(_rejected_rows(file)))
         splits.append({"ordinal": ordinal, "path": file.task.split.path, **one.counts.to_json()})
+
+    # The rejected records come first: a committed summary means that its group is done.
     summary.counts.check(f"group {group}")
     if rejected:
         commits.commit_if_absent(folder.rejected_path(group), bytes(rejected))

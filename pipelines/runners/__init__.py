@@ -1,1 +1,1 @@
-"""Runners: this machine, Flink, Dataflow and Prism."""
+"""Where a run works: on this machine, or on Flink, Dataflow or Prism."""

@@ -1,11 +1,11 @@
-"""Execution: the runner of a run, its options and its workers."""
+"""An execution: the runner of a run, with its options and workers."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import (
-    PipelineOptions,
-)
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater.pipelines.runners.flink import FlinkCluster
 
@@ -18,18 +18,18 @@ DATAFLOW = "dataflowrunner"
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """Where a run's work happens.
+    """Where and how a run works.
 
     Attributes:
-        options: for Beam.
-        runner: its name.
-        local: whether all of it happens on this machine, under this process.
-        workers: worker processes of a local run.
-        supervised: whether these are processes of their own, which the command must watch.
-        beam_args: the flags that are not ours, from which the same execution can be chosen again.
-        cluster: the Flink cluster, where it is one that can be asked.
-        job_name: of the job there.
-        needs_shared_storage: whether no worker can see this machine's disk.
+        options: Options for Beam.
+        runner: Name of the runner.
+        local: Whether all work happens on this machine and ends with this process.
+        workers: Number of worker processes, of a run on this machine or on Flink.
+        supervised: Whether the workers are separate processes that the command must watch.
+        beam_args: Flags for Beam, from which the same execution can be chosen again.
+        cluster: Flink cluster of the job, if its job manager can be asked.
+        job_name: Name of the job on the cluster.
+        needs_shared_storage: Whether the workers cannot see this machine's disk.
     """
 
     options: PipelineOptions
@@ -43,27 +43,29 @@ class Execution:
     needs_shared_storage: bool = False
 
     def describe(self) -> str:
-        """One line for a person."""
+        """Describes the execution in one line."""
         if self.cluster is not None:
             workers = (
                 "1 worker process" if self.workers == 1 else f"{self.workers} worker processes"
             )
             where = f"{workers}, one scoring thread in each; job {self.job_name}"
             return f"{self.runner}, {self.cluster.describe()}; {where}"
+
         if self.runner.lower() == DATAFLOW:
-            return (
-                f"runner {self.runner}, a worker process for every vCPU, one scoring thread in each"
-            )
+            return f"runner {self.runner}, a worker process per vCPU, one scoring thread in each"
+
         if not self.local:
-            return f"{self.runner}; workers and threads as its own flags say"
+            return f"{self.runner}; its own flags set workers and threads"
+
         where = "in this process" if self.workers == 1 else f"{self.workers} worker processes"
         return f"{self.runner} on this machine, {where}, one scoring thread in each"
 
 
 def is_given(beam_args: Sequence[str], *flags: str) -> bool:
+    """Returns whether the user gave one of several flags."""
     return any(arg.split("=")[0] == f"--{flag}" for arg in beam_args for flag in flags)
 
 
 def unless_given(beam_args: Sequence[str], **flags: object) -> list[str]:
-    """The flags, in order, but for those that the user gave."""
+    """Returns flags with their values, in order, without those that the user gave."""
     return [f"--{flag}={value}" for flag, value in flags.items() if not is_given(beam_args, flag)]

@@ -1,9 +1,10 @@
-"""Flink: what a cluster has, what is missing before a job is submitted, and what goes wrong while it runs.
+"""Looks at a Flink cluster: its slots, what a job lacks before it starts, and why a job fails.
 
-All of it is asked of the job manager's REST service, which every Flink cluster has; nothing but
-that service, Beam's job server and, where it runs on this machine, the worker pool is reached from
-here.
+The job manager's REST service, which every Flink cluster has, answers most of it. Apart from that
+service this module connects only to Beam's job server and to worker pools of this machine.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -28,20 +29,20 @@ from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError
 
 DEFAULT_WORKER_POOL = "localhost:50000"
-"""Where a task manager looks for its worker pool unless told otherwise: beside itself, as in one pod."""
+"""Address of a task manager's worker pool unless given: beside the task manager, as in one pod."""
 
 _LOOK_SECONDS = 2.0
 _REST_SECONDS = 10.0
 _SILENCE_SECONDS = 90.0
 _WORKER_SECONDS = 60.0
-_LONGEST_CACHE_MILLIS = 10_000
+_MAX_CACHE_MILLIS = 10_000
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _ENDED = ("FAILED", "FINISHED", "CANCELED")
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|\[?::1\]?")
 
 
 class FlinkError(CurationError):
-    """A cluster, a job server or a worker pool is not as a job needs it, or a job failed; the message says why."""
+    """A cluster, a job server or a worker pool cannot run a job, or a job failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +51,20 @@ class FlinkCluster:
 
     Attributes:
         master: URL of its REST service.
-        version: of Flink, as in 1.19.0.
-        task_managers: how many.
-        slots: of all of them.
-        most_slots: of the task manager that has most.
-        restarts: whether a job is started again after a task manager or worker is lost.
-        restart_seconds: how long after.
-        is_here: whether its task managers are processes of this machine.
+        version: Version of Flink, as in 1.19.0.
+        task_managers: Number of task managers.
+        slots: Number of slots of all task managers together.
+        max_slots: Number of slots of the task manager that has the most.
+        restarts: Whether Flink restarts a job after a task manager or worker is lost.
+        restart_seconds: Delay before a restart.
+        is_here: Whether the task managers are processes of this machine.
     """
 
     master: str
     version: str
     task_managers: int
     slots: int
-    most_slots: int
+    max_slots: int
     restarts: bool = False
     restart_seconds: float = 0.0
     is_here: bool = False
@@ -72,15 +73,15 @@ class FlinkCluster:
     def environment_cache_millis(self) -> int:
         """How long workers are kept from one step to the next.
 
-        Less than a job waits before it starts again, so that it never gets back a worker that is
-        dead.
+        It is less than the delay before a restart, so that a restarted job never gets a worker that
+        has died.
         """
         if not self.restarts:
-            return _LONGEST_CACHE_MILLIS
-        return min(_LONGEST_CACHE_MILLIS, int(self.restart_seconds * 1000 / 2))
+            return _MAX_CACHE_MILLIS
+        return min(_MAX_CACHE_MILLIS, int(self.restart_seconds * 1000 / 2))
 
     def describe(self) -> str:
-        """A few words for a person."""
+        """Describes the cluster in a few words."""
         restarts = (
             ""
             if self.restarts
@@ -101,18 +102,18 @@ def _get(master: str, path: str) -> Any:
     try:
         with urllib.request.urlopen(f"{_url(master)}{path}", timeout=_REST_SECONDS) as answer:
             return json.load(answer)
-    except http.client.HTTPException as error:  # what listens there speaks something else
+    except http.client.HTTPException as error:  # something other than HTTP listens there
         raise OSError(f"no HTTP answer: {error!r}") from error
 
 
 def look(master: str) -> FlinkCluster:
-    """Asks a job manager what its cluster has.
+    """Asks a job manager about its cluster.
 
     Args:
-        master: host and port of its REST service, or a URL.
+        master: Host and port of its REST service, or a URL.
 
     Raises:
-        FlinkError: it does not answer, or no task manager has joined it and offered slots.
+        FlinkError: It does not answer, or no task manager has joined it and offered slots.
     """
     try:
         overview = _get(master, "/overview")
@@ -122,17 +123,23 @@ def look(master: str) -> FlinkCluster:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FlinkError(
-            f"--flink_master: no Flink job manager answers at {_url(master)} ({getattr(error, 'reason', error)}); it "
-            "is the REST service that is wanted, by default on port 8081. `make flink` starts a cluster on this machine"
+            f"--flink_master: no Flink job manager answers at {_url(master)} "
+            f"({getattr(error, 'reason', error)}); give the address of its REST service, by "
+            "default on port 8081. `make flink` starts a cluster on this machine"
         ) from error
+
+    # A task manager joins first and offers its slots afterwards.
     if not managers:
         raise FlinkError(
             f"--flink_master: the job manager at {_url(master)} has no task manager yet; start some"
         )
-    if overview["slots-total"] < 1:  # a task manager joins first, and offers its slots then
+    if overview["slots-total"] < 1:
         raise FlinkError(
-            f"--flink_master: the task managers of {_url(master)} have offered no slots yet; try again in a moment"
+            f"--flink_master: the task managers of {_url(master)} have offered no slots yet; try "
+            "again in a moment"
         )
+
+    # Older versions of Flink call the type of the strategy `restart-strategy`.
     strategy = settings.get("restart-strategy.type", settings.get("restart-strategy", "none"))
     delay = settings.get(f"restart-strategy.{strategy}.delay", "1 s")
     return FlinkCluster(
@@ -148,15 +155,15 @@ def look(master: str) -> FlinkCluster:
 
 
 def _runs_here(manager: Mapping[str, Any]) -> bool:
-    """Whether a task manager, by the address that it gave the job manager, is a process of this machine."""
-    found = re.search(r"@([^:/]+)[:/]", str(manager.get("path", "")))
-    return found is not None and (
-        found[1] == socket.gethostname() or _LOOPBACK.fullmatch(found[1]) is not None
+    """Returns whether a task manager's address, as the job manager knows it, is of this machine."""
+    match = re.search(r"@([^:/]+)[:/]", str(manager.get("path", "")))
+    return match is not None and (
+        match[1] == socket.gethostname() or _LOOPBACK.fullmatch(match[1]) is not None
     )
 
 
 def _seconds(duration: str) -> float:
-    """A duration as Flink's configuration writes it: `10 s`, `500ms`; 0 for one that is not understood."""
+    """Parses a duration of Flink's configuration, as in `10 s` or `500ms`; 0 if it is malformed."""
     match = re.fullmatch(r"(\d+)\s*([a-z]*)", duration.strip().lower())
     if match is None:
         return 0.0
@@ -164,15 +171,15 @@ def _seconds(duration: str) -> float:
 
 
 def check_parallelism(cluster: FlinkCluster, parallelism: int) -> None:
-    """Refuses more workers than there are slots: the job would wait for them.
+    """Refuses more workers than there are slots: the job would wait for them forever.
 
     Raises:
-        FlinkError: naming both.
+        FlinkError: There are fewer slots; the message names both numbers.
     """
     if parallelism > cluster.slots:
         raise FlinkError(
-            f"--parallelism {parallelism}: {cluster.describe()}, which is fewer; add task managers or slots, or ask "
-            f"for {cluster.slots}"
+            f"--parallelism {parallelism}: {cluster.describe()}, which is fewer; add task managers "
+            f"or slots, or use --parallelism {cluster.slots}"
         )
 
 
@@ -180,34 +187,34 @@ def check_job_endpoint(flag: str, endpoint: str) -> None:
     """Refuses a job server that does not listen.
 
     Args:
-        flag: what the message is to name.
-        endpoint: host and port.
+        flag: Name of the flag, for the message.
+        endpoint: Host and port.
 
     Raises:
-        FlinkError: naming both.
+        FlinkError: Nothing listens there; the message names both.
     """
     if reason := _refusal(endpoint):
         raise FlinkError(
-            f"{flag}: Beam's job server does not listen at {endpoint} ({reason}); start it for your cluster, or leave "
-            "the flag out and FlinkRunner starts its own"
+            f"{flag}: Beam's job server does not listen at {endpoint} ({reason}); start it for "
+            "your cluster, or leave the flag out and FlinkRunner starts its own"
         )
 
 
 def check_java(launcher: str) -> None:
-    """Refuses a machine without Java where FlinkRunner is to start Beam's job server.
+    """Refuses a machine without Java, with which FlinkRunner starts Beam's job server.
 
     Raises:
-        FlinkError: saying what to do.
+        FlinkError: There is no Java; the message says what to do.
     """
     if shutil.which(launcher) is None:
         raise FlinkError(
-            f"FlinkRunner starts Beam's job server with {launcher}, which is not here; install Java, or give "
-            "--job_endpoint=HOST:PORT of a job server that runs"
+            f"FlinkRunner starts Beam's job server with {launcher}, which is not here; install "
+            "Java, or give --job_endpoint=HOST:PORT of a running job server"
         )
 
 
 def _refusal(address: str) -> str:
-    """Why nothing listens at an address; "" where something does."""
+    """Returns why a connection to an address fails; "" if it succeeds."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_REST_SECONDS):
@@ -217,38 +224,44 @@ def _refusal(address: str) -> str:
 
 
 class _Greeter(beam_fn_api_pb2_grpc.BeamFnControlServicer):
-    """What a worker reports to when it has started; sends it home."""
+    """The service that a started worker reports to; it ends the worker at once."""
 
     def __init__(self) -> None:
-        self.came = threading.Event()
+        self.reported = threading.Event()
 
-    def Control(self, responses: Any, context: Any) -> Iterator[Any]:
-        self.came.set()
+    def Control(  # noqa: N802 - the name is Beam's
+        self, responses: Any, context: Any
+    ) -> Iterator[Any]:
+        self.reported.set()
         yield from ()
 
 
 def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
-    """Has a worker pool of this machine start a worker, and waits until it reports.
+    """Lets a worker pool of this machine start a worker, and waits until it reports.
 
-    A pool whose Python lacks Beam starts workers that end at once, for which a job would wait for
-    ever.
+    A pool whose Python lacks Beam starts workers that end at once, and a job would wait for them
+    forever.
 
     Args:
-        address: host and port; of another machine it cannot be reached from here, and nothing is
-            done.
-        seconds: how long a worker may take.
+        address: Host and port. A pool of another machine is not checked: it may be out of reach
+            from here.
+        seconds: Time that the worker may take.
 
     Raises:
-        FlinkError: nothing listens there, or no worker reports.
+        FlinkError: Nothing listens there, or no worker reports.
     """
     if not is_local(address):
         return
+
     if reason := _refusal(address):
         port = address.rpartition(":")[2]
         raise FlinkError(
-            f"--environment_config: no worker pool listens at {address} ({reason}); start one beside each task "
-            f"manager: python -m apache_beam.runners.worker.worker_pool_main --service_port={port}"
+            f"--environment_config: no worker pool listens at {address} ({reason}); start one "
+            "beside each task manager: python -m apache_beam.runners.worker.worker_pool_main "
+            f"--service_port={port}"
         )
+
+    # The pool starts a worker for this service in place of a runner's.
     greeter = _Greeter()
     server = grpc.server(futures.ThreadPoolExecutor(4))
     beam_fn_api_pb2_grpc.add_BeamFnControlServicer_to_server(greeter, server)
@@ -263,12 +276,13 @@ def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
         artifact_endpoint=here,
         provision_endpoint=here,
     )
+
     server.start()
     try:
         with grpc.insecure_channel(address) as channel:
             pool = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
             reason = pool.StartWorker(request, timeout=_REST_SECONDS).error
-            came = not reason and greeter.came.wait(seconds)
+            has_reported = not reason and greeter.reported.wait(seconds)
             pool.StopWorker(
                 beam_fn_api_pb2.StopWorkerRequest(worker_id=name), timeout=2 * _REST_SECONDS
             )
@@ -278,16 +292,17 @@ def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
         ) from error
     finally:
         server.stop(None)
-    if not came:
+
+    if not has_reported:
         raise FlinkError(
             f"--environment_config: the worker pool at {address} started no worker that reports"
-            f"{f': {reason}' if reason else f' within {seconds:.0f} s'}; has the `python` on its PATH apache-beam and "
-            "datarater? Its log says more"
+            f"{f': {reason}' if reason else f' within {seconds:.0f} s'}; has the `python` on its "
+            "PATH apache-beam and datarater? See its log"
         )
 
 
 def is_local(address: str) -> bool:
-    """Whether an address, or a URL, is of this machine by its very name."""
+    """Returns whether the host of an address or a URL is a loopback name or address."""
     host = address.partition("://")[2] or address
     return _LOOPBACK.fullmatch(host.partition("/")[0].rpartition(":")[0]) is not None
 
@@ -297,55 +312,60 @@ def _details(error: BaseException) -> str:
 
 
 def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError | None:
-    """What to say of a job that failed, or whose job server could not be had or was lost, not by an error of ours.
+    """Explains why a job or its job server failed, unless an error of this package is the cause.
 
     Args:
-        error: what Beam raised.
-        cluster: where the job ran, if that is known.
+        error: Error that Beam raised.
+        cluster: Cluster of the job, if known.
 
     Returns:
-        An error of one line; None for what is no failure of a job.
+        An error with a message of one line; None if no job failed.
     """
     more = f"; {cluster.master} shows more" if cluster is not None else ""
     if isinstance(error, grpc.RpcError | grpc.FutureTimeoutError):
         return FlinkError(
-            f"the job server was lost ({_details(error)}): the job may go on or may be gone{more}. What is committed "
-            "stays: run the same command to go on"
+            f"the job server was lost ({_details(error)}): the job may continue or may be "
+            f"gone{more}. What is committed stays: run the same command to continue"
         )
+
     text = str(error)
     if isinstance(error, RuntimeError) and "job server jar" in text:
         return FlinkError(
-            f"{' '.join(text.split())} Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a job "
-            "server that runs"
+            f"{' '.join(text.split())} Or give --flink_job_server_jar=PATH, or "
+            "--job_endpoint=HOST:PORT of a running job server"
         )
     if not isinstance(error, RuntimeError) or "failed in state" not in text:
         return None
-    absent = re.search(r"No module named '(?:pipelines|rater_model)[^']*'", text)
+
+    absent = re.search(r"No module named 'datarater[^']*'", text)
     if absent is not None:
         return FlinkError(
             f"the workers' Python lacks datarater ({absent[0]}); install it there{more}"
         )
-    said = text.split(": ", 1)[-1].strip().splitlines()
+    lines = text.split(": ", 1)[-1].strip().splitlines()
     return FlinkError(
-        f"the job failed: {said[0] if said else text}{more}. What is committed stays: run the same command to go on"
+        f"the job failed: {lines[0] if lines else text}{more}. What is committed stays: run the "
+        "same command to continue"
     )
 
 
 def _find(cluster: FlinkCluster, job: str) -> str | None:
-    """The id of the newest job of a name that has not ended; None before it has come to the cluster."""
+    """Returns the id of the newest live job of a name; None before it has reached the cluster."""
     jobs = _get(cluster.master, "/jobs/overview")["jobs"]
-    live = [found for found in jobs if found["name"] == job and found["state"] not in _ENDED]
-    return max(live, key=lambda found: found["start-time"])["jid"] if live else None
+    live = [each for each in jobs if each["name"] == job and each["state"] not in _ENDED]
+    return max(live, key=lambda each: each["start-time"])["jid"] if live else None
 
 
 def cancel(cluster: FlinkCluster, job: str) -> None:
-    """Cancels a job that may still run; Beam's job server would only forget it, and Flink start it again and again.
+    """Cancels a job that may still run.
+
+    Beam's job server would only forget it, and Flink would restart it repeatedly.
 
     Args:
-        cluster: where it runs.
-        job: its name.
+        cluster: Cluster of the job.
+        job: Name of the job.
     """
-    # A cluster that is gone runs nothing.
+    # A cluster that does not answer runs nothing.
     with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
         job_id = _find(cluster, job)
         if job_id is not None:
@@ -356,13 +376,13 @@ def cancel(cluster: FlinkCluster, job: str) -> None:
 
 
 class Watch(threading.Thread):
-    """Looks at a job while it runs: ends it for an error of ours, which another attempt would only meet again.
+    """Watches a job, and ends it for an error of this package, which a restart would only repeat.
 
     Args:
-        cluster: where it runs.
-        job: its name.
-        interrupt: called from this thread with the error of ours.
-        say: prints a line.
+        cluster: Cluster of the job.
+        job: Name of the job.
+        interrupt: Called from this thread with the error.
+        say: Prints a line.
     """
 
     def __init__(
@@ -379,14 +399,14 @@ class Watch(threading.Thread):
         self._say = say
         self._ended = threading.Event()
         self._failures = 0
-        self._asked = time.monotonic()
+        self._began = time.monotonic()
         self._silent = False
 
     def run(self) -> None:
-        """Looks until the block ends."""
+        """Looks at the job until the block ends."""
         job_id = None
         while not self._ended.wait(_LOOK_SECONDS):
-            # Watching must not end what it watches; the next look may fare better.
+            # A failed look must not end the job; the next may succeed.
             with contextlib.suppress(OSError, ValueError, KeyError):
                 job_id = job_id or _find(self._cluster, self._job)
                 if job_id is not None and self._look(job_id):
@@ -397,32 +417,34 @@ class Watch(threading.Thread):
             "entries"
         ]
         for entry in history:
-            found = errors.find_in_text(entry["stacktrace"])
-            if found is not None:
-                self._interrupt(found)
+            error = errors.find_in_text(entry["stacktrace"])
+            if error is not None:
+                self._interrupt(error)
                 return True
+
         if len(history) > self._failures:
             newest = max(history, key=lambda entry: entry["timestamp"])
             self._say(
-                f"a task failed ({newest['exceptionName']}); Flink starts the job again from what is committed"
+                f"a task failed ({newest['exceptionName']}); Flink starts the job again and "
+                "continues from what is committed"
             )
             self._failures = len(history)
         self._notice_silence(job_id)
         return False
 
     def _notice_silence(self, job_id: str) -> None:
-        if self._silent or time.monotonic() - self._asked < _SILENCE_SECONDS:
+        if self._silent or time.monotonic() - self._began < _SILENCE_SECONDS:
             return
         self._silent = True
         done = _get(self._cluster.master, f"/jobs/{job_id}")["status-counts"].get("FINISHED", 0)
         if not done:
             self._say(
-                f"note: no step has ended in {_SILENCE_SECONDS:.0f} s. Are slots free, and has each task manager a "
-                "worker pool whose Python has apache-beam and datarater? "
+                f"note: no step has ended in {_SILENCE_SECONDS:.0f} s. Are slots free, and does "
+                "each task manager have a worker pool whose Python has apache-beam and datarater? "
                 f"{self._cluster.master} shows the job {self._job}"
             )
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Watch:
         self.start()
         return self
 

@@ -1,4 +1,6 @@
-"""Ending a run from outside of its main thread: by a signal, or by a thread that watches it."""
+"""Interrupts a run from outside of its main thread: by a signal or from another thread."""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -12,11 +14,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While its block runs, SIGINT, SIGTERM and `interrupt` raise an error of ours in the main thread.
+    """While its block runs, SIGINT, SIGTERM and `interrupt` raise an error in the main thread.
 
-    Such an error has an attribute `interrupted`: what the main thread was doing may go on in other
-    threads, which only the end of the process ends. Outside of the main thread nothing can be
-    interrupted, and nothing is.
+    The error's attribute `interrupted` is set: the work of the main thread may continue in other
+    threads, which end only with the process. A block that runs outside of the main thread is never
+    interrupted.
     """
 
     def __init__(self) -> None:
@@ -24,7 +26,7 @@ class Interrupts:
         self._previous: dict[int, Any] = {}
 
     def interrupt(self, error: CurationError) -> None:
-        """Raises an error in the main thread; the first one counts. To be called from other threads."""
+        """Raises an error in the main thread; only the first counts. Call it from other threads."""
         if self._error is None:
             self._error = error
             if self._previous:
@@ -32,12 +34,13 @@ class Interrupts:
 
     def _stop(self, number: int, _: Any) -> None:
         error = self._error or StoppedError(
-            f"stopped by {signal.Signals(number).name}; nothing committed is lost: run the same command to go on"
+            f"stopped by {signal.Signals(number).name}; nothing committed is lost: run the same "
+            "command to continue"
         )
         error.interrupted = True
         raise error
 
-    def __enter__(self) -> "Interrupts":
+    def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
         return self

@@ -1,15 +1,15 @@
-"""Local runs with worker processes, supervised: Beam's runner would wait for ever for a worker that died.
+"""Supervises local worker processes: Beam's runner would wait forever for a worker that died.
 
 The command starts the graph in a process of its own, which starts the workers. When a worker dies,
-all of them are ended and the graph is started again; what is committed is found and not done again.
-A split that ends its worker again and again is named
-(`datarater.pipelines.run_folder.split_marks`), and so is what was being scored when workers die
-without anything being committed between.
+all of them are ended and the graph is started again; committed work is not repeated. A split that
+repeatedly ends its worker is reported (`datarater.pipelines.run_folder.split_marks`), and so are
+the splits in progress when workers die without any commit in between.
 
-Whoever is killed takes the others along: workers end when the graph's process is gone, and that
-ends when the command is gone. So nothing works on in the dark while the same command is given
-again.
+No process outlives its parent: workers end when the graph's process is gone, and that one ends when
+the command is gone. So nothing is still running unseen when the same command is started again.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -45,17 +45,17 @@ from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.rater_model import exit_codes
 
-DEATHS_IN_VAIN = 3
-"""How many workers may die, one after the other, without anything being committed between."""
+MAX_DEATHS = 3
+"""Number of deaths without a commit in between that ends a run."""
 
 _SECONDS_TO_END = 10.0
-_MOST_SAID = 4000  # characters of a runner's or an error's own message
-_LONGEST_REPORT = 2**16  # what a pipe holds; a character takes up to 12 bytes of it
+_MAX_MESSAGE = 4000  # characters of a message of a runner or an error
+_MAX_REPORT = 2**16  # capacity of a pipe in bytes; a character takes up to 12 of them
 
 
 @dataclasses.dataclass(frozen=True)
 class _Order:
-    """What the graph's process is told."""
+    """The work of the graph's process."""
 
     work: Work
     beam_args: tuple[str, ...]
@@ -80,29 +80,34 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
     """Builds and runs a graph from this process, and waits for its end.
 
     Raises:
-        CurationError: what stopped the run, if it is one of ours.
+        CurationError: An error of this package stopped the run, or a job failed.
     """
     # Threads of Beam's local runner end only with this process.
     in_threads = execution.runner == LOCAL_RUNNER
     runner = _LocalRunner() if execution.supervised else None
     pipeline = beam.Pipeline(runner, options=execution.options)
     work.build(pipeline | "Start" >> beam.Impulse())
+
     result = None
     try:
         result = pipeline.run()
         result.wait_until_finish()
     except Exception as error:
+        # A job elsewhere would continue without this process.
         interrupted = getattr(error, "interrupted", False)
         if interrupted and result is not None and not in_threads:
-            with contextlib.suppress(Exception):  # the job may have ended by itself
+            with contextlib.suppress(Exception):  # the job may have ended
                 result.cancel()
             if execution.cluster is not None:
                 flink.cancel(execution.cluster, execution.job_name)
+
+        # The user sees one line instead of the runner's traceback, wherever the cause is known.
         cause = errors.find_cause(error) or flink.why_failed(error, execution.cluster)
         if cause is None and not execution.local:
-            said = " ".join(str(error).split()) or type(error).__name__
+            message = " ".join(str(error).split()) or type(error).__name__
             cause = CurationError(
-                f"the job failed: {said[-_MOST_SAID:]} (what is committed stays: run the same command to go on)"
+                f"the job failed: {message[-_MAX_MESSAGE:]} (what is committed stays: run the same "
+                "command to continue)"
             )
         if cause is None:
             raise
@@ -114,72 +119,73 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
 def run_supervised(
     work: Work, execution: Execution, launch: str, say: Callable[[str], None]
 ) -> None:
-    """Runs a graph in a process of its own, again when a worker dies.
+    """Runs a graph in a process of its own, and again when a worker dies.
 
     Args:
-        work: what to do, in the name of the launch.
-        execution: a local one.
-        launch: the launch's id.
-        say: prints a line.
+        work: Work of the launch.
+        execution: Local execution.
+        launch: Id of the launch.
+        say: Prints a line.
 
     Raises:
-        PoisonSplitError: a split ended one worker after the other.
-        WorkerDiedError: workers died, and nothing was committed between.
-        CurationError: whatever else stopped the run.
+        PoisonSplitError: A split ended several workers.
+        WorkerDiedError: Workers died without any commit in between.
+        CurationError: Another error stopped the run.
     """
     order = _Order(work, execution.beam_args, execution.workers, process_id())
-    in_vain, committed = 0, committed_files(work.folder)
+    deaths_without_commit, committed = 0, committed_files(work.folder)
     while True:
         died, deaths = _run_once(order, launch)
         if died is None or commits.exists(work.goal):
             return
+
+        # One split may be the cause of all deaths.
         for split, number in deaths.items():
             if number >= split_marks.MOST_DEATHS:
                 raise split_marks.poison(split)
+
+        # Otherwise the run continues as long as work is committed between the deaths.
         before, committed = committed, committed_files(work.folder)
-        in_vain = in_vain + 1 if committed == before else 1
+        deaths_without_commit = deaths_without_commit + 1 if committed == before else 1
         over = f", while scoring {' or '.join(sorted(deaths))}" if deaths else ""
-        if in_vain >= DEATHS_IN_VAIN:
+        if deaths_without_commit >= MAX_DEATHS:
             raise WorkerDiedError(
-                f"{died}{over}; {in_vain} workers died one after the other without getting anything done (137 is a "
-                "kill, perhaps for want of memory). What is committed stays: run the same command to go on, with fewer "
-                "--local_workers if memory is short"
+                f"{died}{over}; {deaths_without_commit} workers died one after the other without "
+                "committing anything (137 is a kill, perhaps because memory ran out). What is "
+                "committed stays: run the same command to continue, with fewer --local_workers if "
+                "memory is short"
             )
-        say(f"a worker process died ({died}){over}; going on from what is committed")
+        say(f"a worker process died ({died}){over}; continuing from what is committed")
 
 
 def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
-    """Runs the graph's process once; gives what died, or None, and how many workers each split has ended."""
+    """Runs the graph's process once.
+
+    Returns:
+        A message about what died, or None, and the number of workers that each split has ended.
+    """
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as report:
+    with os.fdopen(reading, "rb") as pipe:
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "datarater.pipelines.runners.local_workers", str(writing)],
-                stdin=subprocess.PIPE,
-                pass_fds=(writing,),
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                },
-            )
+            process = _start_process(writing)
         finally:
             os.close(writing)
+
         deaths: dict[str, int] = {}
-        said = b""
+        report = b""
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 pickle.dump(order, process.stdin)
-            said = report.read1(
-                _LONGEST_REPORT
-            )  # at its end, or nothing when the process ends without a word
-            if said:
-                outcome = json.loads(said)
+
+            # This waits for a report, or for the end of a process that sends none.
+            report = pipe.read1(_MAX_REPORT)
+            if report:
+                outcome = json.loads(report)
                 if outcome["error"] == WorkerDiedError.__name__:
-                    # The process waits to be ended, so that its workers are not ended with it:
-                    # stopped, none of them begins another split between being looked at and being
-                    # ended.
+                    # The process waits to be ended, so that its workers do not end before it. While
+                    # stopped, none of them starts another split between the look at its mark and
+                    # its end.
                     _signal_group(process.pid, signal.SIGSTOP)
                     deaths = split_marks.clear_bystanders(order.work.folder, launch)
             elif process.wait():
@@ -189,17 +195,30 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
             else:
                 outcome = {}
         finally:
-            if process.poll() is None and not said:
+            if process.poll() is None and not report:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_SECONDS_TO_END)
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
+
     if not outcome:
         return None, {}
     if outcome["error"] == WorkerDiedError.__name__:
         return outcome["message"], deaths
     raise errors.named(outcome["error"], outcome["message"])
+
+
+def _start_process(pipe: int) -> subprocess.Popen[bytes]:
+    """Starts the graph's process in a session of its own, with the same import path."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.Popen(
+        [sys.executable, "-m", "datarater.pipelines.runners.local_workers", str(pipe)],
+        stdin=subprocess.PIPE,
+        pass_fds=(pipe,),
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -208,10 +227,10 @@ def _signal_group(group: int, number: int) -> None:
 
 
 class _Report:
-    """The one report of the graph's process: why it ends, if not because all is done.
+    """The single report of the graph's process: why it ends before all is done.
 
-    A worker's death is reported by the thread that sees it, while the graph still runs: once Beam
-    unwinds, it ends the other workers, and their splits would look as if they had ended them.
+    A worker's death is reported by the thread that notices it, while the graph still runs. When
+    Beam unwinds, it ends the other workers, and their splits would seem to be the cause.
     """
 
     def __init__(self, pipe: int) -> None:
@@ -220,17 +239,17 @@ class _Report:
         self.kind = ""
 
     def send(self, kind: type[CurationError], message: str) -> None:
-        """Reports an error; the first one counts."""
+        """Reports an error; only the first counts."""
         with self._lock:
             if not self.kind:
                 self.kind = kind.__name__
                 os.write(
                     self._pipe,
-                    json.dumps({"error": self.kind, "message": message[:_MOST_SAID]}).encode(),
+                    json.dumps({"error": self.kind, "message": message[:_MAX_MESSAGE]}).encode(),
                 )
 
     def notice_deaths(self) -> None:
-        """Reports a worker's death, of which Beam only lets the thread end that watched the worker."""
+        """Reports workers' deaths; Beam itself only ends the thread that watched the worker."""
 
         def thread_ended(args: threading.ExceptHookArgs) -> None:
             if "Worker subprocess exited" in str(args.exc_value):
@@ -242,11 +261,16 @@ class _Report:
 
 
 def main() -> None:
-    """The graph's process: the order on standard input, the report to the pipe named by the first argument."""
+    """Runs the graph's process.
+
+    It reads the order from standard input, and writes the report to the pipe whose file descriptor
+    is the first argument.
+    """
     order: _Order = pickle.load(sys.stdin.buffer)
     split_marks.die_with(order.supervisor)
     os.environ[split_marks.WATCHED_PROCESS] = json.dumps(process_id())
     quieten_beam()
+
     report, code = _Report(int(sys.argv[1])), exit_codes.DONE
     report.notice_deaths()
     try:
@@ -261,11 +285,14 @@ def main() -> None:
         message = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}"
         code = exit_codes.FAILED
         report.send(CurationError, f"{message} (its traceback is above)")
+
+    # The supervisor looks at the workers and then ends all processes.
     if report.kind == WorkerDiedError.__name__:
-        time.sleep(_SECONDS_TO_END)  # the supervisor looks at the workers and ends us all
+        time.sleep(_SECONDS_TO_END)
+    # After a failure Beam's threads would wait for their workers.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # after a failure Beam's threads would wait for their workers
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,38 @@
-"""Prism: Beam's portable local runner, as a process of this machine."""
+"""Options of a run on Prism, Beam's portable local runner, as a process of this machine."""
+
+from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import (
-    PipelineOptions,
-)
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.runners.execution import Execution, is_given
 
 BUILT_PRISM = Path(__file__).resolve().parents[2] / ".prism" / "prism"
-"""Where `make prism` puts Prism."""
+"""Path of the binary that `make prism` builds."""
 
 
 def on_prism(beam_args: Sequence[str], named: str) -> Execution:
-    """Prism as a process of this machine; the steps run in this process.
+    """Returns a run on Prism, a process of this machine; the steps run in this process.
+
+    Args:
+        beam_args: Flags for Beam.
+        named: Name of the runner, as the user wrote it.
 
     Raises:
-        UsageError: its binary is nowhere; Beam would try to download it.
+        UsageError: There is no Prism binary. (Beam would try to download one.)
     """
     args = list(beam_args)
     if not is_given(args, "prism_location", "job_endpoint"):
         binary = shutil.which("prism") or (str(BUILT_PRISM) if BUILT_PRISM.exists() else None)
         if binary is None:
             raise UsageError(
-                f"--runner={named}: Prism's binary is neither on PATH nor at {BUILT_PRISM}; build it with `make "
-                "prism`, say where it is with --prism_location, or leave --runner out to run in this process"
+                f"--runner={named}: Prism's binary is neither on PATH nor at {BUILT_PRISM}; build "
+                "it with `make prism`, give its path with --prism_location, or leave --runner out "
+                "to run in this process"
             )
         args.append(f"--prism_location={binary}")
     options = PipelineOptions(args, save_main_session=False)

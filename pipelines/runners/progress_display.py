@@ -1,4 +1,6 @@
-"""What a person sees while a run works: how many splits are scored, how fast, what is rejected, how long it takes."""
+"""Shows the progress of a run, and stops one that rejects too many records."""
+
+from __future__ import annotations
 
 import sys
 import threading
@@ -15,48 +17,51 @@ _TERMINAL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 _LOG_SECONDS = 30.0
 _SHARE_OF_TIME = 0.1
-_LEAST_RECORDS = 1000
+_MIN_RECORDS = 1000
 
 
-def check_rejected_share(status: Status, most: float) -> None:
-    """Stops a run that eats garbage, as soon as it is sure to.
+def check_rejected_share(status: Status, max_rejected_fraction: float) -> None:
+    """Refuses to continue a run that is certain to reject too many records.
 
-    That is when the records rejected so far are more than the limit allows of the whole corpus,
-    were all that is still to come good; how many are still to come is taken from what was read so
-    far.
+    That is certain once the records rejected so far exceed the limit for the whole corpus, even if
+    all further records were good. The size of the corpus is estimated from the splits read so far.
 
     Args:
-        status: how far the run is.
-        most: the share of records that may be rejected.
+        status: Progress of the run.
+        max_rejected_fraction: Share of the records that may be rejected.
 
     Raises:
-        RejectedShareError: naming the share, the reasons and what to do.
+        RejectedShareError: The message names the counts, the reasons and what to do.
     """
     counts = status.counts
-    if counts.read < _LEAST_RECORDS or not status.splits_done:
+    if counts.read < _MIN_RECORDS or not status.splits_done:
         return
+
     expected = counts.read * status.splits / status.splits_done
-    if status.rejected > most * expected:
+    if status.rejected > max_rejected_fraction * expected:
         reasons = ", ".join(
             f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3)
         )
         raise RejectedShareError(
-            f"{status.rejected:,} of the {counts.read:,} records read so far are rejected ({reasons}), past what "
-            f"--max_rejected_fraction {most:g} allows of the whole corpus; correct the input or the read options, or "
-            "raise the limit and run the same command to go on"
+            f"{status.rejected:,} of the {counts.read:,} records read so far are rejected "
+            f"({reasons}), more than --max_rejected_fraction {max_rejected_fraction:g} allows for "
+            "the whole corpus; correct the input or the read options, or raise the limit and run "
+            "the same command to continue"
         )
 
 
 class Progress(threading.Thread):
-    """Watches the run folder while splits are being scored, and prints a line now and then; on a terminal over itself.
+    """Watches the run folder while splits are scored, and prints the progress to standard error.
 
-    It looks at the run folder alone, so that it is right whatever worker did the work.
+    On a terminal one line is updated every second. Elsewhere the plan and the end are printed, and
+    a line every 30 s in between. All figures come from the run folder, so they are right wherever
+    the workers are.
 
     Args:
-        folder: the run folder.
-        prints: whether to print at all.
-        max_rejected_fraction: stops the run where more is sure to be rejected.
-        interrupt: called from this thread with what stops the run.
+        folder: Run folder.
+        prints: Whether to print.
+        max_rejected_fraction: Limit of `check_rejected_share`.
+        interrupt: Called from this thread with the error that stops the run.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Progress(threading.Thread):
         super().__init__(name="progress", daemon=True)
         self._watcher = Watcher(folder)
         self._prints = prints
-        self._most = max_rejected_fraction
+        self._max_rejected_fraction = max_rejected_fraction
         self._interrupt = interrupt
         self._ended = threading.Event()
         self._terminal = sys.stderr.isatty()
@@ -78,41 +83,49 @@ class Progress(threading.Thread):
     def run(self) -> None:
         """Looks and prints until the run ends."""
         wait = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
-        first, printed = True, False
-        said = time.monotonic()
+        is_first, has_open_line = True, False
+        last_print = time.monotonic()
         while not self._ended.wait(wait):
             began = time.monotonic()
             try:
                 status = self._watcher.look()
-                if status is not None and self._interrupt is not None and self._most < 1:
-                    check_rejected_share(status, self._most)
+                self._check(status)
             except RejectedShareError as error:
                 assert self._interrupt is not None
                 self._interrupt(error)
                 break
             except (OSError, RunFolderError):
-                continue  # watching must not end what it watches; the next look may fare better
+                continue  # a failed look must not end the run; the next may succeed
+
             # A look at millions of splits takes a while: most of the time is left to the work.
             wait = max(wait, (time.monotonic() - began) / _SHARE_OF_TIME)
             if status is None or not self._prints:
                 continue
-            if status.splits_done == status.splits and first:
+
+            # A run that was scored before has no progress to show.
+            is_done = status.splits_done == status.splits
+            if is_done and is_first:
                 break
-            if first:
+            if is_first:
                 print(describe_plan(self._watcher.plan), file=sys.stderr, flush=True)
-            first = False
+            is_first = False
+
             if self._terminal:
                 print(f"\r\x1b[K{status.line()}", end="", file=sys.stderr, flush=True)
-                printed = True
-            elif time.monotonic() - said >= _LOG_SECONDS or status.splits_done == status.splits:
+                has_open_line = True
+            elif is_done or time.monotonic() - last_print >= _LOG_SECONDS:
                 print(status.line(), file=sys.stderr, flush=True)
-                said = time.monotonic()
-            if status.splits_done == status.splits:
+                last_print = time.monotonic()
+            if is_done:
                 break
-        if printed:
+        if has_open_line:
             print(file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "Progress":
+    def _check(self, status: Status | None) -> None:
+        if status is not None and self._interrupt is not None and self._max_rejected_fraction < 1:
+            check_rejected_share(status, self._max_rejected_fraction)
+
+    def __enter__(self) -> Progress:
         self.start()
         return self
 

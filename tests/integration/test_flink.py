@@ -138,7 +138,7 @@ def test_a_rerun_after_the_whole_cluster_was_killed_goes_on(
     said = job.end()
     assert job.process.returncode == exit_codes.FAILED, said
     assert said.splitlines()[-1].startswith("datarater curate: the job server was lost (")
-    assert "run the same command to go on" in said.splitlines()[-1]
+    assert "run the same command to continue" in said.splitlines()[-1]
 
     # A cluster that is down is told before anything is submitted.
     args = flags(corpus, rater, output, *flink_cluster.flags())

@@ -107,7 +107,7 @@ def test_status_is_what_lies_in_the_run_folder(
 def test_of_many_score_files_a_sample_is_read(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_MOST_FOOTERS", 4)
+    monkeypatch.setattr(progress, "_MAX_FOOTERS", 4)
     plan(folder, 20)
     for ordinal in range(10):
         score(folder, ordinal)

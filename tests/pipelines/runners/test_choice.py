@@ -378,12 +378,12 @@ def test_a_failed_job_is_one_line() -> None:
     found = flink.why_failed(failed, cluster)
     assert str(found) == (
         "the job failed: java.io.IOException: no disk; http://m:1 shows more. What is committed stays: run the same "
-        "command to go on"
+        "command to continue"
     )
     lacking = RuntimeError(
-        "Pipeline x_1 failed in state FAILED: Traceback\nNo module named 'pipelines'"
+        "Pipeline x_1 failed in state FAILED: Traceback\nNo module named 'datarater'"
     )
-    assert "the workers' Python lacks datarater (No module named 'pipelines')" in str(
+    assert "the workers' Python lacks datarater (No module named 'datarater')" in str(
         flink.why_failed(lacking, cluster)
     )
     unfetched = RuntimeError(
@@ -394,7 +394,7 @@ def test_a_failed_job_is_one_line() -> None:
         "Unable to fetch remote job server jar at https://x: 404. If offline, stage"
     )
     assert str(found).endswith(
-        "Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a job server that runs"
+        "Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a running job server"
     )
     assert flink.why_failed(RuntimeError("of some other kind"), cluster) is None
 
