@@ -65,8 +65,10 @@ def _patiently(path: str, operation: Callable[[], Any]) -> Any:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
+
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait *= 2
+
     with raising_os_errors(path):
         return operation()
 

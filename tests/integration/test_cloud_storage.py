@@ -1,4 +1,6 @@
-"""Everything on gs://: commits by generation preconditions, a store that fails, and whole runs."""
+"""Runs on gs://: commits by generation preconditions, a failing store, and whole runs."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -43,7 +45,7 @@ def test_of_two_writers_with_different_bytes_one_wins(store: CloudStorage) -> No
 
 
 def test_a_staged_file_never_replaces_another(store: CloudStorage, tmp_path: Path) -> None:
-    """Six megabytes: past the size at which an upload is resumable."""
+    """Returns six megabytes, more than the size from which an upload is resumable."""
     path = f"gs://{BUCKET}/staged"
     for content, won in ((b"a" * 6_000_000, True), (b"b" * 6_000_000, False), (b"c", False)):
         with commits.staged(path) as name:
@@ -55,12 +57,12 @@ def test_a_staged_file_never_replaces_another(store: CloudStorage, tmp_path: Pat
 def test_a_success_whose_answer_is_lost_is_still_ones_own(store: CloudStorage) -> None:
     store.faults.append(times(1, LOST, uploads_of("lost")))
     path = f"gs://{BUCKET}/lost"
-    assert commits.commit_if_absent(path, b"mine")
+    assert commits.commit_if_absent(path, b"first")
     assert [made for made in store.requests if made[0] == "POST" and made[1].endswith("/lost")][
         1:
     ], "no second try"
     assert not commits.commit_if_absent(path, b"another's")
-    assert commits.read_bytes(path) == b"mine"
+    assert commits.read_bytes(path) == b"first"
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -90,15 +92,18 @@ def test_what_is_missing_or_forbidden_is_said(store: CloudStorage) -> None:
         commits.commit_if_absent(f"gs://{BUCKET}/stranger", b"content")
 
 
-# --- whole runs
-# --------------------------------------------------------------------------------------
+# --- Whole runs ---
 
 
 @pytest.fixture(scope="module")
 def in_the_cloud(
     store: CloudStorage, rater: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Path]:
-    """A corpus and a rater, on the store and on disk: the store's folder, the local corpus, the local run."""
+    """A corpus and a rater, in the store and on disk.
+
+    Returns:
+        The folder in the store, the local corpus, and the local run.
+    """
     local = tmp_path_factory.mktemp("local")
     (local / "in").mkdir()
     for number in range(4):
@@ -129,7 +134,7 @@ def run_flags(corpus: str, rater: str, output: str, *more: str) -> list[str]:
 
 
 def kept_of(run: str) -> tuple[dict[str, Any], list[bytes]]:
-    """The manifest's counts and the kept documents, which name no path."""
+    """Returns the counts of the manifest and the kept documents, which contain no path."""
     manifest = json.loads(commits.read_bytes(f"{run}/selections/keep-0.5/manifest.json"))
     files = [f"{run}/selections/keep-0.5/{file['path']}" for file in manifest["files"]]
     assert commits.exists(f"{run}/selections/keep-0.5/_SUCCESS")
@@ -141,7 +146,7 @@ def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
     store: CloudStorage, in_the_cloud: tuple[str, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _, local_run = in_the_cloud
-    # Now and then the store sheds load, at reading, writing and listing alike.
+    # The store sometimes sheds load while it reads, writes or lists.
     count = iter(range(1_000_000))
     store.faults.append(
         lambda request: (429, 503)[next(count) // 23 % 2] if next(count) % 23 == 0 else None
@@ -163,17 +168,18 @@ def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
 def test_workers_need_no_shared_disk(
     store: CloudStorage, in_the_cloud: tuple[str, Path, Path], tmp_path: Path
 ) -> None:
-    """Two worker processes in an empty working directory, with a folder for temporary files of their own."""
+    """Two worker processes in an empty working directory with their own temporary folder."""
     folder, _, local_run = in_the_cloud
     (tmp_path / "empty").mkdir()
     (tmp_path / "temporary").mkdir()
     environment = {**os.environ, **store.environment, "TMPDIR": str(tmp_path / "temporary")}
+
     output = f"{folder}/two_workers"
     for command, *flags in (
         ["curate", *run_flags(f"{folder}/in", f"{folder}/rater", output, "--local_workers", "2")],
         ["status", output, "--json"],
     ):
-        said = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", f"datarater.pipelines.commands.{command}", *flags],
             cwd=tmp_path / "empty",
             env=environment,
@@ -181,8 +187,9 @@ def test_workers_need_no_shared_disk(
             text=True,
             timeout=SUBPROCESS_SECONDS,
         )
-        assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout.splitlines()[-1])["splits_done"] > 1
+        assert done.returncode == 0, done.stderr
+
+    assert json.loads(done.stdout.splitlines()[-1])["splits_done"] > 1
     assert kept_of(output) == kept_of(str(local_run))
     assert list((tmp_path / "empty").iterdir()) == []
 

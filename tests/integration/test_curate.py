@@ -565,7 +565,7 @@ def test_of_two_launches_at_once_one_says_who_is_at_work(
     assert launched[1 - refused].returncode == 0, said[1 - refused]
     last = said[refused].splitlines()[-1]
     assert f"process {launched[1 - refused].pid} on " in last
-    assert "its lease runs out in " in last
+    assert "its lease expires in " in last
     assert same_kept_files(tmp_path / "run", curated)
 
 

@@ -1,4 +1,6 @@
-"""Whatever is killed, and whenever: the same command run again ends as if nothing had happened."""
+"""Whatever is killed, and whenever: the same command completes the run with the same results."""
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -53,7 +55,7 @@ def flags(corpus: Path, rater: Path, output: Path | str, *more: str) -> list[str
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 60 splits, with records to reject, ties, and files of two kinds."""
+    """About 60 splits, with records to reject, ties, and two kinds of files."""
     folder = tmp_path_factory.mktemp("faults") / "in"
     folder.mkdir()
     for number in range(12):
@@ -75,12 +77,13 @@ def undisturbed(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def results(output: Path) -> dict[str, Any]:
-    """Everything that must not depend on what happened on the way."""
+    """Everything that must not depend on what happened during the run."""
     manifest = json.loads((output / KEPT / "manifest.json").read_bytes())
     scores = {
         path.name: pq.read_table(path).select(["position", "key", "score", "status"]).to_pylist()
         for path in sorted(output.glob("scores/??/0*.parquet"))
     }
+
     return {
         "scores": scores,
         "manifest": {
@@ -106,7 +109,7 @@ def launch(args: list[str], **environment: str) -> subprocess.Popen[bytes]:
 
 
 def descendants(pid: int) -> dict[int, bytes]:
-    """The processes under one, each with its command line."""
+    """Returns the descendants of a process, each with its command line."""
     parents, lines = {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -114,6 +117,7 @@ def descendants(pid: int) -> dict[int, bytes]:
                 (entry / "stat").read_text().rpartition(")")[2].split()[1]
             )
             lines[int(entry.name)] = (entry / "cmdline").read_bytes()
+
     found: dict[int, bytes] = {}
     queue = [pid]
     while queue:
@@ -161,9 +165,9 @@ def test_a_worker_that_is_killed_is_started_again(
     wait_for(lambda: score_files(output) and workers_of(process.pid), process)
     before = score_files(output)
     kill(max(workers_of(process.pid)))
-    said = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == 0, said
-    assert "a worker process died" in said
+    output_text = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, output_text
+    assert "a worker process died" in output_text
     assert before.items() <= score_files(output).items()
     assert results(output) == results(undisturbed)
     assert not list(output.glob("attempts/*"))
@@ -197,7 +201,7 @@ POISON = "this text ends the process that scores it"
 
 
 class _PoisonedScorer(Scorer):
-    """Real scores, but for the text that ends the process as a crash in native code would."""
+    """Gives real scores, except for a text that ends the process like a crash in native code."""
 
     def score(self, texts: Any) -> ScoredTexts:
         if POISON in texts:
@@ -214,7 +218,8 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
         if number == 3:
             records[7]["text"] = POISON
         (corpus / f"{number}.jsonl").write_bytes(as_lines(records))
-    # Python runs a module of this name at the start of every process that finds it on its path.
+
+    # Every Python process with a module of this name on its path runs it at the start.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         f"if {WORKER!r} in ' '.join(sys.orig_argv):\n"
@@ -222,20 +227,22 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
         "    from tests.integration.test_faults import _PoisonedScorer\n"
         "    score_split.Scorer = _PoisonedScorer\n"
     )
+
     args = flags(corpus, rater, output, "--split_bytes", "1MB", "--local_workers", "2")
     process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
-    said = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == 1, said
-    # The other worker may take the split from the dead one before all are ended: two deaths at
-    # once.
-    assert said.count("a worker process died") in (1, 2)
-    last = said.splitlines()[-1]
+    output_text = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 1, output_text
+
+    # The other worker may take the split before all are ended: then two die at once.
+    assert output_text.count("a worker process died") in (1, 2)
+    last = output_text.splitlines()[-1]
     assert f"split 3 ({corpus / '3.jsonl'}, the whole file) ended 3 workers" in last
     assert "split 0" not in last
     found = progress.Watcher(RunFolder(str(output))).look()
     assert found is not None
+
     (corpus / "3.jsonl").touch()  # another file is another run
-    assert found.splits_done < 6  # how many of the others came before it is a matter of timing
+    assert found.splits_done < 6  # the number of the others depends on timing
     assert curate.main(flags(corpus, rater, output)) == 3
     assert curate.main(flags(corpus, rater, tmp_path / "anew")) == 0
 
@@ -244,7 +251,11 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
 def drilled(
     request: pytest.FixtureRequest, rater: Path, tmp_path: Path
 ) -> tuple[Path, list[str], Path]:
-    """The development corpus in some 60 splits, else the made one: its folder, flags, and an undisturbed run."""
+    """The development corpus in about 60 splits, or else the generated one.
+
+    Returns:
+        Its folder, its flags, and an undisturbed run.
+    """
     try:
         folder = request.getfixturevalue("corpora") / "dev"
     except pytest.skip.Exception:
@@ -262,15 +273,17 @@ def test_thirty_kills_of_workers_and_launchers_change_nothing(
     folder, more, undisturbed = drilled
     output = tmp_path / "run"
     args = flags(folder, rater, output, *more, "--local_workers", "2")
+
     rng = random.Random(0)
     committed: dict[Path, int] = {}
     kills = 0
     process: subprocess.Popen[bytes] | None = None
+
     while kills < KILLS:
         if process is None or process.poll() is not None:
             if process is not None:
-                said = process.communicate()[0].decode()
-                assert process.returncode in (0, 1, -signal.SIGKILL), said
+                output_text = process.communicate()[0].decode()
+                assert process.returncode in (0, 1, -signal.SIGKILL), output_text
             process = launch(args)
         wait_for(partial(workers_of, process.pid), process, 30)
         time.sleep(rng.uniform(0, 4))
@@ -280,6 +293,7 @@ def test_thirty_kills_of_workers_and_launchers_change_nothing(
         kills += 1
         assert committed.items() <= score_files(output).items()
         committed = score_files(output)
+
     assert process is not None
     kill(process.pid)
     process.communicate()
@@ -289,8 +303,7 @@ def test_thirty_kills_of_workers_and_launchers_change_nothing(
     assert not list(output.glob("attempts/*"))
 
 
-# --- disks that are full, and file systems that fail
-# -------------------------------------------------
+# --- Full disks and failing file systems ---
 
 
 @contextlib.contextmanager
@@ -338,7 +351,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk() -> None:
 
 
 class FailingFileSystem(LocalFileSystem):
-    """A local disk in the guise of an object store of which every tenth write fails, half of them after writing."""
+    """A local disk as an object store where every tenth write fails, half of them after writing."""
 
     protocol = "failing"
     cachable = False
@@ -427,6 +440,7 @@ def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
     for number in range(40):
         lines = b"garbage\n" * 2000 if number < 20 else as_lines(make_records(400, number))
         (corpus / f"{number:02d}.jsonl").write_bytes(lines)
+
     args = [
         "--input",
         f"{corpus}/*",
@@ -437,10 +451,11 @@ def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
         "--keep_fraction",
         "0.5",
     ]
+
     process = launch([*args, "--max_rejected_fraction", "0.1", "--local_workers", "2"])
-    said = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == exit_codes.PAST_LIMIT, said
-    assert "--max_rejected_fraction 0.1" in said.splitlines()[-1]
+    output_text = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == exit_codes.PAST_LIMIT, output_text
+    assert "--max_rejected_fraction 0.1" in output_text.splitlines()[-1]
     assert not (output / "scoring.json").exists()
 
 

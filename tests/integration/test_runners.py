@@ -1,4 +1,6 @@
-"""One suite for every runner that is here: the same documents kept, the same books, the same exit codes."""
+"""One suite for every available runner: the same kept documents, counts and exit codes."""
+
+from __future__ import annotations
 
 import pickle
 import threading
@@ -41,7 +43,7 @@ def run_flags(corpus: Path, rater: Path, output: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 30 splits, with records to reject and ties."""
+    """About 30 splits, with records to reject and ties."""
     folder = tmp_path_factory.mktemp("runners") / "in"
     folder.mkdir()
     for number in range(8):
@@ -55,7 +57,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the in-process runner makes of it, undisturbed."""
+    """The result of an undisturbed run in this process."""
     output = tmp_path_factory.mktemp("expected") / "run"
     assert curate.main([*run_flags(corpus, rater, output), "--keep_fraction", "0.5"]) == 0
     assert select.main(["--output", str(output), "--keep_count", "100", "--name", "count-100"]) == 0
@@ -83,24 +85,24 @@ def test_every_runner_keeps_the_same(
     output = tmp_path / "run"
     args = [*run_flags(corpus, rater, output), *runner_flags]
 
-    # Too much is rejected: that is found at the end of scoring, by a worker, and ends the command
-    # with its own code.
+    # A worker notices at the end of scoring that too much is rejected, and the command ends with
+    # the error's code.
     assert score.main([*args, "--max_rejected_fraction", "0.001"]) == exit_codes.PAST_LIMIT
-    said = capfd.readouterr()
-    assert said.err.splitlines()[-1].startswith(
+    printed = capfd.readouterr()
+    assert printed.err.splitlines()[-1].startswith(
         "datarater score: 24 of 528 records are rejected (not_json 24)"
     )
-    assert "runner: " in said.out
+    assert "runner: " in printed.out
     scored = score_files(output)
     assert len(scored) > 20
     assert not (output / "scoring.json").exists()
 
-    # The same folder again: nothing is scored a second time.
+    # The same folder again: nothing is scored twice.
     assert curate.main([*args, "--keep_fraction", "0.5"]) == 0
     assert score_files(output) == scored
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
 
-    # Another rule, from the same scores.
+    # Another rule uses the same scores.
     assert (
         select.main(
             ["--output", str(output), "--keep_count", "100", "--name", "count-100", *runner_flags]
@@ -113,7 +115,7 @@ def test_every_runner_keeps_the_same(
 
 
 def test_a_process_shares_one_rater(rater: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several bundles at once, each with a step that was unpickled by itself, as Beam's workers have them."""
+    """Several bundles at once, each with a separately unpickled step, as in Beam's workers."""
     loaded = []
 
     def load(path: str) -> Any:

@@ -1,4 +1,6 @@
-"""Everything on s3://, against a server on this machine that honours If-None-Match; and hf://, which only is read."""
+"""Runs on s3://, with a local server that honors If-None-Match; and hf://, which is only read."""
+
+from __future__ import annotations
 
 import io
 import json
@@ -24,7 +26,7 @@ BUCKET = "corpus-bucket"
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Any]:
-    """The file system of a server with one bucket, found as users have theirs found: by AWS's own variables."""
+    """The file system of a server with one bucket, configured by AWS's own variables."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -50,7 +52,7 @@ def test_of_writers_at_once_one_wins(store: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_large_staged_file_never_replaces_another(store: Any, tmp_path: Path) -> None:
-    """Past the size at which it is uploaded in parts."""
+    """Returns bytes of more than the size from which an upload has parts."""
     path = f"s3://{BUCKET}/staged"
     large = tmp_path / "large"
     large.write_bytes(b"a" * (60 * 2**20))
@@ -76,21 +78,24 @@ def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
     store.put(str(corpus), f"{BUCKET}/{workers}/in", recursive=True)
     store.put(str(rater), f"{BUCKET}/{workers}/rater", recursive=True)
     assert load_rater(f"{there}/rater").digest == load_rater(rater).digest
+
     flags = ["--keep_fraction", "0.5", "--split_bytes", "2000", "--name", "half"]
     local = ["--input", f"{here}/in/*", "--rater", str(rater), "--output", f"{here}/run"]
     remote = ["--input", f"{there}/in/*", "--rater", f"{there}/rater", "--output", f"{there}/run"]
+
     assert curate.main([*local, *flags]) == exit_codes.DONE
-    for _ in range(2):  # the second time all is done
+    for _ in range(2):  # the second run has nothing to do
         assert curate.main([*remote, *flags, "--local_workers", workers]) == exit_codes.DONE
     for run in (f"{here}/run", f"{there}/run"):
         assert select.main(["--output", run, "--keep_fraction", "0.1"]) == exit_codes.DONE
+
     for name in ("half", "keep-0.1"):
-        wanted, found = manifest_of(f"{here}/run", name), manifest_of(f"{there}/run", name)
-        assert found["counts"] == wanted["counts"]
-        assert [entry["sha256"] for entry in found["files"]] == [
-            entry["sha256"] for entry in wanted["files"]
+        expected, manifest = manifest_of(f"{here}/run", name), manifest_of(f"{there}/run", name)
+        assert manifest["counts"] == expected["counts"]
+        assert [entry["sha256"] for entry in manifest["files"]] == [
+            entry["sha256"] for entry in expected["files"]
         ]
-        for entry in found["files"]:
+        for entry in manifest["files"]:
             path = f"selections/{name}/{entry['path']}"
             assert (
                 store.cat_file(f"{BUCKET}/{workers}/run/{path}")
@@ -121,7 +126,7 @@ def test_a_hub_is_no_place_for_a_run_folder() -> None:
 
 
 def test_a_file_on_a_hub_is_read_and_known_by_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's answers are made up here: no network is needed."""
+    """The hub's answers are made up, so no network is needed."""
     lines = b'{"text": "first"}\n{"text": "second"}\n'
     details = {
         "name": "datasets/someone/corpus/a.jsonl",

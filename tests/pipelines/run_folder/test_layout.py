@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,9 @@ def test_differences_are_found_and_only_they(
 
 
 def test_differences_name_the_field_and_both_values() -> None:
-    wanted = {"read": {"text_field": "body"}, "rater": "x"}
-    found = {"read": {"text_field": "text"}, "rater": "x"}
-    assert differences(wanted, found) == ["read.text_field is 'text' there, but 'body' now"]
+    requested = {"read": {"text_field": "body"}, "rater": "x"}
+    committed = {"read": {"text_field": "text"}, "rater": "x"}
+    assert differences(requested, committed) == ["read.text_field is 'text' there, but 'body' now"]
 
 
 def test_inputs_that_came_went_and_changed_are_named() -> None:

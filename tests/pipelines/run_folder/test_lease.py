@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import dataclasses
 import json
 import subprocess
@@ -40,10 +42,13 @@ def not_lost(error: CurationError) -> None:
 
 
 def ended_process() -> dict[str, object]:
-    """A process of this machine that is gone."""
-    code = "import json; from datarater.pipelines.run_folder.lease import process_id; print(json.dumps(process_id()))"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
-    process: dict[str, object] = json.loads(found)
+    """A process of this machine that has ended."""
+    code = (
+        "import json; from datarater.pipelines.run_folder.lease import process_id; "
+        "print(json.dumps(process_id()))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    process: dict[str, object] = json.loads(output)
     return process
 
 
@@ -51,7 +56,7 @@ def test_one_launch_holds_and_the_other_says_who(folder: str) -> None:
     first = launch("first")
     with Lease([folder], first, not_lost):
         with pytest.raises(
-            LeaseHeldError, match=r"launch first, process \d+ on .*runs out in \d+ s"
+            LeaseHeldError, match=r"launch first, process \d+ on .*expires in \d+ s"
         ) as raised:
             lease.take(folder, launch("second"))
         assert raised.value.exit_code == 3
@@ -136,8 +141,7 @@ def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch
     assert (term.launch.id, term.released) == ("second", False)
 
 
-# --- marks of attempts
-# --------------------------------------------------------------------------------
+# --- Marks of splits in progress ---
 
 
 TASK = SplitTask(
@@ -146,7 +150,7 @@ TASK = SplitTask(
 
 
 def die_over(folder: RunFolder, name: str, process: dict[str, object] | None = None) -> None:
-    """Leaves the mark of a worker that died over the split."""
+    """Leaves the mark of a worker that died while it scored the split."""
     before = {path for path, _ in split_marks.unfinished(folder)}
     with split_marks.marked(folder, TASK, name):
         ((path, mark),) = [

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import time
 from collections import Counter
@@ -79,29 +81,32 @@ def test_status_is_what_lies_in_the_run_folder(
     watcher = Watcher(folder)
     assert watcher.look() is None
     assert "not planned" in progress.report(folder, None)[0]
+
     plan(folder, 8)
     for ordinal in range(8):
-        found = watcher.look()
-        assert found is not None
-        assert (found.splits, found.splits_done, found.exact, found.finished) == (
+        seen = watcher.look()
+        assert seen is not None
+        assert (seen.splits, seen.splits_done, seen.exact, seen.finished) == (
             8,
             ordinal,
             True,
             False,
         )
-        assert found.counts == counts_of(ordinal)
+        assert seen.counts == counts_of(ordinal)
         score(folder, ordinal)
         if ordinal == 5:
             summaries.summarise_group(folder, 1, [3, 4, 5])
+
     summaries.summarise_group(folder, 0, [0, 1, 2])
     assert Watcher(folder).look() == watcher.look()
+
     total = summaries.Summary(counts=counts_of(8))
     commits.commit_if_absent(
         folder.scoring_path, json.dumps({"counts": total.counts.to_json()}).encode()
     )
-    found = watcher.look()
-    assert found is not None
-    assert (found.finished, found.splits_done, found.counts) == (True, 8, counts_of(8))
+    seen = watcher.look()
+    assert seen is not None
+    assert (seen.finished, seen.splits_done, seen.counts) == (True, 8, counts_of(8))
 
 
 def test_of_many_score_files_a_sample_is_read(
@@ -111,10 +116,10 @@ def test_of_many_score_files_a_sample_is_read(
     plan(folder, 20)
     for ordinal in range(10):
         score(folder, ordinal)
-    found = Watcher(folder).look()
-    assert found is not None
-    assert (found.splits_done, found.exact, found.counts) == (10, False, counts_of(10))
-    assert "about 20 documents" in found.line()
+    seen = Watcher(folder).look()
+    assert seen is not None
+    assert (seen.splits_done, seen.exact, seen.counts) == (10, False, counts_of(10))
+    assert "about 20 documents" in seen.line()
 
 
 def test_rates_and_time_left_are_those_of_the_launch_at_work(
@@ -125,20 +130,22 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(
     for ordinal in range(4):
         score(folder, ordinal)
     watcher = Watcher(folder)
-    found = watcher.look()
-    assert found is not None
-    assert (found.splits_per_second, found.seconds_left) == (0.0, None)
-    assert any("no launch is at work" in line for line in progress.report(folder, found))
+    seen = watcher.look()
+    assert seen is not None
+    assert (seen.splits_per_second, seen.seconds_left) == (0.0, None)
+    assert any("no launch is at work" in line for line in progress.report(folder, seen))
+
     launch = Launch("l", "FnApiRunner", True, lease.process_id(), time.time() - 8)
     lease.take(folder.scoring_lease_path, launch)
     with split_marks.marked(folder, task_of(4), "l"):
-        found = watcher.look()
-        assert found is not None
-        assert found.splits_per_second == pytest.approx(0.5, rel=0.1)
-        assert found.documents_per_second == pytest.approx(1.0, rel=0.1)
-        assert found.tokens_per_second == pytest.approx(15.0, rel=0.1)
-        assert found.seconds_left == pytest.approx(12.0, rel=0.1)
-        lines = progress.report(folder, found)
+        seen = watcher.look()
+        assert seen is not None
+        assert seen.splits_per_second == pytest.approx(0.5, rel=0.1)
+        assert seen.documents_per_second == pytest.approx(1.0, rel=0.1)
+        assert seen.tokens_per_second == pytest.approx(15.0, rel=0.1)
+        assert seen.seconds_left == pytest.approx(12.0, rel=0.1)
+        lines = progress.report(folder, seen)
+
     assert any(line.startswith("at work") and "FnApiRunner" in line for line in lines)
     assert any(
         "being scored" in line and "split 4 (in.jsonl, bytes 400 to 500)" in line for line in lines
@@ -174,9 +181,8 @@ def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
         counts = Counts(read=read, scored=read - rejected, rejected=Counter({"not_json": rejected}))
         return Status(10, done, counts, exact=True, splits_per_second=1.0, finished=False)
 
-    progress_display.check_rejected_share(
-        look(1000, 900, 1), 0.1
-    )  # 10,000 are expected: 900 may still be the last
+    # 10,000 records are expected: the 900 may be the last ones.
+    progress_display.check_rejected_share(look(1000, 900, 1), 0.1)
     progress_display.check_rejected_share(look(999, 999, 1), 0.01)  # too few to tell
     with pytest.raises(RejectedShareError, match=r"not_json 1,100.*--max_rejected_fraction 0\.099"):
         progress_display.check_rejected_share(look(1100, 1100, 1), 0.099)

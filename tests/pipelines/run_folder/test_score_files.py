@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from collections import Counter
 from pathlib import Path
 
@@ -62,12 +64,14 @@ def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, floa
         else:
             records.append(a_document(position, source))
             scores.append(score)
+
     collected = ScoreRows()
     for first in range(0, len(records), 7):  # batches cut anywhere
         batch = records[first : first + 7]
         count = sum(isinstance(record, Document) for record in batch)
         collected.add(batch, np.asarray(scores[:count], np.float32), np.full(count, 3))
         del scores[:count]
+
     task = SplitTask(Split(f"file-{ordinal}", Format.JSONL, ordinal=ordinal), "print", 0)
     data = collected.to_parquet(task, "jsonl/none", "digest")
     commits.commit_if_absent(folder.score_path(ordinal), data)
@@ -83,10 +87,12 @@ def test_summaries_count_what_score_files_hold(
         commit_rows(folder, ordinal, rows)
     summaries.summarise_group(folder, 0, range(len(files)))
     summary = summaries.read_summary(folder, 0)
+
     rows = [row for file in files for row in file]
     scored = [row for row in rows if row[0] == "document" and np.isfinite(row[2])]
     not_finite = [row for row in rows if row[0] == "document" and not np.isfinite(row[2])]
     bad = [row for row in rows if row[0] == "bad"]
+
     assert summary.counts.read == len(rows)
     assert summary.counts.scored == len(scored) == summary.histogram().documents
     assert summary.counts.tokens == 3 * len(scored) == summary.histogram().tokens
@@ -96,6 +102,7 @@ def test_summaries_count_what_score_files_hold(
     for source in ("a", "b"):
         if any(row[1] == source for row in rows if row[0] == "document"):
             assert summary.sources[source].scored == sum(row[1] == source for row in scored)
+
     data = commits.read_if_there(folder.rejected_path(0)) or b""
     rejected = [orjson.loads(line) for line in data.splitlines()]
     assert len(rejected) == len(bad) + len(not_finite)
@@ -130,7 +137,7 @@ def test_a_missing_or_damaged_score_file_is_named(tmp_path: Path, damage: bytes 
 
 
 def commit_unlike_files(folder: RunFolder) -> None:
-    """Commits files with different sources, without a rejected record, with nothing else, and empty."""
+    """Commits files with other sources each: without rejects, with rejects alone, and empty."""
     commit_rows(folder, 0, [("document", "a", 0.5), ("bad", "", 0.0), ("document", "b", -0.25)])
     commit_rows(folder, 1, [("document", "c", 0.75)])
     commit_rows(folder, 2, [("bad", "", 0.0), ("bad", "", 0.0)])
@@ -186,8 +193,7 @@ def test_duckdb_reads_all_score_files(tmp_path: Path) -> None:
     assert duckdb.sql(query).fetchall() == [(6, 1.0, 4)]
 
 
-# --- output files and counts
-# ---------------------------------------------------------------------------
+# --- Output files and counts ---
 
 LAYOUTS = st.sampled_from(["jsonl/none", "jsonl/gzip", "parquet/aa", "parquet/bb"])
 SPLIT_COUNTS = st.lists(st.tuples(LAYOUTS, st.integers(0, 3)), max_size=30).map(
@@ -205,10 +211,10 @@ SPLIT_COUNTS = st.lists(st.tuples(LAYOUTS, st.integers(0, 3)), max_size=30).map(
     st.integers(1, 100),
 )
 def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
-    rows: list[tuple[int, str, KeptCounts]], groups: int, wanted: str, shard_bytes: int
+    rows: list[tuple[int, str, KeptCounts]], groups: int, output_format: str, shard_bytes: int
 ) -> None:
     parts = [KeptSplits.of(rows[group::groups]) for group in reversed(range(groups))]
-    tasks = list(plan_shards(KeptSplits.merge(parts), wanted, shard_bytes))
+    tasks = list(plan_shards(KeptSplits.merge(parts), output_format, shard_bytes))
     flat = [pair for task in tasks for pair in task.splits]
     assert flat == [(ordinal, counts.kept) for ordinal, _, counts in rows if counts.kept]
     for number, task in enumerate(tasks):
@@ -216,7 +222,7 @@ def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
         assert sum(kept for _, kept in task.splits[:-1]) * 10 < shard_bytes
         layouts = {rows[ordinal][1] for ordinal, _ in task.splits}
         assert len(layouts) == 1 or (
-            wanted == "jsonl" or {x.split("/")[0] for x in layouts} == {"jsonl"}
+            output_format == "jsonl" or {x.split("/")[0] for x in layouts} == {"jsonl"}
         )
 
 
@@ -236,6 +242,7 @@ def a_balanced_selection() -> dict:
     splits = KeptSplits.of((index, "jsonl/none", count) for index, count in enumerate(counts))
     keys = Histogram(np.asarray([1, 9], np.uint64), np.asarray([7, 7]), np.asarray([21, 21]))
     cutoffs = Cutoffs.begin(Policy(KeepFraction("0.5")), keys, {"a": (9, 27), "b": (5, 15)})
+
     return {
         "request": SelectionRequest.of(
             KeepFraction("0.5"), output="run", seed=0, output_format="same", output_shard_bytes=1000
@@ -254,7 +261,7 @@ def a_balanced_selection() -> dict:
     }
 
 
-def test_books_that_balance_pass() -> None:
+def test_counts_that_add_up_pass() -> None:
     assert publishing.check_books(**a_balanced_selection()) == KeptCounts(16, 7, 7, 2, 21, 49)
 
 
@@ -273,7 +280,7 @@ def test_books_that_balance_pass() -> None:
         (lambda s: s.update(request=a_request_for("0.25")), "documents kept by"),
     ],
 )
-def test_books_that_do_not_balance_name_the_numbers(spoil, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_counts_that_do_not_add_up_are_named(spoil, says: str) -> None:  # type: ignore[no-untyped-def]
     selection = a_balanced_selection()
     spoil(selection)
     with pytest.raises(CountsError, match=says):

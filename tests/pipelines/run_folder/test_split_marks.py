@@ -1,4 +1,6 @@
-"""Marks of splits that are being scored: a process that is told to end takes its own along."""
+"""Marks of splits in progress: a process that ends on request removes its own."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -34,13 +36,15 @@ def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
             "import os, sys\n"
             "from datarater.pipelines.run_folder import split_marks\n"
             "from tests.pipelines.run_folder.test_split_marks import OTHER, RunFolder, TASK\n"
-            "held = [split_marks.marked(RunFolder(sys.argv[1]), task, 'launch') for task in (TASK, OTHER)]\n"
+            "folder = RunFolder(sys.argv[1])\n"
+            "held = [split_marks.marked(folder, task, 'launch') for task in (TASK, OTHER)]\n"
             "for mark in held:\n"
             "    mark.__enter__()\n"
             "if sys.argv[2] == 'asked':\n"
             "    split_marks.clear_own()\n"
             "os._exit(0)\n"
         )
+
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         left = {"asked": ["00000007.launch.1.json"]}
         left["died"] = [
@@ -53,7 +57,8 @@ def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
                 [sys.executable, "-c", program, str(tmp_path), how], env=environment, check=True
             )
             assert marks(folder) == expected
-    split_marks.clear_own()  # there is nothing left to clear here
+
+    split_marks.clear_own()  # nothing is left to clear
     assert marks(folder) == left["died"][1:]
 
 
@@ -68,6 +73,7 @@ def test_a_worker_pool_starts_workers_that_report_and_ends_with_what_started_it(
     }
     command = [sys.executable, "-m", "deploy.flink.worker_pool", address]
     pool = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
     try:
         end = time.monotonic() + 60
         while flink._refusal(address):
@@ -77,6 +83,7 @@ def test_a_worker_pool_starts_workers_that_report_and_ends_with_what_started_it(
     finally:
         starter.kill()
         starter.wait()
+
     assert "is process" in pool.communicate(timeout=60)[1]
     with pytest.raises(FlinkError, match="no worker pool listens"):
         flink.check_worker_pool(address)

@@ -1,4 +1,6 @@
-"""What each runner is given, and what is said before a job is submitted to a cluster that is not ready."""
+"""The options of each runner, and the errors before a job goes to a cluster that is not ready."""
+
+from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -30,7 +32,7 @@ from datarater.pipelines.runners.flink import FlinkError
 
 
 class JobManager:
-    """Answers as a Flink job manager's REST service does, and remembers what it was told."""
+    """Answers like the REST service of a Flink job manager, and records the requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {
@@ -96,7 +98,7 @@ def job_manager() -> Iterator[JobManager]:
 
 @pytest.fixture
 def nobody() -> str:
-    """An address at which nothing listens."""
+    """An address where nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"localhost:{listener.getsockname()[1]}"
@@ -117,12 +119,12 @@ def test_every_slot_of_a_flink_cluster_gets_a_worker_process(job_manager: JobMan
     )
     assert execution.options.view_as(FlinkRunnerOptions).flink_version == "1.19"
     assert execution.options.view_as(SetupOptions).save_main_session is False
-    said = execution.describe()
+    description = execution.describe()
     assert (
-        f"FlinkRunner, Flink 1.19.0 at http://{job_manager.address}, 2 task managers, 6 slots; 6 worker proce"
-        in said
+        f"FlinkRunner, Flink 1.19.0 at http://{job_manager.address}, 2 task managers, 6 slots; "
+        "6 worker proce" in description
     )
-    assert f"one scoring thread in each; job {execution.job_name}" in said
+    assert f"one scoring thread in each; job {execution.job_name}" in description
 
 
 def test_what_a_user_gave_stays(job_manager: JobManager) -> None:
@@ -258,7 +260,7 @@ def test_a_worker_pool_that_does_not_listen_is_named(job_manager: JobManager, no
 def test_a_worker_pool_beside_task_managers_elsewhere_is_not_looked_for(
     job_manager: JobManager, nobody: str
 ) -> None:
-    """As behind a forwarded port: the REST service seems to be here, the task managers are not."""
+    """A forwarded port: the REST service seems to be on this machine, the task managers are not."""
     job_manager.answers["/taskmanagers"]["taskmanagers"][1]["path"] = (
         "akka.tcp://flink@10.1.2.3:6122/user/rpc/x"
     )
@@ -269,13 +271,15 @@ def test_a_worker_pool_beside_task_managers_elsewhere_is_not_looked_for(
 
 
 class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """A worker pool whose workers are threads, or that has a Python without Beam."""
+    """A worker pool whose workers are threads, or whose Python lacks Beam."""
 
     def __init__(self, *, works: bool) -> None:
         self._works = works
         self.stopped: list[str] = []
 
-    def StartWorker(self, request: Any, context: Any) -> Any:
+    def StartWorker(  # noqa: N802 - the name is Beam's
+        self, request: Any, context: Any
+    ) -> Any:
         def report() -> None:
             with grpc.insecure_channel(request.control_endpoint.url) as channel:
                 list(beam_fn_api_pb2_grpc.BeamFnControlStub(channel).Control(iter(())))
@@ -284,7 +288,9 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             threading.Thread(target=report, daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
-    def StopWorker(self, request: Any, context: Any) -> Any:
+    def StopWorker(  # noqa: N802 - the name is Beam's
+        self, request: Any, context: Any
+    ) -> Any:
         self.stopped.append(request.worker_id)
         return beam_fn_api_pb2.StopWorkerResponse()
 
@@ -324,24 +330,28 @@ def test_a_pool_of_another_machine_is_not_reached_from_here() -> None:
 
 
 def watch(manager: JobManager, seconds: float = 5.0) -> tuple[list[CurationError], list[str]]:
-    """What a watch over the job meets in so many seconds, or until it ends by itself."""
+    """Returns the errors and lines of a watch over the job that ends after some seconds."""
     cluster = flink.look(manager.address)
     met: list[CurationError] = []
-    said: list[str] = []
-    with flink.Watch(cluster, "datarater-1", met.append, said.append) as watching:
+    lines: list[str] = []
+    with flink.Watch(cluster, "datarater-1", met.append, lines.append) as watching:
         watching.join(seconds)
-    return met, said
+    return met, lines
 
 
 def test_an_error_of_ours_ends_a_job_at_once(
     job_manager: JobManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
-    text = "java.lang.RuntimeException: Error received from SDK harness: Traceback (most recent call last):\n  ...\n"
+    text = (
+        "java.lang.RuntimeException: Error received from SDK harness: "
+        "Traceback (most recent call last):\n  ...\n"
+    )
     entry = {
         "exceptionName": "java.lang.RuntimeException",
         "timestamp": 1,
-        "stacktrace": f"{text}datarater.pipelines.errors.UnreadableInputError: the input x cannot be read [while running 'S']",
+        "stacktrace": f"{text}datarater.pipelines.errors.UnreadableInputError: "
+        "the input x cannot be read [while running 'S']",
     }
     job_manager.answers["/jobs/1/exceptions"]["exceptionHistory"]["entries"] = [entry]
     (met,), _ = watch(job_manager)
@@ -361,13 +371,13 @@ def test_other_failures_are_told_and_left_to_flink(
         "stacktrace": "heartbeat",
     }
     job_manager.answers["/jobs/1/exceptions"]["exceptionHistory"]["entries"] = [entry]
-    met, said = watch(job_manager, 1.0)
+    met, lines = watch(job_manager, 1.0)
     assert met == []
-    assert len(said) == 2
-    assert said[0].startswith(
+    assert len(lines) == 2
+    assert lines[0].startswith(
         "a task failed (java.util.concurrent.TimeoutException); Flink starts the job again"
     )
-    assert said[1].startswith("note: no step has ended in 0 s. Are slots free")
+    assert lines[1].startswith("note: no step has ended in 0 s. Are slots free")
 
 
 def test_a_failed_job_is_one_line() -> None:
@@ -375,25 +385,27 @@ def test_a_failed_job_is_one_line() -> None:
     failed = RuntimeError(
         "Pipeline x_1 failed in state FAILED: java.io.IOException: no disk\n\tat a.b"
     )
-    found = flink.why_failed(failed, cluster)
-    assert str(found) == (
-        "the job failed: java.io.IOException: no disk; http://m:1 shows more. What is committed stays: run the same "
-        "command to continue"
+    error = flink.why_failed(failed, cluster)
+    assert str(error) == (
+        "the job failed: java.io.IOException: no disk; http://m:1 shows more. What is committed "
+        "stays: run the same command to continue"
     )
+
     lacking = RuntimeError(
         "Pipeline x_1 failed in state FAILED: Traceback\nNo module named 'datarater'"
     )
     assert "the workers' Python lacks datarater (No module named 'datarater')" in str(
         flink.why_failed(lacking, cluster)
     )
+
     unfetched = RuntimeError(
         "Unable to fetch remote job server jar at https://x: 404.\nIf offline, stage it."
     )
-    found = flink.why_failed(unfetched, cluster)
-    assert str(found).startswith(
+    error = flink.why_failed(unfetched, cluster)
+    assert str(error).startswith(
         "Unable to fetch remote job server jar at https://x: 404. If offline, stage"
     )
-    assert str(found).endswith(
+    assert str(error).endswith(
         "Or give --flink_job_server_jar=PATH, or --job_endpoint=HOST:PORT of a running job server"
     )
     assert flink.why_failed(RuntimeError("of some other kind"), cluster) is None
