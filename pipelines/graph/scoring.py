@@ -111,7 +111,7 @@ class ExpandGroup(beam.DoFn):
             group: Number of the group.
             scored_M: Sorted ordinals of all splits that were scored when they were listed.
         """
-        if commits.exists(self._folder.summary_path(group)):
+        if summaries.is_summarised(self._folder, group):
             yield beam.pvalue.TaggedOutput(self.SUMMARISED, group)
             return
 
