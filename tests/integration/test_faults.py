@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from datarater.pipelines import errors
 from datarater.pipelines.commands import curate
-from datarater.pipelines.graph import scoring
+from datarater.pipelines.graph import score_split
 from datarater.pipelines.run_folder import commits, progress
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.runners.interrupts import Interrupts
@@ -415,7 +415,7 @@ def test_an_input_that_may_not_be_read_is_named(
     def denied(*_: object) -> Iterator[object]:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(scoring, "read_split", denied)
+    monkeypatch.setattr(score_split, "read_split", denied)
     args = [
         "--input",
         str(tmp_path / "a.jsonl"),
