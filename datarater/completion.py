@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import shtab
 
 from datarater import cli
+from datarater.meta_training import train
 from datarater.rater_model.command_line import CommandParser
 
 COMMAND = "datarater completion"
-TRAIN_FLAGS = ("--config", "--workdir", "--coordinator", "--processes", "--process")
 _INSTRUCTIONS = {
     "bash": 'eval "$(datarater completion bash)"',
     "zsh": 'datarater completion zsh > "${fpath[1]}/_datarater"',
@@ -45,7 +45,7 @@ def umbrella_parser() -> argparse.ArgumentParser:
             flags_of_command = _train_parser()
         else:
             module = importlib.import_module(command.module)
-            flags_of_command = getattr(module, "make_parser", argparse.ArgumentParser)()
+            flags_of_command = module.make_parser()
         subparsers.add_parser(
             name, parents=[flags_of_command], add_help=False, help=command.summary
         )
@@ -55,8 +55,8 @@ def umbrella_parser() -> argparse.ArgumentParser:
 def _train_parser() -> argparse.ArgumentParser:
     """Returns the flags of `datarater train`, which absl parses."""
     parser = argparse.ArgumentParser()
-    for flag in TRAIN_FLAGS:
-        parser.add_argument(flag)
+    for name, meaning in train.FLAG_HELP.items():
+        parser.add_argument(f"--{name}", help=meaning)
     return parser
 
 

@@ -45,7 +45,7 @@ _FLAG_ERRORS = (
     OSError,
 )
 
-_HELP = {
+FLAG_HELP = {
     "config": (
         "Config of the run: a name from the list below, or a Python file with a function "
         "get_config(). FILE:ARGUMENT calls get_config(ARGUMENT). Example: --config=pile"
@@ -117,7 +117,7 @@ def help_text() -> str:
     """Returns the text of `--help`: an example, the flags, the configs and the exit codes."""
     entries = "\n".join(
         f"  --{name}\n" + textwrap.indent(textwrap.fill(text, 90), " " * 8)
-        for name, text in _HELP.items()
+        for name, text in FLAG_HELP.items()
     )
     return f"""\
 Meta-trains a rater and exports it to WORKDIR/rater. The same command with the same workdir resumes
@@ -158,15 +158,17 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
         arguments = _config_first(flags.FLAGS.read_flags_from_files(list(arguments), False))
         config_flags.DEFINE_config_file(
             "config",
-            help_string=_HELP["config"],
+            help_string=FLAG_HELP["config"],
             flag_values=values,
             lock_config=True,
             sys_argv=arguments,
         )
-        flags.DEFINE_string("workdir", None, _HELP["workdir"], values)
-        flags.DEFINE_string("coordinator", "", _HELP["coordinator"], values)
-        flags.DEFINE_integer("processes", 1, _HELP["processes"], lower_bound=1, flag_values=values)
-        flags.DEFINE_integer("process", 0, _HELP["process"], lower_bound=0, flag_values=values)
+        flags.DEFINE_string("workdir", None, FLAG_HELP["workdir"], values)
+        flags.DEFINE_string("coordinator", "", FLAG_HELP["coordinator"], values)
+        flags.DEFINE_integer(
+            "processes", 1, FLAG_HELP["processes"], lower_bound=1, flag_values=values
+        )
+        flags.DEFINE_integer("process", 0, FLAG_HELP["process"], lower_bound=0, flag_values=values)
 
         # absl's own flags are parsed by the same call, and read from `flags.FLAGS` by absl.
         values.append_flag_values(flags.FLAGS)

@@ -34,8 +34,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -51,15 +50,8 @@ from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE
 from datarater.pipelines.selection.cutoffs import CORPUS_GROUP, Answers, Cutoffs, Family
 from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
-from datarater.pipelines.selection.rules import (
-    BatchTopK,
-    KeepCount,
-    KeepFraction,
-    Rule,
-    Threshold,
-    TokenBudget,
-)
 from datarater.rater_model.checkpoint import CheckpointError, load_rater
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
 from datarater.rater_model.documents.records import BadRecord, ReadOptions, Reason
@@ -501,35 +493,15 @@ class KeepTop(beam.PTransform):
     ) -> None:
         super().__init__()
 
-        # Exactly one rule.
-        given = {
-            "keep_fraction": keep_fraction,
-            "keep_count": keep_count,
-            "token_budget": token_budget,
-            "threshold": threshold,
-            "accept_batch": accept_batch,
-        }
-        chosen = [name for name, value in given.items() if value is not None]
-        if len(chosen) != 1:
-            raise ValueError(
-                f"KeepTop takes exactly one of {', '.join(given)}; "
-                f"given: {', '.join(chosen) or 'none'}"
-            )
-
-        # With str, a float from a config file means the decimal that was written there.
-        makers: dict[str, Callable[[Any], Rule]] = {
-            "keep_fraction": lambda value: KeepFraction(str(value)),
-            "keep_count": KeepCount,
-            "token_budget": TokenBudget,
-            "threshold": lambda value: Threshold(str(value)),
-            "accept_batch": lambda value: BatchTopK.discarding(value, str(discard_fraction)),
-        }
-        rule = makers[chosen[0]](given[chosen[0]])
-
-        weights = {
-            source: Fraction(str(weight)) for source, weight in (source_weights or {}).items()
-        }
-        self._policy = Policy(rule, Scope(per), weights, min_per_source)
+        rule = rule_from_options(keep_fraction, keep_count, token_budget, threshold, accept_batch)
+        self._policy = policy_from_options(
+            rule,
+            accept_batch=accept_batch,
+            discard_fraction=discard_fraction,
+            per=per,
+            source_weights=source_weights,
+            min_per_source=min_per_source,
+        )
         self._reader = _KeyReader(text_field, id_field, source_field, seed)
 
     def expand(self, scored: beam.PCollection) -> beam.PCollection:

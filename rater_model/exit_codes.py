@@ -22,7 +22,7 @@ EXIT_CODES = {
     FAILED: "failed",
     WRONG_USAGE: "wrong usage",
     OTHER_RUN: "the folder or selection belongs to another run, or another launch is working in it",
-    PAST_LIMIT: "a limit was exceeded: drift, or the share of rejected records",
+    PAST_LIMIT: "past a limit: drift, rejected records, or too few documents",
     EMPTY_CORPUS: "the input has no records",
     NO_INPUT: "no file matches the input's paths and globs",
     DISK_FULL: "the disk of the run folder is full",

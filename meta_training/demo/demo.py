@@ -18,7 +18,6 @@ The output folder then contains
 
 from __future__ import annotations
 
-import argparse
 import errno
 import importlib.util
 import json
@@ -62,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ModuleNotFoundError: If the extra `datarater[train]` is not installed.
     """
-    options = _parse(argv)
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    if options.documents_per_kind < 1:
+        parser.error(f"--documents_per_kind must be at least 1, not {options.documents_per_kind}")
     _check_extra()
 
     try:
@@ -84,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_codes.DONE
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> CommandParser:
+    """Returns the command's parser."""
     parser = CommandParser(
         "datarater demo",
         "Meta-trains a small rater on a built-in corpus, curates the corpus with it, and shows\n"
@@ -105,11 +108,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="Documents of each kind over which AUCs are computed. Default: %(default)s.",
     )
-
-    options = parser.parse_args(argv)
-    if options.documents_per_kind < 1:
-        parser.error(f"--documents_per_kind must be at least 1, not {options.documents_per_kind}")
-    return options
+    return parser
 
 
 def _check_extra() -> None:

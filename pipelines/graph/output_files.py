@@ -81,7 +81,7 @@ def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Ite
 
     Args:
         splits: Kept counts of every split, by ordinal.
-        output_format: One of `record_writers.OUTPUT_FORMATS`; `same` follows the input.
+        output_format: A value of `--output_format`; `same` follows the input.
         shard_bytes: Size in bytes of kept text at which a file is closed. Splits are never cut.
     """
     # A file ends where it is full, or where the next split needs a file of another class.

@@ -58,16 +58,6 @@ from datarater.rater_model.documents.warc import with_field
 
 SCORE_FIELD = "datarater_score"
 SCORE_HEADER = "DataRater-Score"
-OUTPUT_FORMATS = (
-    "same",
-    "jsonl",
-    "jsonl.gz",
-    "jsonl.zst",
-    "jsonl.bz2",
-    "parquet",
-    "attributes",
-    "scores",
-)
 _SUFFIX_OF = {
     Compression.NONE: "",
     Compression.GZIP: ".gz",
@@ -115,7 +105,7 @@ def output_format(layout: str, requested: str) -> str:
 
     Args:
         layout: Layout from a score file, such as `jsonl/gzip` or `parquet/SCHEMA-DIGEST`.
-        requested: One of `OUTPUT_FORMATS`.
+        requested: A value of `--output_format`.
     """
     if requested != "same":
         return requested

@@ -104,7 +104,7 @@ class SelectionRequest:
         name: Name of the selection.
         policy: The rule and what it applies to, from `Policy.to_json`.
         seed: Seed for tie-breaking and for the draw of a batch top-K.
-        output_format: One of `record_writers.OUTPUT_FORMATS`; `same` follows the input.
+        output_format: A value of `--output_format`; `same` follows the input.
         output_shard_bytes: Approximate size of an output file in bytes of kept text.
         reference: Run folder or rater checkpoint whose distribution of scores decides; None for
             that of the run itself.

@@ -86,14 +86,14 @@ def command_table() -> str:
             takers.setdefault(flag_and_help, []).append(command)
     rows = []
     for flag_and_help, commands in takers.items():
-        flag, text = fit_for_a_column(*flag_and_help)
-        rows.append(f"| `{in_code(flag)}` | {', '.join(commands)} | {escape(text)} |")
+        name, text = fit_for_a_column(*flag_and_help)
+        rows.append(f"| `{in_code(name)}` | {', '.join(commands)} | {escape(text)} |")
     return "\n".join(["| flag | commands | meaning |", "|---|---|---|", *rows])
 
 
 def train_table() -> str:
     """Returns the table of the flags of `datarater train`."""
-    rows = (f"| `--{name}` | {escape(text)} |" for name, text in train._HELP.items())
+    rows = (f"| `--{name}` | {escape(text)} |" for name, text in train.FLAG_HELP.items())
     return "\n".join(["| flag | meaning |", "|---|---|", *rows])
 
 
