@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from datarater.rater_model.documents.array_record import is_file_system_failure
-from datarater.rater_model.documents.files import file_info, local_path
+from datarater.rater_model.documents.files import file_info, local_path, split_on_commas
 from datarater.rater_model.documents.reading import BadRecord, ReadOptions, list_files, read_file
 from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.documents.tfds import (
@@ -354,7 +354,7 @@ def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSour
     if not name.startswith(TFDS_PREFIX):
         if TFDS_PREFIX in name:
             raise DataError(f"{name!r} mixes files and a TensorFlow dataset; name one kind")
-        return FileTexts(name.split(","), ReadOptions(text_field=text_field))
+        return FileTexts(split_on_commas(name), ReadOptions(text_field=text_field))
     return TfdsTexts(name.removeprefix(TFDS_PREFIX), text_field, tfds_data_dir)
 
 

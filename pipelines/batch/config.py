@@ -605,7 +605,7 @@ def _check_paths(config: BatchConfig) -> None:
     for key in ("state", "runs", "publish"):
         local = local_path(getattr(config, key))
         if local is not None and os.path.exists(local) and not os.path.isdir(local):
-            raise UsageError(f"{config.path}: {key}: {local} is a file, give a folder")
+            raise UsageError(f"{config.path}: {key}: {local} is a file; name a folder")
     if len({config.state, config.runs, config.publish}) < 3:
         raise UsageError(f"{config.path}: state, runs and publish must be three different folders")
 

@@ -13,7 +13,7 @@ from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest,
 from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
-from datarater.rater_model.documents.files import local_path, open_file
+from datarater.rater_model.documents.files import local_path, open_file, split_on_commas
 from datarater.rater_model.documents.tfds import (
     TFDS_PREFIX,
     DatasetError,
@@ -119,7 +119,7 @@ def input_patterns(args: argparse.Namespace) -> tuple[str, ...]:
         if TFDS_PREFIX not in value:
             patterns.append(value)
             continue
-        for part in value.split(","):
+        for part in split_on_commas(value):
             try:
                 if part.strip().startswith(TFDS_PREFIX):
                     patterns += split_patterns(part.strip(), args.text_field, args.tfds_data_dir)
@@ -169,7 +169,7 @@ def make_absolute(args: argparse.Namespace, execution: Execution) -> None:
     names_dataset = any(
         part.strip().startswith(TFDS_PREFIX)
         for value in getattr(args, "input", ())
-        for part in value.split(",")
+        for part in split_on_commas(value)
     )
     if names_dataset:
         args.tfds_data_dir = os.path.expanduser(args.tfds_data_dir or default_folder())
@@ -179,7 +179,7 @@ def make_absolute(args: argparse.Namespace, execution: Execution) -> None:
             setattr(args, flag, _absolute(flag, path, execution))
     if "input" in args:
         args.input = [
-            ",".join(_absolute("input", part.strip(), execution) for part in value.split(","))
+            ",".join(_absolute("input", part.strip(), execution) for part in split_on_commas(value))
             for value in [*args.input, *_listed_inputs(args.input_list)]
         ]
         args.input_list = None

@@ -32,9 +32,13 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import RunFolderError, UsageError
-from datarater.rater_model.documents.files import local_path
-from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.pipelines.errors import RunFolderError, UnreadableInputError, UsageError
+from datarater.rater_model.documents.files import check_protocol, local_path
+from datarater.rater_model.documents.store_errors import (
+    MissingPackageError,
+    UnknownProtocolError,
+    raising_os_errors,
+)
 
 TEMPORARY_PREFIX = ".tmp-"
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -95,18 +99,17 @@ def check_protocols(flag: str, paths: str) -> None:
         paths: A path or URL, or several in one string.
 
     Raises:
-        UsageError: The message names the flag and the package to install.
+        UnreadableInputError: The package is not installed; the message names the flag and the
+            extra to install.
+        UsageError: There is no such file system; the message names the flag.
     """
     for protocol in _PROTOCOL.findall(paths):
         try:
-            fsspec.get_filesystem_class(protocol)
-        except ImportError as error:
-            raise UsageError(f"{flag}: {paths}: {' '.join(str(error).split())}") from error
-        except ValueError as error:
-            raise UsageError(
-                f"{flag}: {paths}: there is no file system {protocol}://; give a local "
-                "path, gs:// or s3://, or install the fsspec package that knows it"
-            ) from error
+            check_protocol(f"{protocol}://")
+        except MissingPackageError as error:
+            raise UnreadableInputError(f"{flag}: {paths}: {error.strerror}") from error
+        except UnknownProtocolError as error:
+            raise UsageError(f"{flag}: {paths}: {error.strerror}") from error
 
 
 def check_file_system(path: str) -> None:

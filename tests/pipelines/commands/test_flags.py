@@ -124,8 +124,6 @@ def test_beam_does_not_repeat_what_the_command_says() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"--input": "s3://bucket/*.jsonl"}, "--input: s3://bucket/*.jsonl: Install s3fs"),
-        ({"--rater": "s3://bucket/rater"}, "--rater: s3://bucket/rater: Install s3fs"),
         (
             {"--output": "nowhere://run"},
             "--output: nowhere://run: there is no file system nowhere://",
@@ -296,3 +294,42 @@ def corpus_and_run(rater: Path, tmp_path: Path) -> tuple[Path, Path]:
     corpus.write_bytes(as_lines(make_records(10, 0)))
     assert score.main([f"--input={corpus}", f"--rater={rater}", f"--output={run}"]) == 0
     return corpus, run
+
+
+@pytest.mark.parametrize(
+    ("flag", "path", "module", "package", "extra"),
+    [
+        ("--input", "gs://bucket/*.jsonl", "gcsfs", "gcsfs", "gcp"),
+        ("--input", "s3://bucket/*.jsonl", "s3fs", "s3fs", "s3"),
+        ("--rater", "s3://bucket/rater", "s3fs", "s3fs", "s3"),
+    ],
+)
+def test_a_missing_package_is_one_line_with_the_extra_and_exit_code_74(
+    flag: str,
+    path: str,
+    module: str,
+    package: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    loaded = sys.modules["fsspec.registry"]._registry  # other tests may have loaded the package
+    monkeypatch.delitem(loaded, path[:2], raising=False)
+    values = {"--input": "a.jsonl", "--rater": "r", "--output": "o", flag: path}
+    argv = [f"{name}={value}" for name, value in values.items()]
+    assert curate.main([*argv, "--keep_count=1"]) == 74
+    assert capsys.readouterr().err == (
+        f"datarater curate: {flag}: {path}: {path[:2]}:// needs the package {package}: "
+        f"pip install 'datarater[{extra}]'\n"
+    )
+
+
+def test_commas_in_braces_do_not_separate_inputs() -> None:
+    args = curate.make_parser().parse_args(
+        ["--input=a/{b,c}.jsonl,tfds:x", "--rater=r", "--output=o", "--keep_count=1"]
+    )
+    with pytest.raises(CurationError, match="no dataset 'x'"):
+        requests.input_patterns(args)
+    args.input = ["a/{b,c}.jsonl,d"]
+    assert requests.input_patterns(args) == ("a/{b,c}.jsonl,d",)
