@@ -6,7 +6,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	then echo $$name; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := datarater rater_model meta_training pipelines deploy $(wildcard examples) tests setup.py
+SOURCES := datarater rater_model meta_training pipelines deploy docs examples tests setup.py
 PIP_INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
