@@ -248,9 +248,8 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     )
     machines = execution.options.view_as(WorkerOptions).max_num_workers
     if machines and not execution.local:
-        say(
-            f"time           {_hours(machine_hours / machines):>16}  hours with {machines:,} machines"
-        )
+        hours = machine_hours / machines
+        say(f"time           {_hours(hours):>16}  hours with {machines:,} machines")
     elif execution.workers:
         hours = found.core_hours / execution.workers
         say(

@@ -198,8 +198,10 @@ def test_what_dataflow_needs_is_asked_for_before_anything_is_built(
 
 @pytest.mark.slow
 def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    """Its size in bytes with one planned split and with a million; names in it are pickled and compressed, so that a
-    few bytes come and go."""
+    """Compares the graph's size with one planned split and with a million.
+
+    Names in the graph are pickled and compressed, so a few bytes differ.
+    """
     sizes = {}
     for files, per_file in ((1, 1), (1000, 1000)):
         output = str(tmp_path / f"run-{files:04d}")

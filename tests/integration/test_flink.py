@@ -1,4 +1,4 @@
-"""A Flink cluster on this machine: kills change no result, and each way to submit gives the same."""
+"""A Flink cluster on this machine: kills change no result, nor does the way to submit."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Cloud Storage on loopback: an emulator behind a proxy that keeps the promises which the emulator does not.
+"""Cloud Storage on loopback: an emulator behind a proxy that adds the guarantees it lacks.
 
 The emulator ignores generation preconditions. The proxy holds them: of uploads that ask for
 `ifGenerationMatch=0`, one succeeds and the others get 412. It also fails on demand as the real
@@ -65,7 +65,7 @@ class Request:
 
 
 Fault = Callable[[Request], int | None]
-"""Gives the status to answer a request with, `LOST` to carry it out and lose the answer, or None to leave it alone."""
+"""Returns the status for a request, `LOST` to execute it and drop the reply, or None to pass it."""
 LOST = -1
 
 
@@ -106,7 +106,8 @@ class CloudStorage:
             "STORAGE_EMULATOR_HOST": self.url,
             "FSSPEC_GS": json.dumps({"token": "anon"}),
             "FSSPEC_GCS": json.dumps({"token": "anon"}),
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else a remote call asks what kind the bucket is
+            # Otherwise a remote call asks for the kind of the bucket.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
 
 
