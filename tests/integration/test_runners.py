@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datarater.pipelines.commands import curate, score, select
-from datarater.pipelines.graph import score_split, scoring
+from datarater.pipelines.graph import score_split
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
@@ -122,7 +122,7 @@ def test_a_process_shares_one_rater(rater: Path, monkeypatch: pytest.MonkeyPatch
         loaded.append(path)
         return load_rater(path)
 
-    monkeypatch.setattr(scoring, "load_rater", load)
+    monkeypatch.setattr(score_split, "load_rater", load)
     request = ScoringRequest(
         ("x",), str(rater), load_rater(str(rater)).digest, "run", ReadOptions(), ScoringOptions(), 1
     )
