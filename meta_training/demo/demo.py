@@ -95,6 +95,7 @@ def make_parser() -> CommandParser:
         "datarater demo --output=demo_output",
         takes_beam_flags=False,
     )
+
     parser.add_argument(
         "--output",
         default="demo_output",

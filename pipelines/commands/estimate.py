@@ -241,11 +241,13 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     say(f"records        {found.records:>16,}")
     say(f"documents      {found.documents:>16,}  ({found.tokens:,} tokens)")
     say(f"core hours     {_hours(found.core_hours):>16}  (scoring on cores like this machine's)")
+
     machine_hours = found.core_hours / worker.vcpus
     say(
         f"machine hours  {_hours(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, about "
         f"${machine_hours * worker.price:,.2f} at ${worker.price:,.4f} an hour)"
     )
+
     machines = execution.options.view_as(WorkerOptions).max_num_workers
     if machines and not execution.local:
         hours = machine_hours / machines

@@ -210,6 +210,7 @@ def add_output_flag(parser: argparse.ArgumentParser) -> None:
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say what is read, and how."""
     group = parser.add_argument_group("input")
+
     group.add_argument(
         "--input",
         action="append",
@@ -220,12 +221,14 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         "content: JSONL, plain text, WARC, WET and TFRecord (each plain or in gzip, zstd, bzip2), "
         "Parquet, ArrayRecord. Can be repeated.",
     )
+
     group.add_argument(
         "--input_list",
         metavar="FILE",
         help="Text file that lists inputs, one path or glob a line; lines that begin with # are "
         "comments. Can be combined with --input.",
     )
+
     group.add_argument(
         "--tfds_data_dir",
         default="",
@@ -233,25 +236,30 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         help="Folder of prepared TensorFlow datasets. Default: $TFDS_DATA_DIR, else "
         "~/tensorflow_datasets.",
     )
+
     defaults = ReadOptions()
+
     group.add_argument(
         "--text_field",
         default=defaults.text_field,
         metavar="NAME",
         help="Field or column with the text; metadata.text for a nested one. Default: %(default)s.",
     )
+
     group.add_argument(
         "--id_field",
         default=defaults.id_field,
         metavar="NAME",
         help="Field or column with the document's id. Default: %(default)s.",
     )
+
     group.add_argument(
         "--source_field",
         default=defaults.source_field,
         metavar="NAME",
         help="Field or column with the name of the document's source. Default: %(default)s.",
     )
+
     group.add_argument(
         "--max_record_bytes",
         type=byte_count,
@@ -259,6 +267,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="Longer records are rejected. Default: 64MiB.",
     )
+
     group.add_argument(
         "--split_bytes",
         type=byte_count,
@@ -266,6 +275,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="Stored bytes in a split, the unit of work and of resuming. Default: 16MiB.",
     )
+
     group.add_argument(
         "--max_read_amplification",
         type=amplification,
@@ -275,6 +285,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         "that several workers can share it; 1 leaves each stream to one worker. "
         "Default: %(default)g.",
     )
+
     group.add_argument(
         "--workers_to_fill",
         type=whole_number,
@@ -288,13 +299,16 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
 def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the rater and the flags that change a score."""
     group = parser.add_argument_group("scoring")
+
     group.add_argument(
         "--rater",
         required=True,
         metavar="DIR",
         help="Rater checkpoint, such as WORKDIR/rater: a local path or any fsspec URL.",
     )
+
     defaults = ScoringOptions()
+
     group.add_argument(
         "--max_windows",
         type=whole_number,
@@ -302,6 +316,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Windows scored of one document at most, spread evenly over it. Default: %(default)s.",
     )
+
     group.add_argument(
         "--tokens_per_batch",
         type=whole_number,
@@ -309,6 +324,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Tokens in one model call. Default: %(default)s, good on a CPU; try 65536 on a GPU.",
     )
+
     group.add_argument(
         "--max_rejected_fraction",
         type=fraction,
@@ -317,6 +333,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         help="Stop with exit code 4 once more than this share of the records is rejected. "
         "Default: 1, never.",
     )
+
     group.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -329,6 +346,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say what is kept, and how it is written."""
     group = parser.add_argument_group("selection (exactly one rule)")
     rules = group.add_mutually_exclusive_group(required=True)
+
     rules.add_argument(
         "--keep_fraction",
         dest="rule",
@@ -337,6 +355,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="Keep this share of the scored documents, exactly: round(F * N), half to even. "
         "Examples: 0.5, 1/3.",
     )
+
     rules.add_argument(
         "--keep_count",
         dest="rule",
@@ -344,6 +363,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="Keep the best K documents.",
     )
+
     rules.add_argument(
         "--token_budget",
         dest="rule",
@@ -351,6 +371,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="Keep the best documents that fit in T tokens, in the rater's tokenizer.",
     )
+
     rules.add_argument(
         "--threshold",
         dest="rule",
@@ -358,6 +379,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="Keep documents that score at least S. Write --threshold=-0.5 for a negative one.",
     )
+
     rules.add_argument(
         "--accept_batch",
         type=whole_number,
@@ -365,11 +387,13 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="Batch top-K of the paper, with --discard_fraction: keep a document with the "
         "probability that it is among the best of a random batch of B.",
     )
+
     group.add_argument(
         "--discard_fraction",
         metavar="RHO",
         help="Share of each batch that --accept_batch drops; RHO * B must be a whole number.",
     )
+
     group.add_argument(
         "--per",
         type=scope,
@@ -377,6 +401,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         metavar="{corpus,source}",
         help="Apply the rule to the whole corpus, or to each source separately. Default: corpus.",
     )
+
     group.add_argument(
         "--source_weight",
         action="append",
@@ -386,6 +411,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="With --per source: multiply the share, count or tokens of this source by W, at most "
         "to all it has. Example: wiki=2.0. Can be repeated.",
     )
+
     group.add_argument(
         "--min_per_source",
         type=whole_number,
@@ -394,12 +420,14 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="Keep at least the best M documents of each source. With --per corpus they count "
         "toward the rule's target.",
     )
+
     group.add_argument(
         "--reference",
         metavar="DIR",
         help="With --keep_fraction or --accept_batch: take the distribution of scores from this "
         "scored run folder, or from the quantiles in this rater checkpoint, of the same rater.",
     )
+
     group.add_argument(
         "--seed",
         type=integer,
@@ -407,13 +435,16 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Seed for tie-breaking and for the --accept_batch draw. Default: 0.",
     )
+
     group.add_argument(
         "--name",
         type=selection_name,
         metavar="NAME",
         help="Name of the selection. Default: made from the rule, such as keep-0.5.",
     )
+
     output = parser.add_argument_group("output files")
+
     output.add_argument(
         "--output_format",
         choices=OUTPUT_FORMATS,
@@ -421,6 +452,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         help="Format of the kept documents. same: the input's; attributes: Dolma attributes; "
         "scores: Parquet without texts. Default: %(default)s.",
     )
+
     output.add_argument(
         "--output_shard_bytes",
         type=byte_count,
@@ -433,6 +465,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
 def add_local_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the number of worker processes of a run on this machine."""
     group = parser.add_argument_group("this machine (unless --runner names another runner)")
+
     group.add_argument(
         "--local_workers",
         type=whole_number,
@@ -446,18 +479,21 @@ def add_local_flags(parser: argparse.ArgumentParser) -> None:
 def add_dry_run_flags(parser: argparse.ArgumentParser) -> None:
     """Adds `--dry_run` and the machine type that its estimate is for."""
     group = parser.add_argument_group("cost")
+
     group.add_argument(
         "--dry_run",
         action="store_true",
         help="Print the estimated number of documents, hours and price from a sample of the input, "
         "and stop: nothing is submitted or written.",
     )
+
     group.add_argument(
         "--worker_type",
         metavar="TYPE",
         help="Machine type for the price that --dry_run prints, such as n2-standard-8 or "
         "m7i.2xlarge. Default: Beam's --machine_type, else n2-standard-8.",
     )
+
     group.add_argument(
         "--worker_price",
         type=positive_number,

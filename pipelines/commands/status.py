@@ -30,6 +30,7 @@ def make_parser() -> CommandParser:
         usage=f"{COMMAND} RUN_DIR [flags]",
         takes_beam_flags=False,
     )
+
     parser.add_argument(
         "folder", metavar="RUN_DIR", help="Run folder: a local path or any fsspec URL."
     )
