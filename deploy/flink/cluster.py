@@ -177,6 +177,7 @@ def _free_port(preferred: int, hosts: Sequence[str] = ("127.0.0.1",)) -> int:
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     listener.bind((host, port))
                     port = listener.getsockname()[1]
+
             except PermissionError:
                 continue
             except OSError as error:
