@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import difflib
 import os
 import re
 import shlex
@@ -34,6 +33,7 @@ from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners.execution import Execution
+from datarater.rater_model.command_line import near_miss
 from datarater.rater_model.documents.files import (
     expand_home,
     local_path,
@@ -43,7 +43,6 @@ from datarater.rater_model.documents.files import (
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_MIN_SIMILARITY = 0.7
 
 # Flags of datarater curate that the batch sets itself, and where to set them instead.
 _SET_BY_BATCH = {
@@ -300,8 +299,8 @@ class _Section:
             raise UsageError(f"{self._full_name(key)}: {self.values[key]!r} {error}") from None
 
     def _suggestion(self, key: str) -> str:
-        near = difflib.get_close_matches(key, self.values, 1, _MIN_SIMILARITY)
-        return f"; is {near[0]!r} a misspelling of it?" if near else ""
+        near = near_miss(key, self.values)
+        return f"; is {near!r} a misspelling of it?" if near else ""
 
     def refuse_unknown(self) -> None:
         """Refuses keys that were not taken.
@@ -311,9 +310,9 @@ class _Section:
         """
         for key in self.values:
             if key not in self._known:
-                near = difflib.get_close_matches(key, self._known, 1, _MIN_SIMILARITY)
+                near = near_miss(key, self._known)
                 hint = (
-                    f"did you mean {near[0]}?"
+                    f"did you mean {near}?"
                     if near
                     else f"the known keys are {', '.join(self._known)}"
                 )

@@ -49,7 +49,7 @@ class MergeSources(beam.CombineFn):
         return accumulator
 
 
-def check_books(
+def reconcile_counts(
     request: SelectionRequest,
     scoring: Mapping[str, Any],
     cutoffs: Cutoffs,
@@ -191,7 +191,7 @@ def publish(
     scoring = read_scoring(request.folder)
     shards = sorted(written, key=lambda shard: shard.name)
     splits = KeptSplits.merge(group.splits for group in groups)
-    total = check_books(request, scoring, cutoffs, splits, sources, shards)
+    total = reconcile_counts(request, scoring, cutoffs, splits, sources, shards)
 
     manifest = {
         **request.rule_fields(),

@@ -8,7 +8,6 @@ package set the options of Flink, Dataflow and Prism. A value that the user gave
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Sequence
 
@@ -36,6 +35,7 @@ from datarater.pipelines.runners.execution import (
 )
 from datarater.pipelines.runners.flink_options import on_flink
 from datarater.pipelines.runners.prism import on_prism
+from datarater.rater_model.command_line import near_miss
 
 _MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
 
@@ -158,10 +158,10 @@ def _check_runner(name: str) -> None:
         create_runner(name)
     except (ImportError, AttributeError, ValueError) as error:
         known = {runner.lower(): runner for runner in StandardOptions.KNOWN_RUNNER_NAMES}
-        near = difflib.get_close_matches(name.lower(), known, 1)
+        near = near_miss(name.lower(), known)
         hint = (
-            f"did you mean {known[near[0]]}?"
-            if near and near[0] != name.lower()
+            f"did you mean {known[near]}?"
+            if near and near != name.lower()
             else " ".join(str(error).split())
         )
         raise UsageError(f"--runner: there is no {name} here; {hint}") from error

@@ -383,7 +383,7 @@ def main() -> None:
     del merged
     meter.measure(
         "select: reconcile the counts",
-        lambda: publishing.check_books(
+        lambda: publishing.reconcile_counts(
             threshold,
             scoring,
             fixed,

@@ -98,7 +98,7 @@ def expected(corpus: tuple[Path, list[dict[str, Any]]], rater: Path) -> dict[str
     return {record["id"]: float(score) for record, score in zip(records, scores_N, strict=True)}
 
 
-def test_the_best_half_is_kept_and_the_books_balance(
+def test_the_best_half_is_kept_and_the_counts_add_up(
     curated: Path, expected: dict[str, float]
 ) -> None:
     selection = curated / "selections/keep-0.5"
@@ -355,7 +355,7 @@ def test_a_missing_score_file_stops_the_selection(
     assert "scored again" in message
 
 
-def test_books_that_do_not_balance_fail_the_selection(
+def test_counts_that_do_not_add_up_fail_the_selection(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 0

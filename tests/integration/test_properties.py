@@ -152,7 +152,7 @@ def test_any_corpus_is_curated_exactly(rater: Path, tmp_path: Path, case: int) -
 
 
 @pytest.mark.slow
-def test_books_balance_over_damaged_files_of_every_format(rater: Path, tmp_path: Path) -> None:
+def test_counts_add_up_over_damaged_files_of_every_format(rater: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     rng = random.Random(0)

@@ -262,7 +262,7 @@ def a_balanced_selection() -> dict:
 
 
 def test_counts_that_add_up_pass() -> None:
-    assert publishing.check_books(**a_balanced_selection()) == KeptCounts(16, 7, 7, 2, 21, 49)
+    assert publishing.reconcile_counts(**a_balanced_selection()) == KeptCounts(16, 7, 7, 2, 21, 49)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_counts_that_do_not_add_up_are_named(spoil, says: str) -> None:  # type:
     selection = a_balanced_selection()
     spoil(selection)
     with pytest.raises(CountsError, match=says):
-        publishing.check_books(**selection)
+        publishing.reconcile_counts(**selection)
 
 
 def a_request_for(fraction: str) -> SelectionRequest:
