@@ -6,30 +6,39 @@ the same call continues an unfinished run, and returns at once where nothing is 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from datarater.pipelines.commands import printing, running
 from datarater.pipelines.commands.flags import (
     DEFAULT_READ_AMPLIFICATION,
     DEFAULT_SHARD_BYTES,
     DEFAULT_SPLIT_BYTES,
+    OUTPUT_FORMATS,
+    is_selection_name,
 )
-from datarater.pipelines.commands.requests import REMOTE_WORKERS_TO_FILL
-from datarater.pipelines.errors import CurationError
+from datarater.pipelines.commands.requests import (
+    REMOTE_WORKERS_TO_FILL,
+    absolute_input,
+    absolute_path,
+    resolve_inputs,
+)
+from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph import cutoff_search
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.commits import Entry, check_protocols
+from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
-from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
 
@@ -190,27 +199,31 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
     Raises:
         CurationError: The folder does not exist or holds no scores.
     """
-    folder = RunFolder(_path(output))
-    scores = f"{folder.path}/scores"
-    if not commits.exists(scores):
-        raise CurationError(f"{folder.path} holds no scores; run `datarater score` into it first")
-    # Score files of version 0.1.0 lie beside JSON summaries.
-    filesystem, path = pa.fs.FileSystem.from_uri(scores) if "://" in scores else (None, scores)
-    return ds.dataset(
-        path, format="parquet", filesystem=filesystem, exclude_invalid_files=True
-    ).to_table(columns=list(columns) if columns is not None else None)
+    folder = RunFolder(_path("output", output))
+    entries = [entry for part in score_entries(folder) for _, entry in part]
+    if not entries:
+        raise CurationError(f"{folder.path} has no scores; run `datarater score` into it first")
+
+    def read(entry: Entry) -> pa.Table:
+        try:
+            return pq.read_table(
+                io.BytesIO(commits.read_bytes(entry.path)),
+                columns=None if columns is None else list(columns),
+            )
+        except pa.ArrowInvalid as error:
+            raise CurationError(f"{entry.path} is not a score file: {error}") from error
+
+    return pa.concat_tables(at_once(read, sorted(entries, key=lambda entry: entry.path)))
 
 
 def _silent(line: str) -> None:
     """Discards a line of progress."""
 
 
-def _path(path: PathLike, execution: Execution | None = None) -> str:
+def _path(flag: str, path: PathLike, execution: Execution | None = None) -> str:
     text = os.path.expanduser(os.fspath(path))
-    # Workers elsewhere have working folders of their own.
-    if execution is not None and not execution.local and local_path(text) == text:
-        return os.path.abspath(text)
-    return text
+    check_protocols(flag, text)
+    return text if execution is None else absolute_path(flag, text, execution)
 
 
 def _scoring_request(
@@ -223,13 +236,14 @@ def _scoring_request(
     split_bytes: int,
     max_rejected_fraction: float,
 ) -> ScoringRequest:
-    patterns = [inputs] if isinstance(inputs, str | Path) else inputs
-    rater = _path(rater, execution)
+    values = [inputs] if isinstance(inputs, str | Path) else inputs
+    paths = [absolute_input(_path("inputs", value), execution) for value in values]
+    rater = _path("rater", rater, execution)
     return ScoringRequest(
-        inputs=tuple(_path(pattern, execution) for pattern in patterns),
+        inputs=resolve_inputs(paths, read.text_field),
         rater=rater,
         rater_digest=rater_digest(rater),
-        output=_path(output, execution),
+        output=_path("output", output, execution),
         read=read,
         scoring=scoring,
         split_bytes=split_bytes,
@@ -258,6 +272,12 @@ def _selection_request(
     output_format: str = "same",
     output_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> SelectionRequest:
+    if output_format not in OUTPUT_FORMATS:
+        raise UsageError(
+            f"output_format: {output_format!r} is not one of {', '.join(OUTPUT_FORMATS)}"
+        )
+    if name is not None and not is_selection_name(name):
+        raise UsageError(f"name: {name!r} is not a name of letters, digits and ._=- (at most 100)")
     rule = rule_from_options(keep_fraction, keep_count, token_budget, threshold, accept_batch)
     policy = policy_from_options(
         rule,
@@ -270,10 +290,10 @@ def _selection_request(
     )
     return SelectionRequest.of(
         policy,
-        output=_path(output, execution),
+        output=_path("output", output, execution),
         name=name,
         seed=seed,
         output_format=output_format,
         output_shard_bytes=output_shard_bytes,
-        reference=None if reference is None else _path(reference, execution),
+        reference=None if reference is None else _path("reference", reference, execution),
     )

@@ -9,7 +9,12 @@ from collections.abc import Sequence
 
 import datarater
 from datarater.rater_model import exit_codes
-from datarater.rater_model.command_line import exit_code_lines, leave_broken_pipe, near_miss
+from datarater.rater_model.command_line import (
+    exit_code_lines,
+    leave_broken_pipe,
+    near_miss,
+    print_line,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = near_miss(name, COMMANDS)
         hint = f"did you mean {near}?" if near else f"the commands are {', '.join(COMMANDS)}"
-        print(f"datarater: unknown command {name!r}; {hint}", file=sys.stderr)
+        print_line(f"datarater: unknown command {name!r}; {hint}", sys.stderr)
         return exit_codes.WRONG_USAGE
 
     command = COMMANDS[name]
@@ -116,9 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_codes.FAILED
     except SystemExit as error:  # argparse ends this way, after --help and for wrong usage
         code = error.code if isinstance(error.code, int) else exit_codes.DONE
+        if isinstance(error.code, str):  # sys.exit("message"), such as in a config file
+            print_line(f"datarater {name}: {error.code}", sys.stderr)
+            code = exit_codes.FAILED
     except BrokenPipeError:
+        # The reader of the output has left. A command that only prints is done; another one may
+        # have stopped halfway.
         leave_broken_pipe()
-        code = exit_codes.DONE
+        only_prints = name == "completion" or {"-h", "--help"} & set(rest)
+        code = exit_codes.DONE if only_prints else exit_codes.FAILED
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from datarater.rater_model import exit_codes
 
@@ -64,6 +64,25 @@ def near_miss(word: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def leave_broken_pipe() -> None:
-    """Sends further output nowhere: the reader of this command's output, such as `head`, left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def print_line(line: str, file: TextIO | None = None, end: str = "\n") -> None:
+    """Prints at once; where the reader of the output has left, as `head` does, prints nowhere.
+
+    Args:
+        line: What to print.
+        file: `sys.stdout` or `sys.stderr`; standard output if None.
+        end: What follows the line.
+    """
+    stream = sys.stdout if file is None else file
+    try:
+        print(line, file=stream, end=end, flush=True)
+    except BrokenPipeError:
+        leave_broken_pipe(stream)
+
+
+def leave_broken_pipe(stream: TextIO | None = None) -> None:
+    """Sends further output of a stream nowhere, because its reader has left.
+
+    Args:
+        stream: `sys.stdout` or `sys.stderr`; standard output if None.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

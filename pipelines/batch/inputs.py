@@ -16,10 +16,11 @@ import fsspec
 from datarater.pipelines import errors
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import Journal
-from datarater.pipelines.errors import CurationError, InputChangedError
+from datarater.pipelines.errors import CurationError, InputChangedError, UsageError
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import input_differences
 from datarater.rater_model.documents.files import (
+    MalformedPatternError,
     NoInputError,
     expand_braces,
     file_info,
@@ -139,6 +140,7 @@ def list_matching(patterns: Sequence[str]) -> list[FileInfo]:
         patterns: Paths, URLs, folders or globs.
 
     Raises:
+        UsageError: A pattern is malformed.
         UnreadableInputError: A file system cannot be reached.
     """
     files: list[FileInfo] = []
@@ -146,6 +148,8 @@ def list_matching(patterns: Sequence[str]) -> list[FileInfo]:
     for pattern in itertools.chain.from_iterable(map(expand_braces, patterns)):
         try:
             files += list_files([pattern])
+        except MalformedPatternError as error:
+            raise UsageError(f"input: {error}") from error
         except NoInputError:
             continue
         except OSError as error:

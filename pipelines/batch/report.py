@@ -9,6 +9,7 @@ from typing import Any
 from datarater.pipelines.batch import inputs
 from datarater.pipelines.batch import record as batch_record
 from datarater.pipelines.commands.printing import say
+from datarater.rater_model.command_line import print_line
 
 
 def report_intake(date: datetime.date, intake: inputs.Intake) -> None:
@@ -32,4 +33,4 @@ def report_record(record: dict[str, Any]) -> None:
 
 def warn(line: str) -> None:
     """Prints a warning on standard error."""
-    print(f"WARNING: {line}", file=sys.stderr, flush=True)
+    print_line(f"WARNING: {line}", sys.stderr)

@@ -34,7 +34,7 @@ from datarater.rater_model.documents.records import (
     Record,
     Split,
 )
-from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.scorer import Scorer, limit_cpu_threads
 
 _SAMPLED_FILES = 16
 _SAMPLED_RECORDS = 64  # of each sampled file
@@ -217,6 +217,7 @@ def _counted_records(split: Split) -> int | None:
 
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:
     """Returns the mean number of tokens of texts, and the processor seconds for scoring one."""
+    limit_cpu_threads()  # as workers do: one scoring thread for each core
     scorer = Scorer(load_rater(request.rater), request.scoring)
     tokens = scorer.score(texts).tokens_N.mean()  # compiles, so it is not timed
     rounds, began = 0, time.process_time()

@@ -154,11 +154,16 @@ def selection_name(text: str) -> str:
     Raises:
         argparse.ArgumentTypeError: The text is no such name.
     """
-    if _SELECTION_NAME.fullmatch(text) is None:
+    if not is_selection_name(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a name of letters, digits and ._=- (at most 100)"
         )
     return text
+
+
+def is_selection_name(text: str) -> bool:
+    """Returns whether a text can name a selection and its folder."""
+    return _SELECTION_NAME.fullmatch(text) is not None
 
 
 def source_weight(text: str) -> tuple[str, Fraction]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from datarater.pipelines.errors import CurationError
 from datarater.rater_model import exit_codes
-from datarater.rater_model.command_line import leave_broken_pipe
+from datarater.rater_model.command_line import print_line
 
 
 def exit_code_of(
@@ -28,19 +28,17 @@ def exit_code_of(
     try:
         run(argv)
     except CurationError as error:
-        print(f"{command}: {error}", file=sys.stderr, flush=True)
+        print_line(f"{command}: {error}", sys.stderr)
         if error.interrupted:
             # Threads of the local runner would continue with their splits; what matters is
             # committed.
             sys.stdout.flush()
             os._exit(error.exit_code)
         return error.exit_code
-    except BrokenPipeError:
-        leave_broken_pipe()
     except OSError as error:
-        print(f"{command}: {error}", file=sys.stderr, flush=True)
+        print_line(f"{command}: {error}", sys.stderr)
         return exit_codes.NO_PERMISSION if isinstance(error, PermissionError) else exit_codes.FAILED
     except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr, flush=True)
+        print_line(f"{command}: interrupted", sys.stderr)
         return exit_codes.STOPPED
     return exit_codes.DONE

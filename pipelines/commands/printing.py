@@ -14,7 +14,7 @@ from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import describe_plan
-from datarater.rater_model.command_line import leave_broken_pipe
+from datarater.rater_model.command_line import print_line
 from datarater.rater_model.documents.records import Reason
 
 _TOP_REASONS = 3
@@ -27,10 +27,7 @@ def say(line: str) -> None:
 
     Where the reader of the output has left, as `head` does, the work continues in silence.
     """
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        leave_broken_pipe()
+    print_line(line)
 
 
 def print_scoring(folder: RunFolder) -> None:
@@ -79,7 +76,7 @@ def warn_if_all_rejected(scoring: Mapping[str, Any]) -> None:
     if any(reason in _NO_TEXT for reason, _ in reasons):
         field = scoring["identity"]["read"]["text_field"]
         lines.append(f"WARNING: is --text_field right? It names the field {field!r}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    print_line("\n".join(lines), sys.stderr)
 
 
 def read_manifest(request: SelectionRequest) -> dict[str, Any] | None:

@@ -105,30 +105,45 @@ def selection_request(args: argparse.Namespace) -> SelectionRequest:
 
 
 def input_patterns(args: argparse.Namespace) -> tuple[str, ...]:
-    """Returns the paths and globs of `--input` and `--input_list`.
-
-    The name of a TensorFlow dataset is replaced by the paths of its shards.
+    """Returns the paths and globs of `--input` and `--input_list`; see `resolve_inputs`.
 
     Raises:
-        UsageError: There is no such dataset, version, split or text feature, or the list of inputs
-            names no input; the message names what there is.
-        UnreadableInputError: The list of inputs or the folder of datasets cannot be read.
+        UnreadableInputError: The list of inputs cannot be read.
+    """
+    inputs = [*args.input, *_listed_inputs(args.input_list)]
+    return resolve_inputs(inputs, args.text_field, args.tfds_data_dir)
+
+
+def resolve_inputs(
+    inputs: Sequence[str], text_field: str, tfds_data_dir: str = ""
+) -> tuple[str, ...]:
+    """Returns paths and globs, with the paths of its shards in place of a TensorFlow dataset.
+
+    Args:
+        inputs: Paths, folders, globs and names of datasets, each as `--input` takes it.
+        text_field: Feature of a dataset that contains the text.
+        tfds_data_dir: Folder of prepared datasets; "" for the default one.
+
+    Raises:
+        UsageError: There is no such dataset, version, split or text feature; the message names
+            what there is.
+        UnreadableInputError: The folder of datasets cannot be read.
     """
     patterns: list[str] = []
-    for value in [*args.input, *_listed_inputs(args.input_list)]:
+    for value in inputs:
         if TFDS_PREFIX not in value:
             patterns.append(value)
             continue
         for part in split_on_commas(value):
             try:
-                if part.strip().startswith(TFDS_PREFIX):
-                    patterns += split_patterns(part.strip(), args.text_field, args.tfds_data_dir)
+                if part.startswith(TFDS_PREFIX):
+                    patterns += split_patterns(part, text_field, tfds_data_dir)
                 else:
                     patterns.append(part)
             except DatasetError as error:
                 raise UsageError(f"--input: {error}") from error
             except OSError as error:
-                raise errors.reading_failed(args.tfds_data_dir or part, error) from error
+                raise errors.reading_failed(tfds_data_dir or part, error) from error
     return tuple(patterns)
 
 
@@ -137,7 +152,7 @@ def _listed_inputs(path: str | None) -> Iterator[str]:
         return
     try:
         with open_file(path) as file:
-            text = file.read().decode()
+            text = file.read().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(f"--input_list: {path} does not exist") from error
     except OSError as error:
@@ -166,28 +181,41 @@ def make_absolute(args: argparse.Namespace, execution: Execution) -> None:
     """
     if execution.local:
         return
+    inputs = [*getattr(args, "input", ()), *_listed_inputs(getattr(args, "input_list", None))]
     names_dataset = any(
-        part.strip().startswith(TFDS_PREFIX)
-        for value in getattr(args, "input", ())
-        for part in split_on_commas(value)
+        part.startswith(TFDS_PREFIX) for value in inputs for part in split_on_commas(value)
     )
     if names_dataset:
         args.tfds_data_dir = os.path.expanduser(args.tfds_data_dir or default_folder())
     for flag in ("rater", "output", "reference", "tfds_data_dir"):
         path = getattr(args, flag, None)
         if path:
-            setattr(args, flag, _absolute(flag, path, execution))
+            setattr(args, flag, absolute_path(flag, path, execution))
     if "input" in args:
-        args.input = [
-            ",".join(_absolute("input", part.strip(), execution) for part in split_on_commas(value))
-            for value in [*args.input, *_listed_inputs(args.input_list)]
-        ]
+        args.input = [absolute_input(value, execution) for value in inputs]
         args.input_list = None
 
 
-def _absolute(flag: str, path: str, execution: Execution) -> str:
+def absolute_input(value: str, execution: Execution) -> str:
+    """Returns an input with its local paths made absolute for an execution; see `absolute_path`."""
+    return ",".join(absolute_path("input", part, execution) for part in split_on_commas(value))
+
+
+def absolute_path(flag: str, path: str, execution: Execution) -> str:
+    """Returns a path that means the same for every worker of an execution.
+
+    Args:
+        flag: Name of the flag, for the message.
+        path: Path or URL, or the name of a dataset.
+        execution: The execution, which says where workers are.
+
+    Raises:
+        UsageError: The path is on this machine, where no worker of the execution can see it.
+    """
+    if execution.local:
+        return path
     if path.startswith(INPUT_LIST):
-        return INPUT_LIST + _absolute(flag, path.removeprefix(INPUT_LIST), execution)
+        return INPUT_LIST + absolute_path(flag, path.removeprefix(INPUT_LIST), execution)
     if not path or path.startswith(TFDS_PREFIX):
         return path
     if execution.needs_shared_storage and local_path(path) is not None:

@@ -14,7 +14,7 @@ from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher, report
-from datarater.rater_model.command_line import CommandParser
+from datarater.rater_model.command_line import CommandParser, print_line
 
 COMMAND = "datarater status"
 _MIN_WAIT_SECONDS = 0.1
@@ -79,7 +79,7 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
             raise CurationError(f"{folder.path} cannot be read: {error}") from error
         if args.json:
             lines = [orjson.dumps(status.to_json() if status else None).decode()]
-        print("\n".join(lines), flush=True)
+        print_line("\n".join(lines))
         if args.watch is None or (status is not None and status.finished):
             return status
         time.sleep(max(args.watch, _MIN_WAIT_SECONDS))

@@ -15,7 +15,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
@@ -106,20 +105,22 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
     """
     try:
         if len(patterns) == 1 and patterns[0].startswith(INPUT_LIST):
-            return [
-                FileInfo.from_json(row)
-                for row in read_json_lines(patterns[0].removeprefix(INPUT_LIST))
-            ]
+            return _listed_files(patterns[0].removeprefix(INPUT_LIST))
         return list_files(patterns)
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"--input: {patterns[0]} is not a list of input files; to read the inputs from a text "
-            f"file, use --input_list {patterns[0].removeprefix(INPUT_LIST)}"
-        ) from error
     except NoInputError as error:
         raise NoMatchError(f"--input: {error}") from error
     except OSError as error:
         raise errors.reading_failed(error.filename or "--input", error) from error
+
+
+def _listed_files(path: str) -> list[FileInfo]:
+    try:
+        return [FileInfo.from_json(row) for row in read_json_lines(path)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"--input: {INPUT_LIST}{path} is not a list of input files; to read the inputs from a "
+            f"text file, use --input_list {path}"
+        ) from error
 
 
 def check_committed_plan(request: PlanRequest, files: Sequence[FileInfo]) -> bool:

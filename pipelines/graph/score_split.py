@@ -18,7 +18,7 @@ from apache_beam.utils import shared
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.graph.requests import ScoringRequest
-from datarater.pipelines.run_folder import commits, lease, split_marks
+from datarater.pipelines.run_folder import commits, lease, split_marks, summaries
 from datarater.pipelines.run_folder.committed import scored_ordinals
 from datarater.pipelines.run_folder.plan import SplitTask, check_fingerprint, read_group
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows
@@ -201,7 +201,7 @@ class ScoreFromRow(_Scoring):
         tasks = [
             task
             for group in sorted(groups)
-            if not commits.exists(folder.summary_path(group))
+            if not summaries.is_summarised(folder, group)
             for task in read_group(folder, group)
             if task.split.ordinal not in scored
         ]

@@ -30,6 +30,7 @@ import orjson
 
 from datarater.pipelines.errors import CurationError, LeaseHeldError, RunFolderError
 from datarater.pipelines.run_folder import commits, layout
+from datarater.rater_model.command_line import print_line
 
 TERM_SECONDS = 120.0
 """Lifetime of a lease that is not renewed."""
@@ -295,11 +296,7 @@ class Lease(threading.Thread):
                         return
                     self._terms[index] = term.renew()
                 except (RunFolderError, OSError) as error:
-                    print(
-                        f"the lease {term.path} was not renewed: {error}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    print_line(f"the lease {term.path} was not renewed: {error}", sys.stderr)
 
     def __enter__(self) -> Lease:
         try:

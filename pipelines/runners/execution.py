@@ -52,7 +52,7 @@ class Execution:
             return f"{self.runner}, {self.cluster.describe()}; {where}"
 
         if self.runner.lower() == DATAFLOW:
-            return f"runner {self.runner}, a worker process per vCPU, one scoring thread in each"
+            return f"{self.runner}, a worker process per vCPU, one scoring thread in each"
 
         if not self.local:
             return f"{self.runner}; its own flags set workers and threads"

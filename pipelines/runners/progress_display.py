@@ -12,6 +12,7 @@ from datarater.pipelines.errors import CurationError, RejectedShareError, RunFol
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import describe_plan
 from datarater.pipelines.run_folder.progress import Status, Watcher
+from datarater.rater_model.command_line import print_line
 
 _TERMINAL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
@@ -107,19 +108,19 @@ class Progress(threading.Thread):
             if is_done and is_first:
                 break
             if is_first:
-                print(describe_plan(self._watcher.plan), file=sys.stderr, flush=True)
+                print_line(describe_plan(self._watcher.plan), sys.stderr)
             is_first = False
 
             if self._terminal:
-                print(f"\r\x1b[K{status.line()}", end="", file=sys.stderr, flush=True)
+                print_line(f"\r\x1b[K{status.line()}", sys.stderr, end="")
                 has_open_line = True
             elif is_done or time.monotonic() - last_print >= _LOG_SECONDS:
-                print(status.line(), file=sys.stderr, flush=True)
+                print_line(status.line(), sys.stderr)
                 last_print = time.monotonic()
             if is_done:
                 break
         if has_open_line:
-            print(file=sys.stderr, flush=True)
+            print_line("", sys.stderr)
 
     def _check(self, status: Status | None) -> None:
         if status is not None and self._interrupt is not None and self._max_rejected_fraction < 1:

@@ -34,6 +34,10 @@ class NoInputError(ValueError):
     """A pattern matches no file."""
 
 
+class MalformedPatternError(NoInputError):
+    """A pattern is not a glob, such as `a**b`."""
+
+
 def local_path(path: str) -> str | None:
     """Returns a local file's path without `file://`; None for a file that is not local."""
     for prefix in ("file://", "local://"):
@@ -225,7 +229,7 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
     Example:
         >>> list_files(["gs://crawl/{2024,2025}/*.jsonl.gz", "more/"])  # doctest: +SKIP
     """
-    single = [part for pattern in patterns for part in split_on_commas(pattern)]
+    single = [part for pattern in patterns for part in _patterns_in(pattern)]
     if not single:
         raise NoInputError("no input was given; give at least one path, folder or glob")
 
@@ -235,6 +239,11 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
             if path not in infos:
                 infos[path] = _info(path, details)
     return [infos[path] for path in sorted(infos)]
+
+
+def _patterns_in(text: str) -> list[str]:
+    """Returns the patterns of a list with commas, which may be in a local file's name as well."""
+    return [text] if os.path.exists(expand_home(text)) else split_on_commas(text)
 
 
 def _brace(text: str, start: int) -> list[int] | None:
@@ -372,7 +381,7 @@ def _glob_matches(
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise NoInputError(
+        raise MalformedPatternError(
             f"{pattern!r} is not a valid glob ({error}); write ** as a whole path component, "
             "such as 'data/**/*.jsonl'"
         ) from error

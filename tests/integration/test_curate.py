@@ -352,7 +352,7 @@ def test_a_missing_score_file_stops_the_selection(
     assert select.main(["--output", str(run_folder), "--keep_fraction", "0.1"]) == 1
     message = capsys.readouterr().err
     assert str(lost) in message
-    assert "scored again" in message
+    assert "to score it again" in message
 
 
 def test_counts_that_do_not_add_up_fail_the_selection(

@@ -242,7 +242,7 @@ def test_a_reference_run_and_the_raters_own_quantiles(
         )
         == 1
     )
-    assert "neither a run folder" in capsys.readouterr().err
+    assert "neither a completely scored run folder" in capsys.readouterr().err
 
 
 def test_a_reference_of_another_rater_or_window_cap_is_refused(

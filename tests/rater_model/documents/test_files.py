@@ -204,7 +204,8 @@ def test_no_pattern_breaks_braces_and_commas(text: str) -> None:
 def test_a_missing_package_is_one_line_that_names_the_extra(
     url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    loaded = sys.modules["fsspec.registry"]._registry  # other tests may have loaded the package
+    monkeypatch.delitem(loaded, url.partition(":")[0], raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
