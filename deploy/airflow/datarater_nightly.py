@@ -26,7 +26,7 @@ CONTAINER = "base"
 # be read), 75 (stopped by a signal), 137 (killed).
 NEVER_RETRIED = {
     2: "wrong usage: fix the config or the flags",
-    4: "drift, or a rejected share over its limit: read the day's run record",
+    4: "drift, rejected records or too few documents: read the day's run record",
     65: "the input contains no record",
     66: "no file matches the input",
     73: "the disk of the run folder is full",

@@ -116,6 +116,6 @@ resource "google_monitoring_alert_policy" "failed_night" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "Read the last line of the execution's log and its exit code; deploy/RUNBOOK.md explains each code. 4 means drift or a share of rejected records over its limit: read the day's run record first."
+    content   = "Read the last line of the execution's log and its exit code; deploy/RUNBOOK.md explains each code. 4 means drift, too many rejected records or too few documents: read the day's run record first."
   }
 }
