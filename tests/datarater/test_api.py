@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +60,27 @@ def test_two_rules_are_refused_before_any_work(rater: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="exactly one of keep_fraction, keep_count"):
         datarater.curate("*.jsonl", rater, tmp_path / "run", keep_fraction=0.5, keep_count=3)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "../elsewhere"}, "is not a name of letters"),
+        ({"output_format": "csv"}, "'csv' is not one of same, jsonl"),
+        ({"discard_fraction": "0.5"}, "discard_fraction belongs to accept_batch"),
+    ],
+)
+def test_options_are_checked_before_any_work(
+    options: dict[str, Any], message: str, rater: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((datarater.CurationError, ValueError), match=message):
+        datarater.curate("*.jsonl", rater, tmp_path / "run", keep_fraction=0.5, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_score_file_is_named(corpus: Path, rater: Path, tmp_path: Path) -> None:
+    datarater.score(corpus / "a.jsonl", rater, tmp_path / "run")
+    (path,) = (tmp_path / "run" / "scores").glob("??/*.parquet")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(datarater.CurationError, match=rf"{path} is not a score file"):
+        datarater.read_scores(tmp_path / "run")

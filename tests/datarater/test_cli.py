@@ -1,8 +1,10 @@
 """The umbrella command: it answers at once, and leads to every subcommand."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,35 @@ def test_public_names_load_and_others_do_not_exist() -> None:
         assert getattr(datarater, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         datarater.nothing  # noqa: B018
+
+
+def test_a_config_that_exits_with_a_text_fails_with_that_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "import sys\ndef get_config():\n    sys.exit('no data today')\n"
+    )
+    assert cli.main(["train", f"--config={tmp_path}/own.py", f"--workdir={tmp_path}/w"]) == 1
+    assert "no data today" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_line_for_a_reader_that_left_goes_nowhere(stream: str) -> None:
+    program = (
+        "import sys; from datarater.rater_model.command_line import print_line\n"
+        f"for number in range(3): print_line('line', sys.{stream})\n"
+        "open(sys.argv[1], 'w').write('done')"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with tempfile.NamedTemporaryFile() as file:
+        done = subprocess.run(
+            [sys.executable, "-c", program, file.name],
+            stdout=writer if stream == "stdout" else None,
+            stderr=writer if stream == "stderr" else None,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert Path(file.name).read_text() == "done"
+    os.close(writer)
