@@ -52,7 +52,7 @@ COMMANDS = {
         "Meta-train a small rater on a built-in corpus and curate the corpus with it.",
         "train",
     ),
-    "completion": Command("datarater.completion", "Print a shell's completion script."),
+    "completion": Command("datarater.completion", "Print a completion script for a shell."),
 }
 """Subcommands by name, in the order of the help."""
 

@@ -55,9 +55,9 @@ FLAG_HELP = {
         "stopped. Example: --workdir=work"
     ),
     "coordinator": (
-        "For several processes that train one rater together: HOST:PORT on which process 0 "
-        "listens, the same in all processes; or 'auto' where the cluster provides it (TPU pods, "
-        "Slurm, Open MPI). Example: --coordinator=host0:8476"
+        "HOST:PORT on which process 0 listens, if several processes train one rater together; "
+        "the same in all of them. Use 'auto' where the cluster provides it (TPU pods, Slurm, Open "
+        "MPI). Example: --coordinator=host0:8476"
     ),
     "processes": "Number of processes; not used with --coordinator=auto.",
     "process": "Index of this process, from 0; not used with --coordinator=auto.",
@@ -181,7 +181,9 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
     if rest:
         raise ConfigError(f"unexpected arguments: {shlex.join(rest)}")
     if not values.workdir:
-        raise ConfigError("--workdir is missing: name the folder of the run, as --workdir=work")
+        raise ConfigError(
+            "--workdir is missing: give the folder of the run, such as --workdir=work"
+        )
     values.workdir = os.path.expanduser(values.workdir)
     _expand_data_paths(values.config)
 
@@ -203,7 +205,7 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_config(values: flags.FlagValues) -> None:
-    """Refuses a config that is no ConfigDict of plain values.
+    """Refuses a config that is not a ConfigDict of plain values.
 
     ml_collections reports a config file that could not be loaded only when the config is used.
     """
@@ -218,7 +220,7 @@ def _check_config(values: flags.FlagValues) -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Returns what an error of flags or configs says, in one line and without a traceback."""
+    """Returns the message of an error of flags or configs, in one line and without a traceback."""
     message = str(error)
     if isinstance(error, AttributeError | KeyError):  # their text is quoted once or twice
         field = re.sub(r"[\\']", "", message.replace("\\n", ". ")).strip('"')

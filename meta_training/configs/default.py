@@ -41,11 +41,11 @@ def get_config() -> ConfigDict:
     config.data.inner = ""  # The pool to rate, as paths or a dataset. Required.
     config.data.outer = ""  # The held-out target. Empty: a share of the pool is held out.
     config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
-    config.data.text_field = "text"  # Field of a record that holds the text.
+    config.data.text_field = "text"  # Field with a record's text.
     config.data.windows = "packed"  # "packed" (paper), or "document": padded, of one document each.
     config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: TFDS's own default.
     config.data.shuffle_buffer = 4096  # Windows of a TensorFlow dataset shuffled together.
-    config.data.minimum_length = 32  # Tokens; with "document", shorter last windows are left out.
+    config.data.minimum_length = 32  # Minimum tokens of a last window with "document".
 
     config.tokenizer = ConfigDict()  # Turns texts into token ids. Unstated in the paper.
     config.tokenizer.kind = "byte"  # "byte", or "bpe", trained on the pool.
@@ -126,5 +126,5 @@ def get_config() -> ConfigDict:
     config.export = ConfigDict()  # What an exported rater records of its scores.
     config.export.reference_documents = 512  # Documents that center the scores and give quantiles.
     config.export.max_windows = 256  # Maximum number of windows scored per document; recorded.
-    config.minimum_effective_sample_share = 0.1  # Below it, the run warns that weights collapse.
+    config.minimum_effective_sample_share = 0.1  # Share below which a collapse is reported.
     return config

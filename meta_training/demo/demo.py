@@ -107,7 +107,7 @@ def make_parser() -> CommandParser:
         type=int,
         default=DOCUMENTS_PER_KIND,
         metavar="N",
-        help="Documents of each kind over which AUCs are computed. Default: %(default)s.",
+        help="Number of documents of each kind for the AUCs. Default: %(default)s.",
     )
     return parser
 

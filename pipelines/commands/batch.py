@@ -44,29 +44,31 @@ def make_parser() -> CommandParser:
         "--config",
         required=True,
         metavar="FILE",
-        help="YAML file of the batches, local or on any file system",
+        help="Config of the batches, a YAML file: a local path or any fsspec URL.",
     )
     parser.add_argument(
         "--as_of",
         required=True,
         type=date_of,
         metavar="DATE",
-        help="date of the batch, past or present, such as 2026-01-31",
+        help="Date of the batch, past or present. Example: 2026-01-31.",
     )
 
     parser.add_argument(
-        "--dry_run", action="store_true", help="print what would be taken, and change nothing"
+        "--dry_run",
+        action="store_true",
+        help="Print what the batch would take, and change nothing.",
     )
     parser.add_argument(
         "--adopt_reference",
         action="store_true",
-        help="continue with another rater or reference than the earlier batches; needed once after "
-        "a change",
+        help="Continue with a rater or reference that differs from that of earlier batches. Needed "
+        "once after a change.",
     )
     parser.add_argument(
         "--accept_alarm",
         action="store_true",
-        help="publish a batch that limits.on_alarm: hold would hold back, after looking at it",
+        help="Publish a batch that limits.on_alarm: hold holds back. Look at the batch first.",
     )
     return parser
 

@@ -116,7 +116,7 @@ def worker_type(name: str, price: float | None) -> WorkerType:
         vcpus = int(match[1] or 1) * _AWS_VCPUS[match[2]]
     if vcpus < 1:
         raise UsageError(
-            f"--worker_type: {name} does not say how many vCPUs it has; give a type such as "
+            f"--worker_type: {name} does not contain a number of vCPUs; give a type such as "
             "n2-standard-8 or m7i.2xlarge"
         )
     if price is None and family not in VCPU_PRICES:
@@ -233,17 +233,17 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     Raises:
         CurationError: The input cannot be listed or read.
     """
-    found = estimate(request)
+    result = estimate(request)
     say(
-        f"dry run: estimated from {found.sampled_documents:,} documents; nothing was submitted or "
+        f"dry run: estimated from {result.sampled_documents:,} documents; nothing was submitted or "
         "written"
     )
-    say(f"files          {found.files:>16,}  ({_size(found.stored_bytes)})")
-    say(f"records        {found.records:>16,}")
-    say(f"documents      {found.documents:>16,}  ({found.tokens:,} tokens)")
-    say(f"core hours     {_hours(found.core_hours):>16}  (scoring on cores like this machine's)")
+    say(f"files          {result.files:>16,}  ({_size(result.stored_bytes)})")
+    say(f"records        {result.records:>16,}")
+    say(f"documents      {result.documents:>16,}  ({result.tokens:,} tokens)")
+    say(f"core hours     {_hours(result.core_hours):>16}  (scoring on cores like this machine's)")
 
-    machine_hours = found.core_hours / worker.vcpus
+    machine_hours = result.core_hours / worker.vcpus
     say(
         f"machine hours  {_hours(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, about "
         f"${machine_hours * worker.price:,.2f} at ${worker.price:,.4f} an hour)"
@@ -254,7 +254,7 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
         hours = machine_hours / machines
         say(f"time           {_hours(hours):>16}  hours with {machines:,} machines")
     elif execution.workers:
-        hours = found.core_hours / execution.workers
+        hours = result.core_hours / execution.workers
         say(
             f"time here      {_hours(hours):>16}  hours with {execution.workers:,} worker processes"
         )

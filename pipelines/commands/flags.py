@@ -57,7 +57,7 @@ def byte_count(text: str) -> int:
     """Parses a number of bytes: `1000`, `64MB`, `16MiB`.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: The text is not a valid number.
     """
     match = re.fullmatch(r"(\d+)\s*([kmg]i?)?b?", text.strip(), re.IGNORECASE)
     if match is None or int(match[1]) < 1:
@@ -71,7 +71,7 @@ def whole_number(text: str) -> int:
     """Parses a whole number above 0.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: The text is not a valid number.
     """
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -82,7 +82,7 @@ def integer(text: str) -> int:
     """Parses an integer.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no integer.
+        argparse.ArgumentTypeError: The text is not an integer.
     """
     try:
         return int(text)
@@ -94,7 +94,7 @@ def amplification(text: str) -> float:
     """Parses a factor of at least 1 and below 1000.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: The text is not a valid number.
     """
     try:
         value = float(text)
@@ -109,7 +109,7 @@ def fraction(text: str) -> float:
     """Parses a fraction from 0 to 1.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: The text is not a valid number.
     """
     try:
         value = float(text)
@@ -124,7 +124,7 @@ def positive_number(text: str) -> float:
     """Parses a number above 0.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: The text is not a valid number.
     """
     try:
         value = float(text)
@@ -152,7 +152,7 @@ def selection_name(text: str) -> str:
     """Parses a name for a selection, which becomes a folder's name.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such name.
+        argparse.ArgumentTypeError: The text is not a valid name.
     """
     if not is_selection_name(text):
         raise argparse.ArgumentTypeError(
@@ -170,7 +170,7 @@ def source_weight(text: str) -> tuple[str, Fraction]:
     """Parses a source and its weight: `wiki=2.0`.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such pair.
+        argparse.ArgumentTypeError: The text is not a valid pair.
     """
     name, _, number = text.rpartition("=")
     try:
@@ -213,7 +213,7 @@ def add_output_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say what is read, and how."""
+    """Adds the flags for what is read, and how."""
     group = parser.add_argument_group("input")
 
     group.add_argument(
@@ -230,7 +230,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--input_list",
         metavar="FILE",
-        help="Text file that lists inputs, one path or glob a line; lines that begin with # are "
+        help="Text file that lists inputs, one path or glob per line; lines that begin with # are "
         "comments. Can be combined with --input.",
     )
 
@@ -270,7 +270,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         type=byte_count,
         default=defaults.max_record_bytes,
         metavar="BYTES",
-        help="Longer records are rejected. Default: 64MiB.",
+        help="Maximum size of a record; larger ones are rejected. Default: 64MiB.",
     )
 
     group.add_argument(
@@ -278,7 +278,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         type=byte_count,
         default=DEFAULT_SPLIT_BYTES,
         metavar="BYTES",
-        help="Stored bytes in a split, the unit of work and of resuming. Default: 16MiB.",
+        help="Stored bytes per split, the unit of work and of resuming. Default: 16MiB.",
     )
 
     group.add_argument(
@@ -286,7 +286,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         type=amplification,
         default=DEFAULT_READ_AMPLIFICATION,
         metavar="FACTOR",
-        help="How many times the bytes of one big compressed stream may be decompressed in all, so "
+        help="Maximum number of times that one big compressed stream is decompressed in all, so "
         "that several workers can share it; 1 leaves each stream to one worker. "
         "Default: %(default)g.",
     )
@@ -295,8 +295,8 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         "--workers_to_fill",
         type=whole_number,
         metavar="N",
-        help="Number of workers that big streams are divided for, where whole files cannot keep "
-        "that many busy. Default: --local_workers on this machine, the slots of a Flink cluster, "
+        help="Number of workers to divide big streams for, where whole files cannot keep that "
+        "many busy. Default: --local_workers on this machine, the slots of a Flink cluster, "
         "64 elsewhere.",
     )
 
@@ -319,7 +319,8 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=defaults.max_windows,
         metavar="N",
-        help="Windows scored of one document at most, spread evenly over it. Default: %(default)s.",
+        help="Maximum number of windows scored per document, spread evenly over it. "
+        "Default: %(default)s.",
     )
 
     group.add_argument(
@@ -327,7 +328,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=defaults.tokens_per_batch,
         metavar="N",
-        help="Tokens in one model call. Default: %(default)s, good on a CPU; try 65536 on a GPU.",
+        help="Tokens per model call. Default: %(default)s, good on a CPU; try 65536 on a GPU.",
     )
 
     group.add_argument(
@@ -348,7 +349,7 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selection_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say what is kept, and how it is written."""
+    """Adds the flags for what is kept, and how it is written."""
     group = parser.add_argument_group("selection (exactly one rule)")
     rules = group.add_mutually_exclusive_group(required=True)
 
@@ -413,8 +414,8 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         type=source_weight,
         default=[],
         metavar="NAME=W",
-        help="With --per source: multiply the share, count or tokens of this source by W, at most "
-        "to all it has. Example: wiki=2.0. Can be repeated.",
+        help="With --per source: multiply the share, count or tokens of this source by W, up to "
+        "all of it. Example: wiki=2.0. Can be repeated.",
     )
 
     group.add_argument(
@@ -430,7 +431,8 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         "--reference",
         metavar="DIR",
         help="With --keep_fraction or --accept_batch: take the distribution of scores from this "
-        "scored run folder, or from the quantiles in this rater checkpoint, of the same rater.",
+        "scored run folder, or from the quantiles in this rater checkpoint. The rater must be the "
+        "same.",
     )
 
     group.add_argument(
@@ -463,7 +465,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         type=byte_count,
         default=DEFAULT_SHARD_BYTES,
         metavar="BYTES",
-        help="Kept text in an output file, before compression. Default: 128MiB.",
+        help="Bytes of kept text per output file, before compression. Default: 128MiB.",
     )
 
 
@@ -476,7 +478,7 @@ def add_local_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=1,
         metavar="N",
-        help="Worker processes, at most one for each core; the result does not depend on it. "
+        help="Number of worker processes, at most one per core; the result does not depend on it. "
         "Default: 1, this process.",
     )
 
@@ -488,8 +490,8 @@ def add_dry_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry_run",
         action="store_true",
-        help="Print the estimated number of documents, hours and price from a sample of the input, "
-        "and stop: nothing is submitted or written.",
+        help="Estimate the number of documents, the hours and the price from a sample of the "
+        "input, print them and stop. Nothing is submitted or written.",
     )
 
     group.add_argument(
@@ -562,8 +564,8 @@ def parse(
     _refuse_misspelt(parser, argv)
     args, beam_args = parser.parse_known_args(argv)
 
-    # A word that is no flag is usually a glob that the shell expanded. After a flag without `=` it
-    # may be that flag's value, which only Beam can tell.
+    # A word that is not a flag is usually a glob that the shell expanded. After a flag without `=`
+    # it may be that flag's value, which only Beam can tell.
     strays = [word for word in beam_args if not word.startswith("-")]
     if strays and not any(word.startswith("--") and "=" not in word for word in beam_args):
         parser.error(

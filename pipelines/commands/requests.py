@@ -159,13 +159,13 @@ def _listed_inputs(path: str | None) -> Iterator[str]:
         raise errors.reading_failed(path, error) from error
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"--input_list: {path} is not a UTF-8 text file; give one path or glob a line"
+            f"--input_list: {path} is not a UTF-8 text file; give one path or glob per line"
         ) from error
 
     lines = [line.strip() for line in text.splitlines()]
     paths = [line for line in lines if line and not line.startswith("#")]
     if not paths:
-        raise UsageError(f"--input_list: {path} names no input; give one path or glob a line")
+        raise UsageError(f"--input_list: {path} lists no input; give one path or glob per line")
     yield from (os.path.expanduser(line) for line in paths)
 
 

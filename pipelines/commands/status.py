@@ -24,8 +24,8 @@ def make_parser() -> CommandParser:
     """Returns the command's parser."""
     parser = CommandParser(
         COMMAND,
-        "Reports the progress of a run: splits done, documents and tokens a second, time left, "
-        "records rejected so far.",
+        "Reports the progress of a run: splits done, documents and tokens per second, time "
+        "left, and records rejected so far.",
         f"{COMMAND} gs://bucket/run --watch 10",
         usage=f"{COMMAND} RUN_DIR [flags]",
         takes_beam_flags=False,
@@ -38,10 +38,10 @@ def make_parser() -> CommandParser:
         "--watch",
         type=flags.positive_number,
         metavar="SECONDS",
-        help="Report again every so many seconds, until the run is done.",
+        help="Report again at this interval until the run is done.",
     )
     parser.add_argument(
-        "--json", action="store_true", help="Print one JSON object for each report, for programs."
+        "--json", action="store_true", help="Print each report as one JSON object, for programs."
     )
     return parser
 

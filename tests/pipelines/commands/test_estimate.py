@@ -64,7 +64,7 @@ def test_a_worker_type_says_its_size(
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("huge", "how many vCPUs"), ("m7i.xlarge", "--worker_price USD")]
+    ("name", "message"), [("huge", "a number of vCPUs"), ("m7i.xlarge", "--worker_price USD")]
 )
 def test_a_worker_type_without_size_or_price_is_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):

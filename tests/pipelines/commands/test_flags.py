@@ -235,7 +235,7 @@ def test_inputs_are_read_from_a_list(rater: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"# nothing\n", "names no input"), (b"\xff\xfe", "not a UTF-8"), (None, "does not exist")],
+    [(b"# nothing\n", "lists no input"), (b"\xff\xfe", "not a UTF-8"), (None, "does not exist")],
 )
 def test_a_list_of_inputs_that_lists_none_is_refused(
     content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
