@@ -1,4 +1,4 @@
-"""Scoring and selecting from Python: the commands' work, by value.
+"""Scores and selects from Python as the commands do, and returns the results.
 
 The functions take the flags of the commands as keyword arguments, and resume as the commands do:
 the same call continues an unfinished run, and returns at once where nothing is left to do.
@@ -71,20 +71,20 @@ def curate(
         text_field: Field or column with the text.
         id_field: Field or column with the document's id.
         source_field: Field or column with the name of the document's source.
-        split_bytes: Stored bytes in a split, the unit of work and of resuming.
+        split_bytes: Stored bytes per split, the unit of work and of resuming.
         max_rejected_fraction: Share of rejected records past which the run stops.
-        local_workers: Worker processes where the run is local.
+        local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
         progress: Whether to print progress lines.
         **selection: Rule and options of the selection; see `select`.
 
     Returns:
-        The manifest, with counts, the cutoff and the kept files with their digests. Empty where a
-        job was submitted that continues elsewhere.
+        The manifest, with counts, the cutoff and the kept files with their digests. Empty if
+        the job was submitted and continues elsewhere.
 
     Raises:
         CurationError: The run cannot continue; the message says why and what to do.
-        SelectionError: The rule or its options do not go together.
+        SelectionError: The rule and its options cannot be combined.
 
     Example:
         >>> manifest = datarater.curate(
@@ -129,8 +129,8 @@ def score(
     """Scores a corpus into a run folder; see `curate` for the arguments.
 
     Returns:
-        The fields of `scoring.json` (versions, options, counts). Empty where a job was submitted
-        that continues elsewhere.
+        The fields of `scoring.json` (versions, options, counts). Empty if the job was submitted
+        and continues elsewhere.
 
     Raises:
         CurationError: The run cannot continue; the message says why and what to do.
@@ -164,7 +164,7 @@ def select(
 
     Args:
         output: Run folder that `score` or `curate` filled.
-        local_workers: Worker processes where the run is local.
+        local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam.
         progress: Whether to print progress lines.
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
@@ -177,7 +177,7 @@ def select(
 
     Raises:
         CurationError: The run cannot continue; the message says why and what to do.
-        SelectionError: The rule or its options do not go together.
+        SelectionError: The rule and its options cannot be combined.
     """
     execution = choice.choose(beam_args, local_workers)
     request = _selection_request(output, execution, **selection)
@@ -197,7 +197,7 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
         One row for each record that was read, rejected ones included.
 
     Raises:
-        CurationError: The folder does not exist or holds no scores.
+        CurationError: The folder does not exist or has no scores.
     """
     folder = RunFolder(_path("output", output))
     entries = [entry for part in score_entries(folder) for _, entry in part]

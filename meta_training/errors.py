@@ -8,7 +8,7 @@ class ConfigError(ValueError):
 
 
 class WorkdirError(ValueError):
-    """A workdir is unusable: another run is at work in it, or it has another config or data."""
+    """A workdir is unusable: another run is using it, or it has another config or data."""
 
 
 class NonFiniteError(ArithmeticError):

@@ -226,7 +226,7 @@ def newcomers(
     fresh_key: jax.Array,
     choice_key: jax.Array,
 ) -> Callable[[int, int], InnerState]:
-    """Returns a function that gives the state from which a member starts after a step.
+    """Returns the function (step, member) -> the state from which the member starts after the step.
 
     Args:
         config: The whole config.

@@ -183,7 +183,7 @@ def named(name: str, message: str) -> CurationError:
 def reading_failed(path: str, error: OSError) -> UnreadableInputError:
     """Returns the error to raise for an input file that cannot be read."""
     if error.errno in _NO_PERMISSION:
-        return InputPermissionError(f"the input {path} may not be read: {error.strerror}")
+        return InputPermissionError(f"the input {path} cannot be read: {error.strerror}")
     return UnreadableInputError(f"the input {path} cannot be read: {error.strerror or error}")
 
 

@@ -312,7 +312,7 @@ class ScoreDocuments(beam.PTransform):
         return {"scored": scored, "rejected": rejected}
 
 
-# --- keeping the best ---
+# Keeping the best.
 
 Keys = tuple[RankKeys, np.ndarray, list[str]]
 
@@ -516,7 +516,7 @@ class KeepTop(beam.PTransform):
             | "Hold keys" >> beam.Reshuffle()
         )
 
-        # The descent: every round answers the cutoffs' questions, until all is decided.
+        # The descent: every round answers the cutoffs' questions, until everything is decided.
         cutoffs = (
             keys
             | "Survey" >> beam.Map(_survey)

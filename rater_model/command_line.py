@@ -59,7 +59,7 @@ def exit_code_lines() -> str:
 
 
 def near_miss(word: str, known: Iterable[str]) -> str | None:
-    """Returns the known word that a misspelt one probably means, None if there is none."""
+    """Returns the known word that a misspelled one probably means, None if there is none."""
     near = difflib.get_close_matches(word, list(known), 1, _NEAR_MISS)
     return near[0] if near else None
 

@@ -166,4 +166,4 @@ def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
             ) from error
         return BpeTokenizer(_plain_text_only(tokenizer))
 
-    raise TokenizerError(f"unknown tokenizer kind {kind!r}; known are 'byte' and 'bpe'")
+    raise TokenizerError(f"unknown tokenizer kind {kind!r}; the known kinds are 'byte' and 'bpe'")

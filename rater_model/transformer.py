@@ -341,7 +341,7 @@ attend_in_blocks.defvjp(_attend_in_blocks_forward, _attend_in_blocks_backward)
 class Embedding(nn.Module):
     """Maps ids to the rows of a table of learned vectors, in the compute dtype.
 
-    Rows are looked up first and cast afterwards. In the opposite order, that of `nn.Embed`, the
+    Rows are looked up first and cast afterward. In the opposite order, that of `nn.Embed`, the
     derivative of a row is summed in the compute dtype, and a bfloat16 sum over the hundreds of
     places of a frequent token stops growing.
 

@@ -189,7 +189,7 @@ def _free_port(preferred: int, hosts: Sequence[str] = ("127.0.0.1",)) -> int:
                     ) from error
                 continue
             return port
-    raise ClusterError("found no free port")
+    raise ClusterError("there is no free port")
 
 
 def _is_local(host: str) -> bool:

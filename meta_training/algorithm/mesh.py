@@ -87,8 +87,8 @@ def make_placement(
     for batch in batches:
         if batch % group_size:
             raise PlacementError(
-                f"a batch of {batch} windows cannot be cut evenly over {group_size} devices: set "
-                "placement.data to a divisor of inner_batch and outer_batch, or change those"
+                f"a batch of {batch} windows cannot be divided evenly among {group_size} devices: "
+                "set placement.data to a divisor of inner_batch and outer_batch, or change those"
             )
     if groups * group_size > count:
         raise PlacementError(
@@ -228,7 +228,7 @@ class Placement:
         """Returns a description in one line, for the log."""
         kind = self.mesh.devices.flat[0].device_kind
         cut = (
-            ", parameters cut over the group"
+            ", parameters sharded over the group"
             if self.shard_parameters and self.group_size > 1
             else ""
         )

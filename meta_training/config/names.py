@@ -32,7 +32,7 @@ def config_path(config: str) -> str:
     """Returns the path of a config file, given a shipped config's name or a path.
 
     Args:
-        config: Name, such as `pile`, or path of a Python file, where `~` stands for the home
+        config: Name, such as `pile`, or path of a Python file, where `~` is the home
             folder. Either may end with `:ARGUMENT`, a text that `get_config` is called with.
 
     Raises:

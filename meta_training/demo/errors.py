@@ -1,4 +1,4 @@
-"""What can stop the demo, each with its exit code (`datarater.rater_model.exit_codes`)."""
+"""Errors that stop the demo, each with its exit code (`datarater.rater_model.exit_codes`)."""
 
 from __future__ import annotations
 

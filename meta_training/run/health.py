@@ -47,7 +47,7 @@ def check_finite(
     cause = next((name for name in _ORDER_WITHIN_A_STEP if name in bad), bad[0])
     raise NonFiniteError(
         f"meta-step {step}: {cause.replace('_', ' ')} is not finite "
-        f"(not finite in all: {', '.join(bad)}); {what_remains(last_checkpoint())}"
+        f"(all that are not finite: {', '.join(bad)}); {what_remains(last_checkpoint())}"
     )
 
 

@@ -72,7 +72,7 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
             jax.distributed.initialize(coordinator, processes, process)
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(
-            f"the processes did not all meet at {coordinator}: {first_line(error)}"
+            f"not all processes connected to {coordinator}: {first_line(error)}"
         ) from error
     except (ValueError, RuntimeError, LookupError) as error:
         reason, remedy = "JAX cannot start", ""
@@ -95,7 +95,7 @@ def _check_address(coordinator: str) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[dict[str, Any]]:
-    """Lets the processes of a run leave a part of their start only together and in agreement.
+    """Makes the processes of a run leave a part of their startup together and in agreement.
 
     A process that fails within the block prints its own error; the others are notified, so that
     they do not wait for it. A single process leaves the block as it is.

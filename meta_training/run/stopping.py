@@ -83,4 +83,4 @@ class StopSignal:
         self._received = name
         if not self._deferred:
             raise StoppedError(f"stopped by {name}")
-        _LOG.warning("%s: stopping once all is saved; a second signal stops at once", name)
+        _LOG.warning("%s: stopping once everything is saved; a second signal stops at once", name)

@@ -1,4 +1,4 @@
-"""Brings single batches to their end: claims files, curates them, publishes the record.
+"""Completes single batches: claims files, curates them, publishes the record.
 
 The journal (`datarater.pipelines.batch.journal`) is the state. A batch is a claim of files, then a
 run folder that `datarater curate` fills, then a publication: the record of the batch, decided in
@@ -6,7 +6,7 @@ the journal and then committed as `PUBLISH/DATE/manifest.json`. Every step finds
 before, so the same command can run twice, late, in two launches at once, or again after a kill at
 any moment:
 
-- A published batch stays as it is.
+- A published batch never changes.
 - A batch that was begun is finished with its own files, in its own run folder.
 - A batch that cannot be finished as it was begun (a claimed file changed before it was read, or the
   configuration has changed) releases its files, which the journal records, and starts over.
@@ -92,7 +92,7 @@ class Batches:
         self._terms = terms(self._scoring, self._selection, self._reference)
 
     def finish(self, date: datetime.date) -> dict[str, Any]:
-        """Brings the batch of a date to its end: claims its files, curates them, publishes.
+        """Completes the batch of a date: claims its files, curates them, publishes.
 
         Args:
             date: Date of the batch.
@@ -129,7 +129,7 @@ class Batches:
             else:
                 self._publish(number, self._curate(date, number, state.claims[number]))
 
-    # --- claiming ---------------------------------------------------------------------------------
+    # Claiming.
 
     def _claim(self, date: datetime.date) -> bool:
         """Claims the files of a date.
@@ -196,12 +196,12 @@ class Batches:
             term = lease.current(folder)
             if term is not None and term.is_held():
                 raise LeaseHeldError(
-                    f"{claim.run}: another launch is at work here: {term.describe()}"
+                    f"{claim.run}: another launch is working here: {term.describe()}"
                 )
         more = f"; and {len(lines) - _MAX_NAMED} more" if len(lines) > _MAX_NAMED else ""
         return "; ".join(lines[:_MAX_NAMED]) + more
 
-    # --- curating ---------------------------------------------------------------------------------
+    # Curating.
 
     def _curate(self, date: datetime.date, number: int, claim: Claim) -> dict[str, Any]:
         """Scores and selects the files of a batch with `datarater curate`; returns the record.
@@ -241,7 +241,7 @@ class Batches:
             manifest=manifest,
         )
 
-    # --- publishing -------------------------------------------------------------------------------
+    # Publishing.
 
     def _publish(self, number: int, record: dict[str, Any]) -> None:
         """Publishes a batch, unless an alarm holds it back.
@@ -295,7 +295,7 @@ class Batches:
         return record
 
     def _is_shown(self, number: int) -> bool:
-        """Whether readers find a published batch, or must not find it any more."""
+        """Whether readers find a published batch, or must no longer find it."""
         state = self.journal.state
         return number in state.all_expired or commits.exists(
             f"{state.publications[number].place}/{SUCCESS}"

@@ -251,7 +251,7 @@ class FlagParser(argparse.ArgumentParser):
         }
 
 
-# --- reading the file -----------------------------------------------------------------------------
+# Reading the file.
 
 
 class _Section:

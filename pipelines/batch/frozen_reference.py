@@ -151,8 +151,8 @@ def identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
     if not commits.exists(f"{config.reference.rstrip('/')}/{RATER_FILE}"):
         raise CurationError(
             f"{config.path}: reference: {config.reference} is neither a scored run folder nor a "
-            "rater checkpoint; to make it, score a sample of documents that are as every night's "
-            f"should be: {config.score_command()}"
+            "rater checkpoint; to make it, score a sample of documents that is typical of a "
+            f"normal night: {config.score_command()}"
         )
     return "rater", rater_digest(config.reference)
 

@@ -35,7 +35,7 @@ _MAX_NAMED = 5
 
 @dataclass
 class Intake:
-    """The files that a batch takes, and notes about files that need a word.
+    """The files that a batch takes, and notes about files that need mention.
 
     Attributes:
         files: The files, sorted by path.

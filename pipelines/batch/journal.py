@@ -231,13 +231,13 @@ class State:
                 not {*decision.scores, *decision.published}
                 <= self.publications.keys() | self.released.keys()
             ):
-                raise ValueError("a batch expires that is neither published nor released")
+                raise ValueError("an expired batch is neither published nor released")
             self.expiries[number] = decision
             self.scores_expired.update(decision.scores, decision.published)
             self.all_expired.update(decision.published)
         else:
             if decision.expiry not in self.expiries:
-                raise ValueError(f"entry {decision.expiry} is not an expiry that is left to do")
+                raise ValueError(f"entry {decision.expiry} is not a pending expiry")
             del self.expiries[decision.expiry]
 
         self.number = number
@@ -361,7 +361,7 @@ class Journal:
             pass
         return self.state
 
-    # --- files named after the digest of their content --------------------------------------------
+    # Files named after the digest of their content.
 
     def keep(self, kind: str, data: bytes) -> str:
         """Commits a file under the digest of its content.

@@ -4,8 +4,8 @@
   it; and, if files have dates, the batches of recent dates that nobody made are made first.
 - The failure or alarm of another date's batch does not stop the date's own; it is reported, and
   decides the exit code if the date's own batch has no alarm.
-- If the date's batch is published already, it stays as it is, and the command ends with the batch's
-  own exit code.
+- If the date's batch is already published, it does not change, and the command ends with the
+  batch's own exit code.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[str,
     """
     batches.check_retention(date)
 
-    # What there is to say about other dates, as long as this batch is not among those begun.
+    # Collect the notes about other dates before this batch begins.
     state = batches.journal.read()
     too_old = dates.too_old(config, state, date)
     before_first = dates.before_first(config, state, date)
@@ -71,7 +71,7 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[str,
     record = batches.finish(date)
 
     if was_published:
-        say(f"batch {record['date']} was published before and stays as it is")
+        say(f"batch {record['date']} was already published and does not change")
     _report(config, record, publications[record["batch"]].place)
     for old in too_old[-_MAX_NAMED:]:
         say(f"note: there is no batch of {old}; to make it: {config.batch_command(old)}")
@@ -103,7 +103,7 @@ def _show_newest(batches: Batches, date: datetime.date) -> _Failures:
     failures: _Failures = []
     for record in batches.show_newest():
         day = record["date"]
-        say(f"batch {day} was published by a launch that was killed: readers find it now")
+        say(f"batch {day} was published by a launch that was killed: readers can find it now")
         if day != date.isoformat():
             report_record(record)
             if record["alarms"]:
@@ -139,7 +139,7 @@ def _finish_others(batches: Batches, config: BatchConfig, date: datetime.date) -
             if isinstance(error, StoppedError) and not isinstance(error, JobGoesOnError):
                 raise
             if isinstance(error, LeaseHeldError | JobGoesOnError):
-                say(f"left alone: {_with_date(day, error)}")
+                say(f"skipped: {_with_date(day, error)}")
                 continue
             warn(_with_date(day, error))
             failures.append((day, error))

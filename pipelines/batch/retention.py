@@ -4,7 +4,7 @@ The journal first records what may be removed, then the files are removed, then 
 that they are gone: after a kill in between, the next run removes the rest. Of a run folder, only
 files with names that a run gives them are removed; of published documents, only those that the
 record lists. All other files stay. The journal, the lists of files and the records stay forever:
-they say what was taken.
+they record what was taken.
 """
 
 from __future__ import annotations

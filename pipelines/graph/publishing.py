@@ -108,7 +108,7 @@ def reconcile_counts(
     }
     wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
     if wrong:
-        raise CountsError(f"output files contain other documents than the splits keep: {wrong[:5]}")
+        raise CountsError(f"output files and splits differ in the kept documents: {wrong[:5]}")
     return total
 
 

@@ -89,8 +89,8 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         raise errors.reading_failed(task.split.path, error) from error
     except MemoryError as error:
         raise CurationError(
-            f"{split_marks.describe(task.split)} needs more memory than there is; fewer "
-            "--local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
+            f"{split_marks.describe(task.split)} needs more memory than is available; "
+            "fewer --local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
         ) from error
 
     # A file that changed while it was read has mixed contents.

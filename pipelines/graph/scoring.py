@@ -58,7 +58,7 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
     return files
 
 
-# --- which splits to score ---
+# Which splits to score.
 
 
 def list_scored(
@@ -148,7 +148,7 @@ class CountFound(beam.DoFn):
         yield scored
 
 
-# --- who scores them ---
+# Who scores them.
 
 
 class DealOut(beam.PTransform):
@@ -215,7 +215,7 @@ def _first(group: int, ended: Iterable[int]) -> int:
     return group
 
 
-# --- the counts ---
+# The counts.
 
 
 @beam.typehints.with_output_types(int)
@@ -286,8 +286,8 @@ def check_counts(counts: Counts, max_rejected_fraction: float) -> None:
     """
     if not counts.read:
         raise EmptyCorpusError(
-            "--input: there is not one record in the files; check the glob, or give the files "
-            "that contain the documents"
+            "--input: the files contain no records; check the glob, or give the files that "
+            "contain the documents"
         )
 
     rejected = counts.rejected.total()

@@ -135,8 +135,8 @@ def check_file_system(path: str) -> None:
     inherited = own_method in (AsyncFileSystem._pipe_file, AbstractFileSystem.pipe_file)
     if inherited or "mode" not in inspect.signature(own_method).parameters:
         raise RunFolderError(
-            f"{path}: the file system {kind.__name__} cannot create a file only where there is "
-            "none, which a run folder needs; put the run folder on a local disk, gs:// or s3://"
+            f"{path}: the file system {kind.__name__} cannot create a file only if it does "
+            "not exist, which a run folder needs; put the run folder on a local disk, gs:// or s3://"
         )
 
 
@@ -202,8 +202,8 @@ def _link(staged: str, target: str) -> bool:
         if error.errno in _NO_LINKS:
             raise RunFolderError(
                 f"{target}: its file system has no hard links ({error.strerror}), which a "
-                "commit needs to create a file only where there is none; put the run folder on "
-                "another file system"
+                "commit needs to create a file only if it does not exist; put the run folder "
+                "on another file system"
             ) from error
         raise
     _sync_folder(os.path.dirname(target))
@@ -306,7 +306,7 @@ def commit_if_absent(path: str, data: bytes) -> bool:
         return commit_staged(name, path)
 
 
-# --- Files that are not committed: leases and marks. No result depends on them. ---
+# Files that are not committed: leases and marks. No result depends on them.
 
 
 class Entry(NamedTuple):

@@ -15,7 +15,7 @@
 
 Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`). There is
 no other state: a file that exists is done, a file that is missing is still to do. The folder also
-has `lease/`, which names the launch at work, and `attempts/`, which marks the splits in progress.
+has `lease/`, which names the running launch, and `attempts/`, which marks the splits in progress.
 Neither of them can change a result.
 
 The folder `scores/` has no other files, so that any Parquet reader opens it as one table. Version

@@ -227,7 +227,7 @@ def _held(folder: str, term: Term) -> LeaseHeldError:
     left = max(0.0, term.expires - time.time())
     run_folder = folder.rsplit("/lease/", 1)[0]
     return LeaseHeldError(
-        f"{run_folder}: another launch is at work here ({term.describe()}); its lease expires in "
+        f"{run_folder}: another launch is working here ({term.describe()}); its lease expires in "
         f"{left:.0f} s unless it is renewed. Watch it with datarater status, or stop it and run "
         "the same command to continue"
     )

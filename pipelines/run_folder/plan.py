@@ -98,7 +98,7 @@ def plan_of(folder: RunFolder) -> dict[str, Any]:
     identity = read_identity(folder)
     if identity is None:
         raise CountsError(
-            f"{folder.path} holds no plan: it is not a run folder, or its scoring never started"
+            f"{folder.path} has no plan: it is not a run folder, or its scoring never started"
         )
     plan: dict[str, Any] = identity["plan"]
     return plan

@@ -1,6 +1,6 @@
 """Reports the progress of a run from its run folder alone.
 
-That works with any runner, on this machine or elsewhere, and also while nothing runs. Summaries are
+This works with any runner, on this machine or elsewhere, and also while nothing runs. Summaries are
 read first. For groups of splits without one, the score files are listed and their counts are read
 from their last bytes. If there are very many, only a sample is read: the number of splits is always
 exact, and the other figures are marked `about`.
@@ -132,7 +132,7 @@ def _footer_counts(entry: Entry) -> Counts | None:
 
 
 class Watcher:
-    """Looks at a run folder repeatedly and reads only what is new.
+    """Watches a run folder and reads only what is new.
 
     Attributes:
         plan: The committed plan; empty until it has been read.
@@ -176,7 +176,7 @@ class Watcher:
             done += splits
             counts.add(group_counts)
 
-        # The rate is that of the launch at work: since its start, or since some minutes ago.
+        # The rate covers the running launch: since its start, or the last few minutes.
         term = lease.current(self._folder.scoring_lease_path)
         is_held = term is not None and term.is_held()
         now = time.time()
@@ -264,7 +264,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
     at_work = [line for what, path in work.items() for line in _launch(what, path)]
     lines += at_work
     if not at_work and (status is None or not status.finished):
-        lines.append("no launch is at work; run the same command again to continue")
+        lines.append("no launch is working here; run the same command again to continue")
 
     for _, mark in split_marks.unfinished(folder):
         age = duration(time.time() - mark["started"])
@@ -296,4 +296,4 @@ def _launch(what: str, path: str) -> list[str]:
     if term is None or not term.is_held():
         return []
     age = duration(time.time() - term.renewed)
-    return [f"at work, {what}: {term.describe()}, renewed {age} ago"]
+    return [f"working, {what}: {term.describe()}, renewed {age} ago"]

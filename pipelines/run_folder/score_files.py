@@ -10,7 +10,7 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | score | float32; null for rejected records |
 | tokens | tokens of the whole text |
 | bytes | bytes of the text in UTF-8 |
-| source | where the document says it comes from |
+| source | source that the document names |
 | status | `scored`, or the reason of the rejection |
 | detail, excerpt | the fault, and the first bytes of the record; rejected records only |
 

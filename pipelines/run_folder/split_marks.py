@@ -1,8 +1,8 @@
 """Marks splits in progress so that a crashed worker can be traced to its split.
 
-A worker writes a mark before it scores a split and removes it afterwards, whether it succeeded or
+A worker writes a mark before it scores a split and removes it afterward, whether it succeeded or
 failed with a message. A mark that remains belongs to a worker that ended without a message: it was
-killed, ran out of memory, or crashed in native code. A split that ends several workers of one
+killed, ran out of memory, or crashed in native code. A split that crashes several workers of one
 launch is poison: it is reported and not tried again.
 
 Marks count within one launch. A launch that is killed together with its workers proves nothing
@@ -60,10 +60,10 @@ def poison(split: str) -> PoisonSplitError:
         split: Description of the split by `describe`.
     """
     return PoisonSplitError(
-        f"{split} ended {MOST_DEATHS} workers that scored it, one after the other; it is not tried "
-        "again. Look for a crash or for too little memory (137 is a kill): fewer --local_workers, "
-        "or a smaller --max_record_bytes or --tokens_per_batch may help, or leave the file out. "
-        "What is committed stays"
+        f"{split} crashed {MOST_DEATHS} workers in a row and is not tried again. Look for a crash "
+        "or for too little memory (137 means killed): fewer --local_workers, or a smaller "
+        "--max_record_bytes or --tokens_per_batch may help, or leave the file out. "
+        "Committed work is kept"
     )
 
 

@@ -1,4 +1,4 @@
-"""Looks at a Flink cluster: its slots, what a job lacks before it starts, and why a job fails.
+"""Inspects a Flink cluster: its slots, what a job lacks before it starts, and why a job fails.
 
 The job manager's REST service, which every Flink cluster has, answers most of it. Apart from that
 service this module connects only to Beam's job server and to worker pools of this machine.
@@ -128,7 +128,7 @@ def look(master: str) -> FlinkCluster:
             "default on port 8081. `make flink` starts a cluster on this machine"
         ) from error
 
-    # A task manager joins first and offers its slots afterwards.
+    # A task manager joins first and offers its slots afterward.
     if not managers:
         raise FlinkError(
             f"--flink_master: the job manager at {_url(master)} has no task manager yet; start some"
@@ -208,8 +208,8 @@ def check_java(launcher: str) -> None:
     """
     if shutil.which(launcher) is None:
         raise FlinkError(
-            f"FlinkRunner starts Beam's job server with {launcher}, which is not here; install "
-            "Java, or give --job_endpoint=HOST:PORT of a running job server"
+            f"FlinkRunner starts Beam's job server with {launcher}, which is not installed; "
+            "install Java, or give --job_endpoint=HOST:PORT of a running job server"
         )
 
 
@@ -237,7 +237,7 @@ class _Greeter(beam_fn_api_pb2_grpc.BeamFnControlServicer):
 
 
 def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
-    """Lets a worker pool of this machine start a worker, and waits until it reports.
+    """Has a worker pool of this machine start a worker, and waits until it reports.
 
     A pool whose Python lacks Beam starts workers that end at once, and a job would wait for them
     forever.
@@ -288,7 +288,8 @@ def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
             )
     except grpc.RpcError as error:
         raise FlinkError(
-            f"--environment_config: what listens at {address} is no worker pool ({_details(error)})"
+            f"--environment_config: the process at {address} is not a worker pool "
+            f"({_details(error)})"
         ) from error
     finally:
         server.stop(None)
@@ -296,8 +297,8 @@ def check_worker_pool(address: str, seconds: float = _WORKER_SECONDS) -> None:
     if not has_reported:
         raise FlinkError(
             f"--environment_config: the worker pool at {address} started no worker that reports"
-            f"{f': {reason}' if reason else f' within {seconds:.0f} s'}; has the `python` on its "
-            "PATH apache-beam and datarater? See its log"
+            f"{f': {reason}' if reason else f' within {seconds:.0f} s'}; does the `python` on "
+            "its PATH have apache-beam and datarater? See its log"
         )
 
 
@@ -325,7 +326,7 @@ def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError
     if isinstance(error, grpc.RpcError | grpc.FutureTimeoutError):
         return FlinkError(
             f"the job server was lost ({_details(error)}): the job may continue or may be "
-            f"gone{more}. What is committed stays: run the same command to continue"
+            f"gone{more}. Committed work is kept: run the same command to continue"
         )
 
     text = str(error)
@@ -344,7 +345,7 @@ def why_failed(error: BaseException, cluster: FlinkCluster | None) -> FlinkError
         )
     lines = text.split(": ", 1)[-1].strip().splitlines()
     return FlinkError(
-        f"the job failed: {lines[0] if lines else text}{more}. What is committed stays: run the "
+        f"the job failed: {lines[0] if lines else text}{more}. Committed work is kept: run the "
         "same command to continue"
     )
 
@@ -403,7 +404,7 @@ class Watch(threading.Thread):
         self._silent = False
 
     def run(self) -> None:
-        """Looks at the job until the block ends."""
+        """Watches the job until the block ends."""
         job_id = None
         while not self._ended.wait(_LOOK_SECONDS):
             # A failed look must not end the job; the next may succeed.
@@ -425,8 +426,8 @@ class Watch(threading.Thread):
         if len(history) > self._failures:
             newest = max(history, key=lambda entry: entry["timestamp"])
             self._say(
-                f"a task failed ({newest['exceptionName']}); Flink starts the job again and "
-                "continues from what is committed"
+                f"a task failed ({newest['exceptionName']}); Flink restarts the job, which "
+                "continues from the committed work"
             )
             self._failures = len(history)
         self._notice_silence(job_id)
@@ -439,7 +440,7 @@ class Watch(threading.Thread):
         done = _get(self._cluster.master, f"/jobs/{job_id}")["status-counts"].get("FINISHED", 0)
         if not done:
             self._say(
-                f"note: no step has ended in {_SILENCE_SECONDS:.0f} s. Are slots free, and does "
+                f"note: no step has finished in {_SILENCE_SECONDS:.0f} s. Are slots free, and does "
                 "each task manager have a worker pool whose Python has apache-beam and datarater? "
                 f"{self._cluster.master} shows the job {self._job}"
             )

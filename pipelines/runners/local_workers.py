@@ -106,7 +106,7 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
         if cause is None and not execution.local:
             message = " ".join(str(error).split()) or type(error).__name__
             cause = CurationError(
-                f"the job failed: {message[-_MAX_MESSAGE:]} (what is committed stays: run the same "
+                f"the job failed: {message[-_MAX_MESSAGE:]} (committed work is kept: run the same "
                 "command to continue)"
             )
         if cause is None:
@@ -150,12 +150,12 @@ def run_supervised(
         over = f", while scoring {' or '.join(sorted(deaths))}" if deaths else ""
         if deaths_without_commit >= MAX_DEATHS:
             raise WorkerDiedError(
-                f"{died}{over}; {deaths_without_commit} workers died one after the other without "
-                "committing anything (137 is a kill, perhaps because memory ran out). What is "
-                "committed stays: run the same command to continue, with fewer --local_workers if "
-                "memory is short"
+                f"{died}{over}; {deaths_without_commit} workers died in a row without committing "
+                "anything (137 means killed, perhaps because memory ran out). Committed work is "
+                "kept: run the same command to continue, with fewer --local_workers if memory is "
+                "short"
             )
-        say(f"a worker process died ({died}){over}; continuing from what is committed")
+        say(f"a worker process died ({died}){over}; continuing from the committed work")
 
 
 def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:

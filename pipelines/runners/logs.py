@@ -1,4 +1,4 @@
-"""What Beam logs to standard error: the user sees warnings and errors, each once.
+"""Filters what Beam logs to standard error: the user sees warnings and errors, each once.
 
 Beam warns while it is imported and its workers log at level INFO. Both are of no use to someone who
 curates a corpus, so this module filters them in the processes that this package starts.

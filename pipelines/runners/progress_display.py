@@ -82,7 +82,7 @@ class Progress(threading.Thread):
         self._terminal = sys.stderr.isatty()
 
     def run(self) -> None:
-        """Looks and prints until the run ends."""
+        """Prints the progress until the run ends."""
         wait = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
         is_first, has_open_line = True, False
         last_print = time.monotonic()

@@ -168,7 +168,8 @@ class Cutoffs:
 
         return replace(self, rule=rule)
 
-    # --- questions and answers ---
+    # Questions and answers.
+
     @functools.cached_property
     def _open(self) -> dict[Question, Boundary | Distribution]:
         """The states that are not decided yet, by question."""
@@ -349,7 +350,8 @@ class Cutoffs:
 
         return replace(self, rule=changed[Family.RULE], minimum=changed[Family.MINIMUM])._settled()
 
-    # --- decisions ---
+    # Decisions.
+
     def keeps(
         self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str], seed: int
     ) -> NDArray[np.bool_]:

@@ -136,7 +136,7 @@ class ScoreDistribution:
             SelectionError: There are no documents.
         """
         if not self.documents:
-            raise SelectionError("there is no kept share of no documents")
+            raise SelectionError("a kept share needs at least one document")
 
         order = end >> 160
         bin_, rest = order >> 16, order & 0xFFFF
@@ -166,7 +166,7 @@ def _aligned(
         SelectionError: One of them is empty.
     """
     if not batch.documents or not reference.documents:
-        raise SelectionError("drift is measured between documents; there are none on one side")
+        raise SelectionError("drift needs documents on both sides; there are none on one side")
 
     bins_K = np.union1d(batch.bins_K, reference.bins_K)
     counts = []

@@ -89,7 +89,7 @@ def policy_from_options(
         rule = BatchTopK.discarding(accept_batch, str(discard_fraction))
     elif discard_fraction is not None:
         raise SelectionError(
-            f"{prefix}discard_fraction belongs to {prefix}accept_batch; to keep a share use "
+            f"{prefix}discard_fraction needs {prefix}accept_batch; to keep a share, use "
             f"{prefix}keep_fraction"
         )
     if rule is None:
@@ -99,12 +99,12 @@ def policy_from_options(
     if by_reference:
         if not isinstance(rule, KeepFraction | BatchTopK):
             raise SelectionError(
-                f"{prefix}reference goes with {prefix}keep_fraction or {prefix}accept_batch"
+                f"{prefix}reference needs {prefix}keep_fraction or {prefix}accept_batch"
             )
         if scope is not Scope.CORPUS or min_per_source:
             raise SelectionError(
-                f"{prefix}reference describes a whole corpus: it goes neither with {prefix}per "
-                f"source nor with {prefix}min_per_source"
+                f"{prefix}reference describes a whole corpus: it cannot be combined with "
+                f"{prefix}per source or {prefix}min_per_source"
             )
     weights = {
         source: weight if isinstance(weight, Fraction) else Fraction(str(weight))

@@ -63,9 +63,7 @@ def ordered_bits(scores_N: ArrayLike) -> NDArray[np.uint32]:
     """
     scores_N = np.asarray(scores_N, np.float32)
     if not np.isfinite(scores_N).all():
-        raise SelectionError(
-            "a score that is not finite has no place in the order: reject the document"
-        )
+        raise SelectionError("a score that is not finite cannot be ranked: reject the document")
     bits_N = (scores_N + np.float32(0)).view(np.uint32)  # -0 + 0 is +0
     negative_N = bits_N >> np.uint32(31) == 1
     return np.where(negative_N, ~bits_N, bits_N | np.uint32(1 << 31)).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Reads compressed streams in bounded memory and tells damage apart: cut, corrupt, trailing bytes.
+"""Reads compressed streams in bounded memory; reports damage as cut, corrupt or trailing bytes.
 
 At most a few chunks are in memory, however much a stream expands.
 """
@@ -317,8 +317,8 @@ def corrupt(name: str, error: object) -> StreamError:
     """
     return StreamError(
         Reason.STREAM_CORRUPT,
-        f"the {name} stream is damaged ({error}); the records that could be unpacked were read, "
-        "the rest is lost",
+        f"the {name} stream is damaged ({error}); the records that could be decompressed were "
+        "read, the rest is lost",
     )
 
 

@@ -68,7 +68,7 @@ def file_system_of(path: str) -> tuple[Any, str]:
     """
     check_protocol(path)
     if store_errors.protocol_of(path) in ("gs", "gcs"):
-        # It logs a traceback at each try of what it then raises, and we report.
+        # It logs a traceback for each failed try; we report the error that it raises in the end.
         logger = logging.getLogger("gcsfs")
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)
@@ -181,7 +181,7 @@ def split_on_commas(text: str) -> list[str]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Returns the patterns that a pattern with braces stands for, as in a shell.
+    """Returns the patterns that a pattern with braces expands to, as in a shell.
 
     Braces without a comma, or without a partner, are ordinary characters.
 
@@ -278,10 +278,10 @@ def _matches(pattern: str) -> dict[str, Mapping[str, Any]]:
         matches: dict[str, Mapping[str, Any]] = {}
         for alternative in expand_braces(pattern):
             _, inner = file_system_of(alternative)
-            found = _exact_matches(file_system, alternative, inner)
-            if found is None:
-                found = _glob_matches(file_system, inner, alternative, pattern)
-            matches.update(found)
+            files = _exact_matches(file_system, alternative, inner)
+            if files is None:
+                files = _glob_matches(file_system, inner, alternative, pattern)
+            matches.update(files)
     if not matches:
         raise NoInputError(_no_match(pattern, pattern))
     return matches
@@ -337,7 +337,7 @@ def _local_files(
             if entry.is_dir():
                 yield from _local_files(entry.path, above | {identity})
             elif _is_data(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
-                # A link to nothing is yielded too: it fails by its name, rather than vanish.
+                # A dangling link is yielded too, so that it fails by name instead of vanishing.
                 yield entry.path, {}
 
 

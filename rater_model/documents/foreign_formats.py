@@ -82,9 +82,10 @@ def foreign_detail(name: str) -> str:
             "name; fetch the file again, or extract the text first"
         )
     if name.startswith("UTF-"):
-        return f"the file is {name} text, which is not read; convert it to UTF-8"
+        return f"the file is {name} text, which is not supported; convert it to UTF-8"
     return (
-        f"the file is {name}, which is not read; convert it to JSONL (plain, gzip, zstd) or Parquet"
+        f"the file is {name}, which is not supported; convert it to JSONL (plain, gzip, zstd) or "
+        "Parquet"
     )
 
 

@@ -281,7 +281,7 @@ class SplitStream:
             if error.reason is not Reason.TRAILING_GARBAGE:
                 return
         raise FalseBoundaryError(
-            f"the planned beginning of a {self._split.compression} member at byte {stop} lies "
-            "within another member, which was made to look so; curate the file into a new run "
-            "folder with a larger --split_bytes"
+            f"the {self._split.compression} member planned at byte {stop} lies within another "
+            "member, whose data imitates one; curate the file into a new run folder with a larger "
+            "--split_bytes"
         )

@@ -1,8 +1,8 @@
 """Translates the errors of object stores into those that a local disk would raise.
 
 The file systems of fsspec pass on what their clients raise. Each client has its own classes, few of
-which are an `OSError`. A caller needs to know one of six things: the file does not exist, it may
-not be touched, there are no credentials, a package is missing, the store cannot be reached, or the
+which are an `OSError`. A caller needs to know one of six things: the file does not exist, access
+is denied, there are no credentials, a package is missing, the store cannot be reached, or the
 store failed.
 """
 

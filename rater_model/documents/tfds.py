@@ -127,7 +127,7 @@ def split_patterns(asked: str, text_field: str = "text", folder: str = "") -> li
     if "[" in dataset.split:
         raise DatasetError(
             f"{asked}: only whole splits are read, such as {dataset.split.partition('[')[0]!r}; "
-            "for a sample curate it and keep a share"
+            "for a sample, curate it and keep a share"
         )
 
     # The dataset, in the version that was named or the newest.

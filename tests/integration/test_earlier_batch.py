@@ -33,7 +33,7 @@ def test_a_published_batch_stays_as_it_is(folder: Path, capsys: pytest.CaptureFi
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert run(folder, PUBLISHED) == 0
     out, err = capsys.readouterr()
-    assert f"batch {PUBLISHED} was published before and stays as it is" in out
+    assert f"batch {PUBLISHED} was already published and does not change" in out
     assert f"batch {PUBLISHED}: 1 files, 30 records; kept 12, dropped 18, rejected 0" in out
     assert f"published: {folder}/published/{PUBLISHED}/manifest.json" in out
     assert err == ""

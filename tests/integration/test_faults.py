@@ -236,7 +236,7 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     # The other worker may take the split before all are ended: then two die at once.
     assert output_text.count("a worker process died") in (1, 2)
     last = output_text.splitlines()[-1]
-    assert f"split 3 ({corpus / '3.jsonl'}, the whole file) ended 3 workers" in last
+    assert f"split 3 ({corpus / '3.jsonl'}, the whole file) crashed 3 workers" in last
     assert "split 0" not in last
     found = progress.Watcher(RunFolder(str(output))).look()
     assert found is not None
@@ -426,7 +426,7 @@ def test_an_input_that_may_not_be_read_is_named(
     ]
     assert curate.main([*args, "--keep_fraction", "1"]) == exit_codes.NO_PERMISSION
     assert (
-        f"the input {tmp_path / 'a.jsonl'} may not be read: Permission denied"
+        f"the input {tmp_path / 'a.jsonl'} cannot be read: Permission denied"
         in capsys.readouterr().err
     )
     monkeypatch.undo()

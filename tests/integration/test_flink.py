@@ -120,7 +120,7 @@ def test_a_killed_worker_and_a_killed_task_manager_change_nothing(
     job.wait_until(lambda: processes(flink_cluster).get("task-manager-2", manager) != manager)
     said = job.end()
     assert job.process.returncode == 0, said
-    assert said.count("Flink starts the job again from what is committed") >= 1
+    assert said.count("Flink restarts the job, which continues from the committed work") >= 1
     assert before.items() <= score_files(output).items()  # nothing was scored again
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
 

@@ -275,10 +275,10 @@ def test_a_reference_of_another_rater_or_window_cap_is_refused(
     [
         (["--accept_batch", "64"], "--discard_fraction"),
         (["--accept_batch", "10", "--discard_fraction", "0.25"], "leaves 7.5"),
-        (["--keep_fraction", "0.1", "--discard_fraction", "0.25"], "belongs to --accept_batch"),
+        (["--keep_fraction", "0.1", "--discard_fraction", "0.25"], "needs --accept_batch"),
         (["--keep_fraction", "0.1", "--source_weight", "a=2"], "--per source"),
         (["--keep_fraction", "0.1", "--per", "source", "--source_weight", "a"], "wiki=2.0"),
-        (["--keep_count", "3", "--reference", "x"], "--reference goes with"),
+        (["--keep_count", "3", "--reference", "x"], "--reference needs"),
         (["--keep_fraction", "0.1", "--per", "source", "--reference", "x"], "whole corpus"),
     ],
 )

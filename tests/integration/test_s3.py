@@ -120,7 +120,7 @@ def test_a_changed_input_and_a_missing_one_are_told(
 
 def test_a_hub_is_no_place_for_a_run_folder() -> None:
     with pytest.raises(
-        RunFolderError, match="HfFileSystem cannot create a file only where there is none"
+        RunFolderError, match="HfFileSystem cannot create a file only if it does not exist"
     ):
         commits.check_file_system("hf://datasets/someone/corpus/run")
 

@@ -181,7 +181,7 @@ def test_axes_are_chosen_from_devices_and_population(
         ),
         (
             PlacementConfig(data=3, population=1),
-            "a batch of 8 windows cannot be cut evenly over 3 devices",
+            "a batch of 8 windows cannot be divided evenly among 3 devices",
         ),
         (PlacementConfig(population=4, data=4), "asks for 4 x 4 devices, but there are 8"),
     ],
@@ -293,7 +293,7 @@ def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_pa
                 check=False,
             )
             assert done.returncode == 0, done.stderr
-            assert "on 4 x cpu: 2 groups of 2, parameters cut over the group" in done.stderr
+            assert "on 4 x cpu: 2 groups of 2, parameters sharded over the group" in done.stderr
         raters[name] = training.digest(tmp_path / name / "raters" / "step_00000008")
 
     assert "resuming at meta-step 5 of 8" in done.stderr

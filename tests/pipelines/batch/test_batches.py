@@ -127,7 +127,7 @@ def test_a_night_takes_its_files_once(nights: Nights) -> None:
     batches.check_published(nights.folder)
     before = nights.snapshot()
     assert nights.run(FIRST) == 0
-    assert "was published before and stays as it is" in nights.out
+    assert "was already published and does not change" in nights.out
     assert nights.snapshot() == before
 
 
@@ -263,7 +263,7 @@ def test_a_store_that_cannot_create_only_if_absent_is_refused_by_name(nights: Ni
     fsspec.register_implementation("forgetful", ForgetfulFileSystem, clobber=True)
     nights.configure(publish="forgetful://published")
     assert nights.run(FIRST) == 1
-    assert "ForgetfulFileSystem cannot create a file only where there is none" in nights.err
+    assert "ForgetfulFileSystem cannot create a file only if it does not exist" in nights.err
     assert not (nights.folder / "state").exists()
 
 
@@ -406,7 +406,7 @@ def test_a_publication_that_readers_do_not_see_yet_is_shown_by_the_next_run(
     assert nights.state.unfinished() == []
     assert nights.run(SECOND) == 0
     assert (
-        f"batch {FIRST} was published by a launch that was killed: readers find it now"
+        f"batch {FIRST} was published by a launch that was killed: readers can find it now"
         in nights.out
     )
     assert list(batches.check_published(nights.folder)) == [FIRST, SECOND]
@@ -496,11 +496,11 @@ def test_a_batch_in_which_another_launch_works_is_left_alone(
 
     with Lease([run.scoring_lease_path], Launch.new("other", local=True), lost):
         assert nights.run(FIRST) == 3
-        assert "another launch is at work here" in nights.err
+        assert "another launch is working here" in nights.err
         nights.bring(f"{FIRST}/a.jsonl", 50)  # it is not started over either
         assert nights.run(FIRST) == 3
         assert nights.run(SECOND) == 0
-        assert f"left alone: batch {FIRST}: " in nights.out
+        assert f"skipped: batch {FIRST}: " in nights.out
         assert nights.published() == [SECOND]
     assert nights.run(SECOND) == 0
     assert nights.published() == [FIRST, SECOND]
@@ -554,7 +554,7 @@ def test_a_job_that_continues_elsewhere_is_published_by_the_next_run(
         curate, "run", lambda argv: batches.curate(argv) if SECOND in argv[1] else None
     )
     assert nights.run(SECOND) == 0
-    assert f"left alone: batch {FIRST}: the job continues" in nights.out
+    assert f"skipped: batch {FIRST}: the job continues" in nights.out
     batches.curate(submitted[0])  # the job has ended
     assert nights.run(FIRST) == 0
     assert nights.published() == [FIRST, SECOND]

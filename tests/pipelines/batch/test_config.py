@@ -212,7 +212,7 @@ def test_an_invalid_value_is_named_with_its_key(
         ({"keep_fraction": 0.5, "accept_batch": 8}, "not allowed with"),
         (
             {"keep_fraction": 0.5, "discard_fraction": 0.5},
-            "--discard_fraction belongs to --accept_batch",
+            "--discard_fraction needs --accept_batch",
         ),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CountsError, match="holds no plan"):
+    with pytest.raises(CountsError, match="has no plan"):
         plan_of(RunFolder(str(tmp_path)))
     with pytest.raises(CurationError, match=r"nothing\.jsonl"):
         planning.list_inputs([str(tmp_path / "nothing.jsonl")])

@@ -175,7 +175,7 @@ def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> No
         die_over(run, "one")
     with (
         pytest.raises(
-            PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) ended 3"
+            PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) crashed 3"
         ),
         split_marks.marked(run, TASK, "one"),
     ):

@@ -133,7 +133,7 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(
     seen = watcher.look()
     assert seen is not None
     assert (seen.splits_per_second, seen.seconds_left) == (0.0, None)
-    assert any("no launch is at work" in line for line in progress.report(folder, seen))
+    assert any("no launch is working here" in line for line in progress.report(folder, seen))
 
     launch = Launch("l", "FnApiRunner", True, lease.process_id(), time.time() - 8)
     lease.take(folder.scoring_lease_path, launch)
@@ -146,7 +146,7 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(
         assert seen.seconds_left == pytest.approx(12.0, rel=0.1)
         lines = progress.report(folder, seen)
 
-    assert any(line.startswith("at work") and "FnApiRunner" in line for line in lines)
+    assert any(line.startswith("working") and "FnApiRunner" in line for line in lines)
     assert any(
         "being scored" in line and "split 4 (in.jsonl, bytes 400 to 500)" in line for line in lines
     )

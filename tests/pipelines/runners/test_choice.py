@@ -242,7 +242,7 @@ def test_a_job_server_that_does_not_listen_is_named(job_manager: JobManager, nob
 def test_java_is_missed_where_flink_runner_needs_it(job_manager: JobManager) -> None:
     with pytest.raises(
         FlinkError,
-        match="starts Beam's job server with no-such-java, which is not here; install Java",
+        match="starts Beam's job server with no-such-java, which is not installed; install Java",
     ):
         choice.check_ready(on_flink(job_manager, "--job_server_java_launcher=no-such-java"))
 
@@ -307,7 +307,7 @@ def test_a_worker_pool_is_tried_before_a_job_waits_for_it(works: bool) -> None:
             flink.check_worker_pool(address)
         else:
             with pytest.raises(
-                FlinkError, match="started no worker that reports within 1 s; has the `python`"
+                FlinkError, match="started no worker that reports within 1 s; does the `python`"
             ):
                 flink.check_worker_pool(address, seconds=1)
     finally:
@@ -317,7 +317,7 @@ def test_a_worker_pool_is_tried_before_a_job_waits_for_it(works: bool) -> None:
 
 def test_what_listens_may_be_no_worker_pool(job_manager: JobManager) -> None:
     with pytest.raises(
-        FlinkError, match=f"what listens at {job_manager.address} is no worker pool"
+        FlinkError, match=f"the process at {job_manager.address} is not a worker pool"
     ):
         flink.check_worker_pool(job_manager.address)
 
@@ -375,9 +375,9 @@ def test_other_failures_are_told_and_left_to_flink(
     assert met == []
     assert len(lines) == 2
     assert lines[0].startswith(
-        "a task failed (java.util.concurrent.TimeoutException); Flink starts the job again"
+        "a task failed (java.util.concurrent.TimeoutException); Flink restarts the job"
     )
-    assert lines[1].startswith("note: no step has ended in 0 s. Are slots free")
+    assert lines[1].startswith("note: no step has finished in 0 s. Are slots free")
 
 
 def test_a_failed_job_is_one_line() -> None:
@@ -387,8 +387,8 @@ def test_a_failed_job_is_one_line() -> None:
     )
     error = flink.why_failed(failed, cluster)
     assert str(error) == (
-        "the job failed: java.io.IOException: no disk; http://m:1 shows more. What is committed "
-        "stays: run the same command to continue"
+        "the job failed: java.io.IOException: no disk; http://m:1 shows more. Committed work is "
+        "kept: run the same command to continue"
     )
 
     lacking = RuntimeError(

@@ -137,7 +137,7 @@ def test_nothing_is_measured_without_documents() -> None:
         for sides in ((one, none), (none, one)):
             with pytest.raises(SelectionError, match="none on one side"):
                 measure(*sides)
-    with pytest.raises(SelectionError, match="no documents"):
+    with pytest.raises(SelectionError, match="at least one document"):
         none.kept_share(0)
 
 
