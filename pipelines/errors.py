@@ -202,7 +202,7 @@ def writing_failed(path: str, error: OSError) -> RunFolderError:
 def copying_failed(source: str, target: str, error: OSError) -> CurationError:
     """Returns the error to raise if copying an input into the run folder failed.
 
-    Only a full disk can be told apart as the target's fault; anything else is reported as the
+    Only a full disk can be recognized as the target's fault; anything else is reported as the
     source's.
     """
     if error.errno in _DISK_FULL:

@@ -465,7 +465,7 @@ class KeepTop(beam.PTransform):
         source_field: Field of the source's name.
 
     Raises:
-        ValueError: There is not exactly one rule, or options do not go together.
+        ValueError: There is not exactly one rule, or the options cannot be combined.
 
     Example:
         >>> rows = [{"text": "a", "datarater_score": 0.5}, {"text": "b", "datarater_score": 0.7}]

@@ -53,7 +53,7 @@ class ScoreStatistics:
         standard_deviation: Standard deviation of the sample's scores.
         quantiles: Quantiles of the centered scores at 0, 1/100, ..., 1 (101 values).
         sample_size: Number of documents in the sample.
-        max_windows: Window cap with which the sample was scored.
+        max_windows: Maximum number of windows per document when the sample was scored.
     """
 
     center: float = 0.0

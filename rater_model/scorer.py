@@ -50,8 +50,8 @@ class ScoredTexts:
     Attributes:
         scores_N: Scores, float32; not finite where the rater's arithmetic overflowed, NaN for a
             text without tokens.
-        tokens_N: Tokens of each whole text, int64, including those that the window cap left
-            unscored.
+        tokens_N: Tokens of each whole text, int64, including those that `max_windows`
+            left unscored.
     """
 
     scores_N: np.ndarray
@@ -104,7 +104,7 @@ def window_starts(tokens: int, window: int, max_windows: int) -> list[int]:
 class Scorer:
     """Scores texts with a rater; safe to share between threads, one model call at a time.
 
-    A scorer pickles, without its compiled functions: the unpickled one gives bit-identical scores
+    A scorer pickles, without its compiled functions: the copy returns bit-identical scores
     on the same kind of device.
 
     Args:

@@ -45,7 +45,7 @@ class PlacementConfig:
         data: Devices of a group, each with an equal share of every batch; 0 for the largest number
             that divides the batches.
         shard_parameters: Cut each inner model's parameters and optimizer state over its group's
-            devices, each array along its longest axis that can be cut evenly. They are gathered
+            devices, each array along its longest axis that divides evenly. They are gathered
             just before they are used: what stays on a device between updates shrinks by the group's
             size.
     """

@@ -146,7 +146,7 @@ def make_meta_gradient(
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
 
     Raises:
-        ValueError: If reverse mode is asked to share a batch over devices.
+        ValueError: If reverse mode would share a batch over devices.
 
     Example:
         >>> make = make_meta_gradient(score, losses, optax.sgd(0.1), config)  # doctest: +SKIP
@@ -271,7 +271,7 @@ def make_inner_gradient(
             device's part, and theta, its gradient and the weights are as `DataAxis` describes.
 
     Raises:
-        ValueError: If reverse mode is asked to share a batch over devices.
+        ValueError: If reverse mode would share a batch over devices.
     """
 
     def weighted_loss(

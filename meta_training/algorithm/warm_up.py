@@ -116,7 +116,7 @@ def make_train_step(
 ) -> TrainStep:
     """Returns one compiled step of plain training.
 
-    Several devices share the batch: all of them if it can be cut evenly over all; otherwise the
+    Several devices share the batch: all of them if it can be divided evenly; otherwise the
     devices of each group share it, and all groups compute the same.
 
     Args:

@@ -199,7 +199,7 @@ def build_demo_corpus(
     corpus complete. Files changed since are detected by their digests, and the corpus is remade.
 
     Args:
-        output: Folder to write to; made if it does not exist.
+        output: Folder to write to; created if it does not exist.
         say: Called with each line of progress.
 
     Returns:

@@ -196,7 +196,7 @@ def clear_previous(output: Path) -> None:
     The folder is marked as the demo's, so that nothing that the demo did not make is ever removed.
 
     Args:
-        output: Output folder of the demo; made if it does not exist.
+        output: Output folder of the demo; created if it does not exist.
 
     Raises:
         NotOurFolderError: If the folder contains something by these names that no demo made.

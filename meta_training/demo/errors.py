@@ -29,7 +29,7 @@ class CommandError(DemoError):
     """A command that the demo started failed or was killed.
 
     Args:
-        message: Says which command and how it ended.
+        message: Message that names the command and how it ended.
         exit_code: Exit code to pass on.
     """
 

@@ -122,9 +122,9 @@ class BatchConfig:
         state: Path of the state folder.
         runs: Folder of the run folders; STATE/runs by default.
         publish: Folder where readers find the published batches.
-        quiet_minutes: Age in minutes below which a file may still be being written; such files are
-            left to the next batch.
-        late_days: With `{date}` in `input`, the number of earlier dates to look at. Late files of a
+        quiet_minutes: Age in minutes below which a file may still be being written; such files
+            wait for the next batch.
+        late_days: With `{date}` in `input`, the number of earlier dates to check. Late files of a
             date that has a batch join this batch. A date that was missed gets its own batch first.
             Dates before the first batch ever are not taken: the first batch reports those that
             have files, with the command that takes them. 0 looks at no earlier date.

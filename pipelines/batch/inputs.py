@@ -283,7 +283,7 @@ def lines(intake: Intake) -> list[str]:
         LATE: "late: files of earlier dates that already have a batch; they join this one",
         VERSION: "changed since a batch took them: taken again as new versions",
         CHANGED: "changed since a batch took them: ignored (changed_files: tell)",
-        WAITING: "modified too recently, perhaps still being written: left to the next batch",
+        WAITING: "modified too recently, perhaps still being written: they wait for the next batch",
     }
     described = []
     for what, meaning in meanings.items():

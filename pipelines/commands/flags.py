@@ -526,7 +526,7 @@ def policy(args: argparse.Namespace) -> Policy:
     """Returns the rule and what it applies to, from the flags of `add_selection_flags`.
 
     Raises:
-        SelectionError: Two flags do not go together; the message names them.
+        SelectionError: Two flags cannot be combined; the message names them.
     """
     weights = dict(args.source_weight)
     if len(weights) < len(args.source_weight):

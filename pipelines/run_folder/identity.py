@@ -19,7 +19,7 @@ def differences(requested: Any, committed: Any, where: str = "") -> list[str]:
     """Describes every field in which two JSON values differ, with both values.
 
     Args:
-        requested: JSON value that is asked for now.
+        requested: JSON value of the requested run.
         committed: JSON value that was committed before.
         where: Name of the field that both are values of.
     """
@@ -68,7 +68,7 @@ def check_identity(
     Args:
         folder: Run folder.
         committed: Identity that was read from it.
-        requested: Identity of the run that is asked for now.
+        requested: Identity of the requested run.
         files: Input files as they are now.
 
     Raises:

@@ -78,7 +78,7 @@ def policy_from_options(
         prefix: Prefix of an option's name in messages: "--" for flags.
 
     Raises:
-        SelectionError: Two options do not go together; the message names them.
+        SelectionError: Two options cannot be combined; the message names them.
     """
     if accept_batch is not None:
         if discard_fraction is None:

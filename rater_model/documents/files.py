@@ -49,7 +49,7 @@ def local_path(path: str) -> str | None:
 def expand_home(path: str) -> str:
     """Returns a path with a leading `~` or `~user` replaced by the home folder.
 
-    URLs, and users that do not exist, stay as they are.
+    URLs, and users that do not exist, are left unchanged.
 
     Example:
         >>> expand_home("gs://bucket/~")
@@ -102,7 +102,7 @@ def open_file(path: str) -> BinaryIO:
         path: Local path or any URL that fsspec knows.
 
     Raises:
-        OSError: if the file does not exist or may not be read.
+        OSError: if the file does not exist or cannot be read.
     """
     local = local_path(path)
     if local is not None:

@@ -241,7 +241,7 @@ def _message(number: int, data: bytes) -> bytes:
 def with_float(data: bytes, name: str, value: float) -> bytes:
     """Returns a serialized `tf.train.Example` with one more feature, a float.
 
-    The existing bytes stay as they are and come first: concatenated messages are merged, and the
+    The existing bytes are unchanged and come first: concatenated messages are merged, and the
     last feature of a name wins.
 
     Source: protobuf.dev/programming-guides/encoding, "Last One Wins".

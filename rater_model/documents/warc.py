@@ -227,7 +227,7 @@ def warc_line(raw: bytes, text: str, options: ReadOptions) -> bytes:
 def with_field(raw: bytes, name: str, value: str) -> bytes:
     r"""Returns a record with one more named field at the end of its header.
 
-    An existing field of that name is replaced. All other bytes stay as they are.
+    An existing field of that name is replaced. All other bytes are unchanged.
 
     Args:
         raw: Header and content.
