@@ -4,7 +4,8 @@ Any bytes may look like the beginning of a member, in another member's stored bl
 a boundary is verified once, when splits are planned, by unpacking what follows it, and is written
 to the plan: readers never guess. A stored block of deflate has at most 65,535 bytes, a raw block of
 zstd 131,072: bytes that unpack without an error for longer than that, checksums included, are not
-such a payload.
+such a payload. Nearer to the end of the file that proves nothing for zstd, whose frames may end
+without a checksum: there the frames from the last boundary on must lead to the candidate.
 
 A file made to deceive this check is detected when it is read: the split before reaches the boundary
 in the middle of a member, and the run stops. Nothing is lost or read twice silently.
@@ -35,6 +36,7 @@ _FIRST_MEMBER_SHARE = 8
 _HEAD_BYTES = 2**16
 _CANDIDATES = 1000
 _MAX_PART_TARGETS = 4
+_SKIPPABLE_MAGIC = 0x184D2A5  # the first 28 bits of a skippable frame
 _BEGINS = {
     Compression.GZIP: re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"),
     Compression.ZSTD: re.compile(re.escape(ZSTD_MAGIC)),
@@ -97,6 +99,20 @@ class _Stored:
         self.passed += len(data)
         return data
 
+    def read_all(self, count: int) -> bytes:
+        """Returns `count` bytes, fewer only at the end of the file."""
+        data = b""
+        while len(data) < count and (more := self.read(count - len(data))):
+            data += more
+        return data
+
+    def skip(self, count: int) -> None:
+        """Passes over bytes without reading those beyond the window."""
+        in_window = min(count, len(self._window))
+        self._window = self._window[in_window:]
+        self._next += count - in_window
+        self.passed += count
+
 
 def virtual_offset(stored: int) -> int:
     """Returns the position of the first byte that unpacks from a stored offset."""
@@ -131,14 +147,14 @@ def find_boundaries(
         return []
     step = -(-size // count)
     boundaries: list[int] = []
-    place = step
+    place, previous = step, 0
     while place + step // 2 <= size:
         last = min(size, place + (_MAX_PART_TARGETS - 1) * target)
-        boundary = _next_boundary(path, size, compression, place, last, may_begin)
+        boundary = _next_boundary(path, size, compression, (place, last), previous, may_begin)
         if boundary is None:
             return boundaries if last == size else []
         boundaries.append(boundary)
-        place = boundary + step
+        place, previous = boundary + step, boundary
     return boundaries
 
 
@@ -168,17 +184,19 @@ def _next_boundary(
     path: str,
     size: int,
     compression: Compression,
-    place: int,
-    last: int,
+    offsets: tuple[int, int],
+    previous: int,
     may_begin: FirstMember | None,
 ) -> int | None:
     """Returns the first verified boundary in a range of stored offsets; None without one."""
+    place, last = offsets
     candidates = 0
     for start in range(place, last, _WINDOW_BYTES):
         end = min(start + _WINDOW_BYTES, last)
         for match in _BEGINS[compression].finditer(read_range(path, start, end - start + 3)):
-            if _is_boundary(path, size, compression, start + match.start(), may_begin):
-                return start + match.start()
+            candidate = start + match.start()
+            if _is_boundary(path, size, compression, candidate, previous, may_begin):
+                return candidate
             candidates += 1
             if candidates == _CANDIDATES:
                 return None
@@ -186,9 +204,23 @@ def _next_boundary(
 
 
 def _is_boundary(
-    path: str, size: int, compression: Compression, start: int, may_begin: FirstMember | None
+    path: str,
+    size: int,
+    compression: Compression,
+    start: int,
+    previous: int,
+    may_begin: FirstMember | None,
 ) -> bool:
-    """Reports whether members follow an offset for `_VERIFIED_BYTES`, or to the end of the file."""
+    """Reports whether members follow an offset for `_VERIFIED_BYTES`, or to the end of the file.
+
+    Args:
+        path: Local path or URL of the file.
+        size: Stored size of the file, in bytes.
+        compression: Gzip or zstd.
+        start: Stored offset of the candidate.
+        previous: Stored offset of a boundary before it; 0 for the beginning of the file.
+        may_begin: Additional check of the member at a boundary.
+    """
     file = _Stored(path, size, start)
     head, unpacked, first = b"", 0, may_begin is not None
 
@@ -207,7 +239,64 @@ def _is_boundary(
                 return True
     except StreamError:
         return False
-    return not first
+
+    # The members reach the end of the file. A gzip member ends with a checksum, so one within a
+    # payload cannot; a zstd frame can.
+    if first or compression is Compression.GZIP:
+        return not first
+    return _frames_lead_to(_Stored(path, size, previous), previous, start)
+
+
+def _frames_lead_to(file: _Stored, previous: int, start: int) -> bool:
+    """Reports whether zstd frames that begin at one offset end at another, from their headers."""
+    at = previous
+    while at < start:
+        frame = _frame_bytes(file)
+        if frame is None:
+            return False
+        at += frame
+    return at == start
+
+
+def _frame_bytes(file: _Stored) -> int | None:
+    """Passes over one zstd frame without decompressing it and returns its stored size.
+
+    Source: RFC 8878, section 3.1.
+
+    Returns:
+        The size in bytes; None where the bytes are not a frame.
+    """
+    begin = file.passed
+    magic = int.from_bytes(file.read_all(4), "little")
+    if magic >> 4 == _SKIPPABLE_MAGIC:
+        file.skip(int.from_bytes(file.read_all(4), "little"))
+        return file.passed - begin
+    if magic != int.from_bytes(ZSTD_MAGIC, "little"):
+        return None
+
+    # The descriptor says which fields the header has.
+    descriptor = file.read_all(1)
+    if not descriptor:
+        return None
+    flags = descriptor[0]
+    single_segment, has_checksum = flags >> 5 & 1, flags >> 2 & 1
+    window_bytes = 1 - single_segment
+    dictionary_bytes = (0, 1, 2, 4)[flags & 3]
+    content_size_bytes = (single_segment, 2, 4, 8)[flags >> 6]
+    file.skip(window_bytes + dictionary_bytes + content_size_bytes)
+
+    # Each block has a header of 3 bytes: last block (1 bit), type (2 bits), size (21 bits).
+    is_last = False
+    while not is_last:
+        header = file.read_all(3)
+        if len(header) < 3:
+            return None
+        block = int.from_bytes(header, "little")
+        is_last = bool(block & 1)
+        is_repeated_byte = block >> 1 & 3 == 1
+        file.skip(1 if is_repeated_byte else block >> 3)
+    file.skip(4 * has_checksum)
+    return file.passed - begin
 
 
 class SplitStream:

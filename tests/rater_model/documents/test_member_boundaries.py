@@ -318,3 +318,38 @@ def test_crawls_are_cut_at_records_and_only_there(tmp_path: Path) -> None:
         b"".join(gzip.compress(data[start : start + 400]) for start in range(0, len(data), 400))
     )
     assert len(splits_of(path, 3000)) == 1
+
+
+def test_a_zstd_frame_at_the_end_of_a_payload_is_no_boundary(tmp_path: Path) -> None:
+    """Its bytes lie in a raw block, and unpack to the end of the file."""
+    path = tmp_path / "a.jsonl.zst"
+    first = zstandard.compress(b'{"text": "one"}\n')
+    payload = random.Random(0).randbytes(400) + zstandard.compress(b"payload")
+    path.write_bytes(first + zstandard.compress(payload))
+    assert path.read_bytes().endswith(zstandard.compress(b"payload"))
+    assert [split.start for split in splits_of(path, path.stat().st_size // 2)] == [0]
+
+
+def test_frames_of_every_kind_are_passed_over(tmp_path: Path) -> None:
+    """With and without checksums, sizes and windows; skippable, empty and repeated bytes."""
+    rng = random.Random(1)
+    contents = [b"", b"a" * 300_000, rng.randbytes(200_000), b"text " * 50]
+    frames = [
+        zstandard.ZstdCompressor(level, write_checksum=checksum, write_content_size=sized).compress(
+            content
+        )
+        for content in contents
+        for level in (1, 19)
+        for checksum in (True, False)
+        for sized in (True, False)
+    ]
+    frames.insert(3, (0x184D2A53).to_bytes(4, "little") + (7).to_bytes(4, "little") + b"skipped")
+    path = tmp_path / "a.zst"
+    path.write_bytes(b"".join(frames))
+    size = path.stat().st_size
+    ends = list(itertools.accumulate(map(len, frames)))
+    for end in ends:
+        stored = member_boundaries._Stored(str(path), size, 0)
+        assert member_boundaries._frames_lead_to(stored, 0, end)
+        stored = member_boundaries._Stored(str(path), size, 0)
+        assert end + 1 in ends or not member_boundaries._frames_lead_to(stored, 0, end + 1)
