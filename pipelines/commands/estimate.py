@@ -241,27 +241,28 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     say(f"files          {result.files:>16,}  ({_size(result.stored_bytes)})")
     say(f"records        {result.records:>16,}")
     say(f"documents      {result.documents:>16,}  ({result.tokens:,} tokens)")
-    say(f"core hours     {_hours(result.core_hours):>16}  (scoring on cores like this machine's)")
+    say(f"one core       {_duration(result.core_hours):>16}  (scoring, on a core like these here)")
 
     machine_hours = result.core_hours / worker.vcpus
     say(
-        f"machine hours  {_hours(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, about "
+        f"one machine    {_duration(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, about "
         f"${machine_hours * worker.price:,.2f} at ${worker.price:,.4f} an hour)"
     )
 
     machines = execution.options.view_as(WorkerOptions).max_num_workers
     if machines and not execution.local:
         hours = machine_hours / machines
-        say(f"time           {_hours(hours):>16}  hours with {machines:,} machines")
+        say(f"this run       {_duration(hours):>16}  (with {machines:,} machines)")
     elif execution.workers:
         hours = result.core_hours / execution.workers
-        say(
-            f"time here      {_hours(hours):>16}  hours with {execution.workers:,} worker processes"
-        )
+        workers = "1 process" if execution.workers == 1 else f"{execution.workers:,} processes"
+        say(f"this run       {_duration(hours):>16}  (here, with {workers})")
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.1f} seconds"
 
 
 def _size(count: float) -> str:
