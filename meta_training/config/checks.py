@@ -149,7 +149,7 @@ _RULES = (
     _Rule("length", _at_least(2, " tokens")),
     _Rule(
         "data.outer_share",
-        _Allowed(lambda x: 0 < x < 1, "lie between 0 and 1"),
+        _Allowed(lambda x: 0 < x < 1, "be between 0 and 1"),
         lambda config: not config.data.outer,
         "data.outer is empty, so that share of the pool is held out",
     ),

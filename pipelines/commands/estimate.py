@@ -245,8 +245,8 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
 
     machine_hours = result.core_hours / worker.vcpus
     say(
-        f"one machine    {_duration(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, about "
-        f"${machine_hours * worker.price:,.2f} at ${worker.price:,.4f} an hour)"
+        f"one machine    {_duration(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, "
+        f"about ${machine_hours * worker.price:,.2f} at ${worker.price:,.4f} an hour)"
     )
 
     machines = execution.options.view_as(WorkerOptions).max_num_workers

@@ -497,8 +497,8 @@ def add_dry_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--worker_type",
         metavar="TYPE",
-        help="Machine type for the price that --dry_run prints, such as n2-standard-16. Types whose "
-        "price is not known need --worker_price. Default: Beam's --machine_type, else "
+        help="Machine type for the price that --dry_run prints, such as n2-standard-16. Types "
+        "without a known price need --worker_price. Default: Beam's --machine_type, else "
         "n2-standard-8.",
     )
 
