@@ -278,6 +278,7 @@ def _selection_request(
         )
     if name is not None and not is_selection_name(name):
         raise UsageError(f"name: {name!r} is not a name of letters, digits and ._=- (at most 100)")
+
     rule = rule_from_options(keep_fraction, keep_count, token_budget, threshold, accept_batch)
     policy = policy_from_options(
         rule,
@@ -288,6 +289,7 @@ def _selection_request(
         min_per_source=min_per_source,
         by_reference=reference is not None,
     )
+
     return SelectionRequest.of(
         policy,
         output=_path("output", output, execution),
