@@ -67,7 +67,7 @@ def test_two_rules_are_refused_before_any_work(rater: Path, tmp_path: Path) -> N
     [
         ({"name": "../elsewhere"}, "is not a name of letters"),
         ({"output_format": "csv"}, "'csv' is not one of same, jsonl"),
-        ({"discard_fraction": "0.5"}, "discard_fraction belongs to accept_batch"),
+        ({"discard_fraction": "0.5"}, "discard_fraction needs accept_batch"),
     ],
 )
 def test_options_are_checked_before_any_work(
