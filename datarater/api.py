@@ -39,6 +39,7 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
+from datarater.rater_model.documents.files import expand_home
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
 
@@ -221,7 +222,7 @@ def _silent(line: str) -> None:
 
 
 def _path(flag: str, path: PathLike, execution: Execution | None = None) -> str:
-    text = os.path.expanduser(os.fspath(path))
+    text = expand_home(os.fspath(path))
     check_protocols(flag, text)
     return text if execution is None else absolute_path(flag, text, execution)
 

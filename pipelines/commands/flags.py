@@ -26,7 +26,7 @@ from datarater.pipelines.selection.rules import (
     TokenBudget,
 )
 from datarater.rater_model.command_line import near_miss
-from datarater.rater_model.documents.files import local_path
+from datarater.rater_model.documents.files import expand_home, local_path
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
 
@@ -609,9 +609,9 @@ def _expand_home(args: argparse.Namespace) -> None:
     for flag in PATH_FLAGS:
         path = getattr(args, flag, None)
         if path:
-            setattr(args, flag, os.path.expanduser(path))
+            setattr(args, flag, expand_home(path))
     if "input" in args:
-        args.input = [os.path.expanduser(path) for path in args.input]
+        args.input = [expand_home(path) for path in args.input]
 
 
 def _check_paths(args: argparse.Namespace) -> None:

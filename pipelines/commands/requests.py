@@ -13,7 +13,12 @@ from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest,
 from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
-from datarater.rater_model.documents.files import local_path, open_file, split_on_commas
+from datarater.rater_model.documents.files import (
+    expand_home,
+    local_path,
+    open_file,
+    split_on_commas,
+)
 from datarater.rater_model.documents.tfds import (
     TFDS_PREFIX,
     DatasetError,
@@ -166,7 +171,7 @@ def _listed_inputs(path: str | None) -> Iterator[str]:
     paths = [line for line in lines if line and not line.startswith("#")]
     if not paths:
         raise UsageError(f"--input_list: {path} lists no input; give one path or glob per line")
-    yield from (os.path.expanduser(line) for line in paths)
+    yield from (expand_home(line) for line in paths)
 
 
 def make_absolute(args: argparse.Namespace, execution: Execution) -> None:
@@ -186,7 +191,7 @@ def make_absolute(args: argparse.Namespace, execution: Execution) -> None:
         part.startswith(TFDS_PREFIX) for value in inputs for part in split_on_commas(value)
     )
     if names_dataset:
-        args.tfds_data_dir = os.path.expanduser(args.tfds_data_dir or default_folder())
+        args.tfds_data_dir = expand_home(args.tfds_data_dir or default_folder())
     for flag in ("rater", "output", "reference", "tfds_data_dir"):
         path = getattr(args, flag, None)
         if path:
@@ -223,4 +228,4 @@ def absolute_path(flag: str, path: str, execution: Execution) -> str:
             f"--{flag}: {path} is on this machine, where the workers of {execution.runner} cannot "
             "see it; give a URL of a store that they reach, such as gs://"
         )
-    return os.path.abspath(path) if local_path(path) == path else path
+    return os.path.abspath(expand_home(path)) if local_path(path) == path else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher, report
 from datarater.rater_model.command_line import CommandParser, print_line
+from datarater.rater_model.documents.files import expand_home
 
 COMMAND = "datarater status"
 _MIN_WAIT_SECONDS = 0.1
@@ -61,7 +61,7 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         SystemExit: Wrong usage, and `--help`.
     """
     args = make_parser().parse_args(argv)
-    path = os.path.expanduser(args.folder)
+    path = expand_home(args.folder)
     commits.check_protocols("RUN_DIR", path)
     folder = RunFolder(path)
     try:

@@ -183,6 +183,8 @@ def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
     assert args.input == [f"{tmp_path}/a/*,gs://b/*,tfds:c4/en", f"@{tmp_path}/list"]
     assert (args.rater, args.output, args.reference) == (f"{tmp_path}/rater", "s3://run", None)
     assert args.tfds_data_dir == str(Path.home() / "prepared")
+    later = requests.absolute_input("a,~/b", on_flink(job_manager))
+    assert later == f"{tmp_path}/a,{Path.home()}/b"
 
 
 def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
