@@ -34,7 +34,8 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-RECORDS = st.dictionaries(st.text(), JSON_VALUES, max_size=5)
+# Hypothesis also draws the strings of our own code, so the name of the score may be a key here.
+RECORDS = st.dictionaries(st.text() | st.just(SCORE_FIELD), JSON_VALUES, max_size=5)
 
 
 def document(fields: dict[str, Any]) -> Document:
@@ -73,10 +74,12 @@ def test_a_lines_own_bytes_stay(
 @given(RECORDS, SCORES)
 def test_an_old_score_is_replaced(record: dict[str, Any], score: float) -> None:
     line = json.dumps({SCORE_FIELD: "old", **record, "last": 1}).encode()
-    written = scored_line(line, score)
-    assert written.count(SCORE_FIELD.encode()) == 1
-    fields = json.loads(written)
+    pairs = json.loads(scored_line(line, score), object_pairs_hook=list)
+    assert [name for name, _ in pairs].count(SCORE_FIELD) == 1
+
+    fields = json.loads(scored_line(line, score))
     assert np.float32(fields.pop(SCORE_FIELD)) == np.float32(score)
+    record.pop(SCORE_FIELD, None)
     assert fields == {**record, "last": 1}
 
 
