@@ -27,6 +27,7 @@ from datarater.rater_model.documents.array_record import is_file_system_failure
 from datarater.rater_model.documents.files import file_info, local_path, split_on_commas
 from datarater.rater_model.documents.reading import BadRecord, ReadOptions, list_files, read_file
 from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfds import (
     TFDS_PREFIX,
     DatasetError,
@@ -260,7 +261,7 @@ class TfdsTexts:
             return builder.info.splits[split].file_instructions, sizes
         except (ValueError, AssertionError, NotImplementedError) as error:
             raise DataError(
-                f"{self.name}: the split {split!r} cannot be read: {_one_line(error)}"
+                f"{self.name}: the split {split!r} cannot be read: {one_line(error)}"
             ) from error
 
     def _digest(self, shards: Sequence[Any], sizes: Sequence[str]) -> str:
@@ -306,7 +307,7 @@ class TfdsTexts:
                 # The file or the disk is missing for now, the record is not damaged. Skipping the
                 # document would make a resumed run differ from an uninterrupted one.
                 raise OSError(
-                    f"{self.name}: example {index} cannot be read: {_one_line(error)}"
+                    f"{self.name}: example {index} cannot be read: {one_line(error)}"
                 ) from error
             return None, "record_corrupt"
 
@@ -332,10 +333,6 @@ def _folder(data_dir: str) -> str:
     import tensorflow_datasets as tfds
 
     return str(data_dir or tfds.core.constants.DATA_DIR)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSource:

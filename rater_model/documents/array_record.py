@@ -25,6 +25,7 @@ from datarater.rater_model.documents.records import (
     Record,
     Split,
 )
+from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfrecord import read_example
 
 _MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
@@ -78,7 +79,7 @@ def _opened(path: str) -> Iterator[Any]:
             except (RuntimeError, IndexError) as error:
                 _raise_if_file_system(error)
                 raise BrokenArrayRecordError(
-                    f"the file is not a complete ArrayRecord file: {_one_line(error)}"
+                    f"the file is not a complete ArrayRecord file: {one_line(error)}"
                 ) from error
         yield reader
 
@@ -100,11 +101,7 @@ def _close(reader: Any) -> None:
 def _raise_if_file_system(error: Exception) -> None:
     """Raises an OSError if an error does not come from the content."""
     if is_file_system_failure(error):
-        raise OSError(_one_line(error)) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise OSError(one_line(error)) from error
 
 
 def count_records(path: str) -> int:
@@ -161,7 +158,7 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
         else:
             yield (
                 BadRecord(
-                    start, Reason.RECORD_CORRUPT, f"the record is damaged: {_one_line(error)}", b""
+                    start, Reason.RECORD_CORRUPT, f"the record is damaged: {one_line(error)}", b""
                 ),
                 0,
             )

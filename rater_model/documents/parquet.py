@@ -31,7 +31,7 @@ from datarater.rater_model.documents.records import (
     Record,
     Split,
 )
-from datarater.rater_model.documents.store_errors import os_error
+from datarater.rater_model.documents.store_errors import one_line, os_error
 
 PARQUET_MAGIC = (b"PAR1", b"PARE")
 MAX_GROUP_BYTES = 16 * 2**30
@@ -127,7 +127,7 @@ class ParquetReader:
             self.close()
             self.raise_if_file_system(error)
             raise BrokenParquetError(
-                f"the file is not a readable Parquet file: {_one_line(error)}"
+                f"the file is not a readable Parquet file: {one_line(error)}"
             ) from error
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class ParquetReader:
             if isinstance(failure, OSError):
                 raise failure
             if failure is not None:
-                lost = OSError(errno.EIO, f"the store failed ({_one_line(failure)})", self._path)
+                lost = OSError(errno.EIO, f"the store failed ({one_line(failure)})", self._path)
                 raise (os_error(self._path, failure) or lost) from failure
         elif isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
             raise error
@@ -193,7 +193,7 @@ class ParquetReader:
         except _CONTENT_ERRORS as error:
             self.raise_if_file_system(error)
             raise BrokenParquetError(
-                f"row group {group} is damaged ({_one_line(error)}): its last {last - row} rows "
+                f"row group {group} is damaged ({one_line(error)}): its last {last - row} rows "
                 "are lost"
             ) from error
         if row < last:
@@ -227,10 +227,6 @@ def _check(batch: pa.RecordBatch) -> None:
             # A text that is not UTF-8 costs its own row only.
             if "UTF8" not in str(error):
                 raise
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 FieldPlace = tuple[int, tuple[str, ...], pa.DataType]

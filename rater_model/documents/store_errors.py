@@ -76,7 +76,7 @@ def missing_package(path: str, error: ImportError) -> MissingPackageError:
         package, extra = _PACKAGES[protocol]
         message = f"{protocol}:// needs the package {package}: pip install 'datarater[{extra}]'"
     else:
-        message = f"{protocol}:// needs a package that is not installed ({_message(error)})"
+        message = f"{protocol}:// needs a package that is not installed ({one_line(error)})"
     return MissingPackageError(errno.EPROTONOSUPPORT, message, path)
 
 
@@ -118,7 +118,7 @@ def os_error(path: str, error: Exception) -> OSError | None:
         failure = error.__cause__ if isinstance(error, FileNotFoundError) else error
         if failure is not None and _is_unreachable(failure):
             message = (
-                f"cannot reach {protocol_of(path)}:// ({_message(failure)}); check the network"
+                f"cannot reach {protocol_of(path)}:// ({one_line(failure)}); check the network"
             )
             return OSError(errno.EHOSTUNREACH, message, path)
         if isinstance(error, ImportError):
@@ -130,7 +130,7 @@ def os_error(path: str, error: Exception) -> OSError | None:
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
         return error
 
-    message = _message(error)
+    message = one_line(error)
     code = _code_of(error)
     if isinstance(error, PermissionError):
         return PermissionError(errno.EACCES, f"no permission ({message}); {CREDENTIALS_HINT}", path)
@@ -161,8 +161,8 @@ def raising_os_errors(path: str) -> Iterator[None]:
         raise translated from error
 
 
-def _message(error: BaseException) -> str:
-    """Returns the message of an error in one line of bounded length."""
+def one_line(error: BaseException) -> str:
+    """Returns the message of an error in one line of at most 300 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:_MAX_MESSAGE_CHARS]
 
 
