@@ -291,12 +291,12 @@ def _selection_request(
         by_reference=reference is not None,
     )
 
-    return SelectionRequest.of(
+    return SelectionRequest(
+        _path("output", output, execution),
         policy,
-        output=_path("output", output, execution),
-        name=name,
         seed=seed,
         output_format=output_format,
         output_shard_bytes=output_shard_bytes,
         reference=None if reference is None else _path("reference", reference, execution),
+        name=name or "",
     )

@@ -167,7 +167,7 @@ def _baseline(
         CurationError: It has no score distribution, but the rule needs one.
     """
     # A threshold works without any reference; drift is then not measured.
-    is_threshold = isinstance(selection.read_policy().rule, Threshold)
+    is_threshold = isinstance(selection.policy.rule, Threshold)
     needs_nothing = is_threshold and config.reference == config.rater
     if needs_nothing and not load_rater(config.rater).statistics.quantiles:
         return Baseline(None, {})

@@ -98,14 +98,14 @@ def scoring_request(args: argparse.Namespace, execution: Execution) -> ScoringRe
 
 def selection_request(args: argparse.Namespace) -> SelectionRequest:
     """Returns the selection that the flags of `add_selection_flags` describe."""
-    return SelectionRequest.of(
+    return SelectionRequest(
+        args.output,
         flags.policy(args),
-        output=args.output,
-        name=args.name,
         seed=args.seed,
         output_format=args.output_format,
         output_shard_bytes=args.output_shard_bytes,
         reference=args.reference,
+        name=args.name or "",
     )
 
 

@@ -49,7 +49,7 @@ def find_cutoffs(
 
     # With a reference run, its groups are counted instead. A reference rater needs no rounds: its
     # quantiles are known from the start.
-    rounds = request.read_policy().rounds
+    rounds = request.policy.rounds
     folder = request.folder
     if request.reference is not None:
         if references.is_run(request.reference):
@@ -136,7 +136,7 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
 
 
 def _first_cutoffs(request: SelectionRequest, scoring: dict[str, Any]) -> Cutoffs:
-    policy = request.read_policy()
+    policy = request.policy
     own = request.reference is None
 
     # A reference rater decides at once; a reference run replaces the counts of this run.

@@ -124,7 +124,7 @@ def _targets(
     Raises:
         CountsError: A token budget is exceeded, or a source has less than its minimum.
     """
-    policy = request.read_policy()
+    policy = request.policy
     if not cutoffs.own or isinstance(policy.rule, Threshold | BatchTopK):
         return {}
 
@@ -150,7 +150,7 @@ def _targets(
                     min(policy.minimum, counts["scored"]) for counts in scoring["sources"].values()
                 )
                 target = max(target, by_minimum)
-            kept_and_target[f"documents{name} kept by {request.policy['rule']}"] = (
+            kept_and_target[f"documents{name} kept by {policy.rule.name}"] = (
                 kept.kept,
                 target,
             )

@@ -14,7 +14,6 @@ from datarater.pipelines.graph import planning
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, SelectionFolder
 from datarater.pipelines.selection.policy import Policy
-from datarater.pipelines.selection.rules import Rule
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
 from datarater.rater_model.documents.records import ReadOptions
@@ -101,36 +100,27 @@ class SelectionRequest:
 
     Attributes:
         output: Path of the run folder.
-        name: Name of the selection.
-        policy: The rule and what it applies to, from `Policy.to_json`.
+        policy: The rule and what it applies to.
         seed: Seed for tie-breaking and for the draw of a batch top-K.
         output_format: A value of `--output_format`; `same` follows the input.
         output_shard_bytes: Approximate size of an output file in bytes of kept text.
         reference: Run folder or rater checkpoint whose distribution of scores decides; None for
             that of the run itself.
+        name: Name of the selection; by default it is made from the policy.
     """
 
     output: str
-    name: str
-    policy: dict[str, Any]
+    policy: Policy
     seed: int
     output_format: str
     output_shard_bytes: int
     reference: str | None = None
+    name: str = ""
 
-    @classmethod
-    def of(
-        cls, rule: Rule | Policy, *, output: str, name: str | None = None, **options: Any
-    ) -> SelectionRequest:
-        """Returns a request for a rule or policy, named after it unless a name is given."""
-        policy = rule if isinstance(rule, Policy) else Policy(rule)
-        if not name:
-            name = policy.name + ("-by-reference" if options.get("reference") else "")
-        return cls(output=output, name=name, policy=policy.to_json(), **options)
-
-    def read_policy(self) -> Policy:
-        """Returns the rule and what it applies to."""
-        return Policy.from_json(self.policy)
+    def __post_init__(self) -> None:
+        if not self.name:
+            suffix = "-by-reference" if self.reference else ""
+            object.__setattr__(self, "name", self.policy.name + suffix)
 
     @property
     def folder(self) -> RunFolder:
@@ -146,7 +136,7 @@ class SelectionRequest:
         """Returns the fields of `rule.json`: all options that change what is kept or written."""
         return {
             "format": FORMAT_VERSION,
-            **self.policy,
+            **self.policy.to_json(),
             "reference": self.reference,
             "seed": self.seed,
             "output_format": self.output_format,

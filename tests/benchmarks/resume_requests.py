@@ -47,6 +47,7 @@ from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.score_files import ScoreRows
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Boundary, Histogram
+from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import KeepFraction, Threshold
 from datarater.rater_model.documents.records import Compression, Document, Format, Split
 from tests.benchmarks.benchmark_support import machine
@@ -331,9 +332,9 @@ def main() -> None:
     commits.commit_if_absent(folder.scoring_path, to_json(scoring))
     meter.measure("status, all scored", progress.Watcher(folder).look)
 
-    request = SelectionRequest.of(
-        KeepFraction("0.5"),
-        output=folder.path,
+    request = SelectionRequest(
+        folder.path,
+        Policy(KeepFraction("0.5")),
         seed=0,
         output_format="same",
         output_shard_bytes=2**27,
@@ -374,11 +375,11 @@ def main() -> None:
         "scored": total_kept.kept + total_kept.dropped,
         "rejected": {"not_json": total_kept.rejected},
     }
-    threshold = SelectionRequest.of(
-        Threshold("0"), output=folder.path, seed=0, output_format="same", output_shard_bytes=2**27
+    threshold = SelectionRequest(
+        folder.path, Policy(Threshold("0")), seed=0, output_format="same", output_shard_bytes=2**27
     )
     fixed = Cutoffs.fixed(
-        threshold.read_policy(), Boundary.begin(Threshold("0"), Histogram.empty()), total_kept.kept
+        threshold.policy, Boundary.begin(Threshold("0"), Histogram.empty()), total_kept.kept
     )
     del merged
     meter.measure(

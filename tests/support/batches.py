@@ -164,7 +164,7 @@ def _publish(
     selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int
 ) -> None:
     """Commits the kept documents and the manifest of a selection."""
-    rule = selection.read_policy().rule
+    rule = selection.policy.rule
     end = (rule if isinstance(rule, Threshold) else Threshold(repr(CUTOFF))).end
     mask = keys.below(end).tolist()
     kept = [line for keep, (_, line, _) in zip(mask, scored, strict=True) if keep]

@@ -244,8 +244,12 @@ def a_balanced_selection() -> dict:
     cutoffs = Cutoffs.begin(Policy(KeepFraction("0.5")), keys, {"a": (9, 27), "b": (5, 15)})
 
     return {
-        "request": SelectionRequest.of(
-            KeepFraction("0.5"), output="run", seed=0, output_format="same", output_shard_bytes=1000
+        "request": SelectionRequest(
+            "run",
+            Policy(KeepFraction("0.5")),
+            seed=0,
+            output_format="same",
+            output_shard_bytes=1000,
         ),
         "scoring": {
             "splits": 2,
@@ -288,8 +292,8 @@ def test_counts_that_do_not_add_up_are_named(spoil, says: str) -> None:  # type:
 
 
 def a_request_for(fraction: str) -> SelectionRequest:
-    return SelectionRequest.of(
-        KeepFraction(fraction), output="run", seed=0, output_format="same", output_shard_bytes=1000
+    return SelectionRequest(
+        "run", Policy(KeepFraction(fraction)), seed=0, output_format="same", output_shard_bytes=1000
     )
 
 
