@@ -18,7 +18,7 @@ from datarater.meta_training.algorithm.language_model import (
     initialise_language_model,
     sequence_losses,
 )
-from datarater.meta_training.algorithm.mesh import Placement
+from datarater.meta_training.algorithm.mesh import ONE_DEVICE, Placement
 from datarater.meta_training.algorithm.meta_gradient import InnerState, make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
     initial_meta_state,
@@ -87,6 +87,14 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     spending = spending_of(experiment, rater_params, inner_shapes)
     placement = build.placement(config)
     _log_sizes(experiment, rater_params, inner_shapes, placement)
+    with build.named("meta_gradient"):
+        meta_gradient = make_meta_gradient(
+            lambda params, windows: score_tokens(experiment.rater, params, *windows),
+            functools.partial(sequence_losses, experiment.language_model),
+            build.inner_optimiser(config),
+            build.meta_gradient_config(config),
+            placement.data_axis(inner_shapes),
+        )
 
     # The population, which starts from the pool.
     pool = warm_up_pool(experiment, workdir, stop, initialise, pool_key, placement)
@@ -97,17 +105,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     # The state, and the step that updates it.
     meta_optimiser = build.meta_optimiser(config)
     state = initial_meta_state(rater_params, inner_models, meta_optimiser)
-    meta_step = make_meta_step(
-        make_meta_gradient(
-            lambda params, windows: score_tokens(experiment.rater, params, *windows),
-            functools.partial(sequence_losses, experiment.language_model),
-            build.inner_optimiser(config),
-            build.meta_gradient_config(config),
-            placement.data_axis(inner_shapes) if placement else None,
-        ),
-        meta_optimiser,
-        placement,
-    )
+    meta_step = make_meta_step(meta_gradient, meta_optimiser, placement)
     state = place_meta_state(state, placement)
 
     with contextlib.ExitStack() as stack:
@@ -258,7 +256,7 @@ def warm_up_pool(
     stop: StopSignal,
     initialise: Initialise,
     key: jax.Array,
-    placement: Placement | None = None,
+    placement: Placement = ONE_DEVICE,
 ) -> list[InnerState]:
     """Returns the warm-up pool, of which the workdir may have a part.
 
@@ -271,7 +269,7 @@ def warm_up_pool(
         stop: Asked after every step whether to save and leave.
         initialise: Makes the parameters of an inner model from a random key.
         key: Random key of the trajectories.
-        placement: Devices that share a batch; None for one device.
+        placement: Devices that share a batch.
 
     Raises:
         NonFiniteError: A loss or a model is not finite.
@@ -407,7 +405,7 @@ def _log_sizes(
     experiment: Experiment,
     rater_params: Params,
     inner_shapes: Params,
-    placement: Placement | None,
+    placement: Placement,
 ) -> None:
     _LOG.info(
         "rater %s parameters, inner models %d x %s; inner set: %s; outer set: %s",
@@ -417,7 +415,7 @@ def _log_sizes(
         experiment.inner.describe(),
         experiment.outer.describe(),
     )
-    if placement:
+    if placement.size > 1:
         _LOG.info("on %s", placement.describe())
 
 

@@ -21,18 +21,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 POPULATION, DATA = "population", "data"
-
-
-class PlacementError(ValueError):
-    """The population or the batches do not fit the devices; the message names the config field."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +51,14 @@ class PlacementConfig:
     data: int = 0
     shard_parameters: bool = False
 
-    def __post_init__(self) -> None:
-        if min(self.population, self.data) < 0:
-            raise ValueError("placement.population and placement.data must be at least 0")
-
 
 def make_placement(
     config: PlacementConfig,
     population: int,
     batches: Sequence[int],
     devices: Sequence[jax.Device] | None = None,
-) -> Placement | None:
-    """Returns the placement, or None if everything is on one device.
+) -> Placement:
+    """Returns the placement: on one device if all else would be idle, otherwise on a mesh.
 
     Args:
         config: Sizes of the axes, 0 for automatic.
@@ -74,39 +67,39 @@ def make_placement(
         devices: Devices to use; all devices of all processes if None.
 
     Raises:
-        PlacementError: If the axes do not fit the devices, the population or the batches.
+        ValueError: If the axes do not fit the devices, the population or the batches.
     """
     devices = list(jax.devices() if devices is None else devices)
     count = len(devices)
     groups, group_size = _axes(config, population, math.gcd(*batches), count)
 
     if population % groups:
-        raise PlacementError(
+        raise ValueError(
             f"placement.population ({groups}) must divide population.size ({population})"
         )
     for batch in batches:
         if batch % group_size:
-            raise PlacementError(
+            raise ValueError(
                 f"a batch of {batch} windows cannot be divided evenly among {group_size} devices: "
                 "set placement.data to a divisor of inner_batch and outer_batch, or change those"
             )
     if groups * group_size > count:
-        raise PlacementError(
+        raise ValueError(
             f"placement asks for {groups} x {group_size} devices, but there are {count}"
         )
     if groups * group_size < count and jax.process_count() > 1:
-        raise PlacementError(
+        raise ValueError(
             f"placement uses {groups} x {group_size} of {count} devices, but a run of several "
             "processes must use all: choose placement.population to divide population.size, and "
             "placement.data to divide inner_batch and outer_batch"
         )
 
     if groups * group_size == 1:
-        return None
+        return ONE_DEVICE
     mesh = Mesh(
         np.asarray(devices[: groups * group_size]).reshape(groups, group_size), (POPULATION, DATA)
     )
-    return Placement(mesh, config.shard_parameters)
+    return MeshPlacement(mesh, config.shard_parameters)
 
 
 def _axes(config: PlacementConfig, population: int, batch: int, count: int) -> tuple[int, int]:
@@ -124,9 +117,85 @@ def _axes(config: PlacementConfig, population: int, batch: int, count: int) -> t
     return max(fitting or choices[:1], key=lambda axes: (math.prod(axes), axes[0]))
 
 
-@dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh, and which part of meta-training is where on it.
+    """Which part of meta-training is where: here everything on one device, with nothing to place.
+
+    Attributes:
+        size: Number of devices used.
+        group_size: Devices of a group, which share the batches of an inner model.
+    """
+
+    size = 1
+    group_size = 1
+
+    def data_axis(self, params: Any) -> DataAxis:
+        """Returns the devices that share the batches of one inner model, for the meta-gradient.
+
+        Args:
+            params: theta of one inner model, or a tree of its shapes.
+        """
+        return ONE_DEVICE_AXIS
+
+    def batch_axis(self, batch: int) -> DataAxis:
+        """Returns the devices that share a batch of plain training, on which theta is complete.
+
+        They are all devices if the batch can be divided evenly among them; otherwise the devices of
+        each group share it, and all groups compute the same.
+
+        Args:
+            batch: Windows of the batch.
+        """
+        return ONE_DEVICE_AXIS
+
+    def member_specs(self, member: Any, stacked: bool) -> Any:
+        """Returns the partition specs of one inner model's arrays, or of a stack of inner models.
+
+        Args:
+            member: Tree of arrays, or of their shapes.
+            stacked: Whether the arrays have a leading axis P.
+        """
+        return PartitionSpec()
+
+    def shardings(self, specs: Any) -> Any:
+        """Returns the shardings of partition specs; None for the default device."""
+        return None
+
+    def place(self, tree: Any, specs: Any) -> Any:
+        """Places arrays by their partition specs.
+
+        Args:
+            tree: Arrays with the same values in every process. JAX moves those that it can between
+                devices; the others are copied from this process.
+            specs: Tree of partition specs, or one spec for all arrays.
+        """
+        return tree
+
+    def constrain(self, tree: Any, specs: Any) -> Any:
+        """Returns arrays of a function that is being compiled, to be placed by partition specs."""
+        return tree
+
+    def on_each_device(self, function: F, in_specs: Any, out_specs: Any) -> F:
+        """Returns a function that runs on each device's part of its arguments.
+
+        Args:
+            function: Function of arrays; on a mesh it makes its own exchanges.
+            in_specs: Partition specs of its arguments.
+            out_specs: Partition specs of its results.
+        """
+        return function
+
+    def mean_over_population(self, tree: Any) -> Any:
+        """Returns the mean over the groups, for use in a function `on_each_device`."""
+        return tree
+
+    def describe(self) -> str:
+        """Returns a description in one line, for the log."""
+        return "one device"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshPlacement(Placement):
+    """Inner models and their batches spread over a mesh.
 
     Attributes:
         mesh: Mesh with the axes ("population", "data").
@@ -137,13 +206,18 @@ class Placement:
     shard_parameters: bool = False
 
     @property
+    def size(self) -> int:  # type: ignore[override] # a constant on one device
+        """See `Placement`."""
+        return self.mesh.size
+
+    @property
     def groups(self) -> int:
         """Number of groups, the size of the population axis."""
         return self.mesh.shape[POPULATION]
 
     @property
-    def group_size(self) -> int:
-        """Devices of a group, the size of the data axis."""
+    def group_size(self) -> int:  # type: ignore[override]
+        """See `Placement`."""
         return self.mesh.shape[DATA]
 
     def cut_axis(self, shape: Sequence[int]) -> int:
@@ -162,24 +236,20 @@ class Placement:
             return -1
         return int(np.argmax(lengths))
 
-    def data_axis(self, params: Any) -> DataAxis | None:
-        """Returns the data axis for `make_meta_gradient`, or None if a group is a single device.
-
-        Args:
-            params: theta of one inner model, or a tree of its shapes.
-        """
+    def data_axis(self, params: Any) -> DataAxis:
+        """See `Placement.data_axis`."""
         if self.group_size == 1:
-            return None
+            return ONE_DEVICE_AXIS
         cut_axes = tuple(self.cut_axis(leaf.shape) for leaf in jax.tree.leaves(params))
-        return DataAxis(self.group_size, cut_axes if self.shard_parameters else None)
+        return MeshAxis(self.group_size, cut_axes if self.shard_parameters else None)
+
+    def batch_axis(self, batch: int) -> DataAxis:
+        """See `Placement.batch_axis`."""
+        names = (DATA,) if batch % self.size else (POPULATION, DATA)
+        return MeshAxis(math.prod(self.mesh.shape[name] for name in names), name=names)
 
     def member_specs(self, member: Any, stacked: bool) -> Any:
-        """Returns the partition specs of one inner model's arrays, or of a stack of inner models.
-
-        Args:
-            member: Tree of arrays, or of their shapes.
-            stacked: Whether the arrays have a leading axis P.
-        """
+        """See `Placement.member_specs`."""
 
         def spec(leaf: Any) -> PartitionSpec:
             shape = leaf.shape[1:] if stacked else leaf.shape
@@ -190,7 +260,7 @@ class Placement:
         return jax.tree.map(spec, member)
 
     def shardings(self, specs: Any) -> Any:
-        """Returns the shardings of partition specs."""
+        """See `Placement.shardings`."""
         return jax.tree.map(
             lambda spec: NamedSharding(self.mesh, spec),
             specs,
@@ -198,13 +268,7 @@ class Placement:
         )
 
     def place(self, tree: Any, specs: Any) -> Any:
-        """Places arrays by their partition specs.
-
-        Args:
-            tree: Arrays with the same values in every process. JAX moves those that it can between
-                devices; the others are copied from this process.
-            specs: Tree of partition specs, or one spec for all arrays.
-        """
+        """See `Placement.place`."""
         if isinstance(specs, PartitionSpec):
             specs = jax.tree.map(lambda _: specs, tree)
 
@@ -220,29 +284,43 @@ class Placement:
 
         return jax.tree.map(put, tree, self.shardings(specs))
 
+    def constrain(self, tree: Any, specs: Any) -> Any:
+        """See `Placement.constrain`."""
+        return jax.lax.with_sharding_constraint(tree, self.shardings(specs))
+
+    def on_each_device(self, function: F, in_specs: Any, out_specs: Any) -> F:
+        """See `Placement.on_each_device`."""
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
     def mean_over_population(self, tree: Any) -> Any:
-        """Returns the mean over the groups, for use inside `jax.shard_map`."""
+        """See `Placement.mean_over_population`."""
         return jax.lax.pmean(tree, POPULATION) if self.groups > 1 else tree
 
     def describe(self) -> str:
-        """Returns a description in one line, for the log."""
+        """See `Placement.describe`."""
         kind = self.mesh.devices.flat[0].device_kind
         cut = (
             ", parameters sharded over the group"
             if self.shard_parameters and self.group_size > 1
             else ""
         )
-        idle = jax.device_count() - self.mesh.size
+        idle = jax.device_count() - self.size
         left_over = f"; {idle} more devices stay idle" if idle > 0 else ""
-        return (
-            f"{self.mesh.size} x {kind}: {self.groups} groups of {self.group_size}{cut}{left_over}"
-        )
+        return f"{self.size} x {kind}: {self.groups} groups of {self.group_size}{cut}{left_over}"
 
 
-class OneDevice:
-    """The data axis of an inner model on one device: there is nothing to exchange."""
+class DataAxis:
+    """The devices that share a batch: here a single one, with nothing to exchange.
 
-    size = 1
+    Attributes:
+        size: Number of devices.
+        name: Name or names of the mesh axes.
+    """
+
+    size: int = 1
+    name: str | tuple[str, ...] = ()
 
     def sum_value(self, tree: Any) -> Any:
         """Returns the sum over the devices, complete on every device."""
@@ -266,8 +344,8 @@ class OneDevice:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataAxis(OneDevice):
-    """The devices that share the batches of one inner model, seen from inside `jax.shard_map`.
+class MeshAxis(DataAxis):
+    """Several devices that share the batches of one inner model, seen from within `jax.shard_map`.
 
     Attributes:
         size: Number of devices.
@@ -282,22 +360,22 @@ class DataAxis(OneDevice):
     name: str | tuple[str, ...] = DATA
 
     def sum_value(self, tree: Any) -> Any:
-        """See `OneDevice.sum_value`."""
+        """See `DataAxis.sum_value`."""
         return jax.lax.psum(tree, self.name)
 
     def own_part(self, x_B: jax.Array) -> jax.Array:
-        """See `OneDevice.own_part`."""
+        """See `DataAxis.own_part`."""
         width = x_B.shape[-1] // self.size
         return jax.lax.dynamic_slice_in_dim(
             x_B, jax.lax.axis_index(self.name) * width, width, axis=-1
         )
 
     def whole_batch(self, x_B: jax.Array) -> jax.Array:
-        """See `OneDevice.whole_batch`."""
+        """See `DataAxis.whole_batch`."""
         return jax.lax.all_gather(x_B, self.name, axis=x_B.ndim - 1, tiled=True)
 
     def whole_params(self, params: Any) -> Any:
-        """See `OneDevice.whole_params`."""
+        """See `DataAxis.whole_params`."""
         if self.cut_axes is None:
             return params
         leaves, structure = jax.tree.flatten(params)
@@ -308,7 +386,7 @@ class DataAxis(OneDevice):
         return jax.tree.unflatten(structure, whole)
 
     def sum_params(self, tree: Any) -> Any:
-        """See `OneDevice.sum_params`."""
+        """See `DataAxis.sum_params`."""
         if self.cut_axes is None:
             return jax.lax.psum(tree, self.name)
         leaves, structure = jax.tree.flatten(tree)
@@ -319,3 +397,6 @@ class DataAxis(OneDevice):
             for leaf, axis in zip(leaves, self.cut_axes, strict=True)
         ]
         return jax.tree.unflatten(structure, parts)
+
+
+ONE_DEVICE, ONE_DEVICE_AXIS = Placement(), DataAxis()

@@ -37,7 +37,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from datarater.meta_training.algorithm.language_model import Params, Windows
-from datarater.meta_training.algorithm.mesh import DataAxis, OneDevice
+from datarater.meta_training.algorithm.mesh import ONE_DEVICE_AXIS, DataAxis
 
 SequenceLosses = Callable[[Params, Windows], jax.Array]  # (theta, windows) -> losses_B
 ScoreWindows = Callable[[Params, Windows], jax.Array]  # (eta, windows) -> scores_B
@@ -128,7 +128,7 @@ def make_meta_gradient(
     losses: SequenceLosses,
     optimiser: optax.GradientTransformation,
     config: MetaGradientConfig,
-    data_axis: DataAxis | None = None,
+    axis: DataAxis = ONE_DEVICE_AXIS,
 ) -> Callable[[Params, InnerState, Windows, Windows], MetaGradient]:
     """Returns the function that computes one inner model's meta-gradient.
 
@@ -139,8 +139,8 @@ def make_meta_gradient(
             needs an `eps_root` above 0. Where parameters are cut over devices, it must be
             elementwise, as Adam, AdamW and SGD are.
         config: How to compute the meta-gradient.
-        data_axis: The devices that share one inner model's batches, if more than one: the function
-            then runs inside `jax.shard_map`, on this device's part of the windows. Mixed mode only.
+        axis: The devices that share one inner model's batches. If more than one, the function runs
+            inside `jax.shard_map`, on this device's part of the windows. Mixed mode only.
 
     Returns:
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
@@ -152,9 +152,8 @@ def make_meta_gradient(
         >>> make = make_meta_gradient(score, losses, optax.sgd(0.1), config)  # doctest: +SKIP
         >>> make(eta, state, inner_windows_T, outer_windows).gradient  # doctest: +SKIP
     """
-    axis = data_axis or OneDevice()
-    inner_gradient = make_inner_gradient(losses, config.mode, config.inner_micro_batch, data_axis)
-    mean_loss = make_mean_loss(losses, config.outer_micro_batch, data_axis)
+    inner_gradient = make_inner_gradient(losses, config.mode, config.inner_micro_batch, axis)
+    mean_loss = make_mean_loss(losses, config.outer_micro_batch, axis)
 
     # Inner training: T weighted updates, then the outer loss.
 
@@ -256,7 +255,7 @@ def make_meta_gradient(
 
 
 def make_inner_gradient(
-    losses: SequenceLosses, mode: str, micro_batch: int = 0, data_axis: DataAxis | None = None
+    losses: SequenceLosses, mode: str, micro_batch: int = 0, axis: DataAxis = ONE_DEVICE_AXIS
 ) -> Callable[..., tuple[Params, jax.Array]]:
     """Returns the function (theta, weights_B, windows) -> (sum_i w_i grad_theta l_i, losses_B).
 
@@ -267,8 +266,8 @@ def make_inner_gradient(
         mode: "reverse" leaves the function's derivative to JAX; "mixed" gives it the rule of the
             module's docstring.
         micro_batch: Windows at a time; 0 for the whole batch.
-        data_axis: The devices that share the batch, if more than one; the windows are then this
-            device's part, and theta, its gradient and the weights are as `DataAxis` describes.
+        axis: The devices that share the batch; the windows are this device's part, and theta, its
+            gradient and the weights are as `MeshAxis` describes.
 
     Raises:
         ValueError: If reverse mode would share a batch over devices.
@@ -295,14 +294,11 @@ def make_inner_gradient(
         return total, losses_MxB.reshape(-1)
 
     if mode == "reverse":
-        if data_axis is not None:
+        if axis.size > 1:
             raise ValueError(
-                "meta_gradient.mode 'reverse' needs each inner model on one device: "
-                "set placement.data to 1"
+                "mode 'reverse' needs each inner model on one device: set placement.data to 1"
             )
         return gradient
-
-    axis = data_axis or OneDevice()
 
     @jax.custom_vjp
     def mixed(params: Params, weights_B: jax.Array, windows: Windows) -> tuple[Params, jax.Array]:
@@ -335,7 +331,7 @@ def make_inner_gradient(
 
 
 def make_mean_loss(
-    losses: SequenceLosses, micro_batch: int = 0, data_axis: DataAxis | None = None
+    losses: SequenceLosses, micro_batch: int = 0, axis: DataAxis = ONE_DEVICE_AXIS
 ) -> Callable[[Params, Windows], jax.Array]:
     """Returns the function (theta, windows) -> mean loss, for use as an outer loss.
 
@@ -345,9 +341,8 @@ def make_mean_loss(
     Args:
         losses: Loss of each sequence.
         micro_batch: Windows at a time; 0 for the whole batch.
-        data_axis: The devices that share the batch, if more than one.
+        axis: The devices that share the batch.
     """
-    axis = data_axis or OneDevice()
 
     def value_and_gradient(params: Params, windows: Windows) -> tuple[jax.Array, Params]:
         whole = axis.whole_params(params)

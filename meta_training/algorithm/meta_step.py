@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from datarater.meta_training.algorithm.language_model import Params, Windows
-from datarater.meta_training.algorithm.mesh import DATA, POPULATION, Placement
+from datarater.meta_training.algorithm.mesh import DATA, ONE_DEVICE, POPULATION, Placement
 from datarater.meta_training.algorithm.meta_gradient import InnerState, MetaGradient
 from datarater.meta_training.algorithm.population import stack
 
@@ -77,7 +77,7 @@ class MetaStepMetrics(NamedTuple):
 def make_meta_step(
     meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
     meta_optimiser: optax.GradientTransformation,
-    placement: Placement | None = None,
+    placement: Placement = ONE_DEVICE,
 ) -> jax.stages.Wrapped:
     """Returns one meta-step over the whole population, compiled.
 
@@ -85,11 +85,11 @@ def make_meta_step(
         meta_gradient: The meta-gradient of one inner model, as `make_meta_gradient` returns it for
             the placement's data axis.
         meta_optimiser: The meta-optimizer of one inner model.
-        placement: The placement; None for one device.
+        placement: Devices of the inner models and their batches.
 
     Returns:
         A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics).
-        The state is donated: use the one returned. With a placement, place the arguments with
+        The state is donated: use the one returned. On several devices, place the arguments with
         `place_meta_state` and `place_windows`.
     """
     averaged_update = make_averaged_update(meta_optimiser)
@@ -107,8 +107,7 @@ def make_meta_step(
         )
 
         update, meta_state = averaged_update(results.gradient, meta_state, rater_params)
-        if placement is not None:
-            update = placement.mean_over_population(update)
+        update = placement.mean_over_population(update)
 
         squares = [
             jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(results.gradient)
@@ -119,29 +118,25 @@ def make_meta_step(
     def meta_step(
         state: MetaState, inner: Windows, outer: Windows
     ) -> tuple[MetaState, MetaStepMetrics]:
-        all_members = members
-        if placement is not None:
-            specs = meta_state_specs(state, placement)
-            each: Any = PartitionSpec(POPULATION)
-            everywhere = PartitionSpec()
-            all_members = jax.shard_map(
-                members,
-                mesh=placement.mesh,
-                in_specs=(
-                    specs.rater_params,
-                    specs.meta_optimiser_state,
-                    specs.inner,
-                    windows_spec(inner),
-                    windows_spec(outer),
-                ),
-                out_specs=(
-                    everywhere,
-                    specs.meta_optimiser_state,
-                    each,
-                    MetaGradient((), each, specs.inner, each, each),
-                ),
-                check_vma=False,
-            )
+        specs = meta_state_specs(state, placement)
+        each: Any = PartitionSpec(POPULATION)
+        everywhere = PartitionSpec()
+        all_members = placement.on_each_device(
+            members,
+            in_specs=(
+                specs.rater_params,
+                specs.meta_optimiser_state,
+                specs.inner,
+                windows_spec(inner),
+                windows_spec(outer),
+            ),
+            out_specs=(
+                everywhere,
+                specs.meta_optimiser_state,
+                each,
+                MetaGradient((), each, specs.inner, each, each),
+            ),
+        )
         update, meta_optimiser_state, square_P, results = all_members(
             state.rater_params, state.meta_optimiser_state, state.inner, inner, outer
         )
@@ -149,13 +144,7 @@ def make_meta_step(
         metrics = _metrics(results, square_P, update, state.rater_params)
         rater_params = optax.apply_updates(state.rater_params, update)
         after = MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state)
-        if placement is not None:
-            shardings = placement.shardings(specs)
-            after = jax.lax.with_sharding_constraint(after, shardings)
-            metrics = jax.lax.with_sharding_constraint(
-                metrics, NamedSharding(placement.mesh, PartitionSpec())
-            )
-        return after, metrics
+        return placement.constrain(after, specs), placement.constrain(metrics, everywhere)
 
     return jax.jit(meta_step, donate_argnums=0)
 
@@ -242,23 +231,21 @@ def meta_state_specs(state: MetaState, placement: Placement) -> Any:
     )
 
 
-def place_meta_state(state: MetaState, placement: Placement | None) -> MetaState:
+def place_meta_state(state: MetaState, placement: Placement) -> MetaState:
     """Places a meta-state, which must be the same in every process, on its devices."""
-    return (
-        state if placement is None else placement.place(state, meta_state_specs(state, placement))
-    )
+    placed: MetaState = placement.place(state, meta_state_specs(state, placement))
+    return placed
 
 
-def place_windows(windows: Windows, placement: Placement | None) -> Windows:
+def place_windows(windows: Windows, placement: Placement) -> Windows:
     """Places windows, which must be the same in every process, on the devices that use them.
 
     Args:
         windows: Inner windows [P, T, B, L] or outer windows [P, B, L].
-        placement: The placement; None for one device.
+        placement: Devices of the inner models and their batches.
     """
-    if placement is None:
-        return windows
-    return placement.place(windows, windows_spec(windows))
+    placed: Windows = placement.place(windows, windows_spec(windows))
+    return placed
 
 
 def windows_spec(windows: Windows) -> PartitionSpec:

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from datarater.meta_training.algorithm.language_model import Params
-from datarater.meta_training.algorithm.mesh import Placement
+from datarater.meta_training.algorithm.mesh import ONE_DEVICE, Placement
 from datarater.meta_training.algorithm.meta_gradient import InnerState
 
 Initialise = Callable[[jax.Array], Params]  # random key -> fresh parameters
@@ -68,7 +68,7 @@ class PopulationConfig:
 
 
 def initial_population(
-    size: int, newcomer: Callable[[int], InnerState], placement: Placement | None = None
+    size: int, newcomer: Callable[[int], InnerState], placement: Placement = ONE_DEVICE
 ) -> InnerState:
     """Returns the inner models, stacked along a leading axis P and placed on their devices.
 
@@ -78,17 +78,15 @@ def initial_population(
     Args:
         size: P, the number of inner models.
         newcomer: Makes the inner model with an index in [0, P), the same in every process.
-        placement: The placement; None for one device.
+        placement: Devices of the inner models.
     """
     first = newcomer(0)
 
     def nothing() -> InnerState:
         return jax.tree.map(lambda x: jnp.zeros((size, *np.shape(x)), x.dtype), first)
 
-    shardings = placement and placement.shardings(
-        placement.member_specs(jax.eval_shape(nothing), stacked=True)
-    )
-    inner = jax.jit(nothing, out_shardings=shardings)()
+    specs = placement.member_specs(jax.eval_shape(nothing), stacked=True)
+    inner = jax.jit(nothing, out_shardings=placement.shardings(specs))()
 
     for member in range(size):
         inner = replace_member(inner, member, newcomer(member) if member else first, placement)
@@ -130,7 +128,7 @@ def members_to_reset(step: int, config: PopulationConfig) -> list[int]:
 
 
 def replace_member(
-    inner: InnerState, member: int, replacement: InnerState, placement: Placement | None = None
+    inner: InnerState, member: int, replacement: InnerState, placement: Placement = ONE_DEVICE
 ) -> InnerState:
     """Returns the population with one inner model replaced: parameters, optimizer state and age.
 
@@ -138,15 +136,11 @@ def replace_member(
         inner: The stacked population. It is donated: use the one returned.
         member: Index of the inner model to replace, in [0, P).
         replacement: The new inner model, the same in every process.
-        placement: The placement; None for one device.
+        placement: Devices of the inner models.
     """
-    if placement is not None:
-        replacement = placement.place(
-            replacement, placement.member_specs(replacement, stacked=False)
-        )
-        specs = placement.member_specs(inner, stacked=True)
-        return placement.place(_replace_member(inner, np.int32(member), replacement), specs)
-    return _replace_member(inner, np.int32(member), replacement)
+    replacement = placement.place(replacement, placement.member_specs(replacement, stacked=False))
+    specs = placement.member_specs(inner, stacked=True)
+    return placement.place(_replace_member(inner, np.int32(member), replacement), specs)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from datarater.meta_training.algorithm.language_model import Windows
-from datarater.meta_training.algorithm.mesh import DATA, POPULATION, DataAxis, Placement
+from datarater.meta_training.algorithm.mesh import ONE_DEVICE, Placement
 from datarater.meta_training.algorithm.meta_gradient import (
     InnerState,
     SequenceLosses,
@@ -112,30 +112,24 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     batch: int,
     micro_batch: int = 0,
-    placement: Placement | None = None,
+    placement: Placement = ONE_DEVICE,
 ) -> TrainStep:
-    """Returns one compiled step of plain training.
-
-    Several devices share the batch: all of them if it can be divided evenly; otherwise the
-    devices of each group share it, and all groups compute the same.
+    """Returns one compiled step of plain training, whose batch is shared by `batch_axis`.
 
     Args:
         losses: Loss of each sequence; the step minimizes its mean.
         optimiser: The inner optimizer.
         batch: Windows of a batch.
         micro_batch: Windows on a device at a time; 0 for all.
-        placement: The placement; None for one device.
+        placement: Devices that share the batch.
 
     Returns:
         A function (inner model, windows) -> (inner model, its loss before the step).
     """
-    data_axis, axes = None, tuple[str, ...]()
-    if placement is not None:
-        axes = (DATA,) if batch % placement.mesh.size else (POPULATION, DATA)
-        data_axis = DataAxis(math.prod(placement.mesh.shape[axis] for axis in axes), name=axes)
-    part = batch // (data_axis.size if data_axis else 1)
+    axis = placement.batch_axis(batch)
+    part = batch // axis.size
     micro_batch = math.gcd(micro_batch, part)
-    mean_loss = make_mean_loss(losses, micro_batch if micro_batch < part else 0, data_axis)
+    mean_loss = make_mean_loss(losses, micro_batch if micro_batch < part else 0, axis)
 
     def train_step(state: InnerState, windows: Windows) -> tuple[InnerState, jax.Array]:
         loss, gradient = jax.value_and_grad(mean_loss)(state.params, windows)
@@ -144,18 +138,9 @@ def make_train_step(
             optax.apply_updates(state.params, updates), optimiser_state, state.age + 1
         ), loss
 
-    if placement is None:
-        return jax.jit(train_step)
-
-    everywhere, cut = PartitionSpec(), PartitionSpec(axes)
+    everywhere, cut = PartitionSpec(), PartitionSpec(axis.name)
     shared = jax.jit(
-        jax.shard_map(
-            train_step,
-            mesh=placement.mesh,
-            in_specs=(everywhere, cut),
-            out_specs=(everywhere, everywhere),
-            check_vma=False,
-        )
+        placement.on_each_device(train_step, (everywhere, cut), (everywhere, everywhere))
     )
     return lambda state, windows: shared(
         placement.place(state, everywhere), placement.place(windows, cut)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -92,8 +93,12 @@ def meta_gradient_config(config: ConfigDict) -> MetaGradientConfig:
     return MetaGradientConfig(**config.meta_gradient)
 
 
-def placement(config: ConfigDict) -> Placement | None:
-    """Returns the placement of inner models and batches on the devices; None for a single device.
+def placement(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """Returns the placement of inner models and batches on the devices.
+
+    Args:
+        config: The whole config.
+        devices: Devices to use; all devices of all processes if None.
 
     Raises:
         ConfigError: The axes do not fit the devices, the population or the batches.
@@ -103,16 +108,9 @@ def placement(config: ConfigDict) -> Placement | None:
             PlacementConfig(**config.placement),
             config.population.size,
             (config.inner_batch, config.outer_batch),
+            devices,
         )
-    if not placed:
-        return None
-
     check_micro_batches(config, placed.group_size)
-    if placed.group_size > 1 and config.meta_gradient.mode == "reverse":
-        raise ConfigError(
-            "meta_gradient.mode 'reverse' needs each inner model on one device: "
-            "set placement.data to 1"
-        )
     return placed
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
-from datarater.meta_training.algorithm.mesh import PlacementError
 from datarater.meta_training.config import checks
 from datarater.meta_training.data.texts import DataError, EmptySetError
 from datarater.meta_training.errors import (
@@ -48,7 +47,7 @@ EXIT_CODES_OF_ERRORS: list[tuple[tuple[type[BaseException], ...], int]] = [
     ((WorkdirError,), exit_codes.OTHER_RUN),
     ((NoInputError,), exit_codes.NO_INPUT),
     ((EmptySetError,), exit_codes.EMPTY_CORPUS),
-    ((ConfigError, DataError, PlacementError), exit_codes.WRONG_USAGE),
+    ((ConfigError, DataError), exit_codes.WRONG_USAGE),
     ((PermissionError,), exit_codes.NO_PERMISSION),
     (
         (NonFiniteError, NonFiniteScoresError, CheckpointError, LostProcessError, OSError),

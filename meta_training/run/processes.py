@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from datarater.meta_training.algorithm.mesh import PlacementError
-from datarater.meta_training.errors import first_line
+from datarater.meta_training.errors import ConfigError, first_line
 from datarater.rater_model import exit_codes
 
 # A status of a lost process, or the libraries' own words for it. The word "collective" is missing
@@ -46,13 +45,13 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
         process: Index of this process, from 0; not used with "auto".
 
     Raises:
-        PlacementError: The numbers do not fit each other, the address is malformed, or no cluster
+        ConfigError: The numbers do not fit each other, the address is malformed, or no cluster
             provides them.
         LostProcessError: The others did not join in time.
     """
     if not coordinator:
         if processes != 1:
-            raise PlacementError(
+            raise ConfigError(
                 f"--processes={processes} needs --coordinator=HOST:PORT, the same for all of them"
             )
         return
@@ -60,7 +59,7 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
     if coordinator != "auto":
         _check_address(coordinator)
         if process >= processes:
-            raise PlacementError(
+            raise ConfigError(
                 f"--process={process} must be below --processes={processes}: it counts from 0"
             )
 
@@ -79,7 +78,7 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
         if coordinator == "auto":
             reason = "JAX finds no cluster that provides the processes"
             remedy = "; give --coordinator=HOST:PORT --processes=N --process=I instead"
-        raise PlacementError(
+        raise ConfigError(
             f"--coordinator={coordinator}: {reason} ({first_line(error)}){remedy}"
         ) from error
 
@@ -87,7 +86,7 @@ def join_processes(coordinator: str, processes: int, process: int) -> None:
 def _check_address(coordinator: str) -> None:
     address = _ADDRESS.fullmatch(coordinator)
     if address is None or not 0 < int(address[1]) < 2**16:
-        raise PlacementError(
+        raise ConfigError(
             f"--coordinator={coordinator} must be HOST:PORT of process 0, such as host0:8476, or "
             "'auto' where the cluster provides it"
         )
@@ -106,7 +105,7 @@ def together() -> Iterator[dict[str, Any]]:
 
     Raises:
         LostProcessError: Another process failed; the message quotes its error.
-        PlacementError: The processes differ; the message names where.
+        ConfigError: The processes differ; the message names where.
     """
     shared: dict[str, Any] = {}
     try:
@@ -122,7 +121,7 @@ def together() -> Iterator[dict[str, Any]]:
                 f"process {number} of {len(reports)} has ended: {report['failed']}"
             )
     if differences := list(_differences([report["same"] for report in reports])):
-        raise PlacementError(
+        raise ConfigError(
             f"the processes of this run differ: {'; '.join(differences)}. Start all of them with "
             "the same command and config, on the same data, with the same versions installed"
         )

@@ -57,7 +57,12 @@ from datarater.meta_training.algorithm.language_model import (
     initialise_language_model,
     sequence_losses,
 )
-from datarater.meta_training.algorithm.mesh import Placement, PlacementConfig, make_placement
+from datarater.meta_training.algorithm.mesh import (
+    ONE_DEVICE,
+    Placement,
+    PlacementConfig,
+    make_placement,
+)
 from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
     MetaState,
@@ -100,13 +105,13 @@ class SizedTokenizer(ByteTokenizer):
 
 
 def meta_step_of(
-    config: ConfigDict, placement: Placement | None
+    config: ConfigDict, placement: Placement
 ) -> tuple[jax.stages.Wrapped, MetaState, Windows, Windows]:
     """Returns the meta-step of a config and the shapes of its arguments.
 
     Args:
         config: The whole config.
-        placement: The placement; None for everything on one device.
+        placement: Devices of the inner models and their batches.
     """
     tokenizer = SizedTokenizer(config.tokenizer.vocabulary_size)
     rater, model = (
@@ -133,7 +138,7 @@ def meta_step_of(
     inner = windows(config.population.size, config.inner_updates, config.inner_batch)
     outer = windows(config.population.size, config.outer_batch)
 
-    if placement:
+    if placement.size > 1:
 
         def placed(tree: Any, specs: Any) -> Any:
             return jax.tree.map(
@@ -152,7 +157,7 @@ def meta_step_of(
         lambda params, batch: sequence_losses(model, params, batch),
         optimiser,
         build.meta_gradient_config(config),
-        placement.data_axis(theta) if placement else None,
+        placement.data_axis(theta),
     )
     return make_meta_step(meta_gradient, meta_optimiser, placement), state, inner, outer
 
@@ -232,7 +237,7 @@ def compile_for_cpu(config: ConfigDict, group_size: int) -> dict[str, Any]:
     config.population.size = 1
     config.inner_batch //= group_size
     config.outer_batch //= group_size
-    step, *arguments = meta_step_of(config, None)
+    step, *arguments = meta_step_of(config, ONE_DEVICE)
     started = time.monotonic()
     memory: Any = step.lower(*arguments).compile().memory_analysis()
     return {
@@ -313,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = config_of(size, updates, arguments.micro_batch, arguments.mode)
             names = ("size", "updates", "mode", "micro_batch", "topology")
             place = (size, updates, arguments.mode, arguments.micro_batch, arguments.topology)
-            _, state, *_ = meta_step_of(config, None)
+            _, state, *_ = meta_step_of(config, ONE_DEVICE)
             existing = next((f for f in figures if tuple(f[name] for name in names) == place), {})
             figure: dict[str, Any] = {**existing, **dict(zip(names, place, strict=True))}
             figure["parameters"] = count_parameters(state.inner.params) // config.population.size

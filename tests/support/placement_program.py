@@ -17,7 +17,12 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from datarater.meta_training.algorithm.mesh import Placement, PlacementConfig, make_placement
+from datarater.meta_training.algorithm.mesh import (
+    ONE_DEVICE,
+    Placement,
+    PlacementConfig,
+    make_placement,
+)
 from datarater.meta_training.algorithm.meta_gradient import MetaGradientConfig, make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
     initial_meta_state,
@@ -41,7 +46,7 @@ QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
 def run(
     problem: Problem,
-    placement: Placement | None,
+    placement: Placement,
     meta_optimiser: Any,
     steps: int,
     permuted: bool = False,
@@ -55,9 +60,8 @@ def run(
     optimiser = optax.adam(1e-2, eps=1e-8, eps_root=1e-8)
     keys = jax.random.split(jax.random.key(0), POPULATION + 2)
     members = [inner_state(problem.initialise_model(key), optimiser) for key in keys[2:]]
-    data_axis = placement.data_axis(members[0].params) if placement else None
 
-    inner_part, outer_part = (1, 1) if placement and placement.group_size == BATCH else (2, 4)
+    inner_part, outer_part = (1, 1) if placement.group_size == BATCH else (2, 4)
     meta_gradient = make_meta_gradient(
         problem.score,
         problem.losses,
@@ -67,7 +71,7 @@ def run(
             outer_micro_batch=outer_part,
             rater_micro_batch=2 * inner_part,
         ),
-        data_axis,
+        placement.data_axis(members[0].params),
     )
     state = initial_meta_state(problem.initialise_rater(keys[0]), stack(members), meta_optimiser)
     state = place_meta_state(state, placement)
@@ -94,9 +98,7 @@ def run(
         state, metrics = compiled(*arguments)
 
     cut = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.inner.params)]
-    optimiser_state = state.meta_optimiser_state
-    if placement:
-        optimiser_state = placement.place(optimiser_state, PartitionSpec())
+    optimiser_state = placement.place(state.meta_optimiser_state, PartitionSpec())
     rows = np.concatenate(
         [np.reshape(leaf, (POPULATION, -1)) for leaf in jax.tree.leaves(optimiser_state)], axis=1
     )
@@ -144,12 +146,12 @@ def main() -> None:
     # the momenta are each inner model's own gradient.
     plain = optax.sgd(1e6, momentum=0.5)
 
-    def place(groups: int, data: int, shard_parameters: bool) -> Placement | None:
+    def place(groups: int, data: int, shard_parameters: bool) -> Placement:
         return make_placement(PlacementConfig(groups, data, shard_parameters), POPULATION, (BATCH,))
 
-    one_step, one_metrics, (*_, one_rows) = run(problem, None, plain, 1)
-    ten_steps, _, _ = run(problem, None, adam, arguments.steps)
-    permuted, _, _ = run(problem, None, adam, arguments.steps, permuted=True)
+    one_step, one_metrics, (*_, one_rows) = run(problem, ONE_DEVICE, plain, 1)
+    ten_steps, _, _ = run(problem, ONE_DEVICE, adam, arguments.steps)
+    permuted, _, _ = run(problem, ONE_DEVICE, adam, arguments.steps, permuted=True)
     report: dict[str, Any] = {
         "devices": jax.device_count(),
         "permuted": distance(permuted, ten_steps),

@@ -13,9 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from datarater.meta_training.algorithm.mesh import PlacementConfig, PlacementError, make_placement
+from datarater.meta_training.algorithm.mesh import (
+    ONE_DEVICE,
+    MeshAxis,
+    MeshPlacement,
+    PlacementConfig,
+    make_placement,
+)
+from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.run.processes import is_lost_process, join_processes, together
 from tests.support import ROOT, training
 
@@ -144,8 +152,12 @@ def test_two_processes_make_the_rater_of_one(tmp_path: Path) -> None:
             assert report[parameters]["steps"] < 1e-9
 
 
-def test_one_device_needs_no_placement() -> None:
-    assert make_placement(PlacementConfig(), 4, (8,), jax.devices()[:1]) is None
+def test_on_one_device_nothing_is_placed() -> None:
+    made = make_placement(PlacementConfig(), 4, (8,), jax.devices()[:1])
+    assert made is ONE_DEVICE
+    tree = {"a": np.zeros(3)}
+    assert made.place(tree, made.member_specs(tree, stacked=False)) is tree
+    assert made.data_axis(tree).size == made.batch_axis(8).size == 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +180,7 @@ def test_axes_are_chosen_from_devices_and_population(
     config: PlacementConfig, devices: int, expected: tuple[int, int]
 ) -> None:
     made = make_placement(config, 4, (24, 48), jax.devices()[:1] * devices)
-    assert made is not None
+    assert isinstance(made, MeshPlacement)
     assert (made.groups, made.group_size) == expected
 
 
@@ -187,17 +199,17 @@ def test_axes_are_chosen_from_devices_and_population(
     ],
 )
 def test_axes_that_do_not_fit_are_refused(config: PlacementConfig, message: str) -> None:
-    with pytest.raises(PlacementError, match=message):
+    with pytest.raises(ValueError, match=message):
         make_placement(config, 4, (8,), jax.devices()[:1] * 8)
 
 
 def test_the_longest_axis_that_can_be_cut_is_cut() -> None:
     made = make_placement(PlacementConfig(1, 4, True), 4, (8,), jax.devices()[:1] * 4)
-    assert made is not None
+    assert isinstance(made, MeshPlacement)
     shapes = [(6, 8), (12, 8), (5, 7), (), (4,)]
     assert [made.cut_axis(shape) for shape in shapes] == [1, 0, -1, -1, 0]
     axis = made.data_axis([jnp.zeros(shape) for shape in shapes])
-    assert axis is not None
+    assert isinstance(axis, MeshAxis)
     assert axis.cut_axes == (1, 0, -1, -1, 0)
 
 
@@ -206,8 +218,7 @@ def test_the_default_uses_as_many_devices_as_fit_the_default_batches(
     devices: int, used: int
 ) -> None:
     made = make_placement(PlacementConfig(), 8, (32, 16), jax.devices()[:1] * devices)
-    assert made is not None
-    assert made.mesh.size == used
+    assert made.size == used
 
 
 @pytest.mark.parametrize(
@@ -215,7 +226,7 @@ def test_the_default_uses_as_many_devices_as_fit_the_default_batches(
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(
-        PlacementError, match=f"--coordinator={address} must be HOST:PORT of process 0"
+        ConfigError, match=f"--coordinator={address} must be HOST:PORT of process 0"
     ):
         join_processes(address, 2, 0)
 

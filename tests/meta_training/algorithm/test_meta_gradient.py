@@ -21,7 +21,7 @@ from datarater.meta_training.algorithm.language_model import (
     initialise_language_model,
     sequence_losses,
 )
-from datarater.meta_training.algorithm.mesh import DataAxis
+from datarater.meta_training.algorithm.mesh import MeshAxis
 from datarater.meta_training.algorithm.meta_gradient import (
     InnerState,
     MetaGradient,
@@ -303,7 +303,7 @@ def test_reverse_mode_over_several_devices_is_refused() -> None:
         ValueError,
         match=r"'reverse' needs each inner model on one device: set placement\.data to 1",
     ):
-        make_meta_gradient(models.score, models.losses, OPTIMISERS["adam"](), REVERSE, DataAxis(2))
+        make_meta_gradient(models.score, models.losses, OPTIMISERS["adam"](), REVERSE, MeshAxis(2))
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ ON_FOUR_DEVICES = """
 import functools
 import jax, jax.numpy as jnp, numpy as np, optax
 from datarater.meta_training.algorithm.language_model import Windows
-from datarater.meta_training.algorithm.mesh import PlacementConfig, make_placement
+from datarater.meta_training.algorithm.mesh import ONE_DEVICE, PlacementConfig, make_placement
 from datarater.meta_training.algorithm.meta_step import initial_meta_state, place_meta_state
 from datarater.meta_training.algorithm.population import (
     fresh_inner_state, initial_population, stack
@@ -190,7 +190,7 @@ member = functools.partial(
 for batch, cut in ((8, False), (8, True), (2, True)):
     placement = make_placement(PlacementConfig(2, 2, cut), 4, (batch,))
     state = shared = member(jax.random.key(0))
-    one, four = (make_train_step(losses, optimiser, batch, 2, p) for p in (None, placement))
+    one, four = (make_train_step(losses, optimiser, batch, 2, p) for p in (ONE_DEVICE, placement))
     for step in range(5):
         tokens = np.random.default_rng(step).integers(0, 2, (batch, 2)).astype(np.int32)
         windows = Windows(jnp.asarray(tokens), jnp.full(batch, 2, jnp.int32))

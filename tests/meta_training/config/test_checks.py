@@ -306,15 +306,12 @@ def test_a_missing_field_is_named() -> None:
         checks.check(config)
 
 
-def test_micro_batches_are_checked_against_each_devices_part(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_micro_batches_are_checked_against_each_devices_part() -> None:
     config = config_with(
         placement__data=4, placement__population=1, meta_gradient__inner_micro_batch=16
     )
-    monkeypatch.setattr(jax, "devices", lambda: [jax.local_devices()[0]] * 4)
     with pytest.raises(
         errors.ConfigError,
         match=r"inner_micro_batch \(16\) must divide inner_batch / .* \(32 / 4\)",
     ):
-        build.placement(config)
+        build.placement(config, [jax.local_devices()[0]] * 4)
