@@ -7,6 +7,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := datarater rater_model meta_training pipelines deploy docs examples tests setup.py
+# The tests of a group, such as those on the Flink cluster, run in one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 PIP_INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -21,19 +23,16 @@ demo: $(VENV)/.demo  ## meta-train a rater on a built-in corpus and curate the c
 	$(BIN)/datarater demo --output demo_output
 
 .PHONY: test
-test: lint types fast-tests slow-tests  ## lint, check types and run all tests except the drills
+test: lint types $(VENV)/.test  ## lint, check types and run all tests except the drills
+	$(PYTEST) -m "not drill"
 
 .PHONY: fast-tests
 fast-tests: $(VENV)/.test  ## run the tests that take seconds
-	$(BIN)/python -m pytest -n 2 -m "not slow and not drill"
-
-.PHONY: slow-tests
-slow-tests: $(VENV)/.test  ## run the tests that take longer
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not drill"
+	$(PYTEST) -m "not slow and not drill"
 
 .PHONY: drills
-drills: $(VENV)/.drills  ## run the drills: wheel, docs, notebook
-	$(BIN)/python -m pytest -m drill
+drills: $(VENV)/.drills  ## run the drills: repeated proofs, wheel, docs, notebook
+	$(PYTEST) -m drill
 
 .PHONY: lint
 lint: $(VENV)/.test  ## check style and format
@@ -88,7 +87,7 @@ lock: $(VENV)/.test  ## pin all requirements in constraints.txt
 .PHONY: clean
 clean: flink-down  ## remove the environment, the demo's output and caches
 	rm -rf $(VENV) .flink .prism demo_output build dist site *.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The version is that of apache-beam in constraints.txt.

@@ -1,8 +1,16 @@
+"""Settings of all tests: a cache of compiled programs, Hypothesis, and the order of the tests."""
+
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support import compiled_programs
+
+# Read when JAX is imported, here and in the processes that tests start.
+for name, value in compiled_programs.environment().items():
+    os.environ.setdefault(name, value)
 
 # Read when gcsfs is imported: otherwise it asks a service that no test may reach what kind each
 # bucket is.
@@ -14,6 +22,28 @@ settings.register_profile(
     "busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("busy_machine")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Removes what a killed process left in the cache, before any worker starts."""
+    if not hasattr(session.config, "workerinput"):
+        compiled_programs.remove_truncated(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the fast tests first; with --dist loadgroup, one worker runs a module's slow tests.
+
+    The slow tests of a module share fixtures that take long to make.
+    """
+
+    def is_slow(item: pytest.Item) -> bool:
+        return any(item.iter_markers("slow")) or any(item.iter_markers("drill"))
+
+    items.sort(key=is_slow)
+    for item in items:
+        if is_slow(item) and not any(item.iter_markers("xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,11 @@ import pytest
 from tests.drills.conftest import Environment
 from tests.support.earlier_versions import unpack
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.timeout(3600),
+    pytest.mark.xdist_group("wheel"),
+]
 
 PROGRESS = ("plan: ", "scored ")
 

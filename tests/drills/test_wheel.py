@@ -23,7 +23,11 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from tests.drills.conftest import Environment
 from tests.support import ROOT
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.timeout(3600),
+    pytest.mark.xdist_group("wheel"),
+]
 
 LINKED = ("meta_training", "pipelines", "rater_model")
 USERS_FOLDERS = ("pipelines", "meta_training", "rater_model", "tests", "deploy")
