@@ -20,6 +20,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "datarater/__init__.py").re
 SCORING = [
     "absl-py>=2.1",
     "apache-beam>=2.62",
+    "cattrs>=24.1",
     "flax>=0.10,<0.13",
     "fsspec>=2024.12",
     "google-crc32c>=1.5",

@@ -30,17 +30,19 @@ from datarater.pipelines.commands.requests import (
     resolve_inputs,
 )
 from datarater.pipelines.errors import CurationError, UsageError
-from datarater.pipelines.graph import cutoff_search
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.commits import Entry, check_protocols
 from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.manifest import Manifest, read_manifest
+from datarater.pipelines.run_folder.scored import Scoring, find_scoring
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
 from datarater.rater_model.documents.files import expand_home
 from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
 
 PathLike = str | Path
@@ -109,7 +111,7 @@ def curate(
     running.curate(
         scoring_request, request, execution, printing.say if progress else _silent, progress
     )
-    return printing.read_manifest(request) or {}
+    return _fields(read_manifest(request.selection))
 
 
 def score(
@@ -148,9 +150,7 @@ def score(
         max_rejected_fraction,
     )
     running.score(request, execution, printing.say if progress else _silent, progress)
-    if not commits.exists(request.folder.scoring_path):
-        return {}
-    return cutoff_search.read_scoring(request.folder)
+    return _fields(find_scoring(request.folder))
 
 
 def select(
@@ -183,7 +183,7 @@ def select(
     execution = choice.choose(beam_args, local_workers)
     request = _selection_request(output, execution, **selection)
     running.select(request, execution, printing.say if progress else _silent, progress)
-    return printing.read_manifest(request) or {}
+    return _fields(read_manifest(request.selection))
 
 
 def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Table:
@@ -215,6 +215,10 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
             raise CurationError(f"{entry.path} is not a score file: {error}") from error
 
     return pa.concat_tables(at_once(read, sorted(entries, key=lambda entry: entry.path)))
+
+
+def _fields(content: Scoring | Manifest | None) -> dict[str, Any]:
+    return {} if content is None else to_plain(content)
 
 
 def _silent(line: str) -> None:

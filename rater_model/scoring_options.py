@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,3 @@ class ScoringOptions:
             raise ValueError(f"tokens_per_batch must be at least 1, not {self.tokens_per_batch}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the options as a JSON-able dict."""
-        return dataclasses.asdict(self)

@@ -32,7 +32,6 @@ from datarater.pipelines.batch.journal import (
     Reference,
     Release,
     State,
-    now,
 )
 from datarater.pipelines.batch.report import report_intake, report_record
 from datarater.pipelines.commands import curate, printing
@@ -44,14 +43,16 @@ from datarater.pipelines.errors import (
     RunFolderMismatchError,
     UsageError,
 )
-from datarater.pipelines.graph import cutoff_search
 from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits, lease
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import differences
-from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines, now, to_json
+from datarater.pipelines.run_folder.manifest import read_manifest
+from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.rater_model import exit_codes
+from datarater.rater_model.json_codec import to_plain
 
 _MAX_NAMED = 5
 _MAX_CHECKED = 32
@@ -139,7 +140,7 @@ class Batches:
         """
         self.journal.read()
         intake = inputs.find(self._config, self.journal, date)
-        files = self.journal.keep("inputs", json_lines(file.to_json() for file in intake.files))
+        files = self.journal.keep("inputs", json_lines(intake.files))
         notes: dict[str, Any] = intake.counts()
         if notes:
             notes["sha256"] = self.journal.keep("notes", json_lines(intake.notes))
@@ -220,15 +221,15 @@ class Batches:
             except EmptyCorpusError:
                 printing.say(f"batch {claim.date}: its {claim.files:,} files contain no records")
             else:
-                manifest = printing.read_manifest(
-                    dataclasses.replace(self._selection, output=claim.run)
+                manifest = read_manifest(
+                    dataclasses.replace(self._selection, output=claim.run).selection
                 )
                 if manifest is None:
                     raise JobGoesOnError(
                         f"batch {claim.date}: the job continues without this command; to publish "
                         "the batch, run the same command again when the job has ended"
                     )
-                scoring = cutoff_search.read_scoring(RunFolder(claim.run))
+                scoring = read_scoring(RunFolder(claim.run))
 
         return batch_record.build(
             self.journal,
@@ -349,13 +350,8 @@ def terms(
         selection: Selection options of the batches.
         reference: The frozen reference.
     """
-    identity = scoring.plan.identity_of(())
-    del identity["inputs"]
-    fields = {
-        "scoring": identity,
-        "selection": {"name": selection.name, **selection.rule_fields()},
+    return {
+        "scoring": to_plain(scoring.plan.options),
+        "selection": {"name": selection.name, **to_plain(selection.options)},
         "reference": reference.digest,
     }
-    # As read back from the journal, so that the two can be compared.
-    plain: dict[str, Any] = orjson.loads(orjson.dumps(fields))
-    return plain

@@ -172,18 +172,18 @@ def _baseline(
     if needs_nothing and not load_rater(config.rater).statistics.quantiles:
         return Baseline(None, {})
 
-    reference = references.read_reference(config.reference, scoring.plan.identity)
+    reference = references.read_reference(config.reference, scoring.plan.options)
     if not isinstance(reference, RunReference):
         return Baseline(
             ScoreDistribution.by_quantiles(reference.quantiles, reference.sample_size), {}
         )
-    scores = ScoreDistribution.of(Histogram.from_json(reference.scoring["histogram"]))
+    scores = ScoreDistribution.of(reference.scoring.histogram)
     if not scores.documents:
         raise CurationError(f"{config.path}: reference: {config.reference} has no scored document")
 
     # Merge the histograms of each source over the summaries of the run.
     sources: dict[str, Histogram] = {}
-    groups = range(reference.scoring["groups"])
+    groups = range(reference.scoring.groups)
     for summary in at_once(lambda group: read_summary(reference.folder, group), groups):
         for source, histogram in summary.histograms.items():
             known = sources.get(source)

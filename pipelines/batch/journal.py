@@ -26,7 +26,6 @@ The kinds of entries:
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ import orjson
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
-from datarater.pipelines.run_folder.layout import to_json
+from datarater.pipelines.run_folder.layout import decode_lines, now, to_json
 from datarater.rater_model.documents.records import FileInfo
 
 FORMAT_VERSION = 1
@@ -397,7 +396,8 @@ class Journal:
 
     def inputs(self, claim: Claim) -> list[FileInfo]:
         """Returns the files of a batch."""
-        return [FileInfo.from_json(row) for row in _rows(self.read_kept("inputs", claim.inputs))]
+        path = self.kept("inputs", claim.inputs)
+        return decode_lines(path, FileInfo, self.read_kept("inputs", claim.inputs))
 
     def notes(self, claim: Claim) -> list[dict[str, Any]]:
         """Returns the notes about files that were reported when a batch was claimed."""
@@ -416,11 +416,6 @@ class Journal:
             yield from zip(
                 some, at_once(lambda number: self.inputs(claims[number]), some), strict=True
             )
-
-
-def now() -> str:
-    """Returns the time in UTC, for people."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _rows(data: bytes) -> list[dict[str, Any]]:

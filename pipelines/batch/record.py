@@ -27,12 +27,14 @@ from typing import Any
 from datarater.pipelines.batch.config import Limits
 from datarater.pipelines.batch.frozen_reference import Baseline
 from datarater.pipelines.batch.inputs import WAITING, describe_patterns
-from datarater.pipelines.batch.journal import Claim, Journal, Reference, now
-from datarater.pipelines.run_folder.layout import RunFolder, versions
+from datarater.pipelines.batch.journal import Claim, Journal, Reference
+from datarater.pipelines.run_folder.layout import RunFolder, now, versions
+from datarater.pipelines.run_folder.manifest import Manifest
+from datarater.pipelines.run_folder.scored import Scoring
 from datarater.pipelines.selection import drift
-from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.drift import ScoreDistribution
 from datarater.rater_model import exit_codes
+from datarater.rater_model.json_codec import to_plain
 
 FORMAT_VERSION = 1
 _MAX_NAMED = 3
@@ -40,20 +42,20 @@ _NO_COUNTS = {"read": 0, "kept": 0, "dropped": 0, "rejected": 0, "kept_tokens": 
 
 
 def measure_drift(
-    baseline: Baseline, limits: Limits, scoring: Mapping[str, Any], manifest: Mapping[str, Any]
+    baseline: Baseline, limits: Limits, scoring: Scoring, manifest: Manifest
 ) -> dict[str, Any] | None:
     """Compares a batch with the reference.
 
     Args:
         baseline: Score distributions of the reference.
         limits: Limits of the measures.
-        scoring: Fields of `scoring.json` of the batch's run folder.
+        scoring: Counts of the batch's run folder.
         manifest: Manifest of the batch's selection.
 
     Returns:
         JSON fields; None if there is nothing to compare.
     """
-    scores = ScoreDistribution.of(Histogram.from_json(scoring["histogram"]))
+    scores = ScoreDistribution.of(scoring.histogram)
     if baseline.scores is None or not scores.documents:
         return None
     return {
@@ -67,18 +69,18 @@ def measure_drift(
     }
 
 
-def _kept_shares(baseline: Baseline, limits: Limits, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _kept_shares(baseline: Baseline, limits: Limits, manifest: Manifest) -> dict[str, Any]:
     """Returns each source's kept share in the batch and in the reference under the same cutoff.
 
     The reference's share is None for a source that the reference lacks, and for all sources if the
     rule has no cutoff.
     """
-    rank_key = manifest["cutoff"].get("rank_key")
+    rank_key = manifest.rank_key
     known = baseline.sources if rank_key is not None else {}
     counted = {
-        source: (counts["kept"], counts["kept"] + counts["dropped"])
-        for source, counts in manifest["sources"].items()
-        if counts["kept"] + counts["dropped"]
+        source: (counts.kept, counts.kept + counts.dropped)
+        for source, counts in manifest.sources.items()
+        if counts.kept + counts.dropped
     }
     # Each comparison is a chance for a false alarm, which the measure accounts for.
     comparisons = max(1, len(counted.keys() & known.keys()))
@@ -90,8 +92,8 @@ def _kept_shares(baseline: Baseline, limits: Limits, manifest: Mapping[str, Any]
             "share": round(kept / documents, 6),
             "reference_share": None,
         }
-        if source in known:
-            expected = known[source].kept_share(int(rank_key, 16))
+        if rank_key is not None and source in known:
+            expected = known[source].kept_share(rank_key)
             measure = drift.share_difference(
                 kept, documents, expected, known[source].documents, comparisons
             )
@@ -192,8 +194,8 @@ def build(
     limits: Limits,
     patterns: Sequence[str],
     *,
-    scoring: Mapping[str, Any] | None,
-    manifest: Mapping[str, Any] | None,
+    scoring: Scoring | None,
+    manifest: Manifest | None,
 ) -> dict[str, Any]:
     """Builds the record of a batch.
 
@@ -204,7 +206,7 @@ def build(
         reference: The frozen reference, which the batch is compared with.
         limits: Limits that raise an alarm.
         patterns: Globs of the batch's date.
-        scoring: Fields of `scoring.json` of the run folder; None if the files have no records.
+        scoring: Counts of the run folder; None if the files have no records.
         manifest: Manifest of the selection; None if the files have no records.
     """
     notes = {name: value for name, value in claim.notes.items() if name != "sha256"}
@@ -237,14 +239,16 @@ def build(
 
     # What a run folder adds, unless there was nothing to score.
     if scoring is not None and manifest is not None:
-        folder = RunFolder(claim.run).selection(manifest["name"]).path
+        folder = RunFolder(claim.run).selection(manifest.name).path
         baseline = Baseline.from_json(journal.read_kept("baselines", reference.baseline))
         record |= {
-            "selection": manifest["name"],
-            "cutoff": manifest["cutoff"],
-            "counts": manifest["counts"],
-            "sources": manifest["sources"],
-            "files": [{**file, "path": f"{folder}/{file['path']}"} for file in manifest["files"]],
+            "selection": manifest.name,
+            "cutoff": manifest.cutoff,
+            "counts": to_plain(manifest.counts),
+            "sources": to_plain(manifest.sources),
+            "files": [
+                {**to_plain(file), "path": f"{folder}/{file.path}"} for file in manifest.files
+            ],
             "drift": measure_drift(baseline, limits, scoring, manifest),
         }
 

@@ -16,9 +16,9 @@ from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits, split_marks
-from datarater.pipelines.run_folder.identity import check_rule
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.pipelines.run_folder.manifest import check_rule, read_manifest
 from datarater.pipelines.run_folder.reference import read_reference
 from datarater.pipelines.runners import choice, flink, local_workers
 from datarater.pipelines.runners.execution import Execution
@@ -72,8 +72,8 @@ def select(
     if not commits.exists(request.folder.path):
         raise UsageError(f"--output: {request.folder.path} does not exist")
     cutoff_search.first_cutoffs(request)
-    check_rule(request.selection, request.rule_fields())
-    if printing.read_manifest(request) is not None:
+    check_rule(request.selection, request.options)
+    if read_manifest(request.selection) is not None:
         return None
     check_writable(request.folder)
     return run_graph(Work(selection=request), execution, say, shows_progress)
@@ -90,10 +90,10 @@ def curate(
     limit_cpu_threads()
     files = scoring.preflight(request)
     if selection.reference is not None:
-        read_reference(selection.reference, request.plan.identity)
-    check_rule(selection.selection, selection.rule_fields())
+        read_reference(selection.reference, request.plan.options)
+    check_rule(selection.selection, selection.options)
     check_writable(request.folder)
-    if printing.read_manifest(selection) is not None:
+    if read_manifest(selection.selection) is not None:
         return None
     _say_inputs(files, say)
     return run_graph(Work(scoring=request, selection=selection), execution, say, shows_progress)

@@ -14,17 +14,17 @@ from fractions import Fraction
 from typing import Any
 
 import apache_beam as beam
-import orjson
 
-from datarater.pipelines.errors import CountsError, CurationError
+from datarater.pipelines.errors import CurationError
 from datarater.pipelines.graph.kept_rows import KEEP_COLUMNS, keys_by_source
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder import reference as references
-from datarater.pipelines.run_folder.identity import check_rule
 from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.run_folder.manifest import check_rule
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.batch_top_k import Acceptance, acceptance_by_quantiles, score_at
 from datarater.pipelines.selection.cutoffs import Answers, Cutoffs, merge_answers
 from datarater.pipelines.selection.descent import Boundary, Histogram
@@ -86,23 +86,7 @@ def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:
 
 @beam.typehints.with_output_types(Iterable[int])
 def _groups(scored: Any, folder: RunFolder) -> Iterator[int]:
-    yield from range(plan_of(folder)["groups"])
-
-
-def read_scoring(folder: RunFolder) -> dict[str, Any]:
-    """Returns the fields of `scoring.json`: the committed counts of a scored corpus.
-
-    Raises:
-        CountsError: The scoring is not complete.
-    """
-    data = commits.read_if_there(folder.scoring_path)
-    if data is None:
-        raise CountsError(
-            f"{folder.scoring_path} is missing: the scoring is not complete; first run datarater "
-            "score, or datarater curate, with this output folder"
-        )
-    fields: dict[str, Any] = orjson.loads(data)
-    return fields
+    yield from range(plan_of(folder).groups)
 
 
 def begin_selection(request: SelectionRequest) -> Cutoffs:
@@ -115,8 +99,8 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
         CurationError: The rule does not fit the corpus or the reference.
     """
     cutoffs = first_cutoffs(request)
-    if not commits.commit_if_absent(request.selection.rule_path, to_json(request.rule_fields())):
-        check_rule(request.selection, request.rule_fields())
+    if not commits.commit_if_absent(request.selection.rule_path, to_json(request.options)):
+        check_rule(request.selection, request.options)
     return cutoffs
 
 
@@ -135,25 +119,21 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
         raise CurationError(f"the selection {request.name!r}: {error}") from error
 
 
-def _first_cutoffs(request: SelectionRequest, scoring: dict[str, Any]) -> Cutoffs:
+def _first_cutoffs(request: SelectionRequest, scoring: Scoring) -> Cutoffs:
     policy = request.policy
     own = request.reference is None
 
     # A reference rater decides at once; a reference run replaces the counts of this run.
     if request.reference is not None:
-        reference = references.read_reference(request.reference, scoring["identity"])
+        reference = references.read_reference(request.reference, scoring.identity)
         if isinstance(reference, references.RaterReference):
-            counts = scoring["counts"]
             return Cutoffs.fixed(
-                policy, _by_quantiles(policy.rule, reference.quantiles), counts["scored"]
+                policy, _by_quantiles(policy.rule, reference.quantiles), scoring.counts.scored
             )
         scoring = reference.scoring
 
-    sources = {
-        source: (counts["scored"], counts["tokens"])
-        for source, counts in scoring["sources"].items()
-    }
-    return Cutoffs.begin(policy, Histogram.from_json(scoring["histogram"]), sources, own=own)
+    sources = {source: (counts.scored, counts.tokens) for source, counts in scoring.sources.items()}
+    return Cutoffs.begin(policy, scoring.histogram, sources, own=own)
 
 
 def _by_quantiles(rule: Rule, quantiles: tuple[float, ...]) -> Boundary | Acceptance:

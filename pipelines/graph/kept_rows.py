@@ -16,10 +16,12 @@ from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
+from datarater.pipelines.run_folder.layout import read_json
 from datarater.pipelines.run_folder.plan import read_group
 from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
+from datarater.rater_model.json_codec import to_plain
 
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
 COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
@@ -103,9 +105,9 @@ class CountKept(beam.DoFn):
     def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
         """Counts one group; emits its committed counts."""
         path = self._request.selection.counts_path(group)
-        data = commits.read_if_there(path)
-        if data is None:
+        counts = read_json(path, GroupCounts)
+        if counts is None:
             counts = count_group(self._request, group, cutoffs)
-            commits.commit_if_absent(path, orjson.dumps(counts.to_json()))
-            data = commits.read_bytes(path)
-        yield GroupCounts.from_json(orjson.loads(data))
+            if not commits.commit_if_absent(path, orjson.dumps(to_plain(counts))):
+                counts = read_json(path, GroupCounts) or counts
+        yield counts

@@ -296,7 +296,7 @@ class WriteShard(beam.DoFn):
             identity = read_identity(self._request.folder)
             if identity is None:
                 raise CountsError(f"{self._request.folder.path} has no plan")
-            self._read = ReadOptions.from_json(identity["read"])
+            self._read = identity.read
         return self._read
 
     def process(self, task: ShardTask, cutoffs: Cutoffs) -> Iterator[WrittenShard]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,23 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import NoMatchError, UsageError
+from datarater.pipelines.errors import CountsError, NoMatchError, UsageError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import plan as run_plan
-from datarater.pipelines.run_folder.identity import check_identity, read_identity
+from datarater.pipelines.run_folder.identity import (
+    CommittedIdentity,
+    Identity,
+    Inputs,
+    PlanNumbers,
+    RunOptions,
+    check_identity,
+    read_identity,
+)
 from datarater.pipelines.run_folder.layout import (
-    FORMAT_VERSION,
     RunFolder,
     json_lines,
     read_json_lines,
     to_json,
 )
-from datarater.pipelines.run_folder.plan import (
-    INPUT_LIST,
-    SplitTask,
-    inputs_json,
-    plan_of,
-)
+from datarater.pipelines.run_folder.plan import INPUT_LIST, SplitTask, plan_of
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.planning import plan_file
 from datarater.rater_model.documents.reading import NoInputError, list_files, open_file
@@ -57,10 +59,7 @@ class PlanRequest:
     Attributes:
         inputs: Paths and globs.
         output: Path of the run folder.
-        read: How records are read.
-        split_bytes: Approximate size of a split in stored bytes.
-        identity: Other fields that identify the run: the rater's digest and every option that
-            changes a score.
+        options: Every option that changes which documents exist or what they score.
         max_read_amplification: Maximum number of times that a big compressed stream may be unpacked
             so that several workers can share it.
         workers_to_fill: Number of workers that the plan should keep busy.
@@ -68,9 +67,7 @@ class PlanRequest:
 
     inputs: tuple[str, ...]
     output: str
-    read: ReadOptions
-    split_bytes: int
-    identity: Mapping[str, Any]
+    options: RunOptions
     max_read_amplification: float = 4.0
     workers_to_fill: int = 1
 
@@ -79,15 +76,9 @@ class PlanRequest:
         """The run folder."""
         return RunFolder(self.output)
 
-    def identity_of(self, files: Sequence[FileInfo]) -> dict[str, Any]:
+    def identity_of(self, files: Sequence[FileInfo]) -> Identity:
         """Returns the run's identity, given the input files."""
-        return {
-            "format": FORMAT_VERSION,
-            "inputs": inputs_json(files),
-            "read": self.read.to_json(),
-            "split_bytes": self.split_bytes,
-            **self.identity,
-        }
+        return Identity(inputs=Inputs.of(files), **vars(self.options))
 
 
 def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
@@ -115,8 +106,8 @@ def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
 
 def _listed_files(path: str) -> list[FileInfo]:
     try:
-        return [FileInfo.from_json(row) for row in read_json_lines(path)]
-    except (KeyError, TypeError, ValueError) as error:
+        return read_json_lines(path, FileInfo)
+    except CountsError as error:
         raise UsageError(
             f"--input: {INPUT_LIST}{path} is not a list of input files; to read the inputs from a "
             f"text file, use --input_list {path}"
@@ -253,7 +244,7 @@ def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
     strided = []
     for plan in plans:
         by_share = -(-2 * request.workers_to_fill * plan.info.size // total) if total else 1
-        parts = min(by_share, max_parts, -(-plan.info.size // request.split_bytes))
+        parts = min(by_share, max_parts, -(-plan.info.size // request.options.split_bytes))
         # Whole rounds of all workers: the last round is as full as the first.
         if parts > request.workers_to_fill:
             parts -= parts % request.workers_to_fill
@@ -270,9 +261,10 @@ class PlanFile(beam.DoFn):
 
     def process(self, info: FileInfo) -> Iterator[FilePlan]:
         """Plans one file."""
+        options = self._request.options
         try:
             with raising_os_errors(info.path):
-                plan = FilePlan.of(info, self._request.read, self._request.split_bytes)
+                plan = FilePlan.of(info, options.read, options.split_bytes)
         except OSError as error:
             raise errors.reading_failed(info.path, error) from error
         yield plan
@@ -300,9 +292,7 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
 
     # The inputs and shards, which nothing refers to yet.
     folder = request.folder
-    commits.commit_if_absent(
-        folder.inputs_path(plan_id), json_lines(info.to_json() for info in files)
-    )
+    commits.commit_if_absent(folder.inputs_path(plan_id), json_lines(files))
     groups = 0
     for shard in _plan_shards(plans):
         commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
@@ -310,27 +300,28 @@ def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
 
     # The identity names the plan; the first launch to commit it wins.
     stored = sum(info.size for info in files)
-    plan = {
-        "id": plan_id,
-        "splits": count,
-        "groups": groups,
-        "files_cut_at_members": sum(plan.virtual for plan in plans),
-        "strided_files": sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
-        "read_amplification": round(sum(plan.bytes_read for plan in plans) / stored, 3)
+    numbers = PlanNumbers(
+        id=plan_id,
+        splits=count,
+        groups=groups,
+        files_cut_at_members=sum(plan.virtual for plan in plans),
+        strided_files=sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
+        read_amplification=round(sum(plan.bytes_read for plan in plans) / stored, 3)
         if stored
         else 1.0,
-    }
-    if not commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan})):
+    )
+    committed = CommittedIdentity(plan=numbers, **vars(identity))
+    if not commits.commit_if_absent(folder.identity_path, to_json(committed)):
         check_committed_plan(request, files)
 
 
 def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
     """Yields the content of one plan shard after another, with only one in memory."""
-    rows: list[dict[str, Any]] = []
+    rows: list[SplitTask] = []
     ordinal = 0
     for plan in plans:
         for task in plan.tasks(ordinal):
-            rows.append(task.to_json())
+            rows.append(task)
             ordinal += 1
             if len(rows) == run_plan.SPLITS_PER_GROUP:
                 yield json_lines(rows)
@@ -356,7 +347,7 @@ class CommitPlan(beam.DoFn):
         plans = list(planned)
         if plans:
             commit_plan(self._request, plans)
-        yield from range(plan_of(self._request.folder)["groups"])
+        yield from range(plan_of(self._request.folder).groups)
 
 
 @beam.typehints.with_output_types(int)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import apache_beam as beam
 
 from datarater.pipelines.errors import CountsError
-from datarater.pipelines.graph.cutoff_search import read_scoring
 from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
-from datarater.pipelines.run_folder.layout import to_json, versions
+from datarater.pipelines.run_folder.layout import to_json
+from datarater.pipelines.run_folder.manifest import Draw, KeptFile, Manifest, ManifestCounts
+from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.policy import Scope
 from datarater.pipelines.selection.rules import BatchTopK, Threshold, TokenBudget
@@ -51,7 +51,7 @@ class MergeSources(beam.CombineFn):
 
 def reconcile_counts(
     request: SelectionRequest,
-    scoring: Mapping[str, Any],
+    scoring: Scoring,
     cutoffs: Cutoffs,
     splits: KeptSplits,
     sources: Mapping[str, KeptCounts],
@@ -61,7 +61,7 @@ def reconcile_counts(
 
     Args:
         request: The selection.
-        scoring: Fields of `scoring.json`.
+        scoring: Counts of the scored corpus.
         cutoffs: Final cutoffs of the rule.
         splits: Kept counts of every split.
         sources: Kept counts of every source.
@@ -85,12 +85,11 @@ def reconcile_counts(
         raise CountsError(f"the sources add up to {by_source}, but the splits to {total}")
 
     # The total agrees with the scoring, the descent and the rule's target.
-    counted = scoring["counts"]
     expected = {
-        "splits": (len(splits.ordinals_S), scoring["splits"]),
-        "records read": (total.read, counted["read"]),
-        "documents scored": (total.kept + total.dropped, counted["scored"]),
-        "records rejected": (total.rejected, sum(counted["rejected"].values())),
+        "splits": (len(splits.ordinals_S), scoring.splits),
+        "records read": (total.read, scoring.counts.read),
+        "documents scored": (total.kept + total.dropped, scoring.counts.scored),
+        "records rejected": (total.rejected, scoring.counts.rejected),
     }
     below = cutoffs.counted()
     if below is not None:
@@ -115,7 +114,7 @@ def reconcile_counts(
 def _targets(
     request: SelectionRequest,
     cutoffs: Cutoffs,
-    scoring: Mapping[str, Any],
+    scoring: Scoring,
     total: KeptCounts,
     sources: Mapping[str, KeptCounts],
 ) -> dict[str, tuple[int, int]]:
@@ -129,7 +128,7 @@ def _targets(
         return {}
 
     # The rule applies to the corpus, or to each source with its own target.
-    groups = [("", scoring["counts"], total, policy.rule.target)]
+    groups = [("", scoring.counts, total, policy.rule.target)]
     if policy.per is Scope.SOURCE:
         groups = [
             (
@@ -138,16 +137,16 @@ def _targets(
                 sources[source],
                 functools.partial(Cutoffs.target_of, policy, source),
             )
-            for source, counts in scoring["sources"].items()
+            for source, counts in scoring.sources.items()
         ]
 
     kept_and_target = {}
     for name, counts, kept, target_of in groups:
-        target = target_of(counts["scored"], counts["tokens"])
+        target = target_of(counts.scored, counts.tokens)
         if not isinstance(policy.rule, TokenBudget):
             if policy.per is Scope.CORPUS and policy.minimum:
                 by_minimum = sum(
-                    min(policy.minimum, counts["scored"]) for counts in scoring["sources"].values()
+                    min(policy.minimum, counts.scored) for counts in scoring.sources.values()
                 )
                 target = max(target, by_minimum)
             kept_and_target[f"documents{name} kept by {policy.rule.name}"] = (
@@ -160,8 +159,8 @@ def _targets(
             )
 
     if policy.minimum:
-        for source, counts in scoring["sources"].items():
-            minimum = min(policy.minimum, counts["scored"])
+        for source, counts in scoring.sources.items():
+            minimum = min(policy.minimum, counts.scored)
             if sources[source].kept < minimum:
                 raise CountsError(
                     f"{sources[source].kept} documents of source {source!r} are kept, not {minimum}"
@@ -193,42 +192,29 @@ def publish(
     splits = KeptSplits.merge(group.splits for group in groups)
     total = reconcile_counts(request, scoring, cutoffs, splits, sources, shards)
 
-    manifest = {
-        **request.rule_fields(),
-        "name": request.name,
-        "cutoff": cutoffs.to_json(),
-        **_draw(cutoffs, total),
-        "counts": {**total.to_json(), "rejected_by_reason": scoring["counts"]["rejected"]},
-        "scored": scoring["counts"]["scored"],
-        "sources": {source: counts.to_json() for source, counts in sources.items()},
-        "files": [
-            {
-                "path": f"kept/{shard.name}",
-                "format": shard.written,
-                "documents": shard.documents,
-                "bytes": shard.size,
-                "sha256": shard.sha256,
-            }
+    manifest = Manifest(
+        **vars(request.options),
+        name=request.name,
+        cutoff=cutoffs.to_json(),
+        draw=_draw(cutoffs, total),
+        counts=ManifestCounts(**vars(total), rejected_by_reason=scoring.counts.rejected_by_reason),
+        scored=scoring.counts.scored,
+        sources=dict(sources),
+        files=tuple(
+            KeptFile(f"kept/{shard.name}", shard.written, shard.documents, shard.size, shard.sha256)
             for shard in shards
-        ],
-        "identity": scoring["identity"],
-        "rater": scoring["identity"]["rater"],
-        "versions": versions(),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+        ),
+        identity=scoring.identity,
+        rater=scoring.identity.rater,
+    )
 
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     commits.commit_if_absent(request.selection.success_path, b"")
 
 
-def _draw(cutoffs: Cutoffs, total: KeptCounts) -> dict[str, Any]:
-    """Returns what a rule that draws was expected to keep, and what it kept."""
+def _draw(cutoffs: Cutoffs, total: KeptCounts) -> Draw | None:
     expected = cutoffs.expected()
-    if expected is None:
-        return {}
-    return {
-        "draw": {"expected": expected[0], "standard_deviation": expected[1], "actual": total.kept}
-    }
+    return None if expected is None else Draw(*expected, actual=total.kept)
 
 
 @beam.typehints.with_output_types(str)

@@ -7,12 +7,13 @@ workers need nothing else.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, SelectionFolder
+from datarater.pipelines.run_folder.identity import RunOptions
+from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
+from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.selection.policy import Policy
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
@@ -62,17 +63,17 @@ class ScoringRequest:
     @property
     def plan(self) -> planning.PlanRequest:
         """The parameters of the plan."""
-        identity = {
-            "rater": self.rater_digest,
-            "scoring": self.scoring.to_json(),
-            "scorer_version": scorer.SCORER_VERSION,
-        }
+        options = RunOptions(
+            rater=self.rater_digest,
+            read=self.read,
+            scoring=self.scoring,
+            scorer_version=scorer.SCORER_VERSION,
+            split_bytes=self.split_bytes,
+        )
         return planning.PlanRequest(
             self.inputs,
             self.output,
-            self.read,
-            self.split_bytes,
-            identity,
+            options,
             self.max_read_amplification,
             self.workers_to_fill,
         )
@@ -132,13 +133,17 @@ class SelectionRequest:
         """The selection's folder."""
         return self.folder.selection(self.name)
 
-    def rule_fields(self) -> dict[str, Any]:
-        """Returns the fields of `rule.json`: all options that change what is kept or written."""
-        return {
-            "format": FORMAT_VERSION,
-            **self.policy.to_json(),
-            "reference": self.reference,
-            "seed": self.seed,
-            "output_format": self.output_format,
-            "output_shard_bytes": self.output_shard_bytes,
-        }
+    @property
+    def options(self) -> SelectionOptions:
+        """All options that change what is kept or written, as in `rule.json`."""
+        policy = self.policy
+        return SelectionOptions(
+            rule=RuleFields(policy.rule.kind, policy.rule.value),
+            per=str(policy.per),
+            source_weights={source: str(weight) for source, weight in policy.weights.items()},
+            min_per_source=policy.minimum,
+            reference=self.reference,
+            seed=self.seed,
+            output_format=self.output_format,
+            output_shard_bytes=self.output_shard_bytes,
+        )

@@ -7,13 +7,11 @@ each group of splits from its committed score files, and commit the sum as `scor
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import orjson
 from apache_beam.metrics import Metrics
 from numpy.typing import NDArray
 
@@ -28,10 +26,11 @@ from datarater.pipelines.run_folder.committed import (
     merge_ordinals,
     ordinals_of,
 )
-from datarater.pipelines.run_folder.identity import read_identity
-from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, to_json, versions
-from datarater.pipelines.run_folder.plan import SplitTask, plan_of, read_group
-from datarater.pipelines.run_folder.summaries import Counts, Summary
+from datarater.pipelines.run_folder.counts import Counts, main_reasons
+from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.run_folder.plan import SplitTask, identity_of, read_group
+from datarater.pipelines.run_folder.scored import Scoring, find_scoring
+from datarater.pipelines.run_folder.summaries import Summary
 from datarater.rater_model.documents.records import FileInfo
 
 
@@ -50,11 +49,9 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
     files = planning.list_inputs(request.inputs)
     planning.check_committed_plan(request.plan, files)
 
-    scored = commits.read_if_there(request.folder.scoring_path)
+    scored = find_scoring(request.folder)
     if scored is not None:
-        check_counts(
-            Counts.from_json(orjson.loads(scored)["counts"]), request.max_rejected_fraction
-        )
+        check_counts(scored.counts, request.max_rejected_fraction)
     return files
 
 
@@ -290,13 +287,10 @@ def check_counts(counts: Counts, max_rejected_fraction: float) -> None:
             "contain the documents"
         )
 
-    rejected = counts.rejected.total()
-    if rejected > max_rejected_fraction * counts.read:
-        reasons = ", ".join(
-            f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3)
-        )
+    if counts.rejected > max_rejected_fraction * counts.read:
         raise RejectedShareError(
-            f"{rejected:,} of {counts.read:,} records are rejected ({reasons}), more than "
+            f"{counts.rejected:,} of {counts.read:,} records are rejected "
+            f"({main_reasons(counts.rejected_by_reason)}), more than "
             f"--max_rejected_fraction {max_rejected_fraction:g}; correct the input or the read "
             "options, or raise the limit and run the same command to continue"
         )
@@ -316,30 +310,27 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
         RejectedShareError: The share of rejected records exceeds the limit.
     """
     # Every split of the plan is counted once, and every record is scored or rejected.
-    identity = read_identity(folder)
-    plan = plan_of(folder)
-    if (total.groups, total.splits) != (plan["groups"], plan["splits"]):
+    identity = identity_of(folder)
+    plan = identity.plan
+    if (total.groups, total.splits) != (plan.groups, plan.splits):
         raise CountsError(
             f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the "
-            f"plan has {plan['splits']} in {plan['groups']}"
+            f"plan has {plan.splits} in {plan.groups}"
         )
     total.counts.check(folder.path)
     for source, counts in total.sources.items():
         counts.check(f"{folder.path}, source {source!r}")
     check_counts(total.counts, max_rejected_fraction)
 
-    fields = {
-        "format": FORMAT_VERSION,
-        "versions": versions(),
-        "identity": identity,
-        "splits": total.splits,
-        "groups": total.groups,
-        "counts": total.counts.to_json(),
-        "sources": {source: counts.to_json() for source, counts in total.sources.items()},
-        "histogram": total.histogram().to_json(),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    commits.commit_if_absent(folder.scoring_path, to_json(fields))
+    scoring = Scoring(
+        identity=identity,
+        splits=total.splits,
+        groups=total.groups,
+        counts=total.counts,
+        sources=total.sources,
+        histogram=total.histogram(),
+    )
+    commits.commit_if_absent(folder.scoring_path, to_json(scoring))
 
 
 @beam.typehints.with_output_types(str)

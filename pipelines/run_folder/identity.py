@@ -2,17 +2,118 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from datarater.pipelines.errors import RunFolderMismatchError
-from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder, read_json_lines
-from datarater.rater_model.documents.records import FileInfo
+from datarater.pipelines.run_folder.layout import (
+    FORMAT_VERSION,
+    RunFolder,
+    json_lines,
+    read_json,
+    read_json_lines,
+)
+from datarater.rater_model.documents.records import FileInfo, ReadOptions
+from datarater.rater_model.json_codec import to_plain
+from datarater.rater_model.scoring_options import ScoringOptions
 
 _MAX_DIFFERENCES = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Every option that changes which documents exist or what they score.
+
+    Attributes:
+        rater: Digest of the rater checkpoint.
+        read: How records are read.
+        scoring: Options that change a score.
+        scorer_version: Version of the scorer's arithmetic.
+        split_bytes: Approximate size of a split in stored bytes.
+        format: Version of the run folder's format.
+    """
+
+    rater: str
+    read: ReadOptions
+    scoring: ScoringOptions
+    scorer_version: int
+    split_bytes: int
+    format: int = FORMAT_VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What identifies the inputs.
+
+    Attributes:
+        files: Number of files.
+        bytes: Their size.
+        sha256: Digest of their paths, sizes and fingerprints.
+    """
+
+    files: int
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, files: Sequence[FileInfo]) -> Inputs:
+        """Returns what identifies some files."""
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(json_lines([file]))
+        return cls(len(files), sum(file.size for file in files), digest.hexdigest())
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanNumbers:
+    """A plan in numbers.
+
+    Attributes:
+        id: Digest of the identity and of all splits; names the folder of the plan.
+        splits: Number of splits.
+        groups: Number of groups of splits.
+        files_cut_at_members: Number of compressed files that are cut at their members.
+        strided_files: Number of compressed streams that several workers share.
+        read_amplification: How often a stored byte is read, on average.
+    """
+
+    id: str
+    splits: int
+    groups: int
+    files_cut_at_members: int = 0
+    strided_files: int = 0
+    read_amplification: float = 1.0
+
+    def describe(self) -> str:
+        """Describes the plan in one line."""
+        line = f"plan: {self.splits:,} splits"
+        if self.files_cut_at_members:
+            line += (
+                f"; {self.files_cut_at_members:,} compressed files are cut at their gzip members "
+                "or zstd frames"
+            )
+        if self.strided_files:
+            line += (
+                f"; {self.strided_files:,} large compressed files are strided over several "
+                f"workers, which read {self.read_amplification:.2f} times the stored bytes"
+            )
+        return line
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity(RunOptions):
+    """The identity of a run: its inputs, and its options."""
+
+    inputs: Inputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommittedIdentity(Identity):
+    """The content of `plan/identity.json`: the identity of a run, and the plan that is valid."""
+
+    plan: PlanNumbers
 
 
 def differences(requested: Any, committed: Any, where: str = "") -> list[str]:
@@ -51,16 +152,15 @@ def input_differences(present: Sequence[FileInfo], planned: Sequence[FileInfo]) 
     return lines
 
 
-def read_identity(folder: RunFolder) -> dict[str, Any] | None:
+def read_identity(folder: RunFolder) -> CommittedIdentity | None:
     """Reads the committed identity of a run folder; None if no plan is committed."""
-    data = commits.read_if_there(folder.identity_path)
-    return None if data is None else orjson.loads(data)
+    return read_json(folder.identity_path, CommittedIdentity)
 
 
 def check_identity(
     folder: RunFolder,
-    committed: Mapping[str, Any],
-    requested: Mapping[str, Any],
+    committed: CommittedIdentity,
+    requested: Identity,
     files: Sequence[FileInfo],
 ) -> None:
     """Refuses a run folder that belongs to another run.
@@ -74,13 +174,10 @@ def check_identity(
     Raises:
         RunFolderMismatchError: The identities differ; the message names the differences.
     """
-    lines = differences(
-        {name: value for name, value in requested.items() if name != "inputs"},
-        {name: value for name, value in committed.items() if name not in ("inputs", "plan")},
-    )
-    if requested["inputs"] != committed["inputs"]:
-        rows = read_json_lines(folder.inputs_path(committed["plan"]["id"]))
-        lines += input_differences(files, [FileInfo.from_json(row) for row in rows])
+    lines = differences(_options(requested), _options(committed))
+    if requested.inputs != committed.inputs:
+        planned = read_json_lines(folder.inputs_path(committed.plan.id), FileInfo)
+        lines += input_differences(files, planned)
     if lines:
         raise RunFolderMismatchError(
             f"{folder.path} belongs to another run: {'; '.join(lines)}. Use another output "
@@ -88,22 +185,7 @@ def check_identity(
         )
 
 
-def check_rule(selection: SelectionFolder, requested: Mapping[str, Any]) -> bool:
-    """Refuses a selection whose name is taken by another rule.
-
-    Returns:
-        Whether the same rule is committed already.
-
-    Raises:
-        RunFolderMismatchError: The rules differ; the message names the differences.
-    """
-    data = commits.read_if_there(selection.rule_path)
-    if data is None:
-        return False
-    lines = differences(requested, orjson.loads(data))
-    if lines:
-        raise RunFolderMismatchError(
-            f"{selection.path} is another selection: {'; '.join(lines)}. Give this one another "
-            "name with --name"
-        )
-    return True
+def _options(identity: Identity) -> dict[str, Any]:
+    return {
+        name: value for name, value in to_plain(identity).items() if name not in ("inputs", "plan")
+    }

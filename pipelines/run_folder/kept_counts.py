@@ -56,10 +56,6 @@ class KeptCounts:
                 f"dropped + {self.rejected} rejected"
             )
 
-    def to_json(self) -> dict[str, int]:
-        """Returns the counts as JSON fields."""
-        return dict(self.__dict__)
-
 
 COUNTS = tuple(field.name for field in dataclasses.fields(KeptCounts))
 
@@ -171,17 +167,3 @@ class GroupCounts:
     group: int
     splits: KeptSplits
     sources: dict[str, KeptCounts]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the counts as JSON fields."""
-        return {
-            "group": self.group,
-            "splits": self.splits.to_json(),
-            "sources": {source: counts.to_json() for source, counts in self.sources.items()},
-        }
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> GroupCounts:
-        """Returns the counts that `to_json` wrote."""
-        sources = {source: KeptCounts(**counts) for source, counts in fields["sources"].items()}
-        return cls(fields["group"], KeptSplits.from_json(fields["splits"]), sources)

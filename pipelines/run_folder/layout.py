@@ -25,23 +25,54 @@ The folder `scores/` has no other files, so that any Parquet reader opens it as 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import orjson
 
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
+from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
 FORMAT_VERSION = 1
+
+T = TypeVar("T")
 
 
 def to_json(value: Any) -> bytes:
     """Returns JSON for people and programs: indented, with sorted keys and a final newline."""
     return orjson.dumps(
-        value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+        to_plain(value),
+        option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE,
     )
+
+
+def read_json(path: str, kind: type[T]) -> T | None:
+    """Reads a JSON file of the run folder; None if there is no such file.
+
+    Raises:
+        CountsError: The file is damaged, or a later version wrote it.
+    """
+    data = commits.read_if_there(path)
+    return None if data is None else decode_file(path, kind, data)
+
+
+def decode_file(path: str, kind: type[T], data: bytes) -> T:
+    """Returns the value in the content of a file; `path` is for the message of `read_json`."""
+    try:
+        return decode(kind, data)
+    except DecodingError as error:
+        raise CountsError(
+            f"{path} is damaged, or a later version of datarater wrote it: {error}"
+        ) from error
+
+
+def now() -> str:
+    """Returns the time in UTC, for people."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
@@ -178,15 +209,20 @@ class RunFolder:
         return SelectionFolder(f"{self.path}/selections/{name}")
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Returns rows as JSONL."""
+def json_lines(rows: Iterable[Any]) -> bytes:
+    """Returns values as JSONL."""
     # Not a list: each result of orjson keeps kilobytes beyond its length.
     lines = bytearray()
     for row in rows:
-        lines += orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        lines += orjson.dumps(to_plain(row), option=orjson.OPT_APPEND_NEWLINE)
     return bytes(lines)
 
 
-def read_json_lines(path: str) -> list[dict[str, Any]]:
-    """Reads the rows of a JSONL file."""
-    return [orjson.loads(line) for line in commits.read_bytes(path).split(b"\n") if line]
+def read_json_lines(path: str, kind: type[T]) -> list[T]:
+    """Reads the values in a JSONL file; raises as `read_json` does."""
+    return decode_lines(path, kind, commits.read_bytes(path))
+
+
+def decode_lines(path: str, kind: type[T], data: bytes) -> list[T]:
+    """Returns the values in the content of a JSONL file."""
+    return [decode_file(path, kind, line) for line in data.split(b"\n") if line]

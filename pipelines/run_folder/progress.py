@@ -15,7 +15,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,11 +22,14 @@ from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.commits import Entry
 from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
-from datarater.pipelines.run_folder.identity import read_identity
+from datarater.pipelines.run_folder.counts import Counts, by_count
+from datarater.pipelines.run_folder.identity import PlanNumbers, read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import describe_plan, plan_of
-from datarater.pipelines.run_folder.score_files import METADATA_KEY
-from datarater.pipelines.run_folder.summaries import Counts, read_summary, summarised_groups
+from datarater.pipelines.run_folder.plan import plan_of
+from datarater.pipelines.run_folder.score_files import Footer
+from datarater.pipelines.run_folder.scored import find_scoring
+from datarater.pipelines.run_folder.summaries import read_summary, summarised_groups
+from datarater.rater_model.json_codec import DecodingError, to_plain
 
 _MAX_FOOTERS = 2048
 _FOOTER_BYTES = 64 * 2**10
@@ -57,7 +59,7 @@ class Status:
     @property
     def rejected(self) -> int:
         """Number of rejected records so far."""
-        return self.counts.rejected.total()
+        return self.counts.rejected
 
     def _per_second(self, count: int) -> float:
         return self.splits_per_second * count / self.splits_done if self.splits_done else 0.0
@@ -84,7 +86,7 @@ class Status:
         return {
             "splits": self.splits,
             "splits_done": self.splits_done,
-            "counts": self.counts.to_json(),
+            "counts": to_plain(self.counts),
             "exact": self.exact,
             "splits_per_second": self.splits_per_second,
             "documents_per_second": self.documents_per_second,
@@ -125,9 +127,9 @@ def _footer_counts(entry: Entry) -> Counts | None:
     try:
         tail = commits.read_tail(entry.path, entry.size, _FOOTER_BYTES)
         # Parquet is read from its end: the rest of the file is not needed.
-        metadata = pq.read_metadata(io.BytesIO(b"PAR1" + tail)).metadata[METADATA_KEY]
-        return Counts.from_json(orjson.loads(metadata)["counts"])
-    except (OSError, KeyError, TypeError, pa.ArrowInvalid):
+        metadata = pq.read_metadata(io.BytesIO(b"PAR1" + tail)).metadata
+        return Footer.of(metadata).counts
+    except (OSError, KeyError, TypeError, DecodingError, pa.ArrowInvalid):
         return None
 
 
@@ -135,32 +137,33 @@ class Watcher:
     """Watches a run folder and reads only what is new.
 
     Attributes:
-        plan: The committed plan; empty until it has been read.
+        plan: The committed plan; None until it has been read.
     """
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
-        self.plan: dict[str, Any] = {}
+        self.plan: PlanNumbers | None = None
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
 
     def look(self) -> Status | None:
         """Returns the present status of the run; None before it is planned."""
-        if not self.plan:
+        if self.plan is None:
             identity = read_identity(self._folder)
             if identity is None:
                 return None
-            self.plan = identity["plan"]
+            self.plan = identity.plan
 
         # The counts of a finished run are in one file.
-        total = self.plan["splits"]
-        scoring = commits.read_if_there(self._folder.scoring_path)
+        total = self.plan.splits
+        scoring = find_scoring(self._folder)
         if scoring is not None:
-            counts = Counts.from_json(orjson.loads(scoring)["counts"])
-            return Status(total, total, counts, exact=True, splits_per_second=0.0, finished=True)
+            return Status(
+                total, total, scoring.counts, exact=True, splits_per_second=0.0, finished=True
+            )
 
         self._read_summaries()
-        return self._count(total)
+        return self._count(self.plan)
 
     def _read_summaries(self) -> None:
         new = sorted(summarised_groups(self._folder) - self._groups.keys())
@@ -169,7 +172,7 @@ class Watcher:
         ):
             self._groups[group] = (summary.splits, summary.counts)
 
-    def _count(self, total: int) -> Status:
+    def _count(self, plan: PlanNumbers) -> Status:
         counts = Counts()
         done = 0
         for splits, group_counts in self._groups.values():
@@ -184,8 +187,8 @@ class Watcher:
 
         # Splits of groups without a summary are counted from their score files.
         exact, recent = True, 0
-        if len(self._groups) < self.plan["groups"]:
-            listed, recent = self._list_score_files(total, since)
+        if len(self._groups) < plan.groups:
+            listed, recent = self._list_score_files(plan.splits, since)
             listed_counts, known = self._known_counts()
             exact = known == listed
             if known < listed:
@@ -194,7 +197,9 @@ class Watcher:
             done += listed
 
         rate = recent / max(now - since, 1.0) if is_held else 0.0
-        return Status(total, done, counts, exact=exact, splits_per_second=rate, finished=False)
+        return Status(
+            plan.splits, done, counts, exact=exact, splits_per_second=rate, finished=False
+        )
 
     def _list_score_files(self, total: int, since: float) -> tuple[int, int]:
         """Lists the score files of groups without a summary; reads the footers of some new ones.
@@ -242,11 +247,11 @@ def _scaled(counts: Counts, factor: float) -> Counts:
     return Counts(
         read=round(counts.read * factor),
         scored=round(counts.scored * factor),
-        rejected=Counter(
-            {reason: round(number * factor) for reason, number in counts.rejected.items()}
-        ),
         tokens=round(counts.tokens * factor),
         bytes=round(counts.bytes * factor),
+        rejected_by_reason=Counter(
+            {reason: round(number * factor) for reason, number in counts.rejected_by_reason.items()}
+        ),
     )
 
 
@@ -255,7 +260,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
     if status is None:
         lines = [f"{folder.path}: not planned yet, or not a run folder"]
     else:
-        lines = [describe_plan(plan_of(folder)), status.line(), *_rejects(status)]
+        lines = [plan_of(folder).describe(), status.line(), *_rejects(status)]
 
     # Scoring and each selection has a lease of its own.
     names = selections(folder)
@@ -286,7 +291,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
 def _rejects(status: Status) -> list[str]:
     """Describes the reasons for rejections, the most frequent first."""
     about = "" if status.exact else "about "
-    reasons = sorted(status.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
+    reasons = by_count(status.counts.rejected_by_reason)
     return [f"  rejected {reason:<20} {about}{count:,}" for reason, count in reasons]
 
 

@@ -7,18 +7,15 @@ refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
-
-import orjson
 
 from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import differences
+from datarater.pipelines.run_folder.identity import RunOptions, differences
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
-
-_MUST_MATCH = ("rater", "scoring", "scorer_version")
+from datarater.rater_model.json_codec import to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RunReference:
     """
 
     folder: RunFolder
-    scoring: dict[str, Any]
+    scoring: Scoring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +60,12 @@ def is_run(path: str) -> bool:
     )
 
 
-def read_reference(path: str, identity: Mapping[str, Any]) -> RunReference | RaterReference:
+def read_reference(path: str, options: RunOptions) -> RunReference | RaterReference:
     """Reads a reference for a run.
 
     Args:
         path: Path of a run folder or of a rater checkpoint.
-        identity: Identity of the run that is selected from, with its rater's digest, scoring
-            options and scorer version.
+        options: Options of the run that is selected from.
 
     Raises:
         CurationError: There is no reference, or it has no quantiles.
@@ -79,10 +75,8 @@ def read_reference(path: str, identity: Mapping[str, Any]) -> RunReference | Rat
     # Another run must have been scored by the same rater in the same way.
     if is_run(path):
         folder = RunFolder(path)
-        scoring: dict[str, Any] = orjson.loads(commits.read_bytes(folder.scoring_path))
-        actual: dict[str, Any] = {name: scoring["identity"].get(name) for name in _MUST_MATCH}
-        expected: dict[str, Any] = {name: identity[name] for name in _MUST_MATCH}
-        _refuse(path, differences(expected, actual))
+        scoring = read_scoring(folder)
+        _refuse(path, differences(_decisive(options), _decisive(scoring.identity)))
         return RunReference(folder, scoring)
 
     # A checkpoint must be the run's rater, and its sample must have had the same window limit.
@@ -91,10 +85,10 @@ def read_reference(path: str, identity: Mapping[str, Any]) -> RunReference | Rat
     except (CheckpointError, OSError) as error:
         raise CurationError(f"--reference: {error}") from error
     statistics = checkpoint.statistics
-    expected = {"rater": identity["rater"]}
-    actual = {"rater": checkpoint.digest}
+    expected: dict[str, Any] = {"rater": options.rater}
+    actual: dict[str, Any] = {"rater": checkpoint.digest}
     if statistics.max_windows is not None:
-        expected["max_windows"] = identity["scoring"]["max_windows"]
+        expected["max_windows"] = options.scoring.max_windows
         actual["max_windows"] = statistics.max_windows
     _refuse(path, differences(expected, actual))
 
@@ -104,6 +98,15 @@ def read_reference(path: str, identity: Mapping[str, Any]) -> RunReference | Rat
             "sample; use a scored run folder as the reference"
         )
     return RaterReference(statistics.quantiles, statistics.sample_size)
+
+
+def _decisive(options: RunOptions) -> dict[str, Any]:
+    """Returns the options that two runs must share for their scores to be comparable."""
+    return {
+        "rater": options.rater,
+        "scoring": to_plain(options.scoring),
+        "scorer_version": options.scorer_version,
+    }
 
 
 def _refuse(path: str, lines: list[str]) -> None:

@@ -24,7 +24,7 @@ import dataclasses
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,18 @@ from numpy.typing import NDArray
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
 from datarater.rater_model.documents.records import EXCERPT_BYTES, Document, Record
 from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
 METADATA_KEY = b"datarater"
-"""Key of the footer's JSON metadata: format, split, layout, rater and counts."""
+"""Key of the `Footer`."""
 _PACKED_ROWS = 4096
 RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
 """The columns that rank keys are made of."""
@@ -65,14 +67,42 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Footer:
+    """The JSON metadata of a score file.
+
+    Attributes:
+        format: Version of the format.
+        task: The split and the fingerprint of its file.
+        layout: Layout of the input; see `ScoreRows.to_parquet`.
+        rater: Digest of the rater that scored.
+        counts: Counts of the split's records.
+    """
+
+    format: int
+    task: SplitTask
+    layout: str
+    rater: str
+    counts: Counts
+
+    @classmethod
+    def of(cls, metadata: Mapping[bytes, bytes]) -> Footer:
+        """Returns the footer in the metadata of a Parquet file.
+
+        Raises:
+            KeyError: There is none.
+            DecodingError: It is damaged, or a later version wrote it.
+        """
+        return decode(cls, metadata[METADATA_KEY])
+
+
 class ScoreRows:
     """Collects the rows of one split, in the order of the input."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self._batches: list[pa.RecordBatch] = []
-        self._rejected: Counter[str] = Counter()
-        self._sums = {"read": 0, "scored": 0, "tokens": 0, "bytes": 0}
+        self._counts = Counts()
 
     def _pack(self, min_rows: int) -> None:
         """Turns collected rows, if there are enough, into arrays, which take less memory."""
@@ -96,8 +126,8 @@ class ScoreRows:
         """
         documents = iter(zip(scores_N.tolist(), tokens_N.tolist(), strict=True))
         not_finite = 0
-        columns, sums = self._columns, self._sums
-        sums["read"] += len(records)
+        columns, counts = self._columns, self._counts
+        counts.read += len(records)
 
         for record in records:
             columns["position"].append(record.position)
@@ -108,11 +138,11 @@ class ScoreRows:
                 finite = math.isfinite(score)
                 not_finite += not finite
                 if finite:
-                    sums["scored"] += 1
-                    sums["tokens"] += tokens
-                    sums["bytes"] += record.size
+                    counts.scored += 1
+                    counts.tokens += tokens
+                    counts.bytes += record.size
                 else:
-                    self._rejected[SCORE_NOT_FINITE] += 1
+                    counts.rejected_by_reason[SCORE_NOT_FINITE] += 1
                 columns["key"].append(record.key)
                 columns["key_hash"].append(key_hash(record.key))
                 columns["score"].append(score if finite else None)
@@ -126,7 +156,7 @@ class ScoreRows:
                 )
 
             else:
-                self._rejected[str(record.reason)] += 1
+                counts.rejected_by_reason[str(record.reason)] += 1
                 columns["key"].append(None)
                 columns["key_hash"].append(0)
                 columns["score"].append(None)
@@ -149,17 +179,13 @@ class ScoreRows:
                 the same layout can share an output file.
             rater_digest: Digest of the rater that scored.
         """
-        metadata = {
-            "format": FORMAT_VERSION,
-            "task": task.to_json(),
-            "layout": layout,
-            "rater": rater_digest,
-            "counts": {**self._sums, "rejected": dict(sorted(self._rejected.items()))},
-        }
+        reasons = Counter(dict(sorted(self._counts.rejected_by_reason.items())))
+        counts = dataclasses.replace(self._counts, rejected_by_reason=reasons)
+        footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts)
 
         self._pack(1)
         table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
-        table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(metadata)})
+        table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(to_plain(footer))})
 
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
@@ -201,7 +227,7 @@ class ScoreFile:
         try:
             with raising_os_errors(path), commits.open_committed(path) as file:
                 parquet = pq.ParquetFile(file)
-                metadata = orjson.loads(parquet.schema_arrow.metadata[METADATA_KEY])
+                footer = Footer.of(parquet.schema_arrow.metadata)
                 table = parquet.read(columns=None if columns is None else list(columns))
         except FileNotFoundError:
             raise CountsError(
@@ -209,9 +235,9 @@ class ScoreFile:
                 f"again, remove the summaries in {_summaries(folder)} and {folder.scoring_path}, "
                 "and run the same command"
             ) from None
-        except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
+        except (pa.ArrowInvalid, KeyError, TypeError, DecodingError, OSError) as error:
             raise CountsError(f"the score file {path} cannot be read: {error}") from error
-        return cls(SplitTask.from_json(metadata["task"]), metadata["layout"], table)
+        return cls(footer.task, footer.layout, table)
 
     def column(self, name: str) -> NDArray[Any]:
         """Returns a column without nulls as an array."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,60 +18,16 @@ import orjson
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder, json_lines
+from datarater.pipelines.run_folder.counts import Counts
+from datarater.pipelines.run_folder.layout import (
+    FORMAT_VERSION,
+    RunFolder,
+    json_lines,
+    read_json,
+)
 from datarater.pipelines.run_folder.score_files import SCORED, ScoreFile
 from datarater.pipelines.selection.descent import Histogram
-
-
-@dataclasses.dataclass
-class Counts:
-    """How many records were scored and rejected.
-
-    Attributes:
-        read: Number of all records.
-        scored: Number of documents with a score.
-        rejected: Numbers of the other records, by reason.
-        tokens: Tokens of the scored documents.
-        bytes: Bytes of the scored documents' texts in UTF-8.
-    """
-
-    read: int = 0
-    scored: int = 0
-    rejected: Counter[str] = dataclasses.field(default_factory=Counter)
-    tokens: int = 0
-    bytes: int = 0
-
-    def add(self, other: Counts) -> None:
-        """Adds other counts to these."""
-        self.read += other.read
-        self.scored += other.scored
-        self.rejected.update(other.rejected)
-        self.tokens += other.tokens
-        self.bytes += other.bytes
-
-    def check(self, what: str) -> None:
-        """Reconciles the counts: read = scored + rejected.
-
-        Args:
-            what: Name of what is counted, for the message.
-
-        Raises:
-            CountsError: The counts do not add up; the message names them.
-        """
-        if self.read != self.scored + self.rejected.total():
-            raise CountsError(
-                f"{what}: {self.read} records read, but {self.scored} scored + "
-                f"{self.rejected.total()} rejected"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the counts as JSON fields."""
-        return {**self.__dict__, "rejected": dict(sorted(self.rejected.items()))}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Counts:
-        """Returns the counts that `to_json` wrote."""
-        return cls(**{**fields, "rejected": Counter(fields["rejected"])})
+from datarater.rater_model.json_codec import to_plain
 
 
 @dataclasses.dataclass
@@ -110,31 +65,30 @@ class Summary:
         """Returns the histogram of all sources together."""
         return Histogram.merge(self.histograms.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the counts as JSON fields."""
-        return {
-            "groups": self.groups,
-            "splits": self.splits,
-            "counts": self.counts.to_json(),
-            "sources": {source: counts.to_json() for source, counts in self.sources.items()},
-            "histograms": {
-                source: histogram.to_json() for source, histogram in self.histograms.items()
-            },
-        }
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Summary:
-        """Returns the counts that `to_json` wrote."""
-        return cls(
-            fields["groups"],
-            fields["splits"],
-            Counts.from_json(fields["counts"]),
-            {source: Counts.from_json(counts) for source, counts in fields["sources"].items()},
-            {
-                source: Histogram.from_json(histogram)
-                for source, histogram in fields["histograms"].items()
-            },
-        )
+@dataclasses.dataclass(kw_only=True)
+class SplitCounts(Counts):
+    """The counts of one split."""
+
+    ordinal: int
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SummaryFile:
+    """The content of a group's summary.
+
+    Attributes:
+        group: Number of the group.
+        summary: Counts of the group.
+        by_split: Counts of every split.
+        format: Version of the format.
+    """
+
+    group: int
+    summary: Summary
+    by_split: tuple[SplitCounts, ...]
+    format: int = FORMAT_VERSION
 
 
 def _split_summary(file: ScoreFile) -> Summary:
@@ -154,16 +108,12 @@ def _split_summary(file: ScoreFile) -> Summary:
     summary = Summary(splits=1)
     for code, name in enumerate(names):
         summary.sources[name] = Counts(
-            int(read_S[code]),
-            int(scored_S[code]),
-            Counter(),
-            int(tokens_S[code]),
-            int(bytes_S[code]),
+            int(read_S[code]), int(scored_S[code]), int(tokens_S[code]), int(bytes_S[code])
         )
 
     for code, status in zip(codes_R.tolist(), file.table.column("status").to_pylist(), strict=True):
         if status != SCORED:
-            summary.sources[names[code]].rejected[status] += 1
+            summary.sources[names[code]].rejected_by_reason[status] += 1
     for counts in summary.sources.values():
         summary.counts.add(counts)
 
@@ -203,7 +153,7 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
     """
     summary = Summary(groups=1)
     rejected = bytearray()
-    splits = []
+    splits: list[SplitCounts] = []
 
     for ordinal in sorted(ordinals):
         file = ScoreFile.read(folder, ordinal)
@@ -216,21 +166,16 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
             )
 
         summary.add(one)
-        rejected += json_lines(list(_rejected_rows(file)))
-        splits.append({"ordinal": ordinal, "path": file.task.split.path, **one.counts.to_json()})
+        rejected += json_lines(_rejected_rows(file))
+        splits.append(SplitCounts(**vars(one.counts), ordinal=ordinal, path=file.task.split.path))
 
     # The rejected records come first: a committed summary means that its group is done.
     summary.counts.check(f"group {group}")
     if rejected:
         commits.commit_if_absent(folder.rejected_path(group), bytes(rejected))
-    fields = {
-        "format": FORMAT_VERSION,
-        "group": group,
-        "summary": summary.to_json(),
-        "by_split": splits,
-    }
+    content = to_plain(SummaryFile(group=group, summary=summary, by_split=tuple(splits)))
     commits.commit_if_absent(
-        folder.summary_path(group), orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+        folder.summary_path(group), orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     )
 
 
@@ -257,7 +202,7 @@ def read_summary(folder: RunFolder, group: int) -> Summary:
         FileNotFoundError: There is none.
     """
     for path in (folder.summary_path(group), folder.old_summary_path(group)):
-        data = commits.read_if_there(path)
-        if data is not None:
-            return Summary.from_json(orjson.loads(data)["summary"])
+        content = read_json(path, SummaryFile)
+        if content is not None:
+            return content.summary
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder.summary_path(group))

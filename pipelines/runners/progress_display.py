@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from datarater.pipelines.errors import CurationError, RejectedShareError, RunFolderError
+from datarater.pipelines.run_folder.counts import main_reasons
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import describe_plan
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.rater_model.command_line import print_line
 
@@ -40,14 +40,11 @@ def check_rejected_share(status: Status, max_rejected_fraction: float) -> None:
 
     expected = counts.read * status.splits / status.splits_done
     if status.rejected > max_rejected_fraction * expected:
-        reasons = ", ".join(
-            f"{reason} {count:,}" for reason, count in counts.rejected.most_common(3)
-        )
         raise RejectedShareError(
             f"{status.rejected:,} of the {counts.read:,} records read so far are rejected "
-            f"({reasons}), more than --max_rejected_fraction {max_rejected_fraction:g} allows for "
-            "the whole corpus; correct the input or the read options, or raise the limit and run "
-            "the same command to continue"
+            f"({main_reasons(counts.rejected_by_reason)}), more than --max_rejected_fraction "
+            f"{max_rejected_fraction:g} allows for the whole corpus; correct the input or the read "
+            "options, or raise the limit and run the same command to continue"
         )
 
 
@@ -108,7 +105,8 @@ class Progress(threading.Thread):
             if is_done and is_first:
                 break
             if is_first:
-                print_line(describe_plan(self._watcher.plan), sys.stderr)
+                assert self._watcher.plan is not None
+                print_line(self._watcher.plan.describe(), sys.stderr)
             is_first = False
 
             if self._terminal:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
-from typing import Any, Self
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -88,19 +86,6 @@ class ReadOptions:
             raise ValueError(
                 f"max_record_bytes must be a whole number above 0, not {self.max_record_bytes!r}"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the options as a JSON-able dict."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Returns the options that `to_json` described.
-
-        Raises:
-            ValueError: if a field is unknown or a value is invalid.
-        """
-        return cls(**_known_fields(cls, fields))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,19 +170,6 @@ class FileInfo:
     size: int
     fingerprint: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the file's attributes as a JSON-able dict."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Returns the file that `to_json` described.
-
-        Raises:
-            ValueError: if a field is unknown.
-        """
-        return cls(**_known_fields(cls, fields))
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
@@ -231,39 +203,3 @@ class Split:
     ordinal: int = -1
     size: int = 0
     virtual: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the split as a JSON-able dict."""
-        # Millions are written, and dataclasses.asdict would take many times as long.
-        return {
-            "path": self.path,
-            "format": str(self.format),
-            "compression": str(self.compression),
-            "start": self.start,
-            "end": self.end,
-            "ordinal": self.ordinal,
-            "size": self.size,
-            "virtual": self.virtual,
-        }
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Returns the split that `to_json` described.
-
-        Raises:
-            ValueError: if a field is unknown, or names an unknown format or compression.
-        """
-        known = _known_fields(cls, fields)
-        known["format"] = Format(known["format"])
-        known["compression"] = Compression(known.get("compression", "none"))
-        return cls(**known)
-
-
-def _known_fields(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - names)
-    if unknown:
-        raise ValueError(
-            f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}"
-        )
-    return dict(fields)

@@ -20,6 +20,7 @@ Memory is what a step adds to the peak of this process.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import io
 import json
@@ -27,6 +28,7 @@ import re
 import resource
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import KeepFraction, Threshold
 from datarater.rater_model.documents.records import Compression, Document, Format, Split
 from tests.benchmarks.benchmark_support import machine
+from tests.support.run_folders import committed_identity, scoring
 
 ROOT = "/run"
 PAGE = 1000
@@ -84,7 +87,7 @@ class SlowStore(AbstractFileSystem):
         if match := re.search(r"/plan/p/splits-(\d+)\.jsonl$", path):
             first = int(match[1]) * run_plan.SPLITS_PER_GROUP
             last = min(first + run_plan.SPLITS_PER_GROUP, self.total)
-            return json_lines([task_of(ordinal).to_json() for ordinal in range(first, last)])
+            return json_lines(task_of(ordinal) for ordinal in range(first, last))
         return None
 
     def cat_file(
@@ -193,7 +196,7 @@ def numbered(counts: GroupCounts, group: int) -> GroupCounts:
     """Returns the counts of the first group as another group's."""
     first = group * run_plan.SPLITS_PER_GROUP
     splits = dataclasses.replace(counts.splits, ordinals_S=counts.splits.ordinals_S + first)
-    return GroupCounts.from_json(dataclasses.replace(counts, group=group, splits=splits).to_json())
+    return copy.deepcopy(dataclasses.replace(counts, group=group, splits=splits))
 
 
 @dataclasses.dataclass
@@ -268,8 +271,7 @@ def main() -> None:
         SlowStore.by_prefix.setdefault(folder.score_path(ordinal).split("/")[-2], []).append(
             ordinal
         )
-    plan = {"id": "p", "splits": args.splits, "groups": groups}
-    commits.commit_if_absent(folder.identity_path, to_json({"plan": plan, "rater": "digest"}))
+    commits.commit_if_absent(folder.identity_path, to_json(committed_identity(args.splits, groups)))
     SlowStore.wait = args.milliseconds / 1000
 
     meter = Meter()
@@ -324,12 +326,10 @@ def main() -> None:
         return total
 
     total = meter.measure("add summaries up", add_up, times)
-    scoring = {
-        "counts": total.counts.to_json(),
-        "histogram": Histogram.merge([total.histogram()]).to_json(),
-        "sources": {source: counts.to_json() for source, counts in total.sources.items()},
-    }
-    commits.commit_if_absent(folder.scoring_path, to_json(scoring))
+    scored = scoring(
+        total.counts, splits=args.splits, sources=total.sources, histogram=total.histogram()
+    )
+    commits.commit_if_absent(folder.scoring_path, to_json(scored))
     meter.measure("status, all scored", progress.Watcher(folder).look)
 
     request = SelectionRequest(
@@ -366,15 +366,17 @@ def main() -> None:
     del tasks
 
     sources = publishing.MergeSources().merge_accumulators([group.sources for group in counted])
-    scoring["splits"] = args.splits
     merged = KeptSplits.merge(group.splits for group in counted)
     total_kept = merged.total()
-    scoring["counts"] = {
-        **scoring["counts"],
-        "read": total_kept.read,
-        "scored": total_kept.kept + total_kept.dropped,
-        "rejected": {"not_json": total_kept.rejected},
-    }
+    scored = dataclasses.replace(
+        scored,
+        counts=dataclasses.replace(
+            scored.counts,
+            read=total_kept.read,
+            scored=total_kept.kept + total_kept.dropped,
+            rejected_by_reason=Counter(not_json=total_kept.rejected),
+        ),
+    )
     threshold = SelectionRequest(
         folder.path, Policy(Threshold("0")), seed=0, output_format="same", output_shard_bytes=2**27
     )
@@ -386,7 +388,7 @@ def main() -> None:
         "select: reconcile the counts",
         lambda: publishing.reconcile_counts(
             threshold,
-            scoring,
+            scored,
             fixed,
             KeptSplits.merge(group.splits for group in counted),
             sources,

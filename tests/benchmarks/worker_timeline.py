@@ -25,7 +25,7 @@ from typing import Any
 
 from datarater.pipelines.run_folder import split_marks
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import describe_plan, plan_of
+from datarater.pipelines.run_folder.plan import plan_of
 from datarater.rater_model.documents.decompression import decompressed_chunks
 from datarater.rater_model.documents.reading import list_files, open_file
 from datarater.rater_model.documents.records import Compression
@@ -111,12 +111,12 @@ def run(
     plan = plan_of(RunFolder(str(output)))
     rows, busy = timeline(spans)
     scoring = max(end for *_, end in spans) - min(begin for _, _, begin, _ in spans)
-    print(f"\n{name}: {describe_plan(plan)}; {scoring:.0f} s of scoring, {seconds:.0f} s in all")
+    print(f"\n{name}: {plan.describe()}; {scoring:.0f} s of scoring, {seconds:.0f} s in all")
     print("\n".join(rows), flush=True)
     return {
         "name": name,
-        "splits": plan["splits"],
-        "read_amplification": plan["read_amplification"],
+        "splits": plan.splits,
+        "read_amplification": plan.read_amplification,
         "seconds": seconds,
         "scoring_seconds": scoring,
         "busy": sorted(busy.values()),

@@ -24,6 +24,7 @@ from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT
 from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here
 from tests.support.dataflow_service import Dataflow, Job, dataflow_service
+from tests.support.run_folders import run_options
 
 BUCKET = "dataflow-bucket"
 FOLDER = f"gs://{BUCKET}/project"
@@ -205,7 +206,7 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     sizes = {}
     for files, per_file in ((1, 1), (1000, 1000)):
         output = str(tmp_path / f"run-{files:04d}")
-        request = PlanRequest(("crawl/*",), output, ReadOptions(), 2**24, {"rater": "digest"})
+        request = PlanRequest(("crawl/*",), output, run_options())
         starts_S = np.arange(per_file, dtype=np.int64) * 2**24
         plans = [
             FilePlan(

@@ -28,9 +28,18 @@ from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.curation import Work
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import check_rule
+from datarater.pipelines.run_folder.counts import Counts
+from datarater.pipelines.run_folder.identity import CommittedIdentity, PlanNumbers
+from datarater.pipelines.run_folder.kept_counts import KeptCounts
 from datarater.pipelines.run_folder.layout import json_lines, to_json
 from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.pipelines.run_folder.manifest import (
+    KeptFile,
+    Manifest,
+    ManifestCounts,
+    check_rule,
+)
+from datarater.pipelines.run_folder.scored import Scoring
 from datarater.pipelines.runners import choice
 from datarater.pipelines.selection.batch_top_k import score_at
 from datarater.pipelines.selection.descent import Histogram
@@ -102,19 +111,19 @@ def curate(argv: Sequence[str]) -> None:
     selection = requests.selection_request(args)
     request = requests.scoring_request(args, choice.choose(beam_args, 1))
     files = scoring.preflight(request)
-    check_rule(selection.selection, selection.rule_fields())
+    check_rule(selection.selection, selection.options)
     if commits.exists(selection.selection.success_path):
         return
 
-    folder, identity = request.folder, request.plan.identity_of(files)
+    folder = request.folder
     work = Work(scoring=request, selection=selection)
     with Lease(work.leases(), Launch.new("plain", local=True), _lost):
         # The plan.
-        plan = {"id": "plan", "splits": len(files), "groups": 1}
-        commits.commit_if_absent(
-            folder.inputs_path("plan"), json_lines(file.to_json() for file in files)
+        committed = CommittedIdentity(
+            **vars(request.plan.identity_of(files)), plan=PlanNumbers("plan", len(files), 1)
         )
-        commits.commit_if_absent(folder.identity_path, to_json({**identity, "plan": plan}))
+        commits.commit_if_absent(folder.inputs_path("plan"), json_lines(files))
+        commits.commit_if_absent(folder.identity_path, to_json(committed))
 
         # The scores of each split, which is a file.
         rows = []
@@ -141,27 +150,27 @@ def curate(argv: Sequence[str]) -> None:
             [1] * len(scored),
         )
         rejected = len(read) - len(scored)
-        counts = {
-            "read": len(read),
-            "scored": len(scored),
-            "rejected": {"not_json": rejected} if rejected else {},
-            "tokens": len(scored),
-            "bytes": len(scored),
-        }
-        fields = {
-            "identity": identity,
-            "counts": counts,
-            "histogram": Histogram.of(keys, 0).to_json(),
-            "groups": 1,
-        }
-        commits.commit_if_absent(folder.scoring_path, to_json(fields))
+        reasons = Counter({"not_json": rejected} if rejected else {})
+        content = Scoring(
+            identity=committed,
+            splits=len(files),
+            groups=1,
+            counts=Counts(len(read), len(scored), len(scored), len(scored), reasons),
+            sources={},
+            histogram=Histogram.of(keys, 0),
+        )
+        commits.commit_if_absent(folder.scoring_path, to_json(content))
         scoring.preflight(request)  # fails if too many records are rejected
-        commits.commit_if_absent(selection.selection.rule_path, to_json(selection.rule_fields()))
-        _publish(selection, keys, scored, rejected)
+        commits.commit_if_absent(selection.selection.rule_path, to_json(selection.options))
+        _publish(selection, committed, keys, scored, rejected)
 
 
 def _publish(
-    selection: SelectionRequest, keys: RankKeys, scored: Sequence[Any], rejected: int
+    selection: SelectionRequest,
+    identity: CommittedIdentity,
+    keys: RankKeys,
+    scored: Sequence[Any],
+    rejected: int,
 ) -> None:
     """Commits the kept documents and the manifest of a selection."""
     rule = selection.policy.rule
@@ -174,33 +183,29 @@ def _publish(
         data = b"\n".join(kept) + b"\n"
         commits.commit_if_absent(selection.selection.kept_path("part-00000-of-00001.jsonl"), data)
         digest = hashlib.sha256(data).hexdigest()
-        files = [
-            {
-                "path": "kept/part-00000-of-00001.jsonl",
-                "format": "jsonl",
-                "documents": len(kept),
-                "sha256": digest,
-            }
-        ]
+        files.append(
+            KeptFile("kept/part-00000-of-00001.jsonl", "jsonl", len(kept), len(data), digest)
+        )
 
-    by_source: dict[str, Counter[str]] = {}
+    sources: dict[str, KeptCounts] = {}
+    total = KeptCounts(read=len(scored) + rejected, rejected=rejected)
     for keep, (_, _, row) in zip(mask, scored, strict=True):
-        by_source.setdefault(row["source"], Counter())["kept" if keep else "dropped"] += 1
-    manifest = {
-        "name": selection.name,
-        "cutoff": {"rank_key": f"{end:x}"},
-        "counts": {
-            "read": len(scored) + rejected,
-            "kept": len(kept),
-            "dropped": len(scored) - len(kept),
-            "rejected": rejected,
-            "rejected_by_reason": {"not_json": rejected} if rejected else {},
-        },
-        "sources": {
-            source: {"kept": n["kept"], "dropped": n["dropped"]} for source, n in by_source.items()
-        },
-        "files": files,
-    }
+        one = KeptCounts(kept=int(keep), dropped=int(not keep))
+        total.add(one)
+        sources.setdefault(row["source"], KeptCounts()).add(one)
+    manifest = Manifest(
+        **vars(selection.options),
+        name=selection.name,
+        cutoff={"rank_key": f"{end:x}"},
+        counts=ManifestCounts(
+            **vars(total), rejected_by_reason={"not_json": rejected} if rejected else {}
+        ),
+        scored=len(scored),
+        sources=sources,
+        files=tuple(files),
+        identity=identity,
+        rater=identity.rater,
+    )
     commits.commit_if_absent(selection.selection.manifest_path, to_json(manifest))
     commits.commit_if_absent(selection.selection.success_path, b"")
 

@@ -172,8 +172,8 @@ def test_an_invalid_entry_is_named(folder: str, data: bytes, message: str) -> No
 
 def test_files_are_named_after_their_digest(folder: str) -> None:
     journal = Journal(folder)
-    digest = journal.keep("inputs", json_lines(file.to_json() for file in FILES))
-    assert journal.keep("inputs", json_lines(file.to_json() for file in FILES)) == digest
+    digest = journal.keep("inputs", json_lines(FILES))
+    assert journal.keep("inputs", json_lines(FILES)) == digest
     taken = dataclasses.replace(claim(), inputs=digest)
     assert journal.inputs(taken) == FILES
     path = journal.kept("inputs", digest)
@@ -210,7 +210,7 @@ class Writer:
             file for _, files in self.journal.each_inputs(list(state.claims)) for file in files
         }
         free = [file for file in FILES if file not in taken][:2]
-        digest = self.journal.keep("inputs", json_lines(file.to_json() for file in free))
+        digest = self.journal.keep("inputs", json_lines(free))
         return dataclasses.replace(claim(date, digest), files=len(free))
 
     def _end(self, state: State, kind: str, number: int) -> Decision | None:

@@ -2,6 +2,7 @@ import argparse
 import logging
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,11 @@ from datarater.pipelines.errors import (
     InputChangedError,
     RunFolderMismatchError,
 )
+from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.runners import choice, logs
+from datarater.rater_model.documents.records import ReadOptions
 from tests.integration.conftest import as_lines, make_records
+from tests.support.run_folders import committed_identity, scoring
 
 
 @pytest.mark.parametrize(
@@ -214,14 +218,16 @@ def test_beams_flags_and_those_of_its_runners_are_not_taken_for_ours() -> None:
 def test_a_corpus_of_rejected_records_alone_is_said_loudly(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    counts = {"read": 1200, "scored": 0, "rejected": {"not_json": 5, "no_text": 1195}}
-    printing.warn_if_all_rejected({"counts": counts, "identity": {"read": {"text_field": "body"}}})
+    reasons = Counter(not_json=5, no_text=1195)
+    identity = committed_identity(read=ReadOptions(text_field="body"))
+    counts = Counts(read=1200, rejected_by_reason=reasons)
+    printing.warn_if_all_rejected(scoring(counts, identity=identity))
     said = capsys.readouterr().err
     assert "1,200 records" in said
     assert "no_text 1,195, not_json 5" in said
     assert "is --text_field right?" in said
     assert "'body'" in said
-    printing.warn_if_all_rejected({"counts": {**counts, "scored": 1}})
+    printing.warn_if_all_rejected(scoring(Counts(1200, 1, rejected_by_reason=reasons)))
     assert capsys.readouterr().err == ""
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -15,22 +16,23 @@ from datarater.pipelines.graph.planning import FilePlan, PlanRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
-from datarater.pipelines.run_folder.plan import describe_plan, plan_of, read_group
+from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.rater_model.documents import decompression
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.reading import list_files, read_file, read_split
-from datarater.rater_model.documents.records import Compression, Document, ReadOptions
+from datarater.rater_model.documents.records import Compression, Document
+from tests.support.run_folders import run_options
 
 
-def request_for(corpus: Path, output: Path, **identity: str) -> PlanRequest:
-    return PlanRequest(
-        (str(corpus / "*"),), str(output), ReadOptions(), 100, identity or {"rater": "r"}
-    )
+def request_for(corpus: Path, output: Path, **options: Any) -> PlanRequest:
+    options = {"rater": "r", "split_bytes": 100, **options}
+    return PlanRequest((str(corpus / "*"),), str(output), run_options(**options))
 
 
 def planned(request: PlanRequest) -> list[FilePlan]:
     return [
-        FilePlan.of(info, request.read, request.split_bytes) for info in list_files(request.inputs)
+        FilePlan.of(info, request.options.read, request.options.split_bytes)
+        for info in list_files(request.inputs)
     ]
 
 
@@ -53,7 +55,7 @@ def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(
     places = [(task.split.path, task.split.start) for task in tasks]
     assert places == sorted(places)
     assert {Path(path).name for path, _ in places} == {"a.jsonl", "b.jsonl", "c.jsonl"}
-    assert plan_of(request.folder)["splits"] == len(tasks) > 8
+    assert plan_of(request.folder).splits == len(tasks) > 8
 
 
 def test_a_plan_is_cut_into_groups(
@@ -63,9 +65,9 @@ def test_a_plan_is_cut_into_groups(
     request = request_for(corpus, tmp_path / "run")
     planning.commit_plan(request, planned(request))
     plan = plan_of(request.folder)
-    groups = [read_group(request.folder, group) for group in range(plan["groups"])]
+    groups = [read_group(request.folder, group) for group in range(plan.groups)]
     assert [len(group) for group in groups[:-1]] == [4] * (len(groups) - 1)
-    assert sum(len(group) for group in groups) == plan["splits"]
+    assert sum(len(group) for group in groups) == plan.splits
     assert all(task.group == number for number, group in enumerate(groups) for task in group)
 
 
@@ -91,7 +93,7 @@ def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
     Path(request.folder.identity_path).unlink()
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
     planning.commit_plan(request, planned(request))
-    assert len(read_group(request.folder, 0)) == plan_of(request.folder)["splits"]
+    assert len(read_group(request.folder, 0)) == plan_of(request.folder).splits
     assert planning.check_committed_plan(request, list_files(request.inputs))
 
 
@@ -146,14 +148,14 @@ def test_a_big_stream_is_strided_and_read_once(
     tasks = read_group(request.folder, 0)
     assert len(tasks) == count
 
-    parts = [list(read_split(task.split, request.read)) for task in tasks]
+    parts = [list(read_split(task.split, request.options.read)) for task in tasks]
     assert [record for part in parts for record in part] == list(read_file(str(path)))
     sizes = [sum(record.size for record in part if isinstance(record, Document)) for part in parts]
     assert max(sizes) < 1.6 * min(sizes)
     plan = plan_of(request.folder)
-    assert plan["strided_files"] == 1
-    assert 1 < plan["read_amplification"] <= 4
-    assert f"{plan['read_amplification']:.2f} times" in describe_plan(plan)
+    assert plan.strided_files == 1
+    assert 1 < plan.read_amplification <= 4
+    assert f"{plan.read_amplification:.2f} times" in plan.describe()
 
 
 def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path) -> None:
@@ -168,25 +170,21 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
         b"".join(gzip.compress(b"".join(lines[start : start + 7])) for start in range(0, 1000, 7))
     )
     request = dataclasses.replace(
-        request_for(folder, tmp_path / "run"), split_bytes=2000, workers_to_fill=50
+        request_for(folder, tmp_path / "run", split_bytes=2000), workers_to_fill=50
     )
     planning.commit_plan(request, planned(request))
 
     tasks = read_group(request.folder, 0)
     assert len(tasks) > 5
     assert all(task.split.virtual for task in tasks)
-    records = [record for task in tasks for record in read_split(task.split, request.read)]
+    records = [record for task in tasks for record in read_split(task.split, request.options.read)]
     assert [record.raw for record in records if isinstance(record, Document)] == [
         line[:-1] for line in lines
     ]
 
     plan = plan_of(request.folder)
-    assert (plan["files_cut_at_members"], plan["strided_files"], plan["read_amplification"]) == (
-        1,
-        0,
-        1.0,
-    )
-    assert "1 compressed files are cut at their gzip members or zstd frames" in describe_plan(plan)
+    assert (plan.files_cut_at_members, plan.strided_files, plan.read_amplification) == (1, 0, 1.0)
+    assert "1 compressed files are cut at their gzip members or zstd frames" in plan.describe()
 
 
 @pytest.mark.parametrize(
@@ -229,9 +227,11 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     request = request_for(tmp_path / "in", tmp_path / "run")
     info = list_files(request.inputs)[0]
-    whole = FilePlan.of(info, request.read, 10**9)
+    whole = FilePlan.of(info, request.options.read, 10**9)
     cut = dataclasses.replace(whole, unpacked=400 * 500).strided(6)
-    records = [record for task in cut.tasks(0) for record in read_split(task.split, request.read)]
+    records = [
+        record for task in cut.tasks(0) for record in read_split(task.split, request.options.read)
+    ]
     assert records == list(read_file(str(path)))
 
 
@@ -252,7 +252,7 @@ def test_the_size_of_a_stream_is_estimated(
 def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: Path) -> None:
     files = list_files([str(corpus / "*")])
     path = str(tmp_path / "inputs.jsonl")
-    commits.commit_if_absent(path, json_lines(file.to_json() for file in files[:2]))
+    commits.commit_if_absent(path, json_lines(files[:2]))
     (corpus / "a.jsonl").write_text("changed since\n")
     assert planning.list_inputs((run_plan.INPUT_LIST + path,)) == files[:2]
     with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datarater.pipelines.errors import RunFolderMismatchError
+from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import check_rule, differences, input_differences
-from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.run_folder.identity import differences, input_differences
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
+from datarater.pipelines.run_folder.manifest import check_rule
 from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.rules import KeepCount
 from datarater.rater_model.documents.records import Compression, FileInfo, Format, Split
+from datarater.rater_model.json_codec import from_plain
 
 VALUES = st.dictionaries(
     st.sampled_from("abc"), st.integers(0, 2) | st.dictionaries(st.sampled_from("xy"), st.text())
@@ -58,13 +65,16 @@ def test_score_files_spread_over_their_prefixes() -> None:
 
 def test_a_task_survives_json() -> None:
     task = SplitTask(Split("p", Format.JSONL, Compression.GZIP, 3, None, 1002, 5), "mtime-1", 1)
-    assert SplitTask.from_json(task.to_json()) == task
+    assert from_plain(SplitTask, orjson.loads(json_lines([task]))) == task
 
 
 def test_another_rule_under_the_same_name_is_refused(tmp_path: Path) -> None:
     selection = RunFolder(str(tmp_path)).selection("best")
-    assert not check_rule(selection, {"seed": 1})
-    commits.commit_if_absent(selection.rule_path, to_json({"seed": 1}))
-    assert check_rule(selection, {"seed": 1})
+    request = SelectionRequest(
+        str(tmp_path), Policy(KeepCount(1)), seed=1, output_format="same", output_shard_bytes=5
+    )
+    assert not check_rule(selection, request.options)
+    commits.commit_if_absent(selection.rule_path, to_json(request.options))
+    assert check_rule(selection, request.options)
     with pytest.raises(RunFolderMismatchError, match="seed is 1 there, but 2 now"):
-        check_rule(selection, {"seed": 2})
+        check_rule(selection, dataclasses.replace(request, seed=2).options)

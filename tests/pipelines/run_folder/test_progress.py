@@ -12,14 +12,15 @@ from datarater.pipelines.commands import status
 from datarater.pipelines.errors import RejectedShareError
 from datarater.pipelines.run_folder import commits, lease, progress, split_marks, summaries
 from datarater.pipelines.run_folder import plan as run_plan
-from datarater.pipelines.run_folder.layout import RunFolder, json_lines
+from datarater.pipelines.run_folder.counts import Counts
+from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
 from datarater.pipelines.run_folder.lease import Launch
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.pipelines.run_folder.score_files import ScoreRows
-from datarater.pipelines.run_folder.summaries import Counts
 from datarater.pipelines.runners import progress_display
 from datarater.rater_model.documents.records import BadRecord, Document, Format, Reason, Split
+from tests.support.run_folders import committed_identity, scoring
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -44,11 +45,8 @@ def plan(folder: RunFolder, count: int) -> None:
             for ordinal in range(count)
             if ordinal // run_plan.SPLITS_PER_GROUP == group
         ]
-        commits.commit_if_absent(
-            folder.plan_shard_path("p", group), json_lines([task.to_json() for task in tasks])
-        )
-    identity = {"plan": {"id": "p", "splits": count, "groups": groups}}
-    commits.commit_if_absent(folder.identity_path, json.dumps(identity).encode())
+        commits.commit_if_absent(folder.plan_shard_path("p", group), json_lines(tasks))
+    commits.commit_if_absent(folder.identity_path, to_json(committed_identity(count, groups)))
 
 
 def score(folder: RunFolder, ordinal: int) -> None:
@@ -69,9 +67,7 @@ def score(folder: RunFolder, ordinal: int) -> None:
 
 def counts_of(files: int) -> Counts:
     rejected = Counter({"not_json": files, "score_not_finite": files} if files else {})
-    return Counts(
-        read=4 * files, scored=2 * files, rejected=rejected, tokens=30 * files, bytes=18 * files
-    )
+    return Counts(4 * files, 2 * files, 30 * files, 18 * files, rejected)
 
 
 def test_status_is_what_lies_in_the_run_folder(
@@ -100,10 +96,7 @@ def test_status_is_what_lies_in_the_run_folder(
     summaries.summarise_group(folder, 0, [0, 1, 2])
     assert Watcher(folder).look() == watcher.look()
 
-    total = summaries.Summary(counts=counts_of(8))
-    commits.commit_if_absent(
-        folder.scoring_path, json.dumps({"counts": total.counts.to_json()}).encode()
-    )
+    commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(8))))
     seen = watcher.look()
     assert seen is not None
     assert (seen.finished, seen.splits_done, seen.counts) == (True, 8, counts_of(8))
@@ -178,7 +171,7 @@ def test_a_folder_that_is_not_there_is_wrong_usage(
 
 def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
     def look(read: int, rejected: int, done: int) -> Status:
-        counts = Counts(read=read, scored=read - rejected, rejected=Counter({"not_json": rejected}))
+        counts = Counts(read, read - rejected, rejected_by_reason=Counter(not_json=rejected))
         return Status(10, done, counts, exact=True, splits_per_second=1.0, finished=False)
 
     # 10,000 records are expected: the 900 may be the last ones.

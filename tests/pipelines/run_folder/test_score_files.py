@@ -16,6 +16,7 @@ from datarater.pipelines.graph import output_files, publishing
 from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits, summaries
+from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
@@ -38,6 +39,8 @@ from datarater.rater_model.documents.records import (
     Record,
     Split,
 )
+from datarater.rater_model.json_codec import decode, to_plain
+from tests.support.run_folders import scoring
 
 
 def a_document(position: int, source: str) -> Document:
@@ -96,7 +99,7 @@ def test_summaries_count_what_score_files_hold(
     assert summary.counts.read == len(rows)
     assert summary.counts.scored == len(scored) == summary.histogram().documents
     assert summary.counts.tokens == 3 * len(scored) == summary.histogram().tokens
-    assert summary.counts.rejected == +Counter(
+    assert summary.counts.rejected_by_reason == +Counter(
         {"not_json": len(bad), SCORE_NOT_FINITE: len(not_finite)}
     )
     for source in ("a", "b"):
@@ -229,8 +232,8 @@ def test_output_files_are_contiguous_runs_that_hold_all_that_is_kept(
 @given(SPLIT_COUNTS)
 def test_counts_of_a_group_survive_json(rows: list[tuple[int, str, KeptCounts]]) -> None:
     group = GroupCounts(3, KeptSplits.of(rows), {"a": KeptCounts(read=1, dropped=1)})
-    again = GroupCounts.from_json(orjson.loads(orjson.dumps(group.to_json())))
-    assert again.to_json() == group.to_json()
+    again = decode(GroupCounts, orjson.dumps(to_plain(group)))
+    assert to_plain(again) == to_plain(group)
     total = KeptCounts()
     for _, _, counts in rows:
         total.add(counts)
@@ -251,10 +254,9 @@ def a_balanced_selection() -> dict:
             output_format="same",
             output_shard_bytes=1000,
         ),
-        "scoring": {
-            "splits": 2,
-            "counts": {"read": 16, "scored": 14, "tokens": 42, "rejected": {"not_json": 2}},
-        },
+        "scoring": scoring(
+            Counts(read=16, scored=14, tokens=42, rejected_by_reason=Counter(not_json=2)), splits=2
+        ),
         "cutoffs": cutoffs,
         "splits": splits,
         "sources": {"a": counts[0], "b": counts[1]},
@@ -277,9 +279,12 @@ def test_counts_that_add_up_pass() -> None:
             "split 0: 10 documents read, but 5 kept",
         ),
         (lambda s: s["sources"].pop("b"), "the sources add up"),
-        (lambda s: s["scoring"]["counts"].update(read=17), "records read: 16, but 17"),
-        (lambda s: s["scoring"]["counts"]["rejected"].update(x=1), "records rejected: 2, but 3"),
-        (lambda s: s["scoring"].update(splits=3), "splits: 2, but 3"),
+        (lambda s: s["scoring"].counts.add(Counts(read=1)), "records read: 16, but 17"),
+        (
+            lambda s: s["scoring"].counts.rejected_by_reason.update(x=1),
+            "records rejected: 2, but 3",
+        ),
+        (lambda s: s.update(scoring=scoring(s["scoring"].counts, splits=3)), "splits: 2, but 3"),
         (lambda s: s["written"].clear(), "output files and splits differ"),
         (lambda s: s.update(request=a_request_for("0.25")), "documents kept by"),
     ],

@@ -1,0 +1,159 @@
+"""`rule.json` and `manifest.json` of a selection: what it was asked for, and what it kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from datarater.pipelines.errors import RunFolderMismatchError
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.identity import CommittedIdentity, differences
+from datarater.pipelines.run_folder.kept_counts import KeptCounts
+from datarater.pipelines.run_folder.layout import (
+    FORMAT_VERSION,
+    SelectionFolder,
+    now,
+    read_json,
+    versions,
+)
+from datarater.rater_model.json_codec import IF_SET, to_plain
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleFields:
+    """A rule: its kind and its number as exact text."""
+
+    kind: str
+    value: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """The content of `rule.json`: all options that change what is kept or written.
+
+    Attributes:
+        rule: How much to keep.
+        per: Whether the rule applies to the corpus or to each source.
+        source_weights: Factors by source, as exact text.
+        min_per_source: Minimum number of documents to keep from each source.
+        reference: Run folder or rater checkpoint whose distribution of scores decides; None for
+            that of the run itself.
+        seed: Seed for tie-breaking and for the draw of a batch top-K.
+        output_format: A value of `--output_format`.
+        output_shard_bytes: Approximate size of an output file in bytes of kept text.
+        format: Version of the format.
+    """
+
+    rule: RuleFields
+    per: str
+    source_weights: dict[str, str]
+    min_per_source: int
+    reference: str | None
+    seed: int
+    output_format: str
+    output_shard_bytes: int
+    format: int = FORMAT_VERSION
+
+
+@dataclasses.dataclass
+class ManifestCounts(KeptCounts):
+    """What a selection keeps, drops and rejects.
+
+    Attributes:
+        rejected_by_reason: Numbers of the rejected records, by reason.
+    """
+
+    rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What a rule that draws was expected to keep, and what it kept."""
+
+    expected: float
+    standard_deviation: float
+    actual: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptFile:
+    """A file of kept documents.
+
+    Attributes:
+        path: Path in the selection's folder; in a batch's record, the whole path.
+        format: Ending of its name.
+        documents: Number of documents.
+        bytes: Size of the file.
+        sha256: Digest of the file.
+    """
+
+    path: str
+    format: str
+    documents: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest(SelectionOptions):
+    """The content of `manifest.json`.
+
+    Attributes:
+        name: Name of the selection.
+        cutoff: Cutoffs for people (`Cutoffs.to_json`).
+        draw: What a rule that draws was expected to keep; None for all other rules.
+        counts: Counts of all records.
+        scored: Number of documents with a score.
+        sources: Counts by source.
+        files: Files of kept documents.
+        identity: Identity of the run.
+        rater: Digest of the rater.
+        versions: Versions of datarater, Beam and JAX.
+        finished: Time in UTC, for people.
+    """
+
+    name: str
+    cutoff: dict[str, Any]
+    draw: Draw | None = dataclasses.field(default=None, metadata=IF_SET)
+    counts: ManifestCounts
+    scored: int
+    sources: dict[str, KeptCounts]
+    files: tuple[KeptFile, ...]
+    identity: CommittedIdentity
+    rater: str
+    versions: dict[str, str] = dataclasses.field(default_factory=versions)
+    finished: str = dataclasses.field(default_factory=now)
+
+    @property
+    def rank_key(self) -> int | None:
+        """The corpus's cutoff as a rank key; None if the rule has none for the whole corpus."""
+        key = self.cutoff.get("rank_key")
+        return None if key is None else int(key, 16)
+
+
+def read_manifest(selection: SelectionFolder) -> Manifest | None:
+    """Reads the manifest of a published selection; None if it is not published."""
+    if not commits.exists(selection.success_path):
+        return None
+    return read_json(selection.manifest_path, Manifest)
+
+
+def check_rule(selection: SelectionFolder, requested: SelectionOptions) -> bool:
+    """Refuses a selection whose name is taken by another rule.
+
+    Returns:
+        Whether the same rule is committed already.
+
+    Raises:
+        RunFolderMismatchError: The rules differ; the message names the differences.
+    """
+    committed = read_json(selection.rule_path, SelectionOptions)
+    if committed is None:
+        return False
+    lines = differences(to_plain(requested), to_plain(committed))
+    if lines:
+        raise RunFolderMismatchError(
+            f"{selection.path} is another selection: {'; '.join(lines)}. Give this one another "
+            "name with --name"
+        )
+    return True
