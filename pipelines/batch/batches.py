@@ -43,8 +43,7 @@ from datarater.pipelines.errors import (
     RunFolderMismatchError,
     UsageError,
 )
-from datarater.pipelines.graph.curation import Work
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
 from datarater.pipelines.run_folder import commits, lease
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import differences

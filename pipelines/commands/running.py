@@ -13,8 +13,7 @@ from datarater.pipelines import errors
 from datarater.pipelines.commands import printing
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
-from datarater.pipelines.graph.curation import Work
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
 from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease

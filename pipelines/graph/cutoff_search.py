@@ -32,51 +32,52 @@ from datarater.pipelines.selection.ranking import KEY_BITS, SelectionError
 from datarater.pipelines.selection.rules import BatchTopK, KeepFraction, Rule, Threshold
 
 
-def find_cutoffs(
-    scored: beam.PCollection, request: SelectionRequest
-) -> tuple[beam.PCollection, beam.PCollection]:
-    """Adds the steps that find the exact cutoffs from committed summaries and score files.
+class FindCutoffs(beam.PTransform):
+    """Finds the exact cutoffs from committed summaries and score files; emits them as one element.
 
     Args:
-        scored: One element, which waits for `scoring.json`.
         request: The selection.
-
-    Returns:
-        The cutoffs (one element), and the numbers of all groups of splits.
     """
-    cutoffs = scored | "Begin" >> beam.Map(_begin, request)
-    groups = counted_groups = _listed(scored, request.folder, "groups")
 
-    # With a reference run, its groups are counted instead. A reference rater needs no rounds: its
-    # quantiles are known from the start.
-    rounds = request.policy.rounds
-    folder = request.folder
-    if request.reference is not None:
-        if references.is_run(request.reference):
+    def __init__(self, request: SelectionRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
+        """Adds the rounds to a collection of one element, which waits for `scoring.json`."""
+        request, folder = self._request, self._request.folder
+
+        # With a reference run, its groups are counted instead. A reference rater needs no rounds:
+        # its quantiles are known from the start.
+        rounds = request.policy.rounds
+        if request.reference is not None:
             folder = RunFolder(request.reference)
-            counted_groups = _listed(scored, folder, "groups of the reference")
-        else:
-            rounds = 0
+            rounds = rounds if references.is_run(request.reference) else 0
 
-    for number in range(1, rounds + 1):
-        answers = (
-            counted_groups
-            | f"Count undecided {number}"
-            >> beam.ParDo(CountUndecided(folder, request.seed), beam.pvalue.AsSingleton(cutoffs))
-            | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
-        )
-        cutoffs = answers | f"Advance {number}" >> beam.Map(
-            advance, beam.pvalue.AsSingleton(cutoffs)
-        )
-    return cutoffs, groups
+        cutoffs = scored | "Begin" >> beam.Map(_begin, request)
+        groups = scored | "List counted groups" >> ListGroups(folder) if rounds else None
+        for number in range(1, rounds + 1):
+            cutoff = beam.pvalue.AsSingleton(cutoffs)
+            answers = (
+                groups
+                | f"Count undecided {number}"
+                >> beam.ParDo(CountUndecided(folder, request.seed), cutoff)
+                | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
+            )
+            cutoffs = answers | f"Advance {number}" >> beam.Map(advance, cutoff)
+        return cutoffs
 
 
-def _listed(scored: beam.PCollection, folder: RunFolder, name: str) -> beam.PCollection:
-    return (
-        scored
-        | f"List {name}" >> beam.FlatMap(_groups, folder)
-        | f"Spread {name}" >> beam.Reshuffle()
-    )
+class ListGroups(beam.PTransform):
+    """Emits the numbers of all groups of splits of a scored run."""
+
+    def __init__(self, folder: RunFolder):
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, scored: beam.PCollection) -> beam.PCollection:
+        """Adds the steps to a collection of one element, which waits for `scoring.json`."""
+        return scored | "List" >> beam.FlatMap(_groups, self._folder) | "Spread" >> beam.Reshuffle()
 
 
 @beam.typehints.with_output_types(Cutoffs)

@@ -1,7 +1,7 @@
 """Requests: the parameters of a scoring and of a selection, as values that can be pickled.
 
-A command turns its flags into a `ScoringRequest`, a `SelectionRequest` or both; the graph and its
-workers need nothing else.
+A command turns its flags into a `ScoringRequest`, a `SelectionRequest` or both, which together are
+its `Work`. The graph and its workers need nothing else.
 """
 
 from __future__ import annotations
@@ -146,4 +146,71 @@ class SelectionRequest:
             seed=self.seed,
             output_format=self.output_format,
             output_shard_bytes=self.output_shard_bytes,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Scoring, selecting, or both in one graph: all of it, so that any process can build the graph.
+
+    Attributes:
+        scoring: What to score; None to select from a scored corpus.
+        selection: What to keep; None to score only.
+
+    Raises:
+        ValueError: Neither is given.
+    """
+
+    scoring: ScoringRequest | None = None
+    selection: SelectionRequest | None = None
+
+    def __post_init__(self) -> None:
+        if self.scoring is None and self.selection is None:
+            raise ValueError("there is nothing to do: neither scoring nor selection is given")
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        request = self.selection or self.scoring
+        assert request is not None
+        return request.folder
+
+    @property
+    def goal(self) -> str:
+        """The path of the file that the graph commits last."""
+        return (
+            self.folder.scoring_path
+            if self.selection is None
+            else self.selection.selection.success_path
+        )
+
+    def leases(self) -> list[str]:
+        """Returns the paths of the leases that a launch needs, for scoring and for selecting."""
+        folders = []
+        if self.scoring is not None and not commits.exists(self.folder.scoring_path):
+            folders.append(self.folder.scoring_lease_path)
+        if self.selection is not None:
+            folders.append(self.folder.selection_lease_path(self.selection.name))
+        return folders
+
+    def folders(self) -> list[str]:
+        """Returns the folders that only the owner of these leases writes into."""
+        folders = []
+        if self.scoring is not None:
+            folders += self.folder.scoring_folders
+        if self.selection is not None:
+            folders.append(self.selection.selection.path)
+        return folders
+
+    def of_launch(self, launch: str, slots: int = 0) -> Work:
+        """Returns the same work for one launch, in whose name the workers leave marks.
+
+        Args:
+            launch: Id of the launch.
+            slots: Number of worker processes; see `ScoringRequest`.
+        """
+        if self.scoring is None:
+            return self
+        return dataclasses.replace(
+            self, scoring=dataclasses.replace(self.scoring, launch=launch, slots=slots)
         )

@@ -1,8 +1,8 @@
 """The steps that score a corpus: group by group, and then the counts of all groups.
 
-`datarater.pipelines.graph.curation.ScoreCorpus` puts these steps together. They deal the splits out
-to the workers, which score each split once (`datarater.pipelines.graph.score_split`), summarize
-each group of splits from its committed score files, and commit the sum as `scoring.json`.
+`ScoreGroups` deals the splits out to the workers, which score each split once
+(`datarater.pipelines.graph.score_split`), and summarizes each group of splits from its committed
+score files. `CommitCounts` commits the sum as `scoring.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datarater.pipelines.errors import CountsError, EmptyCorpusError, RejectedShareError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.requests import ScoringRequest
-from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow
+from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow, ScoreSplit
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.committed import (
     PREFIXES,
@@ -55,31 +55,84 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
     return files
 
 
+class ScoreGroups(beam.PTransform):
+    """Scores every split that has no score file yet; emits the summary of every group."""
+
+    def __init__(self, request: ScoringRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, groups: beam.PCollection) -> beam.PCollection:
+        """Adds the steps to the numbers of all groups of splits."""
+        request, folder = self._request, self._request.folder
+        if request.slots:
+            groups = groups | "Score from one row" >> ScoreLocally(request)
+
+        # Score files are listed in bulk, so that a resumed run does not look for each one.
+        listed = beam.pvalue.AsSingleton(groups | "List scored" >> ListScored(folder))
+        expanded = groups | "Expand group" >> beam.ParDo(ExpandGroup(folder), listed).with_outputs(
+            ExpandGroup.SUMMARISED, ExpandGroup.SCORED, main="splits"
+        )
+        dealt = expanded.splits | "Spread splits" >> DealOut()
+        newly_scored = dealt | "Score split" >> beam.ParDo(ScoreSplit(request))
+        already_scored = expanded.scored | "Scored before" >> beam.ParDo(CountFound())
+
+        # A group is summarized once all of its splits are scored.
+        summarized = (
+            (newly_scored, already_scored)
+            | "All splits" >> beam.Flatten()
+            | "Group splits" >> beam.GroupByKey()
+            | "Summarise group" >> beam.ParDo(SummariseGroup(folder))
+        )
+        return (
+            (summarized, expanded.summarised)
+            | "All groups" >> beam.Flatten()
+            | "Read summary" >> beam.Map(read_summary, folder)
+        )
+
+
+class CommitCounts(beam.PTransform):
+    """Commits the sum of all summaries as `scoring.json`; emits its path."""
+
+    def __init__(self, request: ScoringRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, summarized: beam.PCollection) -> beam.PCollection:
+        """Adds the steps to the summaries of all groups."""
+        return (
+            summarized
+            | "Add summaries" >> beam.CombineGlobally(MergeSummaries())
+            | "Finish scoring" >> beam.ParDo(FinishScoring(self._request))
+        )
+
+
 # Which splits to score.
 
 
-def list_scored(
-    start: beam.PCollection, groups: beam.PCollection, folder: RunFolder
-) -> beam.PCollection:
+class ListScored(beam.PTransform):
     """Lists the splits that were scored before, a thousand score files per request.
 
-    Args:
-        start: Collection of one element.
-        groups: Numbers of all groups; the listing waits for them.
-        folder: The run folder.
-
-    Returns:
-        One element: the sorted ordinals of the scored splits, int64.
+    Emits one element: the sorted ordinals of the scored splits, int64.
     """
-    return (
-        start
-        | "Prefixes" >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups)).with_output_types(int)
-        | "Spread prefixes" >> beam.Reshuffle()
-        | "List scored" >> beam.Map(_scored_under, folder)
-        | "Merge scored" >> beam.CombineGlobally(merge_ordinals)
-    )
+
+    def __init__(self, folder: RunFolder):
+        super().__init__()
+        self._folder = folder
+
+    def expand(self, groups: beam.PCollection) -> beam.PCollection:
+        """Adds the steps to the numbers of all groups, for which the listing waits."""
+        return (
+            groups.pipeline
+            | "Once" >> beam.Impulse()
+            | "Prefixes" >> beam.FlatMap(_prefixes, beam.pvalue.AsIter(groups))
+            | "Spread prefixes" >> beam.Reshuffle()
+            | "List" >> beam.Map(_scored_under, self._folder)
+            | "Merge" >> beam.CombineGlobally(merge_ordinals)
+        )
 
 
+@beam.typehints.with_output_types(Iterable[int])
 def _prefixes(start: Any, groups: Iterable[int]) -> Iterator[int]:
     # The groups only make this step wait for them.
     yield from range(PREFIXES)
@@ -119,20 +172,6 @@ class ExpandGroup(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(self.SCORED, (group, task.split.ordinal))
             else:
                 yield task
-
-
-def expand_groups(scored: beam.PCollection, folder: RunFolder) -> beam.PTransform:
-    """Returns `ExpandGroup` as a step with its three outputs.
-
-    Args:
-        scored: One element: the sorted ordinals of the scored splits.
-        folder: The run folder.
-
-    Returns:
-        A transform of groups into `splits`, `ExpandGroup.SCORED` and `ExpandGroup.SUMMARISED`.
-    """
-    expand = beam.ParDo(ExpandGroup(folder), beam.pvalue.AsSingleton(scored))
-    return expand.with_outputs(ExpandGroup.SUMMARISED, ExpandGroup.SCORED, main="splits")
 
 
 @beam.typehints.with_output_types(tuple[int, int])

@@ -35,7 +35,8 @@ from apache_beam.runners.runner import PipelineResult
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError, WorkerDiedError
-from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.graph.curation import Curation
+from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.committed import committed_files
 from datarater.pipelines.run_folder.lease import process_id
@@ -86,7 +87,7 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
     in_threads = execution.runner == LOCAL_RUNNER
     runner = _LocalRunner() if execution.supervised else None
     pipeline = beam.Pipeline(runner, options=execution.options)
-    work.build(pipeline | "Start" >> beam.Impulse())
+    _ = pipeline | "Start" >> beam.Impulse() | "Curate" >> Curation(work)
 
     result = None
     try:

@@ -14,9 +14,9 @@ import pytest
 
 from datarater.pipelines.commands import curate
 from datarater.pipelines.graph import planning
-from datarater.pipelines.graph.curation import Work
+from datarater.pipelines.graph.curation import Curation
 from datarater.pipelines.graph.planning import FilePlan, PlanRequest
-from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.graph.requests import ScoringRequest, Work
 from datarater.pipelines.run_folder import commits
 from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -232,7 +232,7 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             )
         )
         pipeline = beam.Pipeline(runner="FnApiRunner")
-        work.build(pipeline | beam.Impulse())
+        _ = pipeline | beam.Impulse() | Curation(work)
         sizes[files * per_file] = len(pipeline.to_runner_api().SerializeToString())
     print(sizes)
     assert sizes[1_000_000] == pytest.approx(sizes[1], rel=0.01)

@@ -25,8 +25,7 @@ from datarater.pipelines.batch import config as batch_config
 from datarater.pipelines.commands import flags, requests
 from datarater.pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
 from datarater.pipelines.graph import scoring
-from datarater.pipelines.graph.curation import Work
-from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.requests import SelectionRequest, Work
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.identity import CommittedIdentity, PlanNumbers
