@@ -33,6 +33,7 @@ SCORING = [
     "safetensors>=0.4.5",
     "shtab>=1.7",
     "tokenizers>=0.20",
+    "typing-extensions>=4.12",
     "zstandard>=0.22",
 ]
 

@@ -32,11 +32,12 @@ from datarater.pipelines.commands.requests import (
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.commits import Entry, check_protocols
+from datarater.pipelines.run_folder.commits import check_protocols
 from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import Manifest, read_manifest
 from datarater.pipelines.run_folder.scored import Scoring, find_scoring
+from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -30,9 +28,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datarater.meta_training.demo.errors import CommandError, DemoError, NotOurFolderError
+from datarater.meta_training.run.atomic_files import write_json
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser
 
@@ -172,7 +171,7 @@ def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, Kind
     seconds["measure"] = time.monotonic() - measuring
     seconds["all"] = time.monotonic() - started
 
-    _write_json(
+    write_json(
         output / "demo.json",
         {
             "results": {
@@ -351,12 +350,6 @@ def _corpus_line(corpus: DemoCorpus) -> str:
         f"{documents:,} documents ({size:.1f} MB) in {corpus.pool_glob}, "
         f"{held_out_documents:,} held out; {'made now' if corpus.made else 'made earlier'}"
     )
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

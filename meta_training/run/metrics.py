@@ -18,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from datarater.meta_training.errors import WorkdirError
+from datarater.meta_training.run.atomic_files import replace_file
 
 _LOG = logging.getLogger("datarater")
 METRICS_FILE = "metrics.csv"
@@ -192,17 +193,8 @@ def cut_metrics(path: Path, after: int) -> list[str]:
 
     kept = b"".join(line + b"\n" for line in (header, *(line for _, line in rows))) if rows else b""
     if kept != content:
-        _replace(path, kept)
+        replace_file(path, kept)
     return names if rows else []
-
-
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_name(f".{path.name}.new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # otherwise the rename may reach the disk before the content
-    os.replace(new, path)
 
 
 def _column_names(header: bytes) -> list[str]:

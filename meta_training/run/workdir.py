@@ -24,6 +24,7 @@ from typing import Any
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError, WorkdirError
+from datarater.meta_training.run.atomic_files import replace_file, write_json
 from datarater.meta_training.run.prepared_run import plain, versions
 
 _LOG = logging.getLogger("datarater")
@@ -213,7 +214,7 @@ class Workdir:
         # run.json comes last: with it a run counts as begun.
         write_json(self.config, config)
         if not (self.run.exists() and self.tokenizer.exists()):
-            _write(self.tokenizer, tokenizer)
+            replace_file(self.tokenizer, tokenizer)
         if not self.run.exists():
             write_json(
                 self.run, {"data": data, "tokenizer": _sha256(tokenizer), "versions": versions()}
@@ -229,17 +230,6 @@ class Workdir:
         if summary and summary["meta_steps"] == meta_steps and self.rater.exists():
             return summary
         return None
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON, completely or not at all."""
-    _write(path, (json.dumps(values, indent=2) + "\n").encode("utf-8"))
-
-
-def _write(path: Path, content: bytes) -> None:
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content)
-    os.replace(new, path)
 
 
 def _sha256(content: bytes) -> str:

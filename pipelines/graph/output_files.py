@@ -311,7 +311,7 @@ class WriteShard(beam.DoFn):
             with commits.staged(path) as name:
                 self._write(name, task, cutoffs)
                 own = _digest(name)
-                if commits.commit_staged(name, path):
+                if commits.commit_staged(path, name):
                     Metrics.counter("datarater", "documents_kept").inc(task.documents)
                     yield WrittenShard(task.name, task.written, task.documents, *own)
                     return

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.commits import Entry
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.stores import Entry
 
 PREFIXES = 256
 """Number of folders that score files are spread over."""

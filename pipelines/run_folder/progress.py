@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder import plan as run_plan
-from datarater.pipelines.run_folder.commits import Entry
 from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
 from datarater.pipelines.run_folder.counts import Counts, by_count
 from datarater.pipelines.run_folder.identity import PlanNumbers, read_identity
@@ -28,6 +27,7 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import plan_of
 from datarater.pipelines.run_folder.score_files import Footer
 from datarater.pipelines.run_folder.scored import find_scoring
+from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.run_folder.summaries import read_summary, summarised_groups
 from datarater.rater_model.json_codec import DecodingError, to_plain
 

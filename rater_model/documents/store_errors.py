@@ -97,8 +97,12 @@ def protocol_of(path: str) -> str:
         >>> protocol_of("gs://bucket/a.jsonl")
         'gs'
     """
-    match = _PROTOCOL.search(path)
-    return match[1] if match else ""
+    return next(iter(protocols_in(path)), "")
+
+
+def protocols_in(text: str) -> list[str]:
+    """Returns the protocols of all URLs in a text."""
+    return _PROTOCOL.findall(text)
 
 
 def os_error(path: str, error: Exception) -> OSError | None:

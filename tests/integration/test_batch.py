@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 from datarater.pipelines.commands import batch, curate
 from datarater.pipelines.graph import requests
 from datarater.pipelines.graph.requests import rater_digest
-from datarater.pipelines.run_folder import commits, lease
+from datarater.pipelines.run_folder import lease
+from datarater.pipelines.run_folder.local_files import LocalFiles
 from datarater.rater_model.documents.files import file_info
 from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT, batches
@@ -45,18 +47,18 @@ class Killer:
         self.launch = 0
         self.dead: set[str] = set()
         self.places: set[str] = set()
-        self._watch(monkeypatch, "_link")
-        self._watch(monkeypatch, "remove")
+        self._watch(monkeypatch, os, "link")
+        self._watch(monkeypatch, LocalFiles, "remove")
         # The leases of a killed launch belong to a process that is gone.
         monkeypatch.setattr(
             lease, "process_id", lambda: {"started": str(self.launch), "pid": 1, "host": "here"}
         )
         monkeypatch.setattr(lease, "is_gone", lambda process: process["started"] in self.dead)
 
-    def _watch(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        real: Callable[..., Any] = getattr(commits, name)
+    def _watch(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        real: Callable[..., Any] = getattr(owner, name)
 
-        def watched(*args: str) -> Any:
+        def watched(*args: Any) -> Any:
             self.left -= bool(self.place) and f"/{self.place}/" in args[-1]
             if self.left or not self.place:
                 return real(*args)
@@ -68,7 +70,7 @@ class Killer:
             self.dead.add(str(self.launch))
             raise KilledError
 
-        monkeypatch.setattr(commits, name, watched)
+        monkeypatch.setattr(owner, name, watched)
 
 
 @dataclasses.dataclass
@@ -232,16 +234,15 @@ def test_sixty_nights(
 KILLED_AT = """
 import os, signal, sys
 from datarater.pipelines.commands import batch
-from datarater.pipelines.run_folder import commits
 left = int(sys.argv.pop(1))
-real = commits._link
+real = os.link
 def link(staged, target):
     global left
     left -= 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(staged, target)
-commits._link = link
+os.link = link
 sys.exit(batch.main(sys.argv[1:]))
 """
 

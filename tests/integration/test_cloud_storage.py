@@ -50,7 +50,7 @@ def test_a_staged_file_never_replaces_another(store: CloudStorage, tmp_path: Pat
     for content, won in ((b"a" * 6_000_000, True), (b"b" * 6_000_000, False), (b"c", False)):
         with commits.staged(path) as name:
             Path(name).write_bytes(content)
-            assert commits.commit_staged(name, path) is won
+            assert commits.commit_staged(path, name) is won
     assert commits.read_bytes(path) == b"a" * 6_000_000
 
 

@@ -27,6 +27,7 @@ from datarater.pipelines.commands import curate
 from datarater.pipelines.graph import score_split
 from datarater.pipelines.run_folder import commits, progress
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.rater_model import exit_codes
 from datarater.rater_model.scorer import ScoredTexts, Scorer
@@ -94,7 +95,7 @@ def results(output: Path) -> dict[str, Any]:
         "kept": {
             path.name: path.read_bytes()
             for path in (output / KEPT / "kept").iterdir()
-            if not path.name.startswith(commits.TEMPORARY_PREFIX)
+            if not path.name.startswith(TEMPORARY_PREFIX)
         },
     }
 
@@ -383,10 +384,9 @@ class FailingFileSystem(LocalFileSystem):
 
 @pytest.mark.slow
 def test_a_file_system_that_fails_every_tenth_write(
-    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, rater: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
-    monkeypatch.setattr(commits, "_FIRST_WAIT_SECONDS", 0.01)
     args = flags(corpus, rater, f"failing://{tmp_path}/run")
     assert curate.main(args) == 0
     assert FailingFileSystem.writes > 100

@@ -56,9 +56,9 @@ def test_a_large_staged_file_never_replaces_another(store: Any, tmp_path: Path) 
     path = f"s3://{BUCKET}/staged"
     large = tmp_path / "large"
     large.write_bytes(b"a" * (60 * 2**20))
-    assert commits.commit_staged(str(large), path)
+    assert commits.commit_staged(path, str(large))
     large.write_bytes(b"b" * (60 * 2**20))
-    assert not commits.commit_staged(str(large), path)
+    assert not commits.commit_staged(path, str(large))
     assert commits.read_bytes(path) == b"a" * (60 * 2**20)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import WorkdirError
+from datarater.meta_training.run.atomic_files import write_json
 from datarater.meta_training.run.prepared_run import plain
-from datarater.meta_training.run.workdir import Workdir, write_json
+from datarater.meta_training.run.workdir import Workdir
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
 

@@ -363,16 +363,16 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Kills the next launch, once, when it is about to commit a file with this ending."""
 
     def kill_at(ending: str) -> None:
-        real = commits._link
+        real = os.link
         done: list[str] = []
 
-        def link(staged: str, target: str) -> bool:
+        def link(staged: str, target: str) -> None:
             if not done and target.endswith(ending):
                 done.append(target)
                 raise KilledError
-            return real(staged, target)
+            real(staged, target)
 
-        monkeypatch.setattr(commits, "_link", link)
+        monkeypatch.setattr(os, "link", link)
 
     return kill_at
 

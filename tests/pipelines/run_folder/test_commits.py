@@ -12,6 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from datarater.pipelines.errors import RunFolderError
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX
 
 
 @pytest.fixture(params=["local", "file", "memory"])
@@ -38,7 +39,7 @@ def test_a_staged_file_is_committed_whole_and_once(folder: str) -> None:
     for content, won in ((b"first", True), (b"second", False)):
         with commits.staged(path) as name:
             Path(name).write_bytes(content)
-            assert commits.commit_staged(name, path) is won
+            assert commits.commit_staged(path, name) is won
         assert not os.path.exists(name)
     assert commits.read_bytes(path) == b"first"
 
@@ -53,7 +54,7 @@ def test_a_staged_file_that_is_not_committed_is_nowhere(tmp_path: Path) -> None:
 def test_a_sweep_removes_what_the_killed_left_and_nothing_else(tmp_path: Path) -> None:
     commits.commit_if_absent(str(tmp_path / "a" / "whole"), b"whole")
     for folder in (tmp_path, tmp_path / "a"):
-        (folder / f"{commits.TEMPORARY_PREFIX}1").write_bytes(b"half")
+        (folder / f"{TEMPORARY_PREFIX}1").write_bytes(b"half")
     commits.sweep(str(tmp_path))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a" / "whole"]
     commits.sweep(str(tmp_path / "missing"))
