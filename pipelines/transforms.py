@@ -45,7 +45,6 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 
 from datarater.pipelines.errors import CurationError
 from datarater.pipelines.graph.cutoff_search import MergeAnswers, advance
-from datarater.pipelines.graph.record_writers import SCORE_FIELD
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE
 from datarater.pipelines.selection.cutoffs import CORPUS_GROUP, Answers, Cutoffs, Family
 from datarater.pipelines.selection.descent import Histogram
@@ -53,6 +52,7 @@ from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
 from datarater.rater_model.checkpoint import CheckpointError, load_rater
+from datarater.rater_model.documents.json_lines import SCORE_FIELD
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
 from datarater.rater_model.documents.records import BadRecord, ReadOptions, Reason
 from datarater.rater_model.scorer import Scorer, limit_cpu_threads

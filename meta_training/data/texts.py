@@ -24,9 +24,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from datarater.rater_model.documents.array_record import is_file_system_failure
-from datarater.rater_model.documents.files import file_info, local_path, split_on_commas
-from datarater.rater_model.documents.reading import BadRecord, ReadOptions, list_files, read_file
-from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.documents.files import file_info, list_files, local_path, split_on_commas
+from datarater.rater_model.documents.reading import read_file
+from datarater.rater_model.documents.records import BadRecord, FileInfo, ReadOptions
 from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfds import (
     TFDS_PREFIX,

@@ -38,7 +38,7 @@ from datarater.meta_training.run.summary import run_summary
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import CheckpointError
-from datarater.rater_model.documents.reading import NoInputError
+from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
 

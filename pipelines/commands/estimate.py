@@ -19,20 +19,16 @@ from datarater.pipelines.graph.planning import list_inputs
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.checkpoint import load_rater
-from datarater.rater_model.documents.array_record import count_records
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.files import open_file
-from datarater.rater_model.documents.parquet import BrokenParquetError, ParquetReader
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import read_split
+from datarater.rater_model.documents.formats import format_named
+from datarater.rater_model.documents.reading import plan_file, read_split
 from datarater.rater_model.documents.records import (
     Compression,
     Document,
     FileInfo,
-    Format,
     ReadOptions,
     Record,
-    Split,
 )
 from datarater.rater_model.scorer import Scorer, limit_cpu_threads
 
@@ -189,7 +185,7 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
     if len(part) < _SAMPLED_RECORDS:  # the split ended: its share of the file is known
         return len(part) * file.size / (split.size or file.size), part
 
-    exact = _counted_records(split)
+    exact = format_named(split.format).count_records(file.path)
     if exact is not None:
         return exact, part
 
@@ -200,19 +196,6 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
         with open_file(file.path) as stream:
             total = unpacked_size(stream, split.compression, file.size)
     return total / max(bytes_per_record, 1), part
-
-
-def _counted_records(split: Split) -> int | None:
-    """Returns the number of records that a file states; None where its format states none."""
-    if split.format is Format.PARQUET:
-        try:
-            with ParquetReader(split.path) as reader:
-                return int(reader.metadata.num_rows)
-        except BrokenParquetError:
-            return None
-    if split.format is Format.ARRAY_RECORD:
-        return count_records(split.path)
-    return None
 
 
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:

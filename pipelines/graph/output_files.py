@@ -1,7 +1,6 @@
 """Output files: assigns the kept documents to files, and writes them in a second read of the input.
 
-The second read compares every record with its score file, so an input that changed since it was
-scored is refused. Each output file is committed whole, once.
+Each output file is committed whole, once.
 """
 
 from __future__ import annotations
@@ -14,24 +13,20 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import CountsError, InputChangedError
+from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.kept_rows import kept_rows
 from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
-from datarater.pipelines.run_folder.plan import check_fingerprint
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
-from datarater.rater_model.documents.parquet import find_column
-from datarater.rater_model.documents.reading import read_parquet_table, read_split
-from datarater.rater_model.documents.records import Document, Format, ReadOptions
+from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _CHUNK_BYTES = 1 << 20
@@ -127,152 +122,6 @@ def plan_shards_of(
     yield from plan_shards(splits, request.output_format, request.output_shard_bytes)
 
 
-def _changed(path: str, detail: str) -> InputChangedError:
-    return InputChangedError(
-        f"input changed between the two reads: {path} ({detail}); curate it into a new run folder"
-    )
-
-
-def _kept_documents(
-    file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
-) -> Iterator[tuple[Document, np.float32]]:
-    """Yields the kept documents of a split with their scores.
-
-    Compares every record with the score file.
-    """
-    split = file.task.split
-    positions, sizes = file.column("position").tolist(), file.column("bytes").tolist()
-    keys = file.table.column("key").to_pylist()
-    scores_R = file.table.column("score").to_numpy(zero_copy_only=False)
-
-    row = 0
-    for record in read_split(split, read):
-        if row >= len(positions):
-            raise _changed(
-                split.path,
-                f"it has more than the {len(positions)} records scored in split {split.ordinal}",
-            )
-
-        same = record.position == positions[row] and (
-            record.key == keys[row] and record.size == sizes[row]
-            if isinstance(record, Document)
-            else keys[row] is None
-        )
-        if not same:
-            raise _changed(split.path, f"the record at {positions[row]} is not the one scored")
-
-        if kept_R[row] and isinstance(record, Document):
-            yield record, np.float32(scores_R[row])
-        row += 1
-
-    if row != len(positions):
-        raise _changed(
-            split.path,
-            f"it has {row} records, {len(positions)} were scored in split {split.ordinal}",
-        )
-
-
-def _text_sizes(table: pa.Table, read: ReadOptions) -> np.ndarray:
-    """Returns the size of every text in bytes of UTF-8."""
-    path = find_column(table.schema, read.text_field)
-    if path is None:
-        raise InputChangedError(f"the column {read.text_field!r} is gone")
-
-    index, names, _ = path
-    column = table.column(index)
-    if names:
-        column = pc.struct_field(column, list(names))
-    if not len(column):
-        return np.zeros(0, np.int64)
-    return pc.binary_length(column.cast(pa.large_string())).to_numpy().astype(np.int64)
-
-
-def _kept_tables(
-    file: ScoreFile, kept_R: np.ndarray, read: ReadOptions
-) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Yields the kept rows of a Parquet split, all columns, with their scores."""
-    split = file.task.split
-    positions_N = file.column("position")[kept_R]
-    sizes_N = file.column("bytes")[kept_R]
-    scores_N = file.table.column("score").to_numpy(zero_copy_only=False)[kept_R]
-
-    done = 0
-    for first, batch in read_parquet_table(split, read):
-        low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
-        if low != done:
-            raise _changed(split.path, f"row {positions_N[done]} is gone")
-        done = high
-        if low == high:
-            continue
-
-        table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
-        if (_text_sizes(table, read) != sizes_N[low:high]).any():
-            raise _changed(
-                split.path,
-                f"a text in the rows {first} to {first + batch.num_rows} is not the one scored",
-            )
-        yield table, scores_N[low:high]
-
-    if done != len(positions_N):
-        raise _changed(split.path, f"row {positions_N[done]} is gone")
-
-
-def write_split(
-    writer: record_writers.Writer,
-    written: str,
-    file: ScoreFile,
-    kept_R: np.ndarray,
-    read: ReadOptions,
-) -> int:
-    """Writes the kept documents of one split.
-
-    Args:
-        writer: Writer of the output file.
-        written: Format of the output file.
-        file: Score file of the split, all columns.
-        kept_R: Mask of the kept documents over its rows.
-        read: How records are read.
-
-    Returns:
-        The number of documents written.
-
-    Raises:
-        InputChangedError: The input has changed since it was scored.
-    """
-    # The scores alone: the input is not read.
-    if written == "scores":
-        rows = file.table.filter(pa.array(kept_R))
-        writer.write_table(record_writers.scores_table(rows, file.task.split.path))
-        return int(rows.num_rows)
-
-    # The fingerprint is checked before and after reading.
-    check_fingerprint(file.task)
-    count = 0
-    if written == "attributes":
-        for document, score in _kept_documents(file, kept_R, read):
-            writer.write_record(
-                record_writers.attribute_line(document.key, len(document.text), float(score))
-            )
-            count += 1
-    elif file.task.split.format is Format.PARQUET:
-        for table, scores_N in _kept_tables(file, kept_R, read):
-            if written == "parquet":
-                writer.write_table(record_writers.scored_table(table, scores_N))
-            else:
-                for line in record_writers.table_lines(table, scores_N):
-                    writer.write_record(line)
-            count += table.num_rows
-    else:
-        for document, score in _kept_documents(file, kept_R, read):
-            record_writers.write_document(
-                writer, written, document, file.task.split.format, float(score), read
-            )
-            count += 1
-
-    check_fingerprint(file.task)
-    return count
-
-
 def _digest(path: str) -> tuple[int, str]:
     """Returns the size and the SHA-256 of a file."""
     digest, size = hashlib.sha256(), 0
@@ -327,10 +176,11 @@ class WriteShard(beam.DoFn):
                 file = ScoreFile.read(self._request.folder, ordinal)
                 kept_R = np.zeros(file.table.num_rows, bool)
                 kept_R[kept_rows(file, cutoffs, self._request.seed)] = True
+                kept = KeptSplit(file, kept_R, read)
                 path = file.task.split.path
                 try:
                     with raising_os_errors(path):
-                        count = write_split(writer, task.written, file, kept_R, read)
+                        count = writer.write(kept)
                 except OSError as error:
                     raise errors.copying_failed(
                         path, self._request.selection.kept_path(task.name), error

@@ -38,15 +38,10 @@ from datarater.pipelines.run_folder.layout import (
 )
 from datarater.pipelines.run_folder.plan import INPUT_LIST, SplitTask, plan_of
 from datarater.rater_model.documents.decompression import unpacked_size
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import NoInputError, list_files, open_file
-from datarater.rater_model.documents.records import (
-    Compression,
-    FileInfo,
-    Format,
-    ReadOptions,
-    Split,
-)
+from datarater.rater_model.documents.files import NoInputError, list_files, open_file
+from datarater.rater_model.documents.formats import format_named
+from datarater.rater_model.documents.reading import plan_file
+from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions, Split
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 
@@ -150,7 +145,7 @@ class FilePlan:
 
     Attributes:
         info: The file.
-        format: Format of its records.
+        format: Name of its format.
         compression: Compression of the whole file.
         cuts_Sx3: Start, end (-1 for the end of the file) and stored bytes of every split.
         unpacked: Approximate unpacked size in bytes of a stream that may be strided; 0 for all
@@ -159,7 +154,7 @@ class FilePlan:
     """
 
     info: FileInfo
-    format: Format
+    format: str
     compression: Compression
     cuts_Sx3: NDArray[np.int64]
     unpacked: int = 0
@@ -179,8 +174,9 @@ class FilePlan:
 
         # Only a compressed stream of one split may be strided, for which its size is estimated.
         unpacked = 0
-        is_stream = first.format is Format.JSONL and first.compression is not Compression.NONE
-        if is_stream and len(splits) == 1 and info.size >= 2 * split_bytes:
+        is_stream = first.compression is not Compression.NONE
+        may_be_cut = is_stream and format_named(first.format).cuts_streams
+        if may_be_cut and len(splits) == 1 and info.size >= 2 * split_bytes:
             with open_file(info.path) as file:
                 unpacked = unpacked_size(file, first.compression, info.size)
 

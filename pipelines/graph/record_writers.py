@@ -38,11 +38,8 @@ from __future__ import annotations
 import base64
 import bz2
 import contextlib
-import dataclasses
 import gzip
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -51,30 +48,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from datarater.rater_model.documents.reading import json_line
-from datarater.rater_model.documents.records import Compression, Document, Format, ReadOptions
-from datarater.rater_model.documents.tfrecord import framed, with_float
-from datarater.rater_model.documents.warc import with_field
-
-SCORE_FIELD = "datarater_score"
-SCORE_HEADER = "DataRater-Score"
-_SUFFIX_OF = {
-    Compression.NONE: "",
-    Compression.GZIP: ".gz",
-    Compression.ZSTD: ".zst",
-    Compression.BZIP2: ".bz2",
-}
-_COMPRESSION_OF = {
-    suffix.removeprefix("."): compression for compression, suffix in _SUFFIX_OF.items()
-}
-_WRITTEN_AS = {"warc": "warc", "tfrecord": "tfrecord", "array_record": "tfrecord"}
+from datarater.pipelines.graph.second_read import KeptSplit
+from datarater.rater_model.documents.file_format import FileFormat
+from datarater.rater_model.documents.formats import format_named
+from datarater.rater_model.documents.json_lines import (
+    SCORE_FIELD,
+    dump_json,
+    id_of_key,
+    load_json,
+    score_text,
+    scored_line,
+)
+from datarater.rater_model.documents.records import Compression, Document, ReadOptions
 
 ROW_GROUP_BYTES = 64 * 2**20
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
-_DEEP = 5000
-_SCORE_NAME = SCORE_FIELD.encode()
-
 SUFFIXES = {"attributes": "attributes.jsonl.gz", "scores": "scores.parquet"}
 ATTRIBUTE = "datarater__score"
 
@@ -109,10 +98,8 @@ def output_format(layout: str, requested: str) -> str:
     """
     if requested != "same":
         return requested
-    kind, _, detail = layout.partition("/")
-    if kind == Format.PARQUET:
-        return "parquet"
-    return _WRITTEN_AS.get(kind, "jsonl") + _SUFFIX_OF[Compression(detail)]
+    name, _, detail = layout.partition("/")
+    return format_named(name).output_format(detail)
 
 
 def file_class(layout: str, requested: str) -> str:
@@ -121,24 +108,14 @@ def file_class(layout: str, requested: str) -> str:
         return requested
     if requested == "attributes":
         return f"attributes {layout}"
-    kind = layout.partition("/")[0]
+    name, _, detail = layout.partition("/")
     written = output_format(layout, requested)
-    # Only unchanged Parquet rows tie a file to one schema.
-    return (
-        f"{written} {layout}"
-        if kind == Format.PARQUET and written == "parquet"
-        else f"{written} {kind}"
-    )
+    return f"{written} {format_named(name).output_class(detail, written)}"
 
 
 def layout_for(layout: str, path: str, requested: str) -> str:
     """Returns the layout of a split's output; attributes need one file for each input file."""
     return f"{layout} {path}" if requested == "attributes" else layout
-
-
-def id_of_key(key: str) -> Any:
-    """Returns the id that a document's key was made from, or the digest that replaces it."""
-    return key if key.startswith("sha256:") else _load(key.encode())
 
 
 def attribute_line(key: str, characters: int, score: float) -> bytes:
@@ -154,7 +131,7 @@ def attribute_line(key: str, characters: int, score: float) -> bytes:
         b'{"id":"a","attributes":{"datarater__score":[[0,12,0.5]]}}'
     """
     span = f"[[0,{characters},{score_text(score)}]]"
-    return f'{{"id":{_dump(id_of_key(key))},"attributes":{{"{ATTRIBUTE}":{span}}}}}'.encode()
+    return f'{{"id":{dump_json(id_of_key(key))},"attributes":{{"{ATTRIBUTE}":{span}}}}}'.encode()
 
 
 def scores_table(rows: pa.Table, path: str) -> pa.Table:
@@ -165,7 +142,7 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         path: Path of the input file.
     """
     ids = [
-        value if isinstance(value, str) else _dump(value)
+        value if isinstance(value, str) else dump_json(value)
         for value in map(id_of_key, rows["key"].to_pylist())
     ]
 
@@ -189,66 +166,11 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
     )
 
 
-def score_text(score: float) -> str:
-    """Returns the shortest JSON text that reads back as the same float32."""
-    return str(np.float32(score))
-
-
-def _load(raw: bytes) -> Any:
-    """Parses JSON, with whole numbers of any size exact."""
-    return _at_any_depth(json.loads, raw)
-
-
-def _dump(value: Any) -> str:
-    text: str = _at_any_depth(lambda: json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-    return text
-
-
-def _at_any_depth(step: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return step(*arguments)
-    except RecursionError:
-        # Documents are read up to 1024 levels deep; Python's own limit is a little lower.
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEEP))
-        return step(*arguments)
-
-
-def scored_line(raw: bytes, score: float) -> bytes:
-    r"""Returns a JSONL line with its score added and all other bytes unchanged.
-
-    Args:
-        raw: The line without its `\n`: one JSON object.
-        score: Score of the document.
-
-    Example:
-        >>> scored_line(b'{"text": "a"}\r', 0.5)
-        b'{"text": "a","datarater_score":0.5}\r'
-    """
-    if _SCORE_NAME in raw:
-        fields = _load(raw)
-        if SCORE_FIELD in fields:
-            del fields[SCORE_FIELD]
-            raw = _dump(fields).encode("utf-8") + raw[len(raw.rstrip()) :]
-    brace = raw.rindex(b"}")
-    comma = b"" if raw[:brace].rstrip().endswith(b"{") else b","
-    return b'%s%s"%s":%s%s' % (
-        raw[:brace],
-        comma,
-        _SCORE_NAME,
-        score_text(score).encode(),
-        raw[brace:],
-    )
-
-
-def _take(fields: dict[str, Any], path: str, file_format: Format = Format.JSONL) -> Any:
+def _take(fields: dict[str, Any], path: str, separator: str = ".") -> Any:
     """Removes a field, which may be a dotted path, and returns its value."""
-    if path in fields:
-        return fields.pop(path)
-
-    # TensorFlow Datasets name the nested features of an example with slashes.
-    nested = path.replace(".", "/")
-    if file_format in (Format.TFRECORD, Format.ARRAY_RECORD) and nested in fields:
-        return fields.pop(nested)
+    for name in (path, path.replace(".", separator)):
+        if name in fields:
+            return fields.pop(name)
 
     name, dot, rest = path.partition(".")
     inner = fields.get(name)
@@ -256,66 +178,34 @@ def _take(fields: dict[str, Any], path: str, file_format: Format = Format.JSONL)
 
 
 def document_row(
-    document: Document, score: float, options: ReadOptions, file_format: Format = Format.JSONL
+    line: bytes, document: Document, score: float, options: ReadOptions, separator: str = "."
 ) -> dict[str, Any]:
-    """Returns a document with a JSON line as a row of `DOCUMENT_SCHEMA`.
+    """Returns a document as a row of `DOCUMENT_SCHEMA`.
 
     An id that is not a string is written as JSON text.
 
     Args:
-        document: The document; its raw bytes are the JSON line.
+        line: JSON line of the document.
+        document: The document.
         score: Score of the document.
         options: How the document was read.
-        file_format: Format of the input file.
+        separator: What separates the names of nested fields, apart from dots.
     """
-    fields = _load(document.raw or b"{}")
-    _take(fields, options.text_field, file_format)
-    identifier = _take(fields, options.id_field, file_format)
-    source = _take(fields, options.source_field, file_format)
+    fields = load_json(line)
+    _take(fields, options.text_field, separator)
+    identifier = _take(fields, options.id_field, separator)
+    source = _take(fields, options.source_field, separator)
     fields.pop(SCORE_FIELD, None)
 
     if identifier is not None and not isinstance(identifier, str):
-        identifier = _dump(identifier)
+        identifier = dump_json(identifier)
     return {
         "id": identifier,
         "text": document.text,
         "source": None if source is None else document.source,
-        "metadata": _dump(fields) if fields else None,
+        "metadata": dump_json(fields) if fields else None,
         SCORE_FIELD: score,
     }
-
-
-def write_document(
-    writer: Writer,
-    written: str,
-    document: Document,
-    file_format: Format,
-    score: float,
-    options: ReadOptions,
-) -> None:
-    """Writes a document that was not a row of a table.
-
-    Args:
-        writer: Writer of the output file.
-        written: Format of the output file.
-        document: The document.
-        file_format: Format of the input file.
-        score: Score of the document.
-        options: How the document was read.
-    """
-    kind = written.partition(".")[0]
-    if kind == "tfrecord" and document.raw is not None:
-        writer.write_record(with_float(document.raw, SCORE_FIELD, score))
-    elif kind == "warc" and document.raw is not None:
-        writer.write_record(with_field(document.raw, SCORE_HEADER, score_text(score)))
-    else:
-        line = json_line(document, file_format, options)
-        if kind == "parquet":
-            writer.write_row(
-                document_row(dataclasses.replace(document, raw=line), score, options, file_format)
-            )
-        else:
-            writer.write_record(scored_line(line, score))
 
 
 def _mapped(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
@@ -405,16 +295,14 @@ def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
 
 
 class Writer(Protocol):
-    """Writes one output file; each format accepts some of records, rows and tables."""
+    """Writes one output file."""
 
-    def write_record(self, data: bytes) -> None:
-        """Adds a record's own bytes: a line, an example, a WARC record."""
+    def write(self, kept: KeptSplit) -> int:
+        """Adds the kept documents of a split; returns how many there were.
 
-    def write_row(self, row: dict[str, Any]) -> None:
-        """Adds a row of `DOCUMENT_SCHEMA`."""
-
-    def write_table(self, table: pa.Table) -> None:
-        """Adds the rows of a table."""
+        Raises:
+            InputChangedError: The input has changed since it was scored.
+        """
 
     def close(self) -> None:
         """Completes the file, which stays open."""
@@ -425,24 +313,18 @@ class RecordWriter:
 
     Args:
         file: Binary file to write to; it stays open.
+        target: Format of the records.
         compression: Compression of the file.
-        frame: Returns the bytes that represent a record in the file.
-        by_record: Whether each record is a gzip member, zstd frame or bzip2 stream of its own.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        compression: Compression,
-        frame: Callable[[bytes], bytes],
-        by_record: bool = False,
-    ):
+    def __init__(self, file: BinaryIO, target: FileFormat, compression: Compression):
         self._stack = contextlib.ExitStack()
         self._out: Any = file
-        self._frame = frame
-        if by_record and compression is not Compression.NONE:
+        self._target = target
+        self._frame = target.frame
+        if target.compresses_by_record and compression is not Compression.NONE:
             pack = _PACK[compression]
-            self._frame = lambda data: pack(frame(data))
+            self._frame = lambda record: pack(target.frame(record))
         elif compression is Compression.GZIP:
             # Without a time and a name in the header, the same documents give the same bytes.
             self._out = self._stack.enter_context(
@@ -456,21 +338,51 @@ class RecordWriter:
         elif compression is Compression.BZIP2:
             self._out = self._stack.enter_context(bz2.BZ2File(file, "wb"))
 
-    def write_record(self, data: bytes) -> None:
-        """Adds a record."""
-        self._out.write(self._frame(data))
+    def write(self, kept: KeptSplit) -> int:
+        """Adds the documents of a split, as records of their own format or as JSON lines."""
+        return self.write_records(self._records(kept))
 
-    def write_row(self, row: dict[str, Any]) -> None:
-        """Raises a TypeError: rows have to become lines first."""
-        raise TypeError("this file takes records")
+    def write_records(self, records: Iterable[bytes]) -> int:
+        """Adds records; returns how many there were."""
+        write, frame = self._out.write, self._frame
+        count = 0
+        for record in records:
+            write(frame(record))
+            count += 1
+        return count
 
-    def write_table(self, table: pa.Table) -> None:
-        """Raises a TypeError: tables have to become lines first."""
-        raise TypeError("this file takes records")
+    def _records(self, kept: KeptSplit) -> Iterator[bytes]:
+        source, options = kept.source, kept.options
+        if source.is_table:
+            for table, scores_N in kept.tables():
+                yield from table_lines(table, scores_N)
+        elif source.written_as == self._target.name:
+            as_record = source.scored_record
+            for document, score in kept.documents():
+                yield as_record(document, score, options)
+        else:
+            as_line = source.json_line
+            for document, score in kept.documents():
+                yield scored_line(as_line(document, options), score)
 
     def close(self) -> None:
         """Completes the compressed stream."""
         self._stack.close()
+
+
+class AttributesWriter(RecordWriter):
+    """Writes a Dolma attributes file.
+
+    Args:
+        file: Binary file to write to; it stays open.
+    """
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file, format_named("jsonl"), Compression.GZIP)
+
+    def _records(self, kept: KeptSplit) -> Iterator[bytes]:
+        for document, score in kept.documents():
+            yield attribute_line(document.key, len(document.text), score)
 
 
 _PACK: dict[Compression, Callable[[bytes], bytes]] = {
@@ -482,27 +394,38 @@ _PACK: dict[Compression, Callable[[bytes], bytes]] = {
 }
 
 
-def _line(data: bytes) -> bytes:
-    return data + b"\n"
-
-
-def _warc_record(data: bytes) -> bytes:
-    return data + b"\r\n\r\n"
-
-
 class TableWriter:
-    """Writes Parquet, in row groups of bounded size."""
+    """Writes Parquet, in row groups of bounded size.
 
-    def __init__(self, file: BinaryIO):
+    Args:
+        file: Binary file to write to; it stays open.
+        row_group_bytes: Approximate uncompressed size of a row group.
+    """
+
+    def __init__(self, file: BinaryIO, row_group_bytes: int = ROW_GROUP_BYTES):
         self._file = file
+        self._row_group_bytes = row_group_bytes
         self._writer: pq.ParquetWriter | None = None
         self._tables: list[pa.Table] = []
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def write_record(self, data: bytes) -> None:
-        """Raises a TypeError: records have to become rows first."""
-        raise TypeError("a Parquet file takes rows")
+    def write(self, kept: KeptSplit) -> int:
+        """Adds the documents of a split, as their own rows or as rows of `DOCUMENT_SCHEMA`."""
+        source, options = kept.source, kept.options
+        count = 0
+        if source.is_table:
+            for table, scores_N in kept.tables():
+                self.write_table(scored_table(table, scores_N))
+                count += table.num_rows
+            return count
+
+        as_line, separator = source.json_line, source.nested_separator
+        for document, score in kept.documents():
+            line = as_line(document, options)
+            self.write_row(document_row(line, document, score, options, separator))
+            count += 1
+        return count
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Adds a row of `DOCUMENT_SCHEMA`."""
@@ -516,7 +439,7 @@ class TableWriter:
 
     def _add_bytes(self, count: int) -> None:
         self._bytes += count
-        if self._bytes >= ROW_GROUP_BYTES:
+        if self._bytes >= self._row_group_bytes:
             self._flush()
 
     def _flush(self) -> None:
@@ -537,6 +460,22 @@ class TableWriter:
             self._writer.close()
 
 
+class ScoresWriter(TableWriter):
+    """Writes the scores alone; the input is not read."""
+
+    def write(self, kept: KeptSplit) -> int:
+        """Adds the scores of the documents of a split."""
+        rows = kept.score_rows()
+        self.write_table(scores_table(rows, kept.file.task.split.path))
+        return int(rows.num_rows)
+
+
+_WITHOUT_TEXT: dict[str, type[AttributesWriter | ScoresWriter]] = {
+    "attributes": AttributesWriter,
+    "scores": ScoresWriter,
+}
+
+
 def open_writer(file: BinaryIO, written: str) -> Writer:
     """Returns a writer for a format.
 
@@ -544,10 +483,12 @@ def open_writer(file: BinaryIO, written: str) -> Writer:
         file: Binary file to write to; it stays open.
         written: Format from `output_format`.
     """
-    if written in ("parquet", "scores"):
-        return TableWriter(file)
-    if written == "attributes":
-        return RecordWriter(file, Compression.GZIP, _line)
-    kind, _, suffix = written.partition(".")
-    frame = {"jsonl": _line, "tfrecord": framed, "warc": _warc_record}[kind]
-    return RecordWriter(file, _COMPRESSION_OF[suffix], frame, by_record=kind == "warc")
+    if written in _WITHOUT_TEXT:
+        return _WITHOUT_TEXT[written](file)
+    name, dot, suffix = written.partition(".")
+    target = format_named(name)
+    return (
+        TableWriter(file)
+        if target.is_table
+        else RecordWriter(file, target, Compression.of_suffix(dot + suffix))
+    )

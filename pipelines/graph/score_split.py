@@ -7,7 +7,6 @@ The first commit of a score file wins, so a split that two workers score counts 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -24,9 +23,9 @@ from datarater.pipelines.run_folder.plan import SplitTask, check_fingerprint, re
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import CheckpointError, load_rater
-from datarater.rater_model.documents.parquet import BrokenParquetError, ParquetReader
+from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import read_split
-from datarater.rater_model.documents.records import Document, Format, ReadOptions, Record, Split
+from datarater.rater_model.documents.records import Document, ReadOptions, Record
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.scorer import Scorer
 
@@ -84,7 +83,7 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
                 if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
                     score_batch()
             score_batch()
-            layout = layout_of(task.split)
+            layout = format_named(task.split.format).layout(task.split)
     except OSError as error:
         raise errors.reading_failed(task.split.path, error) from error
     except MemoryError as error:
@@ -96,22 +95,6 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
     # A file that changed while it was read has mixed contents.
     check_fingerprint(task)
     return rows.to_parquet(task, layout, rater.digest)
-
-
-def layout_of(split: Split) -> str:
-    """Returns the layout of a split: splits of one layout can share an output file.
-
-    For Parquet the layout contains a digest of the columns, because a file has one schema. For all
-    other formats it contains the compression, so that the output can follow the input.
-    """
-    if split.format is not Format.PARQUET:
-        return f"{split.format}/{split.compression}"
-    try:
-        with ParquetReader(split.path) as reader:
-            text = reader.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
-    except BrokenParquetError:
-        return f"{split.format}/unreadable"
-    return f"{split.format}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 class _Scoring(beam.DoFn):

@@ -66,7 +66,7 @@ class KeptSplits:
 
     Attributes:
         ordinals_S: Ordinals of the splits.
-        layouts: The distinct layouts of their files (`score_split.layout_of`), in any order.
+        layouts: The distinct layouts of their files (`FileFormat.layout`), in any order.
         layout_codes_S: Layout of each split, as an index into `layouts`.
         counts: One array of S counts for each field of `KeptCounts`, by its name.
     """

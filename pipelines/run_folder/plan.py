@@ -11,7 +11,7 @@ from datarater.pipelines.run_folder.identity import (
     read_identity,
 )
 from datarater.pipelines.run_folder.layout import RunFolder, read_json_lines
-from datarater.rater_model.documents.reading import file_info
+from datarater.rater_model.documents.files import file_info
 from datarater.rater_model.documents.records import Split
 
 SPLITS_PER_GROUP = 1000

@@ -26,6 +26,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import is_gone, process_id
 from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.records import VIRTUAL_BYTES, Split
 
 MOST_DEATHS = 3
@@ -39,8 +40,7 @@ _own_marks: set[str] = set()
 
 def describe(split: Split) -> str:
     """Describes a split for a person: its ordinal, its file and its part of the file."""
-    unit = {"parquet": "row groups", "array_record": "records"}.get(split.format, "bytes")
-    scale = 1
+    unit, scale = format_named(split.format).unit, 1
     if split.virtual:
         unit, scale = "stored bytes", VIRTUAL_BYTES
 

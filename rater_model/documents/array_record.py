@@ -10,6 +10,8 @@ Source: github.com/google/array_record.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import re
 import shutil
 import tempfile
@@ -20,13 +22,15 @@ from datarater.rater_model.documents.files import local_path, open_file, read_he
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
+    Compression,
     ReadOptions,
     Reason,
     Record,
     Split,
 )
+from datarater.rater_model.documents.sniffing import FileHead
 from datarater.rater_model.documents.store_errors import one_line
-from datarater.rater_model.documents.tfrecord import read_example
+from datarater.rater_model.documents.tfrecord import ExampleFormat, read_example
 
 _MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
 _SYSTEM_CALL_FAILED = re.compile(r"\b\w+\(\) failed: ")
@@ -36,11 +40,6 @@ _BATCH_RECORDS = 256
 
 class BrokenArrayRecordError(Exception):
     """A file that begins like an ArrayRecord file cannot be read as one."""
-
-
-def is_array_record(head: bytes) -> bool:
-    """Reports whether bytes begin a Riegeli file, which ArrayRecord is built on."""
-    return head.startswith(_MAGIC)
 
 
 @contextlib.contextmanager
@@ -104,45 +103,6 @@ def _raise_if_file_system(error: Exception) -> None:
         raise OSError(one_line(error)) from error
 
 
-def count_records(path: str) -> int:
-    """Returns how many records a local file has, by its footer; 0 if it is damaged.
-
-    Raises:
-        OSError: if the file cannot be read, or the library is not installed.
-    """
-    try:
-        with _opened(path) as reader:
-            return int(reader.num_records())
-    except BrokenArrayRecordError:
-        return 0
-
-
-def read_array_record(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of an ArrayRecord file.
-
-    See `datarater.rater_model.documents.reading.read_split`. Damage costs the records that contain
-    it; a file without a sound footer is one bad record.
-    """
-    head = read_head(split.path, EXCERPT_BYTES)
-    try:
-        with _opened(split.path) as reader:
-            total = reader.num_records()
-            end = total if split.end is None else min(split.end, total)
-
-            start, step = split.start, 1
-            while start < end:
-                stop, unpacked = min(start + step, end), 0
-                for record, size in _batch(reader, start, stop, options):
-                    unpacked += size
-                    yield record
-                # The size of a record is known once it is unpacked: a file of bombs is read one by
-                # one.
-                fitting = _BATCH_BYTES * (stop - start) // max(unpacked, 1)
-                start, step = stop, max(1, min(_BATCH_RECORDS, 2 * step, fitting))
-    except BrokenArrayRecordError as error:
-        yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), head)
-
-
 def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[tuple[Record, int]]:
     """Yields records, each with the number of bytes that it unpacks to.
 
@@ -173,3 +133,67 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
             yield BadRecord(index, Reason.RECORD_TOO_LARGE, detail, data[:EXCERPT_BYTES]), len(data)
         else:
             yield read_example(data, index, options), len(data)
+
+
+class ArrayRecord(ExampleFormat):
+    """ArrayRecord files, written as TFRecord."""
+
+    name = "array_record"
+    unit = "records"
+
+    def sniff(self, head: FileHead) -> Compression | None:
+        """Recognizes a file by the beginning of a Riegeli file, which ArrayRecord is built on."""
+        return Compression.NONE if head.stored.startswith(_MAGIC) else None
+
+    def plan(self, whole: Split, head: FileHead, options: ReadOptions, target: int) -> list[Split]:
+        """Cuts a local file between records."""
+        count = -(-whole.size // target)
+        if count < 2 or local_path(whole.path) is None:
+            return [whole]
+        total = self.count_records(whole.path)
+        cuts = sorted({total * index // count for index in range(count + 1)})
+        return [
+            dataclasses.replace(
+                whole,
+                start=start,
+                end=end if end < total else None,
+                size=whole.size * (end - start) // total,
+            )
+            for start, end in itertools.pairwise(cuts)
+        ] or [whole]
+
+    def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
+        """Reads the records of a split.
+
+        Damage costs the records that contain it; a file without a sound footer is one bad record.
+        """
+        head = read_head(split.path, EXCERPT_BYTES)
+        try:
+            with _opened(split.path) as reader:
+                total = reader.num_records()
+                end = total if split.end is None else min(split.end, total)
+
+                start, step = split.start, 1
+                while start < end:
+                    stop, unpacked = min(start + step, end), 0
+                    for record, size in _batch(reader, start, stop, options):
+                        unpacked += size
+                        yield record
+                    # The size of a record is known once it is unpacked: a file of bombs is read one
+                    # by one.
+                    fitting = _BATCH_BYTES * (stop - start) // max(unpacked, 1)
+                    start, step = stop, max(1, min(_BATCH_RECORDS, 2 * step, fitting))
+        except BrokenArrayRecordError as error:
+            yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), head)
+
+    def count_records(self, path: str) -> int:
+        """Returns the number of records by the footer; 0 if it is damaged.
+
+        Raises:
+            OSError: if the file cannot be read, or the library is not installed.
+        """
+        try:
+            with _opened(path) as reader:
+                return int(reader.num_records())
+        except BrokenArrayRecordError:
+            return 0

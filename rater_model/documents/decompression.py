@@ -23,8 +23,6 @@ _ZSTD_INPUT_BYTES = 2**10
 # The largest window of `zstd --long=31`, which big published corpora use. The decoder touches only
 # as much of it as the stream fills.
 _ZSTD_MAX_WINDOW_BYTES = 2**31
-# Bytes of a stream that are unpacked to estimate the size of the whole.
-_SAMPLE_BYTES = 8 * 2**20
 _SAMPLE_UNPACKED_BYTES = 2**27
 _MAX_HEAD_BYTES = 2**22
 _FRAME_HEADER_BYTES = 18
@@ -43,7 +41,9 @@ def is_zstd(head: bytes) -> bool:
     )
 
 
-def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
+def decompressed_chunks(
+    file: BinaryIO, compression: Compression, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[bytes]:
     """Reads a file to its end as a stream of decompressed, non-empty chunks.
 
     All members of a gzip file and all frames of a zstd file are read. NUL bytes after the last gzip
@@ -52,16 +52,17 @@ def decompressed_chunks(file: BinaryIO, compression: Compression) -> Iterator[by
     Args:
         file: File, opened at its beginning or where a member begins; a plain file anywhere.
         compression: Compression of the whole file.
+        chunk_bytes: Maximum size of a chunk of a plain or gzip file.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
         OSError: if the file cannot be read.
     """
     if compression in (Compression.GZIP, Compression.ZSTD):
-        return filter(None, member_chunks(file, compression))
+        return filter(None, member_chunks(file, compression, chunk_bytes))
     if compression is Compression.BZIP2:
         return bzip2_chunks(file)
-    return iter(lambda: file.read(CHUNK_BYTES), b"")
+    return iter(lambda: file.read(chunk_bytes), b"")
 
 
 def unpacked_head(file: BinaryIO, compression: Compression, count: int) -> bytes:
@@ -86,21 +87,28 @@ def unpacked_head(file: BinaryIO, compression: Compression, count: int) -> bytes
     return head
 
 
-def member_chunks(file: BinaryIO, compression: Compression) -> Iterator[bytes]:
+def member_chunks(
+    file: BinaryIO, compression: Compression, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[bytes]:
     """Reads like `decompressed_chunks`, with `MEMBER_END` after each gzip member or zstd frame.
 
     Args:
         file: File, opened where a member begins.
         compression: Gzip or zstd.
+        chunk_bytes: Maximum size of a chunk of a gzip file.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
         OSError: if the file cannot be read.
     """
-    return _gzip_chunks(file) if compression is Compression.GZIP else _zstd_chunks(file)
+    if compression is Compression.GZIP:
+        return _gzip_chunks(file, chunk_bytes)
+    return _zstd_chunks(file)
 
 
-def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
+def unpacked_size(
+    file: BinaryIO, compression: Compression, size: int, sample_bytes: int = 8 * 2**20
+) -> int:
     """Estimates how many bytes a compressed stream unpacks to, from its beginning and its end.
 
     The ratio of the first megabytes is applied to the whole. If a gzip file's last bytes, or a zstd
@@ -110,6 +118,7 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
         file: File that can seek, opened at its beginning.
         compression: Compression of the whole file.
         size: Stored size of the file, in bytes.
+        sample_bytes: Stored bytes that are unpacked to find the ratio.
 
     Returns:
         The estimate in bytes; 0 if the beginning is damaged or unpacks to nothing.
@@ -122,7 +131,7 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
     try:
         for chunk in decompressed_chunks(file, compression):
             unpacked += len(chunk)
-            if _SAMPLE_BYTES <= file.tell() < size or unpacked >= _SAMPLE_UNPACKED_BYTES:
+            if sample_bytes <= file.tell() < size or unpacked >= _SAMPLE_UNPACKED_BYTES:
                 break
         else:
             return unpacked
@@ -147,7 +156,7 @@ def unpacked_size(file: BinaryIO, compression: Compression, size: int) -> int:
     return stated if abs(stated - estimate) <= estimate * _STATED_MAY_DIFFER else estimate
 
 
-def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
+def _gzip_chunks(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
     """Yields the chunks and member ends of a gzip file."""
     pending = file.read(_GZIP_INPUT_BYTES)
     members = 0
@@ -168,7 +177,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
         while not decoder.eof:
             before = decoder.copy()
             try:
-                chunk = decoder.decompress(pending, CHUNK_BYTES)
+                chunk = decoder.decompress(pending, chunk_bytes)
             except zlib.error as error:
                 yield from _up_to_damage(before, pending)
                 raise corrupt("gzip", error) from error
@@ -177,7 +186,7 @@ def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
                 yield chunk
             # A full chunk may leave output inside the decoder even when it has taken all of its
             # input.
-            if not decoder.eof and not pending and len(chunk) < CHUNK_BYTES:
+            if not decoder.eof and not pending and len(chunk) < chunk_bytes:
                 pending = file.read(_GZIP_INPUT_BYTES)
                 if not pending:
                     raise truncated("gzip")

@@ -10,20 +10,23 @@ from typing import Any
 
 import orjson
 
-from datarater.rater_model.documents.decompression import StreamError, unpacked_head
+from datarater.rater_model.documents.decompression import CHUNK_BYTES, StreamError, unpacked_head
+from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.foreign_formats import foreign_detail, foreign_format
-from datarater.rater_model.documents.member_boundaries import SplitStream
+from datarater.rater_model.documents.member_boundaries import SplitStream, cut_at_members
 from datarater.rater_model.documents.records import (
     BYTE_ORDER_MARK,
     EXCERPT_BYTES,
     BadRecord,
+    Compression,
     Document,
     ReadOptions,
     Reason,
     Record,
     Split,
 )
+from datarater.rater_model.documents.sniffing import FileHead
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MISSING = object()
@@ -223,25 +226,6 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def read_jsonl(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of a JSONL file; see `datarater.rater_model.documents.reading.read_split`."""
-    # A file in an unsupported format begins with a bad record, so only then is the head checked.
-    may_be_foreign = split.start == 0
-    parse = LineParser(options)
-    with open_file(split.path) as file:
-        for item in _lines(file, split, options.max_record_bytes):
-            record = parse(*item) if type(item) is tuple else item
-            if record is None:
-                continue
-            if may_be_foreign and isinstance(record, BadRecord):
-                foreign = _foreign_file(split)
-                if foreign is not None:
-                    yield foreign
-                    return
-            may_be_foreign = False
-            yield record
-
-
 def _foreign_file(split: Split) -> BadRecord | None:
     """Returns the bad record for a file in an unsupported format; None for any other file."""
     with open_file(split.path) as file:
@@ -252,9 +236,9 @@ def _foreign_file(split: Split) -> BadRecord | None:
     return BadRecord(0, Reason.UNREADABLE_FILE, foreign_detail(name), head[:EXCERPT_BYTES])
 
 
-def _lines(file: Any, split: Split, max_bytes: int) -> Iterator[Any]:
+def _lines(file: Any, split: Split, max_bytes: int, chunk_bytes: int) -> Iterator[Any]:
     r"""Yields a split's lines as (line without its `\n`, position), or a `BadRecord` for one."""
-    stream = SplitStream(file, split)
+    stream = SplitStream(file, split, chunk_bytes=chunk_bytes)
 
     # Where to begin to look for the end of the line in which the split starts: the byte before the
     # split may be that end. In a virtual split that byte is unknown, and a line that starts exactly
@@ -371,3 +355,57 @@ def _head(parts: list[bytes]) -> bytes:
 def _too_large(position: int, size: int, max_bytes: int, head: bytes) -> BadRecord:
     detail = f"the record has {size} bytes, more than the limit of {max_bytes} (max_record_bytes)"
     return BadRecord(position, Reason.RECORD_TOO_LARGE, detail, head)
+
+
+class Jsonl(FileFormat):
+    """One JSON object per line.
+
+    Args:
+        chunk_bytes: Maximum number of bytes that are unpacked at a time.
+    """
+
+    name = "jsonl"
+    cuts_streams = True
+
+    def __init__(self, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._chunk_bytes = chunk_bytes
+
+    def sniff(self, head: FileHead) -> Compression:
+        """Takes any file: what is not JSON is read as bad records."""
+        if head.foreign is not None or head.compression is not Compression.NONE:
+            return head.compression
+        # A stream whose beginning is damaged or missing is one bad record, not one for every line
+        # of noise.
+        start = head.stored.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
+        return Compression.NONE if start in (b"{", b"[", b'"') else head.named
+
+    def plan(self, whole: Split, head: FileHead, options: ReadOptions, target: int) -> list[Split]:
+        """Cuts plain files at byte offsets, streams between members or frames if there are many."""
+        if head.foreign is not None:
+            return [whole]
+        if whole.compression is not Compression.NONE:
+            return cut_at_members(whole, target)
+        count = max(1, -(-whole.size // target))
+        return whole.cut_at([whole.size * index // count for index in range(1, count)])
+
+    def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
+        """Reads the lines of a split; a file in an unsupported format is one bad record."""
+        # Such a file begins with a bad record, so only then is the head checked.
+        may_be_foreign = split.start == 0
+        parse = LineParser(options)
+        with open_file(split.path) as file:
+            for item in _lines(file, split, options.max_record_bytes, self._chunk_bytes):
+                record = parse(*item) if type(item) is tuple else item
+                if record is None:
+                    continue
+                if may_be_foreign and isinstance(record, BadRecord):
+                    foreign = _foreign_file(split)
+                    if foreign is not None:
+                        yield foreign
+                        return
+                may_be_foreign = False
+                yield record
+
+    def json_line(self, document: Document, options: ReadOptions) -> bytes:
+        """Returns the document's own line."""
+        return document.raw or b""

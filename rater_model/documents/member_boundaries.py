@@ -13,11 +13,13 @@ in the middle of a member, and the run stops. Nothing is lost or read twice sile
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 from datarater.rater_model.documents.decompression import (
+    CHUNK_BYTES,
     MEMBER_END,
     ZSTD_MAGIC,
     StreamError,
@@ -30,7 +32,6 @@ from datarater.rater_model.documents.records import VIRTUAL_BYTES, Compression, 
 
 _VERIFIED_BYTES = 2**18
 _UNPACKED_BYTES = 2**28
-_WINDOW_BYTES = 2**20
 _FIRST_MEMBER_BYTES = (2**17, 2**23)
 _FIRST_MEMBER_SHARE = 8
 _HEAD_BYTES = 2**16
@@ -83,16 +84,17 @@ class Section:
 class _Stored:
     """Reads a file's stored bytes from an offset on, a window at a time."""
 
-    def __init__(self, path: str, size: int, start: int) -> None:
+    def __init__(self, path: str, size: int, start: int, window_bytes: int) -> None:
         self._path = path
         self._size = size
+        self._window_bytes = window_bytes
         self._window = memoryview(b"")
         self._next = start
         self.passed = 0
 
     def read(self, count: int) -> bytes:
         if not self._window and self._next < self._size:
-            self._window = memoryview(read_range(self._path, self._next, _WINDOW_BYTES))
+            self._window = memoryview(read_range(self._path, self._next, self._window_bytes))
             self._next += len(self._window)
         data = bytes(self._window[:count])
         self._window = self._window[count:]
@@ -114,17 +116,13 @@ class _Stored:
         self.passed += count
 
 
-def virtual_offset(stored: int) -> int:
-    """Returns the position of the first byte that unpacks from a stored offset."""
-    return stored * VIRTUAL_BYTES
-
-
 def find_boundaries(
     path: str,
     size: int,
     compression: Compression,
     target: int,
     may_begin: FirstMember | None = None,
+    window_bytes: int = 2**20,
 ) -> list[int]:
     """Finds where a compressed file of many members can be cut into parts of about equal size.
 
@@ -134,6 +132,7 @@ def find_boundaries(
         compression: Gzip or zstd.
         target: Stored bytes that a part should have.
         may_begin: Additional check of the member at a boundary.
+        window_bytes: Stored bytes that are read at a time.
 
     Returns:
         The stored offsets of verified boundaries, increasing, 0 left out. Empty if the first member
@@ -143,14 +142,15 @@ def find_boundaries(
         OSError: if the file cannot be read.
     """
     count = -(-size // target)
-    if count < 2 or not _has_members(path, size, compression):
+    search = _Search(path, size, compression, may_begin, window_bytes)
+    if count < 2 or not search.has_members():
         return []
     step = -(-size // count)
     boundaries: list[int] = []
     place, previous = step, 0
     while place + step // 2 <= size:
         last = min(size, place + (_MAX_PART_TARGETS - 1) * target)
-        boundary = _next_boundary(path, size, compression, (place, last), previous, may_begin)
+        boundary = search.next_boundary(place, last, previous)
         if boundary is None:
             return boundaries if last == size else []
         boundaries.append(boundary)
@@ -158,93 +158,104 @@ def find_boundaries(
     return boundaries
 
 
-def _has_members(path: str, size: int, compression: Compression) -> bool:
-    """Reports whether the first member ends early in the file."""
-    min_bytes, max_bytes = _FIRST_MEMBER_BYTES
-    max_bytes = max(min_bytes, min(max_bytes, size // _FIRST_MEMBER_SHARE))
-    file = _Stored(path, size, 0)
-    unpacked = 0
-    try:
-        for chunk in _members(file, compression):
-            if chunk == MEMBER_END:
-                return True
-            unpacked += len(chunk)
-            if file.passed > max_bytes or unpacked > _UNPACKED_BYTES:
-                return False
-    except StreamError:
-        pass
-    return False
+def cut_at_members(whole: Split, target: int, may_begin: FirstMember | None = None) -> list[Split]:
+    """Cuts a gzip or zstd file between members or frames, if there are many.
+
+    Args:
+        whole: Split that covers the file.
+        target: Stored bytes that a part should have.
+        may_begin: Additional check of the member at a boundary.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    if whole.compression not in _BEGINS:
+        return [whole]
+    boundaries = find_boundaries(whole.path, whole.size, whole.compression, target, may_begin)
+    return whole.cut_at(boundaries, virtual=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """A search for boundaries in one file; see `find_boundaries`."""
+
+    path: str
+    size: int
+    compression: Compression
+    may_begin: FirstMember | None
+    window_bytes: int
+
+    def stored(self, start: int) -> _Stored:
+        return _Stored(self.path, self.size, start, self.window_bytes)
+
+    def has_members(self) -> bool:
+        """Reports whether the first member ends early in the file."""
+        min_bytes, max_bytes = _FIRST_MEMBER_BYTES
+        max_bytes = max(min_bytes, min(max_bytes, self.size // _FIRST_MEMBER_SHARE))
+        file = self.stored(0)
+        unpacked = 0
+        try:
+            for chunk in _members(file, self.compression):
+                if chunk == MEMBER_END:
+                    return True
+                unpacked += len(chunk)
+                if file.passed > max_bytes or unpacked > _UNPACKED_BYTES:
+                    return False
+        except StreamError:
+            pass
+        return False
+
+    def next_boundary(self, place: int, last: int, previous: int) -> int | None:
+        """Returns the first verified boundary in a range of stored offsets; None without one.
+
+        Args:
+            place: First offset of the range.
+            last: Offset after the last one.
+            previous: Stored offset of a boundary before them; 0 for the beginning of the file.
+        """
+        candidates = 0
+        for start in range(place, last, self.window_bytes):
+            end = min(start + self.window_bytes, last)
+            window = read_range(self.path, start, end - start + 3)
+            for match in _BEGINS[self.compression].finditer(window):
+                candidate = start + match.start()
+                if self._is_boundary(candidate, previous):
+                    return candidate
+                candidates += 1
+                if candidates == _CANDIDATES:
+                    return None
+        return None
+
+    def _is_boundary(self, start: int, previous: int) -> bool:
+        """Reports whether members follow an offset for `_VERIFIED_BYTES`, or to the file's end."""
+        file = self.stored(start)
+        head, unpacked, first = b"", 0, self.may_begin is not None
+
+        try:
+            for chunk in _members(file, self.compression):
+                if first and self.may_begin is not None:
+                    head += chunk[: _HEAD_BYTES - len(head)]
+                    if chunk == MEMBER_END:
+                        if not self.may_begin(head, unpacked):
+                            return False
+                        first = False
+                unpacked += len(chunk)
+                if unpacked > _UNPACKED_BYTES:
+                    return False
+                if not first and file.passed >= _VERIFIED_BYTES:
+                    return True
+        except StreamError:
+            return False
+
+        # The members reach the end of the file. A gzip member ends with a checksum, so one within a
+        # payload cannot; a zstd frame can.
+        if first or self.compression is Compression.GZIP:
+            return not first
+        return _frames_lead_to(self.stored(previous), previous, start)
 
 
 def _members(file: Section | _Stored, compression: Compression) -> Iterator[bytes]:
     return member_chunks(cast(BinaryIO, file), compression)
-
-
-def _next_boundary(
-    path: str,
-    size: int,
-    compression: Compression,
-    offsets: tuple[int, int],
-    previous: int,
-    may_begin: FirstMember | None,
-) -> int | None:
-    """Returns the first verified boundary in a range of stored offsets; None without one."""
-    place, last = offsets
-    candidates = 0
-    for start in range(place, last, _WINDOW_BYTES):
-        end = min(start + _WINDOW_BYTES, last)
-        for match in _BEGINS[compression].finditer(read_range(path, start, end - start + 3)):
-            candidate = start + match.start()
-            if _is_boundary(path, size, compression, candidate, previous, may_begin):
-                return candidate
-            candidates += 1
-            if candidates == _CANDIDATES:
-                return None
-    return None
-
-
-def _is_boundary(
-    path: str,
-    size: int,
-    compression: Compression,
-    start: int,
-    previous: int,
-    may_begin: FirstMember | None,
-) -> bool:
-    """Reports whether members follow an offset for `_VERIFIED_BYTES`, or to the end of the file.
-
-    Args:
-        path: Local path or URL of the file.
-        size: Stored size of the file, in bytes.
-        compression: Gzip or zstd.
-        start: Stored offset of the candidate.
-        previous: Stored offset of a boundary before it; 0 for the beginning of the file.
-        may_begin: Additional check of the member at a boundary.
-    """
-    file = _Stored(path, size, start)
-    head, unpacked, first = b"", 0, may_begin is not None
-
-    try:
-        for chunk in _members(file, compression):
-            if first and may_begin is not None:
-                head += chunk[: _HEAD_BYTES - len(head)]
-                if chunk == MEMBER_END:
-                    if not may_begin(head, unpacked):
-                        return False
-                    first = False
-            unpacked += len(chunk)
-            if unpacked > _UNPACKED_BYTES:
-                return False
-            if not first and file.passed >= _VERIFIED_BYTES:
-                return True
-    except StreamError:
-        return False
-
-    # The members reach the end of the file. A gzip member ends with a checksum, so one within a
-    # payload cannot; a zstd frame can.
-    if first or compression is Compression.GZIP:
-        return not first
-    return _frames_lead_to(_Stored(path, size, previous), previous, start)
 
 
 def _frames_lead_to(file: _Stored, previous: int, start: int) -> bool:
@@ -306,6 +317,7 @@ class SplitStream:
         file: Open file of the split; can seek if it is plain or the split is virtual.
         split: Split to read.
         beyond: Whether to continue past the end of a virtual split, to the end of its last record.
+        chunk_bytes: Maximum size of a chunk of a plain or gzip file.
 
     Attributes:
         position: Position of the first chunk's first byte.
@@ -313,8 +325,15 @@ class SplitStream:
             virtual split it is None until the reading reaches it.
     """
 
-    def __init__(self, file: BinaryIO, split: Split, beyond: bool = True) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        split: Split,
+        beyond: bool = True,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
         self._file = file
+        self._chunk_bytes = chunk_bytes
         self._split = split
         self._beyond = beyond
         self.position = 0
@@ -330,7 +349,10 @@ class SplitStream:
             return self._virtual_chunks()
         if self.position:
             self._file.seek(self.position)
-        return decompressed_chunks(self._file, self._split.compression)
+        return self._chunks(self._file)
+
+    def _chunks(self, file: Section | BinaryIO) -> Iterator[bytes]:
+        return decompressed_chunks(cast(BinaryIO, file), self._split.compression, self._chunk_bytes)
 
     def _virtual_chunks(self) -> Iterator[bytes]:
         """Yields the chunks of a virtual split, then those after it if they were asked for."""
@@ -340,9 +362,9 @@ class SplitStream:
         position = self.position
 
         # The members of the split.
-        section = cast(BinaryIO, Section(self._file, start, stop))
+        section = Section(self._file, start, stop)
         try:
-            for chunk in decompressed_chunks(section, split.compression):
+            for chunk in self._chunks(section):
                 position += len(chunk)
                 yield chunk
         except StreamError as error:
@@ -356,8 +378,7 @@ class SplitStream:
             # cannot see the byte before.
             self.end = position + 1
             if self._beyond:
-                section = cast(BinaryIO, Section(self._file, stop, None))
-                yield from decompressed_chunks(section, split.compression)
+                yield from self._chunks(Section(self._file, stop, None))
 
     def _refuse_false_boundary(self, start: int, stop: int) -> None:
         """Raises if the member that extends past the split's end is sound: the boundary is not."""

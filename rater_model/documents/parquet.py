@@ -12,7 +12,9 @@ still make the Parquet library reserve up to 2 GiB briefly, the format's own bou
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,18 +24,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datarater.rater_model.documents import files
+from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.jsonl import document_of, utf8_size
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
+    Compression,
     ReadOptions,
     Reason,
     Record,
     Split,
 )
+from datarater.rater_model.documents.sniffing import FileHead
 from datarater.rater_model.documents.store_errors import one_line, os_error
 
-PARQUET_MAGIC = (b"PAR1", b"PARE")
+_MAGIC = (b"PAR1", b"PARE")
 MAX_GROUP_BYTES = 16 * 2**30
 """A row group of more uncompressed bytes than this is rejected unread."""
 BATCH_BYTES = 16 * 2**20
@@ -379,44 +384,6 @@ def _groups(reader: ParquetReader, split: Split) -> range:
     return range(min(split.start, count), count if split.end is None else min(split.end, count))
 
 
-def read_parquet(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a split of a Parquet file; see `datarater.rater_model.documents.reading.read_split`."""
-    try:
-        reader, _ = open_for_records(split.path, options)
-    except BrokenParquetError as error:
-        yield BadRecord(
-            0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES)
-        )
-        return
-
-    with reader:
-        groups = _groups(reader, split)
-        problem = check_text_column(reader, options)
-        if problem is not None:
-            reason, detail = problem
-            rows = reader.first_rows[groups.stop] - reader.first_rows[groups.start]
-            detail = f"{detail}; {rows} rows are lost"
-            yield BadRecord(reader.first_rows[groups.start], reason, detail, b"")
-            return
-
-        columns = [
-            find_column(reader.schema, field)
-            for field in (options.text_field, options.id_field, options.source_field)
-        ]
-        for group in groups:
-            row = reader.first_rows[group]
-            try:
-                for first, batch in reader.batches(group):
-                    texts, ids, sources = (_column_values(batch, column) for column in columns)
-                    for row, (text, identifier, source) in enumerate(
-                        zip(texts, ids, sources, strict=True), first
-                    ):
-                        yield _record(text, identifier, source, row, options)
-                    row = first + batch.num_rows
-            except BrokenParquetError as error:
-                yield BadRecord(row, error.reason, str(error), b"")
-
-
 def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOptions) -> Record:
     """Returns the record of a row."""
     if isinstance(text, _Undecodable):
@@ -441,45 +408,6 @@ def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOpti
     return document_of(text, identifier, source, row, None, options)
 
 
-def read_parquet_table(split: Split, options: ReadOptions) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Reads all columns of a split's rows, so that kept rows can be written untouched.
-
-    It yields exactly the rows for which `read_split` yields a record, good or bad. Rows that
-    `read_split` reports as lost (a damaged row group from some row on, a file without a text
-    column) are left out.
-
-    Args:
-        split: Split of a Parquet file.
-        options: Options, the same as for `read_split`.
-
-    Yields:
-        The number of the batch's first row in the file, and the batch, with the file's own schema.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    try:
-        # Opened as for reading documents: another way of decoding may detect other damage.
-        reader, schema = open_for_records(split.path, options)
-    except BrokenParquetError:
-        return
-
-    with reader:
-        if check_text_column(reader, options) is not None:
-            return
-        columns = [
-            place for field in _fields(options) if (place := find_column(reader.schema, field))
-        ]
-        for group in _groups(reader, split):
-            try:
-                for first, batch in reader.batches(group):
-                    step = _rows_at_once(batch, columns)
-                    for start in range(0, batch.num_rows, step):
-                        yield first + start, batch.slice(start, step).cast(schema)
-            except BrokenParquetError:
-                continue  # reported by read_split
-
-
 def _rows_at_once(batch: pa.RecordBatch, columns: list[FieldPlace]) -> int:
     """Returns how many rows can be expanded from their dictionaries without filling the memory."""
     longest = 1
@@ -489,3 +417,128 @@ def _rows_at_once(batch: pa.RecordBatch, columns: list[FieldPlace]) -> int:
             length = pc.max(pc.binary_length(column.dictionary)).as_py()
             longest = max(longest, length or 0)
     return max(1, 4 * BATCH_BYTES // longest)
+
+
+class Parquet(FileFormat):
+    """Parquet files: rows, which are written untouched."""
+
+    name = "parquet"
+    unit = "row groups"
+    is_table = True
+    written_as = "parquet"
+
+    def sniff(self, head: FileHead) -> Compression | None:
+        """Recognizes a file by its first bytes or its name."""
+        is_parquet = head.stored[:4] in _MAGIC or head.suffix in (".parquet", ".pq")
+        return Compression.NONE if is_parquet else None
+
+    def plan(self, whole: Split, head: FileHead, options: ReadOptions, target: int) -> list[Split]:
+        """Cuts a file between row groups."""
+        try:
+            with ParquetReader(whole.path) as reader:
+                if check_text_column(reader, options) is not None:
+                    return [whole]
+                groups = range(reader.metadata.num_row_groups)
+                sizes = [reader.group_bytes(group) for group in groups]
+        except BrokenParquetError:
+            return [whole]
+
+        # Row groups are collected until a split has the target's share of the stored bytes.
+        total = max(sum(sizes), 1)
+        splits: list[Split] = []
+        start = size = 0
+        for group, group_size in enumerate(sizes):
+            size += whole.size * group_size // total
+            if size >= target or group == len(sizes) - 1:
+                splits.append(dataclasses.replace(whole, start=start, end=group + 1, size=size))
+                start, size = group + 1, 0
+        return splits or [whole]
+
+    def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
+        """Reads the rows of a split."""
+        try:
+            reader, _ = open_for_records(split.path, options)
+        except BrokenParquetError as error:
+            yield BadRecord(
+                0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES)
+            )
+            return
+
+        with reader:
+            groups = _groups(reader, split)
+            problem = check_text_column(reader, options)
+            if problem is not None:
+                reason, detail = problem
+                rows = reader.first_rows[groups.stop] - reader.first_rows[groups.start]
+                detail = f"{detail}; {rows} rows are lost"
+                yield BadRecord(reader.first_rows[groups.start], reason, detail, b"")
+                return
+
+            columns = [find_column(reader.schema, field) for field in _fields(options)]
+            for group in groups:
+                row = reader.first_rows[group]
+                try:
+                    for first, batch in reader.batches(group):
+                        texts, ids, sources = (_column_values(batch, column) for column in columns)
+                        for row, (text, identifier, source) in enumerate(
+                            zip(texts, ids, sources, strict=True), first
+                        ):
+                            yield _record(text, identifier, source, row, options)
+                        row = first + batch.num_rows
+                except BrokenParquetError as error:
+                    yield BadRecord(row, error.reason, str(error), b"")
+
+    def read_tables(
+        self, split: Split, options: ReadOptions
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Reads all columns of a split's rows.
+
+        Left out are a damaged row group from some row on, and a file without a text column.
+        """
+        try:
+            # Opened as for reading documents: another way of decoding may detect other damage.
+            reader, schema = open_for_records(split.path, options)
+        except BrokenParquetError:
+            return
+
+        with reader:
+            if check_text_column(reader, options) is not None:
+                return
+            columns = [
+                place for field in _fields(options) if (place := find_column(reader.schema, field))
+            ]
+            for group in _groups(reader, split):
+                try:
+                    for first, batch in reader.batches(group):
+                        step = _rows_at_once(batch, columns)
+                        for start in range(0, batch.num_rows, step):
+                            yield first + start, batch.slice(start, step).cast(schema)
+                except BrokenParquetError:
+                    continue  # reported by `read`
+
+    def count_records(self, path: str) -> int | None:
+        """Returns the number of rows by the footer; None if it is damaged."""
+        try:
+            with ParquetReader(path) as reader:
+                return int(reader.metadata.num_rows)
+        except BrokenParquetError:
+            return None
+
+    def layout(self, split: Split) -> str:
+        """Returns the name and a digest of the columns, because a file has one schema."""
+        try:
+            with ParquetReader(split.path) as reader:
+                text = reader.schema.to_string(
+                    show_field_metadata=False, show_schema_metadata=False
+                )
+        except BrokenParquetError:
+            return f"{self.name}/unreadable"
+        return f"{self.name}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def output_format(self, detail: str) -> str:
+        """Returns Parquet, which compresses its own pages."""
+        return self.name
+
+    def output_class(self, detail: str, written: str) -> str:
+        """Returns the layout for unchanged rows, which tie an output file to one schema."""
+        return f"{self.name}/{detail}" if written == self.name else self.name

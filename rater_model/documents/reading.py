@@ -20,52 +20,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import orjson
-
-from datarater.rater_model.documents.array_record import read_array_record
-from datarater.rater_model.documents.files import NoInputError, file_info, list_files, open_file
-from datarater.rater_model.documents.jsonl import read_jsonl
-from datarater.rater_model.documents.parquet import read_parquet, read_parquet_table
-from datarater.rater_model.documents.plain_text import as_line, read_plain_text
-from datarater.rater_model.documents.planning import plan_file
+from datarater.rater_model.documents.formats import format_named, sniff_file
 from datarater.rater_model.documents.records import (
-    EXCERPT_BYTES,
-    BadRecord,
     Compression,
-    Document,
     FileInfo,
-    Format,
     ReadOptions,
-    Reason,
     Record,
     Split,
 )
-from datarater.rater_model.documents.sniffing import sniff
-from datarater.rater_model.documents.tfrecord import example_line, read_tfrecord
-from datarater.rater_model.documents.warc import read_warc, warc_line
 
-__all__ = [
-    "EXCERPT_BYTES",
-    "BadRecord",
-    "Compression",
-    "Document",
-    "FileInfo",
-    "Format",
-    "NoInputError",
-    "ReadOptions",
-    "Reason",
-    "Record",
-    "Split",
-    "file_info",
-    "json_line",
-    "list_files",
-    "open_file",
-    "plan_file",
-    "read_file",
-    "read_parquet_table",
-    "read_split",
-    "sniff",
-]
+
+def sniff(path: str) -> tuple[str, Compression]:
+    """Returns the name of a file's format and its compression, by its first bytes.
+
+    Args:
+        path: Local path or URL.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    file_format, compression, _ = sniff_file(path)
+    return file_format.name, compression
+
+
+def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:
+    """Cuts a file into splits of about equal size.
+
+    Plain JSONL is cut at byte offsets, Parquet between row groups, local ArrayRecord files between
+    records, and JSONL and WARC in gzip or zstd between members or frames if there are many. Any
+    other file is one split. So is a file that cannot be planned, and reading it reports the fault.
+
+    Args:
+        info: File to cut.
+        options: Options that the file will be read with.
+        target_bytes: Stored bytes that a split should have; a row group is never cut.
+
+    Returns:
+        At least one split, in order, covering the file; none has an ordinal yet.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if `target_bytes` is not above 0.
+    """
+    if target_bytes < 1:
+        raise ValueError(f"target_bytes must be above 0, not {target_bytes}")
+    file_format, compression, head = sniff_file(info.path)
+    whole = Split(info.path, file_format.name, compression, size=info.size)
+    return file_format.plan(whole, head, options, target_bytes)
 
 
 def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
@@ -86,37 +87,7 @@ def read_split(split: Split, options: ReadOptions) -> Iterator[Record]:
     Raises:
         OSError: if the file cannot be read.
     """
-    return _READERS[split.format](split, options)
-
-
-_READERS = {
-    Format.JSONL: read_jsonl,
-    Format.PARQUET: read_parquet,
-    Format.WARC: read_warc,
-    Format.TFRECORD: read_tfrecord,
-    Format.ARRAY_RECORD: read_array_record,
-    Format.TEXT: read_plain_text,
-}
-
-
-def json_line(document: Document, file_format: Format, options: ReadOptions) -> bytes:
-    """Returns a document as a JSON line with all fields of its record; its own line if it has one.
-
-    Args:
-        document: Document as it was read.
-        file_format: Format of its file; not Parquet, whose rows are read as tables
-            (`read_parquet_table`).
-        options: Options that it was read with.
-    """
-    if document.raw is None:
-        return as_line(options, orjson.loads(document.key), document.text, {})
-    if file_format in (Format.TFRECORD, Format.ARRAY_RECORD):
-        return example_line(document.raw)
-    return (
-        warc_line(document.raw, document.text, options)
-        if file_format is Format.WARC
-        else document.raw
-    )
+    return format_named(split.format).read(split, options)
 
 
 def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]:
@@ -129,5 +100,4 @@ def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]
     Raises:
         OSError: if the file cannot be read.
     """
-    file_format, compression = sniff(path)
-    return read_split(Split(path, file_format, compression), options or ReadOptions())
+    return read_split(Split(path, *sniff(path)), options or ReadOptions())

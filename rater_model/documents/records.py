@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
+from collections.abc import Sequence
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -135,17 +137,6 @@ class BadRecord:
 Record = Document | BadRecord
 
 
-class Format(enum.StrEnum):
-    """How a file stores records."""
-
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-    WARC = "warc"
-    TFRECORD = "tfrecord"
-    ARRAY_RECORD = "array_record"
-    TEXT = "text"
-
-
 class Compression(enum.StrEnum):
     """Compression of a whole file; `NONE` for Parquet, which compresses its own pages."""
 
@@ -153,6 +144,16 @@ class Compression(enum.StrEnum):
     GZIP = "gzip"
     ZSTD = "zstd"
     BZIP2 = "bzip2"
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the names of files, such as `.gz`; "" for `NONE`."""
+        return {"none": "", "gzip": ".gz", "zstd": ".zst", "bzip2": ".bz2"}[self]
+
+    @classmethod
+    def of_suffix(cls, suffix: str) -> Compression:
+        """Returns the compression of a suffix."""
+        return next(compression for compression in cls if compression.suffix == suffix)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class Split:
 
     Attributes:
         path: Local path or URL of the file.
-        format: Format of the file.
+        format: Name of the file's format.
         compression: Compression of the whole file.
         start: Beginning of the split. JSONL: an offset in the decompressed stream; Parquet: a row
             group; ArrayRecord: a record.
@@ -196,10 +197,32 @@ class Split:
     """
 
     path: str
-    format: Format
+    format: str
     compression: Compression = Compression.NONE
     start: int = 0
     end: int | None = None
     ordinal: int = -1
     size: int = 0
     virtual: bool = False
+
+    def cut_at(self, offsets: Sequence[int], virtual: bool = False) -> list[Split]:
+        """Cuts the split that covers a whole file.
+
+        Args:
+            offsets: Stored offsets to cut at, increasing, 0 left out.
+            virtual: Whether the parts get virtual offsets; stored offsets otherwise.
+        """
+        if not offsets:
+            return [self]
+        unit = VIRTUAL_BYTES if virtual else 1
+        return [
+            # The last split has no end: the store may report too small a size.
+            dataclasses.replace(
+                self,
+                start=start * unit,
+                end=end * unit if end < self.size else None,
+                size=end - start,
+                virtual=virtual,
+            )
+            for start, end in itertools.pairwise([0, *offsets, self.size])
+        ]

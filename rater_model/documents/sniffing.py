@@ -1,13 +1,11 @@
-"""Sniffs a file's format and compression from its first bytes."""
+"""Looks at the first bytes of a file, by which its format and compression are recognized."""
 
 from __future__ import annotations
 
+import functools
 import io
 import posixpath
-import re
-from typing import NamedTuple
 
-from datarater.rater_model.documents.array_record import is_array_record
 from datarater.rater_model.documents.decompression import (
     GZIP_MAGIC,
     is_bzip2,
@@ -15,16 +13,11 @@ from datarater.rater_model.documents.decompression import (
     unpacked_head,
 )
 from datarater.rater_model.documents.files import open_file, read_head
-from datarater.rater_model.documents.foreign_formats import foreign_format, is_named_text
-from datarater.rater_model.documents.parquet import PARQUET_MAGIC
-from datarater.rater_model.documents.records import BYTE_ORDER_MARK, Compression, Format
-from datarater.rater_model.documents.tfrecord import is_tfrecord
-from datarater.rater_model.documents.warc import is_warc
+from datarater.rater_model.documents.foreign_formats import foreign_format
+from datarater.rater_model.documents.records import Compression
 
-SNIFF_BYTES = 4096
+_HEAD_BYTES = 4096
 _MIN_UNPACKED_BYTES = 512
-# What a JSON object begins with; a text may begin with a brace too, as `{{Infobox` does.
-_OBJECT = re.compile(rb'\{\s*(?:["}]|$)')
 _SUFFIXES = {
     ".gz": Compression.GZIP,
     ".gzip": Compression.GZIP,
@@ -35,75 +28,53 @@ _SUFFIXES = {
 }
 
 
-class Sniffed(NamedTuple):
-    """What a file is, by its first bytes.
-
-    Attributes:
-        format: Format to read it as; JSONL for any that is not known.
-        compression: Compression of the whole file.
-        foreign: Name of the format if it is one that is not read: reading the file gives one bad
-            record that says so. None for all others.
-    """
-
-    format: Format
-    compression: Compression
-    foreign: str | None = None
-
-
-def sniff(path: str) -> tuple[Format, Compression]:
-    """Returns the format and compression of a file, by its first bytes.
+class FileHead:
+    """The first bytes of a file, and what they and its name show.
 
     Args:
         path: Local path or URL.
 
     Raises:
         OSError: if the file cannot be read.
+
+    Attributes:
+        path: Local path or URL.
+        stored: First bytes, as stored.
+        suffix: Suffix of the name, in lower case, such as `.gz`.
+        named: Compression that the name claims.
+        compression: Compression that the first bytes prove.
     """
-    sniffed = sniff_head(path, read_head(path, SNIFF_BYTES))
-    return sniffed.format, sniffed.compression
 
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.stored = read_head(path, _HEAD_BYTES)
+        self.suffix = posixpath.splitext(path)[1].lower()
+        self.named = _SUFFIXES.get(self.suffix, Compression.NONE)
+        self.compression = _compression_of(self.stored)
 
-def sniff_head(path: str, head: bytes) -> Sniffed:
-    """Returns what a file is, by its first `SNIFF_BYTES` bytes.
+    @functools.cached_property
+    def unpacked(self) -> bytes:
+        """First unpacked bytes; none if the beginning is damaged.
 
-    Args:
-        path: Local path or URL; more is read from there where the head unpacks to too little.
-        head: First bytes, as stored.
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        if self.compression is Compression.NONE:
+            return self.stored
 
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    suffix = posixpath.splitext(path)[1].lower()
-    if head[:4] in PARQUET_MAGIC or suffix in (".parquet", ".pq"):
-        return Sniffed(Format.PARQUET, Compression.NONE)
+        # A block of zstd or bzip2 may be longer than the head. So may a gzip header, or what little
+        # a highly compressed head unpacks to.
+        if self.compression is Compression.GZIP:
+            unpacked = unpacked_head(io.BytesIO(self.stored), self.compression, _HEAD_BYTES)
+            if len(unpacked) >= _MIN_UNPACKED_BYTES or len(self.stored) < _HEAD_BYTES:
+                return unpacked
+        with open_file(self.path) as file:
+            return unpacked_head(file, self.compression, _HEAD_BYTES)
 
-    # Formats that their first bytes prove.
-    compression = _compression_of(head)
-    unpacked = _unpacked_head(path, head, compression)
-    if is_warc(unpacked):
-        return Sniffed(Format.WARC, compression)
-    if is_tfrecord(unpacked):
-        return Sniffed(Format.TFRECORD, compression)
-    if is_array_record(head):
-        return Sniffed(Format.ARRAY_RECORD, Compression.NONE)
-
-    foreign = foreign_format(unpacked, path, compression)
-    if foreign is not None:
-        return Sniffed(Format.JSONL, compression, foreign)
-
-    named = _SUFFIXES.get(suffix, Compression.NONE)
-    if is_named_text(path):
-        # Noise under a compressed name is a damaged stream; a text under one was unpacked on the
-        # way.
-        if compression is Compression.NONE and named is not Compression.NONE and not _is_utf8(head):
-            return Sniffed(Format.TEXT, named)
-        if _OBJECT.match(unpacked.removeprefix(BYTE_ORDER_MARK).lstrip()) is None:
-            return Sniffed(Format.TEXT, compression)
-    if compression is Compression.NONE and not _is_text(head):
-        # A stream whose beginning is damaged or missing is one bad record, not one for every line
-        # of noise.
-        return Sniffed(Format.JSONL, named)
-    return Sniffed(Format.JSONL, compression)
+    @functools.cached_property
+    def foreign(self) -> str | None:
+        """Name of the format if it is one that is not read; None for all others."""
+        return foreign_format(self.unpacked, self.path, self.compression)
 
 
 def _compression_of(head: bytes) -> Compression:
@@ -112,33 +83,3 @@ def _compression_of(head: bytes) -> Compression:
     if is_zstd(head):
         return Compression.ZSTD
     return Compression.BZIP2 if is_bzip2(head) else Compression.NONE
-
-
-def _unpacked_head(path: str, head: bytes, compression: Compression) -> bytes:
-    """Returns the first unpacked bytes of a file; none if its beginning is damaged."""
-    if compression is Compression.NONE:
-        return head
-
-    # A block of zstd or bzip2 may be longer than the head. So may a gzip header, or what little a
-    # highly compressed head unpacks to.
-    unpacked = b""
-    if compression is Compression.GZIP:
-        unpacked = unpacked_head(io.BytesIO(head), compression, SNIFF_BYTES)
-        if len(unpacked) >= _MIN_UNPACKED_BYTES or len(head) < SNIFF_BYTES:
-            return unpacked
-    with open_file(path) as file:
-        return unpacked_head(file, compression, SNIFF_BYTES)
-
-
-def _is_utf8(head: bytes) -> bool:
-    """Reports whether bytes are UTF-8, whose last character may be cut."""
-    try:
-        head[:-4].decode()
-    except UnicodeDecodeError as error:
-        return error.start >= len(head) - 8
-    return True
-
-
-def _is_text(head: bytes) -> bool:
-    """Reports whether bytes begin like JSON."""
-    return head.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"[", b'"')

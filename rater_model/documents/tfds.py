@@ -22,11 +22,10 @@ from datarater.rater_model.documents.files import (
     local_path,
     read_head,
 )
+from datarater.rater_model.documents.formats import format_names
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 TFDS_PREFIX = "tfds:"
-READABLE = ("array_record", "tfrecord", "parquet")
-"""File formats of prepared datasets whose shards can be read."""
 
 _NAME = re.compile(r"(?P<name>[\w./+-]+?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>.+))?")
 _MAX_DESCRIPTION_BYTES = 2**26
@@ -146,7 +145,7 @@ def split_patterns(asked: str, text_field: str = "text", folder: str = "") -> li
     place = f"{folder}/{dataset.name}/{version}"
     info = orjson.loads(read_head(f"{place}/dataset_info.json", _MAX_DESCRIPTION_BYTES))
     file_format = info.get("fileFormat", "tfrecord")
-    if file_format not in READABLE:
+    if file_format not in format_names():
         raise DatasetError(
             f"{asked} is stored as {file_format}, which is not supported; convert it: "
             f"tfds convert_format --root_data_dir={folder} --out_file_format=array_record"

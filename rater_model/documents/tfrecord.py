@@ -19,30 +19,34 @@ import google_crc32c
 import orjson
 
 from datarater.rater_model.documents.byte_reader import ByteReader
+from datarater.rater_model.documents.file_format import FileFormat
+from datarater.rater_model.documents.json_lines import SCORE_FIELD
 from datarater.rater_model.documents.jsonl import document_of
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
+    Compression,
+    Document,
     ReadOptions,
     Reason,
     Record,
     Split,
 )
+from datarater.rater_model.documents.sniffing import FileHead
 
 _HEADER_BYTES = 12
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 
 
-def _masked_crc(data: bytes) -> int:
+def _checksum(data: bytes) -> bytes:
+    """Returns the masked CRC-32C of bytes, as it is stored."""
     crc: int = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def is_tfrecord(head: bytes) -> bool:
-    """Reports whether bytes begin a TFRecord file, by the checksum of the first length."""
-    return (
-        len(head) >= _HEADER_BYTES and _masked_crc(head[:8]) == struct.unpack_from("<I", head, 8)[0]
-    )
+def _is_length(header: bytes) -> bool:
+    """Reports whether bytes are a record's length and its checksum."""
+    return len(header) == _HEADER_BYTES and _checksum(header[:8]) == header[8:]
 
 
 class NotAnExampleError(ValueError):
@@ -155,60 +159,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_tfrecord(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a TFRecord file; see `datarater.rater_model.documents.reading.read_split`.
-
-    Positions are offsets in the decompressed stream. Damaged data costs its own record; a damaged
-    length costs everything after it, since nothing marks where the next record begins.
-    """
-    with ByteReader(split) as reader:
-        while True:
-            start = reader.position
-            header = reader.read(_HEADER_BYTES)
-            if not header or reader.failure is not None:
-                break
-            if len(header) < _HEADER_BYTES:
-                yield reader.ended_early(start, header, "record")
-                break
-
-            # The length, with its checksum.
-            if not is_tfrecord(header):
-                detail = (
-                    "the record's length does not match its checksum; this record and all after it "
-                    "are lost"
-                )
-                yield BadRecord(start, Reason.RECORD_CORRUPT, detail, header)
-                return
-            length = int.from_bytes(header[:8], "little")
-            if length > options.max_record_bytes:
-                if reader.skip(length + 4) == length + 4:
-                    detail = (
-                        f"the record has {length} bytes, more than the limit of "
-                        f"{options.max_record_bytes} (max_record_bytes)"
-                    )
-                    yield BadRecord(start, Reason.RECORD_TOO_LARGE, detail, header)
-                    continue
-                if reader.failure is None:
-                    yield reader.ended_early(start, header, "record")
-                break
-
-            # The data, with its checksum.
-            data, checksum = reader.read(length), reader.read(4)
-            if len(checksum) < 4:
-                if reader.failure is None:
-                    yield reader.ended_early(start, data, "record")
-                break
-            if _masked_crc(data) != int.from_bytes(checksum, "little"):
-                detail = (
-                    "the data does not match its checksum; reading continues with the next record"
-                )
-                yield BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
-                continue
-            yield read_example(data, start, options)
-        if reader.failure is not None:
-            yield reader.broken(start)
-
-
 def _fields(features: dict[str, list[Any]]) -> dict[str, Any]:
     return {
         name: _plain(values[0]) if len(values) == 1 else [_plain(value) for value in values]
@@ -222,11 +172,6 @@ def _named(fields: dict[str, Any], name: str) -> Any:
     TensorFlow Datasets writes nested features as `metadata/url`.
     """
     return fields[name] if name in fields else fields.get(name.replace(".", "/"))
-
-
-def example_line(data: bytes) -> bytes:
-    """Returns a serialized `tf.train.Example` as a JSON line with all its features."""
-    return orjson.dumps(_fields(parse_example(data)))
 
 
 def _message(number: int, data: bytes) -> bytes:
@@ -248,14 +193,6 @@ def with_float(data: bytes, name: str, value: float) -> bytes:
     """
     feature = _message(2, _message(1, struct.pack("<f", value)))
     return data + _message(1, _message(1, _message(1, name.encode()) + _message(2, feature)))
-
-
-def framed(data: bytes) -> bytes:
-    """Returns a record in the form of a TFRecord file."""
-    length = struct.pack("<Q", len(data))
-    return b"".join(
-        (length, struct.pack("<I", _masked_crc(length)), data, struct.pack("<I", _masked_crc(data)))
-    )
 
 
 def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
@@ -293,3 +230,87 @@ def read_example(data: bytes, start: int, options: ReadOptions) -> Record:
     if isinstance(record, BadRecord) and not record.excerpt:
         return BadRecord(start, record.reason, record.detail, data[:EXCERPT_BYTES])
     return record
+
+
+class ExampleFormat(FileFormat):
+    """A format that stores a `tf.train.Example` per record; written as TFRecord."""
+
+    written_as = "tfrecord"
+    nested_separator = "/"
+
+    def json_line(self, document: Document, options: ReadOptions) -> bytes:
+        """Returns all features of an example."""
+        return orjson.dumps(_fields(parse_example(document.raw or b"")))
+
+    def scored_record(self, document: Document, score: float, options: ReadOptions) -> bytes:
+        """Returns the example's own bytes, followed by a feature with the score."""
+        return with_float(document.raw or b"", SCORE_FIELD, score)
+
+
+class TFRecord(ExampleFormat):
+    """TFRecord files, plain or compressed."""
+
+    name = "tfrecord"
+
+    def sniff(self, head: FileHead) -> Compression | None:
+        """Recognizes a file by the checksum of the first record's length."""
+        return head.compression if _is_length(head.unpacked[:_HEADER_BYTES]) else None
+
+    def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
+        """Reads the records of a file.
+
+        Positions are offsets in the decompressed stream. Damaged data costs its own record; a
+        damaged length costs everything after it, since nothing marks where the next record begins.
+        """
+        with ByteReader(split) as reader:
+            while True:
+                start = reader.position
+                header = reader.read(_HEADER_BYTES)
+                if not header or reader.failure is not None:
+                    break
+                if len(header) < _HEADER_BYTES:
+                    yield reader.ended_early(start, header, "record")
+                    break
+
+                # The length, with its checksum.
+                if not _is_length(header):
+                    detail = (
+                        "the record's length does not match its checksum; this record and all "
+                        "after it are lost"
+                    )
+                    yield BadRecord(start, Reason.RECORD_CORRUPT, detail, header)
+                    return
+                length = int.from_bytes(header[:8], "little")
+                if length > options.max_record_bytes:
+                    if reader.skip(length + 4) == length + 4:
+                        detail = (
+                            f"the record has {length} bytes, more than the limit of "
+                            f"{options.max_record_bytes} (max_record_bytes)"
+                        )
+                        yield BadRecord(start, Reason.RECORD_TOO_LARGE, detail, header)
+                        continue
+                    if reader.failure is None:
+                        yield reader.ended_early(start, header, "record")
+                    break
+
+                # The data, with its checksum.
+                data, checksum = reader.read(length), reader.read(4)
+                if len(checksum) < 4:
+                    if reader.failure is None:
+                        yield reader.ended_early(start, data, "record")
+                    break
+                if _checksum(data) != checksum:
+                    detail = (
+                        "the data does not match its checksum; reading continues with the next "
+                        "record"
+                    )
+                    yield BadRecord(start, Reason.RECORD_CORRUPT, detail, data[:EXCERPT_BYTES])
+                    continue
+                yield read_example(data, start, options)
+            if reader.failure is not None:
+                yield reader.broken(start)
+
+    def frame(self, record: bytes) -> bytes:
+        """Returns the record between its length and its checksum."""
+        length = struct.pack("<Q", len(record))
+        return b"".join((length, _checksum(length), record, _checksum(record)))

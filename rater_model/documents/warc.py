@@ -17,29 +17,30 @@ import re
 from collections.abc import Callable, Iterator
 
 from datarater.rater_model.documents.byte_reader import ByteReader
+from datarater.rater_model.documents.file_format import FileFormat
+from datarater.rater_model.documents.json_lines import as_line, score_text
 from datarater.rater_model.documents.jsonl import document_of
-from datarater.rater_model.documents.plain_text import as_line
+from datarater.rater_model.documents.member_boundaries import cut_at_members
 from datarater.rater_model.documents.records import (
     BYTE_ORDER_MARK,
     EXCERPT_BYTES,
     BadRecord,
+    Compression,
+    Document,
     ReadOptions,
     Reason,
     Record,
     Split,
 )
+from datarater.rater_model.documents.sniffing import FileHead
 
+SCORE_HEADER = "DataRater-Score"
 WARC_MAGIC = b"WARC/"
 _LINE_LIMIT = 2**16
 _HEADER_LINES = 200
 _WITHOUT_CONTENT = ("warcinfo", "request", "metadata", "revisit", "continuation")
 _DOCUMENTS = ("conversion", "resource")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
-
-
-def is_warc(head: bytes) -> bool:
-    """Reports whether bytes begin a WARC file; a byte order mark and blank lines may come first."""
-    return head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n\t ").startswith(WARC_MAGIC)
 
 
 def is_whole_record(head: bytes, size: int) -> bool:
@@ -97,51 +98,6 @@ def _to_next_record(reader: ByteReader) -> bytes:
             return line
         fresh = line.endswith(b"\n")
     return b""
-
-
-def read_warc(split: Split, options: ReadOptions) -> Iterator[Record]:
-    """Reads a WARC or WET file; see `datarater.rater_model.documents.reading.read_split`.
-
-    Positions are offsets in the decompressed stream. A record whose beginning is damaged is one bad
-    record, and reading continues with the next line that begins one.
-    """
-    with ByteReader(split) as reader:
-        while True:
-            start = reader.position
-            line = reader.line(_LINE_LIMIT)
-            if not line:
-                break
-            if start == 0:
-                line = line.removeprefix(BYTE_ORDER_MARK)
-            if not line.strip():
-                continue
-
-            # Find the next record after damage.
-            if not line.startswith(WARC_MAGIC):
-                detail = "no WARC record begins here; everything before the next one is lost"
-                yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
-                line = _to_next_record(reader)
-                start = reader.position - len(line)
-                if not line:
-                    break
-
-            # Read the record, or the next one whose header can be parsed.
-            while line:
-                fields, header = _headers(lambda: reader.line(_LINE_LIMIT)) or ({}, b"")
-                length = fields.get("content-length", "")
-                if length.isascii() and length.isdigit() and len(length) < 19:
-                    yield from _record(reader, fields, line + header, int(length), start, options)
-                    break
-                if reader.failure is None:
-                    detail = (
-                        "the record's header is damaged or has no length; everything before the "
-                        "next record is lost"
-                    )
-                    yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
-                line = _to_next_record(reader)
-                start = reader.position - len(line)
-        if reader.failure is not None:
-            yield reader.broken(reader.position)
 
 
 def _record(
@@ -204,26 +160,6 @@ def _record(
         yield document_of(text, name, None, start, header + content, options)
 
 
-def warc_line(raw: bytes, text: str, options: ReadOptions) -> bytes:
-    """Returns a record as a JSON line: its id, text, URL, date and, if there are any, languages.
-
-    Args:
-        raw: Header and content.
-        text: Content, decoded.
-        options: Options with the names of the fields for id and text.
-    """
-    lines = io.BytesIO(raw)
-    lines.readline()
-    fields, _ = _headers(lines.readline) or ({}, b"")
-    more: dict[str, object] = {
-        "url": fields.get("warc-target-uri"),
-        "date": fields.get("warc-date"),
-    }
-    if "warc-identified-content-language" in fields:
-        more["language"] = fields["warc-identified-content-language"]
-    return as_line(options, fields.get("warc-record-id", ""), text, more)
-
-
 def with_field(raw: bytes, name: str, value: str) -> bytes:
     r"""Returns a record with one more named field at the end of its header.
 
@@ -252,3 +188,84 @@ def with_field(raw: bytes, name: str, value: str) -> bytes:
         if not replaced:
             header.append(line)
     raise ValueError("the record's header has no end")
+
+
+class Warc(FileFormat):
+    """WARC and WET files, written as WARC records with the score in a header line."""
+
+    name = "warc"
+    written_as = "warc"
+    compresses_by_record = True
+
+    def sniff(self, head: FileHead) -> Compression | None:
+        """Recognizes a file by the first line of its first record."""
+        # A byte order mark and blank lines may come first.
+        start = head.unpacked.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n\t ")
+        return head.compression if start.startswith(WARC_MAGIC) else None
+
+    def plan(self, whole: Split, head: FileHead, options: ReadOptions, target: int) -> list[Split]:
+        """Cuts streams between members or frames, if each of them is one record."""
+        return cut_at_members(whole, target, is_whole_record)
+
+    def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
+        """Reads the records of a split.
+
+        Positions are offsets in the decompressed stream. A record whose beginning is damaged is one
+        bad record, and reading continues with the next line that begins one.
+        """
+        with ByteReader(split) as reader:
+            while True:
+                start = reader.position
+                line = reader.line(_LINE_LIMIT)
+                if not line:
+                    break
+                if start == 0:
+                    line = line.removeprefix(BYTE_ORDER_MARK)
+                if not line.strip():
+                    continue
+
+                # Find the next record after damage.
+                if not line.startswith(WARC_MAGIC):
+                    detail = "no WARC record begins here; everything before the next one is lost"
+                    yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
+                    line = _to_next_record(reader)
+                    start = reader.position - len(line)
+                    if not line:
+                        break
+
+                # Read the record, or the next one whose header can be parsed.
+                while line:
+                    fields, header = _headers(lambda: reader.line(_LINE_LIMIT)) or ({}, b"")
+                    length = fields.get("content-length", "")
+                    if length.isascii() and length.isdigit() and len(length) < 19:
+                        raw = line + header
+                        yield from _record(reader, fields, raw, int(length), start, options)
+                        break
+                    if reader.failure is None:
+                        detail = (
+                            "the record's header is damaged or has no length; everything before "
+                            "the next record is lost"
+                        )
+                        yield BadRecord(start, Reason.RECORD_CORRUPT, detail, line[:EXCERPT_BYTES])
+                    line = _to_next_record(reader)
+                    start = reader.position - len(line)
+            if reader.failure is not None:
+                yield reader.broken(reader.position)
+
+    def json_line(self, document: Document, options: ReadOptions) -> bytes:
+        """Returns the id, text, URL, date and, if there are any, languages of a record."""
+        lines = io.BytesIO(document.raw or b"")
+        lines.readline()
+        fields, _ = _headers(lines.readline) or ({}, b"")
+        more = {"url": fields.get("warc-target-uri"), "date": fields.get("warc-date")}
+        if "warc-identified-content-language" in fields:
+            more["language"] = fields["warc-identified-content-language"]
+        return as_line(options, fields.get("warc-record-id", ""), document.text, more)
+
+    def scored_record(self, document: Document, score: float, options: ReadOptions) -> bytes:
+        """Returns the record's own bytes with the score as the last line of its header."""
+        return with_field(document.raw or b"", SCORE_HEADER, score_text(score))
+
+    def frame(self, record: bytes) -> bytes:
+        """Returns the record with the two line ends that follow it."""
+        return record + b"\r\n\r\n"

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.rater_model.checkpoint import load_rater
-from datarater.rater_model.documents.reading import Document, list_files, read_file
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.reading import read_file
+from datarater.rater_model.documents.records import Document
 from datarater.rater_model.scorer import Scorer
 
 SCORED_AT_ONCE = 256

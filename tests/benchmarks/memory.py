@@ -30,8 +30,8 @@ import numpy as np
 
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.planning import FilePlan, PlanRequest
-from datarater.rater_model.documents.reading import list_files
-from datarater.rater_model.documents.records import Compression, FileInfo, Format
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.records import Compression, FileInfo
 from tests.benchmarks.benchmark_support import machine
 from tests.support.run_folders import run_options
 
@@ -96,7 +96,7 @@ def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
                 per_file * 2**24,
                 f"generation-{number:016d}",
             ),
-            Format.JSONL,
+            "jsonl",
             Compression.NONE,
             cuts_Sx3.copy(),
         )

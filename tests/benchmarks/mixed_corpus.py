@@ -41,7 +41,7 @@ from rich.table import Table
 
 from datarater.meta_training.demo.ranking import auc, spearman
 from datarater.meta_training.evaluate.ngram_filters import NgramFilter
-from datarater.rater_model.documents.reading import Document
+from datarater.rater_model.documents.records import Document
 from tests.benchmarks.benchmark_support import machine, rate, rater_at_step, read_documents, train
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, HeldOutDocument, assign, shared_names
 from tests.support import ROOT

@@ -51,7 +51,7 @@ from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Boundary, Histogram
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import KeepFraction, Threshold
-from datarater.rater_model.documents.records import Compression, Document, Format, Split
+from datarater.rater_model.documents.records import Compression, Document, Split
 from tests.benchmarks.benchmark_support import machine
 from tests.support.run_folders import committed_identity, scoring
 
@@ -173,7 +173,7 @@ def task_of(ordinal: int) -> SplitTask:
     """Returns a split of the generated plan."""
     split = Split(
         f"gs://crawl/{ordinal:08d}.jsonl.gz",
-        Format.JSONL,
+        "jsonl",
         Compression.GZIP,
         ordinal=ordinal,
         size=16 * 2**20,

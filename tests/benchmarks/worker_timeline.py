@@ -27,7 +27,7 @@ from datarater.pipelines.run_folder import split_marks
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import plan_of
 from datarater.rater_model.documents.decompression import decompressed_chunks
-from datarater.rater_model.documents.reading import list_files, open_file
+from datarater.rater_model.documents.files import list_files, open_file
 from datarater.rater_model.documents.records import Compression
 from tests.benchmarks.benchmark_support import machine
 

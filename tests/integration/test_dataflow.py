@@ -18,7 +18,7 @@ from datarater.pipelines.graph.curation import Curation
 from datarater.pipelines.graph.planning import FilePlan, PlanRequest
 from datarater.pipelines.graph.requests import ScoringRequest, Work
 from datarater.pipelines.run_folder import commits
-from datarater.rater_model.documents.records import Compression, FileInfo, Format, ReadOptions
+from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
 from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT
@@ -213,7 +213,7 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
                 FileInfo(
                     f"gs://crawl/{number:08d}.jsonl", per_file * 2**24, f"generation-{number}"
                 ),
-                Format.JSONL,
+                "jsonl",
                 Compression.NONE,
                 np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1),
             )

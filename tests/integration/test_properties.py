@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from datarater.pipelines.commands import curate
-from datarater.pipelines.graph.record_writers import SCORE_FIELD
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import file_info, json_line, read_file, read_split
-from datarater.rater_model.documents.records import BadRecord, Document, Format, ReadOptions
+from datarater.rater_model.documents.files import file_info
+from datarater.rater_model.documents.json_lines import SCORE_FIELD
+from datarater.rater_model.documents.plain_text import PlainText
+from datarater.rater_model.documents.reading import plan_file, read_file, read_split
+from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
 from datarater.rater_model.documents.tfrecord import with_float
 from tests.integration.conftest import as_lines, make_records
 from tests.integration.test_formats import examples_of, tfrecord_of, unpacked, wet_of
@@ -69,7 +70,7 @@ def write_random_corpus(folder: Path, rng: random.Random) -> tuple[list[bytes], 
             elif kind == "parquet":
                 lines.append(json.dumps([record.key, record.text, record.source]).encode())
             else:
-                lines.append(record.raw or json_line(record, Format.TEXT, ReadOptions()))
+                lines.append(record.raw or PlainText().json_line(record, ReadOptions()))
     return lines, bad
 
 

@@ -17,7 +17,8 @@ from datarater.pipelines.errors import RunFolderError
 from datarater.pipelines.run_folder import commits
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
-from datarater.rater_model.documents.reading import list_files, read_file
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
 from tests.integration.conftest import check_that_one_writer_wins, write_corpus
 

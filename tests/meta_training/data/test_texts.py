@@ -23,7 +23,7 @@ from datarater.meta_training.data.texts import (
     open_source,
     text_hash,
 )
-from datarater.rater_model.documents.reading import NoInputError
+from datarater.rater_model.documents.files import NoInputError
 from tests.support.tensorflow_dataset import build_dataset
 
 

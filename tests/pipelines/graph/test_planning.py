@@ -17,9 +17,9 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
 from datarater.pipelines.run_folder.plan import plan_of, read_group
-from datarater.rater_model.documents import decompression
 from datarater.rater_model.documents.decompression import unpacked_size
-from datarater.rater_model.documents.reading import list_files, read_file, read_split
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.reading import read_file, read_split
 from datarater.rater_model.documents.records import Compression, Document
 from tests.support.run_folders import run_options
 
@@ -236,16 +236,13 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
-def test_the_size_of_a_stream_is_estimated(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decompression, "_SAMPLE_BYTES", 300_000)
+def test_the_size_of_a_stream_is_estimated(tmp_path: Path, kind: str) -> None:
     path = write_stream(tmp_path / "in", kind, documents=4000)
     real = len(unpack(path))
     size = path.stat().st_size
     with open(path, "rb") as file:
         compression = Compression.ZSTD if kind == "zstd" else Compression.GZIP
-        estimate = unpacked_size(file, compression, size)
+        estimate = unpacked_size(file, compression, size, sample_bytes=300_000)
     assert estimate == (real if kind != "two members" else pytest.approx(real, rel=0.2))
 
 

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.record_writers import (
-    SCORE_FIELD,
+    RecordWriter,
+    TableWriter,
     document_row,
     output_format,
-    scored_line,
 )
+from datarater.rater_model.documents.json_lines import SCORE_FIELD, score_text, scored_line
 from datarater.rater_model.documents.records import Document, ReadOptions
 
 SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -48,6 +49,10 @@ def document(fields: dict[str, Any]) -> Document:
         len(text.encode()),
         json.dumps(fields).encode(),
     )
+
+
+def row_of(document: Document, options: ReadOptions | None = None) -> dict[str, Any]:
+    return document_row(document.raw or b"", document, 0.5, options or ReadOptions())
 
 
 @given(
@@ -91,7 +96,7 @@ def test_the_name_of_the_score_inside_a_text_is_no_score() -> None:
 
 @given(SCORES)
 def test_scores_are_the_shortest_text_that_reads_back(score: float) -> None:
-    text = record_writers.score_text(score)
+    text = score_text(score)
     assert np.float32(json.loads(text)) == np.float32(score)
     assert len(text) <= len("-1.1754944e-38") + 1
 
@@ -105,17 +110,15 @@ def test_a_document_becomes_a_row_with_everything_else_as_metadata() -> None:
         "m": {"text": "inner", "x": 1.0},
         "datarater_score": 3,
     }
-    row = document_row(document(fields), 0.5, ReadOptions())
+    row = row_of(document(fields))
     assert row["id"] == "7"
     assert row["source"] == "['a']"
     assert json.loads(row["metadata"]) == {"n": 2**70, "m": {"text": "inner", "x": 1.0}}
 
-    nested = document_row(
-        document({"m": {"text": "t", "x": 1}}), 0.5, ReadOptions(text_field="m.text")
-    )
+    nested = row_of(document({"m": {"text": "t", "x": 1}}), ReadOptions(text_field="m.text"))
     assert json.loads(nested["metadata"]) == {"m": {"x": 1}}
     assert (nested["id"], nested["source"]) == (None, None)
-    assert document_row(document({"text": "t"}), 0.5, ReadOptions())["metadata"] is None
+    assert row_of(document({"text": "t"}))["metadata"] is None
 
 
 @pytest.mark.parametrize(
@@ -161,8 +164,8 @@ def test_lines_are_written_the_same_at_every_time(written: str) -> None:
     for _ in range(2):
         buffer = io.BytesIO()
         writer = record_writers.open_writer(buffer, written)
-        for index in range(1000):
-            writer.write_record(b"%d" % index)
+        assert isinstance(writer, RecordWriter)
+        assert writer.write_records(b"%d" % index for index in range(1000)) == 1000
         writer.close()
         files.append(buffer.getvalue())
     assert files[0] == files[1]
@@ -174,10 +177,9 @@ def test_lines_are_written_the_same_at_every_time(written: str) -> None:
     assert unpackers[written](files[0]) == b"".join(b"%d\n" % index for index in range(1000))
 
 
-def test_parquet_is_written_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_writers, "ROW_GROUP_BYTES", 1000)
+def test_parquet_is_written_in_bounded_row_groups() -> None:
     buffer = io.BytesIO()
-    writer = record_writers.open_writer(buffer, "parquet")
+    writer = TableWriter(buffer, row_group_bytes=1000)
     for index in range(100):
         row = {
             "id": str(index),
@@ -258,5 +260,5 @@ def test_a_line_as_deep_as_can_be_read_can_be_written() -> None:
     written = scored_line(raw, 2.0)
     assert orjson.loads(written)["deep"] == deep
     assert written.endswith(b',"datarater_score":2.0}')
-    row = document_row(Document('"k"', "t", "", 0, 1, raw), 0.5, ReadOptions())
+    row = row_of(Document('"k"', "t", "", 0, 1, raw))
     assert orjson.loads(row["metadata"])["deep"] == deep

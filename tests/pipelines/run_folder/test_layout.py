@@ -17,7 +17,7 @@ from datarater.pipelines.run_folder.manifest import check_rule
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import KeepCount
-from datarater.rater_model.documents.records import Compression, FileInfo, Format, Split
+from datarater.rater_model.documents.records import Compression, FileInfo, Split
 from datarater.rater_model.json_codec import from_plain
 
 VALUES = st.dictionaries(
@@ -64,7 +64,7 @@ def test_score_files_spread_over_their_prefixes() -> None:
 
 
 def test_a_task_survives_json() -> None:
-    task = SplitTask(Split("p", Format.JSONL, Compression.GZIP, 3, None, 1002, 5), "mtime-1", 1)
+    task = SplitTask(Split("p", "jsonl", Compression.GZIP, 3, None, 1002, 5), "mtime-1", 1)
     assert from_plain(SplitTask, orjson.loads(json_lines([task]))) == task
 
 

@@ -16,7 +16,7 @@ from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.run_folder.plan import SplitTask
-from datarater.rater_model.documents.records import Format, Split
+from datarater.rater_model.documents.records import Split
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -144,9 +144,7 @@ def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch
 # --- Marks of splits in progress ---
 
 
-TASK = SplitTask(
-    Split("gs://b/in.jsonl", Format.JSONL, start=100, end=1200, ordinal=7), "mtime-1", 0
-)
+TASK = SplitTask(Split("gs://b/in.jsonl", "jsonl", start=100, end=1200, ordinal=7), "mtime-1", 0)
 
 
 def die_over(folder: RunFolder, name: str, process: dict[str, object] | None = None) -> None:

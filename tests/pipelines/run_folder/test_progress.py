@@ -19,7 +19,7 @@ from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.pipelines.run_folder.score_files import ScoreRows
 from datarater.pipelines.runners import progress_display
-from datarater.rater_model.documents.records import BadRecord, Document, Format, Reason, Split
+from datarater.rater_model.documents.records import BadRecord, Document, Reason, Split
 from tests.support.run_folders import committed_identity, scoring
 
 
@@ -32,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
 
 def task_of(ordinal: int) -> SplitTask:
     split = Split(
-        "in.jsonl", Format.JSONL, start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal
+        "in.jsonl", "jsonl", start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal
     )
     return SplitTask(split, "mtime-1", ordinal // run_plan.SPLITS_PER_GROUP)
 

@@ -34,7 +34,6 @@ from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.documents.records import (
     BadRecord,
     Document,
-    Format,
     Reason,
     Record,
     Split,
@@ -75,7 +74,7 @@ def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, floa
         collected.add(batch, np.asarray(scores[:count], np.float32), np.full(count, 3))
         del scores[:count]
 
-    task = SplitTask(Split(f"file-{ordinal}", Format.JSONL, ordinal=ordinal), "print", 0)
+    task = SplitTask(Split(f"file-{ordinal}", "jsonl", ordinal=ordinal), "print", 0)
     data = collected.to_parquet(task, "jsonl/none", "digest")
     commits.commit_if_absent(folder.score_path(ordinal), data)
 

@@ -17,12 +17,12 @@ from datarater.pipelines.run_folder.lease import process_id
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.runners import flink
 from datarater.pipelines.runners.flink import FlinkError
-from datarater.rater_model.documents.records import Format, Split
+from datarater.rater_model.documents.records import Split
 from deploy.flink import cluster
 from tests.support import ROOT
 
-TASK = SplitTask(Split("in.jsonl", Format.JSONL, ordinal=7), "print", 0)
-OTHER = SplitTask(Split("in.jsonl", Format.JSONL, ordinal=8), "print", 0)
+TASK = SplitTask(Split("in.jsonl", "jsonl", ordinal=7), "print", 0)
+OTHER = SplitTask(Split("in.jsonl", "jsonl", ordinal=8), "print", 0)
 
 
 def marks(folder: RunFolder) -> list[str]:

@@ -20,20 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.foreign_formats import foreign_format
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import (
+from datarater.rater_model.documents.reading import plan_file, read_file, read_split, sniff
+from datarater.rater_model.documents.records import (
     BadRecord,
     Compression,
     Document,
-    Format,
     ReadOptions,
     Reason,
-    list_files,
-    read_file,
-    read_split,
 )
-from datarater.rater_model.documents.sniffing import sniff
 
 OPTIONS = ReadOptions()
 TABLE = pa.table({"text": [f"document {number} of a table" for number in range(400)]})
@@ -208,7 +204,7 @@ def test_a_warc_file_is_known_behind_what_may_precede_it(
     path = tmp_path / "a.gz"
     path.write_bytes(gzip_with_long_header(content, header) if header else content)
     expected = Compression.GZIP if header else Compression.NONE
-    assert sniff(str(path)) == (Format.WARC, expected)
+    assert sniff(str(path)) == ("warc", expected)
     records = list(read_file(str(path)))
     assert [record.key for record in records if isinstance(record, Document)] == [
         f'"<urn:{number}>"' for number in range(3)

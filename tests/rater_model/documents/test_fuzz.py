@@ -20,9 +20,10 @@ import pytest
 import zstandard
 from array_record.python import array_record_module  # type: ignore[import-untyped]
 
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import list_files, read_parquet_table, read_split
-from datarater.rater_model.documents.records import BadRecord, Document, Format, ReadOptions, Reason
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.parquet import Parquet
+from datarater.rater_model.documents.reading import plan_file, read_split
+from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions, Reason
 from tests.integration.conftest import as_lines, make_records
 from tests.integration.test_formats import examples_of, tfrecord_of, wet_of
 
@@ -138,8 +139,8 @@ def test_damaged_files_give_records_or_reasons(tmp_path: Path, name: str, suffix
                     assert isinstance(record.reason, Reason)
                     assert record.detail
                     assert len(record.excerpt) <= 200
-                elif split.format not in (Format.PARQUET, Format.TEXT):
+                elif split.format not in ("parquet", "text"):
                     assert record.raw is not None
-            if split.format is Format.PARQUET:
-                rows = sum(batch.num_rows for _, batch in read_parquet_table(split, OPTIONS))
+            if split.format == "parquet":
+                rows = sum(batch.num_rows for _, batch in Parquet().read_tables(split, OPTIONS))
                 assert rows >= sum(isinstance(record, Document) for record in records), case

@@ -16,15 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datarater.rater_model.documents import member_boundaries
-from datarater.rater_model.documents.member_boundaries import FalseBoundaryError, virtual_offset
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import list_files, read_file, read_split
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.member_boundaries import (
+    FalseBoundaryError,
+    find_boundaries,
+)
+from datarater.rater_model.documents.reading import plan_file, read_file, read_split
 from datarater.rater_model.documents.records import (
     VIRTUAL_BYTES,
     BadRecord,
     Compression,
     Document,
-    Format,
     ReadOptions,
     Reason,
     Record,
@@ -188,15 +190,14 @@ def test_parts_are_about_equal_and_positions_lead_to_their_records(
         for record in read_split(split, OPTIONS):
             assert isinstance(record, Document)
             assert record.raw is not None
-            assert text[record.position - virtual_offset(stored) :].startswith(record.raw + b"\n")
+            assert text[record.position - stored * VIRTUAL_BYTES :].startswith(record.raw + b"\n")
 
 
 @BOTH
 def test_whole_files_inside_of_blocks_are_no_boundaries(
-    tmp_path: Path, compression: Compression, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, compression: Compression
 ) -> None:
     """Returns an archive with stored files: each consists of members that are not the archive's."""
-    monkeypatch.setattr(member_boundaries, "_WINDOW_BYTES", 10_000)
     inner = member(b'{"text": "within"}\n' * 3, compression) * 300
     rng = random.Random(0)
     parts = []
@@ -207,10 +208,11 @@ def test_whole_files_inside_of_blocks_are_no_boundaries(
     path = tmp_path / f"a{SUFFIXES[compression]}"
     path.write_bytes(b"".join(packed))
     begins = {sum(map(len, packed[:index])) for index in range(len(packed))}
-    splits = splits_of(path, 60_000)
-    assert len(splits) > 10
-    assert all(split.start // VIRTUAL_BYTES in begins for split in splits)
-    assert_same_records(splits, path)
+    whole = Split(str(path), "jsonl", compression, size=path.stat().st_size)
+    boundaries = find_boundaries(whole.path, whole.size, compression, 60_000, window_bytes=10_000)
+    assert len(boundaries) > 9
+    assert begins.issuperset(boundaries)
+    assert_same_records(whole.cut_at(boundaries, virtual=True), path)
 
 
 @BOTH
@@ -221,13 +223,11 @@ def test_a_planned_boundary_that_is_none_stops_the_run(
     outer = member(b'{"text": "a"}\n' + inner + b'\n{"text": "b"}\n', compression, 0)
     path = tmp_path / f"a{SUFFIXES[compression]}"
     path.write_bytes(outer + member(b'{"text": "c"}\n', compression))
-    false = virtual_offset(outer.index(inner))
+    false = outer.index(inner) * VIRTUAL_BYTES
     with pytest.raises(
         FalseBoundaryError, match=f"at byte {false // VIRTUAL_BYTES} lies within another"
     ):
-        list(
-            read_split(Split(str(path), Format.JSONL, compression, 0, false, virtual=True), OPTIONS)
-        )
+        list(read_split(Split(str(path), "jsonl", compression, 0, false, virtual=True), OPTIONS))
 
 
 @BOTH
@@ -349,7 +349,7 @@ def test_frames_of_every_kind_are_passed_over(tmp_path: Path) -> None:
     size = path.stat().st_size
     ends = list(itertools.accumulate(map(len, frames)))
     for end in ends:
-        stored = member_boundaries._Stored(str(path), size, 0)
+        stored = member_boundaries._Stored(str(path), size, 0, 2**20)
         assert member_boundaries._frames_lead_to(stored, 0, end)
-        stored = member_boundaries._Stored(str(path), size, 0)
+        stored = member_boundaries._Stored(str(path), size, 0, 2**20)
         assert end + 1 in ends or not member_boundaries._frames_lead_to(stored, 0, end + 1)

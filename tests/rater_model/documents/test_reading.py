@@ -26,26 +26,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datarater.rater_model import json_codec
-from datarater.rater_model.documents import decompression, reading
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import (
+from datarater.rater_model.documents.files import NoInputError, file_info, list_files
+from datarater.rater_model.documents.jsonl import Jsonl
+from datarater.rater_model.documents.parquet import Parquet
+from datarater.rater_model.documents.reading import plan_file, read_file, read_split, sniff
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
     BadRecord,
     Compression,
     Document,
-    Format,
-    NoInputError,
+    FileInfo,
     ReadOptions,
     Reason,
     Record,
     Split,
-    file_info,
-    list_files,
-    read_file,
-    read_parquet_table,
-    read_split,
 )
-from datarater.rater_model.documents.records import FileInfo
-from datarater.rater_model.documents.sniffing import sniff
 from tests.support import ROOT
 
 OPTIONS = ReadOptions()
@@ -90,7 +85,7 @@ def assert_sound(records: list[Record]) -> None:
             assert isinstance(record.reason, Reason)
             assert record.detail
             assert "\n" not in record.detail
-            assert len(record.excerpt) <= reading.EXCERPT_BYTES
+            assert len(record.excerpt) <= EXCERPT_BYTES
 
 
 # One document
@@ -253,18 +248,18 @@ def test_splitting_anywhere_gives_the_records_of_the_whole(
         Compression.BZIP2: lambda: bz2.compress(content),
     }[compression]()
     path = write(tmp_path / "a.jsonl", packed)
-    whole = list(read_split(Split(path, Format.JSONL, compression), options))
+    whole = list(read_split(Split(path, "jsonl", compression), options))
     assert_sound(whole)
     assert [record.position for record in whole] == expected_positions(content, limit)
     bounds: list[int] = sorted({0, *cuts})
     ends: list[int | None] = [*bounds[1:], None]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decompression, "CHUNK_BYTES", chunk_bytes)
-        parts = [
-            record
-            for start, end in zip(bounds, ends, strict=True)
-            for record in read_split(Split(path, Format.JSONL, compression, start, end), options)
-        ]
+    parts = [
+        record
+        for start, end in zip(bounds, ends, strict=True)
+        for record in Jsonl(chunk_bytes).read(
+            Split(path, "jsonl", compression, start, end), options
+        )
+    ]
     assert parts == whole
 
 
@@ -307,7 +302,7 @@ BODY = b"".join(
 def test_a_cut_stream_keeps_its_whole_lines(tmp_path: Path, suffix: str, share: float) -> None:
     packed = pack(BODY, suffix)
     path = write(tmp_path / f"cut{suffix}", packed[: int(len(packed) * share)])
-    whole = list(read_split(Split(write(tmp_path / "whole.jsonl", BODY), Format.JSONL), OPTIONS))
+    whole = list(read_split(Split(write(tmp_path / "whole.jsonl", BODY), "jsonl"), OPTIONS))
     *kept, last = read_file(path)
     assert kept == whole[: len(kept)]
     assert isinstance(last, BadRecord)
@@ -409,23 +404,23 @@ def test_content_tells_the_kind_of_file_and_names_only_help(tmp_path: Path) -> N
     table = io.BytesIO()
     pq.write_table(pa.table({"text": ["x"]}), table)
     cases = [
-        ("a.jsonl", BODY, Format.JSONL, Compression.NONE),
-        ("a.gz", BODY, Format.JSONL, Compression.NONE),
-        ("a.zst", BODY, Format.JSONL, Compression.NONE),
-        ("a.jsonl", gzip.compress(BODY), Format.JSONL, Compression.GZIP),
-        ("a", zstandard.compress(BODY), Format.JSONL, Compression.ZSTD),
-        ("a.txt", bz2.compress(BODY), Format.JSONL, Compression.BZIP2),
-        ("a.jsonl.bz2", b"\0noise", Format.JSONL, Compression.BZIP2),
-        ("a.txt", b"plain", Format.TEXT, Compression.NONE),
-        ("a.txt.gz", b"plain", Format.TEXT, Compression.NONE),
-        ("a.txt.gz", gzip.compress(b"plain"), Format.TEXT, Compression.GZIP),
-        ("a.gz", gzip.compress(b"WARC/1.1\r\n"), Format.WARC, Compression.GZIP),
-        ("a.bz2", bz2.compress(b"WARC/1.1\r\n" * 100_000), Format.WARC, Compression.BZIP2),
-        ("a.zst", zstandard.compress(b"WARC/1.1\r\n"), Format.WARC, Compression.ZSTD),
-        ("a.json", table.getvalue(), Format.PARQUET, Compression.NONE),
-        ("a.parquet", BODY, Format.PARQUET, Compression.NONE),
-        ("a.jsonl.gz", b"\0noise", Format.JSONL, Compression.GZIP),
-        ("a.jsonl.zst", b"\0noise", Format.JSONL, Compression.ZSTD),
+        ("a.jsonl", BODY, "jsonl", Compression.NONE),
+        ("a.gz", BODY, "jsonl", Compression.NONE),
+        ("a.zst", BODY, "jsonl", Compression.NONE),
+        ("a.jsonl", gzip.compress(BODY), "jsonl", Compression.GZIP),
+        ("a", zstandard.compress(BODY), "jsonl", Compression.ZSTD),
+        ("a.txt", bz2.compress(BODY), "jsonl", Compression.BZIP2),
+        ("a.jsonl.bz2", b"\0noise", "jsonl", Compression.BZIP2),
+        ("a.txt", b"plain", "text", Compression.NONE),
+        ("a.txt.gz", b"plain", "text", Compression.NONE),
+        ("a.txt.gz", gzip.compress(b"plain"), "text", Compression.GZIP),
+        ("a.gz", gzip.compress(b"WARC/1.1\r\n"), "warc", Compression.GZIP),
+        ("a.bz2", bz2.compress(b"WARC/1.1\r\n" * 100_000), "warc", Compression.BZIP2),
+        ("a.zst", zstandard.compress(b"WARC/1.1\r\n"), "warc", Compression.ZSTD),
+        ("a.json", table.getvalue(), "parquet", Compression.NONE),
+        ("a.parquet", BODY, "parquet", Compression.NONE),
+        ("a.jsonl.gz", b"\0noise", "jsonl", Compression.GZIP),
+        ("a.jsonl.zst", b"\0noise", "jsonl", Compression.ZSTD),
     ]
     for name, content, file_format, compression in cases:
         assert sniff(write(tmp_path / name, content)) == (file_format, compression), name
@@ -448,7 +443,7 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=name):
             list(
                 read_split(
-                    Split(str(tmp_path / name), Format("jsonl" if "json" in name else "parquet")),
+                    Split(str(tmp_path / name), "jsonl" if "json" in name else "parquet"),
                     OPTIONS,
                 )
             )
@@ -488,7 +483,7 @@ def test_parquet_reads_like_jsonl_and_splits_between_row_groups(
         splits = plan_file(info, OPTIONS, target)
         assert len(splits) == count
         assert [record for split in splits for record in read_split(split, OPTIONS)] == rows
-        batches = [batch for split in splits for batch in read_parquet_table(split, OPTIONS)]
+        batches = [batch for split in splits for batch in Parquet().read_tables(split, OPTIONS)]
         assert pa.Table.from_batches([batch for _, batch in batches]).equals(table)
         assert [
             row for first, batch in batches for row in range(first, first + batch.num_rows)
@@ -510,7 +505,7 @@ def test_parquet_rows_have_reasons_of_their_own(tmp_path: Path) -> None:
             Reason.TEXT_NOT_UNICODE,
             Reason.RECORD_TOO_LARGE,
         ]
-        ((first, batch),) = read_parquet_table(Split(path, Format.PARQUET), OPTIONS)
+        ((first, batch),) = Parquet().read_tables(Split(path, "parquet"), OPTIONS)
         assert (first, batch.num_rows) == (0, 6)
         assert batch.column(0).cast(pa.binary()).equals(values)
 
@@ -523,7 +518,7 @@ def test_text_columns_of_every_string_type_are_read(tmp_path: Path, kind: pa.Dat
     table = pa.table({"text": pa.array(["é", "b", None]).cast(kind)})
     pq.write_table(table, path)
     assert texts(list(read_file(path))) == ["é", "b"]
-    ((_, batch),) = read_parquet_table(Split(path, Format.PARQUET), OPTIONS)
+    ((_, batch),) = Parquet().read_tables(Split(path, "parquet"), OPTIONS)
     assert batch.schema.field("text").type == pq.read_schema(path).field("text").type
 
 
@@ -538,7 +533,7 @@ def test_text_within_a_struct_is_read(tmp_path: Path) -> None:
     assert texts(records) == ["a", "b"]
     assert isinstance(records[3], Document)
     assert records[3].key == "3"
-    ((_, batch),) = read_parquet_table(Split(path, Format.PARQUET), options)
+    ((_, batch),) = Parquet().read_tables(Split(path, "parquet"), options)
     assert pa.Table.from_batches([batch]).equals(table)
 
 
@@ -583,7 +578,7 @@ def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path: Path, column: str
     assert [record.position for record in records] == [*range(101), *range(200, 400)]
     written = [
         row
-        for first, batch in read_parquet_table(Split(str(path), Format.PARQUET), OPTIONS)
+        for first, batch in Parquet().read_tables(Split(str(path), "parquet"), OPTIONS)
         for row in range(first, first + batch.num_rows)
     ]
     assert written == [*range(100), *range(200, 400)]
@@ -625,7 +620,7 @@ def test_flipped_bytes_in_parquet_never_raise(
     rows = [r.position for r in records if isinstance(r, Document) or r.reason not in of_file]
     written = [
         row
-        for first, batch in read_parquet_table(Split(path, Format.PARQUET), OPTIONS)
+        for first, batch in Parquet().read_tables(Split(path, "parquet"), OPTIONS)
         for row in range(first, first + batch.num_rows)
     ]
     assert written == rows
@@ -636,7 +631,8 @@ def test_flipped_bytes_in_parquet_never_raise(
 
 MEASURE = """
 import resource, sys
-from datarater.rater_model.documents.reading import BadRecord, read_file
+from datarater.rater_model.documents.reading import read_file
+from datarater.rater_model.documents.records import BadRecord
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 seen = []
 for record in read_file(sys.argv[1]):
@@ -765,7 +761,7 @@ def test_other_file_systems_work_alike(remote: str, tmp_path: Path) -> None:
     "value",
     [
         ReadOptions(text_field="a.b", max_record_bytes=5),
-        Split("gs://b/c", Format.JSONL, Compression.GZIP, 3, None, 7, 100),
+        Split("gs://b/c", "jsonl", Compression.GZIP, 3, None, 7, 100),
         FileInfo("gs://b/c", 3, "generation-5"),
     ],
 )
@@ -774,6 +770,8 @@ def test_options_files_and_splits_survive_json(value: object) -> None:
 
 
 def test_invalid_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="no format 'xml', only jsonl"):
+        read_split(Split("a.xml", "xml"), OPTIONS)
     with pytest.raises(json_codec.DecodingError, match="unknown field txt"):
         json_codec.from_plain(ReadOptions, {"txt": 1})
     with pytest.raises(json_codec.DecodingError, match="max_record_bytes must be a whole number"):

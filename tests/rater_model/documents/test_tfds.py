@@ -10,18 +10,16 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from datarater.rater_model.documents.array_record import count_records
-from datarater.rater_model.documents.planning import plan_file
-from datarater.rater_model.documents.reading import list_files, read_file, read_split
+from datarater.rater_model.documents.array_record import ArrayRecord
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.reading import plan_file, read_file, read_split, sniff
 from datarater.rater_model.documents.records import (
     BadRecord,
     Compression,
     Document,
-    Format,
     ReadOptions,
     Reason,
 )
-from datarater.rater_model.documents.sniffing import sniff
 from datarater.rater_model.documents.tfds import DatasetError, DatasetName, split_patterns
 from tests.integration.test_formats import tfrecord_of
 from tests.support.tensorflow_dataset import build_dataset
@@ -161,7 +159,7 @@ def test_names_are_taken_apart() -> None:
 def test_array_records_are_cut_by_number_and_read_once(folder: Path) -> None:
     (pattern,) = split_patterns("tfds:tiny", "text", str(folder))
     (info,) = list_files([pattern])
-    assert sniff(info.path) == (Format.ARRAY_RECORD, Compression.NONE)
+    assert sniff(info.path) == ("array_record", Compression.NONE)
     whole = list(read_file(info.path))
     assert [record.position for record in whole] == list(range(300))
     for target in (10**9, 50_000, 1000):
@@ -179,7 +177,7 @@ def test_datasets_elsewhere_are_fetched_shard_by_shard(folder: Path) -> None:
 
 def test_a_file_that_cannot_be_had_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Is a directory"):
-        count_records(str(tmp_path))
+        ArrayRecord().count_records(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         list(read_file(str(tmp_path / "a.array_record")))
 

@@ -1,0 +1,137 @@
+"""The second read of the input: gets the kept documents of a split and checks them.
+
+Every record is compared with the split's score file, so an input that changed since it was scored
+is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datarater.pipelines.errors import InputChangedError
+from datarater.pipelines.run_folder.plan import check_fingerprint
+from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.rater_model.documents.file_format import FileFormat
+from datarater.rater_model.documents.formats import format_named
+from datarater.rater_model.documents.parquet import find_column
+from datarater.rater_model.documents.records import Document, ReadOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSplit:
+    """The kept documents of one split.
+
+    Attributes:
+        file: Score file of the split, all columns.
+        kept_R: Mask of the kept documents over its rows.
+        options: How records are read.
+    """
+
+    file: ScoreFile
+    kept_R: np.ndarray
+    options: ReadOptions
+
+    @property
+    def source(self) -> FileFormat:
+        """The format of the input file."""
+        return format_named(self.file.task.split.format)
+
+    def score_rows(self) -> pa.Table:
+        """Returns the rows of the score file; the input is not read."""
+        return self.file.table.filter(pa.array(self.kept_R))
+
+    def documents(self) -> Iterator[tuple[Document, float]]:
+        """Yields the documents with their scores.
+
+        Raises:
+            InputChangedError: The input has changed since it was scored.
+        """
+        split = self.file.task.split
+        positions = self.file.column("position").tolist()
+        sizes = self.file.column("bytes").tolist()
+        keys = self.file.table.column("key").to_pylist()
+        kept = self.kept_R.tolist()
+        scores_R = self.file.table.column("score").to_numpy(zero_copy_only=False)
+
+        check_fingerprint(self.file.task)
+        row = 0
+        for record in self.source.read(split, self.options):
+            if row >= len(positions):
+                raise self._changed(
+                    f"it has more than the {len(positions)} records scored in split {split.ordinal}"
+                )
+
+            same = record.position == positions[row] and (
+                record.key == keys[row] and record.size == sizes[row]
+                if isinstance(record, Document)
+                else keys[row] is None
+            )
+            if not same:
+                raise self._changed(f"the record at {positions[row]} is not the one scored")
+
+            if kept[row] and isinstance(record, Document):
+                yield record, float(scores_R[row])
+            row += 1
+
+        if row != len(positions):
+            raise self._changed(
+                f"it has {row} records, {len(positions)} were scored in split {split.ordinal}"
+            )
+        check_fingerprint(self.file.task)
+
+    def tables(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Yields the rows of a split whose records are rows, all columns, with their scores.
+
+        Raises:
+            InputChangedError: The input has changed since it was scored.
+        """
+        positions_N = self.file.column("position")[self.kept_R]
+        sizes_N = self.file.column("bytes")[self.kept_R]
+        scores_N = self.file.table.column("score").to_numpy(zero_copy_only=False)[self.kept_R]
+
+        check_fingerprint(self.file.task)
+        done = 0
+        for first, batch in self.source.read_tables(self.file.task.split, self.options):
+            low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
+            if low != done:
+                raise self._changed(f"row {positions_N[done]} is gone")
+            done = high
+            if low == high:
+                continue
+
+            table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
+            if (self._text_sizes(table) != sizes_N[low:high]).any():
+                raise self._changed(
+                    f"a text in the rows {first} to {first + batch.num_rows} is not the one scored"
+                )
+            yield table, scores_N[low:high]
+
+        if done != len(positions_N):
+            raise self._changed(f"row {positions_N[done]} is gone")
+        check_fingerprint(self.file.task)
+
+    def _text_sizes(self, table: pa.Table) -> np.ndarray:
+        """Returns the size of every text in bytes of UTF-8."""
+        field = self.options.text_field
+        place = find_column(table.schema, field)
+        if place is None:
+            raise InputChangedError(f"the column {field!r} is gone")
+
+        index, names, _ = place
+        column = table.column(index)
+        if names:
+            column = pc.struct_field(column, list(names))
+        if not len(column):
+            return np.zeros(0, np.int64)
+        return pc.binary_length(column.cast(pa.large_string())).to_numpy().astype(np.int64)
+
+    def _changed(self, detail: str) -> InputChangedError:
+        return InputChangedError(
+            f"input changed between the two reads: {self.file.task.split.path} ({detail}); curate "
+            "it into a new run folder"
+        )
