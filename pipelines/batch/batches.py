@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Any
-
-import orjson
 
 from datarater.pipelines.batch import frozen_reference, inputs, retention
 from datarater.pipelines.batch import record as batch_record
@@ -27,12 +24,16 @@ from datarater.pipelines.batch.journal import (
     MANIFEST,
     SUCCESS,
     Claim,
+    ClaimNotes,
     Journal,
+    NamedSelection,
     Publication,
     Reference,
     Release,
     State,
+    Terms,
 )
+from datarater.pipelines.batch.record import Record
 from datarater.pipelines.batch.report import report_intake, report_record
 from datarater.pipelines.commands import curate, printing
 from datarater.pipelines.errors import (
@@ -91,7 +92,7 @@ class Batches:
         )
         self._terms = terms(self._scoring, self._selection, self._reference)
 
-    def finish(self, date: datetime.date) -> dict[str, Any]:
+    def finish(self, date: datetime.date) -> Record:
         """Completes the batch of a date: claims its files, curates them, publishes.
 
         Args:
@@ -140,9 +141,8 @@ class Batches:
         self.journal.read()
         intake = inputs.find(self._config, self.journal, date)
         files = self.journal.keep("inputs", json_lines(intake.files))
-        notes: dict[str, Any] = intake.counts()
-        if notes:
-            notes["sha256"] = self.journal.keep("notes", json_lines(intake.notes))
+        digest = self.journal.keep("notes", json_lines(intake.notes)) if intake.notes else None
+        notes = ClaimNotes(**intake.counts(), sha256=digest)
 
         claim = Claim(
             date=date.isoformat(),
@@ -182,7 +182,7 @@ class Batches:
         """
         scoring = dataclasses.replace(self._scoring, output=claim.run)
         selection = dataclasses.replace(self._selection, output=claim.run)
-        lines = differences(self._terms, claim.terms)
+        lines = differences(to_plain(self._terms), to_plain(claim.terms))
         if not lines and not commits.exists(selection.selection.success_path):
             lines = inputs.changed_since(self.journal.inputs(claim))
         # Without {date} in the globs, new files belong to the batch that comes next.
@@ -203,7 +203,7 @@ class Batches:
 
     # Curating.
 
-    def _curate(self, date: datetime.date, number: int, claim: Claim) -> dict[str, Any]:
+    def _curate(self, date: datetime.date, number: int, claim: Claim) -> Record:
         """Scores and selects the files of a batch with `datarater curate`; returns the record.
 
         Raises:
@@ -243,24 +243,24 @@ class Batches:
 
     # Publishing.
 
-    def _publish(self, number: int, record: dict[str, Any]) -> None:
+    def _publish(self, number: int, record: Record) -> None:
         """Publishes a batch, unless an alarm holds it back.
 
         Raises:
             PastLimitError: It is held back.
             RunFolderMismatchError: It has released its files meanwhile.
         """
-        day = record["date"]
+        day = record.date
         is_held = self._config.limits.on_alarm == "hold" and self._accept_alarm != day
-        if record["alarms"] and is_held:
+        if record.alarms and is_held:
             report_record(record)
             held = f"batch {day} is held back: {batch_record.summarize_alarms(record)}"
             accept = self._config.batch_command(day, "--accept_alarm")
-            if not record["inputs"]["files"]:
+            if not record.inputs.files:
                 later = "; if files arrive, the next run takes them" * self._config.is_dated
                 raise PastLimitError(f"{held}. To publish it without files: {accept}{later}")
             raise PastLimitError(
-                f"{held}. Look at {record['run']}; then either publish it with {accept}, or "
+                f"{held}. Look at {record.run}; then either publish it with {accept}, or "
                 "correct the configuration, which starts it over"
             )
 
@@ -279,7 +279,7 @@ class Batches:
 
         self.journal.decide(decision)
 
-    def _show(self, number: int) -> dict[str, Any]:
+    def _show(self, number: int) -> Record:
         """Makes sure that readers find a published batch; returns its record."""
         publication = self.journal.state.publications[number]
         data = self.journal.read_kept("records", publication.record)
@@ -291,8 +291,7 @@ class Batches:
                     f"{path} is not what this batch published; another state folder wrote it"
                 )
             commits.commit_if_absent(f"{publication.place}/{SUCCESS}", b"")
-        record: dict[str, Any] = orjson.loads(data)
-        return record
+        return batch_record.read_record(self.journal, publication)
 
     def _is_shown(self, number: int) -> bool:
         """Whether readers find a published batch, or must no longer find it."""
@@ -301,7 +300,7 @@ class Batches:
             f"{state.publications[number].place}/{SUCCESS}"
         )
 
-    def show_newest(self) -> list[dict[str, Any]]:
+    def show_newest(self) -> list[Record]:
         """Completes the newest publications that a killed launch left without their manifest.
 
         Returns:
@@ -339,18 +338,13 @@ def _release(state: State, number: int, why: str) -> Release | None:
     return Release(number, why) if is_open else None
 
 
-def terms(
-    scoring: ScoringRequest, selection: SelectionRequest, reference: Reference
-) -> dict[str, Any]:
-    """Returns everything that decides which documents of a batch are kept, as JSON fields.
+def terms(scoring: ScoringRequest, selection: SelectionRequest, reference: Reference) -> Terms:
+    """Returns everything that decides which documents of a batch are kept.
 
     Args:
         scoring: Scoring options of the batches.
         selection: Selection options of the batches.
         reference: The frozen reference.
     """
-    return {
-        "scoring": to_plain(scoring.plan.options),
-        "selection": {"name": selection.name, **to_plain(selection.options)},
-        "reference": reference.digest,
-    }
+    named = NamedSelection(**vars(selection.options), name=selection.name)
+    return Terms(scoring.plan.options, named, reference.digest)

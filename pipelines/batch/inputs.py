@@ -190,7 +190,7 @@ def _reported_changes(journal: Journal) -> set[tuple[str, str]]:
     return {
         (note["path"], note["fingerprint"])
         for claim in journal.state.claims.values()
-        if claim.notes.get(CHANGED)
+        if claim.notes.changed
         for note in journal.notes(claim)
         if note["what"] == CHANGED
     }

@@ -36,8 +36,11 @@ import orjson
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
+from datarater.pipelines.run_folder.identity import RunOptions
 from datarater.pipelines.run_folder.layout import decode_lines, now, to_json
+from datarater.pipelines.run_folder.manifest import SelectionOptions
 from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.json_codec import IF_SET, from_plain
 
 FORMAT_VERSION = 1
 _MAX_LISTS = 32
@@ -67,6 +70,45 @@ class Reference:
     baseline: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoteCounts:
+    """How many files were reported when a batch was claimed, by kind."""
+
+    late: int = dataclasses.field(default=0, metadata=IF_SET)
+    changed: int = dataclasses.field(default=0, metadata=IF_SET)
+    version: int = dataclasses.field(default=0, metadata=IF_SET)
+    waiting: int = dataclasses.field(default=0, metadata=IF_SET)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClaimNotes(NoteCounts):
+    """The numbers of reported files, and the digest of the file in `notes/` if there are any."""
+
+    sha256: str | None = dataclasses.field(default=None, metadata=IF_SET)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedSelection(SelectionOptions):
+    """The options of a selection, and its name."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """Everything that decides which documents of a batch are kept.
+
+    Attributes:
+        scoring: Options of the scoring.
+        selection: Options of the selection.
+        reference: Digest of the frozen reference.
+    """
+
+    scoring: RunOptions
+    selection: NamedSelection
+    reference: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
     """The files of a batch.
@@ -76,8 +118,7 @@ class Claim:
         files: Number of files.
         bytes: Size of all files.
         inputs: Digest of the file in `inputs/`.
-        notes: Number of files that were reported, by kind; if there are any, also `sha256`, the
-            digest of the file in `notes/`.
+        notes: Files that were reported.
         terms: Everything that decides which documents are kept.
         run: Path of the run folder.
         claimed: Time of the claim in UTC.
@@ -87,8 +128,8 @@ class Claim:
     files: int
     bytes: int
     inputs: str
-    notes: dict[str, Any]
-    terms: dict[str, Any]
+    notes: ClaimNotes
+    terms: Terms
     run: str
     claimed: str
 
@@ -144,6 +185,17 @@ class Expired:
     """
 
     expiry: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """The content of an entry's file."""
+
+    kind: str
+    decision: Any
+    written: str
+    id: str
+    format: int = FORMAT_VERSION
 
 
 Decision = Reference | Claim | Release | Publication | Expiry | Expired
@@ -301,16 +353,13 @@ class Journal:
         path = self.path(self.state.number + 1)
         try:
             fields = orjson.loads(data)
-            version = fields["format"]
-            if version > FORMAT_VERSION:
+            if fields["format"] > FORMAT_VERSION:
                 raise CountsError(
-                    f"{path} has format {version}; this datarater reads up to {FORMAT_VERSION}"
+                    f"{path} has format {fields['format']}; this datarater reads up to "
+                    f"{FORMAT_VERSION}"
                 )
-            kind = _KINDS[fields["kind"]]
-            values = fields["decision"]
-            if kind is Expiry:
-                values = {name: tuple(value) for name, value in values.items()}
-            self.state.add(kind(**values))
+            entry = from_plain(_Entry, fields)
+            self.state.add(from_plain(_KINDS[entry.kind], entry.decision))
         except (ValueError, KeyError, TypeError) as error:
             raise CountsError(
                 f"{path} is damaged or contradicts the entries before it: {error!r}"
@@ -331,15 +380,8 @@ class Journal:
         dataclasses.replace(self.state, **_copies(self.state)).add(decision)
 
         path = self.path(self.state.number + 1)
-        data = to_json(
-            {
-                "format": FORMAT_VERSION,
-                "kind": _NAMES[type(decision)],
-                "decision": dataclasses.asdict(decision),
-                "written": now(),
-                "id": uuid.uuid4().hex,  # so that two launches never write equal entries
-            }
-        )
+        # The id is there so that two launches never write equal entries.
+        data = to_json(_Entry(_NAMES[type(decision)], decision, now(), uuid.uuid4().hex))
         # A success whose reply was lost looks like a file that existed before.
         won = commits.commit_if_absent(path, data) or commits.read_bytes(path) == data
         self.read()
@@ -401,8 +443,8 @@ class Journal:
 
     def notes(self, claim: Claim) -> list[dict[str, Any]]:
         """Returns the notes about files that were reported when a batch was claimed."""
-        digest = claim.notes.get("sha256")
-        return _rows(self.read_kept("notes", digest)) if digest else []
+        digest = claim.notes.sha256
+        return [] if digest is None else _rows(self.read_kept("notes", digest))
 
     def each_inputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[FileInfo]]]:
         """Yields the files of several batches, a few batches at a time to bound the memory.

@@ -11,14 +11,13 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
 from datarater.pipelines.batch import dates, frozen_reference, inputs
 from datarater.pipelines.batch.batches import Batches, PastLimitError
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.inputs import describe_patterns
 from datarater.pipelines.batch.journal import MANIFEST, Journal
-from datarater.pipelines.batch.record import summarize_alarms
+from datarater.pipelines.batch.record import Record, summarize_alarms
 from datarater.pipelines.batch.report import report_intake, report_record, warn
 from datarater.pipelines.commands.printing import say
 from datarater.pipelines.errors import (
@@ -42,7 +41,7 @@ class UnfinishedError(CurationError):
         self.exit_code = exit_code
 
 
-def run(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[str, Any]:
+def run(batches: Batches, config: BatchConfig, date: datetime.date) -> Record:
     """Makes the batch of a date, after the unfinished ones, and removes what has expired.
 
     Args:
@@ -71,8 +70,8 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[str,
     record = batches.finish(date)
 
     if was_published:
-        say(f"batch {record['date']} was already published and does not change")
-    _report(config, record, publications[record["batch"]].place)
+        say(f"batch {record.date} was already published and does not change")
+    _report(config, record, publications[record.batch].place)
     for old in too_old[-_MAX_NAMED:]:
         say(f"note: there is no batch of {old}; to make it: {config.batch_command(old)}")
     if before_first:
@@ -80,12 +79,12 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> dict[str,
 
     # An alarm of this batch matters more than the trouble of another one.
     ending: CurationError | None = None
-    if record["alarms"]:
+    if record.alarms:
         ending = PastLimitError(_describe_published(record))
     elif failures:
         day, error = failures[0]
         ending = UnfinishedError(
-            f"batch {record['date']} is published; {_with_date(day, error)}", error.exit_code
+            f"batch {record.date} is published; {_with_date(day, error)}", error.exit_code
         )
     try:
         batches.expire()
@@ -102,11 +101,11 @@ def _show_newest(batches: Batches, date: datetime.date) -> _Failures:
     """Shows readers what a killed launch published; returns the alarms it could not raise."""
     failures: _Failures = []
     for record in batches.show_newest():
-        day = record["date"]
+        day = record.date
         say(f"batch {day} was published by a launch that was killed: readers can find it now")
         if day != date.isoformat():
             report_record(record)
-            if record["alarms"]:
+            if record.alarms:
                 failures.append((day, PastLimitError(_describe_published(record))))
     return failures
 
@@ -133,7 +132,7 @@ def _finish_others(batches: Batches, config: BatchConfig, date: datetime.date) -
         try:
             record = batches.finish(datetime.date.fromisoformat(day))
             report_record(record)
-            if record["alarms"]:
+            if record.alarms:
                 raise PastLimitError(_describe_published(record))
         except CurationError as error:
             if isinstance(error, StoppedError) and not isinstance(error, JobGoesOnError):
@@ -150,8 +149,8 @@ def _with_date(day: str, error: CurationError) -> str:
     return str(error) if str(error).startswith(f"batch {day}") else f"batch {day}: {error}"
 
 
-def _describe_published(record: dict[str, Any]) -> str:
-    return f"batch {record['date']} is published, but {summarize_alarms(record)}"
+def _describe_published(record: Record) -> str:
+    return f"batch {record.date} is published, but {summarize_alarms(record)}"
 
 
 def _describe_before_first(
@@ -168,23 +167,23 @@ def _describe_before_first(
     )
 
 
-def _report(config: BatchConfig, record: dict[str, Any], place: str) -> None:
+def _report(config: BatchConfig, record: Record, place: str) -> None:
     """Prints a record, what could not be measured, and where the batch is published."""
     report_record(record)
-    if record["drift"] is None and record["counts"]["kept"] + record["counts"]["dropped"]:
+    if record.drift is None and record.counts.scored:
         say("drift: not measured: neither the reference nor the rater has a score distribution")
 
-    shares = (record["drift"] or {}).get("kept_share", {})
-    none_compared = all(share["reference_share"] is None for share in shares.values())
+    shares = {} if record.drift is None else record.drift.kept_share
+    none_compared = all(share.reference_share is None for share in shares.values())
     if shares and none_compared and config.limits.kept_share is not None:
         say(
             "drift: the kept shares of sources are not compared: that needs a scored run folder "
             "as the reference, sources of the same names, and a rule with a cutoff"
         )
 
-    if not record["inputs"]["files"] and not record["alarms"]:
-        patterns = config.patterns(datetime.date.fromisoformat(record["date"]))
-        warn(f"batch {record['date']}: no new file matches {describe_patterns(patterns)}")
+    if not record.inputs.files and not record.alarms:
+        patterns = config.patterns(datetime.date.fromisoformat(record.date))
+        warn(f"batch {record.date}: no new file matches {describe_patterns(patterns)}")
     say(f"published: {place}/{MANIFEST}")
 
 

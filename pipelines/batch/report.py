@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import sys
-from typing import Any
 
 from datarater.pipelines.batch import inputs
 from datarater.pipelines.batch import record as batch_record
+from datarater.pipelines.batch.record import Record
 from datarater.pipelines.commands.printing import say
 from datarater.rater_model.command_line import print_line
 
@@ -23,11 +23,11 @@ def report_intake(date: datetime.date, intake: inputs.Intake) -> None:
         say(line)
 
 
-def report_record(record: dict[str, Any]) -> None:
+def report_record(record: Record) -> None:
     """Prints the record of a batch on standard output, and its alarms on standard error."""
     for line in batch_record.lines(record):
         say(line)
-    for alarm in record["alarms"]:
+    for alarm in record.alarms:
         warn(alarm)
 
 

@@ -15,10 +15,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
-import orjson
-
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import MANIFEST, SUCCESS, Expired, Expiry, Journal, State
+from datarater.pipelines.batch.record import read_record
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
@@ -109,16 +108,16 @@ def _remove(journal: Journal, number: int, *, everything: bool) -> int:
     is_released = number in state.released
     claim = (state.released if is_released else state.claims)[number]
     folder = RunFolder(claim.run)
-    selection = folder.selection(claim.terms["selection"]["name"])
+    selection = folder.selection(claim.terms.selection.name)
     count = 0
 
     # The kept documents; what readers look at goes first.
     if everything:
         publication = state.publications[number]
-        record = orjson.loads(journal.read_kept("records", publication.record))
+        record = read_record(journal, publication)
         paths = [f"{publication.place}/{name}" for name in (SUCCESS, MANIFEST)]
         count += _remove_files(
-            [*paths, *(file["path"] for file in record["files"])], (publication.place, claim.run)
+            [*paths, *(file.path for file in record.files)], (publication.place, claim.run)
         )
     elif is_released:
         kept = commits.list_folder(f"{selection.path}/kept")

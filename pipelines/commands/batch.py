@@ -6,10 +6,13 @@ import argparse
 import datetime
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from datarater.pipelines.commands import flags, outcome
 from datarater.rater_model.command_line import CommandParser
+
+if TYPE_CHECKING:
+    from datarater.pipelines.batch.record import Record
 
 COMMAND = "datarater batch"
 
@@ -73,7 +76,7 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+def run(argv: Sequence[str] | None = None) -> Record | None:
     """Makes the batch of a date, exactly once.
 
     Args:

@@ -36,6 +36,11 @@ class KeptCounts:
     kept_tokens: int = 0
     kept_bytes: int = 0
 
+    @property
+    def scored(self) -> int:
+        """Number of documents with a score."""
+        return self.kept + self.dropped
+
     def add(self, other: KeptCounts) -> None:
         """Adds other counts to these."""
         for name in COUNTS:

@@ -30,7 +30,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +58,6 @@ class Measure:
     def is_past(self, limit: float) -> bool:
         """Returns whether the value exceeds both a limit and what chance explains."""
         return abs(self.value) > max(limit, self.by_chance)
-
-    def to_json(self) -> dict[str, float]:
-        """Returns the measure as JSON fields."""
-        return {"value": round(self.value, 6), "by_chance": round(self.by_chance, 6)}
 
 
 @dataclass(frozen=True)
@@ -254,17 +249,3 @@ def _chi_squared_quantile(freedom: int) -> float:
         return 0.0
     part = 2 / (9 * freedom)
     return freedom * (1 - part + NormalDist().inv_cdf(1 - BY_CHANCE) * math.sqrt(part)) ** 3
-
-
-def describe(measure: Measure, limit: float | None) -> dict[str, Any]:
-    """Returns a measure, its limit and whether it exceeds the limit, as JSON fields.
-
-    Args:
-        measure: Measure of drift.
-        limit: Limit of the measure; None for no limit.
-    """
-    return {
-        **measure.to_json(),
-        "limit": limit,
-        "past": limit is not None and measure.is_past(limit),
-    }

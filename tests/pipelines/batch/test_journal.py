@@ -15,19 +15,26 @@ from hypothesis import strategies as st
 
 from datarater.pipelines.batch.journal import (
     Claim,
+    ClaimNotes,
     Decision,
     Expired,
     Expiry,
     Journal,
+    NamedSelection,
     Publication,
     Reference,
     Release,
     State,
+    Terms,
 )
 from datarater.pipelines.errors import CountsError
+from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import json_lines
+from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.rules import KeepCount
 from datarater.rater_model.documents.records import FileInfo
+from tests.support.run_folders import run_options
 
 FILES = [FileInfo(f"in/{index}", index, f"f{index}") for index in range(8)]
 
@@ -38,9 +45,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def claim(date: str = "2026-01-31", inputs: str = "i") -> Claim:
-    return Claim(
-        date, 1, 10, inputs, {"late": 1, "sha256": "n"}, {"rule": "keep"}, f"runs/{date}", "now"
+    selection = SelectionRequest(
+        "", Policy(KeepCount(1)), seed=1, output_format="same", output_shard_bytes=5
     )
+    terms = Terms(run_options(), NamedSelection(**vars(selection.options), name="keep"), "digest")
+    notes = ClaimNotes(late=1, sha256="n")
+    return Claim(date, 1, 10, inputs, notes, terms, f"runs/{date}", "now")
 
 
 def test_decisions_are_read_as_they_were_made(folder: str) -> None:

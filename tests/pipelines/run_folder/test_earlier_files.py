@@ -8,6 +8,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from datarater.pipelines.batch.record import Record
 from datarater.pipelines.run_folder.identity import CommittedIdentity
 from datarater.pipelines.run_folder.kept_counts import GroupCounts
 from datarater.pipelines.run_folder.layout import decode_lines, json_lines, to_json
@@ -25,6 +26,8 @@ INDENTED = {
     "run/scoring.json": Scoring,
     "run/selections/*/rule.json": SelectionOptions,
     "run/selections/*/manifest.json": Manifest,
+    "state/records/*.json": Record,
+    "published/*/manifest.json": Record,
 }
 COMPACT = {"run/selections/*/counts/*.json": GroupCounts}
 SORTED = {"run/scores/summaries/*.json": SummaryFile}
