@@ -44,10 +44,10 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
 from datarater.pipelines.errors import CurationError
-from datarater.pipelines.graph.cutoff_search import MergeAnswers, advance
+from datarater.pipelines.graph.cutoff_search import MergeAnswers, add_rounds
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE
 from datarater.pipelines.selection.cutoffs import CORPUS_GROUP, Answers, Cutoffs, Family
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
@@ -387,27 +387,26 @@ def _stable(value: Any) -> Any:
 
 @beam.typehints.with_output_types(Answers)
 def _survey(part: Keys) -> Answers:
-    """Counts the first level of the descent by source."""
-    keys, codes_N, names = part
-    return {
-        (Family.RULE, names[code]): Histogram.of(keys.take(codes_N == code), 0)
-        for code in np.unique(codes_N).tolist()
-    }
+    """Counts the first level of the search by source."""
+    return Answers(
+        {(Family.RULE, source): counted for source, counted in Histogram.by_source(*part).items()},
+        {},
+    )
 
 
 @beam.typehints.with_output_types(Cutoffs)
-def _begin(survey: Answers, policy: dict[str, Any]) -> Cutoffs:
-    histograms = {
-        source: part for (_, source), part in survey.items() if isinstance(part, Histogram)
-    }
-    sources = {source: (part.documents, part.tokens) for source, part in histograms.items()}
-    return Cutoffs.begin(Policy.from_json(policy), Histogram.merge(histograms.values()), sources)
+def _begin(survey: Answers, policy: Policy) -> Cutoffs:
+    sources = {source: (part.documents, part.tokens) for (_, source), part in survey.counts.items()}
+    return Cutoffs.begin(policy, Histogram.merge(survey.counts.values()), sources)
 
 
-@beam.typehints.with_output_types(Iterable[Answers])
-def _answer(part: Keys, cutoffs: Cutoffs) -> Iterator[Answers]:
-    if not cutoffs.done:
-        yield cutoffs.answers(*part)
+@beam.typehints.with_output_types(Answers)
+class _Answer(beam.DoFn):
+    """Answers the questions of a round for some keys."""
+
+    def process(self, part: Keys, cutoffs: Cutoffs) -> Iterator[Answers]:
+        if not cutoffs.done:
+            yield cutoffs.answers(*part)
 
 
 class _Keep(beam.DoFn):
@@ -521,17 +520,9 @@ class KeepTop(beam.PTransform):
             keys
             | "Survey" >> beam.Map(_survey)
             | "Merge survey" >> beam.CombineGlobally(MergeAnswers())
-            | "Begin" >> beam.Map(_begin, self._policy.to_json())
+            | "Begin" >> beam.Map(_begin, self._policy)
         )
-        for number in range(1, self._policy.rounds + 1):
-            answers = (
-                keys
-                | f"Answer {number}" >> beam.FlatMap(_answer, beam.pvalue.AsSingleton(cutoffs))
-                | f"Merge answers {number}" >> beam.CombineGlobally(MergeAnswers())
-            )
-            cutoffs = answers | f"Advance {number}" >> beam.Map(
-                advance, beam.pvalue.AsSingleton(cutoffs)
-            )
+        cutoffs = add_rounds(cutoffs, keys, _Answer(), self._policy.rounds)
 
         # The elements that the last cutoffs keep, and as many of identical ones as are due.
         last = beam.pvalue.AsSingleton(cutoffs)

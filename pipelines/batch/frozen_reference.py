@@ -24,9 +24,8 @@ from datarater.pipelines.run_folder.identity import differences
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.reference import RunReference
 from datarater.pipelines.run_folder.summaries import read_summary
-from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.drift import ScoreDistribution
-from datarater.pipelines.selection.rules import Threshold
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.rater_model.checkpoint import RATER_FILE, load_rater
 
 FORMAT_VERSION = 1
@@ -167,8 +166,7 @@ def _baseline(
         CurationError: It has no score distribution, but the rule needs one.
     """
     # A threshold works without any reference; drift is then not measured.
-    is_threshold = isinstance(selection.policy.rule, Threshold)
-    needs_nothing = is_threshold and config.reference == config.rater
+    needs_nothing = not selection.policy.rule.uses_reference and config.reference == config.rater
     if needs_nothing and not load_rater(config.rater).statistics.quantiles:
         return Baseline(None, {})
 

@@ -8,9 +8,7 @@ first round.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from typing import Any
 
 import apache_beam as beam
@@ -25,11 +23,8 @@ from datarater.pipelines.run_folder.manifest import check_rule
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
-from datarater.pipelines.selection.batch_top_k import Acceptance, acceptance_by_quantiles, score_at
 from datarater.pipelines.selection.cutoffs import Answers, Cutoffs, merge_answers
-from datarater.pipelines.selection.descent import Boundary, Histogram
-from datarater.pipelines.selection.ranking import KEY_BITS, SelectionError
-from datarater.pipelines.selection.rules import BatchTopK, KeepFraction, Rule, Threshold
+from datarater.pipelines.selection.ranking import SelectionError
 
 
 class FindCutoffs(beam.PTransform):
@@ -56,16 +51,32 @@ class FindCutoffs(beam.PTransform):
 
         cutoffs = scored | "Begin" >> beam.Map(_begin, request)
         groups = scored | "List counted groups" >> ListGroups(folder) if rounds else None
-        for number in range(1, rounds + 1):
-            cutoff = beam.pvalue.AsSingleton(cutoffs)
-            answers = (
-                groups
-                | f"Count undecided {number}"
-                >> beam.ParDo(CountUndecided(folder, request.seed), cutoff)
-                | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
-            )
-            cutoffs = answers | f"Advance {number}" >> beam.Map(advance, cutoff)
-        return cutoffs
+        return add_rounds(cutoffs, groups, CountUndecided(folder, request.seed), rounds)
+
+
+def add_rounds(
+    cutoffs: beam.PCollection, parts: beam.PCollection, count: beam.DoFn, rounds: int
+) -> beam.PCollection:
+    """Adds the rounds of a search; those after its end are idle.
+
+    Args:
+        cutoffs: The cutoffs before the first round, as one element.
+        parts: What to count, in parts of documents.
+        count: Emits the answers of a part to the questions of the cutoffs, its side input.
+        rounds: Number of rounds.
+
+    Returns:
+        The final cutoffs, as one element.
+    """
+    for number in range(1, rounds + 1):
+        cutoff = beam.pvalue.AsSingleton(cutoffs)
+        answers = (
+            parts
+            | f"Count undecided {number}" >> beam.ParDo(count, cutoff)
+            | f"Merge undecided {number}" >> beam.CombineGlobally(MergeAnswers())
+        )
+        cutoffs = answers | f"Advance {number}" >> beam.Map(advance, cutoff)
+    return cutoffs
 
 
 class ListGroups(beam.PTransform):
@@ -122,34 +133,24 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
 
 def _first_cutoffs(request: SelectionRequest, scoring: Scoring) -> Cutoffs:
     policy = request.policy
-    own = request.reference is None
 
     # A reference rater decides at once; a reference run replaces the counts of this run.
     if request.reference is not None:
         reference = references.read_reference(request.reference, scoring.identity)
         if isinstance(reference, references.RaterReference):
             return Cutoffs.fixed(
-                policy, _by_quantiles(policy.rule, reference.quantiles), scoring.counts.scored
+                policy, policy.rule.by_quantiles(reference.quantiles), scoring.counts.scored
             )
         scoring = reference.scoring
 
     sources = {source: (counts.scored, counts.tokens) for source, counts in scoring.sources.items()}
-    return Cutoffs.begin(policy, scoring.histogram, sources, own=own)
-
-
-def _by_quantiles(rule: Rule, quantiles: tuple[float, ...]) -> Boundary | Acceptance:
-    if isinstance(rule, BatchTopK):
-        return acceptance_by_quantiles(rule, quantiles)
-    if not isinstance(rule, KeepFraction):
-        raise SelectionError(f"the rule {rule.kind} does not use a reference")
-
-    boundary = Boundary.begin(
-        Threshold(Fraction(score_at(quantiles, float(1 - rule.fraction)))), Histogram.empty()
+    return Cutoffs.begin(
+        policy,
+        scoring.histogram,
+        sources,
+        own=request.reference is None,
+        sort_limit=request.sort_limit,
     )
-    if rule.fraction in (0, 1):
-        end = int(rule.fraction) << KEY_BITS
-        boundary = dataclasses.replace(boundary, low=end, high=end, end=end)
-    return boundary
 
 
 @beam.typehints.with_output_types(Answers)

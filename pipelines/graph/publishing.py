@@ -17,8 +17,8 @@ from datarater.pipelines.run_folder.layout import to_json
 from datarater.pipelines.run_folder.manifest import Draw, KeptFile, Manifest, ManifestCounts
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.pipelines.selection.descent import Unit
 from datarater.pipelines.selection.policy import Scope
-from datarater.pipelines.selection.rules import BatchTopK, Threshold, TokenBudget
 
 
 class MergeSources(beam.CombineFn):
@@ -124,7 +124,7 @@ def _targets(
         CountsError: A token budget is exceeded, or a source has less than its minimum.
     """
     policy = request.policy
-    if not cutoffs.own or isinstance(policy.rule, Threshold | BatchTopK):
+    if not cutoffs.own or not policy.rule.has_target:
         return {}
 
     # The rule applies to the corpus, or to each source with its own target.
@@ -135,7 +135,7 @@ def _targets(
                 f" of source {source!r}",
                 counts,
                 sources[source],
-                functools.partial(Cutoffs.target_of, policy, source),
+                functools.partial(policy.target_of, source),
             )
             for source, counts in scoring.sources.items()
         ]
@@ -143,7 +143,7 @@ def _targets(
     kept_and_target = {}
     for name, counts, kept, target_of in groups:
         target = target_of(counts.scored, counts.tokens)
-        if not isinstance(policy.rule, TokenBudget):
+        if policy.rule.unit is Unit.DOCUMENTS:
             if policy.per is Scope.CORPUS and policy.minimum:
                 by_minimum = sum(
                     min(policy.minimum, counts.scored) for counts in scoring.sources.values()

@@ -14,6 +14,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import RunOptions
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
+from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
@@ -108,6 +109,7 @@ class SelectionRequest:
         reference: Run folder or rater checkpoint whose distribution of scores decides; None for
             that of the run itself.
         name: Name of the selection; by default it is made from the policy.
+        sort_limit: Maximum number of documents whose keys one round gathers; it changes only cost.
     """
 
     output: str
@@ -117,6 +119,7 @@ class SelectionRequest:
     output_shard_bytes: int
     reference: str | None = None
     name: str = ""
+    sort_limit: int = SORT_LIMIT
 
     def __post_init__(self) -> None:
         if not self.name:

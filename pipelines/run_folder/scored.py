@@ -14,7 +14,7 @@ from datarater.pipelines.run_folder.layout import (
     read_json,
     versions,
 )
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.histogram import Histogram
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from datarater.pipelines.run_folder.layout import (
     read_json,
 )
 from datarater.pipelines.run_folder.score_files import SCORED, ScoreFile
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.rater_model.json_codec import to_plain
 
 

@@ -1,10 +1,11 @@
 """Batch top-K acceptance: the chance of each score of being kept, and the draw.
 
-Scores are represented by their *orders*, 2^32 - 1 - ordered bits: smaller is better (see
-`datarater.pipelines.selection.ranking`). A `Distribution` counts a corpus's orders in contiguous
+Scores are represented by their *orders*; smaller is better (see
+`datarater.pipelines.selection.ranking`). A `Distribution` counts a group's orders in contiguous
 bins. The bins begin as the high half of the order. Those with more than 1/1024 of the documents are
 refined, eight bits at a time, down to the single score. So ranks are known to a thousandth, and
-equal scores exactly, in bounded memory whatever the scores.
+equal scores exactly, in bounded memory whatever the scores. The distribution then becomes an
+`Acceptance`, which draws.
 
 A bin that covers the quantiles from a to b gets the mean of the acceptance probability over [a, b],
 
@@ -23,22 +24,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datarater.pipelines.selection.descent import Histogram, Step
+from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.quantiles import rising
 from datarater.pipelines.selection.ranking import (
+    KEY_BITS,
     RankKeys,
     SelectionError,
-    ordered_bits,
+    orders_of,
+    scores_of,
     seeded_hash,
 )
-from datarater.pipelines.selection.rules import BatchTopK
 
 RANK_RESOLUTION = 1024
-_LARGEST = 0xFFFFFFFF
 _CHANCE_BITS = 53
 # Below this width the difference of two integrals has lost its digits, and the value in the middle
 # is as accurate.
@@ -113,69 +115,75 @@ def _by_continued_fraction(a: int, b: int, x_M: NDArray[np.float64]) -> NDArray[
     return np.exp(log_front_M) * h_M
 
 
-def acceptance_probability(rule: BatchTopK, p_N: ArrayLike) -> NDArray[np.float64]:
+def acceptance_probability(kept: int, batch: int, p_N: ArrayLike) -> NDArray[np.float64]:
     """Returns the probability of being among the best K of a batch of B: I_p(B - K, K).
 
     Args:
-        rule: K and B.
+        kept: K.
+        batch: B.
         p_N: Quantiles of documents in [0, 1]; 1 is the best.
 
     Example:
-        >>> acceptance_probability(BatchTopK(kept=1, batch=2), [0.0, 0.5, 1.0]).tolist()
+        >>> acceptance_probability(1, 2, [0.0, 0.5, 1.0]).tolist()
         [0.0, 0.5, 1.0]
     """
-    if rule.kept == 0:
+    if kept == 0:
         return np.zeros_like(np.asarray(p_N, np.float64))
-    return incomplete_beta(rule.batch - rule.kept, rule.kept, p_N)
+    return incomplete_beta(batch - kept, kept, p_N)
 
 
-def mean_probability(rule: BatchTopK, low_N: ArrayLike, high_N: ArrayLike) -> NDArray[np.float64]:
+def mean_probability(
+    kept: int, batch: int, low_N: ArrayLike, high_N: ArrayLike
+) -> NDArray[np.float64]:
     """Returns the mean of `acceptance_probability` over intervals of quantiles.
 
     Args:
-        rule: K and B.
+        kept: K.
+        batch: B.
         low_N: Lower bounds of the intervals.
         high_N: Upper bounds of the intervals; may equal the lower bounds.
     """
     low_N, high_N = np.asarray(low_N, np.float64), np.asarray(high_N, np.float64)
-    discarded = rule.batch - rule.kept
+    discarded = batch - kept
 
     def integral(p_N: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns G(p) of the module's docstring."""
-        if rule.kept == 0:
+        if kept == 0:
             return np.zeros_like(p_N)
         if discarded == 0:
             return p_N
-        share = discarded / rule.batch
-        return p_N * incomplete_beta(discarded, rule.kept, p_N) - share * incomplete_beta(
-            discarded + 1, rule.kept, p_N
+        share = discarded / batch
+        return p_N * incomplete_beta(discarded, kept, p_N) - share * incomplete_beta(
+            discarded + 1, kept, p_N
         )
 
     width_N = high_N - low_N
     narrow_N = width_N < _NARROW
-    middle_N = acceptance_probability(rule, (low_N + high_N) / 2)
+    middle_N = acceptance_probability(kept, batch, (low_N + high_N) / 2)
     mean_N = (integral(high_N) - integral(low_N)) / np.where(narrow_N, 1.0, width_N)
     return np.clip(np.where(narrow_N, middle_N, mean_N), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The chance of acceptance by score, as a step function over orders of bounded size.
+    """The decision to draw: the chance of acceptance by score, as a step function over orders.
 
     Attributes:
         starts_K: Ascending orders from 0, uint64; a step ends where the next begins.
         chances_K: Chances in units of 2^-53, uint64.
-        expected: Expected number of accepted documents of the corpus; None if the chances were
-            made from a reference.
-        deviation: Standard deviation of that number, if all keys differ.
+        expectation: Expected number of accepted documents, and its standard deviation if all keys
+            differ; None if the chances were made from quantiles.
     """
 
+    done: ClassVar[Literal[True]] = True
+    end: ClassVar[None] = None
+    equal: ClassVar[int] = 0
+    counted: ClassVar[None] = None
     starts_K: NDArray[np.uint64]
     chances_K: NDArray[np.uint64]
-    expected: float | None = None
-    deviation: float | None = None
+    expectation: tuple[float, float] | None = None
 
-    def accepts(self, keys: RankKeys, seed: int) -> NDArray[np.bool_]:
+    def keeps(self, keys: RankKeys, seed: int) -> NDArray[np.bool_]:
         """Returns a mask of the accepted documents, drawn by the seeded hashes of their keys.
 
         Args:
@@ -186,31 +194,42 @@ class Acceptance:
         draws_N = seeded_hash(keys.hashes_N, seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
         return draws_N < chances_N
 
+    def expected(self, *, own: bool) -> tuple[float, float] | None:
+        """Returns the expected number of accepted documents, and its standard deviation.
+
+        Args:
+            own: Whether the corpus counted is the one selected from, and not a reference.
+
+        Returns:
+            The two numbers; None for another corpus, unless no document was counted: then none is
+            accepted in any corpus.
+        """
+        return self.expectation if own or len(self.starts_K) == 1 else None
+
     def table(self) -> list[dict[str, float]]:
         """Returns at most 101 steps for reports: scores, and the probability from each score on."""
-        picked = np.unique(np.linspace(0, len(self.starts_K) - 1, 101).astype(int))
-        rows = []
-        for index in picked.tolist():
-            score = score_of_order(int(self.starts_K[index]))
-            if math.isfinite(score):
-                rows.append(
-                    {
-                        "score": score,
-                        "probability": int(self.chances_K[index]) / (1 << _CHANCE_BITS),
-                    }
-                )
-        return rows
+        picked_S = np.unique(np.linspace(0, len(self.starts_K) - 1, 101).astype(int))
+        scores_S = scores_of(self.starts_K[picked_S])
+        chances_S = self.chances_K[picked_S] / (1 << _CHANCE_BITS)
+        return [
+            {"score": score, "probability": chance}
+            for score, chance in zip(scores_S.tolist(), chances_S.tolist(), strict=True)
+            if math.isfinite(score)
+        ]
 
-
-def score_of_order(order: int) -> float:
-    """Returns the float32 score that an order represents."""
-    bits = _LARGEST - order
-    raw = bits & 0x7FFFFFFF if bits >> 31 else ~bits & _LARGEST
-    return float(np.uint32(raw).view(np.float32))
+    def to_json(self, *, own: bool) -> dict[str, Any]:
+        """Returns the chances as JSON fields for the manifest."""
+        expected, deviation = self.expected(own=own) or (None, None)
+        return {
+            "expected": expected,
+            "standard_deviation": deviation,
+            "probabilities": self.table(),
+        }
 
 
 def _steps(
-    rule: BatchTopK,
+    kept: int,
+    batch: int,
     starts_K: NDArray[np.uint64],
     ends_K: NDArray[np.uint64],
     low_K: NDArray[np.float64],
@@ -221,7 +240,10 @@ def _steps(
     gap_at_J = np.concatenate([np.ones(1), low_K])  # the quantile on both sides of the gap
     all_starts = np.concatenate([gap_starts_J, starts_K])
     chances = np.concatenate(
-        [acceptance_probability(rule, gap_at_J), mean_probability(rule, low_K, high_K)]
+        [
+            acceptance_probability(kept, batch, gap_at_J),
+            mean_probability(kept, batch, low_K, high_K),
+        ]
     )
     # An empty gap starts where a bin starts: sort the bin last, since the last of equal starts is
     # the one that a search finds.
@@ -231,9 +253,11 @@ def _steps(
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distribution of a corpus's scores, refined round by round.
+    """The distribution of a group's scores, refined round by round.
 
     Attributes:
+        kept: K, the number of documents kept of a batch.
+        batch: B, the number of documents in a batch.
         documents: Number of scored documents.
         shift: Number of low bits of the order that the finest bins omit; 32 before the first count.
         starts_K: First order of each bin, ascending, uint64.
@@ -241,6 +265,12 @@ class Distribution:
         counts_K: Number of documents in each bin, int64.
     """
 
+    done: ClassVar[Literal[False]] = False
+    low: ClassVar[int] = 0
+    high: ClassVar[int] = 1 << KEY_BITS
+    sortable: ClassVar[None] = None
+    kept: int
+    batch: int
     documents: int
     shift: int
     starts_K: NDArray[np.uint64]
@@ -248,19 +278,10 @@ class Distribution:
     counts_K: NDArray[np.int64]
 
     @classmethod
-    def unknown(cls, documents: int) -> Distribution:
-        """Returns the distribution of a corpus if only its number of documents is known."""
-        whole = np.asarray([1 << 32], np.uint64)
-        return cls(documents, 32, np.zeros(1, np.uint64), whole, np.asarray([documents], np.int64))
-
-    @classmethod
-    def begin(cls, histogram: Histogram) -> Distribution:
-        """Returns the distribution after the first count.
-
-        Args:
-            histogram: Histogram over the high halves of all orders (level 0).
-        """
-        return cls.unknown(histogram.documents).descend(histogram)
+    def begin(cls, kept: int, batch: int, documents: int) -> Distribution:
+        """Returns the distribution of a group if only its number of documents is known."""
+        bins = np.zeros(1, np.uint64), np.asarray([1 << 32], np.uint64), np.asarray([documents])
+        return cls(kept, batch, documents, 32, *bins)
 
     @property
     def _coarse(self) -> NDArray[np.bool_]:
@@ -271,11 +292,9 @@ class Distribution:
         return finest_K & (self.counts_K * RANK_RESOLUTION > self.documents)
 
     @property
-    def step(self) -> Step:
-        """The next step: a histogram, or nothing."""
-        if self.documents == 0 or self.shift == 0 or not self._coarse.any():
-            return Step.NOTHING
-        return Step.HISTOGRAM
+    def is_fine(self) -> bool:
+        """Whether every bin is a single score or contains few documents."""
+        return self.shift == 0 or not self._coarse.any()
 
     @property
     def level(self) -> int:
@@ -286,9 +305,12 @@ class Distribution:
     def _next_shift(self) -> int:
         return 16 if self.shift == 32 else self.shift - 8
 
-    def first_digits(self) -> NDArray[np.uint64]:
-        """Returns the high halves of the orders in the bins to refine."""
-        return np.unique(self.starts_K[self._coarse] >> np.uint64(16))
+    def concerns(self, histogram: Histogram) -> bool:
+        """Returns whether some documents can lie in the bins to refine."""
+        if self.shift == 32:
+            return True
+        firsts_K = np.unique(self.starts_K[self._coarse] >> np.uint64(16))
+        return bool(np.isin(firsts_K, histogram.bins_K).any())
 
     def count(self, keys: RankKeys) -> Histogram:
         """Counts the documents in the bins to refine, without the bits that are still omitted."""
@@ -300,7 +322,19 @@ class Distribution:
         bins_K, counts_K = np.unique(order_M, return_counts=True)
         return Histogram(bins_K, counts_K.astype(np.int64), np.zeros(len(bins_K), np.int64))
 
-    def descend(self, histogram: Histogram) -> Distribution:
+    def descend(self, histogram: Histogram) -> Distribution | Acceptance:
+        """Returns the refined distribution, or the chances once all bins are fine enough.
+
+        Args:
+            histogram: Counts of the documents in the bins to refine.
+
+        Raises:
+            SelectionError: The histogram counts another number of documents than the bins.
+        """
+        refined = self.refine(histogram)
+        return refined.acceptance() if refined.is_fine else refined
+
+    def refine(self, histogram: Histogram) -> Distribution:
         """Returns the distribution with its coarse bins refined.
 
         Raises:
@@ -330,52 +364,40 @@ class Distribution:
             counts_K=counts[order],
         )
 
-    def acceptance(self, rule: BatchTopK, *, own: bool = True) -> Acceptance:
-        """Returns the chances of acceptance under this distribution.
-
-        Args:
-            rule: K and B.
-            own: Whether the corpus counted is the one selected from; only then is the expected
-                number known.
-        """
+    def acceptance(self) -> Acceptance:
+        """Returns the chances of acceptance under this distribution."""
         if self.documents == 0:
-            return Acceptance(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 0.0, 0.0)
+            return Acceptance(np.zeros(1, np.uint64), np.zeros(1, np.uint64), (0.0, 0.0))
 
         # The quantiles that each bin covers.
         above_K = np.cumsum(self.counts_K)
         high_K = 1 - (above_K - self.counts_K) / self.documents
         low_K = 1 - above_K / self.documents
-        starts, chances = _steps(rule, self.starts_K, self.starts_K + self.widths_K, low_K, high_K)
-        if not own:
-            return Acceptance(starts, chances)
+        starts, chances = _steps(
+            self.kept, self.batch, self.starts_K, self.starts_K + self.widths_K, low_K, high_K
+        )
 
         # The number of accepted documents is a sum of independent draws.
         at_K = np.searchsorted(starts, self.starts_K, side="right") - 1
         chance_K = chances[at_K] / (1 << _CHANCE_BITS)
         expected = float((self.counts_K * chance_K).sum())
         deviation = math.sqrt(float((self.counts_K * chance_K * (1 - chance_K)).sum()))
-        return Acceptance(starts, chances, expected, deviation)
+        return Acceptance(starts, chances, (expected, deviation))
 
 
-def _rising(quantiles: Sequence[float]) -> NDArray[np.float64]:
-    scores_Q = np.asarray(quantiles, np.float64)
-    if len(scores_Q) < 2 or not np.isfinite(scores_Q).all() or (np.diff(scores_Q) < 0).any():
-        raise SelectionError("the quantiles of the reference are not at least two rising numbers")
-    return scores_Q
-
-
-def acceptance_by_quantiles(rule: BatchTopK, quantiles: Sequence[float]) -> Acceptance:
+def acceptance_by_quantiles(kept: int, batch: int, quantiles: Sequence[float]) -> Acceptance:
     """Returns the chances of acceptance under the quantiles of a reference.
 
     Args:
-        rule: K and B.
+        kept: K.
+        batch: B.
         quantiles: Rising scores at equal steps from 0 to 1, interpolated linearly. Equal quantiles
             represent a score that many documents have.
 
     Raises:
         SelectionError: The quantiles do not rise.
     """
-    scores_Q = _rising(quantiles)
+    scores_Q = rising(quantiles)
 
     # Interpolate between the quantiles.
     parts_P = np.linspace(0, len(scores_Q) - 1, (len(scores_Q) - 1) * _QUANTILE_STEPS + 1)
@@ -383,7 +405,7 @@ def acceptance_by_quantiles(rule: BatchTopK, quantiles: Sequence[float]) -> Acce
     ranks_P = parts_P / (len(scores_Q) - 1)
 
     # The best first; a step spans the orders from one score down to the next.
-    orders_P = (np.uint64(_LARGEST) - ordered_bits(scores_P).astype(np.uint64))[::-1]
+    orders_P = orders_of(scores_P).astype(np.uint64)[::-1]
     ranks_P = ranks_P[::-1]
     starts_K, first_K = np.unique(orders_P, return_index=True)
     last_K = np.append(first_K[1:], len(orders_P)) - 1
@@ -397,28 +419,5 @@ def acceptance_by_quantiles(rule: BatchTopK, quantiles: Sequence[float]) -> Acce
     low_K = np.where(atom_K, ranks_P[last_K], low_K)
     ends_K = np.where(atom_K, starts_K + np.uint64(1), ends_K)
 
-    starts, chances = _steps(rule, starts_K, ends_K, low_K, high_K)
+    starts, chances = _steps(kept, batch, starts_K, ends_K, low_K, high_K)
     return Acceptance(starts, chances)
-
-
-def score_at(quantiles: Sequence[float], rank: float) -> float:
-    """Returns the score at a rank, interpolated linearly.
-
-    Args:
-        quantiles: Rising scores at equal steps from 0 to 1.
-        rank: Number in [0, 1].
-
-    Raises:
-        SelectionError: The quantiles do not rise.
-    """
-    scores_Q = _rising(quantiles)
-    return float(np.interp(rank * (len(scores_Q) - 1), np.arange(len(scores_Q)), scores_Q))
-
-
-def describe(acceptance: Acceptance) -> dict[str, Any]:
-    """Returns the chances of acceptance as JSON fields for the manifest."""
-    return {
-        "expected": acceptance.expected,
-        "standard_deviation": acceptance.deviation,
-        "probabilities": acceptance.table(),
-    }

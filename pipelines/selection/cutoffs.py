@@ -1,11 +1,11 @@
-"""Cutoffs: finds what a policy keeps, in one descent over the corpus or over every source.
+"""Cutoffs: finds what a policy keeps, in one search over the corpus or over every source.
 
 A `Policy` says what to keep; `Cutoffs` is how far that is known. Both are small, and travel between
 rounds as a side input. In each round every worker answers the same questions (`Cutoffs.answers`),
 the answers are merged (`merge_answers`), and `Cutoffs.advance` applies them. There is one question
-for each group; a group is the corpus or one source. A question asks for a histogram over one digit
-of the undecided documents' rank keys, or for the keys themselves where few documents are left. The
-final cutoffs decide every document: `Cutoffs.keeps`.
+for each group; a group is the corpus or one source. A question asks for the count that the group's
+search needs next, or for the keys of its undecided documents where few are left. The final cutoffs
+decide every document: `Cutoffs.keeps`.
 
 A minimum of M documents keeps the best M of each source whatever the rule. If the rule applies to
 the corpus, these documents count toward its target: they are found first, and the descent then
@@ -15,22 +15,31 @@ fills the rest of the target with the best of the other documents.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datarater.pipelines.selection import batch_top_k, descent, ranking
-from datarater.pipelines.selection.batch_top_k import Acceptance, Distribution
-from datarater.pipelines.selection.descent import Boundary, Histogram, Step
+from datarater.pipelines.selection.descent import Boundary, Unit
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.ranking import LAST_LEVEL, Ends, RankKeys, SelectionError
-from datarater.pipelines.selection.rules import BatchTopK, KeepCount, KeepFraction, Threshold, Unit
+from datarater.pipelines.selection.ranking import (
+    LAST_LEVEL,
+    Ends,
+    RankKeys,
+    SelectionError,
+    rows_by_code,
+)
+from datarater.pipelines.selection.search import CutoffSearch, Decision, Sortable
 
 CORPUS_GROUP = ""
+
+# Up to this many undecided documents are gathered and sorted (40 bytes each) instead of counted at
+# a next level.
+SORT_LIMIT = 65_536
 
 
 class Family(StrEnum):
@@ -41,9 +50,20 @@ class Family(StrEnum):
 
 
 Question = tuple[Family, str]
-Answer = Histogram | RankKeys
-Answers = dict[Question, Answer]
-Group = Boundary | Distribution | Acceptance
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the questions of a round, about some documents or all of them.
+
+    Attributes:
+        counts: Counts of the undecided documents by question.
+        keys: Keys of the undecided documents by question, where these are to be sorted.
+    """
+
+    counts: dict[Question, Histogram]
+    keys: dict[Question, RankKeys]
 
 
 @dataclass(frozen=True)
@@ -52,20 +72,23 @@ class Cutoffs:
 
     Attributes:
         policy: What to keep.
-        rule: State of the rule's cutoff by group (`CORPUS_GROUP`, or every source with scored
-            documents). Empty while a minimum that counts toward the target is being found.
-        minimum: Boundary by source of its best documents, which are kept whatever the rule.
+        searches: Searches that are not decided yet, by question.
+        rule: Decisions of the rule by group (`CORPUS_GROUP`, or a source with scored documents).
+        minimum: Decisions by source on its best documents, which are kept whatever the rule.
         documents: Number of scored documents in the corpus.
         tokens: Number of their tokens.
         own: Whether the corpus counted is the one selected from, and not a reference.
+        sort_limit: Maximum number of documents whose keys are gathered in one round.
     """
 
     policy: Policy
-    rule: Mapping[str, Group]
-    minimum: Mapping[str, Boundary]
+    searches: Mapping[Question, CutoffSearch]
+    rule: Mapping[str, Decision]
+    minimum: Mapping[str, Decision]
     documents: int
-    tokens: int
+    tokens: int = 0
     own: bool = True
+    sort_limit: int = SORT_LIMIT
 
     @classmethod
     def begin(
@@ -75,6 +98,7 @@ class Cutoffs:
         sources: Mapping[str, tuple[int, int]],
         *,
         own: bool = True,
+        sort_limit: int = SORT_LIMIT,
     ) -> Cutoffs:
         """Returns the cutoffs before the first round.
 
@@ -83,6 +107,7 @@ class Cutoffs:
             histogram: Histogram of all scored documents at level 0.
             sources: Number of scored documents and tokens of every source.
             own: Whether the corpus counted is the one selected from; False for a reference.
+            sort_limit: Maximum number of documents whose keys are gathered in one round.
 
         Raises:
             SelectionError: A weight names a source that the corpus does not have.
@@ -96,117 +121,96 @@ class Cutoffs:
 
         # The rule: one group per source, or one for the corpus, unless it waits for the minimum.
         scored = {source: counts for source, counts in sources.items() if counts[0]}
-        rule: dict[str, Group] = {}
+        documents, tokens = histogram.documents, histogram.tokens
+        begun: dict[Question, CutoffSearch | Decision] = {}
         if policy.per is Scope.SOURCE:
-            for source, (documents, tokens) in scored.items():
-                rule[source] = cls._group(policy, source, documents, tokens)
+            for source, counts in scored.items():
+                begun[Family.RULE, source] = policy.rule_of(source).begin(
+                    policy.target_of(source, *counts), counts[0]
+                )
         elif not policy.counts_minimum:
-            rule[CORPUS_GROUP] = (
-                Distribution.begin(histogram)
-                if isinstance(policy.rule, BatchTopK)
-                else Boundary.begin(policy.rule, histogram)
+            begun[Family.RULE, CORPUS_GROUP] = policy.rule.begin(
+                policy.rule.target(documents, tokens), documents, histogram
             )
 
-        minimum: dict[str, Boundary] = {}
-        if policy.minimum and not cls._in_targets(policy):
-            for source, (documents, _) in scored.items():
-                minimum[source] = Boundary.whole(
-                    Unit.DOCUMENTS, min(policy.minimum, documents), documents
+        # The minimum, unless it is part of every source's target.
+        if policy.minimum and not policy.raises_targets:
+            for source, (count, _) in scored.items():
+                begun[Family.MINIMUM, source] = Boundary.begin(
+                    Unit.DOCUMENTS, min(policy.minimum, count), count
                 )
-
-        start = cls(policy, rule, minimum, histogram.documents, histogram.tokens, own)
-        return start._settled()
-
-    @staticmethod
-    def _in_targets(policy: Policy) -> bool:
-        """Returns whether a source's target can include its minimum: both count its best."""
-        return policy.per is Scope.SOURCE and isinstance(policy.rule, KeepFraction | KeepCount)
+        return cls(policy, {}, {}, {}, documents, tokens, own, sort_limit)._with(begun)
 
     @classmethod
-    def _group(cls, policy: Policy, source: str, documents: int, tokens: int) -> Group:
-        rule = policy.rule_of(source)
-        if isinstance(rule, BatchTopK):
-            return Distribution.unknown(documents)
-        if isinstance(rule, Threshold):
-            return Boundary.begin(rule, Histogram.empty())
-        return Boundary.whole(
-            rule.unit, cls.target_of(policy, source, documents, tokens), documents
+    def fixed(cls, policy: Policy, decision: Decision, documents: int) -> Cutoffs:
+        """Returns cutoffs for the whole corpus that a reference has already decided."""
+        return cls(policy, {}, {CORPUS_GROUP: decision}, {}, documents, own=False)
+
+    def _with(self, states: Mapping[Question, CutoffSearch | Decision]) -> Cutoffs:
+        """Returns the cutoffs with these searches, and with the decisions among them."""
+        searches: dict[Question, CutoffSearch] = {}
+        decided = {Family.RULE: dict(self.rule), Family.MINIMUM: dict(self.minimum)}
+        for question, state in states.items():
+            if state.done is True:
+                family, group = question
+                decided[family][group] = state
+            else:
+                searches[question] = state
+        cutoffs = replace(
+            self,
+            searches=searches,
+            rule=decided[Family.RULE],
+            minimum=decided[Family.MINIMUM],
         )
 
-    @classmethod
-    def target_of(cls, policy: Policy, source: str, documents: int, tokens: int) -> int:
-        """Returns the target of one source, in the unit of the rule."""
-        target = policy.rule_of(source).target(documents, tokens)
-        return max(target, min(policy.minimum, documents)) if cls._in_targets(policy) else target
-
-    @classmethod
-    def fixed(cls, policy: Policy, group: Group, documents: int) -> Cutoffs:
-        """Returns cutoffs for the whole corpus that a reference has already decided."""
-        return cls(policy, {CORPUS_GROUP: group}, {}, documents, 0, own=False)
-
-    def _settled(self) -> Cutoffs:
-        """Returns the cutoffs with finished states completed and dependent states started."""
-        # A complete distribution becomes the acceptance that decides.
-        rule = dict(self.rule)
-        for group, state in rule.items():
-            if isinstance(state, Distribution) and state.step is Step.NOTHING:
-                assert isinstance(self.policy.rule, BatchTopK)
-                rule[group] = state.acceptance(self.policy.rule, own=self.own)
-
         # Once the minimum is found, the rule fills the rest of the corpus's target.
-        if (
-            not rule
-            and self.policy.counts_minimum
-            and all(b.step is Step.NOTHING for b in self.minimum.values())
-        ):
-            kept = sum(boundary.kept for boundary in self.minimum.values())
-            kept_tokens = sum(boundary.kept_tokens for boundary in self.minimum.values())
-            unit = self.policy.rule.unit
-            target = self.policy.rule.target(self.documents, self.tokens)
-            left = max(target - (kept if unit is Unit.DOCUMENTS else kept_tokens), 0)
-            rule[CORPUS_GROUP] = Boundary.whole(unit, left, self.documents - kept)
+        if cutoffs.policy.counts_minimum and cutoffs.done and not cutoffs.rule:
+            return cutoffs._with({(Family.RULE, CORPUS_GROUP): cutoffs._begin_rest()})
+        return cutoffs
 
-        return replace(self, rule=rule)
+    def _begin_rest(self) -> CutoffSearch | Decision:
+        """Begins the search among the documents that the minimum does not keep."""
+        found = _total(self.minimum.values())
+        assert found is not None  # a descent counts what it keeps
+        rule = self.policy.rule
+        left = rule.target(self.documents, self.tokens) - found[rule.unit is Unit.TOKENS]
+        return rule.begin(max(left, 0), self.documents - found[0])
 
     # Questions and answers.
 
     @functools.cached_property
-    def _open(self) -> dict[Question, Boundary | Distribution]:
-        """The states that are not decided yet, by question."""
-        open_states: dict[Question, Boundary | Distribution] = {}
-        for family, groups in ((Family.RULE, self.rule), (Family.MINIMUM, self.minimum)):
-            for group, state in groups.items():
-                if not isinstance(state, Acceptance) and state.step is not Step.NOTHING:
-                    open_states[family, group] = state
-        return open_states
+    def _by_family(self) -> dict[Family, dict[str, CutoffSearch]]:
+        searches: dict[Family, dict[str, CutoffSearch]] = {}
+        for (family, group), search in self.searches.items():
+            searches.setdefault(family, {})[group] = search
+        return searches
 
     @functools.cached_property
-    def _sorted(self) -> frozenset[Question]:
-        """The questions answered by keys: the smallest first, as many as one machine can sort."""
-        waiting = sorted(
-            (state.undecided, question)
-            for question, state in self._open.items()
-            if isinstance(state, Boundary) and state.step is Step.SORT
-        )
+    def _sorted(self) -> dict[Question, Sortable]:
+        """The searches answered by keys: the smallest first, as many as one machine can sort."""
+        sortable = {
+            question: search.sortable
+            for question, search in self.searches.items()
+            if search.sortable is not None
+        }
 
-        chosen, total = set(), 0
-        for undecided, question in waiting:
-            state = self._open[question]
-            total += undecided
+        chosen, total = {}, 0
+        for question in sorted(sortable, key=lambda asked: (sortable[asked].undecided, asked)):
+            search = sortable[question]
+            total += search.undecided
             # At the last level only the keys distinguish documents.
-            if total <= descent.SORT_LIMIT or state.level == LAST_LEVEL:
-                chosen.add(question)
-        return frozenset(chosen)
+            if total <= self.sort_limit or search.level == LAST_LEVEL:
+                chosen[question] = search
+        return chosen
 
     @property
     def done(self) -> bool:
         """Whether every document is decided."""
-        return not self._open and bool(self.rule or self.policy.per is Scope.SOURCE)
+        return not self.searches
 
-    @property
-    def _rest_only(self) -> bool:
-        """Whether the rule now fills the target with documents that the minimum does not keep."""
-        return self.policy.counts_minimum and bool(self.rule)
+    def _is_corpus(self, question: Question) -> bool:
+        """Returns whether a question is about the whole corpus, and not about a source."""
+        return question[0] is Family.RULE and self.policy.per is Scope.CORPUS
 
     def from_summary(self, histograms: Mapping[str, Histogram]) -> Answers | None:
         """Answers this round's questions for some splits without reading their documents.
@@ -215,16 +219,14 @@ class Cutoffs:
             histograms: Level-0 histograms of the splits by source.
 
         Returns:
-            The answers; None if a question goes deeper than level 0.
+            The answers; None if a question goes deeper than level 0, or leaves out what the minimum
+            keeps.
         """
-        if self._rest_only or any(state.level for state in self._open.values()):
+        if any(search.level or self._is_corpus(asked) for asked, search in self.searches.items()):
             return None
-        answers = {
-            question: histograms[question[1]]
-            for question in self._open
-            if question[1] in histograms
-        }
-        return {**answers}
+        return Answers(
+            {asked: histograms[asked[1]] for asked in self.searches if asked[1] in histograms}, {}
+        )
 
     def concerns(self, histograms: Mapping[str, Histogram]) -> bool:
         """Returns whether some splits can contain an undecided document.
@@ -232,24 +234,12 @@ class Cutoffs:
         Args:
             histograms: Level-0 histograms of the splits by source.
         """
-        whole: Histogram | None = None
-        for (_, group), state in self._open.items():
-            # Choose the histogram that covers the group; the corpus's is merged once.
-            if group == CORPUS_GROUP and self.policy.per is Scope.CORPUS and group in self.rule:
-                whole = whole or Histogram.merge(histograms.values())
-                histogram = whole
-            elif group in histograms:
-                histogram = histograms[group]
+        for question, search in self.searches.items():
+            if self._is_corpus(question):
+                histogram: Histogram | None = Histogram.merge(histograms.values())
             else:
-                continue
-
-            # Look for a document under the digit that the earlier levels narrowed down to.
-            if state.level == 0:
-                return True
-            if isinstance(state, Boundary):
-                if histogram.holds(state.first_digit()):
-                    return True
-            elif np.isin(state.first_digits(), histogram.bins_K).any():
+                histogram = histograms.get(question[1])
+            if histogram is not None and search.concerns(histogram):
                 return True
         return False
 
@@ -261,67 +251,41 @@ class Cutoffs:
             codes_N: Source of each document, an index into `names`.
             names: Names of the sources.
         """
-        answers: Answers = {}
-        for family, groups in ((Family.RULE, self.rule), (Family.MINIMUM, self.minimum)):
-            open_groups = {group for asked_family, group in self._open if asked_family is family}
-            if not open_groups:
+        answers = Answers({}, {})
+        for question, undecided in self._undecided(keys, codes_N, names):
+            if not len(undecided):
                 continue
+            if question in self._sorted:
+                answers.keys[question] = undecided
+                continue
+            counted = self.searches[question].count(undecided)
+            if len(counted.bins_K):
+                answers.counts[question] = counted
+        return answers
 
+    def _undecided(
+        self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]
+    ) -> Iterator[tuple[Question, RankKeys]]:
+        """Yields the undecided keys by question."""
+        for family in self._by_family:
             # The corpus is one group: no document needs to be assigned to a source.
-            if family is Family.RULE and self.policy.per is Scope.CORPUS:
-                corpus_keys = (
-                    keys.take(~self._kept_by_minimum(keys, codes_N, names))
-                    if self._rest_only
-                    else keys
-                )
-                answers.update(self._answer(family, CORPUS_GROUP, corpus_keys))
+            corpus = (family, CORPUS_GROUP)
+            if self._is_corpus(corpus):
+                search = self.searches[corpus]
+                rest = keys
+                if self.policy.counts_minimum:
+                    rest = keys.take(~self._kept_by_minimum(keys, codes_N, names))
+                yield corpus, rest.between(search.low, search.high)
                 continue
 
             # A group without a question has both ends at 0, and so no keys between them.
-            open_S = np.asarray([name in open_groups for name in names], bool)
-            states = [groups.get(name) for name in names]
-            low = Ends.of(
-                [
-                    self._low(state) if is_open else 0
-                    for state, is_open in zip(states, open_S, strict=True)
-                ]
-            )
-            high = Ends.of(
-                [
-                    self._high(state) if is_open else 0
-                    for state, is_open in zip(states, open_S, strict=True)
-                ]
-            )
-
+            by_group = self._by_family[family]
+            searches = [by_group.get(name) for name in names]
+            low = Ends.of([0 if search is None else search.low for search in searches])
+            high = Ends.of([0 if search is None else search.high for search in searches])
             undecided_N = keys.below_each(high, codes_N) & ~keys.below_each(low, codes_N)
-            for code, group_keys in _slices(keys, codes_N, undecided_N):
-                answers.update(self._answer(family, names[code], group_keys))
-        return answers
-
-    @staticmethod
-    def _low(state: Group | None) -> int:
-        return state.low if isinstance(state, Boundary) else 0
-
-    @staticmethod
-    def _high(state: Group | None) -> int:
-        return state.high if isinstance(state, Boundary) else 1 << ranking.KEY_BITS
-
-    def _answer(
-        self, family: Family, group: str, keys: RankKeys
-    ) -> Iterator[tuple[Question, Answer]]:
-        question = (family, group)
-        state = self._open[question]
-        if isinstance(state, Distribution):
-            counted = state.count(keys)
-            if len(counted.bins_K):
-                yield question, counted
-            return
-        undecided = state.undecided_of(keys)
-        if len(undecided):
-            yield (
-                question,
-                undecided if question in self._sorted else Histogram.of(undecided, state.level),
-            )
+            for code, rows_M in rows_by_code(codes_N, undecided_N):
+                yield (family, names[code]), keys.take(rows_M)
 
     def advance(self, answers: Answers) -> Cutoffs:
         """Returns the cutoffs after a round.
@@ -332,23 +296,17 @@ class Cutoffs:
         Raises:
             SelectionError: The answers contradict the counts of an earlier round.
         """
-        changed: dict[Family, dict[str, Any]] = {
-            Family.RULE: dict(self.rule),
-            Family.MINIMUM: dict(self.minimum),
-        }
-        for question, state in self._open.items():
-            family, group = question
+        no_keys, no_counts = RankKeys.empty(), Histogram.empty()
+        states: dict[Question, CutoffSearch | Decision] = {}
+        for question, search in self.searches.items():
             if question in self._sorted:
-                assert isinstance(state, Boundary)
-                keys = answers.get(question, RankKeys.empty())
-                assert isinstance(keys, RankKeys)
-                changed[family][group] = state.settle(keys, through_equals=family is Family.MINIMUM)
+                states[question] = self._sorted[question].settle(
+                    answers.keys.get(question, no_keys),
+                    through_equals=question[0] is Family.MINIMUM,
+                )
             else:
-                histogram = answers.get(question, Histogram.empty())
-                assert isinstance(histogram, Histogram)
-                changed[family][group] = state.descend(histogram)
-
-        return replace(self, rule=changed[Family.RULE], minimum=changed[Family.MINIMUM])._settled()
+                states[question] = search.descend(answers.counts.get(question, no_counts))
+        return self._with(states)
 
     # Decisions.
 
@@ -371,19 +329,19 @@ class Cutoffs:
 
         # The rule, over the corpus or with one cutoff or draw per source.
         if self.policy.per is Scope.CORPUS:
-            kept_N = self._kept_by(self.rule[CORPUS_GROUP], keys, seed)
+            kept_N = self.rule[CORPUS_GROUP].keeps(keys, seed)
         else:
-            states = [self.rule.get(name) for name in names]
-            ends = Ends.of(
-                [state.end or 0 if isinstance(state, Boundary) else 0 for state in states]
-            )
-            kept_N = keys.below_each(ends, codes_N)
-            drawn_S = np.asarray([isinstance(state, Acceptance) for state in states], bool)
-            if drawn_S.any():
-                for code, rows_M in _row_slices(codes_N, drawn_S[codes_N]):
-                    state = states[code]
-                    assert isinstance(state, Acceptance)
-                    kept_N[rows_M] = state.accepts(keys.take(rows_M), seed)
+            decisions = [self.rule.get(name) for name in names]
+            kept_N = _below_ends(decisions, keys, codes_N)
+            draws = {
+                code: decision
+                for code, decision in enumerate(decisions)
+                if decision is not None and decision.end is None
+            }
+            if draws:
+                drawn_N = np.isin(codes_N, list(draws))
+                for code, rows_M in rows_by_code(codes_N, drawn_N):
+                    kept_N[rows_M] = draws[code].keeps(keys.take(rows_M), seed)
 
         if self.minimum:
             kept_N = kept_N | self._kept_by_minimum(keys, codes_N, names)
@@ -392,16 +350,7 @@ class Cutoffs:
     def _kept_by_minimum(
         self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]
     ) -> NDArray[np.bool_]:
-        ends = [self.minimum[name].end if name in self.minimum else 0 for name in names]
-        return keys.below_each(Ends.of([end or 0 for end in ends]), codes_N)
-
-    @staticmethod
-    def _kept_by(state: Group, keys: RankKeys, seed: int) -> NDArray[np.bool_]:
-        if isinstance(state, Acceptance):
-            return state.accepts(keys, seed)
-        if not isinstance(state, Boundary) or state.end is None:
-            raise SelectionError("the cutoff is not known after the last round of the descent")
-        return keys.below(state.end)
+        return _below_ends([self.minimum.get(name) for name in names], keys, codes_N)
 
     def equals(self) -> dict[str, tuple[int, int]]:
         """Returns the cutoffs that fall between documents with equal keys.
@@ -410,9 +359,9 @@ class Cutoffs:
             By group: the key, and how many of its documents to keep.
         """
         return {
-            group: (state.end, state.left)
-            for group, state in self.rule.items()
-            if isinstance(state, Boundary) and state.end is not None and state.left
+            group: (decision.end, decision.equal)
+            for group, decision in self.rule.items()
+            if decision.end is not None and decision.equal
         }
 
     def counted(self) -> tuple[int, int] | None:
@@ -422,21 +371,9 @@ class Cutoffs:
             The two numbers; None for a threshold, a draw or a reference's cutoff, which are only
             counted when they are applied.
         """
-        if not self.own:
+        if not self.own or (self.minimum and not self.policy.counts_minimum):
             return None
-        states: list[Group] = list(self.rule.values())
-        if self.minimum:
-            if not self.policy.counts_minimum:
-                return None
-            states += self.minimum.values()
-
-        kept = kept_tokens = 0
-        for state in states:
-            if not isinstance(state, Boundary) or not state.counted:
-                return None
-            kept += state.kept
-            kept_tokens += state.kept_tokens
-        return kept, kept_tokens
+        return _total([*self.rule.values(), *self.minimum.values()])
 
     def expected(self) -> tuple[float, float] | None:
         """Returns the expected number of documents that a draw accepts, and its standard deviation.
@@ -444,75 +381,69 @@ class Cutoffs:
         Returns:
             The two numbers; None if the rule does not draw, or a minimum adds documents to it.
         """
-        states = list(self.rule.values())
+        if not self.rule or self.minimum:
+            return None
         total = variance = 0.0
-        for state in states:
-            if (
-                not isinstance(state, Acceptance)
-                or state.expected is None
-                or state.deviation is None
-            ):
+        for decision in self.rule.values():
+            expected = decision.expected(own=self.own)
+            if expected is None:
                 return None
-            total += state.expected
-            variance += state.deviation**2
-        return (total, variance**0.5) if states and not self.minimum else None
+            total += expected[0]
+            variance += expected[1] ** 2
+        return total, variance**0.5
 
     def to_json(self) -> dict[str, Any]:
         """Returns the cutoffs as JSON fields for the manifest."""
         if self.policy.per is Scope.CORPUS:
-            fields = _describe(self.rule[CORPUS_GROUP])
+            fields = self.rule[CORPUS_GROUP].to_json(own=self.own)
         else:
-            fields = {
-                "sources": {source: _describe(state) for source, state in sorted(self.rule.items())}
-            }
+            fields = {"sources": self._by_source(self.rule)}
         if self.minimum:
-            fields["minimum"] = {
-                source: _describe(state) for source, state in sorted(self.minimum.items())
-            }
+            fields["minimum"] = self._by_source(self.minimum)
         return fields
 
-
-def _describe(state: Group) -> dict[str, Any]:
-    if isinstance(state, Acceptance):
-        return batch_top_k.describe(state)
-    if isinstance(state, Boundary):
-        return {"rank_key": f"{state.end:x}", "lowest_score": state.lowest_score()}
-    raise SelectionError("the cutoff is not known after the last round of the descent")
+    def _by_source(self, decisions: Mapping[str, Decision]) -> dict[str, Any]:
+        return {
+            source: decision.to_json(own=self.own) for source, decision in sorted(decisions.items())
+        }
 
 
-def _row_slices(
-    codes_N: NDArray[np.int64], mask_N: NDArray[np.bool_]
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yields the row numbers of a mask, code by code."""
-    rows_M = np.flatnonzero(mask_N)
-    rows_M = rows_M[np.argsort(codes_N[rows_M], kind="stable")]
-    codes, firsts = np.unique(codes_N[rows_M], return_index=True)
-    yield from zip(codes.tolist(), np.split(rows_M, firsts[1:]) if len(rows_M) else [], strict=True)
+def _below_ends(
+    decisions: Sequence[Decision | None], keys: RankKeys, codes_N: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Returns a mask of the keys below the cutoff of their own source, if that has a cutoff."""
+    ends = Ends.of([0 if decision is None else decision.end or 0 for decision in decisions])
+    return keys.below_each(ends, codes_N)
 
 
-def _slices(
-    keys: RankKeys, codes_N: NDArray[np.int64], mask_N: NDArray[np.bool_]
-) -> Iterator[tuple[int, RankKeys]]:
-    """Yields the keys of a mask, code by code."""
-    for code, rows_M in _row_slices(codes_N, mask_N):
-        yield code, keys.take(rows_M)
+def _total(decisions: Iterable[Decision]) -> tuple[int, int] | None:
+    """Returns the number of documents and tokens kept; None if a decision has not counted them."""
+    total = total_tokens = 0
+    for decision in decisions:
+        if decision.counted is None:
+            return None
+        total += decision.counted[0]
+        total_tokens += decision.counted[1]
+    return total, total_tokens
 
 
 def merge_answers(parts: Iterable[Answers]) -> Answers:
     """Merges the answers of several workers, with the same result in any order and grouping."""
-    gathered: dict[Question, list[Answer]] = {}
+    several = list(parts)
+    return Answers(
+        _merge_each((part.counts for part in several), Histogram.merge),
+        _merge_each((part.keys for part in several), RankKeys.concatenate),
+    )
+
+
+def _merge_each(
+    parts: Iterable[Mapping[Question, _Answer]], merge: Callable[[Iterable[_Answer]], _Answer]
+) -> dict[Question, _Answer]:
+    gathered: dict[Question, list[_Answer]] = {}
     for part in parts:
         for question, answer in part.items():
             gathered.setdefault(question, []).append(answer)
-
-    merged: Answers = {}
-    for question, several in gathered.items():
-        if len(several) == 1:
-            merged[question] = several[0]
-        elif isinstance(several[0], RankKeys):
-            merged[question] = RankKeys.concatenate(
-                one for one in several if isinstance(one, RankKeys)
-            )
-        else:
-            merged[question] = Histogram.merge(one for one in several if isinstance(one, Histogram))
-    return merged
+    return {
+        question: answers[0] if len(answers) == 1 else merge(answers)
+        for question, answers in gathered.items()
+    }

@@ -1,8 +1,8 @@
 """Drift: measures how far one set of scores lies from another, from counts alone.
 
 Both sets are counted in the bins of the selection's first histogram
-(`datarater.pipelines.selection.descent`): at most 65,536 bins, each as wide as 1/128 of its scores.
-A reference known only by its quantiles is spread over the same bins.
+(`datarater.pipelines.selection.histogram`): at most 65,536, each as wide as 1/128 of its scores. A
+reference known only by its quantiles is spread over the same bins.
 
 There are two measures of the scores, and one of what is kept:
 
@@ -34,8 +34,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from datarater.pipelines.selection.descent import Histogram
-from datarater.pipelines.selection.ranking import SelectionError
+from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.quantiles import rising
+from datarater.pipelines.selection.ranking import SelectionError, scores_of
 
 PSI_GROUPS = 10
 BY_CHANCE = 0.001
@@ -94,11 +95,7 @@ class ScoreDistribution:
         Raises:
             SelectionError: The quantiles do not rise.
         """
-        scores_Q = np.asarray(quantiles, np.float64)
-        if len(scores_Q) < 2 or not np.isfinite(scores_Q).all() or (np.diff(scores_Q) < 0).any():
-            raise SelectionError(
-                "the quantiles of the reference are not at least two rising numbers"
-            )
+        scores_Q = rising(quantiles)
 
         # The share of scores in each bin or in a better one, summed over the intervals between
         # quantiles.
@@ -142,13 +139,10 @@ class ScoreDistribution:
 
 def _lowest_scores() -> NDArray[np.float64]:
     """Returns the lowest score of every bin, the best first; infinite in bins without scores."""
-    bits_B = np.arange(_BINS - 1, -1, -1, dtype=np.uint32) << np.uint32(16)
-    raw_B = np.where(bits_B >> np.uint32(31) == 1, bits_B ^ np.uint32(1 << 31), ~bits_B).astype(
-        np.uint32
-    )
+    orders_B = np.arange(_BINS, dtype=np.uint32) << np.uint32(16) | np.uint32(0xFFFF)
     with np.errstate(invalid="ignore"):
-        scores_B = raw_B.view(np.float32).astype(np.float64)
-    beyond_B = np.where(bits_B >> np.uint32(31) == 1, np.inf, -np.inf)
+        scores_B = scores_of(orders_B).astype(np.float64)
+    beyond_B = np.where(orders_B >> np.uint32(31) == 0, np.inf, -np.inf)
     return np.where(np.isfinite(scores_B), scores_B, beyond_B)
 
 

@@ -11,18 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any
 
-from datarater.pipelines.selection import rules
+from datarater.pipelines.selection.descent import Unit
 from datarater.pipelines.selection.ranking import LAST_LEVEL, SelectionError
-from datarater.pipelines.selection.rules import (
-    BatchTopK,
-    KeepCount,
-    KeepFraction,
-    Rule,
-    Threshold,
-    TokenBudget,
-)
+from datarater.pipelines.selection.rules import Rule
 
 
 class Scope(StrEnum):
@@ -58,11 +50,8 @@ class Policy:
             raise SelectionError(
                 "a source's weight multiplies its own share: select per source (--per source)"
             )
-        if self.weights and not isinstance(self.rule, KeepFraction | KeepCount | TokenBudget):
-            raise SelectionError(
-                f"the rule {self.rule.kind} gives a source no share that a weight could multiply"
-            )
         for source, weight in self.weights.items():
+            self.rule.weighted(abs(weight))
             if weight < 0:
                 raise SelectionError(f"the weight of the source {source!r} is negative")
         if self.minimum < 0:
@@ -83,52 +72,39 @@ class Policy:
     def rule_of(self, source: str) -> Rule:
         """Returns the rule for one source, with its weight applied."""
         weight = self.weights.get(source, Fraction(1))
-        if weight != 1 and isinstance(self.rule, KeepFraction | KeepCount | TokenBudget):
-            return self.rule.weighted(weight)
-        return self.rule
+        return self.rule if weight == 1 else self.rule.weighted(weight)
+
+    def target_of(self, source: str, documents: int, tokens: int) -> int:
+        """Returns the target of one source, in the unit of the rule.
+
+        Args:
+            source: Name of the source.
+            documents: Number of its scored documents.
+            tokens: Number of their tokens.
+        """
+        target = self.rule_of(source).target(documents, tokens)
+        return max(target, min(self.minimum, documents)) if self.raises_targets else target
+
+    @property
+    def raises_targets(self) -> bool:
+        """Whether the minimum raises a source's own target: both count its best documents."""
+        return (
+            self.per is Scope.SOURCE and self.rule.has_target and self.rule.unit is Unit.DOCUMENTS
+        )
 
     @property
     def counts_minimum(self) -> bool:
         """Whether the documents that the minimum keeps count toward the corpus's target."""
-        return (
-            self.minimum > 0
-            and self.per is Scope.CORPUS
-            and isinstance(self.rule, KeepFraction | KeepCount | TokenBudget)
-        )
+        return self.minimum > 0 and self.per is Scope.CORPUS and self.rule.has_target
 
     @property
     def rounds(self) -> int:
-        """The maximum number of rounds of the descent, whatever the corpus."""
-        first = int(self.per is Scope.SOURCE)
-        if isinstance(self.rule, Threshold):
-            rounds = 0
-        elif isinstance(self.rule, BatchTopK):
-            rounds = first + 2
-        else:
-            rounds = first + LAST_LEVEL
-
+        """The maximum number of rounds of the search, whatever the corpus."""
         if self.counts_minimum:
             return 2 * (LAST_LEVEL + 1)
+
+        # The histogram of the corpus is known from the start, those of the sources are not.
+        rounds = self.rule.rounds
+        if rounds and self.per is Scope.SOURCE:
+            rounds += 1
         return max(rounds, LAST_LEVEL + 1) if self.minimum else rounds
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the policy as JSON fields, with numbers as exact text."""
-        return {
-            "rule": rules.rule_to_json(self.rule),
-            "per": str(self.per),
-            "source_weights": {
-                source: str(weight) for source, weight in sorted(self.weights.items())
-            },
-            "min_per_source": self.minimum,
-        }
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Policy:
-        """Returns the policy that `to_json` wrote."""
-        weights = {source: Fraction(weight) for source, weight in fields["source_weights"].items()}
-        return cls(
-            rules.rule_from_json(fields["rule"]),
-            Scope(fields["per"]),
-            weights,
-            fields["min_per_source"],
-        )

@@ -97,7 +97,7 @@ def policy_from_options(
 
     scope = Scope(per)
     if by_reference:
-        if not isinstance(rule, KeepFraction | BatchTopK):
+        if not rule.uses_reference:
             raise SelectionError(
                 f"{prefix}reference needs {prefix}keep_fraction or {prefix}accept_batch"
             )
@@ -106,8 +106,5 @@ def policy_from_options(
                 f"{prefix}reference describes a whole corpus: it cannot be combined with "
                 f"{prefix}per source or {prefix}min_per_source"
             )
-    weights = {
-        source: weight if isinstance(weight, Fraction) else Fraction(str(weight))
-        for source, weight in (source_weights or {}).items()
-    }
+    weights = {source: Fraction(str(weight)) for source, weight in (source_weights or {}).items()}
     return Policy(rule, scope, weights, min_per_source)

@@ -4,13 +4,13 @@ Documents are in one total order, the best first:
 
     (score DESC, seeded hash of the key ASC, split ordinal ASC, position ASC).
 
-Scores become ordered integers (`ordered_bits`). The seeded hash breaks ties without favoring any
-source or file. The last two make the order total: no two documents share a split and a position.
-Split ordinals follow (path, start), so they represent the input path.
+Scores become integers, their *orders* (`orders_of`). The seeded hash breaks ties without favoring
+any source or file. The last two make the order total: no two documents share a split and a
+position. Split ordinals follow (path, start), so they represent the input path.
 
 Joined, the four are one 192-bit integer, the *rank key*; smaller is better:
 
-    key = (2^32 - 1 - bits(score)) * 2^160 + hash * 2^96 + ordinal * 2^64 + position
+    key = order(score) * 2^160 + hash * 2^96 + ordinal * 2^64 + position
 
 A rule keeps the documents whose key is below one number, the *cutoff*, which
 `datarater.pipelines.selection.descent` finds. Everything here is arithmetic on arrays, without
@@ -20,7 +20,7 @@ input or output.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,32 +41,41 @@ class SelectionError(ValueError):
     """A rule has an invalid value, or counts contradict each other."""
 
 
-def ordered_bits(scores_N: ArrayLike) -> NDArray[np.uint32]:
-    """Maps float32 scores to integers of the same order.
+def orders_of(scores_N: ArrayLike) -> NDArray[np.uint32]:
+    """Maps float32 scores to integers, the best score to the smallest.
 
-    The bits of positive floats, read as integers, are already in order; those of negative floats
-    are in reverse order. So the sign bit of positive scores is set, and all bits of negative
-    scores are flipped. -0 counts as +0: two documents that score zero are tied.
+    The bits of negative floats, read as integers, rise as the score falls, and stay as they are.
+    Those of positive floats are smaller but rise with the score, so all except the sign bit are
+    flipped. -0 counts as +0: two documents that score zero are tied.
 
     Args:
         scores_N: Finite scores, float32.
 
     Returns:
-        Integers of the same shape, uint32; a < b exactly where the scores are.
+        Orders of the same shape, uint32; a < b exactly where the first score is higher.
 
     Raises:
         SelectionError: A score is not finite.
 
     Example:
-        >>> ordered_bits(np.float32([-1.0, -0.0, 0.0, 2.5])).argsort(kind="stable").tolist()
+        >>> orders_of(np.float32([2.5, 0.0, -0.0, -1.0])).argsort(kind="stable").tolist()
         [0, 1, 2, 3]
     """
     scores_N = np.asarray(scores_N, np.float32)
     if not np.isfinite(scores_N).all():
         raise SelectionError("a score that is not finite cannot be ranked: reject the document")
-    bits_N = (scores_N + np.float32(0)).view(np.uint32)  # -0 + 0 is +0
-    negative_N = bits_N >> np.uint32(31) == 1
-    return np.where(negative_N, ~bits_N, bits_N | np.uint32(1 << 31)).astype(np.uint32)
+    return _flip_positive((scores_N + np.float32(0)).view(np.uint32))  # -0 + 0 is +0
+
+
+def scores_of(orders_N: ArrayLike) -> NDArray[np.float32]:
+    """Returns the scores that orders represent; not finite where no score has the order."""
+    return _flip_positive(np.asarray(orders_N, np.uint32)).view(np.float32)
+
+
+def _flip_positive(bits_N: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Flips all bits except the sign where the sign bit is clear; its own inverse."""
+    is_negative_N = bits_N >> np.uint32(31) == 1
+    return np.where(is_negative_N, bits_N, bits_N ^ np.uint32(0x7FFFFFFF))
 
 
 def key_hash(key: str) -> int:
@@ -108,7 +117,7 @@ class RankKeys:
     """The rank keys of N documents, by column, with their tokens.
 
     Attributes:
-        order_N: 2^32 - 1 - ordered bits of the scores, uint32; smaller is better.
+        order_N: Orders of the scores, uint32; smaller is better.
         hashes_N: Seeded hashes of the keys, uint64.
         ordinals_N: Split ordinals, uint32.
         positions_N: Positions in the input, uint64.
@@ -144,7 +153,7 @@ class RankKeys:
         Raises:
             SelectionError: A score is not finite.
         """
-        order_N = np.uint32(0xFFFFFFFF) - ordered_bits(scores_N)
+        order_N = orders_of(scores_N)
         count = len(order_N)
         return cls(
             order_N,
@@ -179,6 +188,12 @@ class RankKeys:
             self.positions_N[chosen],
             self.tokens_N[chosen],
         )
+
+    def between(self, low: int, high: int) -> RankKeys:
+        """Returns the keys from one 192-bit number up to, but not including, another."""
+        if low <= 0 and high >> KEY_BITS:
+            return self
+        return self.take(self.below(high) & ~self.below(low))
 
     def below(self, end: int) -> NDArray[np.bool_]:
         """Returns a mask of the keys that are smaller (better) than a 192-bit number."""
@@ -256,3 +271,13 @@ class Ends:
             (end >> 160, end >> 96 & MASK_64, end >> 64 & 0xFFFFFFFF, end & MASK_64) for end in ends
         ]
         return cls(*np.asarray(columns, np.uint64).reshape(len(columns), 4).T)
+
+
+def rows_by_code(
+    codes_N: NDArray[np.int64], mask_N: NDArray[np.bool_]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yields the row numbers of a mask, code by code."""
+    rows_M = np.flatnonzero(mask_N)
+    rows_M = rows_M[np.argsort(codes_N[rows_M], kind="stable")]
+    codes, firsts = np.unique(codes_N[rows_M], return_index=True)
+    yield from zip(codes.tolist(), np.split(rows_M, firsts[1:]) if len(rows_M) else [], strict=True)

@@ -1,50 +1,69 @@
 """Selection rules: how much of a corpus to keep, as exact numbers.
 
-A rule turns the number of scored documents and tokens into a target (`Rule.target`).
-`datarater.pipelines.selection.descent` then finds the documents that meet it, and
-`datarater.pipelines.selection.batch_top_k` those of the one rule that draws documents at random.
+A rule turns the number of scored documents and tokens into a target (`Rule.target`), and begins the
+search for the documents that meet it (`Rule.begin`): a descent to one cutoff, or, for the one rule
+that draws documents at random, a distribution of scores.
 
 Numbers are exact fractions, parsed from text: 0.1 is one tenth, not the nearest float. A rule
-therefore keeps the same documents wherever it runs, and its JSON form reads back as the same rule.
+therefore keeps the same documents wherever it runs, and its text reads back as the same rule.
 """
 
 from __future__ import annotations
 
+import abc
 import decimal
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
-from datarater.pipelines.selection.ranking import SHIFTS, SelectionError, ordered_bits
+from datarater.pipelines.selection import batch_top_k
+from datarater.pipelines.selection.batch_top_k import Distribution
+from datarater.pipelines.selection.descent import Boundary, Cutoff, Unit
+from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.quantiles import score_at
+from datarater.pipelines.selection.ranking import (
+    KEY_BITS,
+    LAST_LEVEL,
+    SHIFTS,
+    SelectionError,
+    orders_of,
+)
+from datarater.pipelines.selection.search import CutoffSearch, Decision
 
 MAX_BATCH = 1 << 20
 
 
-class Unit(StrEnum):
-    """The unit of a rule's target."""
+class Rule(abc.ABC):
+    """How much to keep of a corpus whose documents and tokens are counted.
 
-    DOCUMENTS = "documents"
-    TOKENS = "tokens"
-
-
-class Rule(Protocol):
-    """How much to keep of a corpus whose documents and tokens are counted."""
+    Attributes:
+        kind: Name of the rule in files.
+        unit: Unit of the target.
+        rounds: Maximum number of rounds after the first count, whatever the corpus.
+        has_target: Whether the rule keeps exactly its target, or as many tokens as fit into it.
+        uses_reference: Whether another corpus's distribution of scores can decide.
+    """
 
     kind: ClassVar[str]
-    unit: ClassVar[Unit]
+    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    rounds: ClassVar[int]
+    has_target: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     @property
+    @abc.abstractmethod
     def value(self) -> str:
         """The rule's number as exact text."""
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
         """A readable folder name for the selection, such as `keep-0.5`."""
 
+    @abc.abstractmethod
     def target(self, documents: int, tokens: int) -> int:
         """Returns how many of `unit` to keep.
 
@@ -53,9 +72,55 @@ class Rule(Protocol):
             tokens: Number of their tokens.
         """
 
+    @abc.abstractmethod
+    def begin(
+        self, target: int, documents: int, histogram: Histogram | None = None
+    ) -> CutoffSearch | Decision:
+        """Begins the search for what to keep of a group.
+
+        Args:
+            target: How many of `unit` to keep.
+            documents: Number of scored documents.
+            histogram: Histogram of all of them at level 0, if it is known.
+        """
+
+    def weighted(self, weight: Fraction) -> Rule:
+        """Returns the rule with its number multiplied by a weight.
+
+        Raises:
+            SelectionError: The rule has no target.
+        """
+        raise SelectionError(
+            f"the rule {self.kind} gives a source no share that a weight could multiply"
+        )
+
+    def by_quantiles(self, quantiles: Sequence[float]) -> Decision:
+        """Returns what the quantiles of a reference decide.
+
+        Args:
+            quantiles: Rising scores at equal steps from 0 to 1.
+
+        Raises:
+            SelectionError: The rule does not use a reference, or the quantiles do not rise.
+        """
+        raise SelectionError(f"the rule {self.kind} does not use a reference")
+
+
+class _TargetRule(Rule):
+    """A rule whose target a descent meets exactly."""
+
+    has_target: ClassVar[bool] = True
+    rounds: ClassVar[int] = LAST_LEVEL
+
+    def begin(
+        self, target: int, documents: int, histogram: Histogram | None = None
+    ) -> CutoffSearch | Decision:
+        """Begins the descent to the target."""
+        return Boundary.begin(self.unit, target, documents, histogram)
+
 
 @dataclass(frozen=True)
-class KeepFraction:
+class KeepFraction(_TargetRule):
     """Keeps the best `fraction` of the scored documents: round(fraction * N), half to even.
 
     The fraction is exact: 0.1 is one tenth, not the nearest float.
@@ -65,7 +130,7 @@ class KeepFraction:
     """
 
     kind: ClassVar[str] = "keep_fraction"
-    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    uses_reference: ClassVar[bool] = True
     fraction: Fraction
 
     def __init__(self, fraction: str | int | Fraction):
@@ -94,9 +159,17 @@ class KeepFraction:
         """Returns the rule with its fraction multiplied by a weight, capped at 1."""
         return KeepFraction(min(Fraction(1), self.fraction * weight))
 
+    def by_quantiles(self, quantiles: Sequence[float]) -> Cutoff:
+        """Returns the cutoff at the quantile above which the fraction lies."""
+        end = Threshold(Fraction(score_at(quantiles, float(1 - self.fraction)))).end
+        # All or nothing, also of the scores beyond the reference's.
+        if self.fraction in (0, 1):
+            end = int(self.fraction) << KEY_BITS
+        return Cutoff(end)
+
 
 @dataclass(frozen=True)
-class KeepCount:
+class KeepCount(_TargetRule):
     """Keeps the best `count` documents, or all of them if there are fewer.
 
     Raises:
@@ -104,7 +177,6 @@ class KeepCount:
     """
 
     kind: ClassVar[str] = "keep_count"
-    unit: ClassVar[Unit] = Unit.DOCUMENTS
     count: int
 
     def __post_init__(self) -> None:
@@ -131,7 +203,7 @@ class KeepCount:
 
 
 @dataclass(frozen=True)
-class TokenBudget:
+class TokenBudget(_TargetRule):
     """Keeps the longest best-first run of documents whose tokens together fit the budget.
 
     The run ends at the first document that does not fit. Smaller documents after it are not added,
@@ -169,7 +241,7 @@ class TokenBudget:
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Rule):
     """Keeps the documents that score at least `score`.
 
     Raises:
@@ -177,7 +249,7 @@ class Threshold:
     """
 
     kind: ClassVar[str] = "threshold"
-    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    rounds: ClassVar[int] = 0
     score: Fraction
 
     def __init__(self, score: str | int | Fraction):
@@ -205,11 +277,17 @@ class Threshold:
         lowest = np.float32(float(self.score))
         if Fraction(float(lowest)) < self.score:
             lowest = np.nextafter(lowest, np.float32(np.inf))
-        return (0xFFFFFFFF - int(ordered_bits(lowest)) + 1) << SHIFTS[1]
+        return (int(orders_of(lowest)) + 1) << SHIFTS[1]
+
+    def begin(
+        self, target: int, documents: int, histogram: Histogram | None = None
+    ) -> CutoffSearch | Decision:
+        """Returns the cutoff, without counting what it keeps."""
+        return Cutoff(self.end)
 
 
 @dataclass(frozen=True)
-class BatchTopK:
+class BatchTopK(Rule):
     """The paper's batch top-K: accepts each document with its chance in a random batch.
 
     A document at the quantile p of the scores is among the best K of a batch of B, whose other
@@ -236,7 +314,8 @@ class BatchTopK:
     """
 
     kind: ClassVar[str] = "batch_top_k"
-    unit: ClassVar[Unit] = Unit.DOCUMENTS
+    rounds: ClassVar[int] = 2
+    uses_reference: ClassVar[bool] = True
     kept: int
     batch: int
 
@@ -283,40 +362,16 @@ class BatchTopK:
         """Returns the expected number of accepted documents, rounded."""
         return round(Fraction(self.kept, self.batch) * documents)
 
+    def begin(
+        self, target: int, documents: int, histogram: Histogram | None = None
+    ) -> CutoffSearch | Decision:
+        """Begins the distribution of the group's scores."""
+        unknown = Distribution.begin(self.kept, self.batch, documents)
+        return unknown if histogram is None else unknown.descend(histogram)
 
-def rule_to_json(rule: Rule) -> dict[str, str]:
-    """Returns a rule as JSON fields: its kind and its number as exact text."""
-    return {"kind": rule.kind, "value": rule.value}
-
-
-def rule_from_json(fields: Mapping[str, Any]) -> Rule:
-    """Returns the rule that `rule_to_json` wrote.
-
-    Raises:
-        SelectionError: The kind is unknown, or the number is malformed.
-    """
-    kind, value = fields.get("kind"), fields.get("value")
-    text = str(value)
-
-    if kind == KeepFraction.kind:
-        return KeepFraction(text)
-    if kind == Threshold.kind:
-        return Threshold(text)
-
-    if kind == BatchTopK.kind:
-        kept, slash, batch = text.partition("/")
-        if not (slash and kept.isdigit() and batch.isdigit()):
-            raise SelectionError(f"{kind}: {value!r} is not K/B")
-        return BatchTopK(int(kept), int(batch))
-
-    if kind in (KeepCount.kind, TokenBudget.kind):
-        try:
-            number = int(text)
-        except ValueError:
-            raise SelectionError(f"{kind}: {value!r} is not a whole number") from None
-        return KeepCount(number) if kind == KeepCount.kind else TokenBudget(number)
-
-    raise SelectionError(f"there is no selection rule {kind!r}")
+    def by_quantiles(self, quantiles: Sequence[float]) -> Decision:
+        """Returns the chances of acceptance under the quantiles."""
+        return batch_top_k.acceptance_by_quantiles(self.kept, self.batch, quantiles)
 
 
 def _exact(text: str | int | Fraction, name: str) -> Fraction:

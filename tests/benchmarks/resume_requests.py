@@ -48,7 +48,7 @@ from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.score_files import ScoreRows
 from datarater.pipelines.selection.cutoffs import Cutoffs
-from datarater.pipelines.selection.descent import Boundary, Histogram
+from datarater.pipelines.selection.descent import Cutoff
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import KeepFraction, Threshold
 from datarater.rater_model.documents.records import Compression, Document, Split
@@ -380,9 +380,7 @@ def main() -> None:
     threshold = SelectionRequest(
         folder.path, Policy(Threshold("0")), seed=0, output_format="same", output_shard_bytes=2**27
     )
-    fixed = Cutoffs.fixed(
-        threshold.policy, Boundary.begin(Threshold("0"), Histogram.empty()), total_kept.kept
-    )
+    fixed = Cutoffs.fixed(threshold.policy, Cutoff(Threshold("0").end), total_kept.kept)
     del merged
     meter.measure(
         "select: reconcile the counts",

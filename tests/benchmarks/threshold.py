@@ -49,7 +49,9 @@ def peak_megabytes() -> float:
 
 def by_descent(documents: int, tied: bool) -> tuple[float, int]:
     """Runs our exact descent; returns seconds and the documents kept."""
-    from datarater.pipelines.selection.descent import Boundary, Histogram, Step
+    from datarater.pipelines.selection.cutoffs import SORT_LIMIT
+    from datarater.pipelines.selection.descent import Boundary
+    from datarater.pipelines.selection.histogram import Histogram
     from datarater.pipelines.selection.ranking import RankKeys
     from datarater.pipelines.selection.rules import KeepFraction
 
@@ -74,25 +76,20 @@ def by_descent(documents: int, tied: bool) -> tuple[float, int]:
         return total
 
     started = time.perf_counter()
-    boundary = Boundary.begin(
-        KeepFraction(str(FRACTION)), merged(Histogram.of(keys, 0) for keys in keys_of_splits())
-    )
+    rule = KeepFraction(str(FRACTION))
+    histogram = merged(Histogram.of(keys, 0) for keys in keys_of_splits())
+    search = Boundary.begin(rule.unit, rule.target(documents, documents), documents, histogram)
     passes = 1
-    while boundary.step is not Step.NOTHING:
+    while not search.done:
         passes += 1
-        if boundary.step is Step.SORT:
-            boundary = boundary.settle(
-                RankKeys.concatenate(boundary.undecided_of(keys) for keys in keys_of_splits())
-            )
+        undecided = (keys.between(search.low, search.high) for keys in keys_of_splits())
+        if search.undecided <= SORT_LIMIT:
+            search = search.settle(RankKeys.concatenate(undecided))
         else:
-            boundary = boundary.descend(
-                merged(
-                    Histogram.of(boundary.undecided_of(keys), boundary.level)
-                    for keys in keys_of_splits()
-                )
-            )
+            search = search.descend(merged(map(search.count, undecided)))
     print(f"passes over the scores: {passes}", file=sys.stderr)
-    return time.perf_counter() - started - making, boundary.kept
+    assert search.counted is not None
+    return time.perf_counter() - started - making, search.counted[0]
 
 
 def by_kll(documents: int, tied: bool) -> tuple[float, int]:

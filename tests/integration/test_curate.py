@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -22,9 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from datarater.pipelines.commands import curate, score, select
+from datarater.pipelines.commands import curate, requests, running, score, select
 from datarater.pipelines.run_folder import plan as run_plan
-from datarater.pipelines.selection import descent
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
 from tests.integration.conftest import as_lines, make_records, write_corpus
@@ -472,7 +472,6 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort_limit: int
 ) -> None:
     monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 3)
-    monkeypatch.setattr(descent, "SORT_LIMIT", sort_limit)
     records = make_records(40, 5)
     for index in range(60):  # one id and one text, over and over
         records.insert(index * 2 % len(records), {"id": "same", "text": "the same text"})
@@ -482,17 +481,12 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     tied = float(scores_N[[record["id"] for record in records].index("same")])
     above = int((scores_N > tied).sum())
     keep = above + 25
-    args = [
-        "--split_bytes",
-        "700",
-        "--output_shard_bytes",
-        "1000",
-        "--keep_count",
-        str(keep),
-        "--name",
-        "it",
-    ]
-    assert curate.main([*flags(tmp_path / "in.jsonl", rater, run)[:-2], *args]) == 0
+    argv = flags(tmp_path / "in.jsonl", rater, run)[:-2]
+    argv += ["--split_bytes", "700", "--output_shard_bytes", "1000"]
+    parser = curate.make_parser()
+    args, execution = requests.parse_run(parser, [*argv, "--keep_count", str(keep), "--name", "it"])
+    selection = dataclasses.replace(requests.selection_request(args), sort_limit=sort_limit)
+    running.curate(requests.scoring_request(args, execution), selection, execution)
     assert len(list((run / "summaries").iterdir())) > 3
     kept = read_kept(run / "selections/it")
     assert len(kept) == keep

@@ -40,8 +40,8 @@ from datarater.pipelines.run_folder.manifest import (
 )
 from datarater.pipelines.run_folder.scored import Scoring
 from datarater.pipelines.runners import choice
-from datarater.pipelines.selection.batch_top_k import score_at
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.quantiles import score_at
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
 from datarater.pipelines.selection.rules import Threshold
 from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater

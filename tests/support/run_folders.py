@@ -12,7 +12,7 @@ from datarater.pipelines.run_folder.identity import (
     RunOptions,
 )
 from datarater.pipelines.run_folder.scored import Scoring
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
 

@@ -27,7 +27,7 @@ from datarater.pipelines.run_folder.score_files import (
     ScoreRows,
 )
 from datarater.pipelines.selection.cutoffs import Cutoffs
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.ranking import key_hash
 from datarater.pipelines.selection.rules import KeepFraction

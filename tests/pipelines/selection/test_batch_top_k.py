@@ -15,11 +15,11 @@ from datarater.pipelines.selection.batch_top_k import (
     acceptance_probability,
     incomplete_beta,
     mean_probability,
-    score_at,
 )
-from datarater.pipelines.selection.descent import Histogram, Step
+from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.quantiles import score_at
 from datarater.pipelines.selection.ranking import RankKeys, SelectionError, key_hash
-from datarater.pipelines.selection.rules import BatchTopK, rule_from_json
+from datarater.pipelines.selection.rules import BatchTopK
 
 BATCHES = st.integers(1, 300).flatmap(lambda b: st.integers(0, b).map(lambda k: BatchTopK(k, b)))
 
@@ -32,14 +32,13 @@ def keys_of(scores_N: np.ndarray, seed: int = 0, key_of_all: int | None = None) 
     return RankKeys.of(scores_N, hashes_N, seed, 0, np.arange(count), np.ones(count, np.int64))
 
 
-def refined(parts: list[RankKeys]) -> Distribution:
-    distribution = Distribution.begin(Histogram.merge(Histogram.of(part, 0) for part in parts))
+def refined(rule: BatchTopK, parts: list[RankKeys]) -> Distribution:
+    distribution = Distribution.begin(rule.kept, rule.batch, sum(map(len, parts)))
     rounds = 0
-    while distribution.step is not Step.NOTHING:
-        counts = Histogram.merge(distribution.count(part) for part in parts)
-        distribution = distribution.descend(counts)
+    while not distribution.is_fine:
+        distribution = distribution.refine(Histogram.merge(map(distribution.count, parts)))
         rounds += 1
-    assert rounds <= 2
+    assert rounds <= 1 + rule.rounds
     return distribution
 
 
@@ -55,9 +54,9 @@ def test_the_incomplete_beta_function_is_the_textbooks(a: int, b: int) -> None:
 def test_the_mean_acceptance_of_uniform_ranks_is_k_of_b(rule: BatchTopK) -> None:
     edges = np.sort(np.random.default_rng(rule.batch).random(200))
     edges = np.concatenate([[0.0], edges, [1.0]])
-    means = mean_probability(rule, edges[:-1], edges[1:])
+    means = mean_probability(rule.kept, rule.batch, edges[:-1], edges[1:])
     assert (means * np.diff(edges)).sum() == pytest.approx(rule.kept / rule.batch, abs=1e-9)
-    fine = acceptance_probability(rule, (np.arange(20_000) + 0.5) / 20_000)
+    fine = acceptance_probability(rule.kept, rule.batch, (np.arange(20_000) + 0.5) / 20_000)
     assert fine.mean() == pytest.approx(rule.kept / rule.batch, abs=1e-4)
     assert (np.diff(fine) >= -1e-12).all()
 
@@ -67,7 +66,7 @@ def test_acceptance_is_the_chance_in_batches_that_are_really_drawn() -> None:
     others = rng.random((200_000, rule.batch - 1))
     for rank in (0.3, 0.6, 0.8):
         accepted = ((others > rank).sum(1) < rule.kept).mean()
-        assert acceptance_probability(rule, [rank])[0] == pytest.approx(accepted, abs=0.005)
+        assert acceptance_probability(3, 8, [rank])[0] == pytest.approx(accepted, abs=0.005)
 
 
 @settings(deadline=None, max_examples=60)
@@ -84,9 +83,10 @@ def test_the_expected_number_is_exact_whatever_the_scores(
         "mixed": lambda: np.concatenate([rng.standard_normal(1500), np.full(1500, 0.1)]),
     }[kind]().astype(np.float32)
     keys = keys_of(scores_N)
-    distribution = refined([keys.take(np.arange(0, 1000)), keys.take(np.arange(1000, 3000))])
-    acceptance = distribution.acceptance(rule)
-    assert acceptance.expected == pytest.approx(3000 * rule.kept / rule.batch, abs=1e-5)
+    distribution = refined(rule, [keys.take(np.arange(0, 1000)), keys.take(np.arange(1000, 3000))])
+    expected = distribution.acceptance().expected(own=True)
+    assert expected is not None
+    assert expected[0] == pytest.approx(3000 * rule.kept / rule.batch, abs=1e-5)
 
     # Every bin contains at most a thousandth of the documents, or one score.
     wide_K = distribution.widths_K > 1
@@ -95,14 +95,15 @@ def test_the_expected_number_is_exact_whatever_the_scores(
 
 def test_a_draw_is_near_its_expectation_repeats_and_prefers_the_better() -> None:
     scores_N = np.random.default_rng(1).standard_normal(50_000).astype(np.float32)
-    acceptance = refined([keys_of(scores_N)]).acceptance(BatchTopK(256, 1024))
-    assert acceptance.expected is not None
-    assert acceptance.deviation is not None
+    acceptance = refined(BatchTopK(256, 1024), [keys_of(scores_N)]).acceptance()
+    assert acceptance.expectation is not None
+    expected, deviation = acceptance.expectation
+    assert acceptance.expected(own=False) is None
 
-    first_N = acceptance.accepts(keys_of(scores_N, seed=1), 1)
-    assert abs(first_N.sum() - acceptance.expected) < 5 * acceptance.deviation
-    assert (first_N == acceptance.accepts(keys_of(scores_N, seed=1), 1)).all()
-    assert (first_N != acceptance.accepts(keys_of(scores_N, seed=2), 2)).any()
+    first_N = acceptance.keeps(keys_of(scores_N, seed=1), 1)
+    assert abs(first_N.sum() - expected) < 5 * deviation
+    assert (first_N == acceptance.keeps(keys_of(scores_N, seed=1), 1)).all()
+    assert (first_N != acceptance.keeps(keys_of(scores_N, seed=2), 2)).any()
 
     order_N = np.argsort(-scores_N)
     assert first_N[order_N[:10_000]].mean() > 0.99
@@ -111,8 +112,8 @@ def test_a_draw_is_near_its_expectation_repeats_and_prefers_the_better() -> None
 
 def test_documents_of_one_key_and_score_share_their_fate() -> None:
     scores_N = np.zeros(1000, np.float32)
-    acceptance = refined([keys_of(scores_N)]).acceptance(BatchTopK(1, 2))
-    assert set(acceptance.accepts(keys_of(scores_N, 3, key_of_all=key_hash("a")), 3).tolist()) in (
+    acceptance = refined(BatchTopK(1, 2), [keys_of(scores_N)]).acceptance()
+    assert set(acceptance.keeps(keys_of(scores_N, 3, key_of_all=key_hash("a")), 3).tolist()) in (
         {True},
         {False},
     )
@@ -121,9 +122,9 @@ def test_documents_of_one_key_and_score_share_their_fate() -> None:
 def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> None:
     rule = BatchTopK(32, 128)
     scores_N = np.random.default_rng(2).standard_normal(100_000).astype(np.float32)
-    by_documents = refined([keys_of(scores_N)]).acceptance(rule)
+    by_documents = refined(rule, [keys_of(scores_N)]).acceptance()
     by_quantiles = acceptance_by_quantiles(
-        rule, np.quantile(scores_N, np.linspace(0, 1, 101)).tolist()
+        32, 128, np.quantile(scores_N, np.linspace(0, 1, 101)).tolist()
     )
     probe_N = np.linspace(-3, 3, 400).astype(np.float32)
 
@@ -133,19 +134,19 @@ def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> No
 
     np.testing.assert_allclose(chances(by_documents), chances(by_quantiles), atol=0.03)
 
-    far = acceptance_by_quantiles(rule, [-1.0, 0.0, 1.0])
-    assert far.accepts(keys_of(np.asarray([5.0], np.float32)), 0).all()
-    assert not far.accepts(keys_of(np.asarray([-5.0], np.float32)), 0).any()
+    far = acceptance_by_quantiles(32, 128, [-1.0, 0.0, 1.0])
+    assert far.keeps(keys_of(np.asarray([5.0], np.float32)), 0).all()
+    assert not far.keeps(keys_of(np.asarray([-5.0], np.float32)), 0).any()
 
 
 def test_equal_quantiles_are_a_score_that_many_documents_have() -> None:
-    acceptance = acceptance_by_quantiles(BatchTopK(1, 2), [0.0, 0.0, 0.0, 0.0, 1.0])
+    acceptance = acceptance_by_quantiles(1, 2, [0.0, 0.0, 0.0, 0.0, 1.0])
     keys = keys_of(np.zeros(40_000, np.float32))
     # 0.375 is the mean rank of [0, 0.75].
-    assert acceptance.accepts(keys, 0).mean() == pytest.approx(0.375, abs=0.02)
+    assert acceptance.keeps(keys, 0).mean() == pytest.approx(0.375, abs=0.02)
     assert score_at([0.0, 1.0, 3.0], 0.75) == 2.0
     with pytest.raises(SelectionError, match="rising"):
-        acceptance_by_quantiles(BatchTopK(1, 2), [1.0, 0.0])
+        acceptance_by_quantiles(1, 2, [1.0, 0.0])
 
 
 def test_the_rule_says_what_does_not_divide() -> None:
@@ -154,4 +155,4 @@ def test_the_rule_says_what_does_not_divide() -> None:
         BatchTopK.discarding(10, "0.25")
     with pytest.raises(SelectionError, match="outside"):
         BatchTopK.discarding(10, "1.5")
-    assert rule_from_json({"kind": "batch_top_k", "value": "256/1024"}) == BatchTopK(256, 1024)
+    assert BatchTopK(256, 1024).value == "256/1024"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -11,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from datarater.pipelines.selection import descent, rules
+from datarater.pipelines.selection import rules
 from datarater.pipelines.selection.batch_top_k import Acceptance
-from datarater.pipelines.selection.cutoffs import Cutoffs, merge_answers
-from datarater.pipelines.selection.descent import Histogram
+from datarater.pipelines.selection.cutoffs import SORT_LIMIT, Cutoffs, merge_answers
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.ranking import RankKeys, SelectionError
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError, scores_of
 from datarater.pipelines.selection.rules import (
     BatchTopK,
     KeepCount,
@@ -34,17 +35,9 @@ RULES = st.one_of(
 )
 
 
-def histograms_of(part: Part) -> dict[str, Histogram]:
-    keys, codes_N, names = part
-    return {
-        names[code]: Histogram.of(keys.take(codes_N == code), 0)
-        for code in np.unique(codes_N).tolist()
-    }
-
-
-def find(policy: Policy, parts: list[Part]) -> Cutoffs:
+def find(policy: Policy, parts: list[Part], sort_limit: int = SORT_LIMIT) -> Cutoffs:
     """Runs the descent as the pipeline does."""
-    by_part = [histograms_of(part) for part in parts]
+    by_part = [Histogram.by_source(*part) for part in parts]
     sources: dict[str, tuple[int, int]] = {}
     for histograms in by_part:
         for name, histogram in histograms.items():
@@ -54,7 +47,7 @@ def find(policy: Policy, parts: list[Part]) -> Cutoffs:
         histogram for histograms in by_part for histogram in histograms.values()
     )
 
-    cutoffs = Cutoffs.begin(policy, whole, sources)
+    cutoffs = Cutoffs.begin(policy, whole, sources, sort_limit=sort_limit)
     for _ in range(policy.rounds):
         if cutoffs.done:
             break
@@ -63,7 +56,7 @@ def find(policy: Policy, parts: list[Part]) -> Cutoffs:
             if cutoffs.concerns(histograms):
                 known = cutoffs.from_summary(histograms)
                 answers.append(cutoffs.answers(*part) if known is None else known)
-        cutoffs = cutoffs.advance(merge_answers(answers[::-1]))
+        cutoffs = pickle.loads(pickle.dumps(cutoffs)).advance(merge_answers(answers[::-1]))
     assert cutoffs.done
     return cutoffs
 
@@ -73,14 +66,12 @@ def documents_of(parts: Sequence[Part]) -> list[tuple[int, str, int, float]]:
     rows = []
     for keys, codes_N, names in parts:
         for index, code in enumerate(codes_N.tolist()):
-            bits = 0xFFFFFFFF - int(keys.order_N[index])
-            raw = np.uint32(bits & 0x7FFFFFFF if bits >> 31 else ~bits & 0xFFFFFFFF)
             rows.append(
                 (
                     keys.key(index),
                     names[code],
                     int(keys.tokens_N[index]),
-                    float(raw.view(np.float32)),
+                    float(scores_of(keys.order_N[index])),
                 )
             )
     return sorted(rows)
@@ -156,7 +147,7 @@ def corpora(draw: st.DrawFn) -> list[Part]:
     return parts
 
 
-@pytest.mark.parametrize("sort_limit", [0, 4, descent.SORT_LIMIT])
+@pytest.mark.parametrize("sort_limit", [0, 4, SORT_LIMIT])
 @settings(deadline=None, max_examples=150)
 @given(
     parts=corpora(),
@@ -182,17 +173,25 @@ def test_the_descent_keeps_what_sorting_keeps(
             st.dictionaries(st.sampled_from(present), st.fractions(0, 4), max_size=2)
         )
     policy = Policy(rule, per, weights, minimum)
-    assert Policy.from_json(policy.to_json()) == policy
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descent, "SORT_LIMIT", sort_limit)
-        cutoffs = find(policy, parts)
+    cutoffs = find(policy, parts, sort_limit)
     kept = kept_by(cutoffs, parts)
     assert kept == kept_by_sorting(policy, parts)
     counted = cutoffs.counted()
     if counted is not None:
         tokens = {row[0]: row[2] for row in documents_of(parts)}
         assert counted == (len(kept), sum(tokens[key] for key in kept))
+
+
+@settings(deadline=None, max_examples=30)
+@given(corpora())
+def test_histograms_by_source_count_each_sources_documents(parts: list[Part]) -> None:
+    for keys, codes_N, names in parts:
+        by_source = Histogram.by_source(keys, codes_N, names)
+        assert set(by_source) == {names[code] for code in codes_N.tolist()}
+        for name, histogram in by_source.items():
+            of_source = keys.take(codes_N == names.index(name))
+            assert histogram.to_json() == Histogram.of(of_source, 0).to_json()
 
 
 @settings(deadline=None, max_examples=30)

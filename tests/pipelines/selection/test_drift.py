@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from datarater.pipelines.selection import drift
-from datarater.pipelines.selection.descent import Histogram
 from datarater.pipelines.selection.drift import Measure, ScoreDistribution
-from datarater.pipelines.selection.ranking import RankKeys, SelectionError, ordered_bits
+from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError, orders_of
 from datarater.pipelines.selection.rules import Threshold
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
@@ -37,7 +37,7 @@ def counted(scores: ArrayLike) -> ScoreDistribution:
 
 def bins_of(scores: ArrayLike) -> NDArray[np.int64]:
     """The bin of each score, bigger is better: a coarser scale that keeps the order."""
-    return (ordered_bits(float32(scores)) >> np.uint32(16)).astype(np.int64)
+    return 0xFFFF - (orders_of(float32(scores)) >> np.uint32(16)).astype(np.int64)
 
 
 @given(SCORES, SCORES)

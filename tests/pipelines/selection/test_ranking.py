@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
+from typing import Any
 
 import hypothesis.extra.numpy as numpy_strategies
 import numpy as np
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from datarater.pipelines.selection import descent, ranking, rules
-from datarater.pipelines.selection.descent import Boundary, Histogram, Step
+from datarater.pipelines.selection import ranking
+from datarater.pipelines.selection.cutoffs import SORT_LIMIT
+from datarater.pipelines.selection.descent import Boundary, Cutoff, Unit
+from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.ranking import RankKeys, SelectionError
 from datarater.pipelines.selection.rules import (
     KeepCount,
@@ -23,23 +27,23 @@ from datarater.pipelines.selection.rules import (
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-def find(rule: Rule, parts: list[RankKeys]) -> Boundary:
+def find(rule: Rule, parts: list[RankKeys], sort_limit: int = SORT_LIMIT) -> Cutoff:
     """Runs the descent as the pipeline does: only sums and few keys leave a part."""
-    boundary = Boundary.begin(rule, Histogram.merge(Histogram.of(part, 0) for part in parts))
-    for _ in range(ranking.LAST_LEVEL):
-        boundary = Boundary.from_json(boundary.to_json())
-        if boundary.step is Step.SORT:
-            boundary = boundary.settle(
-                RankKeys.concatenate(boundary.undecided_of(part) for part in parts)
-            )
-        elif boundary.step is Step.HISTOGRAM:
-            boundary = boundary.descend(
-                Histogram.merge(
-                    Histogram.of(boundary.undecided_of(p), boundary.level) for p in parts
-                )
-            )
-    assert boundary.end is not None
-    return boundary
+    histogram = Histogram.merge(Histogram.of(part, 0) for part in parts)
+    target = rule.target(histogram.documents, histogram.tokens)
+    search: Any = rule.begin(target, histogram.documents, histogram)
+    rounds = 0
+    while not search.done:
+        search = pickle.loads(pickle.dumps(search))
+        undecided = [part.between(search.low, search.high) for part in parts]
+        if search.undecided <= sort_limit or search.level == ranking.LAST_LEVEL:
+            search = search.settle(RankKeys.concatenate(undecided))
+        else:
+            search = search.descend(Histogram.merge(map(search.count, undecided)))
+        rounds += 1
+    assert rounds <= rule.rounds
+    assert isinstance(search, Cutoff)
+    return search
 
 
 def best_first(keys: RankKeys) -> list[int]:
@@ -86,48 +90,50 @@ RULES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("sort_limit", [0, 3, descent.SORT_LIMIT])
+@pytest.mark.parametrize("sort_limit", [0, 3, SORT_LIMIT])
 @settings(deadline=None, max_examples=150)
 @given(parts=corpora(), rule=RULES)
 def test_the_descent_keeps_what_a_full_sort_keeps(
     sort_limit: int, parts: list[RankKeys], rule: Rule
 ) -> None:
     keys = RankKeys.concatenate(parts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descent, "SORT_LIMIT", sort_limit)
-        boundary = find(rule, parts)
-    assert boundary.end is not None
-    kept = set(np.flatnonzero(keys.below(boundary.end)).tolist())
+    cutoff = find(rule, parts, sort_limit)
+    kept = set(np.flatnonzero(keys.below(cutoff.end)).tolist())
     assert kept == kept_by_sorting(rule, keys)
-    assert boundary.kept == len(kept)
-    assert boundary.kept_tokens == sum(int(keys.tokens_N[index]) for index in kept)
+    assert cutoff.counted == (len(kept), sum(int(keys.tokens_N[index]) for index in kept))
 
 
 @settings(deadline=None)
 @given(st.lists(FINITE, min_size=2, max_size=40))
-def test_ordered_bits_keep_the_order_of_scores(scores: list[float]) -> None:
+def test_orders_reverse_the_order_of_scores(scores: list[float]) -> None:
     scores_N = np.asarray(scores, np.float32)
-    bits_N = ranking.ordered_bits(scores_N)
-    assert ((scores_N[:, None] < scores_N) == (bits_N[:, None] < bits_N)).all()
-    assert ((scores_N[:, None] == scores_N) == (bits_N[:, None] == bits_N)).all()
+    orders_N = ranking.orders_of(scores_N)
+    assert ((scores_N[:, None] < scores_N) == (orders_N[:, None] > orders_N)).all()
+    assert ((scores_N[:, None] == scores_N) == (orders_N[:, None] == orders_N)).all()
+
+
+@settings(deadline=None)
+@given(st.lists(FINITE, min_size=1, max_size=40))
+def test_an_order_represents_its_score(scores: list[float]) -> None:
+    scores_N = np.asarray(scores, np.float32)
+    assert (ranking.scores_of(ranking.orders_of(scores_N)) == scores_N).all()
 
 
 def test_minus_zero_is_zero_and_what_is_not_finite_is_refused() -> None:
-    assert len(set(ranking.ordered_bits(np.asarray([-0.0, 0.0], np.float32)).tolist())) == 1
+    assert len(set(ranking.orders_of(np.asarray([-0.0, 0.0], np.float32)).tolist())) == 1
     for score in (np.nan, np.inf, -np.inf):
         with pytest.raises(SelectionError, match="not finite"):
-            ranking.ordered_bits(np.asarray([1.0, score], np.float32))
+            ranking.orders_of(np.asarray([1.0, score], np.float32))
 
 
 @settings(deadline=None)
 @given(corpora(), FINITE)
 def test_a_threshold_keeps_the_scores_that_reach_it(parts: list[RankKeys], score: float) -> None:
-    rule = Threshold(Fraction(score))
-    boundary = find(rule, parts)
-    assert boundary.end is not None
-    bound = np.uint32(0xFFFFFFFF) - ranking.ordered_bits(np.asarray([score], np.float32))
+    cutoff = find(Threshold(Fraction(score)), parts)
+    assert cutoff.counted is None
+    bound = ranking.orders_of(np.float32(score))
     for part in parts:
-        assert (part.below(boundary.end) == (part.order_N <= bound[0])).all()
+        assert (part.below(cutoff.end) == (part.order_N <= bound)).all()
 
 
 def test_a_threshold_between_two_floats_keeps_only_the_upper() -> None:
@@ -163,16 +169,12 @@ def test_a_fraction_outside_0_to_1_is_refused(text: str) -> None:
         KeepFraction(text)
 
 
-@pytest.mark.parametrize(
-    "rule", [KeepFraction("1/7"), KeepCount(9), TokenBudget(100), Threshold("-0.25")]
-)
-def test_rules_survive_json(rule: Rule) -> None:
-    assert rules.rule_from_json(rules.rule_to_json(rule)) == rule
-
-
-def test_an_unknown_rule_is_named() -> None:
-    with pytest.raises(SelectionError, match="best_of"):
-        rules.rule_from_json({"kind": "best_of", "value": "3"})
+@given(st.fractions(0, 1))
+def test_a_rules_text_reads_back_as_the_rule(fraction: Fraction) -> None:
+    for kind in (KeepFraction, Threshold):
+        assert kind(kind(fraction).value) == kind(fraction)
+        assert kind(kind(fraction / 2**210).value) == kind(fraction / 2**210)
+    assert Threshold(Threshold(-fraction).value) == Threshold(-fraction)
 
 
 def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
@@ -182,12 +184,9 @@ def test_all_identical_scores_and_keys_are_cut_by_split_and_position() -> None:
         )
         for o in range(4)
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descent, "SORT_LIMIT", 0)
-        boundary = find(KeepCount(120), parts)
-    assert boundary.end is not None
-    assert [int(part.below(boundary.end).sum()) for part in parts] == [50, 50, 20, 0]
-    assert parts[2].below(boundary.end)[:20].all()
+    end = find(KeepCount(120), parts, sort_limit=0).end
+    assert [int(part.below(end).sum()) for part in parts] == [50, 50, 20, 0]
+    assert parts[2].below(end)[:20].all()
 
 
 def test_the_tie_break_favours_no_split_and_follows_the_seed() -> None:
@@ -204,9 +203,7 @@ def test_the_tie_break_favours_no_split_and_follows_the_seed() -> None:
             np.arange(count),
             np.ones(count),
         )
-        end = find(KeepFraction("0.5"), [keys]).end
-        assert end is not None
-        return keys.below(end)
+        return keys.below(find(KeepFraction("0.5"), [keys]).end)
 
     first = kept(1)
     assert first.sum() == count // 2
@@ -234,7 +231,8 @@ def test_changed_scores_are_noticed() -> None:
     keys = RankKeys.of(
         np.zeros(4, np.float32), np.arange(4, dtype=np.uint64), 0, 0, range(4), [1] * 4
     )
-    boundary = Boundary.begin(KeepCount(2), Histogram.of(keys, 0))
+    boundary = Boundary.begin(Unit.DOCUMENTS, 2, 4, Histogram.of(keys, 0))
+    assert isinstance(boundary, Boundary)
     with pytest.raises(SelectionError, match="changed"):
         boundary.settle(keys.take(np.arange(3)))
     with pytest.raises(SelectionError, match="changed"):
@@ -245,8 +243,7 @@ def test_changed_scores_are_noticed() -> None:
 @given(numpy_strategies.arrays(np.float32, 20, elements=FINITE), st.integers(1, 19))
 def test_the_lowest_score_is_the_last_kept_ones(scores_N: NDArray[np.float32], count: int) -> None:
     keys = RankKeys.of(scores_N, np.arange(20, dtype=np.uint64), 0, 0, range(20), [1] * 20)
-    end = find(KeepCount(count), [keys])
-    lowest = end.lowest_score()
+    lowest = find(KeepCount(count), [keys]).lowest_score()
     assert lowest is None or lowest <= np.sort(scores_N)[::-1][count - 1]
 
 
