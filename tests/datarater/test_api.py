@@ -8,7 +8,7 @@ import pytest
 
 import datarater
 from datarater import cli
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,9 @@ import json
 import random
 from pathlib import Path
 
-import jax
 import pytest
 
-from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
-from datarater.rater_model.rater import RaterConfig, initialise_rater
-from datarater.rater_model.tokenizer import ByteTokenizer
-from datarater.rater_model.transformer import TransformerConfig
+from tests.support.raters import save_tiny_rater
 from tests.support.training import WORDS
 
 RATERS = ("demo_output/rater", "work/rater")
@@ -37,17 +33,6 @@ def write_corpus(folder: Path, seed: int, documents: int = 60) -> None:
         (folder / f"part-{part}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
 
 
-def write_rater(folder: Path) -> None:
-    """Saves a tiny rater that has learned nothing."""
-    config = RaterConfig(
-        window=64,
-        transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1),
-        ngram_rows=64,
-    )
-    params = initialise_rater(config, jax.random.key(0))
-    save_rater(folder, RaterCheckpoint(config, params, ByteTokenizer()))
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Returns a folder with small corpora and raters under the names that the pages use.
@@ -58,12 +43,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_corpus(tmp_path / name, seed)
     for name in RATERS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        write_rater(tmp_path / name)
+        save_tiny_rater(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder of compiled programs, which training runs share."""
-    return tmp_path_factory.mktemp("compiled")

@@ -31,20 +31,20 @@ def test_every_block_has_a_language_and_only_datarater_runs(page: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run(page: Path, folder: Path, compiled: Path) -> None:
+def test_the_blocks_of_a_page_run(page: Path, folder: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks_of(page):
         if block.title is not None:
             Path(block.title).write_text(block.code)
         elif block.runs and block.language == "bash":
             for words in block.commands():
-                run_command(block, words, compiled)
+                run_command(block, words)
         elif block.runs:
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, str(page), "exec"), names)
 
 
-def run_command(block: Block, words: list[str], compiled: Path) -> None:
+def run_command(block: Block, words: list[str]) -> None:
     """Runs a command, in this process unless it trains: absl and JAX keep state.
 
     A training run gets a tiny config on top of its own flags.
@@ -53,7 +53,7 @@ def run_command(block: Block, words: list[str], compiled: Path) -> None:
         tiny = [f"--config.{name}={value}" for name, value in training.TINY.items()]
         process = subprocess.run(
             [sys.executable, "-m", *words, *tiny],
-            env=training.environment(compiled),
+            env=training.environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -1,4 +1,4 @@
-"""Scheduled batches: sixty nights of everything that can happen, and some real nights."""
+"""Scheduled batches: many nights of everything that can happen, and some real nights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,9 @@ from datarater.pipelines.graph.requests import rater_digest
 from datarater.pipelines.run_folder import lease
 from datarater.pipelines.run_folder.local_files import LocalFiles
 from datarater.rater_model.documents.files import file_info
-from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT, batches
+from tests.support.corpora import as_lines, make_records
 
-NIGHTS = 60
-SEED = 0
-DRIFT = 40
 PLACES = ("journal", "inputs", "records", "runs", "published")
 
 
@@ -75,10 +72,15 @@ class Killer:
 
 @dataclasses.dataclass
 class Crawler:
-    """Writes input files, some late, some again, some changed, and remembers every version."""
+    """Writes input files, some late, some again, some changed, and remembers every version.
+
+    Attributes:
+        drift: Number of the night whose documents drift.
+    """
 
     folder: Path
     rng: random.Random
+    drift: int
     contents: dict[tuple[str, str], list[dict[str, str]]] = dataclasses.field(default_factory=dict)
     due: dict[int, list[Path]] = dataclasses.field(default_factory=dict)
 
@@ -91,11 +93,11 @@ class Crawler:
         for index in range(self.rng.randint(2, 4)):
             path = self.folder / "in" / date / f"{index}.jsonl"
             # The files of the night that drifts are never late.
-            late = self.rng.random() < 0.2 and number != DRIFT
+            late = self.rng.random() < 0.2 and number != self.drift
             self.due.setdefault(number + self.rng.randint(1, 3) * late, []).append(path)
 
         for path in self.due.pop(number, []):
-            mean = 1.0 if number == DRIFT else 0.0
+            mean = 1.0 if number == self.drift else 0.0
             rows = batches.documents(
                 self.rng, f"{path.parent.name}/{path.stem}", self.rng.randint(90, 160), mean
             )
@@ -139,10 +141,14 @@ def check_all(folder: Path, crawler: Crawler) -> dict[str, dict[str, Any]]:
     return records
 
 
-@pytest.mark.slow
-def test_sixty_nights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def nights(
+    number_of_nights: int, drift: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, int], set[str], dict[str, dict[str, Any]]]:
+    """Lets nights pass, checks every batch, and returns what happened.
+
+    Returns:
+        How often each thing happened, the folders where launches were killed, and the records.
+    """
     monkeypatch.setattr(curate, "run", batches.curate)
     monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     batches.save_plain_rater(tmp_path / "rater")
@@ -150,9 +156,9 @@ def test_sixty_nights(
     config = batches.write_config(
         tmp_path, retention={"scores_days": 10}, limits={"min_documents": None}
     )
-    rng, killer = random.Random(SEED), Killer(monkeypatch)
-    crawler = Crawler(tmp_path, random.Random(SEED + 100))
-    dates = batches.dates_from("2026-01-01", NIGHTS)
+    rng, killer = random.Random(seed), Killer(monkeypatch)
+    crawler = Crawler(tmp_path, random.Random(seed + 100), drift)
+    dates = batches.dates_from("2026-01-01", number_of_nights)
     codes: dict[str, set[int]] = {}
     happened = dict.fromkeys(("killed", "twice", "at once", "skipped", "past"), 0)
 
@@ -176,10 +182,10 @@ def test_sixty_nights(
     skipped: list[str] = []
     for number, date in enumerate(dates, 1):
         crawler.night(number, date)
-        if rng.random() < 0.1 and number not in (1, DRIFT, NIGHTS):
+        if rng.random() < 0.1 and number not in (1, drift, number_of_nights):
             happened["skipped"] += 1
             skipped.append(date)
-        elif rng.random() < 0.12 and number != DRIFT:
+        elif rng.random() < 0.12 and number != drift:
             happened["at once"] += 1
             dates_now = [date, date if rng.random() < 0.5 else dates[number - 2]]
             with ThreadPoolExecutor(2) as pool:
@@ -192,7 +198,7 @@ def test_sixty_nights(
             assert launch(date) == 0
         else:
             ended = launch(date, kill=0.5)
-            while ended is None and rng.random() < 0.6 + (number in (DRIFT, NIGHTS)):
+            while ended is None and rng.random() < 0.6 + (number in (drift, number_of_nights)):
                 ended = launch(date, kill=0.3)
             if ended is not None and rng.random() < 0.3:
                 happened["twice"] += 1
@@ -202,8 +208,8 @@ def test_sixty_nights(
             launch(skipped.pop(0), kill=0.2)
 
     # The last late files arrive, and the dates that were skipped get their batches.
-    for number in range(NIGHTS + 1, NIGHTS + 5):
-        crawler.night(number, batches.dates_from(dates[-1], 5)[number - NIGHTS])
+    for number in range(number_of_nights + 1, number_of_nights + 5):
+        crawler.night(number, batches.dates_from(dates[-1], 5)[number - number_of_nights])
     published = {place.name for place in (tmp_path / "published").iterdir()}
     for date in [
         *(date for date in dates if date not in published),
@@ -212,23 +218,45 @@ def test_sixty_nights(
         launch(date)
 
     records = check_all(tmp_path, crawler)
-    drifted = dates[DRIFT - 1]
+    drifted = dates[drift - 1]
     assert [date for date, record in records.items() if record["alarms"]] == [drifted]
     assert codes[drifted] == {4}
     assert all(codes.get(date, {0}) == {0} for date in dates if date != drifted)
     assert "population stability index" in records[drifted]["alarms"][0]
 
-    # Everything that can happen did happen.
-    out = capsys.readouterr().out
-    assert all(count >= 2 for count in happened.values()), happened
-    assert killer.places == set(PLACES)
-    assert any(record["inputs"].get("late") for record in records.values())
-    assert any(record["inputs"].get("changed") for record in records.values())
-    assert "they join this one" in out
     # The last ten days keep their scores, the others only their kept documents.
     for date, record in records.items():
         scored = (Path(record["run"]) / "scoring.json").exists()
-        assert scored is (date >= dates[-1] and bool(record["files"])) or date > dates[-10]
+        assert scored is (date >= dates[-1] and bool(record["files"])) or date >= dates[-9:][0]
+    return happened, killer.places, records
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "happens"),
+    [(0, {"killed", "twice", "at once"}), (3, {"killed", "twice", "skipped", "past"})],
+)
+def test_a_week_of_nights(
+    seed: int, happens: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened, _, records = nights(7, 5, seed, tmp_path, monkeypatch)
+    assert {name for name, count in happened.items() if count} == happens
+    assert any(record["inputs"].get("late") for record in records.values())
+    assert any(record["inputs"].get("changed") for record in records.values())
+
+
+@pytest.mark.drill
+def test_sixty_nights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    happened, places, records = nights(60, 40, 0, tmp_path, monkeypatch)
+
+    # Everything that can happen did happen.
+    assert all(count >= 2 for count in happened.values()), happened
+    assert places == set(PLACES)
+    assert any(record["inputs"].get("late") for record in records.values())
+    assert any(record["inputs"].get("changed") for record in records.values())
+    assert "they join this one" in capsys.readouterr().out
 
 
 KILLED_AT = """

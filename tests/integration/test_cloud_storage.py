@@ -17,8 +17,9 @@ from datarater.pipelines.commands import curate, select
 from datarater.pipelines.errors import RunFolderError, RunFolderPermissionError
 from datarater.pipelines.run_folder import commits
 from datarater.rater_model import exit_codes
-from tests.integration.conftest import as_lines, check_that_one_writer_wins, make_records
 from tests.support.cloud_storage import LOST, CloudStorage, Request, cloud_storage, times, used_here
+from tests.support.commits import check_that_one_writer_wins
+from tests.support.corpora import as_lines, make_records
 
 BUCKET = "corpus-bucket"
 SUBPROCESS_SECONDS = 300

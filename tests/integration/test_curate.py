@@ -27,7 +27,7 @@ from datarater.pipelines.commands import curate, requests, running, score, selec
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
-from tests.integration.conftest import as_lines, make_records, write_corpus
+from tests.support.corpora import as_lines, make_records, write_corpus
 
 SMALL = ["--split_bytes", "2500"]
 

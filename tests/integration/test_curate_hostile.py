@@ -50,6 +50,8 @@ HOSTILE: dict[str, tuple[int, dict[str, int]]] = {
     "valid.parquet": (6, {}),
     "wrong_schema.parquet": (0, {"no_text_column": 1}),
 }
+ALONE = ("empty.jsonl", "only_bad_lines.jsonl", "truncated.jsonl.gz")
+"""No record, no document, some documents. The drills curate every file alone."""
 
 
 def curate_all(
@@ -84,7 +86,27 @@ def test_every_hostile_file_is_expected(corpora: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HOSTILE)
+def test_all_hostile_files_in_one_run(corpora: Path, rater: Path, tmp_path: Path) -> None:
+    files = [corpora / "hostile" / name for name in HOSTILE]
+    manifest, rejected = curate_all(files, rater, tmp_path / "run", "--keep_fraction", "0.5")
+    readable = sum(documents for documents, _ in HOSTILE.values())
+    assert manifest["scored"] == readable
+    assert manifest["counts"]["kept"] == round(readable / 2)
+
+    counted = Counter((Path(row["file"]).name, row["reason"]) for row in rejected)
+    expected = {
+        (name, why): n for name, (_, reasons) in HOSTILE.items() for why, n in reasons.items()
+    }
+    assert counted == expected
+    assert manifest["counts"]["rejected"] == len(rejected)
+    assert all(row["position"] >= 0 and row["detail"] for row in rejected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ALONE else pytest.mark.drill) for name in HOSTILE],
+)
 def test_a_hostile_file_alone(corpora: Path, rater: Path, tmp_path: Path, name: str) -> None:
     readable, reasons = HOSTILE[name]
     path = corpora / "hostile" / name
@@ -105,7 +127,7 @@ def test_a_hostile_file_alone(corpora: Path, rater: Path, tmp_path: Path, name: 
         assert row["detail"]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_all_hostile_files_beside_a_whole_corpus_with_one_and_two_workers(
     corpora: Path, rater: Path, tmp_path: Path
 ) -> None:
@@ -125,7 +147,7 @@ def test_all_hostile_files_beside_a_whole_corpus_with_one_and_two_workers(
     assert kept[0] == kept[1]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_half_of_the_dev_corpus_is_6578_documents(
     corpora: Path, rater: Path, tmp_path: Path
 ) -> None:

@@ -20,9 +20,9 @@ from datarater.pipelines.graph.requests import ScoringRequest, Work
 from datarater.pipelines.run_folder import commits
 from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
-from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT
 from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here
+from tests.support.corpora import as_lines, make_records
 from tests.support.dataflow_service import Dataflow, Job, dataflow_service
 from tests.support.run_folders import run_options
 
@@ -146,7 +146,7 @@ def test_what_is_submitted_is_what_works(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_template_only_builds(store: CloudStorage, service: Dataflow, local_run: Path) -> None:
     output, template = f"{FOLDER}/from_template", f"gs://{BUCKET}/templates/curate"
     before = set(service.jobs)

@@ -31,11 +31,10 @@ from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.rater_model import exit_codes
 from datarater.rater_model.scorer import ScoredTexts, Scorer
-from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT
+from tests.support.corpora import as_lines, make_records
 
 KEPT = "selections/keep-0.5"
-KILLS = 30
 WORKER = "datarater.pipelines.runners.worker"
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
 
@@ -268,19 +267,33 @@ def drilled(
 
 @pytest.mark.slow
 @needs_proc
+def test_three_kills_of_workers_and_launchers_change_nothing(
+    corpus: Path, undisturbed: Path, rater: Path, tmp_path: Path
+) -> None:
+    kill_again_and_again(flags(corpus, rater, tmp_path / "run"), tmp_path / "run", undisturbed, 3)
+
+
+@pytest.mark.drill
+@needs_proc
 def test_thirty_kills_of_workers_and_launchers_change_nothing(
     drilled: tuple[Path, list[str], Path], rater: Path, tmp_path: Path
 ) -> None:
     folder, more, undisturbed = drilled
-    output = tmp_path / "run"
-    args = flags(folder, rater, output, *more, "--local_workers", "2")
+    args = flags(folder, rater, tmp_path / "run", *more)
+    kill_again_and_again(args, tmp_path / "run", undisturbed, 30)
 
+
+def kill_again_and_again(
+    args: list[str], output: Path, undisturbed: Path, number_of_kills: int
+) -> None:
+    """Kills random processes of a run until it is left alone, and checks what it comes to."""
+    args = [*args, "--local_workers", "2"]
     rng = random.Random(0)
     committed: dict[Path, int] = {}
     kills = 0
     process: subprocess.Popen[bytes] | None = None
 
-    while kills < KILLS:
+    while kills < number_of_kills:
         if process is None or process.poll() is not None:
             if process is not None:
                 output_text = process.communicate()[0].decode()
@@ -322,7 +335,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.drill)])
 def test_a_full_disk_is_said_and_room_on_it_lets_the_run_go_on(
     corpus: Path,
     rater: Path,

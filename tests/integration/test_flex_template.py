@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import as_lines, make_records
 from tests.support import ROOT
+from tests.support.corpora import as_lines, make_records
 
 
 @pytest.mark.slow

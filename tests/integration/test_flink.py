@@ -15,10 +15,10 @@ import pytest
 from datarater.pipelines.commands import curate
 from datarater.rater_model import exit_codes
 from deploy.flink import cluster, java, supervisor
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 from tests.support.runners import FlinkForTests, one_flink_at_a_time, outcome, score_files
 
-pytestmark = [pytest.mark.slow, one_flink_at_a_time]
+pytestmark = [pytest.mark.drill, one_flink_at_a_time]
 
 
 def flags(corpus: Path, rater: Path, output: Path, *more: str) -> list[str]:

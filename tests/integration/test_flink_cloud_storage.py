@@ -12,8 +12,8 @@ import pytest
 from datarater.pipelines.commands import curate
 from datarater.pipelines.run_folder import commits
 from deploy.flink import cluster
-from tests.integration.conftest import as_lines, make_records
 from tests.support.cloud_storage import cloud_storage, used_here
+from tests.support.corpora import as_lines, make_records
 from tests.support.runners import FlinkForTests, one_flink_at_a_time
 
 BUCKET = "flink-bucket"
@@ -34,7 +34,7 @@ def kept(run: str) -> tuple[dict[str, int], list[bytes]]:
     return manifest["counts"], files
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @one_flink_at_a_time
 @pytest.mark.usefixtures(
     "flink_cluster"

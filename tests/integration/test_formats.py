@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # 
 
 from datarater.pipelines.commands import curate, select
 from datarater.rater_model import exit_codes
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 from tests.support.tensorflow_dataset import build_dataset
 
 

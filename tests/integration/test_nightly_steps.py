@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from datarater import cli
-from tests.integration.conftest import as_lines, make_records
 from tests.support import batches
+from tests.support.corpora import as_lines, make_records
 
 BATCH_YAML = """\
 input: crawl/{date}/*.jsonl.gz

@@ -7,22 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from datarater.pipelines.commands import curate, score, select
 from datarater.rater_model.checkpoint import (
-    RaterCheckpoint,
     ScoreStatistics,
     load_rater,
-    save_rater,
 )
-from datarater.rater_model.rater import RaterConfig, initialise_rater
 from datarater.rater_model.scorer import Scorer
-from datarater.rater_model.tokenizer import ByteTokenizer
-from datarater.rater_model.transformer import TransformerConfig
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
+from tests.support.raters import save_tiny_rater
 
 COUNTS = {"s0": 120, "s1": 60, "s2": 30}
 
@@ -30,31 +25,14 @@ COUNTS = {"s0": 120, "s1": 60, "s2": 30}
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Saves a rater with the quantiles of a reference sample."""
-    path = tmp_path_factory.mktemp("rater") / "rater"
-    config = RaterConfig(
-        window=64,
-        transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1),
-        ngram_rows=64,
-    )
-    checkpoint = RaterCheckpoint(
-        config, initialise_rater(config, jax.random.key(0)), ByteTokenizer()
-    )
-    save_rater(path, checkpoint)
+    path = save_tiny_rater(tmp_path_factory.mktemp("rater") / "rater")
     scores_N = (
         Scorer(load_rater(path)).score([record["text"] for record in make_records(500, 9)]).scores_N
     )
     quantiles = tuple(float(value) for value in np.quantile(scores_N, np.linspace(0, 1, 101)))
-    return save_rater_with(
-        path, checkpoint, ScoreStatistics(quantiles=quantiles, sample_size=500, max_windows=256)
+    return save_tiny_rater(
+        path, statistics=ScoreStatistics(quantiles=quantiles, sample_size=500, max_windows=256)
     )
-
-
-def save_rater_with(path: Path, checkpoint: RaterCheckpoint, statistics: ScoreStatistics) -> Path:
-    save_rater(
-        path,
-        RaterCheckpoint(checkpoint.config, checkpoint.params, checkpoint.tokenizer, statistics),
-    )
-    return path
 
 
 def corpus_of(folder: Path, seed: int) -> list[dict[str, Any]]:

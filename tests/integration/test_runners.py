@@ -16,7 +16,7 @@ from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 from tests.support.runners import one_flink_at_a_time, outcome, prism_flags, score_files
 
 RUNNERS = [

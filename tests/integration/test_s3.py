@@ -20,7 +20,8 @@ from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
-from tests.integration.conftest import check_that_one_writer_wins, write_corpus
+from tests.support.commits import check_that_one_writer_wins
+from tests.support.corpora import write_corpus
 
 BUCKET = "corpus-bucket"
 
@@ -69,7 +70,7 @@ def manifest_of(run: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.drill)])
 def test_a_run_on_the_store_keeps_what_a_local_run_keeps(
     store: Any, rater: Path, tmp_path: Path, workers: str
 ) -> None:

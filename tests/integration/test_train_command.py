@@ -24,7 +24,6 @@ from tests.support import ROOT, training
 from tests.support.tensorflow_dataset import build_dataset
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -47,11 +46,14 @@ from tests.support.tensorflow_dataset import build_dataset
     ],
 )
 def test_wrong_usage_is_reported_in_one_line(
-    tmp_path: Path, cache: Path, changed: dict[str, object], message: str
+    tmp_path: Path,
+    texts: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, object],
+    message: str,
 ) -> None:
-    texts = training.write_texts(tmp_path / "pool.jsonl")
-    done = training.run(
-        training.command(tmp_path / "work", texts, data__tfds_data_dir=tmp_path, **changed), cache
+    done = training.run_here(
+        training.command(tmp_path / "work", texts, data__tfds_data_dir=tmp_path, **changed), capsys
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("datarater train: ")
@@ -61,7 +63,6 @@ def test_wrong_usage_is_reported_in_one_line(
     assert not (tmp_path / "work" / "config.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -74,27 +75,32 @@ def test_wrong_usage_is_reported_in_one_line(
     ],
 )
 def test_a_wrong_command_line_is_reported_in_one_line(
-    cache: Path, arguments: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
-    done = training.run([*training.command(Path("work"), "texts")[:3], *arguments], cache)
+    monkeypatch.chdir(tmp_path)
+    done = training.run_here([*training.command(Path("work"), "texts")[:3], *arguments], capsys)
     assert done.returncode == 2
     assert done.stderr.startswith("datarater train: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (ROOT / "work").exists()
+    assert not Path("work").exists()
 
 
-@pytest.mark.slow
-def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
-    texts = training.write_texts(tmp_path / "pool.jsonl")
-    no_match = training.run(
-        training.command(tmp_path / "work", texts, data__inner="nowhere/*.jsonl"), cache
+def test_each_trouble_has_its_exit_code(
+    tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_match = training.run_here(
+        training.command(tmp_path / "work", texts, data__inner="nowhere/*.jsonl"), capsys
     )
     assert (no_match.returncode, no_match.stderr.count("\n")) == (exit_codes.NO_INPUT, 1)
     assert "no file matches 'nowhere/*.jsonl'" in no_match.stderr
 
     (tmp_path / "empty.jsonl").write_text("")
-    empty = training.run(training.command(tmp_path / "work", tmp_path / "empty.jsonl"), cache)
+    empty = training.run_here(training.command(tmp_path / "work", tmp_path / "empty.jsonl"), capsys)
     assert (empty.returncode, empty.stderr.count("\n")) == (exit_codes.EMPTY_CORPUS, 1)
     assert "the inner set has no document" in empty.stderr
 
@@ -102,14 +108,21 @@ def test_each_trouble_has_its_exit_code(tmp_path: Path, cache: Path) -> None:
         part.replace("=somewhere", "=gs://bucket/work")
         for part in training.command(Path("somewhere"), texts)
     ]
-    remote = training.run(command, cache)
+    remote = training.run_here(command, capsys)
     assert remote.returncode == exit_codes.WRONG_USAGE
     assert "a workdir lies on a local or mounted file system" in remote.stderr
 
 
 @pytest.mark.slow
-def test_help_has_an_example_the_flags_and_the_configs(cache: Path) -> None:
-    done = training.run([*training.command(Path("work"), "texts")[:3], "--help"], cache)
+def test_a_process_leaves_with_the_code_and_the_line_of_its_trouble(tmp_path: Path) -> None:
+    done = training.run(training.command(tmp_path / "work", "nowhere/*.jsonl"))
+    assert (done.returncode, done.stdout) == (exit_codes.NO_INPUT, "")
+    assert done.stderr.startswith("datarater train: no file matches 'nowhere/*.jsonl'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_has_an_example_the_flags_and_the_configs(capsys: pytest.CaptureFixture[str]) -> None:
+    done = training.run_here([*training.command(Path("work"), "texts")[:3], "--help"], capsys)
     assert done.returncode == exit_codes.DONE
     assert "\n\nExample:\n  datarater train " in done.stdout.partition("usage:")[0]
     for part in (
@@ -227,11 +240,11 @@ def test_a_broken_config_file_is_reported_in_one_line(
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.slow
-def test_a_workdir_that_cannot_be_made(tmp_path: Path, cache: Path) -> None:
+def test_a_workdir_that_cannot_be_made(
+    tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    texts = training.write_texts(tmp_path / "pool.jsonl")
-    done = training.run(training.command(tmp_path / "file" / "work", texts), cache)
+    done = training.run_here(training.command(tmp_path / "file" / "work", texts), capsys)
     assert done.returncode == exit_codes.FAILED
     assert done.stderr.startswith("datarater train: ")
     assert "--workdir: " in done.stderr
@@ -239,9 +252,7 @@ def test_a_workdir_that_cannot_be_made(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
-    tmp_path: Path, cache: Path
-) -> None:
+def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(tmp_path: Path) -> None:
     pool = training.write_texts(tmp_path / "pool.jsonl").read_text().splitlines()
     target = (
         training.write_texts(tmp_path / "target.jsonl", count=80, seed=1).read_text().splitlines()
@@ -260,12 +271,12 @@ def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(
             data__shuffle_buffer=64,
         )
         if name == "killed":
-            process = training.start(arguments, cache)
+            process = training.start(arguments)
             list(training.lines_until(process, "step 8/24"))
             process.send_signal(signal.SIGKILL)
             process.wait()
 
-        done = training.run(arguments, cache)
+        done = training.run(arguments)
         assert done.returncode == 0, done.stderr
         assert ("resuming" in done.stderr) == (name == "killed")
         assert "Traceback" not in done.stderr

@@ -23,7 +23,7 @@ FLAGS_OF_0_1_0 = """
 
 
 @pytest.mark.slow
-def test_a_workdir_of_0_1_0_continues(tmp_path: Path, cache: Path) -> None:
+def test_a_workdir_of_0_1_0_continues(tmp_path: Path) -> None:
     folder = unpack(tmp_path / "earlier")
     workdir = folder / "workdir"
 
@@ -32,7 +32,7 @@ def test_a_workdir_of_0_1_0_continues(tmp_path: Path, cache: Path) -> None:
         return subprocess.run(
             [sys.executable, "-m", "datarater.meta_training.train", *flags],
             cwd=folder,
-            env=training.environment(cache),
+            env=training.environment(),
             capture_output=True,
             text=True,
             timeout=600,

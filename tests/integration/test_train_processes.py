@@ -38,7 +38,6 @@ def free_address() -> str:
 def start_both(
     workdir: Path,
     texts: Path,
-    cache: Path,
     changed: Mapping[int, Mapping[str, object]] | None = None,
 ) -> list[subprocess.Popen[str]]:
     """Starts two processes of one run; `changed` has the settings that differ between them."""
@@ -51,7 +50,6 @@ def start_both(
                 "--processes=2",
                 f"--process={i}",
             ],
-            cache,
         )
         for i in range(2)
     ]
@@ -70,10 +68,10 @@ def own_words(output: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     """Returns the workdir of two uninterrupted processes."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "together"
-    processes = start_both(workdir, texts, cache)
+    processes = start_both(workdir, texts)
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "on 2 x cpu: 2 groups of 1" in outputs[0]
@@ -105,13 +103,13 @@ def assert_reports_that_another_ended(number: int, code: int, output: str) -> No
     )
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_killed_ends_the_other_and_both_resume_to_the_same_rater(
-    killed: int, tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+    killed: int, tmp_path: Path, texts: Path, uninterrupted: Path
 ) -> None:
     workdir = tmp_path / "together"
-    processes = start_both(workdir, texts, cache)
+    processes = start_both(workdir, texts)
     list(training.lines_until(processes[0], "step 5/"))
     processes[killed].kill()
     outputs = ended(processes)
@@ -119,19 +117,17 @@ def test_one_killed_ends_the_other_and_both_resume_to_the_same_rater(
     survivor = 1 - killed
     assert_reports_that_another_ended(survivor, processes[survivor].returncode, outputs[survivor])
 
-    processes = start_both(workdir, texts, cache)
+    processes = start_both(workdir, texts)
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("resuming at meta-step" in output for output in outputs)
     assert_same_run(workdir, uninterrupted)
 
 
-@pytest.mark.slow
-def test_sigterm_to_one_stops_both_after_the_same_step(
-    tmp_path: Path, texts: Path, cache: Path
-) -> None:
+@pytest.mark.drill
+def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path: Path, texts: Path) -> None:
     workdir = tmp_path / "together"
-    processes = start_both(workdir, texts, cache)
+    processes = start_both(workdir, texts)
     list(training.lines_until(processes[0], "step 3/"))
     processes[1].terminate()
     outputs = ended(processes)
@@ -147,9 +143,9 @@ def test_sigterm_to_one_stops_both_after_the_same_step(
 
 @pytest.mark.slow
 def test_two_processes_train_the_rater_of_one(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+    tmp_path: Path, texts: Path, uninterrupted: Path
 ) -> None:
-    alone = training.run(command(tmp_path / "alone", texts), cache)
+    alone = training.run(command(tmp_path / "alone", texts))
     assert alone.returncode == 0, alone.stderr
     rows, expected = (
         read_metrics(workdir / "metrics" / "metrics.csv")
@@ -162,12 +158,10 @@ def test_two_processes_train_the_rater_of_one(
         ), name
 
 
-@pytest.mark.slow
-def test_processes_with_different_configs_are_refused_by_name(
-    tmp_path: Path, texts: Path, cache: Path
-) -> None:
+@pytest.mark.drill
+def test_processes_with_different_configs_are_refused_by_name(tmp_path: Path, texts: Path) -> None:
     changed = {1: {"seed": 7, "inner_optimiser__learning_rate": 0.02}}
-    processes = start_both(tmp_path / "together", texts, cache, changed)
+    processes = start_both(tmp_path / "together", texts, changed)
     outputs = ended(processes)
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == exit_codes.WRONG_USAGE, output
@@ -180,10 +174,8 @@ def test_processes_with_different_configs_are_refused_by_name(
     assert not (tmp_path / "together" / "config.json").exists()
 
 
-@pytest.mark.slow
-def test_processes_that_read_different_texts_are_refused(
-    tmp_path: Path, texts: Path, cache: Path
-) -> None:
+@pytest.mark.drill
+def test_processes_that_read_different_texts_are_refused(tmp_path: Path, texts: Path) -> None:
     processes = []
     coordinator = free_address()
     # The same command on both hosts, whose folders have different files.
@@ -200,7 +192,7 @@ def test_processes_that_read_different_texts_are_refused(
             subprocess.Popen(
                 [*arguments, f"--process={i}"],
                 cwd=host,
-                env={**training.environment(cache), "PYTHONPATH": str(ROOT)},
+                env={**training.environment(), "PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -215,15 +207,15 @@ def test_processes_that_read_different_texts_are_refused(
     assert not (tmp_path / "together" / "run.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_failure_of_one_process_keeps_its_exit_code_and_is_reported_by_the_other(
-    tmp_path: Path, texts: Path, cache: Path
+    tmp_path: Path, texts: Path
 ) -> None:
     workdir = tmp_path / "together"
     workdir.mkdir()
     with (workdir / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        processes = start_both(workdir, texts, cache)
+        processes = start_both(workdir, texts)
         outputs = ended(processes)
 
     held = f"another process is training in {workdir}; wait for it, or give another --workdir"
@@ -238,13 +230,13 @@ def test_a_failure_of_one_process_keeps_its_exit_code_and_is_reported_by_the_oth
     )
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(
-    tmp_path: Path, texts: Path, cache: Path
+    tmp_path: Path, texts: Path
 ) -> None:
     """Only process 0 writes raters: if it cannot, the other waits for it in the next exchange."""
     workdir = tmp_path / "together"
-    processes = start_both(workdir, texts, cache, {i: {"meta_steps": 10_000} for i in range(2)})
+    processes = start_both(workdir, texts, {i: {"meta_steps": 10_000} for i in range(2)})
     list(training.lines_until(processes[0], "step 5/"))
     raters = workdir / "raters"
     raters.rename(workdir / "moved")
@@ -255,7 +247,6 @@ def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(
     assert_reports_that_another_ended(1, processes[1].returncode, outputs[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -265,19 +256,30 @@ def test_a_failure_in_the_midst_of_training_keeps_its_exit_code(
             "--process=2 must be below --processes=2",
         ),
         (
-            ["--coordinator=auto"],
-            "--coordinator=auto: JAX finds no cluster that provides the processes",
-        ),
-        (
             ["--coordinator=localhost", "--processes=2"],
             "--coordinator=localhost must be HOST:PORT of process 0",
         ),
     ],
 )
 def test_processes_that_cannot_meet_are_wrong_usage(
-    options: list[str], message: str, tmp_path: Path, texts: Path, cache: Path
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    texts: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = training.run([*command(tmp_path / "work", texts), *options], cache)
+    done = training.run_here([*command(tmp_path / "work", texts), *options], capsys)
+    assert_wrong_usage(done, message)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_wrong_usage(tmp_path: Path, texts: Path) -> None:
+    # JAX looks for a cluster before it starts.
+    done = training.run([*command(tmp_path / "work", texts), "--coordinator=auto"])
+    assert_wrong_usage(done, "--coordinator=auto: JAX finds no cluster that provides the processes")
+
+
+def assert_wrong_usage(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert done.returncode == exit_codes.WRONG_USAGE, done.stderr
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

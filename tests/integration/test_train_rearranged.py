@@ -41,11 +41,9 @@ CUT_OVER_A_GROUP = {
 }
 
 
-def run(
-    workdir: Path, texts: Path, cache: Path, devices: int, leave_at: str = "", /, **changed: object
-) -> str:
+def run(workdir: Path, texts: Path, devices: int, leave_at: str = "", /, **changed: object) -> str:
     """Runs on simulated devices to the end, or to a line with a text; returns the output."""
-    process = training.start(training.command(workdir, texts, **changed), cache, devices)
+    process = training.start(training.command(workdir, texts, **changed), devices)
     output = ""
     if leave_at:
         output += "".join(training.lines_until(process, leave_at))
@@ -56,22 +54,17 @@ def run(
     return output
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "work"
-    run(workdir, texts, cache, 1)
-    return workdir
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "devices", "leave_at"),
     [
         ({}, ECONOMICAL, (1, 1), "step 12/24"),
-        (ECONOMICAL, {}, (1, 1), "warm-up 50/80"),
+        pytest.param(ECONOMICAL, {}, (1, 1), "warm-up 50/80", marks=pytest.mark.drill),
         ({}, CUT_OVER_A_GROUP, (1, 4), "step 12/24"),
-        (CUT_OVER_A_GROUP, {}, (4, 1), "step 12/24"),
-        ({}, {"placement__population": 2}, (1, 4), "warm-up 50/80"),
+        pytest.param(CUT_OVER_A_GROUP, {}, (4, 1), "step 12/24", marks=pytest.mark.drill),
+        pytest.param(
+            {}, {"placement__population": 2}, (1, 4), "warm-up 50/80", marks=pytest.mark.drill
+        ),
     ],
     ids=[
         "economical",
@@ -84,7 +77,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: 
 def test_a_run_continues_with_another_arrangement(
     tmp_path: Path,
     texts: Path,
-    cache: Path,
     uninterrupted: Path,
     before: dict[str, object],
     after: dict[str, object],
@@ -92,8 +84,8 @@ def test_a_run_continues_with_another_arrangement(
     leave_at: str,
 ) -> None:
     workdir = tmp_path / "work"
-    run(workdir, texts, cache, devices[0], leave_at, **before)
-    output = run(workdir, texts, cache, devices[1], **after)
+    run(workdir, texts, devices[0], leave_at, **before)
+    output = run(workdir, texts, devices[1], **after)
     assert "the run continues with another arrangement: " in output
     assert "resuming" in output
     assert "is skipped" not in output
@@ -113,13 +105,16 @@ def test_a_run_continues_with_another_arrangement(
 
 @pytest.mark.slow
 def test_a_run_continues_with_its_data_in_another_place(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+    tmp_path: Path,
+    workdir: Path,
+    texts: Path,
+    uninterrupted: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    workdir, moved = tmp_path / "work", tmp_path / "another mount" / "texts.jsonl"
-    run(workdir, texts, cache, 1, "step 12/24")
+    moved = tmp_path / "another mount" / "texts.jsonl"
     moved.parent.mkdir()
     shutil.copy(texts, moved)
-    output = run(workdir, moved, cache, 1)
+    output = run(workdir, moved, 1)
     assert "another arrangement" not in output
     for name in ("params.safetensors", "tokenizer.json"):
         assert (workdir / "rater" / name).read_bytes() == (
@@ -127,6 +122,6 @@ def test_a_run_continues_with_its_data_in_another_place(
         ).read_bytes()
     with moved.open("a") as file:
         file.write('{"text": "one more"}\n')
-    refused = training.run(training.command(workdir, moved, meta_steps=30), cache)
+    refused = training.run_here(training.command(workdir, moved, meta_steps=30), capsys)
     assert refused.returncode == 3
     assert "has a run on other data" in refused.stderr

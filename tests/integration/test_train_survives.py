@@ -23,19 +23,6 @@ from tests.support import ROOT, training
 EXPORTED = (0, 5, 10, 15, 20, 24)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, texts: Path, cache: Path) -> Path:
-    """Returns the workdir of an uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "work"
-    done = training.run(training.command(workdir, texts), cache)
-    assert done.returncode == 0, done.stderr
-    assert "spent" in done.stdout
-    # 24, the last export, follows too soon to be compared.
-    assert "between steps 15 and 20" in done.stdout
-    assert f"next:  datarater curate --input {texts} --rater {workdir / 'rater'}" in done.stdout
-    return workdir
-
-
 def assert_same_run(workdir: Path, expected: Path) -> None:
     for name in (*(f"raters/step_{step:08d}" for step in EXPORTED), "rater"):
         assert training.digest(workdir / name) == training.digest(expected / name), name
@@ -43,6 +30,15 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     assert (workdir / "metrics" / "metrics.csv").read_bytes() == (
         expected / "metrics" / "metrics.csv"
     ).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_prints_what_it_cost_and_the_next_command(uninterrupted: Path, texts: Path) -> None:
+    printed = (uninterrupted.parent / "printed.txt").read_text()
+    assert "spent" in printed
+    # 24, the last export, follows too soon to be compared.
+    assert "between steps 15 and 20" in printed
+    assert f"next:  datarater curate --input {texts} --rater {uninterrupted / 'rater'}" in printed
 
 
 @pytest.mark.slow
@@ -86,9 +82,42 @@ def test_exported_scores_are_centered_on_the_reference_sample(uninterrupted: Pat
     assert rater.statistics.quantiles[0] < 0 < rater.statistics.quantiles[-1]
 
 
+def kill_at(arguments: list[str], moment: str, longest: float, rng: random.Random) -> None:
+    """Starts a command and kills it at most `longest` seconds after a line with a text."""
+    process = training.start(arguments)
+    output = list(training.lines_until(process, moment))
+    delay = rng.uniform(0, longest)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, (
+        f"had ended by {delay:.2f} s after {output[-1].strip()!r}"
+    )
+    print(f"killed {delay:.2f} s after {output[-1].strip()!r}")
+
+
+def left_over(workdir: Path) -> list[Path]:
+    """Returns the files and folders that were being written."""
+    return [p for p in workdir.rglob("*") if "orbax-checkpoint-tmp" in p.name or ".new-" in p.name]
+
+
 @pytest.mark.slow
-def test_killed_at_three_random_moments_and_resumed_equals_uninterrupted(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+def test_killed_in_training_and_resumed_equals_uninterrupted(
+    tmp_path: Path, texts: Path, uninterrupted: Path
+) -> None:
+    workdir = tmp_path / "work"
+    arguments = training.command(workdir, texts)
+    rng = random.Random(time.time_ns())
+    kill_at(arguments, rng.choice(["step 4/24", "step 8/24", "step 12/24"]), 0.05, rng)
+
+    done = training.run(arguments)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(workdir, uninterrupted)
+    assert left_over(workdir) == []
+
+
+@pytest.mark.drill
+def test_killed_at_three_random_moments_and_compiled_again_equals_uninterrupted(
+    tmp_path: Path, texts: Path, uninterrupted: Path
 ) -> None:
     workdir = tmp_path / "work"
     arguments = training.command(workdir, texts)
@@ -97,29 +126,18 @@ def test_killed_at_three_random_moments_and_resumed_equals_uninterrupted(
     # In start-up or warm-up; in warm-up or later; in training at a random step, far from the end.
     in_training = rng.choice(["step 4/24", "step 8/24", "step 12/24"])
     for moment, longest in (("rater 7", 1.5), ("warm-up 50/80", 0.5), (in_training, 0.05)):
-        process = training.start(arguments, cache)
-        output = list(training.lines_until(process, moment))
-        delay = rng.uniform(0, longest)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, (
-            f"had ended by {delay:.2f} s after {output[-1].strip()!r}"
-        )
-        present = sorted(path.name for path in workdir.iterdir())
-        print(f"killed {delay:.2f} s after {output[-1].strip()!r}; there were {present}")
+        kill_at(arguments, moment, longest, rng)
+        print(f"there are {sorted(path.name for path in workdir.iterdir())}")
 
-    done = training.run(arguments, tmp_path / "compiled again")
+    done = training.run(arguments, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "compiled again"))
     assert done.returncode == 0, done.stderr
     assert_same_run(workdir, uninterrupted)
-    left_over = [
-        p for p in workdir.rglob("*") if "orbax-checkpoint-tmp" in p.name or ".new-" in p.name
-    ]
-    assert left_over == []
+    assert left_over(workdir) == []
 
 
 @pytest.mark.slow
 def test_a_resumed_run_with_a_bpe_does_not_train_it_again(
-    tmp_path: Path, texts: Path, cache: Path
+    tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = {
         "meta_steps": 9,
@@ -128,16 +146,16 @@ def test_a_resumed_run_with_a_bpe_does_not_train_it_again(
         "population__warmup_steps": 0,
     }
     uninterrupted = tmp_path / "uninterrupted"
-    done = training.run(training.command(uninterrupted, texts, **changed), cache)
+    done = training.run(training.command(uninterrupted, texts, **changed))
     assert done.returncode == 0, done.stderr
     assert "trained a BPE of 300 ids on" in done.stderr
 
     workdir = tmp_path / "killed"
-    process = training.start(training.command(workdir, texts, **changed), cache)
+    process = training.start(training.command(workdir, texts, **changed))
     list(training.lines_until(process, "step 8/9"))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = training.run(training.command(workdir, texts, **changed), cache)
+    done = training.run(training.command(workdir, texts, **changed))
     assert done.returncode == 0, done.stderr
     assert "resuming at meta-step" in done.stderr
     assert "trained a BPE" not in done.stderr
@@ -147,20 +165,20 @@ def test_a_resumed_run_with_a_bpe_does_not_train_it_again(
     ).read_bytes()
 
     (workdir / "tokenizer.json").write_text("exchanged")
-    refused = training.run(training.command(workdir, texts, **{**changed, "meta_steps": 10}), cache)
+    refused = training.run_here(
+        training.command(workdir, texts, **{**changed, "meta_steps": 10}), capsys
+    )
     assert refused.returncode == 3
     assert "tokenizer.json is not the tokenizer that the run began with" in refused.stderr
 
 
 @pytest.mark.slow
 def test_a_run_that_died_before_it_tidied_its_pool_is_tidied_on_resuming(
-    tmp_path: Path, texts: Path, cache: Path
+    workdir: Path, texts: Path
 ) -> None:
-    workdir = tmp_path / "work"
-    assert training.run(training.command(workdir, texts, meta_steps=3), cache).returncode == 0
     entries = {folder.name for folder in (workdir / "pool").iterdir()}
     shutil.copytree(workdir / "pool" / "40", workdir / "pool" / "35")
-    assert training.run(training.command(workdir, texts, meta_steps=4), cache).returncode == 0
+    assert training.run(training.command(workdir, texts, meta_steps=11)).returncode == 0
     assert (
         {folder.name for folder in (workdir / "pool").iterdir()}
         == entries
@@ -172,22 +190,21 @@ def test_a_run_that_died_before_it_tidied_its_pool_is_tidied_on_resuming(
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
-        ("warm-up 50/80", signal.SIGTERM),
         ("step 8/24", signal.SIGTERM),
-        ("step 8/24", signal.SIGINT),
+        pytest.param("step 8/24", signal.SIGINT, marks=pytest.mark.drill),
+        pytest.param("warm-up 50/80", signal.SIGTERM, marks=pytest.mark.drill),
     ],
 )
 def test_a_signal_saves_and_leaves_with_75(
     tmp_path: Path,
     texts: Path,
-    cache: Path,
     uninterrupted: Path,
     moment: str,
     number: signal.Signals,
 ) -> None:
     workdir = tmp_path / "work"
     arguments = training.command(workdir, texts)
-    process = training.start(arguments, cache)
+    process = training.start(arguments)
     list(training.lines_until(process, moment))
     process.send_signal(number)
     assert process.stdout is not None
@@ -195,7 +212,7 @@ def test_a_signal_saves_and_leaves_with_75(
     assert process.wait() == 75, output
     assert "saved; the same command resumes the run" in output
     assert "Traceback" not in output
-    done = training.run(arguments, cache)
+    done = training.run(arguments)
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stderr
     assert_same_run(workdir, uninterrupted)
@@ -222,12 +239,10 @@ sys.exit(train.main())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["pool", "checkpoints"])
+@pytest.mark.parametrize("folder", [pytest.param("pool", marks=pytest.mark.drill), "checkpoints"])
 def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path, folder: str
+    tmp_path: Path, workdir: Path, texts: Path, uninterrupted: Path, folder: str
 ) -> None:
-    workdir = tmp_path / "work"
-    assert training.run(training.command(workdir, texts, meta_steps=10), cache).returncode == 0
     before = {
         path.relative_to(workdir)
         for name in ("pool", "checkpoints")
@@ -238,7 +253,7 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
     program.write_text(STOPPED_WHILE_READING)
     arguments = training.command(workdir, texts)
     assert arguments[:3] == [sys.executable, "-m", "datarater.meta_training.train"]
-    environment = {**training.environment(cache), "PYTHONPATH": str(ROOT)}
+    environment = {**training.environment(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(program), folder, *arguments[3:]],
         env=environment,
@@ -257,61 +272,57 @@ def test_a_signal_while_a_checkpoint_is_read_costs_none_and_leaves_with_75(
         for path in (workdir / name).rglob("*")
     }
     assert after == before
-    done = training.run(arguments, cache)
+    done = training.run(arguments)
     assert done.returncode == 0, done.stderr
     assert training.digest(workdir / "rater") == training.digest(uninterrupted / "rater")
 
 
 @pytest.mark.slow
 def test_a_finished_run_reports_it_is_extended_and_refuses_what_differs(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
+    workdir: Path, texts: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workdir = tmp_path / "work"
+    def ended(**changed: object) -> subprocess.CompletedProcess[str]:
+        return training.run_here(training.command(workdir, texts, **changed), capsys)
 
-    def arguments(**changed: object) -> list[str]:
-        return training.command(workdir, texts, **changed)
-
-    assert training.run(arguments(meta_steps=10), cache).returncode == 0
     short = training.digest(workdir / "rater")
-
-    again = training.run(arguments(meta_steps=10), cache)
+    again = ended(meta_steps=10)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
     assert training.digest(workdir / "rater") == short
 
-    other = training.run(arguments(meta_steps=24, inner_batch=8, seed=1), cache)
+    other = ended(meta_steps=24, inner_batch=8, seed=1)
     assert other.returncode == 3
     assert "inner_batch was 4, is 8" in other.stderr
     assert "seed was 0, is 1" in other.stderr
     assert other.stderr.count("\n") == 1
-    fewer = training.run(arguments(meta_steps=9), cache)
+    fewer = ended(meta_steps=9)
     assert fewer.returncode == 3
     assert "meta_steps was 10, is 9" in fewer.stderr
 
-    extended = training.run(arguments(), cache)
+    extended = training.run(training.command(workdir, texts))
     assert extended.returncode == 0, extended.stderr
     assert "resuming at meta-step 10 of 24" in extended.stderr
     assert training.digest(workdir / "rater") == training.digest(uninterrupted / "rater")
 
 
 @pytest.mark.slow
-def test_changed_data_are_refused(tmp_path: Path, cache: Path) -> None:
-    texts = training.write_texts(tmp_path / "pool.jsonl")
-    workdir = tmp_path / "work"
-    changed = {"meta_steps": 1, "population__warmup_steps": 0}
-    assert training.run(training.command(workdir, texts, **changed), cache).returncode == 0
-    training.write_texts(texts, seed=1)
-    done = training.run(training.command(workdir, texts, **{**changed, "meta_steps": 2}), cache)
+def test_changed_data_are_refused(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = training.write_texts(tmp_path / "pool.jsonl", seed=1)
+    done = training.run_here(training.command(workdir, changed), capsys)
     assert done.returncode == 3
     assert "other data" in done.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_in_one_workdir(tmp_path: Path, texts: Path, cache: Path) -> None:
+def test_two_processes_in_one_workdir(
+    tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     workdir = tmp_path / "work"
-    process = training.start(training.command(workdir, texts), cache)
+    process = training.start(training.command(workdir, texts))
     list(training.lines_until(process, "rater 7"))
-    second = training.run(training.command(workdir, texts), cache)
+    second = training.run_here(training.command(workdir, texts), capsys)
     process.kill()
     process.wait()
     assert second.returncode == 3
@@ -351,10 +362,10 @@ def test_two_processes_in_one_workdir(tmp_path: Path, texts: Path, cache: Path) 
     ],
 )
 def test_numbers_that_are_not_finite_stop_the_run(
-    tmp_path: Path, texts: Path, cache: Path, changed: dict[str, object], cause: str
+    tmp_path: Path, texts: Path, changed: dict[str, object], cause: str
 ) -> None:
     workdir = tmp_path / "work"
-    done = training.run(training.command(workdir, texts, **changed), cache)
+    done = training.run(training.command(workdir, texts, **changed))
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
     assert last_line.startswith("datarater train: ")
@@ -370,7 +381,7 @@ def test_numbers_that_are_not_finite_stop_the_run(
 
 @pytest.mark.slow
 def test_the_checkpoint_that_is_reported_to_remain_exists_and_is_finite(
-    tmp_path: Path, texts: Path, cache: Path
+    tmp_path: Path, texts: Path
 ) -> None:
     workdir = tmp_path / "work"
     # The first update, of 1e16, is finite; the result of the second meta-step is not.
@@ -381,7 +392,7 @@ def test_the_checkpoint_that_is_reported_to_remain_exists_and_is_finite(
         checkpoint_every=1,
         meta_optimiser__learning_rate=1e17,
     )
-    done = training.run(arguments, cache)
+    done = training.run(arguments)
     assert done.returncode == 1, done.stderr
 
     reported = re.search(
@@ -392,22 +403,18 @@ def test_the_checkpoint_that_is_reported_to_remain_exists_and_is_finite(
     state = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / reported[2] / "state")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
-    again = training.run(arguments, cache)
+    again = training.run(arguments)
     assert f"resuming at meta-step {reported[2]} of" in again.stderr
     assert again.stderr.splitlines()[-1] == done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_skipped(
-    tmp_path: Path, texts: Path, cache: Path, uninterrupted: Path
-) -> None:
-    workdir = tmp_path / "work"
-    assert training.run(training.command(workdir, texts, meta_steps=10), cache).returncode == 0
+def test_a_damaged_checkpoint_is_skipped(workdir: Path, texts: Path, uninterrupted: Path) -> None:
     newest = workdir / "checkpoints" / "10"
     for file in (newest / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"damaged")
-    done = training.run(training.command(workdir, texts), cache)
+    done = training.run(training.command(workdir, texts))
     assert done.returncode == 0, done.stderr
     assert "is damaged and is skipped" in done.stderr
     assert (workdir / "checkpoints" / "damaged-10").is_dir()
@@ -417,19 +424,17 @@ def test_a_damaged_checkpoint_is_skipped(
 
 @pytest.mark.slow
 def test_a_damaged_pool_is_repaired_and_a_replaced_one_refused(
-    tmp_path: Path, texts: Path, cache: Path
+    workdir: Path, tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workdir = tmp_path / "work"
-    assert training.run(training.command(workdir, texts, meta_steps=3), cache).returncode == 0
     entries = sorted((workdir / "pool").iterdir(), key=lambda entry: int(entry.name))
     for file in (entries[1] / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"damaged")
 
-    done = training.run(training.command(workdir, texts, meta_steps=4), cache)
+    done = training.run(training.command(workdir, texts, meta_steps=11))
     assert done.returncode == 0, done.stderr
     assert "resuming warm-up" in done.stderr
-    assert "resuming at meta-step 3 of 4" in done.stderr
+    assert "resuming at meta-step 10 of 11" in done.stderr
 
     # Later entries, renamed unread, are made again.
     expected = [f"damaged-{entries[1].name}", *(entry.name for entry in entries)]
@@ -438,20 +443,15 @@ def test_a_damaged_pool_is_repaired_and_a_replaced_one_refused(
     middle = entries[1].rename(tmp_path / "middle")
     entries[0].rename(entries[1])
     middle.rename(entries[0])
-    done = training.run(training.command(workdir, texts, meta_steps=5), cache)
+    done = training.run_here(training.command(workdir, texts, meta_steps=12), capsys)
     assert done.returncode == 3
     assert "is not the warm-up pool" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_lost_rater_is_written_again(tmp_path: Path, texts: Path, cache: Path) -> None:
-    workdir = tmp_path / "work"
-    arguments = training.command(workdir, texts, meta_steps=3, population__warmup_steps=0)
-    assert training.run(arguments, cache).returncode == 0
+def test_a_lost_rater_is_written_again(workdir: Path, texts: Path) -> None:
     before = training.digest(workdir / "rater")
-    for file in (workdir / "rater").iterdir():
-        file.unlink()
-    (workdir / "rater").rmdir()
-    assert training.run(arguments, cache).returncode == 0
+    shutil.rmtree(workdir / "rater")
+    assert training.run(training.command(workdir, texts, meta_steps=10)).returncode == 0
     assert training.digest(workdir / "rater") == before
     assert json.loads((workdir / "summary.json").read_text())["digest"] == before

@@ -22,7 +22,7 @@ from datarater import pipelines
 from datarater.pipelines import transforms
 from datarater.pipelines.commands import curate
 from datarater.pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocuments
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 
 
 def collected(

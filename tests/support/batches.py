@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orjson
 import yaml  # type: ignore[import-untyped]
@@ -44,11 +43,9 @@ from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.quantiles import score_at
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
 from datarater.pipelines.selection.rules import Threshold
-from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from datarater.rater_model.checkpoint import ScoreStatistics
 from datarater.rater_model.documents.files import file_info
-from datarater.rater_model.rater import RaterConfig, initialise_rater
-from datarater.rater_model.tokenizer import ByteTokenizer
-from datarater.rater_model.transformer import TransformerConfig
+from tests.support.raters import save_tiny_rater
 
 QUANTILES = tuple(
     float(value)
@@ -59,17 +56,8 @@ CUTOFF = score_at(QUANTILES, 0.5)
 
 def save_plain_rater(path: Path, seed: int = 0, quantiles: Sequence[float] = QUANTILES) -> Path:
     """Saves a rater with the quantiles of a reference sample; no test computes with it."""
-    config = RaterConfig(
-        64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1), ngram_rows=64
-    )
     statistics = ScoreStatistics(quantiles=tuple(quantiles), sample_size=4000, max_windows=256)
-    save_rater(
-        path,
-        RaterCheckpoint(
-            config, initialise_rater(config, jax.random.key(seed)), ByteTokenizer(), statistics
-        ),
-    )
-    return path
+    return save_tiny_rater(path, seed, statistics)
 
 
 def documents(rng: random.Random, name: str, count: int, mean: float = 0.0) -> list[dict[str, str]]:

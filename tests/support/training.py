@@ -10,6 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from datarater.meta_training import train
 from tests.support import ROOT
 
 WORDS = [
@@ -75,26 +78,23 @@ def command(workdir: Path, inner: str | Path, **changed: object) -> list[str]:
     ]
 
 
-def environment(cache: Path, devices: int = 1) -> dict[str, str]:
-    """Returns the environment of a run on simulated devices, with a cache of compiled programs."""
+def environment(devices: int = 1) -> dict[str, str]:
+    """Returns the environment of a run on simulated devices."""
     # Programs this small run as fast without optimization, and compile sooner.
     quick = "--xla_backend_optimization_level=0"
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{quick} --xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
 
-def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command until it ends."""
+def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command until it ends, with some environment variables changed."""
     return subprocess.run(
         arguments,
         cwd=ROOT,
-        env=environment(cache),
+        env=environment() | variables,
         capture_output=True,
         text=True,
         timeout=600,
@@ -102,12 +102,21 @@ def run(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def start(arguments: list[str], cache: Path, devices: int = 1) -> subprocess.Popen[str]:
+def run_here(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in this process, for those that end before they train."""
+    capsys.readouterr()
+    code = train.main(arguments[3:])
+    return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+
+def start(arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
     """Starts a command with its output and errors in one pipe."""
     return subprocess.Popen(
         arguments,
         cwd=ROOT,
-        env=environment(cache, devices),
+        env=environment(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -108,7 +108,7 @@ def test_with_parameters_cut_the_sums_become_reduce_scatters(report: dict[str, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.drill)])
 def test_transformers_on_eight_devices(dtype: str, tmp_path: Path) -> None:
     report = result(
         start(tmp_path / "report.json", "--model=transformer", f"--dtype={dtype}"),
@@ -136,7 +136,7 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_two_processes_make_the_rater_of_one(tmp_path: Path) -> None:
     coordinator = f"--coordinator=localhost:{free_port()}"
     outputs = [tmp_path / f"{i}.json" for i in range(2)]
@@ -281,10 +281,9 @@ def test_a_process_by_itself_has_nobody_to_wait_for() -> None:
         raise SystemExit(3)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_path: Path) -> None:
     texts, raters = training.write_texts(tmp_path / "pool.jsonl"), {}
-    xla_flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 
     for name, steps in (("uninterrupted", (8,)), ("resumed", (5, 8))):
         for meta_steps in steps:
@@ -298,7 +297,7 @@ def test_a_run_with_parameters_cut_over_devices_resumes_to_the_same_rater(tmp_pa
                     population__warmup_steps=4,
                 ),
                 cwd=ROOT,
-                env=training.environment(tmp_path / "compiled") | {"XLA_FLAGS": xla_flags},
+                env=training.environment(devices=4),
                 capture_output=True,
                 text=True,
                 check=False,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -130,20 +131,54 @@ MIXED = [
 ]
 
 
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
+SAVING = {"kept": MetaGradientConfig(), "recomputed": RECOMPUTED, "saved": SAVED}
+CHOICES = (tuple(SAVING), (False, True), (1, 2, 4), tuple(TOLERANCES))
+"""What an update saves, whether blocks are recomputed, the number of updates, and the precision."""
+
+PAIRWISE = [
+    ("kept", False, 1, "float64"),
+    ("kept", True, 2, "float32"),
+    ("kept", True, 4, "float64"),
+    ("recomputed", True, 1, "float32"),
+    ("recomputed", False, 2, "float64"),
+    ("recomputed", False, 4, "float32"),
+    ("saved", True, 1, "float64"),
+    ("saved", True, 2, "float32"),
+    ("saved", False, 4, "float32"),
+]
+"""A few of the cases in which any two choices meet. The drills test all cases."""
+
+
+def scans(rematerialise_blocks: bool, steps: int) -> bool:
+    """Returns whether a case scans its updates: every choice meets scans and unrolled updates."""
+    return rematerialise_blocks != (steps == 2)
+
+
+def test_any_two_choices_meet_in_the_table() -> None:
+    def pairs(cases: Iterable[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+        return {
+            pair
+            for case in cases
+            for pair in itertools.combinations(enumerate((*case, scans(*case[1:3]))), 2)
+        }
+
+    assert pairs(PAIRWISE) == pairs(itertools.product(*CHOICES))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 @pytest.mark.parametrize(
-    "config", [MetaGradientConfig(), RECOMPUTED, SAVED], ids=["kept", "recomputed", "saved"]
+    ("saving", "rematerialise_blocks", "steps", "dtype"),
+    [
+        pytest.param(*case, marks=[] if case in PAIRWISE else pytest.mark.drill)
+        for case in itertools.product(*CHOICES)
+    ],
 )
-@pytest.mark.parametrize(
-    "rematerialise_blocks", [False, True], ids=["kept blocks", "recomputed blocks"]
-)
-@pytest.mark.parametrize("steps", [1, 2, 4])
 def test_mixed_mode_equals_reverse_mode(
-    config: MetaGradientConfig, rematerialise_blocks: bool, steps: int, dtype: str, tolerance: float
+    saving: str, rematerialise_blocks: bool, steps: int, dtype: str
 ) -> None:
-    # Scans take turns with unrolled updates: every choice meets both.
-    config = dataclasses.replace(config, scan_updates=rematerialise_blocks != (steps == 2))
+    tolerance = TOLERANCES[dtype]
+    config = dataclasses.replace(SAVING[saving], scan_updates=scans(rematerialise_blocks, steps))
     with jax.enable_x64(dtype == "float64"):
         expected = meta_gradient(REVERSE, steps=steps, dtype=dtype)
         actual = meta_gradient(
@@ -155,7 +190,7 @@ def test_mixed_mode_equals_reverse_mode(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES.items())
 def test_the_program_as_it_is_optimised_for_use_too(dtype: str, tolerance: float) -> None:
     with jax.enable_x64(dtype == "float64"):
         expected, actual = (
@@ -274,8 +309,18 @@ def test_every_saving_choice_and_optimiser(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", MIXED, ids=str)
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        # Scans and unrolled updates take turns; the drills test all cases.
+        pytest.param(
+            *(config, steps), marks=[] if config.scan_updates == (number % 2) else pytest.mark.drill
+        )
+        for number, steps in enumerate((1, 2, 4))
+        for config in MIXED
+    ],
+    ids=str,
+)
 def test_every_saving_choice_in_float32(config: MetaGradientConfig, steps: int) -> None:
     actual, expected = (of_small_models(c, dtype="float32", steps=steps) for c in (config, REVERSE))
     assert relative_error(actual.gradient, expected.gradient) < 1e-5

@@ -11,7 +11,7 @@ import pytest
 
 from datarater.pipelines.commands import curate, estimate
 from datarater.pipelines.errors import UsageError
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 
 
 @pytest.fixture(scope="module")

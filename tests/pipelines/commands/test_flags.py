@@ -29,7 +29,7 @@ from datarater.pipelines.errors import (
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.runners import choice, logs
 from datarater.rater_model.documents.records import ReadOptions
-from tests.integration.conftest import as_lines, make_records
+from tests.support.corpora import as_lines, make_records
 from tests.support.run_folders import committed_identity, scoring
 
 

@@ -24,8 +24,8 @@ from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.parquet import Parquet
 from datarater.rater_model.documents.reading import plan_file, read_split
 from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions, Reason
-from tests.integration.conftest import as_lines, make_records
 from tests.integration.test_formats import examples_of, tfrecord_of, wet_of
+from tests.support.corpora import as_lines, make_records
 
 CASES = int(os.environ.get("DATARATER_FUZZ_CASES", "400"))
 OPTIONS = ReadOptions(max_record_bytes=5000)

@@ -846,7 +846,7 @@ def test_the_hostile_table_is_complete(corpora: Path) -> None:
     assert {path.name for path in (corpora / "hostile").iterdir()} == set(HOSTILE)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_the_development_corpus_is_read_whole(corpora: Path) -> None:
     count = size = 0
     for info in list_files([f"{corpora}/dev/*.jsonl.gz"]):
