@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -91,6 +91,37 @@ def initial_population(
     for member in range(size):
         inner = replace_member(inner, member, newcomer(member) if member else first, placement)
     return inner
+
+
+def make_newcomer(
+    size: int,
+    pool: Sequence[InnerState],
+    fresh: Callable[[jax.Array], InnerState],
+    fresh_key: jax.Array,
+    choice_key: jax.Array,
+) -> Callable[[int, int], InnerState]:
+    """Returns the function (step, member) -> the state from which the member starts after the step.
+
+    Args:
+        size: P, the number of inner models.
+        pool: Warm-up pool; if it is empty, members start without an update.
+        fresh: Makes an inner model without an update from a random key.
+        fresh_key: Random key of fresh inner models.
+        choice_key: Random key of the choice from the pool.
+    """
+
+    def newcomer(step: int, member: int) -> InnerState:
+        number = step * size + member
+        if not pool:
+            return fresh(jax.random.fold_in(fresh_key, number))
+
+        # Each round has a fresh shuffle of the pool, so the first members all start from different
+        # entries.
+        round_key = jax.random.fold_in(choice_key, number // len(pool))
+        order = jax.random.permutation(round_key, len(pool))
+        return pool[int(order[number % len(pool)])]
+
+    return newcomer
 
 
 def fresh_inner_state(

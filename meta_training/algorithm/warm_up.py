@@ -12,7 +12,7 @@ Dimension letters as in `datarater.meta_training.algorithm`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
 import optax
@@ -25,61 +25,43 @@ from datarater.meta_training.algorithm.meta_gradient import (
     SequenceLosses,
     make_mean_loss,
 )
-from datarater.meta_training.algorithm.population import (
-    Initialise,
-    PopulationConfig,
-    fresh_inner_state,
-)
+from datarater.meta_training.algorithm.population import PopulationConfig
 
 TrainStep = Callable[[InnerState, Windows], tuple[InnerState, jax.Array]]
 
 
 def warm_up(
     config: PopulationConfig,
-    initialise: Initialise,
+    fresh: Callable[[jax.Array], InnerState],
     train_step: TrainStep,
-    optimiser: optax.GradientTransformation,
     batches: Iterator[Windows],
     key: jax.Array,
-    observe: Callable[[int, InnerState, jax.Array], None] = lambda step, state, loss: None,
-    pool: Sequence[InnerState] = (),
     resume: tuple[int, InnerState] | None = None,
-) -> list[InnerState]:
-    """Trains the pool that inner models start from and are reset to.
+) -> Iterator[tuple[int, InnerState, jax.Array]]:
+    """Trains the models from which the pool is taken, one after the other.
 
     Args:
-        config: Numbers of trajectories and entries, and the entries' ages.
-        initialise: Makes parameters from a random key.
+        config: Number of trajectories and their steps.
+        fresh: Makes an inner model without an update from a random key.
         train_step: Training step, as `make_train_step` returns it.
-        optimiser: The inner optimizer.
         batches: Windows to train on, one batch per step.
         key: Random key for the initializations.
-        observe: Called after every step with (steps done over all trajectories, the model, its loss
-            before the step). An exception that it raises ends the warm-up.
-        pool: Entries taken before `resume`.
         resume: State of an earlier warm-up to continue: (steps done, the model). `batches` must
             continue at the same step.
 
-    Returns:
-        The entries, in the order of `pool_steps`, as NumPy arrays in the host's memory; empty if
-        `warmup_steps` is 0.
+    Yields:
+        After every step: (steps done over all trajectories, the model, its loss before the step).
+        The models after `pool_steps` are the pool's entries.
     """
-    if not config.warmup_steps:
-        return []
-    entries, taken_at = list(pool), set(pool_steps(config))
     keys = jax.random.split(key, config.warmup_trajectories)
     done, state = resume or (0, None)
 
     for step in range(done, config.warmup_steps * config.warmup_trajectories):
         if step % config.warmup_steps == 0:
-            state = fresh_inner_state(initialise, optimiser, keys[step // config.warmup_steps])
+            state = fresh(keys[step // config.warmup_steps])
         assert state is not None
-
         state, loss = train_step(state, next(batches))
-        if step + 1 in taken_at:
-            entries.append(jax.device_get(state))
-        observe(step + 1, state, loss)
-    return entries
+        yield step + 1, state, loss
 
 
 def pool_ages(config: PopulationConfig) -> list[int]:

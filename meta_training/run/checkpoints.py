@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 
 from datarater.meta_training.errors import StoppedError, WorkdirError, first_line
 from datarater.meta_training.run.processes import gather_texts, is_lost_process
+from datarater.rater_model.json_codec import from_plain, to_plain
 
 _LOG = logging.getLogger("datarater")
 _DAMAGED, _SUPERSEDED = "damaged", "superseded"  # prefixes of the names of renamed checkpoints
@@ -48,28 +49,47 @@ _UNREACHABLE = re.compile(
 )
 
 
-class Checkpoints:
+P = TypeVar("P")
+
+
+class Saved(NamedTuple, Generic[P]):
+    """A checkpoint that was read.
+
+    Attributes:
+        step: Number of the checkpoint.
+        state: Tree of arrays.
+        position: What was stored beside it.
+    """
+
+    step: int
+    state: Any
+    position: P
+
+
+class Checkpoints(Generic[P]):
     """The checkpoints in one folder, by step.
 
     As a context manager it waits on leaving until everything is written.
 
     Args:
         folder: Folder of the checkpoints; created if it is missing.
+        positions: Dataclass of what is stored beside the arrays, with fields that JSON can express.
         keep: Number of newest checkpoints to keep; None for all.
 
     Example:
-        >>> with Checkpoints(Path("work/checkpoints"), keep=2) as checkpoints:  # doctest: +SKIP
-        ...     checkpoints.save(100, state, {"data": iterator.get_state()})
+        >>> folder = Path("work/checkpoints")
+        >>> with Checkpoints(folder, Position, keep=2) as checkpoints:  # doctest: +SKIP
+        ...     checkpoints.save(100, state, Position(iterator.get_state()))
     """
 
-    def __init__(self, folder: Path, keep: int | None = None) -> None:
+    def __init__(self, folder: Path, positions: type[P], keep: int | None = None) -> None:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
             create=True,
         )
-        self._folder = folder
+        self._folder, self._positions = folder, positions
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_not_raised_by_orbax)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
@@ -88,7 +108,7 @@ class Checkpoints:
             multiprocessing_options=alone,
         )
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> Checkpoints[P]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -106,13 +126,13 @@ class Checkpoints:
         """Returns the steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, position: P) -> None:
         """Starts to write a checkpoint; returns once the arrays may change again.
 
         Args:
             step: Number of the checkpoint, above the existing ones.
             state: Tree of arrays on any devices.
-            host: JSON to store with it.
+            position: What to store beside it.
 
         Raises:
             OSError: This checkpoint or the one before could not be written.
@@ -125,19 +145,17 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)
+                    state=ocp.args.StandardSave(state),
+                    host=ocp.args.JsonSave(to_plain(position)),
                 ),
             )
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    def restore(self, step: int, like: Any) -> Saved[P]:
         """Reads a checkpoint.
 
         Args:
             step: Number of the checkpoint.
             like: Tree of arrays with the shapes, types and placement to restore.
-
-        Returns:
-            The state, and the JSON stored with it.
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_saved(like))
         restored = self._reader.restore(
@@ -146,9 +164,10 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(shapes), host=ocp.args.JsonRestore()
             ),
         )
-        return jax.tree.map(jnp.asarray, restored.state), restored.host
+        state = jax.tree.map(jnp.asarray, restored.state)
+        return Saved(step, state, from_plain(self._positions, restored.host))
 
-    def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore_latest(self, like: Any) -> Saved[P] | None:
         """Reads the newest checkpoint that is not damaged; renames later ones to `damaged-STEP`.
 
         All processes of a run read the same one: a checkpoint that one of them finds damaged counts
@@ -158,7 +177,7 @@ class Checkpoints:
             like: Tree of arrays with the shapes, types and placement to restore.
 
         Returns:
-            The step, state and JSON of the checkpoint; None if there is no checkpoint.
+            The checkpoint; None if there is none.
 
         Raises:
             WorkdirError: There are checkpoints, and all are damaged; they keep their names.
@@ -167,12 +186,12 @@ class Checkpoints:
         steps = self._agreed_steps()
         failures: list[tuple[int, BaseException | None]] = []
         for step in reversed(steps):
-            read, failure = self._read_or_damaged(step, like)
-            if read is None:
+            saved, failure = self._read_or_damaged(step, like)
+            if saved is None:
                 failures.append((step, failure))
                 continue
             self._set_aside([step for step, _ in failures], _DAMAGED)
-            return step, *read
+            return saved
         if failures:
             raise WorkdirError(
                 f"not one of the checkpoints {steps} in {self._folder} can be read; "
@@ -180,9 +199,7 @@ class Checkpoints:
             ) from failures[0][1]
         return None
 
-    def restore_series(
-        self, like: Any, steps: Sequence[int]
-    ) -> list[tuple[int, Any, dict[str, Any]]]:
+    def restore_series(self, like: Any, steps: Sequence[int]) -> list[Saved[P]]:
         """Reads checkpoints that build on one another, up to the first that is missing or damaged.
 
         Then follows the newest checkpoint between the last of them and the next, if there is one.
@@ -194,36 +211,36 @@ class Checkpoints:
             steps: Steps of the series, in order; other checkpoints may lie between its members.
 
         Returns:
-            The step, state and JSON of each checkpoint, in order.
+            The checkpoints, in order.
 
         Raises:
             OSError: A checkpoint cannot be read for another reason than damage.
         """
         existing = self._agreed_steps()
-        series: list[tuple[int, Any, dict[str, Any]]] = []
+        series: list[Saved[P]] = []
         damaged: list[int] = []
         next_step = None
         for next_step in steps:
-            read = self._read_or_damaged(next_step, like)[0] if next_step in existing else None
-            if read is None:
+            saved = self._read_or_damaged(next_step, like)[0] if next_step in existing else None
+            if saved is None:
                 damaged += [next_step] if next_step in existing else []
                 break
-            series.append((next_step, *read))
+            series.append(saved)
         else:
             next_step = None  # the series is complete; later checkpoints are not needed
 
         # The newest readable checkpoint on the way to the next member.
-        last = series[-1][0] if series else -1
+        last = series[-1].step if series else -1
         for step in reversed(existing):
             if next_step is None or not last < step < next_step:
                 continue
-            read = self._read_or_damaged(step, like)[0]
-            if read is not None:
-                series.append((step, *read))
+            saved = self._read_or_damaged(step, like)[0]
+            if saved is not None:
+                series.append(saved)
                 break
             damaged.append(step)
 
-        kept = {step for step, _, _ in series} | set(damaged)
+        kept = {saved.step for saved in series} | set(damaged)
         after_gap = [
             step
             for step in existing
@@ -266,19 +283,19 @@ class Checkpoints:
 
     def _read_or_damaged(
         self, step: int, like: Any
-    ) -> tuple[tuple[Any, dict[str, Any]] | None, BaseException | None]:
+    ) -> tuple[Saved[P] | None, BaseException | None]:
         """Reads a checkpoint in all processes, or in none.
 
         Returns:
-            The state and JSON, or None if a process finds the checkpoint damaged; and this
-            process's error, if it is the one.
+            The checkpoint, or None if a process finds it damaged; and this process's error, if it
+            is the one.
 
         Raises:
             OSError: A process cannot read the checkpoint for another reason than damage.
         """
-        read, damage, hindrance = None, None, None
+        saved, damage, hindrance = None, None, None
         try:
-            read = self.restore(step, like)
+            saved = self.restore(step, like)
         except BaseException as error:  # orbax and tensorstore raise errors of many kinds
             hindrance = _hindrance(error, f"checkpoint {step} in {self._folder} could not be read")
             if isinstance(hindrance, _NEVER_DAMAGE):
@@ -294,7 +311,7 @@ class Checkpoints:
                 f"another process of this run could not read checkpoint {step} in {self._folder}"
             )
         if "damaged" not in outcomes:
-            return read, None
+            return saved, None
         cause = first_line(damage) if damage else "another process of this run finds it damaged"
         _LOG.warning("checkpoint %d in %s is damaged and is skipped: %s", step, self._folder, cause)
         return None, damage

@@ -35,7 +35,7 @@ from datarater.meta_training.run.processes import (
 )
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import run_summary
-from datarater.meta_training.run.workdir import Workdir
+from datarater.meta_training.run.workdir import Summary, Workdir
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import CheckpointError
 from datarater.rater_model.documents.files import NoInputError
@@ -104,13 +104,13 @@ def _train_in(
         same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
     with together() as same, ending_in_one_line():
         workdir = stack.enter_context(Workdir(path, jax.process_index() == 0))
-        workdir.check_config(plain(config))
+        workdir.check_config(config)
         summary = workdir.finished(config.meta_steps)
         same["a finished run in --workdir"] = bool(summary)
     if summary:
         return [
             f"nothing to do: {workdir.path} has a finished run of {config.meta_steps} meta-steps, "
-            f"rater {summary['digest'][:12]} in {workdir.rater}; raise meta_steps to continue",
+            f"rater {summary.digest[:12]} in {workdir.rater}; raise meta_steps to continue",
             f"next:  {next_command(workdir, config.data)}",
         ]
 
@@ -121,7 +121,7 @@ def _train_in(
         same["digest of data.inner and data.outer"] = experiment.data
         same["digest of the tokenizer"] = hashlib.sha256(tokenizer).hexdigest()
     with together(), ending_in_one_line():
-        workdir.claim(plain(config), experiment.data, tokenizer)
+        workdir.claim(config, experiment.data, tokenizer)
 
     checkpoint = train(experiment, workdir, stop)
     if not workdir.writes:
@@ -129,10 +129,7 @@ def _train_in(
 
     # Written last: it marks the run as finished.
     lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
-    write_json(
-        workdir.summary,
-        {"meta_steps": config.meta_steps, "digest": checkpoint.digest, "summary": lines},
-    )
+    write_json(workdir.summary, Summary(config.meta_steps, checkpoint.digest, lines))
     return [
         f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}",
         *(f"  {line}" for line in lines),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from datarater.meta_training.algorithm.population import PopulationConfig
+import flax.traverse_util
+
+from datarater.meta_training.algorithm.language_model import Params
+from datarater.meta_training.run.prepared_run import Experiment
 from datarater.rater_model.transformer import TransformerConfig
 
 
@@ -66,6 +69,32 @@ class ModelCost:
         return cls(2 * multiplying_parameters + 4 * shape.layers * length * shape.width)
 
 
-def warmup_tokens(population: PopulationConfig, batch: int, length: int) -> int:
-    """Returns the token positions that warm-up reads."""
-    return population.warmup_steps * population.warmup_trajectories * batch * length
+def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Params) -> Spending:
+    """Returns the cost of a run's steps in tokens and FLOPs.
+
+    Args:
+        experiment: Parts of the run, as `prepare` returns them.
+        rater_params: Parameters of the rater, or their shapes.
+        inner_shapes: Parameters of an inner model, or their shapes.
+    """
+    config = experiment.config
+    length = config.length
+
+    def multiplying(params: Params) -> int:
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        return sum(
+            leaf.size for name, leaf in flat.items() if not name.endswith("embedding/embedding")
+        )
+
+    return Spending(
+        inner=ModelCost.of(
+            experiment.language_model.transformer, multiplying(inner_shapes), length
+        ),
+        rater=ModelCost.of(experiment.rater.transformer, multiplying(rater_params), length),
+        warmup_tokens=config.population.warmup_steps
+        * config.population.warmup_trajectories
+        * config.inner_batch
+        * length,
+        inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
+        outer_tokens=config.population.size * config.outer_batch * length,
+    )

@@ -9,10 +9,17 @@ import logging
 from importlib import metadata
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from datarater.meta_training import errors
-from datarater.meta_training.algorithm.language_model import LanguageModelConfig
+from datarater.meta_training.algorithm.language_model import (
+    LanguageModelConfig,
+    Params,
+    Windows,
+    initialise_language_model,
+    sequence_losses,
+)
 from datarater.meta_training.config import build
 from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
 from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
@@ -54,6 +61,14 @@ class Experiment:
     reference: list[str]
     data: str
     provenance: dict[str, Any]
+
+    def initialise(self, key: jax.Array) -> Params:
+        """Returns fresh parameters of an inner model."""
+        return initialise_language_model(self.language_model, key)
+
+    def losses(self, params: Params, windows: Windows) -> jax.Array:
+        """Returns the losses_B of an inner model; see `sequence_losses`."""
+        return sequence_losses(self.language_model, params, windows)
 
 
 def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:

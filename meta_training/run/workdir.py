@@ -13,19 +13,23 @@ summary.json            written last: the run is finished
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import flax.traverse_util
+from ml_collections import ConfigDict
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError, WorkdirError
 from datarater.meta_training.run.atomic_files import replace_file, write_json
 from datarater.meta_training.run.prepared_run import plain, versions
+from datarater.rater_model.json_codec import DecodingError, decode
 
 _LOG = logging.getLogger("datarater")
 
@@ -50,6 +54,40 @@ _ROUNDING_ONLY = (
     "inner_model.save_products",
     "inner_model.loss_chunk",
 )
+
+
+T = TypeVar("T")
+Fields = dict[str, Any]  # values of a config by the fields' dotted names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run began with, as `run.json` has it.
+
+    Attributes:
+        data: Identity of the data.
+        tokenizer: SHA-256 of the tokenizer; None in runs that early versions began.
+        versions: Versions of the packages that the run's numbers depend on.
+    """
+
+    data: str
+    tokenizer: str | None = None
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a finished run came to, as `summary.json` has it.
+
+    Attributes:
+        meta_steps: Meta-steps done.
+        digest: Digest of the last rater.
+        summary: Closing lines.
+    """
+
+    meta_steps: int
+    digest: str
+    summary: list[str]
 
 
 class Workdir:
@@ -110,7 +148,7 @@ class Workdir:
         if self._lock:
             self._lock.close()
 
-    def check_config(self, config: dict[str, Any]) -> None:
+    def check_config(self, config: ConfigDict) -> None:
         """Refuses a config that differs from that of the run in this folder.
 
         The number of meta-steps may grow; how often the run saves and reports may change, and so
@@ -124,11 +162,11 @@ class Workdir:
         Raises:
             WorkdirError: Other fields differ; the message names them.
         """
-        recorded = _read(self.config)
+        recorded = _read(self.config, Fields)
         if recorded is None:
             return
 
-        now, defaults = _flatten(config), _flatten(plain(default.get_config()))
+        now, defaults = _flatten(plain(config)), _flatten(plain(default.get_config()))
         before = {name: defaults[name] for name in now if name in defaults} | _flatten(recorded)
         changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
         refused = [name for name in changed if not _may_change(name, before, now)]
@@ -153,12 +191,12 @@ class Workdir:
         Raises:
             WorkdirError: `tokenizer.json` has changed.
         """
-        recorded = _read(self.run)
-        if recorded is None or not self.tokenizer.exists():
+        beginning = _read(self.run, Beginning)
+        if beginning is None or not self.tokenizer.exists():
             return None
 
         serialized = self.tokenizer.read_bytes()
-        if _sha256(serialized) != recorded.get("tokenizer"):
+        if _sha256(serialized) != beginning.tokenizer:
             raise WorkdirError(
                 f"{self.tokenizer} is not the tokenizer that the run began with: it is damaged or "
                 "was replaced. Restore it (every rater in raters/ has a copy), or give another "
@@ -178,18 +216,17 @@ class Workdir:
         Raises:
             WorkdirError: The data or the tokenizer differ.
         """
-        recorded = _read(self.run)
-        if recorded is None:
+        beginning = _read(self.run, Beginning)
+        if beginning is None:
             return
 
-        if recorded["data"] != data:
+        if beginning.data != data:
             raise WorkdirError(
                 f"{self.path} has a run on other data: the files or datasets of data.inner and "
                 "data.outer have changed since it began, or others are named now. Restore them, or "
                 "give another --workdir"
             )
-        # Runs begun by early versions recorded no tokenizer.
-        if recorded.get("tokenizer", _sha256(tokenizer)) != _sha256(tokenizer):
+        if beginning.tokenizer not in (None, _sha256(tokenizer)):
             raise WorkdirError(
                 f"{self.tokenizer} is missing, and a newly trained tokenizer differs from it: "
                 "restore it (every rater in raters/ has a copy), or give another --workdir"
@@ -197,7 +234,7 @@ class Workdir:
 
         changed = [
             f"{name} {old}"
-            for name, old in recorded["versions"].items()
+            for name, old in beginning.versions.items()
             if versions().get(name) != old
         ]
         if changed:
@@ -206,28 +243,28 @@ class Workdir:
                 ", ".join(changed),
             )
 
-    def claim(self, config: dict[str, Any], data: str, tokenizer: bytes) -> None:
+    def claim(self, config: ConfigDict, data: str, tokenizer: bytes) -> None:
         """Records the config, the tokenizer and the data; removes partial files of a killed run."""
         if not self.writes:
             return
 
         # run.json comes last: with it a run counts as begun.
-        write_json(self.config, config)
+        write_json(self.config, plain(config))
         if not (self.run.exists() and self.tokenizer.exists()):
             replace_file(self.tokenizer, tokenizer)
         if not self.run.exists():
             write_json(
-                self.run, {"data": data, "tokenizer": _sha256(tokenizer), "versions": versions()}
+                self.run, Beginning(data=data, tokenizer=_sha256(tokenizer), versions=versions())
             )
 
         for folder in (self.path, self.raters):
             for left_over in (*folder.glob(".*.new-*"), *folder.glob(".*.old-*")):
                 shutil.rmtree(left_over, ignore_errors=True)
 
-    def finished(self, meta_steps: int) -> dict[str, Any] | None:
+    def finished(self, meta_steps: int) -> Summary | None:
         """Returns the summary of a run that finished after so many meta-steps; otherwise None."""
-        summary = _read(self.summary)
-        if summary and summary["meta_steps"] == meta_steps and self.rater.exists():
+        summary = _read(self.summary, Summary)
+        if summary and summary.meta_steps == meta_steps and self.rater.exists():
             return summary
         return None
 
@@ -236,30 +273,24 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Returns the content of a JSON file; None if there is no file."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return decode(kind, path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except DecodingError as error:
         raise WorkdirError(
-            f"{path} is damaged: it is not JSON; restore it, or give another --workdir"
+            f"{path} is damaged: {error}; restore it, or give another --workdir"
         ) from error
-    return values
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(
-            _flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
-        )
+def _flatten(config: Fields) -> Fields:
+    flat: Fields = flax.traverse_util.flatten_dict(config, keep_empty_nodes=True, sep=".")
     return flat
 
 
-def _may_change(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+def _may_change(name: str, before: Fields, now: Fields) -> bool:
     """Returns whether a run may continue with a field changed."""
     if name not in before or name not in now:
         return False
@@ -270,9 +301,9 @@ def _may_change(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
     return name in _WITHOUT_EFFECT or name.startswith(_ROUNDING_ONLY)
 
 
-def _differences(names: list[str], before: dict[str, Any], now: dict[str, Any]) -> str:
+def _differences(names: list[str], before: Fields, now: Fields) -> str:
     return "; ".join(f"{name} was {_show(before, name)}, is {_show(now, name)}" for name in names)
 
 
-def _show(values: dict[str, Any], name: str) -> str:
+def _show(values: Fields, name: str) -> str:
     return repr(values[name]) if name in values else "missing"

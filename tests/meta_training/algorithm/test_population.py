@@ -36,7 +36,7 @@ from datarater.meta_training.algorithm.population import (
     replace_member,
     stack,
 )
-from datarater.meta_training.algorithm.warm_up import make_train_step, warm_up
+from datarater.meta_training.algorithm.warm_up import make_train_step, pool_steps, warm_up
 
 LEARNING_RATE, B1, B2, EPSILON = 0.1, 0.9, 0.999, 1e-8
 
@@ -104,6 +104,19 @@ def initialise(key: jax.Array) -> dict[str, jax.Array]:
     return {"theta": jax.random.normal(key, (3,))}
 
 
+def pool_of(
+    config: PopulationConfig, optimiser: optax.GradientTransformation, key: int
+) -> list[InnerState]:
+    steps = warm_up(
+        config,
+        functools.partial(fresh_inner_state, initialise, optimiser),
+        make_train_step(losses, optimiser, 4),
+        batches(),
+        jax.random.key(key),
+    )
+    return [state for step, state, _ in steps if step in pool_steps(config)]
+
+
 def batches() -> Iterator[Windows]:
     generator = np.random.default_rng(0)
     while True:
@@ -117,9 +130,8 @@ def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
     config = PopulationConfig(
         warmup_steps=20, warmup_trajectories=2, warmup_entries=3, warmup_first_share=0.5
     )
-    train_step = make_train_step(losses, optimiser, 4)
 
-    pool = warm_up(config, initialise, train_step, optimiser, batches(), jax.random.key(0))
+    pool = pool_of(config, optimiser, key=0)
     assert sorted(int(entry.age) for entry in pool) == [10, 10, 15, 15, 20, 20]
     for entry in pool:
         adam = entry.optimiser_state[0]
@@ -127,20 +139,14 @@ def test_a_pool_entry_is_a_whole_state_of_its_age() -> None:
         assert float(jnp.abs(adam.mu["theta"]).sum()) > 0
         assert float(adam.nu["theta"].sum()) > 0
 
-    none = PopulationConfig(warmup_steps=0)
-    assert warm_up(none, initialise, train_step, optimiser, batches(), jax.random.key(0)) == []
+    assert pool_of(PopulationConfig(warmup_steps=0), optimiser, key=0) == []
 
 
 def test_a_reset_replaces_one_member_whole() -> None:
     optimiser = optax.adam(1e-2)
     members = [fresh_inner_state(initialise, optimiser, jax.random.key(i)) for i in range(3)]
-    pool = warm_up(
-        PopulationConfig(warmup_steps=5, warmup_trajectories=1, warmup_entries=1),
-        initialise,
-        make_train_step(losses, optimiser, 4),
-        optimiser,
-        batches(),
-        jax.random.key(9),
+    pool = pool_of(
+        PopulationConfig(warmup_steps=5, warmup_trajectories=1, warmup_entries=1), optimiser, key=9
     )
     inner = replace_member(stack(members), jnp.int32(1), pool[0])
     for i, expected in enumerate([members[0], pool[0], members[2]]):

@@ -1,5 +1,6 @@
 """Training checkpoints: what was saved is restored, and damage is skipped."""
 
+import dataclasses
 import errno
 import logging
 import os
@@ -24,6 +25,12 @@ from datarater.meta_training.errors import StoppedError, WorkdirError
 from datarater.meta_training.run.checkpoints import Checkpoints, _hindrance, _os_error, tree_digest
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.rater_model import exit_codes
+
+
+@dataclasses.dataclass
+class Position:
+    step: int
+    scores: list[float] = dataclasses.field(default_factory=list)
 
 
 class State(NamedTuple):
@@ -52,37 +59,34 @@ def damage(folder: Path) -> None:
 
 
 def test_what_was_saved_comes_back_and_old_ones_go(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", Position, keep=2) as checkpoints:
         assert checkpoints.restore_latest(state_of(0)) is None
         for step in (1, 2, 3):
-            checkpoints.save(
-                step, state_of(step), {"data": {"next_index": step}, "scores": [0.1 + 0.2]}
-            )
-    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+            checkpoints.save(step, state_of(step), Position(step, [0.1 + 0.2]))
+    with Checkpoints(tmp_path / "checkpoints", Position, keep=2) as checkpoints:
         assert checkpoints.steps() == [2, 3]
         restored = checkpoints.restore_latest(state_of(0))
         assert restored is not None
-        step, state, host = restored
-        assert step == 3
-        assert_equal(state, state_of(3))
-        assert host == {"data": {"next_index": 3}, "scores": [0.1 + 0.2]}
+        assert restored.step == 3
+        assert_equal(restored.state, state_of(3))
+        assert restored.position == Position(3, [0.1 + 0.2])
 
 
 def test_arrays_may_be_given_away_as_soon_as_saving_has_begun(tmp_path: Path) -> None:
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", Position) as checkpoints:
         for step in range(1, 6):
             state = jax.tree.map(
                 lambda x, step=step: jnp.full((200, 500), step, jnp.float32), state_of(step)
             )
-            checkpoints.save(step, state, {})
+            checkpoints.save(step, state, Position(step))
             jax.block_until_ready(overwrite(state))
         checkpoints.wait()
         for step in range(1, 6):
-            restored, _ = checkpoints.restore(
+            restored = checkpoints.restore(
                 step, jax.tree.map(lambda x: jnp.zeros((200, 500)), state_of(0))
             )
-            assert all((leaf == step).all() for leaf in jax.tree.leaves(restored))
+            assert all((leaf == step).all() for leaf in jax.tree.leaves(restored.state))
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
@@ -94,28 +98,31 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 def test_a_damaged_checkpoint_is_skipped_and_renamed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(step, state_of(step), {})
+            checkpoints.save(step, state_of(step), Position(step))
     damage(tmp_path / "3" / "state")
     (tmp_path / "2" / "host" / "metadata").write_text("{")
     damaged = files_of(tmp_path / "3")
     (tmp_path / "damaged-2").mkdir()  # from earlier
 
-    with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING, logger="datarater"):
+    with (
+        Checkpoints(tmp_path, Position) as checkpoints,
+        caplog.at_level(logging.WARNING, logger="datarater"),
+    ):
         restored = checkpoints.restore_latest(state_of(0))
         assert restored is not None
         assert restored[0] == 1
         assert_equal(restored[1], state_of(1))
         assert checkpoints.steps() == [1]
-        checkpoints.save(2, state_of(2), {})
+        checkpoints.save(2, state_of(2), Position(2))
 
     assert f"checkpoint 3 in {tmp_path} is damaged and is skipped" in caplog.text
     assert "checkpoint 3 in" in caplog.text.split("is renamed to damaged-3")[0]
     assert files_of(tmp_path / "damaged-3") == damaged
     assert (tmp_path / "damaged-2-2" / "host" / "metadata").read_text() == "{"
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         assert checkpoints.steps() == [1, 2]
 
 
@@ -139,34 +146,34 @@ def become_a_folder(file: Path) -> None:
 def test_harm_to_any_file_is_skipped_or_does_no_harm(
     tmp_path: Path, harm: Callable[[Path], object]
 ) -> None:
-    with Checkpoints(tmp_path / "whole") as checkpoints:
+    with Checkpoints(tmp_path / "whole", Position) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, state_of(step), {"step": step})
+            checkpoints.save(step, state_of(step), Position(step))
 
     renamed = 0
     for number, file in enumerate(files_of(tmp_path / "whole" / "2")):
         folder = tmp_path / str(number)
         shutil.copytree(tmp_path / "whole", folder)
         harm(folder / "2" / file)
-        with Checkpoints(folder) as checkpoints:
+        with Checkpoints(folder, Position) as checkpoints:
             restored = checkpoints.restore_latest(state_of(0))
             assert restored is not None
-            step, state, host = restored
+            step, state, position = restored
             assert_equal(state, state_of(step))
-            assert host == {"step": step}
+            assert position == Position(step)
             assert (folder / "damaged-2").exists() == (step == 1)
             renamed += step == 1
     assert renamed >= 3
 
 
 def test_a_checkpoint_that_cannot_be_read_for_want_of_file_handles_stays(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         for step in (3, 6, 9):
-            checkpoints.save(step, state_of(step), {})
+            checkpoints.save(step, state_of(step), Position(step))
     before = files_of(tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         reads: list[Callable[[], object]] = [
             lambda: checkpoints.restore_latest(state_of(0)),
             lambda: checkpoints.restore_series(state_of(0), [3, 6, 9]),
@@ -228,11 +235,11 @@ def test_what_is_no_damage_ends_the_run(
 
 
 def test_no_readable_checkpoint_is_an_error_and_nothing_is_deleted(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, state_of(step), {})
+            checkpoints.save(step, state_of(step), Position(step))
     damage(tmp_path)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         with pytest.raises(
             WorkdirError, match=r"not one of the checkpoints \[1, 2\] .* can be read"
         ):
@@ -260,19 +267,19 @@ def test_no_readable_checkpoint_is_an_error_and_nothing_is_deleted(tmp_path: Pat
 def test_a_series_is_read_up_to_its_first_gap_and_the_rest_goes(
     tmp_path: Path, present: list[int], damaged: int | None, expected: list[int]
 ) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         for step in present:
-            checkpoints.save(step, state_of(step), {"step": step})
+            checkpoints.save(step, state_of(step), Position(step))
     if damaged is not None:
         damage(tmp_path / str(damaged) / "state")
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         series = checkpoints.restore_series(state_of(0), [3, 6, 9, 12])
         assert [step for step, _, _ in series] == expected
         assert checkpoints.steps() == expected
-        for step, state, host in series:
+        for step, state, position in series:
             assert_equal(state, state_of(step))
-            assert host == {"step": step}
+            assert position == Position(step)
 
         gap = next((step for step in (3, 6, 9, 12) if step not in expected), 13)
         renamed = {f"superseded-{step}" for step in present if step > gap}  # unread
@@ -287,10 +294,10 @@ def test_a_signal_while_a_checkpoint_is_read_is_kept_and_all_checkpoints_stay(
     tmp_path: Path,
 ) -> None:
     state = {str(i): jnp.zeros(200_000) for i in range(8)}
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, state, {})
-    with StopSignal() as stop, Checkpoints(tmp_path) as checkpoints, stop.deferred():
+            checkpoints.save(step, state, Position(step))
+    with StopSignal() as stop, Checkpoints(tmp_path, Position) as checkpoints, stop.deferred():
         threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGTERM)).start()
         restored = checkpoints.restore_latest(state)
         while not stop.requested():
@@ -318,15 +325,16 @@ import jax
 from datarater.meta_training.run.checkpoints import Checkpoints
 from datarater.meta_training.run.command import ending_in_one_line
 from datarater.meta_training.run.stopping import StopSignal
+from tests.meta_training.run.test_checkpoints import Position
 
 state = {str(i): jax.random.normal(jax.random.key(i), (1_500_000,)) for i in range(16)}
-opened = Checkpoints(Path(sys.argv[1]))
+opened = Checkpoints(Path(sys.argv[1]), Position)
 with ending_in_one_line(), StopSignal() as stop, opened as checkpoints, stop.deferred():
-    checkpoints.save(1, {"a": state["0"]}, {})
+    checkpoints.save(1, {"a": state["0"]}, Position(1))
     checkpoints.wait()
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.requested()
-    checkpoints.save(2, state, {})
+    checkpoints.save(2, state, Position(2))
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
     checkpoints.wait()
     time.sleep(60)
@@ -350,7 +358,7 @@ def test_a_second_signal_while_a_checkpoint_is_written_leaves_at_once_with_75(
     message = "datarater train: stopped by a second SIGTERM; the same command resumes the run"
     assert done.stderr.splitlines()[-1] == message
     assert "could not be written" not in done.stderr
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", Position) as checkpoints:
         assert 1 in checkpoints.steps()
 
 
@@ -366,10 +374,10 @@ def no_space() -> Iterator[None]:
 def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_stays(
     tmp_path: Path, no_space: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"a": jnp.zeros(2)}, {})
+    with Checkpoints(tmp_path, Position) as checkpoints:
+        checkpoints.save(1, {"a": jnp.zeros(2)}, Position(1))
         checkpoints.wait()
-        checkpoints.save(2, {"a": jax.random.normal(jax.random.key(0), (200_000,))}, {})
+        checkpoints.save(2, {"a": jax.random.normal(jax.random.key(0), (200_000,))}, Position(2))
         with pytest.raises(
             OSError, match=r"a checkpoint in .* could not be written: File too large$"
         ) as raised:
@@ -379,7 +387,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_one_before_stay
     assert [
         record for record in caplog.records if record.exc_info
     ] == []  # orbax's, of every thread
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Position) as checkpoints:
         assert checkpoints.steps() == [1]
 
 
@@ -408,6 +416,7 @@ from pathlib import Path
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from datarater.meta_training.run.checkpoints import Checkpoints
+from tests.meta_training.run.test_checkpoints import Position
 
 process, address, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -419,17 +428,17 @@ state = {
     for step in values
 }
 if sys.argv[4:] == ["write"]:
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, Position) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, state[step], {"step": step})
+            checkpoints.save(step, state[step], Position(step))
 else:
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, Position) as checkpoints:
         try:
-            step, read, host = checkpoints.restore_latest(state[1])
+            step, read, position = checkpoints.restore_latest(state[1])
         except OSError as error:
             print(error)
         else:
-            assert host == {"step": step}
+            assert position == Position(step)
             for shard in read["a"].addressable_shards:
                 np.testing.assert_array_equal(shard.data, values[step][shard.index])
             print("read", step)

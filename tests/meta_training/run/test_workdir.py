@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import WorkdirError
 from datarater.meta_training.run.atomic_files import write_json
 from datarater.meta_training.run.prepared_run import plain
-from datarater.meta_training.run.workdir import Workdir
+from datarater.meta_training.run.workdir import Summary, Workdir
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
 
@@ -20,10 +21,10 @@ def claimed(
     folder: Path, config: dict[str, Any] = CONFIG, data: str = "data", tokenizer: bytes = b"trained"
 ) -> Workdir:
     with Workdir(folder) as workdir:
-        workdir.check_config(config)
+        workdir.check_config(ConfigDict(config))
         tokenizer = workdir.begun_tokenizer() or tokenizer
         workdir.check_data(data, tokenizer)
-        workdir.claim(config, data, tokenizer)
+        workdir.claim(ConfigDict(config), data, tokenizer)
     return Workdir(folder)
 
 
@@ -231,6 +232,13 @@ def test_a_damaged_config_is_reported(tmp_path: Path) -> None:
         claimed(tmp_path)
 
 
+def test_a_record_of_the_beginning_without_its_fields_is_damaged(tmp_path: Path) -> None:
+    workdir = claimed(tmp_path)
+    write_json(workdir.run, {"tokenizer": "abc"})
+    with pytest.raises(WorkdirError, match=r"run\.json is damaged: .*'data'"):
+        claimed(tmp_path)
+
+
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     workdir = claimed(tmp_path)
     left_over = workdir.raters / ".step_00000005.new-0123456789ab"
@@ -245,8 +253,9 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
 def test_a_run_is_finished_when_its_summary_and_its_rater_are_there(tmp_path: Path) -> None:
     workdir = claimed(tmp_path)
     assert workdir.finished(10) is None
-    write_json(workdir.summary, {"meta_steps": 10, "digest": "abc"})
+    summary = Summary(meta_steps=10, digest="abc", summary=["spent"])
+    write_json(workdir.summary, summary)
     assert workdir.finished(10) is None
     workdir.rater.mkdir()
-    assert workdir.finished(10) == {"meta_steps": 10, "digest": "abc"}
+    assert workdir.finished(10) == summary
     assert workdir.finished(20) is None
