@@ -142,14 +142,13 @@ class TrainingRun:
         _log_sizes(experiment, rater_shapes, inner_shapes, self._placement)
 
         self._meta_optimiser = build.meta_optimiser(config)
-        with build.named("meta_gradient"):
-            meta_gradient = make_meta_gradient(
-                lambda params, windows: score_tokens(experiment.rater, params, *windows),
-                experiment.losses,
-                build.inner_optimiser(config),
-                build.meta_gradient_config(config),
-                self._placement.data_axis(inner_shapes),
-            )
+        meta_gradient = make_meta_gradient(
+            lambda params, windows: score_tokens(experiment.rater, params, *windows),
+            experiment.losses,
+            build.inner_optimiser(config),
+            build.meta_gradient_config(config),
+            self._placement.data_axis(inner_shapes),
+        )
         self._meta_step = make_meta_step(meta_gradient, self._meta_optimiser, self._placement)
 
         self._rater: RaterCheckpoint | None = None  # as exported last
@@ -158,7 +157,7 @@ class TrainingRun:
     @property
     def finished(self) -> bool:
         """Whether all meta-steps are done."""
-        return self.done == int(self._config.meta_steps)
+        return self.done >= int(self._config.meta_steps)
 
     @property
     def position(self) -> str:
@@ -208,8 +207,13 @@ class TrainingRun:
             if self._stop.requested():
                 raise StoppedError(f"stopped at {self.position}, before any new work")
             self._progress = Progress("step", config.meta_steps)
+            writer: contextlib.AbstractContextManager[MetricsWriter | None] = (
+                MetricsWriter(self._workdir.metrics, self.done)
+                if self._workdir.writes
+                else contextlib.nullcontext()
+            )
             # A lost process is noticed before the checkpoints' exit, which would wait for it.
-            with self._metrics_writer() as self._writer, lost_processes():
+            with writer as self._writer, lost_processes():
                 yield
 
     def restore(self) -> None:
@@ -339,11 +343,6 @@ class TrainingRun:
             self.export()
         assert self._rater is not None
         return self._rater
-
-    def _metrics_writer(self) -> contextlib.AbstractContextManager[MetricsWriter | None]:
-        if self._workdir.writes:
-            return MetricsWriter(self._workdir.metrics, after=self.done)
-        return contextlib.nullcontext()
 
 
 def _log_sizes(

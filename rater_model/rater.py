@@ -44,11 +44,11 @@ class RaterConfig:
     ngram_rows: int = 8192
 
     def __post_init__(self) -> None:
-        if any(order < 2 for order in self.ngram_orders) or len(set(self.ngram_orders)) != len(
-            self.ngram_orders
-        ):
+        orders = self.ngram_orders
+        at_least_2 = all(isinstance(order, int) and order >= 2 for order in orders)
+        if not at_least_2 or len(set(orders)) < len(orders):
             raise ValueError(
-                f"ngram_orders must be distinct and at least 2, not {self.ngram_orders}"
+                f"ngram_orders must be distinct whole numbers of at least 2, not {orders}"
             )
         if self.ngram_orders and self.ngram_rows < 1:
             raise ValueError(f"ngram_rows must be at least 1, not {self.ngram_rows}")

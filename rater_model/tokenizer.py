@@ -122,9 +122,10 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> BpeTokenizer:
     Raises:
         TokenizerError: if the vocabulary is too small for every byte.
     """
-    if vocabulary_size < 258:
+    if vocabulary_size < ByteTokenizer.vocabulary_size:
         raise TokenizerError(
-            f"a byte-level BPE needs a vocabulary of at least 258 ids, not {vocabulary_size}"
+            f"a byte-level BPE needs a vocabulary of at least {ByteTokenizer.vocabulary_size} ids, "
+            f"not {vocabulary_size}"
         )
 
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())

@@ -71,14 +71,13 @@ class TransformerConfig:
     attention_block: int = 256
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % (2 * self.heads):
+        for name in ("width", "heads", "mlp_width", "layers", "attention_block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary "
                 "positions rotate pairs"
-            )
-        if min(self.layers, self.mlp_width) < 1:
-            raise ValueError(
-                f"layers ({self.layers}) and mlp_width ({self.mlp_width}) must be at least 1"
             )
 
         if self.attention in FUSED_ATTENTION:
@@ -89,8 +88,6 @@ class TransformerConfig:
             )
         if self.attention not in ("plain", "blocks"):
             raise ValueError(f"attention must be 'plain' or 'blocks', not {self.attention!r}")
-        if self.attention_block < 1:
-            raise ValueError(f"attention_block must be at least 1 key, not {self.attention_block}")
 
     @property
     def saved(self) -> Callable[..., bool]:

@@ -34,10 +34,6 @@ class LanguageModelConfig:
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
     loss_chunk: int = 0
 
-    def __post_init__(self) -> None:
-        if self.loss_chunk < 0:
-            raise ValueError(f"loss_chunk must be at least 0 positions, not {self.loss_chunk}")
-
 
 class Windows(NamedTuple):
     """A batch of token windows, each valid up to its length and padded after it.

@@ -28,7 +28,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from datarater.meta_training.errors import ConfigError
+
 POPULATION, DATA = "population", "data"
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -67,28 +70,28 @@ def make_placement(
         devices: Devices to use; all devices of all processes if None.
 
     Raises:
-        ValueError: If the axes do not fit the devices, the population or the batches.
+        ConfigError: If the axes do not fit the devices, the population or the batches.
     """
     devices = list(jax.devices() if devices is None else devices)
     count = len(devices)
     groups, group_size = _axes(config, population, math.gcd(*batches), count)
 
     if population % groups:
-        raise ValueError(
+        raise ConfigError(
             f"placement.population ({groups}) must divide population.size ({population})"
         )
     for batch in batches:
         if batch % group_size:
-            raise ValueError(
+            raise ConfigError(
                 f"a batch of {batch} windows cannot be divided evenly among {group_size} devices: "
                 "set placement.data to a divisor of inner_batch and outer_batch, or change those"
             )
     if groups * group_size > count:
-        raise ValueError(
+        raise ConfigError(
             f"placement asks for {groups} x {group_size} devices, but there are {count}"
         )
     if groups * group_size < count and jax.process_count() > 1:
-        raise ValueError(
+        raise ConfigError(
             f"placement uses {groups} x {group_size} of {count} devices, but a run of several "
             "processes must use all: choose placement.population to divide population.size, and "
             "placement.data to divide inner_batch and outer_batch"
@@ -160,7 +163,7 @@ class Placement:
         """Returns the shardings of partition specs; None for the default device."""
         return None
 
-    def place(self, tree: Any, specs: Any) -> Any:
+    def place(self, tree: T, specs: Any) -> T:
         """Places arrays by their partition specs.
 
         Args:
@@ -170,7 +173,7 @@ class Placement:
         """
         return tree
 
-    def constrain(self, tree: Any, specs: Any) -> Any:
+    def constrain(self, tree: T, specs: Any) -> T:
         """Returns arrays of a function that is being compiled, to be placed by partition specs."""
         return tree
 
@@ -267,7 +270,7 @@ class MeshPlacement(Placement):
             is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
 
-    def place(self, tree: Any, specs: Any) -> Any:
+    def place(self, tree: T, specs: Any) -> T:
         """See `Placement.place`."""
         if isinstance(specs, PartitionSpec):
             specs = jax.tree.map(lambda _: specs, tree)
@@ -284,7 +287,7 @@ class MeshPlacement(Placement):
 
         return jax.tree.map(put, tree, self.shardings(specs))
 
-    def constrain(self, tree: Any, specs: Any) -> Any:
+    def constrain(self, tree: T, specs: Any) -> T:
         """See `Placement.constrain`."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(specs))
 

@@ -38,6 +38,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from datarater.meta_training.algorithm.language_model import Params, Windows
 from datarater.meta_training.algorithm.mesh import ONE_DEVICE_AXIS, DataAxis
+from datarater.meta_training.errors import ConfigError
 
 SequenceLosses = Callable[[Params, Windows], jax.Array]  # (theta, windows) -> losses_B
 ScoreWindows = Callable[[Params, Windows], jax.Array]  # (eta, windows) -> scores_B
@@ -80,15 +81,6 @@ class MetaGradientConfig:
     inner_micro_batch: int = 0
     outer_micro_batch: int = 0
     rater_micro_batch: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("mixed", "reverse"):
-            raise ValueError(f"meta_gradient.mode must be 'mixed' or 'reverse', not {self.mode!r}")
-        for name in ("inner_micro_batch", "outer_micro_batch", "rater_micro_batch"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"meta_gradient.{name} must be at least 0, not {getattr(self, name)}"
-                )
 
 
 class InnerState(NamedTuple):
@@ -146,7 +138,7 @@ def make_meta_gradient(
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
 
     Raises:
-        ValueError: If reverse mode would share a batch over devices.
+        ConfigError: If reverse mode would share a batch over devices.
 
     Example:
         >>> make = make_meta_gradient(score, losses, optax.sgd(0.1), config)  # doctest: +SKIP
@@ -200,7 +192,7 @@ def make_meta_gradient(
     def scores_of(rater_params: Params, inner: Windows) -> jax.Array:
         if not config.rater_micro_batch:
             return score_windows(rater_params, flatten(inner)).reshape(inner.length_B.shape)
-        parts = split_batch(flatten(inner), config.rater_micro_batch, "rater_micro_batch")
+        parts = split_batch(flatten(inner), config.rater_micro_batch)
         score_part = jax.checkpoint(lambda part: score_windows(rater_params, part))
         return jax.lax.map(score_part, parts).reshape(inner.length_B.shape)
 
@@ -212,7 +204,6 @@ def make_meta_gradient(
         parts = split_batch(
             (scores_bar_TxB.reshape(-1), flatten(inner)),
             config.rater_micro_batch,
-            "rater_micro_batch",
         )
         return accumulate(of_part, parts, rater_params)[0]
 
@@ -270,7 +261,7 @@ def make_inner_gradient(
             gradient and the weights are as `MeshAxis` describes.
 
     Raises:
-        ValueError: If reverse mode would share a batch over devices.
+        ConfigError: If reverse mode would share a batch over devices.
     """
 
     def weighted_loss(
@@ -289,14 +280,15 @@ def make_inner_gradient(
             return of_part(weights_B, windows)
         if mode == "reverse":
             of_part = jax.checkpoint(of_part)
-        parts = split_batch((weights_B, windows), micro_batch, "inner_micro_batch")
+        parts = split_batch((weights_B, windows), micro_batch)
         total, losses_MxB = accumulate(of_part, parts, params)
         return total, losses_MxB.reshape(-1)
 
     if mode == "reverse":
         if axis.size > 1:
-            raise ValueError(
-                "mode 'reverse' needs each inner model on one device: set placement.data to 1"
+            raise ConfigError(
+                "meta_gradient.mode 'reverse' needs each inner model on one device: "
+                "set placement.data to 1"
             )
         return gradient
 
@@ -354,7 +346,7 @@ def make_mean_loss(
             ), None
 
         if micro_batch:
-            parts = split_batch(windows, micro_batch, "outer_micro_batch")
+            parts = split_batch(windows, micro_batch)
             shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))[0]
             (value, gradient), _ = accumulate(of_part, (parts,), shapes)
         else:
@@ -375,24 +367,14 @@ def make_mean_loss(
     return mean_loss
 
 
-def split_batch(tree: Any, size: int, name: str) -> Any:
+def split_batch(tree: Any, size: int) -> Any:
     """Returns the tree with the leading axis B of its arrays cut into [B / size, size].
 
     Args:
         tree: Arrays with a leading axis B.
-        size: Windows of a micro-batch.
-        name: Field of `MetaGradientConfig` that sets the size, for the message.
-
-    Raises:
-        ValueError: If `size` does not divide B.
+        size: Windows of a micro-batch, a divisor of B.
     """
-    batch = jax.tree.leaves(tree)[0].shape[0]
-    if batch % size:
-        raise ValueError(
-            f"meta_gradient.{name} ({size}) must divide the {batch} windows that one device "
-            "processes at once"
-        )
-    return jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), tree)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), tree)
 
 
 def accumulate(function: Callable[..., tuple[Any, Any]], parts: Any, like: Any) -> tuple[Any, Any]:

@@ -233,8 +233,7 @@ def meta_state_specs(state: MetaState, placement: Placement) -> Any:
 
 def place_meta_state(state: MetaState, placement: Placement) -> MetaState:
     """Places a meta-state, which must be the same in every process, on its devices."""
-    placed: MetaState = placement.place(state, meta_state_specs(state, placement))
-    return placed
+    return placement.place(state, meta_state_specs(state, placement))
 
 
 def place_windows(windows: Windows, placement: Placement) -> Windows:
@@ -244,8 +243,7 @@ def place_windows(windows: Windows, placement: Placement) -> Windows:
         windows: Inner windows [P, T, B, L] or outer windows [P, B, L].
         placement: Devices of the inner models and their batches.
     """
-    placed: Windows = placement.place(windows, windows_spec(windows))
-    return placed
+    return placement.place(windows, windows_spec(windows))
 
 
 def windows_spec(windows: Windows) -> PartitionSpec:

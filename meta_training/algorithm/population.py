@@ -54,18 +54,6 @@ class PopulationConfig:
     warmup_entries: int = 4
     warmup_first_share: float = 0.4
 
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.lifetime < 0 or self.warmup_steps < 0:
-            raise ValueError(
-                "population.size must be at least 1, lifetime and warmup_steps at least 0"
-            )
-        if self.warmup_steps and min(self.warmup_trajectories, self.warmup_entries) < 1:
-            raise ValueError("population.warmup_trajectories and warmup_entries must be at least 1")
-        if not 0 < self.warmup_first_share <= 1:
-            raise ValueError(
-                f"population.warmup_first_share must be in (0, 1], not {self.warmup_first_share}"
-            )
-
 
 def initial_population(
     size: int, newcomer: Callable[[int], InnerState], placement: Placement = ONE_DEVICE

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import optax
@@ -103,13 +102,12 @@ def placement(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     Raises:
         ConfigError: The axes do not fit the devices, the population or the batches.
     """
-    with named("placement"):
-        placed = make_placement(
-            PlacementConfig(**config.placement),
-            config.population.size,
-            (config.inner_batch, config.outer_batch),
-            devices,
-        )
+    placed = make_placement(
+        PlacementConfig(**config.placement),
+        config.population.size,
+        (config.inner_batch, config.outer_batch),
+        devices,
+    )
     check_micro_batches(config, placed.group_size)
     return placed
 
@@ -136,12 +134,3 @@ def check_micro_batches(config: ConfigDict, group_size: int) -> None:
                 f"meta_gradient.{name} ({size}) must divide "
                 f"{batch}{over[0]} ({batch_size}{over[1]})"
             )
-
-
-@contextlib.contextmanager
-def named(section: str) -> Iterator[None]:
-    """Turns a part's error into a ConfigError that names the config's section."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.{section}: {error}") from error

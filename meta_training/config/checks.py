@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from datarater.meta_training.algorithm.mesh import PlacementConfig
 from datarater.meta_training.config.build import (
     check_micro_batches,
     language_model_config,
-    meta_gradient_config,
-    named,
-    population_config,
     rater_config,
 )
+from datarater.meta_training.configs import default
 from datarater.meta_training.data.windows import WINDOW_MODES
 from datarater.meta_training.errors import ConfigError
+from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
 
 
@@ -32,6 +32,9 @@ def check(config: ConfigDict) -> None:
     """
     for rule in _RULES:
         _check_rule(config, rule)
+    for field in flax.traverse_util.flatten_dict(default.get_config().to_dict(), sep="."):
+        if _value(config, field) is None:
+            raise ConfigError(f"{field} must be given, not None")
     if not config.data.inner:
         raise ConfigError(
             "data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'"
@@ -42,29 +45,28 @@ def check(config: ConfigDict) -> None:
             f"length ({config.length})"
         )
 
-    # Values that depend on one another are checked by the classes of the parts.
-    with named("rater"):
+    # The classes of the models and of scoring check their own fields.
+    with _named("rater"):
         rater_config(config, ByteTokenizer())
-    with named("inner_model"):
+    with _named("inner_model"):
         language_model_config(config, ByteTokenizer())
-    with named("population"):
-        population_config(config)
-    with named("meta_gradient"):
-        meta_gradient_config(config)
-    with named("placement"):
-        PlacementConfig(**config.placement)
+    with _named("export"):
+        ScoringOptions(max_windows=config.export.max_windows)
     check_micro_batches(config, 1)
+
+
+@contextlib.contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Turns the error of a class about one of its fields into one about the config's field."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{section}.{error}") from error
 
 
 def _check_rule(config: ConfigDict, rule: _Rule) -> None:
     """Refuses a value that a rule does not allow."""
-    try:
-        value = functools.reduce(lambda part, name: part[name], rule.field.split("."), config)
-    except KeyError as error:
-        raise ConfigError(
-            f"the config has no field {rule.field}: start from the default config and change it"
-        ) from error
-
+    value = _value(config, rule.field)
     try:
         is_allowed = not rule.applies(config) or rule.allowed.test(value)
     except TypeError:  # None, which a field of any type can be set to
@@ -72,6 +74,16 @@ def _check_rule(config: ConfigDict, rule: _Rule) -> None:
     if not is_allowed:
         reason = f": {rule.reason}" if rule.reason else ""
         raise ConfigError(f"{rule.field} must {rule.allowed.must}, not {value!r}{reason}")
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+    """Returns the value of a field, given its dotted name."""
+    try:
+        return functools.reduce(lambda part, name: part[name], field.split("."), config)
+    except KeyError as error:
+        raise ConfigError(
+            f"the config has no field {field}: start from the default config and change it"
+        ) from error
 
 
 class _Allowed(NamedTuple):
@@ -102,10 +114,6 @@ def _is_dtype(name: str) -> bool:
     )
 
 
-def _are_ngram_orders(orders: tuple[int, ...]) -> bool:
-    return all(isinstance(n, int) and n >= 2 for n in orders) and len(set(orders)) == len(orders)
-
-
 # Bounds of float32, in which all of these values are used: a smaller epsilon would be 0, a larger
 # decay rate 1.
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -133,8 +141,8 @@ def _warmed_up(config: ConfigDict) -> bool:
     return config.population.warmup_steps != 0
 
 
-# Every field of `configs/default.py` in its order, except free texts, independent switches, and
-# `*.attention` and `meta_gradient.mode`, which their own classes check in more detail.
+# Every field of `configs/default.py` in its order, except free texts, independent switches, and the
+# fields of classes that check themselves, because they also come from elsewhere.
 _RULES = (
     # seed + 2 must fit into 32 bits.
     _Rule("seed", _Allowed(lambda x: 0 <= x <= 2**32 - 3, "be from 0 to 2**32 - 3")),
@@ -166,20 +174,7 @@ _RULES = (
         "each byte has an id, and two ids are special",
     ),
     _Rule("tokenizer.training_documents", _COUNT, _bpe),
-    _Rule("rater.width", _COUNT),
-    _Rule("rater.heads", _COUNT),
-    _Rule("rater.mlp_width", _COUNT),
-    _Rule("rater.layers", _COUNT),
-    _Rule(
-        "rater.ngram_orders", _Allowed(_are_ngram_orders, "be distinct whole numbers of at least 2")
-    ),
-    _Rule("rater.ngram_rows", _COUNT, lambda config: bool(config.rater.ngram_orders)),
     _Rule("rater.dtype", _DTYPE),
-    _Rule("rater.attention_block", _COUNT),
-    _Rule("inner_model.width", _COUNT),
-    _Rule("inner_model.heads", _COUNT),
-    _Rule("inner_model.mlp_width", _COUNT),
-    _Rule("inner_model.layers", _COUNT),
     _Rule("inner_model.dtype", _DTYPE),
     _Rule(
         "inner_model.save_products",
@@ -187,7 +182,6 @@ _RULES = (
         lambda config: not config.inner_model.rematerialise_blocks,
         "without recomputation it has nothing to save; set inner_model.rematerialise_blocks too",
     ),
-    _Rule("inner_model.attention_block", _COUNT),
     _Rule("inner_model.loss_chunk", _COUNT_OR_0),
     _Rule("inner_optimiser.name", _one_of("adam", "adamw", "sgd")),
     _Rule("inner_optimiser.learning_rate", _POSITIVE),
@@ -219,6 +213,7 @@ _RULES = (
     _Rule("population.warmup_trajectories", _COUNT, _warmed_up),
     _Rule("population.warmup_entries", _COUNT, _warmed_up),
     _Rule("population.warmup_first_share", _Allowed(lambda x: 0 < x <= 1, "lie in (0, 1]")),
+    _Rule("meta_gradient.mode", _one_of("mixed", "reverse")),
     _Rule(
         "meta_gradient.save_inner_gradients",
         _OFF,
@@ -236,6 +231,5 @@ _RULES = (
     _Rule("warmup_checkpoint_every", _COUNT),
     _Rule("keep_checkpoints", _COUNT),
     _Rule("export.reference_documents", _COUNT),
-    _Rule("export.max_windows", _COUNT),
     _Rule("minimum_effective_sample_share", _Allowed(lambda x: 0 <= x <= 1, "lie in [0, 1]")),
 )

@@ -446,7 +446,7 @@ def open_sets(
 
     Raises:
         EmptySetError: If a set is empty.
-        DataError: If the share is not between 0 and 1, or a dataset cannot be read.
+        DataError: If a dataset cannot be read.
         NoInputError: If no file matches.
     """
     source = open_source(inner, text_field, tfds_data_dir)
@@ -458,11 +458,6 @@ def open_sets(
             TextSet("outer", outer_source, Membership()),
         )
     else:
-        if not 0 < outer_share < 1:
-            raise DataError(
-                "data.outer_share must be between 0 and 1 if data.outer is empty, "
-                f"not {outer_share}"
-            )
         border = min(2**64 - 1, max(1, round(outer_share * 2**64)))
         sets = (
             TextSet("inner", source, Membership(low=border)),

@@ -96,9 +96,8 @@ def make_windows(
         The windows, in the order of the documents.
 
     Raises:
-        DataError: If the mode is unknown, or the documents yield no window.
+        DataError: If the documents yield no window.
     """
-    check_mode(mode)
     minimum_length = max(2, minimum_length)
     dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
     separator = np.asarray([tokenizer.separator_id], dtype)
@@ -142,12 +141,6 @@ def make_windows(
     )
 
 
-def check_mode(mode: str) -> None:
-    """Raises DataError if a window mode is unknown."""
-    if mode not in WINDOW_MODES:
-        raise DataError(f"data.windows must be one of {WINDOW_MODES}, not {mode!r}")
-
-
 def cut_document(
     text: str, tokenizer: Tokenizer, length: int, minimum_length: int
 ) -> list[np.ndarray]:
@@ -185,7 +178,7 @@ class StreamedWindows:
         buffer: Windows in the shuffle buffer. Restoring an iterator makes as many windows again.
 
     Raises:
-        DataError: If the mode is unknown, or the first documents yield no window.
+        DataError: If the first documents yield no window.
     """
 
     def __init__(
@@ -197,7 +190,6 @@ class StreamedWindows:
         minimum_length: int = 2,
         buffer: int = 4096,
     ) -> None:
-        check_mode(mode)
         self._texts, self._tokenizer, self._length, self._mode = texts, tokenizer, length, mode
         self._minimum_length, self._buffer = minimum_length, buffer
 

@@ -41,6 +41,7 @@ from datarater.rater_model.checkpoint import CheckpointError
 from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
+from datarater.rater_model.json_codec import to_plain
 
 # The first match decides, so an error comes before the errors that it derives from.
 EXIT_CODES_OF_ERRORS: list[tuple[tuple[type[BaseException], ...], int]] = [
@@ -129,7 +130,7 @@ def _train_in(
 
     # Written last: it marks the run as finished.
     lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
-    write_json(workdir.summary, Summary(config.meta_steps, checkpoint.digest, lines))
+    write_json(workdir.summary, to_plain(Summary(config.meta_steps, checkpoint.digest, lines)))
     return [
         f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}",
         *(f"  {line}" for line in lines),

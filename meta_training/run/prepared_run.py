@@ -12,7 +12,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from datarater.meta_training import errors
 from datarater.meta_training.algorithm.language_model import (
     LanguageModelConfig,
     Params,
@@ -27,7 +26,6 @@ from datarater.rater_model.rater import RaterConfig
 from datarater.rater_model.tokenizer import (
     ByteTokenizer,
     Tokenizer,
-    TokenizerError,
     load_tokenizer,
     train_bpe,
 )
@@ -79,7 +77,6 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         tokenizer: Serialized tokenizer of a run that is resumed; without it, a BPE is trained.
 
     Raises:
-        ConfigError: A value cannot be used; the message names it.
         DataError: The data cannot be used.
         NoInputError: No file matches.
         OSError: A file cannot be read.
@@ -127,19 +124,12 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
 
 
 def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
-    """Returns the tokenizer of a config. A BPE is trained on documents from all over the inner set.
-
-    Raises:
-        ConfigError: The vocabulary is too small.
-    """
+    """Returns the tokenizer of a config; a BPE is trained on documents from all over the set."""
     if config.tokenizer.kind == ByteTokenizer.kind:
         return ByteTokenizer()
 
     sample = inner.spread(config.tokenizer.training_documents)
-    try:
-        tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
-    except TokenizerError as error:
-        raise errors.ConfigError(f"tokenizer.vocabulary_size: {error}") from error
+    tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
     _LOG.info(
         "trained a BPE of %s ids on %s documents",
         f"{tokenizer.vocabulary_size:,}",

@@ -127,25 +127,17 @@ class WarmUp:
                 self._population, self.fresh, train_step, batches, self._key, resume
             ):
                 self._unchecked_losses.append(loss)
-                if step in self._entry_steps:
+                entry, stopping = step in self._entry_steps, self._stop.requested()
+                if entry:
                     self._entries.append(jax.device_get(state))
-                stopping = self._stop.requested()
 
                 if step % _REPORT_EVERY == 0 or step == self._total:
-                    self.report(step)
-                if (
-                    step in self._entry_steps
-                    or step % config.warmup_checkpoint_every == 0
-                    or stopping
-                ):
+                    self._progress.report(step, f"loss {self._checked_loss(step):.3f}")
+                if entry or step % config.warmup_checkpoint_every == 0 or stopping:
                     self.save(step, state, WarmUpPosition(iterator_state(batches)))
                 if stopping:
                     self._checkpoints.wait()
                     raise StoppedError(f"stopped after warm-up step {step} of {self._total}; saved")
-
-    def report(self, step: int) -> None:
-        """Logs the loss."""
-        self._progress.report(step, f"loss {self._checked_loss(step):.3f}")
 
     def save(self, step: int, state: InnerState, position: WarmUpPosition) -> None:
         """Starts to write a checkpoint, if the model and all losses that led to it are finite."""

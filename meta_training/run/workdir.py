@@ -29,7 +29,7 @@ from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError, WorkdirError
 from datarater.meta_training.run.atomic_files import replace_file, write_json
 from datarater.meta_training.run.prepared_run import plain, versions
-from datarater.rater_model.json_codec import DecodingError, decode
+from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
 _LOG = logging.getLogger("datarater")
 
@@ -254,7 +254,8 @@ class Workdir:
             replace_file(self.tokenizer, tokenizer)
         if not self.run.exists():
             write_json(
-                self.run, Beginning(data=data, tokenizer=_sha256(tokenizer), versions=versions())
+                self.run,
+                to_plain(Beginning(data=data, tokenizer=_sha256(tokenizer), versions=versions())),
             )
 
         for folder in (self.path, self.raters):

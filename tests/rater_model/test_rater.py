@@ -150,6 +150,7 @@ def test_config_survives_json() -> None:
     ("change", "message"),
     [
         ({"ngram_orders": (1,)}, "at least 2"),
+        ({"ngram_orders": (2, 2)}, "distinct"),
         ({"window": 0}, "at least 1 token"),
         ({"ngram_rows": 0}, "ngram_rows"),
     ],
@@ -159,3 +160,5 @@ def test_impossible_shapes_are_refused(change: dict[str, object], message: str) 
         dataclasses.replace(SMALL, **change)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of 2 x heads"):
         TransformerConfig(width=10, heads=4)
+    with pytest.raises(ValueError, match="width must be at least 1, not 0"):
+        TransformerConfig(width=0)

@@ -199,7 +199,7 @@ def test_axes_are_chosen_from_devices_and_population(
     ],
 )
 def test_axes_that_do_not_fit_are_refused(config: PlacementConfig, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         make_placement(config, 4, (8,), jax.devices()[:1] * 8)
 
 

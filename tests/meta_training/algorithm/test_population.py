@@ -284,11 +284,3 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> 
     assert float(metrics.effective_sample_share) == pytest.approx(
         float((1 / (weights**2).sum(-1)).mean()) / 4, rel=1e-5
     )
-
-
-@pytest.mark.parametrize(
-    "change", [{"size": 0}, {"warmup_first_share": 0.0}, {"warmup_entries": 0}, {"lifetime": -1}]
-)
-def test_impossible_populations_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"population\."):
-        functools.partial(PopulationConfig, **change)()  # type: ignore[arg-type]

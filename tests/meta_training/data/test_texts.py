@@ -142,8 +142,6 @@ def test_both_sets_of_files(tmp_path: Path) -> None:
     assert list(outer) == texts[:50]
     with pytest.raises(DataError, match="the inner set has no document"):
         open_sets(path, path, 0.0, "body")
-    with pytest.raises(DataError, match="outer_share must be between 0 and 1"):
-        open_sets(path, "", 1.0, "body")
     with pytest.raises(NoInputError, match="nothing_here"):
         open_sets(str(tmp_path / "nothing_here*"), "", 0.5)
 

@@ -103,13 +103,6 @@ def test_a_vocabulary_above_65536_needs_four_bytes() -> None:
     assert make_windows(["abc"], TOKENIZER, 2, "packed").tokens_NxL.dtype == np.uint16
 
 
-def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(DataError, match=r"must be one of \('packed', 'document'\), not 'rows'"):
-        make_windows(["abc"], TOKENIZER, 2, "rows")
-    with pytest.raises(DataError, match="not 'rows'"):
-        StreamedWindows(inner_set(["abc"]), TOKENIZER, 2, "rows")
-
-
 def draw(
     windows: WindowSet, count: int, shape: tuple[int, ...] = (2,), seed: int = 0
 ) -> list[list[int]]:

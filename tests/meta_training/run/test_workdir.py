@@ -13,6 +13,7 @@ from datarater.meta_training.errors import WorkdirError
 from datarater.meta_training.run.atomic_files import write_json
 from datarater.meta_training.run.prepared_run import plain
 from datarater.meta_training.run.workdir import Summary, Workdir
+from datarater.rater_model.json_codec import to_plain
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
 
@@ -254,7 +255,7 @@ def test_a_run_is_finished_when_its_summary_and_its_rater_are_there(tmp_path: Pa
     workdir = claimed(tmp_path)
     assert workdir.finished(10) is None
     summary = Summary(meta_steps=10, digest="abc", summary=["spent"])
-    write_json(workdir.summary, summary)
+    write_json(workdir.summary, to_plain(summary))
     assert workdir.finished(10) is None
     workdir.rater.mkdir()
     assert workdir.finished(10) == summary
