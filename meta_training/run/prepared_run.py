@@ -141,7 +141,15 @@ def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
 def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> WindowSet:
     options = (texts, tokenizer, config.length, config.data.windows, config.data.minimum_length)
     if isinstance(texts.source, FileTexts):
-        return make_windows(*options)
+        made = make_windows(*options)
+        excluded = len(texts.source) - made.documents
+        if excluded and texts.membership.excluded_N.size:
+            _LOG.info(
+                "excluded %s of %s inner documents, which are in the outer set too",
+                f"{excluded:,}",
+                f"{len(texts.source):,}",
+            )
+        return made
     return StreamedWindows(*options, config.data.shuffle_buffer)
 
 

@@ -1,5 +1,6 @@
 """What stays the same from a run's first start to its last."""
 
+import logging
 import random
 from pathlib import Path
 
@@ -42,3 +43,20 @@ def test_a_resumed_run_has_the_provenance_of_a_fresh_one(tmp_path: Path, inner: 
     assert resumed.data == fresh.data
     rejected = {"inner": {"not_json": 1}, "outer": {"not_json": 1}} if inner == "files" else {}
     assert fresh.provenance["data"]["rejected"] == rejected
+
+
+def test_documents_of_the_pool_that_are_in_the_target_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = default.get_config()
+    pool = write_texts(tmp_path / "pool.jsonl")
+    target = tmp_path / "target.jsonl"
+    target.write_text("".join(pool.read_text().splitlines(keepends=True)[:30]))
+    config.length, config.data.inner = 32, str(pool)
+
+    with caplog.at_level(logging.INFO, logger="datarater"):
+        prepare(config)  # a share of the pool is held out
+        assert not caplog.messages
+        config.data.outer = str(target)
+        prepare(config)
+    assert caplog.messages == ["excluded 30 of 200 inner documents, which are in the outer set too"]
