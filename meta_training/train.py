@@ -64,18 +64,19 @@ FLAG_HELP = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, train_modules: Sequence[str] = _TRAIN_MODULES) -> int:
     """Runs `datarater train` and returns its exit code.
 
     Args:
         argv: Arguments after the command's name; those of this process if None.
+        train_modules: Modules that must be installed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if _HELP_FLAGS & set(arguments):
         print(help_text())
         return exit_codes.DONE
 
-    missing = [name for name in _TRAIN_MODULES if not _is_installed(name)]
+    missing = [name for name in train_modules if not _is_installed(name)]
     if missing:
         print(
             "datarater train needs the train extra: pip install 'datarater[train]' "

@@ -35,7 +35,7 @@ import sys
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +51,7 @@ from datarater.meta_training.demo.corruption import (
     unigram_distribution,
 )
 from datarater.meta_training.demo.errors import DemoError, NotOurFolderError, TooLittleTextError
+from datarater.meta_training.run.atomic_files import replace_file
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser
 
@@ -131,6 +132,30 @@ DAMAGED_KINDS = (Kind.SHUFFLED, Kind.REDRAWN, Kind.BOILERPLATE)
 """Kinds that a rater should score below intact prose. Code is neither damaged nor prose."""
 
 
+@dataclass(frozen=True)
+class Installation:
+    """A Python installation, whose documentation becomes the corpus.
+
+    Attributes:
+        library: Folder of the standard library.
+        prefix: Folder of the whole installation.
+        topics: Texts of pydoc's topics by name; none if the distribution omits them.
+    """
+
+    library: Path
+    prefix: Path
+    topics: Mapping[str, str]
+
+    @classmethod
+    def running(cls) -> Installation:
+        """Returns the installation of the running Python."""
+        try:
+            topics = dict(importlib.import_module("pydoc_data.topics").topics)
+        except ImportError:
+            topics = {}
+        return cls(Path(sysconfig.get_path("stdlib")), Path(sys.base_prefix), topics)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A document before it is assigned a kind.
@@ -191,7 +216,10 @@ class DemoCorpus:
 
 
 def build_demo_corpus(
-    output: str | os.PathLike[str], say: Callable[[str], None] = lambda _: None
+    output: str | os.PathLike[str],
+    say: Callable[[str], None] = lambda _: None,
+    python: Installation | None = None,
+    version: int = CORPUS_VERSION,
 ) -> DemoCorpus:
     """Makes the corpus, unless a complete one of this version and this Python exists.
 
@@ -201,6 +229,8 @@ def build_demo_corpus(
     Args:
         output: Folder to write to; created if it does not exist.
         say: Called with each line of progress.
+        python: Installation to take the text from; the running one if None.
+        version: Version of the corpus.
 
     Returns:
         The corpus.
@@ -210,15 +240,20 @@ def build_demo_corpus(
         NotOurFolderError: If `corpus/` or `heldout/` contains files that were not written here.
         OSError: If the folder cannot be written.
     """
-    output = Path(output)
-    summary = _complete_summary(output)
+    output, python = Path(output), python or Installation.running()
+    identity = {
+        "corpus_version": version,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "standard_library": str(python.library),
+    }
+    summary = _complete_summary(output, identity)
     if summary is not None:
         return DemoCorpus(output, summary, made=False)
     for name in ("corpus", "heldout"):
         _check_ours(output / name)
 
     say("making the built-in corpus from this Python's documentation ...")
-    pool, held_out = make_documents()
+    pool, held_out = make_documents(python)
 
     output.mkdir(parents=True, exist_ok=True)
     for left_over in output.glob(f"{_TEMPORARY}*"):
@@ -232,17 +267,17 @@ def build_demo_corpus(
         ):
             (temporary / name).mkdir()
             for path, data in _shards(name, documents, shards):
-                _write_durably(temporary / path, data)
+                replace_file(temporary / path, data)
                 files[path] = hashlib.sha256(data).hexdigest()
         summary = {
-            **_identity(),
+            **identity,
             "numpy": np.__version__,
             "pool": _counts(pool),
             "held_out": _counts(held_out),
             "content_digest": _content_digest([*pool, *held_out]),
             "files": files,
         }
-        _write_durably(temporary / "corpus.json", json.dumps(summary, indent=2).encode() + b"\n")
+        replace_file(temporary / "corpus.json", json.dumps(summary, indent=2).encode() + b"\n")
 
         # Without its corpus.json, a corpus that is being replaced is incomplete.
         (output / "corpus.json").unlink(missing_ok=True)
@@ -256,8 +291,8 @@ def build_demo_corpus(
     return DemoCorpus(output, summary, made=True)
 
 
-def make_documents() -> tuple[list[DemoDocument], list[DemoDocument]]:
-    """Gathers the text and makes the pool and the held-out documents.
+def make_documents(python: Installation) -> tuple[list[DemoDocument], list[DemoDocument]]:
+    """Gathers the text of an installation and makes the pool and the held-out documents.
 
     Returns:
         The pool and the held-out documents, both in random order.
@@ -266,18 +301,18 @@ def make_documents() -> tuple[list[DemoDocument], list[DemoDocument]]:
         TooLittleTextError: If the installation contains too little text.
     """
     rng = np.random.default_rng(_SEED)
-    modules = list(_library_modules())
-    prose = gather_prose(modules)
+    modules = list(_library_modules(python.library))
+    prose = gather_prose(modules, python.topics)
     total = sum(len(piece.text) for piece in prose)
     if total < MIN_PROSE_CHARACTERS:
         raise TooLittleTextError(
-            f"this Python installation ({sys.prefix}) contains {total:,} characters of usable "
+            f"this Python installation ({python.prefix}) contains {total:,} characters of usable "
             f"documentation, but the built-in corpus needs {MIN_PROSE_CHARACTERS:,}. Its standard "
             "library seems to be stripped: install the full one (on Debian and Ubuntu the packages "
             "python3 and libpython3-stdlib), or train on a corpus of your own"
         )
 
-    sentences = gather_boilerplate(modules)
+    sentences = gather_boilerplate(modules, python)
     intact, held_out = split_by_origin(prose, rng, avoid=sentences)
     code = _code_windows(modules, [len(piece.text) for piece in intact], _shingles(held_out), rng)
     pool = list(_pool(intact, code, sentences, rng))
@@ -333,9 +368,8 @@ class _Module:
     tree: ast.Module
 
 
-def _library_modules() -> Iterator[_Module]:
+def _library_modules(library: Path) -> Iterator[_Module]:
     """Yields the standard library's source files that parse, sorted by path."""
-    library = Path(sysconfig.get_path("stdlib"))
     for folder, folders, names in os.walk(library):
         folders[:] = sorted(
             name for name in folders if name not in _NOT_THE_LIBRARY and "-" not in name
@@ -356,18 +390,19 @@ def _library_modules() -> Iterator[_Module]:
             yield _Module(path.relative_to(library).as_posix(), text, tree)
 
 
-def gather_prose(modules: Iterable[_Module]) -> list[Piece]:
+def gather_prose(modules: Iterable[_Module], topics: Mapping[str, str]) -> list[Piece]:
     """Gathers documents of prose from pydoc's topics and from docstrings, each paragraph once.
 
     Args:
         modules: Modules of the standard library.
+        topics: Texts of pydoc's topics by name.
 
     Returns:
         Pieces of MIN_CHARACTERS to MAX_CHARACTERS characters, in a fixed order.
     """
     seen: set[bytes] = set()
     pieces: list[Piece] = []
-    for topic, text in sorted(_topics().items()):
+    for topic, text in sorted(topics.items()):
         pieces.extend(Piece(f"topic/{topic}", part, "topics") for part in _prose_pieces(text, seen))
     for module in modules:
         for docstring in _docstrings(module.tree):
@@ -377,11 +412,12 @@ def gather_prose(modules: Iterable[_Module]) -> list[Piece]:
     return pieces
 
 
-def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
+def gather_boilerplate(modules: Iterable[_Module], python: Installation) -> list[str]:
     """Gathers sentences of boilerplate from Python's license and the notices in its sources.
 
     Args:
         modules: Modules of the standard library.
+        python: Installation with the license.
 
     Returns:
         Up to BOILERPLATE_SENTENCES ASCII sentences, in a fixed order.
@@ -389,12 +425,11 @@ def gather_boilerplate(modules: Iterable[_Module]) -> list[str]:
     Raises:
         TooLittleTextError: If there is no such sentence.
     """
-    library = Path(sysconfig.get_path("stdlib"))
     notices = []
     for path in (
-        library / "LICENSE.txt",
-        library / "LICENSE",
-        Path(sys.base_prefix) / "LICENSE.txt",
+        python.library / "LICENSE.txt",
+        python.library / "LICENSE",
+        python.prefix / "LICENSE.txt",
     ):
         if path.is_file():
             notices.append(path.read_text(encoding="utf-8", errors="replace"))
@@ -488,14 +523,6 @@ def word_shingles(text: str) -> set[str]:
 
 def _shingles(pieces: Iterable[Piece]) -> set[str]:
     return set().union(*(word_shingles(piece.text) for piece in pieces))
-
-
-def _topics() -> dict[str, str]:
-    """Returns pydoc's topics, or none if the distribution omits them."""
-    try:
-        return dict(importlib.import_module("pydoc_data.topics").topics)
-    except ImportError:
-        return {}
 
 
 def _docstring_nodes(tree: ast.Module) -> Iterator[ast.Expr]:
@@ -641,21 +668,12 @@ def _code_only(module: _Module) -> str:
 # Writing.
 
 
-def _identity() -> dict[str, Any]:
-    """Returns the values that an existing corpus must have to be reused."""
-    return {
-        "corpus_version": CORPUS_VERSION,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "standard_library": sysconfig.get_path("stdlib"),
-    }
-
-
-def _complete_summary(output: Path) -> dict[str, Any] | None:
-    """Returns the summary of a complete, unchanged corpus of this version and Python, or None."""
+def _complete_summary(output: Path, identity: Mapping[str, object]) -> dict[str, Any] | None:
+    """Returns the summary of a complete, unchanged corpus of this identity, or None."""
     try:
         summary = json.loads((output / "corpus.json").read_bytes())
         files = dict(summary["files"])
-        same_identity = all(summary.get(key) == value for key, value in _identity().items())
+        same_identity = all(summary.get(key) == value for key, value in identity.items())
         present = {
             path.relative_to(output).as_posix()
             for name in ("corpus", "heldout")
@@ -701,13 +719,6 @@ def _shards(
         yield f"{name}/{name}-{shard:05d}-of-{count:05d}.jsonl.gz", buffer.getvalue()
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _counts(documents: Iterable[DemoDocument]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for document in documents:
@@ -725,8 +736,13 @@ def _content_digest(documents: Iterable[DemoDocument]) -> str:
     return digest.hexdigest()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the corpus from the command line; returns the exit code."""
+def main(argv: Sequence[str] | None = None, python: Installation | None = None) -> int:
+    """Makes the corpus from the command line; returns the exit code.
+
+    Args:
+        argv: Arguments of the command; those of the process if None.
+        python: Installation to take the text from; the running one if None.
+    """
     parser = CommandParser(
         "python -m datarater.meta_training.demo.corpus",
         "Makes the demo's corpus from the text that comes with this Python installation.",
@@ -742,7 +758,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     try:
-        corpus = build_demo_corpus(Path(options.output).expanduser(), say=print)
+        corpus = build_demo_corpus(Path(options.output).expanduser(), print, python)
     except (DemoError, OSError) as error:
         print(f"demo corpus: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, DemoError) else exit_codes.FAILED

@@ -31,6 +31,7 @@ import numpy as np
 
 from datarater.meta_training.demo.corpus import (
     DemoDocument,
+    Installation,
     Kind,
     make_documents,
 )
@@ -152,7 +153,7 @@ def write_corruption_corpus(
         OSError: If the folder cannot be written.
     """
     rng = np.random.default_rng(seed)
-    pool, held_out = make_documents()
+    pool, held_out = make_documents(Installation.running())
     training, set_aside = split_documents([d for d in pool if d.kind is Kind.INTACT], rng)
 
     sequences = cut(document.text for document in set_aside)

@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,45 +44,9 @@ DOCUMENTS_PER_KIND = 300
 """Documents of each kind over which the AUCs of both raters are computed."""
 PROGRAM = (sys.executable, "-m", "datarater")
 """How `datarater` is started: by the running Python, so that its environment need not be active."""
+TRAIN_MODULES = ("grain", "ml_collections", "optax", "orbax")
 _MARKER = ".datarater-demo"
 _REMADE = ("train", "rater", "curated")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `datarater demo`.
-
-    Args:
-        argv: Arguments after the command's name; those of the process if None.
-
-    Returns:
-        The exit code, one of `datarater.rater_model.exit_codes`.
-
-    Raises:
-        ModuleNotFoundError: If the extra `datarater[train]` is not installed.
-    """
-    parser = make_parser()
-    options = parser.parse_args(argv)
-    if options.documents_per_kind < 1:
-        parser.error(f"--documents_per_kind must be at least 1, not {options.documents_per_kind}")
-    _check_extra()
-
-    try:
-        run_demo(Path(options.output).expanduser(), options.documents_per_kind)
-    except DemoError as error:
-        print(f"datarater demo: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # handled by `datarater` as in every command
-        raise
-    except OSError as error:
-        print(f"datarater demo: {error}", file=sys.stderr)
-        return _exit_code_of(error)
-    except KeyboardInterrupt:
-        print(
-            "datarater demo: interrupted; run the same command to start over (the corpus is kept)",
-            file=sys.stderr,
-        )
-        return exit_codes.STOPPED
-    return exit_codes.DONE
 
 
 def make_parser() -> CommandParser:
@@ -111,9 +75,9 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def _check_extra() -> None:
+def _check_extra(train_modules: Sequence[str]) -> None:
     """Raises ModuleNotFoundError, as importing it does, if what training needs is not installed."""
-    for name in ("grain", "ml_collections", "optax", "orbax"):
+    for name in train_modules:
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -350,6 +314,49 @@ def _corpus_line(corpus: DemoCorpus) -> str:
         f"{documents:,} documents ({size:.1f} MB) in {corpus.pool_glob}, "
         f"{held_out_documents:,} held out; {'made now' if corpus.made else 'made earlier'}"
     )
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    run: Callable[[Path, int], object] = run_demo,
+    train_modules: Sequence[str] = TRAIN_MODULES,
+) -> int:
+    """Runs `datarater demo`.
+
+    Args:
+        argv: Arguments after the command's name; those of the process if None.
+        run: Runs the demo, as `run_demo` does.
+        train_modules: Packages that must be installed.
+
+    Returns:
+        The exit code, one of `datarater.rater_model.exit_codes`.
+
+    Raises:
+        ModuleNotFoundError: If the extra `datarater[train]` is not installed.
+    """
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    if options.documents_per_kind < 1:
+        parser.error(f"--documents_per_kind must be at least 1, not {options.documents_per_kind}")
+    _check_extra(train_modules)
+
+    try:
+        run(Path(options.output).expanduser(), options.documents_per_kind)
+    except DemoError as error:
+        print(f"datarater demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # handled by `datarater` as in every command
+        raise
+    except OSError as error:
+        print(f"datarater demo: {error}", file=sys.stderr)
+        return _exit_code_of(error)
+    except KeyboardInterrupt:
+        print(
+            "datarater demo: interrupted; run the same command to start over (the corpus is kept)",
+            file=sys.stderr,
+        )
+        return exit_codes.STOPPED
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

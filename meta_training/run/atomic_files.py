@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from datarater.rater_model.json_codec import to_plain
-
 
 def replace_file(path: Path, content: bytes) -> None:
     """Writes a file, completely or not at all."""
@@ -21,5 +19,5 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes a value as JSON, completely or not at all."""
-    replace_file(path, (json.dumps(to_plain(values), indent=2) + "\n").encode("utf-8"))
+    """Writes JSON, completely or not at all."""
+    replace_file(path, (json.dumps(values, indent=2) + "\n").encode("utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,15 +68,16 @@ class Progress:
     Args:
         label: Name of what is counted, such as "step".
         total: Number of them in the whole run.
+        clock: Returns seconds.
     """
 
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total = label, total
+    def __init__(self, label: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._label, self._total, self._clock = label, total, clock
         self._started: tuple[int, float] | None = None
 
     def report(self, step: int, text: str) -> None:
         """Logs one line. The rate is that since the first report, without compilation."""
-        now = time.monotonic()
+        now = self._clock()
         rate = ""
         if self._started is None:
             self._started = (step, now)

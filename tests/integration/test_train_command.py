@@ -151,11 +151,9 @@ def test_help_and_wrong_usage_import_no_heavy_library(arguments: list[str]) -> N
     assert done.stdout.splitlines()[-1] == ""
 
 
-def test_a_missing_train_extra_is_named_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(train, "_TRAIN_MODULES", ("ml_collections", "nowhere.part", "optax"))
-    assert train.main(["--workdir=work"]) == exit_codes.FAILED
+def test_a_missing_train_extra_is_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    modules = ("ml_collections", "nowhere.part", "optax")
+    assert train.main(["--workdir=work"], modules) == exit_codes.FAILED
     assert capsys.readouterr().err == (
         "datarater train needs the train extra: pip install 'datarater[train]' "
         "(no module named 'nowhere.part')\n"

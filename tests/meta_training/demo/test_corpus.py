@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import gzip
 import json
-import shutil
-import sys
-import sysconfig
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from datarater.meta_training.demo.corpus import (
     MAX_CHARACTERS,
     MIN_CHARACTERS,
     DemoCorpus,
+    Installation,
     Kind,
     Piece,
     build_demo_corpus,
@@ -126,24 +125,40 @@ def test_code_loses_its_docstrings_and_nothing_else() -> None:
     )
 
 
-def test_a_complete_corpus_is_used_again_and_a_changed_one_made_anew(
-    built: DemoCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "demo"
-    shutil.copytree(built.output, output)
-    again = build_demo_corpus(output)
+def small_python(library: Path) -> Installation:
+    """Writes a standard library with just enough prose."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 6)) for _ in range(2_000)]
+    library.mkdir()
+    for number in range(100):
+        paragraphs = [" ".join(rng.choice(words, 80)) + "." for _ in range(7)]
+        (library / f"module{number}.py").write_text(
+            "# Copyright 2001 Nobody. All rights reserved for ever and ever.\n"
+            + '"""'
+            + "\n\n".join(paragraphs)
+            + '"""\n'
+            + "".join(f"name_{line} = {number}\n" for line in range(200))
+        )
+    return Installation(library, library, {})
+
+
+def test_a_complete_corpus_is_used_again_and_a_changed_one_made_anew(tmp_path: Path) -> None:
+    python, output = small_python(tmp_path / "library"), tmp_path / "demo"
+    built = build_demo_corpus(output, python=python)
+    assert built.made
+    again = build_demo_corpus(output, python=python)
     assert not again.made
     assert again.summary == built.summary
-    small_pool = [corpus.DemoDocument("a", "some text", "topics", Kind.INTACT)]
-    monkeypatch.setattr(corpus, "make_documents", lambda: (small_pool, small_pool))
+
     shard = sorted((output / "corpus").iterdir())[0]
-    shard.write_bytes(shard.read_bytes()[:-1])
-    anew = build_demo_corpus(output)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    anew = build_demo_corpus(output, python=python)
     assert anew.made
-    assert [document["text"] for document in read(output / "corpus")] == ["some text"]
+    assert shard.read_bytes() == whole
     assert sorted(path.name for path in output.iterdir()) == ["corpus", "corpus.json", "heldout"]
-    monkeypatch.setattr(corpus, "CORPUS_VERSION", 1_000)
-    assert build_demo_corpus(output).made
+
+    assert build_demo_corpus(output, python=python, version=1_000).made
 
 
 @pytest.mark.slow
@@ -162,28 +177,29 @@ def test_a_folder_of_someone_elses_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_installation_without_text_is_refused_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(corpus, "_library_modules", lambda: iter(()))
+    stripped = dataclasses.replace(Installation.running(), library=tmp_path / "nowhere")
+    assert stripped.topics
     with pytest.raises(TooLittleTextError, match="libpython3-stdlib"):
-        build_demo_corpus(tmp_path)
-    assert corpus.main(["--output", str(tmp_path)]) == 1
+        build_demo_corpus(tmp_path, python=stripped)
+    assert corpus.main(["--output", str(tmp_path)], stripped) == 1
     assert "stripped" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_topics_and_licence_the_docstrings_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_topics_and_licence_the_docstrings_do() -> None:
     source = (
         '# Copyright 2001 Nobody. All rights reserved for ever and ever.\n"""'
         + "Prose of some kind. " * 20
         + '"""'
     )
     module = corpus._Module("odd.py", source, ast.parse(source))
-    monkeypatch.setattr(corpus, "_topics", dict)
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: "/nowhere")
-    monkeypatch.setattr(sys, "base_prefix", "/nowhere")
-    assert [piece.origin for piece in corpus.gather_prose([module])] == ["odd.py"]
-    assert corpus.gather_boilerplate([module]) == ["All rights reserved for ever and ever."]
+    nothing = Installation(Path("/nowhere"), Path("/nowhere"), topics={})
+    assert [piece.origin for piece in corpus.gather_prose([module], nothing.topics)] == ["odd.py"]
+    assert corpus.gather_boilerplate([module], nothing) == [
+        "All rights reserved for ever and ever."
+    ]
 
 
 def test_prose_is_told_from_doctests_tables_and_grammar() -> None:

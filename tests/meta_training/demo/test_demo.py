@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import importlib.util
 import json
 import subprocess
 import sys
@@ -234,7 +233,7 @@ def test_the_end_says_where_things_are_and_what_next() -> None:
 
 
 def test_wrong_usage_and_failures_have_their_exit_codes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as usage:
         demo.main(["--documents_per_kind", "0"])
@@ -245,11 +244,10 @@ def test_wrong_usage_and_failures_have_their_exit_codes(
     assert "datarater demo: " in capsys.readouterr().err
 
     def ends_with(error: BaseException) -> int:
-        def run(output: Path, per_kind: int) -> dict[str, KindResult]:
+        def run(output: Path, per_kind: int) -> None:
             raise error
 
-        monkeypatch.setattr(demo, "run_demo", run)
-        return demo.main(["--output", str(tmp_path)])
+        return demo.main(["--output", str(tmp_path)], run)
 
     assert ends_with(DemoError("no")) == exit_codes.FAILED
     assert ends_with(CommandError("no", exit_codes.DISK_FULL)) == exit_codes.DISK_FULL
@@ -260,24 +258,22 @@ def test_wrong_usage_and_failures_have_their_exit_codes(
     assert "run the same command to start over" in capsys.readouterr().err
 
 
-def test_without_the_extra_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="grain") as missing:
-        demo.main([f"--output={tmp_path / 'output'}"])
-    assert missing.value.name == "grain"
+def test_without_the_extra_nothing_is_made(tmp_path: Path) -> None:
+    arguments = [f"--output={tmp_path / 'output'}"]
+    with pytest.raises(ModuleNotFoundError, match="nowhere") as missing:
+        demo.main(arguments, train_modules=("sys", "nowhere"))
+    assert missing.value.name == "nowhere"
     assert not (tmp_path / "output").exists()
 
 
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = []
 
-    def run(output: Path, per_kind: int) -> dict[str, KindResult]:
+    def run(output: Path, per_kind: int) -> None:
         outputs.append(output)
-        return {}
 
-    monkeypatch.setattr(demo, "run_demo", run)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert demo.main(["--output=~/output"]) == exit_codes.DONE
+    assert demo.main(["--output=~/output"], run) == exit_codes.DONE
     assert outputs == [tmp_path / "output"]
 
 

@@ -158,15 +158,10 @@ def test_spending_counts_every_model_and_every_update() -> None:
     assert spending.at(2)["flops"] == 3000 + 2 * (8 * (9 * 10 + 3 * 1) + 4 * 3 * 10)
 
 
-def test_progress_tells_rate_and_time_left(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("datarater.meta_training.run.summary.time.monotonic", lambda: now[0])
-    progress = Progress("step", 110)
+def test_progress_tells_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress("step", 110, iter([0.0, 5.0]).__next__)
     with caplog.at_level(logging.INFO, logger="datarater"):
         progress.report(10, "loss 3.0")
-        now[0] = 5.0
         progress.report(20, "loss 2.0")
     assert caplog.messages == [
         "step 10/110  loss 3.0",
