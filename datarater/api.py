@@ -7,7 +7,6 @@ the same call continues an unfinished run, and returns at once where nothing is 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,33 +14,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datarater.pipelines.commands import printing, running
+from datarater.pipelines.commands import printing, requests, running
 from datarater.pipelines.commands.flags import (
-    DEFAULT_READ_AMPLIFICATION,
     DEFAULT_SHARD_BYTES,
     DEFAULT_SPLIT_BYTES,
     OUTPUT_FORMATS,
     is_selection_name,
 )
-from datarater.pipelines.commands.requests import (
-    REMOTE_WORKERS_TO_FILL,
-    absolute_input,
-    absolute_path,
-    resolve_inputs,
-)
 from datarater.pipelines.errors import CurationError, UsageError
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.commits import check_protocols
 from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.manifest import Manifest, read_manifest
-from datarater.pipelines.run_folder.scored import Scoring, find_scoring
+from datarater.pipelines.run_folder.manifest import read_manifest
+from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
-from datarater.rater_model.documents.files import expand_home
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -99,7 +89,7 @@ def curate(
     """
     execution = choice.choose(beam_args, local_workers)
     request = _selection_request(output, execution, **selection)
-    scoring_request = _scoring_request(
+    to_score = _scoring_request(
         inputs,
         rater,
         output,
@@ -109,10 +99,7 @@ def curate(
         split_bytes,
         max_rejected_fraction,
     )
-    running.curate(
-        scoring_request, request, execution, printing.say if progress else _silent, progress
-    )
-    return _fields(read_manifest(request.selection))
+    return _run(Work(to_score, request), execution, progress)
 
 
 def score(
@@ -140,7 +127,7 @@ def score(
         CurationError: The run cannot continue; the message says why and what to do.
     """
     execution = choice.choose(beam_args, local_workers)
-    request = _scoring_request(
+    to_score = _scoring_request(
         inputs,
         rater,
         output,
@@ -150,8 +137,7 @@ def score(
         split_bytes,
         max_rejected_fraction,
     )
-    running.score(request, execution, printing.say if progress else _silent, progress)
-    return _fields(find_scoring(request.folder))
+    return _run(Work(to_score), execution, progress)
 
 
 def select(
@@ -183,8 +169,7 @@ def select(
     """
     execution = choice.choose(beam_args, local_workers)
     request = _selection_request(output, execution, **selection)
-    running.select(request, execution, printing.say if progress else _silent, progress)
-    return _fields(read_manifest(request.selection))
+    return _run(Work(selection=request), execution, progress)
 
 
 def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Table:
@@ -201,7 +186,7 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
     Raises:
         CurationError: The folder does not exist or has no scores.
     """
-    folder = RunFolder(_path("output", output))
+    folder = RunFolder(requests.usable_path("output", output))
     entries = [entry for part in score_entries(folder) for _, entry in part]
     if not entries:
         raise CurationError(f"{folder.path} has no scores; run `datarater score` into it first")
@@ -218,18 +203,18 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
     return pa.concat_tables(at_once(read, sorted(entries, key=lambda entry: entry.path)))
 
 
-def _fields(content: Scoring | Manifest | None) -> dict[str, Any]:
+def _run(work: Work, execution: Execution, progress: bool) -> dict[str, Any]:
+    """Runs the work; returns the fields of the file that it commits last, as far as it is there."""
+    running.run(work, execution, printing.say if progress else _silent, progress)
+    if work.selection is None:
+        content: Any = find_scoring(work.folder)
+    else:
+        content = read_manifest(work.selection.selection)
     return {} if content is None else to_plain(content)
 
 
 def _silent(line: str) -> None:
     """Discards a line of progress."""
-
-
-def _path(flag: str, path: PathLike, execution: Execution | None = None) -> str:
-    text = expand_home(os.fspath(path))
-    check_protocols(flag, text)
-    return text if execution is None else absolute_path(flag, text, execution)
 
 
 def _scoring_request(
@@ -243,19 +228,15 @@ def _scoring_request(
     max_rejected_fraction: float,
 ) -> ScoringRequest:
     values = [inputs] if isinstance(inputs, str | Path) else inputs
-    paths = [absolute_input(_path("inputs", value), execution) for value in values]
-    rater = _path("rater", rater, execution)
-    return ScoringRequest(
-        inputs=resolve_inputs(paths, read.text_field),
+    return requests.scoring_request(
+        execution,
+        inputs=requests.patterns_of(values, execution, read.text_field),
         rater=rater,
-        rater_digest=rater_digest(rater),
-        output=_path("output", output, execution),
+        output=output,
         read=read,
         scoring=scoring,
         split_bytes=split_bytes,
         max_rejected_fraction=max_rejected_fraction,
-        max_read_amplification=DEFAULT_READ_AMPLIFICATION,
-        workers_to_fill=execution.workers or REMOTE_WORKERS_TO_FILL,
     )
 
 
@@ -296,12 +277,13 @@ def _selection_request(
         by_reference=reference is not None,
     )
 
-    return SelectionRequest(
-        _path("output", output, execution),
-        policy,
+    return requests.selection_request(
+        execution,
+        output=output,
+        policy=policy,
         seed=seed,
         output_format=output_format,
         output_shard_bytes=output_shard_bytes,
-        reference=None if reference is None else _path("reference", reference, execution),
-        name=name or "",
+        reference=reference,
+        name=name,
     )

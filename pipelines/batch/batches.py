@@ -1,7 +1,7 @@
 """Completes single batches: claims files, curates them, publishes the record.
 
 The journal (`datarater.pipelines.batch.journal`) is the state. A batch is a claim of files, then a
-run folder that `datarater curate` fills, then a publication: the record of the batch, decided in
+run folder that `running.run` fills, then a publication: the record of the batch, decided in
 the journal and then committed as `PUBLISH/DATE/manifest.json`. Every step finds what was done
 before, so the same command can run twice, late, in two launches at once, or again after a kill at
 any moment:
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Callable
 
 from datarater.pipelines.batch import frozen_reference, inputs, retention
 from datarater.pipelines.batch import record as batch_record
@@ -35,7 +36,7 @@ from datarater.pipelines.batch.journal import (
 )
 from datarater.pipelines.batch.record import Record
 from datarater.pipelines.batch.report import report_intake, report_record
-from datarater.pipelines.commands import curate, printing
+from datarater.pipelines.commands import printing, running
 from datarater.pipelines.errors import (
     CurationError,
     EmptyCorpusError,
@@ -44,15 +45,20 @@ from datarater.pipelines.errors import (
     RunFolderMismatchError,
     UsageError,
 )
+from datarater.pipelines.graph.inputs import FileList
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
 from datarater.pipelines.run_folder import commits, lease
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import differences
-from datarater.pipelines.run_folder.layout import RunFolder, json_lines, now, to_json
+from datarater.pipelines.run_folder.layout import json_lines, now, to_json
 from datarater.pipelines.run_folder.manifest import read_manifest
 from datarater.pipelines.run_folder.scored import read_scoring
+from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model import exit_codes
 from datarater.rater_model.json_codec import to_plain
+
+Curate = Callable[[Work, Execution], object]
+"""Scores and selects, and waits for the end if it can."""
 
 _MAX_NAMED = 5
 _MAX_CHECKED = 32
@@ -70,6 +76,7 @@ class Batches:
 
     Args:
         config: The configuration.
+        curate: Runs the work of a batch.
         adopt_reference: Whether another reference may replace the frozen one.
         accept_alarm: Date of the batch to publish despite an alarm that would hold it back; None
             for no date.
@@ -79,14 +86,20 @@ class Batches:
     """
 
     def __init__(
-        self, config: BatchConfig, *, adopt_reference: bool = False, accept_alarm: str | None = None
+        self,
+        config: BatchConfig,
+        curate: Curate = running.run,
+        *,
+        adopt_reference: bool = False,
+        accept_alarm: str | None = None,
     ):
         for folder in (config.state, config.runs, config.publish):
             commits.check_file_system(folder)
         self._config = config
+        self._run = curate
         self._accept_alarm = accept_alarm
         self.journal = Journal(config.state)
-        self._scoring, self._selection, _ = config.requests(config.runs, "")
+        self._scoring, self._selection = config.requests()
         self._reference: Reference = frozen_reference.freeze(
             config, self.journal, self._scoring, self._selection, adopt=adopt_reference
         )
@@ -180,10 +193,9 @@ class Batches:
         Raises:
             LeaseHeldError: It cannot, but another launch is working in it.
         """
-        scoring = dataclasses.replace(self._scoring, output=claim.run)
-        selection = dataclasses.replace(self._selection, output=claim.run)
+        work = self._work_of(claim)
         lines = differences(to_plain(self._terms), to_plain(claim.terms))
-        if not lines and not commits.exists(selection.selection.success_path):
+        if not lines and not commits.exists(work.goal):
             lines = inputs.changed_since(self.journal.inputs(claim))
         # Without {date} in the globs, new files belong to the batch that comes next.
         if not lines and not claim.files and self._config.is_dated:
@@ -192,7 +204,7 @@ class Batches:
         if not lines:
             return None
 
-        for folder in Work(scoring=scoring, selection=selection).leases():
+        for folder in work.leases():
             term = lease.current(folder)
             if term is not None and term.is_held():
                 raise LeaseHeldError(
@@ -203,8 +215,16 @@ class Batches:
 
     # Curating.
 
+    def _work_of(self, claim: Claim) -> Work:
+        """Returns the work of a batch, with its own files and run folder."""
+        files = FileList(self.journal.kept("inputs", claim.inputs))
+        return Work(
+            dataclasses.replace(self._scoring, inputs=files, output=claim.run),
+            dataclasses.replace(self._selection, output=claim.run),
+        )
+
     def _curate(self, date: datetime.date, number: int, claim: Claim) -> Record:
-        """Scores and selects the files of a batch with `datarater curate`; returns the record.
+        """Scores and selects the files of a batch; returns the record.
 
         Raises:
             JobGoesOnError: The job continues without this command.
@@ -214,21 +234,19 @@ class Batches:
 
         # A batch without files has no run folder.
         if claim.files:
-            list_path = self.journal.kept("inputs", claim.inputs)
+            work = self._work_of(claim)
             try:
-                curate.run(self._config.argv(claim.run, list_path))
+                self._run(work, self._config.execution())
             except EmptyCorpusError:
                 printing.say(f"batch {claim.date}: its {claim.files:,} files contain no records")
             else:
-                manifest = read_manifest(
-                    dataclasses.replace(self._selection, output=claim.run).selection
-                )
+                manifest = read_manifest(work.folder.selection(self._selection.name))
                 if manifest is None:
                     raise JobGoesOnError(
                         f"batch {claim.date}: the job continues without this command; to publish "
                         "the batch, run the same command again when the job has ended"
                     )
-                scoring = read_scoring(RunFolder(claim.run))
+                scoring = read_scoring(work.folder)
 
         return batch_record.build(
             self.journal,
@@ -347,4 +365,4 @@ def terms(scoring: ScoringRequest, selection: SelectionRequest, reference: Refer
         reference: The frozen reference.
     """
     named = NamedSelection(**vars(selection.options), name=selection.name)
-    return Terms(scoring.plan.options, named, reference.digest)
+    return Terms(scoring.options, named, reference.digest)

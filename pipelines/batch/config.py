@@ -29,9 +29,9 @@ import yaml  # type: ignore[import-untyped]
 
 from datarater.pipelines.commands import flags, requests
 from datarater.pipelines.errors import UsageError
+from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.plan import INPUT_LIST
 from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.command_line import near_miss
 from datarater.rater_model.documents.files import (
@@ -164,23 +164,6 @@ class BatchConfig:
             for pattern in self.input
         ]
 
-    def argv(self, output: str, inputs: str) -> list[str]:
-        """Returns the flags of `datarater curate` for one batch.
-
-        Args:
-            output: Run folder of the batch.
-            inputs: Path of the file that lists the batch's inputs.
-        """
-        words = [
-            f"--input={INPUT_LIST}{inputs}",
-            f"--output={output}",
-            f"--rater={self.rater}",
-            *self.curate,
-        ]
-        if not any(word.startswith("--threshold=") for word in self.curate):
-            words.append(f"--reference={self.reference}")
-        return [*words, *self.beam]
-
     def score_command(self) -> str:
         """Returns the shell command that scores the reference as the batches are scored."""
         parser = argparse.ArgumentParser(add_help=False)
@@ -205,23 +188,40 @@ class BatchConfig:
             ["datarater batch --config", shlex.quote(self.path), "--as_of", f"{date}", *more]
         )
 
-    def requests(
-        self, output: str, inputs: str
-    ) -> tuple[ScoringRequest, SelectionRequest, Execution]:
-        """Parses the flags of `datarater curate`; loads the rater to compute its digest.
+    def requests(self) -> tuple[ScoringRequest, SelectionRequest]:
+        """Returns the requests of every batch; loads the rater to compute its digest.
 
-        Args:
-            output: Run folder of the batch.
-            inputs: Path of the file that lists the batch's inputs.
+        Each batch replaces the globs by its files, and `runs` by its run folder.
 
         Raises:
             UsageError: A flag is invalid; the message names the flag and the file.
             CurationError: The rater cannot be loaded.
         """
+        args, execution = self._parse()
+        requests.usable_path("state", self.state, execution)  # it contains the lists of files
+        scoring = requests.scoring_of(args, execution, Patterns(self.input))
+        return scoring, requests.selection_of(args, execution)
+
+    def execution(self) -> Execution:
+        """Returns the execution of a run; each run needs its own.
+
+        Raises:
+            UsageError: A flag is invalid; the message names the flag and the file.
+            FlinkError: A Flink cluster does not answer, or has fewer slots than requested.
+        """
+        return self._parse()[1]
+
+    def _parse(self) -> tuple[argparse.Namespace, Execution]:
+        has_threshold = any(word.startswith("--threshold=") for word in self.curate)
+        given = argparse.Namespace(
+            input=list(self.input),
+            rater=self.rater,
+            output=self.runs,
+            reference=None if has_threshold else self.reference,
+        )
         parser = FlagParser(self.path)
-        args, execution = requests.parse_run(parser, self.argv(output, inputs))
-        selection = requests.selection_request(args)
-        return requests.scoring_request(args, execution), selection, execution
+        args, beam_args = flags.parse(parser, [*self.curate, *self.beam], given)
+        return args, requests.execution_of(parser, args, beam_args)
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -239,6 +239,9 @@ class FlagParser(argparse.ArgumentParser):
         flags.add_scoring_flags(self)
         flags.add_selection_flags(self)
         flags.add_local_flags(self)
+        # The batch itself gives the input, the rater and the output.
+        for action in self._actions:
+            action.required = False
 
     def error(self, message: str) -> NoReturn:
         """Raises a UsageError in place of ending the process."""

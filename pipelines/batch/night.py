@@ -197,7 +197,7 @@ def dry_run(config: BatchConfig, date: datetime.date) -> None:
     Raises:
         CurationError: The configuration, the rater or the reference cannot be used.
     """
-    scoring, _, _ = config.requests(config.runs, "")
+    scoring, _ = config.requests()
     frozen_reference.identify(config, scoring)
     journal = Journal(config.state)
     state = journal.read()

@@ -12,6 +12,7 @@ from datarater.pipelines.commands import flags, outcome
 from datarater.rater_model.command_line import CommandParser
 
 if TYPE_CHECKING:
+    from datarater.pipelines.batch.batches import Curate
     from datarater.pipelines.batch.record import Record
 
 COMMAND = "datarater batch"
@@ -76,11 +77,12 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def run(argv: Sequence[str] | None = None) -> Record | None:
+def run(argv: Sequence[str] | None = None, curate: Curate | None = None) -> Record | None:
     """Makes the batch of a date, exactly once.
 
     Args:
         argv: Flags; those of the command line if None.
+        curate: Runs the work of a batch; `running.run` if None.
 
     Returns:
         The record of the batch; None for a dry run.
@@ -101,6 +103,7 @@ def run(argv: Sequence[str] | None = None) -> Record | None:
     from datarater.pipelines.batch import night
     from datarater.pipelines.batch.batches import Batches
     from datarater.pipelines.batch.config import read_config
+    from datarater.pipelines.commands import running
     from datarater.pipelines.runners.interrupts import Interrupts
 
     config = read_config(args.config, beam_args)
@@ -109,7 +112,12 @@ def run(argv: Sequence[str] | None = None) -> Record | None:
             night.dry_run(config, args.as_of)
             return None
         accept = args.as_of.isoformat() if args.accept_alarm else None
-        batches = Batches(config, adopt_reference=args.adopt_reference, accept_alarm=accept)
+        batches = Batches(
+            config,
+            curate or running.run,
+            adopt_reference=args.adopt_reference,
+            accept_alarm=accept,
+        )
         return night.run(batches, config, args.as_of)
 
 

@@ -15,7 +15,6 @@ from apache_beam.options.pipeline_options import WorkerOptions
 from datarater.pipelines import errors
 from datarater.pipelines.commands.printing import say
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.graph.planning import list_inputs
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.checkpoint import load_rater
@@ -143,7 +142,7 @@ def estimate(request: ScoringRequest) -> Estimate:
         NoMatchError: No file matches.
         UnreadableInputError: A file cannot be read.
     """
-    files = list_inputs(request.inputs)
+    files = request.inputs.files()
     stored_bytes = sum(file.size for file in files)
 
     # Files of every size are sampled alike: every k-th of them by size.
@@ -155,7 +154,7 @@ def estimate(request: ScoringRequest) -> Estimate:
     seen: list[Record] = []
     for file in sample:
         try:
-            count, part = _sample_file(file, request.read)
+            count, part = _sample_file(file, request.options.read)
         except OSError as error:
             raise errors.reading_failed(file.path, error) from error
         records += count
@@ -201,7 +200,7 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:
     """Returns the mean number of tokens of texts, and the processor seconds for scoring one."""
     limit_cpu_threads()  # as workers do: one scoring thread for each core
-    scorer = Scorer(load_rater(request.rater), request.scoring)
+    scorer = Scorer(load_rater(request.rater), request.options.scoring)
     tokens = scorer.score(texts).tokens_N.mean()  # compiles, so it is not timed
     rounds, began = 0, time.process_time()
     while rounds == 0 or time.process_time() - began < _MIN_SECONDS:

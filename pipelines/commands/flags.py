@@ -7,14 +7,11 @@ into work is in `datarater.pipelines.commands.requests`.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
-from datarater.pipelines.errors import UsageError
-from datarater.pipelines.run_folder import commits
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.policy_options import policy_from_options
 from datarater.pipelines.selection.ranking import SelectionError
@@ -26,7 +23,6 @@ from datarater.pipelines.selection.rules import (
     TokenBudget,
 )
 from datarater.rater_model.command_line import near_miss
-from datarater.rater_model.documents.files import expand_home, local_path
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
 
@@ -43,9 +39,6 @@ OUTPUT_FORMATS = (
     "attributes",
     "scores",
 )
-PATH_FLAGS = ("rater", "output", "reference", "tfds_data_dir", "input_list")
-"""Flags with a single path; `--input` may be given several times."""
-
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SELECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 
@@ -513,16 +506,6 @@ def add_dry_run_flags(parser: argparse.ArgumentParser) -> None:
 # From the command line to values.
 
 
-def read_options(args: argparse.Namespace) -> ReadOptions:
-    """Returns the read options from the flags of `add_input_flags`."""
-    return ReadOptions(
-        text_field=args.text_field,
-        id_field=args.id_field,
-        source_field=args.source_field,
-        max_record_bytes=args.max_record_bytes,
-    )
-
-
 def policy(args: argparse.Namespace) -> Policy:
     """Returns the rule and what it applies to, from the flags of `add_selection_flags`.
 
@@ -545,25 +528,26 @@ def policy(args: argparse.Namespace) -> Policy:
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    given: argparse.Namespace | None = None,
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parses the command line.
 
     Args:
         parser: The command's parser.
         argv: The command's arguments; those of this process if None.
+        given: Values that are known already, which take the place of defaults.
 
     Returns:
         The command's own flags, and the words that are left for Beam.
 
     Raises:
-        UsageError: A path has a protocol that no installed file system reads, or the run folder
-            is a file.
-        SystemExit: Any other wrong usage, and `--help`.
+        SystemExit: Wrong usage, and `--help`.
     """
     argv = sys.argv[1:] if argv is None else argv
     _refuse_misspelt(parser, argv)
-    args, beam_args = parser.parse_known_args(argv)
+    args, beam_args = parser.parse_known_args(argv, given)
 
     # A word that is not a flag is usually a glob that the shell expanded. After a flag without `=`
     # it may be that flag's value, which only Beam can tell.
@@ -582,8 +566,6 @@ def parse(
             parser.error(str(error))
     if "input" in args and not args.input and not args.input_list:
         parser.error("the following arguments are required: --input or --input_list")
-    _expand_home(args)
-    _check_paths(args)
     return args, beam_args
 
 
@@ -602,32 +584,3 @@ def _refuse_misspelt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> No
         near = near_miss(flag.replace("-", "_"), [name.replace("-", "_") for name in own_flags])
         if near:
             parser.error(f"unknown flag {flag}; did you mean --{near.lstrip('_')}?")
-
-
-def _expand_home(args: argparse.Namespace) -> None:
-    """Expands `~` in local paths: a shell does it only at the start of a word."""
-    for flag in PATH_FLAGS:
-        path = getattr(args, flag, None)
-        if path:
-            setattr(args, flag, expand_home(path))
-    if "input" in args:
-        args.input = [expand_home(path) for path in args.input]
-
-
-def _check_paths(args: argparse.Namespace) -> None:
-    """Refuses paths that no file system can open, and a run folder that is a file or below one.
-
-    Raises:
-        UsageError: The message names the flag.
-    """
-    for flag in ("input", *PATH_FLAGS):
-        value = getattr(args, flag, None) or []
-        for path in [value] if isinstance(value, str) else value:
-            commits.check_protocols(f"--{flag}", path)
-    local = local_path(args.output) if "output" in args else None
-    if local is not None:
-        place = os.path.abspath(local)
-        while not os.path.exists(place) and place != os.path.dirname(place):
-            place = os.path.dirname(place)
-        if not os.path.isdir(place):
-            raise UsageError(f"--output: {place} is a file; name a folder")

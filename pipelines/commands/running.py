@@ -13,11 +13,11 @@ from datarater.pipelines import errors
 from datarater.pipelines.commands import printing
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
+from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
-from datarater.pipelines.run_folder.manifest import check_rule, read_manifest
+from datarater.pipelines.run_folder.manifest import check_rule
 from datarater.pipelines.run_folder.reference import read_reference
 from datarater.pipelines.runners import choice, flink, local_workers
 from datarater.pipelines.runners.execution import Execution
@@ -31,16 +31,16 @@ from datarater.rater_model.scorer import limit_cpu_threads
 Say = Callable[[str], None]
 
 
-def score(
-    request: ScoringRequest,
+def run(
+    work: Work,
     execution: Execution,
     say: Say = printing.say,
     shows_progress: bool = True,
 ) -> PipelineResult | None:
-    """Scores a corpus, unless that is done.
+    """Scores a corpus, selects from a scored one, or does both, unless that is done.
 
     Args:
-        request: What to score, and how.
+        work: What to score, what to keep, or both.
         execution: The runner and its options.
         say: Called with each line about the run.
         shows_progress: Whether the progress of the work is printed on standard error.
@@ -52,54 +52,33 @@ def score(
     Raises:
         CurationError: The run cannot continue; the message says why and what to do.
     """
-    limit_cpu_threads()
-    files = scoring.preflight(request)
-    check_writable(request.folder)
-    if commits.exists(request.folder.scoring_path):
+    files = _check(work)
+    if commits.exists(work.goal):
         return None
-    _say_inputs(files, say)
-    return run_graph(Work(scoring=request), execution, say, shows_progress)
+    check_writable(work.folder)
+    if files:
+        say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+    return run_graph(work, execution, say, shows_progress)
 
 
-def select(
-    request: SelectionRequest,
-    execution: Execution,
-    say: Say = printing.say,
-    shows_progress: bool = True,
-) -> PipelineResult | None:
-    """Selects from a scored corpus, unless that is done; see `score`."""
-    if not commits.exists(request.folder.path):
-        raise UsageError(f"--output: {request.folder.path} does not exist")
-    cutoff_search.first_cutoffs(request)
-    check_rule(request.selection, request.options)
-    if read_manifest(request.selection) is not None:
-        return None
-    check_writable(request.folder)
-    return run_graph(Work(selection=request), execution, say, shows_progress)
+def _check(work: Work) -> Sequence[FileInfo]:
+    """Makes the checks of the graph before it is built; returns the input files of a scoring."""
+    request, selection = work.scoring, work.selection
+    files: Sequence[FileInfo] = ()
+    if request is not None:
+        limit_cpu_threads()
+        files = scoring.preflight(request)
+    if selection is None:
+        return files
 
-
-def curate(
-    request: ScoringRequest,
-    selection: SelectionRequest,
-    execution: Execution,
-    say: Say = printing.say,
-    shows_progress: bool = True,
-) -> PipelineResult | None:
-    """Scores a corpus and selects from it in one graph, unless that is done; see `score`."""
-    limit_cpu_threads()
-    files = scoring.preflight(request)
-    if selection.reference is not None:
-        read_reference(selection.reference, request.plan.options)
+    if request is None:
+        if not commits.exists(work.folder.path):
+            raise UsageError(f"--output: {work.folder.path} does not exist")
+        cutoff_search.first_cutoffs(selection)
+    elif selection.reference is not None:
+        read_reference(selection.reference, request.options)
     check_rule(selection.selection, selection.options)
-    check_writable(request.folder)
-    if read_manifest(selection.selection) is not None:
-        return None
-    _say_inputs(files, say)
-    return run_graph(Work(scoring=request, selection=selection), execution, say, shows_progress)
-
-
-def _say_inputs(files: Sequence[FileInfo], say: Say) -> None:
-    say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+    return files
 
 
 def check_writable(folder: RunFolder) -> None:

@@ -39,7 +39,7 @@ class Curation(beam.PTransform):
 
         # Plan the splits and score them. The barrier is the commit of `scoring.json`.
         if scoring is not None:
-            groups = start | "Plan" >> Plan(scoring.plan)
+            groups = start | "Plan" >> Plan(scoring)
             summaries = groups | "Score" >> ScoreGroups(scoring)
             scored = summaries | "Barrier" >> CommitCounts(scoring)
         if selection is None:

@@ -18,98 +18,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import CountsError, NoMatchError, UsageError
+from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
-    Identity,
-    Inputs,
     PlanNumbers,
-    RunOptions,
     check_identity,
     read_identity,
 )
 from datarater.pipelines.run_folder.layout import (
-    RunFolder,
     json_lines,
-    read_json_lines,
     to_json,
 )
-from datarater.pipelines.run_folder.plan import INPUT_LIST, SplitTask, plan_of
+from datarater.pipelines.run_folder.plan import SplitTask, plan_of
 from datarater.rater_model.documents.decompression import unpacked_size
-from datarater.rater_model.documents.files import NoInputError, list_files, open_file
+from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import plan_file
 from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions, Split
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 
-@dataclasses.dataclass(frozen=True)
-class PlanRequest:
-    """Parameters of a plan.
-
-    The last two only change the cost of a run, not what it keeps.
-
-    Attributes:
-        inputs: Paths and globs.
-        output: Path of the run folder.
-        options: Every option that changes which documents exist or what they score.
-        max_read_amplification: Maximum number of times that a big compressed stream may be unpacked
-            so that several workers can share it.
-        workers_to_fill: Number of workers that the plan should keep busy.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    options: RunOptions
-    max_read_amplification: float = 4.0
-    workers_to_fill: int = 1
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run folder."""
-        return RunFolder(self.output)
-
-    def identity_of(self, files: Sequence[FileInfo]) -> Identity:
-        """Returns the run's identity, given the input files."""
-        return Identity(inputs=Inputs.of(files), **vars(self.options))
-
-
-def list_inputs(patterns: Sequence[str]) -> list[FileInfo]:
-    """Returns the input files, sorted by path.
-
-    Args:
-        patterns: Paths and globs; or `@FILE` alone, the name of a file in the format of a plan's
-            `inputs.jsonl`. Its files are taken as they were when they were listed; one that has
-            changed since then fails when it is read.
-
-    Raises:
-        UsageError: The file after `@` is not a list of input files.
-        NoMatchError: No file matches.
-        UnreadableInputError: A file system cannot be reached.
-    """
-    try:
-        if len(patterns) == 1 and patterns[0].startswith(INPUT_LIST):
-            return _listed_files(patterns[0].removeprefix(INPUT_LIST))
-        return list_files(patterns)
-    except NoInputError as error:
-        raise NoMatchError(f"--input: {error}") from error
-    except OSError as error:
-        raise errors.reading_failed(error.filename or "--input", error) from error
-
-
-def _listed_files(path: str) -> list[FileInfo]:
-    try:
-        return read_json_lines(path, FileInfo)
-    except CountsError as error:
-        raise UsageError(
-            f"--input: {INPUT_LIST}{path} is not a list of input files; to read the inputs from a "
-            f"text file, use --input_list {path}"
-        ) from error
-
-
-def check_committed_plan(request: PlanRequest, files: Sequence[FileInfo]) -> bool:
+def check_committed_plan(request: ScoringRequest, files: Sequence[FileInfo]) -> bool:
     """Returns whether this run was planned before.
 
     Raises:
@@ -129,12 +60,12 @@ class ListInputs(beam.DoFn):
     The folder of another run fails here, with a message that names the difference.
     """
 
-    def __init__(self, request: PlanRequest):
+    def __init__(self, request: ScoringRequest):
         self._request = request
 
     def process(self, element: Any) -> Iterator[FileInfo]:
         """Lists the files; any element starts the step."""
-        files = list_inputs(self._request.inputs)
+        files = self._request.inputs.files()
         if not check_committed_plan(self._request, files):
             yield from files
 
@@ -226,7 +157,7 @@ class FilePlan:
             yield SplitTask(split, self.info.fingerprint, ordinal // run_plan.SPLITS_PER_GROUP)
 
 
-def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
+def stride(plans: Iterable[FilePlan], request: ScoringRequest) -> list[FilePlan]:
     """Cuts big compressed streams into strides if whole files cannot keep all workers busy.
 
     A stream can only be read from its beginning. The splits of a stream in K equal parts therefore
@@ -252,7 +183,7 @@ def stride(plans: Iterable[FilePlan], request: PlanRequest) -> list[FilePlan]:
 class PlanFile(beam.DoFn):
     """Cuts one file into splits."""
 
-    def __init__(self, request: PlanRequest):
+    def __init__(self, request: ScoringRequest):
         self._request = request
 
     def process(self, info: FileInfo) -> Iterator[FilePlan]:
@@ -266,11 +197,11 @@ class PlanFile(beam.DoFn):
         yield plan
 
 
-def commit_plan(request: PlanRequest, planned: Iterable[FilePlan]) -> None:
+def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
     """Commits a plan: its shards first, then the identity that names it.
 
     Args:
-        request: Parameters of the plan.
+        request: The scoring that is planned.
         planned: Plans of all files, in any order.
 
     Raises:
@@ -330,7 +261,7 @@ def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
 class CommitPlan(beam.DoFn):
     """Commits the plan if there is none, then emits the number of every group of splits."""
 
-    def __init__(self, request: PlanRequest):
+    def __init__(self, request: ScoringRequest):
         self._request = request
 
     def process(self, element: Any, planned: Iterable[FilePlan]) -> Iterator[int]:
@@ -350,7 +281,7 @@ class CommitPlan(beam.DoFn):
 class Plan(beam.PTransform):
     """Plans the files in parallel and commits the plan; emits the numbers of its groups."""
 
-    def __init__(self, request: PlanRequest):
+    def __init__(self, request: ScoringRequest):
         super().__init__()
         self._request = request
 

@@ -7,49 +7,45 @@ its `Work`. The graph and its workers need nothing else.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from datarater.pipelines.errors import CurationError, UsageError
-from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.inputs import Inputs
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import RunOptions
+from datarater.pipelines.run_folder.identity import Identity, RunOptions
+from datarater.pipelines.run_folder.identity import Inputs as InputsDigest
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
-from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
-from datarater.rater_model.documents.records import ReadOptions
-from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.documents.records import FileInfo
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoringRequest:
     """Parameters of one scoring.
 
+    All but the first four only change the cost of a run, not what it keeps.
+
     Attributes:
-        inputs: Paths and globs.
+        inputs: The input files.
         rater: Path of the rater checkpoint.
-        rater_digest: Digest of the rater checkpoint.
         output: Path of the run folder.
-        read: How records are read.
-        scoring: Every option that changes a score.
-        split_bytes: Approximate size of a split in stored bytes.
-        max_rejected_fraction: Maximum share of records that may be rejected; not part of the run's
-            identity.
-        max_read_amplification: See `planning.PlanRequest`.
-        workers_to_fill: See `planning.PlanRequest`.
+        options: Every option that changes which documents exist or what they score.
+        max_rejected_fraction: Maximum share of records that may be rejected.
+        max_read_amplification: Maximum number of times that a big compressed stream may be unpacked
+            so that several workers can share it.
+        workers_to_fill: Number of workers that the plan should keep busy.
         launch: Id of the launch that does the work; "" for none, which leaves no marks.
         slots: Number of worker processes of a supervised local run, which take splits from a shared
             list; 0 if the runner deals them out.
     """
 
-    inputs: tuple[str, ...]
+    inputs: Inputs
     rater: str
-    rater_digest: str
     output: str
-    read: ReadOptions
-    scoring: ScoringOptions
-    split_bytes: int
+    options: RunOptions
     max_rejected_fraction: float = 1.0
     max_read_amplification: float = 4.0
     workers_to_fill: int = 1
@@ -61,23 +57,9 @@ class ScoringRequest:
         """The run folder."""
         return RunFolder(self.output)
 
-    @property
-    def plan(self) -> planning.PlanRequest:
-        """The parameters of the plan."""
-        options = RunOptions(
-            rater=self.rater_digest,
-            read=self.read,
-            scoring=self.scoring,
-            scorer_version=scorer.SCORER_VERSION,
-            split_bytes=self.split_bytes,
-        )
-        return planning.PlanRequest(
-            self.inputs,
-            self.output,
-            options,
-            self.max_read_amplification,
-            self.workers_to_fill,
-        )
+    def identity_of(self, files: Sequence[FileInfo]) -> Identity:
+        """Returns the run's identity, given the input files."""
+        return Identity(inputs=InputsDigest.of(files), **vars(self.options))
 
 
 def rater_digest(path: str) -> str:

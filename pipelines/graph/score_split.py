@@ -8,7 +8,7 @@ The first commit of a score file wins, so a split that two workers score counts 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -22,7 +22,7 @@ from datarater.pipelines.run_folder.committed import scored_ordinals
 from datarater.pipelines.run_folder.plan import SplitTask, check_fingerprint, read_group
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows
 from datarater.rater_model import scorer
-from datarater.rater_model.checkpoint import CheckpointError, load_rater
+from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import read_split
 from datarater.rater_model.documents.records import Document, ReadOptions, Record
@@ -101,10 +101,17 @@ class _Scoring(beam.DoFn):
     """Scores splits and commits their score files.
 
     The rater is loaded once per process and computes on one thread; more processes add more speed.
+
+    Args:
+        request: The scoring.
+        load: Loads the rater.
     """
 
-    def __init__(self, request: ScoringRequest):
+    def __init__(
+        self, request: ScoringRequest, load: Callable[[str], RaterCheckpoint] = load_rater
+    ):
         self._request = request
+        self._load_rater = load
         self._shared = shared.Shared()
         self._rater: Scorer | None = None
 
@@ -119,24 +126,24 @@ class _Scoring(beam.DoFn):
     def _load(self) -> Scorer:
         request = self._request
         try:
-            checkpoint = load_rater(request.rater)
+            checkpoint = self._load_rater(request.rater)
         except (CheckpointError, OSError) as error:
             raise CurationError(f"--rater: {error}") from error
-        if checkpoint.digest != request.rater_digest:
+        if checkpoint.digest != request.options.rater:
             raise RunFolderMismatchError(
                 f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but "
-                f"this run began with {request.rater_digest}"
+                f"this run began with {request.options.rater}"
             )
 
-        return Scorer(checkpoint, request.scoring)
+        return Scorer(checkpoint, request.options.scoring)
 
     def score(self, task: SplitTask) -> None:
         """Scores a split and commits its score file."""
         request = self._request
         # Beam shares the rater weakly: this reference keeps it alive between splits.
-        self._rater = self._shared.acquire(self._load, tag=request.rater_digest)
+        self._rater = self._shared.acquire(self._load, tag=request.options.rater)
         path = request.folder.score_path(task.split.ordinal)
-        commits.commit_if_absent(path, score_split(task, request.read, self._rater))
+        commits.commit_if_absent(path, score_split(task, request.options.read, self._rater))
         Metrics.counter(METRICS, "splits_scored").inc()
 
 

@@ -46,8 +46,8 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
         RejectedShareError: Everything is scored, and too much was rejected.
     """
     commits.check_file_system(request.output)
-    files = planning.list_inputs(request.inputs)
-    planning.check_committed_plan(request.plan, files)
+    files = request.inputs.files()
+    planning.check_committed_plan(request, files)
 
     scored = find_scoring(request.folder)
     if scored is not None:

@@ -20,9 +20,6 @@ SPLITS_PER_GROUP = 1000
 A resumed run opens one file per group instead of one per split.
 """
 
-INPUT_LIST = "@"
-"""Prefix of the name of a file that lists the inputs, given instead of globs."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SplitTask:

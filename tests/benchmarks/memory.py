@@ -29,7 +29,9 @@ from typing import Any
 import numpy as np
 
 from datarater.pipelines.graph import planning
-from datarater.pipelines.graph.planning import FilePlan, PlanRequest
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.planning import FilePlan
+from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.records import Compression, FileInfo
 from tests.benchmarks.benchmark_support import machine
@@ -84,7 +86,7 @@ def huge_document(path: Path, megabytes: int) -> str:
 
 def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
     """Commits a synthetic plan; returns the megabytes added to this process's peak, and seconds."""
-    request = PlanRequest(("made up",), output, run_options())
+    request = ScoringRequest(Patterns(("made up",)), "rater", output, run_options())
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     starts_S = np.arange(per_file, dtype=np.int64) * 2**24
     cuts_Sx3 = np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1)

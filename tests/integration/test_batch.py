@@ -17,9 +17,7 @@ from typing import Any
 
 import pytest
 
-from datarater.pipelines.commands import batch, curate
-from datarater.pipelines.graph import requests
-from datarater.pipelines.graph.requests import rater_digest
+from datarater.pipelines.commands import batch, curate, outcome
 from datarater.pipelines.run_folder import lease
 from datarater.pipelines.run_folder.local_files import LocalFiles
 from datarater.rater_model.documents.files import file_info
@@ -149,8 +147,6 @@ def nights(
     Returns:
         How often each thing happened, the folders where launches were killed, and the records.
     """
-    monkeypatch.setattr(curate, "run", batches.curate)
-    monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     batches.save_plain_rater(tmp_path / "rater")
     # Dates whose files all come late have batches without files, which are no alarm here.
     config = batches.write_config(
@@ -162,6 +158,11 @@ def nights(
     codes: dict[str, set[int]] = {}
     happened = dict.fromkeys(("killed", "twice", "at once", "skipped", "past"), 0)
 
+    def run(date: str) -> int:
+        command = functools.partial(batch.run, curate=batches.curate)
+        argv = ["--config", str(config), "--as_of", date]
+        return outcome.exit_code_of(batch.COMMAND, command, argv)
+
     def launch(date: str, kill: float = 0.0) -> int | None:
         killer.launch += 1
         killer.place = rng.choice(PLACES) if rng.random() < kill else ""
@@ -169,7 +170,7 @@ def nights(
         killer.after = rng.random() < 0.5
         killed = killer.killed
         try:
-            code = batch.main(["--config", str(config), "--as_of", date])
+            code = run(date)
         except KilledError:
             happened["killed"] += 1
             return None
@@ -189,11 +190,7 @@ def nights(
             happened["at once"] += 1
             dates_now = [date, date if rng.random() < 0.5 else dates[number - 2]]
             with ThreadPoolExecutor(2) as pool:
-                ended_with = list(
-                    pool.map(
-                        lambda day: batch.main(["--config", str(config), "--as_of", day]), dates_now
-                    )
-                )
+                ended_with = list(pool.map(run, dates_now))
             assert set(ended_with) <= {0, 3, 4}
             assert launch(date) == 0
         else:

@@ -15,11 +15,11 @@ import pytest
 from datarater.pipelines.commands import curate
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.curation import Curation
-from datarater.pipelines.graph.planning import FilePlan, PlanRequest
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.planning import FilePlan
 from datarater.pipelines.graph.requests import ScoringRequest, Work
 from datarater.pipelines.run_folder import commits
-from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions
-from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.documents.records import Compression, FileInfo
 from tests.support import ROOT
 from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here
 from tests.support.corpora import as_lines, make_records
@@ -206,7 +206,7 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     sizes = {}
     for files, per_file in ((1, 1), (1000, 1000)):
         output = str(tmp_path / f"run-{files:04d}")
-        request = PlanRequest(("crawl/*",), output, run_options())
+        request = ScoringRequest(Patterns(("crawl/*",)), "gs://raters/r", output, run_options())
         starts_S = np.arange(per_file, dtype=np.int64) * 2**24
         plans = [
             FilePlan(
@@ -220,19 +220,8 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             for number in range(files)
         ]
         planning.commit_plan(request, plans)
-        work = Work(
-            ScoringRequest(
-                ("crawl/*",),
-                "gs://raters/r",
-                "digest",
-                output,
-                ReadOptions(),
-                ScoringOptions(),
-                2**24,
-            )
-        )
         pipeline = beam.Pipeline(runner="FnApiRunner")
-        _ = pipeline | beam.Impulse() | Curation(work)
+        _ = pipeline | beam.Impulse() | Curation(Work(request))
         sizes[files * per_file] = len(pipeline.to_runner_api().SerializeToString())
     print(sizes)
     assert sizes[1_000_000] == pytest.approx(sizes[1], rel=0.01)

@@ -11,12 +11,12 @@ import pytest
 
 from datarater.pipelines.commands import curate, score, select
 from datarater.pipelines.graph import score_split
+from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
-from datarater.rater_model.documents.records import ReadOptions
-from datarater.rater_model.scoring_options import ScoringOptions
 from tests.support.corpora import as_lines, make_records
+from tests.support.run_folders import run_options
 from tests.support.runners import one_flink_at_a_time, outcome, prism_flags, score_files
 
 RUNNERS = [
@@ -114,24 +114,24 @@ def test_every_runner_keeps_the_same(
     assert not list(output.glob("attempts/*"))
 
 
-def test_a_process_shares_one_rater(rater: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+loaded: list[str] = []
+
+
+def load(path: str) -> Any:
+    loaded.append(path)
+    return load_rater(path)
+
+
+def test_a_process_shares_one_rater(rater: Path) -> None:
     """Several bundles at once, each with a separately unpickled step, as in Beam's workers."""
-    loaded = []
-
-    def load(path: str) -> Any:
-        loaded.append(path)
-        return load_rater(path)
-
-    monkeypatch.setattr(score_split, "load_rater", load)
-    request = ScoringRequest(
-        ("x",), str(rater), load_rater(str(rater)).digest, "run", ReadOptions(), ScoringOptions(), 1
-    )
-    pickled = pickle.dumps(score_split.ScoreSplit(request))
+    options = run_options(rater=load_rater(str(rater)).digest)
+    request = ScoringRequest(Patterns(("x",)), str(rater), "run", options)
+    pickled = pickle.dumps(score_split.ScoreSplit(request, load))
     steps = [pickle.loads(pickled) for _ in range(4)]
 
     def bundle(step: score_split.ScoreSplit) -> None:
         step.setup()
-        step._rater = step._shared.acquire(step._load, tag=request.rater_digest)
+        step._rater = step._shared.acquire(step._load, tag=options.rater)
 
     threads = [threading.Thread(target=bundle, args=(step,)) for step in steps]
     for thread in threads:

@@ -20,8 +20,6 @@ import numpy as np
 import orjson
 import yaml  # type: ignore[import-untyped]
 
-from datarater.pipelines.batch import config as batch_config
-from datarater.pipelines.commands import flags, requests
 from datarater.pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
 from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.requests import SelectionRequest, Work
@@ -38,7 +36,7 @@ from datarater.pipelines.run_folder.manifest import (
     check_rule,
 )
 from datarater.pipelines.run_folder.scored import Scoring
-from datarater.pipelines.runners import choice
+from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.quantiles import score_at
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
@@ -92,22 +90,21 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def curate(argv: Sequence[str]) -> None:
-    """Commits the files that `datarater curate` commits for JSONL input, one after another."""
-    args, beam_args = flags.parse(batch_config.FlagParser("plain"), argv)
-    selection = requests.selection_request(args)
-    request = requests.scoring_request(args, choice.choose(beam_args, 1))
+def curate(work: Work, execution: Execution) -> None:
+    """Commits the files that `running.run` commits for JSONL input, one after another."""
+    request, selection = work.scoring, work.selection
+    assert request is not None
+    assert selection is not None
     files = scoring.preflight(request)
     check_rule(selection.selection, selection.options)
     if commits.exists(selection.selection.success_path):
         return
 
     folder = request.folder
-    work = Work(scoring=request, selection=selection)
     with Lease(work.leases(), Launch.new("plain", local=True), _lost):
         # The plan.
         committed = CommittedIdentity(
-            **vars(request.plan.identity_of(files)), plan=PlanNumbers("plan", len(files), 1)
+            **vars(request.identity_of(files)), plan=PlanNumbers("plan", len(files), 1)
         )
         commits.commit_if_absent(folder.inputs_path("plan"), json_lines(files))
         commits.commit_if_absent(folder.identity_path, to_json(committed))

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from datarater.pipelines.batch import inputs as batch_inputs
 from datarater.pipelines.batch import retention
+from datarater.pipelines.batch.batches import Batches, Curate
 from datarater.pipelines.batch.config import read_config
 from datarater.pipelines.batch.journal import Journal, State
-from datarater.pipelines.commands import batch, curate
+from datarater.pipelines.commands import batch, outcome
 from datarater.pipelines.errors import CurationError, StoppedError
-from datarater.pipelines.graph import requests
-from datarater.pipelines.graph.requests import rater_digest
+from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, lease
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.pipelines.runners.execution import Execution
+from datarater.rater_model.checkpoint import RATER_FILE
 from datarater.rater_model.documents.records import FileInfo
 from tests.support import batches
 
@@ -50,6 +53,7 @@ class Nights:
         self._raters = raters
         self._capsys = capsys
         self._rng = random.Random(0)
+        self.curate: Curate = batches.curate
         self.out = self.err = ""
         self.configure()
 
@@ -68,7 +72,9 @@ class Nights:
 
     def run(self, date: str, *flags: str) -> int:
         """Runs the command; its output is in `out` and `err`."""
-        code = batch.main(["--config", str(self.config), "--as_of", date, *flags])
+        run = functools.partial(batch.run, curate=self.curate)
+        argv = ["--config", str(self.config), "--as_of", date, *flags]
+        code = outcome.exit_code_of(batch.COMMAND, run, argv)
         self.out, self.err = self._capsys.readouterr()
         return code
 
@@ -102,15 +108,27 @@ class Nights:
 def nights(
     tmp_path: Path,
     raters: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Nights:
-    monkeypatch.setattr(curate, "run", batches.curate)
-    monkeypatch.setattr(requests, "rater_digest", functools.cache(rater_digest))
     return Nights(tmp_path, raters, capsys)
 
 
 # --- exactly once
+
+
+def test_a_night_loads_the_rater_once(nights: Nights, raters: Path) -> None:
+    """Two batches are made although the parameters are gone after the first request."""
+    shutil.copytree(raters / "rater", nights.folder / "rater")
+    nights.configure(rater="rater")
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.bring(f"{SECOND}/a.jsonl")
+    night = Batches(read_config(str(nights.config)), batches.curate)
+    for file in (nights.folder / "rater").iterdir():
+        if file.name != RATER_FILE:
+            file.unlink()
+    for date in (FIRST, SECOND):
+        night.finish(datetime.date.fromisoformat(date))
+    assert nights.published() == [FIRST, SECOND]
 
 
 def test_a_night_takes_its_files_once(nights: Nights) -> None:
@@ -507,93 +525,87 @@ def test_a_batch_in_which_another_launch_works_is_left_alone(
 
 
 def test_a_batch_that_fails_does_not_stop_the_next_and_is_not_forgotten(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
+    nights: Nights,
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     nights.bring(f"{SECOND}/a.jsonl")
 
-    def failing(argv: list[str]) -> None:
-        if any(f"/runs/{FIRST}" in word for word in argv):
+    def failing(work: Work, execution: Execution) -> None:
+        if f"/runs/{FIRST}" in work.folder.path:
             raise CurationError("split 0 is poison")
-        batches.curate(argv)
+        batches.curate(work, execution)
 
-    monkeypatch.setattr(curate, "run", failing)
+    nights.curate = failing
     assert nights.run(FIRST) == 1
     assert nights.run(SECOND) == 1
     assert f"WARNING: batch {FIRST}: split 0 is poison" in nights.err
     assert nights.published() == [SECOND]
-    monkeypatch.setattr(curate, "run", batches.curate)
+    nights.curate = batches.curate
     assert nights.run(SECOND) == 0
     assert nights.published() == [FIRST, SECOND]
 
 
 def test_a_signal_while_another_date_is_finished_ends_the_command(
-    nights: Nights, kill: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    nights: Nights,
 ) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     nights.bring(f"{SECOND}/a.jsonl")
 
-    def stopped(argv: list[str]) -> None:
+    def stopped(work: Work, execution: Execution) -> None:
         raise StoppedError("stopped by SIGTERM")  # as a cancelled remote job does
 
-    monkeypatch.setattr(curate, "run", stopped)
+    nights.curate = stopped
     assert nights.run(FIRST) == StoppedError.exit_code
     assert nights.run(SECOND) == StoppedError.exit_code
     assert nights.state.claim_of(SECOND) is None, "no work begins after a signal"
 
 
-def test_a_job_that_continues_elsewhere_is_published_by_the_next_run(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_continues_elsewhere_is_published_by_the_next_run(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
-    submitted: list[list[str]] = []
-    monkeypatch.setattr(curate, "run", submitted.append)
+    submitted: list[tuple[Work, Execution]] = []
+    nights.curate = lambda *job: submitted.append(job)
     assert nights.run(FIRST) == StoppedError.exit_code == 75
     assert "run the same command again" in nights.err
-    monkeypatch.setattr(
-        curate, "run", lambda argv: batches.curate(argv) if SECOND in argv[1] else None
+    nights.curate = lambda work, execution: (
+        batches.curate(work, execution) if SECOND in work.folder.path else None
     )
     assert nights.run(SECOND) == 0
     assert f"skipped: batch {FIRST}: the job continues" in nights.out
-    batches.curate(submitted[0])  # the job has ended
+    batches.curate(*submitted[0])  # the job has ended
     assert nights.run(FIRST) == 0
     assert nights.published() == [FIRST, SECOND]
 
 
-def test_two_launches_of_one_journal_publish_once(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_launches_of_one_journal_publish_once(nights: Nights) -> None:
     """The second launch does all of its work while the first one is about to publish."""
     nights.bring(f"{FIRST}/a.jsonl")
     inside: list[int] = []
 
-    def curate_and_be_overtaken(argv: list[str]) -> None:
-        batches.curate(argv)
+    def curate_and_be_overtaken(work: Work, execution: Execution) -> None:
+        batches.curate(work, execution)
         if not inside:
             inside.append(1)
             assert nights.run(FIRST) == 0
 
-    monkeypatch.setattr(curate, "run", curate_and_be_overtaken)
+    nights.curate = curate_and_be_overtaken
     assert nights.run(FIRST) == 0
     assert inside
     assert len(nights.state.publications) == 1
     batches.check_published(nights.folder)
 
 
-def test_a_batch_that_another_launch_started_over_is_not_published_twice(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_another_launch_started_over_is_not_published_twice(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     inside: list[int] = []
 
-    def curate_and_be_overtaken(argv: list[str]) -> None:
+    def curate_and_be_overtaken(work: Work, execution: Execution) -> None:
         if not inside:
             inside.append(1)
             nights.configure(curate={"threshold": 1.0})
             assert nights.run(FIRST) == 0
-        batches.curate(argv)
+        batches.curate(work, execution)
 
-    monkeypatch.setattr(curate, "run", curate_and_be_overtaken)
+    nights.curate = curate_and_be_overtaken
     assert nights.run(FIRST) == 3
     assert "another launch has started it over" in nights.err
     assert nights.record(FIRST)["terms"]["selection"]["rule"]["kind"] == "threshold"

@@ -11,6 +11,13 @@ import yaml  # type: ignore[import-untyped]
 
 from datarater.pipelines.batch.config import BatchConfig, Limits, Retention, read_config
 from datarater.pipelines.errors import CurationError, UsageError
+from datarater.pipelines.run_folder.identity import RunOptions
+from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.rules import BatchTopK
+from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.scorer import SCORER_VERSION
+from datarater.rater_model.scoring_options import ScoringOptions
 from tests.support import ROOT, batches
 
 DATE = datetime.date(2026, 1, 31)
@@ -80,20 +87,43 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "--streaming",
     )
 
-    argv = result.argv("run", "list")
-    assert argv[:3] == ["--input=@list", "--output=run", f"--rater={tmp_path}/rater"]
-    assert {
-        "--accept_batch=64",
-        "--discard_fraction=3/4",
-        "--split_bytes=8MiB",
-        "--reference=/run",
-    } <= set(argv)
-    assert argv[-4:] == list(result.beam)
-
 
 def test_a_threshold_needs_no_reference(tmp_path: Path) -> None:
-    result = config(tmp_path, curate={"threshold": -0.5}, reference="run")
-    assert not any(word.startswith("--reference") for word in result.argv("run", "list"))
+    batches.save_plain_rater(tmp_path / "rater")
+    _, selection = config(tmp_path, curate={"threshold": -0.5}, reference="run").requests()
+    assert (selection.reference, selection.name) == (None, "threshold--0.5")
+
+
+def test_the_requests_of_a_batch_are_those_of_the_flags(tmp_path: Path) -> None:
+    rater = load_rater(batches.save_plain_rater(tmp_path / "rater"))
+    changes = {"accept_batch": 64, "discard_fraction": "3/4", "split_bytes": "8MiB"}
+    scoring, selection = config(
+        tmp_path, reference="/run", curate={**changes, "local_workers": 3}
+    ).requests()
+
+    assert (scoring.rater, scoring.output) == (f"{tmp_path}/rater", f"{tmp_path}/state/runs")
+    assert scoring.options == RunOptions(
+        rater=rater.digest,
+        read=ReadOptions(),
+        scoring=ScoringOptions(),
+        scorer_version=SCORER_VERSION,
+        split_bytes=8 * 2**20,
+    )
+    assert scoring.workers_to_fill == 3
+    assert selection.policy == Policy(BatchTopK.discarding(64, "3/4"))
+    assert (selection.reference, selection.output) == ("/run", scoring.output)
+
+
+def test_a_state_folder_that_no_worker_sees_is_refused(tmp_path: Path) -> None:
+    dataflow = {
+        "runner": "DataflowRunner",
+        "project": "p",
+        "region": "r",
+        "temp_location": "gs://t",
+    }
+    folders = {key: f"gs://{key}" for key in ("runs", "publish", "rater", "reference")}
+    with pytest.raises(UsageError, match=f"--state: {tmp_path}/state is on this machine"):
+        config(tmp_path, beam=dataflow, **folders).requests()
 
 
 def test_flags_of_beam_on_the_command_line_come_last(tmp_path: Path) -> None:
@@ -221,17 +251,17 @@ def test_an_impossible_rule_is_refused_before_any_work(
 ) -> None:
     batches.save_plain_rater(tmp_path / "rater")
     with pytest.raises(UsageError, match=re.escape(message)):
-        config(tmp_path, curate=curate).requests("run", "list")
+        config(tmp_path, curate=curate).requests()
 
 
 def test_an_unknown_flag_of_beam_is_refused_on_this_machine(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--made_up"):
-        config(tmp_path, beam={"made_up": 1}).requests("run", "list")
+        config(tmp_path, beam={"made_up": 1}).requests()
 
 
 def test_a_missing_rater_is_named(tmp_path: Path) -> None:
     with pytest.raises(CurationError, match="is not a rater checkpoint"):
-        config(tmp_path).requests("run", "list")
+        config(tmp_path).requests()
 
 
 def test_files_that_are_not_a_configuration(tmp_path: Path) -> None:

@@ -26,11 +26,14 @@ from datarater.pipelines.errors import (
     InputChangedError,
     RunFolderMismatchError,
 )
+from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.runners import choice, logs
 from datarater.rater_model.documents.records import ReadOptions
 from tests.support.corpora import as_lines, make_records
 from tests.support.run_folders import committed_identity, scoring
+
+HERE = choice.choose([], 1)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +239,10 @@ def test_inputs_are_read_from_a_list(rater: Path, tmp_path: Path) -> None:
     args = curate.make_parser().parse_args(
         [f"--input_list={tmp_path}/list.txt", "--rater=r", "--output=o", "--keep_count=1"]
     )
-    assert requests.input_patterns(args) == ("a.jsonl", str(Path.home() / "b.jsonl"))
+    assert requests.inputs_of(args, HERE).patterns == (
+        "a.jsonl",
+        str(Path.home() / "b.jsonl"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,12 +272,21 @@ def test_the_syntax_of_batches_for_lists_is_refused_with_the_flag_to_use(
     assert f"use --input_list {tmp_path}/list.txt" in capsys.readouterr().err
 
 
-def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_is_expanded_in_every_path(
+    rater: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    argv = ["--input=~/a*", "--rater=~/r", "--output=~/o", "--keep_count=1", "--tfds_data_dir=~/t"]
+    (tmp_path / "r").symlink_to(rater)
+    argv = ["--input=~/a*", "--rater=~/r", "--output=~/o", "--keep_fraction=1", "--reference=~/e"]
     args, _ = flags.parse(curate.make_parser(), argv)
-    paths = (args.input[0], args.rater, args.output, args.tfds_data_dir)
-    assert paths == tuple(f"{tmp_path}/{name}" for name in ("a*", "r", "o", "t"))
+    scoring, selection = requests.scoring_of(args, HERE), requests.selection_of(args, HERE)
+    assert scoring.inputs == Patterns((f"{tmp_path}/a*",))
+    paths = (scoring.rater, scoring.output, selection.output, selection.reference)
+    assert paths == tuple(f"{tmp_path}/{name}" for name in ("r", "o", "o", "e"))
+
+    args.input, args.tfds_data_dir = ["tfds:x"], "~/t"
+    with pytest.raises(CurationError, match=f"{tmp_path}/t"):
+        requests.inputs_of(args, HERE)
 
 
 @pytest.mark.slow
@@ -336,6 +351,6 @@ def test_commas_in_braces_do_not_separate_inputs() -> None:
         ["--input=a/{b,c}.jsonl,tfds:x", "--rater=r", "--output=o", "--keep_count=1"]
     )
     with pytest.raises(CurationError, match="no dataset 'x'"):
-        requests.input_patterns(args)
+        requests.inputs_of(args, HERE)
     args.input = ["a/{b,c}.jsonl,d"]
-    assert requests.input_patterns(args) == ("a/{b,c}.jsonl,d",)
+    assert requests.inputs_of(args, HERE).patterns == ("a/{b,c}.jsonl,d",)

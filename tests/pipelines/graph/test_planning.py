@@ -12,7 +12,9 @@ import zstandard
 
 from datarater.pipelines.errors import CountsError, CurationError, RunFolderMismatchError
 from datarater.pipelines.graph import planning
-from datarater.pipelines.graph.planning import FilePlan, PlanRequest
+from datarater.pipelines.graph.inputs import FileList, Patterns
+from datarater.pipelines.graph.planning import FilePlan
+from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
@@ -24,15 +26,17 @@ from datarater.rater_model.documents.records import Compression, Document
 from tests.support.run_folders import run_options
 
 
-def request_for(corpus: Path, output: Path, **options: Any) -> PlanRequest:
+def request_for(corpus: Path, output: Path, **options: Any) -> ScoringRequest:
     options = {"rater": "r", "split_bytes": 100, **options}
-    return PlanRequest((str(corpus / "*"),), str(output), run_options(**options))
+    return ScoringRequest(
+        Patterns((str(corpus / "*"),)), "rater", str(output), run_options(**options)
+    )
 
 
-def planned(request: PlanRequest) -> list[FilePlan]:
+def planned(request: ScoringRequest) -> list[FilePlan]:
     return [
         FilePlan.of(info, request.options.read, request.options.split_bytes)
-        for info in list_files(request.inputs)
+        for info in request.inputs.files()
     ]
 
 
@@ -73,7 +77,7 @@ def test_a_plan_is_cut_into_groups(
 
 def test_the_first_plan_wins_and_another_run_is_refused(corpus: Path, tmp_path: Path) -> None:
     request = request_for(corpus, tmp_path / "run")
-    assert not planning.check_committed_plan(request, list_files(request.inputs))
+    assert not planning.check_committed_plan(request, request.inputs.files())
     planning.commit_plan(request, planned(request))
     first = commits.read_bytes(request.folder.identity_path)
     planning.commit_plan(request, planned(request))
@@ -82,7 +86,7 @@ def test_the_first_plan_wins_and_another_run_is_refused(corpus: Path, tmp_path: 
         planning.commit_plan(request_for(corpus, tmp_path / "run", rater="s"), planned(request))
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(RunFolderMismatchError, match=r"a\.jsonl has changed"):
-        planning.check_committed_plan(request, list_files(request.inputs))
+        planning.check_committed_plan(request, request.inputs.files())
 
 
 def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
@@ -94,14 +98,14 @@ def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
     planning.commit_plan(request, planned(request))
     assert len(read_group(request.folder, 0)) == plan_of(request.folder).splits
-    assert planning.check_committed_plan(request, list_files(request.inputs))
+    assert planning.check_committed_plan(request, request.inputs.files())
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CountsError, match="has no plan"):
         plan_of(RunFolder(str(tmp_path)))
     with pytest.raises(CurationError, match=r"nothing\.jsonl"):
-        planning.list_inputs([str(tmp_path / "nothing.jsonl")])
+        Patterns((str(tmp_path / "nothing.jsonl"),)).files()
 
 
 # --- strides of big compressed streams ---
@@ -226,7 +230,7 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
     path = write_stream(tmp_path / "in")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     request = request_for(tmp_path / "in", tmp_path / "run")
-    info = list_files(request.inputs)[0]
+    info = request.inputs.files()[0]
     whole = FilePlan.of(info, request.options.read, 10**9)
     cut = dataclasses.replace(whole, unpacked=400 * 500).strided(6)
     records = [
@@ -251,6 +255,6 @@ def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: 
     path = str(tmp_path / "inputs.jsonl")
     commits.commit_if_absent(path, json_lines(files[:2]))
     (corpus / "a.jsonl").write_text("changed since\n")
-    assert planning.list_inputs((run_plan.INPUT_LIST + path,)) == files[:2]
+    assert FileList(path).files() == files[:2]
     with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):
-        planning.list_inputs((f"{run_plan.INPUT_LIST}{tmp_path}/missing.jsonl",))
+        FileList(f"{tmp_path}/missing.jsonl").files()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import socket
@@ -29,6 +28,7 @@ from datarater.pipelines.commands import requests
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.runners import choice, execution, flink, prism
 from datarater.pipelines.runners.flink import FlinkError
+from tests.support.tensorflow_dataset import build_dataset
 
 
 class JobManager:
@@ -168,23 +168,24 @@ def test_paths_mean_the_same_in_the_folders_that_workers_are_started_in(
     job_manager: JobManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = {
-        "input": ["a/*, gs://b/*,tfds:c4/en", "@list"],
-        "rater": "rater",
-        "output": "s3://run",
-        "reference": None,
-        "tfds_data_dir": "~/prepared",
-        "input_list": None,
-    }
-    args = argparse.Namespace(**given)
-    requests.make_absolute(args, choice.choose([], 1))
-    assert vars(args) == given
-    requests.make_absolute(args, on_flink(job_manager))
-    assert args.input == [f"{tmp_path}/a/*,gs://b/*,tfds:c4/en", f"@{tmp_path}/list"]
-    assert (args.rater, args.output, args.reference) == (f"{tmp_path}/rater", "s3://run", None)
-    assert args.tfds_data_dir == str(Path.home() / "prepared")
-    later = requests.absolute_input("a,~/b", on_flink(job_manager))
-    assert later == f"{tmp_path}/a,{Path.home()}/b"
+    here, there = choice.choose([], 1), on_flink(job_manager)
+    inputs = ["a/*, gs://b/*", "a,~/b"]
+    assert requests.patterns_of(inputs, here, "text").patterns == tuple(inputs)
+    assert requests.patterns_of(inputs, there, "text").patterns == (
+        f"{tmp_path}/a/*",
+        "gs://b/*",
+        f"{tmp_path}/a",
+        f"{Path.home()}/b",
+    )
+
+    build_dataset(tmp_path / "prepared", {"train": ["a text"]})
+    tiny = requests.patterns_of(["tfds:tiny:1.0.0:train"], there, "text", "prepared").patterns
+    assert [Path(path).parent for path in tiny] == [tmp_path / "prepared" / "tiny" / "1.0.0"]
+
+    for flag in ("rater", "output", "reference"):
+        assert requests.usable_path(flag, "run", here) == "run"
+        assert requests.usable_path(flag, "run", there) == f"{tmp_path}/run"
+        assert requests.usable_path(flag, "s3://run", there) == "s3://run"
 
 
 def test_a_portable_runner_of_another_engine_is_left_alone(nobody: str) -> None:
