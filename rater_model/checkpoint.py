@@ -204,46 +204,10 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
             a digest does not match, or the parameters do not fit the shape; the message says which.
         OSError: if the file system fails.
     """
-    file_system, folder = file_system_of(os.fspath(path))
-
-    def read(name: str) -> bytes:
-        try:
-            with raising_os_errors(os.fspath(path)):
-                return bytes(file_system.cat_file(f"{folder}/{name}"))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if name == RATER_FILE:
-                raise CheckpointError(
-                    f"{path} is not a rater checkpoint: there is no {RATER_FILE}; "
-                    "give the folder that datarater train wrote, such as WORKDIR/rater"
-                ) from error
-            raise CheckpointError(
-                f"{path} is incomplete: {name} is missing; copy the whole folder again"
-            ) from error
-
-    # The description: its version first, since a newer one may have other keys.
-    raw = read(RATER_FILE)
-    try:
-        values = json.loads(raw)
-        version = values["format_version"]
-        if not isinstance(version, int):
-            raise TypeError("format_version is not an integer")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}/{RATER_FILE} is damaged: it is not the JSON of a rater"
-        ) from error
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}; this datarater reads up to {FORMAT_VERSION}: "
-            "install a newer one"
-        )
-    digest = values.pop("digest", None)
-    if digest != _sha256(_canonical(values)) or raw != _canonical({**values, "digest": digest}):
-        raise CheckpointError(
-            f"{path}/{RATER_FILE} is damaged or was edited: its digest does not match"
-        )
+    values, digest = _read_description(path)
 
     # The other files, by their digests.
-    contents = {name: read(name) for name in (PARAMS_FILE, TOKENIZER_FILE)}
+    contents = {name: _read(path, name) for name in (PARAMS_FILE, TOKENIZER_FILE)}
     for name, data in contents.items():
         if _sha256(data) != values["files"][name]:
             raise CheckpointError(
@@ -253,9 +217,7 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
     try:
         config = RaterConfig.from_json(values["rater"])
         tokenizer = load_tokenizer(values["tokenizer"]["kind"], contents[TOKENIZER_FILE])
-        statistics = ScoreStatistics(
-            **{**values["scores"], "quantiles": tuple(values["scores"]["quantiles"])}
-        )
+        statistics = _statistics(values)
     except (KeyError, TypeError, ValueError, TokenizerError) as error:
         raise CheckpointError(f"{path} describes a rater that cannot be built: {error}") from error
 
@@ -280,4 +242,68 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
         recommended_discard_fraction=values["recommended_discard_fraction"],
         provenance=values["provenance"],
         digest=digest,
+    )
+
+
+def load_statistics(path: str | os.PathLike[str]) -> tuple[str, ScoreStatistics]:
+    """Returns the digest and the statistics of a checkpoint, without loading its parameters.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or its description is damaged or newer.
+        OSError: if the file system fails.
+    """
+    values, digest = _read_description(path)
+    try:
+        return digest, _statistics(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} describes a rater that cannot be built: {error}") from error
+
+
+def _read(path: str | os.PathLike[str], name: str) -> bytes:
+    """Returns the content of a file of a checkpoint."""
+    file_system, folder = file_system_of(os.fspath(path))
+    try:
+        with raising_os_errors(os.fspath(path)):
+            return bytes(file_system.cat_file(f"{folder}/{name}"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if name == RATER_FILE:
+            raise CheckpointError(
+                f"{path} is not a rater checkpoint: there is no {RATER_FILE}; "
+                "give the folder that datarater train wrote, such as WORKDIR/rater"
+            ) from error
+        raise CheckpointError(
+            f"{path} is incomplete: {name} is missing; copy the whole folder again"
+        ) from error
+
+
+def _read_description(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+    """Returns the checked description of a checkpoint, and the checkpoint's digest."""
+    # The version comes first, since a newer one may have other keys.
+    raw = _read(path, RATER_FILE)
+    try:
+        values = json.loads(raw)
+        version = values["format_version"]
+        if not isinstance(version, int):
+            raise TypeError("format_version is not an integer")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}/{RATER_FILE} is damaged: it is not the JSON of a rater"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}; this datarater reads up to {FORMAT_VERSION}: "
+            "install a newer one"
+        )
+
+    digest = values.pop("digest", None)
+    if digest != _sha256(_canonical(values)) or raw != _canonical({**values, "digest": digest}):
+        raise CheckpointError(
+            f"{path}/{RATER_FILE} is damaged or was edited: its digest does not match"
+        )
+    return values, digest
+
+
+def _statistics(values: dict[str, Any]) -> ScoreStatistics:
+    return ScoreStatistics(
+        **{**values["scores"], "quantiles": tuple(values["scores"]["quantiles"])}
     )

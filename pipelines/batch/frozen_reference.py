@@ -16,7 +16,7 @@ import orjson
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import Journal, Reference, State
 from datarater.pipelines.errors import CurationError, RunFolderMismatchError
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder import reference as references
 from datarater.pipelines.run_folder.committed import at_once
@@ -26,7 +26,7 @@ from datarater.pipelines.run_folder.reference import RunReference
 from datarater.pipelines.run_folder.summaries import read_summary
 from datarater.pipelines.selection.drift import ScoreDistribution
 from datarater.pipelines.selection.histogram import Histogram
-from datarater.rater_model.checkpoint import RATER_FILE, load_rater
+from datarater.rater_model.checkpoint import RATER_FILE
 
 FORMAT_VERSION = 1
 
@@ -99,17 +99,17 @@ def freeze(
 
     def is_same(reference: Reference) -> bool:
         frozen = (reference.kind, reference.digest, reference.rater)
-        return frozen == (kind, digest, scoring.rater_digest)
+        return frozen == (kind, digest, scoring.options.rater)
 
     def decision(state: State) -> Reference | None:
         if state.reference is not None and is_same(state.reference):
             return None
         if state.reference is not None and not adopt:
             raise RunFolderMismatchError(
-                _describe_difference(config, state.reference, kind, digest, scoring.rater_digest)
+                _describe_difference(config, state.reference, kind, digest, scoring.options.rater)
             )
         baseline = journal.keep("baselines", _baseline(config, scoring, selection).to_json())
-        return Reference(kind, config.reference, digest, scoring.rater_digest, baseline)
+        return Reference(kind, config.reference, digest, scoring.options.rater, baseline)
 
     state = journal.decide(decision)
     assert state.reference is not None
@@ -142,7 +142,7 @@ def identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
             it.
     """
     if config.reference == config.rater:
-        return "rater", scoring.rater_digest
+        return "rater", scoring.options.rater
 
     if commits.exists(scoring_path := RunFolder(config.reference).scoring_path):
         return "run", hashlib.sha256(commits.read_bytes(scoring_path)).hexdigest()
@@ -153,7 +153,7 @@ def identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
             "rater checkpoint; to make it, score a sample of documents that is typical of a "
             f"normal night: {config.score_command()}"
         )
-    return "rater", rater_digest(config.reference)
+    return "rater", references.rater_statistics(config.reference)[0]
 
 
 def _baseline(
@@ -167,10 +167,10 @@ def _baseline(
     """
     # A threshold works without any reference; drift is then not measured.
     needs_nothing = not selection.policy.rule.uses_reference and config.reference == config.rater
-    if needs_nothing and not load_rater(config.rater).statistics.quantiles:
+    if needs_nothing and not references.rater_statistics(config.rater)[1].quantiles:
         return Baseline(None, {})
 
-    reference = references.read_reference(config.reference, scoring.plan.options)
+    reference = references.read_reference(config.reference, scoring.options)
     if not isinstance(reference, RunReference):
         return Baseline(
             ScoreDistribution.by_quantiles(reference.quantiles, reference.sample_size), {}

@@ -14,7 +14,12 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import RunOptions, differences
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
-from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
+from datarater.rater_model.checkpoint import (
+    RATER_FILE,
+    CheckpointError,
+    ScoreStatistics,
+    load_statistics,
+)
 from datarater.rater_model.json_codec import to_plain
 
 
@@ -60,6 +65,18 @@ def is_run(path: str) -> bool:
     )
 
 
+def rater_statistics(path: str) -> tuple[str, ScoreStatistics]:
+    """Returns the digest and the statistics of a rater checkpoint that serves as a reference.
+
+    Raises:
+        CurationError: The checkpoint cannot be read.
+    """
+    try:
+        return load_statistics(path)
+    except (CheckpointError, OSError) as error:
+        raise CurationError(f"--reference: {error}") from error
+
+
 def read_reference(path: str, options: RunOptions) -> RunReference | RaterReference:
     """Reads a reference for a run.
 
@@ -80,13 +97,9 @@ def read_reference(path: str, options: RunOptions) -> RunReference | RaterRefere
         return RunReference(folder, scoring)
 
     # A checkpoint must be the run's rater, and its sample must have had the same window limit.
-    try:
-        checkpoint = load_rater(path)
-    except (CheckpointError, OSError) as error:
-        raise CurationError(f"--reference: {error}") from error
-    statistics = checkpoint.statistics
+    digest, statistics = rater_statistics(path)
     expected: dict[str, Any] = {"rater": options.rater}
-    actual: dict[str, Any] = {"rater": checkpoint.digest}
+    actual: dict[str, Any] = {"rater": digest}
     if statistics.max_windows is not None:
         expected["max_windows"] = options.scoring.max_windows
         actual["max_windows"] = statistics.max_windows
