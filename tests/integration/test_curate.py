@@ -24,7 +24,9 @@ import pytest
 import zstandard
 
 from datarater.pipelines.commands import curate, requests, running, score, select
+from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import plan as run_plan
+from datarater.pipelines.runners import choice
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
 from tests.support.corpora import as_lines, make_records, write_corpus
@@ -483,10 +485,11 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     keep = above + 25
     argv = flags(tmp_path / "in.jsonl", rater, run)[:-2]
     argv += ["--split_bytes", "700", "--output_shard_bytes", "1000"]
-    parser = curate.make_parser()
-    args, execution = requests.parse_run(parser, [*argv, "--keep_count", str(keep), "--name", "it"])
-    selection = dataclasses.replace(requests.selection_request(args), sort_limit=sort_limit)
-    running.curate(requests.scoring_request(args, execution), selection, execution)
+    argv += ["--keep_count", str(keep), "--name", "it"]
+    args, execution = curate.make_parser().parse_args(argv), choice.choose([], 1)
+    selection = requests.selection_of(args, execution)
+    selection = dataclasses.replace(selection, sort_limit=sort_limit)
+    running.run(Work(requests.scoring_of(args, execution), selection), execution)
     assert len(list((run / "summaries").iterdir())) > 3
     kept = read_kept(run / "selections/it")
     assert len(kept) == keep
