@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 from fractions import Fraction
@@ -216,7 +217,8 @@ def test_a_flag_that_is_given_several_times_can_be_joined(command: str) -> None:
 def test_the_launcher_runs_the_templates_that_there_are() -> None:
     assert set(launch.COMMANDS) == set(TEMPLATES)
     for command, main in launch.COMMANDS.items():
-        assert main.__module__ == f"datarater.pipelines.commands.{command}"
+        module = importlib.import_module(f"datarater.pipelines.commands.{command}")
+        assert main == module.main
 
 
 def test_parameters_become_flags() -> None:
