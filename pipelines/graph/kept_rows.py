@@ -28,8 +28,10 @@ COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
 
 
 def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
-    """Returns the row numbers of the kept documents in a score file, in input order."""
-    return file.scored_rows()[cutoffs.keeps(*keys_by_source(file, seed), seed)]
+    """Returns a mask of the kept documents over all rows of a score file."""
+    kept_R = np.zeros(file.table.num_rows, bool)
+    kept_R[file.scored_rows()] = cutoffs.keeps(*keys_by_source(file, seed), seed)
+    return kept_R
 
 
 def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
@@ -57,8 +59,7 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
     for task in read_group(request.folder, group):
         ordinal = task.split.ordinal
         file = ScoreFile.read(request.folder, ordinal, COUNT_COLUMNS)
-        kept_R = np.zeros(file.table.num_rows, bool)
-        kept_R[kept_rows(file, cutoffs, request.seed)] = True
+        kept_R = kept_rows(file, cutoffs, request.seed)
         scored_R = np.zeros(file.table.num_rows, bool)
         scored_R[file.scored_rows()] = True
 

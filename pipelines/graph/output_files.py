@@ -22,8 +22,8 @@ from datarater.pipelines.graph.kept_rows import kept_rows
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
+from datarater.pipelines.run_folder.plan import identity_of
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.rater_model.documents.records import ReadOptions
@@ -142,10 +142,7 @@ class WriteShard(beam.DoFn):
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
-            identity = read_identity(self._request.folder)
-            if identity is None:
-                raise CountsError(f"{self._request.folder.path} has no plan")
-            self._read = identity.read
+            self._read = identity_of(self._request.folder).read
         return self._read
 
     def process(self, task: ShardTask, cutoffs: Cutoffs) -> Iterator[WrittenShard]:
@@ -174,9 +171,7 @@ class WriteShard(beam.DoFn):
             writer = record_writers.open_writer(out, task.written)
             for ordinal, expected in task.splits:
                 file = ScoreFile.read(self._request.folder, ordinal)
-                kept_R = np.zeros(file.table.num_rows, bool)
-                kept_R[kept_rows(file, cutoffs, self._request.seed)] = True
-                kept = KeptSplit(file, kept_R, read)
+                kept = KeptSplit(file, kept_rows(file, cutoffs, self._request.seed), read)
                 path = file.task.split.path
                 try:
                     with raising_os_errors(path):

@@ -88,7 +88,7 @@ def reconcile_counts(
     expected = {
         "splits": (len(splits.ordinals_S), scoring.splits),
         "records read": (total.read, scoring.counts.read),
-        "documents scored": (total.kept + total.dropped, scoring.counts.scored),
+        "documents scored": (total.scored, scoring.counts.scored),
         "records rejected": (total.rejected, scoring.counts.rejected),
     }
     below = cutoffs.counted()

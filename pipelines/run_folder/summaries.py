@@ -117,13 +117,7 @@ def _split_summary(file: ScoreFile) -> Summary:
     for counts in summary.sources.values():
         summary.counts.add(counts)
 
-    # In the order of their sources, the documents of each source are one slice.
-    order_N = np.argsort(codes_N, kind="stable")
-    ends_S = np.cumsum(scored_S)
-    for code, name in enumerate(names):
-        if scored_S[code]:
-            of_source = order_N[ends_S[code] - scored_S[code] : ends_S[code]]
-            summary.histograms[name] = Histogram.of(keys.take(of_source), 0)
+    summary.histograms = Histogram.by_source(keys, codes_N, names)
     return summary
 
 
