@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from datarater.rater_model.documents.decompression import CHUNK_BYTES, StreamError, unpacked_head
+from datarater.rater_model.documents.decompression import CHUNK_BYTES, StreamError
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.files import open_file
-from datarater.rater_model.documents.foreign_formats import foreign_detail, foreign_format
+from datarater.rater_model.documents.foreign_formats import foreign_detail
 from datarater.rater_model.documents.member_boundaries import SplitStream, cut_at_members
 from datarater.rater_model.documents.records import (
     BYTE_ORDER_MARK,
@@ -30,7 +30,6 @@ from datarater.rater_model.documents.sniffing import FileHead
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MISSING = object()
-_FOREIGN_HEAD_BYTES = 4096
 
 
 def canonical_json(value: Any) -> str | None:
@@ -228,12 +227,12 @@ def _refuse_constant(name: str) -> Any:
 
 def _foreign_file(split: Split) -> BadRecord | None:
     """Returns the bad record for a file in an unsupported format; None for any other file."""
-    with open_file(split.path) as file:
-        head = unpacked_head(file, split.compression, _FOREIGN_HEAD_BYTES)
-    name = foreign_format(head, split.path, split.compression)
-    if name is None:
+    head = FileHead(split.path)
+    if head.foreign is None:
         return None
-    return BadRecord(0, Reason.UNREADABLE_FILE, foreign_detail(name), head[:EXCERPT_BYTES])
+    return BadRecord(
+        0, Reason.UNREADABLE_FILE, foreign_detail(head.foreign), head.unpacked[:EXCERPT_BYTES]
+    )
 
 
 def _lines(file: Any, split: Split, max_bytes: int, chunk_bytes: int) -> Iterator[Any]:
