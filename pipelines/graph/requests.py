@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.inputs import Inputs
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import Identity, RunOptions
-from datarater.pipelines.run_folder.identity import Inputs as InputsDigest
+from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunOptions
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT

@@ -44,7 +44,7 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class InputsDigest:
     """What identifies the inputs.
 
     Attributes:
@@ -58,7 +58,7 @@ class Inputs:
     sha256: str
 
     @classmethod
-    def of(cls, files: Sequence[FileInfo]) -> Inputs:
+    def of(cls, files: Sequence[FileInfo]) -> InputsDigest:
         """Returns what identifies some files."""
         digest = hashlib.sha256()
         for file in files:
@@ -106,7 +106,7 @@ class PlanNumbers:
 class Identity(RunOptions):
     """The identity of a run: its inputs, and its options."""
 
-    inputs: Inputs
+    inputs: InputsDigest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
-    Inputs,
+    InputsDigest,
     PlanNumbers,
     RunOptions,
 )
@@ -33,7 +33,7 @@ def committed_identity(splits: int = 1, groups: int = 1, **changes: Any) -> Comm
     """Returns the identity of a run with a plan `p`."""
     return CommittedIdentity(
         **vars(run_options(**changes)),
-        inputs=Inputs(1, 1, "digest"),
+        inputs=InputsDigest(1, 1, "digest"),
         plan=PlanNumbers("p", splits, groups),
     )
 
