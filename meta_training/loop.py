@@ -195,6 +195,7 @@ class TrainingRun:
         config, experiment = self._config, self._experiment
         inner_shape = (config.population.size, config.inner_updates, config.inner_batch)
         outer_shape = (config.population.size, config.outer_batch)
+
         with (
             self._stop.deferred(),
             closing(draw_batches(experiment.inner, inner_shape, config.seed)) as self._inner,
@@ -206,6 +207,7 @@ class TrainingRun:
             self.restore()
             if self._stop.requested():
                 raise StoppedError(f"stopped at {self.position}, before any new work")
+
             self._progress = Progress("step", config.meta_steps)
             writer: contextlib.AbstractContextManager[MetricsWriter | None] = (
                 MetricsWriter(self._workdir.metrics, self.done)

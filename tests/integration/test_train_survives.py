@@ -21,6 +21,7 @@ from datarater.rater_model.checkpoint import load_rater
 from tests.support import ROOT, training
 
 EXPORTED = (0, 5, 10, 15, 20, 24)
+IN_TRAINING = ("step 4/24", "step 8/24", "step 12/24")
 
 
 def assert_same_run(workdir: Path, expected: Path) -> None:
@@ -100,6 +101,16 @@ def left_over(workdir: Path) -> list[Path]:
     return [p for p in workdir.rglob("*") if "orbax-checkpoint-tmp" in p.name or ".new-" in p.name]
 
 
+def assert_continues(
+    workdir: Path, uninterrupted: Path, arguments: list[str], **environment: str
+) -> None:
+    """Runs a killed command to its end, which is that of an uninterrupted run."""
+    done = training.run(arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(workdir, uninterrupted)
+    assert left_over(workdir) == []
+
+
 @pytest.mark.slow
 def test_killed_in_training_and_resumed_equals_uninterrupted(
     tmp_path: Path, texts: Path, uninterrupted: Path
@@ -107,12 +118,8 @@ def test_killed_in_training_and_resumed_equals_uninterrupted(
     workdir = tmp_path / "work"
     arguments = training.command(workdir, texts)
     rng = random.Random(time.time_ns())
-    kill_at(arguments, rng.choice(["step 4/24", "step 8/24", "step 12/24"]), 0.05, rng)
-
-    done = training.run(arguments)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(workdir, uninterrupted)
-    assert left_over(workdir) == []
+    kill_at(arguments, rng.choice(IN_TRAINING), 0.05, rng)
+    assert_continues(workdir, uninterrupted, arguments)
 
 
 @pytest.mark.drill
@@ -124,15 +131,13 @@ def test_killed_at_three_random_moments_and_compiled_again_equals_uninterrupted(
     rng = random.Random(time.time_ns())
 
     # In start-up or warm-up; in warm-up or later; in training at a random step, far from the end.
-    in_training = rng.choice(["step 4/24", "step 8/24", "step 12/24"])
-    for moment, longest in (("rater 7", 1.5), ("warm-up 50/80", 0.5), (in_training, 0.05)):
+    moments = (("rater 7", 1.5), ("warm-up 50/80", 0.5), (rng.choice(IN_TRAINING), 0.05))
+    for moment, longest in moments:
         kill_at(arguments, moment, longest, rng)
         print(f"there are {sorted(path.name for path in workdir.iterdir())}")
 
-    done = training.run(arguments, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "compiled again"))
-    assert done.returncode == 0, done.stderr
-    assert_same_run(workdir, uninterrupted)
-    assert left_over(workdir) == []
+    compiled_again = str(tmp_path / "compiled again")
+    assert_continues(workdir, uninterrupted, arguments, JAX_COMPILATION_CACHE_DIR=compiled_again)
 
 
 @pytest.mark.slow
