@@ -26,6 +26,9 @@ T = TypeVar("T")
 IF_SET = {"omit_if_default": True}
 """Metadata of a field that the file leaves out while it has its default."""
 
+NOT_STORED = {"omit": True}
+"""Metadata of a field that the file never has; it needs a default."""
+
 
 def stored_as(name: str) -> dict[str, Any]:
     """Returns the metadata of a field that has another name in the file."""

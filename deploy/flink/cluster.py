@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from datarater.pipelines.run_folder.lease import process_id
+from datarater.rater_model.atomic_files import write_json
+from datarater.rater_model.json_codec import to_plain
 from deploy.flink import java, supervisor
 from deploy.flink.java import ClusterError
-from deploy.flink.supervisor import Command, write_json
+from deploy.flink.supervisor import Command
 
 CLUSTER = "cluster.json"
 DEFAULT_FOLDER = Path(".flink")
@@ -348,7 +350,7 @@ def _start_supervisor(folder: Path, commands: Sequence[Command], *, until_exit: 
         old.unlink()
     write_json(folder / supervisor.COMMANDS, [dataclasses.asdict(command) for command in commands])
 
-    end_with = [json.dumps(process_id())] if until_exit else []
+    end_with = [json.dumps(to_plain(process_id()))] if until_exit else []
     with open(logs / f"{supervisor.SUPERVISOR}.log", "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "deploy.flink.supervisor", str(folder), *end_with],

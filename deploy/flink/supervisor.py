@@ -20,10 +20,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from datarater.pipelines.run_folder import split_marks
-from datarater.pipelines.run_folder.lease import is_gone, process_id
+from datarater.pipelines.run_folder.lease import Process, is_gone, process_id
+from datarater.rater_model.atomic_files import write_json
+from datarater.rater_model.json_codec import decode, to_plain
 
 COMMANDS, PROCESSES, LOGS = "commands.json", "processes.json", "logs"
 SUPERVISOR = "supervisor"
@@ -84,7 +85,7 @@ class Supervisor:
     def _start(self, command: Command) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
-            split_marks.WATCHED_PROCESS: json.dumps(process_id()),
+            split_marks.WATCHED_PROCESS: json.dumps(to_plain(process_id())),
             **command.environment,
         }
         if command.directory is not None:
@@ -104,7 +105,7 @@ class Supervisor:
 
     def _write(self) -> None:
         processes = {name: process_id(process.pid) for name, process in self._running.items()}
-        write_json(self._folder / PROCESSES, {SUPERVISOR: process_id(), **processes})
+        write_json(self._folder / PROCESSES, to_plain({SUPERVISOR: process_id(), **processes}))
 
     def end(self) -> None:
         """Stops all processes: SIGTERM first, SIGKILL after a few seconds."""
@@ -118,22 +119,15 @@ class Supervisor:
             process.wait()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(path)
-
-
 def running(folder: Path) -> Iterator[tuple[str, int]]:
     """Yields the names and ids of the running processes of a cluster, the supervisor first."""
     try:
-        processes = json.loads((folder / PROCESSES).read_bytes())
+        processes = decode(dict[str, Process], (folder / PROCESSES).read_bytes())
     except FileNotFoundError:
         return
     for name, process in processes.items():
         if not is_gone(process):
-            yield name, process["pid"]
+            yield name, process.pid
 
 
 def main() -> None:
@@ -145,7 +139,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    watched = json.loads(sys.argv[2]) if len(sys.argv) > 2 else process_id()
+    watched = decode(Process, sys.argv[2].encode()) if len(sys.argv) > 2 else process_id()
     try:
         while not is_gone(watched):
             supervisor.look()

@@ -26,7 +26,8 @@ from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPool
 from apache_beam.utils import thread_pool_executor
 
 from datarater.pipelines.run_folder import split_marks
-from datarater.pipelines.run_folder.lease import process_id
+from datarater.pipelines.run_folder.lease import Process, process_id
+from datarater.rater_model.json_codec import decode, to_plain
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,7 +49,10 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
             request.control_endpoint.url,
             request.worker_id,
         ]
-        environment = {**os.environ, split_marks.WATCHED_PROCESS: json.dumps(process_id())}
+        environment = {
+            **os.environ,
+            split_marks.WATCHED_PROCESS: json.dumps(to_plain(process_id())),
+        }
         try:
             worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         except OSError as error:
@@ -73,7 +77,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     watched = os.environ.pop(split_marks.WATCHED_PROCESS, None)
     if watched:
-        split_marks.die_with(json.loads(watched))
+        split_marks.die_with(decode(Process, watched.encode()))
 
     # Without SO_REUSEPORT a second pool at the same address fails to start. With it, the two pools
     # would share the requests.

@@ -51,8 +51,8 @@ from datarater.meta_training.demo.corruption import (
     unigram_distribution,
 )
 from datarater.meta_training.demo.errors import DemoError, NotOurFolderError, TooLittleTextError
-from datarater.meta_training.run.atomic_files import replace_file
 from datarater.rater_model import exit_codes
+from datarater.rater_model.atomic_files import replace_file
 from datarater.rater_model.command_line import CommandParser
 
 CORPUS_VERSION = 1

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datarater.meta_training.demo.errors import CommandError, DemoError, NotOurFolderError
-from datarater.meta_training.run.atomic_files import write_json
 from datarater.rater_model import exit_codes
+from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.command_line import CommandParser
 
 if TYPE_CHECKING:  # imported where they are used, so that --help starts at once

@@ -22,7 +22,6 @@ from datarater.meta_training.errors import (
     WorkdirError,
 )
 from datarater.meta_training.loop import train
-from datarater.meta_training.run.atomic_files import write_json
 from datarater.meta_training.run.export import NonFiniteScoresError
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
 from datarater.meta_training.run.prepared_run import plain, prepare, versions
@@ -37,6 +36,7 @@ from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import run_summary
 from datarater.meta_training.run.workdir import Summary, Workdir
 from datarater.rater_model import exit_codes
+from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.checkpoint import CheckpointError
 from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.documents.records import ReadOptions

@@ -18,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from datarater.meta_training.errors import WorkdirError
-from datarater.meta_training.run.atomic_files import replace_file
+from datarater.rater_model.atomic_files import replace_file
 
 _LOG = logging.getLogger("datarater")
 METRICS_FILE = "metrics.csv"

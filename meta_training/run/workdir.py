@@ -27,8 +27,8 @@ from ml_collections import ConfigDict
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError, WorkdirError
-from datarater.meta_training.run.atomic_files import replace_file, write_json
 from datarater.meta_training.run.prepared_run import plain, versions
+from datarater.rater_model.atomic_files import replace_file, write_json
 from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
 _LOG = logging.getLogger("datarater")

@@ -24,32 +24,44 @@ import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
-
-import orjson
+from typing import Self
 
 from datarater.pipelines.errors import CurationError, LeaseHeldError, RunFolderError
 from datarater.pipelines.run_folder import commits, layout
+from datarater.pipelines.run_folder.background import Background
 from datarater.rater_model.command_line import print_line
+from datarater.rater_model.json_codec import NOT_STORED
 
 TERM_SECONDS = 120.0
 """Lifetime of a lease that is not renewed."""
 RENEWAL_SECONDS = 30.0
 
 
-def process_id(pid: int | None = None) -> dict[str, Any]:
-    """Returns what distinguishes a process of this machine from all others, everywhere and forever.
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """What distinguishes a process from all others, everywhere and forever.
+
+    Attributes:
+        host: Name of the machine.
+        pid: Id of the process there.
+        started: When it started, in the kernel's count; "" if unknown.
+        processes: Name of the set of processes in which the pid is unique.
+    """
+
+    host: str
+    pid: int
+    started: str
+    processes: str
+
+
+def process_id(pid: int | None = None) -> Process:
+    """Returns what distinguishes a process of this machine from all others.
 
     Args:
         pid: Id of the process; None for this one.
     """
     pid = os.getpid() if pid is None else pid
-    return {
-        "host": socket.gethostname(),
-        "pid": pid,
-        "started": _start_of(pid),
-        "processes": _process_namespace(),
-    }
+    return Process(socket.gethostname(), pid, _start_of(pid), _process_namespace())
 
 
 def _start_of(pid: int) -> str:
@@ -70,26 +82,22 @@ def _process_namespace() -> str:
         return sys.platform
 
 
-def is_gone(process: dict[str, Any]) -> bool:
+def is_gone(process: Process) -> bool:
     """Returns whether a process is known to have ended: it ran on this machine, and no longer does.
 
     Args:
         process: Result of `process_id` in that process.
     """
     # Nothing is known about processes of other machines and containers.
-    if (
-        process.get("host") != socket.gethostname()
-        or process.get("processes") != _process_namespace()
-    ):
+    if (process.host, process.processes) != (socket.gethostname(), _process_namespace()):
         return False
 
     # The start time recognizes a pid that a later process has taken over.
-    pid = int(process["pid"])
     if os.path.isdir("/proc/self"):
-        return _start_of(pid) != process["started"]
+        return _start_of(process.pid) != process.started
 
     try:
-        os.kill(pid, 0)
+        os.kill(process.pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
@@ -112,7 +120,7 @@ class Launch:
     id: str
     runner: str
     local: bool
-    process: dict[str, Any]
+    process: Process
     started: float
 
     @classmethod
@@ -133,11 +141,11 @@ class Term:
         released: Whether the holder released it.
     """
 
-    path: str
     launch: Launch
     renewed: float
     expires: float
     released: bool = False
+    path: str = dataclasses.field(default="", metadata=NOT_STORED)
 
     def is_held(self) -> bool:
         """Returns whether its holder still works, as far as is known."""
@@ -146,36 +154,28 @@ class Term:
 
     def write(self) -> None:
         """Writes the term to its file, replacing the old content; only its holder does that."""
-        commits.replace(self.path, self.to_json())
+        commits.replace(self.path, layout.to_json(self))
 
     def renew(self) -> Term:
         """Returns the term, renewed and written."""
         now = time.time()
-        term = dataclasses.replace(self, renewed=now, expires=now + TERM_SECONDS)
+        lifetime = self.expires - self.renewed
+        term = dataclasses.replace(self, renewed=now, expires=now + lifetime)
         term.write()
         return term
-
-    def to_json(self) -> bytes:
-        """Returns the content of its file."""
-        fields = dataclasses.asdict(self)
-        del fields["path"]
-        return layout.to_json(fields)
 
     @classmethod
     def read(cls, path: str) -> Term | None:
         """Reads a term from its file; None if the file is gone."""
-        data = commits.read_if_there(path)
-        if data is None:
-            return None
-        fields = orjson.loads(data)
-        return cls(path=path, launch=Launch(**fields.pop("launch")), **fields)
+        term = layout.read_json(path, cls)
+        return None if term is None else dataclasses.replace(term, path=path)
 
     def describe(self) -> str:
         """Describes the holder, for a person."""
         since = datetime.datetime.fromtimestamp(self.launch.started, datetime.UTC)
         return (
-            f"launch {self.launch.id}, process {self.launch.process['pid']} on "
-            f"{self.launch.process['host']}, runner {self.launch.runner}, since "
+            f"launch {self.launch.id}, process {self.launch.process.pid} on "
+            f"{self.launch.process.host}, runner {self.launch.runner}, since "
             f"{since:%Y-%m-%d %H:%M:%S} UTC"
         )
 
@@ -198,8 +198,13 @@ def _number(term: Term) -> int:
     return int(term.path.rsplit("/", 1)[-1].removesuffix(".json"))
 
 
-def take(folder: str, launch: Launch) -> Term:
+def take(folder: str, launch: Launch, term_seconds: float = TERM_SECONDS) -> Term:
     """Takes a lease.
+
+    Args:
+        folder: Folder of the lease.
+        launch: Launch that takes it.
+        term_seconds: Lifetime of the lease if it is not renewed.
 
     Raises:
         LeaseHeldError: Another launch holds it; the message names that launch and when the lease
@@ -211,8 +216,8 @@ def take(folder: str, launch: Launch) -> Term:
 
     now = time.time()
     number = 1 if previous is None else _number(previous) + 1
-    term = Term(_path(folder, number), launch, now, now + TERM_SECONDS)
-    commits.commit_if_absent(term.path, term.to_json())
+    term = Term(launch, now, now + term_seconds, path=_path(folder, number))
+    commits.commit_if_absent(term.path, layout.to_json(term))
 
     # The highest term counts: another launch may have taken this one, or one after it.
     highest = current(folder)
@@ -237,7 +242,7 @@ _last_look: dict[str, float] = {}
 _look_lock = threading.Lock()
 
 
-def keep(folder: str, launch: str) -> None:
+def keep(folder: str, launch: str, renewal_seconds: float = RENEWAL_SECONDS) -> None:
     """Renews a launch's lease from a worker, if it is due.
 
     A job continues when its launcher has ended, and so must its lease.
@@ -245,9 +250,10 @@ def keep(folder: str, launch: str) -> None:
     Args:
         folder: Folder of the lease.
         launch: Id of the launch that the worker works for.
+        renewal_seconds: Time between two looks at the lease.
     """
     with _look_lock:
-        if time.monotonic() - _last_look.get(folder, -RENEWAL_SECONDS) < RENEWAL_SECONDS:
+        if time.monotonic() - _last_look.get(folder, -renewal_seconds) < renewal_seconds:
             return
         _last_look[folder] = time.monotonic()
 
@@ -255,12 +261,12 @@ def keep(folder: str, launch: str) -> None:
     with contextlib.suppress(RunFolderError, OSError):
         term = current(folder)
         # Few of many workers see a term older than this, so that few write.
-        due = term is not None and time.time() - term.renewed > RENEWAL_SECONDS * 1.5
+        due = term is not None and time.time() - term.renewed > renewal_seconds * 1.5
         if term is not None and due and term.launch.id == launch and not term.released:
             term.renew()
 
 
-class Lease(threading.Thread):
+class Lease(Background):
     """Holds several leases while a command works: renews them, and releases them at the end.
 
     Args:
@@ -268,17 +274,25 @@ class Lease(threading.Thread):
         launch: Launch that holds them.
         on_lost: Called once, from another thread, if another launch took a lease over. That happens
             to a process that was suspended for longer than a lease lasts.
+        term_seconds: Lifetime of a lease that is not renewed.
+        renewal_seconds: Time between two renewals.
     """
 
     def __init__(
-        self, folders: list[str], launch: Launch, on_lost: Callable[[CurationError], None]
+        self,
+        folders: list[str],
+        launch: Launch,
+        on_lost: Callable[[CurationError], None],
+        *,
+        term_seconds: float = TERM_SECONDS,
+        renewal_seconds: float = RENEWAL_SECONDS,
     ):
-        super().__init__(name="lease", daemon=True)
+        super().__init__("lease")
+        self._term_seconds, self._renewal_seconds = term_seconds, renewal_seconds
         self._folders = folders
         self._launch = launch
         self._on_lost = on_lost
         self._terms: list[Term] = []
-        self._ended = threading.Event()
         self._releases = True
 
     def leave_to_workers(self) -> None:
@@ -287,7 +301,7 @@ class Lease(threading.Thread):
 
     def run(self) -> None:
         """Renews the leases until the block ends."""
-        while not self._ended.wait(RENEWAL_SECONDS):
+        while not self.ended.wait(self._renewal_seconds):
             for index, (folder, term) in enumerate(zip(self._folders, self._terms, strict=True)):
                 try:
                     highest = current(folder)
@@ -298,15 +312,14 @@ class Lease(threading.Thread):
                 except (RunFolderError, OSError) as error:
                     print_line(f"the lease {term.path} was not renewed: {error}", sys.stderr)
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         try:
             for folder in self._folders:
-                self._terms.append(take(folder, self._launch))
+                self._terms.append(take(folder, self._launch, self._term_seconds))
         except BaseException:
             self._release()
             raise
-        self.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -314,8 +327,7 @@ class Lease(threading.Thread):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self.join()
+        super().__exit__(kind, error, trace)
         if self._releases:
             self._release()
 

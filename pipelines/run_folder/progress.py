@@ -136,12 +136,17 @@ def _footer_counts(entry: Entry) -> Counts | None:
 class Watcher:
     """Watches a run folder and reads only what is new.
 
+    Args:
+        folder: Run folder.
+        max_footers: Number of score files to read; if there are more, figures are scaled up.
+
     Attributes:
         plan: The committed plan; None until it has been read.
     """
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunFolder, max_footers: int = _MAX_FOOTERS):
         self._folder = folder
+        self._max_footers = max_footers
         self.plan: PlanNumbers | None = None
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
@@ -221,7 +226,7 @@ class Watcher:
                 seen_S[ordinal] = True
                 recent += entry.modified >= since
                 is_new = ordinal not in self._files
-                if is_new and len(unread) < _MAX_FOOTERS - len(self._files):
+                if is_new and len(unread) < self._max_footers - len(self._files):
                     unread.append((ordinal, entry))
 
         footers = at_once(_footer_counts, [entry for _, entry in unread])
@@ -272,9 +277,9 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
         lines.append("no launch is working here; run the same command again to continue")
 
     for _, mark in split_marks.unfinished(folder):
-        age = duration(time.time() - mark["started"])
-        ended = ", its worker has ended" if lease.is_gone(mark["process"]) else ""
-        lines.append(f"being scored for {age}{ended}: {mark['split']}")
+        age = duration(time.time() - mark.started)
+        ended = ", its worker has ended" if lease.is_gone(mark.process) else ""
+        lines.append(f"being scored for {age}{ended}: {mark.split}")
 
     for name in names:
         selection = folder.selection(name)

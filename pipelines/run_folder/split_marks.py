@@ -12,22 +12,23 @@ about a split.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import orjson
 
-from datarater.pipelines.errors import PoisonSplitError, RunFolderError
+from datarater.pipelines.errors import CountsError, PoisonSplitError, RunFolderError
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.lease import is_gone, process_id
+from datarater.pipelines.run_folder.layout import RunFolder, read_json
+from datarater.pipelines.run_folder.lease import Process, is_gone, process_id
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.records import VIRTUAL_BYTES, Split
+from datarater.rater_model.json_codec import decode, to_plain
 
 MOST_DEATHS = 3
 """Number of workers of one launch after which a split is poison."""
@@ -36,6 +37,25 @@ WATCHED_PROCESS = "DATARATER_WATCHED_PROCESS"
 """Environment variable with the process that a worker process ends with, as JSON."""
 
 _own_marks: set[str] = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """The content of a mark.
+
+    Attributes:
+        launch: Id of the launch.
+        ordinal: Ordinal of the split.
+        split: Description of the split by `describe`.
+        process: The worker process.
+        started: When the worker began, in seconds since 1970.
+    """
+
+    launch: str
+    ordinal: int
+    split: str
+    process: Process
+    started: float
 
 
 def describe(split: Split) -> str:
@@ -113,22 +133,16 @@ def _mark(folder: RunFolder, task: SplitTask, launch: str, *, shared: bool) -> I
         return
 
     split = task.split
-    content = {
-        "launch": launch,
-        "ordinal": split.ordinal,
-        "split": describe(split),
-        "process": process_id(),
-        "started": time.time(),
-    }
+    mark = Mark(launch, split.ordinal, describe(split), process_id(), time.time())
 
     # Each mark that is there already was left by a worker that died, or belongs to a live one.
     for number in range(1, MOST_DEATHS + 1):
         path = _path(folder, split.ordinal, launch, number)
-        if commits.commit_if_absent(path, orjson.dumps(content)):
+        if commits.commit_if_absent(path, orjson.dumps(to_plain(mark))):
             break
         if not shared:
-            other = commits.read_if_there(path)
-            if other is None or not is_gone(orjson.loads(other)["process"]):
+            other = read_json(path, Mark)
+            if other is None or not is_gone(other.process):
                 yield False
                 return
     else:
@@ -154,7 +168,7 @@ def clear_own() -> None:
         _remove_own(path)
 
 
-def unfinished(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
+def unfinished(folder: RunFolder) -> list[tuple[str, Mark]]:
     """Reads all marks.
 
     Returns:
@@ -162,10 +176,10 @@ def unfinished(folder: RunFolder) -> list[tuple[str, dict[str, Any]]]:
     """
     marks = []
     for entry in commits.list_folder(folder.attempts_path):
-        data = commits.read_if_there(entry.path)
-        if data is not None:
-            with contextlib.suppress(orjson.JSONDecodeError):
-                marks.append((entry.path, orjson.loads(data)))
+        with contextlib.suppress(CountsError):
+            mark = read_json(entry.path, Mark)
+            if mark is not None:
+                marks.append((entry.path, mark))
     return marks
 
 
@@ -178,19 +192,19 @@ def clear_bystanders(folder: RunFolder, launch: str) -> dict[str, int]:
     """
     guilty: dict[str, int] = {}
     for path, mark in unfinished(folder):
-        if mark["launch"] != launch or mark["process"]["host"] != socket.gethostname():
+        if mark.launch != launch or mark.process.host != socket.gethostname():
             continue
-        if not is_gone(mark["process"]):
+        if not is_gone(mark.process):
             commits.remove(path)
-        elif not commits.exists(folder.score_path(mark["ordinal"])):
-            guilty[mark["split"]] = guilty.get(mark["split"], 0) + 1
+        elif not commits.exists(folder.score_path(mark.ordinal)):
+            guilty[mark.split] = guilty.get(mark.split, 0) + 1
     return guilty
 
 
 def clear_launch(folder: RunFolder, launch: str) -> None:
     """Removes all marks of a launch whose workers were not ended by the splits that they scored."""
     for path, mark in unfinished(folder):
-        if mark["launch"] == launch:
+        if mark.launch == launch:
             commits.remove(path)
 
 
@@ -203,14 +217,14 @@ def clear_finished(folder: RunFolder) -> dict[str, int]:
     """
     left: dict[str, int] = {}
     for path, mark in unfinished(folder):
-        if commits.exists(folder.score_path(mark["ordinal"])):
+        if commits.exists(folder.score_path(mark.ordinal)):
             commits.remove(path)
         else:
-            left[mark["split"]] = left.get(mark["split"], 0) + 1
+            left[mark.split] = left.get(mark.split, 0) + 1
     return left
 
 
-def die_with(process: dict[str, Any]) -> None:
+def die_with(process: Process) -> None:
     """Ends this process when another one has ended; a thread watches it.
 
     Args:
@@ -229,6 +243,6 @@ def watch_launcher() -> None:
     """Ends a worker process of a supervised run when the process that runs the graph has ended."""
     watched = os.environ.get(WATCHED_PROCESS)
     if watched:
-        process = orjson.loads(watched)
-        if process["pid"] != os.getpid():
+        process = decode(Process, watched.encode())
+        if process.pid != os.getpid():
             die_with(process)

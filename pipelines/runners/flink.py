@@ -19,7 +19,6 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -27,6 +26,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError
+from datarater.pipelines.run_folder.background import Background
 
 DEFAULT_WORKER_POOL = "localhost:50000"
 """Address of a task manager's worker pool unless given: beside the task manager, as in one pod."""
@@ -376,7 +376,7 @@ def cancel(cluster: FlinkCluster, job: str) -> None:
             urllib.request.urlopen(request, timeout=_REST_SECONDS).close()
 
 
-class Watch(threading.Thread):
+class Watch(Background):
     """Watches a job, and ends it for an error of this package, which a restart would only repeat.
 
     Args:
@@ -393,12 +393,11 @@ class Watch(threading.Thread):
         interrupt: Callable[[CurationError], None],
         say: Callable[[str], None],
     ):
-        super().__init__(name="flink watch", daemon=True)
+        super().__init__("flink watch")
         self._cluster = cluster
         self._job = job
         self._interrupt = interrupt
         self._say = say
-        self._ended = threading.Event()
         self._failures = 0
         self._began = time.monotonic()
         self._silent = False
@@ -406,7 +405,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Watches the job until the block ends."""
         job_id = None
-        while not self._ended.wait(_LOOK_SECONDS):
+        while not self.ended.wait(_LOOK_SECONDS):
             # A failed look must not end the job; the next may succeed.
             with contextlib.suppress(OSError, ValueError, KeyError):
                 job_id = job_id or _find(self._cluster, self._job)
@@ -444,16 +443,3 @@ class Watch(threading.Thread):
                 "each task manager have a worker pool whose Python has apache-beam and datarater? "
                 f"{self._cluster.master} shows the job {self._job}"
             )
-
-    def __enter__(self) -> Watch:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self.join()

@@ -24,7 +24,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -39,12 +38,13 @@ from datarater.pipelines.graph.curation import Curation
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.committed import committed_files
-from datarater.pipelines.run_folder.lease import process_id
+from datarater.pipelines.run_folder.lease import Process, process_id
 from datarater.pipelines.runners import choice, flink
 from datarater.pipelines.runners.execution import LOCAL_RUNNER, Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.rater_model import exit_codes
+from datarater.rater_model.json_codec import to_plain
 
 MAX_DEATHS = 3
 """Number of deaths without a commit in between that ends a run."""
@@ -61,7 +61,7 @@ class _Order:
     work: Work
     beam_args: tuple[str, ...]
     local_workers: int
-    supervisor: dict[str, Any]
+    supervisor: Process
 
 
 class _LocalRunner(FnApiRunner):
@@ -269,7 +269,7 @@ def main() -> None:
     """
     order: _Order = pickle.load(sys.stdin.buffer)
     split_marks.die_with(order.supervisor)
-    os.environ[split_marks.WATCHED_PROCESS] = json.dumps(process_id())
+    os.environ[split_marks.WATCHED_PROCESS] = json.dumps(to_plain(process_id()))
     quieten_beam()
 
     report, code = _Report(int(sys.argv[1])), exit_codes.DONE

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from datarater.pipelines.errors import CurationError, RejectedShareError, RunFolderError
+from datarater.pipelines.run_folder.background import Background
 from datarater.pipelines.run_folder.counts import main_reasons
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher
@@ -48,7 +47,7 @@ def check_rejected_share(status: Status, max_rejected_fraction: float) -> None:
         )
 
 
-class Progress(threading.Thread):
+class Progress(Background):
     """Watches the run folder while splits are scored, and prints the progress to standard error.
 
     On a terminal one line is updated every second. Elsewhere the plan and the end are printed, and
@@ -70,12 +69,11 @@ class Progress(threading.Thread):
         max_rejected_fraction: float = 1.0,
         interrupt: Callable[[CurationError], None] | None = None,
     ):
-        super().__init__(name="progress", daemon=True)
+        super().__init__("progress")
         self._watcher = Watcher(folder)
         self._prints = prints
         self._max_rejected_fraction = max_rejected_fraction
         self._interrupt = interrupt
-        self._ended = threading.Event()
         self._terminal = sys.stderr.isatty()
 
     def run(self) -> None:
@@ -83,7 +81,7 @@ class Progress(threading.Thread):
         wait = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
         is_first, has_open_line = True, False
         last_print = time.monotonic()
-        while not self._ended.wait(wait):
+        while not self.ended.wait(wait):
             began = time.monotonic()
             try:
                 status = self._watcher.look()
@@ -123,16 +121,3 @@ class Progress(threading.Thread):
     def _check(self, status: Status | None) -> None:
         if status is not None and self._interrupt is not None and self._max_rejected_fraction < 1:
             check_rejected_share(status, self._max_rejected_fraction)
-
-    def __enter__(self) -> Progress:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self.join()

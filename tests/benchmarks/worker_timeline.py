@@ -61,8 +61,8 @@ def watch(
     begun: dict[tuple[int, int], tuple[float, float]] = {}
     while process.poll() is None:
         for _, mark in split_marks.unfinished(folder):
-            key = (int(mark["process"]["pid"]), int(mark["ordinal"]))
-            begun[key] = (mark["started"], time.time())
+            key = (mark.process.pid, mark.ordinal)
+            begun[key] = (mark.started, time.time())
         time.sleep(WATCH_SECONDS)
     return [(pid, ordinal, begin, end) for (pid, ordinal), (begin, end) in begun.items()]
 

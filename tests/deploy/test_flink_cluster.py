@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from datarater.pipelines.run_folder.lease import process_id
+from datarater.rater_model.atomic_files import write_json
 from deploy.flink import cluster, java, supervisor
 from tests.support import ROOT
 
@@ -129,9 +131,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_a_supervisor_starts_again_what_ends_and_ends_all_at_last(tmp_path: Path, how: str) -> None:
     (tmp_path / supervisor.LOGS).mkdir()
     command = {"name": "sleeper", "argv": ["sleep", "600"], "environment": {}}
-    supervisor.write_json(tmp_path / supervisor.COMMANDS, [command])
+    write_json(tmp_path / supervisor.COMMANDS, [command])
     companion = subprocess.Popen(["sleep", "600"])
-    with_process = [json.dumps(process_id(companion.pid))] if how != "signal" else []
+    watched = json.dumps(dataclasses.asdict(process_id(companion.pid)))
+    with_process = [watched] if how != "signal" else []
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy.flink.supervisor", str(tmp_path), *with_process],
         cwd=ROOT,

@@ -46,9 +46,9 @@ class Killer:
         self._watch(monkeypatch, LocalFiles, "remove")
         # The leases of a killed launch belong to a process that is gone.
         monkeypatch.setattr(
-            lease, "process_id", lambda: {"started": str(self.launch), "pid": 1, "host": "here"}
+            lease, "process_id", lambda: lease.Process("here", 1, str(self.launch), "")
         )
-        monkeypatch.setattr(lease, "is_gone", lambda process: process["started"] in self.dead)
+        monkeypatch.setattr(lease, "is_gone", lambda process: process.started in self.dead)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         real: Callable[..., Any] = getattr(owner, name)

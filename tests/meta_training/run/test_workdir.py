@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import WorkdirError
-from datarater.meta_training.run.atomic_files import write_json
 from datarater.meta_training.run.prepared_run import plain
 from datarater.meta_training.run.workdir import Summary, Workdir
+from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.json_codec import to_plain
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}

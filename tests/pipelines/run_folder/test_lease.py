@@ -8,13 +8,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import orjson
 import pytest
 
 from datarater.pipelines.errors import CurationError, LeaseHeldError, PoisonSplitError
 from datarater.pipelines.run_folder import commits, lease, split_marks
-from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.lease import Launch, Lease
+from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.run_folder.lease import Launch, Lease, Process
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.rater_model.documents.records import Split
 
@@ -41,15 +40,14 @@ def not_lost(error: CurationError) -> None:
     raise AssertionError(error)
 
 
-def ended_process() -> dict[str, object]:
+def ended_process() -> Process:
     """A process of this machine that has ended."""
     code = (
-        "import json; from datarater.pipelines.run_folder.lease import process_id; "
-        "print(json.dumps(process_id()))"
+        "import dataclasses, json; from datarater.pipelines.run_folder.lease import process_id; "
+        "print(json.dumps(dataclasses.asdict(process_id())))"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
-    process: dict[str, object] = json.loads(output)
-    return process
+    return Process(**json.loads(output))
 
 
 def test_one_launch_holds_and_the_other_says_who(folder: str) -> None:
@@ -80,9 +78,8 @@ def test_of_many_at_once_one_takes_it(tmp_path: Path) -> None:
         assert sum(pool.map(take, range(16))) == 1
 
 
-def test_a_lease_runs_out(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "TERM_SECONDS", 0.2)
-    lease.take(folder, launch("first"))
+def test_a_lease_runs_out(folder: str) -> None:
+    lease.take(folder, launch("first"), term_seconds=0.2)
     time.sleep(0.3)
     assert lease.take(folder, launch("second")).launch.id == "second"
 
@@ -91,8 +88,9 @@ def test_a_dead_process_of_this_machine_holds_nothing(folder: str) -> None:
     process = ended_process()
     assert lease.is_gone(process)
     assert not lease.is_gone(lease.process_id())
-    assert not lease.is_gone({**process, "host": "elsewhere"})
-    lease.take(folder, launch("elsewhere", process={**process, "host": "elsewhere"}))
+    elsewhere = dataclasses.replace(process, host="elsewhere")
+    assert not lease.is_gone(elsewhere)
+    lease.take(folder, launch("elsewhere", process=elsewhere))
     with pytest.raises(LeaseHeldError):
         lease.take(folder, launch("second"))
     commits.remove(f"{folder}/000001.json")
@@ -100,17 +98,14 @@ def test_a_dead_process_of_this_machine_holds_nothing(folder: str) -> None:
     lease.take(folder, launch("second"))
 
 
-def test_a_job_elsewhere_outlives_its_launcher(
-    folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_elsewhere_outlives_its_launcher(folder: str) -> None:
     lease.take(folder, launch("job", process=ended_process(), local=False))
     with pytest.raises(LeaseHeldError):
         lease.take(folder, launch("second"))
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.0)
     before = lease.current(folder)
     time.sleep(0.01)
-    lease.keep(folder, "job")
-    lease.keep(folder, "another")
+    lease.keep(folder, "job", renewal_seconds=0.0)
+    lease.keep(folder, "another", renewal_seconds=0.0)
     after = lease.current(folder)
     assert before is not None
     assert after is not None
@@ -118,19 +113,16 @@ def test_a_job_elsewhere_outlives_its_launcher(
     assert after.launch == before.launch
 
 
-def test_a_lease_is_renewed_while_it_is_held(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.05)
-    monkeypatch.setattr(lease, "TERM_SECONDS", 1.0)
-    with Lease([folder], launch("first"), not_lost):
+def test_a_lease_is_renewed_while_it_is_held(folder: str) -> None:
+    with Lease([folder], launch("first"), not_lost, term_seconds=1.0, renewal_seconds=0.05):
         time.sleep(1.3)
         with pytest.raises(LeaseHeldError):
             lease.take(folder, launch("second"))
 
 
-def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.1)
+def test_who_lost_its_lease_is_told(folder: str) -> None:
     lost: list[CurationError] = []
-    with Lease([folder], launch("first"), lost.append):
+    with Lease([folder], launch("first"), lost.append, renewal_seconds=0.1):
         term = lease.current(folder)
         assert term is not None
         dataclasses.replace(term, path=f"{folder}/000002.json", launch=launch("second")).write()
@@ -147,20 +139,20 @@ def test_who_lost_its_lease_is_told(folder: str, monkeypatch: pytest.MonkeyPatch
 TASK = SplitTask(Split("gs://b/in.jsonl", "jsonl", start=100, end=1200, ordinal=7), "mtime-1", 0)
 
 
-def die_over(folder: RunFolder, name: str, process: dict[str, object] | None = None) -> None:
+def die_over(folder: RunFolder, name: str, process: Process | None = None) -> None:
     """Leaves the mark of a worker that died while it scored the split."""
     before = {path for path, _ in split_marks.unfinished(folder)}
     with split_marks.marked(folder, TASK, name):
         ((path, mark),) = [
             found for found in split_marks.unfinished(folder) if found[0] not in before
         ]
-    commits.replace(path, orjson.dumps({**mark, "process": process or mark["process"]}))
+    commits.replace(path, to_json(dataclasses.replace(mark, process=process or mark.process)))
 
 
 def test_a_mark_is_there_while_a_split_is_scored(folder: str) -> None:
     run = RunFolder(folder)
     with split_marks.marked(run, TASK, "one"):
-        assert [mark["ordinal"] for _, mark in split_marks.unfinished(run)] == [7]
+        assert [mark.ordinal for _, mark in split_marks.unfinished(run)] == [7]
     with pytest.raises(ValueError, match="said"), split_marks.marked(run, TASK, "one"):
         raise ValueError("said")
     with split_marks.marked(run, TASK, ""):
@@ -193,7 +185,7 @@ def test_the_living_are_no_suspects(folder: str) -> None:
     die_over(run, "another")
     assert split_marks.clear_bystanders(run, "one") == {split_marks.describe(TASK.split): 1}
     assert [
-        (mark["launch"], lease.is_gone(mark["process"])) for _, mark in split_marks.unfinished(run)
+        (mark.launch, lease.is_gone(mark.process)) for _, mark in split_marks.unfinished(run)
     ] == [
         ("another", False),
         ("one", True),

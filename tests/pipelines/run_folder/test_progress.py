@@ -102,14 +102,11 @@ def test_status_is_what_lies_in_the_run_folder(
     assert (seen.finished, seen.splits_done, seen.counts) == (True, 8, counts_of(8))
 
 
-def test_of_many_score_files_a_sample_is_read(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "_MAX_FOOTERS", 4)
+def test_of_many_score_files_a_sample_is_read(folder: RunFolder) -> None:
     plan(folder, 20)
     for ordinal in range(10):
         score(folder, ordinal)
-    seen = Watcher(folder).look()
+    seen = Watcher(folder, max_footers=4).look()
     assert seen is not None
     assert (seen.splits_done, seen.exact, seen.counts) == (10, False, counts_of(10))
     assert "about 20 documents" in seen.line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -69,7 +70,7 @@ def test_a_worker_pool_starts_workers_that_report_and_ends_with_what_started_it(
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        split_marks.WATCHED_PROCESS: json.dumps(process_id(starter.pid)),
+        split_marks.WATCHED_PROCESS: json.dumps(dataclasses.asdict(process_id(starter.pid))),
     }
     command = [sys.executable, "-m", "deploy.flink.worker_pool", address]
     pool = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
