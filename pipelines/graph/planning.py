@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from datarater.pipelines import errors
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
     PlanNumbers,
@@ -141,8 +140,8 @@ class FilePlan:
         ends_S = np.where(self.cuts_Sx3[:, 1] < 0, self.unpacked, self.cuts_Sx3[:, 1])
         return float(ends_S.sum()) / self.unpacked * self.info.size
 
-    def tasks(self, first: int) -> Iterator[SplitTask]:
-        """Yields the splits, numbered from `first`."""
+    def tasks(self, first: int, splits_per_group: int) -> Iterator[SplitTask]:
+        """Yields the splits, numbered from `first`, each with the number of its group."""
         for ordinal, (start, end, size) in enumerate(self.cuts_Sx3.tolist(), first):
             split = Split(
                 self.info.path,
@@ -154,7 +153,7 @@ class FilePlan:
                 size,
                 self.virtual,
             )
-            yield SplitTask(split, self.info.fingerprint, ordinal // run_plan.SPLITS_PER_GROUP)
+            yield SplitTask(split, self.info.fingerprint, ordinal // splits_per_group)
 
 
 def stride(plans: Iterable[FilePlan], request: ScoringRequest) -> list[FilePlan]:
@@ -213,7 +212,7 @@ def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
     identity = request.identity_of(files)
     count = sum(len(plan.cuts_Sx3) for plan in plans)
     digest = hashlib.sha256(to_json(identity))
-    for shard in _plan_shards(plans):
+    for shard in _plan_shards(plans, request.splits_per_group):
         digest.update(shard)
     plan_id = digest.hexdigest()[:16]
 
@@ -221,7 +220,7 @@ def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
     folder = request.folder
     commits.commit_if_absent(folder.inputs_path(plan_id), json_lines(files))
     groups = 0
-    for shard in _plan_shards(plans):
+    for shard in _plan_shards(plans, request.splits_per_group):
         commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
         groups += 1
 
@@ -242,15 +241,15 @@ def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
         check_committed_plan(request, files)
 
 
-def _plan_shards(plans: Iterable[FilePlan]) -> Iterator[bytes]:
+def _plan_shards(plans: Iterable[FilePlan], splits_per_group: int) -> Iterator[bytes]:
     """Yields the content of one plan shard after another, with only one in memory."""
     rows: list[SplitTask] = []
     ordinal = 0
     for plan in plans:
-        for task in plan.tasks(ordinal):
+        for task in plan.tasks(ordinal, splits_per_group):
             rows.append(task)
             ordinal += 1
-            if len(rows) == run_plan.SPLITS_PER_GROUP:
+            if len(rows) == splits_per_group:
                 yield json_lines(rows)
                 rows = []
     if rows:

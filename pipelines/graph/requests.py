@@ -15,6 +15,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunOptions
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
+from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
@@ -39,6 +40,7 @@ class ScoringRequest:
         launch: Id of the launch that does the work; "" for none, which leaves no marks.
         slots: Number of worker processes of a supervised local run, which take splits from a shared
             list; 0 if the runner deals them out.
+        splits_per_group: Number of splits in a group of the plan.
     """
 
     inputs: Inputs
@@ -50,6 +52,7 @@ class ScoringRequest:
     workers_to_fill: int = 1
     launch: str = ""
     slots: int = 0
+    splits_per_group: int = SPLITS_PER_GROUP
 
     @property
     def folder(self) -> RunFolder:

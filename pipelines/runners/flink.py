@@ -31,9 +31,7 @@ from datarater.pipelines.run_folder.background import Background
 DEFAULT_WORKER_POOL = "localhost:50000"
 """Address of a task manager's worker pool unless given: beside the task manager, as in one pod."""
 
-_LOOK_SECONDS = 2.0
 _REST_SECONDS = 10.0
-_SILENCE_SECONDS = 90.0
 _WORKER_SECONDS = 60.0
 _MAX_CACHE_MILLIS = 10_000
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -384,6 +382,8 @@ class Watch(Background):
         job: Name of the job.
         interrupt: Called from this thread with the error.
         say: Prints a line.
+        look_seconds: Seconds between two looks at the job.
+        silence_seconds: Seconds without a finished step that are worth a note.
     """
 
     def __init__(
@@ -392,12 +392,16 @@ class Watch(Background):
         job: str,
         interrupt: Callable[[CurationError], None],
         say: Callable[[str], None],
+        look_seconds: float = 2.0,
+        silence_seconds: float = 90.0,
     ):
         super().__init__("flink watch")
         self._cluster = cluster
         self._job = job
         self._interrupt = interrupt
         self._say = say
+        self._look_seconds = look_seconds
+        self._silence_seconds = silence_seconds
         self._failures = 0
         self._began = time.monotonic()
         self._silent = False
@@ -405,7 +409,7 @@ class Watch(Background):
     def run(self) -> None:
         """Watches the job until the block ends."""
         job_id = None
-        while not self.ended.wait(_LOOK_SECONDS):
+        while not self.ended.wait(self._look_seconds):
             # A failed look must not end the job; the next may succeed.
             with contextlib.suppress(OSError, ValueError, KeyError):
                 job_id = job_id or _find(self._cluster, self._job)
@@ -433,13 +437,14 @@ class Watch(Background):
         return False
 
     def _notice_silence(self, job_id: str) -> None:
-        if self._silent or time.monotonic() - self._began < _SILENCE_SECONDS:
+        if self._silent or time.monotonic() - self._began < self._silence_seconds:
             return
         self._silent = True
         done = _get(self._cluster.master, f"/jobs/{job_id}")["status-counts"].get("FINISHED", 0)
         if not done:
             self._say(
-                f"note: no step has finished in {_SILENCE_SECONDS:.0f} s. Are slots free, and does "
-                "each task manager have a worker pool whose Python has apache-beam and datarater? "
+                f"note: no step has finished in {self._silence_seconds:.0f} s. Are slots free, and "
+                "does each task manager have a worker pool whose Python has apache-beam and "
+                "datarater? "
                 f"{self._cluster.master} shows the job {self._job}"
             )

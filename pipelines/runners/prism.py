@@ -15,22 +15,23 @@ BUILT_PRISM = Path(__file__).resolve().parents[2] / ".prism" / "prism"
 """Path of the binary that `make prism` builds."""
 
 
-def on_prism(beam_args: Sequence[str], named: str) -> Execution:
+def on_prism(beam_args: Sequence[str], named: str, built: Path = BUILT_PRISM) -> Execution:
     """Returns a run on Prism, a process of this machine; the steps run in this process.
 
     Args:
         beam_args: Flags for Beam.
         named: Name of the runner, as the user wrote it.
+        built: Path of the binary that is used if none is on PATH.
 
     Raises:
         UsageError: There is no Prism binary. (Beam would try to download one.)
     """
     args = list(beam_args)
     if not is_given(args, "prism_location", "job_endpoint"):
-        binary = shutil.which("prism") or (str(BUILT_PRISM) if BUILT_PRISM.exists() else None)
+        binary = shutil.which("prism") or (str(built) if built.exists() else None)
         if binary is None:
             raise UsageError(
-                f"--runner={named}: Prism's binary is neither on PATH nor at {BUILT_PRISM}; build "
+                f"--runner={named}: Prism's binary is neither on PATH nor at {built}; build "
                 "it with `make prism`, give its path with --prism_location, or leave --runner out "
                 "to run in this process"
             )

@@ -25,7 +25,6 @@ import zstandard
 
 from datarater.pipelines.commands import curate, requests, running, score, select
 from datarater.pipelines.graph.requests import Work
-from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.runners import choice
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
@@ -471,9 +470,8 @@ def test_parquet_of_many_types_becomes_json(rater: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("sort_limit", [0, 10, 65_536])
 def test_many_groups_and_ties_that_only_the_position_breaks(
-    rater: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort_limit: int
+    rater: Path, tmp_path: Path, sort_limit: int
 ) -> None:
-    monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 3)
     records = make_records(40, 5)
     for index in range(60):  # one id and one text, over and over
         records.insert(index * 2 % len(records), {"id": "same", "text": "the same text"})
@@ -489,7 +487,8 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     args, execution = curate.make_parser().parse_args(argv), choice.choose([], 1)
     selection = requests.selection_of(args, execution)
     selection = dataclasses.replace(selection, sort_limit=sort_limit)
-    running.run(Work(requests.scoring_of(args, execution), selection), execution)
+    scoring = dataclasses.replace(requests.scoring_of(args, execution), splits_per_group=3)
+    running.run(Work(scoring, selection), execution)
     assert len(list((run / "summaries").iterdir())) > 3
     kept = read_kept(run / "selections/it")
     assert len(kept) == keep

@@ -16,7 +16,6 @@ from datarater.pipelines.graph.inputs import FileList, Patterns
 from datarater.pipelines.graph.planning import FilePlan
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.rater_model.documents.decompression import unpacked_size
@@ -62,11 +61,8 @@ def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(
     assert plan_of(request.folder).splits == len(tasks) > 8
 
 
-def test_a_plan_is_cut_into_groups(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 4)
-    request = request_for(corpus, tmp_path / "run")
+def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path) -> None:
+    request = dataclasses.replace(request_for(corpus, tmp_path / "run"), splits_per_group=4)
     planning.commit_plan(request, planned(request))
     plan = plan_of(request.folder)
     groups = [read_group(request.folder, group) for group in range(plan.groups)]
@@ -234,7 +230,9 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
     whole = FilePlan.of(info, request.options.read, 10**9)
     cut = dataclasses.replace(whole, unpacked=400 * 500).strided(6)
     records = [
-        record for task in cut.tasks(0) for record in read_split(task.split, request.options.read)
+        record
+        for task in cut.tasks(0, 1)
+        for record in read_split(task.split, request.options.read)
     ]
     assert records == list(read_file(str(path)))
 

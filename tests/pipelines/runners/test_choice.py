@@ -337,15 +337,12 @@ def watch(manager: JobManager, seconds: float = 5.0) -> tuple[list[CurationError
     cluster = flink.look(manager.address)
     met: list[CurationError] = []
     lines: list[str] = []
-    with flink.Watch(cluster, "datarater-1", met.append, lines.append) as watching:
+    with flink.Watch(cluster, "datarater-1", met.append, lines.append, 0.05, 0.1) as watching:
         watching.join(seconds)
     return met, lines
 
 
-def test_an_error_of_ours_ends_a_job_at_once(
-    job_manager: JobManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
+def test_an_error_of_ours_ends_a_job_at_once(job_manager: JobManager) -> None:
     text = (
         "java.lang.RuntimeException: Error received from SDK harness: "
         "Traceback (most recent call last):\n  ...\n"
@@ -363,11 +360,7 @@ def test_an_error_of_ours_ends_a_job_at_once(
     assert job_manager.told == ["/jobs/1?mode=cancel"]
 
 
-def test_other_failures_are_told_and_left_to_flink(
-    job_manager: JobManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flink, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(flink, "_SILENCE_SECONDS", 0.1)
+def test_other_failures_are_told_and_left_to_flink(job_manager: JobManager) -> None:
     entry = {
         "exceptionName": "java.util.concurrent.TimeoutException",
         "timestamp": 1,
@@ -416,11 +409,11 @@ def test_a_failed_job_is_one_line() -> None:
 
 def test_prism_is_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(prism, "BUILT_PRISM", tmp_path / "built" / "prism")
+    runner, built = ["--runner=PrismRunner"], tmp_path / "built" / "prism"
     with pytest.raises(
         UsageError, match=r"neither on PATH nor at .*make prism.*leave --runner out"
     ):
-        choice.choose(["--runner=PrismRunner"], 1)
+        prism.on_prism(runner, "PrismRunner", built)
     (tmp_path / "built").mkdir()
     for binary in (
         tmp_path / "built" / "prism",
@@ -428,7 +421,7 @@ def test_prism_is_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):  # the second is on PATH, and goes first
         binary.write_text("#!/bin/sh\n")
         binary.chmod(0o755)
-        execution = choice.choose(["--runner=PrismRunner"], 1)
+        execution = prism.on_prism(runner, "PrismRunner", built)
         assert execution.options.view_as(PrismRunnerOptions).prism_location == str(binary)
         assert execution.local
         assert not execution.supervised
