@@ -32,7 +32,7 @@ the scoring options. In Beam YAML (`pip install 'datarater[yaml]'`):
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -317,14 +317,14 @@ class ScoreDocuments(beam.PTransform):
 Keys = tuple[RankKeys, np.ndarray, list[str]]
 
 
+@dataclasses.dataclass(frozen=True)
 class _KeyReader:
     """Reads rank keys from elements, given the names of their fields and the seed."""
 
-    def __init__(self, text_field: str, id_field: str, source_field: str, seed: int):
-        self.text_field = text_field
-        self.id_field = id_field
-        self.source_field = source_field
-        self.seed = seed
+    text_field: str
+    id_field: str
+    source_field: str
+    seed: int
 
     def keys_of(self, elements: Iterable[Any]) -> Keys:
         """Returns the rank keys of elements, the source of each as a code, and the sources.
@@ -369,10 +369,7 @@ class _KeyReader:
 
 def _content_hash(fields: Mapping[str, Any]) -> int:
     """Returns a hash that distinguishes elements with one key, the same in every process."""
-    text = repr(sorted((str(name), _stable(value)) for name, value in fields.items()))
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
+    return key_hash(repr(_stable(fields)))
 
 
 def _stable(value: Any) -> Any:

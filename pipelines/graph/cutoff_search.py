@@ -138,9 +138,7 @@ def _first_cutoffs(request: SelectionRequest, scoring: Scoring) -> Cutoffs:
     if request.reference is not None:
         reference = references.read_reference(request.reference, scoring.identity)
         if isinstance(reference, references.RaterReference):
-            return Cutoffs.fixed(
-                policy, policy.rule.by_quantiles(reference.quantiles), scoring.counts.scored
-            )
+            return Cutoffs.fixed(policy, policy.rule.by_quantiles(reference.quantiles))
         scoring = reference.scoring
 
     sources = {source: (counts.scored, counts.tokens) for source, counts in scoring.sources.items()}

@@ -33,7 +33,7 @@ from datarater.pipelines.selection.ranking import (
     SelectionError,
     rows_by_code,
 )
-from datarater.pipelines.selection.search import CutoffSearch, Decision, Sortable
+from datarater.pipelines.selection.search import CutoffSearch, Decision, Sortable, State
 
 CORPUS_GROUP = ""
 
@@ -75,7 +75,7 @@ class Cutoffs:
         searches: Searches that are not decided yet, by question.
         rule: Decisions of the rule by group (`CORPUS_GROUP`, or a source with scored documents).
         minimum: Decisions by source on its best documents, which are kept whatever the rule.
-        documents: Number of scored documents in the corpus.
+        documents: Number of documents counted in the corpus.
         tokens: Number of their tokens.
         own: Whether the corpus counted is the one selected from, and not a reference.
         sort_limit: Maximum number of documents whose keys are gathered in one round.
@@ -85,7 +85,7 @@ class Cutoffs:
     searches: Mapping[Question, CutoffSearch]
     rule: Mapping[str, Decision]
     minimum: Mapping[str, Decision]
-    documents: int
+    documents: int = 0
     tokens: int = 0
     own: bool = True
     sort_limit: int = SORT_LIMIT
@@ -122,7 +122,7 @@ class Cutoffs:
         # The rule: one group per source, or one for the corpus, unless it waits for the minimum.
         scored = {source: counts for source, counts in sources.items() if counts[0]}
         documents, tokens = histogram.documents, histogram.tokens
-        begun: dict[Question, CutoffSearch | Decision] = {}
+        begun: dict[Question, State] = {}
         if policy.per is Scope.SOURCE:
             for source, counts in scored.items():
                 begun[Family.RULE, source] = policy.rule_of(source).begin(
@@ -142,11 +142,11 @@ class Cutoffs:
         return cls(policy, {}, {}, {}, documents, tokens, own, sort_limit)._with(begun)
 
     @classmethod
-    def fixed(cls, policy: Policy, decision: Decision, documents: int) -> Cutoffs:
+    def fixed(cls, policy: Policy, decision: Decision) -> Cutoffs:
         """Returns cutoffs for the whole corpus that a reference has already decided."""
-        return cls(policy, {}, {CORPUS_GROUP: decision}, {}, documents, own=False)
+        return cls(policy, {}, {CORPUS_GROUP: decision}, {}, own=False)
 
-    def _with(self, states: Mapping[Question, CutoffSearch | Decision]) -> Cutoffs:
+    def _with(self, states: Mapping[Question, State]) -> Cutoffs:
         """Returns the cutoffs with these searches, and with the decisions among them."""
         searches: dict[Question, CutoffSearch] = {}
         decided = {Family.RULE: dict(self.rule), Family.MINIMUM: dict(self.minimum)}
@@ -156,19 +156,15 @@ class Cutoffs:
                 decided[family][group] = state
             else:
                 searches[question] = state
-        cutoffs = replace(
-            self,
-            searches=searches,
-            rule=decided[Family.RULE],
-            minimum=decided[Family.MINIMUM],
-        )
+        rule, minimum = decided[Family.RULE], decided[Family.MINIMUM]
+        cutoffs = replace(self, searches=searches, rule=rule, minimum=minimum)
 
         # Once the minimum is found, the rule fills the rest of the corpus's target.
-        if cutoffs.policy.counts_minimum and cutoffs.done and not cutoffs.rule:
+        if cutoffs.policy.counts_minimum and cutoffs.done and not rule:
             return cutoffs._with({(Family.RULE, CORPUS_GROUP): cutoffs._begin_rest()})
         return cutoffs
 
-    def _begin_rest(self) -> CutoffSearch | Decision:
+    def _begin_rest(self) -> State:
         """Begins the search among the documents that the minimum does not keep."""
         found = _total(self.minimum.values())
         assert found is not None  # a descent counts what it keeps
@@ -297,7 +293,7 @@ class Cutoffs:
             SelectionError: The answers contradict the counts of an earlier round.
         """
         no_keys, no_counts = RankKeys.empty(), Histogram.empty()
-        states: dict[Question, CutoffSearch | Decision] = {}
+        states: dict[Question, State] = {}
         for question, search in self.searches.items():
             if question in self._sorted:
                 states[question] = self._sorted[question].settle(

@@ -51,7 +51,7 @@ class Policy:
                 "a source's weight multiplies its own share: select per source (--per source)"
             )
         for source, weight in self.weights.items():
-            self.rule.weighted(abs(weight))
+            self.rule.weighted(abs(weight))  # raises if the rule has no target
             if weight < 0:
                 raise SelectionError(f"the weight of the source {source!r} is negative")
         if self.minimum < 0:

@@ -171,23 +171,21 @@ class RankKeys:
     @classmethod
     def concatenate(cls, parts: Iterable[RankKeys]) -> RankKeys:
         """Returns the keys of all parts, in their order."""
-        columns = [(p.order_N, p.hashes_N, p.ordinals_N, p.positions_N, p.tokens_N) for p in parts]
+        columns = [part._columns for part in parts]
         if not columns:
             return cls.empty()
         return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+    @property
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self.order_N, self.hashes_N, self.ordinals_N, self.positions_N, self.tokens_N
 
     def __len__(self) -> int:
         return len(self.order_N)
 
     def take(self, chosen: NDArray[Any]) -> RankKeys:
         """Returns the keys that a mask or an array of indices selects."""
-        return RankKeys(
-            self.order_N[chosen],
-            self.hashes_N[chosen],
-            self.ordinals_N[chosen],
-            self.positions_N[chosen],
-            self.tokens_N[chosen],
-        )
+        return RankKeys(*(column_N[chosen] for column_N in self._columns))
 
     def between(self, low: int, high: int) -> RankKeys:
         """Returns the keys from one 192-bit number up to, but not including, another."""
@@ -206,15 +204,8 @@ class RankKeys:
         hash_, rest = divmod(rest, 1 << 96)
         ordinal, position = divmod(rest, 1 << 64)
 
-        # A lexicographic comparison, from the least significant column up.
-        mask_N = self.positions_N < np.uint64(position)
-        for column_N, bound in (
-            (self.ordinals_N, np.uint32(ordinal)),
-            (self.hashes_N, np.uint64(hash_)),
-            (self.order_N, np.uint32(order)),
-        ):
-            mask_N = (column_N < bound) | ((column_N == bound) & mask_N)
-        return mask_N
+        bounds = np.uint64(position), np.uint32(ordinal), np.uint64(hash_), np.uint32(order)
+        return self._below(iter(bounds))
 
     def below_each(self, ends: Ends, codes_N: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns a mask of the keys that are smaller (better) than the end of their own group.
@@ -223,14 +214,15 @@ class RankKeys:
             ends: Ends of S groups.
             codes_N: Group of each key, an index into `ends`.
         """
-        mask_N = self.positions_N < ends.positions_S[codes_N]
-        for column_N, ends_S in (
-            (self.ordinals_N, ends.ordinals_S),
-            (self.hashes_N, ends.hashes_S),
-            (self.order_N, ends.order_S),
-        ):
-            bounds_N = ends_S[codes_N]
-            mask_N = (column_N < bounds_N) | ((column_N == bounds_N) & mask_N)
+        columns = ends.positions_S, ends.ordinals_S, ends.hashes_S, ends.order_S
+        return self._below(column_S[codes_N] for column_S in columns)
+
+    def _below(self, bounds: Iterator[Any]) -> NDArray[np.bool_]:
+        """Compares lexicographically, from the least significant column up."""
+        mask_N = self.positions_N < next(bounds)
+        columns = self.ordinals_N, self.hashes_N, self.order_N
+        for column_N, bound in zip(columns, bounds, strict=True):
+            mask_N = (column_N < bound) | ((column_N == bound) & mask_N)
         return mask_N
 
     def digits(self, level: int) -> NDArray[np.uint64]:

@@ -31,7 +31,7 @@ from datarater.pipelines.selection.ranking import (
     SelectionError,
     orders_of,
 )
-from datarater.pipelines.selection.search import CutoffSearch, Decision
+from datarater.pipelines.selection.search import Decision, State
 
 MAX_BATCH = 1 << 20
 
@@ -41,6 +41,7 @@ class Rule(abc.ABC):
 
     Attributes:
         kind: Name of the rule in files.
+        prefix: What the names of selections begin with.
         unit: Unit of the target.
         rounds: Maximum number of rounds after the first count, whatever the corpus.
         has_target: Whether the rule keeps exactly its target, or as many tokens as fit into it.
@@ -48,6 +49,7 @@ class Rule(abc.ABC):
     """
 
     kind: ClassVar[str]
+    prefix: ClassVar[str]
     unit: ClassVar[Unit] = Unit.DOCUMENTS
     rounds: ClassVar[int]
     has_target: ClassVar[bool] = False
@@ -59,9 +61,9 @@ class Rule(abc.ABC):
         """The rule's number as exact text."""
 
     @property
-    @abc.abstractmethod
     def name(self) -> str:
         """A readable folder name for the selection, such as `keep-0.5`."""
+        return f"{self.prefix}-{self.value.replace('/', '-of-')}"
 
     @abc.abstractmethod
     def target(self, documents: int, tokens: int) -> int:
@@ -73,9 +75,7 @@ class Rule(abc.ABC):
         """
 
     @abc.abstractmethod
-    def begin(
-        self, target: int, documents: int, histogram: Histogram | None = None
-    ) -> CutoffSearch | Decision:
+    def begin(self, target: int, documents: int, histogram: Histogram | None = None) -> State:
         """Begins the search for what to keep of a group.
 
         Args:
@@ -112,9 +112,7 @@ class _TargetRule(Rule):
     has_target: ClassVar[bool] = True
     rounds: ClassVar[int] = LAST_LEVEL
 
-    def begin(
-        self, target: int, documents: int, histogram: Histogram | None = None
-    ) -> CutoffSearch | Decision:
+    def begin(self, target: int, documents: int, histogram: Histogram | None = None) -> State:
         """Begins the descent to the target."""
         return Boundary.begin(self.unit, target, documents, histogram)
 
@@ -130,6 +128,7 @@ class KeepFraction(_TargetRule):
     """
 
     kind: ClassVar[str] = "keep_fraction"
+    prefix: ClassVar[str] = "keep"
     uses_reference: ClassVar[bool] = True
     fraction: Fraction
 
@@ -145,11 +144,6 @@ class KeepFraction(_TargetRule):
     def value(self) -> str:
         """The fraction as exact text."""
         return _fraction_text(self.fraction)
-
-    @property
-    def name(self) -> str:
-        """The folder name, such as `keep-0.5`."""
-        return "keep-" + self.value.replace("/", "-of-")
 
     def target(self, documents: int, tokens: int) -> int:
         """Returns the number of documents to keep: fraction * documents, rounded half to even."""
@@ -177,6 +171,7 @@ class KeepCount(_TargetRule):
     """
 
     kind: ClassVar[str] = "keep_count"
+    prefix: ClassVar[str] = "keep-count"
     count: int
 
     def __post_init__(self) -> None:
@@ -187,11 +182,6 @@ class KeepCount(_TargetRule):
     def value(self) -> str:
         """The count as text."""
         return str(self.count)
-
-    @property
-    def name(self) -> str:
-        """The folder name, such as `keep-count-1000`."""
-        return f"keep-count-{self.count}"
 
     def target(self, documents: int, tokens: int) -> int:
         """Returns the number of documents to keep."""
@@ -214,6 +204,7 @@ class TokenBudget(_TargetRule):
     """
 
     kind: ClassVar[str] = "token_budget"
+    prefix: ClassVar[str] = "tokens"
     unit: ClassVar[Unit] = Unit.TOKENS
     tokens: int
 
@@ -225,11 +216,6 @@ class TokenBudget(_TargetRule):
     def value(self) -> str:
         """The budget as text."""
         return str(self.tokens)
-
-    @property
-    def name(self) -> str:
-        """The folder name, such as `tokens-1000000`."""
-        return f"tokens-{self.tokens}"
 
     def target(self, documents: int, tokens: int) -> int:
         """Returns the maximum number of tokens to keep."""
@@ -249,6 +235,7 @@ class Threshold(Rule):
     """
 
     kind: ClassVar[str] = "threshold"
+    prefix: ClassVar[str] = "threshold"
     rounds: ClassVar[int] = 0
     score: Fraction
 
@@ -262,11 +249,6 @@ class Threshold(Rule):
         """The threshold as exact text."""
         return _fraction_text(self.score)
 
-    @property
-    def name(self) -> str:
-        """The folder name, such as `threshold-0.25`."""
-        return "threshold-" + self.value.replace("/", "-of-")
-
     def target(self, documents: int, tokens: int) -> int:
         """Returns all documents: a threshold has no target, its cutoff is known from the start."""
         return documents
@@ -279,9 +261,7 @@ class Threshold(Rule):
             lowest = np.nextafter(lowest, np.float32(np.inf))
         return (int(orders_of(lowest)) + 1) << SHIFTS[1]
 
-    def begin(
-        self, target: int, documents: int, histogram: Histogram | None = None
-    ) -> CutoffSearch | Decision:
+    def begin(self, target: int, documents: int, histogram: Histogram | None = None) -> State:
         """Returns the cutoff, without counting what it keeps."""
         return Cutoff(self.end)
 
@@ -314,6 +294,7 @@ class BatchTopK(Rule):
     """
 
     kind: ClassVar[str] = "batch_top_k"
+    prefix: ClassVar[str] = "batch"
     rounds: ClassVar[int] = 2
     uses_reference: ClassVar[bool] = True
     kept: int
@@ -353,18 +334,11 @@ class BatchTopK(Rule):
         """K and B as text, such as `256/1024`."""
         return f"{self.kept}/{self.batch}"
 
-    @property
-    def name(self) -> str:
-        """The folder name, such as `batch-256-of-1024`."""
-        return f"batch-{self.kept}-of-{self.batch}"
-
     def target(self, documents: int, tokens: int) -> int:
         """Returns the expected number of accepted documents, rounded."""
         return round(Fraction(self.kept, self.batch) * documents)
 
-    def begin(
-        self, target: int, documents: int, histogram: Histogram | None = None
-    ) -> CutoffSearch | Decision:
+    def begin(self, target: int, documents: int, histogram: Histogram | None = None) -> State:
         """Begins the distribution of the group's scores."""
         unknown = Distribution.begin(self.kept, self.batch, documents)
         return unknown if histogram is None else unknown.descend(histogram)

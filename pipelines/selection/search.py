@@ -119,7 +119,7 @@ class CutoffSearch(Protocol):
             keys: Rank keys between `low` and `high`.
         """
 
-    def descend(self, histogram: Histogram) -> CutoffSearch | Decision:
+    def descend(self, histogram: Histogram) -> State:
         """Returns the search one step further on, or the decision.
 
         Args:
@@ -128,3 +128,6 @@ class CutoffSearch(Protocol):
         Raises:
             SelectionError: It counts another number of documents than an earlier step.
         """
+
+
+State = CutoffSearch | Decision

@@ -380,7 +380,7 @@ def main() -> None:
     threshold = SelectionRequest(
         folder.path, Policy(Threshold("0")), seed=0, output_format="same", output_shard_bytes=2**27
     )
-    fixed = Cutoffs.fixed(threshold.policy, Cutoff(Threshold("0").end), total_kept.kept)
+    fixed = Cutoffs.fixed(threshold.policy, Cutoff(Threshold("0").end))
     del merged
     meter.measure(
         "select: reconcile the counts",
