@@ -13,8 +13,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater import cli
-from tests.docs.pages import MARKDOWN, PAGES, Block, blocks_of
 from tests.support import ROOT, training
+from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
 from tests.support.reference_tables import COMMANDS, flags_of, parser_of
 
 RUN_PAGES = [page for page in PAGES if any(block.runs for block in blocks_of(page))]

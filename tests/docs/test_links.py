@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import MARKDOWN, PAGES, anchors_of, without_blocks
 from tests.support import ROOT
+from tests.support.pages import MARKDOWN, PAGES, anchors_of, without_blocks
 
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES
 from tests.support import ROOT
+from tests.support.pages import PAGES
 
 
 @pytest.mark.drill

@@ -21,40 +21,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from datarater.pipelines.commands import curate, requests, running, score, select
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.runners import choice
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
-from tests.support.corpora import as_lines, make_records, write_corpus
+from tests.support.corpora import as_lines, corpus_records, make_records, write_corpus
+from tests.support.curation import read_kept
+from tests.support.shared_folders import made_once
 
 SMALL = ["--split_bytes", "2500"]
 
 
 def flags(corpus: Path | str, rater: Path, output: Path | str, *more: str) -> list[str]:
     return ["--input", str(corpus), "--rater", str(rater), "--output", str(output), *SMALL, *more]
-
-
-def read_kept(selection: Path) -> list[dict[str, Any]]:
-    """What a reader finds who trusts the manifest alone."""
-    manifest = json.loads((selection / "manifest.json").read_bytes())
-    rows: list[dict[str, Any]] = []
-    for entry in manifest["files"]:
-        data = (selection / entry["path"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
-        if entry["format"] == "parquet":
-            found = pq.read_table(selection / entry["path"]).to_pylist()
-        else:
-            if entry["format"] == "jsonl.gz":
-                data = gzip.decompress(data)
-            elif entry["format"] == "jsonl.zst":
-                data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-            found = [json.loads(line) for line in data.splitlines()]
-        assert len(found) == entry["documents"]
-        rows += found
-    return rows
 
 
 def scores_of(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -72,17 +53,19 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("corpus") / "in"
-    return folder, write_corpus(folder)
+    folder = made_once(tmp_path_factory, "corpus", lambda folder: write_corpus(folder / "in"))
+    return folder / "in", corpus_records()
 
 
 @pytest.fixture(scope="module")
 def curated(
     corpus: tuple[Path, list[dict[str, Any]]], rater: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    output = tmp_path_factory.mktemp("curated") / "run"
-    assert curate.main(flags(corpus[0] / "*", rater, output, "--keep_fraction", "0.5")) == 0
-    return output
+    def make(folder: Path) -> None:
+        args = flags(corpus[0] / "*", rater, folder / "run", "--keep_fraction", "0.5")
+        assert curate.main(args) == 0
+
+    return made_once(tmp_path_factory, "curated", make) / "run"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from datarater.pipelines.commands import curate, select, status
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
-from tests.integration.test_curate import read_kept
+from tests.support.curation import read_kept
 from tests.support.earlier_versions import unpacked_where_made
 
 pytestmark = pytest.mark.xdist_group("earlier versions")

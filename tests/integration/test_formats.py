@@ -6,11 +6,10 @@ import functools
 import gzip
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -20,68 +19,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # 
 from datarater.pipelines.commands import curate, select
 from datarater.rater_model import exit_codes
 from tests.support.corpora import as_lines, make_records
+from tests.support.curation import curated
+from tests.support.file_formats import examples_of, masked, tfrecord_of, unpacked, wet_of, zstd
 from tests.support.tensorflow_dataset import build_dataset
-
-
-def masked(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def length_prefixed(number: int, payload: bytes) -> bytes:
-    size, prefix = len(payload), bytearray([number << 3 | 2])
-    while size >= 0x80:
-        prefix.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes([*prefix, size]) + payload
-
-
-def feature(value: Any) -> bytes:
-    if isinstance(value, float):
-        return length_prefixed(2, length_prefixed(1, struct.pack("<f", value)))
-    if isinstance(value, int):
-        varint, left = bytearray(), value & 0xFFFFFFFFFFFFFFFF
-        while left >= 0x80:
-            varint.append(left & 0x7F | 0x80)
-            left >>= 7
-        return length_prefixed(3, length_prefixed(1, bytes([*varint, left])))
-    data = value.encode() if isinstance(value, str) else value
-    return length_prefixed(1, length_prefixed(1, data))
-
-
-def tfrecord_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    out = bytearray()
-    for row in rows:
-        entries = b"".join(
-            length_prefixed(
-                1, length_prefixed(1, name.encode()) + length_prefixed(2, feature(value))
-            )
-            for name, value in row.items()
-        )
-        data = length_prefixed(1, entries)
-        head = struct.pack("<Q", len(data))
-        out += head + masked(head) + data + masked(data)
-    return bytes(out)
-
-
-def wet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    out = bytearray(b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 4\r\n\r\na: b\r\n\r\n")
-    for row in rows:
-        text = row["text"].encode()
-        out += (
-            "WARC/1.0\r\nWARC-Type: conversion\r\n"
-            f"WARC-Target-URI: https://example.org/{row['id']}\r\n"
-            f"WARC-Date: 2024-05-18T01:58:10Z\r\nWARC-Record-ID: <urn:uuid:{row['id']}>\r\n"
-            "WARC-Identified-Content-Language: eng\r\nContent-Type: text/plain\r\n"
-            f"Content-Length: {len(text)}\r\n\r\n"
-        ).encode()
-        out += text + b"\r\n\r\n"
-    return bytes(out)
-
-
-def zstd(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor().compress(data)
-
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -89,25 +29,6 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".zst": zstd,
 }
-
-
-def curated(inputs: Path | str, rater: Path, output: Path, *more: str) -> dict[str, Any]:
-    flags = [
-        "--input",
-        str(inputs),
-        "--rater",
-        str(rater),
-        "--output",
-        str(output),
-        "--max_windows",
-        "4",
-    ]
-    assert curate.main([*flags, "--keep_fraction", "0.5", "--name", "it", *more]) == 0
-    manifest: dict[str, Any] = json.loads((output / "selections/it/manifest.json").read_bytes())
-    counts = manifest["counts"]
-    assert counts["read"] == counts["kept"] + counts["dropped"] + counts["rejected"]
-    assert counts["kept"] == round(manifest["scored"] / 2)
-    return manifest
 
 
 def kept_lines(output: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -174,15 +95,6 @@ def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(
     }
 
 
-def unpacked(path: Path) -> bytes:
-    """A file's content, whatever it is packed in."""
-    data = path.read_bytes()
-    if path.suffix == ".zst":
-        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-            return reader.read()
-    return {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)(data)
-
-
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 def test_kept_warc_records_are_untouched_but_for_a_line_with_the_score(
     rater: Path, tmp_path: Path, suffix: str
@@ -236,18 +148,6 @@ def test_kept_examples_are_untouched_and_gain_a_feature(
         before = dict(protobuf_example().FromString(original).features.feature.items())
         before.pop("datarater_score")
         assert features == before
-
-
-def examples_of(data: bytes) -> list[bytes]:
-    """The records of a TFRecord file, checksums checked."""
-    found = []
-    while data:
-        (length,) = struct.unpack_from("<Q", data)
-        assert data[8:12] == masked(data[:8])
-        found.append(data[12 : 12 + length])
-        assert data[12 + length : 16 + length] == masked(found[-1])
-        data = data[16 + length :]
-    return found
 
 
 @functools.cache

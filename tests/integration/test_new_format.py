@@ -26,8 +26,8 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 from datarater.rater_model.documents.sniffing import FileHead
-from tests.integration.test_formats import curated
 from tests.support.corpora import as_lines, make_records
+from tests.support.curation import curated
 
 
 class Tabbed(FileFormat):

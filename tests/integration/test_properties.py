@@ -22,9 +22,9 @@ from datarater.rater_model.documents.plain_text import PlainText
 from datarater.rater_model.documents.reading import plan_file, read_file, read_split
 from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
 from datarater.rater_model.documents.tfrecord import with_float
-from tests.integration.test_formats import examples_of, tfrecord_of, unpacked, wet_of
-from tests.rater_model.documents.test_fuzz import FORMATS, KINDS, MEMBERS, PACKERS, damaged
 from tests.support.corpora import as_lines, make_records
+from tests.support.damaged_files import FORMATS, KINDS, MEMBERS, PACKERS, damaged
+from tests.support.file_formats import examples_of, tfrecord_of, unpacked, wet_of
 
 CASES = int(os.environ.get("DATARATER_PROPERTY_CASES", "4"))
 FUZZ_CASES = int(os.environ.get("DATARATER_FUZZ_CASES", "400"))

@@ -19,6 +19,8 @@ from datarater.rater_model.scorer import Scorer
 from tests.support.corpora import as_lines, make_records
 from tests.support.raters import save_tiny_rater
 
+pytestmark = pytest.mark.xdist_group("rules")  # all select from one run folder
+
 COUNTS = {"s0": 120, "s1": 60, "s2": 30}
 
 

@@ -53,7 +53,12 @@ def as_lines(records: Sequence[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
-def write_corpus(folder: Path) -> list[dict[str, Any]]:
+def corpus_records() -> list[dict[str, Any]]:
+    """Returns the records that `write_corpus` writes, in the order of the files."""
+    return [record for seed in range(4) for record in make_records(60, seed)]
+
+
+def write_corpus(folder: Path) -> None:
     """Writes one file of each kind; some lines of the plain one are no documents."""
     folder.mkdir()
     records = [make_records(60, seed) for seed in range(4)]
@@ -65,4 +70,3 @@ def write_corpus(folder: Path) -> list[dict[str, Any]]:
     table = pa.Table.from_pylist([{**r, "url": json.dumps(r.get("url"))} for r in records[3]])
     pq.write_table(table, buffer, row_group_size=25)
     (folder / "d.parquet").write_bytes(buffer.getvalue())
-    return [record for part in records for record in part]

@@ -26,6 +26,7 @@ from datarater.meta_training.algorithm.mesh import (
 from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.run.processes import is_lost_process, join_processes, together
 from tests.support import ROOT, training
+from tests.support.shared_folders import made_once
 
 # theta, eta and the cut part of theta in tests/small_models.py: 12 x 8 + 8 x 7 + 7 x 12 and the
 # bias of 7; 12 x 8 + 8.
@@ -56,8 +57,11 @@ def result(process: subprocess.Popen[str], output: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    output = tmp_path_factory.mktemp("placement") / "report.json"
-    return result(start(output), output)
+    def make(folder: Path) -> None:
+        result(start(folder / "report.json"), folder / "report.json")
+
+    path = made_once(tmp_path_factory, "placement", make) / "report.json"
+    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("parameters", ["whole", "cut", "cut over all"])

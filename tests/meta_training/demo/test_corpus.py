@@ -25,12 +25,14 @@ from datarater.meta_training.demo.corpus import (
 )
 from datarater.meta_training.demo.corruption import text_to_bytes, unigram_distribution
 from datarater.meta_training.demo.errors import NotOurFolderError, TooLittleTextError
+from tests.support.shared_folders import made_once
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
     """The corpus of this Python, made once (takes some seconds)."""
-    return build_demo_corpus(tmp_path_factory.mktemp("demo"))
+    # What is complete is used again.
+    return build_demo_corpus(made_once(tmp_path_factory, "demo corpus", build_demo_corpus))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

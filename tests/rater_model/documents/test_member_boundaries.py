@@ -32,8 +32,8 @@ from datarater.rater_model.documents.records import (
     Record,
     Split,
 )
-from tests.integration.test_formats import wet_of
 from tests.support.corpora import make_records
+from tests.support.file_formats import wet_of
 
 OPTIONS = ReadOptions(max_record_bytes=500)
 SUFFIXES = {Compression.GZIP: ".jsonl.gz", Compression.ZSTD: ".jsonl.zst"}

@@ -21,7 +21,7 @@ from datarater.rater_model.documents.records import (
     Reason,
 )
 from datarater.rater_model.documents.tfds import DatasetError, DatasetName, split_patterns
-from tests.integration.test_formats import tfrecord_of
+from tests.support.file_formats import tfrecord_of
 from tests.support.tensorflow_dataset import build_dataset
 
 TEXTS = [f"text number {index} é " + "words " * (index % 9) for index in range(300)]
