@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from datarater.pipelines.commands import printing, requests, running
 from datarater.pipelines.commands.flags import (
+    DEFAULT_REPORT_TEXTS,
     DEFAULT_SHARD_BYTES,
     DEFAULT_SPLIT_BYTES,
     OUTPUT_FORMATS,
@@ -158,7 +159,7 @@ def select(
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
             or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
-            each as the flag of that name.
+            `report_texts`, each as the flag of that name.
 
     Returns:
         The manifest; see `curate`.
@@ -258,6 +259,7 @@ def _selection_request(
     name: str | None = None,
     output_format: str = "same",
     output_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    report_texts: int = DEFAULT_REPORT_TEXTS,
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
         raise UsageError(
@@ -286,4 +288,5 @@ def _selection_request(
         output_shard_bytes=output_shard_bytes,
         reference=reference,
         name=name,
+        report_texts=report_texts,
     )

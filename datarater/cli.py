@@ -44,6 +44,9 @@ COMMANDS = {
         "datarater.pipelines.commands.curate", "Score a corpus and keep its best part."
     ),
     "status": Command("datarater.pipelines.commands.status", "Report the progress of a run."),
+    "report": Command(
+        "datarater.report.command", "Make the report of a selection or an evaluation again."
+    ),
     "batch": Command(
         "datarater.pipelines.commands.batch", "Curate the files that arrived since the last batch."
     ),

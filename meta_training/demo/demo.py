@@ -279,6 +279,7 @@ def closing_words(output: Path, per_kind: int, seconds: Mapping[str, float]) -> 
     }
     width = max(len(str(place)) for place in places)
     where = "\n".join(f"  {place!s:<{width}}  {content}" for place, content in places.items())
+    report = curated / "selections" / f"keep-{KEEP_FRACTION}" / "report.html"
     select = ["select", f"--output={curated}", "--keep_fraction=0.2"]
     curate = ["curate", "--input=my/*.jsonl.gz", f"--rater={rater}", "--output=my_run"]
     return f"""\
@@ -297,7 +298,10 @@ What next:
   curate your own documents with this rater (JSONL with a field "text", or Parquet):
     {_as_typed([*curate, f"--keep_fraction={KEEP_FRACTION}"])}
   meta-train a rater on your own corpus:
-    datarater train --help"""
+    datarater train --help
+
+Look at what was kept, and at the best and worst documents, in a browser:
+  {report}"""
 
 
 def _as_typed(arguments: Sequence[str]) -> str:

@@ -29,6 +29,8 @@ from datarater.rater_model.scoring_options import ScoringOptions
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
 DEFAULT_READ_AMPLIFICATION = 4.0
+DEFAULT_REPORT_TEXTS = 10
+MAX_REPORT_TEXTS = 100
 OUTPUT_FORMATS = (
     "same",
     "jsonl",
@@ -126,6 +128,19 @@ def positive_number(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def report_texts(text: str) -> int:
+    """Parses a number of documents for a report.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a number from 0 to the maximum.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_REPORT_TEXTS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from 0 to {MAX_REPORT_TEXTS}"
+        )
+    return int(text)
 
 
 def scope(text: str) -> Scope:
@@ -459,6 +474,20 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SHARD_BYTES,
         metavar="BYTES",
         help="Bytes of kept text per output file, before compression. Default: 128MiB.",
+    )
+
+    add_report_flag(output)
+
+
+def add_report_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds `--report_texts`."""
+    parser.add_argument(
+        "--report_texts",
+        type=report_texts,
+        default=DEFAULT_REPORT_TEXTS,
+        metavar="N",
+        help="Number of the best, borderline and worst documents that report.html shows; 0 leaves "
+        "the text of the corpus out of it. Default: %(default)s.",
     )
 
 

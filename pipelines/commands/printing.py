@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import MAX_NAMED, by_count, main_reasons
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import read_manifest
@@ -81,6 +82,14 @@ def print_selection(request: SelectionRequest) -> None:
     say(f"kept documents: {len(manifest.files)} files in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
     output = shlex.quote(request.output)
+    if commits.exists(request.selection.report_path):
+        say(f"report:         {request.selection.report_path}")
+    else:
+        print_line(
+            f"WARNING: there is no report; to make it: datarater report {output} "
+            f"--name {request.name}",
+            sys.stderr,
+        )
     say(
         f"another rule, without scoring again: datarater select --output {output} --keep_fraction F"
     )

@@ -96,6 +96,7 @@ def selection_request(
     output_shard_bytes: int,
     reference: str | Path | None = None,
     name: str | None = None,
+    report_texts: int = 0,
 ) -> SelectionRequest:
     """Returns a request for a selection; see `SelectionRequest`.
 
@@ -110,6 +111,7 @@ def selection_request(
         output_shard_bytes,
         usable_path("reference", reference, execution) if reference else None,
         name or "",
+        report_texts=report_texts,
     )
 
 
@@ -247,6 +249,7 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         output_shard_bytes=args.output_shard_bytes,
         reference=args.reference,
         name=args.name,
+        report_texts=args.report_texts,
     )
 
 

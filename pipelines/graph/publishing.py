@@ -1,4 +1,4 @@
-"""Publishing: reconciles the counts, then commits the manifest and `_SUCCESS`."""
+"""Publishing: reconciles the counts, then commits the manifest, the report and `_SUCCESS`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
@@ -19,6 +20,7 @@ from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Unit
 from datarater.pipelines.selection.policy import Scope
+from datarater.report.selection import try_to_write_report
 
 
 class MergeSources(beam.CombineFn):
@@ -175,7 +177,9 @@ def publish(
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
 ) -> None:
-    """Reconciles the counts, then commits the manifest, then `_SUCCESS`.
+    """Reconciles the counts, then commits the manifest, writes the report and commits `_SUCCESS`.
+
+    A report that cannot be written is counted and logged; the selection is complete without it.
 
     Args:
         request: The selection.
@@ -209,6 +213,8 @@ def publish(
     )
 
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
+    if not try_to_write_report(request.folder, request.name, request.report_texts):
+        Metrics.counter("datarater", "reports_not_written").inc()
     commits.commit_if_absent(request.selection.success_path, b"")
 
 

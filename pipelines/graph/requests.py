@@ -94,6 +94,8 @@ class SelectionRequest:
             that of the run itself.
         name: Name of the selection; by default it is made from the policy.
         sort_limit: Maximum number of documents whose keys one round gathers; it changes only cost.
+        report_texts: Number of documents in each list of the report; 0 leaves the text of the
+            corpus out of it.
     """
 
     output: str
@@ -104,6 +106,7 @@ class SelectionRequest:
     reference: str | None = None
     name: str = ""
     sort_limit: int = SORT_LIMIT
+    report_texts: int = 0
 
     def __post_init__(self) -> None:
         if not self.name:

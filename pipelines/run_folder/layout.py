@@ -11,10 +11,11 @@
       selections/NAME/rule.json    the rule of the selection and its options
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/kept/        the kept documents
-      selections/NAME/manifest.json, _SUCCESS
+      selections/NAME/manifest.json, report.html, _SUCCESS
 
-Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`). There is
-no other state: a file that exists is done, a file that is missing is still to do. The folder also
+Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`), except
+`report.html`, which can be made again. There is no other state: a file that exists is done, a file
+that is missing is still to do. The folder also
 has `lease/`, which names the running launch, and `attempts/`, which marks the splits in progress.
 Neither of them can change a result.
 
@@ -105,6 +106,11 @@ class SelectionFolder:
     def manifest_path(self) -> str:
         """The manifest: the list of files with kept documents, for readers."""
         return f"{self.path}/manifest.json"
+
+    @property
+    def report_path(self) -> str:
+        """A page for people, which can be made again; no result depends on it."""
+        return f"{self.path}/report.html"
 
     @property
     def success_path(self) -> str:

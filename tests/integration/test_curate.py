@@ -264,7 +264,14 @@ def test_a_run_goes_on_where_it_stopped(
 @pytest.mark.parametrize("lost", ["_SUCCESS", "manifest.json", "kept", "counts"])
 def test_a_selection_goes_on_where_it_stopped(run_folder: Path, lost: str) -> None:
     selection = run_folder / "selections/keep-0.5"
-    before = {name: data for name, (_, data) in tree(selection).items() if name != "manifest.json"}
+
+    def contents() -> dict[str, bytes]:
+        # The manifest has the time, and the report also the path of the run folder.
+        files = {name: data for name, (_, data) in tree(selection).items()}
+        assert {"manifest.json", "report.html"} <= files.keys()
+        return {n: d for n, d in files.items() if n not in ("manifest.json", "report.html")}
+
+    before = contents()
     (selection / "_SUCCESS").unlink()
     if lost in ("kept", "counts"):
         (selection / "manifest.json").unlink()
@@ -272,7 +279,7 @@ def test_a_selection_goes_on_where_it_stopped(run_folder: Path, lost: str) -> No
     elif lost == "manifest.json":
         (selection / lost).unlink()
     assert select.main(["--output", str(run_folder), "--keep_fraction", "0.5"]) == 0
-    assert {n: d for n, (_, d) in tree(selection).items() if n != "manifest.json"} == before
+    assert contents() == before
 
 
 def test_another_runs_folder_is_refused_naming_the_difference(

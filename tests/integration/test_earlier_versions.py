@@ -13,6 +13,7 @@ import pytest
 from datarater.pipelines.commands import curate, select, status
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
+from datarater.report import command as report
 from tests.support.curation import read_kept
 from tests.support.earlier_versions import unpacked_where_made
 
@@ -68,6 +69,17 @@ def test_a_finished_selection_is_recognised(here: Path) -> None:
     assert select.run(["--output", "run", "--keep_fraction", "0.5"]) is None
     assert curate.run([*CURATE, "--output", "run"]) is None
     assert contents(here / "run") == before
+
+
+def test_a_finished_selection_gets_a_report(here: Path, tmp_path: Path) -> None:
+    run = copy(here, "run", tmp_path)
+    (page,) = report.run([str(run)])
+    text = Path(page).read_text()
+    assert page == f"{run}/selections/keep-0.5/report.html"
+    assert "kept 60" in text
+    assert kept_texts(run, "keep-0.5")
+    assert "cannot be read" not in text
+    assert "not found where it was scored" not in text
 
 
 def test_a_finished_run_is_selected_from_again(here: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from datarater.meta_training import train
 from datarater.meta_training.demo import demo
 from datarater.pipelines.commands import batch, curate, score, select, status
 from datarater.rater_model.exit_codes import EXIT_CODES
+from datarater.report import command as report
 from tests.support import ROOT
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "score": score.run,
     "select": select.run,
     "status": status.run,
+    "report": report.run,
     "batch": batch.run,
 }
 

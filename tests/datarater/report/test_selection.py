@@ -1,0 +1,279 @@
+"""The report of a selection agrees with its scores, and never harms the selection."""
+
+import dataclasses
+import gzip
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+import datarater
+from datarater import cli
+from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
+from datarater.pipelines.selection.histogram import Histogram as RankHistogram
+from datarater.pipelines.selection.ranking import RankKeys
+from datarater.report.page import BarTable, Excerpts, Histogram, Page, Tiles
+from datarater.report.sample import Limits
+from datarater.report.selection import (
+    ScoreBins,
+    asked_for,
+    rank_correlation,
+    selection_page,
+    try_to_write_report,
+)
+from tests.support.corpora import as_lines, make_records
+
+MARKER = "a very private sentence"
+
+
+@pytest.fixture(scope="module")
+def run(rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over two files, one of them compressed, with rejected records."""
+    folder = tmp_path_factory.mktemp("report")
+    first = make_records(300, 1)
+    for record in first:
+        record["text"] = f"{MARKER} {record['text']}"
+    (folder / "a.jsonl").write_bytes(as_lines(first) + b"not json\n" * 9)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(as_lines(make_records(200, 2))))
+    datarater.score([folder / "a.jsonl", folder / "b.jsonl.gz"], rater, folder / "run")
+    return folder / "run"
+
+
+def page_of(run: Path, texts: int = 10, limits: Limits | None = None, **rule: Any) -> Page:
+    manifest = datarater.select(run, **rule)
+    return selection_page(RunFolder(str(run)), manifest["name"], texts, limits or Limits())
+
+
+def block(page: Page, kind: type, title: str = "") -> Any:
+    (found,) = (
+        one
+        for section in page.sections
+        for one in section.blocks
+        if isinstance(one, kind) and title in getattr(one, "title", "")
+    )
+    return found
+
+
+def scores_of(run: Path) -> list[dict[str, Any]]:
+    rows = datarater.read_scores(run, ["key", "score", "source", "tokens"]).to_pylist()
+    return [row for row in rows if row["score"] is not None]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"keep_fraction": 0.3},
+        {"keep_fraction": 0.3, "per": "source"},
+        {"keep_count": 7, "min_per_source": 20},
+        {"token_budget": 9000},
+        {"threshold": 0.0},
+        {"keep_fraction": 1},
+        {"keep_count": 0},
+    ],
+    ids=str,
+)
+def test_the_figures_count_what_the_manifest_counts(run: Path, rule: dict[str, Any]) -> None:
+    page = page_of(run, **rule)
+    manifest = datarater.select(run, **rule)
+    histogram = block(page, Histogram)
+    (_, _, dropped), (_, _, kept) = histogram.parts
+    assert sum(dropped) + sum(kept) == pytest.approx(manifest["scored"])
+    # The bar with the cutoff is divided in the ratio of its documents.
+    assert sum(kept) == pytest.approx(manifest["counts"]["kept"], abs=3)
+    assert block(page, Tiles).parts[0][1] == manifest["counts"]["kept"]
+
+
+def test_documents_that_are_drawn_are_shown_with_their_chance(run: Path) -> None:
+    rule: dict[str, Any] = {"accept_batch": 4, "discard_fraction": "0.5"}
+    page = page_of(run, **rule)
+    (_, _, _), (_, _, kept) = block(page, Histogram).parts
+    assert sum(kept) == pytest.approx(250, abs=5)
+    border = block(page, Excerpts, "Borderline").items
+    assert all(item.decision.startswith("chance ") for item in border)
+    assert {item.decision for item in border} <= {f"chance {share}%" for share in range(45, 56)}
+
+
+def test_the_listed_documents_are_the_best_the_worst_and_those_at_the_cutoff(run: Path) -> None:
+    page = page_of(run, keep_fraction=0.3)
+    scores = sorted((row["score"] for row in scores_of(run)), reverse=True)
+    shown = {
+        title: [item.score for item in block(page, Excerpts, title).items]
+        for title in ("Best", "Borderline", "Worst")
+    }
+    assert shown["Best"] == scores[:10]
+    assert shown["Worst"] == scores[:-11:-1]
+    assert shown["Borderline"] == scores[145:155]
+    decisions = [item.decision for item in block(page, Excerpts, "Borderline").items]
+    assert decisions == ["kept"] * 5 + ["dropped"] * 5
+
+
+def test_each_listed_document_shows_its_own_text(run: Path, rater: Path) -> None:
+    page = page_of(run, keep_fraction=0.3)
+    scorer = datarater.Scorer(datarater.load_rater(rater))
+    for title in ("Best", "Borderline", "Worst"):
+        for item in block(page, Excerpts, title).items:
+            assert item.cut == 0
+            (score,) = scorer.score([item.text]).scores_N
+            assert score == pytest.approx(item.score, abs=1e-5)
+
+
+def test_sources_are_compared_and_rejects_are_counted(run: Path) -> None:
+    page = page_of(run, keep_fraction=0.3)
+    counted = Counter(row["source"] for row in scores_of(run))
+    sources = block(page, BarTable, "source")
+    assert {row.cells[0]: row.cells[1] for row in sources.rows} == {
+        name: f"{count:,}" for name, count in counted.items()
+    }
+    assert sources.mark == (0.3, "all sources, 30.0%")
+    (rejects,) = block(page, BarTable, "Rejected").rows
+    assert rejects.cells == ["not_json", "9"]
+    assert "1.8% of the records were rejected (9 of 509)." in page.warnings
+
+
+def test_a_larger_run_is_sampled_and_says_so(run: Path) -> None:
+    page = page_of(run, limits=Limits(files=1), keep_fraction=0.3)
+    assert sum(sum(part[2]) for part in block(page, Histogram).parts) == pytest.approx(500)
+    texts = [
+        one.text for section in page.sections for one in section.blocks if hasattr(one, "text")
+    ]
+    assert any("A sample: " in text and "in 1 of 2 splits" in text for text in texts)
+    assert len(block(page, Excerpts, "Best").items) == 10
+
+
+def test_without_texts_no_text_of_the_corpus_is_in_the_page(run: Path) -> None:
+    rule: dict[str, Any] = {"keep_fraction": 0.4, "name": "quiet"}
+    datarater.select(run, **rule, report_texts=0)
+    report = run / "selections" / "quiet" / "report.html"
+    assert MARKER not in report.read_text()
+    assert "Left out (--report_texts 0)." in report.read_text()
+    assert cli.main(["report", str(run), "--name", "quiet"]) == 0
+    assert MARKER in report.read_text()
+    assert cli.main(["report", str(run), "--name", "quiet", "--report_texts=0"]) == 0
+    assert MARKER not in report.read_text()
+
+
+def test_a_changed_or_missing_input_is_said_where_the_text_would_be(
+    rater: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(as_lines(make_records(20, 1)))
+    datarater.curate(path, rater, tmp_path / "run", keep_fraction=0.5)
+    folder = RunFolder(str(tmp_path / "run"))
+
+    path.write_bytes(path.read_bytes().replace(b'"1-', b'"2-'))
+    page = selection_page(folder, "keep-0.5", 2, Limits())
+    reasons = {item.reason for item in block(page, Excerpts, "Best").items}
+    assert reasons == {"The input has changed since it was scored."}
+
+    path.unlink()
+    page = selection_page(folder, "keep-0.5", 2, Limits())
+    (reason,) = {item.reason for item in block(page, Excerpts, "Best").items}
+    assert reason.startswith("The text cannot be read: ")
+    assert all(item.text is None for item in block(page, Excerpts, "Worst").items)
+
+
+def test_a_report_that_fails_leaves_the_selection_complete_and_is_logged(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(commits, "replace", full)
+    with caplog.at_level(logging.WARNING):
+        datarater.select(run, keep_fraction=0.25, name="unseen")
+    folder = run / "selections" / "unseen"
+    assert (folder / "_SUCCESS").exists()
+    assert not (folder / "report.html").exists()
+    assert try_to_write_report(RunFolder(str(run)), "unseen", 0) is False
+    assert "to make it later: datarater report" in caplog.text
+
+
+def test_the_command_makes_every_report_again_and_names_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datarater.select(run, keep_fraction=0.5)
+    report = run / "selections" / "keep-0.5" / "report.html"
+    report.unlink()
+    assert cli.main(["report", str(run)]) == 0
+    assert report.exists()
+    assert str(report) in capsys.readouterr().out.splitlines()
+
+
+def test_the_command_refuses_what_has_no_selection(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert cli.main(["report", str(tmp_path / "no")]) == 2
+    assert cli.main(["report", str(run), "--name", "absent"]) == 2
+    assert cli.main(["report", str(run), "--report_texts", "-1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} has no finished selection" in said
+    assert "has no finished selection absent" in said
+    assert "is not a whole number from 0 to 100" in said
+
+
+def test_select_prints_where_the_report_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["select", "--output", str(run), "--keep_count", "5"]) == 0
+    report = run / "selections" / "keep-count-5" / "report.html"
+    assert f"report:         {report}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (("keep_fraction", "0.125"), "Keep the best 12.5% of the scored documents."),
+        (("keep_fraction", "1/3"), "Keep the best 1/3 (33.3333%) of the scored documents."),
+        (("keep_count", "1000"), "Keep the best 1,000 documents."),
+        (("token_budget", "5000000"), "Keep the best documents that fit in 5,000,000 tokens."),
+        (("threshold", "-0.5"), "Keep the documents that score at least -0.5."),
+    ],
+)
+def test_the_rule_is_said_in_a_sentence(fields: tuple[str, str], sentence: str) -> None:
+    options = SelectionOptions(
+        rule=RuleFields(*fields),
+        per="corpus",
+        source_weights={},
+        min_per_source=0,
+        reference=None,
+        seed=0,
+        output_format="same",
+        output_shard_bytes=1,
+    )
+    assert asked_for(options) == sentence
+    per_source = dataclasses.replace(
+        options, per="source", min_per_source=9, source_weights={"w": "2"}
+    )
+    assert asked_for(per_source) == (
+        f"{sentence[:-1]}, of each source separately. Weights of sources: w 2. At least 9 "
+        "documents of each source."
+    )
+
+
+def test_the_histogram_of_the_scores_counts_every_document_once() -> None:
+    scores_N = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    scores_N[:3] = (-1e6, 1e6, 0)
+    keys = RankKeys.of(scores_N, np.arange(5000, dtype=np.uint64), 0, 0, range(5000), [1] * 5000)
+    bins = ScoreBins.of(RankHistogram.of(keys, 0))
+    edges_B = bins.axis([0.5])
+    counts_B = bins.counts(edges_B)
+    assert counts_B.sum() == pytest.approx(5000)
+    clipped_N = np.clip(scores_N, edges_B[0], edges_B[-1])
+    expected_B, _ = np.histogram(clipped_N, edges_B)
+    assert np.abs(counts_B - expected_B).max() < 12
+    assert -10 < edges_B[0] < edges_B[-1] < 10
+
+
+def test_the_rank_correlation_is_spearmans() -> None:
+    rng = np.random.default_rng(0)
+    x_N = rng.integers(0, 12, 800)
+    y_N = (x_N + rng.integers(0, 9, 800)) // 2
+    counts = np.zeros((12, 10), np.int64)
+    np.add.at(counts, (x_N, y_N), 1)
+    assert rank_correlation(counts) == pytest.approx(spearmanr(x_N, y_N).statistic)
+    assert rank_correlation(np.asarray([[5, 0], [0, 0]])) is None
