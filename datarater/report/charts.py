@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
 from datarater.report.markup import Child, element, number
-from datarater.report.page import BarRow, Curves, HeatMap, Histogram, Hue, IntervalRow
+from datarater.report.page import BarRow, Curve, Curves, HeatMap, Histogram, Hue, IntervalRow
 from datarater.report.scales import Scale, linear_ticks, short, spread
+from datarater.report.visible import short_name
 
 WIDTH = 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 390.0, 42.0, 212.0
@@ -248,21 +249,25 @@ def curves(figure: Curves) -> Element:
     ends = [y(curve.y[-1]) for curve in shown]
     places = spread(ends, 14, 20, _BOTTOM - 6)
     for index, curve in enumerate(shown, start=not figure.baseline):
-        seen = [place for place, value in enumerate(curve.y) if value <= y.high]
-        if curve.low and curve.high and seen:
+        inside = _below(curve, y.high)
+        if inside.low and inside.high:
             around = [
-                *((x(curve.x[place]), y(curve.high[place])) for place in seen),
-                *((x(curve.x[place]), y(curve.low[place])) for place in reversed(seen)),
+                *((x(at), y(value)) for at, value in zip(inside.x, inside.high, strict=True)),
+                *(
+                    (x(at), y(value))
+                    for at, value in zip(reversed(inside.x), reversed(inside.low), strict=True)
+                ),
             ]
             bands.append(element("path", {"d": _path(around) + "z", "class": f"band arm-{index}"}))
-        points = [(x(curve.x[place]), y(curve.y[place])) for place in seen]
+        points = [(x(at), y(value)) for at, value in zip(inside.x, inside.y, strict=True)]
         if points:
             lines.append(element("path", {"d": _path(points), "class": f"curve arm-{index}"}))
 
         end, place = ends[index - (not figure.baseline)], places[index - (not figure.baseline)]
         if abs(place - end) > 3:
             names.append(line(x(curve.x[-1]) + 1, end, right + 7, place, "leader"))
-        names.append(label(right + 9, place + 4, _short_name(curve.name), f"direct arm-{index}"))
+        name = short_name(curve.name, _NAME)
+        names.append(label(right + 9, place + 4, name, f"direct arm-{index}"))
 
     zero = [line(_LEFT, y(0), right, y(0), "mark")] if y.low < 0 < y.high else []
     described = ", ".join(f"{curve.name} ends at {short(curve.y[-1])}" for curve in shown)
@@ -278,8 +283,22 @@ def curves(figure: Curves) -> Element:
     )
 
 
-def _short_name(name: str) -> str:
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+def _below(curve: Curve, top: float) -> Curve:
+    """Returns the part of a curve from where it falls below the top of the figure."""
+    first = next((place for place, value in enumerate(curve.y) if value <= top), None)
+    if first is None:
+        return Curve(curve.name, [], [])
+    if first == 0:
+        return curve
+    share = (curve.y[first - 1] - top) / (curve.y[first - 1] - curve.y[first])
+
+    def cut(values: Sequence[float]) -> Sequence[float]:
+        if not values:
+            return ()
+        before, after = values[first - 1], values[first]
+        return [before + share * (after - before), *values[first:]]
+
+    return Curve(curve.name, *map(cut, (curve.x, curve.y, curve.low, curve.high)))
 
 
 def division(parts: Sequence[tuple[str, int, Hue]]) -> Element:

@@ -20,7 +20,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         COMMAND,
         "Makes report.html again, for every finished selection of a run folder or for an "
-        "evaluation. Nothing is scored or selected again.",
+        "evaluation. Nothing is scored, selected or trained again.",
         f"{COMMAND} run --report_texts 0",
         usage=f"{COMMAND} RUN_DIR [flags]",
         takes_beam_flags=False,
@@ -33,7 +33,7 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--name", type=flags.selection_name, metavar="NAME", help="Only the selection of this name."
     )
-    flags.add_report_flag(parser)
+    flags.add_report_flag(parser, as_before=True)
     return parser
 
 
@@ -61,14 +61,21 @@ def run(argv: Sequence[str] | None = None) -> list[str]:
         raise UsageError(f"RUN_DIR: {folder.path} does not exist")
 
     from datarater.report.evaluation import EVALUATION_FILE, write_evaluation_report
-    from datarater.report.selection import finished_selections, write_report
+    from datarater.report.selection import finished_selections, leaves_texts_out, write_report
 
     written = []
     if args.name is None and commits.exists(f"{folder.path}/{EVALUATION_FILE}"):
         written.append(write_evaluation_report(folder.path))
     for name in finished_selections(folder):
-        if args.name in (None, name):
-            written.append(write_report(folder, name, args.report_texts))
+        if args.name not in (None, name):
+            continue
+        texts = args.report_texts
+        if texts is None:
+            # Who left the texts out does not get them back unasked.
+            before = commits.read_if_there(folder.selection(name).report_path)
+            left_out = before is not None and leaves_texts_out(before)
+            texts = 0 if left_out else flags.DEFAULT_REPORT_TEXTS
+        written.append(write_report(folder, name, texts))
 
     if not written:
         what = "selection" if args.name is None else f"selection {args.name}"

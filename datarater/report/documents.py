@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.rater_model.documents.jsonl import Jsonl
 from datarater.rater_model.documents.reading import read_split
 from datarater.rater_model.documents.records import (
@@ -16,12 +15,11 @@ from datarater.rater_model.documents.records import (
     ReadOptions,
     Split,
 )
+from datarater.report.sample import Candidate, Place
 from datarater.report.visible import cut
 
 MAX_CHARACTERS = 600
 MAX_LINES = 12
-Place = tuple[int, int]
-"""A split's ordinal and a position in its file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,56 +41,65 @@ NOT_REACHED = Text(None, reason="The text was not read: the time for reading tex
 
 
 def read_texts(
-    folder: RunFolder, places: Iterable[Place], options: ReadOptions, seconds: float
+    candidates: Sequence[Candidate], options: ReadOptions, seconds: float
 ) -> dict[Place, Text]:
     """Reads the beginnings of documents from the input of a run.
 
     Nothing is raised: a document that cannot be read has the reason in its place.
 
     Args:
-        folder: The run folder.
-        places: Where the documents are.
+        candidates: The documents.
         options: How the run reads its input.
         seconds: Time after which no more is read; a document late in a compressed stream can take
             long.
     """
-    by_split: dict[int, set[int]] = {}
-    for ordinal, position in places:
-        by_split.setdefault(ordinal, set()).add(position)
-
-    deadline = time.monotonic() + seconds
     texts: dict[Place, Text] = {}
-    for ordinal, positions in sorted(by_split.items()):
+    deadline = time.monotonic() + seconds
+    # Between two records nothing looks at the clock: a thread that hangs there is left behind.
+    reader = threading.Thread(
+        target=_fill, args=(texts, candidates, options, deadline), name="texts", daemon=True
+    )
+    reader.start()
+    reader.join(seconds + 1)
+    return {one.place: texts.get(one.place, NOT_REACHED) for one in candidates}
+
+
+def _fill(
+    texts: dict[Place, Text],
+    candidates: Iterable[Candidate],
+    options: ReadOptions,
+    deadline: float,
+) -> None:
+    by_split: dict[int, dict[int, Candidate]] = {}
+    for one in candidates:
+        by_split.setdefault(one.split.ordinal, {})[one.position] = one
+
+    for ordinal, wanted in sorted(by_split.items()):
         missing = NOT_REACHED
         if time.monotonic() < deadline:
             missing = Text(None, reason="The text was not found where it was scored.")
             try:
-                for position, text in _texts_of_split(
-                    folder, ordinal, positions, options, deadline
-                ):
+                for position, text in _texts_of_split(wanted, options, deadline):
                     texts[ordinal, position] = text
             except TimeoutError:
                 missing = NOT_REACHED
             except Exception as error:
                 missing = Text(None, reason=f"The text cannot be read: {error}")
-        for position in positions:
+        for position in wanted:
             texts.setdefault((ordinal, position), missing)
-    return texts
 
 
 def _texts_of_split(
-    folder: RunFolder, ordinal: int, positions: set[int], options: ReadOptions, deadline: float
+    wanted: Mapping[int, Candidate], options: ReadOptions, deadline: float
 ) -> Iterator[tuple[int, Text]]:
-    """Yields the texts at some positions of a split.
+    """Yields the texts of documents of one split, given by their positions.
 
     Raises:
         TimeoutError: The deadline has passed.
     """
-    file = ScoreFile.read(folder, ordinal, ("position", "key"))
-    columns = file.table.to_pydict()
-    keys = dict(zip(columns["position"], columns["key"], strict=True))
-    left = set(positions)
-    for split in (*_lines(file.task.split, sorted(left)), file.task.split):
+    left = set(wanted)
+    whole = next(iter(wanted.values())).split
+    for split in (*_lines(whole, sorted(left)), whole):
         if not left:
             return
         for record in read_split(split, options):
@@ -100,7 +107,7 @@ def _texts_of_split(
                 raise TimeoutError
             if record.position in left and isinstance(record, Document):
                 left.remove(record.position)
-                yield record.position, _checked(record, keys[record.position])
+                yield record.position, _checked(record, wanted[record.position].key)
             if not left:
                 return
 

@@ -1,4 +1,26 @@
-"""The report of an evaluation, from the `evaluation.json` that `datarater evaluate` writes."""
+"""The report of an evaluation, from the `evaluation.json` that `datarater evaluate` writes.
+
+Of the file's fields only `arms` is needed, and of an arm only its name: what is absent is not
+shown. Results that have no figure of their own are shown as they are where the file lists them
+under `tables`:
+
+    {"tables": [{"title": str, "columns": [str, ...], "rows": [[str | number | null, ...], ...],
+                 "caption": str}]}
+
+The first column names the row; the caption may be absent. An arm is an object with these fields,
+all but the first optional:
+
+| field | meaning |
+|---|---|
+| `arm`, `keep` | its name, and the share of the pool that it keeps |
+| `mean_final_loss` | mean over the seeds |
+| `curves` | for each seed, pairs of a step and a loss |
+| `difference`, `difference_from_random` | `mean`, `low`, `high`, `verdict`, paired by seed |
+| `by_source`, `difference_by_source` | mean loss, and the difference, by source |
+| `gain` | `mean`, `low`, `high`, `at_most`, `reached`, `seeds` |
+| `net` | `gain`, `break_even_parameters`, `scoring_flops_per_token`, `by_parameters` |
+| `kept_documents`, `kept_bytes`, `kept_tokens`, `passes`, `seconds` | what it kept and took |
+"""
 
 from __future__ import annotations
 
@@ -16,6 +38,7 @@ from datarater.report.page import (
     Curve,
     Curves,
     Facts,
+    Hue,
     IntervalRow,
     Intervals,
     Note,
@@ -26,17 +49,23 @@ from datarater.report.page import (
     Tiles,
 )
 from datarater.report.scales import short
+from datarater.report.visible import short_name
 
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
+MAX_SOURCES = 40
 _BASELINE = "unfiltered"
+_RATER = "rater"
+_RANDOM = ("random", "random_again")
+_Fields = Mapping[str, Any]
+_NONE: _Fields = {}
 
 
 def write_evaluation_report(folder: str) -> str:
     """Writes the report of an evaluation beside its `evaluation.json`; returns its path.
 
     Raises:
-        CountsError: The file is missing or lacks a field.
+        CountsError: The file is missing or is not the result of an evaluation.
         OSError: A file cannot be read or written.
     """
     path = f"{folder}/{EVALUATION_FILE}"
@@ -45,188 +74,267 @@ def write_evaluation_report(folder: str) -> str:
         raise CountsError(f"{path} is missing: the evaluation is not finished")
     try:
         page = evaluation_page(orjson.loads(data))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CountsError(f"{path} is not the result of an evaluation: {error!r}") from error
     commits.replace(f"{folder}/{REPORT_FILE}", render(page).encode())
     return f"{folder}/{REPORT_FILE}"
 
 
-def evaluation_page(fields: Mapping[str, Any]) -> Page:
+def evaluation_page(fields: _Fields) -> Page:
     """Returns the report of an evaluation as plain data.
 
     Args:
-        fields: Content of `evaluation.json`.
+        fields: Content of `evaluation.json`; see this module's description.
 
     Raises:
-        KeyError: A field is missing.
+        KeyError: There are no arms, or one has no name.
     """
-    arms: Sequence[Mapping[str, Any]] = fields["arms"]
-    seeds = "1 seed" if fields["seeds"] == 1 else f"{fields['seeds']} seeds"
+    arms: Sequence[_Fields] = fields["arms"]
+    main = _main_arm(fields)
+    sections = [
+        Section("In short", [_tiles(fields, main)]),
+        Section("Against the whole pool", [_differences(fields), *_notes(fields)]),
+        Section("Compute saved", _gains(arms)),
+        Section("Curves", [*_loss_curves(fields), *_sweeps(arms), *_net_curves(arms)]),
+        Section("By source", _by_source(arms, main)),
+        Section("Further results", list(_tables(fields))),
+        Section("What each arm used", _uses(arms)),
+        Section("Settings", [Facts(list(_settings(fields)))]),
+    ]
     return Page(
-        title="What is the data worth?",
-        lead=f"Fresh language models of {short(fields['parameters'])} parameters, {seeds}, trained "
-        "on the whole pool and on what each arm keeps of it.",
-        warnings=fields["warnings"],
-        sections=[
-            Section("In short", [_tiles(fields)]),
-            Section("Worth", [*_notes(fields), _differences(fields), _gains(arms)]),
-            Section("Curves", _curves(fields)),
-            Section("Settings", [Facts(list(_settings(fields)))]),
-        ],
+        title="What is the rater worth?" if _is_rater(main) else "What is filtering worth?",
+        lead=_lead(fields, main),
+        warnings=[*fields.get("warnings", ()), *_warnings(fields, main)],
+        sections=[section for section in sections if section.blocks],
         foot=[
-            f"Made by datarater {fields['datarater']}.",
+            f"Made by datarater {fields.get('datarater', '?')}.",
             "This page is one file. It runs no script and loads nothing.",
         ],
     )
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return row["arm"] if row["keep"] == 1 else f"{row['arm']} {_share(row['keep'])}"
+# The arms.
 
 
-def _tiles(fields: Mapping[str, Any]) -> Tiles:
+def _name(row: _Fields) -> str:
+    name = short_name(row["arm"])
+    return name if row.get("keep", 1) == 1 else f"{name} {_share(row['keep'])}"
+
+
+def _is_rater(row: _Fields | None) -> bool:
+    return row is not None and row["arm"] == _RATER
+
+
+def _difference(row: _Fields) -> _Fields:
+    return row.get("difference") or _NONE
+
+
+def _compared(fields: _Fields) -> list[_Fields]:
+    """Returns the arms that are compared with the whole pool, the lowest loss first."""
+    rows = [row for row in fields["arms"] if _difference(row).get("mean") is not None]
+    return sorted(rows, key=lambda row: row["difference"]["mean"])
+
+
+def _main_arm(fields: _Fields) -> _Fields | None:
+    """Returns the arm that the page is about: the rater at its best share, else the best arm."""
+    rows = _compared(fields)
+    for wanted in (
+        lambda row: row["arm"] == _RATER,
+        lambda row: row["arm"] not in _RANDOM,
+        lambda row: True,
+    ):
+        for row in filter(wanted, rows):
+            return row
+    return None
+
+
+def _best_rival(fields: _Fields, main: _Fields) -> _Fields | None:
+    """Returns the best of the other filters."""
+    rivals = [row for row in _compared(fields) if row["arm"] not in (main["arm"], *_RANDOM)]
+    return rivals[0] if rivals else None
+
+
+# What comes first.
+
+
+def _seeds(fields: _Fields) -> str:
+    seeds = fields.get("seeds")
+    return "" if seeds is None else "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def _lead(fields: _Fields, main: _Fields | None) -> str:
+    size = "" if fields.get("parameters") is None else f" of {short(fields['parameters'])}"
+    models = f"Language models{size} parameters" if size else "Language models"
+    over = f" ({_seeds(fields)})" if fields.get("seeds") is not None else ""
+    if main is None:
+        return f"{models} trained on the whole pool{over}."
+    difference = main["difference"]
+    less = abs(difference["mean"])
+    ends = "at the same validation loss as"
+    if less:
+        ends = f"{less:.4f} {'lower' if difference['mean'] < 0 else 'higher'} in validation loss "
+        ends += "than"
+    return (
+        f"{models} trained on what {_name(main)} keeps end {ends} those trained on the whole "
+        f"pool{over}. Verdict: {difference.get('verdict', 'none')}."
+    )
+
+
+def _warnings(fields: _Fields, main: _Fields | None) -> Iterator[str]:
+    if main is None:
+        yield "No arm is compared with the whole pool."
+        return
+    verdict = main["difference"].get("verdict")
+    if verdict == "worse":
+        yield f"{_name(main)} is worse than no filter at all."
+    elif verdict != "better":
+        seen = fields.get("smallest_detectable")
+        limit = "" if seen is None else f" These seeds detect {seen:.4f} in 4 of 5 evaluations."
+        yield f"{_name(main)} is not shown to be better than the whole pool.{limit}"
+
+    rival = _best_rival(fields, main)
+    if rival is not None and rival["difference"]["mean"] < main["difference"]["mean"]:
+        apart = main["difference"]["mean"] - rival["difference"]["mean"]
+        yield f"{_name(rival)} ends lower than {_name(main)}, by {apart:.4f}."
+    gain = main.get("gain") or _NONE
+    if gain and gain.get("mean") is None:
+        yield f"{_name(main)}: {_missed(gain)}, so there is no compute gain."
+
+
+def _tiles(fields: _Fields, main: _Fields | None) -> Tiles:
     tiles = []
-    compared = [row for row in fields["arms"] if row["difference"]]
-    if compared:
-        best = min(compared, key=lambda row: row["difference"]["mean"])
-        difference = best["difference"]
+    if main is not None:
+        difference = main["difference"]
+        verdict = difference.get("verdict", "")
+        hue = {"better": Hue.KEPT, "worse": Hue.DROPPED}.get(verdict, Hue.REJECTED)
         tiles += [
-            Tile("Lowest loss", _name(best), f"{best['mean_final_loss']:.4f}"),
             Tile(
-                "Difference to unfiltered",
+                f"{_name(main)}: difference in loss",
                 _signed(difference["mean"]),
                 _ends(difference) or "one seed: no interval",
+                hue,
             ),
-            Tile("Verdict", difference["verdict"], f"at {fields['confidence']:.0%} confidence"),
+            Tile("Verdict", verdict or "none", _confidence(fields), hue),
+            *_gain_tiles(main),
         ]
-        if best["gain"] and best["gain"]["mean"] is not None:
-            net = best["net"]["gain"] if best["net"] else None
-            note = "" if net is None else f"{_share(net)} with the scoring counted"
-            tiles.append(Tile("Compute saved", _share(best["gain"]["mean"]), note))
-    if fields["smallest_detectable"] is not None:
+        rival = _best_rival(fields, main)
+        if rival is not None:
+            note = f"{_name(rival)} {_ends(rival['difference'])}".strip()
+            tiles.append(Tile("Best rival", _signed(rival["difference"]["mean"]), note))
+    if fields.get("smallest_detectable") is not None:
         tiles.append(
             Tile(
                 "Detectable",
-                short(fields["smallest_detectable"]),
+                f"{fields['smallest_detectable']:.4f}",
                 "difference found in 4 of 5 evaluations",
             )
         )
     return Tiles(tiles)
 
 
-def _notes(fields: Mapping[str, Any]) -> list[Block]:
-    """Returns the noise floor and the best fractions, as far as they are known."""
-    notes: list[Block] = []
-    floor = fields["noise_floor"]
-    if floor is not None:
-        gain = floor["largest_gain"]
+def _gain_tiles(main: _Fields) -> Iterator[Tile]:
+    gain, net = main.get("gain") or _NONE, main.get("net") or _NONE
+    if gain.get("mean") is not None:
+        yield Tile("Compute saved", _share(gain["mean"]), _ends(gain, _share))
+    elif gain:
+        yield Tile("Compute saved", "none", _missed(gain))
+    if net.get("gain") is not None:
+        even = net.get("break_even_parameters")
+        note = "" if even is None else "scoring costs nothing"
+        if even:
+            note = f"pays from {short(even)} parameters"
+        yield Tile("Net of scoring", _share(net["gain"]), note)
+
+
+def _confidence(fields: _Fields) -> str:
+    confidence = fields.get("confidence")
+    return "" if confidence is None else f"at {confidence:.0%} confidence"
+
+
+def _notes(fields: _Fields) -> Iterator[Block]:
+    """Yields the noise floor and the best fractions, as far as they are known."""
+    floor = fields.get("noise_floor")
+    if floor:
+        gain = floor.get("largest_gain")
         seemed = "" if gain is None else f"; one seemed to save {_share(gain)} of the compute"
         text = (
             f"Two random parts of the pool differ by {floor['deviation']:.4f} (root mean square of "
             f"{floor['pairs']} pairs), at most by {floor['largest_difference']:.4f}{seemed}."
         )
-        notes.append(Note(text, "Noise floor"))
+        yield Note(text, "Noise floor: random against random")
     best = [
         f"{row['arm']}: discard {_share(row['discard'])}, difference "
-        f"{_signed(row['difference']['mean'])} {_ends(row['difference'])}, "
-        f"{row['difference']['verdict']}."
-        for row in fields["best_fractions"]
+        f"{_with_ends(row['difference'], _signed)}, {row['difference'].get('verdict', '')}."
+        for row in fields.get("best_fractions") or ()
     ]
     if best:
         text = " ".join(best) + " The intervals are widened for the choice."
-        notes.append(Note(text, "Best fraction to discard"))
-    return notes
+        yield Note(text, "Best fraction to discard")
 
 
-def _differences(fields: Mapping[str, Any]) -> Intervals:
+# Losses.
+
+
+def _differences(fields: _Fields) -> Intervals:
     rows = []
     for row in fields["arms"]:
-        difference = row["difference"] or {}
+        difference = _difference(row)
+        loss = row.get("mean_final_loss")
         cells = [
-            row["arm"],
-            _share(row["keep"]),
-            f"{row['mean_final_loss']:.4f}",
+            short_name(row["arm"]),
+            "" if row.get("keep") is None else _share(row["keep"]),
+            "" if loss is None else f"{loss:.4f}",
             _with_ends(difference, _signed),
-            _with_ends(row["difference_from_random"] or {}, _signed),
+            _with_ends(row.get("difference_from_random") or _NONE, _signed),
             difference.get("verdict", ""),
         ]
-        rows.append(
-            IntervalRow(
-                cells, difference.get("mean"), difference.get("low"), difference.get("high")
-            )
-        )
+        rows.append(_interval_row(cells, difference))
+    paired = "Paired by seed" if fields.get("seeds") is None else f"Paired over {_seeds(fields)}"
+    confidence = fields.get("confidence")
+    interval = "" if confidence is None else f", with the {confidence:.0%} t interval"
     return Intervals(
         "Final validation loss",
         ["arm", "kept", "loss", "difference to unfiltered", "to random", "verdict"],
         "difference to unfiltered",
         rows,
         good=-1,
-        caption=f"Lower is better. Paired over {fields['seeds']} seeds, with the t interval. Blue: "
-        "better, orange: worse; gray: not shown to be either.",
+        caption=f"Lower is better. {paired}{interval}. {_COLORS}",
     )
 
 
-def _gains(arms: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for row in arms:
-        gain, net = row["gain"], row["net"]
-        if gain:
-            even = net and net["break_even_parameters"]
-            rows.append(
-                [
-                    _name(row),
-                    "" if gain["mean"] is None else _with_ends(gain, _share),
-                    _share(net["gain"]) if net else "",
-                    short(even) if even else "",
-                    f"{gain['seeds'] - gain['reached']} of {gain['seeds']}",
-                ]
-            )
-    return Table(
-        "Compute saved",
-        ["arm", "gross", "net of scoring", "break-even size", "never reached"],
-        rows,
-        "Share of the compute with which the unfiltered run reaches its final loss. Break-even: "
-        "parameters of the language model from which it pays to score. Never reached: runs that "
-        "end above that loss, which the mean leaves out.",
-    )
+_COLORS = "Blue: better, orange: worse; gray: not shown to be either."
 
 
-def _curves(fields: Mapping[str, Any]) -> list[Block]:
-    rows = sorted(fields["arms"], key=lambda row: (row["arm"] != _BASELINE, row["mean_final_loss"]))
+def _interval_row(cells: Sequence[str], difference: _Fields) -> IntervalRow:
+    return IntervalRow(cells, difference.get("mean"), difference.get("low"), difference.get("high"))
+
+
+def _loss_curves(fields: _Fields) -> list[Block]:
+    rows = [row for row in fields["arms"] if row.get("curves")]
+    rows.sort(key=lambda row: (row["arm"] != _BASELINE, row.get("mean_final_loss") or 0.0))
     shown = rows[:MAX_CURVES]
+    if not shown:
+        return []
     caption = "Mean over the seeds; the band spans them. The first steps lie above."
     if len(shown) < len(rows):
         caption += f" The {len(shown) - 1} best of {len(rows) - 1} arms."
-    loss = [_loss_curve(row, fields["flops_per_step"]) for row in shown]
-    unit = "training compute in FLOPs"
-    blocks: list[Block] = [
-        Curves("Validation loss", loss, unit, "loss", baseline=True, skip=0.3, caption=caption)
-    ]
-
-    sizes = [
-        Curve(_name(row), *zip(*row["net"]["by_parameters"], strict=True))
-        for row in shown
-        # What costs nothing to score saves the same at every size.
-        if row["net"] and row["net"]["scoring_flops_per_token"]
-    ]
-    if sizes:
-        blocks.append(
-            Curves(
-                "Net gain by size of the language model",
-                sizes,
-                "parameters (logarithmic)",
-                "compute saved",
-                log_x=True,
-                caption="With the scoring counted and the gross gain taken as the same at every "
-                "size. Above zero, filtering pays.",
-            )
+    flops = fields.get("flops_per_step")
+    return [
+        Curves(
+            "Validation loss",
+            [_loss_curve(row, flops or 1.0) for row in shown],
+            "training compute in FLOPs" if flops else "steps",
+            "loss",
+            baseline=shown[0]["arm"] == _BASELINE,
+            skip=0.3,
+            caption=caption,
         )
-    return blocks
+    ]
 
 
-def _loss_curve(row: Mapping[str, Any], flops: float) -> Curve:
+def _loss_curve(row: _Fields, flops: float) -> Curve:
     """Returns the curve of an arm, with the band of its seeds."""
-    points = list(zip(*row["curves"], strict=True))
+    points = list(zip(*row["curves"], strict=False))
     losses = [[loss for _, loss in at_step] for at_step in points]
     several = len(row["curves"]) > 1
     return Curve(
@@ -238,11 +346,240 @@ def _loss_curve(row: Mapping[str, Any], flops: float) -> Curve:
     )
 
 
-def _settings(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "parameters", f"{fields['parameters']:,}"
-    yield "seeds", str(fields["seeds"])
+# Gains.
+
+
+def _gains(arms: Sequence[_Fields]) -> list[Block]:
+    rows = []
+    for row in arms:
+        gain, net = row.get("gain") or _NONE, row.get("net") or _NONE
+        if not gain:
+            continue
+        even = net.get("break_even_parameters")
+        rows.append(
+            [
+                _name(row),
+                _gross(gain),
+                "" if net.get("gain") is None else _share(net["gain"]),
+                short(even) if even else "",
+                f"{gain['seeds'] - gain['reached']} of {gain['seeds']}",
+            ]
+        )
+    if not rows:
+        return []
+    return [
+        Table(
+            "Gross and net gain",
+            ["arm", "gross", "net of scoring", "pays from (parameters)", "never reached"],
+            rows,
+            "Share of the training compute that an arm saves on the way to the final loss of the "
+            "whole pool. Net: the scoring of everything that was chosen from is counted. Pays "
+            "from: size of the language model above which that is worth it. Never reached: runs "
+            "that end above that loss; an arm with such a run has no gain.",
+        )
+    ]
+
+
+def _net_curves(arms: Sequence[_Fields]) -> list[Block]:
+    # What costs nothing to score saves the same at every size.
+    sizes = [
+        Curve(_name(row), *zip(*row["net"]["by_parameters"], strict=True))
+        for row in arms
+        if (row.get("net") or _NONE).get("scoring_flops_per_token")
+        and row["net"].get("by_parameters")
+    ]
+    if not sizes:
+        return []
+    return [
+        Curves(
+            "Net gain by size of the language model",
+            sizes,
+            "parameters (logarithmic)",
+            "compute saved",
+            log_x=True,
+            caption="With the scoring counted and the gross gain taken as the same at every size. "
+            "Above zero, filtering pays.",
+        )
+    ]
+
+
+def _gross(gain: _Fields) -> str:
+    if gain.get("mean") is not None:
+        return _with_ends(gain, _share)
+    bound = gain.get("at_most")
+    return "none" if not gain["reached"] or bound is None else f"at most {_share(bound)}"
+
+
+def _missed(gain: _Fields) -> str:
+    missed = gain["seeds"] - gain["reached"]
+    return f"{missed} of {gain['seeds']} runs never reach the whole pool's loss"
+
+
+# The sweep, and the sources.
+
+
+def _sweeps(arms: Sequence[_Fields]) -> list[Block]:
+    """Returns the difference of each arm against the share that it discards."""
+    by_arm: dict[str, list[_Fields]] = {}
+    for row in arms:
+        if _difference(row).get("mean") is not None and row.get("keep") is not None:
+            by_arm.setdefault(row["arm"], []).append(row)
+    curves = []
+    for name, rows in by_arm.items():
+        if len(rows) > 1:
+            rows.sort(key=lambda row: -row["keep"])
+            differences = [row["difference"] for row in rows]
+            has_ends = all(one.get("low") is not None for one in differences)
+            curves.append(
+                Curve(
+                    short_name(name),
+                    [1 - row["keep"] for row in rows],
+                    [one["mean"] for one in differences],
+                    [one["low"] for one in differences] if has_ends else (),
+                    [one["high"] for one in differences] if has_ends else (),
+                )
+            )
+    # The rater first, then the best.
+    curves.sort(key=lambda curve: (curve.name != _RATER, min(curve.y)))
+    if not curves:
+        return []
+    return [
+        Curves(
+            "Difference in loss by share discarded",
+            curves,
+            "share of the pool discarded",
+            "difference to unfiltered",
+            caption="Below zero: better than the whole pool. The band is the interval of each "
+            "point, not widened for a choice among them.",
+        )
+    ]
+
+
+def _by_source(arms: Sequence[_Fields], main: _Fields | None) -> list[Block]:
+    """Returns the differences of the main arm by source, and those of all arms."""
+    differences: _Fields = (main or _NONE).get("difference_by_source") or _NONE
+    if main is None or not any(differences):
+        return []
+    losses = main.get("by_source") or _NONE
+    # The sources that lose come first.
+    names = sorted(differences, key=lambda name: -differences[name]["mean"])
+    rows = [
+        _interval_row(
+            [
+                _source(name),
+                "" if losses.get(name) is None else f"{losses[name]:.4f}",
+                _with_ends(differences[name], _signed),
+            ],
+            differences[name],
+        )
+        for name in names[:MAX_SOURCES]
+    ]
+    more = f" The first {MAX_SOURCES} of {len(names)}." if len(names) > MAX_SOURCES else ""
+    blocks: list[Block] = [
+        Intervals(
+            f"{_name(main)} by source of the validation documents",
+            ["source", "loss", "difference to unfiltered"],
+            "difference to unfiltered",
+            rows,
+            good=-1,
+            caption=f"The sources that lose first.{more} {_COLORS}",
+        )
+    ]
+    others = [row for row in arms if row.get("difference_by_source")]
+    if len(others) > 1:
+        cells = [
+            [
+                _source(name),
+                *(
+                    _signed(row["difference_by_source"][name]["mean"])
+                    if name in row["difference_by_source"]
+                    else ""
+                    for row in others
+                ),
+            ]
+            for name in names[:MAX_SOURCES]
+        ]
+        blocks.append(
+            Table(
+                "All arms by source",
+                ["source", *map(_name, others)],
+                cells,
+                "Mean difference in loss to unfiltered; below zero: better.",
+            )
+        )
+    return blocks
+
+
+def _source(name: str) -> str:
+    return short_name(name) or "(no source)"
+
+
+# Tables and facts.
+
+
+def _tables(fields: _Fields) -> Iterator[Block]:
+    """Yields the further tables, in the form that this module's description gives."""
+    for table in fields.get("tables") or ():
+        columns = [str(name) for name in table["columns"]]
+        rows = [
+            [_cell(value) for value in row[: len(columns)]] + [""] * (len(columns) - len(row))
+            for row in table["rows"]
+        ]
+        yield Table(str(table["title"]), columns, rows, str(table.get("caption", "")))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "\u2212")
+    return short(value) if isinstance(value, float) else short_name(str(value), 200)
+
+
+def _uses(arms: Sequence[_Fields]) -> list[Block]:
+    columns = {
+        "kept_documents": "documents",
+        "kept_bytes": "bytes",
+        "kept_tokens": "tokens",
+        "passes": "passes",
+        "seconds": "seconds",
+    }
+    known = [field for field in columns if any(row.get(field) is not None for row in arms)]
+    if not known:
+        return []
+    rows = [
+        [
+            _name(row),
+            *(
+                f"{row[field]:,.0f}"
+                if field == "seconds"
+                else _cell(row[field])
+                if row.get(field) is not None
+                else ""
+                for field in known
+            ),
+        ]
+        for row in arms
+    ]
+    return [
+        Table(
+            "What each arm used",
+            ["arm", *(columns[field] for field in known)],
+            rows,
+            "What it kept of the pool, how often training passed over it, and the time of all "
+            "its runs.",
+        )
+    ]
+
+
+def _settings(fields: _Fields) -> Iterator[tuple[str, str]]:
+    for name in ("parameters", "seeds"):
+        if fields.get(name) is not None:
+            yield name, f"{fields[name]:,}"
     for group in ("data", "options"):
-        yield from _flat("", fields[group])
+        yield from _flat("", fields.get(group) or _NONE)
 
 
 def _flat(prefix: str, values: Any) -> Iterator[tuple[str, str]]:
@@ -250,8 +587,11 @@ def _flat(prefix: str, values: Any) -> Iterator[tuple[str, str]]:
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _flat(f"{prefix}.{name}" if prefix else str(name), value)
+    elif isinstance(values, list | tuple) and values:
+        if all(isinstance(value, str | int | float) for value in values):
+            yield prefix, ", ".join(map(_cell, values))
     elif isinstance(values, str | int | float):
-        yield prefix, f"{values:,}" if isinstance(values, int) else str(values)
+        yield prefix, values if isinstance(values, str) else _cell(values)
 
 
 def _share(value: float) -> str:
@@ -262,11 +602,13 @@ def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "\u2212")
 
 
-def _with_ends(interval: Mapping[str, Any], shown: Callable[[float], str]) -> str:
-    return f"{shown(interval['mean'])} {_ends(interval, shown)}".strip() if interval else ""
+def _with_ends(interval: _Fields, shown: Callable[[float], str]) -> str:
+    if interval.get("mean") is None:
+        return ""
+    return f"{shown(interval['mean'])} {_ends(interval, shown)}".strip()
 
 
-def _ends(interval: Mapping[str, Any], shown: Callable[[float], str] = _signed) -> str:
-    if interval["low"] is None or interval["high"] is None:
+def _ends(interval: _Fields, shown: Callable[[float], str] = _signed) -> str:
+    if interval.get("low") is None or interval.get("high") is None:
         return ""
     return f"({shown(interval['low'])} to {shown(interval['high'])})"

@@ -236,7 +236,7 @@ def _excerpt(item: Excerpt) -> Element:
     head = element(
         "p",
         {"class": "excerpt-head"},
-        element("span", {"class": "score"}, short(item.score)),
+        element("span", {"class": "score"}, _score(item.score)),
         element("span", {"class": f"badge {item.hue}"}, item.decision),
         *facts,
     )
@@ -250,6 +250,12 @@ def _excerpt(item: Excerpt) -> Element:
         element("div", {"class": "text", "dir": "auto"}, item.text + ("…" if item.cut else "")),
         element("p", {"class": "soft"}, left) if left else None,
     )
+
+
+def _score(value: float) -> str:
+    """Returns a score with as many decimals as those around it."""
+    text = f"{value:,.3f}" if abs(value) >= 1 else f"{value:#.4g}"
+    return text.replace("-", "\u2212")
 
 
 def _heading(text: str) -> Element:

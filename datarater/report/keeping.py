@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datarater.pipelines.selection.ranking import KEY_BITS, Ends, RankKeys, scores_of
+from datarater.pipelines.selection.ranking import (
+    KEY_BITS,
+    Ends,
+    RankKeys,
+    rows_by_code,
+    scores_of,
+)
 
 _CORPUS = ""
 
@@ -27,6 +33,7 @@ class Keeping:
     per_source: bool
     groups: Mapping[str, Mapping[str, Any]]
     minimum: Mapping[str, Mapping[str, Any]]
+    _cutoffs: dict[str, float | None] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, cutoff: Mapping[str, Any]) -> Keeping:
@@ -46,6 +53,12 @@ class Keeping:
         Returns:
             The score; None if all or nothing is kept, or documents are drawn.
         """
+        # Every score file asks again, and a corpus may have thousands of sources.
+        if source not in self._cutoffs:
+            self._cutoffs[source] = self._find_cutoff(source)
+        return self._cutoffs[source]
+
+    def _find_cutoff(self, source: str) -> float | None:
         end = self._end(source)
         if "probabilities" in self._group(source) or not 0 < end < 1 << KEY_BITS:
             return None
@@ -69,16 +82,17 @@ class Keeping:
         """
         ends = Ends.of([self._end(name) for name in names])
         chances_N = keys.below_each(ends, codes_N).astype(np.float64)
-        for code, name in enumerate(names):
-            steps = self._group(name).get("probabilities")
+        if not self.draws:
+            return chances_N
+        for code, rows_M in rows_by_code(codes_N, np.ones(len(codes_N), bool)):
+            steps = self._group(names[code]).get("probabilities")
             if steps:
                 # The steps go down from the best score; each holds from its score on.
-                of_source_N = codes_N == code
                 starts_K = -np.asarray([step["score"] for step in steps])
-                index_N = np.searchsorted(starts_K, -scores_N[of_source_N], side="right") - 1
+                index_M = np.searchsorted(starts_K, -scores_N[rows_M], side="right") - 1
                 chances_K = np.asarray([step["probability"] for step in steps])
-                drawn_N = chances_K[np.maximum(index_N, 0)]
-                chances_N[of_source_N] = np.maximum(chances_N[of_source_N], drawn_N)
+                drawn_M = chances_K[np.maximum(index_M, 0)]
+                chances_N[rows_M] = np.maximum(chances_N[rows_M], drawn_M)
         return chances_N
 
     def _group(self, source: str) -> Mapping[str, Any]:

@@ -7,24 +7,32 @@ documents stays in memory.
 
 from __future__ import annotations
 
+import functools
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
 from datarater.pipelines.selection.ranking import RankKeys
+from datarater.rater_model.documents.records import Split
 from datarater.report.keeping import Keeping
 
-_COLUMNS = (*RANK_COLUMNS, "source")
+_COLUMNS = (*RANK_COLUMNS, "key", "source")
 _FILES_AT_ONCE = 8
 LENGTH_EDGES = 2.0 ** np.arange(0, 30.25, 0.25)
 """Ends of the intervals of document lengths, in tokens."""
+
+
+Place = tuple[int, int]
+"""A split's ordinal and a position in its file."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,14 @@ class Limits:
     Attributes:
         files: Maximum number of score files.
         documents: Number of documents after which no further file is read.
+        seconds: Time after which no further file is read.
+        text_seconds: Time after which no further text is read.
     """
 
     files: int = 256
     documents: int = 4_000_000
+    seconds: float = 60.0
+    text_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,9 @@ class Candidate:
 
     Attributes:
         rank: Sorts candidates of a list, the first to be shown first.
-        ordinal: Ordinal of its split.
+        split: Its split.
         position: Its position in the split's file.
+        key: Its key.
         score: Its score.
         tokens: Its length in tokens.
         source: Its source.
@@ -55,12 +68,18 @@ class Candidate:
     """
 
     rank: tuple[float, int]
-    ordinal: int
+    split: Split
     position: int
+    key: str
     score: float
     tokens: int
     source: str
     chance: float
+
+    @property
+    def place(self) -> Place:
+        """Where the document is: the ordinal of its split, and its position."""
+        return self.split.ordinal, self.position
 
 
 @dataclass
@@ -121,13 +140,18 @@ def take_sample(
     rng = random.Random(0)
     ordinals = rng.sample(range(splits), min(splits, limits.files))
     sample = Sample(score_edges)
+    deadline = time.monotonic() + limits.seconds
     for first in range(0, len(ordinals), _FILES_AT_ONCE):
-        if sample.documents >= limits.documents:
+        if sample.documents >= limits.documents or time.monotonic() > deadline:
             break
         some = ordinals[first : first + _FILES_AT_ONCE]
-        for file in at_once(lambda ordinal: ScoreFile.read(folder, ordinal, _COLUMNS), some):
+        for file in at_once(functools.partial(_read, folder), some):
             _add_file(sample, file, keeping, seed, listed)
     return sample
+
+
+def _read(folder: RunFolder, ordinal: int) -> ScoreFile:
+    return ScoreFile.read(folder, ordinal, _COLUMNS, in_one_request=True)
 
 
 def _add_file(sample: Sample, file: ScoreFile, keeping: Keeping, seed: int, listed: int) -> None:
@@ -145,7 +169,10 @@ def _add_file(sample: Sample, file: ScoreFile, keeping: Keeping, seed: int, list
     np.add.at(sample.kept_B, bins_N, chances_N)
 
     if listed and len(rows_N):
-        chosen = _Chooser(file.task.split.ordinal, keys, scores_N, codes_N, names, chances_N)
+        document_keys_N = file.table.column("key").take(rows_N)
+        chosen = _Chooser(
+            file.task.split, keys, document_keys_N, scores_N, codes_N, names, chances_N
+        )
         order_N = keys.order_N.astype(np.float64)
         near_N = _distances(keeping, scores_N, codes_N, names, chances_N)
         kept_N = chances_N >= 0.5
@@ -179,8 +206,9 @@ def _distances(
 
 @dataclass(frozen=True)
 class _Chooser:
-    ordinal: int
+    split: Split
     keys: RankKeys
+    document_keys_N: pa.ChunkedArray
     scores_N: NDArray[np.float64]
     codes_N: NDArray[np.int64]
     names: Sequence[str]
@@ -199,8 +227,9 @@ class _Chooser:
         new = [
             Candidate(
                 (float(ranks_N[row]), int(self.keys.hashes_N[row])),
-                self.ordinal,
+                self.split,
                 int(self.keys.positions_N[row]),
+                self.document_keys_N[row].as_py(),
                 float(self.scores_N[row]),
                 int(self.keys.tokens_N[row]),
                 self.names[self.codes_N[row]],
@@ -208,4 +237,4 @@ class _Chooser:
             )
             for row in rows_M[order_M].tolist()
         ]
-        return sorted([*known, *new], key=lambda one: (one.rank, one.ordinal, one.position))[:count]
+        return sorted([*known, *new], key=lambda one: (one.rank, one.place))[:count]

@@ -8,7 +8,9 @@ the manifest. What needs single documents comes from a sample of the score files
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -24,7 +26,8 @@ from datarater.pipelines.run_folder.manifest import Manifest, RuleFields, Select
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.histogram import Histogram as RankHistogram
 from datarater.pipelines.selection.ranking import scores_of
-from datarater.report.documents import Place, Text, read_texts
+from datarater.report import report_command
+from datarater.report.documents import Text, read_texts
 from datarater.report.html import render
 from datarater.report.keeping import Keeping
 from datarater.report.page import (
@@ -43,13 +46,23 @@ from datarater.report.page import (
     Tile,
     Tiles,
 )
-from datarater.report.sample import LENGTH_EDGES, Candidate, Limits, Sample, take_sample
+from datarater.report.sample import (
+    LENGTH_EDGES,
+    Candidate,
+    Limits,
+    Place,
+    Sample,
+    take_sample,
+)
 from datarater.report.scales import short
+from datarater.report.visible import short_name
 
 MAX_SOURCES = 30
+MAX_EXTREMES = 5
+LEFT_OUT = "Left out (--report_texts 0)."
 _BARS = 48
 _OUTER = 0.001  # share of the documents beyond each end of a score axis
-_TEXT_SECONDS = 60.0
+_REPORT_SECONDS = 150.0  # after the limits on reading, only a store that hangs takes so long
 _MANY = 100  # documents from which a share means something
 _REJECTED_SHARE = 0.01
 _TIED_SHARE = 0.5
@@ -95,31 +108,67 @@ def write_report(folder: RunFolder, name: str, texts: int, limits: Limits | None
         CountsError: A file of the run is missing or damaged.
         OSError: A file cannot be read or written.
     """
-    selection = folder.selection(name)
-    page = selection_page(folder, name, texts, limits or Limits())
-    commits.replace(selection.report_path, render(page).encode())
-    return selection.report_path
+    page = render(selection_page(folder, name, texts, limits or Limits()))
+    return _replace(folder, name, page)
 
 
-def try_to_write_report(folder: RunFolder, name: str, texts: int) -> bool:
+def _replace(folder: RunFolder, name: str, page: str) -> str:
+    path = folder.selection(name).report_path
+    commits.replace(path, page.encode())
+    return path
+
+
+def try_to_write_report(
+    folder: RunFolder, name: str, texts: int, seconds: float = _REPORT_SECONDS
+) -> bool:
     """Writes the report of a selection; a failure is logged and changes nothing else.
+
+    Args:
+        folder: The run folder.
+        name: Name of the selection; its manifest is committed.
+        texts: Number of documents in each list; 0 leaves the text of the corpus out.
+        seconds: Time after which the report is given up.
 
     Returns:
         Whether it was written.
     """
     try:
-        write_report(folder, name, texts)
+        page = _within(seconds, lambda: render(selection_page(folder, name, texts, Limits())))
+        _replace(folder, name, page)
     except Exception as error:  # a picture of a selection must never stop the selection
+        why = str(error) or f"it took longer than {seconds:g} s"
         logging.getLogger(__name__).warning(
-            "the report of the selection %s was not written (%s: %s); to make it later: "
-            "datarater report %s",
+            "the report of the selection %s was not written (%s: %s); to make it later: %s",
             name,
             type(error).__name__,
-            error,
-            folder.path,
+            why,
+            report_command(folder.path, name, texts),
         )
         return False
     return True
+
+
+def _within(seconds: float, make: Callable[[], str]) -> str:
+    """Returns what a function returns.
+
+    Raises:
+        TimeoutError: It takes too long. Its thread is left behind, and ends with the process.
+    """
+    made: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=work, name="report", daemon=True).start()
+    return made.result(timeout=seconds)
+
+
+def leaves_texts_out(page: bytes) -> bool:
+    """Returns whether a report was made without the text of the corpus."""
+    return f'<p class="wide">{LEFT_OUT}</p>'.encode() in page
 
 
 def finished_selections(folder: RunFolder) -> list[str]:
@@ -145,14 +194,17 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
     sections = [
         Section("In short", [_tiles(facts)]),
         Section("Scores", _score_blocks(facts, bins)),
-        Section("What is kept of what", [_sources(facts), _rejects(facts)]),
+        Section(
+            "What is kept of what",
+            [*source_tables(manifest.sources, facts.kept_share), _rejects(facts)],
+        ),
     ]
     if texts:
-        places = [(one.ordinal, one.position) for one in _listed(sample)]
-        found = read_texts(folder, places, scoring.identity.read, _TEXT_SECONDS)
+        listed = [*sample.best, *sample.above, *sample.below, *sample.worst]
+        found = read_texts(listed, scoring.identity.read, limits.text_seconds)
         sections.append(Section("Documents", _documents(facts, found)))
     else:
-        sections.append(Section("Documents", [Note("Left out (--report_texts 0).")]))
+        sections.append(Section("Documents", [Note(LEFT_OUT)]))
     sections.append(Section("The run", [_run_facts(folder, facts)]))
 
     versions = manifest.versions
@@ -186,7 +238,9 @@ def asked_for(options: SelectionOptions) -> str:
 
     weights = options.source_weights
     if weights:
-        shown = ", ".join(f"{source} {weight}" for source, weight in list(weights.items())[:5])
+        shown = ", ".join(
+            f"{_named(source)} {weight}" for source, weight in list(weights.items())[:5]
+        )
         more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
         what += f" Weights of sources: {shown}{more}."
     if options.min_per_source:
@@ -367,7 +421,7 @@ def _heat_map(facts: _Facts, mark: tuple[float, str] | None) -> HeatMap:
     # Half as many rows as the histogram has bars: a cell is then about square.
     rows_BL = columns_BL.reshape(_BARS // 2, 2, -1).sum(axis=1)
     correlation = rank_correlation(sample.counts_BL)
-    caption = f"{_sampled(facts)} Darker cells have more documents."
+    caption = f"{_sampled(facts)} The stronger the color, the more documents."
     if correlation is not None:
         shown = f"{correlation:.2f}".replace("-", "\u2212")
         caption += f" Rank correlation of score and length: {shown}."
@@ -427,36 +481,68 @@ def rank_correlation(counts_BL: NDArray[np.int64]) -> float | None:
 # Sources and rejects.
 
 
-def _sources(facts: _Facts) -> BarTable:
-    sources = sorted(facts.manifest.sources.items(), key=lambda item: (-_scored(item[1]), item[0]))
-    sources = [(name, counts) for name, counts in sources if _scored(counts)]
+def source_tables(counts_by_source: Mapping[str, KeptCounts], share: float) -> list[Block]:
+    """Returns the kept shares of the largest sources, and of others that gain and lose most.
+
+    Args:
+        counts_by_source: Counts of every source.
+        share: Share of all scored documents that is kept.
+    """
+    sources = [(name, counts) for name, counts in counts_by_source.items() if counts.scored]
+    sources.sort(key=lambda item: (-item[1].scored, item[0]))
     # One more row would name the source just as well.
     shown_count = MAX_SOURCES if len(sources) > MAX_SOURCES + 1 else len(sources)
     shown, others = sources[:shown_count], sources[shown_count:]
-    rows = [_source_row(name or "(no source)", counts) for name, counts in shown]
+    rows = [_source_row(_named(name), counts) for name, counts in shown]
     if others:
         total = KeptCounts()
         for _, counts in others:
             total.add(counts)
         rows.append(_source_row(f"and {len(others):,} more", total))
+
+    caption = "The largest sources first." if len(sources) > 1 else ""
+    blocks: list[Block] = [_share_table(share, "Share of each source that is kept", rows, caption)]
+    extremes = _extremes(others)
+    if extremes:
+        blocks.append(
+            _share_table(
+                share,
+                "The other sources that gain and lose most",
+                [_source_row(_named(name), counts) for name, counts in extremes],
+                f"Of those with {_MANY} documents or more.",
+            )
+        )
+    return blocks
+
+
+def _extremes(sources: Sequence[tuple[str, KeptCounts]]) -> list[tuple[str, KeptCounts]]:
+    """Returns the sources of the highest and the lowest kept shares, the highest first."""
+    large = [(name, counts) for name, counts in sources if counts.scored >= _MANY]
+    large.sort(key=lambda item: (-item[1].kept / item[1].scored, item[0]))
+    if len(large) <= 2 * MAX_EXTREMES:
+        return large
+    return large[:MAX_EXTREMES] + large[-MAX_EXTREMES:]
+
+
+def _share_table(share: float, title: str, rows: Sequence[BarRow], caption: str) -> BarTable:
     return BarTable(
-        "Share of each source that is kept",
+        title,
         ["source", "scored", "kept", "share"],
         "share kept",
         rows,
         Hue.KEPT,
-        (facts.kept_share, f"all sources, {facts.kept_share:.1%}"),
-        "The largest sources first." if len(sources) > 1 else "",
+        (share, f"all sources, {share:.1%}"),
+        caption,
     )
 
 
-def _scored(counts: KeptCounts) -> int:
-    return counts.kept + counts.dropped
+def _named(source: str) -> str:
+    return short_name(source) or "(no source)"
 
 
 def _source_row(name: str, counts: KeptCounts) -> BarRow:
-    share = counts.kept / _scored(counts)
-    return BarRow([name, f"{_scored(counts):,}", f"{counts.kept:,}", f"{share:.1%}"], share)
+    share = counts.kept / counts.scored
+    return BarRow([name, f"{counts.scored:,}", f"{counts.kept:,}", f"{share:.1%}"], share)
 
 
 def _rejects(facts: _Facts) -> Block:
@@ -481,15 +567,11 @@ def _rejects(facts: _Facts) -> Block:
 # Documents.
 
 
-def _listed(sample: Sample) -> list[Candidate]:
-    return [*sample.best, *sample.above, *sample.below, *sample.worst]
-
-
 def _documents(facts: _Facts, texts: Mapping[Place, Text]) -> list[Block]:
     sample = facts.sample
 
     def items(candidates: Sequence[Candidate]) -> list[Excerpt]:
-        return [_excerpt(one, texts[one.ordinal, one.position]) for one in candidates]
+        return [_excerpt(one, texts[one.place]) for one in candidates]
 
     border = sorted([*sample.above, *sample.below], key=lambda one: (-one.score, one.rank))
     what = "Nearest to a chance of one half" if facts.keeping.draws else "Nearest to the cutoff"
@@ -506,7 +588,7 @@ def _excerpt(one: Candidate, text: Text) -> Excerpt:
     hue = Hue.KEPT if one.chance >= 0.5 else Hue.DROPPED
     if 0 < one.chance < 1:
         decision = f"chance {one.chance:.0%}"
-    facts = {"": one.source} if one.source else {}
+    facts = {"": _named(one.source)} if one.source else {}
     facts = {**facts, f"{one.tokens:,}": "token" if one.tokens == 1 else "tokens"}
     return Excerpt(one.score, decision, hue, facts, text.head, text.cut, text.reason)
 
@@ -577,13 +659,13 @@ _KEEP_ALL = RuleFields("keep_fraction", "1")
 
 def _source_warnings(manifest: Manifest) -> list[str]:
     """Warns about sources that are lost or kept as a whole."""
-    large = {name: counts for name, counts in manifest.sources.items() if _scored(counts) >= _MANY}
+    large = {name: counts for name, counts in manifest.sources.items() if counts.scored >= _MANY}
     lost = [name for name, counts in large.items() if not counts.kept]
     whole = [name for name, counts in large.items() if not counts.dropped]
     found = []
     for names, what in ((lost, "Nothing is kept of"), (whole, "Everything is kept of")):
         if names:
-            shown = ", ".join(name or "(no source)" for name in names[:5])
+            shown = ", ".join(map(_named, names[:5]))
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             plural = "the source" if len(names) == 1 else f"{len(names)} sources:"
             found.append(f"{what} {plural} {shown}{more}.")

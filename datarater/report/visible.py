@@ -65,6 +65,11 @@ def visible(text: str) -> str:
     return _MANY_MARKS.sub(lambda match: f"{match[1]}\u27e8+{len(match[2])} marks\u27e9", text)
 
 
+def short_name(name: str, max_characters: int = 60) -> str:
+    """Returns a name that fits beside others, with an ellipsis where it is cut."""
+    return name if len(name) <= max_characters else f"{name[: max_characters - 1]}\u2026"
+
+
 def cut(text: str, max_characters: int, max_lines: int) -> tuple[str, int]:
     """Returns the beginning of a text, and how many characters are left out.
 

@@ -242,6 +242,8 @@ class FlagParser(argparse.ArgumentParser):
         # The batch itself gives the input, the rater and the output.
         for action in self._actions:
             action.required = False
+        # Nobody asked for a page with text of the corpus beside the published documents.
+        self.set_defaults(report_texts=0)
 
     def error(self, message: str) -> NoReturn:
         """Raises a UsageError in place of ending the process."""

@@ -125,7 +125,12 @@ def _remove(journal: Journal, number: int, *, everything: bool) -> int:
 
     # The rest of the selection.
     if everything or is_released:
-        paths = [selection.success_path, selection.manifest_path, selection.rule_path]
+        paths = [
+            selection.success_path,
+            selection.manifest_path,
+            selection.report_path,
+            selection.rule_path,
+        ]
         count += _remove_files([*paths, *_numbered(f"{selection.path}/counts")], (claim.run,))
 
     # The scores. Without scoring.json, nothing mistakes the remaining files for a scored corpus.

@@ -479,15 +479,21 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
     add_report_flag(output)
 
 
-def add_report_flag(parser: argparse._ActionsContainer) -> None:
-    """Adds `--report_texts`."""
+def add_report_flag(parser: argparse._ActionsContainer, *, as_before: bool = False) -> None:
+    """Adds `--report_texts`.
+
+    Args:
+        parser: Parser, or group of its flags.
+        as_before: Whether the default, None, follows the report that is replaced.
+    """
+    before = "0 if the replaced report leaves it out, else " if as_before else ""
     parser.add_argument(
         "--report_texts",
         type=report_texts,
-        default=DEFAULT_REPORT_TEXTS,
+        default=None if as_before else DEFAULT_REPORT_TEXTS,
         metavar="N",
         help="Number of the best, borderline and worst documents that report.html shows; 0 leaves "
-        "the text of the corpus out of it. Default: %(default)s.",
+        f"the text of the corpus out of it. Default: {before}{DEFAULT_REPORT_TEXTS}.",
     )
 
 

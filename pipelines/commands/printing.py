@@ -14,6 +14,7 @@ from datarater.pipelines.run_folder.manifest import read_manifest
 from datarater.pipelines.run_folder.scored import Scoring, find_scoring, read_scoring
 from datarater.rater_model.command_line import print_line
 from datarater.rater_model.documents.records import Reason
+from datarater.report import report_command
 
 _NO_TEXT = (Reason.NO_TEXT, Reason.TEXT_NOT_A_STRING)
 _SUBMITTED = "submitted; the job continues without this command"
@@ -85,11 +86,8 @@ def print_selection(request: SelectionRequest) -> None:
     if commits.exists(request.selection.report_path):
         say(f"report:         {request.selection.report_path}")
     else:
-        print_line(
-            f"WARNING: there is no report; to make it: datarater report {output} "
-            f"--name {request.name}",
-            sys.stderr,
-        )
+        command = report_command(request.output, request.name, request.report_texts)
+        print_line(f"WARNING: there is no report; to make it: {command}", sys.stderr)
     say(
         f"another rule, without scoring again: datarater select --output {output} --keep_fraction F"
     )

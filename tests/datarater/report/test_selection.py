@@ -3,7 +3,10 @@
 import dataclasses
 import gzip
 import logging
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ from scipy.stats import spearmanr
 import datarater
 from datarater import cli
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.kept_counts import KeptCounts
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.selection.histogram import Histogram as RankHistogram
 from datarater.pipelines.selection.ranking import RankKeys
+from datarater.rater_model.documents.records import Record
+from datarater.report import documents
 from datarater.report.page import BarTable, Excerpts, Histogram, Page, Tiles
 from datarater.report.sample import Limits
 from datarater.report.selection import (
@@ -25,11 +31,13 @@ from datarater.report.selection import (
     asked_for,
     rank_correlation,
     selection_page,
+    source_tables,
     try_to_write_report,
 )
 from tests.support.corpora import as_lines, make_records
 
 MARKER = "a very private sentence"
+Select = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +53,22 @@ def run(rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def page_of(run: Path, texts: int = 10, limits: Limits | None = None, **rule: Any) -> Page:
-    manifest = datarater.select(run, **rule)
-    return selection_page(RunFolder(str(run)), manifest["name"], texts, limits or Limits())
+@pytest.fixture(scope="module")
+def select(run: Path) -> Select:
+    """Selects by a rule, once; returns the manifest."""
+    done: dict[str, dict[str, Any]] = {}
+
+    def by(**rule: Any) -> dict[str, Any]:
+        key = str(rule)
+        if key not in done:
+            done[key] = datarater.select(run, **rule)
+        return done[key]
+
+    return by
+
+
+def page_of(run: Path, manifest: dict[str, Any], limits: Limits | None = None) -> Page:
+    return selection_page(RunFolder(str(run)), manifest["name"], 10, limits or Limits())
 
 
 def block(page: Page, kind: type, title: str = "") -> Any:
@@ -71,16 +92,17 @@ def scores_of(run: Path) -> list[dict[str, Any]]:
         {"keep_fraction": 0.3},
         {"keep_fraction": 0.3, "per": "source"},
         {"keep_count": 7, "min_per_source": 20},
-        {"token_budget": 9000},
         {"threshold": 0.0},
         {"keep_fraction": 1},
         {"keep_count": 0},
     ],
     ids=str,
 )
-def test_the_figures_count_what_the_manifest_counts(run: Path, rule: dict[str, Any]) -> None:
-    page = page_of(run, **rule)
-    manifest = datarater.select(run, **rule)
+def test_the_figures_count_what_the_manifest_counts(
+    run: Path, select: Select, rule: dict[str, Any]
+) -> None:
+    manifest = select(**rule)
+    page = page_of(run, manifest)
     histogram = block(page, Histogram)
     (_, _, dropped), (_, _, kept) = histogram.parts
     assert sum(dropped) + sum(kept) == pytest.approx(manifest["scored"])
@@ -89,9 +111,8 @@ def test_the_figures_count_what_the_manifest_counts(run: Path, rule: dict[str, A
     assert block(page, Tiles).parts[0][1] == manifest["counts"]["kept"]
 
 
-def test_documents_that_are_drawn_are_shown_with_their_chance(run: Path) -> None:
-    rule: dict[str, Any] = {"accept_batch": 4, "discard_fraction": "0.5"}
-    page = page_of(run, **rule)
+def test_documents_that_are_drawn_are_shown_with_their_chance(run: Path, select: Select) -> None:
+    page = page_of(run, select(accept_batch=4, discard_fraction="0.5"))
     (_, _, _), (_, _, kept) = block(page, Histogram).parts
     assert sum(kept) == pytest.approx(250, abs=5)
     border = block(page, Excerpts, "Borderline").items
@@ -99,8 +120,10 @@ def test_documents_that_are_drawn_are_shown_with_their_chance(run: Path) -> None
     assert {item.decision for item in border} <= {f"chance {share}%" for share in range(45, 56)}
 
 
-def test_the_listed_documents_are_the_best_the_worst_and_those_at_the_cutoff(run: Path) -> None:
-    page = page_of(run, keep_fraction=0.3)
+def test_the_listed_documents_are_the_best_the_worst_and_those_at_the_cutoff(
+    run: Path, select: Select
+) -> None:
+    page = page_of(run, select(keep_fraction=0.3))
     scores = sorted((row["score"] for row in scores_of(run)), reverse=True)
     shown = {
         title: [item.score for item in block(page, Excerpts, title).items]
@@ -113,8 +136,8 @@ def test_the_listed_documents_are_the_best_the_worst_and_those_at_the_cutoff(run
     assert decisions == ["kept"] * 5 + ["dropped"] * 5
 
 
-def test_each_listed_document_shows_its_own_text(run: Path, rater: Path) -> None:
-    page = page_of(run, keep_fraction=0.3)
+def test_each_listed_document_shows_its_own_text(run: Path, select: Select, rater: Path) -> None:
+    page = page_of(run, select(keep_fraction=0.3))
     scorer = datarater.Scorer(datarater.load_rater(rater))
     for title in ("Best", "Borderline", "Worst"):
         for item in block(page, Excerpts, title).items:
@@ -123,8 +146,8 @@ def test_each_listed_document_shows_its_own_text(run: Path, rater: Path) -> None
             assert score == pytest.approx(item.score, abs=1e-5)
 
 
-def test_sources_are_compared_and_rejects_are_counted(run: Path) -> None:
-    page = page_of(run, keep_fraction=0.3)
+def test_sources_are_compared_and_rejects_are_counted(run: Path, select: Select) -> None:
+    page = page_of(run, select(keep_fraction=0.3))
     counted = Counter(row["source"] for row in scores_of(run))
     sources = block(page, BarTable, "source")
     assert {row.cells[0]: row.cells[1] for row in sources.rows} == {
@@ -136,8 +159,8 @@ def test_sources_are_compared_and_rejects_are_counted(run: Path) -> None:
     assert "1.8% of the records were rejected (9 of 509)." in page.warnings
 
 
-def test_a_larger_run_is_sampled_and_says_so(run: Path) -> None:
-    page = page_of(run, limits=Limits(files=1), keep_fraction=0.3)
+def test_a_larger_run_is_sampled_and_says_so(run: Path, select: Select) -> None:
+    page = page_of(run, select(keep_fraction=0.3), Limits(files=1))
     assert sum(sum(part[2]) for part in block(page, Histogram).parts) == pytest.approx(500)
     texts = [
         one.text for section in page.sections for one in section.blocks if hasattr(one, "text")
@@ -153,6 +176,8 @@ def test_without_texts_no_text_of_the_corpus_is_in_the_page(run: Path) -> None:
     assert MARKER not in report.read_text()
     assert "Left out (--report_texts 0)." in report.read_text()
     assert cli.main(["report", str(run), "--name", "quiet"]) == 0
+    assert MARKER not in report.read_text()
+    assert cli.main(["report", str(run), "--name", "quiet", "--report_texts=2"]) == 0
     assert MARKER in report.read_text()
     assert cli.main(["report", str(run), "--name", "quiet", "--report_texts=0"]) == 0
     assert MARKER not in report.read_text()
@@ -194,11 +219,60 @@ def test_a_report_that_fails_leaves_the_selection_complete_and_is_logged(
     assert "to make it later: datarater report" in caplog.text
 
 
-def test_the_command_makes_every_report_again_and_names_them(
-    run: Path, capsys: pytest.CaptureFixture[str]
+def test_a_report_that_takes_too_long_is_given_up(
+    run: Path, select: Select, caplog: pytest.LogCaptureFixture
 ) -> None:
-    datarater.select(run, keep_fraction=0.5)
-    report = run / "selections" / "keep-0.5" / "report.html"
+    name = select(keep_fraction=0.3)["name"]
+    report = run / "selections" / name / "report.html"
+    before = report.read_bytes()
+    assert try_to_write_report(RunFolder(str(run)), name, 0, seconds=0) is False
+    assert report.read_bytes() == before
+    assert "it took longer than 0 s" in caplog.text
+    assert f"datarater report {run} --name {name} --report_texts 0" in caplog.text
+
+
+def test_an_input_that_hangs_delays_the_report_only_for_a_while(
+    run: Path, select: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def hangs(*_: Any) -> Iterator[Record]:
+        released.wait()
+        yield from ()
+
+    name = select(keep_fraction=0.3)["name"]
+    monkeypatch.setattr(documents, "read_split", hangs)
+    begun = time.monotonic()
+    page = selection_page(RunFolder(str(run)), name, 2, Limits(text_seconds=0.1))
+    released.set()
+    assert time.monotonic() - begun < 30
+    assert {item.reason for item in block(page, Excerpts, "Worst").items} == {
+        "The text was not read: the time for reading texts ran out."
+    }
+
+
+def test_of_ten_thousand_sources_the_largest_and_the_extreme_ones_are_shown() -> None:
+    sources = {"x" * 5000: KeptCounts(read=999, kept=999)}
+    for number in range(10_000):
+        kept = min(number, 150)
+        sources[f"s{number:04}"] = KeptCounts(read=150, kept=kept, dropped=150 - kept)
+    largest, extremes = source_tables(sources, 0.5)
+    assert isinstance(largest, BarTable)
+    assert isinstance(extremes, BarTable)
+    assert largest.rows[0].cells == ["x" * 59 + "…", "999", "999", "100.0%"]
+    assert [row.cells[0] for row in largest.rows[1:]] == [
+        *(f"s{number:04}" for number in range(29)), "and 9,971 more",
+    ]  # fmt: skip
+    assert [row.cells[0] for row in extremes.rows] == [
+        *(f"s{number:04}" for number in range(150, 155)),
+        *(f"s{number:04}" for number in range(33, 28, -1)),
+    ]
+
+
+def test_the_command_makes_every_report_again_and_names_them(
+    run: Path, select: Select, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run / "selections" / select(keep_fraction=0.3)["name"] / "report.html"
     report.unlink()
     assert cli.main(["report", str(run)]) == 0
     assert report.exists()
