@@ -196,7 +196,12 @@ def _warnings(fields: _Fields, main: _Fields | None) -> Iterator[str]:
     if rival is not None and rival["difference"]["mean"] < main["difference"]["mean"]:
         apart = main["difference"]["mean"] - rival["difference"]["mean"]
         yield f"{_name(rival)} ends lower than {_name(main)}, by {apart:.4f}."
-    gain = main.get("gain") or _NONE
+    gain, net = main.get("gain") or _NONE, main.get("net") or _NONE
+    if net.get("gain") is not None and net["gain"] < 0 < (gain.get("mean") or 0):
+        yield (
+            f"Scoring costs more than {_name(main)} saves in training a language model of this "
+            f"size: {_share(net['gain'])} net."
+        )
     if gain and gain.get("mean") is None:
         yield f"{_name(main)}: {_missed(gain)}, so there is no compute gain."
 

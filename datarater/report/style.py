@@ -142,10 +142,12 @@ th, td {
 }
 th { font-weight: 600; color: var(--soft); font-size: .8125rem; vertical-align: bottom; }
 td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+th:first-child, td:first-child {
+  text-align: left; padding-left: 0; overflow-wrap: anywhere; min-width: 9.5rem;
+}
 td:last-child, th:last-child { padding-right: 0; }
 tbody th { font-weight: 400; color: var(--ink); font-size: inherit; vertical-align: middle; }
-td.picture, th.picture { width: 34%; text-align: left; }
+td.picture, th.picture { width: 30%; text-align: left; }
 .cards th:first-child { overflow-wrap: break-word; }
 .cards td.picture, .cards th.picture { width: 24%; }
 .ends { display: flex; justify-content: space-between; font-weight: 400; }
@@ -155,7 +157,7 @@ summary { color: var(--soft); cursor: pointer; }
 
 dl.facts {
   display: grid;
-  grid-template-columns: fit-content(12rem) 1fr;
+  grid-template-columns: fit-content(20rem) 1fr;
   gap: .2rem 1.2rem;
   margin: 0;
   font-size: .9375rem;
@@ -220,7 +222,8 @@ footer p { margin: .15rem 0; max-width: none; }
   .tile .value { font-size: 1.25rem; }
   dl.facts { grid-template-columns: 1fr; gap: 0; }
   dl.facts dd { margin-bottom: .45rem; }
-  td.picture, th.picture { width: 26%; }
+  td.picture, th.picture { width: 22%; }
+  th:first-child, td:first-child { min-width: 7rem; }
   th, td { padding-left: .3rem; padding-right: .3rem; }
   table { font-size: .875rem; }
 }
@@ -258,6 +261,7 @@ footer p { margin: .15rem 0; max-width: none; }
   .blocks { grid-template-columns: 1fr 1fr; }
   .columns { grid-template-columns: 1fr 1fr 1fr; gap: 1rem; }
   .text { font-size: 7.5pt; }
+  svg.bar { min-width: 3rem; }
 }
 """
 )

@@ -76,7 +76,11 @@ def block(page: Page, kind: type, title: str = "") -> Any:
 
 def test_warnings_differences_gains_and_curves_are_shown() -> None:
     page = evaluation_page(evaluation())
-    assert page.warnings == ["The pool is small."]
+    assert page.warnings == [
+        "The pool is small.",
+        "Scoring costs more than rater 50% saves in training a language model of this size: "
+        "−10% net.",
+    ]
     blocks = [one for section in page.sections for one in section.blocks]
     (differences,) = (one for one in blocks if isinstance(one, Intervals))
     shown = "−0.1250 (−0.2500 to −0.0625)"
@@ -143,7 +147,7 @@ def test_a_rater_that_is_not_shown_to_help_or_loses_to_a_rival_is_a_warning() ->
     rater, _, other = fields["arms"]
     rater["difference"] = {"mean": 0.05, "low": -0.1, "high": 0.2, "verdict": "undecided"}
     other["difference"]["mean"] = 0.03
-    rater["gain"] = other["gain"]
+    rater |= {"gain": other["gain"], "net": None}
     assert evaluation_page(fields).warnings == [
         "The pool is small.",
         "rater 50% is not shown to be better than the whole pool. These seeds detect 0.0200 in 4 "

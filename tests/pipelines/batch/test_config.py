@@ -110,6 +110,7 @@ def test_the_requests_of_a_batch_are_those_of_the_flags(tmp_path: Path) -> None:
         split_bytes=8 * 2**20,
     )
     assert scoring.workers_to_fill == 3
+    assert selection.report_texts == 0, "a batch publishes text of the corpus unasked"
     assert selection.policy == Policy(BatchTopK.discarding(64, "3/4"))
     assert (selection.reference, selection.output) == ("/run", scoring.output)
 
