@@ -25,11 +25,13 @@ class Command:
         module: Module whose `main(argv)` runs it and returns the exit code.
         summary: What it does, in a line.
         extra: Extra of the distribution that it needs; "" for none.
+        then: Module whose `after(argv)` runs where the command has ended well; "" for none.
     """
 
     module: str
     summary: str
     extra: str = ""
+    then: str = ""
 
 
 COMMANDS = {
@@ -54,6 +56,7 @@ COMMANDS = {
         "datarater.meta_training.demo.demo",
         "Meta-train a small rater on a built-in corpus and curate the corpus with it.",
         "train",
+        then="datarater.report.after",
     ),
     "completion": Command("datarater.completion", "Print a completion script for a shell."),
 }
@@ -112,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     try:
         code: int = importlib.import_module(command.module).main(rest)
+        if code == exit_codes.DONE and command.then:
+            importlib.import_module(command.then).after(rest)
     except ModuleNotFoundError as error:
         # Ours missing is a defect; a library missing is an extra that was not installed.
         if not command.extra or (error.name or "").startswith("datarater"):

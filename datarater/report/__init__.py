@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import shlex
 
+EVALUATION_FILE = "evaluation.json"
+"""The results of an evaluation, in its folder."""
+
 
 def report_command(folder: str, name: str, texts: int) -> str:
     """Returns the shell command that makes the report of a selection again.

@@ -11,6 +11,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.rater_model.command_line import CommandParser, print_line
 from datarater.rater_model.documents.files import expand_home
+from datarater.report import EVALUATION_FILE
 
 COMMAND = "datarater report"
 
@@ -60,7 +61,7 @@ def run(argv: Sequence[str] | None = None) -> list[str]:
     if not commits.exists(folder.path):
         raise UsageError(f"RUN_DIR: {folder.path} does not exist")
 
-    from datarater.report.evaluation import EVALUATION_FILE, write_evaluation_report
+    from datarater.report.evaluation import write_evaluation_report
     from datarater.report.selection import finished_selections, leaves_texts_out, write_report
 
     written = []

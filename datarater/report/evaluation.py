@@ -31,6 +31,7 @@ import orjson
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
+from datarater.report import EVALUATION_FILE
 from datarater.report.charts import MAX_CURVES
 from datarater.report.html import render
 from datarater.report.page import (
@@ -51,7 +52,6 @@ from datarater.report.page import (
 from datarater.report.scales import short
 from datarater.report.visible import short_name
 
-EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 MAX_SOURCES = 40
 _BASELINE = "unfiltered"
@@ -130,13 +130,26 @@ def _difference(row: _Fields) -> _Fields:
 
 
 def _compared(fields: _Fields) -> list[_Fields]:
-    """Returns the arms that are compared with the whole pool, the lowest loss first."""
-    rows = [row for row in fields["arms"] if _difference(row).get("mean") is not None]
-    return sorted(rows, key=lambda row: row["difference"]["mean"])
+    """Returns each arm that is compared with the whole pool, at its best share, the best first.
+
+    The best share and its interval are those of `best_fractions` where it names the arm: the file
+    chooses on other documents, and its intervals are widened for the choice.
+    """
+    chosen = {row["arm"]: row for row in fields.get("best_fractions") or ()}
+    best: dict[str, _Fields] = {}
+    for row in sorted(
+        (row for row in fields["arms"] if _difference(row).get("mean") is not None),
+        key=lambda row: row["difference"]["mean"],
+    ):
+        best.setdefault(row["arm"], row)
+        choice = chosen.get(row["arm"])
+        if choice and row.get("keep") == choice.get("keep"):
+            best[row["arm"]] = {**row, "difference": choice["difference"]}
+    return sorted(best.values(), key=lambda row: row["difference"]["mean"])
 
 
 def _main_arm(fields: _Fields) -> _Fields | None:
-    """Returns the arm that the page is about: the rater at its best share, else the best arm."""
+    """Returns the arm that the page is about: the rater, else the best arm."""
     rows = _compared(fields)
     for wanted in (
         lambda row: row["arm"] == _RATER,
@@ -245,7 +258,7 @@ def _gain_tiles(main: _Fields) -> Iterator[Tile]:
         yield Tile("Compute saved", "none", _missed(gain))
     if net.get("gain") is not None:
         even = net.get("break_even_parameters")
-        note = "" if even is None else "scoring costs nothing"
+        note = "" if even is None else "no scoring to count"
         if even:
             note = f"pays from {short(even)} parameters"
         yield Tile("Net of scoring", _share(net["gain"]), note)

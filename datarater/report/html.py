@@ -33,6 +33,8 @@ from datarater.report.page import (
 from datarater.report.scales import short
 from datarater.report.style import CSS
 
+_MANY_COLUMNS = 6
+
 
 def render(page: Page) -> str:
     """Returns the HTML of a page."""
@@ -132,7 +134,8 @@ def _(block: Table) -> Element:
         block.caption,
         [*map(_heading, block.columns)],
         [_cells(row, block.columns) for row in block.rows],
-        cards=True,
+        # The cells of many columns may wrap; otherwise the table would be wider than the page.
+        "cards many" if len(block.columns) > _MANY_COLUMNS else "cards",
     )
 
 
@@ -181,7 +184,7 @@ def _(block: Intervals) -> Element:
         f"{block.caption} Dashed line: zero.".strip(),
         [*map(_heading, block.columns), heading],
         rows,
-        cards=True,
+        "cards",
     )
 
 
@@ -289,12 +292,11 @@ def _tabular(
     caption: str,
     headings: Sequence[Element],
     rows: Sequence[Sequence[Element]],
-    *,
-    cards: bool = False,
+    kind: str = "",
 ) -> Element:
     return element(
         "figure",
-        {"class": "wide cards" if cards else None},
+        {"class": f"wide {kind}" if kind else None},
         _caption(title, caption),
         _table(headings, rows),
     )

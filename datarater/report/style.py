@@ -148,6 +148,7 @@ th:first-child, td:first-child {
 td:last-child, th:last-child { padding-right: 0; }
 tbody th { font-weight: 400; color: var(--ink); font-size: inherit; vertical-align: middle; }
 td.picture, th.picture { width: 30%; text-align: left; }
+.many td { white-space: normal; }
 .cards th:first-child { overflow-wrap: break-word; }
 .cards td.picture, .cards th.picture { width: 24%; }
 .ends { display: flex; justify-content: space-between; font-weight: 400; }

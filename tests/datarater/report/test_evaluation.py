@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from datarater import cli
+from datarater.meta_training.demo import demo
+from datarater.report.after import after
 from datarater.report.evaluation import evaluation_page
 from datarater.report.html import render
 from datarater.report.page import Curves, Intervals, Note, Page, Table, Tiles
@@ -42,7 +44,7 @@ def evaluation() -> dict[str, Any]:
         "noise_floor": {
             "pairs": 2, "deviation": 0.01, "largest_difference": 0.02, "largest_gain": 0.14,
         },
-        "best_fractions": [{"arm": "rater", "discard": 0.5, "difference": better}],
+        "best_fractions": [{"arm": "rater", "keep": 0.5, "discard": 0.5, "difference": better}],
         "arms": [
             row(
                 "rater", 0.5, [2.25, 2.5], difference=better, difference_from_random=better,
@@ -148,6 +150,7 @@ def test_a_rater_that_is_not_shown_to_help_or_loses_to_a_rival_is_a_warning() ->
     rater["difference"] = {"mean": 0.05, "low": -0.1, "high": 0.2, "verdict": "undecided"}
     other["difference"]["mean"] = 0.03
     rater |= {"gain": other["gain"], "net": None}
+    fields["best_fractions"] = []
     assert evaluation_page(fields).warnings == [
         "The pool is small.",
         "rater 50% is not shown to be better than the whole pool. These seeds detect 0.0200 in 4 "
@@ -166,6 +169,18 @@ def test_a_sweep_is_a_curve_of_the_differences_with_their_intervals() -> None:
     (curve,) = block(evaluation_page(fields), Curves, "by share discarded").curves
     assert (curve.name, curve.x, curve.y) == ("rater", [0.5, 0.75], [-0.125, 0.5])
     assert (curve.low, curve.high) == ([-0.25, 0.25], [-0.0625, 0.75])
+
+
+def test_the_page_is_about_the_share_that_was_chosen_with_its_widened_interval() -> None:
+    fields = evaluation()
+    luckiest = {"mean": -0.5, "low": -0.75, "high": -0.25, "verdict": "better"}
+    fields["arms"].append(row("rater", 0.25, [2.0, 2.0], difference=luckiest))
+    widened = {"mean": -0.125, "low": -0.3, "high": 0.05, "verdict": "undecided"}
+    fields["best_fractions"][0]["difference"] = widened
+    page = evaluation_page(fields)
+    first, verdict = block(page, Tiles).tiles[:2]
+    assert (first.label, first.note) == ("rater 50%: difference in loss", "(−0.3000 to +0.0500)")
+    assert verdict.value == "undecided"
 
 
 def test_sources_are_listed_with_those_that_lose_first() -> None:
@@ -214,6 +229,42 @@ def test_the_command_makes_the_page_of_an_evaluation(
     assert cli.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
     assert (tmp_path / "report.html").read_text() == render(evaluation_page(evaluation()))
+
+
+def test_a_command_that_ends_well_is_followed_by_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = iter([0, 1])
+    monkeypatch.setattr(demo, "main", lambda argv: next(codes))
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation()))
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path}/report.html\n"
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("below", ["", "evaluation"])
+def test_a_command_that_ends_with_an_evaluation_names_its_report(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / below
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation()))
+    after(["--budget", "1h", f"--output={tmp_path}"])
+    assert capsys.readouterr().out == f"report: {folder}/report.html\n"
+    assert (folder / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_made_after_a_command_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evaluation.json").write_text("[]")
+    after(["--output", str(tmp_path)])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"to make it: datarater report {tmp_path}\n" in said.err
+    after(["--output", str(tmp_path / "nothing")])
+    after([])
 
 
 def test_a_file_that_is_no_evaluation_is_named(
