@@ -191,6 +191,7 @@ def _publish(
         rater=identity.rater,
     )
     commits.commit_if_absent(selection.selection.manifest_path, to_json(manifest))
+    commits.replace(selection.selection.report_path, b"<!DOCTYPE html>")
     commits.commit_if_absent(selection.selection.success_path, b"")
 
 

@@ -92,8 +92,6 @@ def scores_of(run: Path) -> list[dict[str, Any]]:
         {"keep_fraction": 0.3},
         {"keep_fraction": 0.3, "per": "source"},
         {"keep_count": 7, "min_per_source": 20},
-        {"threshold": 0.0},
-        {"keep_fraction": 1},
         {"keep_count": 0},
     ],
     ids=str,
@@ -169,10 +167,13 @@ def test_a_larger_run_is_sampled_and_says_so(run: Path, select: Select) -> None:
     assert len(block(page, Excerpts, "Best").items) == 10
 
 
-def test_without_texts_no_text_of_the_corpus_is_in_the_page(run: Path) -> None:
-    rule: dict[str, Any] = {"keep_fraction": 0.4, "name": "quiet"}
-    datarater.select(run, **rule, report_texts=0)
+def test_without_texts_no_text_of_the_corpus_is_in_the_page(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = ["--keep_fraction", "0.4", "--name", "quiet"]
+    assert cli.main(["select", "--output", str(run), *rule, "--report_texts", "0"]) == 0
     report = run / "selections" / "quiet" / "report.html"
+    assert f"report:         {report}" in capsys.readouterr().out.splitlines()
     assert MARKER not in report.read_text()
     assert "Left out (--report_texts 0)." in report.read_text()
     assert cli.main(["report", str(run), "--name", "quiet"]) == 0
@@ -290,12 +291,6 @@ def test_the_command_refuses_what_has_no_selection(
     assert f"{tmp_path} has no finished selection" in said
     assert "has no finished selection absent" in said
     assert "is not a whole number from 0 to 100" in said
-
-
-def test_select_prints_where_the_report_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["select", "--output", str(run), "--keep_count", "5"]) == 0
-    report = run / "selections" / "keep-count-5" / "report.html"
-    assert f"report:         {report}" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(
