@@ -18,7 +18,7 @@ from datarater.report.scales import Scale, linear_ticks, short, spread
 from datarater.report.visible import short_name
 
 WIDTH = 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 390.0, 42.0, 212.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 390.0, 42.0, 212.0
 _HEIGHT = 256
 _LETTER = 7.6  # width of a bold letter of 12 units, at most on average
 _LEVELS = 7  # shades of a heat map

@@ -155,7 +155,7 @@ def _(block: BarTable) -> Element:
     caption = block.caption
     if block.mark is not None:
         caption = f"{caption} Dashed line: {block.mark[1]}.".strip()
-    return _tabular(block.title, caption, [*map(_heading, block.columns), heading], rows)
+    return _tabular(block.title, caption, [*map(_heading, block.columns), heading], rows, "bars")
 
 
 @_block.register

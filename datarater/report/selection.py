@@ -666,8 +666,8 @@ def _source_warnings(manifest: Manifest) -> list[str]:
     for names, what in ((lost, "Nothing is kept of"), (whole, "Everything is kept of")):
         if names:
             shown = ", ".join(map(_named, names[:5]))
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            plural = "the source" if len(names) == 1 else f"{len(names)} sources:"
+            more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+            plural = "the source" if len(names) == 1 else f"{len(names):,} sources:"
             found.append(f"{what} {plural} {shown}{more}.")
     return found
 

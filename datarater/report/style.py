@@ -143,11 +143,12 @@ th, td {
 th { font-weight: 600; color: var(--soft); font-size: .8125rem; vertical-align: bottom; }
 td { white-space: nowrap; }
 th:first-child, td:first-child {
-  text-align: left; padding-left: 0; overflow-wrap: anywhere; min-width: 9.5rem;
+  text-align: left; padding-left: 0; overflow-wrap: anywhere; min-width: 10rem;
 }
 td:last-child, th:last-child { padding-right: 0; }
 tbody th { font-weight: 400; color: var(--ink); font-size: inherit; vertical-align: middle; }
 td.picture, th.picture { width: 30%; text-align: left; }
+figure.bars { max-width: 46rem; }
 .many td { white-space: normal; }
 .cards th:first-child { overflow-wrap: break-word; }
 .cards td.picture, .cards th.picture { width: 24%; }
@@ -223,8 +224,11 @@ footer p { margin: .15rem 0; max-width: none; }
   .tile .value { font-size: 1.25rem; }
   dl.facts { grid-template-columns: 1fr; gap: 0; }
   dl.facts dd { margin-bottom: .45rem; }
-  td.picture, th.picture { width: 22%; }
-  th:first-child, td:first-child { min-width: 7rem; }
+  td.picture, th.picture { width: 20%; }
+  .bars table { font-size: .8125rem; }
+  .bars .ends { display: none; }
+  th:first-child, td:first-child { min-width: 8.25rem; }
+  svg.bar { min-width: 2.5rem; }
   th, td { padding-left: .3rem; padding-right: .3rem; }
   table { font-size: .875rem; }
 }
