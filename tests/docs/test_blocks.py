@@ -17,7 +17,13 @@ from tests.support import ROOT, training
 from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
 from tests.support.reference_tables import COMMANDS, flags_of, parser_of
 
-RUN_PAGES = [page for page in PAGES if any(block.runs for block in blocks_of(page))]
+# The README runs in every test run, the other pages in the drills.
+RUN_PAGES = [
+    pytest.param(page, id=page.name, marks=getattr(pytest.mark, mark))
+    for page in PAGES
+    for mark in ("slow" if page.name == "README.md" else "drill",)
+    if any(block.runs for block in blocks_of(page))
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -29,8 +35,7 @@ def test_every_block_has_a_language_and_only_datarater_runs(page: Path) -> None:
                 assert words[0] == "datarater", f"{block.place}: {words[0]} needs a no-run comment"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RUN_PAGES)
 def test_the_blocks_of_a_page_run(page: Path, folder: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks_of(page):

@@ -12,7 +12,7 @@ import pytest
 from tests.support import ROOT
 
 EXAMPLES = ROOT / "examples"
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.drill
 
 
 def run(words: list[str], folder: Path) -> str:
@@ -85,7 +85,6 @@ def test_a_nightly_setup(folder: Path) -> None:
     assert (folder / "nightly" / "published" / "2026-01-31" / "_SUCCESS").exists()
 
 
-@pytest.mark.drill
 def test_the_notebook(folder: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="the notebook extra is missing")
     nbclient = pytest.importorskip("nbclient", reason="the notebook extra is missing")

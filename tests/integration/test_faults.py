@@ -265,7 +265,7 @@ def drilled(
     return folder, cut_small, tmp_path / "undisturbed"
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @needs_proc
 def test_three_kills_of_workers_and_launchers_change_nothing(
     corpus: Path, undisturbed: Path, rater: Path, tmp_path: Path

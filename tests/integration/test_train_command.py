@@ -249,43 +249,69 @@ def test_a_workdir_that_cannot_be_made(
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_a_dataset_built_offline_trains_a_rater_and_a_killed_run_resumes(tmp_path: Path) -> None:
-    pool = training.write_texts(tmp_path / "pool.jsonl").read_text().splitlines()
-    target = (
-        training.write_texts(tmp_path / "target.jsonl", count=80, seed=1).read_text().splitlines()
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small dataset of a train and a validation split."""
+    folder = tmp_path_factory.mktemp("dataset")
+    pool = training.write_texts(folder / "pool.jsonl").read_text().splitlines()
+    target = training.write_texts(folder / "target.jsonl", count=80, seed=1)
+    splits: dict[str, list[str | bytes]] = {
+        "train": [*pool, "  ", b"\xff"],
+        "validation": [*target.read_text().splitlines()],
+    }
+    build_dataset(folder / "datasets", splits)
+    return folder / "datasets"
+
+
+def on_dataset(workdir: Path, dataset: Path) -> list[str]:
+    """Returns the command that trains on the dataset."""
+    return training.command(
+        workdir,
+        "tfds:tiny:train",
+        data__outer="tfds:tiny:1.0.0:validation",
+        data__tfds_data_dir=dataset,
+        data__shuffle_buffer=64,
     )
-    folder = tmp_path / "datasets"
-    build_dataset(folder, {"train": [*pool, "  ", b"\xff"], "validation": target})
 
-    digests = {}
-    for name in ("uninterrupted", "killed"):
-        workdir = tmp_path / name
-        arguments = training.command(
-            workdir,
-            "tfds:tiny:train",
-            data__outer="tfds:tiny:1.0.0:validation",
-            data__tfds_data_dir=folder,
-            data__shuffle_buffer=64,
-        )
-        if name == "killed":
-            process = training.start(arguments)
-            list(training.lines_until(process, "step 8/24"))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
 
-        done = training.run(arguments)
-        assert done.returncode == 0, done.stderr
-        assert ("resuming" in done.stderr) == (name == "killed")
-        assert "Traceback" not in done.stderr
-        digests[name] = training.digest(workdir / "rater")
-        assert len(read_metrics(workdir / "metrics" / "metrics.csv")) == 24
-    assert digests["killed"] == digests["uninterrupted"]
+@pytest.fixture(scope="module")
+def trained_on_dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of an uninterrupted run on the dataset."""
+    workdir = tmp_path_factory.mktemp("trained") / "work"
+    done = training.run(on_dataset(workdir, dataset))
+    assert done.returncode == 0, done.stderr
+    assert "resuming" not in done.stderr
+    assert "Traceback" not in done.stderr
+    return workdir
 
-    rater = load_rater(tmp_path / "killed" / "rater")
+
+@pytest.mark.slow
+def test_a_dataset_built_offline_trains_a_rater(trained_on_dataset: Path) -> None:
+    assert len(read_metrics(trained_on_dataset / "metrics" / "metrics.csv")) == 24
+    rater = load_rater(trained_on_dataset / "rater")
     assert rater.provenance["data"]["inner"] == "windows drawn from tfds:tiny:train (202 documents)"
     scores_N = Scorer(rater).score(["alpha beta gamma", "zeta eta theta"]).scores_N
     assert scores_N[0] != scores_N[1]
+
+
+@pytest.mark.drill
+def test_a_killed_run_on_a_dataset_resumes(
+    trained_on_dataset: Path, dataset: Path, tmp_path: Path
+) -> None:
+    arguments = on_dataset(tmp_path / "killed", dataset)
+    process = training.start(arguments)
+    list(training.lines_until(process, "step 8/24"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    done = training.run(arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(read_metrics(tmp_path / "killed" / "metrics" / "metrics.csv")) == 24
+    assert training.digest(tmp_path / "killed" / "rater") == training.digest(
+        trained_on_dataset / "rater"
+    )
 
 
 def curation_flags(command: str) -> argparse.Namespace:

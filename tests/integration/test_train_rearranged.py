@@ -58,7 +58,7 @@ def run(workdir: Path, texts: Path, devices: int, leave_at: str = "", /, **chang
 @pytest.mark.parametrize(
     ("before", "after", "devices", "leave_at"),
     [
-        ({}, ECONOMICAL, (1, 1), "step 12/24"),
+        pytest.param({}, ECONOMICAL, (1, 1), "step 12/24", marks=pytest.mark.drill),
         pytest.param(ECONOMICAL, {}, (1, 1), "warm-up 50/80", marks=pytest.mark.drill),
         ({}, CUT_OVER_A_GROUP, (1, 4), "step 12/24"),
         pytest.param(CUT_OVER_A_GROUP, {}, (4, 1), "step 12/24", marks=pytest.mark.drill),

@@ -367,10 +367,14 @@ def test_two_processes_in_one_workdir(
     ],
 )
 def test_numbers_that_are_not_finite_stop_the_run(
-    tmp_path: Path, texts: Path, changed: dict[str, object], cause: str
+    tmp_path: Path,
+    texts: Path,
+    changed: dict[str, object],
+    cause: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     workdir = tmp_path / "work"
-    done = training.run(training.command(workdir, texts, **changed))
+    done = training.run_here(training.command(workdir, texts, **changed), capsys)
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
     assert last_line.startswith("datarater train: ")

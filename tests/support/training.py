@@ -105,7 +105,10 @@ def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[s
 def run_here(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in this process, for those that end before they train."""
+    """Runs a command in this process, for those that train no rater to compare with others.
+
+    Programs are optimized here as elsewhere, and those of `run` are not.
+    """
     capsys.readouterr()
     code = train.main(arguments[3:])
     return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())

@@ -190,8 +190,15 @@ def test_mixed_mode_equals_reverse_mode(
         assert float(actual.outer_loss) == pytest.approx(float(expected.outer_loss), rel=tolerance)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES.items())
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        pytest.param(dtype, tolerance, marks=mark)
+        for (dtype, tolerance), mark in zip(
+            TOLERANCES.items(), (pytest.mark.slow, pytest.mark.drill), strict=True
+        )
+    ],
+)
 def test_the_program_as_it_is_optimised_for_use_too(dtype: str, tolerance: float) -> None:
     with jax.enable_x64(dtype == "float64"):
         expected, actual = (
