@@ -40,6 +40,7 @@ from datarater.rater_model.documents.files import (
     open_file,
     split_on_commas,
 )
+from datarater.rater_model.documents.store_errors import one_line
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -563,7 +564,7 @@ def _load(path: str) -> Any:
     except _VariableError as error:
         raise UsageError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not YAML: {one_line(error, None)}") from error
     except OSError as error:
         raise UsageError(f"--config: {path} cannot be read: {error.strerror or error}") from error
 

@@ -100,7 +100,7 @@ def check_writable(folder: RunFolder) -> None:
 
 def _report_earlier_deaths(work: Work, say: Say) -> None:
     for split, deaths in split_marks.clear_finished(work.folder).items():
-        if deaths >= split_marks.MOST_DEATHS:
+        if deaths >= split_marks.MAX_DEATHS_IN_SPLIT:
             say(f"note: {deaths} worker processes died while scoring {split}")
 
 

@@ -19,12 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datarater.pipelines.run_folder import commits, lease, split_marks
-from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
 from datarater.pipelines.run_folder.counts import Counts, by_count
 from datarater.pipelines.run_folder.identity import PlanNumbers, read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import plan_of
+from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP, plan_of
 from datarater.pipelines.run_folder.score_files import Footer
 from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
@@ -139,14 +138,21 @@ class Watcher:
     Args:
         folder: Run folder.
         max_footers: Number of score files to read; if there are more, figures are scaled up.
+        splits_per_group: Number of splits in a group of the plan.
 
     Attributes:
         plan: The committed plan; None until it has been read.
     """
 
-    def __init__(self, folder: RunFolder, max_footers: int = _MAX_FOOTERS):
+    def __init__(
+        self,
+        folder: RunFolder,
+        max_footers: int = _MAX_FOOTERS,
+        splits_per_group: int = SPLITS_PER_GROUP,
+    ):
         self._folder = folder
         self._max_footers = max_footers
+        self._splits_per_group = splits_per_group
         self.plan: PlanNumbers | None = None
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
@@ -245,7 +251,7 @@ class Watcher:
         return counts, known
 
     def _is_summarised(self, ordinal: int) -> bool:
-        return ordinal // run_plan.SPLITS_PER_GROUP in self._groups
+        return ordinal // self._splits_per_group in self._groups
 
 
 def _scaled(counts: Counts, factor: float) -> Counts:

@@ -30,7 +30,7 @@ from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.records import VIRTUAL_BYTES, Split
 from datarater.rater_model.json_codec import decode, to_plain
 
-MOST_DEATHS = 3
+MAX_DEATHS_IN_SPLIT = 3
 """Number of workers of one launch after which a split is poison."""
 
 WATCHED_PROCESS = "DATARATER_WATCHED_PROCESS"
@@ -74,14 +74,14 @@ def describe(split: Split) -> str:
 
 
 def poison(split: str) -> PoisonSplitError:
-    """Returns the error to raise for a split that ended `MOST_DEATHS` workers.
+    """Returns the error to raise for a split that ended `MAX_DEATHS_IN_SPLIT` workers.
 
     Args:
         split: Description of the split by `describe`.
     """
     return PoisonSplitError(
-        f"{split} crashed {MOST_DEATHS} workers in a row and is not tried again. Look for a crash "
-        "or for too little memory (137 means killed): fewer --local_workers, or a smaller "
+        f"{split} crashed {MAX_DEATHS_IN_SPLIT} workers in a row and is not tried again. Look for "
+        "a crash or for too little memory (137 means killed): fewer --local_workers, or a smaller "
         "--max_record_bytes or --tokens_per_batch may help, or leave the file out. "
         "Committed work is kept"
     )
@@ -101,7 +101,7 @@ def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
         launch: Id of the launch; "" leaves no marks.
 
     Raises:
-        PoisonSplitError: The split ended `MOST_DEATHS` workers of this launch.
+        PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch.
     """
     with _mark(folder, task, launch, shared=True):
         yield
@@ -120,7 +120,7 @@ def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
         Whether the split is this worker's.
 
     Raises:
-        PoisonSplitError: The split ended `MOST_DEATHS` workers of this launch.
+        PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch.
     """
     with _mark(folder, task, launch, shared=False) as is_taken:
         yield is_taken
@@ -136,7 +136,7 @@ def _mark(folder: RunFolder, task: SplitTask, launch: str, *, shared: bool) -> I
     mark = Mark(launch, split.ordinal, describe(split), process_id(), time.time())
 
     # Each mark that is there already was left by a worker that died, or belongs to a live one.
-    for number in range(1, MOST_DEATHS + 1):
+    for number in range(1, MAX_DEATHS_IN_SPLIT + 1):
         path = _path(folder, split.ordinal, launch, number)
         if commits.commit_if_absent(path, orjson.dumps(to_plain(mark))):
             break

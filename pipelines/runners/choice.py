@@ -36,6 +36,7 @@ from datarater.pipelines.runners.execution import (
 from datarater.pipelines.runners.flink_options import on_flink
 from datarater.pipelines.runners.prism import on_prism
 from datarater.rater_model.command_line import near_miss
+from datarater.rater_model.documents.store_errors import one_line
 
 _MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
 
@@ -162,6 +163,6 @@ def _check_runner(name: str) -> None:
         hint = (
             f"did you mean {known[near]}?"
             if near and near != name.lower()
-            else " ".join(str(error).split())
+            else one_line(error, None)
         )
         raise UsageError(f"--runner: there is no {name} here; {hint}") from error

@@ -44,9 +44,10 @@ from datarater.pipelines.runners.execution import LOCAL_RUNNER, Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.rater_model import exit_codes
+from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.json_codec import to_plain
 
-MAX_DEATHS = 3
+MAX_DEATHS_WITHOUT_COMMIT = 3
 """Number of deaths without a commit in between that ends a run."""
 
 _SECONDS_TO_END = 10.0
@@ -105,7 +106,7 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
         # The user sees one line instead of the runner's traceback, wherever the cause is known.
         cause = errors.find_cause(error) or flink.why_failed(error, execution.cluster)
         if cause is None and not execution.local:
-            message = " ".join(str(error).split()) or type(error).__name__
+            message = one_line(error, None)
             cause = CurationError(
                 f"the job failed: {message[-_MAX_MESSAGE:]} (committed work is kept: run the same "
                 "command to continue)"
@@ -142,14 +143,14 @@ def run_supervised(
 
         # One split may be the cause of all deaths.
         for split, number in deaths.items():
-            if number >= split_marks.MOST_DEATHS:
+            if number >= split_marks.MAX_DEATHS_IN_SPLIT:
                 raise split_marks.poison(split)
 
         # Otherwise the run continues as long as work is committed between the deaths.
         before, committed = committed, committed_files(work.folder)
         deaths_without_commit = deaths_without_commit + 1 if committed == before else 1
         over = f", while scoring {' or '.join(sorted(deaths))}" if deaths else ""
-        if deaths_without_commit >= MAX_DEATHS:
+        if deaths_without_commit >= MAX_DEATHS_WITHOUT_COMMIT:
             raise WorkerDiedError(
                 f"{died}{over}; {deaths_without_commit} workers died in a row without committing "
                 "anything (137 means killed, perhaps because memory ran out). Committed work is "

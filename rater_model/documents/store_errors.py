@@ -165,9 +165,14 @@ def raising_os_errors(path: str) -> Iterator[None]:
         raise translated from error
 
 
-def one_line(error: BaseException) -> str:
-    """Returns the message of an error in one line of at most 300 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:_MAX_MESSAGE_CHARS]
+def one_line(error: BaseException, max_chars: int | None = _MAX_MESSAGE_CHARS) -> str:
+    """Returns the message of an error in one line, or the name of its class if it has none.
+
+    Args:
+        error: The error.
+        max_chars: Length at which the line is cut; None for the whole message.
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:max_chars]
 
 
 def _code_of(error: Exception) -> str:

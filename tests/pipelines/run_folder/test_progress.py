@@ -11,7 +11,6 @@ import pytest
 from datarater.pipelines.commands import status
 from datarater.pipelines.errors import RejectedShareError
 from datarater.pipelines.run_folder import commits, lease, progress, split_marks, summaries
-from datarater.pipelines.run_folder import plan as run_plan
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
 from datarater.pipelines.run_folder.lease import Launch
@@ -21,6 +20,8 @@ from datarater.pipelines.run_folder.score_files import ScoreRows
 from datarater.pipelines.runners import progress_display
 from datarater.rater_model.documents.records import BadRecord, Document, Reason, Split
 from tests.support.run_folders import committed_identity, scoring
+
+SPLITS_PER_GROUP = 3
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -34,16 +35,14 @@ def task_of(ordinal: int) -> SplitTask:
     split = Split(
         "in.jsonl", "jsonl", start=ordinal * 100, end=ordinal * 100 + 100, ordinal=ordinal
     )
-    return SplitTask(split, "mtime-1", ordinal // run_plan.SPLITS_PER_GROUP)
+    return SplitTask(split, "mtime-1", ordinal // SPLITS_PER_GROUP)
 
 
 def plan(folder: RunFolder, count: int) -> None:
-    groups = -(-count // run_plan.SPLITS_PER_GROUP)
+    groups = -(-count // SPLITS_PER_GROUP)
     for group in range(groups):
         tasks = [
-            task_of(ordinal)
-            for ordinal in range(count)
-            if ordinal // run_plan.SPLITS_PER_GROUP == group
+            task_of(ordinal) for ordinal in range(count) if ordinal // SPLITS_PER_GROUP == group
         ]
         commits.commit_if_absent(folder.plan_shard_path("p", group), json_lines(tasks))
     commits.commit_if_absent(folder.identity_path, to_json(committed_identity(count, groups)))
@@ -70,11 +69,8 @@ def counts_of(files: int) -> Counts:
     return Counts(4 * files, 2 * files, 30 * files, 18 * files, rejected)
 
 
-def test_status_is_what_lies_in_the_run_folder(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_plan, "SPLITS_PER_GROUP", 3)
-    watcher = Watcher(folder)
+def test_status_is_what_lies_in_the_run_folder(folder: RunFolder) -> None:
+    watcher = Watcher(folder, splits_per_group=SPLITS_PER_GROUP)
     assert watcher.look() is None
     assert "not planned" in progress.report(folder, None)[0]
 
@@ -94,7 +90,7 @@ def test_status_is_what_lies_in_the_run_folder(
             summaries.summarise_group(folder, 1, [3, 4, 5])
 
     summaries.summarise_group(folder, 0, [0, 1, 2])
-    assert Watcher(folder).look() == watcher.look()
+    assert Watcher(folder, splits_per_group=SPLITS_PER_GROUP).look() == watcher.look()
 
     commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(8))))
     seen = watcher.look()
@@ -106,7 +102,7 @@ def test_of_many_score_files_a_sample_is_read(folder: RunFolder) -> None:
     plan(folder, 20)
     for ordinal in range(10):
         score(folder, ordinal)
-    seen = Watcher(folder, max_footers=4).look()
+    seen = Watcher(folder, max_footers=4, splits_per_group=SPLITS_PER_GROUP).look()
     assert seen is not None
     assert (seen.splits_done, seen.exact, seen.counts) == (10, False, counts_of(10))
     assert "about 20 documents" in seen.line()
@@ -119,7 +115,7 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(
     plan(folder, 10)
     for ordinal in range(4):
         score(folder, ordinal)
-    watcher = Watcher(folder)
+    watcher = Watcher(folder, splits_per_group=SPLITS_PER_GROUP)
     seen = watcher.look()
     assert seen is not None
     assert (seen.splits_per_second, seen.seconds_left) == (0.0, None)
