@@ -1,0 +1,161 @@
+"""Runs by content: what makes two runs the same, and the cache of finished runs.
+
+A run is identified by the digest of everything that determines its result: the model, the protocol,
+the seed, the pool with its tokenizer, the validation set, which documents are kept, and
+`RUN_VERSION`. The name of the arm is not among them: two arms that keep the same documents share
+their runs.
+
+    OUTPUT/runs/DIGEST.json   the specification and the result of one run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datarater.meta_training.evaluate.pool import Data, open_data
+from datarater.meta_training.evaluate.protocol import Model, Protocol
+
+RUN_VERSION = 1
+"""Raised whenever the same specification would give another result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """Everything that determines the result of a run.
+
+    Attributes:
+        model: Shape of the language model.
+        protocol: How it is trained.
+        seed: Seed of its initialization and walk.
+        pool: Digest of the pool's texts and the tokenizer.
+        validation: Digest of the validation documents.
+        kept: Digest of which documents are kept.
+    """
+
+    model: Model
+    protocol: Protocol
+    seed: int
+    pool: str
+    validation: str
+    kept: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the specification as a JSON-able dict."""
+        return {"run_version": RUN_VERSION, **dataclasses.asdict(self)}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the specification, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def kept_digest(kept_N: NDArray[np.bool_]) -> str:
+    """Returns a digest of which documents are kept."""
+    return hashlib.sha256(len(kept_N).to_bytes(8, "little") + np.packbits(kept_N).tobytes()).hexdigest()
+
+
+def run_spec(
+    data: Data, kept_N: NDArray[np.bool_], model: Model, protocol: Protocol, seed: int
+) -> RunSpec:
+    """Returns the specification of a run on the kept documents."""
+    return RunSpec(
+        model, protocol, seed, data.digest, data.validation_digest, kept_digest(kept_N)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What is stored of a run.
+
+    Attributes:
+        curve: (step, validation loss in nats per token) pairs, ascending.
+        by_source: Final validation loss by source of the validation set.
+        passes: Number of passes over the kept documents, the last one begun.
+        seconds: Wall time of the run.
+    """
+
+    curve: list[tuple[int, float]]
+    by_source: dict[str, float]
+    passes: int
+    seconds: float
+
+    @property
+    def final_loss(self) -> float:
+        """Validation loss at the end."""
+        return self.curve[-1][1]
+
+
+class RunCache:
+    """Finished runs in a folder, one small JSON file each.
+
+    Args:
+        folder: Folder, created when the first run is stored.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, spec: RunSpec) -> RunResult | None:
+        """Returns the result of a run; None if it has not finished or its file is damaged."""
+        try:
+            values = json.loads(self._path(spec).read_text(encoding="utf-8"))
+            if values["spec"] != spec.to_json():
+                return None
+            result = values["result"]
+            curve = [(int(step), float(loss)) for step, loss in result["curve"]]
+            return RunResult(**{**result, "curve": curve})
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def store(self, spec: RunSpec, result: RunResult) -> None:
+        """Stores the result of a run, completely or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(spec)
+        values = {"spec": spec.to_json(), "result": dataclasses.asdict(result)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    def _path(self, spec: RunSpec) -> Path:
+        return self.folder / f"{spec.digest[:32]}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainTask:
+    """A run for a worker process, which stores the result itself.
+
+    Attributes:
+        data: Folder of the data.
+        runs: Folder of the cache.
+        spec: What to run.
+        kept: Packed bits of which documents are kept.
+    """
+
+    data: str
+    runs: str
+    spec: RunSpec
+    kept: bytes
+
+    def __call__(self, report: Callable[[float], None]) -> RunResult:
+        """Trains, stores and returns the result."""
+        from datarater.meta_training.evaluate import training
+
+        data = open_data(self.data)
+        kept_N = np.unpackbits(
+            np.frombuffer(self.kept, np.uint8), count=len(data.hashes_N)
+        ).astype(bool)
+        run = training.train(
+            data, kept_N, self.spec.model, self.spec.protocol, self.spec.seed, report
+        )
+        result = RunResult(run.curve, run.by_source, run.passes, run.seconds)
+        RunCache(Path(self.runs)).store(self.spec, result)
+        return result
