@@ -197,9 +197,7 @@ def open_data(folder: str) -> Data:
         bytes_N=table["bytes"].to_numpy(),
         token_ends_N=np.cumsum(table["tokens"].to_numpy()),
         tokens_T=np.memmap(root / "tokens.bin", dtype=values["dtype"], mode="r"),
-        tokenizer=load_tokenizer(
-            values["tokenizer"], (root / "tokenizer.json").read_bytes()
-        ),
+        tokenizer=load_tokenizer(values["tokenizer"], (root / "tokenizer.json").read_bytes()),
         learning=tuple(TargetDocument(**each) for each in values["learning"]),
         validation=tuple(TargetDocument(**each) for each in values["validation"]),
         counts=values["counts"],
@@ -312,9 +310,7 @@ def _read_target(
         mixed = {hashed: _mix(hashed, options.split_seed) for hashed in target}
         validation = {hashed: target[hashed] for hashed in target if mixed[hashed] < limit}
         shared = set()
-    learning = {
-        hashed: document for hashed, document in target.items() if hashed not in validation
-    }
+    learning = {hashed: document for hashed, document in target.items() if hashed not in validation}
     counts["target_documents_in_validation"] = len(shared)
     counts["learning_documents"], counts["validation_documents"] = len(learning), len(validation)
     for part, flag in ((learning, "--target"), (validation, "--validation or --target")):

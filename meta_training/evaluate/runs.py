@@ -60,16 +60,16 @@ class RunSpec:
 
 def kept_digest(kept_N: NDArray[np.bool_]) -> str:
     """Returns a digest of which documents are kept."""
-    return hashlib.sha256(len(kept_N).to_bytes(8, "little") + np.packbits(kept_N).tobytes()).hexdigest()
+    return hashlib.sha256(
+        len(kept_N).to_bytes(8, "little") + np.packbits(kept_N).tobytes()
+    ).hexdigest()
 
 
 def run_spec(
     data: Data, kept_N: NDArray[np.bool_], model: Model, protocol: Protocol, seed: int
 ) -> RunSpec:
     """Returns the specification of a run on the kept documents."""
-    return RunSpec(
-        model, protocol, seed, data.digest, data.validation_digest, kept_digest(kept_N)
-    )
+    return RunSpec(model, protocol, seed, data.digest, data.validation_digest, kept_digest(kept_N))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +150,9 @@ class TrainTask:
         from datarater.meta_training.evaluate import training
 
         data = open_data(self.data)
-        kept_N = np.unpackbits(
-            np.frombuffer(self.kept, np.uint8), count=len(data.hashes_N)
-        ).astype(bool)
+        kept_N = np.unpackbits(np.frombuffer(self.kept, np.uint8), count=len(data.hashes_N)).astype(
+            bool
+        )
         run = training.train(
             data, kept_N, self.spec.model, self.spec.protocol, self.spec.seed, report
         )

@@ -232,9 +232,7 @@ def make_window_losses(
         padding = count * part - len(tokens_WxL)
         tokens = np.pad(tokens_WxL, ((0, padding), (0, 0)))
         lengths = np.pad(lengths_W, (0, padding), constant_values=2)
-        scored = in_parts(
-            params, tokens.reshape(count, part, length), lengths.reshape(count, part)
-        )
+        scored = in_parts(params, tokens.reshape(count, part, length), lengths.reshape(count, part))
         return np.asarray(scored).reshape(-1)[: len(tokens_WxL)]
 
     return losses

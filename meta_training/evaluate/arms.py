@@ -1,0 +1,311 @@
+"""The arms of an evaluation: what scores the documents of the pool.
+
+Every arm gives each document a score, and the best documents are kept up to an exact share of the
+bytes or tokens. `random` scores all alike, so that the seeded tie-breaker decides.
+
+    OUTPUT/scores/DIGEST.npz   the scores of an arm, and the seconds that they took
+
+N counts documents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from datarater.meta_training.evaluate.errors import FlagError
+from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
+from datarater.meta_training.evaluate.keeping import keep_best, seeded_hash
+from datarater.meta_training.evaluate.model_scores import (
+    POOL,
+    TARGET,
+    LanguageModelTask,
+    RaterTask,
+)
+from datarater.meta_training.evaluate.ngram_filters import NgramFilter
+from datarater.meta_training.evaluate.pool import Data
+from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.workers import Workers
+from datarater.rater_model.documents.jsonl import key_of
+from datarater.rater_model.documents.reading import list_files
+
+SCORES_VERSION = 1
+"""Raised whenever the same arm on the same data would give other scores."""
+
+UNFILTERED, RANDOM, RANDOM_AGAIN, RATER, LABEL = (
+    "unfiltered",
+    "random",
+    "random_again",
+    "rater",
+    "label",
+)
+_DRAWS = {RANDOM: 1, RANDOM_AGAIN: 2}
+_NGRAMS = {"unigram": 1, "bigram": 2, "trigram": 3}
+_PERPLEXITY = ("perplexity_low", "perplexity_middle", "perplexity_high")
+_LM_SEED = 1_000_003
+
+ARMS: dict[str, str] = {
+    UNFILTERED: "the whole pool; always run",
+    RANDOM: "a random part",
+    RANDOM_AGAIN: "another random part, for the noise floor",
+    RATER: "the rater of --rater or --fixed_rater",
+    "unigram": "byte frequencies of the target",
+    "bigram": "byte pairs of the target",
+    "trigram": "byte triples of the target",
+    "importance": "importance weights of target over pool on hashed word n-grams (DSIR)",
+    "classifier": "linear n-gram classifier of target against pool",
+    "target_likelihood": "log-probability under a small LM of the target",
+    "perplexity_low": "lowest perplexity under a small LM of the pool",
+    "perplexity_middle": "perplexity nearest to the median",
+    "perplexity_high": "highest perplexity",
+    "c4": "share of the text that C4's rules retain",
+    "gopher": "number of Gopher's rules violated",
+    LABEL: "the quality label of --label_field",
+}
+"""The known arms, besides those of --scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmOptions:
+    """What the arms are made of.
+
+    Attributes:
+        names: Names of the arms, `unfiltered` first.
+        raters: Folders of rater checkpoints; seed s uses number s modulo their number.
+        scores: Parquet files of users' scores, by the name of the arm.
+        keep_unit: "bytes" or "tokens", the unit of kept shares.
+        model: Shape of the small language models of the perplexity arms.
+        protocol: How they are trained.
+    """
+
+    names: tuple[str, ...]
+    raters: tuple[str, ...] = ()
+    scores: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    keep_unit: str = "bytes"
+    model: Model = dataclasses.field(default_factory=lambda: Model(32, 2, 96, 2))
+    protocol: Protocol = dataclasses.field(default_factory=Protocol)
+
+
+class Arms:
+    """Scores documents and decides which are kept.
+
+    Args:
+        data: The data.
+        options: What the arms are made of.
+        output: Output folder, where scores are cached.
+        workers: Processes that score with models.
+        say: Prints a line of progress.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        options: ArmOptions,
+        output: Path,
+        workers: Workers,
+        say: Callable[[str], None],
+    ) -> None:
+        self._data = data
+        self._options = options
+        self._folder = output / "scores"
+        self._workers = workers
+        self._say = say
+        self._scores: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self.seconds = 0.0
+        self.notes: list[str] = []
+
+    def kept(self, name: str, keep: float, seed: int) -> NDArray[np.bool_]:
+        """Returns which documents an arm keeps.
+
+        Args:
+            name: Name of the arm.
+            keep: Share of the bytes or tokens.
+            seed: Seed of the run.
+        """
+        data = self._data
+        if name == UNFILTERED:
+            return np.ones(len(data.hashes_N), bool)
+        sizes_N = data.bytes_N if self._options.keep_unit == "bytes" else data.tokens_N
+        # A random arm draws anew for each seed; in any other, equal scores are in a fixed order.
+        draw = _DRAWS.get(name, 0)
+        ties_N = seeded_hash(data.hashes_N, seed if draw else 0, draw)
+        return keep_best(self.scores(name, seed), sizes_N, keep, ties_N)
+
+    def scores(self, name: str, seed: int = 0) -> NDArray[np.float64]:
+        """Returns the scores of an arm, from memory, the cache, or made now."""
+        rater = ""
+        if name == RATER:
+            rater = self._options.raters[seed % len(self._options.raters)]
+        if (name, rater) not in self._scores:
+            self._scores[name, rater] = self._make(name, rater)
+        return self._scores[name, rater]
+
+    def _make(self, name: str, rater: str) -> NDArray[np.float64]:
+        if name in _DRAWS:
+            return np.zeros(len(self._data.hashes_N))
+        if name in self._options.scores:
+            return self._from_files(name)
+        if name == LABEL:
+            return _numbers(self._data.column("label"))
+        if name in _NGRAMS:
+            learned = NgramFilter(_NGRAMS[name])
+            learned.fit(document.text for document in self._data.learning)
+            return self._cached(
+                name, lambda: np.array([learned.score(text) for text in self._data.texts()])
+            )
+        if name in _PERPLEXITY:
+            return _perplexity_rank(name, self._cached("pool_lm", lambda: self._by_lm(POOL)))
+
+        makers: dict[str, Callable[[], NDArray[np.float64]]] = {
+            "importance": self._importance,
+            "classifier": self._classifier,
+            "target_likelihood": lambda: self._by_lm(TARGET),
+            "c4": lambda: np.array([c4_score(text) for text in self._data.texts()]),
+            "gopher": lambda: np.array([gopher_score(text) for text in self._data.texts()]),
+            RATER: lambda: self._by_rater(rater),
+        }
+        return self._cached(name, makers[name], rater)
+
+    def _cached(
+        self, name: str, make: Callable[[], NDArray[np.float64]], rater: str = ""
+    ) -> NDArray[np.float64]:
+        values: dict[str, Any] = {
+            "version": SCORES_VERSION,
+            "arm": name,
+            "pool": self._data.digest,
+            "learning": [document.text for document in self._data.learning],
+        }
+        if rater:
+            from datarater.rater_model.checkpoint import load_rater
+
+            values |= {"rater": load_rater(rater).digest, "learning": []}
+        if name in ("pool_lm", "target_likelihood"):
+            values["model"] = dataclasses.asdict(self._options.model)
+            values["protocol"] = self._options.protocol.to_json()
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+        path = self._folder / f"{digest}.npz"
+        if not path.is_file():
+            self._say(f"scoring the pool: {rater or name}")
+            started = time.monotonic()
+            scores_N = make()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+            np.savez(temporary, scores=scores_N, seconds=time.monotonic() - started)
+            os.replace(temporary, path)
+        with np.load(path) as stored:
+            self.seconds += float(stored["seconds"])
+            scores: NDArray[np.float64] = stored["scores"]
+        return scores
+
+    def _importance(self) -> NDArray[np.float64]:
+        from datarater.meta_training.evaluate.word_models import importance_weights
+
+        target = [document.text for document in self._data.learning]
+        return importance_weights(self._data.texts(), self._data.texts(), target)
+
+    def _classifier(self) -> NDArray[np.float64]:
+        from datarater.meta_training.evaluate.word_models import classifier_scores
+
+        target = [document.text for document in self._data.learning]
+        return classifier_scores(list(self._data.texts()), target)
+
+    def _by_lm(self, corpus: str) -> NDArray[np.float64]:
+        task = LanguageModelTask(
+            str(self._data.folder), corpus, self._options.model, self._options.protocol, _LM_SEED
+        )
+        return self._results([task])[0]
+
+    def _by_rater(self, rater: str) -> NDArray[np.float64]:
+        edges = np.linspace(0, len(self._data.hashes_N), 9).astype(int)
+        tasks = [
+            RaterTask(str(self._data.folder), rater, int(first), int(last))
+            for first, last in zip(edges, edges[1:], strict=False)
+        ]
+        return np.concatenate(self._results(tasks))
+
+    def _results(self, tasks: Sequence[LanguageModelTask | RaterTask]) -> list[NDArray[np.float64]]:
+        results = {
+            event.index: event.result for event in self._workers.run(tasks) if event.finished
+        }
+        return [results[index] for index in range(len(tasks))]
+
+    def _from_files(self, name: str) -> NDArray[np.float64]:
+        scores_N = read_scores(name, self._options.scores[name], self._data.column("key"))
+        missing = int(np.isnan(scores_N).sum())
+        if missing:
+            self.notes.append(
+                f"{name}: {missing:,} of {len(scores_N):,} documents of the pool have no score; "
+                "they are dropped first"
+            )
+        return scores_N
+
+
+def read_scores(name: str, patterns: Sequence[str], keys_N: Sequence[str]) -> NDArray[np.float64]:
+    """Returns the score of each key from Parquet files, NaN without one.
+
+    Args:
+        name: Name of the arm, for messages.
+        patterns: Files or globs, such as RUN/scores. Columns: `score`, and either `key`, as score
+            files have it, or `id`, the documents' own id.
+        keys_N: Keys of the pool's documents.
+
+    Raises:
+        FlagError: If a column is missing, a key has two scores, or no document has one.
+    """
+    found: dict[str, float] = {}
+    for info in list_files(patterns):
+        try:
+            table = pq.read_table(info.path)
+        except pa.ArrowInvalid as error:
+            raise FlagError(f"--scores {name}: {info.path} is not a Parquet file") from error
+        identity = next((each for each in ("key", "id") if each in table.column_names), None)
+        if identity is None or "score" not in table.column_names:
+            raise FlagError(
+                f"--scores {name}: {info.path} needs the columns score, and key or id; it has "
+                f"{', '.join(table.column_names)}"
+            )
+        identities, scores = table[identity].to_pylist(), table["score"].to_pylist()
+        for value, score in zip(identities, scores, strict=True):
+            if value is None or score is None:
+                continue
+            key = value if identity == "key" else key_of(value, "")
+            if found.setdefault(key, score) != score:
+                raise FlagError(f"--scores {name}: {info.path}: {key} has two different scores")
+    scores_N = np.array([found.get(key, np.nan) for key in keys_N], np.float64)
+    if np.isnan(scores_N).all():
+        raise FlagError(
+            f"--scores {name}: no document of the pool has a score; keys of the pool look like "
+            f"{keys_N[0]}"
+        )
+    return scores_N
+
+
+def _numbers(labels: Sequence[str]) -> NDArray[np.float64]:
+    """Returns labels as numbers; a missing one is NaN."""
+    words = {"": "nan", "true": "1", "false": "0"}
+    try:
+        return np.array([float(words.get(label, label)) for label in labels], np.float64)
+    except ValueError as error:
+        raise FlagError(
+            f"--label_field: labels must be numbers, higher is better; {error}"
+        ) from error
+
+
+def _perplexity_rank(name: str, log_probability_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    if name == "perplexity_low":
+        return log_probability_N
+    if name == "perplexity_high":
+        return -log_probability_N
+    rank_N = log_probability_N.argsort().argsort() / max(1, len(log_probability_N) - 1)
+    return np.where(np.isnan(log_probability_N), np.nan, -np.abs(rank_N - 0.5))
