@@ -52,6 +52,11 @@ COMMANDS = {
     "batch": Command(
         "datarater.pipelines.commands.batch", "Curate the files that arrived since the last batch."
     ),
+    "evaluate": Command(
+        "datarater.meta_training.evaluate.command",
+        "Measure what a rater saves, against other filters.",
+        "train",
+    ),
     "demo": Command(
         "datarater.meta_training.demo.demo",
         "Meta-train a small rater on a built-in corpus and curate the corpus with it.",

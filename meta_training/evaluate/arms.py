@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -24,6 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from datarater.meta_training.evaluate.arm_names import (
+    LABEL,
+    RANDOM,
+    RANDOM_AGAIN,
+    RATER,
+    UNFILTERED,
+)
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
 from datarater.meta_training.evaluate.keeping import keep_best, seeded_hash
@@ -43,37 +51,10 @@ from datarater.rater_model.documents.reading import list_files
 SCORES_VERSION = 1
 """Raised whenever the same arm on the same data would give other scores."""
 
-UNFILTERED, RANDOM, RANDOM_AGAIN, RATER, LABEL = (
-    "unfiltered",
-    "random",
-    "random_again",
-    "rater",
-    "label",
-)
 _DRAWS = {RANDOM: 1, RANDOM_AGAIN: 2}
 _NGRAMS = {"unigram": 1, "bigram": 2, "trigram": 3}
 _PERPLEXITY = ("perplexity_low", "perplexity_middle", "perplexity_high")
 _LM_SEED = 1_000_003
-
-ARMS: dict[str, str] = {
-    UNFILTERED: "the whole pool; always run",
-    RANDOM: "a random part",
-    RANDOM_AGAIN: "another random part, for the noise floor",
-    RATER: "the rater of --rater or --fixed_rater",
-    "unigram": "byte frequencies of the target",
-    "bigram": "byte pairs of the target",
-    "trigram": "byte triples of the target",
-    "importance": "importance weights of target over pool on hashed word n-grams (DSIR)",
-    "classifier": "linear n-gram classifier of target against pool",
-    "target_likelihood": "log-probability under a small LM of the target",
-    "perplexity_low": "lowest perplexity under a small LM of the pool",
-    "perplexity_middle": "perplexity nearest to the median",
-    "perplexity_high": "highest perplexity",
-    "c4": "share of the text that C4's rules retain",
-    "gopher": "number of Gopher's rules violated",
-    LABEL: "the quality label of --label_field",
-}
-"""The known arms, besides those of --scores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,14 +211,12 @@ class Arms:
         edges = np.linspace(0, len(self._data.hashes_N), 9).astype(int)
         tasks = [
             RaterTask(str(self._data.folder), rater, int(first), int(last))
-            for first, last in zip(edges, edges[1:], strict=False)
+            for first, last in itertools.pairwise(edges)
         ]
         return np.concatenate(self._results(tasks))
 
     def _results(self, tasks: Sequence[LanguageModelTask | RaterTask]) -> list[NDArray[np.float64]]:
-        results = {
-            event.index: event.result for event in self._workers.run(tasks) if event.finished
-        }
+        results = {event.task: event.result for event in self._workers.run(tasks) if event.finished}
         return [results[index] for index in range(len(tasks))]
 
     def _from_files(self, name: str) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ _SENTENCE_END = re.compile(r"[.!?]+[\"”')\]]*(?:\s|$)")
 
 
 def c4_score(text: str) -> float:
-    """Returns the share of a text that C4's rules retain.
+    r"""Returns the share of a text that C4's rules retain.
 
     A line is retained if it ends in a terminal punctuation mark, has at least 5 words, and mentions
     neither JavaScript nor a cookie or privacy policy. The whole text is dropped, and scores 0, if
@@ -35,7 +35,7 @@ def c4_score(text: str) -> float:
     repeated spans are left out.
 
     Example:
-        >>> c4_score("Home | Login\\n" + "This sentence has five words. " * 4) > 0.85
+        >>> c4_score("Home | Login\n" + "This sentence has five words. " * 4) > 0.85
         True
     """
     lowered = text.lower()

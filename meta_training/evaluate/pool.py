@@ -133,7 +133,7 @@ class Data:
     counts: dict[str, Any]
 
     @property
-    def tokens_N(self) -> NDArray[np.int64]:
+    def tokens_N(self) -> NDArray[np.int64]:  # noqa: N802 - the name carries the shape
         """Tokens of each document."""
         return np.diff(self.token_ends_N, prepend=0)
 

@@ -273,3 +273,12 @@ def evaluation_windows(
         tokens_WxL[row, : len(ids)] = ids
         lengths_W[row] = len(ids)
     return tokens_WxL, lengths_W, np.array([owner for owner, _ in pieces], np.int64)
+
+
+def parameter_count(model: Model, vocabulary_size: int) -> int:
+    """Returns the number of parameters of a model, embeddings included."""
+    config = language_model_config(model, vocabulary_size)
+    shapes = jax.eval_shape(
+        lambda key: initialise_language_model(config, key), jax.ShapeDtypeStruct((2,), jnp.uint32)
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

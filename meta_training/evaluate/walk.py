@@ -95,7 +95,7 @@ def windows_of_a_pass(
         if size == length:
             yield piece.astype(np.int32)
             continue
-        waiting = np.concatenate([waiting, piece.astype(np.int32), np.int32([separator])])
+        waiting = np.concatenate([waiting, piece.astype(np.int32), np.array([separator], np.int32)])
         for _ in range(done, filled):
             yield waiting[:length]
             waiting = waiting[length:]

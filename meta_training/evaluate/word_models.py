@@ -37,9 +37,9 @@ def importance_weights(
         target: Texts that rivals may learn from.
     """
     vectorizer = _vectorizer(_IMPORTANCE_FEATURES, norm=None)
-    pool_F = sum(
-        np.asarray(vectorizer.transform(part).sum(axis=0)).ravel() for part in _parts(pool)
-    )
+    pool_F = np.zeros(_IMPORTANCE_FEATURES)
+    for part in _parts(pool):
+        pool_F += np.asarray(vectorizer.transform(part).sum(axis=0)).ravel()
     target_F = np.asarray(vectorizer.transform(target).sum(axis=0)).ravel()
     # Add-one smoothing: a bucket without an n-gram would have an infinite ratio.
     ratio_F = np.log((target_F + 1) / (target_F + 1).sum()) - np.log(
@@ -73,7 +73,7 @@ def classifier_scores(pool: Sequence[str], target: Sequence[str]) -> NDArray[np.
     half_N = np.random.default_rng(0).permutation(len(pool)) % 2
     scores_N = np.zeros(len(pool))
     for half in (0, 1):
-        others = np.flatnonzero(half_N != half)
+        others = np.flatnonzero(half_N != half).tolist()
         sample = others[:: max(1, len(others) // (_NEGATIVES // 2))]
         negatives_NxF = vectorizer.transform(list(_pieces([pool[index] for index in sample])))
         examples_NxF = _stacked(positives_NxF, negatives_NxF)
@@ -81,7 +81,7 @@ def classifier_scores(pool: Sequence[str], target: Sequence[str]) -> NDArray[np.
         model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200)
         model.fit(examples_NxF, labels_N)
 
-        mine = np.flatnonzero(half_N == half)
+        mine = np.flatnonzero(half_N == half).tolist()
         odds_N = np.concatenate(
             [
                 model.decision_function(vectorizer.transform(part))

@@ -26,13 +26,13 @@ class Event(NamedTuple):
     """What a worker reports.
 
     Attributes:
-        index: Index of the task.
+        task: Index of the task.
         share: Share of the task that is done.
         result: Result of the task, once `finished`.
         finished: Whether the task is done.
     """
 
-    index: int
+    task: int
     share: float
     result: Any = None
     finished: bool = False

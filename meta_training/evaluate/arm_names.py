@@ -1,0 +1,33 @@
+"""The names of the arms, apart from what makes them so that nothing else is imported."""
+
+from __future__ import annotations
+
+UNFILTERED, RANDOM, RANDOM_AGAIN, RATER, LABEL = (
+    "unfiltered",
+    "random",
+    "random_again",
+    "rater",
+    "label",
+)
+
+ARMS: dict[str, str] = {
+    UNFILTERED: "the whole pool; always run",
+    RANDOM: "a random part",
+    RANDOM_AGAIN: "another random part, for the noise floor",
+    RATER: "the rater of --rater or --fixed_rater",
+    "unigram": "byte frequencies of the target",
+    "bigram": "byte pairs of the target",
+    "trigram": "byte triples of the target",
+    "importance": "importance weights of target over pool on hashed word n-grams (DSIR)",
+    "classifier": "linear n-gram classifier of target against pool",
+    "target_likelihood": "log-probability under a small LM of the target",
+    "perplexity_low": "lowest perplexity under a small LM of the pool",
+    "perplexity_middle": "perplexity nearest to the median",
+    "perplexity_high": "highest perplexity",
+    "c4": "share of the text that C4's rules retain",
+    "gopher": "number of Gopher's rules violated",
+    LABEL: "the quality label of --label_field",
+}
+"""The known arms, besides those of --scores."""
+
+DEFAULT = (RANDOM, RANDOM_AGAIN, "trigram", "importance", "classifier")

@@ -1,0 +1,459 @@
+"""`datarater evaluate`: measures what a rater saves, against rivals, on the user's own data.
+
+This module reads the command line. It stays free of JAX, so that `--help` and wrong usage answer at
+once; the work is in `datarater.meta_training.evaluate.harness`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from datarater.meta_training.evaluate.errors import EvaluationError, FlagError
+from datarater.meta_training.evaluate.protocol import MODELS, Protocol
+from datarater.rater_model import exit_codes
+from datarater.rater_model.command_line import CommandParser, near_miss, print_line
+from datarater.rater_model.documents.files import expand_home, split_on_commas
+
+if TYPE_CHECKING:
+    from datarater.meta_training.evaluate.harness import Evaluation
+
+COMMAND = "datarater evaluate"
+SWEEP = (0.9, 0.75, 0.5, 0.25, 0.1)
+_DEFAULT_KEEP = 0.5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+_DEFAULTS = Protocol()
+# What the [train] extra installs and every evaluation imports.
+_MODULES = ("optax", "sklearn")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `datarater evaluate`.
+
+    Args:
+        argv: Arguments after the command's name; those of the process if None.
+
+    Returns:
+        The exit code, one of `datarater.rater_model.exit_codes`.
+
+    Raises:
+        ModuleNotFoundError: If the extra `datarater[train]` is not installed.
+    """
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    for name in _MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    from datarater.rater_model.checkpoint import CheckpointError
+    from datarater.rater_model.documents.files import NoInputError
+
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(evaluation_of(args), Path(expand_home(args.output)))
+    except FlagError as error:
+        parser.error(str(error))
+    except EvaluationError as error:
+        return _fail(error, error.exit_code)
+    except NoInputError as error:
+        return _fail(error, exit_codes.NO_INPUT)
+    except CheckpointError as error:
+        return _fail(f"--rater: {error}", exit_codes.WRONG_USAGE)
+    except BrokenPipeError:  # handled by `datarater` as in every command
+        raise
+    except OSError as error:
+        return _fail(error, _exit_code_of(error))
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command to continue", exit_codes.STOPPED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: object, code: int) -> int:
+    print_line(f"{COMMAND}: {message}", sys.stderr)
+    return code
+
+
+def _exit_code_of(error: OSError) -> int:
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return exit_codes.NO_PERMISSION
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return exit_codes.DISK_FULL
+    return exit_codes.UNREADABLE_INPUT if error.filename else exit_codes.FAILED
+
+
+def _run(evaluation: Evaluation, output: Path) -> int:
+    from datarater.meta_training.evaluate import harness, results
+
+    output.mkdir(parents=True, exist_ok=True)
+    report = harness.run_evaluation(evaluation, output, lambda line: print_line(line, sys.stderr))
+    results.print_table(report)
+    for warning in report["warnings"]:
+        print_line(f"warning: {warning}")
+    print_line(f"written to {output / harness.REPORT}")
+    return exit_codes.DONE
+
+
+def make_parser() -> CommandParser:
+    """Returns the command's parser."""
+    parser = CommandParser(
+        COMMAND,
+        "Measures what a rater is worth. Trains fresh language models on the pool and on what each "
+        "arm keeps of it, and compares their losses on the part of the target that no arm has "
+        "learned from.",
+        f"{COMMAND} --pool 'crawl/*.jsonl.gz' --target 'target/*.jsonl.gz' \\\n"
+        "      --rater work/rater --output worth --keep 0.5 --budget 1h",
+        takes_beam_flags=False,
+    )
+    _add_data_flags(parser)
+    _add_arm_flags(parser)
+    _add_run_flags(parser)
+    return parser
+
+
+def _add_data_flags(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--pool",
+        action="append",
+        required=True,
+        metavar="FILES",
+        help="Paths or globs of the pool to filter, separated by commas. Repeatable.",
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        required=True,
+        metavar="FILES",
+        help="Paths or globs of the target. One part is for raters and rivals to learn from "
+        "(written to OUTPUT/target/learning.jsonl.gz), the other only for validation.",
+    )
+    parser.add_argument(
+        "--validation",
+        action="append",
+        default=[],
+        metavar="FILES",
+        help="Paths or globs for validation alone; the whole target is then learned from.",
+    )
+    parser.add_argument(
+        "--validation_share",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="Share of the target's documents for validation. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="Folder for the report, the prepared data and the finished runs. The same command "
+        "continues from it.",
+    )
+    for field, meaning in (
+        ("text", "text"),
+        ("id", "id"),
+        ("source", "name of the document's source"),
+    ):
+        parser.add_argument(
+            f"--{field}_field",
+            default=field,
+            metavar="NAME",
+            help=f"Field of the {meaning}. Default: %(default)s.",
+        )
+    parser.add_argument(
+        "--label_field",
+        default="",
+        metavar="NAME",
+        help="Numeric field of the pool that the arm label ranks by; higher is better.",
+    )
+
+
+def _add_arm_flags(parser: CommandParser) -> None:
+    from datarater.meta_training.evaluate.arm_names import ARMS
+
+    parser.add_argument(
+        "--rater",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="Rater checkpoint. Repeatable: seed s uses number s, so that the interval covers the "
+        "spread between raters.",
+    )
+    parser.add_argument(
+        "--fixed_rater",
+        metavar="DIR",
+        help="Rater checkpoint for all seeds: the result is about this rater alone.",
+    )
+    parser.add_argument(
+        "--arms",
+        metavar="NAMES",
+        help=f"Arms to compare, separated by commas, besides unfiltered: {', '.join(ARMS)}. "
+        "Default: random, random_again, trigram, importance, classifier, and rater, label and "
+        "--scores where given.",
+    )
+    parser.add_argument(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="NAME=FILES",
+        help="Arm of one's own: Parquet files with the columns score, and key or id, such as "
+        "RUN/scores. Repeatable.",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        type=_fraction,
+        default=[],
+        metavar="SHARE",
+        help=f"Share of the pool that each arm keeps. Repeatable. Default: {_DEFAULT_KEEP}.",
+    )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="Keep each of 90, 75, 50, 25 and 10% and name the best.",
+    )
+    parser.add_argument(
+        "--keep_unit",
+        choices=("bytes", "tokens"),
+        default="bytes",
+        help="Unit of kept shares. Default: %(default)s.",
+    )
+
+
+def _add_run_flags(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--seeds",
+        type=_whole,
+        metavar="N",
+        help="Seeds, each a fresh model and data order for every arm; with --budget, the maximum. "
+        "Default: 4, or as many as the budget allows.",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_seconds,
+        metavar="TIME",
+        help="Wall time for scoring and training, such as 30m or 1h, finished runs included. At "
+        "least two seeds are run.",
+    )
+    parser.add_argument(
+        "--processes",
+        type=_whole,
+        default=2,
+        metavar="N",
+        help="Single-threaded processes at a time. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--model",
+        choices=tuple(MODELS),
+        default="0.14M",
+        help="Size of the language models, with a byte vocabulary. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("byte", "bpe"),
+        default="byte",
+        help="Tokenizer; bpe is trained on the pool. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--vocabulary_size",
+        type=_whole,
+        default=8192,
+        metavar="N",
+        help="Number of ids of the BPE. Default: %(default)s.",
+    )
+    for name, meaning in (
+        ("steps", "Updates of each model"),
+        ("batch", "Windows of an update"),
+        ("length", "Tokens of a window"),
+        ("evaluations", "Evaluations of each model on its way"),
+        ("validation_windows", "Maximum number of validation windows"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=_whole,
+            default=getattr(_DEFAULTS, name),
+            metavar="N",
+            help=f"{meaning}. Default: %(default)s.",
+        )
+    parser.add_argument(
+        "--warmup_steps",
+        type=_whole,
+        metavar="N",
+        help="Updates of linear warm-up. Default: a twentieth of the steps.",
+    )
+    parser.add_argument(
+        "--learning_rate",
+        type=_positive,
+        default=_DEFAULTS.learning_rate,
+        metavar="RATE",
+        help="Peak learning rate of Adam. Default: %(default)s.",
+    )
+
+
+def evaluation_of(args: argparse.Namespace) -> Evaluation:
+    """Returns the evaluation that the flags ask for.
+
+    Raises:
+        FlagError: If flags contradict each other or an arm lacks what it needs.
+    """
+    from datarater.meta_training.evaluate.arms import ArmOptions
+    from datarater.meta_training.evaluate.harness import MAX_SEEDS, Evaluation
+    from datarater.meta_training.evaluate.pool import DataOptions
+
+    if args.rater and args.fixed_rater:
+        raise FlagError("give --rater or --fixed_rater, not both")
+    raters = tuple(map(expand_home, [args.fixed_rater] if args.fixed_rater else args.rater))
+    scores = _score_files(args.scores)
+    names = _arm_names(args, bool(raters), scores)
+    keeps = tuple(dict.fromkeys([*args.keep, *(SWEEP if args.sweep else ())])) or (_DEFAULT_KEEP,)
+    warmup = args.steps // 20 if args.warmup_steps is None else args.warmup_steps
+    if warmup >= args.steps:
+        raise FlagError(f"--warmup_steps ({warmup}) must be below --steps ({args.steps})")
+    if args.length < 2:
+        raise FlagError("--length must be at least 2 tokens: one to read and one to predict")
+    if args.tokenizer == "bpe" and args.vocabulary_size < 258:
+        raise FlagError(f"--vocabulary_size must be at least 258, not {args.vocabulary_size}")
+
+    protocol = Protocol(
+        steps=args.steps,
+        batch=args.batch,
+        length=args.length,
+        learning_rate=args.learning_rate,
+        warmup_steps=warmup,
+        evaluations=args.evaluations,
+        validation_windows=args.validation_windows,
+    )
+    return Evaluation(
+        data=DataOptions(
+            pool=_patterns(args.pool),
+            target=_patterns(args.target),
+            validation=_patterns(args.validation),
+            validation_share=args.validation_share,
+            text_field=args.text_field,
+            id_field=args.id_field,
+            source_field=args.source_field,
+            label_field=args.label_field,
+            tokenizer=args.tokenizer,
+            vocabulary_size=args.vocabulary_size if args.tokenizer == "bpe" else 0,
+        ),
+        arms=ArmOptions(
+            names=names,
+            raters=raters,
+            scores=scores,
+            keep_unit=args.keep_unit,
+            protocol=Protocol(
+                steps=args.steps,
+                batch=args.batch,
+                length=args.length,
+                learning_rate=args.learning_rate,
+                warmup_steps=warmup,
+                evaluations=1,
+            ),
+        ),
+        keeps=keeps,
+        model=MODELS[args.model],
+        protocol=protocol,
+        seeds=args.seeds or (MAX_SEEDS if args.budget else 4),
+        budget=args.budget,
+        processes=args.processes,
+        one_rater=bool(args.fixed_rater),
+    )
+
+
+def _patterns(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(expand_home(part) for value in values for part in split_on_commas(value))
+
+
+def _score_files(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    from datarater.meta_training.evaluate.arm_names import ARMS
+
+    files: dict[str, tuple[str, ...]] = {}
+    for value in values:
+        name, equals, patterns = value.partition("=")
+        if not equals or not patterns or not _NAME.fullmatch(name):
+            raise FlagError(
+                f"argument --scores: {value!r} is not NAME=FILES, such as mine=s.parquet"
+            )
+        if name in ARMS or name in files:
+            raise FlagError(f"argument --scores: the name {name!r} is taken; give another")
+        files[name] = _patterns([patterns])
+    return files
+
+
+def _arm_names(
+    args: argparse.Namespace, has_rater: bool, scores: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    from datarater.meta_training.evaluate.arm_names import ARMS, DEFAULT, LABEL, RATER, UNFILTERED
+
+    given = [*([RATER] if has_rater else []), *([LABEL] if args.label_field else []), *scores]
+    if args.arms is None:
+        names = [*DEFAULT, *given]
+    else:
+        names = [name.strip() for name in args.arms.split(",") if name.strip()]
+        known = [*ARMS, *scores]
+        for name in names:
+            if name not in known:
+                near = near_miss(name, known)
+                hint = f"did you mean {near}?" if near else f"the arms are {', '.join(known)}"
+                raise FlagError(f"argument --arms: unknown arm {name!r}; {hint}")
+    if RATER in names and not has_rater:
+        raise FlagError("--arms rater needs --rater or --fixed_rater")
+    if LABEL in names and not args.label_field:
+        raise FlagError("--arms label needs --label_field")
+    return tuple(dict.fromkeys([UNFILTERED, *names]))
+
+
+# Types of values. argparse prints the message of an ArgumentTypeError after the flag's name.
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
+    return value
+
+
+_share = _fraction
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h)", text.strip())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m or 1.5h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""Runs an evaluation: prepares the data, scores it, trains the models and sums up.
+
+Seeds come in order, each with all arms, so that every difference is a pair. With a budget the
+first two seeds tell how long a seed takes, and so how many there will be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import datarater
+from datarater.meta_training.evaluate.arm_names import RATER, UNFILTERED
+from datarater.meta_training.evaluate.arms import ArmOptions, Arms
+from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data
+from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, summarize
+from datarater.meta_training.evaluate.runs import RunCache, RunResult, TrainTask, run_spec
+from datarater.meta_training.evaluate.statistics import smallest_detectable
+from datarater.meta_training.evaluate.workers import Workers
+
+FIRST_SEEDS = 2
+MAX_SEEDS = 100
+REPORT = "evaluation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Everything that is asked of an evaluation.
+
+    Attributes:
+        data: Files of the pool and the target.
+        arms: The arms.
+        keeps: Shares that every arm but `unfiltered` keeps.
+        model: Shape of the language models.
+        protocol: How they are trained.
+        seeds: Number of seeds; with a budget, their maximum.
+        budget: Seconds of wall time, those of cached runs included; None for no limit.
+        processes: Worker processes.
+        one_rater: Whether a single rater for all seeds is what the user wants.
+    """
+
+    data: DataOptions
+    arms: ArmOptions
+    keeps: tuple[float, ...]
+    model: Model
+    protocol: Protocol
+    seeds: int
+    budget: float | None
+    processes: int
+    one_rater: bool
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The rows of the evaluation, the baseline first."""
+        names = [name for name in self.arms.names if name != UNFILTERED]
+        return [BASELINE, *(Entry(name, keep) for name in names for keep in self.keeps)]
+
+
+def run_evaluation(
+    evaluation: Evaluation, output: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Runs what is not cached and writes `evaluation.json`.
+
+    Args:
+        evaluation: What is asked.
+        output: Output folder.
+        say: Prints a line of progress.
+
+    Returns:
+        The content of `evaluation.json`.
+
+    Raises:
+        EvaluationError: If the data or an arm is unusable, or a worker fails.
+        OSError: If a file cannot be read or written.
+    """
+    data = prepare_data(evaluation.data, output)
+    for line in data_lines(data):
+        say(line)
+    with Workers(evaluation.processes, output / "compiled") as workers:
+        arms = Arms(data, evaluation.arms, output, workers, say)
+        trainer = _Trainer(evaluation, data, arms, workers, output, say)
+        first = min(FIRST_SEEDS, evaluation.seeds)
+        trainer.train(range(first))
+        seeds = evaluation.seeds
+        if evaluation.budget is not None:
+            seeds = trainer.affordable(first)
+            trainer.report_plan(first, seeds)
+        report = trainer.report(first)
+        if seeds > first:
+            trainer.train(range(seeds))
+            report = trainer.report(seeds)
+    return report
+
+
+def data_lines(data: Data) -> list[str]:
+    """Returns what there is to say of the data."""
+    counts = data.counts
+    lines = [
+        f"pool: {counts['pool_documents']:,} documents, {counts['pool_bytes'] / 1e6:.1f} MB; "
+        f"{counts['pool_documents_in_target']:,} more are in the target and left out",
+        f"target: {counts['learning_documents']:,} documents to learn from, "
+        f"{counts['validation_documents']:,} for validation alone",
+    ]
+    if counts["target_documents_in_validation"]:
+        lines.append(
+            f"{counts['target_documents_in_validation']:,} documents of --target are in "
+            "--validation too and not learned from"
+        )
+    if counts.get("rejected"):
+        lines.append(f"skipped records that cannot be read: {counts['rejected']}")
+    return lines
+
+
+class _Trainer:
+    """The runs of an evaluation."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        data: Data,
+        arms: Arms,
+        workers: Workers,
+        output: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._evaluation = evaluation
+        self._data = data
+        self._arms = arms
+        self._workers = workers
+        self._output = output
+        self._say = say
+        self._cache = RunCache(output / "runs")
+        self._results: dict[tuple[Entry, int], RunResult] = {}
+        self._kept: dict[Entry, NDArray[np.bool_]] = {}
+
+    def train(self, seeds: Sequence[int]) -> None:
+        """Makes sure that every entry has a run of each seed."""
+        # What runs twice by content runs once.
+        tasks: dict[str, TrainTask] = {}
+        users: dict[str, list[tuple[Entry, int]]] = {}
+        for seed in seeds:
+            for entry in self._evaluation.entries:
+                if (entry, seed) in self._results:
+                    continue
+                kept_N = self._arms.kept(entry.arm, entry.keep, seed)
+                self._kept.setdefault(entry, kept_N)
+                spec = run_spec(
+                    self._data, kept_N, self._evaluation.model, self._evaluation.protocol, seed
+                )
+                cached = self._cache.load(spec)
+                if cached is not None:
+                    self._results[entry, seed] = cached
+                    continue
+                users.setdefault(spec.digest, []).append((entry, seed))
+                tasks[spec.digest] = TrainTask(
+                    str(self._data.folder),
+                    str(self._cache.folder),
+                    spec,
+                    np.packbits(kept_N).tobytes(),
+                )
+
+        digests = list(tasks)
+        shares = dict.fromkeys(range(len(digests)), 0.0)
+        started, done = time.monotonic(), 0
+        for event in self._workers.run(list(tasks.values())):
+            shares[event.task] = event.share
+            if not event.finished:
+                continue
+            done += 1
+            names = users[digests[event.task]]
+            for name in names:
+                self._results[name] = event.result
+            progress = sum(shares.values())
+            left = (time.monotonic() - started) * (len(digests) - progress) / progress
+            entry, seed = names[0]
+            self._say(
+                f"[{done}/{len(digests)}] {entry.arm}, keep {entry.keep:g}, seed {seed}: "
+                f"loss {event.result.final_loss:.4f} in {event.result.seconds:.0f} s; "
+                f"{duration(left)} left"
+            )
+
+    def affordable(self, first: int) -> int:
+        """Returns the number of seeds that the budget allows, at least the first ones.
+
+        The time of a seed is that of the runs of the first seeds, wherever it was spent: the same
+        budget always gives the same number of seeds, and a larger one continues from the cache.
+        """
+        assert self._evaluation.budget is not None
+        seconds = self._seconds_per_seed(first)
+        left = self._evaluation.budget - self._arms.seconds
+        return max(first, min(self._evaluation.seeds, int(left // max(seconds, 1e-9))))
+
+    def _seconds_per_seed(self, first: int) -> float:
+        # Arms that keep the same documents share a run.
+        runs = {
+            (seed, id(self._results[entry, seed])): self._results[entry, seed].seconds
+            for seed in range(first)
+            for entry in self._evaluation.entries
+        }
+        return sum(runs.values()) / first / self._evaluation.processes
+
+    def report_plan(self, first: int, seeds: int) -> None:
+        """Reports how many seeds the budget allows and what they can detect."""
+        assert self._evaluation.budget is not None
+        summary = self._summary(first)
+        seconds = self._seconds_per_seed(first)
+        spent = self._arms.seconds + first * seconds
+        if spent > self._evaluation.budget:
+            self._say(
+                f"the budget of {duration(self._evaluation.budget)} is below the "
+                f"{duration(spent)} of scoring and {first} seeds, the least there is"
+            )
+        deviation = summary["pooled_deviation"]
+        seen = None if deviation is None else smallest_detectable(deviation, seeds)
+        self._say(
+            f"{seeds} seeds at {duration(seconds)} each"
+            + ("" if seen is None else f" detect a difference of about {seen:.4f}")
+        )
+
+    def report(self, seeds: int) -> dict[str, Any]:
+        """Writes `evaluation.json` for the first seeds and returns its content."""
+        evaluation, data = self._evaluation, self._data
+        options = dataclasses.asdict(evaluation)
+        summary = self._summary(seeds)
+        for row in summary["arms"]:
+            entry = Entry(row["arm"], row["keep"])
+            kept_N = self._kept[entry]
+            row["kept_documents"] = int(kept_N.sum())
+            row["kept_bytes"] = int(data.bytes_N[kept_N].sum())
+            row["kept_tokens"] = int(data.tokens_N[kept_N].sum())
+        report = {
+            "version": 1,
+            "datarater": datarater.__version__,
+            "options": options,
+            "data": data.counts,
+            "parameters": self._parameters(),
+            **summary,
+            "warnings": self._warnings(summary),
+        }
+        path = self._output / REPORT
+        temporary = path.with_name(f".{REPORT}.{os.getpid()}")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return report
+
+    def _summary(self, seeds: int) -> dict[str, Any]:
+        runs = {
+            entry: [self._results[entry, seed] for seed in range(seeds)]
+            for entry in self._evaluation.entries
+        }
+        protocol = self._evaluation.protocol
+        return summarize(runs, self._costs(), protocol.batch * protocol.length)
+
+    def _costs(self) -> Costs:
+        from datarater.meta_training.evaluate.gains import forward_flops, training_flops
+        from datarater.rater_model.checkpoint import load_rater
+
+        evaluation, vocabulary = self._evaluation, self._data.tokenizer.vocabulary_size
+        small, length = evaluation.arms.model.transformer, evaluation.arms.protocol.length
+        of_small = forward_flops(small, length, vocabulary)
+        scoring = dict.fromkeys(
+            ("target_likelihood", "perplexity_low", "perplexity_middle", "perplexity_high"),
+            of_small,
+        )
+        if RATER in evaluation.arms.names:
+            config = load_rater(evaluation.arms.raters[0]).config
+            scoring[RATER] = forward_flops(config.transformer, config.window)
+        model = evaluation.model.transformer
+        return Costs(training_flops(model, evaluation.protocol.length, vocabulary), scoring)
+
+    def _parameters(self) -> int:
+        from datarater.meta_training.evaluate.training import parameter_count
+
+        return parameter_count(self._evaluation.model, self._data.tokenizer.vocabulary_size)
+
+    def _warnings(self, summary: dict[str, Any]) -> list[str]:
+        warnings = list(self._arms.notes)
+        raters = len(self._evaluation.arms.raters)
+        too_few = RATER in self._evaluation.arms.names and raters < summary["seeds"]
+        if too_few and not self._evaluation.one_rater:
+            warnings.append(
+                f"{raters} rater{'s serve' if raters > 1 else ' serves'} {summary['seeds']} "
+                "seeds: the interval leaves out part of the spread between raters; give one "
+                "--rater per seed, or --fixed_rater if only this rater matters"
+            )
+        for row in summary["arms"]:
+            if row["passes"] > 1:
+                warnings.append(
+                    f"{row['arm']}, keep {row['keep']:g}: trained on {row['passes']} passes over "
+                    "its documents; give a larger pool, or fewer --steps"
+                )
+        if summary["seeds"] == 1:
+            warnings.append("a single seed gives no interval")
+        return warnings
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration for a person.
+
+    Example:
+        >>> duration(42), duration(300), duration(9000)
+        ('42 s', '5 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

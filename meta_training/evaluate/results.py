@@ -1,0 +1,282 @@
+"""What the runs of an evaluation say: differences, gains, the noise floor and the best fraction.
+
+Everything here is made from finished runs and is plain data, which goes to `evaluation.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datarater.meta_training.evaluate.arm_names import RANDOM, RANDOM_AGAIN, UNFILTERED
+from datarater.meta_training.evaluate.gains import compute_gain, net_gain, net_gains
+from datarater.meta_training.evaluate.runs import RunResult
+from datarater.meta_training.evaluate.statistics import (
+    CONFIDENCE,
+    paired_difference,
+    pooled_deviation,
+    smallest_detectable,
+)
+
+
+class Entry(NamedTuple):
+    """A row of the evaluation: an arm with the share that it keeps."""
+
+    arm: str
+    keep: float
+
+
+BASELINE = Entry(UNFILTERED, 1.0)
+Runs = Mapping[Entry, Sequence[RunResult]]
+"""The runs of each entry, by seed; every entry has the same seeds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Floating-point operations per token.
+
+    Attributes:
+        training: Of a training step.
+        scoring: Of scoring, by arm; an arm that is not listed costs nothing worth counting.
+    """
+
+    training: float
+    scoring: Mapping[str, float]
+
+
+def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
+    """Returns the results of all entries as plain data.
+
+    Args:
+        runs: The finished runs; `BASELINE` is among the entries.
+        costs: Costs of training and scoring.
+        tokens_per_step: Tokens that a training step reads.
+    """
+    arms = [_row(entry, runs, costs) for entry in runs]
+    seeds = len(runs[BASELINE])
+    deviation = pooled_deviation(
+        [row["difference"]["deviation"] for row in arms if row["difference"] is not None]
+    )
+    return {
+        "seeds": seeds,
+        "confidence": CONFIDENCE,
+        "arms": arms,
+        "noise_floor": _noise_floor(runs),
+        "pooled_deviation": deviation,
+        "smallest_detectable": (
+            None if deviation is None else smallest_detectable(deviation, seeds)
+        ),
+        "best_fractions": _best_fractions(runs),
+        "flops_per_step": costs.training * tokens_per_step,
+    }
+
+
+def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
+    mine, baseline = runs[entry], runs[BASELINE]
+    losses_S = [run.final_loss for run in mine]
+    row: dict[str, Any] = {
+        "arm": entry.arm,
+        "keep": entry.keep,
+        "final_losses": losses_S,
+        "mean_final_loss": float(np.mean(losses_S)),
+        "by_source": _mean_by_source(mine),
+        "passes": max(run.passes for run in mine),
+        "seconds": sum(run.seconds for run in mine),
+        "curves": [run.curve for run in mine],
+        "difference": None,
+        "difference_from_random": None,
+        "difference_by_source": None,
+        "gain": None,
+        "net": None,
+    }
+    if entry == BASELINE:
+        return row
+
+    difference = paired_difference(losses_S, _final(baseline))
+    row["difference"] = {**dataclasses.asdict(difference), "verdict": difference.verdict}
+    row["difference_by_source"] = {
+        source: dataclasses.asdict(
+            paired_difference(
+                [run.by_source[source] for run in mine],
+                [run.by_source[source] for run in baseline],
+            )
+        )
+        for source in row["by_source"]
+    }
+    same_share = Entry(RANDOM, entry.keep)
+    if same_share in runs and entry.arm != RANDOM:
+        from_random = paired_difference(losses_S, _final(runs[same_share]))
+        row["difference_from_random"] = {
+            **dataclasses.asdict(from_random),
+            "verdict": from_random.verdict,
+        }
+
+    gain = compute_gain([run.curve for run in mine], [run.curve for run in baseline])
+    row["gain"] = dataclasses.asdict(gain)
+    if gain.mean is not None:
+        scoring = costs.scoring.get(entry.arm, 0.0)
+        row["net"] = {
+            "gain": net_gain(gain.mean, scoring, costs.training, entry.keep),
+            **net_gains(gain.mean, scoring, entry.keep),
+        }
+    return row
+
+
+def _final(runs: Sequence[RunResult]) -> list[float]:
+    return [run.final_loss for run in runs]
+
+
+def _mean_by_source(runs: Sequence[RunResult]) -> dict[str, float]:
+    return {
+        source: float(np.mean([run.by_source[source] for run in runs]))
+        for source in runs[0].by_source
+    }
+
+
+def _noise_floor(runs: Runs) -> dict[str, Any] | None:
+    """Returns how far two random parts of the same size are apart; None unless both were run."""
+    pairs = [
+        (runs[entry], runs[Entry(RANDOM_AGAIN, entry.keep)])
+        for entry in runs
+        if entry.arm == RANDOM and Entry(RANDOM_AGAIN, entry.keep) in runs
+    ]
+    if not pairs:
+        return None
+    differences = np.concatenate(
+        [np.subtract(_final(first), _final(second)) for first, second in pairs]
+    )
+    gains = [
+        compute_gain([one.curve], [other.curve]).mean
+        for first, second in pairs
+        for one, other in zip(first, second, strict=True)
+    ]
+    reached = [gain for gain in gains if gain is not None]
+    return {
+        "pairs": len(differences),
+        # The mean of a difference between two random parts is 0.
+        "deviation": float(np.sqrt(np.mean(differences**2))),
+        "largest_difference": float(np.abs(differences).max()),
+        "largest_gain": max(reached, default=None),
+    }
+
+
+def _best_fractions(runs: Runs) -> list[dict[str, Any]]:
+    """Returns the best share of each arm that was run with several.
+
+    The interval is widened for the choice among K shares (Bonferroni): the best of several is
+    partly the luckiest.
+    """
+    shares: dict[str, list[Entry]] = {}
+    for entry in runs:
+        if entry != BASELINE:
+            shares.setdefault(entry.arm, []).append(entry)
+    found = []
+    for arm, entries in shares.items():
+        if len(entries) < 2 or arm in (RANDOM, RANDOM_AGAIN):
+            continue
+        ranked = sorted(entries, key=lambda entry: float(np.mean(_final(runs[entry]))))
+        best, second = ranked[:2]
+        confidence = 1 - (1 - CONFIDENCE) / len(entries)
+        difference = paired_difference(_final(runs[best]), _final(runs[BASELINE]), confidence)
+        from_second = paired_difference(_final(runs[best]), _final(runs[second]))
+        found.append(
+            {
+                "arm": arm,
+                "keep": best.keep,
+                "discard": round(1 - best.keep, 6),
+                "confidence": confidence,
+                "difference": {**dataclasses.asdict(difference), "verdict": difference.verdict},
+                "runner_up": second.keep,
+                "difference_from_runner_up": {
+                    **dataclasses.asdict(from_second),
+                    "verdict": from_second.verdict,
+                },
+            }
+        )
+    return found
+
+
+def print_table(summary: Mapping[str, Any]) -> None:
+    """Prints the results as a table with the sentences that go with it.
+
+    Args:
+        summary: Results, as `summarize` returns them.
+    """
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Final validation loss, {summary['seeds']} seeds")
+    for heading in ("arm", "keep", "loss", "difference (95%)", "from random", "gain", "net"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right", no_wrap=True)
+    table.add_column("verdict")
+    for row in summary["arms"]:
+        difference = row["difference"]
+        table.add_row(
+            row["arm"],
+            f"{row['keep']:g}",
+            f"{row['mean_final_loss']:.4f}",
+            _interval(difference),
+            _interval(row["difference_from_random"]),
+            _gain(row["gain"]),
+            "" if row["net"] is None else f"{row['net']['gain']:.0%}",
+            "" if difference is None else difference["verdict"],
+        )
+    # A fixed width where there is no terminal, so that a log contains the whole table.
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    for line in sentences(summary):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Returns what follows the table: the noise floor, what can be seen, and the best shares."""
+    lines = []
+    floor = summary["noise_floor"]
+    if floor is not None:
+        gain = floor["largest_gain"]
+        lines.append(
+            f"Two random parts differ by {floor['deviation']:.4f} (root mean square of "
+            f"{floor['pairs']} pairs), at most by {floor['largest_difference']:.4f}"
+            + ("." if gain is None else f"; one gained {gain:.0%} of the compute over the other.")
+        )
+    if summary["smallest_detectable"] is not None:
+        lines.append(
+            f"{summary['seeds']} seeds find a difference of {summary['smallest_detectable']:.4f} "
+            "in 4 of 5 evaluations; a smaller one is easily missed."
+        )
+    for best in summary["best_fractions"]:
+        if best["difference"]["verdict"] == "better":
+            ahead = best["difference_from_runner_up"]["verdict"] == "better"
+            lines.append(
+                f"{best['arm']}: discard {best['discard']:.0%}; difference "
+                f"{_interval(best['difference'])}, widened for the choice"
+                + ("." if ahead else f"; keep {best['runner_up']:g} is not shown to be worse.")
+            )
+        else:
+            lines.append(
+                f"{best['arm']}: no fraction is shown to be better than the whole pool; the best "
+                f"is discard {best['discard']:.0%}, {_interval(best['difference'])}."
+            )
+    return lines
+
+
+def _interval(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    if difference["low"] is None:
+        return f"{difference['mean']:+.4f}"
+    return f"{difference['mean']:+.4f} ({difference['low']:+.4f}, {difference['high']:+.4f})"
+
+
+def _gain(gain: Mapping[str, Any] | None) -> str:
+    if gain is None:
+        return ""
+    if gain["mean"] is None:
+        return f"not reached in {gain['seeds']}"
+    missed = gain["seeds"] - gain["reached"]
+    return f"{gain['mean']:.0%}" + (f", {missed} not reached" if missed else "")
