@@ -88,16 +88,15 @@ def run_evaluation(
     with Workers(evaluation.processes, output / "compiled") as workers:
         arms = Arms(data, evaluation.arms, output, workers, say)
         trainer = _Trainer(evaluation, data, arms, workers, output, say)
-        first = min(FIRST_SEEDS, evaluation.seeds)
-        trainer.train(range(first))
         seeds = evaluation.seeds
         if evaluation.budget is not None:
+            first = min(FIRST_SEEDS, seeds)
+            trainer.train(range(first))
+            trainer.report(first)
             seeds = trainer.affordable(first)
             trainer.report_plan(first, seeds)
-        report = trainer.report(first)
-        if seeds > first:
-            trainer.train(range(seeds))
-            report = trainer.report(seeds)
+        trainer.train(range(seeds))
+        report = trainer.report(seeds)
     return report
 
 

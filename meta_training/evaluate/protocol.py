@@ -71,7 +71,7 @@ class Protocol:
     learning_rate: float = 3e-3
     warmup_steps: int = 20
     final_share: float = 0.1
-    evaluations: int = 16
+    evaluations: int = 10
     validation_windows: int = 512
 
     @property

@@ -11,6 +11,7 @@ half of the time and touches no new memory pages.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections import defaultdict
@@ -100,7 +101,7 @@ def train(
     optimiser = make_optimiser(protocol)
     params = initialise_language_model(config, jax.random.key(seed))
     state = State(params, optimiser.init(params))
-    step = make_step(config, protocol, optimiser)
+    step = make_step(config, protocol)
     evaluate = make_evaluation(config, protocol, data.validation, data.tokenizer)
 
     chunks = walk.cut_into_chunks(data.token_ends_N, protocol.length)
@@ -143,10 +144,12 @@ def micro_batch(batch: int, length: int) -> int:
     return math.gcd(batch, max(1, 2 ** int(math.log2(max(1, _CACHED_TOKENS // length)))))
 
 
+@functools.lru_cache(maxsize=4)
 def make_step(
-    config: LanguageModelConfig, protocol: Protocol, optimiser: optax.GradientTransformation
+    config: LanguageModelConfig, protocol: Protocol
 ) -> Callable[[State, NDArray[np.int32]], State]:
-    """Returns a compiled training step on a batch of full windows."""
+    """Returns a training step on a batch of full windows, compiled once in a process."""
+    optimiser = make_optimiser(protocol)
     part = micro_batch(protocol.batch, protocol.length)
     count = protocol.batch // part
 
@@ -206,10 +209,13 @@ def make_evaluation(
     return evaluate
 
 
+@functools.lru_cache(maxsize=8)
 def make_window_losses(
     config: LanguageModelConfig, windows: int, length: int
 ) -> Callable[[Params, NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]:
-    """Returns a compiled function from parameters and W padded windows to their mean losses.
+    """Returns a function from parameters and W padded windows to their mean losses.
+
+    It is compiled once in a process.
 
     Args:
         config: Shape of the model.

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datarater import cli
+from datarater.meta_training.evaluate.command import evaluation_of, make_parser
+from datarater.meta_training.evaluate.results import Entry
+from datarater.rater_model import exit_codes
+
+BASE = ["--pool", "p/*", "--target", "t/*", "--output", "out"]
+WORDS = ["the", "sea", "was", "calm", "and", "old", "boats", "drifted", "toward", "harbors"]
+
+
+def evaluation(*flags: str) -> Any:
+    return evaluation_of(make_parser().parse_args([*BASE, *flags]))
+
+
+def test_every_arm_runs_at_every_share_and_the_whole_pool_once() -> None:
+    asked = evaluation("--keep", "0.5", "--keep", "0.9", "--arms", "random,c4,unfiltered")
+    assert asked.entries == [
+        Entry("unfiltered", 1.0),
+        *(Entry(arm, keep) for arm in ("random", "c4") for keep in (0.5, 0.9)),
+    ]
+    assert [keep for _, keep in evaluation("--sweep", "--arms", "c4").entries[1:]] == [
+        0.9,
+        0.75,
+        0.5,
+        0.25,
+        0.1,
+    ]
+
+
+def test_what_is_given_is_an_arm_by_default() -> None:
+    asked = evaluation("--rater", "r", "--label_field", "quality", "--scores", "mine=s.parquet")
+    assert {"unfiltered", "random", "random_again", "rater", "label", "mine"} <= set(
+        asked.arms.names
+    )
+    assert asked.seeds == 4
+    assert evaluation("--budget", "1.5h").budget == 5400
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep", "1.5"], "argument --keep: '1.5' is not a share between 0 and 1"),
+        (["--arms", "trigam"], "argument --arms: unknown arm 'trigam'; did you mean trigram?"),
+        (["--arms", "rater"], "--arms rater needs --rater or --fixed_rater"),
+        (["--arms", "label"], "--arms label needs --label_field"),
+        (["--rater", "a", "--fixed_rater", "b"], "give --rater or --fixed_rater, not both"),
+        (["--budget", "soon"], "argument --budget: 'soon' is not a time such as 90s, 30m or 1.5h"),
+        (["--scores", "c4=s.parquet"], "argument --scores: the name 'c4' is taken"),
+        (["--scores", "s.parquet"], "argument --scores: 's.parquet' is not NAME=FILES"),
+        (["--seeds", "0"], "argument --seeds: '0' is not a whole number above 0"),
+        (["--warmup_steps", "400"], "--warmup_steps (400) must be below --steps (400)"),
+        (["--length", "1"], "--length must be at least 2 tokens"),
+    ],
+)
+def test_wrong_usage_is_one_line_that_names_the_flag(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", *BASE, *flags]) == exit_codes.WRONG_USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(f"datarater evaluate: {message}")
+    assert said.count("\n") == 1
+
+
+def test_files_that_do_not_exist_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", *BASE]) == exit_codes.NO_INPUT
+    assert "p/*" in capsys.readouterr().err
+
+
+def write_corpus(folder: Path) -> list[str]:
+    """Writes a pool, half of it noise, and a target; returns the flags of a tiny evaluation."""
+    rng = random.Random(0)
+
+    def prose() -> str:
+        return " ".join(rng.choices(WORDS, k=120))
+
+    noise = np.random.default_rng(0)
+    pool = [
+        {"id": i, "text": prose(), "clean": 1}
+        if i % 2
+        else {"id": i, "text": bytes(noise.integers(33, 127, 700)).decode(), "clean": 0}
+        for i in range(400)
+    ]
+    for name, records in (("pool", pool), ("target", [{"text": prose()} for _ in range(40)])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return [
+        f"--pool={folder / 'pool.jsonl'}",
+        f"--target={folder / 'target.jsonl'}",
+        f"--output={folder / 'out'}",
+        "--label_field=clean",
+        "--model=0.05M",
+        "--steps=60",
+        "--batch=8",
+        "--length=64",
+        "--validation_windows=64",
+        "--evaluations=6",
+    ]
+
+
+def rows(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "out" / "evaluation.json").read_text())
+    return {row["arm"]: row for row in report["arms"]}
+
+
+@pytest.mark.slow
+def test_an_oracle_wins_against_random_and_a_second_launch_runs_nothing_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*write_corpus(tmp_path), "--arms=random,random_again,trigram,label", "--seeds=3"]
+    assert cli.main(["evaluate", *flags]) == exit_codes.DONE
+    said = capsys.readouterr()
+    assert "[15/15]" in said.err
+    assert "better" in said.out
+
+    found = rows(tmp_path)
+    oracle = found["label"]
+    assert oracle["difference_from_random"]["high"] < 0
+    assert oracle["difference"]["high"] < 0
+    assert oracle["gain"]["reached"] == 3
+    assert oracle["gain"]["mean"] > 0.2
+    assert oracle["kept_documents"] == pytest.approx(200, abs=15)
+    # A trigram filter solves this corpus too; a random half does not.
+    assert found["trigram"]["difference"]["verdict"] == "better"
+    assert abs(found["random"]["difference"]["mean"]) < abs(oracle["difference"]["mean"]) / 2
+
+    # Everything comes from the cache, and a fourth seed adds its runs alone.
+    stored = sorted((tmp_path / "out" / "runs").iterdir())
+    times = [path.stat().st_mtime_ns for path in stored]
+    assert cli.main(["evaluate", *flags]) == exit_codes.DONE
+    assert "[1/" not in capsys.readouterr().err
+    assert rows(tmp_path) == found
+    assert cli.main(["evaluate", *flags, "--seeds=4"]) == exit_codes.DONE
+    assert "[5/5]" in capsys.readouterr().err
+    assert [path.stat().st_mtime_ns for path in stored] == times
+    for arm, row in rows(tmp_path).items():
+        assert row["final_losses"][:3] == found[arm]["final_losses"]
+
+
+@pytest.mark.slow
+def test_a_budget_decides_the_seeds_and_a_larger_one_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*write_corpus(tmp_path), "--arms=random", "--steps=20"]
+    assert cli.main(["evaluate", *flags, "--budget=1s"]) == exit_codes.DONE
+    said = capsys.readouterr().err
+    assert "the budget of 1 s is below" in said
+    assert "2 seeds at" in said
+    first = rows(tmp_path)["random"]["final_losses"]
+    assert len(first) == 2
+
+    seconds = sum(row["seconds"] for row in rows(tmp_path).values())
+    larger = f"--budget={2 * seconds + 1:.0f}s"
+    assert cli.main(["evaluate", *flags, larger]) == exit_codes.DONE
+    said = capsys.readouterr().err
+    assert "detect a difference of about" in said
+    more = rows(tmp_path)["random"]["final_losses"]
+    assert len(more) >= 4
+    assert more[:2] == first
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_workers_and_keeps_finished_runs(tmp_path: Path) -> None:
+    flags = [*write_corpus(tmp_path), "--arms=random", "--seeds=50"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datarater", "evaluate", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    runs = tmp_path / "out" / "runs"
+    deadline = time.monotonic() + 300
+    while not (runs.is_dir() and list(runs.glob("*.json"))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == exit_codes.STOPPED
+    assert said.endswith("stopped; run the same command to continue\n")
+    assert "Traceback" not in said
+    for path in runs.glob("*.json"):
+        assert json.loads(path.read_text())["result"]["curve"]

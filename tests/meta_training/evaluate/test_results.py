@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datarater.meta_training.evaluate.results import (
+    BASELINE,
+    Costs,
+    Entry,
+    print_table,
+    sentences,
+    summarize,
+)
+from datarater.meta_training.evaluate.runs import RunResult
+
+COSTS = Costs(training=6e5, scoring={"rater": 2e5})
+SHARED = [0.0, 0.05, -0.03, 0.02]
+"""What the seeds have in common across arms."""
+
+
+def run(final: float, speed: float = 1.0) -> RunResult:
+    """Returns a run whose loss falls linearly from 5 to `final`, sooner for a higher speed."""
+    curve = [(step, max(final, 5 - (5 - final) * step / 400 * speed)) for step in range(0, 401, 40)]
+    return RunResult(curve, {"wiki": final - 0.1, "books": final + 0.1}, 1, 30.0)
+
+
+def runs_of(**offsets: float) -> dict[Entry, list[RunResult]]:
+    runs = {BASELINE: [run(2.5 + shared) for shared in SHARED]}
+    for name, offset in offsets.items():
+        arm, _, keep = name.partition("__")
+        jitter = np.random.default_rng(len(name)).normal(0, 0.002, 4)
+        runs[Entry(arm, int(keep or 50) / 100)] = [
+            run(2.5 + shared + offset + noise) for shared, noise in zip(SHARED, jitter, strict=True)
+        ]
+    return runs
+
+
+def row(summary: dict[str, Any], arm: str, keep: float = 0.5) -> Any:
+    return next(row for row in summary["arms"] if (row["arm"], row["keep"]) == (arm, keep))
+
+
+def test_differences_are_paired_with_the_seeds_of_the_whole_pool_and_of_random() -> None:
+    summary = summarize(runs_of(random=0.0, rater=-0.1), COSTS, 4096)
+    rater = row(summary, "rater")
+    assert rater["difference"]["mean"] == pytest.approx(-0.1, abs=0.01)
+    # What the seeds share cancels.
+    assert rater["difference"]["deviation"] < 0.01 < np.std(SHARED)
+    assert rater["difference"]["verdict"] == "better"
+    assert rater["difference_from_random"]["verdict"] == "better"
+    assert row(summary, "random")["difference_from_random"] is None
+    assert rater["difference_by_source"]["wiki"]["mean"] == pytest.approx(-0.1, abs=0.01)
+
+
+def test_the_net_gain_counts_scoring_only_for_arms_that_cost() -> None:
+    summary = summarize(runs_of(rater=-0.1, trigram=-0.1), COSTS, 4096)
+    rater, trigram = row(summary, "rater"), row(summary, "trigram")
+    gross = rater["gain"]["mean"]
+    assert 0 < gross < 1
+    assert rater["net"]["gain"] == pytest.approx(1 - (1 - gross) * (1 + 2e5 / 6e5 / 0.5))
+    assert trigram["net"]["gain"] == pytest.approx(trigram["gain"]["mean"])
+    assert trigram["net"]["break_even_parameters"] == 0
+
+
+def test_the_noise_floor_is_the_spread_of_two_random_parts() -> None:
+    runs = runs_of(random=0.0, random_again=0.0)
+    floor = summarize(runs, COSTS, 4096)["noise_floor"]
+    differences = [
+        one.final_loss - other.final_loss
+        for one, other in zip(
+            runs[Entry("random", 0.5)], runs[Entry("random_again", 0.5)], strict=True
+        )
+    ]
+    assert floor["pairs"] == 4
+    assert floor["deviation"] == pytest.approx(np.sqrt(np.mean(np.square(differences))))
+    assert summarize(runs_of(random=0.0), COSTS, 4096)["noise_floor"] is None
+
+
+def test_the_best_fraction_has_a_wider_interval_than_a_row_of_the_table() -> None:
+    summary = summarize(
+        runs_of(rater__90=-0.05, rater__50=-0.1, rater__25=-0.02, random__50=0.0), COSTS, 4096
+    )
+    (best,) = summary["best_fractions"]
+    assert (best["arm"], best["keep"], best["discard"]) == ("rater", 0.5, 0.5)
+    assert best["runner_up"] == 0.9
+    assert best["difference_from_runner_up"]["verdict"] == "better"
+    plain = row(summary, "rater")["difference"]
+    assert best["difference"]["low"] < plain["low"]
+    assert best["difference"]["high"] > plain["high"]
+    assert any(
+        line.startswith("rater: discard 50%; difference -0.1") for line in sentences(summary)
+    )
+
+
+def test_a_sweep_that_only_harms_says_so() -> None:
+    summary = summarize(runs_of(rater__90=0.05, rater__50=0.1), COSTS, 4096)
+    assert row(summary, "rater")["gain"]["reached"] == 0
+    assert row(summary, "rater")["net"] is None
+    assert "no fraction is shown to be better than the whole pool" in " ".join(sentences(summary))
+
+
+def test_the_summary_is_plain_data_and_prints_as_a_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = summarize(runs_of(random=0.0, random_again=0.0, rater=-0.1, c4=0.2), COSTS, 4096)
+    assert json.loads(json.dumps(summary, allow_nan=False))["seeds"] == 4
+    print_table(summary)
+    said = capsys.readouterr().out
+    for word in ("rater", "better", "worse", "not reached in 4", "Two random parts differ by"):
+        assert word in said
+    assert len(row(summary, "rater")["curves"]) == 4
+
+
+def test_one_seed_is_reported_without_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    single = {entry: runs[:1] for entry, runs in runs_of(random=0.0, rater=-0.1).items()}
+    summary = summarize(single, COSTS, 4096)
+    assert summary["smallest_detectable"] is None
+    assert row(summary, "rater")["difference"]["low"] is None
+    print_table(summary)
+    assert "undecided" in capsys.readouterr().out
