@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from datarater.meta_training.algorithm.language_model import (
+    Windows,
+    initialise_language_model,
+    sequence_losses,
+)
+from datarater.meta_training.evaluate import training
+from datarater.meta_training.evaluate.model_scores import (
+    POOL,
+    TARGET,
+    LanguageModelTask,
+    RaterTask,
+)
+from datarater.meta_training.evaluate.pool import Data, DataOptions, TargetDocument, prepare_data
+from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.walk import TooLittleTextError
+from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from datarater.rater_model.rater import RaterConfig, initialise_rater
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.tokenizer import ByteTokenizer
+
+TINY = Model(width=16, heads=2, mlp_width=32, layers=1)
+SHORT = Protocol(
+    steps=12, batch=16, length=64, warmup_steps=2, evaluations=3, validation_windows=20
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    def write(name: str, texts: list[str]) -> tuple[str]:
+        path = tmp_path / name
+        path.write_text(
+            "".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(texts))
+        )
+        return (str(path),)
+
+    pool = [("abab" if i % 2 else "zqzq") * (20 + i) + f"{i}" for i in range(40)]
+    target = [f"{'abab' * (20 + i)} {i}" for i in range(10)]
+    return prepare_data(
+        DataOptions(pool=write("pool.jsonl", pool), target=write("target.jsonl", target)),
+        tmp_path / "out",
+    )
+
+
+def everything(data: Data) -> np.ndarray:
+    return np.ones(len(data.hashes_N), bool)
+
+
+def test_micro_batches_give_the_step_of_the_whole_batch() -> None:
+    config = training.language_model_config(TINY, 258)
+    assert training.micro_batch(SHORT.batch, SHORT.length) == 8
+    tokens_BxL = np.random.default_rng(0).integers(0, 256, (16, 64)).astype(np.int32)
+
+    def fresh() -> training.State:
+        params = initialise_language_model(config, jax.random.key(0))
+        return training.State(params, training.make_optimiser(SHORT).init(params))
+
+    stepped = training.make_step(config, SHORT)(fresh(), tokens_BxL)
+
+    state, optimiser = fresh(), training.make_optimiser(SHORT)
+    windows = Windows(jnp.asarray(tokens_BxL), jnp.full(16, 64, jnp.int32))
+    gradient = jax.grad(lambda params: sequence_losses(config, params, windows).mean())(
+        state.params
+    )
+    updates, _ = optimiser.update(gradient, state.optimiser, state.params)
+    jax.tree.map(
+        lambda ours, plain: np.testing.assert_allclose(ours, plain, atol=2e-6),
+        stepped.params,
+        optax.apply_updates(state.params, updates),
+    )
+
+
+def test_a_run_repeats_itself_and_depends_on_its_seed_and_its_documents(data: Data) -> None:
+    kept = everything(data)
+    run = training.train(data, kept, TINY, SHORT, seed=0)
+    again = training.train(data, kept, TINY, SHORT, seed=0)
+    assert run.curve == again.curve
+    assert [step for step, _ in run.curve] == [0, 4, 8, 12]
+    assert run.curve[-1][1] < run.curve[0][1]
+    other_seed = training.train(data, kept, TINY, SHORT, seed=1)
+    assert other_seed.curve[0] != run.curve[0]
+    half = training.train(data, np.arange(len(kept)) % 2 == 0, TINY, SHORT, seed=0)
+    # Common random numbers: arms of a seed begin with the same model.
+    assert half.curve[0] == run.curve[0]
+    assert half.curve[-1] != run.curve[-1]
+    assert half.passes > run.passes
+
+
+def test_a_run_on_documents_without_a_window_is_refused(data: Data) -> None:
+    with pytest.raises(TooLittleTextError):
+        training.train(data, np.zeros(len(data.hashes_N), bool), TINY, SHORT, seed=0)
+
+
+def test_a_loss_that_is_not_finite_names_the_flag(data: Data) -> None:
+    wild = dataclasses.replace(SHORT, learning_rate=1e20)
+    with pytest.raises(training.NonFiniteLossError, match="--learning_rate"):
+        training.train(data, everything(data), TINY, wild, seed=0)
+
+
+def test_validation_counts_every_token_alike_in_all_and_by_source() -> None:
+    documents = [TargetDocument("a" * 150, "x"), TargetDocument("bc" * 20, "y")]
+    config = training.language_model_config(TINY, 258)
+    evaluate = training.make_evaluation(config, SHORT, documents, ByteTokenizer())
+    params = initialise_language_model(config, jax.random.key(0))
+    loss, by_source = evaluate(params)
+
+    pieces = [("x", "a" * 64), ("x", "a" * 64), ("x", "a" * 22), ("y", "bc" * 20)]
+    sums = {"x": 0.0, "y": 0.0}
+    for source, text in pieces:
+        tokens = jnp.asarray(ByteTokenizer().encode(text))[None].astype(jnp.int32)
+        windows = Windows(tokens, jnp.array([len(text)]))
+        sums[source] += float(sequence_losses(config, params, windows)[0]) * (len(text) - 1)
+    assert by_source == pytest.approx({"x": sums["x"] / 147, "y": sums["y"] / 39}, rel=1e-5)
+    assert loss == pytest.approx(sum(sums.values()) / 186, rel=1e-5)
+
+
+def test_validation_windows_are_spread_over_the_documents() -> None:
+    encoded = [np.arange(100) for _ in range(10)] + [np.arange(1)]
+    tokens_WxL, lengths_W, owners_W = training.evaluation_windows(encoded, 10, 20, 256)
+    assert tokens_WxL.shape == (20, 10)
+    assert lengths_W.tolist() == [10] * 20
+    assert owners_W.tolist() == [index for index in range(10) for _ in range(2)]
+    with pytest.raises(TooLittleTextError):
+        training.evaluation_windows([np.arange(1)], 10, 20, 256)
+
+
+@pytest.mark.slow
+def test_a_rater_scores_documents_as_the_scorer_does(data: Data, tmp_path: Path) -> None:
+    config = RaterConfig(window=32)
+    checkpoint = save_rater(
+        tmp_path / "rater",
+        RaterCheckpoint(
+            config,
+            jax.device_get(initialise_rater(config, jax.random.key(0))),
+            ByteTokenizer(),
+            ScoreStatistics(max_windows=2),
+        ),
+    )
+    task = RaterTask(str(data.folder), str(tmp_path / "rater"), 5, 20)
+    scores_N = task(lambda share: None)
+    expected = Scorer(checkpoint, ScoringOptions(max_windows=2)).score(list(data.texts(5, 20)))
+    np.testing.assert_array_equal(scores_N, expected.scores_N)
+
+
+@pytest.mark.slow
+def test_a_small_model_of_the_target_prefers_documents_like_it(data: Data) -> None:
+    protocol = dataclasses.replace(SHORT, steps=60, learning_rate=1e-2)
+    like_target = np.arange(len(data.hashes_N)) % 2 == 1
+    by_target = LanguageModelTask(str(data.folder), TARGET, TINY, protocol, 0)(lambda share: None)
+    assert by_target[like_target].min() > by_target[~like_target].max()
+    by_pool = LanguageModelTask(str(data.folder), POOL, TINY, protocol, 0)(lambda share: None)
+    # The pool has as many of either kind.
+    assert by_pool[~like_target].mean() > by_target[~like_target].mean()
+    assert (by_target < 0).all()
