@@ -96,8 +96,7 @@ def run_evaluation(
             seeds = trainer.affordable(first)
             trainer.report_plan(first, seeds)
         trainer.train(range(seeds))
-        report = trainer.report(seeds)
-    return report
+        return trainer.report(seeds)
 
 
 def data_lines(data: Data) -> list[str]:

@@ -150,29 +150,41 @@ def make_step(
 ) -> Callable[[State, NDArray[np.int32]], State]:
     """Returns a training step on a batch of full windows, compiled once in a process."""
     optimiser = make_optimiser(protocol)
-    part = micro_batch(protocol.batch, protocol.length)
-    count = protocol.batch // part
+    gradient_of = make_gradient(config, micro_batch(protocol.batch, protocol.length))
+
+    def step(state: State, tokens_BxL: jax.Array) -> State:
+        gradient = gradient_of(state.params, tokens_BxL)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
+        return State(optax.apply_updates(state.params, updates), optimiser_state)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_gradient(config: LanguageModelConfig, part: int) -> Callable[[Params, jax.Array], Params]:
+    """Returns the gradient of the mean loss of a batch of full windows.
+
+    Args:
+        config: Shape of the model.
+        part: Windows whose activations exist at a time; divides the batch.
+    """
 
     def mean_loss(params: Params, tokens_MxL: jax.Array) -> jax.Array:
         lengths_M = jnp.full(tokens_MxL.shape[0], tokens_MxL.shape[1], jnp.int32)
         return jnp.mean(sequence_losses(config, params, Windows(tokens_MxL, lengths_M)))
 
-    def step(state: State, tokens_BxL: jax.Array) -> State:
-        def add(total: Params, tokens_MxL: jax.Array) -> tuple[Params, None]:
-            gradient = jax.grad(mean_loss)(state.params, tokens_MxL)
-            return jax.tree.map(jnp.add, total, gradient), None
-
+    def gradient_of(params: Params, tokens_BxL: jax.Array) -> Params:
+        count = tokens_BxL.shape[0] // part
         if count == 1:
-            gradient = jax.grad(mean_loss)(state.params, tokens_BxL)
-        else:
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            parts = tokens_BxL.reshape(count, part, -1)
-            total, _ = jax.lax.scan(add, zeros, parts)
-            gradient = jax.tree.map(lambda leaf: leaf / count, total)
-        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
-        return State(optax.apply_updates(state.params, updates), optimiser_state)
+            return jax.grad(mean_loss)(params, tokens_BxL)
 
-    return jax.jit(step, donate_argnums=0)
+        def add(total: Params, tokens_MxL: jax.Array) -> tuple[Params, None]:
+            return jax.tree.map(jnp.add, total, jax.grad(mean_loss)(params, tokens_MxL)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, _ = jax.lax.scan(add, zeros, tokens_BxL.reshape(count, part, -1))
+        return jax.tree.map(lambda leaf: leaf / count, total)
+
+    return gradient_of
 
 
 def make_evaluation(

@@ -60,7 +60,8 @@ def test_the_classifier_prefers_the_words_of_the_target() -> None:
 def test_the_classifier_scores_no_document_that_it_was_fitted_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fitted, scored = [], []
+    fitted: list[set[bytes]] = []
+    scored: list[set[bytes]] = []
 
     class Watched:
         def __init__(self, **options: object) -> None:

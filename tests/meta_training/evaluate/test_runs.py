@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,17 @@ def test_a_stored_run_is_loaded_as_it_was(tmp_path: Path) -> None:
     assert [path.suffix for path in cache.folder.iterdir()] == [".json"]
 
 
+def changes(of: Model | Protocol) -> list[Any]:
+    """Returns copies of a dataclass with one field changed, for each field."""
+    return [
+        dataclasses.replace(
+            of,
+            **{field.name: "bfloat16" if field.name == "dtype" else 7},  # type: ignore[arg-type]
+        )
+        for field in dataclasses.fields(of)
+    ]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -29,18 +41,8 @@ def test_a_stored_run_is_loaded_as_it_was(tmp_path: Path) -> None:
         {"pool": "other"},
         {"validation": "other"},
         {"kept": kept_digest(np.arange(9) != 4)},
-        *(
-            {
-                "model": dataclasses.replace(
-                    SPEC.model, **{field.name: 7 if field.name != "dtype" else "bfloat16"}
-                )
-            }
-            for field in dataclasses.fields(Model)
-        ),
-        *(
-            {"protocol": dataclasses.replace(SPEC.protocol, **{field.name: 7})}
-            for field in dataclasses.fields(Protocol)
-        ),
+        *({"model": model} for model in changes(SPEC.model)),
+        *({"protocol": protocol} for protocol in changes(SPEC.protocol)),
     ],
     ids=str,
 )

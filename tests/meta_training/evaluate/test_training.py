@@ -3,11 +3,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from datarater.meta_training.algorithm.language_model import (
@@ -58,28 +58,32 @@ def everything(data: Data) -> np.ndarray:
     return np.ones(len(data.hashes_N), bool)
 
 
-def test_micro_batches_give_the_step_of_the_whole_batch() -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
     config = training.language_model_config(TINY, 258)
-    assert training.micro_batch(SHORT.batch, SHORT.length) == 8
-    tokens_BxL = np.random.default_rng(0).integers(0, 256, (16, 64)).astype(np.int32)
+    tokens_BxL = jnp.asarray(np.random.default_rng(0).integers(0, 256, (16, 32)), jnp.int32)
+    params = jax.jit(lambda key: initialise_language_model(config, key))(jax.random.key(0))
 
-    def fresh() -> training.State:
-        params = initialise_language_model(config, jax.random.key(0))
-        return training.State(params, training.make_optimiser(SHORT).init(params))
+    def mean_loss(params: Any) -> jax.Array:
+        windows = Windows(tokens_BxL, jnp.full(16, 32, jnp.int32))
+        return sequence_losses(config, params, windows).mean()
 
-    stepped = training.make_step(config, SHORT)(fresh(), tokens_BxL)
+    expected = jax.jit(jax.grad(mean_loss))(params)
+    for part in (4, 16):
+        gradient = jax.jit(training.make_gradient(config, part))(params, tokens_BxL)
+        jax.tree.map(
+            lambda ours, plain: np.testing.assert_allclose(ours, plain, atol=1e-6),
+            gradient,
+            expected,
+        )
 
-    state, optimiser = fresh(), training.make_optimiser(SHORT)
-    windows = Windows(jnp.asarray(tokens_BxL), jnp.full(16, 64, jnp.int32))
-    gradient = jax.grad(lambda params: sequence_losses(config, params, windows).mean())(
-        state.params
-    )
-    updates, _ = optimiser.update(gradient, state.optimiser, state.params)
-    jax.tree.map(
-        lambda ours, plain: np.testing.assert_allclose(ours, plain, atol=2e-6),
-        stepped.params,
-        optax.apply_updates(state.params, updates),
-    )
+
+@pytest.mark.parametrize(
+    ("batch", "length", "part"), [(32, 128, 4), (16, 64, 8), (6, 128, 2), (8, 2048, 1), (7, 64, 1)]
+)
+def test_a_micro_batch_divides_the_batch_and_fits_the_cache(
+    batch: int, length: int, part: int
+) -> None:
+    assert training.micro_batch(batch, length) == part
 
 
 def test_a_run_repeats_itself_and_depends_on_its_seed_and_its_documents(data: Data) -> None:
