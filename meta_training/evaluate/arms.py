@@ -45,8 +45,8 @@ from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.workers import Workers
+from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.jsonl import key_of
-from datarater.rater_model.documents.reading import list_files
 
 SCORES_VERSION = 1
 """Raised whenever the same arm on the same data would give other scores."""

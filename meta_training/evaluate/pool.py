@@ -38,13 +38,9 @@ from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.errors import EmptyDataError
 from datarater.meta_training.evaluate.keeping import text_hash
-from datarater.rater_model.documents.reading import (
-    BadRecord,
-    Document,
-    ReadOptions,
-    list_files,
-    read_file,
-)
+from datarater.rater_model.documents.files import list_files
+from datarater.rater_model.documents.reading import read_file
+from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
 from datarater.rater_model.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,

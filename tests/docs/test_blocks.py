@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from datarater import cli
 from tests.support import ROOT, training
 from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
-from tests.support.reference_tables import COMMANDS, flags_of, parser_of
+from tests.support.reference_tables import COMMANDS, evaluate, flags_of, parser_of
 
 # The README runs in every test run, the other pages in the drills.
 RUN_PAGES = [
@@ -72,7 +72,11 @@ def run_command(block: Block, words: list[str]) -> None:
 @pytest.fixture(scope="module")
 def known_flags() -> set[str]:
     """Returns the flags of every command, of Beam and of training."""
-    ours = {flag.split()[0] for run in COMMANDS.values() for flag, _ in flags_of(parser_of(run))}
+    ours = {
+        flag.split()[0]
+        for run in (*COMMANDS.values(), evaluate.main)
+        for flag, _ in flags_of(parser_of(run))
+    }
     beam = {
         option
         for options in PipelineOptions.__subclasses__()

@@ -11,6 +11,7 @@ import argparse
 import ast
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from unittest import mock
 
 from datarater.meta_training import train
 from datarater.meta_training.demo import demo
+from datarater.meta_training.evaluate import command as evaluate
 from datarater.pipelines.commands import batch, curate, score, select, status
 from datarater.rater_model.exit_codes import EXIT_CODES
 from datarater.report import command as report
@@ -99,6 +101,15 @@ def train_table() -> str:
     return "\n".join(["| flag | meaning |", "|---|---|", *rows])
 
 
+def evaluate_table() -> str:
+    """Returns the table of the flags of `datarater evaluate`."""
+    rows = (
+        f"| `{in_code(name)}` | {escape(text)} |"
+        for name, text in itertools.starmap(fit_for_a_column, flags_of(parser_of(evaluate.main)))
+    )
+    return "\n".join(["| flag | meaning |", "|---|---|", *rows])
+
+
 def config_table() -> str:
     """Returns the table of the config's fields, from the comments of the default config."""
     source = (ROOT / "meta_training" / "configs" / "default.py").read_text()
@@ -133,6 +144,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "reference.md": {
         "command flags": command_table,
         "train flags": train_table,
+        "evaluate flags": evaluate_table,
         "config fields": config_table,
     },
     ROOT / "docs" / "troubleshooting.md": {"exit codes": exit_code_table},

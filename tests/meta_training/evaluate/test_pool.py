@@ -9,7 +9,8 @@ import pytest
 
 from datarater.meta_training.evaluate.errors import EmptyDataError
 from datarater.meta_training.evaluate.pool import DataOptions, prepare_data
-from datarater.rater_model.documents.reading import NoInputError, read_file
+from datarater.rater_model.documents.files import NoInputError
+from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
 
 
