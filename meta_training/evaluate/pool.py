@@ -202,7 +202,7 @@ def open_data(folder: str) -> Data:
 
 def _inputs_digest(options: DataOptions) -> str:
     files = {
-        name: [info.to_json() for info in list_files(patterns)] if patterns else []
+        name: [dataclasses.asdict(info) for info in list_files(patterns)] if patterns else []
         for name, patterns in (
             ("pool", options.pool),
             ("target", options.target),

@@ -13,9 +13,10 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater import cli
+from datarater.meta_training.evaluate import command as evaluate
 from tests.support import ROOT, training
 from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
-from tests.support.reference_tables import COMMANDS, evaluate, flags_of, parser_of
+from tests.support.reference_tables import COMMANDS, flags_of, parser_of
 
 # The README runs in every test run, the other pages in the drills.
 RUN_PAGES = [

@@ -189,7 +189,8 @@ def test_a_signal_stops_the_workers_and_keeps_finished_runs(tmp_path: Path) -> N
     )
     runs = tmp_path / "out" / "runs"
     deadline = time.monotonic() + 300
-    while not (runs.is_dir() and list(runs.glob("*.json"))) and time.monotonic() < deadline:
+    while not list(runs.glob("*.json")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
