@@ -222,7 +222,7 @@ def _add_arm_flags(parser: CommandParser) -> None:
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="Keep each of 90, 75, 50, 25 and 10% and name the best.",
+        help="Keep each of 90, 75, 50, 25 and 10%% and name the best.",
     )
     parser.add_argument(
         "--keep_unit",

@@ -6,7 +6,8 @@
 with T the steps of a run and t* the step at which the filtered run's loss first reaches the final
 loss of the unfiltered run of the same seed. Both are read off fitted curves: the evaluated losses
 of a run are made non-increasing by isotonic regression and joined by a monotone cubic (PCHIP). A
-run that never reaches the loss has no gain and is counted as such.
+run that never reaches the loss has no gain and is counted as such: the mean over the others alone
+would flatter an arm that fails sometimes.
 
 Scoring covers the oversampled documents: to train on one token, 1 / keep tokens are scored.
 """
@@ -32,12 +33,13 @@ NET_SIZES = tuple(float(f"{mantissa}e{power}") for power in range(5, 12) for man
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-    """The compute gain of an arm over the seeds that reached the unfiltered run's final loss.
+    """The compute gain of an arm over its seeds.
 
     Attributes:
-        mean: Mean gain of the runs that reached it; None if no run did.
-        low: Lower end of its 95% interval; None with fewer than two such runs.
+        mean: Mean gain; None unless every run reached the unfiltered run's final loss.
+        low: Lower end of its 95% interval; None with a single seed or without a mean.
         high: Upper end of its 95% interval.
+        at_most: Upper bound of the mean: a run that never reached the loss gains nothing.
         reached: Number of runs that reached it.
         seeds: Number of runs.
     """
@@ -45,6 +47,7 @@ class Gain:
     mean: float | None
     low: float | None
     high: float | None
+    at_most: float
     reached: int
     seeds: int
 
@@ -98,10 +101,12 @@ def compute_gain(curves_S: Sequence[Curve], baselines_S: Sequence[Curve]) -> Gai
         reached = step_reaching(curve, float(fitted_curve(baseline)(total)))
         if reached is not None:
             gains.append(1 - reached / total)
-    if not gains:
-        return Gain(None, None, None, 0, len(curves_S))
-    spread = paired_difference(gains, np.zeros(len(gains)))
-    return Gain(spread.mean, spread.low, spread.high, len(gains), len(curves_S))
+    seeds = len(curves_S)
+    at_most = sum(gains) / seeds
+    if len(gains) < seeds:
+        return Gain(None, None, None, at_most, len(gains), seeds)
+    spread = paired_difference(gains, np.zeros(seeds))
+    return Gain(spread.mean, spread.low, spread.high, at_most, seeds, seeds)
 
 
 def forward_flops(shape: TransformerConfig, length: int, readout: int = 0) -> float:

@@ -217,7 +217,7 @@ class _Trainer:
                 f"the budget of {duration(self._evaluation.budget)} is below the "
                 f"{duration(spent)} of scoring and {first} seeds, the least there is"
             )
-        deviation = summary["pooled_deviation"]
+        deviation = summary["typical_deviation"]
         seen = None if deviation is None else smallest_detectable(deviation, seeds)
         self._say(
             f"{seeds} seeds at {duration(seconds)} each"

@@ -17,8 +17,8 @@ from datarater.meta_training.evaluate.runs import RunResult
 from datarater.meta_training.evaluate.statistics import (
     CONFIDENCE,
     paired_difference,
-    pooled_deviation,
     smallest_detectable,
+    typical_deviation,
 )
 
 
@@ -57,15 +57,15 @@ def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
     """
     arms = [_row(entry, runs, costs) for entry in runs]
     seeds = len(runs[BASELINE])
-    deviation = pooled_deviation(
-        [row["difference"]["deviation"] for row in arms if row["difference"] is not None]
+    deviation = typical_deviation(
+        [row["difference"]["deviation"] for row in arms if row["difference"] is not None], seeds
     )
     return {
         "seeds": seeds,
         "confidence": CONFIDENCE,
         "arms": arms,
         "noise_floor": _noise_floor(runs),
-        "pooled_deviation": deviation,
+        "typical_deviation": deviation,
         "smallest_detectable": (
             None if deviation is None else smallest_detectable(deviation, seeds)
         ),
@@ -213,7 +213,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
     table = Table(title=f"Final validation loss, {summary['seeds']} seeds")
     for heading in ("arm", "keep", "loss", "difference (95%)", "from random", "gain", "net"):
         table.add_column(heading, justify="left" if heading == "arm" else "right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     for row in summary["arms"]:
         difference = row["difference"]
         table.add_row(
@@ -227,7 +227,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
             "" if difference is None else difference["verdict"],
         )
     # A fixed width where there is no terminal, so that a log contains the whole table.
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     for line in sentences(summary):
         console.print(line, highlight=False, soft_wrap=True)
@@ -276,7 +276,9 @@ def _interval(difference: Mapping[str, Any] | None) -> str:
 def _gain(gain: Mapping[str, Any] | None) -> str:
     if gain is None:
         return ""
-    if gain["mean"] is None:
-        return f"not reached in {gain['seeds']}"
+    if gain["mean"] is not None:
+        return f"{gain['mean']:.0%}"
     missed = gain["seeds"] - gain["reached"]
-    return f"{gain['mean']:.0%}" + (f", {missed} not reached" if missed else "")
+    if not gain["reached"]:
+        return f"not reached in {missed}"
+    return f"at most {gain['at_most']:.0%}, not reached in {missed}"

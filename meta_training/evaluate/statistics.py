@@ -144,14 +144,25 @@ def smallest_detectable(
     return high * deviation
 
 
-def pooled_deviation(deviations: Sequence[float | None]) -> float | None:
-    """Returns the root mean square of deviations with equal seeds; None without any.
+def typical_deviation(deviations: Sequence[float | None], seeds: int) -> float | None:
+    """Returns the standard deviation of a paired difference in a typical arm, for planning.
 
-    Few seeds estimate a deviation poorly. Arms of one evaluation vary alike, so that their pooled
-    deviation is the better guide for planning.
+    Few seeds estimate a deviation poorly, so that all arms are used; and a bad filter may vary far
+    more than the others, so that it is their median. The median of S - 1 times estimated variances
+    is that of a chi-squared distribution, which corrects it for few seeds.
+
+    Args:
+        deviations: Estimated deviation of each arm; None without one.
+        seeds: S, the number of seeds of each estimate.
+
+    Returns:
+        The deviation; None without any estimate.
     """
     known = np.array([value for value in deviations if value is not None], np.float64)
-    return float(np.sqrt(np.mean(known**2))) if len(known) else None
+    if not len(known):
+        return None
+    median = special.chdtri(seeds - 1, 0.5) / (seeds - 1)
+    return float(np.sqrt(np.median(known**2) / median))
 
 
 def isotonic(values_P: ArrayLike) -> NDArray[np.float64]:

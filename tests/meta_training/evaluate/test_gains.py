@@ -35,8 +35,9 @@ def test_a_run_that_is_twice_as_fast_gains_half_of_the_compute() -> None:
 def test_a_run_that_never_reaches_the_loss_is_counted_and_has_no_gain() -> None:
     slower = [(step, loss + 0.1) for step, loss in BASELINE]
     gain = compute_gain([slower, BASELINE], [BASELINE, BASELINE])
-    assert (gain.reached, gain.seeds) == (1, 2)
-    assert gain.mean == pytest.approx(0)
+    assert (gain.reached, gain.seeds, gain.mean) == (1, 2, None)
+    faster = [(step // 2, loss) for step, loss in BASELINE] + [(400, 1.9)]
+    assert compute_gain([slower, faster], [BASELINE, BASELINE]).at_most == pytest.approx(0.25)
     nothing = compute_gain([slower], [BASELINE])
     assert (nothing.mean, nothing.low, nothing.reached) == (None, None, 0)
 

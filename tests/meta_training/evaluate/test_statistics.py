@@ -10,8 +10,8 @@ from datarater.meta_training.evaluate.statistics import (
     detection_probability,
     isotonic,
     paired_difference,
-    pooled_deviation,
     smallest_detectable,
+    typical_deviation,
 )
 
 
@@ -97,9 +97,12 @@ def test_the_smallest_detectable_difference_needs_two_seeds() -> None:
     assert smallest_detectable(0.0, 4) == 0
 
 
-def test_deviations_are_pooled_by_their_squares() -> None:
-    assert pooled_deviation([3.0, None, 4.0]) == pytest.approx((12.5) ** 0.5)
-    assert pooled_deviation([None]) is None
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_the_typical_deviation_is_right_for_few_seeds_and_ignores_a_wild_arm(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    deviations = [*rng.normal(0, 0.02, (4000, seeds)).std(axis=1, ddof=1).tolist(), 50.0, None]
+    assert typical_deviation(deviations, seeds) == pytest.approx(0.02, rel=0.06)
+    assert typical_deviation([None], seeds) is None
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12))
