@@ -30,4 +30,7 @@ ARMS: dict[str, str] = {
 }
 """The known arms, besides those of --scores."""
 
+DOCUMENTS, BATCH_TOP_K = "documents", "batch_top_k"
+"""Ways to select: the best documents of the pool, or the best chunks of oversampled batches."""
+
 DEFAULT = (RANDOM, RANDOM_AGAIN, "trigram", "importance", "classifier")

@@ -1,7 +1,8 @@
 """The arms of an evaluation: what scores the documents of the pool.
 
-Every arm gives each document a score, and the best documents are kept up to an exact share of the
-bytes or tokens. `random` scores all alike, so that the seeded tie-breaker decides.
+Every arm gives each document a score. The best documents are kept up to an exact share of the bytes
+or tokens, or the best chunks of each oversampled batch. `random` scores all alike, so that the
+seeded tie-breaker decides.
 
     OUTPUT/scores/DIGEST.npz   the scores of an arm, and the seconds that they took
 
@@ -26,6 +27,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.arm_names import (
+    BATCH_TOP_K,
+    DOCUMENTS,
     LABEL,
     RANDOM,
     RANDOM_AGAIN,
@@ -34,7 +37,7 @@ from datarater.meta_training.evaluate.arm_names import (
 )
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
-from datarater.meta_training.evaluate.keeping import keep_best, seeded_hash
+from datarater.meta_training.evaluate.keeping import keep_best, rank, seeded_hash
 from datarater.meta_training.evaluate.model_scores import (
     POOL,
     TARGET,
@@ -44,6 +47,7 @@ from datarater.meta_training.evaluate.model_scores import (
 from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
 from datarater.meta_training.evaluate.workers import Workers
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.jsonl import key_of
@@ -65,7 +69,8 @@ class ArmOptions:
         names: Names of the arms, `unfiltered` first.
         raters: Folders of rater checkpoints; seed s uses number s modulo their number.
         scores: Parquet files of users' scores, by the name of the arm.
-        keep_unit: "bytes" or "tokens", the unit of kept shares.
+        selection: Way to select, `DOCUMENTS` or `BATCH_TOP_K`.
+        keep_unit: "bytes" or "tokens", the unit of kept shares of documents.
         model: Shape of the small language models of the perplexity arms.
         protocol: How they are trained.
     """
@@ -73,6 +78,7 @@ class ArmOptions:
     names: tuple[str, ...]
     raters: tuple[str, ...] = ()
     scores: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    selection: str = DOCUMENTS
     keep_unit: str = "bytes"
     model: Model = dataclasses.field(default_factory=lambda: Model(32, 2, 96, 2))
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
@@ -106,22 +112,26 @@ class Arms:
         self.seconds = 0.0
         self.notes: list[str] = []
 
-    def kept(self, name: str, keep: float, seed: int) -> NDArray[np.bool_]:
-        """Returns which documents an arm keeps.
+    def select(self, name: str, keep: float, seed: int, batch: int) -> Selection:
+        """Returns what an arm trains on.
 
         Args:
             name: Name of the arm.
-            keep: Share of the bytes or tokens.
+            keep: Share of the bytes or tokens, or of the chunks of an oversampled batch.
             seed: Seed of the run.
+            batch: B, windows of an update.
         """
         data = self._data
         if name == UNFILTERED:
-            return np.ones(len(data.hashes_N), bool)
+            return KeptDocuments(np.ones(len(data.hashes_N), bool))
         sizes_N = data.bytes_N if self._options.keep_unit == "bytes" else data.tokens_N
         # A random arm draws anew for each seed; in any other, equal scores are in a fixed order.
         draw = _DRAWS.get(name, 0)
         ties_N = seeded_hash(data.hashes_N, seed if draw else 0, draw)
-        return keep_best(self.scores(name, seed), sizes_N, keep, ties_N)
+        scores_N = self.scores(name, seed)
+        if self._options.selection == BATCH_TOP_K:
+            return BatchTopK(rank(scores_N, ties_N), best=batch, drawn=round(batch / keep))
+        return KeptDocuments(keep_best(scores_N, sizes_N, keep, ties_N))
 
     def scores(self, name: str, seed: int = 0) -> NDArray[np.float64]:
         """Returns the scores of an arm, from memory, the cache, or made now."""

@@ -181,7 +181,7 @@ def _add_data_flags(parser: CommandParser) -> None:
 
 
 def _add_arm_flags(parser: CommandParser) -> None:
-    from datarater.meta_training.evaluate.arm_names import ARMS
+    from datarater.meta_training.evaluate.arm_names import ARMS, BATCH_TOP_K, DOCUMENTS
 
     parser.add_argument(
         "--rater",
@@ -225,10 +225,17 @@ def _add_arm_flags(parser: CommandParser) -> None:
         help="Keep each of 90, 75, 50, 25 and 10%% and name the best.",
     )
     parser.add_argument(
+        "--selection",
+        choices=(DOCUMENTS, BATCH_TOP_K),
+        default=DOCUMENTS,
+        help="What an arm keeps: the best documents of the pool, as curate does, or the best "
+        "windows of each oversampled batch, as the paper does. Default: %(default)s.",
+    )
+    parser.add_argument(
         "--keep_unit",
         choices=("bytes", "tokens"),
         default="bytes",
-        help="Unit of kept shares. Default: %(default)s.",
+        help="Unit of kept shares of documents. Default: %(default)s.",
     )
 
 
@@ -352,6 +359,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
             names=names,
             raters=raters,
             scores=scores,
+            selection=args.selection,
             keep_unit=args.keep_unit,
             protocol=Protocol(
                 steps=args.steps,

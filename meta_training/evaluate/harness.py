@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import datarater
 from datarater.meta_training.evaluate.arm_names import RATER, UNFILTERED
@@ -25,6 +24,7 @@ from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, summarize
 from datarater.meta_training.evaluate.runs import RunCache, RunResult, TrainTask, run_spec
 from datarater.meta_training.evaluate.statistics import smallest_detectable
+from datarater.meta_training.evaluate.walk import Selection, cut_into_chunks, order_of_a_pass
 from datarater.meta_training.evaluate.workers import Workers
 
 FIRST_SEEDS = 2
@@ -138,32 +138,28 @@ class _Trainer:
         self._say = say
         self._cache = RunCache(output / "runs")
         self._results: dict[tuple[Entry, int], RunResult] = {}
-        self._kept: dict[Entry, NDArray[np.bool_]] = {}
+        self._selections: dict[Entry, Selection] = {}
 
     def train(self, seeds: Sequence[int]) -> None:
         """Makes sure that every entry has a run of each seed."""
         # What runs twice by content runs once.
+        model, protocol = self._evaluation.model, self._evaluation.protocol
         tasks: dict[str, TrainTask] = {}
         users: dict[str, list[tuple[Entry, int]]] = {}
         for seed in seeds:
             for entry in self._evaluation.entries:
                 if (entry, seed) in self._results:
                     continue
-                kept_N = self._arms.kept(entry.arm, entry.keep, seed)
-                self._kept.setdefault(entry, kept_N)
-                spec = run_spec(
-                    self._data, kept_N, self._evaluation.model, self._evaluation.protocol, seed
-                )
+                selection = self._arms.select(entry.arm, entry.keep, seed, protocol.batch)
+                self._selections.setdefault(entry, selection)
+                spec = run_spec(self._data, selection, model, protocol, seed)
                 cached = self._cache.load(spec)
                 if cached is not None:
                     self._results[entry, seed] = cached
                     continue
                 users.setdefault(spec.digest, []).append((entry, seed))
                 tasks[spec.digest] = TrainTask(
-                    str(self._data.folder),
-                    str(self._cache.folder),
-                    spec,
-                    np.packbits(kept_N).tobytes(),
+                    str(self._data.folder), str(self._cache.folder), spec, selection
                 )
 
         digests = list(tasks)
@@ -230,11 +226,7 @@ class _Trainer:
         options = dataclasses.asdict(evaluation)
         summary = self._summary(seeds)
         for row in summary["arms"]:
-            entry = Entry(row["arm"], row["keep"])
-            kept_N = self._kept[entry]
-            row["kept_documents"] = int(kept_N.sum())
-            row["kept_bytes"] = int(data.bytes_N[kept_N].sum())
-            row["kept_tokens"] = int(data.tokens_N[kept_N].sum())
+            row |= self._kept(Entry(row["arm"], row["keep"]))
         report = {
             "version": 1,
             "datarater": datarater.__version__,
@@ -249,6 +241,22 @@ class _Trainer:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, path)
         return report
+
+    def _kept(self, entry: Entry) -> dict[str, int]:
+        """Returns how much of the pool the first seed's first pass trains on."""
+        data = self._data
+        chunks = cut_into_chunks(data.token_ends_N, self._evaluation.protocol.length)
+        chosen_C = order_of_a_pass(chunks, self._selections[entry], seed=0, number=0)
+        tokens_N = np.bincount(
+            chunks.document_C[chosen_C], chunks.size_C[chosen_C], minlength=len(data.bytes_N)
+        )
+        return {
+            "kept_documents": int((tokens_N > 0).sum()),
+            "kept_bytes": round(
+                float((data.bytes_N * tokens_N / np.maximum(1, data.tokens_N)).sum())
+            ),
+            "kept_tokens": int(tokens_N.sum()),
+        }
 
     def _summary(self, seeds: int) -> dict[str, Any]:
         runs = {

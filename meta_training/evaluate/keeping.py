@@ -38,6 +38,31 @@ def seeded_hash(hashes_N: ArrayLike, seed: int, draw: int = 0) -> NDArray[np.uin
     return mixed_N ^ (mixed_N >> np.uint64(31))
 
 
+def order_of(scores_N: ArrayLike, ties_N: ArrayLike) -> NDArray[np.int64]:
+    """Returns the indices of the documents, the best first.
+
+    Args:
+        scores_N: Scores; higher is better, and NaN is worst.
+        ties_N: Tie-breakers of equal scores, such as seeded hashes; lower is better.
+    """
+    scores_N = np.asarray(scores_N, np.float64)
+    worst_N = np.where(np.isnan(scores_N), np.inf, -scores_N)
+    return np.lexsort((np.asarray(ties_N), worst_N))
+
+
+def rank(scores_N: ArrayLike, ties_N: ArrayLike) -> NDArray[np.int64]:
+    """Returns the rank of each document, 0 for the best; the arguments are those of `order_of`.
+
+    Example:
+        >>> rank([0.1, 0.9, 0.9], [0, 2, 1]).tolist()
+        [2, 1, 0]
+    """
+    order_N = order_of(scores_N, ties_N)
+    rank_N = np.empty(len(order_N), np.int64)
+    rank_N[order_N] = np.arange(len(order_N))
+    return rank_N
+
+
 def keep_best(
     scores_N: ArrayLike, sizes_N: ArrayLike, keep: float, ties_N: ArrayLike
 ) -> NDArray[np.bool_]:
@@ -59,9 +84,7 @@ def keep_best(
     """
     if not 0 < keep <= 1:
         raise ValueError(f"the kept share must be above 0 and at most 1, not {keep}")
-    scores_N = np.asarray(scores_N, np.float64)
-    worst_N = np.where(np.isnan(scores_N), np.inf, -scores_N)
-    order_N = np.lexsort((np.asarray(ties_N), worst_N))
+    order_N = order_of(scores_N, ties_N)
     total_N = np.cumsum(np.asarray(sizes_N, np.int64)[order_N])
 
     wanted = keep * total_N[-1]

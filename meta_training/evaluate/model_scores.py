@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.pool import Data, open_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.walk import KeptDocuments
 
 POOL, TARGET = "pool", "target"
 _TEXTS = 64
@@ -83,10 +84,10 @@ class LanguageModelTask:
 
         data = open_data(self.data)
         corpus = data if self.corpus == POOL else _target_as_pool(data)
-        kept_N = np.ones(len(corpus.token_ends_N), bool)
+        everything = KeptDocuments(np.ones(len(corpus.token_ends_N), bool))
         run = training.train(
             corpus,
-            kept_N,
+            everything,
             self.model,
             self.protocol,
             self.seed,

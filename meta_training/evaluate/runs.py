@@ -1,9 +1,8 @@
 """Runs by content: what makes two runs the same, and the cache of finished runs.
 
 A run is identified by the digest of everything that determines its result: the model, the protocol,
-the seed, the pool with its tokenizer, the validation set, which documents are kept, and
-`RUN_VERSION`. The name of the arm is not among them: two arms that keep the same documents share
-their runs.
+the seed, the pool with its tokenizer, the validation set, what is selected, and `RUN_VERSION`. The
+name of the arm is not among them: two arms that select the same share their runs.
 
     OUTPUT/runs/DIGEST.json   the specification and the result of one run
 """
@@ -18,11 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from datarater.meta_training.evaluate.pool import Data, open_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.walk import Selection
 
 RUN_VERSION = 1
 """Raised whenever the same specification would give another result."""
@@ -38,7 +35,7 @@ class RunSpec:
         seed: Seed of its initialization and walk.
         pool: Digest of the pool's texts and the tokenizer.
         validation: Digest of the validation documents.
-        kept: Digest of which documents are kept.
+        kept: Digest of the selection.
     """
 
     model: Model
@@ -58,18 +55,11 @@ class RunSpec:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-def kept_digest(kept_N: NDArray[np.bool_]) -> str:
-    """Returns a digest of which documents are kept."""
-    return hashlib.sha256(
-        len(kept_N).to_bytes(8, "little") + np.packbits(kept_N).tobytes()
-    ).hexdigest()
-
-
 def run_spec(
-    data: Data, kept_N: NDArray[np.bool_], model: Model, protocol: Protocol, seed: int
+    data: Data, selection: Selection, model: Model, protocol: Protocol, seed: int
 ) -> RunSpec:
-    """Returns the specification of a run on the kept documents."""
-    return RunSpec(model, protocol, seed, data.digest, data.validation_digest, kept_digest(kept_N))
+    """Returns the specification of a run on what is selected."""
+    return RunSpec(model, protocol, seed, data.digest, data.validation_digest, selection.digest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +69,7 @@ class RunResult:
     Attributes:
         curve: (step, validation loss in nats per token) pairs, ascending.
         by_source: Final validation loss by source of the validation set.
-        passes: Number of passes over the kept documents, the last one begun.
+        passes: Number of passes over what is selected, the last one begun.
         seconds: Wall time of the run.
     """
 
@@ -137,24 +127,25 @@ class TrainTask:
         data: Folder of the data.
         runs: Folder of the cache.
         spec: What to run.
-        kept: Packed bits of which documents are kept.
+        selection: What it trains on.
     """
 
     data: str
     runs: str
     spec: RunSpec
-    kept: bytes
+    selection: Selection
 
     def __call__(self, report: Callable[[float], None]) -> RunResult:
         """Trains, stores and returns the result."""
         from datarater.meta_training.evaluate import training
 
-        data = open_data(self.data)
-        kept_N = np.unpackbits(np.frombuffer(self.kept, np.uint8), count=len(data.hashes_N)).astype(
-            bool
-        )
         run = training.train(
-            data, kept_N, self.spec.model, self.spec.protocol, self.spec.seed, report
+            open_data(self.data),
+            self.selection,
+            self.spec.model,
+            self.spec.protocol,
+            self.spec.seed,
+            report,
         )
         result = RunResult(run.curve, run.by_source, run.passes, run.seconds)
         RunCache(Path(self.runs)).store(self.spec, result)

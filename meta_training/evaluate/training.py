@@ -76,17 +76,17 @@ def language_model_config(model: Model, vocabulary_size: int) -> LanguageModelCo
 
 def train(
     data: Data,
-    kept_N: NDArray[np.bool_],
+    selection: walk.Selection,
     model: Model,
     protocol: Protocol,
     seed: int,
     report: Callable[[float], None] = lambda share: None,
 ) -> Run:
-    """Trains a fresh model on the kept documents.
+    """Trains a fresh model on what is selected of the pool.
 
     Args:
         data: The data.
-        kept_N: Whether each document of the pool is kept.
+        selection: What it trains on.
         model: Shape of the model.
         protocol: How to train.
         seed: Seed of the initialization and of the walk.
@@ -94,7 +94,7 @@ def train(
 
     Raises:
         NonFiniteLossError: If the validation loss is not finite.
-        TooLittleTextError: If the kept documents do not fill a window.
+        TooLittleTextError: If what is selected does not fill a window.
     """
     config = language_model_config(model, data.tokenizer.vocabulary_size)
     started = time.monotonic()
@@ -106,7 +106,7 @@ def train(
 
     chunks = walk.cut_into_chunks(data.token_ends_N, protocol.length)
     batches = walk.batches(
-        data.tokens_T, chunks, kept_N, data.tokenizer.separator_id, seed, protocol.batch
+        data.tokens_T, chunks, selection, data.tokenizer.separator_id, seed, protocol.batch
     )
     loss, by_source = evaluate(state.params)
     curve, passes = [(0, loss)], 0

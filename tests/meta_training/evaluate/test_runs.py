@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from datarater.meta_training.evaluate import runs
 from datarater.meta_training.evaluate.protocol import MODELS, Model, Protocol
-from datarater.meta_training.evaluate.runs import RunCache, RunResult, RunSpec, kept_digest
+from datarater.meta_training.evaluate.runs import RunCache, RunResult, RunSpec
+from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
 
-SPEC = RunSpec(MODELS["0.05M"], Protocol(), 0, "pool", "validation", kept_digest(np.ones(9, bool)))
+EVERYTHING = KeptDocuments(np.ones(9, bool))
+TOP_K = BatchTopK(np.arange(9), best=4, drawn=8)
+SPEC = RunSpec(MODELS["0.05M"], Protocol(), 0, "pool", "validation", EVERYTHING.digest)
 RESULT = RunResult([(0, 5.5), (10, 3.25)], {"wiki": 3.0, "": 3.5}, 1, 12.5)
 
 
@@ -40,7 +44,8 @@ def changes(of: Model | Protocol) -> list[Any]:
         {"seed": 1},
         {"pool": "other"},
         {"validation": "other"},
-        {"kept": kept_digest(np.arange(9) != 4)},
+        {"kept": KeptDocuments(np.arange(9) != 4).digest},
+        {"kept": TOP_K.digest},
         *({"model": model} for model in changes(SPEC.model)),
         *({"protocol": protocol} for protocol in changes(SPEC.protocol)),
     ],
@@ -66,10 +71,31 @@ def test_equal_specifications_have_one_digest() -> None:
     assert SPEC.digest == dataclasses.replace(SPEC).digest
 
 
-def test_arms_that_keep_the_same_documents_share_runs() -> None:
-    assert kept_digest(np.ones(9, bool)) == kept_digest(np.arange(9) >= 0)
-    assert kept_digest(np.ones(9, bool)) != kept_digest(np.ones(10, bool))
-    assert kept_digest(np.zeros(8, bool)) != kept_digest(np.zeros(9, bool))
+def test_arms_that_select_the_same_share_runs() -> None:
+    assert EVERYTHING.digest == KeptDocuments(np.arange(9) >= 0).digest
+    assert EVERYTHING.digest != KeptDocuments(np.ones(10, bool)).digest
+    nothing = KeptDocuments(np.zeros(8, bool))
+    assert nothing.digest != KeptDocuments(np.zeros(9, bool)).digest
+    assert TOP_K.digest == BatchTopK(np.argsort(np.arange(9)), best=4, drawn=8).digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(TOP_K, best=3),
+        dataclasses.replace(TOP_K, drawn=9),
+        dataclasses.replace(TOP_K, rank_N=np.arange(9)[::-1]),
+        dataclasses.replace(TOP_K, rank_N=np.arange(10)),
+    ],
+    ids=["best", "drawn", "ranks", "documents"],
+)
+def test_batches_that_are_chosen_otherwise_have_another_digest(other: BatchTopK) -> None:
+    assert other.digest != TOP_K.digest
+
+
+@pytest.mark.parametrize("selection", [EVERYTHING, TOP_K])
+def test_a_selection_is_the_same_in_a_worker_process(selection: Selection) -> None:
+    assert pickle.loads(pickle.dumps(selection)).digest == selection.digest
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"spec": {}, "result": {}}', "[]"])

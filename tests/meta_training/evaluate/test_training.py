@@ -24,7 +24,7 @@ from datarater.meta_training.evaluate.model_scores import (
 )
 from datarater.meta_training.evaluate.pool import Data, DataOptions, TargetDocument, prepare_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
-from datarater.meta_training.evaluate.walk import TooLittleTextError
+from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, TooLittleTextError
 from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
 from datarater.rater_model.rater import RaterConfig, initialise_rater
 from datarater.rater_model.scorer import Scorer
@@ -54,8 +54,8 @@ def data(tmp_path: Path) -> Data:
     )
 
 
-def everything(data: Data) -> np.ndarray:
-    return np.ones(len(data.hashes_N), bool)
+def everything(data: Data) -> KeptDocuments:
+    return KeptDocuments(np.ones(len(data.hashes_N), bool))
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
@@ -95,16 +95,22 @@ def test_a_run_repeats_itself_and_depends_on_its_seed_and_its_documents(data: Da
     assert run.curve[-1][1] < run.curve[0][1]
     other_seed = training.train(data, kept, TINY, SHORT, seed=1)
     assert other_seed.curve[0] != run.curve[0]
-    half = training.train(data, np.arange(len(kept)) % 2 == 0, TINY, SHORT, seed=0)
+    even = KeptDocuments(np.arange(len(data.hashes_N)) % 2 == 0)
+    half = training.train(data, even, TINY, SHORT, seed=0)
     # Common random numbers: arms of a seed begin with the same model.
     assert half.curve[0] == run.curve[0]
     assert half.curve[-1] != run.curve[-1]
     assert half.passes > run.passes
+    best = BatchTopK(np.arange(len(data.hashes_N)), best=16, drawn=32)
+    top_half = training.train(data, best, TINY, SHORT, seed=0)
+    assert top_half.curve[0] == run.curve[0]
+    assert top_half.curve[-1] not in (run.curve[-1], half.curve[-1])
+    assert top_half.passes > run.passes
 
 
 def test_a_run_on_documents_without_a_window_is_refused(data: Data) -> None:
     with pytest.raises(TooLittleTextError):
-        training.train(data, np.zeros(len(data.hashes_N), bool), TINY, SHORT, seed=0)
+        training.train(data, KeptDocuments(np.zeros(len(data.hashes_N), bool)), TINY, SHORT, seed=0)
 
 
 def test_a_loss_that_is_not_finite_names_the_flag(data: Data) -> None:

@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datarater.meta_training.evaluate.walk import (
+    BatchTopK,
     Chunks,
+    KeptDocuments,
     TooLittleTextError,
     batches,
     cut_into_chunks,
+    order_of_a_pass,
     windows_of_a_pass,
 )
 
@@ -25,7 +28,9 @@ def pool(sizes: list[int]) -> tuple[np.ndarray, Chunks]:
 
 def one_pass(sizes: list[int], kept: list[bool], seed: int = 0, number: int = 0) -> list[list[int]]:
     tokens, chunks = pool(sizes)
-    windows = windows_of_a_pass(tokens, chunks, np.array(kept), SEPARATOR, seed, number)
+    windows = windows_of_a_pass(
+        tokens, chunks, KeptDocuments(np.array(kept)), SEPARATOR, seed, number
+    )
     return [window.tolist() for window in windows]
 
 
@@ -104,7 +109,9 @@ def test_seeds_and_passes_walk_different_permutations_and_a_seed_repeats_its_own
 
 def test_batches_go_on_to_another_pass() -> None:
     tokens, chunks = pool([24])
-    drawn = list(islice(batches(tokens, chunks, np.array([True]), SEPARATOR, 0, 2), 3))
+    drawn = list(
+        islice(batches(tokens, chunks, KeptDocuments(np.array([True])), SEPARATOR, 0, 2), 3)
+    )
     assert [number for _, number in drawn] == [0, 1, 1]
     starts = np.concatenate([batch[:, 0] for batch, _ in drawn])
     assert sorted(starts[:3]) == sorted(starts[3:]) == [0, 8, 16]
@@ -113,4 +120,42 @@ def test_batches_go_on_to_another_pass() -> None:
 def test_too_little_text_is_refused() -> None:
     tokens, chunks = pool([3, 24])
     with pytest.raises(TooLittleTextError, match="window of 8 tokens"):
-        next(batches(tokens, chunks, np.array([True, False]), SEPARATOR, 0, 2))
+        next(batches(tokens, chunks, KeptDocuments(np.array([True, False])), SEPARATOR, 0, 2))
+
+
+ranked = st.lists(st.integers(1, 40), min_size=1, max_size=20).flatmap(
+    lambda sizes: st.tuples(st.just(sizes), st.permutations(range(len(sizes))))
+)
+
+
+@given(ranked, st.integers(1, 6), st.integers(0, 6), st.integers(0, 3))
+def test_the_best_chunks_of_each_oversampled_batch_are_trained_on(
+    drawn: tuple[list[int], list[int]], best: int, more: int, seed: int
+) -> None:
+    sizes, ranks = drawn
+    _, chunks = pool(sizes)
+    selection = BatchTopK(np.array(ranks), best, best + more)
+    everything = order_of_a_pass(chunks, KeptDocuments(np.ones(len(sizes), bool)), seed, 0).tolist()
+
+    expected: list[int] = []
+    for start in range(0, len(everything), best + more):
+        batch = everything[start : start + best + more]
+        count = round(len(batch) * best / (best + more))
+        # `sorted` is stable: chunks of one document stay in walking order.
+        chosen = sorted(batch, key=lambda chunk: ranks[chunks.document_C[chunk]])[:count]
+        expected += [chunk for chunk in batch if chunk in chosen]
+    assert order_of_a_pass(chunks, selection, seed, 0).tolist() == expected
+
+
+def test_a_batch_of_full_windows_is_the_best_of_its_oversampled_batch() -> None:
+    sizes = [LENGTH] * 24
+    tokens, chunks = pool(sizes)
+    ranks = np.random.default_rng(0).permutation(24)
+    selection = BatchTopK(ranks, best=4, drawn=8)
+    trained = [
+        sorted(batch[:, 0] // LENGTH)
+        for batch, number in islice(batches(tokens, chunks, selection, SEPARATOR, 5, 4), 4)
+        if number == 0
+    ]
+    walk = order_of_a_pass(chunks, KeptDocuments(np.ones(24, bool)), 5, 0).reshape(3, 8)
+    assert trained == [sorted(each[np.argsort(ranks[each])[:4]]) for each in walk]
