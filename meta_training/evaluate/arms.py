@@ -38,6 +38,7 @@ from datarater.meta_training.evaluate.arm_names import (
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
 from datarater.meta_training.evaluate.keeping import keep_best, rank, seeded_hash
+from datarater.meta_training.evaluate.kept_files import find_in_pool
 from datarater.meta_training.evaluate.model_scores import (
     POOL,
     TARGET,
@@ -51,6 +52,7 @@ from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Sele
 from datarater.meta_training.evaluate.workers import Workers
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.jsonl import key_of
+from datarater.rater_model.documents.records import ReadOptions
 
 SCORES_VERSION = 1
 """Raised whenever the same arm on the same data would give other scores."""
@@ -69,6 +71,8 @@ class ArmOptions:
         names: Names of the arms, `unfiltered` first.
         raters: Folders of rater checkpoints; seed s uses number s modulo their number.
         scores: Parquet files of users' scores, by the name of the arm.
+        kept: Files of kept documents, by the name of the arm.
+        fields: Fields of their documents.
         selection: Way to select, `DOCUMENTS` or `BATCH_TOP_K`.
         keep_unit: "bytes" or "tokens", the unit of kept shares of documents.
         model: Shape of the small language models of the perplexity arms.
@@ -78,6 +82,8 @@ class ArmOptions:
     names: tuple[str, ...]
     raters: tuple[str, ...] = ()
     scores: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    kept: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    fields: ReadOptions = dataclasses.field(default_factory=ReadOptions)
     selection: str = DOCUMENTS
     keep_unit: str = "bytes"
     model: Model = dataclasses.field(default_factory=lambda: Model(32, 2, 96, 2))
@@ -111,6 +117,16 @@ class Arms:
         self._scores: dict[tuple[str, str], NDArray[np.float64]] = {}
         self.seconds = 0.0
         self.notes: list[str] = []
+        self._kept = {name: self._find(name) for name in options.kept if name in options.names}
+
+    @property
+    def own_shares(self) -> dict[str, float]:
+        """Share of the pool's bytes of each arm of `--kept`, to four decimals."""
+        bytes_N = self._data.bytes_N
+        return {
+            name: round(float(bytes_N[kept_N].sum() / bytes_N.sum()), 4)
+            for name, kept_N in self._kept.items()
+        }
 
     def select(self, name: str, keep: float, seed: int, batch: int) -> Selection:
         """Returns what an arm trains on.
@@ -124,6 +140,8 @@ class Arms:
         data = self._data
         if name == UNFILTERED:
             return KeptDocuments(np.ones(len(data.hashes_N), bool))
+        if name in self._kept:
+            return KeptDocuments(self._kept[name])
         sizes_N = data.bytes_N if self._options.keep_unit == "bytes" else data.tokens_N
         # A random arm draws anew for each seed; in any other, equal scores are in a fixed order.
         draw = _DRAWS.get(name, 0)
@@ -141,6 +159,23 @@ class Arms:
         if (name, rater) not in self._scores:
             self._scores[name, rater] = self._make(name, rater)
         return self._scores[name, rater]
+
+    def _find(self, name: str) -> NDArray[np.bool_]:
+        options, data = self._options, self._data
+        found = find_in_pool(
+            name, options.kept[name], options.fields, data.column("key"), data.hashes_N
+        )
+        if found.missing:
+            self.notes.append(
+                f"{name}: {found.missing:,} of the {found.read:,} documents in its files are not "
+                "in the pool and not trained on"
+            )
+        if found.changed:
+            self.notes.append(
+                f"{name}: {found.changed:,} of the {found.read:,} documents in its files are in "
+                "the pool by key only, with another text; the pool's is trained on"
+            )
+        return found.kept_N
 
     def _make(self, name: str, rater: str) -> NDArray[np.float64]:
         if name in _DRAWS:

@@ -12,7 +12,7 @@ import importlib.util
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -200,8 +200,8 @@ def _add_arm_flags(parser: CommandParser) -> None:
         "--arms",
         metavar="NAMES",
         help=f"Arms to compare, separated by commas, besides unfiltered: {', '.join(ARMS)}. "
-        "Default: random, random_again, trigram, importance, classifier, and rater, label and "
-        "--scores where given.",
+        "Default: random, random_again, trigram, importance, classifier, and rater, label, "
+        "--scores and --kept where given.",
     )
     parser.add_argument(
         "--scores",
@@ -210,6 +210,15 @@ def _add_arm_flags(parser: CommandParser) -> None:
         metavar="NAME=FILES",
         help="Arm of one's own: Parquet files with the columns score, and key or id, such as "
         "RUN/scores. Repeatable.",
+    )
+    parser.add_argument(
+        "--kept",
+        action="append",
+        default=[],
+        metavar="NAME=FILES",
+        help="Arm of the documents in files, at their own share of the pool's bytes, such as "
+        "RUN/selections/NAME/kept of a curation. They are found in the pool by key or text. "
+        "Repeatable.",
     )
     parser.add_argument(
         "--keep",
@@ -315,6 +324,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     Raises:
         FlagError: If flags contradict each other or an arm lacks what it needs.
     """
+    from datarater.meta_training.evaluate.arm_names import ARMS
     from datarater.meta_training.evaluate.arms import ArmOptions
     from datarater.meta_training.evaluate.harness import MAX_SEEDS, Evaluation
     from datarater.meta_training.evaluate.pool import DataOptions
@@ -322,8 +332,9 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     if args.rater and args.fixed_rater:
         raise FlagError("give --rater or --fixed_rater, not both")
     raters = tuple(map(expand_home, [args.fixed_rater] if args.fixed_rater else args.rater))
-    scores = _score_files(args.scores)
-    names = _arm_names(args, bool(raters), scores)
+    scores = _named_files("--scores", args.scores, ARMS)
+    kept = _named_files("--kept", args.kept, [*ARMS, *scores])
+    names = _arm_names(args, bool(raters), [*scores, *kept])
     keeps = tuple(dict.fromkeys([*args.keep, *(SWEEP if args.sweep else ())])) or (_DEFAULT_KEEP,)
     warmup = args.steps // 20 if args.warmup_steps is None else args.warmup_steps
     if warmup >= args.steps:
@@ -342,23 +353,26 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         evaluations=args.evaluations,
         validation_windows=args.validation_windows,
     )
+    data = DataOptions(
+        pool=_patterns(args.pool),
+        target=_patterns(args.target),
+        validation=_patterns(args.validation),
+        validation_share=args.validation_share,
+        text_field=args.text_field,
+        id_field=args.id_field,
+        source_field=args.source_field,
+        label_field=args.label_field,
+        tokenizer=args.tokenizer,
+        vocabulary_size=args.vocabulary_size if args.tokenizer == "bpe" else 0,
+    )
     return Evaluation(
-        data=DataOptions(
-            pool=_patterns(args.pool),
-            target=_patterns(args.target),
-            validation=_patterns(args.validation),
-            validation_share=args.validation_share,
-            text_field=args.text_field,
-            id_field=args.id_field,
-            source_field=args.source_field,
-            label_field=args.label_field,
-            tokenizer=args.tokenizer,
-            vocabulary_size=args.vocabulary_size if args.tokenizer == "bpe" else 0,
-        ),
+        data=data,
         arms=ArmOptions(
             names=names,
             raters=raters,
             scores=scores,
+            kept=kept,
+            fields=data.read_options,
             selection=args.selection,
             keep_unit=args.keep_unit,
             protocol=Protocol(
@@ -384,33 +398,32 @@ def _patterns(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(expand_home(part) for value in values for part in split_on_commas(value))
 
 
-def _score_files(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    from datarater.meta_training.evaluate.arm_names import ARMS
-
+def _named_files(
+    flag: str, values: Sequence[str], taken: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Returns the files of values NAME=FILES by name."""
     files: dict[str, tuple[str, ...]] = {}
     for value in values:
         name, equals, patterns = value.partition("=")
         if not equals or not patterns or not _NAME.fullmatch(name):
             raise FlagError(
-                f"argument --scores: {value!r} is not NAME=FILES, such as mine=s.parquet"
+                f"argument {flag}: {value!r} is not NAME=FILES, such as mine='run/*.parquet'"
             )
-        if name in ARMS or name in files:
-            raise FlagError(f"argument --scores: the name {name!r} is taken; give another")
+        if name in taken or name in files:
+            raise FlagError(f"argument {flag}: the name {name!r} is taken; give another")
         files[name] = _patterns([patterns])
     return files
 
 
-def _arm_names(
-    args: argparse.Namespace, has_rater: bool, scores: dict[str, tuple[str, ...]]
-) -> tuple[str, ...]:
+def _arm_names(args: argparse.Namespace, has_rater: bool, own: Sequence[str]) -> tuple[str, ...]:
     from datarater.meta_training.evaluate.arm_names import ARMS, DEFAULT, LABEL, RATER, UNFILTERED
 
-    given = [*([RATER] if has_rater else []), *([LABEL] if args.label_field else []), *scores]
+    given = [*([RATER] if has_rater else []), *([LABEL] if args.label_field else []), *own]
     if args.arms is None:
         names = [*DEFAULT, *given]
     else:
         names = [name.strip() for name in args.arms.split(",") if name.strip()]
-        known = [*ARMS, *scores]
+        known = [*ARMS, *own]
         for name in names:
             if name not in known:
                 near = near_miss(name, known)

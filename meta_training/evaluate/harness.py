@@ -10,14 +10,14 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import datarater
-from datarater.meta_training.evaluate.arm_names import RATER, UNFILTERED
+from datarater.meta_training.evaluate.arm_names import RANDOM, RATER, UNFILTERED
 from datarater.meta_training.evaluate.arms import ArmOptions, Arms
 from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
@@ -58,11 +58,23 @@ class Evaluation:
     processes: int
     one_rater: bool
 
-    @property
-    def entries(self) -> list[Entry]:
-        """The rows of the evaluation, the baseline first."""
+    def entries(self, own_shares: Mapping[str, float]) -> list[Entry]:
+        """Returns the rows of the evaluation, the baseline first.
+
+        Args:
+            own_shares: Share of each arm that has one of its own; the random arm is run at it too.
+        """
         names = [name for name in self.arms.names if name != UNFILTERED]
-        return [BASELINE, *(Entry(name, keep) for name in names for keep in self.keeps)]
+        shares = {
+            name: [own_shares[name]] if name in own_shares else list(self.keeps) for name in names
+        }
+        if RANDOM in shares:
+            shares[RANDOM] += own_shares.values()
+        return list(
+            dict.fromkeys(
+                [BASELINE, *(Entry(name, keep) for name in names for keep in shares[name])]
+            )
+        )
 
 
 def run_evaluation(
@@ -136,6 +148,7 @@ class _Trainer:
         self._workers = workers
         self._output = output
         self._say = say
+        self._entries = evaluation.entries(arms.own_shares)
         self._cache = RunCache(output / "runs")
         self._results: dict[tuple[Entry, int], RunResult] = {}
         self._selections: dict[Entry, Selection] = {}
@@ -147,7 +160,7 @@ class _Trainer:
         tasks: dict[str, TrainTask] = {}
         users: dict[str, list[tuple[Entry, int]]] = {}
         for seed in seeds:
-            for entry in self._evaluation.entries:
+            for entry in self._entries:
                 if (entry, seed) in self._results:
                     continue
                 selection = self._arms.select(entry.arm, entry.keep, seed, protocol.batch)
@@ -198,7 +211,7 @@ class _Trainer:
         runs = {
             (seed, id(self._results[entry, seed])): self._results[entry, seed].seconds
             for seed in range(first)
-            for entry in self._evaluation.entries
+            for entry in self._entries
         }
         return sum(runs.values()) / first / self._evaluation.processes
 
@@ -260,8 +273,7 @@ class _Trainer:
 
     def _summary(self, seeds: int) -> dict[str, Any]:
         runs = {
-            entry: [self._results[entry, seed] for seed in range(seeds)]
-            for entry in self._evaluation.entries
+            entry: [self._results[entry, seed] for seed in range(seeds)] for entry in self._entries
         }
         protocol = self._evaluation.protocol
         return summarize(runs, self._costs(), protocol.batch * protocol.length)

@@ -28,11 +28,11 @@ def evaluation(*flags: str) -> Any:
 
 def test_every_arm_runs_at_every_share_and_the_whole_pool_once() -> None:
     asked = evaluation("--keep", "0.5", "--keep", "0.9", "--arms", "random,c4,unfiltered")
-    assert asked.entries == [
+    assert asked.entries({}) == [
         Entry("unfiltered", 1.0),
         *(Entry(arm, keep) for arm in ("random", "c4") for keep in (0.5, 0.9)),
     ]
-    assert [keep for _, keep in evaluation("--sweep", "--arms", "c4").entries[1:]] == [
+    assert [keep for _, keep in evaluation("--sweep", "--arms", "c4").entries({})[1:]] == [
         0.9,
         0.75,
         0.5,
@@ -41,9 +41,25 @@ def test_every_arm_runs_at_every_share_and_the_whole_pool_once() -> None:
     ]
 
 
+def test_an_arm_of_kept_documents_has_its_own_share_and_a_random_one_beside_it() -> None:
+    asked = evaluation("--kept", "curated=k/*", "--arms", "random,c4,curated")
+    assert asked.entries({"curated": 0.31}) == [
+        Entry("unfiltered", 1.0),
+        Entry("random", 0.5),
+        Entry("random", 0.31),
+        Entry("c4", 0.5),
+        Entry("curated", 0.31),
+    ]
+    same = asked.entries({"curated": 0.5})
+    assert len(same) == len(set(same)) == 4
+
+
 def test_what_is_given_is_an_arm_by_default() -> None:
-    asked = evaluation("--rater", "r", "--label_field", "quality", "--scores", "mine=s.parquet")
-    assert {"unfiltered", "random", "random_again", "rater", "label", "mine"} <= set(
+    asked = evaluation(
+        *("--rater", "r", "--label_field", "quality", "--scores", "mine=s.parquet"),
+        *("--kept", "curated=k/*"),
+    )
+    assert {"unfiltered", "random", "random_again", "rater", "label", "mine", "curated"} <= set(
         asked.arms.names
     )
     assert asked.seeds == 4
@@ -60,6 +76,8 @@ def test_what_is_given_is_an_arm_by_default() -> None:
         (["--rater", "a", "--fixed_rater", "b"], "give --rater or --fixed_rater, not both"),
         (["--budget", "soon"], "argument --budget: 'soon' is not a time such as 90s, 30m or 1.5h"),
         (["--scores", "c4=s.parquet"], "argument --scores: the name 'c4' is taken"),
+        (["--kept", "k/*"], "argument --kept: 'k/*' is not NAME=FILES"),
+        (["--scores", "a=s", "--kept", "a=k"], "argument --kept: the name 'a' is taken"),
         (["--scores", "s.parquet"], "argument --scores: 's.parquet' is not NAME=FILES"),
         (["--seeds", "0"], "argument --seeds: '0' is not a whole number above 0"),
         (["--warmup_steps", "400"], "--warmup_steps (400) must be below --steps (400)"),
