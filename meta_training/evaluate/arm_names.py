@@ -18,6 +18,7 @@ ARMS: dict[str, str] = {
     "unigram": "byte frequencies of the target",
     "bigram": "byte pairs of the target",
     "trigram": "byte triples of the target",
+    "word_bigram": "word pairs of the target",
     "importance": "importance weights of target over pool on hashed word n-grams (DSIR)",
     "classifier": "linear n-gram classifier of target against pool",
     "target_likelihood": "log-probability under a small LM of the target",

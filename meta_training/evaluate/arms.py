@@ -49,12 +49,13 @@ from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
+from datarater.meta_training.evaluate.word_bigram import WordBigramFilter
 from datarater.meta_training.evaluate.workers import Workers
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.jsonl import key_of
 from datarater.rater_model.documents.records import ReadOptions
 
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 """Raised whenever the same arm on the same data would give other scores."""
 
 _DRAWS = {RANDOM: 1, RANDOM_AGAIN: 2}
@@ -184,8 +185,8 @@ class Arms:
             return self._from_files(name)
         if name == LABEL:
             return _numbers(self._data.column("label"))
-        if name in _NGRAMS:
-            learned = NgramFilter(_NGRAMS[name])
+        if name in _NGRAMS or name == "word_bigram":
+            learned = NgramFilter(_NGRAMS[name]) if name in _NGRAMS else WordBigramFilter()
             learned.fit(document.text for document in self._data.learning)
             return self._cached(
                 name, lambda: np.array([learned.score(text) for text in self._data.texts()])

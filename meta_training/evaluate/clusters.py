@@ -42,7 +42,7 @@ def near_duplicate_clusters(
     Documents are in one cluster if a chain of links connects them. Two are linked if they have
     equal words, at least MIN_SHARED distinct sequences of SEQUENCE_WORDS words in common, or the
     same work. Time and memory grow with the number of words: 40 MB of text take 5 seconds of a core
-    and 250 MB. Sequences are compared by 64-bit hashes: among n of them, two differing ones have
+    and 400 MB. Sequences are compared by 64-bit hashes: among n of them, two differing ones have
     the same hash with a probability of n^2 / 2^65, 10^-6 for 5 million.
 
     Args:

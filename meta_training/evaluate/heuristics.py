@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from operator import itemgetter
 
 _TERMINAL = (".", "!", "?", '"', "”")
 _POLICY = (
@@ -22,6 +24,7 @@ _POLICY = (
 _STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("•", "-", "*", "‣", "◦")
 _ELLIPSES = ("...", "…")
+_SPAN = 3
 _SENTENCE_END = re.compile(r"[.!?]+[\"”')\]]*(?:\s|$)")
 
 
@@ -31,8 +34,9 @@ def c4_score(text: str) -> float:
     A line is retained if it ends in a terminal punctuation mark, has at least 5 words, and mentions
     neither JavaScript nor a cookie or privacy policy. The whole text is dropped, and scores 0, if
     it contains "lorem ipsum" or a curly brace, or its retained lines have fewer than 3 sentences
-    (Raffel et al., arXiv 1910.10683, section 2.2). The list of offensive words and the removal of
-    repeated spans are left out.
+    (Raffel et al., arXiv 1910.10683, section 2.2). Of a span of 3 sentences that occurs again, the
+    first is retained; C4 looks for it in all documents, this in the text alone. C4's list of
+    offensive words is not part of the project, so that rule is left out.
 
     Example:
         >>> c4_score("Home | Login\n" + "This sentence has five words. " * 4) > 0.85
@@ -41,9 +45,10 @@ def c4_score(text: str) -> float:
     lowered = text.lower()
     if "lorem ipsum" in lowered or "{" in text:
         return 0.0
-    retained = [line for line in text.splitlines() if _is_retained(line.strip())]
-    sentences = sum(len(_SENTENCE_END.findall(line)) for line in retained)
-    return sum(map(len, retained)) / max(1, len(text)) if sentences >= 3 else 0.0
+    retained = "\n".join(line for line in text.splitlines() if _is_retained(line.strip()))
+    if len(_SENTENCE_END.findall(retained)) < 3:
+        return 0.0
+    return sum(map(len, _without_repeated_spans(_sentences(retained)))) / len(text)
 
 
 def _is_retained(line: str) -> bool:
@@ -53,11 +58,31 @@ def _is_retained(line: str) -> bool:
     return "javascript" not in lowered and not any(phrase in lowered for phrase in _POLICY)
 
 
+def _sentences(text: str) -> list[str]:
+    """Returns the sentences with the white space after them, and what follows the last one."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return [text[start:end] for start, end in pairwise([0, *ends, len(text)]) if start < end]
+
+
+def _without_repeated_spans(sentences: Sequence[str]) -> list[str]:
+    """Leaves out each span of 3 sentences that occurred before, without overlap."""
+    words = [" ".join(sentence.casefold().split()) for sentence in sentences]
+    first: dict[tuple[str, ...], int] = {}
+    retained, index = [], 0
+    while index < len(sentences):
+        span = tuple(words[index : index + _SPAN])
+        if len(span) == _SPAN and first.setdefault(span, index) <= index - _SPAN:
+            index += _SPAN
+        else:
+            retained.append(sentences[index])
+            index += 1
+    return retained
+
+
 def gopher_score(text: str) -> float:
     """Returns minus the number of Gopher's rules that a text violates.
 
-    The rules of quality and of repetition of Rae et al., arXiv 2112.11446, table A1, without those
-    on duplicate n-grams of 5 and more words.
+    The rules of quality and of repetition of Rae et al., arXiv 2112.11446, section A.1.
 
     Example:
         >>> gopher_score("buy " * 300) < gopher_score("The rain and the wind, to be fair, eased. ")
@@ -86,13 +111,30 @@ def _repeated_characters(text: str, parts: Sequence[str]) -> float:
     return _share(repeats, len(text))
 
 
-def _top_ngram(text: str, words: Sequence[str], order: int) -> float:
-    """Returns the share of the text's characters in its most frequent n-gram."""
-    grams = Counter(zip(*(words[offset:] for offset in range(order)), strict=False))
-    if not grams:
-        return 0.0
-    gram, count = grams.most_common(1)[0]
-    return _share(sum(map(len, gram)) * count, len(text)) if count > 1 else 0.0
+def _top_ngram(words: Sequence[str], order: int) -> float:
+    """Returns the share of the words' characters that are in the most frequent n-gram."""
+    grams = Counter(_ngrams(words, order))
+    gram, count = max(grams.items(), key=itemgetter(1), default=((), 0))
+    return _share(sum(map(len, gram)) * count, sum(map(len, words))) if count > 1 else 0.0
+
+
+def _repeated_ngrams(words: Sequence[str], order: int) -> float:
+    """Returns the share of the words' characters in n-grams that occurred before.
+
+    A word in several of them counts once.
+    """
+    seen: set[tuple[str, ...]] = set()
+    repeated, counted = 0, 0
+    for start, gram in enumerate(_ngrams(words, order)):
+        if gram in seen:
+            repeated += sum(map(len, words[max(start, counted) : start + order]))
+            counted = start + order
+        seen.add(gram)
+    return _share(repeated, sum(map(len, words)))
+
+
+def _ngrams(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[offset:] for offset in range(order)), strict=False)
 
 
 _GOPHER: tuple[Rule, ...] = (
@@ -118,7 +160,13 @@ _GOPHER: tuple[Rule, ...] = (
     lambda text, words, lines, paragraphs: _repeated(paragraphs) > 0.3,
     lambda text, words, lines, paragraphs: _repeated_characters(text, lines) > 0.2,
     lambda text, words, lines, paragraphs: _repeated_characters(text, paragraphs) > 0.2,
-    lambda text, words, lines, paragraphs: _top_ngram(text, words, 2) > 0.20,
-    lambda text, words, lines, paragraphs: _top_ngram(text, words, 3) > 0.18,
-    lambda text, words, lines, paragraphs: _top_ngram(text, words, 4) > 0.16,
+    lambda text, words, lines, paragraphs: _top_ngram(words, 2) > 0.20,
+    lambda text, words, lines, paragraphs: _top_ngram(words, 3) > 0.18,
+    lambda text, words, lines, paragraphs: _top_ngram(words, 4) > 0.16,
+    lambda text, words, lines, paragraphs: _repeated_ngrams(words, 5) > 0.15,
+    lambda text, words, lines, paragraphs: _repeated_ngrams(words, 6) > 0.14,
+    lambda text, words, lines, paragraphs: _repeated_ngrams(words, 7) > 0.13,
+    lambda text, words, lines, paragraphs: _repeated_ngrams(words, 8) > 0.12,
+    lambda text, words, lines, paragraphs: _repeated_ngrams(words, 9) > 0.11,
+    lambda text, words, lines, paragraphs: _repeated_ngrams(words, 10) > 0.10,
 )

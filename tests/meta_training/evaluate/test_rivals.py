@@ -9,10 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datarater.meta_training.evaluate.arms import _numbers, _perplexity_rank, read_scores
 from datarater.meta_training.evaluate.errors import FlagError
-from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
+from datarater.meta_training.evaluate.heuristics import (
+    _repeated_ngrams,
+    _top_ngram,
+    c4_score,
+    gopher_score,
+)
 from datarater.meta_training.evaluate.word_models import classifier_scores, importance_weights
 
 PROSE = re.findall(
@@ -96,18 +103,52 @@ def test_c4_drops_lines_without_sentences_and_documents_with_code() -> None:
 
 
 def test_gopher_counts_the_rules_that_a_text_violates() -> None:
-    sentence = (
-        "It was the best of times, and some people have said to be happy with that number {}. "
-    )
-    prose = "\n".join(sentence.format(" ".join("abcdefgh"[i:] * 2)) for i in range(7))
-    assert (
-        gopher_score(
-            "\n".join(f"{prose[i : i + 60]} {i} the quick brown animals" for i in range(5))
-        )
-        >= -2
-    )
+    rng = np.random.default_rng(0)
+    lines = rng.permutation([f"word{i}" for i in range(120)]).reshape(10, 12).tolist()
+    prose = "\n".join(f"The {' '.join(line)} of {line[0]}s." for line in lines)
+    assert gopher_score(prose) == 0
     assert gopher_score("12 34 56 78 " * 40) <= -3
     assert gopher_score("buy this now\n" * 80) < gopher_score(prose)
+
+
+def test_c4_retains_the_first_of_a_repeated_span_of_three_sentences() -> None:
+    span = "One was the first of them. Two was the second one. Three was the last of all. "
+    between = "Here is something else to read. "
+    once, twice = f"{span}{between}", f"{span}{between}{span.upper()}"
+    assert c4_score(once.strip()) == 1
+    assert c4_score(twice) == pytest.approx(len(once) / len(twice))
+    # Two sentences again are no span of three.
+    assert c4_score(f"{span}{between}{span[:50]}".strip()) == 1
+    # A span does not repeat itself: of seven equal sentences, three and the odd one stay.
+    same = "The very same sentence once again. "
+    assert c4_score(same * 7) == pytest.approx(4 / 7)
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=25), st.integers(1, 4))
+def test_repeated_ngrams_cover_the_characters_of_a_mark_per_word(
+    words: list[str], order: int
+) -> None:
+    grams = [tuple(words[at : at + order]) for at in range(len(words) - order + 1)]
+    marked = {
+        at + offset
+        for at, gram in enumerate(grams)
+        if gram in grams[:at]
+        for offset in range(order)
+    }
+    total = max(1, sum(map(len, words)))
+    assert _repeated_ngrams(words, order) == sum(len(words[at]) for at in marked) / total
+    most = max(map(grams.count, grams), default=0)
+    tops = [len("".join(gram)) * most / total for gram in grams if grams.count(gram) == most > 1]
+    assert _top_ngram(words, order) in (tops or [0])
+
+
+def test_a_passage_that_occurs_twice_violates_the_rules_on_longer_ngrams() -> None:
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in rng.permutation(300)]
+    passage = " ".join(words[:40])
+    text = " ".join([*words, "the", "and"])
+    # 40 of 342 words: more than the limits for 9 and 10 words alone.
+    assert gopher_score(text) - gopher_score(f"{text} {passage}") == 2
 
 
 def test_perplexity_arms_rank_from_both_ends_and_the_middle() -> None:
