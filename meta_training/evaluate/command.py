@@ -7,21 +7,24 @@ once; the work is in `datarater.meta_training.evaluate.harness`.
 from __future__ import annotations
 
 import argparse
-import errno
-import importlib.util
 import re
-import signal
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from datarater.meta_training.evaluate.errors import EvaluationError, FlagError
+from datarater.meta_training.evaluate.command_run import (
+    fraction,
+    patterns_of,
+    positive,
+    run_command,
+    whole_number,
+)
+from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.protocol import MODELS, Protocol
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser, near_miss, print_line
-from datarater.rater_model.documents.files import expand_home, split_on_commas
+from datarater.rater_model.documents.files import expand_home
 
 if TYPE_CHECKING:
     from datarater.meta_training.evaluate.harness import Evaluation
@@ -50,49 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     args = parser.parse_args(argv)
-    for name in _MODULES:
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    from datarater.rater_model.checkpoint import CheckpointError
-    from datarater.rater_model.documents.files import NoInputError
-
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _run(evaluation_of(args), Path(expand_home(args.output)))
-    except FlagError as error:
-        parser.error(str(error))
-    except EvaluationError as error:
-        return _fail(error, error.exit_code)
-    except NoInputError as error:
-        return _fail(error, exit_codes.NO_INPUT)
-    except CheckpointError as error:
-        return _fail(f"--rater: {error}", exit_codes.WRONG_USAGE)
-    except BrokenPipeError:  # handled by `datarater` as in every command
-        raise
-    except OSError as error:
-        return _fail(error, _exit_code_of(error))
-    except KeyboardInterrupt:
-        return _fail("stopped; run the same command to continue", exit_codes.STOPPED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _fail(message: object, code: int) -> int:
-    print_line(f"{COMMAND}: {message}", sys.stderr)
-    return code
-
-
-def _exit_code_of(error: OSError) -> int:
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return exit_codes.NO_PERMISSION
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return exit_codes.DISK_FULL
-    return exit_codes.UNREADABLE_INPUT if error.filename else exit_codes.FAILED
+    return run_command(
+        parser, lambda: _run(evaluation_of(args), Path(expand_home(args.output))), _MODULES
+    )
 
 
 def _run(evaluation: Evaluation, output: Path) -> int:
@@ -149,7 +112,7 @@ def _add_data_flags(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--validation_share",
-        type=_share,
+        type=fraction,
         default=0.5,
         metavar="SHARE",
         help="Share of the target's documents for validation. Default: %(default)s.",
@@ -223,7 +186,7 @@ def _add_arm_flags(parser: CommandParser) -> None:
     parser.add_argument(
         "--keep",
         action="append",
-        type=_fraction,
+        type=fraction,
         default=[],
         metavar="SHARE",
         help=f"Share of the pool that each arm keeps. Repeatable. Default: {_DEFAULT_KEEP}.",
@@ -251,7 +214,7 @@ def _add_arm_flags(parser: CommandParser) -> None:
 def _add_run_flags(parser: CommandParser) -> None:
     parser.add_argument(
         "--seeds",
-        type=_whole,
+        type=whole_number,
         metavar="N",
         help="Seeds, each a fresh model and data order for every arm; with --budget, the maximum. "
         "Default: 4, or as many as the budget allows.",
@@ -265,7 +228,7 @@ def _add_run_flags(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=_whole,
+        type=whole_number,
         default=2,
         metavar="N",
         help="Single-threaded processes at a time. Default: %(default)s.",
@@ -284,7 +247,7 @@ def _add_run_flags(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--vocabulary_size",
-        type=_whole,
+        type=whole_number,
         default=8192,
         metavar="N",
         help="Number of ids of the BPE. Default: %(default)s.",
@@ -298,20 +261,20 @@ def _add_run_flags(parser: CommandParser) -> None:
     ):
         parser.add_argument(
             f"--{name}",
-            type=_whole,
+            type=whole_number,
             default=getattr(_DEFAULTS, name),
             metavar="N",
             help=f"{meaning}. Default: %(default)s.",
         )
     parser.add_argument(
         "--warmup_steps",
-        type=_whole,
+        type=whole_number,
         metavar="N",
         help="Updates of linear warm-up. Default: a twentieth of the steps.",
     )
     parser.add_argument(
         "--learning_rate",
-        type=_positive,
+        type=positive,
         default=_DEFAULTS.learning_rate,
         metavar="RATE",
         help="Peak learning rate of Adam. Default: %(default)s.",
@@ -354,9 +317,9 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         validation_windows=args.validation_windows,
     )
     data = DataOptions(
-        pool=_patterns(args.pool),
-        target=_patterns(args.target),
-        validation=_patterns(args.validation),
+        pool=patterns_of(args.pool),
+        target=patterns_of(args.target),
+        validation=patterns_of(args.validation),
         validation_share=args.validation_share,
         text_field=args.text_field,
         id_field=args.id_field,
@@ -394,10 +357,6 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     )
 
 
-def _patterns(values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(expand_home(part) for value in values for part in split_on_commas(value))
-
-
 def _named_files(
     flag: str, values: Sequence[str], taken: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
@@ -411,7 +370,7 @@ def _named_files(
             )
         if name in taken or name in files:
             raise FlagError(f"argument {flag}: the name {name!r} is taken; give another")
-        files[name] = _patterns([patterns])
+        files[name] = patterns_of([patterns])
     return files
 
 
@@ -434,39 +393,6 @@ def _arm_names(args: argparse.Namespace, has_rater: bool, own: Sequence[str]) ->
     if LABEL in names and not args.label_field:
         raise FlagError("--arms label needs --label_field")
     return tuple(dict.fromkeys([UNFILTERED, *names]))
-
-
-# Types of values. argparse prints the message of an ArgumentTypeError after the flag's name.
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
-    return value
-
-
-_share = _fraction
 
 
 def _seconds(text: str) -> float:

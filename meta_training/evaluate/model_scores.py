@@ -6,7 +6,7 @@ N counts documents.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import numpy as np
@@ -40,19 +40,34 @@ class RaterTask:
 
     def __call__(self, report: Callable[[float], None]) -> NDArray[np.float64]:
         """Returns the scores, float64."""
-        from datarater.rater_model.checkpoint import load_rater
-        from datarater.rater_model.scorer import Scorer
-        from datarater.rater_model.scoring_options import ScoringOptions
-
-        checkpoint = load_rater(self.rater)
-        cap = checkpoint.statistics.max_windows or ScoringOptions().max_windows
-        scorer = Scorer(checkpoint, ScoringOptions(max_windows=cap))
         texts = open_data(self.data).texts(self.first, self.last)
-        scores = [np.zeros(0)]
-        while part := list(islice(texts, _TEXTS)):
-            scores.append(scorer.score(part).scores_N.astype(np.float64))
-            report(len(np.concatenate(scores)) / max(1, self.last - self.first))
-        return np.concatenate(scores)
+        return rater_scores(self.rater, texts, self.last - self.first, report)
+
+
+def rater_scores(
+    rater: str, texts: Iterable[str], count: int, report: Callable[[float], None]
+) -> NDArray[np.float64]:
+    """Returns a rater's scores under its own cap of windows.
+
+    Args:
+        rater: Folder of the rater checkpoint.
+        texts: Texts of the documents.
+        count: Their number, for the progress.
+        report: Reports the share that is done.
+    """
+    from datarater.rater_model.checkpoint import load_rater
+    from datarater.rater_model.scorer import Scorer
+    from datarater.rater_model.scoring_options import ScoringOptions
+
+    checkpoint = load_rater(rater)
+    cap = checkpoint.statistics.max_windows or ScoringOptions().max_windows
+    scorer = Scorer(checkpoint, ScoringOptions(max_windows=cap))
+    texts = iter(texts)
+    scores = [np.zeros(0)]
+    while part := list(islice(texts, _TEXTS)):
+        scores.append(scorer.score(part).scores_N.astype(np.float64))
+        report(len(np.concatenate(scores)) / max(1, count))
+    return np.concatenate(scores)
 
 
 @dataclasses.dataclass(frozen=True)
