@@ -31,6 +31,31 @@ ARMS: dict[str, str] = {
 }
 """The known arms, besides those of --scores."""
 
+_FLOORED = "_floored"
+UNSCORED = frozenset({UNFILTERED, RANDOM, RANDOM_AGAIN})
+"""The arms that look at no document."""
+
+
+def floored(name: str) -> str:
+    """Returns the name of an arm's twin whose sources have a floor.
+
+    Example:
+        >>> floored("rater")
+        'rater_floored'
+    """
+    return name + _FLOORED
+
+
+def without_floor(name: str) -> str:
+    """Returns the name of the arm whose scores an arm ranks by.
+
+    Example:
+        >>> without_floor("rater_floored"), without_floor("rater")
+        ('rater', 'rater')
+    """
+    return name.removesuffix(_FLOORED)
+
+
 DOCUMENTS, BATCH_TOP_K = "documents", "batch_top_k"
 """Ways to select: the best documents of the pool, or the best chunks of oversampled batches."""
 

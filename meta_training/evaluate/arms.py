@@ -34,10 +34,11 @@ from datarater.meta_training.evaluate.arm_names import (
     RANDOM_AGAIN,
     RATER,
     UNFILTERED,
+    without_floor,
 )
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
-from datarater.meta_training.evaluate.keeping import keep_best, rank, seeded_hash
+from datarater.meta_training.evaluate.keeping import keep_best, rank, seeded_hash, source_floors
 from datarater.meta_training.evaluate.kept_files import find_in_pool
 from datarater.meta_training.evaluate.model_scores import (
     POOL,
@@ -75,6 +76,8 @@ class ArmOptions:
         kept: Files of kept documents, by the name of the arm.
         fields: Fields of their documents.
         selection: Way to select, `DOCUMENTS` or `BATCH_TOP_K`.
+        source_floor: Share of each source that an arm's `floored` twin keeps at least, where its
+            own share is not below that; None without twins.
         keep_unit: "bytes" or "tokens", the unit of kept shares of documents.
         model: Shape of the small language models of the perplexity arms.
         protocol: How they are trained.
@@ -86,6 +89,7 @@ class ArmOptions:
     kept: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     fields: ReadOptions = dataclasses.field(default_factory=ReadOptions)
     selection: str = DOCUMENTS
+    source_floor: float | None = None
     keep_unit: str = "bytes"
     model: Model = dataclasses.field(default_factory=lambda: Model(32, 2, 96, 2))
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
@@ -118,6 +122,7 @@ class Arms:
         self._scores: dict[tuple[str, str], NDArray[np.float64]] = {}
         self.seconds = 0.0
         self.notes: list[str] = []
+        self._sources = [] if options.source_floor is None else _distinct_sources(data)
         self._kept = {name: self._find(name) for name in options.kept if name in options.names}
 
     @property
@@ -147,10 +152,15 @@ class Arms:
         # A random arm draws anew for each seed; in any other, equal scores are in a fixed order.
         draw = _DRAWS.get(name, 0)
         ties_N = seeded_hash(data.hashes_N, seed if draw else 0, draw)
-        scores_N = self.scores(name, seed)
+        scored = without_floor(name)
+        scores_N = self.scores(scored, seed)
         if self._options.selection == BATCH_TOP_K:
             return BatchTopK(rank(scores_N, ties_N), best=batch, drawn=round(batch / keep))
-        return KeptDocuments(keep_best(scores_N, sizes_N, keep, ties_N))
+        required_N = None
+        if scored != name:
+            floor = min(keep, self._options.source_floor or 0.0)
+            required_N = source_floors(scores_N, sizes_N, floor, ties_N, self._sources)
+        return KeptDocuments(keep_best(scores_N, sizes_N, keep, ties_N, required_N))
 
     def scores(self, name: str, seed: int = 0) -> NDArray[np.float64]:
         """Returns the scores of an arm, from memory, the cache, or made now."""
@@ -314,6 +324,17 @@ def read_scores(name: str, patterns: Sequence[str], keys_N: Sequence[str]) -> ND
             f"{keys_N[0]}"
         )
     return scores_N
+
+
+def _distinct_sources(data: Data) -> list[str]:
+    """Returns the source of each document of the pool."""
+    sources = data.column("source")
+    if len(set(sources)) < 2:
+        raise FlagError(
+            f"--source_floor: all documents of the pool have the source {sources[0]!r}; name the "
+            "field of their sources by --source_field"
+        )
+    return sources
 
 
 def _numbers(labels: Sequence[str]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from datarater.meta_training.evaluate.command_run import (
     patterns_of,
     positive,
     run_command,
+    share_or_all,
     whole_number,
 )
 from datarater.meta_training.evaluate.errors import FlagError
@@ -204,6 +205,14 @@ def _add_arm_flags(parser: CommandParser) -> None:
         "windows of each oversampled batch, as the paper does. Default: %(default)s.",
     )
     parser.add_argument(
+        "--source_floor",
+        type=share_or_all,
+        metavar="SHARE",
+        help="Run every arm that scores documents also with a floor: each source keeps at least "
+        "this share of its own bytes (or tokens), and never more than --keep asks for. 1 keeps the "
+        "same share of each source. A table shows what the floor costs.",
+    )
+    parser.add_argument(
         "--keep_unit",
         choices=("bytes", "tokens"),
         default="bytes",
@@ -287,7 +296,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     Raises:
         FlagError: If flags contradict each other or an arm lacks what it needs.
     """
-    from datarater.meta_training.evaluate.arm_names import ARMS
+    from datarater.meta_training.evaluate.arm_names import ARMS, DOCUMENTS, UNSCORED, floored
     from datarater.meta_training.evaluate.arms import ArmOptions
     from datarater.meta_training.evaluate.harness import MAX_SEEDS, Evaluation
     from datarater.meta_training.evaluate.pool import DataOptions
@@ -298,6 +307,15 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     scores = _named_files("--scores", args.scores, ARMS)
     kept = _named_files("--kept", args.kept, [*ARMS, *scores])
     names = _arm_names(args, bool(raters), [*scores, *kept])
+    if args.source_floor is not None:
+        if args.selection != DOCUMENTS:
+            raise FlagError(f"--source_floor needs --selection {DOCUMENTS}")
+        # Each twin follows its arm.
+        names = tuple(
+            twin
+            for name in names
+            for twin in ((name,) if name in UNSCORED or name in kept else (name, floored(name)))
+        )
     keeps = tuple(dict.fromkeys([*args.keep, *(SWEEP if args.sweep else ())])) or (_DEFAULT_KEEP,)
     warmup = args.steps // 20 if args.warmup_steps is None else args.warmup_steps
     if warmup >= args.steps:
@@ -337,6 +355,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
             kept=kept,
             fields=data.read_options,
             selection=args.selection,
+            source_floor=args.source_floor,
             keep_unit=args.keep_unit,
             protocol=Protocol(
                 steps=args.steps,
@@ -361,6 +380,8 @@ def _named_files(
     flag: str, values: Sequence[str], taken: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
     """Returns the files of values NAME=FILES by name."""
+    from datarater.meta_training.evaluate.arm_names import without_floor
+
     files: dict[str, tuple[str, ...]] = {}
     for value in values:
         name, equals, patterns = value.partition("=")
@@ -368,7 +389,7 @@ def _named_files(
             raise FlagError(
                 f"argument {flag}: {value!r} is not NAME=FILES, such as mine='run/*.parquet'"
             )
-        if name in taken or name in files:
+        if name in taken or name in files or name != without_floor(name):
             raise FlagError(f"argument {flag}: the name {name!r} is taken; give another")
         files[name] = patterns_of([patterns])
     return files

@@ -1,4 +1,7 @@
-"""Which documents an arm keeps: the best by score, up to an exact share of the bytes or tokens."""
+"""Which documents an arm keeps: the best by score, up to an exact share of the bytes or tokens.
+
+Each source may have a floor, a share that its own best documents keep however the others score.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,11 @@ def rank(scores_N: ArrayLike, ties_N: ArrayLike) -> NDArray[np.int64]:
 
 
 def keep_best(
-    scores_N: ArrayLike, sizes_N: ArrayLike, keep: float, ties_N: ArrayLike
+    scores_N: ArrayLike,
+    sizes_N: ArrayLike,
+    keep: float,
+    ties_N: ArrayLike,
+    required_N: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Returns which documents are kept.
 
@@ -77,6 +84,8 @@ def keep_best(
         sizes_N: Sizes in bytes or tokens.
         keep: Share of the total size to keep, above 0 and up to 1.
         ties_N: Tie-breakers, such as seeded hashes.
+        required_N: Documents that are taken before all others, such as those that `source_floors`
+            returns, even where they alone exceed the share; None for none.
 
     Example:
         >>> keep_best([0.1, 0.9, 0.5], [10, 10, 20], 0.5, [0, 1, 2]).tolist()
@@ -84,15 +93,56 @@ def keep_best(
     """
     if not 0 < keep <= 1:
         raise ValueError(f"the kept share must be above 0 and at most 1, not {keep}")
-    order_N = order_of(scores_N, ties_N)
-    total_N = np.cumsum(np.asarray(sizes_N, np.int64)[order_N])
+    sizes_N = np.asarray(sizes_N, np.int64)
+    kept_N = np.zeros(len(sizes_N), bool) if required_N is None else required_N.copy()
+    required, wanted = int(sizes_N[kept_N].sum()), keep * sizes_N.sum()
 
-    wanted = keep * total_N[-1]
-    count = int(np.searchsorted(total_N, wanted, side="right"))
-    if count < len(total_N):
-        below = wanted - (total_N[count - 1] if count else 0)
-        if not count or total_N[count] - wanted < below:
-            count += 1
-    kept_N = np.zeros(len(total_N), bool)
-    kept_N[order_N[:count]] = True
+    # The others in their order, R of them, with the size that is kept after each.
+    order_N = order_of(scores_N, ties_N)
+    others_R = order_N[~kept_N[order_N]]
+    total_R = required + np.cumsum(sizes_N[others_R])
+    count = int(np.searchsorted(total_R, wanted, side="right"))
+    before = total_R[count - 1] if count else required
+    if count < len(total_R) and (not before or total_R[count] - wanted < wanted - before):
+        count += 1
+    kept_N[others_R[:count]] = True
     return kept_N
+
+
+def source_floors(
+    scores_N: ArrayLike,
+    sizes_N: ArrayLike,
+    floor: float,
+    ties_N: ArrayLike,
+    sources_N: ArrayLike,
+) -> NDArray[np.bool_]:
+    """Returns the best documents of each source, as few as have `floor` of the source's size.
+
+    Args:
+        scores_N: Scores; higher is better.
+        sizes_N: Sizes in bytes or tokens.
+        floor: Share of each source, from 0 to 1.
+        ties_N: Tie-breakers, such as seeded hashes.
+        sources_N: Source of each document, names or numbers.
+
+    Example:
+        >>> sources = ["a", "a", "b", "b"]
+        >>> source_floors([3, 2, 1, 0], [10, 10, 10, 10], 0.5, [0] * 4, sources).tolist()
+        [True, False, True, False]
+    """
+    if not 0 <= floor <= 1:
+        raise ValueError(f"the floor of each source must be from 0 to 1, not {floor}")
+    sizes_N = np.asarray(sizes_N, np.int64)
+    _, source_N = np.unique(np.asarray(sources_N), return_inverse=True)
+    total_K = np.bincount(source_N, sizes_N)
+    # Rounded, so that 0.1 of 30 bytes is 3 of them and not a little more.
+    floor_K = np.round(floor * total_K, 6)
+
+    # Source by source, each with its best documents first.
+    order_N = order_of(scores_N, ties_N)
+    order_N = order_N[np.argsort(source_N[order_N], kind="stable")]
+    start_K = np.cumsum(total_K) - total_K
+    before_N = np.cumsum(sizes_N[order_N]) - sizes_N[order_N] - start_K[source_N[order_N]]
+    required_N = np.zeros(len(sizes_N), bool)
+    required_N[order_N] = before_N < floor_K[source_N[order_N]]
+    return required_N

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datarater.meta_training.evaluate.arm_names import RANDOM, RANDOM_AGAIN, UNFILTERED
+from datarater.meta_training.evaluate.arm_names import (
+    RANDOM,
+    RANDOM_AGAIN,
+    UNFILTERED,
+    floored,
+    without_floor,
+)
 from datarater.meta_training.evaluate.gains import compute_gain, net_gain, net_gains
 from datarater.meta_training.evaluate.runs import RunResult
 from datarater.meta_training.evaluate.statistics import (
@@ -71,6 +77,7 @@ def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
         ),
         "best_fractions": _best_fractions(runs),
         "flops_per_step": costs.training * tokens_per_step,
+        "tables": [table for table in [_floor_table(runs)] if table is not None],
     }
 
 
@@ -117,7 +124,7 @@ def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
     gain = compute_gain([run.curve for run in mine], [run.curve for run in baseline])
     row["gain"] = dataclasses.asdict(gain)
     if gain.mean is not None:
-        scoring = costs.scoring.get(entry.arm, 0.0)
+        scoring = costs.scoring.get(without_floor(entry.arm), 0.0)
         row["net"] = {
             "gain": net_gain(gain.mean, scoring, costs.training, entry.keep),
             **net_gains(gain.mean, scoring, entry.keep),
@@ -160,6 +167,40 @@ def _noise_floor(runs: Runs) -> dict[str, Any] | None:
         "deviation": float(np.sqrt(np.mean(differences**2))),
         "largest_difference": float(np.abs(differences).max()),
         "largest_gain": max(reached, default=None),
+    }
+
+
+def _floor_table(runs: Runs) -> dict[str, Any] | None:
+    """Returns what a floor per source costs each arm; None if no arm has a twin with one."""
+    rows = []
+    for entry in runs:
+        twin = Entry(floored(entry.arm), entry.keep)
+        if twin in runs:
+            with_floor, without = _final(runs[twin]), _final(runs[entry])
+            difference = paired_difference(with_floor, without)
+            rows.append(
+                [
+                    entry.arm,
+                    entry.keep,
+                    round(float(np.mean(without)), 4),
+                    round(float(np.mean(with_floor)), 4),
+                    _interval(dataclasses.asdict(difference)),
+                    difference.verdict,
+                ]
+            )
+    if not rows:
+        return None
+    return {
+        "title": "What a floor per source costs",
+        "columns": [
+            "arm",
+            "keep",
+            "loss without",
+            "loss with floor",
+            "difference (95%)",
+            "with floor",
+        ],
+        "rows": rows,
     }
 
 
@@ -231,6 +272,13 @@ def print_table(summary: Mapping[str, Any]) -> None:
     console.print(table)
     for line in sentences(summary):
         console.print(line, highlight=False, soft_wrap=True)
+    for extra in summary.get("tables", []):
+        table = Table(title=extra["title"])
+        for index, heading in enumerate(extra["columns"]):
+            table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        for row in extra["rows"]:
+            table.add_row(*("" if cell is None else str(cell) for cell in row))
+        console.print(table)
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:

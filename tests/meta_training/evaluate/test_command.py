@@ -54,6 +54,15 @@ def test_an_arm_of_kept_documents_has_its_own_share_and_a_random_one_beside_it()
     assert len(same) == len(set(same)) == 4
 
 
+def test_a_floor_gives_every_scored_arm_a_twin() -> None:
+    asked = evaluation(
+        *("--source_floor", "1", "--kept", "curated=k/*", "--arms", "random,c4,curated")
+    )
+    assert asked.arms.names == ("unfiltered", "random", "c4", "c4_floored", "curated")
+    assert asked.arms.source_floor == 1
+    assert evaluation("--arms", "c4").arms.names == ("unfiltered", "c4")
+
+
 def test_what_is_given_is_an_arm_by_default() -> None:
     asked = evaluation(
         *("--rater", "r", "--label_field", "quality", "--scores", "mine=s.parquet"),
@@ -78,6 +87,12 @@ def test_what_is_given_is_an_arm_by_default() -> None:
         (["--scores", "c4=s.parquet"], "argument --scores: the name 'c4' is taken"),
         (["--kept", "k/*"], "argument --kept: 'k/*' is not NAME=FILES"),
         (["--scores", "a=s", "--kept", "a=k"], "argument --kept: the name 'a' is taken"),
+        (
+            ["--source_floor", "0.5", "--selection", "batch_top_k"],
+            "--source_floor needs --selection documents",
+        ),
+        (["--source_floor", "0"], "argument --source_floor: '0' is not a share above 0"),
+        (["--scores", "a_floored=s"], "argument --scores: the name 'a_floored' is taken"),
         (["--scores", "s.parquet"], "argument --scores: 's.parquet' is not NAME=FILES"),
         (["--seeds", "0"], "argument --seeds: '0' is not a whole number above 0"),
         (["--warmup_steps", "400"], "--warmup_steps (400) must be below --steps (400)"),

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datarater.meta_training.evaluate.keeping import keep_best, seeded_hash, text_hash
+from datarater.meta_training.evaluate.keeping import (
+    keep_best,
+    order_of,
+    seeded_hash,
+    source_floors,
+    text_hash,
+)
 
 
 @given(
@@ -41,6 +49,77 @@ def test_equal_scores_are_ordered_by_the_tie_breaker_alone() -> None:
 def test_a_share_out_of_range_is_refused(keep: float) -> None:
     with pytest.raises(ValueError, match="share"):
         keep_best([1.0], [1], keep, [0])
+
+
+sourced = st.lists(
+    st.tuples(st.floats(-5, 5), st.integers(1, 20), st.sampled_from("abc")), min_size=1, max_size=9
+)
+shares = st.integers(1, 10).map(lambda tenths: tenths / 10)
+
+
+@given(sourced, shares, shares)
+def test_a_floor_keeps_the_best_of_each_source_and_then_the_best_of_all(
+    drawn: list[tuple[float, int, str]], keep: float, floor: float
+) -> None:
+    scores, sizes, sources = (list(column) for column in zip(*drawn, strict=True))
+    ties = np.arange(len(drawn))
+    required = source_floors(scores, sizes, floor, ties, sources)
+    kept = keep_best(scores, sizes, keep, ties, required)
+
+    # Every choice of the best documents of each source, of which the floors allow some.
+    order = order_of(scores, ties).tolist()
+    ranked = {name: [i for i in order if sources[i] == name] for name in sorted(set(sources))}
+    smallest = {
+        name: next(
+            count
+            for count in range(len(ids) + 1)
+            if 10 * sum(sizes[i] for i in ids[:count])
+            >= round(10 * floor) * sum(sizes[i] for i in ids)
+        )
+        for name, ids in ranked.items()
+    }
+    allowed = []
+    for counts in itertools.product(*(range(smallest[n], len(ranked[n]) + 1) for n in ranked)):
+        choice = {
+            i for ids, count in zip(ranked.values(), counts, strict=True) for i in ids[:count]
+        }
+        free = choice - {i for name, ids in ranked.items() for i in ids[: smallest[name]]}
+        dropped = [order.index(i) for i in range(len(drawn)) if i not in choice]
+        # What is kept beyond the floors is better than everything that is dropped.
+        if all(order.index(i) < min(dropped, default=len(drawn)) for i in free):
+            allowed.append(choice)
+    wanted = round(10 * keep) * sum(sizes)
+    closest = min(
+        allowed,
+        key=lambda choice: (
+            abs(10 * sum(sizes[i] for i in choice) - wanted),
+            sum(sizes[i] for i in choice),
+        ),
+    )
+    assert set(np.flatnonzero(kept)) == closest
+
+
+def test_a_floor_at_the_kept_share_keeps_that_share_of_each_source() -> None:
+    rng = np.random.default_rng(0)
+    sources, sizes = rng.integers(0, 4, 2000), rng.integers(1, 9, 2000)
+    scores, ties = rng.normal(sources, 1), rng.permutation(2000)
+    plain = keep_best(scores, sizes, 0.3, ties)
+    even = keep_best(scores, sizes, 0.3, ties, source_floors(scores, sizes, 0.3, ties, sources))
+    for source in range(4):
+        of_source = sources == source
+        share = sizes[even & of_source].sum() / sizes[of_source].sum()
+        assert 0.3 <= share < 0.3 + 9 / sizes[of_source].sum()
+    assert sizes[plain & (sources == 0)].sum() < 0.1 * sizes[sources == 0].sum()
+
+
+def test_a_floor_that_the_best_documents_already_meet_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    sources, scores, ties = rng.integers(0, 3, 600), rng.normal(size=600), np.arange(600)
+    required = source_floors(scores, np.ones(600), 0.1, ties, sources)
+    np.testing.assert_array_equal(
+        keep_best(scores, np.ones(600), 0.5, ties, required),
+        keep_best(scores, np.ones(600), 0.5, ties),
+    )
 
 
 def test_random_draws_of_seeds_are_independent_halves() -> None:

@@ -94,6 +94,27 @@ def test_the_best_fraction_has_a_wider_interval_than_a_row_of_the_table() -> Non
     )
 
 
+def test_a_table_shows_what_a_floor_per_source_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = summarize(runs_of(rater=-0.1, rater_floored=-0.06, random=0.0), COSTS, 4096)
+    (table,) = summary["tables"]
+    assert table["title"] == "What a floor per source costs"
+    (cells,) = table["rows"]
+    assert len(cells) == len(table["columns"])
+    assert cells[:2] == ["rater", 0.5]
+    assert cells[3] - cells[2] == pytest.approx(0.04, abs=0.01)
+    assert cells[4].startswith("+0.0")
+    assert cells[5] == "worse"
+    # The twin's scores cost as much.
+    assert (
+        row(summary, "rater_floored")["net"]["scoring_flops_per_token"]
+        == row(summary, "rater")["net"]["scoring_flops_per_token"]
+        == 2e5
+    )
+    print_table(summary)
+    assert "What a floor per source costs" in capsys.readouterr().out
+    assert summarize(runs_of(rater=-0.1), COSTS, 4096)["tables"] == []
+
+
 def test_a_sweep_that_only_harms_says_so() -> None:
     summary = summarize(runs_of(rater__90=0.05, rater__50=0.1), COSTS, 4096)
     assert row(summary, "rater")["gain"]["reached"] == 0
