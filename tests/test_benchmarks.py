@@ -9,7 +9,7 @@ import pytest
 
 from datarater.meta_training.demo.corruption import NOISE_LEVELS, CorruptionKind
 from datarater.meta_training.demo.ranking import auc
-from tests.benchmarks import corruption, mixed_corpus
+from tests.benchmarks import corruption, mixed_corpus, toy_r2
 from tests.benchmarks.benchmark_support import read_documents
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, WORKS, assign, shared_names
 
@@ -61,3 +61,23 @@ def test_scores_that_are_length_alone_show_nothing_within_deciles() -> None:
     within = mixed_corpus.auc_within_deciles(size_N.astype(np.float64), is_clean_N, size_N)
     assert len(within) == mixed_corpus.DECILES
     assert np.mean(within) < 0.6
+
+
+def test_the_weights_of_each_batch_sum_to_one_and_rise_with_the_scores() -> None:
+    scores_N = np.arange(50) / 10
+    weights, dealt = toy_r2.batch_weights(scores_N, 16, np.random.default_rng(0))
+    assert len(set(dealt.tolist())) == len(weights) == 48
+    for batch in range(3):
+        here = slice(16 * batch, 16 * batch + 16)
+        exponentials = np.exp(scores_N[dealt[here]])
+        np.testing.assert_allclose(weights[here], exponentials / exponentials.sum())
+
+
+def test_r_squared_is_the_share_of_the_variance_that_the_line_explains() -> None:
+    rng = np.random.default_rng(0)
+    x_N = rng.random(200)
+    y_N = 3 - 2 * x_N + rng.normal(0, 0.3, 200)
+    residuals_N = y_N - np.polyval(np.polyfit(x_N, y_N, 1), x_N)
+    assert toy_r2.r_squared(x_N, y_N) == pytest.approx(1 - residuals_N.var() / y_N.var())
+    assert toy_r2.r_squared(x_N, 1 - x_N) == pytest.approx(1)
+    assert toy_r2.r_squared(x_N, np.ones(200)) == 0
