@@ -76,6 +76,7 @@ class LanguageModelTask:
 
     Attributes:
         data: Folder of the data.
+        rotation: Which folds of the target have which role.
         corpus: What the model is trained on: `POOL`, or `TARGET` for its learning part.
         model: Shape of the model.
         protocol: How it is trained.
@@ -83,6 +84,7 @@ class LanguageModelTask:
     """
 
     data: str
+    rotation: int
     corpus: str
     model: Model
     protocol: Protocol
@@ -97,17 +99,11 @@ class LanguageModelTask:
         from datarater.meta_training.evaluate import training
         from datarater.rater_model.scorer import window_starts
 
-        data = open_data(self.data)
+        data = open_data(self.data).at(self.rotation)
         corpus = data if self.corpus == POOL else _target_as_pool(data)
         everything = KeptDocuments(np.ones(len(corpus.token_ends_N), bool))
-        run = training.train(
-            corpus,
-            everything,
-            self.model,
-            self.protocol,
-            self.seed,
-            lambda share: report(share / 2),
-        )
+        job = training.Job(corpus, everything, self.seed)
+        run = training.train(job, self.model, self.protocol, lambda share: report(share / 2))
         length = self.protocol.length
         config = training.language_model_config(self.model, data.tokenizer.vocabulary_size)
         losses = training.make_window_losses(config, _WINDOWS, length)

@@ -1,8 +1,9 @@
 """Runs by content: what makes two runs the same, and the cache of finished runs.
 
 A run is identified by the digest of everything that determines its result: the model, the protocol,
-the seed, the pool with its tokenizer, the validation set, what is selected, and `RUN_VERSION`. The
-name of the arm is not among them: two arms that select the same share their runs.
+the seed, the pool with its tokenizer, the documents that losses are measured on, what is selected,
+and `RUN_VERSION`. The name of the arm is not among them: two arms that select the same share their
+runs.
 
     OUTPUT/runs/DIGEST.json   the specification and the result of one run
 """
@@ -15,13 +16,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datarater.meta_training.evaluate.pool import Data, open_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.walk import Selection
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 """Raised whenever the same specification would give another result."""
 
 
@@ -34,7 +35,7 @@ class RunSpec:
         protocol: How it is trained.
         seed: Seed of its initialization and walk.
         pool: Digest of the pool's texts and the tokenizer.
-        validation: Digest of the validation documents.
+        validation: Digest of the documents that its losses are measured on.
         kept: Digest of the selection.
     """
 
@@ -67,20 +68,22 @@ class RunResult:
     """What is stored of a run.
 
     Attributes:
-        curve: (step, validation loss in nats per token) pairs, ascending.
-        by_source: Final validation loss by source of the validation set.
+        curve: (step, test loss in nats per token) pairs, ascending.
+        choice_loss: Final loss on the documents that choices are made on.
+        by_source: Final test loss by source.
         passes: Number of passes over what is selected, the last one begun.
         seconds: Wall time of the run.
     """
 
     curve: list[tuple[int, float]]
+    choice_loss: float
     by_source: dict[str, float]
     passes: int
     seconds: float
 
     @property
     def final_loss(self) -> float:
-        """Validation loss at the end."""
+        """Test loss at the end."""
         return self.curve[-1][1]
 
 
@@ -119,34 +122,54 @@ class RunCache:
         return self.folder / f"{spec.digest[:32]}.json"
 
 
+class PlannedRun(NamedTuple):
+    """A run that has yet to be made.
+
+    Attributes:
+        spec: What to run.
+        selection: What it trains on.
+        rotation: Roles of the target's folds.
+    """
+
+    spec: RunSpec
+    selection: Selection
+    rotation: int
+
+
+def plan_run(
+    data: Data, selection: Selection, model: Model, protocol: Protocol, seed: int
+) -> PlannedRun:
+    """Returns the run of an arm, on data in the rotation of the seed."""
+    return PlannedRun(run_spec(data, selection, model, protocol, seed), selection, data.rotation)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainTask:
-    """A run for a worker process, which stores the result itself.
+    """Runs for a worker process, which trains them together and stores the results itself.
 
     Attributes:
         data: Folder of the data.
         runs: Folder of the cache.
-        spec: What to run.
-        selection: What it trains on.
+        planned: The runs, with one model and one protocol.
     """
 
     data: str
     runs: str
-    spec: RunSpec
-    selection: Selection
+    planned: tuple[PlannedRun, ...]
 
-    def __call__(self, report: Callable[[float], None]) -> RunResult:
-        """Trains, stores and returns the result."""
+    def __call__(self, report: Callable[[float], None]) -> list[RunResult]:
+        """Trains, stores and returns the results, in the order of `planned`."""
         from datarater.meta_training.evaluate import training
 
-        run = training.train(
-            open_data(self.data),
-            self.selection,
-            self.spec.model,
-            self.spec.protocol,
-            self.spec.seed,
-            report,
-        )
-        result = RunResult(run.curve, run.by_source, run.passes, run.seconds)
-        RunCache(Path(self.runs)).store(self.spec, result)
-        return result
+        data, first = open_data(self.data), self.planned[0].spec
+        jobs = [
+            training.Job(data.at(each.rotation), each.selection, each.spec.seed)
+            for each in self.planned
+        ]
+        made = training.train_together(jobs, first.model, first.protocol, report)
+        cache, results = RunCache(Path(self.runs)), []
+        for each, run in zip(self.planned, made, strict=True):
+            result = RunResult(run.curve, run.choice_loss, run.by_source, run.passes, run.seconds)
+            cache.store(each.spec, result)
+            results.append(result)
+        return results

@@ -1,4 +1,4 @@
-"""Trains one language model on an arm's data and evaluates it along the way.
+"""Trains language models on what arms select and evaluates them along the way.
 
 The paper's protocol (arXiv 2505.17895, section 4): Adam, linear warm-up and cosine decay, survivors
 unweighted. Loss and shapes are those of the inner models.
@@ -32,11 +32,14 @@ from datarater.meta_training.algorithm.language_model import (
     sequence_losses,
 )
 from datarater.meta_training.evaluate import walk
-from datarater.meta_training.evaluate.pool import Data, TargetDocument
+from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.target import TargetDocument
 from datarater.rater_model.tokenizer import Tokenizer
 
 _CACHED_TOKENS = 512
+# 1 GiB of logits in float32.
+_LOGITS = 2**28
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -50,19 +53,35 @@ class State(NamedTuple):
     optimiser: Any
 
 
+class Job(NamedTuple):
+    """A model to train.
+
+    Attributes:
+        data: The data, in the rotation whose choice and test documents measure the model.
+        selection: What the model is trained on.
+        seed: Seed of the initialization and of the walk.
+    """
+
+    data: Data
+    selection: walk.Selection
+    seed: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The result of training a model.
 
     Attributes:
-        curve: (step, validation loss in nats per token) pairs.
-        by_source: Final validation loss of each source of the validation set.
+        curve: (step, test loss in nats per token) pairs.
+        choice_loss: Final loss on the documents that choices are made on.
+        by_source: Final test loss of each source.
         passes: Number of passes over the arm's data, the last one begun.
-        seconds: Wall time.
+        seconds: Wall time, shared out evenly among models that are trained together.
         params: Parameters at the end.
     """
 
     curve: list[tuple[int, float]]
+    choice_loss: float
     by_source: dict[str, float]
     passes: int
     seconds: float
@@ -75,54 +94,105 @@ def language_model_config(model: Model, vocabulary_size: int) -> LanguageModelCo
 
 
 def train(
-    data: Data,
-    selection: walk.Selection,
+    job: Job,
     model: Model,
     protocol: Protocol,
-    seed: int,
     report: Callable[[float], None] = lambda share: None,
 ) -> Run:
-    """Trains a fresh model on what is selected of the pool.
+    """Trains one fresh model; see `train_together`."""
+    return train_together([job], model, protocol, report)[0]
+
+
+def train_together(
+    jobs: Sequence[Job],
+    model: Model,
+    protocol: Protocol,
+    report: Callable[[float], None] = lambda share: None,
+) -> list[Run]:
+    """Trains fresh models of one shape side by side, each on what its job selects.
+
+    An accelerator, which a small model cannot fill, trains them in little more than the time of
+    one. On a CPU there is nothing to gain.
 
     Args:
-        data: The data.
-        selection: What it trains on.
-        model: Shape of the model.
+        jobs: One for each model; they have the pool and the tokenizer in common.
+        model: Shape of the models.
         protocol: How to train.
-        seed: Seed of the initialization and of the walk.
         report: Called with the share of the steps done.
 
+    Returns:
+        The result of each job, in their order.
+
     Raises:
-        NonFiniteLossError: If the validation loss is not finite.
-        TooLittleTextError: If what is selected does not fill a window.
+        NonFiniteLossError: If a test loss is not finite.
+        TooLittleTextError: If what a job selects does not fill a window.
     """
+    data, count = jobs[0].data, len(jobs)
     config = language_model_config(model, data.tokenizer.vocabulary_size)
     started = time.monotonic()
     optimiser = make_optimiser(protocol)
-    params = initialise_language_model(config, jax.random.key(seed))
-    state = State(params, optimiser.init(params))
-    step = make_step(config, protocol)
-    evaluate = make_evaluation(config, protocol, data.validation, data.tokenizer)
+    fresh = [initialise_language_model(config, jax.random.key(job.seed)) for job in jobs]
+    states = stack([State(params, optimiser.init(params)) for params in fresh])
+    step = make_step(config, protocol, count)
+
+    tests, choices = (
+        [evaluation_set(getattr(job.data.roles, role), protocol, data.tokenizer) for job in jobs]
+        for role in ("test", "choice")
+    )
+    windows = max(len(each.lengths_W) for each in (*tests, *choices))
+    test = make_evaluation(config, protocol, tests, windows)
+    choose = make_evaluation(config, protocol, choices, windows)
 
     chunks = walk.cut_into_chunks(data.token_ends_N, protocol.length)
-    batches = walk.batches(
-        data.tokens_T, chunks, selection, data.tokenizer.separator_id, seed, protocol.batch
-    )
-    loss, by_source = evaluate(state.params)
-    curve, passes = [(0, loss)], 0
+    separator = data.tokenizer.separator_id
+    walks = [
+        walk.batches(data.tokens_T, chunks, job.selection, separator, job.seed, protocol.batch)
+        for job in jobs
+    ]
+    results = test(states.params)
+    curves = [[(0, loss)] for loss, _ in results]
+    passes = [0] * count
     evaluated = set(protocol.evaluated_steps())
     for done in range(1, protocol.steps + 1):
-        tokens_BxL, passes = next(batches)
-        state = step(state, tokens_BxL)
+        drawn = [next(each) for each in walks]
+        passes = [number for _, number in drawn]
+        states = step(states, stack([tokens_BxL for tokens_BxL, _ in drawn]))
         if done in evaluated:
-            loss, by_source = evaluate(state.params)
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"the validation loss is {loss} after {done} steps; lower --learning_rate"
-                )
-            curve.append((done, loss))
+            results = test(states.params)
+            for job, curve, (loss, _) in zip(jobs, curves, results, strict=True):
+                if not math.isfinite(loss):
+                    raise NonFiniteLossError(
+                        f"the test loss of seed {job.seed} is {loss} after {done} steps; lower "
+                        "--learning_rate"
+                    )
+                curve.append((done, loss))
             report(done / protocol.steps)
-    return Run(curve, by_source, passes + 1, time.monotonic() - started, state.params)
+
+    chosen = choose(states.params)
+    seconds = (time.monotonic() - started) / count
+    return [
+        Run(curves[m], chosen[m][0], results[m][1], passes[m] + 1, seconds, params)
+        for m, params in enumerate(unstack(states.params, count))
+    ]
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Stacks M pytrees along a new first axis; a single one stays as it is."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def unstack(tree: Any, count: int) -> list[Any]:
+    """Returns the M pytrees that `stack` made one of."""
+    if count == 1:
+        return [tree]
+    return [jax.tree.map(lambda leaf, m=m: leaf[m], tree) for m in range(count)]
+
+
+def over_models(function: Callable[..., Any], models: int) -> Callable[..., Any]:
+    """Returns a function of one model's arrays as a function of the stacked arrays of M models."""
+    return function if models == 1 else jax.vmap(function)
 
 
 def make_optimiser(protocol: Protocol) -> optax.GradientTransformation:
@@ -146,9 +216,15 @@ def micro_batch(batch: int, length: int) -> int:
 
 @functools.lru_cache(maxsize=4)
 def make_step(
-    config: LanguageModelConfig, protocol: Protocol
+    config: LanguageModelConfig, protocol: Protocol, models: int = 1
 ) -> Callable[[State, NDArray[np.int32]], State]:
-    """Returns a training step on a batch of full windows, compiled once in a process."""
+    """Returns a training step of M models on batches of full windows, compiled once in a process.
+
+    Args:
+        config: Shape of the models.
+        protocol: How they are trained.
+        models: M; with more than one, every array has the models as its first axis.
+    """
     optimiser = make_optimiser(protocol)
     gradient_of = make_gradient(config, micro_batch(protocol.batch, protocol.length))
 
@@ -157,7 +233,7 @@ def make_step(
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
         return State(optax.apply_updates(state.params, updates), optimiser_state)
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(over_models(step, models), donate_argnums=0)
 
 
 def make_gradient(config: LanguageModelConfig, part: int) -> Callable[[Params, jax.Array], Params]:
@@ -187,73 +263,135 @@ def make_gradient(config: LanguageModelConfig, part: int) -> Callable[[Params, j
     return gradient_of
 
 
-def make_evaluation(
-    config: LanguageModelConfig,
-    protocol: Protocol,
-    documents: Sequence[TargetDocument],
-    tokenizer: Tokenizer,
-) -> Callable[[Params], tuple[float, dict[str, float]]]:
-    """Returns a function from parameters to the validation loss, in all and by source.
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """The windows of some documents of the target, the same in every run.
 
-    The windows are spread evenly over the validation documents and are the same in every run. A
-    token counts as much as any other.
+    Attributes:
+        tokens_WxL: Token ids, padded.
+        lengths_W: Valid tokens of each window.
+        sources_W: Source of each window's document.
     """
+
+    tokens_WxL: NDArray[np.int32]
+    lengths_W: NDArray[np.int32]
+    sources_W: tuple[str, ...]
+
+    def means(self, losses_W: NDArray[np.float32]) -> tuple[float, dict[str, float]]:
+        """Returns the mean loss, in all and by source; a token counts as much as any other."""
+        losses_W = losses_W.astype(np.float64)
+        weights_W = self.lengths_W - 1
+        sums: defaultdict[str, float] = defaultdict(float)
+        weights: defaultdict[str, float] = defaultdict(float)
+        for source, loss, weight in zip(self.sources_W, losses_W, weights_W, strict=True):
+            sums[source] += loss * weight
+            weights[source] += weight
+        by_source = {source: sums[source] / weights[source] for source in sorted(sums)}
+        return float(np.average(losses_W, weights=weights_W)), by_source
+
+
+def evaluation_set(
+    documents: Sequence[TargetDocument], protocol: Protocol, tokenizer: Tokenizer
+) -> EvaluationSet:
+    """Returns windows that are spread evenly over the documents."""
     tokens_WxL, lengths_W, owners_W = evaluation_windows(
         [tokenizer.encode(document.text) for document in documents],
         protocol.length,
         protocol.validation_windows,
         tokenizer.pad_id,
     )
-    sources_W = [documents[owner].source for owner in owners_W]
-    score = make_window_losses(config, len(tokens_WxL), protocol.length)
+    sources = tuple(documents[owner].source for owner in owners_W)
+    return EvaluationSet(tokens_WxL, lengths_W, sources)
 
-    def evaluate(params: Params) -> tuple[float, dict[str, float]]:
-        losses_W = score(params, tokens_WxL, lengths_W).astype(np.float64)
-        weights_W = lengths_W - 1
-        sums: defaultdict[str, float] = defaultdict(float)
-        weights: defaultdict[str, float] = defaultdict(float)
-        for source, loss, weight in zip(sources_W, losses_W, weights_W, strict=True):
-            sums[source] += loss * weight
-            weights[source] += weight
-        by_source = {source: sums[source] / weights[source] for source in sorted(sums)}
-        return float(np.average(losses_W, weights=weights_W)), by_source
+
+def make_evaluation(
+    config: LanguageModelConfig, protocol: Protocol, sets_M: Sequence[EvaluationSet], windows: int
+) -> Callable[[Params], list[tuple[float, dict[str, float]]]]:
+    """Returns a function from the parameters of M models to each model's loss on its own set.
+
+    Args:
+        config: Shape of the models.
+        protocol: How they are trained.
+        sets_M: Set of each model.
+        windows: W, to which every set is padded so that all evaluations share a compiled program.
+    """
+    models = len(sets_M)
+    padding = [(0, windows - len(each.lengths_W)) for each in sets_M]
+    tokens = stack(
+        [np.pad(s.tokens_WxL, (pad, (0, 0))) for s, pad in zip(sets_M, padding, strict=True)]
+    )
+    lengths = stack(
+        [
+            np.pad(s.lengths_W, pad, constant_values=2)
+            for s, pad in zip(sets_M, padding, strict=True)
+        ]
+    )
+    score = make_window_losses(config, windows, protocol.length, models)
+
+    def evaluate(params: Params) -> list[tuple[float, dict[str, float]]]:
+        losses_MxW = score(params, tokens, lengths).reshape(models, windows)
+        return [
+            each.means(losses_W[: len(each.lengths_W)])
+            for each, losses_W in zip(sets_M, losses_MxW, strict=True)
+        ]
 
     return evaluate
 
 
 @functools.lru_cache(maxsize=8)
 def make_window_losses(
-    config: LanguageModelConfig, windows: int, length: int
+    config: LanguageModelConfig, windows: int, length: int, models: int = 1
 ) -> Callable[[Params, NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]:
-    """Returns a function from parameters and W padded windows to their mean losses.
+    """Returns a function from parameters and up to W padded windows to their mean losses.
 
     It is compiled once in a process.
 
     Args:
         config: Shape of the model.
-        windows: W, the number of windows of every call.
+        windows: W, the maximum number of windows of a call.
         length: L, the padded length.
+        models: M; with more than one, every array has the models as its first axis.
     """
-    part = micro_batch(2 ** int(math.log2(windows)), length)
+    part = evaluation_part(windows, length, config.vocabulary_size * models)
     count = -(-windows // part)
 
-    @jax.jit
-    def in_parts(params: Params, tokens_PxMxL: jax.Array, lengths_PxM: jax.Array) -> jax.Array:
+    def of_model(params: Params, tokens_PxMxL: jax.Array, lengths_PxM: jax.Array) -> jax.Array:
         return jax.lax.map(
             lambda each: sequence_losses(config, params, Windows(*each)),
             (tokens_PxMxL, lengths_PxM),
         )
 
+    in_parts = jax.jit(over_models(of_model, models))
+
     def losses(
         params: Params, tokens_WxL: NDArray[np.int32], lengths_W: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        padding = count * part - len(tokens_WxL)
-        tokens = np.pad(tokens_WxL, ((0, padding), (0, 0)))
-        lengths = np.pad(lengths_W, (0, padding), constant_values=2)
-        scored = in_parts(params, tokens.reshape(count, part, length), lengths.reshape(count, part))
-        return np.asarray(scored).reshape(-1)[: len(tokens_WxL)]
+        given, several = tokens_WxL.shape[-2], tokens_WxL.shape[:-2]
+        outside = [(0, 0)] * len(several)
+        missing = (0, count * part - given)
+        tokens = np.pad(tokens_WxL, [*outside, missing, (0, 0)])
+        lengths = np.pad(lengths_W, [*outside, missing], constant_values=2)
+        scored = in_parts(
+            params,
+            tokens.reshape(*several, count, part, length),
+            lengths.reshape(*several, count, part),
+        )
+        return np.asarray(scored).reshape(*several, -1)[..., :given]
 
     return losses
+
+
+def evaluation_part(windows: int, length: int, logits: int) -> int:
+    """Returns the number of windows that are evaluated at a time.
+
+    Args:
+        windows: W, the number of windows.
+        length: L, tokens of a window.
+        logits: Logits per position: the vocabulary, times the models that are evaluated together.
+    """
+    if jax.default_backend() == "cpu":
+        return micro_batch(2 ** int(math.log2(windows)), length)
+    return max(1, min(windows, _LOGITS // (length * logits)))
 
 
 def evaluation_windows(
