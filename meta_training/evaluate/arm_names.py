@@ -59,4 +59,17 @@ def without_floor(name: str) -> str:
 DOCUMENTS, BATCH_TOP_K = "documents", "batch_top_k"
 """Ways to select: the best documents of the pool, or the best chunks of oversampled batches."""
 
+OF_TARGET = frozenset(
+    {
+        "unigram",
+        "bigram",
+        "trigram",
+        "word_bigram",
+        "importance",
+        "classifier",
+        "target_likelihood",
+    }
+)
+"""The arms that learn from the target, besides the rater."""
+
 DEFAULT = (RANDOM, RANDOM_AGAIN, "trigram", "importance", "classifier")

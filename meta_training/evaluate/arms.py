@@ -17,7 +17,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from datarater.meta_training.evaluate.arm_names import (
     BATCH_TOP_K,
     DOCUMENTS,
     LABEL,
+    OF_TARGET,
     RANDOM,
     RANDOM_AGAIN,
     RATER,
@@ -49,6 +50,7 @@ from datarater.meta_training.evaluate.model_scores import (
 from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.raters import RaterTraining, rater_training, train_raters
 from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
 from datarater.meta_training.evaluate.word_bigram import WordBigramFilter
 from datarater.meta_training.evaluate.workers import Workers
@@ -72,6 +74,8 @@ class ArmOptions:
     Attributes:
         names: Names of the arms, `unfiltered` first.
         raters: Folders of rater checkpoints; seed s uses number s modulo their number.
+        training: Flags of `datarater train`, to train a fresh rater for each seed; None not to.
+        rotate: Whether the folds of the target change their roles from seed to seed.
         scores: Parquet files of users' scores, by the name of the arm.
         kept: Files of kept documents, by the name of the arm.
         fields: Fields of their documents.
@@ -85,6 +89,8 @@ class ArmOptions:
 
     names: tuple[str, ...]
     raters: tuple[str, ...] = ()
+    training: tuple[str, ...] | None = None
+    rotate: bool = False
     scores: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     kept: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     fields: ReadOptions = dataclasses.field(default_factory=ReadOptions)
@@ -116,10 +122,10 @@ class Arms:
     ) -> None:
         self._data = data
         self._options = options
-        self._folder = output / "scores"
+        self._output = output
         self._workers = workers
         self._say = say
-        self._scores: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._scores: dict[tuple[str, int, str], NDArray[np.float64]] = {}
         self.seconds = 0.0
         self.notes: list[str] = []
         self._sources = [] if options.source_floor is None else _distinct_sources(data)
@@ -133,6 +139,26 @@ class Arms:
             name: round(float(bytes_N[kept_N].sum() / bytes_N.sum()), 4)
             for name, kept_N in self._kept.items()
         }
+
+    def data(self, seed: int) -> Data:
+        """Returns the data in the rotation of a seed."""
+        return self._data.at(seed if self._options.rotate else 0)
+
+    def train_raters(self, seeds: Iterable[int]) -> None:
+        """Trains the raters of seeds, several at a time, where raters are to be trained."""
+        if self._options.training is not None and RATER in self._options.names:
+            trainings = [self._training(seed) for seed in seeds]
+            train_raters(trainings, self._workers, self._say)
+
+    def rater(self, seed: int) -> str:
+        """Returns the folder of the rater of a seed."""
+        if self._options.training is not None:
+            return str(self._training(seed).rater)
+        return self._options.raters[seed % len(self._options.raters)]
+
+    def _training(self, seed: int) -> RaterTraining:
+        assert self._options.training is not None
+        return rater_training(self.data(seed), self._options.training, seed, self._output)
 
     def select(self, name: str, keep: float, seed: int, batch: int) -> Selection:
         """Returns what an arm trains on.
@@ -164,12 +190,12 @@ class Arms:
 
     def scores(self, name: str, seed: int = 0) -> NDArray[np.float64]:
         """Returns the scores of an arm, from memory, the cache, or made now."""
-        rater = ""
-        if name == RATER:
-            rater = self._options.raters[seed % len(self._options.raters)]
-        if (name, rater) not in self._scores:
-            self._scores[name, rater] = self._make(name, rater)
-        return self._scores[name, rater]
+        data = self.data(seed)
+        rater = self.rater(seed) if name == RATER else ""
+        key = (name, data.rotation if name in OF_TARGET else 0, rater)
+        if key not in self._scores:
+            self._scores[key] = self._make(name, data, rater)
+        return self._scores[key]
 
     def _find(self, name: str) -> NDArray[np.bool_]:
         options, data = self._options, self._data
@@ -188,7 +214,7 @@ class Arms:
             )
         return found.kept_N
 
-    def _make(self, name: str, rater: str) -> NDArray[np.float64]:
+    def _make(self, name: str, data: Data, rater: str) -> NDArray[np.float64]:
         if name in _DRAWS:
             return np.zeros(len(self._data.hashes_N))
         if name in self._options.scores:
@@ -197,46 +223,47 @@ class Arms:
             return _numbers(self._data.column("label"))
         if name in _NGRAMS or name == "word_bigram":
             learned = NgramFilter(_NGRAMS[name]) if name in _NGRAMS else WordBigramFilter()
-            learned.fit(document.text for document in self._data.learning)
+            learned.fit(document.text for document in data.learning)
             return self._cached(
-                name, lambda: np.array([learned.score(text) for text in self._data.texts()])
+                name, data, lambda: np.array([learned.score(text) for text in data.texts()])
             )
         if name in _PERPLEXITY:
-            return _perplexity_rank(name, self._cached("pool_lm", lambda: self._by_lm(POOL)))
+            by_pool = self._cached("pool_lm", data, lambda: self._by_lm(POOL, data))
+            return _perplexity_rank(name, by_pool)
 
         makers: dict[str, Callable[[], NDArray[np.float64]]] = {
-            "importance": self._importance,
-            "classifier": self._classifier,
-            "target_likelihood": lambda: self._by_lm(TARGET),
-            "c4": lambda: np.array([c4_score(text) for text in self._data.texts()]),
-            "gopher": lambda: np.array([gopher_score(text) for text in self._data.texts()]),
+            "importance": lambda: _importance(data),
+            "classifier": lambda: _classifier(data),
+            "target_likelihood": lambda: self._by_lm(TARGET, data),
+            "c4": lambda: np.array([c4_score(text) for text in data.texts()]),
+            "gopher": lambda: np.array([gopher_score(text) for text in data.texts()]),
             RATER: lambda: self._by_rater(rater),
         }
-        return self._cached(name, makers[name], rater)
+        return self._cached(name, data, makers[name], rater)
 
     def _cached(
-        self, name: str, make: Callable[[], NDArray[np.float64]], rater: str = ""
+        self, name: str, data: Data, make: Callable[[], NDArray[np.float64]], rater: str = ""
     ) -> NDArray[np.float64]:
         values: dict[str, Any] = {
             "version": SCORES_VERSION,
             "arm": name,
-            "pool": self._data.digest,
-            "learning": [document.text for document in self._data.learning],
+            "pool": data.digest,
+            "learning": data.learning_digest if name in OF_TARGET else "",
         }
         if rater:
             from datarater.rater_model.checkpoint import load_rater
 
-            values |= {"rater": load_rater(rater).digest, "learning": []}
+            values["rater"] = load_rater(rater).digest
         if name in ("pool_lm", "target_likelihood"):
             values["model"] = dataclasses.asdict(self._options.model)
             values["protocol"] = self._options.protocol.to_json()
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
-        path = self._folder / f"{digest}.npz"
+        path = self._output / "scores" / f"{digest}.npz"
         if not path.is_file():
             self._say(f"scoring the pool: {rater or name}")
             started = time.monotonic()
             scores_N = make()
-            self._folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
             np.savez(temporary, scores=scores_N, seconds=time.monotonic() - started)
             os.replace(temporary, path)
@@ -245,22 +272,9 @@ class Arms:
             scores: NDArray[np.float64] = stored["scores"]
         return scores
 
-    def _importance(self) -> NDArray[np.float64]:
-        from datarater.meta_training.evaluate.word_models import importance_weights
-
-        target = [document.text for document in self._data.learning]
-        return importance_weights(self._data.texts(), self._data.texts(), target)
-
-    def _classifier(self) -> NDArray[np.float64]:
-        from datarater.meta_training.evaluate.word_models import classifier_scores
-
-        target = [document.text for document in self._data.learning]
-        return classifier_scores(list(self._data.texts()), target)
-
-    def _by_lm(self, corpus: str) -> NDArray[np.float64]:
-        task = LanguageModelTask(
-            str(self._data.folder), corpus, self._options.model, self._options.protocol, _LM_SEED
-        )
+    def _by_lm(self, corpus: str, data: Data) -> NDArray[np.float64]:
+        model, protocol = self._options.model, self._options.protocol
+        task = LanguageModelTask(str(data.folder), data.rotation, corpus, model, protocol, _LM_SEED)
         return self._results([task])[0]
 
     def _by_rater(self, rater: str) -> NDArray[np.float64]:
@@ -335,6 +349,19 @@ def _distinct_sources(data: Data) -> list[str]:
             "field of their sources by --source_field"
         )
     return sources
+
+
+def _importance(data: Data) -> NDArray[np.float64]:
+    from datarater.meta_training.evaluate.word_models import importance_weights
+
+    target = [document.text for document in data.learning]
+    return importance_weights(data.texts(), data.texts(), target)
+
+
+def _classifier(data: Data) -> NDArray[np.float64]:
+    from datarater.meta_training.evaluate.word_models import classifier_scores
+
+    return classifier_scores(list(data.texts()), [document.text for document in data.learning])
 
 
 def _numbers(labels: Sequence[str]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from datarater.meta_training.evaluate.command_run import (
     fraction,
+    natural_number,
     patterns_of,
     positive,
     run_command,
@@ -37,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 _DEFAULTS = Protocol()
 # What the [train] extra installs and every evaluation imports.
-_MODULES = ("optax", "sklearn")
+_MODULES = ("grain", "ml_collections", "optax", "orbax", "sklearn")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,31 +94,41 @@ def _add_data_flags(parser: CommandParser) -> None:
     parser.add_argument(
         "--pool",
         action="append",
-        required=True,
+        default=[],
         metavar="FILES",
-        help="Paths or globs of the pool to filter, separated by commas. Repeatable.",
+        help="Paths or globs of the pool to filter, separated by commas. Repeatable. Required "
+        "without --prepared.",
     )
     parser.add_argument(
         "--target",
         action="append",
-        required=True,
+        default=[],
         metavar="FILES",
-        help="Paths or globs of the target. One part is for raters and rivals to learn from "
-        "(written to OUTPUT/target/learning.jsonl.gz), the other only for validation.",
+        help="Paths or globs of the target. It is cut into three folds: raters and rivals learn "
+        "from one (written to OUTPUT/target/0/learning.jsonl.gz), choices use one, and one is the "
+        "test. Default: a share of the pool is held out, the paper's setting.",
     )
     parser.add_argument(
         "--validation",
         action="append",
         default=[],
         metavar="FILES",
-        help="Paths or globs for validation alone; the whole target is then learned from.",
+        help="Paths or globs for choices and the test alone; the whole target is then learned "
+        "from.",
     )
     parser.add_argument(
-        "--validation_share",
+        "--target_share",
         type=fraction,
-        default=0.5,
+        default=0.1,
         metavar="SHARE",
-        help="Share of the target's documents for validation. Default: %(default)s.",
+        help="Share of the pool that is held out without --target. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--prepared",
+        default="",
+        metavar="DIR",
+        help="Data that an earlier evaluation prepared, OUTPUT/data/..., in place of reading "
+        "files: to train on another machine than the one with the corpus.",
     )
     parser.add_argument(
         "--output",
@@ -137,6 +149,12 @@ def _add_data_flags(parser: CommandParser) -> None:
             help=f"Field of the {meaning}. Default: %(default)s.",
         )
     parser.add_argument(
+        "--work_field",
+        default="",
+        metavar="NAME",
+        help="Field of the work (book, site) of the target's documents. One work is in one fold.",
+    )
+    parser.add_argument(
         "--label_field",
         default="",
         metavar="NAME",
@@ -154,6 +172,15 @@ def _add_arm_flags(parser: CommandParser) -> None:
         metavar="DIR",
         help="Rater checkpoint. Repeatable: seed s uses number s, so that the interval covers the "
         "spread between raters.",
+    )
+    parser.add_argument(
+        "--train_raters",
+        nargs="?",
+        const="",
+        metavar="FLAGS",
+        help="Train a fresh rater for each seed, with these flags of datarater train, such as "
+        "'--config.meta_steps=400'. The folds of the target then change their roles from seed to "
+        "seed.",
     )
     parser.add_argument(
         "--fixed_rater",
@@ -229,6 +256,20 @@ def _add_run_flags(parser: CommandParser) -> None:
         "Default: 4, or as many as the budget allows.",
     )
     parser.add_argument(
+        "--first_seed",
+        type=natural_number,
+        default=0,
+        metavar="N",
+        help="The first seed, to confirm on fresh seeds what others led to. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--together",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="Models that an accelerator trains side by side. Default: as many as fit.",
+    )
+    parser.add_argument(
         "--budget",
         type=_seconds,
         metavar="TIME",
@@ -301,12 +342,20 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     from datarater.meta_training.evaluate.harness import MAX_SEEDS, Evaluation
     from datarater.meta_training.evaluate.pool import DataOptions
 
-    if args.rater and args.fixed_rater:
-        raise FlagError("give --rater or --fixed_rater, not both")
+    given = [args.rater, args.fixed_rater, args.train_raters is not None]
+    if sum(map(bool, given)) > 1:
+        raise FlagError("give one of --rater, --fixed_rater and --train_raters")
+    if not args.pool and not args.prepared:
+        raise FlagError("--pool is missing: give the files of the pool to filter")
+    if args.prepared and (args.pool or args.target or args.validation):
+        raise FlagError("--prepared takes the place of --pool, --target and --validation")
+    if args.validation and not args.target:
+        raise FlagError("--validation needs --target: the documents to learn from")
+    training = None if args.train_raters is None else _training_flags(args.train_raters)
     raters = tuple(map(expand_home, [args.fixed_rater] if args.fixed_rater else args.rater))
     scores = _named_files("--scores", args.scores, ARMS)
     kept = _named_files("--kept", args.kept, [*ARMS, *scores])
-    names = _arm_names(args, bool(raters), [*scores, *kept])
+    names = _arm_names(args, bool(raters) or training is not None, [*scores, *kept])
     if args.source_floor is not None:
         if args.selection != DOCUMENTS:
             raise FlagError(f"--source_floor needs --selection {DOCUMENTS}")
@@ -338,10 +387,11 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         pool=patterns_of(args.pool),
         target=patterns_of(args.target),
         validation=patterns_of(args.validation),
-        validation_share=args.validation_share,
+        target_share=args.target_share,
         text_field=args.text_field,
         id_field=args.id_field,
         source_field=args.source_field,
+        work_field=args.work_field,
         label_field=args.label_field,
         tokenizer=args.tokenizer,
         vocabulary_size=args.vocabulary_size if args.tokenizer == "bpe" else 0,
@@ -351,6 +401,8 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         arms=ArmOptions(
             names=names,
             raters=raters,
+            training=training,
+            rotate=training is not None,
             scores=scores,
             kept=kept,
             fields=data.read_options,
@@ -373,7 +425,21 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         budget=args.budget,
         processes=args.processes,
         one_rater=bool(args.fixed_rater),
+        first_seed=args.first_seed,
+        prepared=expand_home(args.prepared),
+        together=args.together,
     )
+
+
+def _training_flags(text: str) -> tuple[str, ...]:
+    from datarater.meta_training.evaluate.raters import check_flags
+
+    try:
+        flags = tuple(shlex.split(text))
+    except ValueError as error:
+        raise FlagError(f"--train_raters: {error}") from error
+    check_flags(flags)
+    return flags
 
 
 def _named_files(
@@ -410,7 +476,7 @@ def _arm_names(args: argparse.Namespace, has_rater: bool, own: Sequence[str]) ->
                 hint = f"did you mean {near}?" if near else f"the arms are {', '.join(known)}"
                 raise FlagError(f"argument --arms: unknown arm {name!r}; {hint}")
     if RATER in names and not has_rater:
-        raise FlagError("--arms rater needs --rater or --fixed_rater")
+        raise FlagError("--arms rater needs --rater, --train_raters or --fixed_rater")
     if LABEL in names and not args.label_field:
         raise FlagError("--arms label needs --label_field")
     return tuple(dict.fromkeys([UNFILTERED, *names]))

@@ -89,6 +89,13 @@ def number(text: str) -> float:
         return float("nan")
 
 
+def natural_number(text: str) -> int:
+    """Returns a whole number from 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def whole_number(text: str) -> int:
     """Returns a whole number above 0."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:

@@ -19,10 +19,17 @@ import numpy as np
 import datarater
 from datarater.meta_training.evaluate.arm_names import RANDOM, RATER, UNFILTERED
 from datarater.meta_training.evaluate.arms import ArmOptions, Arms
-from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data
+from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data, take_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, summarize
-from datarater.meta_training.evaluate.runs import RunCache, RunResult, TrainTask, run_spec
+from datarater.meta_training.evaluate.runs import (
+    CapacityTask,
+    PlannedRun,
+    RunCache,
+    RunResult,
+    TrainTask,
+    plan_run,
+)
 from datarater.meta_training.evaluate.statistics import smallest_detectable
 from datarater.meta_training.evaluate.walk import Selection, cut_into_chunks, order_of_a_pass
 from datarater.meta_training.evaluate.workers import Workers
@@ -43,9 +50,12 @@ class Evaluation:
         model: Shape of the language models.
         protocol: How they are trained.
         seeds: Number of seeds; with a budget, their maximum.
+        first_seed: The first of the seeds.
         budget: Seconds of wall time, those of cached runs included; None for no limit.
         processes: Worker processes.
         one_rater: Whether a single rater for all seeds is what the user wants.
+        prepared: Folder of data that an earlier evaluation prepared; empty to read `data`.
+        together: Models that an accelerator trains side by side; 0 for what fits.
     """
 
     data: DataOptions
@@ -57,6 +67,9 @@ class Evaluation:
     budget: float | None
     processes: int
     one_rater: bool
+    first_seed: int = 0
+    prepared: str = ""
+    together: int = 0
 
     def entries(self, own_shares: Mapping[str, float]) -> list[Entry]:
         """Returns the rows of the evaluation, the baseline first.
@@ -94,7 +107,10 @@ def run_evaluation(
         EvaluationError: If the data or an arm is unusable, or a worker fails.
         OSError: If a file cannot be read or written.
     """
-    data = prepare_data(evaluation.data, output)
+    if evaluation.prepared:
+        data = take_data(Path(evaluation.prepared), output)
+    else:
+        data = prepare_data(evaluation.data, output)
     for line in data_lines(data):
         say(line)
     with Workers(evaluation.processes, output / "compiled") as workers:
@@ -103,11 +119,11 @@ def run_evaluation(
         seeds = evaluation.seeds
         if evaluation.budget is not None:
             first = min(FIRST_SEEDS, seeds)
-            trainer.train(range(first))
+            trainer.train(first)
             trainer.report(first)
             seeds = trainer.affordable(first)
             trainer.report_plan(first, seeds)
-        trainer.train(range(seeds))
+        trainer.train(seeds)
         return trainer.report(seeds)
 
 
@@ -115,15 +131,23 @@ def data_lines(data: Data) -> list[str]:
     """Returns what there is to say of the data."""
     counts = data.counts
     lines = [
-        f"pool: {counts['pool_documents']:,} documents, {counts['pool_bytes'] / 1e6:.1f} MB; "
-        f"{counts['pool_documents_in_target']:,} more are in the target and left out",
+        f"pool: {counts['pool_documents']:,} documents, {counts['pool_bytes'] / 1e6:.1f} MB; of "
+        "the others, "
+        + ", ".join(
+            f"{counts[f'pool_documents_{name}']:,} {meaning}"
+            for name, meaning in (
+                ("in_target", "are in the target"),
+                ("near_target", "nearly are"),
+                ("held_out", "are held out as the target"),
+            )
+        ),
         f"target: {counts['learning_documents']:,} documents to learn from, "
-        f"{counts['validation_documents']:,} for validation alone",
+        f"{counts['validation_documents']:,} for choices and the test",
     ]
-    if counts["target_documents_in_validation"]:
+    if counts.get("target_documents_in_validation"):
         lines.append(
             f"{counts['target_documents_in_validation']:,} documents of --target are in "
-            "--validation too and not learned from"
+            "--validation too, or nearly, and not learned from"
         )
     if counts.get("rejected"):
         lines.append(f"skipped records that cannot be read: {counts['rejected']}")
@@ -153,47 +177,67 @@ class _Trainer:
         self._results: dict[tuple[Entry, int], RunResult] = {}
         self._selections: dict[Entry, Selection] = {}
 
-    def train(self, seeds: Sequence[int]) -> None:
-        """Makes sure that every entry has a run of each seed."""
+    def _seeds(self, count: int) -> range:
+        """Returns the first seeds."""
+        return range(self._evaluation.first_seed, self._evaluation.first_seed + count)
+
+    def train(self, count: int) -> None:
+        """Makes sure that every entry has a run of each of the first seeds."""
+        self._arms.train_raters(self._seeds(count))
         # What runs twice by content runs once.
         model, protocol = self._evaluation.model, self._evaluation.protocol
-        tasks: dict[str, TrainTask] = {}
+        planned: dict[str, PlannedRun] = {}
         users: dict[str, list[tuple[Entry, int]]] = {}
-        for seed in seeds:
+        for seed in self._seeds(count):
             for entry in self._entries:
                 if (entry, seed) in self._results:
                     continue
                 selection = self._arms.select(entry.arm, entry.keep, seed, protocol.batch)
                 self._selections.setdefault(entry, selection)
-                spec = run_spec(self._data, selection, model, protocol, seed)
-                cached = self._cache.load(spec)
+                run = plan_run(self._arms.data(seed), selection, model, protocol, seed)
+                cached = self._cache.load(run.spec)
                 if cached is not None:
                     self._results[entry, seed] = cached
                     continue
-                users.setdefault(spec.digest, []).append((entry, seed))
-                tasks[spec.digest] = TrainTask(
-                    str(self._data.folder), str(self._cache.folder), spec, selection
-                )
+                users.setdefault(run.spec.digest, []).append((entry, seed))
+                planned[run.spec.digest] = run
+        if planned:
+            self._make(list(planned.values()), users)
 
-        digests = list(tasks)
-        shares = dict.fromkeys(range(len(digests)), 0.0)
+    def _make(
+        self, planned: Sequence[PlannedRun], users: Mapping[str, Sequence[tuple[Entry, int]]]
+    ) -> None:
+        """Makes runs, and reports each with the time that is left."""
+        size = self._together(len(planned))
+        groups = [tuple(planned[first : first + size]) for first in range(0, len(planned), size)]
+        folder, cache = str(self._data.folder), str(self._cache.folder)
+        tasks = [TrainTask(folder, cache, group) for group in groups]
+
+        progress = [0.0] * len(tasks)
         started, done = time.monotonic(), 0
-        for event in self._workers.run(list(tasks.values())):
-            shares[event.task] = event.share
+        for event in self._workers.run(tasks):
+            progress[event.task] = event.share * len(groups[event.task])
             if not event.finished:
                 continue
-            done += 1
-            names = users[digests[event.task]]
-            for name in names:
-                self._results[name] = event.result
-            progress = sum(shares.values())
-            left = (time.monotonic() - started) * (len(digests) - progress) / progress
-            entry, seed = names[0]
-            self._say(
-                f"[{done}/{len(digests)}] {entry.arm}, keep {entry.keep:g}, seed {seed}: "
-                f"loss {event.result.final_loss:.4f} in {event.result.seconds:.0f} s; "
-                f"{duration(left)} left"
-            )
+            left = (time.monotonic() - started) * (len(planned) / sum(progress) - 1)
+            for run, result in zip(groups[event.task], event.result, strict=True):
+                done += 1
+                names = users[run.spec.digest]
+                self._results.update(dict.fromkeys(names, result))
+                entry, seed = names[0]
+                self._say(
+                    f"[{done}/{len(planned)}] {entry.arm}, keep {entry.keep:g}, seed {seed}: "
+                    f"loss {result.final_loss:.4f} in {result.seconds:.0f} s; "
+                    f"{duration(left)} left"
+                )
+
+    def _together(self, runs: int) -> int:
+        """Returns the number of models that a process trains side by side."""
+        evaluation = self._evaluation
+        vocabulary = self._data.tokenizer.vocabulary_size
+        question = CapacityTask(evaluation.model, evaluation.protocol, vocabulary)
+        (fits,) = [event.result for event in self._workers.run([question]) if event.finished]
+        return min(runs, evaluation.together if fits > 1 and evaluation.together else fits)
 
     def affordable(self, first: int) -> int:
         """Returns the number of seeds that the budget allows, at least the first ones.
@@ -210,7 +254,7 @@ class _Trainer:
         # Arms that keep the same documents share a run.
         runs = {
             (seed, id(self._results[entry, seed])): self._results[entry, seed].seconds
-            for seed in range(first)
+            for seed in self._seeds(first)
             for entry in self._entries
         }
         return sum(runs.values()) / first / self._evaluation.processes
@@ -273,7 +317,8 @@ class _Trainer:
 
     def _summary(self, seeds: int) -> dict[str, Any]:
         runs = {
-            entry: [self._results[entry, seed] for seed in range(seeds)] for entry in self._entries
+            entry: [self._results[entry, seed] for seed in self._seeds(seeds)]
+            for entry in self._entries
         }
         protocol = self._evaluation.protocol
         return summarize(runs, self._costs(), protocol.batch * protocol.length)
@@ -290,7 +335,7 @@ class _Trainer:
             of_small,
         )
         if RATER in evaluation.arms.names:
-            config = load_rater(evaluation.arms.raters[0]).config
+            config = load_rater(self._arms.rater(evaluation.first_seed)).config
             scoring[RATER] = forward_flops(config.transformer, config.window)
         model = evaluation.model.transformer
         return Costs(training_flops(model, evaluation.protocol.length, vocabulary), scoring)
@@ -302,8 +347,9 @@ class _Trainer:
 
     def _warnings(self, summary: dict[str, Any]) -> list[str]:
         warnings = list(self._arms.notes)
-        raters = len(self._evaluation.arms.raters)
-        too_few = RATER in self._evaluation.arms.names and raters < summary["seeds"]
+        arms = self._evaluation.arms
+        raters = summary["seeds"] if arms.training is not None else len(arms.raters)
+        too_few = RATER in arms.names and raters < summary["seeds"]
         if too_few and not self._evaluation.one_rater:
             warnings.append(
                 f"{raters} rater{'s serve' if raters > 1 else ' serves'} {summary['seeds']} "

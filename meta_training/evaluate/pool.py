@@ -162,6 +162,11 @@ class Data:
         return target_digest(self.roles.choice) + target_digest(self.roles.test)
 
     @property
+    def learning_digest(self) -> str:
+        """Digest of the documents to learn from."""
+        return target_digest(self.learning)
+
+    @property
     def learning_file(self) -> Path:
         """File of the documents to learn from, for training a rater."""
         return self.folder.parents[1] / "target" / str(self.rotation) / "learning.jsonl.gz"
@@ -459,9 +464,7 @@ class _StoredTexts:
                 yield file.read(size).decode("utf-8")
 
 
-def _read_pool(
-    options: DataOptions, path: Path, counts: dict[str, Any]
-) -> tuple[_Read, list[str]]:
+def _read_pool(options: DataOptions, path: Path, counts: dict[str, Any]) -> tuple[_Read, list[str]]:
     """Writes the texts of the pool to a file; returns its documents and their keys."""
     sizes: list[int] = []
     read = _Read(_StoredTexts(path, sizes), [], [], sizes, [])

@@ -136,6 +136,27 @@ class PlannedRun(NamedTuple):
     rotation: int
 
 
+@dataclasses.dataclass(frozen=True)
+class CapacityTask:
+    """Asks a worker process how many models are trained side by side there.
+
+    Attributes:
+        model: Shape of the models.
+        protocol: How they are trained.
+        vocabulary: Size of the vocabulary.
+    """
+
+    model: Model
+    protocol: Protocol
+    vocabulary: int
+
+    def __call__(self, report: Callable[[float], None]) -> int:
+        """Returns the number of models, 1 on a CPU."""
+        from datarater.meta_training.evaluate import training
+
+        return training.models_together(self.model, self.protocol, self.vocabulary)
+
+
 def plan_run(
     data: Data, selection: Selection, model: Model, protocol: Protocol, seed: int
 ) -> PlannedRun:

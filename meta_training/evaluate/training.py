@@ -38,6 +38,8 @@ from datarater.meta_training.evaluate.target import TargetDocument
 from datarater.rater_model.tokenizer import Tokenizer
 
 _CACHED_TOKENS = 512
+_MODELS = 64
+_ACTIVATION_BYTES = 16 * 2**30
 # 1 GiB of logits in float32.
 _LOGITS = 2**28
 
@@ -174,6 +176,19 @@ def train_together(
         Run(curves[m], chosen[m][0], results[m][1], passes[m] + 1, seconds, params)
         for m, params in enumerate(unstack(states.params, count))
     ]
+
+
+def models_together(model: Model, protocol: Protocol, vocabulary: int) -> int:
+    """Returns the number of models that are trained side by side: one on a CPU.
+
+    On an accelerator it is bounded by the memory for activations, about 16 numbers per layer and
+    hidden unit and 6 per logit for each token of a batch.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    per_token = 16 * model.layers * (model.width + model.heads * protocol.length // 4)
+    numbers = protocol.batch * protocol.length * (per_token + 6 * vocabulary)
+    return max(1, min(_MODELS, _ACTIVATION_BYTES // (4 * numbers)))
 
 
 def stack(trees: Sequence[Any]) -> Any:
