@@ -190,7 +190,8 @@ def _add_arm_flags(parser: CommandParser) -> None:
     parser.add_argument(
         "--arms",
         metavar="NAMES",
-        help=f"Arms to compare, separated by commas, besides unfiltered: {', '.join(ARMS)}. "
+        help="Arms to compare, separated by commas, besides unfiltered, with shares of their own "
+        f"if you like (rater:0.75): {', '.join(ARMS)}. "
         "Default: random, random_again, trigram, importance, classifier, and rater, label, "
         "--scores and --kept where given.",
     )
@@ -355,7 +356,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     raters = tuple(map(expand_home, [args.fixed_rater] if args.fixed_rater else args.rater))
     scores = _named_files("--scores", args.scores, ARMS)
     kept = _named_files("--kept", args.kept, [*ARMS, *scores])
-    names = _arm_names(args, bool(raters) or training is not None, [*scores, *kept])
+    names, arm_keeps = _arms(args, bool(raters) or training is not None, [*scores, *kept])
     if args.source_floor is not None:
         if args.selection != DOCUMENTS:
             raise FlagError(f"--source_floor needs --selection {DOCUMENTS}")
@@ -365,6 +366,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
             for name in names
             for twin in ((name,) if name in UNSCORED or name in kept else (name, floored(name)))
         )
+        arm_keeps |= {floored(name): keeps for name, keeps in arm_keeps.items()}
     keeps = tuple(dict.fromkeys([*args.keep, *(SWEEP if args.sweep else ())])) or (_DEFAULT_KEEP,)
     warmup = args.steps // 20 if args.warmup_steps is None else args.warmup_steps
     if warmup >= args.steps:
@@ -426,6 +428,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         processes=args.processes,
         one_rater=bool(args.fixed_rater),
         first_seed=args.first_seed,
+        arm_keeps=arm_keeps,
         prepared=expand_home(args.prepared),
         together=args.together,
     )
@@ -461,16 +464,23 @@ def _named_files(
     return files
 
 
-def _arm_names(args: argparse.Namespace, has_rater: bool, own: Sequence[str]) -> tuple[str, ...]:
+def _arms(
+    args: argparse.Namespace, has_rater: bool, own: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
+    """Returns the names of the arms, and the shares of those that have their own."""
     from datarater.meta_training.evaluate.arm_names import ARMS, DEFAULT, LABEL, RATER, UNFILTERED
 
     given = [*([RATER] if has_rater else []), *([LABEL] if args.label_field else []), *own]
+    shares: dict[str, tuple[float, ...]] = {}
     if args.arms is None:
         names = [*DEFAULT, *given]
     else:
-        names = [name.strip() for name in args.arms.split(",") if name.strip()]
-        known = [*ARMS, *own]
-        for name in names:
+        known, names = [*ARMS, *own], []
+        for word in filter(None, map(str.strip, args.arms.split(","))):
+            name, colon, share = word.partition(":")
+            names.append(name)
+            if colon:
+                shares[name] = (*shares.get(name, ()), _share_of(word, share))
             if name not in known:
                 near = near_miss(name, known)
                 hint = f"did you mean {near}?" if near else f"the arms are {', '.join(known)}"
@@ -479,7 +489,14 @@ def _arm_names(args: argparse.Namespace, has_rater: bool, own: Sequence[str]) ->
         raise FlagError("--arms rater needs --rater, --train_raters or --fixed_rater")
     if LABEL in names and not args.label_field:
         raise FlagError("--arms label needs --label_field")
-    return tuple(dict.fromkeys([UNFILTERED, *names]))
+    return tuple(dict.fromkeys([UNFILTERED, *names])), shares
+
+
+def _share_of(word: str, share: str) -> float:
+    try:
+        return fraction(share)
+    except argparse.ArgumentTypeError as error:
+        raise FlagError(f"argument --arms: {word}: {error}") from error
 
 
 def _seconds(text: str) -> float:

@@ -54,6 +54,7 @@ class Evaluation:
         budget: Seconds of wall time, those of cached runs included; None for no limit.
         processes: Worker processes.
         one_rater: Whether a single rater for all seeds is what the user wants.
+        arm_keeps: Shares of single arms, in place of `keeps`.
         prepared: Folder of data that an earlier evaluation prepared; empty to read `data`.
         together: Models that an accelerator trains side by side; 0 for what fits.
     """
@@ -68,6 +69,7 @@ class Evaluation:
     processes: int
     one_rater: bool
     first_seed: int = 0
+    arm_keeps: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     prepared: str = ""
     together: int = 0
 
@@ -79,7 +81,10 @@ class Evaluation:
         """
         names = [name for name in self.arms.names if name != UNFILTERED]
         shares = {
-            name: [own_shares[name]] if name in own_shares else list(self.keeps) for name in names
+            name: [own_shares[name]]
+            if name in own_shares
+            else list(self.arm_keeps.get(name, self.keeps))
+            for name in names
         }
         if RANDOM in shares:
             shares[RANDOM] += own_shares.values()

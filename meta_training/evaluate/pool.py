@@ -402,6 +402,7 @@ def _folds(
         clusters_N[chosen_M],
         np.array(documents.bytes, np.int64)[chosen_M],
         [documents.sources[index] for index in chosen_M],
+        [documents.hashes[index] for index in chosen_M],
         folds,
     )
     found = [documents.documents(chosen_M[fold_M == fold].tolist()) for fold in range(folds)]

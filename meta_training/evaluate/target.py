@@ -70,22 +70,27 @@ class Target:
 
 
 def assign_folds(
-    clusters_N: ArrayLike, sizes_N: ArrayLike, sources_N: Sequence[str], folds: int
+    clusters_N: ArrayLike,
+    sizes_N: ArrayLike,
+    sources_N: Sequence[str],
+    hashes_N: Sequence[int],
+    folds: int,
 ) -> NDArray[np.int64]:
     """Returns the fold of each document: clusters stay whole, and folds are alike by source.
 
     Source by source, the clusters are taken from the largest to the smallest, and each goes to the
     fold that has the fewest bytes of the source. A cluster of several sources counts for that of
-    its first document.
+    the document with its lowest hash. The folds do not depend on the order of the documents.
 
     Args:
         clusters_N: Cluster of each document.
         sizes_N: Bytes of each document.
         sources_N: Source of each document.
+        hashes_N: Hash of each document, for ties.
         folds: Number of folds.
 
     Example:
-        >>> assign_folds([0, 0, 1, 2], [5, 5, 6, 4], ["a"] * 4, folds=2).tolist()
+        >>> assign_folds([0, 0, 1, 2], [5, 5, 6, 4], ["a"] * 4, [7, 8, 9, 6], folds=2).tolist()
         [0, 0, 1, 1]
     """
     clusters_N = np.asarray(clusters_N)
@@ -93,15 +98,16 @@ def assign_folds(
     for index, cluster in enumerate(clusters_N.tolist()):
         members[cluster].append(index)
     sizes = np.asarray(sizes_N, np.int64)
-    by_source: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    by_source: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for indices in members.values():
-        by_source[sources_N[indices[0]]].append((-int(sizes[indices].sum()), indices[0]))
+        first = min(indices, key=lambda index: hashes_N[index])
+        by_source[sources_N[first]].append((-int(sizes[indices].sum()), hashes_N[first], first))
 
     fold_N = np.zeros(len(clusters_N), np.int64)
     total_F = np.zeros(folds, np.int64)
     for source in sorted(by_source):
         filled_F = np.zeros(folds, np.int64)
-        for negative_size, first in sorted(by_source[source]):
+        for negative_size, _, first in sorted(by_source[source]):
             # Of equally filled folds, the one with the fewest bytes of all sources.
             fold = int(np.lexsort((total_F, filled_F))[0])
             fold_N[members[int(clusters_N[first])]] = fold

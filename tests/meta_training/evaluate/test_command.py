@@ -41,6 +41,16 @@ def test_every_arm_runs_at_every_share_and_the_whole_pool_once() -> None:
     ]
 
 
+def test_an_arm_can_have_shares_of_its_own() -> None:
+    asked = evaluation("--keep", "0.5", "--arms", "random,c4:0.9, c4:0.25,trigram:.1")
+    assert asked.entries({})[1:] == [
+        Entry("random", 0.5),
+        Entry("c4", 0.9),
+        Entry("c4", 0.25),
+        Entry("trigram", 0.1),
+    ]
+
+
 def test_an_arm_of_kept_documents_has_its_own_share_and_a_random_one_beside_it() -> None:
     asked = evaluation("--kept", "curated=k/*", "--arms", "random,c4,curated")
     assert asked.entries({"curated": 0.31}) == [
@@ -80,9 +90,14 @@ def test_what_is_given_is_an_arm_by_default() -> None:
     [
         (["--keep", "1.5"], "argument --keep: '1.5' is not a share between 0 and 1"),
         (["--arms", "trigam"], "argument --arms: unknown arm 'trigam'; did you mean trigram?"),
-        (["--arms", "rater"], "--arms rater needs --rater or --fixed_rater"),
+        (["--arms", "rater"], "--arms rater needs --rater, --train_raters or --fixed_rater"),
+        (["--arms", "c4:2"], "argument --arms: c4:2: '2' is not a share"),
         (["--arms", "label"], "--arms label needs --label_field"),
-        (["--rater", "a", "--fixed_rater", "b"], "give --rater or --fixed_rater, not both"),
+        (["--rater", "a", "--fixed_rater", "b"], "give one of --rater, --fixed_rater and --train"),
+        (["--prepared", "d"], "--prepared takes the place of --pool, --target and --validation"),
+        (["--train_raters=--config.meta_step=1"], "--train_raters: "),
+        (["--train_raters=--config.seed=1"], "--train_raters: --config.seed is set by"),
+        (["--first_seed", "-1"], "argument --first_seed: '-1' is not a whole number"),
         (["--budget", "soon"], "argument --budget: 'soon' is not a time such as 90s, 30m or 1.5h"),
         (["--scores", "c4=s.parquet"], "argument --scores: the name 'c4' is taken"),
         (["--kept", "k/*"], "argument --kept: 'k/*' is not NAME=FILES"),

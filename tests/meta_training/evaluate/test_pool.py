@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datarater.meta_training.evaluate.errors import EmptyDataError
-from datarater.meta_training.evaluate.pool import DataOptions, prepare_data
+from datarater.meta_training.evaluate.errors import EmptyDataError, FlagError
+from datarater.meta_training.evaluate.pool import DataOptions, prepare_data, take_data
 from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
@@ -46,38 +46,114 @@ def test_pool_documents_of_the_target_are_left_out_and_counted(
     assert data.column("key") == [str(i) for i in range(20)]
 
 
-def test_the_target_is_split_into_disjoint_parts_that_cover_it(
+def test_the_folds_of_the_target_are_disjoint_cover_it_and_change_roles(
     options: DataOptions, tmp_path: Path
 ) -> None:
     data = prepare_data(options, tmp_path / "out")
-    learning = {document.text for document in data.learning}
-    validation = {document.text for document in data.validation}
-    assert learning
-    assert validation
-    assert not learning & validation
-    assert learning | validation == {f"target text {i}" for i in range(12)}
+    texts = [[{document.text for document in part} for part in data.at(r).roles] for r in range(4)]
+    assert texts[3] == texts[0]
+    for learning, choice, test in texts:
+        assert len(learning | choice | test) == len(learning) + len(choice) + len(test) == 12
+    # Each document is learned from, chosen on and tested on once.
+    for role in range(3):
+        assert set.union(*(texts[rotation][role] for rotation in range(3))) == set.union(*texts[0])
     # A rater can be trained on exactly the part that rivals learn from.
-    written = list(read_file(str(tmp_path / "out" / "target" / "learning.jsonl.gz")))
-    assert {record.text for record in written if isinstance(record, Document)} == learning
+    for rotation in range(3):
+        written = list(read_file(str(data.at(rotation).learning_file)))
+        assert {record.text for record in written if isinstance(record, Document)} == texts[
+            rotation
+        ][0]
 
 
-def test_the_split_depends_on_a_document_alone(options: DataOptions, tmp_path: Path) -> None:
-    before = prepare_data(options, tmp_path / "out")
-    more = write(
-        tmp_path / "more.jsonl", [f"target text {i}" for i in reversed(range(12))] + ["another"]
-    )
-    after = prepare_data(dataclasses.replace(options, target=(more,)), tmp_path / "out")
-    kept = {document.text for document in after.validation} - {"another"}
-    assert kept == {document.text for document in before.validation}
+def test_the_folds_do_not_depend_on_the_order_of_the_files(
+    options: DataOptions, tmp_path: Path
+) -> None:
+    def folds(texts: list[str]) -> set[frozenset[str]]:
+        path = tmp_path / f"{texts[0]}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        data = prepare_data(dataclasses.replace(options, target=(str(path),)), tmp_path / "out")
+        return {frozenset(document.text for document in fold) for fold in data.target.folds}
+
+    texts = [letter * 9 for letter in "abcdefghi"]
+    assert folds(texts) == folds(texts[::-1])
+
+
+def test_near_duplicates_and_works_stay_in_one_fold(options: DataOptions, tmp_path: Path) -> None:
+    story = " ".join(f"word{i}" for i in range(30))
+    texts = [story, f"Again: {story}", *(f"other text {i}" for i in range(10))]
+    path = write(tmp_path / "works.jsonl", texts, work=[f"w{max(i, 9)}" for i in range(12)])
+    target = dataclasses.replace(options, target=(path,))
+    fold_of = {
+        document.text: number
+        for number, fold in enumerate(prepare_data(target, tmp_path / "a").target.folds)
+        for document in fold
+    }
+    assert fold_of[story] == fold_of[f"Again: {story}"]
+    by_work = prepare_data(dataclasses.replace(target, work_field="work"), tmp_path / "b")
+    # The first ten are one work.
+    assert sorted(map(len, by_work.target.folds)) == [1, 1, 10]
 
 
 def test_validation_files_are_not_learned_from(options: DataOptions, tmp_path: Path) -> None:
-    validation = write(tmp_path / "validation.jsonl", ["Target text 1", "new"])
+    validation = write(tmp_path / "validation.jsonl", ["Target text 1", "new", "newer"])
     data = prepare_data(dataclasses.replace(options, validation=(validation,)), tmp_path / "out")
-    assert {document.text for document in data.validation} == {"Target text 1", "new"}
-    assert "target text 1" not in {document.text for document in data.learning}
-    assert len(data.learning) == 11
+    for rotation in range(2):
+        learning, choice, test = data.at(rotation).roles
+        assert {document.text for document in (*choice, *test)} == {"Target text 1", "new", "newer"}
+        assert choice
+        assert test
+        assert "target text 1" not in {document.text for document in learning}
+        assert len(learning) == 11
     assert data.counts["target_documents_in_validation"] == 1
+
+
+def test_without_a_target_whole_clusters_of_the_pool_are_held_out(
+    options: DataOptions, tmp_path: Path
+) -> None:
+    stories = [" ".join(f"word{i}-{j}" for j in range(20)) for i in range(60)]
+    pool = write(
+        tmp_path / "own.jsonl", [text for story in stories for text in (story, f"A {story}")]
+    )
+    own = DataOptions(pool=(pool,), target_share=0.3)
+    data = prepare_data(own, tmp_path / "out")
+    held_out = {document.text for fold in data.target.folds for document in fold}
+    left = set(data.texts())
+    assert not held_out & left
+    assert len(held_out) + len(left) == 120
+    assert data.counts["pool_documents_held_out"] == len(held_out)
+    assert 16 <= len(held_out) <= 60
+    for story in stories:
+        assert (story in held_out) == (f"A {story}" in held_out)
+    # A rater is trained on what is left.
+    stored = [record for record in read_file(str(data.pool_file())) if isinstance(record, Document)]
+    assert [(record.text, record.source) for record in stored] == list(
+        zip(data.texts(), data.column("source"), strict=True)
+    )
+
+
+def test_near_duplicates_of_the_target_are_left_out_of_the_pool(
+    options: DataOptions, tmp_path: Path
+) -> None:
+    story = " ".join(f"word{i}" for i in range(40))
+    target = write(tmp_path / "stories.jsonl", [story, "second", "third"])
+    pool = write(tmp_path / "copies.jsonl", [f"He said: {story}", story, "unrelated", "third"])
+    data = prepare_data(DataOptions(pool=(pool,), target=(target,)), tmp_path / "out")
+    assert list(data.texts()) == ["unrelated"]
+    assert data.counts["pool_documents_in_target"] == 2
+    assert data.counts["pool_documents_near_target"] == 1
+
+
+def test_prepared_data_is_taken_along_to_another_output(
+    options: DataOptions, tmp_path: Path
+) -> None:
+    data = prepare_data(options, tmp_path / "out")
+    taken = take_data(data.folder, tmp_path / "elsewhere")
+    assert taken.digest == data.digest
+    assert taken.folder.is_relative_to(tmp_path / "elsewhere")
+    assert taken.learning_file.read_bytes() == data.learning_file.read_bytes()
+    assert take_data(data.folder, tmp_path / "elsewhere").folder == taken.folder
+    with pytest.raises(FlagError, match="--prepared"):
+        take_data(tmp_path, tmp_path / "elsewhere")
 
 
 def test_bytes_are_the_tokens_of_the_byte_tokenizer(options: DataOptions, tmp_path: Path) -> None:
@@ -135,6 +211,6 @@ def test_data_that_is_missing_or_empty_is_refused(options: DataOptions, tmp_path
     with pytest.raises(EmptyDataError, match="--pool has no document"):
         prepare_data(dataclasses.replace(options, pool=(str(target),)), tmp_path / "out")
     one = write(tmp_path / "one.jsonl", ["a single text"])
-    with pytest.raises(EmptyDataError, match="--validation_share"):
+    with pytest.raises(EmptyDataError, match="do not fill 3 folds"):
         prepare_data(dataclasses.replace(options, target=(one,)), tmp_path / "out")
     assert list((tmp_path / "out" / "data").iterdir()) == []

@@ -16,7 +16,7 @@ from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Sele
 EVERYTHING = KeptDocuments(np.ones(9, bool))
 TOP_K = BatchTopK(np.arange(9), best=4, drawn=8)
 SPEC = RunSpec(MODELS["0.05M"], Protocol(), 0, "pool", "validation", EVERYTHING.digest)
-RESULT = RunResult([(0, 5.5), (10, 3.25)], {"wiki": 3.0, "": 3.5}, 1, 12.5)
+RESULT = RunResult([(0, 5.5), (10, 3.25)], 3.5, {"wiki": 3.0, "": 3.5}, 1, 12.5)
 
 
 def test_a_stored_run_is_loaded_as_it_was(tmp_path: Path) -> None:

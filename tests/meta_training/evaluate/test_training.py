@@ -22,8 +22,9 @@ from datarater.meta_training.evaluate.model_scores import (
     LanguageModelTask,
     RaterTask,
 )
-from datarater.meta_training.evaluate.pool import Data, DataOptions, TargetDocument, prepare_data
+from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.target import TargetDocument
 from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, TooLittleTextError
 from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
 from datarater.rater_model.rater import RaterConfig, initialise_rater
@@ -88,43 +89,71 @@ def test_a_micro_batch_divides_the_batch_and_fits_the_cache(
 
 def test_a_run_repeats_itself_and_depends_on_its_seed_and_its_documents(data: Data) -> None:
     kept = everything(data)
-    run = training.train(data, kept, TINY, SHORT, seed=0)
-    again = training.train(data, kept, TINY, SHORT, seed=0)
+    run = training.train(training.Job(data, kept, 0), TINY, SHORT)
+    again = training.train(training.Job(data, kept, 0), TINY, SHORT)
     assert run.curve == again.curve
     assert [step for step, _ in run.curve] == [0, 4, 8, 12]
     assert run.curve[-1][1] < run.curve[0][1]
-    other_seed = training.train(data, kept, TINY, SHORT, seed=1)
+    other_seed = training.train(training.Job(data, kept, 1), TINY, SHORT)
     assert other_seed.curve[0] != run.curve[0]
     even = KeptDocuments(np.arange(len(data.hashes_N)) % 2 == 0)
-    half = training.train(data, even, TINY, SHORT, seed=0)
+    half = training.train(training.Job(data, even, 0), TINY, SHORT)
     # Common random numbers: arms of a seed begin with the same model.
     assert half.curve[0] == run.curve[0]
     assert half.curve[-1] != run.curve[-1]
     assert half.passes > run.passes
     best = BatchTopK(np.arange(len(data.hashes_N)), best=16, drawn=32)
-    top_half = training.train(data, best, TINY, SHORT, seed=0)
+    top_half = training.train(training.Job(data, best, 0), TINY, SHORT)
     assert top_half.curve[0] == run.curve[0]
     assert top_half.curve[-1] not in (run.curve[-1], half.curve[-1])
     assert top_half.passes > run.passes
 
 
+def test_models_that_are_trained_together_become_what_each_becomes_alone(data: Data) -> None:
+    even = KeptDocuments(np.arange(len(data.hashes_N)) % 2 == 0)
+    jobs = [
+        training.Job(data, everything(data), 0),
+        training.Job(data.at(1), even, 1),
+        training.Job(data.at(2), even, 0),
+    ]
+    together = training.train_together(jobs, TINY, SHORT)
+    for job, run in zip(jobs, together, strict=True):
+        alone = training.train(job, TINY, SHORT)
+        np.testing.assert_allclose(
+            [loss for _, loss in run.curve], [loss for _, loss in alone.curve], rtol=1e-4
+        )
+        assert run.choice_loss == pytest.approx(alone.choice_loss, rel=1e-4)
+        assert run.by_source == pytest.approx(alone.by_source, rel=1e-4)
+        assert run.passes == alone.passes
+    # Each was measured on the test documents of its own rotation.
+    assert len({run.curve[0] for run in together}) == 3
+
+
+def test_the_number_of_models_together_is_bounded_by_memory() -> None:
+    # On a CPU there is nothing to gain.
+    assert training.models_together(TINY, SHORT, 258) == 1
+
+
 def test_a_run_on_documents_without_a_window_is_refused(data: Data) -> None:
     with pytest.raises(TooLittleTextError):
-        training.train(data, KeptDocuments(np.zeros(len(data.hashes_N), bool)), TINY, SHORT, seed=0)
+        training.train(
+            training.Job(data, KeptDocuments(np.zeros(len(data.hashes_N), bool)), 0), TINY, SHORT
+        )
 
 
 def test_a_loss_that_is_not_finite_names_the_flag(data: Data) -> None:
     wild = dataclasses.replace(SHORT, learning_rate=1e20)
     with pytest.raises(training.NonFiniteLossError, match="--learning_rate"):
-        training.train(data, everything(data), TINY, wild, seed=0)
+        training.train(training.Job(data, everything(data), 0), TINY, wild)
 
 
 def test_validation_counts_every_token_alike_in_all_and_by_source() -> None:
     documents = [TargetDocument("a" * 150, "x"), TargetDocument("bc" * 20, "y")]
     config = training.language_model_config(TINY, 258)
-    evaluate = training.make_evaluation(config, SHORT, documents, ByteTokenizer())
+    validation = training.evaluation_set(documents, SHORT, ByteTokenizer())
     params = initialise_language_model(config, jax.random.key(0))
-    loss, by_source = evaluate(params)
+    # Padding to more windows changes nothing.
+    ((loss, by_source),) = training.make_evaluation(config, SHORT, [validation], 7)(params)
 
     pieces = [("x", "a" * 64), ("x", "a" * 64), ("x", "a" * 22), ("y", "bc" * 20)]
     sums = {"x": 0.0, "y": 0.0}
@@ -168,9 +197,11 @@ def test_a_rater_scores_documents_as_the_scorer_does(data: Data, tmp_path: Path)
 def test_a_small_model_of_the_target_prefers_documents_like_it(data: Data) -> None:
     protocol = dataclasses.replace(SHORT, steps=60, learning_rate=1e-2)
     like_target = np.arange(len(data.hashes_N)) % 2 == 1
-    by_target = LanguageModelTask(str(data.folder), TARGET, TINY, protocol, 0)(lambda share: None)
+    by_target = LanguageModelTask(str(data.folder), 0, TARGET, TINY, protocol, 0)(
+        lambda share: None
+    )
     assert by_target[like_target].min() > by_target[~like_target].max()
-    by_pool = LanguageModelTask(str(data.folder), POOL, TINY, protocol, 0)(lambda share: None)
+    by_pool = LanguageModelTask(str(data.folder), 0, POOL, TINY, protocol, 0)(lambda share: None)
     # The pool has as many of either kind.
     assert by_pool[~like_target].mean() > by_target[~like_target].mean()
     assert (by_target < 0).all()

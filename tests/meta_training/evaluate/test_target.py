@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datarater.meta_training.evaluate.target import (
+    Target,
+    TargetDocument,
+    assign_folds,
+    target_digest,
+)
+
+
+def documents(*texts: str) -> tuple[TargetDocument, ...]:
+    return tuple(TargetDocument(text, "s") for text in texts)
+
+
+def test_roles_rotate_over_three_folds_and_over_two_beside_fixed_learning() -> None:
+    a, b, c = documents("a"), documents("b"), documents("c")
+    three = Target((a, b, c))
+    assert [three.roles(rotation) for rotation in range(4)] == [
+        (a, b, c),
+        (b, c, a),
+        (c, a, b),
+        (a, b, c),
+    ]
+    two = Target((a, b), learning=c)
+    assert [two.roles(rotation) for rotation in range(3)] == [(c, a, b), (c, b, a), (c, a, b)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50), st.sampled_from("xy")), min_size=1),
+    st.integers(2, 3),
+)
+def test_clusters_stay_whole_and_folds_differ_by_at_most_the_largest_cluster(
+    rows: list[tuple[int, int, str]], folds: int
+) -> None:
+    clusters, sizes, _ = zip(*rows, strict=True)
+    fold_N = assign_folds(clusters, sizes, ["one source"] * len(rows), range(len(rows)), folds)
+    assert len(fold_N) == len(rows)
+    assert set(fold_N) <= set(range(folds))
+    for cluster in set(clusters):
+        assert (
+            len({fold for fold, own in zip(fold_N, clusters, strict=True) if own == cluster}) == 1
+        )
+    filled_F = np.bincount(fold_N, sizes, minlength=folds)
+    assert filled_F.max() - filled_F.min() <= np.bincount(clusters, sizes).max()
+
+
+def test_every_source_is_spread_over_the_folds() -> None:
+    sources = ["x"] * 30 + ["y"] * 6
+    fold_N = assign_folds(np.arange(36), np.ones(36), sources, range(36), 3)
+    assert np.bincount(fold_N[:30]).tolist() == [10, 10, 10]
+    assert np.bincount(fold_N[30:]).tolist() == [2, 2, 2]
+
+
+def test_the_digest_depends_on_texts_sources_and_their_order() -> None:
+    one, two = TargetDocument("ab", "c"), TargetDocument("a", "bc")
+    assert target_digest([one]) != target_digest([two])
+    assert target_digest([one, two]) != target_digest([two, one])
+    assert target_digest([one]) == target_digest([TargetDocument("ab", "c")])
