@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -175,12 +174,16 @@ def _add_arm_flags(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--train_raters",
-        nargs="?",
-        const="",
-        metavar="FLAGS",
-        help="Train a fresh rater for each seed, with these flags of datarater train, such as "
-        "'--config.meta_steps=400'. The folds of the target then change their roles from seed to "
-        "seed.",
+        metavar="CONFIG",
+        help="Train a fresh rater for each seed by this config of datarater train, such as "
+        "default. The folds of the target then change their roles from seed to seed.",
+    )
+    parser.add_argument(
+        "--rater_config",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="Field of that config to change, such as meta_steps=400. Repeatable.",
     )
     parser.add_argument(
         "--fixed_rater",
@@ -352,7 +355,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         raise FlagError("--prepared takes the place of --pool, --target and --validation")
     if args.validation and not args.target:
         raise FlagError("--validation needs --target: the documents to learn from")
-    training = None if args.train_raters is None else _training_flags(args.train_raters)
+    training = _training_flags(args)
     raters = tuple(map(expand_home, [args.fixed_rater] if args.fixed_rater else args.rater))
     scores = _named_files("--scores", args.scores, ARMS)
     kept = _named_files("--kept", args.kept, [*ARMS, *scores])
@@ -434,13 +437,18 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     )
 
 
-def _training_flags(text: str) -> tuple[str, ...]:
+def _training_flags(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """Returns flags of `datarater train`; None where no raters are to be trained."""
     from datarater.meta_training.evaluate.raters import check_flags
 
-    try:
-        flags = tuple(shlex.split(text))
-    except ValueError as error:
-        raise FlagError(f"--train_raters: {error}") from error
+    if args.train_raters is None:
+        if args.rater_config:
+            raise FlagError("--rater_config needs --train_raters, such as --train_raters default")
+        return None
+    flags = (
+        f"--config={args.train_raters}",
+        *(f"--config.{assignment}" for assignment in args.rater_config),
+    )
     check_flags(flags)
     return flags
 

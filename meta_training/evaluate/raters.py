@@ -72,13 +72,13 @@ def check_flags(flags: Sequence[str]) -> None:
     from datarater.meta_training.config import checks
     from datarater.meta_training.errors import ConfigError
 
-    for ours in ("--config.data.inner", "--config.data.outer", "--config.seed", "--workdir"):
-        if any(flag.partition("=")[0] == ours for flag in flags):
-            raise FlagError(f"--train_raters: {ours} is set by the evaluation; leave it out")
+    for ours in ("data.inner", "data.outer", "data.text_field", "seed"):
+        if any(flag.partition("=")[0] == f"--config.{ours}" for flag in flags):
+            raise FlagError(f"--rater_config: {ours} is set by the evaluation; leave it out")
     try:
         checks.check(_config_of(("--workdir=w", "--config.data.inner=i", *flags)))
     except ConfigError as error:
-        raise FlagError(f"--train_raters: {error}") from error
+        raise FlagError(f"--train_raters and --rater_config: {error}") from error
 
 
 def rater_training(data: Data, flags: Sequence[str], seed: int, output: Path) -> RaterTraining:

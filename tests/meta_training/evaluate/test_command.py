@@ -95,8 +95,16 @@ def test_what_is_given_is_an_arm_by_default() -> None:
         (["--arms", "label"], "--arms label needs --label_field"),
         (["--rater", "a", "--fixed_rater", "b"], "give one of --rater, --fixed_rater and --train"),
         (["--prepared", "d"], "--prepared takes the place of --pool, --target and --validation"),
-        (["--train_raters=--config.meta_step=1"], "--train_raters: "),
-        (["--train_raters=--config.seed=1"], "--train_raters: --config.seed is set by"),
+        (
+            ["--train_raters", "default", "--rater_config", "meta_step=1"],
+            "--train_raters and --rater_config: ",
+        ),
+        (
+            ["--train_raters", "default", "--rater_config", "seed=1"],
+            "--rater_config: seed is set by the evaluation",
+        ),
+        (["--train_raters", "defalt"], "--train_raters and --rater_config: "),
+        (["--rater_config", "seed=1"], "--rater_config needs --train_raters"),
         (["--first_seed", "-1"], "argument --first_seed: '-1' is not a whole number"),
         (["--budget", "soon"], "argument --budget: 'soon' is not a time such as 90s, 30m or 1.5h"),
         (["--scores", "c4=s.parquet"], "argument --scores: the name 'c4' is taken"),
