@@ -108,19 +108,31 @@ def sequence_losses(config: LanguageModelConfig, params: Params, windows: Window
         params: theta, the model's parameters.
         windows: B windows.
     """
-    inputs_BxL, targets_BxL = windows.tokens_BxL[:, :-1], windows.tokens_BxL[:, 1:]
-    if config.loss_chunk:
-        log_probabilities_BxL = _log_probabilities_in_chunks(
-            config, params, inputs_BxL, targets_BxL
-        )
-    else:
-        logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL))
-        log_probabilities_BxL = _target_log_probabilities(logits_BxLxV, targets_BxL)
-
+    log_probabilities_BxL = token_log_probabilities(config, params, windows.tokens_BxL)
     valid_BxL = windows.mask_BxL()[:, 1:].astype(log_probabilities_BxL.dtype)
     return -jnp.sum(log_probabilities_BxL * valid_BxL, axis=1) / jnp.maximum(
         jnp.sum(valid_BxL, axis=1), 1
     )
+
+
+def token_log_probabilities(
+    config: LanguageModelConfig, params: Params, tokens_BxL: jax.Array
+) -> jax.Array:
+    """Returns the log-probability of each token but the first after those before it, in nats.
+
+    Args:
+        config: Shape of the model.
+        params: The model's parameters.
+        tokens_BxL: Token ids, int32.
+
+    Returns:
+        log_probabilities of shape B x (L - 1).
+    """
+    inputs_BxL, targets_BxL = tokens_BxL[:, :-1], tokens_BxL[:, 1:]
+    if config.loss_chunk:
+        return _log_probabilities_in_chunks(config, params, inputs_BxL, targets_BxL)
+    logits_BxLxV = cast(jax.Array, LanguageModel(config).apply({"params": params}, inputs_BxL))
+    return _target_log_probabilities(logits_BxLxV, targets_BxL)
 
 
 def _target_log_probabilities(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:

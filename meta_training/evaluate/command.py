@@ -23,7 +23,7 @@ from datarater.meta_training.evaluate.command_run import (
     whole_number,
 )
 from datarater.meta_training.evaluate.errors import FlagError
-from datarater.meta_training.evaluate.protocol import MODELS, Protocol
+from datarater.meta_training.evaluate.protocol import MODELS, QUESTIONS, Protocol
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser, near_miss, print_line
 from datarater.rater_model.documents.files import expand_home
@@ -306,6 +306,22 @@ def _add_run_flags(parser: CommandParser) -> None:
         metavar="N",
         help="Number of ids of the BPE. Default: %(default)s.",
     )
+    parser.add_argument(
+        "--tasks",
+        action="append",
+        default=[],
+        metavar="NAME=FILES",
+        help="Downstream task: JSONL files of multiple-choice questions in the form of HellaSwag, "
+        "PIQA or ARC, or with the fields context, choices and label. Every trained model ranks the "
+        "choices by likelihood. Repeatable.",
+    )
+    parser.add_argument(
+        "--task_questions",
+        type=whole_number,
+        default=QUESTIONS,
+        metavar="N",
+        help="Maximum number of questions of a task, taken evenly. Default: %(default)s.",
+    )
     for name, meaning in (
         ("steps", "Updates of each model"),
         ("batch", "Windows of an update"),
@@ -434,6 +450,8 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
         arm_keeps=arm_keeps,
         prepared=expand_home(args.prepared),
         together=args.together,
+        tasks=_named_files("--tasks", args.tasks, ()),
+        task_questions=args.task_questions,
     )
 
 

@@ -20,7 +20,8 @@ import datarater
 from datarater.meta_training.evaluate.arm_names import RANDOM, RATER, UNFILTERED
 from datarater.meta_training.evaluate.arms import ArmOptions, Arms
 from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data, take_data
-from datarater.meta_training.evaluate.protocol import Model, Protocol
+from datarater.meta_training.evaluate.protocol import QUESTIONS, Model, Protocol
+from datarater.meta_training.evaluate.questions import read_questions, store_questions
 from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, summarize
 from datarater.meta_training.evaluate.runs import (
     CapacityTask,
@@ -57,6 +58,8 @@ class Evaluation:
         arm_keeps: Shares of single arms, in place of `keeps`.
         prepared: Folder of data that an earlier evaluation prepared; empty to read `data`.
         together: Models that an accelerator trains side by side; 0 for what fits.
+        tasks: Files of each downstream task's questions, by its name.
+        task_questions: Maximum number of questions of a task.
     """
 
     data: DataOptions
@@ -72,6 +75,8 @@ class Evaluation:
     arm_keeps: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     prepared: str = ""
     together: int = 0
+    tasks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    task_questions: int = QUESTIONS
 
     def entries(self, own_shares: Mapping[str, float]) -> list[Entry]:
         """Returns the rows of the evaluation, the baseline first.
@@ -112,6 +117,11 @@ def run_evaluation(
         EvaluationError: If the data or an arm is unusable, or a worker fails.
         OSError: If a file cannot be read or written.
     """
+    files = [
+        read_questions(name, patterns, evaluation.task_questions)
+        for name, patterns in evaluation.tasks.items()
+    ]
+    questions = store_questions(files, output / "tasks") if files else None
     if evaluation.prepared:
         data = take_data(Path(evaluation.prepared), output)
     else:
@@ -120,7 +130,7 @@ def run_evaluation(
         say(line)
     with Workers(evaluation.processes, output / "compiled") as workers:
         arms = Arms(data, evaluation.arms, output, workers, say)
-        trainer = _Trainer(evaluation, data, arms, workers, output, say)
+        trainer = _Trainer(evaluation, data, arms, workers, output, say, questions)
         seeds = evaluation.seeds
         if evaluation.budget is not None:
             first = min(FIRST_SEEDS, seeds)
@@ -170,6 +180,7 @@ class _Trainer:
         workers: Workers,
         output: Path,
         say: Callable[[str], None],
+        questions: Path | None,
     ) -> None:
         self._evaluation = evaluation
         self._data = data
@@ -177,6 +188,7 @@ class _Trainer:
         self._workers = workers
         self._output = output
         self._say = say
+        self._questions = questions
         self._entries = evaluation.entries(arms.own_shares)
         self._cache = RunCache(output / "runs")
         self._results: dict[tuple[Entry, int], RunResult] = {}
@@ -199,7 +211,8 @@ class _Trainer:
                     continue
                 selection = self._arms.select(entry.arm, entry.keep, seed, protocol.batch)
                 self._selections.setdefault(entry, selection)
-                run = plan_run(self._arms.data(seed), selection, model, protocol, seed)
+                data = self._arms.data(seed)
+                run = plan_run(data, selection, model, protocol, seed, self._questions)
                 cached = self._cache.load(run.spec)
                 if cached is not None:
                     self._results[entry, seed] = cached

@@ -41,6 +41,10 @@ class Model:
         )
 
 
+QUESTIONS = 500
+"""Maximum number of questions of a task: at the default protocol, four choices of 100 bytes for
+each of them take a tenth of the time that training takes."""
+
 MODELS = {
     "0.05M": Model(width=32, heads=2, mlp_width=96, layers=2),
     "0.14M": Model(width=64, heads=2, mlp_width=192, layers=2),

@@ -22,10 +22,12 @@ from datarater.meta_training.evaluate.gains import compute_gain, net_gain, net_g
 from datarater.meta_training.evaluate.runs import RunResult
 from datarater.meta_training.evaluate.statistics import (
     CONFIDENCE,
+    interval_text,
     paired_difference,
     smallest_detectable,
     typical_deviation,
 )
+from datarater.meta_training.evaluate.task_results import task_summary, task_tables
 
 
 class Entry(NamedTuple):
@@ -77,7 +79,9 @@ def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
         ),
         "best_fractions": _best_fractions(runs),
         "flops_per_step": costs.training * tokens_per_step,
-        "tables": [table for table in [_floor_table(runs)] if table is not None],
+        "tables": [
+            table for table in (_floor_table(runs), *task_tables(arms)) if table is not None
+        ],
     }
 
 
@@ -96,6 +100,7 @@ def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
         "difference": None,
         "difference_from_random": None,
         "difference_by_source": None,
+        "tasks": task_summary(mine, baseline),
         "gain": None,
         "net": None,
     }
@@ -184,7 +189,7 @@ def _floor_table(runs: Runs) -> dict[str, Any] | None:
                     entry.keep,
                     round(float(np.mean(without)), 4),
                     round(float(np.mean(with_floor)), 4),
-                    _interval(dataclasses.asdict(difference)),
+                    interval_text(dataclasses.asdict(difference)),
                     difference.verdict,
                 ]
             )
@@ -261,8 +266,8 @@ def print_table(summary: Mapping[str, Any]) -> None:
             row["arm"],
             f"{row['keep']:g}",
             f"{row['mean_final_loss']:.4f}",
-            _interval(difference),
-            _interval(row["difference_from_random"]),
+            interval_text(difference),
+            interval_text(row["difference_from_random"]),
             _gain(row["gain"]),
             "" if row["net"] is None else f"{row['net']['gain']:.0%}",
             "" if difference is None else difference["verdict"],
@@ -302,23 +307,15 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             ahead = best["difference_from_runner_up"]["verdict"] == "better"
             lines.append(
                 f"{best['arm']}: discard {best['discard']:.0%}; difference "
-                f"{_interval(best['difference'])}, widened for the choice"
+                f"{interval_text(best['difference'])}, widened for the choice"
                 + ("." if ahead else f"; keep {best['runner_up']:g} is not shown to be worse.")
             )
         else:
             lines.append(
                 f"{best['arm']}: no fraction is shown to be better than the whole pool; the best "
-                f"is discard {best['discard']:.0%}, {_interval(best['difference'])}."
+                f"is discard {best['discard']:.0%}, {interval_text(best['difference'])}."
             )
     return lines
-
-
-def _interval(difference: Mapping[str, Any] | None) -> str:
-    if difference is None:
-        return ""
-    if difference["low"] is None:
-        return f"{difference['mean']:+.4f}"
-    return f"{difference['mean']:+.4f} ({difference['low']:+.4f}, {difference['high']:+.4f})"
 
 
 def _gain(gain: Mapping[str, Any] | None) -> str:

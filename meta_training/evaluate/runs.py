@@ -2,8 +2,8 @@
 
 A run is identified by the digest of everything that determines its result: the model, the protocol,
 the seed, the pool with its tokenizer, the documents that losses are measured on, what is selected,
-and `RUN_VERSION`. The name of the arm is not among them: two arms that select the same share their
-runs.
+the questions of downstream tasks, and `RUN_VERSION`. The name of the arm is not among them: two
+arms that select the same share their runs.
 
     OUTPUT/runs/DIGEST.json   the specification and the result of one run
 """
@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class RunSpec:
         pool: Digest of the pool's texts and the tokenizer.
         validation: Digest of the documents that its losses are measured on.
         kept: Digest of the selection.
+        questions: Digest of the questions of downstream tasks; empty without any.
     """
 
     model: Model
@@ -45,10 +47,13 @@ class RunSpec:
     pool: str
     validation: str
     kept: str
+    questions: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the specification as a JSON-able dict."""
-        return {"run_version": RUN_VERSION, **dataclasses.asdict(self)}
+        values = {"run_version": RUN_VERSION, **dataclasses.asdict(self)}
+        # Runs without questions keep the digest that they had before there were any.
+        return values if self.questions else {k: v for k, v in values.items() if k != "questions"}
 
     @property
     def digest(self) -> str:
@@ -57,10 +62,23 @@ class RunSpec:
 
 
 def run_spec(
-    data: Data, selection: Selection, model: Model, protocol: Protocol, seed: int
+    data: Data,
+    selection: Selection,
+    model: Model,
+    protocol: Protocol,
+    seed: int,
+    questions: Path | None = None,
 ) -> RunSpec:
-    """Returns the specification of a run on what is selected."""
-    return RunSpec(model, protocol, seed, data.digest, data.validation_digest, selection.digest)
+    """Returns the specification of a run on what is selected; `questions` are named by digest."""
+    return RunSpec(
+        model,
+        protocol,
+        seed,
+        data.digest,
+        data.validation_digest,
+        selection.digest,
+        "" if questions is None else questions.stem,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +91,7 @@ class RunResult:
         by_source: Final test loss by source.
         passes: Number of passes over what is selected, the last one begun.
         seconds: Wall time of the run.
+        tasks: Figures of each downstream task by name; see `multiple_choice.TaskResult`.
     """
 
     curve: list[tuple[int, float]]
@@ -80,6 +99,7 @@ class RunResult:
     by_source: dict[str, float]
     passes: int
     seconds: float
+    tasks: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def final_loss(self) -> float:
@@ -129,11 +149,13 @@ class PlannedRun(NamedTuple):
         spec: What to run.
         selection: What it trains on.
         rotation: Roles of the target's folds.
+        questions: File of the questions that the model answers in the end; None for none.
     """
 
     spec: RunSpec
     selection: Selection
     rotation: int
+    questions: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +180,16 @@ class CapacityTask:
 
 
 def plan_run(
-    data: Data, selection: Selection, model: Model, protocol: Protocol, seed: int
+    data: Data,
+    selection: Selection,
+    model: Model,
+    protocol: Protocol,
+    seed: int,
+    questions: Path | None = None,
 ) -> PlannedRun:
     """Returns the run of an arm, on data in the rotation of the seed."""
-    return PlannedRun(run_spec(data, selection, model, protocol, seed), selection, data.rotation)
+    spec = run_spec(data, selection, model, protocol, seed, questions)
+    return PlannedRun(spec, selection, data.rotation, questions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +218,25 @@ class TrainTask:
         made = training.train_together(jobs, first.model, first.protocol, report)
         cache, results = RunCache(Path(self.runs)), []
         for each, run in zip(self.planned, made, strict=True):
-            result = RunResult(run.curve, run.choice_loss, run.by_source, run.passes, run.seconds)
+            answering = time.monotonic()
+            tasks = _answers(each, run.params, data) if each.questions else {}
+            seconds = run.seconds + time.monotonic() - answering
+            result = RunResult(
+                run.curve, run.choice_loss, run.by_source, run.passes, seconds, tasks
+            )
             cache.store(each.spec, result)
             results.append(result)
         return results
+
+
+def _answers(planned: PlannedRun, params: Any, data: Data) -> dict[str, dict[str, float]]:
+    """Lets a trained model answer the questions of a run."""
+    from datarater.meta_training.evaluate import training
+    from datarater.meta_training.evaluate.multiple_choice import answer
+    from datarater.meta_training.evaluate.questions import load_questions
+
+    spec = planned.spec
+    config = training.language_model_config(spec.model, data.tokenizer.vocabulary_size)
+    files = load_questions(str(planned.questions))
+    results = answer(params, files, config, data.tokenizer, spec.protocol.length)
+    return {name: dataclasses.asdict(result) for name, result in results.items()}

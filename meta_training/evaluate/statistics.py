@@ -7,7 +7,8 @@ differences of their final losses, one per seed. S counts seeds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -81,6 +82,19 @@ def paired_difference(
     deviation = float(differences_S.std(ddof=1))
     half = float(special.stdtrit(seeds - 1, (1 + confidence) / 2)) * deviation / seeds**0.5
     return PairedDifference(mean, mean - half, mean + half, deviation, seeds)
+
+
+def interval_text(difference: Mapping[str, Any] | None) -> str:
+    """Returns a difference with its interval for a table; empty without a difference.
+
+    Args:
+        difference: The fields of a `PairedDifference`.
+    """
+    if difference is None:
+        return ""
+    if difference["low"] is None:
+        return f"{difference['mean']:+.4f}"
+    return f"{difference['mean']:+.4f} ({difference['low']:+.4f}, {difference['high']:+.4f})"
 
 
 def detection_probability(

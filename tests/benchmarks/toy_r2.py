@@ -58,9 +58,10 @@ def r_squared(x_N: ArrayLike, y_N: ArrayLike) -> float:
 
     0 if either is constant: no line explains anything then.
     """
-    x_N, y_N = (np.asarray(each, np.float64) - np.mean(each) for each in (x_N, y_N))
-    scale = float((x_N @ x_N) * (y_N @ y_N))
-    return float((x_N @ y_N) ** 2 / scale) if scale else 0.0
+    first_N, second_N = np.asarray(x_N, np.float64), np.asarray(y_N, np.float64)
+    first_N, second_N = first_N - first_N.mean(), second_N - second_N.mean()
+    scale = float((first_N @ first_N) * (second_N @ second_N))
+    return float((first_N @ second_N) ** 2) / scale if scale else 0.0
 
 
 def run_seed(output: Path, seed: int, kinds: Sequence[CorruptionKind]) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def test_what_is_given_is_an_arm_by_default() -> None:
         (["--scores", "s.parquet"], "argument --scores: 's.parquet' is not NAME=FILES"),
         (["--seeds", "0"], "argument --seeds: '0' is not a whole number above 0"),
         (["--warmup_steps", "400"], "--warmup_steps (400) must be below --steps (400)"),
+        (["--tasks", "t.jsonl"], "argument --tasks: 't.jsonl' is not NAME=FILES"),
         (["--length", "1"], "--length must be at least 2 tokens"),
     ],
 )
@@ -173,6 +174,20 @@ def write_corpus(folder: Path) -> list[str]:
     ]
 
 
+def write_questions(folder: Path) -> Path:
+    """Writes questions whose right choice has the words of the target in their usual spelling."""
+    rng = random.Random(1)
+    records = []
+    for _ in range(60):
+        words = rng.choices(WORDS, k=6)
+        wrong = "".join(rng.sample(" ".join(words), k=len(" ".join(words)))).strip()
+        context = " ".join(rng.choices(WORDS, k=6))
+        records.append({"context": context, "choices": [wrong, " ".join(words)], "label": 1})
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
 def rows(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "out" / "evaluation.json").read_text())
     return {row["arm"]: row for row in report["arms"]}
@@ -183,6 +198,7 @@ def test_an_oracle_wins_against_random_and_a_second_launch_runs_nothing_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*write_corpus(tmp_path), "--arms=random,trigram,label", "--seeds=4"]
+    flags += [f"--tasks=cloze={write_questions(tmp_path)}", "--task_questions=30"]
     assert cli.main(["evaluate", *flags]) == exit_codes.DONE
     said = capsys.readouterr()
     assert "[16/16]" in said.err
@@ -198,6 +214,14 @@ def test_an_oracle_wins_against_random_and_a_second_launch_runs_nothing_again(
     # A trigram filter solves this corpus too; a random half does not.
     assert found["trigram"]["difference"]["verdict"] == "better"
     assert abs(found["random"]["difference"]["mean"]) < abs(oracle["difference"]["mean"]) / 2
+
+    # More of the right words are learned from the clean half.
+    answers = {arm: row["tasks"]["cloze"] for arm, row in found.items()}
+    assert answers["label"]["questions"] == 30
+    assert answers["label"]["accuracy_per_byte"]["mean"] > 0.8
+    assert answers["label"]["margin"]["difference"]["verdict"] == "better"
+    assert answers["unfiltered"]["margin"]["difference"] is None
+    assert "Task cloze: 30 questions, chance 50.0%" in said.out
 
     # Everything comes from the cache, and a fifth seed adds its runs alone.
     stored = sorted((tmp_path / "out" / "runs").iterdir())

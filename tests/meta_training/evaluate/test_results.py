@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -141,3 +142,30 @@ def test_one_seed_is_reported_without_intervals(capsys: pytest.CaptureFixture[st
     assert row(summary, "rater")["difference"]["low"] is None
     print_table(summary)
     assert "undecided" in capsys.readouterr().out
+
+
+def test_tasks_are_compared_by_seed_and_higher_is_better() -> None:
+    def answered(result: RunResult, accuracy: float) -> RunResult:
+        figures = {"questions": 20, "chance": 0.25, "accuracy": accuracy}
+        figures |= {"accuracy_per_byte": 0.5, "margin": -accuracy}
+        return dataclasses.replace(result, tasks={"mine": figures})
+
+    runs = runs_of(rater=-0.1)
+    spread = {BASELINE: [0.3, 0.4, 0.5, 0.6], Entry("rater", 0.5): [0.41, 0.5, 0.59, 0.7]}
+    asked = {
+        entry: [answered(*each) for each in zip(results, spread[entry], strict=True)]
+        for entry, results in runs.items()
+    }
+    summary = summarize(asked, COSTS, 4096)
+    task = row(summary, "rater")["tasks"]["mine"]
+    assert task["accuracy"]["mean"] == pytest.approx(0.55)
+    assert task["accuracy"]["difference"]["mean"] == pytest.approx(0.1)
+    assert task["accuracy"]["difference"]["verdict"] == "better"
+    assert task["accuracy_per_byte"]["difference"]["verdict"] == "undecided"
+    assert task["margin"]["difference"]["verdict"] == "worse"
+    (table,) = summary["tables"]
+    assert table["title"] == "Task mine: 20 questions, chance 25.0%"
+    assert table["rows"][0][:4] == ["unfiltered", 1.0, 0.45, ""]
+    assert table["rows"][1][:3] == ["rater", 0.5, 0.55]
+    assert table["rows"][1][3].startswith("+0.1000 (")
+    assert summarize(runs, COSTS, 4096)["tables"] == []

@@ -46,6 +46,7 @@ def changes(of: Model | Protocol) -> list[Any]:
         {"validation": "other"},
         {"kept": KeptDocuments(np.arange(9) != 4).digest},
         {"kept": TOP_K.digest},
+        {"questions": "other"},
         *({"model": model} for model in changes(SPEC.model)),
         *({"protocol": protocol} for protocol in changes(SPEC.protocol)),
     ],
@@ -69,6 +70,12 @@ def test_another_version_of_the_code_has_another_digest(monkeypatch: pytest.Monk
 
 def test_equal_specifications_have_one_digest() -> None:
     assert SPEC.digest == dataclasses.replace(SPEC).digest
+
+
+def test_runs_without_questions_have_the_digest_of_those_before_there_were_any() -> None:
+    assert "questions" not in SPEC.to_json()
+    asked = dataclasses.replace(SPEC, questions="digest")
+    assert asked.to_json() == {**SPEC.to_json(), "questions": "digest"}
 
 
 def test_arms_that_select_the_same_share_runs() -> None:
