@@ -42,6 +42,7 @@ TRAIN = [
     "ml-collections>=1.0",
     "optax>=0.2.4",
     "orbax-checkpoint>=0.11",
+    "py3langid>=0.4",
     "scikit-learn>=1.4",
     "scipy>=1.13",
     "tensorboardX>=2.6.2",
