@@ -57,6 +57,11 @@ COMMANDS = {
         "Measure what a rater saves, against other filters.",
         "train",
     ),
+    "analyze": Command(
+        "datarater.meta_training.analysis.command",
+        "Show what a rater looks at and which groups it drops.",
+        "train",
+    ),
     "demo": Command(
         "datarater.meta_training.demo.demo",
         "Meta-train a small rater on a built-in corpus and curate the corpus with it.",

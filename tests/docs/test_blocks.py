@@ -13,6 +13,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater import cli
+from datarater.meta_training.analysis import command as analyze
 from datarater.meta_training.evaluate import command as evaluate
 from tests.support import ROOT, training
 from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
@@ -75,7 +76,7 @@ def known_flags() -> set[str]:
     """Returns the flags of every command, of Beam and of training."""
     ours = {
         flag.split()[0]
-        for run in (*COMMANDS.values(), evaluate.main)
+        for run in (*COMMANDS.values(), analyze.main, evaluate.main)
         for flag, _ in flags_of(parser_of(run))
     }
     beam = {

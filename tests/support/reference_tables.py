@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from datarater.meta_training import train
+from datarater.meta_training.analysis import command as analyze
 from datarater.meta_training.demo import demo
 from datarater.meta_training.evaluate import command as evaluate
 from datarater.pipelines.commands import batch, curate, score, select, status
@@ -103,9 +104,19 @@ def train_table() -> str:
 
 def evaluate_table() -> str:
     """Returns the table of the flags of `datarater evaluate`."""
+    return flag_table(evaluate.main)
+
+
+def analyze_table() -> str:
+    """Returns the table of the flags of `datarater analyze`."""
+    return flag_table(analyze.main)
+
+
+def flag_table(run: Callable[..., object]) -> str:
+    """Returns the table of the flags of a command that shares none with the others."""
     rows = (
         f"| `{in_code(name)}` | {escape(text)} |"
-        for name, text in itertools.starmap(fit_for_a_column, flags_of(parser_of(evaluate.main)))
+        for name, text in itertools.starmap(fit_for_a_column, flags_of(parser_of(run)))
     )
     return "\n".join(["| flag | meaning |", "|---|---|", *rows])
 
@@ -145,6 +156,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "command flags": command_table,
         "train flags": train_table,
         "evaluate flags": evaluate_table,
+        "analyze flags": analyze_table,
         "config fields": config_table,
     },
     ROOT / "docs" / "troubleshooting.md": {"exit codes": exit_code_table},
