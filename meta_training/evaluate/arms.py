@@ -367,6 +367,8 @@ def _classifier(data: Data) -> NDArray[np.float64]:
 def _numbers(labels: Sequence[str]) -> NDArray[np.float64]:
     """Returns labels as numbers; a missing one is NaN."""
     words = {"": "nan", "true": "1", "false": "0"}
+    if not any(labels):
+        raise FlagError("--arms label: no document of the pool has a label; check --label_field")
     try:
         return np.array([float(words.get(label, label)) for label in labels], np.float64)
     except ValueError as error:

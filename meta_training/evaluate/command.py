@@ -513,7 +513,7 @@ def _arms(
                 raise FlagError(f"argument --arms: unknown arm {name!r}; {hint}")
     if RATER in names and not has_rater:
         raise FlagError("--arms rater needs --rater, --train_raters or --fixed_rater")
-    if LABEL in names and not args.label_field:
+    if LABEL in names and not args.label_field and not args.prepared:
         raise FlagError("--arms label needs --label_field")
     return tuple(dict.fromkeys([UNFILTERED, *names])), shares
 

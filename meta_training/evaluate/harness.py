@@ -255,7 +255,9 @@ class _Trainer:
         vocabulary = self._data.tokenizer.vocabulary_size
         question = CapacityTask(evaluation.model, evaluation.protocol, vocabulary)
         (fits,) = [event.result for event in self._workers.run([question]) if event.finished]
-        return min(runs, evaluation.together if fits > 1 and evaluation.together else fits)
+        most = evaluation.together if fits > 1 and evaluation.together else fits
+        # Groups of one size share a compiled program.
+        return -(-runs // -(-runs // most))
 
     def affordable(self, first: int) -> int:
         """Returns the number of seeds that the budget allows, at least the first ones.

@@ -92,6 +92,7 @@ def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
         "arm": entry.arm,
         "keep": entry.keep,
         "final_losses": losses_S,
+        "choice_losses": [run.choice_loss for run in mine],
         "mean_final_loss": float(np.mean(losses_S)),
         "by_source": _mean_by_source(mine),
         "passes": max(run.passes for run in mine),
@@ -139,6 +140,11 @@ def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
 
 def _final(runs: Sequence[RunResult]) -> list[float]:
     return [run.final_loss for run in runs]
+
+
+def mean_choice_loss(runs: Sequence[RunResult]) -> float:
+    """Returns the mean loss on the documents that choices are made on."""
+    return float(np.mean([run.choice_loss for run in runs]))
 
 
 def _mean_by_source(runs: Sequence[RunResult]) -> dict[str, float]:
@@ -212,8 +218,9 @@ def _floor_table(runs: Runs) -> dict[str, Any] | None:
 def _best_fractions(runs: Runs) -> list[dict[str, Any]]:
     """Returns the best share of each arm that was run with several.
 
-    The interval is widened for the choice among K shares (Bonferroni): the best of several is
-    partly the luckiest.
+    The share is chosen on other documents of the target than those of the test. What is lucky in a
+    run is so on both, and therefore the interval is widened for the choice among K shares
+    (Bonferroni). Fresh seeds confirm it without.
     """
     shares: dict[str, list[Entry]] = {}
     for entry in runs:
@@ -223,7 +230,7 @@ def _best_fractions(runs: Runs) -> list[dict[str, Any]]:
     for arm, entries in shares.items():
         if len(entries) < 2 or arm in (RANDOM, RANDOM_AGAIN):
             continue
-        ranked = sorted(entries, key=lambda entry: float(np.mean(_final(runs[entry]))))
+        ranked = sorted(entries, key=lambda entry: mean_choice_loss(runs[entry]))
         best, second = ranked[:2]
         confidence = 1 - (1 - CONFIDENCE) / len(entries)
         difference = paired_difference(_final(runs[best]), _final(runs[BASELINE]), confidence)

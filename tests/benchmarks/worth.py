@@ -1,0 +1,214 @@
+"""What is a rater worth? Three settings, a screen on two seeds and a confirmation on fresh ones.
+
+    python -m tests.benchmarks.worth prepare --output worth     # needs DATARATER_CORPORA
+    python -m tests.benchmarks.worth screen --output worth
+    python -m tests.benchmarks.worth confirm --output worth
+    python -m tests.benchmarks.worth large --output worth
+
+The settings: (a) the pool `dev/` with clean held-out prose as the target; (b) `dev/` with held-out
+documents of its own, the paper's setting; (c) the demo's damaged corpus with its intact held-out
+prose, where an oracle knows what is damaged.
+
+`prepare` reads the corpora, cuts the targets into folds by work and near-duplicate cluster, and
+scores the pools with the rivals that need no accelerator. The rest reads `worth/SETTING/` alone and
+can run on another machine: `screen` trains all arms on seeds 0 and 1, `confirm` the arms that the
+screen chose on seeds 100 to 107, each at its screened fraction, `large` four of them at 1M
+parameters. Choices use the choice fold alone; the losses reported are those of the test fold. Every
+step is `datarater evaluate`, which caches what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datarater.meta_training.evaluate.arm_names import (
+    ARMS,
+    LABEL,
+    OF_TARGET,
+    RANDOM,
+    RANDOM_AGAIN,
+    RATER,
+    UNFILTERED,
+)
+from datarater.meta_training.evaluate.command import main as evaluate
+
+SETTINGS = ("a", "b", "c")
+CONFIRMED_SEEDS = 100
+_NEED_A_MODEL = {RATER, "target_likelihood"} | {name for name in ARMS if "perplexity" in name}
+_SWEPT = (RATER, "bigram", "trigram", "word_bigram", "importance", "classifier")
+
+
+def prepare(output: Path, corpora: Path) -> None:
+    """Prepares the data of each setting and scores it with the rivals that need no model."""
+    from datarater.meta_training.demo.corpus import Installation, Kind, make_documents
+    from datarater.meta_training.evaluate.arms import ArmOptions, Arms
+    from datarater.meta_training.evaluate.pool import DataOptions, prepare_data
+    from datarater.meta_training.evaluate.workers import Workers
+    from tests.benchmarks.benchmark_support import read_documents
+    from tests.benchmarks.held_out_works import assign
+
+    sources = output / "sources"
+    sources.mkdir(parents=True, exist_ok=True)
+    held_out = [
+        {"text": each.text, "source": each.source, "work": each.work}
+        for document, _ in read_documents(str(corpora / "dev_heldout" / "*"))
+        for each in [assign(document.key, document.text, document.source)]
+    ]
+    damaged, intact = make_documents(Installation.running())
+    for name, records in (
+        ("held_out", held_out),
+        ("intact", [{"text": each.text, "source": each.source} for each in intact]),
+        (
+            "damaged",
+            [
+                {"text": each.text, "source": each.kind, "intact": int(each.kind == Kind.INTACT)}
+                for each in damaged
+            ],
+        ),
+    ):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (sources / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+
+    dev = (str(corpora / "dev" / "*"),)
+    options = {
+        "a": DataOptions(dev, (str(sources / "held_out.jsonl"),), work_field="work"),
+        "b": DataOptions(dev),
+        "c": DataOptions(
+            (str(sources / "damaged.jsonl"),),
+            (str(sources / "intact.jsonl"),),
+            label_field="intact",
+        ),
+    }
+    for setting, wanted in options.items():
+        folder = output / setting
+        data = prepare_data(wanted, folder)
+        print(f"({setting}) {data.counts}", flush=True)
+        with Workers(1, folder / "compiled") as workers:
+            for seed in range(data.target.rotations):
+                names = [name for name in ARMS if name not in _NEED_A_MODEL]
+                arms = Arms(data, ArmOptions(tuple(names), rotate=True), folder, workers, _print)
+                for name in names:
+                    if seed == 0 or name in OF_TARGET:
+                        arms.scores(name, seed) if name not in (UNFILTERED, LABEL) else None
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _run(folder: Path, name: str, flags: Sequence[str]) -> dict[str, Any]:
+    """Evaluates in a setting's folder and returns the report, stored under a name of its own."""
+    (prepared,) = (folder / "data").iterdir()
+    arguments = [f"--prepared={prepared}", f"--output={folder}", *flags]
+    print(f"\n{folder.name}: datarater evaluate {' '.join(arguments)}", flush=True)
+    code = evaluate(arguments)
+    if code:
+        raise SystemExit(code)
+    report = folder / "evaluation.json"
+    content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    report.replace(folder / f"{name}.json")
+    return content
+
+
+def _arms_of(setting: str) -> list[str]:
+    return [name for name in ARMS if name != UNFILTERED and (name != LABEL or setting == "c")]
+
+
+def screen(folder: Path, common: Sequence[str]) -> None:
+    """Trains all arms at keep 90 and 50%, and the most promising at 75 and 25% too."""
+    shares = {
+        name: (0.9, 0.75, 0.5, 0.25) if name in _SWEPT else (0.9, 0.5)
+        for name in _arms_of(folder.name)
+    }
+    words = [f"{name}:{share}" for name, own in shares.items() for share in own]
+    _run(folder, "screen", ["--seeds=2", f"--arms={','.join(words)}", *common])
+
+
+def chosen(folder: Path, rivals: int = 3) -> list[tuple[str, float]]:
+    """Returns the rater and the best rivals of a screen, each with its best share.
+
+    The order and the shares are those of the mean loss on the choice fold.
+    """
+    report = json.loads((folder / "screen.json").read_text(encoding="utf-8"))
+    best: dict[str, tuple[float, float]] = {}
+    for row in report["arms"]:
+        loss = sum(row["choice_losses"]) / len(row["choice_losses"])
+        if row["arm"] not in best or loss < best[row["arm"]][0]:
+            best[row["arm"]] = (loss, row["keep"])
+    known = (UNFILTERED, RANDOM, RANDOM_AGAIN, RATER, LABEL)
+    ranked = sorted((own[0], name) for name, own in best.items() if name not in known)
+    names = [RATER, *(name for _, name in ranked[:rivals])]
+    if LABEL in best:
+        names.append(LABEL)
+    return [(name, best[name][1]) for name in names]
+
+
+def confirm(folder: Path, common: Sequence[str]) -> None:
+    """Trains the chosen arms on fresh seeds; in (a) also with half of each source."""
+    arms = chosen(folder)
+    shares = sorted({share for _, share in arms} | {0.5})
+    words = [f"{RANDOM}:{share}" for share in shares] + [f"{RANDOM_AGAIN}:0.5"]
+    words += [f"{name}:{share}" for name, share in arms]
+    seeds = ["--seeds=8", f"--first_seed={CONFIRMED_SEEDS}"]
+    _run(folder, "confirm", [*seeds, f"--arms={','.join(words)}", *common])
+    if folder.name == "a":
+        halves = ",".join([f"{RANDOM}:0.5", *(f"{name}:0.5" for name, _ in arms)])
+        _run(
+            folder,
+            "confirm_each_source",
+            [*seeds, "--source_floor=0.5", f"--arms={halves}", *common],
+        )
+
+
+def large(folder: Path, common: Sequence[str]) -> None:
+    """Trains four arms at 1M parameters, at two shares, on three seeds."""
+    if folder.name == "c":
+        return
+    (_, _), (rival, rival_share), *_ = arms = chosen(folder)
+    shares = {RATER: {0.5, 0.9, arms[0][1]}, rival: {0.5, 0.9, rival_share}, RANDOM: {0.5}}
+    words = [f"{name}:{share}" for name, own in shares.items() for share in sorted(own)]
+    _run(
+        folder,
+        "large",
+        [
+            *("--model=1M", "--steps=500", "--seeds=3", f"--first_seed={CONFIRMED_SEEDS}"),
+            *("--learning_rate=2e-3", f"--arms={','.join(words)}", *common),
+        ],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one step in every setting."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("step", nargs="+", choices=("prepare", "screen", "confirm", "large"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="Default: %(default)s.")
+    parser.add_argument("--processes", type=int, default=2, help="Default: %(default)s.")
+    parser.add_argument(
+        "--flag",
+        action="append",
+        default=[],
+        help="Further flag of `datarater evaluate`, such as --flag=--steps=20. Repeatable.",
+    )
+    args = parser.parse_args(argv)
+
+    corpora = Path(os.environ.get("DATARATER_CORPORA", "../shared/corpora"))
+    common = ["--train_raters=default", f"--processes={args.processes}", *args.flag]
+    steps = {"screen": screen, "confirm": confirm, "large": large}
+    for step in args.step:
+        if step == "prepare":
+            prepare(args.output, corpora)
+            continue
+        for setting in args.settings.split(","):
+            steps[step](args.output / setting, common)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
