@@ -14,6 +14,7 @@ import numpy as np
 from datarater.meta_training.evaluate.arm_names import (
     RANDOM,
     RANDOM_AGAIN,
+    RATER,
     UNFILTERED,
     floored,
     without_floor,
@@ -80,7 +81,9 @@ def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
         "best_fractions": _best_fractions(runs),
         "flops_per_step": costs.training * tokens_per_step,
         "tables": [
-            table for table in (_floor_table(runs), *task_tables(arms)) if table is not None
+            table
+            for table in (_lead_table(runs), _floor_table(runs), *task_tables(arms))
+            if table is not None
         ],
     }
 
@@ -110,15 +113,7 @@ def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
 
     difference = paired_difference(losses_S, _final(baseline))
     row["difference"] = {**dataclasses.asdict(difference), "verdict": difference.verdict}
-    row["difference_by_source"] = {
-        source: dataclasses.asdict(
-            paired_difference(
-                [run.by_source[source] for run in mine],
-                [run.by_source[source] for run in baseline],
-            )
-        )
-        for source in row["by_source"]
-    }
+    row["difference_by_source"] = _difference_by_source(mine, baseline)
     same_share = Entry(RANDOM, entry.keep)
     if same_share in runs and entry.arm != RANDOM:
         from_random = paired_difference(losses_S, _final(runs[same_share]))
@@ -149,9 +144,29 @@ def mean_choice_loss(runs: Sequence[RunResult]) -> float:
 
 def _mean_by_source(runs: Sequence[RunResult]) -> dict[str, float]:
     return {
-        source: float(np.mean([run.by_source[source] for run in runs]))
-        for source in runs[0].by_source
+        source: float(np.mean([run.by_source[source] for run in runs if source in run.by_source]))
+        for source in _sources(runs)
     }
+
+
+def _difference_by_source(
+    mine: Sequence[RunResult], baseline: Sequence[RunResult]
+) -> dict[str, dict[str, Any]]:
+    differences = {}
+    for source in _sources(mine):
+        pairs = [
+            (run.by_source[source], other.by_source[source])
+            for run, other in zip(mine, baseline, strict=True)
+            if source in run.by_source
+        ]
+        first_S, second_S = zip(*pairs, strict=True)
+        differences[source] = dataclasses.asdict(paired_difference(first_S, second_S))
+    return differences
+
+
+def _sources(runs: Sequence[RunResult]) -> list[str]:
+    """Returns the sources of all runs: the test fold of one rotation may lack a small source."""
+    return sorted({source for run in runs for source in run.by_source})
 
 
 def _noise_floor(runs: Runs) -> dict[str, Any] | None:
@@ -215,6 +230,32 @@ def _floor_table(runs: Runs) -> dict[str, Any] | None:
     }
 
 
+def _lead_table(runs: Runs) -> dict[str, Any] | None:
+    """Returns the paired differences of the rater from every other arm, each at its best share."""
+    best = {arm: entries[0] for arm, entries in _by_choice_loss(runs).items()}
+    if RATER not in best:
+        return None
+    rows = []
+    for arm, entry in best.items():
+        if arm == RATER:
+            continue
+        lead = paired_difference(_final(runs[best[RATER]]), _final(runs[entry]))
+        rows.append([arm, f"{entry.keep:g}", interval_text(dataclasses.asdict(lead)), lead.verdict])
+    return {
+        "title": f"The rater, keep {best[RATER].keep:g}, against each arm at its best share",
+        "columns": ["arm", "keep", "difference of the rater (95%)", "the rater is"],
+        "rows": rows,
+    }
+
+
+def _by_choice_loss(runs: Runs) -> dict[str, list[Entry]]:
+    """Returns the entries of each arm, the lowest mean loss on the choice fold first."""
+    shares: dict[str, list[Entry]] = {}
+    for entry in sorted(runs, key=lambda entry: mean_choice_loss(runs[entry])):
+        shares.setdefault(entry.arm, []).append(entry)
+    return shares
+
+
 def _best_fractions(runs: Runs) -> list[dict[str, Any]]:
     """Returns the best share of each arm that was run with several.
 
@@ -222,16 +263,13 @@ def _best_fractions(runs: Runs) -> list[dict[str, Any]]:
     run is so on both, and therefore the interval is widened for the choice among K shares
     (Bonferroni). Fresh seeds confirm it without.
     """
-    shares: dict[str, list[Entry]] = {}
-    for entry in runs:
-        if entry != BASELINE:
-            shares.setdefault(entry.arm, []).append(entry)
     found = []
-    for arm, entries in shares.items():
+    by_choice_loss = _by_choice_loss(runs)
+    for arm in dict.fromkeys(entry.arm for entry in runs):
+        entries = by_choice_loss[arm]
         if len(entries) < 2 or arm in (RANDOM, RANDOM_AGAIN):
             continue
-        ranked = sorted(entries, key=lambda entry: mean_choice_loss(runs[entry]))
-        best, second = ranked[:2]
+        best, second = entries[:2]
         confidence = 1 - (1 - CONFIDENCE) / len(entries)
         difference = paired_difference(_final(runs[best]), _final(runs[BASELINE]), confidence)
         from_second = paired_difference(_final(runs[best]), _final(runs[second]))

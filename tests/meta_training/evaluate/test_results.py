@@ -97,7 +97,7 @@ def test_the_best_fraction_has_a_wider_interval_than_a_row_of_the_table() -> Non
 
 def test_a_table_shows_what_a_floor_per_source_costs(capsys: pytest.CaptureFixture[str]) -> None:
     summary = summarize(runs_of(rater=-0.1, rater_floored=-0.06, random=0.0), COSTS, 4096)
-    (table,) = summary["tables"]
+    *_, table = summary["tables"]
     assert table["title"] == "What a floor per source costs"
     (cells,) = table["rows"]
     assert len(cells) == len(table["columns"])
@@ -163,9 +163,31 @@ def test_tasks_are_compared_by_seed_and_higher_is_better() -> None:
     assert task["accuracy"]["difference"]["verdict"] == "better"
     assert task["accuracy_per_byte"]["difference"]["verdict"] == "undecided"
     assert task["margin"]["difference"]["verdict"] == "worse"
-    (table,) = summary["tables"]
+    *_, table = summary["tables"]
     assert table["title"] == "Task mine: 20 questions, chance 25.0%"
     assert table["rows"][0][:4] == ["unfiltered", 1.0, 0.45, ""]
     assert table["rows"][1][:3] == ["rater", 0.5, 0.55]
     assert table["rows"][1][3].startswith("+0.1000 (")
     assert summarize(runs, COSTS, 4096)["tables"] == []
+
+
+def test_a_source_that_one_fold_lacks_is_compared_where_it_is() -> None:
+    runs = runs_of(rater=-0.1)
+    for own in runs.values():
+        del own[1].by_source["books"]
+    rater = row(summarize(runs, COSTS, 4096), "rater")
+    assert rater["difference_by_source"]["books"]["seeds"] == 3
+    assert rater["difference_by_source"]["wiki"]["seeds"] == 4
+    assert set(rater["by_source"]) == {"wiki", "books"}
+
+
+def test_the_rater_is_compared_with_every_arm_at_the_share_of_the_lowest_choice_loss() -> None:
+    runs = runs_of(rater=-0.1, rater__90=-0.05, trigram__90=-0.02, trigram__50=0.3)
+    (table,) = summarize(runs, COSTS, 4096)["tables"]
+    assert table["title"] == "The rater, keep 0.5, against each arm at its best share"
+    rows = {cells[0]: cells[1:] for cells in table["rows"]}
+    assert rows["trigram"][0] == "0.9"
+    assert rows["trigram"][1].startswith("-0.08")
+    assert rows["trigram"][2] == "better"
+    assert set(rows) == {"unfiltered", "trigram"}
+    assert summarize(runs_of(trigram=0.0), COSTS, 4096)["tables"] == []
