@@ -19,7 +19,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .PHONY: demo
-demo: $(VENV)/.demo  ## meta-train a rater on a built-in corpus and curate the corpus with it
+demo: $(VENV)/.demo  ## meta-train a rater on a built-in corpus, curate with it, and measure its worth
 	$(BIN)/datarater demo --output demo_output
 
 .PHONY: test

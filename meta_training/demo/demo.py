@@ -2,10 +2,14 @@
 
     datarater demo --output=demo_output
 
-The demo makes the corpus, then runs `datarater train` and `datarater curate` as a user would and
-echoes each command. It ends with a table: how well the untrained and the trained rater tell intact
-prose from damaged, and how much of each kind was kept. The kinds are used for this table alone;
-neither command sees a label.
+The demo makes the corpus, then runs `datarater evaluate`, `train`, `curate` and `evaluate` again as
+a user would and echoes each command. The first evaluation sets apart the part of the target that
+the rater may learn from, and shows what a random half of the pool is worth.
+
+It ends with two tables. One tells how well the untrained and the trained rater tell intact prose
+from damaged, and how much of each kind was kept. The kinds are used for this table alone; no
+command sees a label. The other compares language models trained on the pool, on a random half of it
+and on the half that the rater prefers, with intervals over seeds.
 
 The output folder then contains
 
@@ -13,7 +17,8 @@ The output folder then contains
     train/              the workdir of meta-training
     rater/              the trained rater checkpoint
     curated/            the run folder of curation
-    demo.json           the table for programs
+    evaluation/         the parts of the target, and the evaluation of the rater
+    demo.json           the first table for programs
 """
 
 from __future__ import annotations
@@ -40,13 +45,21 @@ if TYPE_CHECKING:  # imported where they are used, so that --help starts at once
     from datarater.meta_training.demo.results import KindResult
 
 KEEP_FRACTION = "0.5"
+EVALUATION = (
+    "--model=0.05M",
+    "--steps=150",
+    "--evaluations=5",
+    "--validation_windows=256",
+    "--seeds=4",
+)
+"""Flags for a small evaluation, about two minutes of processor time."""
 DOCUMENTS_PER_KIND = 300
 """Documents of each kind over which the AUCs of both raters are computed."""
 PROGRAM = (sys.executable, "-m", "datarater")
 """How `datarater` is started: by the running Python, so that its environment need not be active."""
 TRAIN_MODULES = ("grain", "ml_collections", "optax", "orbax")
 _MARKER = ".datarater-demo"
-_REMADE = ("train", "rater", "curated")
+_REMADE = ("train", "rater", "curated", "evaluation")
 
 
 def make_parser() -> CommandParser:
@@ -54,7 +67,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         "datarater demo",
         "Meta-trains a small rater on a built-in corpus, curates the corpus with it, and shows\n"
-        "what the rater learned and kept. Takes a few minutes on two CPU cores.",
+        "what the rater keeps and is worth. Takes a few minutes on two CPU cores.",
         "datarater demo --output=demo_output",
         takes_beam_flags=False,
     )
@@ -91,7 +104,7 @@ def _exit_code_of(error: OSError) -> int:
 
 
 def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, KindResult]:
-    """Runs the whole demo and prints its table.
+    """Runs the whole demo and prints its tables.
 
     Args:
         output: Folder for everything the demo makes.
@@ -115,7 +128,13 @@ def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, Kind
     seconds["corpus"] = time.monotonic() - started
     print(f"corpus: {_corpus_line(corpus)}", flush=True)
 
-    commands = {"train": train_command(corpus), "curate": curate_command(corpus)}
+    commands = {
+        "evaluate_random": evaluate_command(corpus),
+        "train": train_command(corpus),
+        "curate": curate_command(corpus),
+        "evaluate": evaluate_command(corpus, with_rater=True),
+    }
+    seconds["evaluate"] = run_command("evaluation", commands["evaluate_random"])
     seconds["train"] = run_command("meta-training", commands["train"])
     take_rater(output)
     seconds["curate"] = run_command("curation", commands["curate"])
@@ -133,6 +152,8 @@ def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, Kind
         kept=demo_results.read_kept(output / "curated"),
     )
     seconds["measure"] = time.monotonic() - measuring
+    demo_results.print_table(results)
+    seconds["evaluate"] += run_command("evaluation", commands["evaluate"])
     seconds["all"] = time.monotonic() - started
 
     write_json(
@@ -148,7 +169,6 @@ def run_demo(output: Path, per_kind: int = DOCUMENTS_PER_KIND) -> dict[str, Kind
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
         },
     )
-    demo_results.print_table(results)
     print(closing_words(output, per_kind, seconds), flush=True)
     return results
 
@@ -198,7 +218,7 @@ def train_command(corpus: DemoCorpus) -> list[str]:
         "--config=demo",
         f"--workdir={corpus.output / 'train'}",
         f"--config.data.inner={corpus.pool_glob}",
-        f"--config.data.outer={corpus.held_out_glob}",
+        f"--config.data.outer={corpus.output / 'evaluation/target/0/learning.jsonl.gz'}",
     ]
 
 
@@ -210,6 +230,25 @@ def curate_command(corpus: DemoCorpus) -> list[str]:
         f"--rater={corpus.output / 'rater'}",
         f"--output={corpus.output / 'curated'}",
         f"--keep_fraction={KEEP_FRACTION}",
+    ]
+
+
+def evaluate_command(corpus: DemoCorpus, with_rater: bool = False) -> list[str]:
+    """Returns the arguments of the `datarater` command that evaluates a random half of the pool.
+
+    Args:
+        corpus: The demo's corpus.
+        with_rater: Whether to evaluate the half with the best scores of curation as well.
+    """
+    scores = corpus.output / "curated" / "scores"
+    return [
+        "evaluate",
+        f"--pool={corpus.pool_glob}",
+        f"--target={corpus.held_out_glob}",
+        f"--output={corpus.output / 'evaluation'}",
+        *EVALUATION,
+        f"--keep={KEEP_FRACTION}",
+        *(["--arms=random,rated", f"--scores=rated={scores}"] if with_rater else ["--arms=random"]),
     ]
 
 
@@ -259,7 +298,7 @@ def take_rater(output: Path) -> None:
 
 
 def closing_words(output: Path, per_kind: int, seconds: Mapping[str, float]) -> str:
-    """Returns what follows the table: how to read it, where the files are and what to do next.
+    """Returns what follows the tables: how to read it, where the files are and what to do next.
 
     Args:
         output: Output folder of the demo.
@@ -275,17 +314,23 @@ def closing_words(output: Path, per_kind: int, seconds: Mapping[str, float]) -> 
         / "train": "the workdir: metrics, and in raters/ the raters exported during training",
         rater: "the rater checkpoint",
         curated: "the run folder: scores/, and the kept documents in selections/",
-        output / "demo.json": "this table for programs",
+        output / "evaluation": "the parts of the target, and evaluation.json",
+        output / "demo.json": "the first table for programs",
     }
     width = max(len(str(place)) for place in places)
     where = "\n".join(f"  {place!s:<{width}}  {content}" for place, content in places.items())
     report = curated / "selections" / f"keep-{KEEP_FRACTION}" / "report.html"
     select = ["select", f"--output={curated}", "--keep_fraction=0.2"]
     curate = ["curate", "--input=my/*.jsonl.gz", f"--rater={rater}", "--output=my_run"]
-    return f"""\
+    return f"""
 AUC: the probability that an intact document scores above one of the row's kind, over {per_kind}
 documents of each kind; 0.5 is a coin toss. The rater never sees the kinds: it learned only from how
 training on a text changes the loss on held-out prose. Code is not damaged, only unlike that prose.
+
+Loss: that of fresh language models on held-out prose from which the rater learned nothing. `rated`
+is the half of the pool that the rater scores highest. A model trained on it is better than one
+trained on everything if the interval of their difference is below 0. The cost of scoring is not in
+this table: it pays for larger models than these.
 
 {seconds["all"]:.0f} s in all ({steps})
 

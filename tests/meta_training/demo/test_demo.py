@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gzip
 import json
@@ -27,6 +28,7 @@ from datarater.meta_training.demo.results import (
     sample_by_kind,
     score_with,
 )
+from datarater.meta_training.evaluate.command import evaluation_of, make_parser
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
 from datarater.rater_model.rater import RaterConfig, initialise_rater
@@ -200,10 +202,26 @@ def test_the_commands_name_the_files_of_the_output_folder(tmp_path: Path) -> Non
     train, curate = demo.train_command(corpus), demo.curate_command(corpus)
     assert train[:2] == ["train", "--config=demo"]
     assert f"--workdir={tmp_path / 'train'}" in train
-    assert any(str(tmp_path / "heldout") in argument for argument in train)
+    learned_from = tmp_path / "evaluation" / "target" / "0" / "learning.jsonl.gz"
+    assert f"--config.data.outer={learned_from}" in train
     assert curate[0] == "curate"
     assert f"--rater={tmp_path / 'rater'}" in curate
     assert "--keep_fraction=0.5" in curate
+
+
+def test_the_rater_is_evaluated_in_the_folder_of_the_random_half(tmp_path: Path) -> None:
+    corpus = DemoCorpus(tmp_path, {}, made=True)
+    first, last = (
+        make_parser().parse_args(demo.evaluate_command(corpus, with_rater)[1:])
+        for with_rater in (False, True)
+    )
+    random_half, rated = evaluation_of(first), evaluation_of(last)
+    assert random_half.arms.names == ("unfiltered", "random")
+    assert rated.arms.names == ("unfiltered", "random", "rated")
+    assert rated.arms.scores == {"rated": (str(tmp_path / "curated" / "scores"),)}
+    # Otherwise the runs of the first evaluation would not serve the last.
+    assert dataclasses.replace(rated, arms=random_half.arms) == random_half
+    assert rated.seeds == 4
 
 
 def test_commands_are_started_by_the_running_python() -> None:
@@ -226,7 +244,7 @@ def test_the_end_says_where_things_are_and_what_next() -> None:
     output = Path("my output")
     words = demo.closing_words(output, 3, {"train": 2.0, "all": 3.0})
     assert "3 s in all (train 2 s)" in words
-    for name in ("corpus", "heldout", "train", "rater", "curated", "demo.json"):
+    for name in ("corpus", "heldout", "train", "rater", "curated", "evaluation", "demo.json"):
         assert f"my output/{name}" in words
     assert "datarater select '--output=my output/curated' --keep_fraction=0.2" in words
     assert "'--rater=my output/rater'" in words
