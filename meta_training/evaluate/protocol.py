@@ -43,7 +43,7 @@ class Model:
 
 QUESTIONS = 500
 """Maximum number of questions of a task: at the default protocol, four choices of 100 bytes for
-each of them take a tenth of the time that training takes."""
+each of them take 7% of the time that training takes."""
 
 MODELS = {
     "0.05M": Model(width=32, heads=2, mlp_width=96, layers=2),
