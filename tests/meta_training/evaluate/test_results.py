@@ -113,7 +113,7 @@ def test_a_table_shows_what_a_floor_per_source_costs(capsys: pytest.CaptureFixtu
     )
     print_table(summary)
     assert "What a floor per source costs" in capsys.readouterr().out
-    assert summarize(runs_of(rater=-0.1), COSTS, 4096)["tables"] [1:] == []
+    assert summarize(runs_of(rater=-0.1), COSTS, 4096)["tables"][1:] == []
 
 
 def test_a_sweep_that_only_harms_says_so() -> None:
@@ -168,7 +168,7 @@ def test_tasks_are_compared_by_seed_and_higher_is_better() -> None:
     assert table["rows"][0][:4] == ["unfiltered", 1.0, 0.45, ""]
     assert table["rows"][1][:3] == ["rater", 0.5, 0.55]
     assert table["rows"][1][3].startswith("+0.1000 (")
-    assert summarize(runs, COSTS, 4096)["tables"] [1:] == []
+    assert summarize(runs, COSTS, 4096)["tables"][1:] == []
 
 
 def test_a_source_that_one_fold_lacks_is_compared_where_it_is() -> None:

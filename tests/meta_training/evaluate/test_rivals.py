@@ -162,7 +162,9 @@ def test_perplexity_arms_rank_from_both_ends_and_the_middle() -> None:
 
 def test_labels_are_numbers_or_booleans() -> None:
     assert _numbers(["1.5", "true", "false", "-2"]).tolist() == [1.5, 1.0, 0.0, -2.0]
-    assert np.isnan(_numbers([""])[0])
+    assert np.isnan(_numbers(["", "1"])).tolist() == [True, False]
+    with pytest.raises(FlagError, match="no document of the pool has a label"):
+        _numbers(["", ""])
     with pytest.raises(FlagError, match="--label_field"):
         _numbers(["good"])
 
