@@ -4,7 +4,7 @@ With k of the n documents of a group kept, K of all N documents, and c the confi
 
     rate = k / n,  interval: Wilson's score interval
     ratio = rate / (K / N),  interval: that of the rate over K / N
-    min/max = lowest rate / highest rate,  interval: that of the log of a ratio of two proportions
+    min/max = lowest rate / highest rate,  interval: see `ratio_interval`
 
 K / N is what was asked for and so is not random. The intervals of a field's G groups are meant to
 hold together: each has confidence 1 - (1 - c) / G (Bonferroni), because the most extreme of many
@@ -205,18 +205,22 @@ def ratio_interval(
 
         log ratio +- z sqrt(1 / k1 - 1 / n1 + 1 / k2 - 1 / n2)
 
-    Half a success and half a trial are added to each where one has none, whose logarithm would
-    otherwise be infinite.
+    A first proportion of 0 has no logarithm. Its interval is made of Wilson's intervals (l, u) of
+    both: from 0 to u1 / sqrt(l2 (2 r2 - l2)), with r2 the second proportion (MOVER-R: Donner and
+    Zou, "Closed-form confidence intervals for functions of the normal mean and standard deviation",
+    Statistical Methods in Medical Research 2012).
 
     Args:
         first: Successes and trials of the numerator.
-        second: Successes and trials of the denominator.
+        second: Successes, at least 1, and trials of the denominator.
         confidence: Coverage.
     """
     (k1, n1), (k2, n2) = first, second
-    extra = 0.5 if not (k1 and k2) else 0.0
-    k1_, n1_, k2_, n2_ = k1 + extra, n1 + extra, k2 + extra, n2 + extra
+    if k1 == 0:
+        high = wilson_interval(k1, n1, confidence)[1]
+        low = wilson_interval(k2, n2, confidence)[0]
+        return 0.0, high / math.sqrt(low * (2 * k2 / n2 - low))
     z = float(special.ndtri((1 + confidence) / 2))
-    half = z * math.sqrt(max(0.0, 1 / k1_ - 1 / n1_ + 1 / k2_ - 1 / n2_))
-    middle = math.log(k1_ / n1_) - math.log(k2_ / n2_)
-    return (0.0 if not k1 else math.exp(middle - half)), math.exp(middle + half)
+    half = z * math.sqrt(1 / k1 - 1 / n1 + 1 / k2 - 1 / n2)
+    ratio = (k1 / n1) / (k2 / n2)
+    return ratio * math.exp(-half), ratio * math.exp(half)

@@ -56,9 +56,15 @@ def test_wilson_intervals_are_those_of_scipy(kept: int, total: int, confidence: 
 def test_the_ratio_interval_is_that_of_scipy() -> None:
     expected = stats.contingency.relative_risk(30, 100, 55, 120).confidence_interval(0.95)
     assert ratio_interval((30, 100), (55, 120)) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_proportion_of_nothing_has_a_ratio_between_those_of_its_neighbors() -> None:
+    rng = np.random.default_rng(2)
     low, high = ratio_interval((0, 50), (25, 50))
     assert low == 0
-    assert 0 < high < 0.5
+    assert ratio_interval((0, 500), (250, 500))[1] < high < ratio_interval((2, 50), (25, 50))[1]
+    # A true ratio above the interval would seldom leave nothing of 50.
+    assert (rng.binomial(50, 0.5 * high, 2000) == 0).mean() < 0.05
 
 
 def test_intervals_of_all_groups_hold_together_in_most_samples() -> None:
