@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from datarater.meta_training.analysis.documents import Documents, texts_of_part
 from datarater.meta_training.analysis.features import FEATURES_VERSION, features_of
 from datarater.meta_training.analysis.languages import LANGUAGES_VERSION, language_of
-from datarater.meta_training.evaluate.harness import duration
+from datarater.meta_training.evaluate.budget import duration
 from datarater.meta_training.evaluate.workers import Event
 
 Run = Callable[[Sequence[Any]], Iterator[Event]]

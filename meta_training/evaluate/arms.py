@@ -126,6 +126,7 @@ class Arms:
         self._workers = workers
         self._say = say
         self._scores: dict[tuple[str, int, str], NDArray[np.float64]] = {}
+        self._counted: set[str] = set()
         self.seconds = 0.0
         self.notes: list[str] = []
         self._sources = [] if options.source_floor is None else _distinct_sources(data)
@@ -144,11 +145,39 @@ class Arms:
         """Returns the data in the rotation of a seed."""
         return self._data.at(seed if self._options.rotate else 0)
 
+    @property
+    def rater_per_seed(self) -> bool:
+        """Whether more seeds need more raters, to be trained or at least to score the pool."""
+        return self._options.training is not None or len(self._options.raters) > 1
+
+    def prepare(self, name: str, seeds: Sequence[int]) -> float:
+        """Makes the scores of an arm for seeds, and their raters.
+
+        Returns:
+            Seconds of wall time that this took when it was first done, beyond what was prepared
+            before.
+        """
+        before = self.seconds
+        if name == RATER:
+            self.train_raters(seeds)
+        if name != UNFILTERED and name not in self._kept:
+            for seed in seeds:
+                self.scores(name, seed)
+        return self.seconds - before
+
     def train_raters(self, seeds: Iterable[int]) -> None:
         """Trains the raters of seeds, several at a time, where raters are to be trained."""
         if self._options.training is not None and RATER in self._options.names:
             trainings = [self._training(seed) for seed in seeds]
             train_raters(trainings, self._workers, self._say)
+            for training in trainings:
+                self._count(training.workdir, training.seconds / self._workers.processes)
+
+    def _count(self, what: str, seconds: float) -> None:
+        """Adds the seconds that something took, once."""
+        if what not in self._counted:
+            self._counted.add(what)
+            self.seconds += seconds
 
     def rater(self, seed: int) -> str:
         """Returns the folder of the rater of a seed."""
@@ -268,7 +297,7 @@ class Arms:
             np.savez(temporary, scores=scores_N, seconds=time.monotonic() - started)
             os.replace(temporary, path)
         with np.load(path) as stored:
-            self.seconds += float(stored["seconds"])
+            self._count(path.stem, float(stored["seconds"]))
             scores: NDArray[np.float64] = stored["scores"]
         return scores
 

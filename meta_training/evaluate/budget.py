@@ -29,12 +29,13 @@ from datarater.meta_training.evaluate.results import BASELINE, Entry
 SCREEN_SEEDS = 2
 SCREEN_SHARE = 0.5
 """Share of the budget that the screen may take."""
+MIN_SCREENED = 3
+"""Entries that the screen has however small the budget."""
 MAX_RIVALS = 3
 MIN_FRESH_SEEDS = 4
 """Fewer rivals are confirmed before there are fewer seeds than this."""
 _SHARES = (0.5, 0.9, 0.75, 0.25, 0.1)
 _ARMS = (UNFILTERED, RANDOM, RATER)
-_MIN_ENTRIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def screened(
 ) -> list[Entry]:
     """Returns the entries that the screen has time for, a prefix of those given.
 
-    The first three are in it however small the budget.
+    The first `MIN_SCREENED` are in it however small the budget.
 
     Args:
         entries: Entries in their priority, the baseline first.
@@ -96,7 +97,7 @@ def screened(
     spent = 0.0
     for entry in entries:
         spent += SCREEN_SEEDS * run_seconds
-        small = len(chosen) < _MIN_ENTRIES
+        small = len(chosen) < MIN_SCREENED
         if not small and spent > SCREEN_SHARE * budget:
             break
         spent += preparation(entry)
@@ -181,3 +182,15 @@ def confirmation(
 
 def _is_rival(entry: Entry) -> bool:
     return without_floor(entry.arm) not in _ARMS
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration for a person.
+
+    Example:
+        >>> duration(42), duration(300), duration(9000)
+        ('42 s', '5 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

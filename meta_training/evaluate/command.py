@@ -277,8 +277,9 @@ def _add_run_flags(parser: CommandParser) -> None:
         "--budget",
         type=_seconds,
         metavar="TIME",
-        help="Wall time for scoring and training, such as 30m or 1h, finished runs included. At "
-        "least two seeds are run.",
+        help="Wall time for scoring and training, such as 30m or 1h, finished runs included. Half "
+        "of it screens arms and shares on two seeds, those of --sweep unless --keep is given; the "
+        "rest confirms the rater and the best rivals on fresh seeds.",
     )
     parser.add_argument(
         "--processes",
@@ -386,7 +387,8 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
             for twin in ((name,) if name in UNSCORED or name in kept else (name, floored(name)))
         )
         arm_keeps |= {floored(name): keeps for name, keeps in arm_keeps.items()}
-    keeps = tuple(dict.fromkeys([*args.keep, *(SWEEP if args.sweep else ())])) or (_DEFAULT_KEEP,)
+    sweep = args.sweep or (args.budget is not None and not args.keep)
+    keeps = tuple(dict.fromkeys([*args.keep, *(SWEEP if sweep else ())])) or (_DEFAULT_KEEP,)
     warmup = args.steps // 20 if args.warmup_steps is None else args.warmup_steps
     if warmup >= args.steps:
         raise FlagError(f"--warmup_steps ({warmup}) must be below --steps ({args.steps})")

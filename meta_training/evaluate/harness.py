@@ -1,7 +1,7 @@
 """Runs an evaluation: prepares the data, scores it, trains the models and sums up.
 
-Seeds come in order, each with all arms, so that every difference is a pair. With a budget the
-first two seeds tell how long a seed takes, and so how many there will be.
+Seeds come in order, each with all arms, so that every difference is a pair. A budget chooses the
+seeds, and the arms with their shares (see `spending`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 import datarater
-from datarater.meta_training.evaluate.arm_names import RANDOM, RATER, UNFILTERED
+from datarater.meta_training.evaluate.arm_names import RANDOM, RATER, UNFILTERED, without_floor
 from datarater.meta_training.evaluate.arms import ArmOptions, Arms
+from datarater.meta_training.evaluate.budget import duration
 from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data, take_data
 from datarater.meta_training.evaluate.protocol import QUESTIONS, Model, Protocol
 from datarater.meta_training.evaluate.questions import read_questions, store_questions
-from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, summarize
+from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, Runs, summarize
 from datarater.meta_training.evaluate.runs import (
     CapacityTask,
     PlannedRun,
@@ -31,11 +32,10 @@ from datarater.meta_training.evaluate.runs import (
     TrainTask,
     plan_run,
 )
-from datarater.meta_training.evaluate.statistics import smallest_detectable
+from datarater.meta_training.evaluate.spending import spend
 from datarater.meta_training.evaluate.walk import Selection, cut_into_chunks, order_of_a_pass
 from datarater.meta_training.evaluate.workers import Workers
 
-FIRST_SEEDS = 2
 MAX_SEEDS = 100
 REPORT = "evaluation.json"
 
@@ -130,16 +130,12 @@ def run_evaluation(
         say(line)
     with Workers(evaluation.processes, output / "compiled") as workers:
         arms = Arms(data, evaluation.arms, output, workers, say)
-        trainer = _Trainer(evaluation, data, arms, workers, output, say, questions)
-        seeds = evaluation.seeds
+        trainer = Trainer(evaluation, data, arms, workers, output, say, questions)
         if evaluation.budget is not None:
-            first = min(FIRST_SEEDS, seeds)
-            trainer.train(first)
-            trainer.report(first)
-            seeds = trainer.affordable(first)
-            trainer.report_plan(first, seeds)
-        trainer.train(seeds)
-        return trainer.report(seeds)
+            return spend(trainer, arms, evaluation.budget, evaluation.seeds, say)
+        seeds = range(evaluation.seeds)
+        trainer.train(trainer.entries, seeds)
+        return trainer.report(trainer.entries, seeds)
 
 
 def data_lines(data: Data) -> list[str]:
@@ -169,8 +165,20 @@ def data_lines(data: Data) -> list[str]:
     return lines
 
 
-class _Trainer:
-    """The runs of an evaluation."""
+class Trainer:
+    """Makes the runs of an evaluation, and sums them up.
+
+    Seeds are counted from the evaluation's first seed.
+
+    Args:
+        evaluation: What is asked.
+        data: The data.
+        arms: Scores documents and decides which are kept.
+        workers: Processes that train.
+        output: Output folder.
+        say: Prints a line of progress.
+        questions: File of the questions that models answer; None for none.
+    """
 
     def __init__(
         self,
@@ -189,24 +197,25 @@ class _Trainer:
         self._output = output
         self._say = say
         self._questions = questions
-        self._entries = evaluation.entries(arms.own_shares)
+        self.entries = evaluation.entries(arms.own_shares)
         self._cache = RunCache(output / "runs")
         self._results: dict[tuple[Entry, int], RunResult] = {}
         self._selections: dict[Entry, Selection] = {}
 
-    def _seeds(self, count: int) -> range:
-        """Returns the first seeds."""
-        return range(self._evaluation.first_seed, self._evaluation.first_seed + count)
+    def numbers(self, seeds: Sequence[int]) -> list[int]:
+        """Returns the seeds as numbers of runs."""
+        return [self._evaluation.first_seed + seed for seed in seeds]
 
-    def train(self, count: int) -> None:
-        """Makes sure that every entry has a run of each of the first seeds."""
-        self._arms.train_raters(self._seeds(count))
+    def train(self, entries: Sequence[Entry], seeds: Sequence[int]) -> None:
+        """Makes sure that every entry has a run of each seed."""
+        if any(without_floor(entry.arm) == RATER for entry in entries):
+            self._arms.train_raters(self.numbers(seeds))
         # What runs twice by content runs once.
         model, protocol = self._evaluation.model, self._evaluation.protocol
         planned: dict[str, PlannedRun] = {}
         users: dict[str, list[tuple[Entry, int]]] = {}
-        for seed in self._seeds(count):
-            for entry in self._entries:
+        for seed in self.numbers(seeds):
+            for entry in entries:
                 if (entry, seed) in self._results:
                     continue
                 selection = self._arms.select(entry.arm, entry.keep, seed, protocol.batch)
@@ -259,49 +268,45 @@ class _Trainer:
         # Groups of one size share a compiled program.
         return -(-runs // -(-runs // most))
 
-    def affordable(self, first: int) -> int:
-        """Returns the number of seeds that the budget allows, at least the first ones.
+    def run_seconds(self, entries: Sequence[Entry], seeds: Sequence[int]) -> float:
+        """Returns the wall time of a run, wherever it was spent; several at a time share it.
 
-        The time of a seed is that of the runs of the first seeds, wherever it was spent: the same
-        budget always gives the same number of seeds, and a larger one continues from the cache.
+        It is the median of finished runs: the first run of a process compiles.
         """
-        assert self._evaluation.budget is not None
-        seconds = self._seconds_per_seed(first)
-        left = self._evaluation.budget - self._arms.seconds
-        return max(first, min(self._evaluation.seeds, int(left // max(seconds, 1e-9))))
+        runs = self._runs(entries, seeds)
+        return float(np.median([run.seconds for run in runs])) / self._evaluation.processes
 
-    def _seconds_per_seed(self, first: int) -> float:
-        # Arms that keep the same documents share a run.
-        runs = {
-            (seed, id(self._results[entry, seed])): self._results[entry, seed].seconds
-            for seed in self._seeds(first)
-            for entry in self._entries
-        }
-        return sum(runs.values()) / first / self._evaluation.processes
+    def spent_seconds(self, entries: Sequence[Entry], seeds: Sequence[int]) -> float:
+        """Returns the wall time of all runs; arms that select the same share one."""
+        runs = self._runs(entries, seeds)
+        return sum(run.seconds for run in runs) / self._evaluation.processes
 
-    def report_plan(self, first: int, seeds: int) -> None:
-        """Reports how many seeds the budget allows and what they can detect."""
-        assert self._evaluation.budget is not None
-        summary = self._summary(first)
-        seconds = self._seconds_per_seed(first)
-        spent = self._arms.seconds + first * seconds
-        if spent > self._evaluation.budget:
-            self._say(
-                f"the budget of {duration(self._evaluation.budget)} is below the "
-                f"{duration(spent)} of scoring and {first} seeds, the least there is"
-            )
-        deviation = summary["typical_deviation"]
-        seen = None if deviation is None else smallest_detectable(deviation, seeds)
-        self._say(
-            f"{seeds} seeds at {duration(seconds)} each"
-            + ("" if seen is None else f" detect a difference of about {seen:.4f}")
+    def _runs(self, entries: Sequence[Entry], seeds: Sequence[int]) -> list[RunResult]:
+        runs = [self._results[entry, seed] for seed in self.numbers(seeds) for entry in entries]
+        return list({id(run): run for run in runs}.values())
+
+    def choice_loss(self, entry: Entry, seeds: Sequence[int]) -> float:
+        """Returns the mean final loss on the documents that choices are made on."""
+        return float(
+            np.mean([self._results[entry, seed].choice_loss for seed in self.numbers(seeds)])
         )
 
-    def report(self, seeds: int) -> dict[str, Any]:
-        """Writes `evaluation.json` for the first seeds and returns its content."""
+    def report(
+        self,
+        entries: Sequence[Entry],
+        seeds: Sequence[int],
+        screen: tuple[Sequence[Entry], Sequence[int]] | None = None,
+    ) -> dict[str, Any]:
+        """Writes `evaluation.json` and returns its content.
+
+        Args:
+            entries: Rows of the evaluation.
+            seeds: Their seeds.
+            screen: Entries and seeds that led to the rows, where those were chosen.
+        """
         evaluation, data = self._evaluation, self._data
         options = dataclasses.asdict(evaluation)
-        summary = self._summary(seeds)
+        summary = self._summary(entries, seeds, screen)
         for row in summary["arms"]:
             row |= self._kept(Entry(row["arm"], row["keep"]))
         report = {
@@ -335,13 +340,23 @@ class _Trainer:
             "kept_tokens": int(tokens_N.sum()),
         }
 
-    def _summary(self, seeds: int) -> dict[str, Any]:
-        runs = {
-            entry: [self._results[entry, seed] for seed in self._seeds(seeds)]
-            for entry in self._entries
-        }
+    def _summary(
+        self,
+        entries: Sequence[Entry],
+        seeds: Sequence[int],
+        screen: tuple[Sequence[Entry], Sequence[int]] | None,
+    ) -> dict[str, Any]:
+        def runs_of(entries: Sequence[Entry], seeds: Sequence[int]) -> Runs:
+            numbers = self.numbers(seeds)
+            return {entry: [self._results[entry, seed] for seed in numbers] for entry in entries}
+
         protocol = self._evaluation.protocol
-        return summarize(runs, self._costs(), protocol.batch * protocol.length)
+        return summarize(
+            runs_of(entries, seeds),
+            self._costs(),
+            protocol.batch * protocol.length,
+            None if screen is None else runs_of(*screen),
+        )
 
     def _costs(self) -> Costs:
         from datarater.meta_training.evaluate.gains import forward_flops, training_flops
@@ -385,15 +400,3 @@ class _Trainer:
         if summary["seeds"] == 1:
             warnings.append("a single seed gives no interval")
         return warnings
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration for a person.
-
-    Example:
-        >>> duration(42), duration(300), duration(9000)
-        ('42 s', '5 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,7 @@
 """Where the rater of a seed comes from: from the user, or freshly trained.
 
-OUTPUT/raters/DIGEST/   workdir of `datarater train`, from which a stopped training continues
+OUTPUT/raters/DIGEST/       workdir of `datarater train`, from which a stopped training continues
+OUTPUT/raters/DIGEST.json   the seconds that it took
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,14 +45,27 @@ class RaterTraining:
         """Whether the training has ended: its summary is written last."""
         return (Path(self.workdir) / "summary.json").is_file()
 
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training, without what was stopped; 0 if it is not known."""
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+            return float(json.loads(self._clock.read_text(encoding="utf-8"))["seconds"])
+        return 0.0
+
+    @property
+    def _clock(self) -> Path:
+        return Path(f"{self.workdir}.json")
+
     def __call__(self, report: Callable[[float], None]) -> None:
         """Trains the rater."""
         from datarater.meta_training.run.command import run_training
 
+        started = time.monotonic()
         config = _config_of((f"--workdir={self.workdir}", *self.flags))
         # Its closing lines tell how to curate with this one rater.
         with contextlib.redirect_stdout(io.StringIO()):
             run_training(config, self.workdir, coordinator="", processes=1, process=0)
+        self._clock.write_text(json.dumps({"seconds": time.monotonic() - started}) + "\n")
 
 
 def _config_of(flags: Sequence[str]):  # type: ignore[no-untyped-def]

@@ -56,13 +56,16 @@ class Costs:
     scoring: Mapping[str, float]
 
 
-def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
+def summarize(
+    runs: Runs, costs: Costs, tokens_per_step: int, screen: Runs | None = None
+) -> dict[str, Any]:
     """Returns the results of all entries as plain data.
 
     Args:
         runs: The finished runs; `BASELINE` is among the entries.
         costs: Costs of training and scoring.
         tokens_per_step: Tokens that a training step reads.
+        screen: The runs that led to the entries, on other seeds; None if nothing was chosen.
     """
     arms = [_row(entry, runs, costs) for entry in runs]
     seeds = len(runs[BASELINE])
@@ -73,16 +76,21 @@ def summarize(runs: Runs, costs: Costs, tokens_per_step: int) -> dict[str, Any]:
         "seeds": seeds,
         "confidence": CONFIDENCE,
         "arms": arms,
-        "noise_floor": _noise_floor(runs),
+        "noise_floor": _noise_floor(runs) or (_noise_floor(screen) if screen else None),
         "typical_deviation": deviation,
         "smallest_detectable": (
             None if deviation is None else smallest_detectable(deviation, seeds)
         ),
-        "best_fractions": _best_fractions(runs),
+        "best_fractions": _best_fractions(runs if screen is None else screen, runs),
         "flops_per_step": costs.training * tokens_per_step,
         "tables": [
             table
-            for table in (_lead_table(runs), _floor_table(runs), *task_tables(arms))
+            for table in (
+                _lead_table(runs),
+                _floor_table(runs),
+                _screen_table(screen) if screen else None,
+                *task_tables(arms),
+            )
             if table is not None
         ],
     }
@@ -137,9 +145,13 @@ def _final(runs: Sequence[RunResult]) -> list[float]:
     return [run.final_loss for run in runs]
 
 
+def _choice_losses(runs: Sequence[RunResult]) -> list[float]:
+    return [run.choice_loss for run in runs]
+
+
 def mean_choice_loss(runs: Sequence[RunResult]) -> float:
     """Returns the mean loss on the documents that choices are made on."""
-    return float(np.mean([run.choice_loss for run in runs]))
+    return float(np.mean(_choice_losses(runs)))
 
 
 def _mean_by_source(runs: Sequence[RunResult]) -> dict[str, float]:
@@ -248,6 +260,29 @@ def _lead_table(runs: Runs) -> dict[str, Any] | None:
     }
 
 
+def _screen_table(screen: Runs) -> dict[str, Any]:
+    """Returns the losses of the screen that the other rows were chosen by."""
+    seeds = len(screen[BASELINE])
+    rows = []
+    for entry in screen:
+        difference = paired_difference(
+            _choice_losses(screen[entry]), _choice_losses(screen[BASELINE])
+        )
+        rows.append(
+            [
+                entry.arm,
+                entry.keep,
+                round(mean_choice_loss(screen[entry]), 4),
+                None if entry == BASELINE else interval_text(dataclasses.asdict(difference)),
+            ]
+        )
+    return {
+        "title": f"The screen that led to these arms and shares, {seeds} other seeds",
+        "columns": ["arm", "keep", "loss on the documents for choices", "difference (95%)"],
+        "rows": rows,
+    }
+
+
 def _by_choice_loss(runs: Runs) -> dict[str, list[Entry]]:
     """Returns the entries of each arm, the lowest mean loss on the choice fold first."""
     shares: dict[str, list[Entry]] = {}
@@ -256,29 +291,36 @@ def _by_choice_loss(runs: Runs) -> dict[str, list[Entry]]:
     return shares
 
 
-def _best_fractions(runs: Runs) -> list[dict[str, Any]]:
+def _best_fractions(choice: Runs, runs: Runs) -> list[dict[str, Any]]:
     """Returns the best share of each arm that was run with several.
 
     The share is chosen on other documents of the target than those of the test. What is lucky in a
     run is so on both, and therefore the interval is widened for the choice among K shares
-    (Bonferroni). Fresh seeds confirm it without.
+    (Bonferroni), unless the difference is measured on fresh seeds.
+
+    Args:
+        choice: Runs that the choice is made by.
+        runs: Runs that the difference is measured on: the same, or those of fresh seeds.
     """
     found = []
-    by_choice_loss = _by_choice_loss(runs)
-    for arm in dict.fromkeys(entry.arm for entry in runs):
+    by_choice_loss = _by_choice_loss(choice)
+    for arm in dict.fromkeys(entry.arm for entry in choice):
         entries = by_choice_loss[arm]
-        if len(entries) < 2 or arm in (RANDOM, RANDOM_AGAIN):
+        if len(entries) < 2 or arm in (RANDOM, RANDOM_AGAIN) or entries[0] not in runs:
             continue
         best, second = entries[:2]
-        confidence = 1 - (1 - CONFIDENCE) / len(entries)
+        fresh = runs is not choice
+        confidence = CONFIDENCE if fresh else 1 - (1 - CONFIDENCE) / len(entries)
         difference = paired_difference(_final(runs[best]), _final(runs[BASELINE]), confidence)
-        from_second = paired_difference(_final(runs[best]), _final(runs[second]))
+        from_second = paired_difference(_final(choice[best]), _final(choice[second]))
         found.append(
             {
                 "arm": arm,
                 "keep": best.keep,
                 "discard": round(1 - best.keep, 6),
                 "confidence": confidence,
+                "fresh_seeds": fresh,
+                "seeds": len(runs[best]),
                 "difference": {**dataclasses.asdict(difference), "verdict": difference.verdict},
                 "runner_up": second.keep,
                 "difference_from_runner_up": {
@@ -352,7 +394,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             ahead = best["difference_from_runner_up"]["verdict"] == "better"
             lines.append(
                 f"{best['arm']}: discard {best['discard']:.0%}; difference "
-                f"{interval_text(best['difference'])}, widened for the choice"
+                f"{interval_text(best['difference'])}, "
+                + ("on fresh seeds" if best["fresh_seeds"] else "widened for the choice")
                 + ("." if ahead else f"; keep {best['runner_up']:g} is not shown to be worse.")
             )
         else:

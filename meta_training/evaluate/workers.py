@@ -47,7 +47,7 @@ class Workers:
     """
 
     def __init__(self, processes: int, compiled: Path) -> None:
-        self._size = processes
+        self.processes = processes
         self._compiled = str(compiled)
         self._members: list[tuple[Any, connection.Connection]] = []
 
@@ -77,7 +77,7 @@ class Workers:
         working: dict[connection.Connection, int] = {}
         idle = [pipe for _, pipe in self._members]
         while waiting or working:
-            while waiting and (idle or len(self._members) < self._size):
+            while waiting and (idle or len(self._members) < self.processes):
                 pipe = idle.pop() if idle else self._start()
                 index, task = waiting.pop()
                 pipe.send(task)

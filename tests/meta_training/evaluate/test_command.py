@@ -240,11 +240,11 @@ def test_an_oracle_wins_against_random_and_a_second_launch_runs_nothing_again(
 def test_a_budget_decides_the_seeds_and_a_larger_one_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [*write_corpus(tmp_path), "--arms=random", "--steps=20"]
+    flags = [*write_corpus(tmp_path), "--arms=random", "--keep=0.5", "--steps=20"]
     assert cli.main(["evaluate", *flags, "--budget=1s"]) == exit_codes.DONE
     said = capsys.readouterr().err
     assert "the budget of 1 s is below" in said
-    assert "2 seeds at" in said
+    assert "plan: no time for more than these 2 seeds" in said
     first = rows(tmp_path)["random"]["final_losses"]
     assert len(first) == 2
 

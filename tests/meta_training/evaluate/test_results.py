@@ -95,6 +95,42 @@ def test_the_best_fraction_has_a_wider_interval_than_a_row_of_the_table() -> Non
     )
 
 
+def test_what_a_screen_chose_is_measured_on_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = {
+        entry: runs[:2]
+        for entry, runs in runs_of(
+            rater__90=-0.05, rater__50=-0.1, c4__50=-0.2, c4__90=-0.1, random=0.0, random_again=0.0
+        ).items()
+    }
+    fresh = runs_of(random=0.0, rater=-0.03)
+    summary = summarize(fresh, COSTS, 4096, screen)
+    (best,) = summary["best_fractions"]
+    # c4 was not confirmed, and nothing is known of it but the screen.
+    assert (best["arm"], best["keep"], best["runner_up"]) == ("rater", 0.5, 0.9)
+    assert (best["fresh_seeds"], best["seeds"], best["confidence"]) == (True, 4, 0.95)
+    assert best["difference"] == row(summary, "rater")["difference"]
+    assert summary["noise_floor"]["pairs"] == 2
+    table = summary["tables"][-1]
+    assert [cells[:2] for cells in table["rows"]] == [[arm, keep] for arm, keep in screen]
+    print_table(summary)
+    said = capsys.readouterr().out
+    assert any(
+        line.startswith("rater: discard 50%; difference -0.0") and ", on fresh seeds" in line
+        for line in said.splitlines()
+    )
+    assert "The screen that led to these arms and shares, 2 other seeds" in said
+
+
+def test_the_best_fraction_is_chosen_by_the_documents_for_choices() -> None:
+    runs = runs_of(rater__90=-0.05, rater__50=-0.1)
+    runs[Entry("rater", 0.9)] = [
+        dataclasses.replace(each, choice_loss=0.0) for each in runs[Entry("rater", 0.9)]
+    ]
+    (best,) = summarize(runs, COSTS, 4096)["best_fractions"]
+    assert best["keep"] == 0.9
+    assert not best["fresh_seeds"]
+
+
 def test_a_table_shows_what_a_floor_per_source_costs(capsys: pytest.CaptureFixture[str]) -> None:
     summary = summarize(runs_of(rater=-0.1, rater_floored=-0.06, random=0.0), COSTS, 4096)
     *_, table = summary["tables"]
