@@ -274,7 +274,7 @@ def test_the_command_scores_in_worker_processes(
 ) -> None:
     rater = save_tiny_rater(tmp_path / "rater")
     flags = ["--pool", write_pool(tmp_path), "--rater", str(rater), "--output", str(tmp_path / "o")]
-    assert cli.main(["analyze", *flags, "--repeats", "1"]) == exit_codes.DONE
+    assert cli.main(["analyze", *flags, "--repeats", "1", "--processes", "1"]) == exit_codes.DONE
     said = capsys.readouterr()
     assert "scoring with" in said.err
     assert said.out.startswith("warning: ")
