@@ -6,6 +6,8 @@ A checkpoint is a folder on the local disk or on any fsspec file system:
                          statistics of the scores on a reference sample, provenance
     params.safetensors   the parameters
     tokenizer.json       the tokenizer
+    recommendation.json  the share to keep that an evaluation found best, if one did; it is not part
+                         of the rater and of its digest
 
 Nothing in it is pickled.
 """
@@ -35,6 +37,7 @@ FORMAT_VERSION = 1
 RATER_FILE = "rater.json"
 PARAMS_FILE = "params.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+RECOMMENDATION_FILE = "recommendation.json"
 
 
 class CheckpointError(ValueError):
@@ -84,6 +87,31 @@ class RaterCheckpoint:
     recommended_discard_fraction: float | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """The share of a corpus to keep, as an evaluation found it best for a rater.
+
+    Attributes:
+        keep: Share to keep.
+        difference: Mean difference of the loss in nats per token from that of the whole corpus.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        confidence: Coverage of the interval.
+        seeds: Number of seeds that it was measured on.
+        rater: Digest of the rater.
+        corpus: Digest of the corpus that was filtered.
+    """
+
+    keep: float
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    seeds: int
+    rater: str
+    corpus: str
 
 
 def _sha256(data: bytes) -> str:
@@ -257,6 +285,54 @@ def load_statistics(path: str | os.PathLike[str]) -> tuple[str, ScoreStatistics]
         return digest, _statistics(values)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} describes a rater that cannot be built: {error}") from error
+
+
+def save_recommendation(path: str | os.PathLike[str], recommendation: Recommendation) -> None:
+    """Writes the share to keep into a checkpoint; an older one there is replaced.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    file_system, folder = file_system_of(os.fspath(path))
+    content = _canonical(dataclasses.asdict(recommendation))
+    with raising_os_errors(os.fspath(path)):
+        if isinstance(file_system, LocalFileSystem):
+            target = Path(folder) / RECOMMENDATION_FILE
+            temporary = target.with_name(f".{RECOMMENDATION_FILE}.{uuid.uuid4().hex[:12]}")
+            temporary.write_bytes(content)
+            os.replace(temporary, target)
+        else:
+            file_system.pipe_file(f"{folder}/{RECOMMENDATION_FILE}", content)
+
+
+def load_recommendation(path: str | os.PathLike[str]) -> Recommendation | None:
+    """Returns the share to keep that a checkpoint recommends; None without one.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or the recommendation is damaged or that of
+            another rater.
+        OSError: if the file system fails.
+    """
+    _, digest = _read_description(path)
+    file_system, folder = file_system_of(os.fspath(path))
+    try:
+        with raising_os_errors(os.fspath(path)):
+            content = file_system.cat_file(f"{folder}/{RECOMMENDATION_FILE}")
+    except FileNotFoundError:
+        return None
+
+    try:
+        recommendation = Recommendation(**json.loads(content))
+        usable = 0 < recommendation.keep <= 1
+    except (ValueError, TypeError):
+        usable = False
+    if not usable:
+        raise CheckpointError(f"{path}/{RECOMMENDATION_FILE} is damaged; remove it")
+    if recommendation.rater != digest:
+        raise CheckpointError(
+            f"{path}/{RECOMMENDATION_FILE} was written for another rater; remove it"
+        )
+    return recommendation
 
 
 def _read(path: str | os.PathLike[str], name: str) -> bytes:

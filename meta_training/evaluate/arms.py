@@ -129,6 +129,7 @@ class Arms:
         self._counted: set[str] = set()
         self.seconds = 0.0
         self.notes: list[str] = []
+        self.used_raters: list[str] = []
         self._sources = [] if options.source_floor is None else _distinct_sources(data)
         self._kept = {name: self._find(name) for name in options.kept if name in options.names}
 
@@ -221,6 +222,8 @@ class Arms:
         """Returns the scores of an arm, from memory, the cache, or made now."""
         data = self.data(seed)
         rater = self.rater(seed) if name == RATER else ""
+        if rater and rater not in self.used_raters:
+            self.used_raters.append(rater)
         key = (name, data.rotation if name in OF_TARGET else 0, rater)
         if key not in self._scores:
             self._scores[key] = self._make(name, data, rater)

@@ -23,6 +23,7 @@ from datarater.meta_training.evaluate.budget import duration
 from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data, take_data
 from datarater.meta_training.evaluate.protocol import QUESTIONS, Model, Protocol
 from datarater.meta_training.evaluate.questions import read_questions, store_questions
+from datarater.meta_training.evaluate.recommending import recommend
 from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, Runs, summarize
 from datarater.meta_training.evaluate.runs import (
     CapacityTask,
@@ -132,10 +133,13 @@ def run_evaluation(
         arms = Arms(data, evaluation.arms, output, workers, say)
         trainer = Trainer(evaluation, data, arms, workers, output, say, questions)
         if evaluation.budget is not None:
-            return spend(trainer, arms, evaluation.budget, evaluation.seeds, say)
-        seeds = range(evaluation.seeds)
-        trainer.train(trainer.entries, seeds)
-        return trainer.report(trainer.entries, seeds)
+            report = spend(trainer, arms, evaluation.budget, evaluation.seeds, say)
+        else:
+            seeds = range(evaluation.seeds)
+            trainer.train(trainer.entries, seeds)
+            report = trainer.report(trainer.entries, seeds)
+        recommend(report, arms.used_raters, data.digest, say)
+        return report
 
 
 def data_lines(data: Data) -> list[str]:

@@ -356,10 +356,20 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_selection_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for what is kept, and how it is written."""
-    group = parser.add_argument_group("selection (exactly one rule)")
-    rules = group.add_mutually_exclusive_group(required=True)
+def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool = False) -> None:
+    """Adds the flags for what is kept, and how it is written.
+
+    Args:
+        parser: The command's parser.
+        rater_may_rule: Whether the rater's recommendation serves where no rule is given.
+    """
+    count = (
+        "one rule; default: the share that the rater recommends"
+        if rater_may_rule
+        else ("exactly one rule")
+    )
+    group = parser.add_argument_group(f"selection ({count})")
+    rules = group.add_mutually_exclusive_group(required=not rater_may_rule)
 
     rules.add_argument(
         "--keep_fraction",

@@ -39,7 +39,7 @@ class GraphCommand:
             flags.add_input_flags(parser)
             flags.add_scoring_flags(parser)
         if self.selects:
-            flags.add_selection_flags(parser)
+            flags.add_selection_flags(parser, rater_may_rule=self.scores)
         flags.add_local_flags(parser)
         if self.scores:
             flags.add_dry_run_flags(parser)
@@ -66,6 +66,8 @@ class GraphCommand:
         from datarater.pipelines.graph.requests import Work
 
         execution = requests.execution_of(parser, args, beam_args)
+        if self.scores and self.selects and args.rule is None and args.accept_batch is None:
+            args.rule = requests.recommended_rule(parser, args.rater, execution)
         selection = requests.selection_of(args, execution) if self.selects else None
         scoring = requests.scoring_of(args, execution) if self.scores else None
         if scoring is not None and args.dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from datarater.pipelines.run_folder.identity import RunOptions
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.rules import KeepFraction
+from datarater.rater_model.checkpoint import (
+    RECOMMENDATION_FILE,
+    CheckpointError,
+    load_recommendation,
+)
+from datarater.rater_model.command_line import print_line
 from datarater.rater_model.documents.files import (
     expand_home,
     local_path,
@@ -251,6 +259,36 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         name=args.name,
         report_texts=args.report_texts,
     )
+
+
+def recommended_rule(
+    parser: argparse.ArgumentParser, rater: str, execution: Execution
+) -> KeepFraction:
+    """Returns the rule that the rater recommends, and reports it in one line.
+
+    Raises:
+        UsageError: The rater cannot be read.
+        SystemExit: It recommends nothing.
+    """
+    path = usable_path("rater", rater, execution)
+    try:
+        found = load_recommendation(path)
+    except (CheckpointError, OSError) as error:
+        raise UsageError(f"--rater: {error}") from error
+    if found is None:
+        parser.error(
+            "one of the arguments --keep_fraction --keep_count --token_budget --threshold "
+            f"--accept_batch is required: {rater} recommends no share, which datarater evaluate "
+            "--sweep would write into it"
+        )
+    print_line(
+        f"--keep_fraction {found.keep:g}, as {path}/{RECOMMENDATION_FILE} recommends: an "
+        f"evaluation on {found.seeds} seeds found it best, difference in loss "
+        f"{found.difference:+.4f} "
+        f"({found.low:+.4f}, {found.high:+.4f})",
+        sys.stderr,
+    )
+    return KeepFraction(str(found.keep))
 
 
 def inputs_of(args: argparse.Namespace, execution: Execution) -> Patterns:

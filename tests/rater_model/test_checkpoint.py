@@ -19,9 +19,12 @@ from datarater.rater_model import checkpoint
 from datarater.rater_model.checkpoint import (
     CheckpointError,
     RaterCheckpoint,
+    Recommendation,
     ScoreStatistics,
     load_rater,
+    load_recommendation,
     save_rater,
+    save_recommendation,
 )
 from datarater.rater_model.rater import RaterConfig, initialise_rater
 from datarater.rater_model.tokenizer import ByteTokenizer, train_bpe
@@ -216,3 +219,36 @@ def test_parameters_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_a_place_without_anything_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="give the folder that datarater train wrote"):
         load_rater(tmp_path / "nowhere")
+
+
+RECOMMENDATION = Recommendation(0.75, -0.05, -0.08, -0.02, 0.95, 8, "", "corpus")
+
+
+@pytest.mark.parametrize("url", ["{tmp}/rater", "memory://recommending/rater"])
+def test_a_recommendation_is_no_part_of_the_rater(tmp_path: Path, url: str) -> None:
+    path = url.format(tmp=tmp_path)
+    saved = save_rater(path, make_checkpoint())
+    assert load_recommendation(path) is None
+    given = dataclasses.replace(RECOMMENDATION, rater=saved.digest)
+    save_recommendation(path, dataclasses.replace(given, keep=0.5))
+    save_recommendation(path, given)
+    assert load_recommendation(path) == given
+    assert load_rater(path).digest == saved.digest
+    assert_same(load_rater(path), saved)
+
+
+def test_a_new_rater_does_not_inherit_a_recommendation(folder: Path) -> None:
+    digest = load_rater(folder).digest
+    save_recommendation(folder, dataclasses.replace(RECOMMENDATION, rater=digest))
+    save_rater(folder, make_checkpoint(seed=1))
+    assert load_recommendation(folder) is None
+
+
+def test_a_recommendation_that_is_damaged_or_of_another_rater_is_refused(folder: Path) -> None:
+    save_recommendation(folder, RECOMMENDATION)
+    with pytest.raises(CheckpointError, match="was written for another rater"):
+        load_recommendation(folder)
+    for content in ("{", "[]", "{}", '{"keep": 0.5}'):
+        (folder / "recommendation.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"recommendation\.json is damaged; remove it"):
+            load_recommendation(folder)
