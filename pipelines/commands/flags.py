@@ -605,8 +605,12 @@ def parse(
 
     # Flags that go together are checked before any file is opened.
     if "accept_batch" in args:
+        checked = args
+        if args.rule is None and args.accept_batch is None:
+            # What the rater recommends is a share, and is not known yet.
+            checked = argparse.Namespace(**{**vars(args), "rule": KeepFraction(1)})
         try:
-            policy(args)
+            policy(checked)
         except SelectionError as error:
             parser.error(str(error))
     if "input" in args and not args.input and not args.input_list:

@@ -7,11 +7,13 @@ import jax
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from datarater import cli
 from datarater.meta_training.evaluate.recommending import recommend
 from datarater.pipelines.commands.curate import make_parser
 from datarater.pipelines.commands.requests import recommended_rule
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.rules import KeepFraction
+from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import (
     RaterCheckpoint,
     Recommendation,
@@ -75,6 +77,25 @@ def test_what_is_not_shown_to_be_better_is_not_recommended(
         rule_of(raters[0])
     assert "--keep_fraction" in (said := capsys.readouterr().err)
     assert f"{raters[0]} recommends no share" in said
+
+
+def test_curate_without_a_rule_is_refused_where_the_rater_recommends_none(
+    raters: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "a document"}\n')
+    flags = [f"--input={corpus}", f"--rater={raters[0]}", f"--output={tmp_path / 'run'}"]
+    assert cli.main(["curate", *flags]) == exit_codes.WRONG_USAGE
+    assert "is required" in (said := capsys.readouterr().err)
+    assert f"{raters[0]} recommends no share" in said
+    assert not (tmp_path / "run").exists()
+
+    # With a recommendation the other flags are still checked, and a dry run gets through.
+    recommend({"best_fractions": [best()]}, raters, "pool", lambda line: None)
+    assert cli.main(["curate", *flags, "--discard_fraction=0.5"]) == exit_codes.WRONG_USAGE
+    assert "--discard_fraction" in capsys.readouterr().err
+    assert cli.main(["curate", *flags, "--dry_run"]) == exit_codes.DONE
+    assert "--keep_fraction 0.75, as " in capsys.readouterr().err
 
 
 def test_a_rater_that_cannot_be_written_is_reported(raters: list[str], tmp_path: Path) -> None:
