@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import fsspec
 
 from datarater.pipelines import errors
 from datarater.pipelines.batch.config import BatchConfig
-from datarater.pipelines.batch.journal import Journal
+from datarater.pipelines.batch.journal import Journal, Note
 from datarater.pipelines.errors import CurationError, InputChangedError, UsageError
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import input_differences
@@ -39,18 +39,17 @@ class Intake:
 
     Attributes:
         files: The files, sorted by path.
-        notes: One row for each file to report: `what` (late, changed, version or waiting), `path`,
-            and further fields that depend on `what`.
+        notes: The files to report.
         already_taken: Number of matching files that belong to earlier batches.
     """
 
     files: list[FileInfo] = field(default_factory=list)
-    notes: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     already_taken: int = 0
 
     def counts(self) -> dict[str, int]:
         """Returns the number of notes by kind."""
-        return dict(Counter(note["what"] for note in self.notes))
+        return dict(Counter(note.what for note in self.notes))
 
 
 def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
@@ -78,7 +77,7 @@ def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
 
     # Sort every file into: taken before, changed since, or a candidate for this batch.
     intake = Intake()
-    candidates: list[tuple[FileInfo, dict[str, Any]]] = []
+    candidates: list[tuple[FileInfo, Note | None]] = []
     changed: list[str] = []
     for path in sorted(dated_files):
         info, file_date = dated_files[path]
@@ -87,19 +86,19 @@ def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
             intake.already_taken += 1
             continue
 
-        note = {"path": path, "bytes": info.size, "fingerprint": info.fingerprint}
+        note = partial(Note, path=path, bytes=info.size, fingerprint=info.fingerprint)
         if versions:
             last_fingerprint, batch = list(versions.items())[-1]
-            note |= {"fingerprint_taken": last_fingerprint, "taken_by": batch}
+            note = partial(note, fingerprint_taken=last_fingerprint, taken_by=batch)
             changed.append(path)
             if config.changed_files == "take":
-                candidates.append((info, {"what": VERSION, **note}))
+                candidates.append((info, note(what=VERSION)))
             elif (path, info.fingerprint) not in reported:
-                intake.notes.append({"what": CHANGED, **note})
+                intake.notes.append(note(what=CHANGED))
         elif file_date == date:
-            candidates.append((info, {}))
+            candidates.append((info, None))
         else:
-            candidates.append((info, {"what": LATE, **note, "date": file_date.isoformat()}))
+            candidates.append((info, note(what=LATE, date=file_date.isoformat())))
 
     if changed and config.changed_files == "refuse":
         raise InputChangedError(
@@ -169,7 +168,7 @@ def describe_patterns(patterns: Sequence[str]) -> str:
     return " or ".join(described)
 
 
-def _taken_fingerprints(journal: Journal, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _taken_fingerprints(journal: Journal, paths: Mapping[str, object]) -> dict[str, dict[str, str]]:
     """Returns the dates of the batches that took files, by path and then by fingerprint.
 
     Args:
@@ -185,25 +184,25 @@ def _taken_fingerprints(journal: Journal, paths: Mapping[str, Any]) -> dict[str,
     return taken
 
 
-def _reported_changes(journal: Journal) -> set[tuple[str, str]]:
+def _reported_changes(journal: Journal) -> set[tuple[str, str | None]]:
     """Returns path and fingerprint of the changed files that earlier batches reported."""
     return {
-        (note["path"], note["fingerprint"])
+        (note.path, note.fingerprint)
         for claim in journal.state.claims.values()
         if claim.notes.changed
         for note in journal.notes(claim)
-        if note["what"] == CHANGED
+        if note.what == CHANGED
     }
 
 
 def _add_finished(
-    config: BatchConfig, candidates: Sequence[tuple[FileInfo, dict[str, Any]]], intake: Intake
+    config: BatchConfig, candidates: Sequence[tuple[FileInfo, Note | None]], intake: Intake
 ) -> None:
     """Adds the candidates that nobody seems to be writing any more to the intake.
 
     Args:
         config: The configuration, with `quiet_minutes`.
-        candidates: Files, each with its note; an empty note for none.
+        candidates: Files, each with its note; None for none.
         intake: The intake, which is changed.
     """
     if config.quiet_minutes:
@@ -216,11 +215,11 @@ def _add_finished(
             continue
         if age < config.quiet_minutes * 60:
             intake.notes.append(
-                {"what": WAITING, "path": info.path, "bytes": info.size, "seconds": round(age)}
+                Note(what=WAITING, path=info.path, bytes=info.size, seconds=round(age))
             )
             continue
         intake.files.append(info)
-        if note:
+        if note is not None:
             intake.notes.append(note)
 
 
@@ -287,7 +286,7 @@ def lines(intake: Intake) -> list[str]:
     }
     described = []
     for what, meaning in meanings.items():
-        paths = [note["path"] for note in intake.notes if note["what"] == what]
+        paths = [note.path for note in intake.notes if note.what == what]
         if paths:
             described.append(f"  {len(paths):,} {meaning}: {_some(paths)}")
     return described

@@ -81,6 +81,31 @@ class NoteCounts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Note:
+    """A file that a claim reports, one line of a file in `notes/`.
+
+    Attributes:
+        what: Late, changed, version or waiting.
+        path: Path of the file.
+        bytes: Its size.
+        fingerprint: Its fingerprint; None for a file that waits.
+        fingerprint_taken: The fingerprint that a batch took last; None if no batch took the path.
+        taken_by: Date of that batch.
+        date: Date of a late file.
+        seconds: Time since a file that waits was modified.
+    """
+
+    what: str
+    path: str
+    bytes: int
+    fingerprint: str | None = dataclasses.field(default=None, metadata=IF_SET)
+    fingerprint_taken: str | None = dataclasses.field(default=None, metadata=IF_SET)
+    taken_by: str | None = dataclasses.field(default=None, metadata=IF_SET)
+    date: str | None = dataclasses.field(default=None, metadata=IF_SET)
+    seconds: int | None = dataclasses.field(default=None, metadata=IF_SET)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClaimNotes(NoteCounts):
     """The numbers of reported files, and the digest of the file in `notes/` if there are any."""
 
@@ -441,10 +466,12 @@ class Journal:
         path = self.kept("inputs", claim.inputs)
         return decode_lines(path, FileInfo, self.read_kept("inputs", claim.inputs))
 
-    def notes(self, claim: Claim) -> list[dict[str, Any]]:
+    def notes(self, claim: Claim) -> list[Note]:
         """Returns the notes about files that were reported when a batch was claimed."""
         digest = claim.notes.sha256
-        return [] if digest is None else _rows(self.read_kept("notes", digest))
+        if digest is None:
+            return []
+        return decode_lines(self.kept("notes", digest), Note, self.read_kept("notes", digest))
 
     def each_inputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[FileInfo]]]:
         """Yields the files of several batches, a few batches at a time to bound the memory.
@@ -458,10 +485,6 @@ class Journal:
             yield from zip(
                 some, at_once(lambda number: self.inputs(claims[number]), some), strict=True
             )
-
-
-def _rows(data: bytes) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in data.split(b"\n") if line]
 
 
 def _copies(state: State) -> Mapping[str, Any]:
