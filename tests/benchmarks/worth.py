@@ -112,7 +112,11 @@ def _run(folder: Path, name: str, flags: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(code)
     report = folder / "evaluation.json"
     content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    report.replace(folder / f"{name}.json")
+    # Without the paths of this machine and in one line, so that it can be kept.
+    for path in ("data", "prepared"):
+        content["options"].pop(path)
+    text = json.dumps(content, separators=(",", ":")) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
     return content
 
 
