@@ -201,7 +201,7 @@ def test_whole_files_inside_of_blocks_are_no_boundaries(
     inner = member(b'{"text": "within"}\n' * 3, compression) * 300
     rng = random.Random(0)
     parts = []
-    for number in range(60):
+    for number in range(30):
         noise = rng.randbytes(30_000).replace(b"\n", b"")
         parts.append(b'{"text": "%d"}\n' % number + noise + inner + b"\n")
     packed = [member(part, compression, level=0) for part in parts]
