@@ -56,6 +56,7 @@ COMMANDS = {
         "datarater.meta_training.evaluate.command",
         "Measure what a rater saves, against other filters.",
         "train",
+        then="datarater.report.after",
     ),
     "analyze": Command(
         "datarater.meta_training.analysis.command",
