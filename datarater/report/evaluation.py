@@ -281,13 +281,21 @@ def _notes(fields: _Fields) -> Iterator[Block]:
         )
         yield Note(text, "Noise floor: random against random")
     best = [
-        f"{row['arm']}: discard {_share(row['discard'])}, difference "
-        f"{_with_ends(row['difference'], _signed)}, {row['difference'].get('verdict', '')}."
+        [
+            short_name(row["arm"]),
+            _share(row["discard"]),
+            _with_ends(row["difference"], _signed),
+            row["difference"].get("verdict", ""),
+        ]
         for row in fields.get("best_fractions") or ()
     ]
     if best:
-        text = " ".join(best) + " The intervals are widened for the choice."
-        yield Note(text, "Best fraction to discard")
+        yield Table(
+            "Best fraction to discard",
+            ["arm", "discard", "difference to unfiltered", "verdict"],
+            best,
+            "The intervals are widened for the choice.",
+        )
 
 
 # Losses.

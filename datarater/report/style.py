@@ -76,7 +76,7 @@ p { margin: .4rem 0; max-width: 46rem; }
 .tile dt { color: var(--soft); font-size: .875rem; }
 .tile dd { margin: 0; }
 .tile .value {
-  font-size: 1.6rem;
+  font-size: 1.4rem;
   font-weight: 650;
   line-height: 1.25;
 }
