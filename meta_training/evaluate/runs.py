@@ -39,6 +39,7 @@ class RunSpec:
         validation: Digest of the documents that its losses are measured on.
         kept: Digest of the selection.
         questions: Digest of the questions of downstream tasks; empty without any.
+        run_version: Version of the code that runs are made by.
     """
 
     model: Model
@@ -48,10 +49,11 @@ class RunSpec:
     validation: str
     kept: str
     questions: str = ""
+    run_version: int = RUN_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """Returns the specification as a JSON-able dict."""
-        values = {"run_version": RUN_VERSION, **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self)
         # Runs without questions keep the digest that they had before there were any.
         return values if self.questions else {k: v for k, v in values.items() if k != "questions"}
 
