@@ -87,7 +87,7 @@ def print_selection(request: SelectionRequest) -> None:
         say(f"report:         {request.selection.report_path}")
     else:
         command = report_command(request.output, request.name, request.report_texts)
-        print_line(f"WARNING: there is no report; to make it: {command}", sys.stderr)
+        say(f"report:         none; to make it: {command}")
     say(
         f"another rule, without scoring again: datarater select --output {output} --keep_fraction F"
     )

@@ -42,7 +42,9 @@ def package_files(checkout: Path) -> list[str]:
         if path.is_file()
     ]
     own = [
-        f"datarater/{path.name}" for path in (checkout / "datarater").iterdir() if path.is_file()
+        path.relative_to(checkout).as_posix()
+        for path in (checkout / "datarater").rglob("*")
+        if path.is_file() and path.relative_to(checkout / "datarater").parts[0] not in LINKED
     ]
     return sorted(files + own)
 
