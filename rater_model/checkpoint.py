@@ -28,6 +28,7 @@ import numpy as np
 import safetensors.numpy
 from fsspec.implementations.local import LocalFileSystem
 
+from datarater.rater_model.atomic_files import replacing
 from datarater.rater_model.documents.files import file_system_of
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.rater import Params, RaterConfig, initialise_rater_shapes
@@ -297,10 +298,8 @@ def save_recommendation(path: str | os.PathLike[str], recommendation: Recommenda
     content = _canonical(dataclasses.asdict(recommendation))
     with raising_os_errors(os.fspath(path)):
         if isinstance(file_system, LocalFileSystem):
-            target = Path(folder) / RECOMMENDATION_FILE
-            temporary = target.with_name(f".{RECOMMENDATION_FILE}.{uuid.uuid4().hex[:12]}")
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
+            with replacing(Path(folder) / RECOMMENDATION_FILE) as new:
+                new.write_bytes(content)
         else:
             file_system.pipe_file(f"{folder}/{RECOMMENDATION_FILE}", content)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from datarater.meta_training.analysis.stability import agreement, autocorrelatio
 from datarater.meta_training.analysis.tables import tables_of
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.workers import Workers
+from datarater.rater_model.atomic_files import replacing
 
 REPORT = "analysis.json"
 DOCUMENTS, BYTES = "documents", "bytes"
@@ -191,10 +191,8 @@ def run_analysis(
     }
     report["tables"] = tables_of(report)
     content = json.dumps(report, indent=1)
-    path = output / REPORT
-    temporary = path.with_name(f".{REPORT}.{os.getpid()}")
-    temporary.write_text(content + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(output / REPORT) as new:
+        new.write_text(content + "\n", encoding="utf-8")
     plain: dict[str, Any] = json.loads(content)
     return plain
 

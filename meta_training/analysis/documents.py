@@ -18,8 +18,6 @@ import dataclasses
 import hashlib
 import heapq
 import json
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.errors import EmptyDataError, FlagError
 from datarater.meta_training.evaluate.keeping import text_hash
+from datarater.rater_model.atomic_files import replacing_folder
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
@@ -108,14 +107,8 @@ def prepare_documents(
     """
     folder = output / "documents" / _digest(options)
     if not (folder / "documents.json").is_file():
-        temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-        temporary.mkdir(parents=True)
-        try:
-            _write_documents(options, temporary, say)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(folder) as new:
+            _write_documents(options, new, say)
     return open_documents(folder, options.fields)
 
 

@@ -8,7 +8,6 @@ A run that was stopped loses only the parts in progress.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from datarater.meta_training.analysis.features import FEATURES_VERSION, features
 from datarater.meta_training.analysis.languages import LANGUAGES_VERSION, language_of
 from datarater.meta_training.evaluate.budget import duration
 from datarater.meta_training.evaluate.workers import Event
+from datarater.rater_model.atomic_files import replacing
 
 Run = Callable[[Sequence[Any]], Iterator[Event]]
 """Runs tasks and yields what they report, as `Workers.run` does."""
@@ -147,6 +147,5 @@ def values_of(
 
 
 def _save(path: Path, values: NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    np.save(temporary, values)
-    os.replace(temporary, path)
+    with replacing(path) as new:
+        np.save(new, values)

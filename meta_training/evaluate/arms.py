@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +53,7 @@ from datarater.meta_training.evaluate.raters import RaterTraining, rater_trainin
 from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
 from datarater.meta_training.evaluate.word_bigram import WordBigramFilter
 from datarater.meta_training.evaluate.workers import Workers
+from datarater.rater_model.atomic_files import replacing
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.jsonl import key_of
 from datarater.rater_model.documents.records import ReadOptions
@@ -62,7 +62,6 @@ SCORES_VERSION = 2
 """Raised whenever the same arm on the same data would give other scores."""
 
 _DRAWS = {RANDOM: 1, RANDOM_AGAIN: 2}
-_NGRAMS = {"unigram": 1, "bigram": 2, "trigram": 3}
 _PERPLEXITY = ("perplexity_low", "perplexity_middle", "perplexity_high")
 _LM_SEED = 1_000_003
 
@@ -253,17 +252,15 @@ class Arms:
             return self._from_files(name)
         if name == LABEL:
             return _numbers(self._data.column("label"))
-        if name in _NGRAMS or name == "word_bigram":
-            learned = NgramFilter(_NGRAMS[name]) if name in _NGRAMS else WordBigramFilter()
-            learned.fit(document.text for document in data.learning)
-            return self._cached(
-                name, data, lambda: np.array([learned.score(text) for text in data.texts()])
-            )
         if name in _PERPLEXITY:
             by_pool = self._cached("pool_lm", data, lambda: self._by_lm(POOL, data))
             return _perplexity_rank(name, by_pool)
 
         makers: dict[str, Callable[[], NDArray[np.float64]]] = {
+            "unigram": lambda: _by_filter(data, NgramFilter(1)),
+            "bigram": lambda: _by_filter(data, NgramFilter(2)),
+            "trigram": lambda: _by_filter(data, NgramFilter(3)),
+            "word_bigram": lambda: _by_filter(data, WordBigramFilter()),
             "importance": lambda: _importance(data),
             "classifier": lambda: _classifier(data),
             "target_likelihood": lambda: self._by_lm(TARGET, data),
@@ -296,9 +293,8 @@ class Arms:
             started = time.monotonic()
             scores_N = make()
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-            np.savez(temporary, scores=scores_N, seconds=time.monotonic() - started)
-            os.replace(temporary, path)
+            with replacing(path) as new:
+                np.savez(new, scores=scores_N, seconds=time.monotonic() - started)
         with np.load(path) as stored:
             self._count(path.stem, float(stored["seconds"]))
             scores: NDArray[np.float64] = stored["scores"]
@@ -381,6 +377,11 @@ def _distinct_sources(data: Data) -> list[str]:
             "field of their sources by --source_field"
         )
     return sources
+
+
+def _by_filter(data: Data, learned: NgramFilter | WordBigramFilter) -> NDArray[np.float64]:
+    learned.fit(document.text for document in data.learning)
+    return np.array([learned.score(text) for text in data.texts()])
 
 
 def _importance(data: Data) -> NDArray[np.float64]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,14 @@ from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_dat
 from datarater.meta_training.evaluate.protocol import QUESTIONS, Model, Protocol
 from datarater.meta_training.evaluate.questions import read_questions, store_questions
 from datarater.meta_training.evaluate.recommending import recommend
-from datarater.meta_training.evaluate.results import BASELINE, Costs, Entry, Runs, summarize
+from datarater.meta_training.evaluate.results import (
+    BASELINE,
+    Costs,
+    Entry,
+    Runs,
+    mean_choice_loss,
+    summarize,
+)
 from datarater.meta_training.evaluate.runs import (
     CapacityTask,
     PlannedRun,
@@ -36,6 +42,7 @@ from datarater.meta_training.evaluate.runs import (
 from datarater.meta_training.evaluate.spending import spend
 from datarater.meta_training.evaluate.walk import Selection, cut_into_chunks, order_of_a_pass
 from datarater.meta_training.evaluate.workers import Workers
+from datarater.rater_model.atomic_files import replacing
 
 MAX_SEEDS = 100
 REPORT = "evaluation.json"
@@ -219,12 +226,12 @@ class Trainer:
         planned: dict[str, PlannedRun] = {}
         users: dict[str, list[tuple[Entry, int]]] = {}
         for seed in self.numbers(seeds):
+            data = self._arms.data(seed)
             for entry in entries:
                 if (entry, seed) in self._results:
                     continue
                 selection = self._arms.select(entry.arm, entry.keep, seed, protocol.batch)
                 self._selections.setdefault(entry, selection)
-                data = self._arms.data(seed)
                 run = plan_run(data, selection, model, protocol, seed, self._questions)
                 cached = self._cache.load(run.spec)
                 if cached is not None:
@@ -291,9 +298,7 @@ class Trainer:
 
     def choice_loss(self, entry: Entry, seeds: Sequence[int]) -> float:
         """Returns the mean final loss on the documents that choices are made on."""
-        return float(
-            np.mean([self._results[entry, seed].choice_loss for seed in self.numbers(seeds)])
-        )
+        return mean_choice_loss([self._results[entry, seed] for seed in self.numbers(seeds)])
 
     def report(
         self,
@@ -322,10 +327,8 @@ class Trainer:
             **summary,
             "warnings": self._warnings(summary),
         }
-        path = self._output / REPORT
-        temporary = path.with_name(f".{REPORT}.{os.getpid()}")
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(self._output / REPORT) as new:
+            new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return report
 
     def _kept(self, entry: Entry) -> dict[str, int]:

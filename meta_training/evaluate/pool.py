@@ -29,7 +29,6 @@ import itertools
 import json
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -54,6 +53,7 @@ from datarater.meta_training.evaluate.target import (
     assign_folds,
     target_digest,
 )
+from datarater.rater_model.atomic_files import replacing, replacing_folder
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
@@ -156,12 +156,12 @@ class Data:
         """Documents of the target that raters and rivals may learn from."""
         return self.roles.learning
 
-    @property
+    @functools.cached_property
     def validation_digest(self) -> str:
         """Digest of the documents that losses are measured on."""
         return target_digest(self.roles.choice) + target_digest(self.roles.test)
 
-    @property
+    @functools.cached_property
     def learning_digest(self) -> str:
         """Digest of the documents to learn from."""
         return target_digest(self.learning)
@@ -214,14 +214,8 @@ def prepare_data(options: DataOptions, output: Path) -> Data:
     """
     folder = output / "data" / _inputs_digest(options)
     if not (folder / "data.json").is_file():
-        temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-        temporary.mkdir(parents=True)
-        try:
-            _write_data(options, temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(folder) as new:
+            _write_data(options, new)
     return write_target(open_data(str(folder)), output)
 
 
@@ -243,12 +237,8 @@ def take_data(prepared: Path, output: Path) -> Data:
         )
     folder = output / "data" / prepared.resolve().name
     if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-        try:
-            shutil.copytree(prepared, temporary)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(folder) as new:
+            shutil.copytree(prepared, new, dirs_exist_ok=True)
     return write_target(open_data(str(folder)), output)
 
 
@@ -551,9 +541,12 @@ def _write_tokens(
 def _write_documents(path: Path, documents: Iterable[tuple[str, str]]) -> None:
     """Writes texts and sources as gzip JSONL, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with gzip.GzipFile(temporary, "wb", compresslevel=6, mtime=0) as file:
+    # Without a name and a time in its header, equal documents are equal bytes.
+    with (
+        replacing(path) as new,
+        new.open("wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file,
+    ):
         for text, source in documents:
             line = json.dumps({"text": text, "source": source}, ensure_ascii=False) + "\n"
             file.write(line.encode("utf-8"))
-    os.replace(temporary, path)

@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.protocol import QUESTIONS
+from datarater.rater_model.atomic_files import replacing
 from datarater.rater_model.documents.decompression import StreamError, decompressed_chunks
 from datarater.rater_model.documents.files import list_files, open_file
 from datarater.rater_model.documents.reading import sniff
@@ -103,9 +103,8 @@ def store_questions(files: Sequence[QuestionFile], folder: Path) -> Path:
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with replacing(path) as new:
+            new.write_bytes(content)
     return path
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 from datarater.meta_training.evaluate.pool import Data, open_data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.walk import Selection
+from datarater.rater_model.atomic_files import replacing
 
 RUN_VERSION = 2
 """Raised whenever the same specification would give another result."""
@@ -61,26 +61,6 @@ class RunSpec:
     def digest(self) -> str:
         """SHA-256 of the specification, in hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-
-def run_spec(
-    data: Data,
-    selection: Selection,
-    model: Model,
-    protocol: Protocol,
-    seed: int,
-    questions: Path | None = None,
-) -> RunSpec:
-    """Returns the specification of a run on what is selected; `questions` are named by digest."""
-    return RunSpec(
-        model,
-        protocol,
-        seed,
-        data.digest,
-        data.validation_digest,
-        selection.digest,
-        "" if questions is None else questions.stem,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +116,8 @@ class RunCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(spec)
         values = {"spec": spec.to_json(), "result": dataclasses.asdict(result)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as new:
+            new.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
     def _path(self, spec: RunSpec) -> Path:
         return self.folder / f"{spec.digest[:32]}.json"
@@ -189,8 +168,25 @@ def plan_run(
     seed: int,
     questions: Path | None = None,
 ) -> PlannedRun:
-    """Returns the run of an arm, on data in the rotation of the seed."""
-    spec = run_spec(data, selection, model, protocol, seed, questions)
+    """Returns the run of an arm, on data in the rotation of the seed.
+
+    Args:
+        data: The data.
+        selection: What the run trains on.
+        model: Shape of the language model.
+        protocol: How it is trained.
+        seed: Seed of its initialization and walk.
+        questions: File of the questions that it answers, named by its digest; None for none.
+    """
+    spec = RunSpec(
+        model,
+        protocol,
+        seed,
+        data.digest,
+        data.validation_digest,
+        selection.digest,
+        "" if questions is None else questions.stem,
+    )
     return PlannedRun(spec, selection, data.rotation, questions)
 
 
