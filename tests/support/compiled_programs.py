@@ -20,12 +20,14 @@ def environment() -> dict[str, str]:
     """Returns the environment variables that make JAX use the cache.
 
     The cache of a machine is its own: a compiled program uses the instructions of the processor
-    that it was compiled on.
+    that it was compiled on. A program's place in the cache depends on XLA's flags, so the flag that
+    curation sets in its process is set from the start, whichever tests run before.
     """
     digest = hashlib.sha256(f"{platform.machine()} {_processor()}".encode()).hexdigest()[:12]
     folder = FOLDER / f"jaxlib-{importlib.metadata.version('jaxlib')}-{digest}"
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
