@@ -28,6 +28,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import read_manifest
+from datarater.pipelines.run_folder.score_files import RECORDS, with_records
 from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.runners import choice
@@ -179,10 +180,12 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
     Args:
         output: Run folder.
         columns: Names of the columns to read; None for all: position, key, key_hash, score, tokens,
-            bytes, source, status, detail, excerpt.
+            bytes, source, status, detail, excerpt, records.
 
     Returns:
-        One row for each record that was read, rejected ones included.
+        One row for each record that was read, rejected ones included. Records that are lost
+        together, such as the rows of a damaged Parquet row group, are one row with their number as
+        `records`.
 
     Raises:
         CurationError: The folder does not exist or has no scores.
@@ -194,10 +197,11 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
 
     def read(entry: Entry) -> pa.Table:
         try:
-            return pq.read_table(
+            table = pq.read_table(
                 io.BytesIO(commits.read_bytes(entry.path)),
                 columns=None if columns is None else list(columns),
             )
+            return with_records(table) if columns is None or RECORDS in columns else table
         except pa.ArrowInvalid as error:
             raise CurationError(f"{entry.path} is not a score file: {error}") from error
 

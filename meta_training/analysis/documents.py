@@ -155,7 +155,7 @@ def _read(
     for info in list_files(options.pool):
         for record in read_file(info.path, read):
             if isinstance(record, BadRecord):
-                rejected[str(record.reason)] += 1
+                rejected[str(record.reason)] += record.records
             else:
                 yield record
 

@@ -112,7 +112,7 @@ class FileTexts:
         for info in _each_once(list_files(patterns)):
             for record in read_file(info.path, options):
                 if isinstance(record, BadRecord):
-                    rejected[str(record.reason)] += 1
+                    rejected[str(record.reason)] += record.records
                     continue
                 text = record.text.encode("utf-8")
                 self._file.write(text)

@@ -413,7 +413,7 @@ def _documents(
     for info in list_files(patterns):
         for record in read_file(info.path, options):
             if isinstance(record, BadRecord):
-                rejected[str(record.reason)] += 1
+                rejected[str(record.reason)] += record.records
             else:
                 yield record
     if counts is not None:

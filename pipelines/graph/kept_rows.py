@@ -18,13 +18,13 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import read_json
 from datarater.pipelines.run_folder.plan import read_group
-from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
+from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, RECORDS, ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.rater_model.json_codec import to_plain
 
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
-COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes")
+COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes", RECORDS)
 
 
 def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
@@ -62,16 +62,17 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
         kept_R = kept_rows(file, cutoffs, request.seed)
         scored_R = np.zeros(file.table.num_rows, bool)
         scored_R[file.scored_rows()] = True
+        records_R = file.column(RECORDS)
 
         # In the order of the fields of KeptCounts.
         names, codes_R = file.sources()
         columns = [
             _sum_by_source(codes_R, len(names), values_R)
             for values_R in (
-                np.ones(len(codes_R), np.int64),
+                records_R,
                 kept_R,
                 scored_R & ~kept_R,
-                ~scored_R,
+                np.where(scored_R, 0, records_R),
                 np.where(kept_R, file.column("tokens"), 0),
                 np.where(kept_R, file.column("bytes"), 0),
             )

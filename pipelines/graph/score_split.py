@@ -65,10 +65,10 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
 
         Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
         Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
-        reasons = Counter(
-            str(record.reason) for record in batch if not isinstance(record, Document)
-        )
-        reasons[SCORE_NOT_FINITE] += not_finite
+        reasons = Counter({SCORE_NOT_FINITE: not_finite})
+        for record in batch:
+            if not isinstance(record, Document):
+                reasons[str(record.reason)] += record.records
         for reason, count in (+reasons).items():
             Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
 

@@ -13,6 +13,9 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | source | source that the document names |
 | status | `scored`, or the reason of the rejection |
 | detail, excerpt | the fault, and the first bytes of the record; rejected records only |
+| records | 1; more for records that are lost together, such as the rows of a damaged row group |
+
+Files of version 0.1.0 have no column `records`: all of its values are 1 there (`with_records`).
 
 The file's metadata names the split and counts its records. So a score file can be understood by
 itself, and its last bytes are enough to count its records.
@@ -39,7 +42,7 @@ from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
-from datarater.rater_model.documents.records import EXCERPT_BYTES, Document, Record
+from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, Document, Record
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
@@ -50,6 +53,7 @@ METADATA_KEY = b"datarater"
 _PACKED_ROWS = 4096
 RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
 """The columns that rank keys are made of."""
+RECORDS = "records"
 
 SCHEMA = pa.schema(
     [
@@ -63,6 +67,7 @@ SCHEMA = pa.schema(
         pa.field("status", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("detail", pa.string()),
         pa.field("excerpt", pa.binary()),
+        pa.field(RECORDS, pa.int64(), nullable=False),
     ]
 )
 
@@ -127,10 +132,12 @@ class ScoreRows:
         documents = iter(zip(scores_N.tolist(), tokens_N.tolist(), strict=True))
         not_finite = 0
         columns, counts = self._columns, self._counts
-        counts.read += len(records)
 
         for record in records:
             columns["position"].append(record.position)
+            number = record.records if isinstance(record, BadRecord) else 1
+            columns[RECORDS].append(number)
+            counts.read += number
 
             # A document has all columns; without a score it is also a rejected record.
             if isinstance(record, Document):
@@ -156,7 +163,7 @@ class ScoreRows:
                 )
 
             else:
-                counts.rejected_by_reason[str(record.reason)] += 1
+                counts.rejected_by_reason[str(record.reason)] += record.records
                 columns["key"].append(None)
                 columns["key_hash"].append(0)
                 columns["score"].append(None)
@@ -193,6 +200,14 @@ class ScoreRows:
             if table.num_rows:
                 writer.write_table(table)
         return buffer.getvalue()
+
+
+def with_records(table: pa.Table) -> pa.Table:
+    """Returns rows of a score file with the column `records`, which earlier versions lack."""
+    if RECORDS in table.schema.names:
+        return table
+    ones_R = pa.array(np.ones(table.num_rows, np.int64))
+    return table.append_column(SCHEMA.field(RECORDS), ones_R)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +251,8 @@ class ScoreFile:
                 parquet = pq.ParquetFile(file)
                 footer = Footer.of(parquet.schema_arrow.metadata)
                 table = parquet.read(columns=None if columns is None else list(columns))
+                if columns is None or RECORDS in columns:
+                    table = with_records(table)
         except FileNotFoundError:
             raise CountsError(
                 f"the score file {path} is missing although its split was scored; to score it "

@@ -25,7 +25,7 @@ from datarater.pipelines.run_folder.layout import (
     json_lines,
     read_json,
 )
-from datarater.pipelines.run_folder.score_files import SCORED, ScoreFile
+from datarater.pipelines.run_folder.score_files import RECORDS, SCORED, ScoreFile
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.rater_model.json_codec import to_plain
 
@@ -97,9 +97,11 @@ def _split_summary(file: ScoreFile) -> Summary:
     scored_N = file.scored_rows()
     names, codes_R = file.sources()
     codes_N = codes_R[scored_N]
+    records_R = file.column(RECORDS)
 
-    # R: records; N: scored documents; S: sources.
-    read_S = np.bincount(codes_R, minlength=len(names))
+    # R: rows; N: scored documents; S: sources. A row may stand for several records.
+    read_S = np.zeros(len(names), np.int64)
+    np.add.at(read_S, codes_R, records_R)
     scored_S = np.bincount(codes_N, minlength=len(names))
     tokens_S, bytes_S = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
     np.add.at(tokens_S, codes_N, file.column("tokens")[scored_N])
@@ -111,9 +113,10 @@ def _split_summary(file: ScoreFile) -> Summary:
             int(read_S[code]), int(scored_S[code]), int(tokens_S[code]), int(bytes_S[code])
         )
 
-    for code, status in zip(codes_R.tolist(), file.table.column("status").to_pylist(), strict=True):
+    statuses = file.table.column("status").to_pylist()
+    for code, status, number in zip(codes_R.tolist(), statuses, records_R.tolist(), strict=True):
         if status != SCORED:
-            summary.sources[names[code]].rejected_by_reason[status] += 1
+            summary.sources[names[code]].rejected_by_reason[status] += number
     for counts in summary.sources.values():
         summary.counts.add(counts)
 
@@ -127,6 +130,7 @@ def _rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
         yield {
             "file": file.task.split.path,
             "position": row["position"],
+            "records": row[RECORDS],
             "reason": row["status"],
             "detail": row["detail"],
             "key": row["key"],
@@ -154,10 +158,9 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
         one = _split_summary(file)
         where = f"{file.task.split.path}, split {ordinal}"
         one.counts.check(where)
-        if one.counts.read != file.table.num_rows:
-            raise CountsError(
-                f"{where}: {file.table.num_rows} records read, but {one.counts.read} counted"
-            )
+        read = int(file.column(RECORDS).sum())
+        if one.counts.read != read:
+            raise CountsError(f"{where}: {read} records read, but {one.counts.read} counted")
 
         summary.add(one)
         rejected += json_lines(_rejected_rows(file))

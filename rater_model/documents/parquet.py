@@ -6,7 +6,7 @@ read: a small page that repeats one huge text a million times (the Parquet form 
 bomb) costs that text once.
 
 Two bounds are checked in the footer before a row group is read: its columns may have at most
-`MAX_GROUP_BYTES` uncompressed, and its number of rows must be plausible. A false page header may
+`MAX_GROUP_BYTES` uncompressed, and the file at most `MAX_ROWS` rows. A false page header may
 still make the Parquet library reserve up to 2 GiB briefly, the format's own bound for a page.
 """
 
@@ -41,6 +41,8 @@ from datarater.rater_model.documents.store_errors import one_line, os_error
 _MAGIC = (b"PAR1", b"PARE")
 MAX_GROUP_BYTES = 16 * 2**30
 """A row group of more uncompressed bytes than this is rejected unread."""
+MAX_ROWS = 2**40
+"""A footer that claims more rows than this is damaged: rows that are lost are counted by it."""
 BATCH_BYTES = 16 * 2**20
 """Approximate uncompressed bytes that are decoded at a time."""
 BATCH_ROWS = 1024
@@ -128,6 +130,8 @@ class ParquetReader:
                 if rows < 0:
                     raise ValueError(f"row group {group} claims {rows} rows")
                 self.first_rows.append(self.first_rows[-1] + rows)
+            if self.first_rows[-1] > MAX_ROWS:
+                raise ValueError(f"the footer claims {self.first_rows[-1]} rows")
         except _CONTENT_ERRORS as error:
             self.close()
             self.raise_if_file_system(error)
@@ -469,9 +473,10 @@ class Parquet(FileFormat):
             problem = check_text_column(reader, options)
             if problem is not None:
                 reason, detail = problem
-                rows = reader.first_rows[groups.stop] - reader.first_rows[groups.start]
-                detail = f"{detail}; {rows} rows are lost"
-                yield BadRecord(reader.first_rows[groups.start], reason, detail, b"")
+                first, last = reader.first_rows[groups.start], reader.first_rows[groups.stop]
+                detail = f"{detail}; its {last - first} rows are lost"
+                if last > first:
+                    yield BadRecord(first, reason, detail, b"", last - first)
                 return
 
             columns = [find_column(reader.schema, field) for field in _fields(options)]
@@ -486,7 +491,8 @@ class Parquet(FileFormat):
                             yield _record(text, identifier, source, row, options)
                         row = first + batch.num_rows
                 except BrokenParquetError as error:
-                    yield BadRecord(row, error.reason, str(error), b"")
+                    lost = reader.first_rows[group + 1] - row
+                    yield BadRecord(row, error.reason, str(error), b"", lost)
 
     def read_tables(
         self, split: Split, options: ReadOptions

@@ -51,7 +51,7 @@ class Reason(enum.StrEnum):
     UNREADABLE_FILE = "unreadable_file"
     """The whole file cannot be read: a broken Parquet footer, or an unsupported format."""
     NO_TEXT_COLUMN = "no_text_column"
-    """A Parquet file has no column with the name of the text field."""
+    """A Parquet file has no column with the name of the text field: all its rows are lost."""
     RECORD_CORRUPT = "record_corrupt"
     """A WARC or TFRecord record has a bad header or checksum, or is not a `tf.train.Example`."""
     PAGE_CORRUPT = "page_corrupt"
@@ -126,12 +126,15 @@ class BadRecord:
         reason: Reason, which never changes its meaning.
         detail: Explanation in one sentence, for a person.
         excerpt: First bytes of the record, at most `EXCERPT_BYTES`.
+        records: Number of records that are lost: more than 1 for rows of which the footer gives
+            only the number. They have the positions from `position` on.
     """
 
     position: int
     reason: Reason
     detail: str
     excerpt: bytes
+    records: int = 1
 
 
 Record = Document | BadRecord

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -93,6 +94,30 @@ def test_damaged_and_foreign_warc_records_are_bad_records_one_by_one(
         "not_utf8": 1,
         "stream_truncated": 1,
     }
+
+
+def test_rows_that_only_the_footer_counts_are_rejected_in_every_count(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [record["text"] for record in make_records(8, 1)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"content": texts}), tmp_path / "b.parquet", row_group_size=3)
+    output = tmp_path / "run"
+    flags = ["--input", str(tmp_path / "*.parquet"), "--rater", str(rater), "--name", "it"]
+    flags += ["--output", str(output), "--keep_fraction", "0.5"]
+
+    assert curate.main([*flags, "--max_rejected_fraction", "0.01"]) == exit_codes.PAST_LIMIT
+    assert "8 of 16 records are rejected (no_text_column 8)" in capsys.readouterr().err
+    assert curate.main(flags) == 0
+    manifest = json.loads((output / "selections/it/manifest.json").read_bytes())
+    counts = {name: manifest["counts"][name] for name in ("read", "kept", "dropped", "rejected")}
+    assert counts == {"read": 16, "kept": 4, "dropped": 4, "rejected": 8}
+    sources = manifest["sources"].values()
+    assert sum(source["read"] for source in sources) == 16
+    scoring = json.loads((output / "scoring.json").read_bytes())
+    assert (scoring["counts"]["read"], scoring["counts"]["rejected"]["no_text_column"]) == (16, 8)
+    (row,) = map(json.loads, (output / "rejected/000000.jsonl").read_text().splitlines())
+    assert (row["position"], row["records"], row["reason"]) == (0, 8, "no_text_column")
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)

@@ -62,7 +62,8 @@ def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, floa
     scores: list[float] = []
     for position, (kind, source, score) in enumerate(rows):
         if kind == "bad":
-            records.append(BadRecord(position, Reason.NOT_JSON, "no JSON", b"\xff{"))
+            lost = 1 + position % 3
+            records.append(BadRecord(position, Reason.NOT_JSON, "no JSON", b"\xff{", lost))
         else:
             records.append(a_document(position, source))
             scores.append(score)
@@ -93,13 +94,13 @@ def test_summaries_count_what_score_files_hold(
     rows = [row for file in files for row in file]
     scored = [row for row in rows if row[0] == "document" and np.isfinite(row[2])]
     not_finite = [row for row in rows if row[0] == "document" and not np.isfinite(row[2])]
-    bad = [row for row in rows if row[0] == "bad"]
+    bad = sum(1 + at % 3 for file in files for at, row in enumerate(file) if row[0] == "bad")
 
-    assert summary.counts.read == len(rows)
+    assert summary.counts.read == len(scored) + len(not_finite) + bad
     assert summary.counts.scored == len(scored) == summary.histogram().documents
     assert summary.counts.tokens == 3 * len(scored) == summary.histogram().tokens
     assert summary.counts.rejected_by_reason == +Counter(
-        {"not_json": len(bad), SCORE_NOT_FINITE: len(not_finite)}
+        {"not_json": bad, SCORE_NOT_FINITE: len(not_finite)}
     )
     for source in ("a", "b"):
         if any(row[1] == source for row in rows if row[0] == "document"):
@@ -107,7 +108,7 @@ def test_summaries_count_what_score_files_hold(
 
     data = commits.read_if_there(folder.rejected_path(0)) or b""
     rejected = [orjson.loads(line) for line in data.splitlines()]
-    assert len(rejected) == len(bad) + len(not_finite)
+    assert sum(row["records"] for row in rejected) == bad + len(not_finite)
     assert all(
         row["excerpt"] == ("\\xff{" if row["reason"] == "not_json" else "text é")
         for row in rejected
@@ -127,6 +128,19 @@ def test_a_score_file_tells_its_split_and_its_keys(tmp_path: Path) -> None:
     keys = file.rank_keys(seed=1)
     assert keys.positions_N.tolist() == [0, 2]
     assert file.column("key_hash").tolist() == [key_hash('"0"'), 0, key_hash('"2"')]
+
+
+def test_a_row_of_an_earlier_version_stands_for_one_record(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    commit_rows(folder, 0, [("document", "a", 0.5), ("bad", "", 0.0)])
+    table = pq.read_table(folder.score_path(0)).drop_columns(["records"])
+    earlier = RunFolder(str(tmp_path / "earlier"))
+    commits.commit_if_absent(earlier.score_path(0), b"")
+    pq.write_table(table, earlier.score_path(0))
+    for columns in (None, ["score", "records"]):
+        assert ScoreFile.read(earlier, 0, columns).column("records").tolist() == [1, 1]
+    summaries.summarise_group(earlier, 0, [0])
+    assert summaries.read_summary(earlier, 0).counts.read == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", None])

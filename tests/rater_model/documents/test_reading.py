@@ -72,6 +72,10 @@ def reasons(records: list[Record]) -> list[Reason]:
     return [record.reason for record in records if isinstance(record, BadRecord)]
 
 
+def number_of(records: list[Record]) -> int:
+    return sum(record.records if isinstance(record, BadRecord) else 1 for record in records)
+
+
 def assert_sound(records: list[Record]) -> None:
     """Asserts what every reading guarantees, whatever it reads."""
     positions = [record.position for record in records]
@@ -575,13 +579,29 @@ def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path: Path, column: str
     (bad,) = [record for record in records if isinstance(record, BadRecord)]
     assert (bad.position, bad.reason) == (100, Reason.PAGE_CORRUPT)
     assert "100 rows are lost" in bad.detail
+    assert bad.records == 100
     assert [record.position for record in records] == [*range(101), *range(200, 400)]
+    assert number_of(records) == 400
     written = [
         row
         for first, batch in Parquet().read_tables(Split(str(path), "parquet"), OPTIONS)
         for row in range(first, first + batch.num_rows)
     ]
     assert written == [*range(100), *range(200, 400)]
+
+
+@pytest.mark.parametrize("column", ["content", "numbers"])
+def test_every_row_of_a_parquet_file_without_the_text_is_counted(
+    tmp_path: Path, column: str
+) -> None:
+    path = str(tmp_path / "a.parquet")
+    pq.write_table(table_of(500).rename_columns(["id", "content", "source", "numbers"]), path)
+    options = ReadOptions(text_field=column if column == "numbers" else "text")
+    (bad,) = read_file(path, options)
+    assert isinstance(bad, BadRecord)
+    assert (bad.position, bad.records) == (0, 500)
+    assert "its 500 rows are lost" in bad.detail
+    assert not list(read_split(Split(path, "parquet", start=1), options))
 
 
 @reuse_folder(300)
@@ -813,8 +833,8 @@ HOSTILE: dict[str, tuple[int, dict[str, int]]] = {
     "truncated.jsonl.zst": (0, {"stream_truncated": 1}),  # all 20 lie in one block, which is cut
     "not_zstd.jsonl.zst": (2, {}),  # text under a compressed name is read, as with gzip
     "valid.parquet": (6, {}),
-    "wrong_schema.parquet": (0, {"no_text_column": 1}),
-    "text_binary.parquet": (0, {"text_not_a_string": 1}),
+    "wrong_schema.parquet": (0, {"no_text_column": 6}),
+    "text_binary.parquet": (0, {"text_not_a_string": 6}),
     "text_nulls.parquet": (3, {"no_text": 2, "text_empty": 1}),
     "no_rows.parquet": (0, {}),
     "truncated.parquet": (0, {"unreadable_file": 1}),
@@ -828,7 +848,11 @@ def test_hostile_file(corpora: Path, name: str) -> None:
     path = str(corpora / "hostile" / name)
     records = list(read_file(path))
     assert_sound(records)
-    assert (len(texts(records)), dict(Counter(map(str, reasons(records))))) == HOSTILE[name]
+    rejected: Counter[str] = Counter()
+    for record in records:
+        if isinstance(record, BadRecord):
+            rejected[str(record.reason)] += record.records
+    assert (len(texts(records)), rejected) == HOSTILE[name]
     (info,) = list_files([path])
     for target in (1000, 10**9):
         splits = plan_file(info, OPTIONS, target)
