@@ -10,7 +10,6 @@ from typing import Any
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from datarater.pipelines.commands import curate, select
 from datarater.pipelines.errors import RunFolderError
@@ -22,29 +21,16 @@ from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
 from tests.support.commits import check_that_one_writer_wins
 from tests.support.corpora import write_corpus
+from tests.support.s3_storage import s3_storage
 
 BUCKET = "corpus-bucket"
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Any]:
-    """The file system of a server with one bucket, configured by AWS's own variables."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_PROFILE", raising=False)
-        kind = fsspec.get_filesystem_class("s3")
-        kind.clear_instance_cache()
-        file_system = fsspec.filesystem("s3")
-        file_system.mkdir(BUCKET)
-        yield file_system
-        kind.clear_instance_cache()
-    server.stop()
+    """The file system of a server with one bucket."""
+    with s3_storage(BUCKET):
+        yield fsspec.filesystem("s3")
 
 
 @pytest.mark.slow

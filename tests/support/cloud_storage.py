@@ -21,6 +21,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from gcp_storage_emulator.server import create_server
 
+from tests.support.request_log import Kind, RequestLog, Served
+
 LOOPBACK = "127.0.0.1"
 _MADE_UP = {"Transfer-Encoding", "Connection", "Content-Length", "Server", "Date"}
 
@@ -45,6 +47,17 @@ class Request:
     def is_upload(self) -> bool:
         """Whether it creates an object, or begins to."""
         return self.method == "POST" and self.path.startswith("/upload/")
+
+    @property
+    def kind(self) -> Kind:
+        """What it asks."""
+        if self.method == "GET":
+            if self.query.get("alt") == "media" or self.path.startswith("/download/"):
+                return Kind.GET
+            return Kind.HEAD if re.search(r"/o/.+$", self.path) else Kind.LIST
+        if self.method in ("HEAD", "DELETE"):
+            return Kind(self.method.lower())
+        return Kind.CREATE if "ifGenerationMatch" in self.query else Kind.PUT
 
     @property
     def object_name(self) -> str:
@@ -93,11 +106,16 @@ class CloudStorage:
         url: of its endpoint.
         faults: asked in turn about every request.
         requests: all that were made, as (method, bucket and object).
+        log: all requests that it has answered, with the bytes served.
+        ignores_conditions: whether it accepts a generation precondition but replaces the object,
+            as the bare emulator does.
     """
 
     url: str
     faults: list[Fault] = dataclasses.field(default_factory=list)
     requests: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    log: RequestLog = dataclasses.field(default_factory=RequestLog)
+    ignores_conditions: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -187,11 +205,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self._answer(*answer)
+        self._log(request, *answer)
+
+    def _log(self, request: Request, status: int, _: list[tuple[str, str]], body: bytes) -> None:
+        name = request.object_name
+        if request.kind is Kind.LIST:
+            name += request.query.get("prefix", "")
+        size = len(body) if request.kind is Kind.GET and status < 300 else 0
+        self.server.store.log.add(Served(request.kind, name, status, size))
 
     def _held(self, request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
         """Carries a request out, its precondition held."""
         server = self.server
-        conditional = request.query.get("ifGenerationMatch") == "0"
+        conditional = (
+            request.query.get("ifGenerationMatch") == "0" and not server.store.ignores_conditions
+        )
         session = request.query.get("upload_id", "")
         if request.is_upload and request.query.get("uploadType") == "resumable" and not session:
             answer = self._forward(request)
