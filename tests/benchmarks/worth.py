@@ -171,12 +171,17 @@ def confirm(folder: Path, common: Sequence[str]) -> None:
 
 
 def large(folder: Path, common: Sequence[str]) -> None:
-    """Trains four arms at 1M parameters, at two shares, on three seeds."""
+    """Trains four arms at 1M parameters on three seeds, the rater at several shares.
+
+    The whole pool, a random half, the rater and its best rival. The rater's shares are its best one
+    and its neighbors of the screen, to see whether the best share is the same at both sizes.
+    """
     if folder.name == "c":
         return
-    (_, _), (rival, rival_share), *_ = arms = chosen(folder)
-    shares = {RATER: {0.5, 0.9, arms[0][1]}, rival: {0.5, 0.9, rival_share}, RANDOM: {0.5}}
-    words = [f"{name}:{share}" for name, own in shares.items() for share in sorted(own)]
+    (_, best), (rival, rival_share), *_ = chosen(folder)
+    shares = sorted({0.5, 0.9, best})
+    words = [f"{RANDOM}:0.5", f"{RATER}:{best}", f"{rival}:{rival_share}"]
+    words += [f"{RATER}:{share}" for share in shares if share != best]
     _run(
         folder,
         "large",
