@@ -23,9 +23,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datarater.meta_training.evaluate.arm_names import (
     ARMS,
@@ -38,71 +38,87 @@ from datarater.meta_training.evaluate.arm_names import (
 )
 from datarater.meta_training.evaluate.command import main as evaluate
 
+if TYPE_CHECKING:
+    from datarater.meta_training.evaluate.pool import Data, DataOptions
+
 SETTINGS = ("a", "b", "c")
 CONFIRMED_SEEDS = 100
 _NEED_A_MODEL = {RATER, "target_likelihood"} | {name for name in ARMS if "perplexity" in name}
 _SWEPT = (RATER, "bigram", "trigram", "word_bigram", "importance", "classifier")
 
 
-def prepare(output: Path, corpora: Path) -> None:
-    """Prepares the data of each setting and scores it with the rivals that need no model."""
-    from datarater.meta_training.demo.corpus import Installation, Kind, make_documents
-    from datarater.meta_training.evaluate.arms import ArmOptions, Arms
-    from datarater.meta_training.evaluate.pool import DataOptions, prepare_data
-    from datarater.meta_training.evaluate.workers import Workers
+def write_held_out(corpora: Path, sources: Path) -> Path:
+    """Writes the clean held-out prose with the work of each document; returns the file."""
     from tests.benchmarks.benchmark_support import read_documents
     from tests.benchmarks.held_out_works import assign
 
-    sources = output / "sources"
-    sources.mkdir(parents=True, exist_ok=True)
     held_out = [
         {"text": each.text, "source": each.source, "work": each.work}
         for document, _ in read_documents(str(corpora / "dev_heldout" / "*"))
         for each in [assign(document.key, document.text, document.source)]
     ]
-    damaged, intact = make_documents(Installation.running())
-    for name, records in (
-        ("held_out", held_out),
-        ("intact", [{"text": each.text, "source": each.source} for each in intact]),
+    return _write(sources / "held_out.jsonl", held_out)
+
+
+def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    path.write_text(lines, encoding="utf-8")
+    return path
+
+
+def prepare(output: Path, corpora: Path) -> None:
+    """Prepares the data of each setting and scores it with the rivals that need no model."""
+    from datarater.meta_training.demo.corpus import Installation, Kind, make_documents
+    from datarater.meta_training.evaluate.pool import DataOptions
+
+    sources = output / "sources"
+    held_out = write_held_out(corpora, sources)
+    documents, clean = make_documents(Installation.running())
+    intact = _write(
+        sources / "intact.jsonl", ({"text": each.text, "source": each.source} for each in clean)
+    )
+    damaged = _write(
+        sources / "damaged.jsonl",
         (
-            "damaged",
-            [
-                {"text": each.text, "source": each.kind, "intact": int(each.kind == Kind.INTACT)}
-                for each in damaged
-            ],
+            {"text": each.text, "source": each.kind, "intact": int(each.kind == Kind.INTACT)}
+            for each in documents
         ),
-    ):
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (sources / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    )
 
     dev = (str(corpora / "dev" / "*"),)
     options = {
-        "a": DataOptions(dev, (str(sources / "held_out.jsonl"),), work_field="work"),
+        "a": DataOptions(dev, (str(held_out),), work_field="work"),
         "b": DataOptions(dev),
-        "c": DataOptions(
-            (str(sources / "damaged.jsonl"),),
-            (str(sources / "intact.jsonl"),),
-            label_field="intact",
-        ),
+        "c": DataOptions((str(damaged),), (str(intact),), label_field="intact"),
     }
+    names = [name for name in ARMS if name not in _NEED_A_MODEL]
     for setting, wanted in options.items():
-        folder = output / setting
-        data = prepare_data(wanted, folder)
-        print(f"({setting}) {data.counts}", flush=True)
-        with Workers(1, folder / "compiled") as workers:
-            for seed in range(data.target.rotations):
-                names = [name for name in ARMS if name not in _NEED_A_MODEL]
-                arms = Arms(data, ArmOptions(tuple(names), rotate=True), folder, workers, _print)
-                for name in names:
-                    if seed == 0 or name in OF_TARGET:
-                        arms.scores(name, seed) if name not in (UNFILTERED, LABEL) else None
+        prepare_setting(output / setting, wanted, names)
+
+
+def prepare_setting(folder: Path, options: DataOptions, arms: Sequence[str]) -> Data:
+    """Prepares the data of a setting and scores it with some rivals, for every fold."""
+    from datarater.meta_training.evaluate.arms import ArmOptions, Arms
+    from datarater.meta_training.evaluate.pool import prepare_data
+    from datarater.meta_training.evaluate.workers import Workers
+
+    data = prepare_data(options, folder)
+    print(f"({folder.name}) {data.counts}", flush=True)
+    with Workers(1, folder / "compiled") as workers:
+        scored = Arms(data, ArmOptions(tuple(arms), rotate=True), folder, workers, _print)
+        for rotation in range(data.target.rotations):
+            for name in arms:
+                if name not in (UNFILTERED, LABEL) and (rotation == 0 or name in OF_TARGET):
+                    scored.scores(name, rotation)
+    return data
 
 
 def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _run(folder: Path, name: str, flags: Sequence[str]) -> dict[str, Any]:
+def run(folder: Path, name: str, flags: Sequence[str]) -> dict[str, Any]:
     """Evaluates in a setting's folder and returns the report, stored under a name of its own."""
     (prepared,) = (folder / "data").iterdir()
     arguments = [f"--prepared={prepared}", f"--output={folder}", *flags]
@@ -131,7 +147,7 @@ def screen(folder: Path, common: Sequence[str]) -> None:
         for name in _arms_of(folder.name)
     }
     words = [f"{name}:{share}" for name, own in shares.items() for share in own]
-    _run(folder, "screen", ["--seeds=2", f"--arms={','.join(words)}", *common])
+    run(folder, "screen", ["--seeds=2", f"--arms={','.join(words)}", *common])
 
 
 def chosen(folder: Path, rivals: int = 3) -> list[tuple[str, float]]:
@@ -160,10 +176,10 @@ def confirm(folder: Path, common: Sequence[str]) -> None:
     words = [f"{RANDOM}:{share}" for share in shares] + [f"{RANDOM_AGAIN}:0.5"]
     words += [f"{name}:{share}" for name, share in arms]
     seeds = ["--seeds=8", f"--first_seed={CONFIRMED_SEEDS}"]
-    _run(folder, "confirm", [*seeds, f"--arms={','.join(words)}", *common])
+    run(folder, "confirm", [*seeds, f"--arms={','.join(words)}", *common])
     if folder.name == "a":
         halves = ",".join([f"{RANDOM}:0.5", *(f"{name}:0.5" for name, _ in arms)])
-        _run(
+        run(
             folder,
             "confirm_each_source",
             [*seeds, "--source_floor=0.5", f"--arms={halves}", *common],
@@ -182,7 +198,7 @@ def large(folder: Path, common: Sequence[str]) -> None:
     shares = sorted({0.5, 0.9, best})
     words = [f"{RANDOM}:0.5", f"{RATER}:{best}", f"{rival}:{rival_share}"]
     words += [f"{RATER}:{share}" for share in shares if share != best]
-    _run(
+    run(
         folder,
         "large",
         [

@@ -1,0 +1,141 @@
+"""What is a rater worth to a model of 10M parameters? One script for one accelerator.
+
+    python -m tests.benchmarks.gpu_worth prepare --output gpu_worth  # needs DATARATER_CORPORA
+    python -m tests.benchmarks.gpu_worth train --output gpu_worth    # minutes on an accelerator
+
+Setting (a) of `tests.benchmarks.worth`: the pool `dev/` and clean held-out prose as the target, in
+BPE tokens. `prepare` reads the corpora and scores the pool with the rival; it needs no accelerator.
+`train` reads the output folder alone, can run on another machine, and continues where it was
+stopped: it trains a fresh rater for each of four seeds, several at a time, and then all language
+models side by side. Arms: the whole pool, the rater and the classifier.
+Windows have 512 tokens, and no model reads what an arm keeps more than twice.
+
+With `--toy` both steps take a few minutes on a CPU: a part of the pool, small models, few steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datarater.meta_training.evaluate.arm_names import RATER
+from datarater.meta_training.evaluate.pool import DataOptions
+from tests.benchmarks.worth import prepare_setting, run, write_held_out
+
+_RIVAL = "classifier"
+_PASSES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Sizes of the experiment.
+
+    Attributes:
+        pool: Glob of the pool's files within `dev/`.
+        vocabulary_size: Ids of the BPE.
+        model: Size of the language models.
+        keep: Share of the pool that an arm keeps.
+        batch: Windows of an update.
+        length: Tokens of a window.
+        seeds: Seeds, each with a rater of its own.
+        maximum_steps: Maximum number of updates; fewer if an arm would be read too often.
+        rater: Fields of the raters' config.
+    """
+
+    pool: str = "*"
+    vocabulary_size: int = 8192
+    model: str = "10M"
+    keep: float = 0.5
+    batch: int = 32
+    length: int = 512
+    seeds: int = 4
+    maximum_steps: int = 600
+    rater: tuple[str, ...] = ()
+
+    def steps(self, tokens: int) -> int:
+        """Returns the updates in which what is kept of a pool is read at most twice.
+
+        Example:
+            >>> Scale().steps(10_000_000), Scale().steps(4_000_000)
+            (600, 244)
+        """
+        kept = int(tokens * self.keep)
+        return max(1, min(self.maximum_steps, _PASSES * kept // (self.batch * self.length)))
+
+
+FULL = Scale()
+TOY = Scale(
+    pool="shard-00000-*",
+    vocabulary_size=1024,
+    model="0.05M",
+    batch=8,
+    length=64,
+    seeds=2,
+    maximum_steps=20,
+    rater=("meta_steps=4", "population.warmup_steps=20", "length=64", "inner_batch=8"),
+)
+
+
+def prepare(output: Path, corpora: Path, scale: Scale) -> None:
+    """Prepares the data and the scores of the rival."""
+    held_out = write_held_out(corpora, output / "sources")
+    options = DataOptions(
+        (str(corpora / "dev" / scale.pool),),
+        (str(held_out),),
+        work_field="work",
+        tokenizer="bpe",
+        vocabulary_size=scale.vocabulary_size,
+    )
+    data = prepare_setting(output / "a", options, [_RIVAL])
+    steps = scale.steps(len(data.tokens_T))
+    (output / "steps.json").write_text(json.dumps(steps) + "\n", encoding="utf-8")
+    print(f"{len(data.tokens_T):,} tokens: {steps} updates of {scale.batch} x {scale.length}")
+
+
+def train(output: Path, scale: Scale, flags: Sequence[str]) -> None:
+    """Trains the raters and the language models, and writes `a/gpu.json`."""
+    steps = json.loads((output / "steps.json").read_text(encoding="utf-8"))
+    run(
+        output / "a",
+        "gpu",
+        [
+            *("--train_raters=default", *(f"--rater_config={field}" for field in scale.rater)),
+            *(f"--arms={RATER},{_RIVAL}", f"--keep={scale.keep}", f"--seeds={scale.seeds}"),
+            *(f"--model={scale.model}", f"--steps={steps}", "--learning_rate=1e-3"),
+            *(f"--batch={scale.batch}", f"--length={scale.length}", *flags),
+        ],
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the steps."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("step", nargs="+", choices=("prepare", "train"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--toy", action="store_true", help="Small enough to try it on a CPU.")
+    parser.add_argument("--processes", type=int, default=4, help="Default: %(default)s.")
+    parser.add_argument(
+        "--flag",
+        action="append",
+        default=[],
+        help="Further flag of `datarater evaluate`, such as --flag=--together=2. Repeatable.",
+    )
+    args = parser.parse_args(argv)
+
+    scale = TOY if args.toy else FULL
+    for step in args.step:
+        if step == "prepare":
+            corpora = Path(os.environ.get("DATARATER_CORPORA", "../shared/corpora"))
+            prepare(args.output, corpora, scale)
+        else:
+            train(args.output, scale, [f"--processes={args.processes}", *args.flag])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
