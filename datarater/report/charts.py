@@ -305,6 +305,7 @@ def division(parts: Sequence[tuple[str, int, Hue]]) -> Element:
     """Draws how numbers divide a whole, as one bar."""
     total = sum(count for _, count, _ in parts)
     described = ", ".join(f"{name} {count:,}" for name, count, _ in parts)
+
     at = 0.0
     pieces: list[Element] = []
     for name, count, hue in parts:
@@ -324,6 +325,7 @@ def division(parts: Sequence[tuple[str, int, Hue]]) -> Element:
                 )
             )
         at += width
+
     picture = svg("Division", described, 16, *pieces, width=1000)
     picture.set("preserveAspectRatio", "none")
     picture.set("class", "division")
@@ -347,9 +349,11 @@ def bar(row: BarRow, name: str, hue: Hue, mark: float | None) -> Element:
                 },
             )
         )
+
     if mark is not None:
         at = min(max(200 * mark, 1), 199)
         children.append(line(at, 0, at, 16, "mark"))
+
     picture = svg(name, f"{value:.1%}", 16, *children, width=200)
     picture.set("preserveAspectRatio", "none")
     picture.set("class", "bar")

@@ -239,6 +239,7 @@ def _tiles(fields: _Fields, main: _Fields | None) -> Tiles:
         if rival is not None:
             note = f"{_name(rival)} {_ends(rival['difference'])}".strip()
             tiles.append(Tile("Best rival", _signed(rival["difference"]["mean"]), note))
+
     if fields.get("smallest_detectable") is not None:
         tiles.append(
             Tile(
@@ -280,6 +281,7 @@ def _notes(fields: _Fields) -> Iterator[Block]:
             f"{floor['pairs']} pairs), at most by {floor['largest_difference']:.4f}{seemed}."
         )
         yield Note(text, "Noise floor: random against random")
+
     best = [
         [
             short_name(row["arm"]),
@@ -315,6 +317,7 @@ def _differences(fields: _Fields) -> Intervals:
             difference.get("verdict", ""),
         ]
         rows.append(_interval_row(cells, difference))
+
     paired = "Paired by seed" if fields.get("seeds") is None else f"Paired over {_seeds(fields)}"
     confidence = fields.get("confidence")
     interval = "" if confidence is None else f", with the {confidence:.0%} t interval"
@@ -341,9 +344,11 @@ def _loss_curves(fields: _Fields) -> list[Block]:
     shown = rows[:MAX_CURVES]
     if not shown:
         return []
+
     caption = "Mean over the seeds; the band spans them. The first steps lie above."
     if len(shown) < len(rows):
         caption += f" The {len(shown) - 1} best of {len(rows) - 1} arms."
+
     flops = fields.get("flops_per_step")
     return [
         Curves(
@@ -391,6 +396,7 @@ def _gains(arms: Sequence[_Fields]) -> list[Block]:
                 f"{gain['seeds'] - gain['reached']} of {gain['seeds']}",
             ]
         )
+
     if not rows:
         return []
     return [
@@ -575,6 +581,7 @@ def _uses(arms: Sequence[_Fields]) -> list[Block]:
     known = [field for field in columns if any(row.get(field) is not None for row in arms)]
     if not known:
         return []
+
     rows = [
         [
             _name(row),
@@ -589,6 +596,7 @@ def _uses(arms: Sequence[_Fields]) -> list[Block]:
         ]
         for row in arms
     ]
+
     return [
         Table(
             "What each arm used",

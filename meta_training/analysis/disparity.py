@@ -134,9 +134,11 @@ def disparity(
     names, owners_N = np.unique(np.asarray(groups), return_inverse=True)
     total_G = np.bincount(owners_N)
     kept_G = np.bincount(owners_N[kept_N], minlength=len(names))
+
     overall = float(kept_N.mean()) if len(kept_N) else 0.0
     if not overall:
         raise ValueError("a keep rate needs at least one kept document")
+
     each = 1 - (1 - confidence) / len(names)
     rows = []
     for name, kept, total in zip(names.tolist(), kept_G.tolist(), total_G.tolist(), strict=True):
@@ -161,6 +163,7 @@ def disparity(
                 certain=certain,
             )
         )
+
     rows.sort(key=lambda row: (row.rate, row.group))
     lowest, highest = rows[0], rows[-1]
     low, high = ratio_interval(

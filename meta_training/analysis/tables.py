@@ -81,6 +81,7 @@ def _explained(regression: Fields) -> Table:
         ["least squares, within sources", None, regression["within_sources_r2"], None],
         ["the source alone", regression["source_share"], None, None],
     ]
+
     used = sum(value != 0 for value in regression["lasso_paper"])
     return {
         "title": "Share of the scores' variance that features explain (R^2)",
@@ -106,6 +107,7 @@ def _leading(regression: Fields) -> Table:
         [name, *(regression[column][index] for column in columns), PAPER_COEFFICIENTS.get(name)]
         for index, name in enumerate(regression["features"])
     ]
+
     rows.sort(key=lambda row: (-abs(row[1]), -abs(row[2])))
     shown = [*rows[:_LEADING], *(row for row in rows[_LEADING:] if row[0] in PAPER_COEFFICIENTS)]
     return {
@@ -191,6 +193,7 @@ def _keep_rates(each: Fields) -> Table:
         ]
         for row in each["groups"]
     ]
+
     half = _MAX_ROWS // 2
     shown = rows if len(rows) <= _MAX_ROWS else [*rows[:half], *rows[-half:]]
     cut = (
@@ -222,6 +225,7 @@ def _comparison(raters: Sequence[Fields]) -> Table:
         if regression is None:
             rows.append([rater["name"], None, None, None, ""])
             continue
+
         leading = sorted(
             zip(regression["features"], regression["lasso_paper"], strict=True),
             key=lambda pair: -abs(pair[1]),
@@ -235,6 +239,7 @@ def _comparison(raters: Sequence[Fields]) -> Table:
                 ", ".join(f"{name} {value:+.2f}" for name, value in leading if value),
             ]
         )
+
     return {
         "title": "All raters: R^2, cross-validated, and leading features",
         "columns": ["rater", "least squares", "Lasso 0.03", "source alone", "Lasso 0.03"],

@@ -352,6 +352,7 @@ def read_scores(name: str, patterns: Sequence[str], keys_N: Sequence[str]) -> ND
                 f"--scores {name}: {info.path} needs the columns score, and key or id; it has "
                 f"{', '.join(table.column_names)}"
             )
+
         identities, scores = table[identity].to_pylist(), table["score"].to_pylist()
         for value, score in zip(identities, scores, strict=True):
             if value is None or score is None:
@@ -359,6 +360,7 @@ def read_scores(name: str, patterns: Sequence[str], keys_N: Sequence[str]) -> ND
             key = value if identity == "key" else key_of(value, "")
             if found.setdefault(key, score) != score:
                 raise FlagError(f"--scores {name}: {info.path}: {key} has two different scores")
+
     scores_N = np.array([found.get(key, np.nan) for key in keys_N], np.float64)
     if np.isnan(scores_N).all():
         raise FlagError(

@@ -130,12 +130,14 @@ def run_evaluation(
         for name, patterns in evaluation.tasks.items()
     ]
     questions = store_questions(files, output / "tasks") if files else None
+
     if evaluation.prepared:
         data = take_data(Path(evaluation.prepared), output)
     else:
         data = prepare_data(evaluation.data, output)
     for line in data_lines(data):
         say(line)
+
     with Workers(evaluation.processes, output / "compiled") as workers:
         arms = Arms(data, evaluation.arms, output, workers, say)
         trainer = Trainer(evaluation, data, arms, workers, output, say, questions)
@@ -166,6 +168,7 @@ def data_lines(data: Data) -> list[str]:
         f"target: {counts['learning_documents']:,} documents to learn from, "
         f"{counts['validation_documents']:,} for choices and the test",
     ]
+
     if counts.get("target_documents_in_validation"):
         lines.append(
             f"{counts['target_documents_in_validation']:,} documents of --target are in "

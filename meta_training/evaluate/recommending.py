@@ -30,6 +30,7 @@ def recommend(
     best = next((each for each in summary["best_fractions"] if each["arm"] == RATER), None)
     if best is None or best["difference"]["verdict"] != "better":
         return
+
     difference = best["difference"]
     for rater in dict.fromkeys(raters):
         digest, _ = load_statistics(rater)
@@ -43,6 +44,7 @@ def recommend(
             rater=digest,
             corpus=corpus,
         )
+
         try:
             save_recommendation(rater, recommendation)
         except OSError as error:

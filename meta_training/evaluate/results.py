@@ -72,6 +72,7 @@ def summarize(
     deviation = typical_deviation(
         [row["difference"]["deviation"] for row in arms if row["difference"] is not None], seeds
     )
+
     return {
         "seeds": seeds,
         "confidence": CONFIDENCE,
@@ -226,6 +227,7 @@ def _floor_table(runs: Runs) -> dict[str, Any] | None:
                     difference.verdict,
                 ]
             )
+
     if not rows:
         return None
     return {
@@ -308,11 +310,13 @@ def _best_fractions(choice: Runs, runs: Runs) -> list[dict[str, Any]]:
         entries = by_choice_loss[arm]
         if len(entries) < 2 or arm in (RANDOM, RANDOM_AGAIN) or entries[0] not in runs:
             continue
+
         best, second = entries[:2]
         fresh = runs is not choice
         confidence = CONFIDENCE if fresh else 1 - (1 - CONFIDENCE) / len(entries)
         difference = paired_difference(_final(runs[best]), _final(runs[BASELINE]), confidence)
         from_second = paired_difference(_final(choice[best]), _final(choice[second]))
+
         found.append(
             {
                 "arm": arm,
@@ -384,11 +388,13 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             f"{floor['pairs']} pairs), at most by {floor['largest_difference']:.4f}"
             + ("." if gain is None else f"; one gained {gain:.0%} of the compute over the other.")
         )
+
     if summary["smallest_detectable"] is not None:
         lines.append(
             f"{summary['seeds']} seeds find a difference of {summary['smallest_detectable']:.4f} "
             "in 4 of 5 evaluations; a smaller one is easily missed."
         )
+
     for best in summary["best_fractions"]:
         if best["difference"]["verdict"] == "better":
             ahead = best["difference_from_runner_up"]["verdict"] == "better"

@@ -63,6 +63,7 @@ def task_tables(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         columns = ["arm", "keep"]
         for heading in MEASURES.values():
             columns += [heading, "difference (95%)"]
+
         rows = []
         for arm in arms:
             row: list[Any] = [arm["arm"], arm["keep"]]
@@ -70,6 +71,7 @@ def task_tables(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 values = arm["tasks"][name][measure]
                 row += [round(values["mean"], 4), interval_text(values["difference"])]
             rows.append(row)
+
         tables.append(
             {
                 "title": f"Task {name}: {figures['questions']} questions, "
