@@ -72,4 +72,9 @@ OF_TARGET = frozenset(
 )
 """The arms that learn from the target, besides the rater."""
 
+PERPLEXITY = ("perplexity_low", "perplexity_middle", "perplexity_high")
+"""The arms that rank by the perplexity under a small language model of the pool."""
+OF_SMALL_MODEL = ("target_likelihood", *PERPLEXITY)
+"""The arms that rank by a small language model."""
+
 DEFAULT = (RANDOM, RANDOM_AGAIN, "trigram", "importance", "classifier")

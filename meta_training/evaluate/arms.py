@@ -30,6 +30,7 @@ from datarater.meta_training.evaluate.arm_names import (
     DOCUMENTS,
     LABEL,
     OF_TARGET,
+    PERPLEXITY,
     RANDOM,
     RANDOM_AGAIN,
     RATER,
@@ -62,7 +63,6 @@ SCORES_VERSION = 2
 """Raised whenever the same arm on the same data would give other scores."""
 
 _DRAWS = {RANDOM: 1, RANDOM_AGAIN: 2}
-_PERPLEXITY = ("perplexity_low", "perplexity_middle", "perplexity_high")
 _LM_SEED = 1_000_003
 
 
@@ -252,7 +252,7 @@ class Arms:
             return self._from_files(name)
         if name == LABEL:
             return _numbers(self._data.column("label"))
-        if name in _PERPLEXITY:
+        if name in PERPLEXITY:
             by_pool = self._cached("pool_lm", data, lambda: self._by_lm(POOL, data))
             return _perplexity_rank(name, by_pool)
 

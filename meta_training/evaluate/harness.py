@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 import datarater
-from datarater.meta_training.evaluate.arm_names import RANDOM, RATER, UNFILTERED, without_floor
+from datarater.meta_training.evaluate.arm_names import (
+    OF_SMALL_MODEL,
+    RANDOM,
+    RATER,
+    UNFILTERED,
+    without_floor,
+)
 from datarater.meta_training.evaluate.arms import ArmOptions, Arms
 from datarater.meta_training.evaluate.budget import duration
 from datarater.meta_training.evaluate.pool import Data, DataOptions, prepare_data, take_data
@@ -375,10 +381,7 @@ class Trainer:
         evaluation, vocabulary = self._evaluation, self._data.tokenizer.vocabulary_size
         small, length = evaluation.arms.model.transformer, evaluation.arms.protocol.length
         of_small = forward_flops(small, length, vocabulary)
-        scoring = dict.fromkeys(
-            ("target_likelihood", "perplexity_low", "perplexity_middle", "perplexity_high"),
-            of_small,
-        )
+        scoring = dict.fromkeys(OF_SMALL_MODEL, of_small)
         if RATER in evaluation.arms.names:
             config = load_rater(self._arms.rater(evaluation.first_seed)).config
             scoring[RATER] = forward_flops(config.transformer, config.window)

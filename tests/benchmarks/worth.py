@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from datarater.meta_training.evaluate.arm_names import (
     ARMS,
     LABEL,
+    OF_SMALL_MODEL,
     OF_TARGET,
     RANDOM,
     RANDOM_AGAIN,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 SETTINGS = ("a", "b", "c")
 CONFIRMED_SEEDS = 100
-_NEED_A_MODEL = {RATER, "target_likelihood"} | {name for name in ARMS if "perplexity" in name}
+_NEED_A_MODEL = {RATER, *OF_SMALL_MODEL}
 _SWEPT = (RATER, "bigram", "trigram", "word_bigram", "importance", "classifier")
 
 
