@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
 
 from apache_beam.runners.worker.sdk_worker import SdkHarness
 
 from datarater.pipelines.run_folder import split_marks
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    split_marks.clear_own()
-    os._exit(128 + number)
-
-
 def main() -> None:
     """Works until the task manager stops the worker or is gone."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {sys.argv[2]}: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
     split_marks.watch_launcher()
     code = 0
     try:
@@ -35,7 +27,6 @@ def main() -> None:
         code = 1
 
     # Otherwise a thread would keep scoring its split for a task manager that is gone.
-    split_marks.clear_own()
     os._exit(code)
 
 

@@ -4,8 +4,7 @@
 
 The pool serves the same calls as `apache_beam.runners.worker.worker_pool_main`. A worker runs in
 the Python interpreter of the pool, so it has the same packages, and writes to the log of the pool.
-A worker that is stopped removes its marks (`datarater.pipelines.run_folder.split_marks`). Workers
-end with their pool, and the pool ends with the cluster.
+Workers end with their pool, and the pool ends with the cluster.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ def run_graph(
     """
     choice.check_ready(execution)
     launch = Launch.new(execution.runner, local=execution.local)
-    work = work.of_launch(launch.id, execution.workers if execution.supervised else 0)
+    slots = execution.workers if execution.supervised else 0
+    work = work.of_launch(launch.id, slots, elsewhere=not execution.local)
     max_rejected = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
     cluster = execution.cluster
     # Where the command waits for the end, it shows progress.

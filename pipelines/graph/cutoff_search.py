@@ -16,6 +16,7 @@ import apache_beam as beam
 from datarater.pipelines.errors import CurationError
 from datarater.pipelines.graph.kept_rows import KEEP_COLUMNS, keys_by_source
 from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder import reference as references
 from datarater.pipelines.run_folder.layout import RunFolder, to_json
@@ -51,7 +52,7 @@ class FindCutoffs(beam.PTransform):
 
         cutoffs = scored | "Begin" >> beam.Map(_begin, request)
         groups = scored | "List counted groups" >> ListGroups(folder) if rounds else None
-        return add_rounds(cutoffs, groups, CountUndecided(folder, request.seed), rounds)
+        return add_rounds(cutoffs, groups, CountUndecided(request, folder), rounds)
 
 
 def add_rounds(
@@ -152,12 +153,17 @@ def _first_cutoffs(request: SelectionRequest, scoring: Scoring) -> Cutoffs:
 
 
 @beam.typehints.with_output_types(Answers)
-class CountUndecided(beam.DoFn):
-    """Counts the undecided documents of a group of splits, for one round of the descent."""
+class CountUndecided(Step[SelectionRequest]):
+    """Counts the undecided documents of a group of splits, for one round of the descent.
 
-    def __init__(self, folder: RunFolder, seed: int):
+    Args:
+        request: The selection.
+        folder: Run folder whose documents are counted.
+    """
+
+    def __init__(self, request: SelectionRequest, folder: RunFolder):
+        super().__init__(request)
         self._folder = folder
-        self._seed = seed
 
     def process(self, group: int, cutoffs: Cutoffs) -> Iterator[Answers]:
         """Emits the group's answers to this round's questions, if it has any."""
@@ -174,7 +180,7 @@ class CountUndecided(beam.DoFn):
             parts = []
             for task in read_group(self._folder, group):
                 file = ScoreFile.read(self._folder, task.split.ordinal, KEEP_COLUMNS)
-                parts.append(cutoffs.answers(*keys_by_source(file, self._seed)))
+                parts.append(cutoffs.answers(*keys_by_source(file, self._request.seed)))
             answers = merge_answers(parts)
         yield answers
 

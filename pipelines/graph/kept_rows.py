@@ -14,6 +14,7 @@ import orjson
 
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import read_json
@@ -98,11 +99,8 @@ def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> l
 
 
 @beam.typehints.with_output_types(GroupCounts)
-class CountKept(beam.DoFn):
+class CountKept(Step[SelectionRequest]):
     """Commits the kept counts of every split of a group."""
-
-    def __init__(self, request: SelectionRequest):
-        self._request = request
 
     def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
         """Counts one group; emits its committed counts."""

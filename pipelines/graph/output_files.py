@@ -21,6 +21,7 @@ from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.kept_rows import kept_rows
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.second_read import KeptSplit
+from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
 from datarater.pipelines.run_folder.plan import identity_of
@@ -133,11 +134,11 @@ def _digest(path: str) -> tuple[int, str]:
 
 
 @beam.typehints.with_output_types(WrittenShard)
-class WriteShard(beam.DoFn):
+class WriteShard(Step[SelectionRequest]):
     """Writes one output file and commits it, unless it is already committed."""
 
     def __init__(self, request: SelectionRequest):
-        self._request = request
+        super().__init__(request)
         self._read: ReadOptions | None = None
 
     def _read_options(self) -> ReadOptions:

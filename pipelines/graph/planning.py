@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from datarater.pipelines import errors
 from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
@@ -53,14 +54,11 @@ def check_committed_plan(request: ScoringRequest, files: Sequence[FileInfo]) -> 
 
 
 @beam.typehints.with_output_types(FileInfo)
-class ListInputs(beam.DoFn):
+class ListInputs(Step[ScoringRequest]):
     """Lists the files that still need a plan: none if the plan is committed.
 
     The folder of another run fails here, with a message that names the difference.
     """
-
-    def __init__(self, request: ScoringRequest):
-        self._request = request
 
     def process(self, element: Any) -> Iterator[FileInfo]:
         """Lists the files; any element starts the step."""
@@ -179,11 +177,8 @@ def stride(plans: Iterable[FilePlan], request: ScoringRequest) -> list[FilePlan]
 
 
 @beam.typehints.with_output_types(FilePlan)
-class PlanFile(beam.DoFn):
+class PlanFile(Step[ScoringRequest]):
     """Cuts one file into splits."""
-
-    def __init__(self, request: ScoringRequest):
-        self._request = request
 
     def process(self, info: FileInfo) -> Iterator[FilePlan]:
         """Plans one file."""
@@ -257,11 +252,8 @@ def _plan_shards(plans: Iterable[FilePlan], splits_per_group: int) -> Iterator[b
 
 
 @beam.typehints.with_output_types(int)
-class CommitPlan(beam.DoFn):
+class CommitPlan(Step[ScoringRequest]):
     """Commits the plan if there is none, then emits the number of every group of splits."""
-
-    def __init__(self, request: ScoringRequest):
-        self._request = request
 
     def process(self, element: Any, planned: Iterable[FilePlan]) -> Iterator[int]:
         """Commits the plan; any element starts the step.

@@ -12,6 +12,7 @@ from apache_beam.metrics import Metrics
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
 from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import to_json
@@ -224,11 +225,8 @@ def _draw(cutoffs: Cutoffs, total: KeptCounts) -> Draw | None:
 
 
 @beam.typehints.with_output_types(str)
-class Publish(beam.DoFn):
+class Publish(Step[SelectionRequest]):
     """Publishes a selection (`publish`); emits the manifest's path."""
-
-    def __init__(self, request: SelectionRequest):
-        self._request = request
 
     def process(
         self,

@@ -37,9 +37,10 @@ class ScoringRequest:
         max_read_amplification: Maximum number of times that a big compressed stream may be unpacked
             so that several workers can share it.
         workers_to_fill: Number of workers that the plan should keep busy.
-        launch: Id of the launch that does the work; "" for none, which leaves no marks.
+        launch: Id of the launch that does the work; "" for none.
         slots: Number of worker processes of a supervised local run, which take splits from a shared
-            list; 0 if the runner deals them out.
+            list and mark them; 0 if the runner deals them out.
+        kept_leases: Paths of the launch's leases that the workers keep.
         splits_per_group: Number of splits in a group of the plan.
     """
 
@@ -52,6 +53,7 @@ class ScoringRequest:
     workers_to_fill: int = 1
     launch: str = ""
     slots: int = 0
+    kept_leases: tuple[str, ...] = ()
     splits_per_group: int = SPLITS_PER_GROUP
 
     @property
@@ -96,6 +98,8 @@ class SelectionRequest:
         sort_limit: Maximum number of documents whose keys one round gathers; it changes only cost.
         report_texts: Number of documents in each list of the report; 0 leaves the text of the
             corpus out of it.
+        launch: Id of the launch that does the work; "" for none.
+        kept_leases: Paths of the launch's leases that the workers keep.
     """
 
     output: str
@@ -107,6 +111,8 @@ class SelectionRequest:
     name: str = ""
     sort_limit: int = SORT_LIMIT
     report_texts: int = 0
+    launch: str = ""
+    kept_leases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -192,15 +198,19 @@ class Work:
             folders.append(self.selection.selection.path)
         return folders
 
-    def of_launch(self, launch: str, slots: int = 0) -> Work:
-        """Returns the same work for one launch, in whose name the workers leave marks.
+    def of_launch(self, launch: str, slots: int = 0, *, elsewhere: bool = False) -> Work:
+        """Returns the same work for one launch.
 
         Args:
             launch: Id of the launch.
             slots: Number of worker processes; see `ScoringRequest`.
+            elsewhere: Whether the work continues without the launching process, so that the workers
+                keep its leases.
         """
-        if self.scoring is None:
-            return self
-        return dataclasses.replace(
-            self, scoring=dataclasses.replace(self.scoring, launch=launch, slots=slots)
-        )
+        kept = tuple(self.leases()) if elsewhere else ()
+        scoring, selection = self.scoring, self.selection
+        if scoring is not None:
+            scoring = dataclasses.replace(scoring, launch=launch, slots=slots, kept_leases=kept)
+        if selection is not None:
+            selection = dataclasses.replace(selection, launch=launch, kept_leases=kept)
+        return Work(scoring, selection)

@@ -17,7 +17,8 @@ from apache_beam.utils import shared
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.graph.requests import ScoringRequest
-from datarater.pipelines.run_folder import commits, lease, split_marks, summaries
+from datarater.pipelines.graph.steps import Step
+from datarater.pipelines.run_folder import commits, split_marks, summaries
 from datarater.pipelines.run_folder.committed import scored_ordinals
 from datarater.pipelines.run_folder.plan import SplitTask, check_fingerprint, read_group
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows
@@ -97,7 +98,7 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
     return rows.to_parquet(task, layout, rater.digest)
 
 
-class _Scoring(beam.DoFn):
+class _Scoring(Step[ScoringRequest]):
     """Scores splits and commits their score files.
 
     The rater is loaded once per process and computes on one thread; more processes add more speed.
@@ -110,7 +111,7 @@ class _Scoring(beam.DoFn):
     def __init__(
         self, request: ScoringRequest, load: Callable[[str], RaterCheckpoint] = load_rater
     ):
-        self._request = request
+        super().__init__(request)
         self._load_rater = load
         self._shared = shared.Shared()
         self._rater: Scorer | None = None
@@ -120,6 +121,7 @@ class _Scoring(beam.DoFn):
 
         The rater is not loaded before a split needs it: a resumed run may find all splits scored.
         """
+        super().setup()
         scorer.limit_cpu_threads()
         split_marks.watch_launcher()
 
@@ -155,13 +157,10 @@ class ScoreSplit(_Scoring):
         """Scores one split; emits its group and ordinal once its score file is committed."""
         request = self._request
         path = request.folder.score_path(task.split.ordinal)
-        if request.launch:
-            lease.keep(request.folder.scoring_lease_path, request.launch)
         if commits.exists(path):
             Metrics.counter(METRICS, "splits_found_scored").inc()
         else:
-            with split_marks.marked(request.folder, task, request.launch):
-                self.score(task)
+            self.score(task)
         yield task.group, task.split.ordinal
 
 

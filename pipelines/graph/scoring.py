@@ -19,6 +19,7 @@ from datarater.pipelines.errors import CountsError, EmptyCorpusError, RejectedSh
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow, ScoreSplit
+from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.committed import (
     PREFIXES,
@@ -82,7 +83,7 @@ class ScoreGroups(beam.PTransform):
             (newly_scored, already_scored)
             | "All splits" >> beam.Flatten()
             | "Group splits" >> beam.GroupByKey()
-            | "Summarise group" >> beam.ParDo(SummariseGroup(folder))
+            | "Summarise group" >> beam.ParDo(SummariseGroup(request))
         )
         return (
             (summarized, expanded.summarised)
@@ -255,11 +256,8 @@ def _first(group: int, ended: Iterable[int]) -> int:
 
 
 @beam.typehints.with_output_types(int)
-class SummariseGroup(beam.DoFn):
+class SummariseGroup(Step[ScoringRequest]):
     """Writes a group's rejected records and summary from its committed score files."""
-
-    def __init__(self, folder: RunFolder):
-        self._folder = folder
 
     def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
         """Summarizes one group.
@@ -271,15 +269,16 @@ class SummariseGroup(beam.DoFn):
             CountsError: A split of the plan was not scored.
         """
         group, ordinals = element
+        folder = self._request.folder
         scored = sorted(set(ordinals))
-        planned = [task.split.ordinal for task in read_group(self._folder, group)]
+        planned = [task.split.ordinal for task in read_group(folder, group)]
         if scored != planned:
             missing = sorted(set(planned) - set(scored))
             raise CountsError(
                 f"group {group}: the splits {missing[:5]} of the plan were not scored"
             )
 
-        summaries.summarise_group(self._folder, group, planned)
+        summaries.summarise_group(folder, group, planned)
         yield group
 
 
@@ -373,11 +372,8 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
 
 
 @beam.typehints.with_output_types(str)
-class FinishScoring(beam.DoFn):
+class FinishScoring(Step[ScoringRequest]):
     """Commits `scoring.json`; emits its path."""
-
-    def __init__(self, request: ScoringRequest):
-        self._request = request
 
     def process(self, total: Summary) -> Iterator[str]:
         """Finishes the scoring, given the sum of all summaries."""

@@ -17,6 +17,8 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import random
+import re
 import socket
 import sys
 import threading
@@ -26,7 +28,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from datarater.pipelines.errors import CurationError, LeaseHeldError, RunFolderError
+from datarater.pipelines.errors import (
+    CountsError,
+    CurationError,
+    LeaseHeldError,
+    RunFolderError,
+)
 from datarater.pipelines.run_folder import commits, layout
 from datarater.pipelines.run_folder.background import Background
 from datarater.rater_model.command_line import print_line
@@ -34,7 +41,10 @@ from datarater.rater_model.json_codec import NOT_STORED
 
 TERM_SECONDS = 120.0
 """Lifetime of a lease that is not renewed."""
+FIRST_TERM_SECONDS = 1200.0
+"""The same until the first worker of a cluster renews it: machines may have to start first."""
 RENEWAL_SECONDS = 30.0
+_TERM = re.compile(r"(\d{6,})\.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,18 +166,25 @@ class Term:
         """Writes the term to its file, replacing the old content; only its holder does that."""
         commits.replace(self.path, layout.to_json(self))
 
-    def renew(self) -> Term:
-        """Returns the term, renewed and written."""
+    def renew(self, lifetime: float | None = None) -> Term:
+        """Returns the term, renewed and written.
+
+        Args:
+            lifetime: Seconds until it expires; as long as before if None.
+        """
         now = time.time()
-        lifetime = self.expires - self.renewed
+        lifetime = self.expires - self.renewed if lifetime is None else lifetime
         term = dataclasses.replace(self, renewed=now, expires=now + lifetime)
         term.write()
         return term
 
     @classmethod
     def read(cls, path: str) -> Term | None:
-        """Reads a term from its file; None if the file is gone."""
-        term = layout.read_json(path, cls)
+        """Reads a term from its file; None if the file is gone or damaged."""
+        try:
+            term = layout.read_json(path, cls)
+        except CountsError:
+            return None
         return None if term is None else dataclasses.replace(term, path=path)
 
     def describe(self) -> str:
@@ -181,21 +198,25 @@ class Term:
 
 
 def current(folder: str) -> Term | None:
-    """Reads the current term, held or not; None before the first.
+    """Reads the current term, held or not; None before the first, or if its file is damaged.
+
+    A damaged file names no holder. So it holds nothing, and the next launch takes a new term.
 
     Args:
         folder: Folder of the lease: `RunFolder.scoring_lease_path` or a selection's.
     """
-    entries = commits.list_folder(folder)
-    return Term.read(entries[-1].path) if entries else None
+    number = _highest(folder)
+    return Term.read(_path(folder, number)) if number else None
+
+
+def _highest(folder: str) -> int:
+    """Returns the number of the highest term; 0 if there is none."""
+    names = [entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(folder)]
+    return max((int(match[1]) for name in names if (match := _TERM.fullmatch(name))), default=0)
 
 
 def _path(folder: str, number: int) -> str:
     return f"{folder}/{number:06d}.json"
-
-
-def _number(term: Term) -> int:
-    return int(term.path.rsplit("/", 1)[-1].removesuffix(".json"))
 
 
 def take(folder: str, launch: Launch, term_seconds: float = TERM_SECONDS) -> Term:
@@ -210,21 +231,21 @@ def take(folder: str, launch: Launch, term_seconds: float = TERM_SECONDS) -> Ter
         LeaseHeldError: Another launch holds it; the message names that launch and when the lease
             expires.
     """
-    previous = current(folder)
+    number = _highest(folder)
+    previous = Term.read(_path(folder, number)) if number else None
     if previous is not None and previous.is_held():
         raise _held(folder, previous)
 
     now = time.time()
-    number = 1 if previous is None else _number(previous) + 1
-    term = Term(launch, now, now + term_seconds, path=_path(folder, number))
+    term = Term(launch, now, now + term_seconds, path=_path(folder, number + 1))
     commits.commit_if_absent(term.path, layout.to_json(term))
 
     # The highest term counts: another launch may have taken this one, or one after it.
     highest = current(folder)
     if highest is None or highest.launch.id != launch.id:
         raise _held(folder, highest or term)
-    if previous is not None:
-        commits.remove(previous.path)
+    if number:
+        commits.remove(_path(folder, number))
     return term
 
 
@@ -238,32 +259,66 @@ def _held(folder: str, term: Term) -> LeaseHeldError:
     )
 
 
-_last_look: dict[str, float] = {}
-_look_lock = threading.Lock()
+_kept: set[tuple[str, str]] = set()
+_kept_lock = threading.Lock()
 
 
 def keep(folder: str, launch: str, renewal_seconds: float = RENEWAL_SECONDS) -> None:
-    """Renews a launch's lease from a worker, if it is due.
+    """Renews a launch's lease from a process of a worker, from now on and in the background.
 
-    A job continues when its launcher has ended, and so must its lease.
+    A job continues when its launcher has ended, and so must its lease. The renewals end with the
+    process, or once the lease is released or another launch has taken it.
+
+    Args:
+        folder: Folder of the lease.
+        launch: Id of the launch that the worker works for; "" for none.
+        renewal_seconds: Time between two looks at the lease.
+    """
+    with _kept_lock:
+        if not launch or (folder, launch) in _kept:
+            return
+        _kept.add((folder, launch))
+    threading.Thread(
+        target=_keep, args=(folder, launch, renewal_seconds), name="keep lease", daemon=True
+    ).start()
+
+
+def _keep(folder: str, launch: str, renewal_seconds: float) -> None:
+    try:
+        while renew_for(folder, launch, renewal_seconds):
+            # Many workers look at different times, so that the first to see an old term renews it
+            # for all.
+            time.sleep(renewal_seconds * random.uniform(0.75, 1.25))
+    finally:
+        with _kept_lock:
+            _kept.discard((folder, launch))
+
+
+def renew_for(folder: str, launch: str, renewal_seconds: float = RENEWAL_SECONDS) -> bool:
+    """Renews a launch's lease from a worker, if it is due.
 
     Args:
         folder: Folder of the lease.
         launch: Id of the launch that the worker works for.
         renewal_seconds: Time between two looks at the lease.
-    """
-    with _look_lock:
-        if time.monotonic() - _last_look.get(folder, -renewal_seconds) < renewal_seconds:
-            return
-        _last_look[folder] = time.monotonic()
 
+    Returns:
+        Whether to look again: False once the lease is released or another launch has taken it.
+    """
     # A failure does no harm: the next look may succeed, and no result depends on it.
-    with contextlib.suppress(RunFolderError, OSError):
+    with contextlib.suppress(CurationError, OSError):
         term = current(folder)
-        # Few of many workers see a term older than this, so that few write.
-        due = term is not None and time.time() - term.renewed > renewal_seconds * 1.5
-        if term is not None and due and term.launch.id == launch and not term.released:
-            term.renew()
+        if term is None:
+            return True
+        if term.released or term.launch.id != launch:
+            return False
+        # Few of many workers see a term older than this, so that few write. The first one shortens
+        # the term that the start of a cluster needed.
+        if time.time() - term.renewed > renewal_seconds or term.expires > time.time() + (
+            TERM_SECONDS
+        ):
+            term.renew(TERM_SECONDS)
+    return True
 
 
 class Lease(Background):
@@ -274,7 +329,8 @@ class Lease(Background):
         launch: Launch that holds them.
         on_lost: Called once, from another thread, if another launch took a lease over. That happens
             to a process that was suspended for longer than a lease lasts.
-        term_seconds: Lifetime of a lease that is not renewed.
+        term_seconds: Lifetime of a lease that is not renewed; by default `TERM_SECONDS`, and
+            `FIRST_TERM_SECONDS` for work that a cluster must first start machines for.
         renewal_seconds: Time between two renewals.
     """
 
@@ -284,10 +340,12 @@ class Lease(Background):
         launch: Launch,
         on_lost: Callable[[CurationError], None],
         *,
-        term_seconds: float = TERM_SECONDS,
+        term_seconds: float | None = None,
         renewal_seconds: float = RENEWAL_SECONDS,
     ):
         super().__init__("lease")
+        if term_seconds is None:
+            term_seconds = TERM_SECONDS if launch.local else FIRST_TERM_SECONDS
         self._term_seconds, self._renewal_seconds = term_seconds, renewal_seconds
         self._folders = folders
         self._launch = launch
@@ -300,17 +358,19 @@ class Lease(Background):
         self._releases = False
 
     def run(self) -> None:
-        """Renews the leases until the block ends."""
+        """Renews the leases until the block ends; a failure to do so never ends the run."""
         while not self.ended.wait(self._renewal_seconds):
-            for index, (folder, term) in enumerate(zip(self._folders, self._terms, strict=True)):
+            for index, folder in enumerate(self._folders):
                 try:
                     highest = current(folder)
                     if highest is not None and highest.launch.id != self._launch.id:
                         self._on_lost(_held(folder, highest))
                         return
-                    self._terms[index] = term.renew()
-                except (RunFolderError, OSError) as error:
-                    print_line(f"the lease {term.path} was not renewed: {error}", sys.stderr)
+                    # A worker may have changed how long a term lasts.
+                    self._terms[index] = (highest or self._terms[index]).renew()
+                except (CurationError, OSError) as error:
+                    path = self._terms[index].path
+                    print_line(f"the lease {path} was not renewed: {error}", sys.stderr)
 
     def __enter__(self) -> Self:
         try:
@@ -334,7 +394,11 @@ class Lease(Background):
     def _release(self) -> None:
         for folder, term in zip(self._folders, self._terms, strict=False):
             # A lease that cannot be released expires.
-            with contextlib.suppress(RunFolderError, OSError):
-                highest = current(folder)
-                if highest is not None and highest.launch.id == self._launch.id:
-                    dataclasses.replace(term, released=True).write()
+            with contextlib.suppress(CurationError, OSError):
+                highest = current(folder) or term
+                if highest.launch.id != self._launch.id:
+                    continue
+                try:
+                    dataclasses.replace(highest, released=True).write()
+                except RunFolderError:  # a full disk has room to remove a file
+                    commits.remove(highest.path)

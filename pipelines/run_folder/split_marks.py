@@ -1,5 +1,9 @@
 """Marks splits in progress so that a crashed worker can be traced to its split.
 
+Only the supervised workers of one machine (`datarater.pipelines.runners.local_workers`) leave
+marks. On a cluster a worker may end for many reasons that are not its split's fault, such as a
+preemption, an eviction or a restart of the job; there the runner's own limit of retries decides.
+
 A worker writes a mark before it scores a split and removes it afterward, whether it succeeded or
 failed with a message. A mark that remains belongs to a worker that ended without a message: it was
 killed, ran out of memory, or crashed in native code. A split that crashes several workers of one
@@ -35,8 +39,6 @@ MAX_DEATHS_IN_SPLIT = 3
 
 WATCHED_PROCESS = "DATARATER_WATCHED_PROCESS"
 """Environment variable with the process that a worker process ends with, as JSON."""
-
-_own_marks: set[str] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +94,6 @@ def _path(folder: RunFolder, ordinal: int, launch: str, number: int) -> str:
 
 
 @contextlib.contextmanager
-def marked(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[None]:
-    """Marks a split as in progress while the block runs.
-
-    Args:
-        folder: Run folder.
-        task: Split.
-        launch: Id of the launch; "" leaves no marks.
-
-    Raises:
-        PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch.
-    """
-    with _mark(folder, task, launch, shared=True):
-        yield
-
-
-@contextlib.contextmanager
 def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
     """Marks a split as in progress, unless another live worker of this machine has marked it.
 
@@ -122,16 +108,6 @@ def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
     Raises:
         PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch.
     """
-    with _mark(folder, task, launch, shared=False) as is_taken:
-        yield is_taken
-
-
-@contextlib.contextmanager
-def _mark(folder: RunFolder, task: SplitTask, launch: str, *, shared: bool) -> Iterator[bool]:
-    if not launch:
-        yield True
-        return
-
     split = task.split
     mark = Mark(launch, split.ordinal, describe(split), process_id(), time.time())
 
@@ -140,32 +116,19 @@ def _mark(folder: RunFolder, task: SplitTask, launch: str, *, shared: bool) -> I
         path = _path(folder, split.ordinal, launch, number)
         if commits.commit_if_absent(path, orjson.dumps(to_plain(mark))):
             break
-        if not shared:
-            other = read_json(path, Mark)
-            if other is None or not is_gone(other.process):
-                yield False
-                return
+        other = read_json(path, Mark)
+        if other is None or not is_gone(other.process):
+            yield False
+            return
     else:
         raise poison(describe(split))
 
-    _own_marks.add(path)
     try:
         yield True
     finally:
-        _remove_own(path)
-
-
-def _remove_own(path: str) -> None:
-    # A mark that remains counts as one death, which alone does no harm.
-    with contextlib.suppress(RunFolderError):
-        commits.remove(path)
-    _own_marks.discard(path)
-
-
-def clear_own() -> None:
-    """Removes this process's marks before it ends on request, which is not its splits' fault."""
-    for path in list(_own_marks):
-        _remove_own(path)
+        # A mark that remains counts as one death, which alone does no harm.
+        with contextlib.suppress(RunFolderError):
+            commits.remove(path)
 
 
 def unfinished(folder: RunFolder) -> list[tuple[str, Mark]]:

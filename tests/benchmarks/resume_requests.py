@@ -340,7 +340,7 @@ def main() -> None:
         output_shard_bytes=2**27,
     )
     cutoffs = meter.measure("select: begin", lambda: cutoff_search.begin_selection(request))
-    counter = cutoff_search.CountUndecided(folder, 0)
+    counter = cutoff_search.CountUndecided(request, folder)
     meter.measure(
         "select: a round of the descent",
         lambda: [list(counter.process(group, cutoffs)) for group in sampled],

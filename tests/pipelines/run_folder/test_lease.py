@@ -1,21 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
-from datarater.pipelines.errors import CurationError, LeaseHeldError, PoisonSplitError
-from datarater.pipelines.run_folder import commits, lease, split_marks
-from datarater.pipelines.run_folder.layout import RunFolder, to_json
+from datarater.pipelines.errors import CurationError, LeaseHeldError
+from datarater.pipelines.graph.curation import Curation
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.planning import PlanFile
+from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
+from datarater.pipelines.graph.steps import Step
+from datarater.pipelines.run_folder import commits, lease
 from datarater.pipelines.run_folder.lease import Launch, Lease, Process
-from datarater.pipelines.run_folder.plan import SplitTask
-from datarater.rater_model.documents.records import Split
+from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.rules import KeepFraction
+from tests.support.run_folders import run_options
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -36,18 +43,27 @@ def launch(name: str, **changes: object) -> Launch:
     return Launch(name, **{**fields, **changes})  # type: ignore[arg-type]
 
 
+def a_scoring(folder: Path) -> ScoringRequest:
+    return ScoringRequest(Patterns(("x",)), "rater", str(folder), run_options())
+
+
+def a_selection(folder: Path) -> SelectionRequest:
+    policy = Policy(KeepFraction("0.5"))
+    return SelectionRequest(
+        str(folder), policy, seed=0, output_format="same", output_shard_bytes=1000
+    )
+
+
 def not_lost(error: CurationError) -> None:
     raise AssertionError(error)
 
 
 def ended_process() -> Process:
     """A process of this machine that has ended."""
-    code = (
-        "import dataclasses, json; from datarater.pipelines.run_folder.lease import process_id; "
-        "print(json.dumps(dataclasses.asdict(process_id())))"
-    )
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
-    return Process(**json.loads(output))
+    with subprocess.Popen(["sleep", "60"]) as process:
+        ended = lease.process_id(process.pid)
+        process.kill()
+    return ended
 
 
 def test_one_launch_holds_and_the_other_says_who(folder: str) -> None:
@@ -103,14 +119,123 @@ def test_a_job_elsewhere_outlives_its_launcher(folder: str) -> None:
     with pytest.raises(LeaseHeldError):
         lease.take(folder, launch("second"))
     before = lease.current(folder)
+    assert lease.renew_for(folder, "job", renewal_seconds=60.0)
+    assert lease.current(folder) == before  # it is not due
     time.sleep(0.01)
-    lease.keep(folder, "job", renewal_seconds=0.0)
-    lease.keep(folder, "another", renewal_seconds=0.0)
+    assert lease.renew_for(folder, "job", renewal_seconds=0.0)
+    assert not lease.renew_for(folder, "another", renewal_seconds=0.0)
     after = lease.current(folder)
     assert before is not None
     assert after is not None
     assert after.expires > before.expires
     assert after.launch == before.launch
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+def renewed(folder: str) -> float:
+    term = lease.current(folder)
+    assert term is not None
+    return term.renewed
+
+
+def test_a_worker_renews_the_lease_while_it_does_anything_until_it_is_released(
+    folder: str,
+) -> None:
+    term = lease.take(folder, launch("job", local=False))
+    for _ in range(2):  # once for every step of the graph, in one thread
+        lease.keep(folder, "job", renewal_seconds=0.02)
+    keepers = [thread for thread in threading.enumerate() if thread.name == "keep lease"]
+    assert len(keepers) == 1
+    for _ in range(3):
+        last = renewed(folder)
+        wait_for(lambda last=last: renewed(folder) > last)  # type: ignore[misc]
+
+    dataclasses.replace(term, released=True).write()
+    keepers[0].join(20)
+    assert not keepers[0].is_alive()
+
+
+def test_every_step_that_takes_time_keeps_the_leases_of_a_job_elsewhere(tmp_path: Path) -> None:
+    scoring, selection = a_scoring(tmp_path), a_selection(tmp_path)
+    work = Work(scoring, selection).of_launch("job", elsewhere=True)
+    assert work.scoring is not None
+    assert work.selection is not None
+    leases = {scoring.folder.scoring_lease_path, scoring.folder.selection_lease_path("keep-0.5")}
+    assert set(work.scoring.kept_leases) == set(work.selection.kept_leases) == leases
+    assert Work(scoring, selection).of_launch("here").scoring == dataclasses.replace(
+        scoring, launch="here"
+    )
+
+    graph = beam.Pipeline()
+    _ = graph | beam.Impulse() | Curation(work)
+    steps: list[beam.DoFn] = []
+
+    class Steps(PipelineVisitor):
+        def visit_transform(self, node: AppliedPTransform) -> None:
+            if isinstance(node.transform, beam.ParDo):
+                steps.append(node.transform.fn)
+
+    graph.visit(Steps())
+    keeping = {type(step).__name__ for step in steps if isinstance(step, Step)}
+    assert keeping == {
+        "ListInputs", "PlanFile", "CommitPlan", "ScoreSplit", "SummariseGroup", "FinishScoring",
+        "CountUndecided", "CountKept", "WriteShard", "Publish",
+    }  # fmt: skip
+
+    for path in leases:
+        lease.take(path, launch("job", local=False))
+    plan_file = next(step for step in steps if isinstance(step, PlanFile))
+    plan_file.setup()
+    for path in leases:  # the first worker ends the long first term
+        wait_for(lambda path=path: expires_in(path) <= lease.TERM_SECONDS)  # type: ignore[misc]
+        released = lease.current(path)
+        assert released is not None
+        dataclasses.replace(released, released=True).write()
+
+
+def expires_in(folder: str) -> float:
+    term = lease.current(folder)
+    assert term is not None
+    return term.expires - time.time()
+
+
+def test_the_first_term_of_a_job_elsewhere_lasts_until_a_cluster_has_started(folder: str) -> None:
+    with Lease([folder], launch("job", local=False), not_lost, renewal_seconds=0.02) as held:
+        before = renewed(folder)
+        wait_for(lambda: renewed(folder) > before)
+        assert expires_in(folder) > 1000
+        # From its first worker on the job's workers renew it often enough.
+        lease.renew_for(folder, "job")
+        assert expires_in(folder) <= 120
+        before = renewed(folder)
+        wait_for(lambda: renewed(folder) > before)
+        assert expires_in(folder) <= 120
+        held.leave_to_workers()
+    with pytest.raises(LeaseHeldError):
+        lease.take(folder, launch("second"))
+    with Lease([f"{folder}-2"], launch("here"), not_lost):
+        assert expires_in(f"{folder}-2") <= 120
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"launch": 1}', b"\xff"])
+def test_a_damaged_lease_ends_no_run_and_is_taken_over(folder: str, damage: bytes) -> None:
+    path = f"{folder}/000001.json"
+    with Lease([folder], launch("first"), not_lost, renewal_seconds=0.02) as held:
+        commits.replace(path, damage)
+        assert lease.renew_for(folder, "first")
+        wait_for(lambda: lease.current(folder) is not None)  # its holder writes it again
+        assert held.is_alive()
+    commits.replace(path, damage)
+    with Lease([folder], launch("second"), not_lost):
+        assert [entry.path.rsplit("/", 1)[-1] for entry in commits.list_folder(folder)] == [
+            "000002.json"
+        ]
 
 
 def test_a_lease_is_renewed_while_it_is_held(folder: str) -> None:
@@ -131,62 +256,3 @@ def test_who_lost_its_lease_is_told(folder: str) -> None:
     term = lease.current(folder)
     assert term is not None
     assert (term.launch.id, term.released) == ("second", False)
-
-
-# --- Marks of splits in progress ---
-
-
-TASK = SplitTask(Split("gs://b/in.jsonl", "jsonl", start=100, end=1200, ordinal=7), "mtime-1", 0)
-
-
-def die_over(folder: RunFolder, name: str, process: Process | None = None) -> None:
-    """Leaves the mark of a worker that died while it scored the split."""
-    before = {path for path, _ in split_marks.unfinished(folder)}
-    with split_marks.marked(folder, TASK, name):
-        ((path, mark),) = [
-            found for found in split_marks.unfinished(folder) if found[0] not in before
-        ]
-    commits.replace(path, to_json(dataclasses.replace(mark, process=process or mark.process)))
-
-
-def test_a_mark_is_there_while_a_split_is_scored(folder: str) -> None:
-    run = RunFolder(folder)
-    with split_marks.marked(run, TASK, "one"):
-        assert [mark.ordinal for _, mark in split_marks.unfinished(run)] == [7]
-    with pytest.raises(ValueError, match="said"), split_marks.marked(run, TASK, "one"):
-        raise ValueError("said")
-    with split_marks.marked(run, TASK, ""):
-        assert split_marks.unfinished(run) == []
-
-
-def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: str) -> None:
-    run = RunFolder(folder)
-    for _ in range(3):
-        die_over(run, "one")
-    with (
-        pytest.raises(
-            PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) crashed 3"
-        ),
-        split_marks.marked(run, TASK, "one"),
-    ):
-        pytest.fail("it is not to be scored again")
-    with split_marks.marked(run, TASK, "two"):
-        pass
-    assert split_marks.clear_finished(run) == {split_marks.describe(TASK.split): 3}
-    commits.commit_if_absent(run.score_path(7), b"")
-    assert split_marks.clear_finished(run) == {}
-    assert split_marks.unfinished(run) == []
-
-
-def test_the_living_are_no_suspects(folder: str) -> None:
-    run = RunFolder(folder)
-    die_over(run, "one", ended_process())
-    die_over(run, "one")
-    die_over(run, "another")
-    assert split_marks.clear_bystanders(run, "one") == {split_marks.describe(TASK.split): 1}
-    assert [
-        (mark.launch, lease.is_gone(mark.process)) for _, mark in split_marks.unfinished(run)
-    ] == [
-        ("another", False),
-        ("one", True),
-    ]

@@ -123,7 +123,7 @@ def test_rates_and_time_left_are_those_of_the_launch_at_work(
 
     launch = Launch("l", "FnApiRunner", True, lease.process_id(), time.time() - 8)
     lease.take(folder.scoring_lease_path, launch)
-    with split_marks.marked(folder, task_of(4), "l"):
+    with split_marks.taken(folder, task_of(4), "l"):
         seen = watcher.look()
         assert seen is not None
         assert seen.splits_per_second == pytest.approx(0.5, rel=0.1)

@@ -1,4 +1,4 @@
-"""Marks of splits in progress: a process that ends on request removes its own."""
+"""Marks of splits in progress, and the pool of workers of the Flink cluster on this machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from datarater.pipelines.run_folder import split_marks
-from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.errors import PoisonSplitError
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.requests import ScoringRequest, Work
+from datarater.pipelines.graph.score_split import ScoreSplit
+from datarater.pipelines.run_folder import commits, split_marks
+from datarater.pipelines.run_folder.layout import RunFolder, to_json
 from datarater.pipelines.run_folder.lease import process_id
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.runners import flink
@@ -21,46 +25,90 @@ from datarater.pipelines.runners.flink import FlinkError
 from datarater.rater_model.documents.records import Split
 from deploy.flink import cluster
 from tests.support import ROOT
+from tests.support.run_folders import run_options
 
-TASK = SplitTask(Split("in.jsonl", "jsonl", ordinal=7), "print", 0)
+TASK = SplitTask(Split("gs://b/in.jsonl", "jsonl", start=100, end=1200, ordinal=7), "mtime-1", 0)
 OTHER = SplitTask(Split("in.jsonl", "jsonl", ordinal=8), "print", 0)
 
 
-def marks(folder: RunFolder) -> list[str]:
-    return [path.rsplit("/", 1)[-1] for path, _ in split_marks.unfinished(folder)]
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    return RunFolder(
+        {"local": f"{tmp_path}/run", "memory": f"memory:/{tmp_path}/run"}[request.param]
+    )
 
 
-def test_a_process_takes_its_own_marks_along(tmp_path: Path) -> None:
-    folder = RunFolder(str(tmp_path))
-    with split_marks.marked(folder, TASK, "launch"):
-        program = (
-            "import os, sys\n"
-            "from datarater.pipelines.run_folder import split_marks\n"
-            "from tests.pipelines.run_folder.test_split_marks import OTHER, RunFolder, TASK\n"
-            "folder = RunFolder(sys.argv[1])\n"
-            "held = [split_marks.marked(folder, task, 'launch') for task in (TASK, OTHER)]\n"
-            "for mark in held:\n"
-            "    mark.__enter__()\n"
-            "if sys.argv[2] == 'asked':\n"
-            "    split_marks.clear_own()\n"
-            "os._exit(0)\n"
-        )
-
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        left = {"asked": ["00000007.launch.1.json"]}
-        left["died"] = [
-            "00000007.launch.1.json",
-            "00000007.launch.2.json",
-            "00000008.launch.1.json",
+def die_over(folder: RunFolder, launch: str) -> None:
+    """Leaves the mark of a worker that died while it scored the split."""
+    with subprocess.Popen(["sleep", "60"]) as worker:
+        process = process_id(worker.pid)
+        worker.kill()
+    before = {path for path, _ in split_marks.unfinished(folder)}
+    with split_marks.taken(folder, TASK, launch):
+        ((path, mark),) = [
+            found for found in split_marks.unfinished(folder) if found[0] not in before
         ]
-        for how, expected in left.items():
-            subprocess.run(
-                [sys.executable, "-c", program, str(tmp_path), how], env=environment, check=True
-            )
-            assert marks(folder) == expected
+    commits.replace(path, to_json(dataclasses.replace(mark, process=process)))
 
-    split_marks.clear_own()  # nothing is left to clear
-    assert marks(folder) == left["died"][1:]
+
+def test_a_mark_is_there_while_a_split_is_scored(folder: RunFolder) -> None:
+    with split_marks.taken(folder, TASK, "one") as is_taken:
+        assert is_taken
+        assert [mark.ordinal for _, mark in split_marks.unfinished(folder)] == [7]
+        with split_marks.taken(folder, TASK, "one") as is_taken_again:
+            assert not is_taken_again
+    with pytest.raises(ValueError, match="said"), split_marks.taken(folder, TASK, "one"):
+        raise ValueError("said")
+    assert split_marks.unfinished(folder) == []
+
+
+def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: RunFolder) -> None:
+    for _ in range(3):
+        die_over(folder, "one")
+    with (
+        pytest.raises(
+            PoisonSplitError, match=r"split 7 \(gs://b/in.jsonl, bytes 100 to 1,200\) crashed 3"
+        ),
+        split_marks.taken(folder, TASK, "one"),
+    ):
+        pytest.fail("it is not to be scored again")
+    with split_marks.taken(folder, TASK, "two"):
+        pass
+    assert split_marks.clear_finished(folder) == {split_marks.describe(TASK.split): 3}
+    commits.commit_if_absent(folder.score_path(7), b"")
+    assert split_marks.clear_finished(folder) == {}
+    assert split_marks.unfinished(folder) == []
+
+
+def test_the_living_are_no_suspects(folder: RunFolder) -> None:
+    die_over(folder, "one")
+    die_over(folder, "another")
+    with split_marks.taken(folder, OTHER, "one"):
+        assert split_marks.clear_bystanders(folder, "one") == {split_marks.describe(TASK.split): 1}
+    assert {mark.launch for _, mark in split_marks.unfinished(folder)} == {"one", "another"}
+
+
+def test_a_worker_that_a_runner_ends_counts_against_no_split(tmp_path: Path) -> None:
+    request = ScoringRequest(Patterns(("x",)), "rater", str(tmp_path), run_options())
+    work = Work(request).of_launch("job", elsewhere=True)
+    assert work.scoring is not None
+    seen: list[int] = []
+
+    class Preempted(BaseException):
+        """What a worker is ended by in the middle of a split."""
+
+    class Scoring(ScoreSplit):
+        def score(self, task: SplitTask) -> None:
+            seen.append(task.split.ordinal)
+            assert split_marks.unfinished(request.folder) == []
+            if len(seen) <= 5:
+                raise Preempted
+
+    for _ in range(5):
+        with pytest.raises(Preempted):
+            list(Scoring(work.scoring).process(TASK))
+    assert list(Scoring(work.scoring).process(TASK)) == [(0, 7)]
+    assert seen == [7] * 6
 
 
 @pytest.mark.slow
