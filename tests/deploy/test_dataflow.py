@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from datarater.pipelines.commands import flags
 from datarater.pipelines.runners.choice import beam_flags
 from datarater.rater_model import exit_codes
+from datarater.rater_model.documents.files import split_on_commas
+from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
 from deploy.dataflow import launch
 from tests.support.flex_templates import (
     CHOICES_BY_TYPE,
@@ -56,7 +58,12 @@ RIGHT = {
         "gs://bucket/crawl/*.jsonl.gz",
         "gs://a/*.parquet,s3://b/*.warc.gz",
         "https://host/a.jsonl",
+        "gs://bucket/crawl",
+        "gs://bucket/part-{0,1}*.jsonl,gs://b/{train,valid{,-2}}.jsonl",
+        "tfds:c4/en",
+        "tfds:c4/en:3.0.1:train+validation,gs://bucket/a.jsonl",
     ],
+    "tfds_data_dir": ["gs://bucket/datasets"],
     "max_record_bytes": ["1000000", "64MB", "16MiB", "1 GiB"],
     "split_bytes": ["16MiB"],
     "output_shard_bytes": ["128MiB"],
@@ -81,7 +88,8 @@ WRONG = {
     "input_list": ["inputs.txt"],
     "rater": ["rater", "gs://a,gs://b"],
     "reference": ["run"],
-    "input": ["*.jsonl", "/mnt/a.jsonl", "gs://a,b.jsonl"],
+    "input": ["*.jsonl", "/mnt/a.jsonl", "gs://a,b.jsonl", "tfds:", "tfds:c4,en", "gs://a/{b,c"],
+    "tfds_data_dir": ["~/tensorflow_datasets", "/mnt/datasets"],
     "max_record_bytes": ["0", "-1", "64 megabytes"],
     "split_bytes": ["16MiBs", ""],
     "output_shard_bytes": ["0MiB"],
@@ -199,6 +207,37 @@ def test_what_a_regex_lets_through_the_command_takes(name: str, data: st.DataObj
     if name in ("keep_fraction", "discard_fraction"):  # that p/q is at most 1 no regex can say
         assume(Fraction(value) <= 1)
     assert accepts(command, name, value)
+
+
+def regex_of_input() -> str:
+    """Returns the regex of the parameter `input`."""
+    return next(found["regexes"][0] for _, found in PARAMETERS if found["name"] == "input")
+
+
+def test_the_pattern_of_input_admits_what_its_help_offers() -> None:
+    (text_of_help,) = {found["helpText"] for _, found in PARAMETERS if found["name"] == "input"}
+    offered = [f"gs://bucket/{glob}" for glob in re.findall(r"'([^']+)'", text_of_help)]
+    (dataset,) = re.findall(r"tfds:\S+\]", text_of_help)
+    assert dataset == "tfds:NAME[:VERSION][:SPLIT]"
+    offered += ["tfds:c4/en", "tfds:c4/en:3.0.1", "tfds:c4/en:train", "tfds:c4/en:3.0.1:train"]
+    assert len(offered) > 5
+    for value in offered:
+        assert re.fullmatch(regex_of_input(), value), value
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_every_input_that_the_pattern_admits_is_a_url_or_a_dataset(data: st.DataObject) -> None:
+    value = data.draw(
+        st.from_regex(
+            regex_of_input().replace("$", r"\Z"), alphabet=st.characters(max_codepoint=127)
+        )
+    )
+    for part in split_on_commas(value):
+        if part.startswith(TFDS_PREFIX):
+            assert DatasetName.parse(part).name
+        else:
+            assert re.match("[a-z0-9+]+://", part), part
 
 
 @pytest.mark.parametrize("command", TEMPLATES)

@@ -100,7 +100,7 @@ def test_nothing_else_reaches_the_build(path: str) -> None:
 
 
 def test_what_is_installed_is_there_to_install() -> None:
-    assert set(arguments()["EXTRAS"].split(",")) == {"gcp", "s3"}
+    assert set(arguments()["EXTRAS"].split(",")) == {"gcp", "s3", "tfds"}
     extras = {
         extra
         for given in re.findall(r"EXTRAS=([a-z0-9,]+)", DOCKERFILE.read_text())

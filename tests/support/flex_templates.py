@@ -23,6 +23,10 @@ SEVERAL_TIMES = "Can be repeated."
 """Text of a flag's help that a template must reword, because a parameter has one value."""
 
 _CLOUD_FOLDER = r"^(gs|s3)://[^,\n\r]+$"
+# Commas separate inputs, except within braces, which may be nested once.
+_BRACES = r"\{([^{}\n\r]|\{[^{}\n\r]*\})*\}"
+_URL = rf"[a-z0-9+]+://([^,{{\n\r]|{_BRACES})+"
+_DATASET = r"tfds:[a-zA-Z0-9_./+-]+(:[^,:\n\r]+)*"
 _SHARE = r"(0|1|0?\.[0-9]+|1\.0+|[0-9](\.[0-9]+)?[eE]-[1-9][0-9]?)"
 _NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-?[0-9])?"
 _REGEXES = {
@@ -31,7 +35,8 @@ _REGEXES = {
     "rater": _CLOUD_FOLDER,
     "reference": _CLOUD_FOLDER,
     "input_list": _CLOUD_FOLDER,
-    "input": r"^[a-z0-9+]+://[^,\n\r]+(,[a-z0-9+]+://[^,\n\r]+)*$",
+    "tfds_data_dir": _CLOUD_FOLDER,
+    "input": rf"^({_URL}|{_DATASET})(,({_URL}|{_DATASET}))*$",
     "keep_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
     "discard_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
     "keep_count": r"^[0-9]+$",
