@@ -78,11 +78,23 @@ templates: $(VENV)/.test  ## regenerate the metadata of the Flex Templates
 	$(BIN)/python -m tests.support.flex_templates
 
 # Keeps the pinned versions and adds what is missing; `make lock UPGRADE=--upgrade` moves all pins.
+# The images install the files of deploy/requirements/, which have a hash for every archive: worker,
+# and what the others need beyond it.
+UV_COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --python-version 3.11 --no-annotate --no-header \
+	--no-emit-index-url
+UV_HASHES := $(UV_COMPILE) --python-platform x86_64-manylinux_2_28 --generate-hashes
+WORKER := --constraint constraints.txt --extra gcp --extra s3 --extra tfds setup.py
+BEYOND_WORKER = $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' deploy/requirements/worker.txt)
 .PHONY: lock
-lock: $(VENV)/.test  ## pin all requirements in constraints.txt
+lock: $(VENV)/.test  ## pin all requirements: constraints.txt and, with hashes, deploy/requirements/
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal $(UPGRADE) --python-version 3.11 --fork-strategy fewest \
-		--all-extras --no-annotate --no-header --no-emit-index-url --output-file constraints.txt setup.py
+	$(UV_COMPILE) --universal --fork-strategy fewest --all-extras --output-file constraints.txt setup.py
+	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | \
+		$(UV_HASHES) --output-file deploy/requirements/build.txt -
+	$(UV_HASHES) --output-file deploy/requirements/worker.txt $(WORKER)
+	echo 'jax[cuda12]' | \
+		$(UV_HASHES) --output-file deploy/requirements/cuda12.txt $(BEYOND_WORKER) $(WORKER) -
+	$(UV_HASHES) --output-file deploy/requirements/train.txt $(BEYOND_WORKER) --extra train $(WORKER)
 
 .PHONY: clean
 clean: flink-down  ## remove the environment, the demo's output and caches

@@ -5,16 +5,26 @@ from __future__ import annotations
 import ast
 import json
 import re
-import string
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support import ROOT
-from tests.support.deploy_files import DEPLOY, pins, run_linter, setup_names
+from tests.support.deploy_files import (
+    DEPLOY,
+    pins,
+    run_linter,
+    setup_names,
+    setup_requirements,
+)
 
 DOCKERFILE = DEPLOY / "Dockerfile"
-ACCELERATORS = ("cpu", "cuda12")
+LOCK_FILES = sorted((DEPLOY / "requirements").glob("*.txt"))
+WORKER_EXTRAS = ("gcp", "s3", "tfds")
+"""The extras of setup.py that the image has."""
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -36,14 +46,20 @@ def arguments() -> dict[str, str]:
     return {name: default.strip('"') for name, _, default in found}
 
 
-def copied(accelerator: str) -> list[str]:
+def copied() -> list[str]:
     """Returns the paths that the Dockerfile copies from the repository."""
-    values = {**arguments(), "ACCELERATOR": accelerator}
-    found = []
-    for word, rest in instructions():
-        if word == "COPY" and not rest.startswith("--from="):
-            found += [string.Template(source).substitute(values) for source in rest.split()[:-1]]
-    return found
+    return [
+        source
+        for word, rest in instructions()
+        if word == "COPY" and not rest.startswith("--from=")
+        for source in rest.split()[:-1]
+    ]
+
+
+def locked(name: str) -> dict[str, str]:
+    """Returns the version that a lock file pins for each package."""
+    text = (DEPLOY / "requirements" / f"{name}.txt").read_text()
+    return dict(re.findall(r"^([^\s=]+)==([^\s;]+)", text, re.MULTILINE))
 
 
 def sent_to_the_build(path: str) -> bool:
@@ -75,9 +91,8 @@ def test_the_base_is_the_beam_that_is_pinned() -> None:
     assert not launcher.endswith(":latest")
 
 
-@pytest.mark.parametrize("accelerator", ACCELERATORS)
-def test_all_that_is_copied_is_there_and_reaches_the_build(accelerator: str) -> None:
-    sources = copied(accelerator)
+def test_all_that_is_copied_is_there_and_reaches_the_build() -> None:
+    sources = copied()
     assert len(sources) > 5
     for source in sources:
         assert (ROOT / source).exists(), source
@@ -100,24 +115,68 @@ def test_nothing_else_reaches_the_build(path: str) -> None:
 
 
 def test_what_is_installed_is_there_to_install() -> None:
-    assert set(arguments()["EXTRAS"].split(",")) == {"gcp", "s3", "tfds"}
-    extras = {
-        extra
-        for given in re.findall(r"EXTRAS=([a-z0-9,]+)", DOCKERFILE.read_text())
-        for extra in given.split(",")
+    text = DOCKERFILE.read_text() + (DEPLOY / "README.md").read_text()
+    named = {
+        name
+        for given in re.findall(r'PACKAGES="([a-z0-9 ]+)"|^ARG PACKAGES=(\w+)', text, re.MULTILINE)
+        for name in " ".join(given).split()
     }
-    assert extras <= setup_names("extras_require")
+    assert {"build", *named} == {file.stem for file in LOCK_FILES}
     linked = {link.readlink().name for link in (ROOT / "datarater").iterdir() if link.is_symlink()}
-    assert {"datarater", *linked} <= set(copied("cpu")), "a package of setup.py is not copied"
+    assert {"datarater", *linked} <= set(copied()), "a package of setup.py is not copied"
 
 
-@pytest.mark.parametrize("accelerator", ACCELERATORS)
-def test_the_accelerator_s_pins_agree_with_the_project_s(accelerator: str) -> None:
-    project, own = pins(ROOT / "constraints.txt"), pins(DEPLOY / f"constraints-{accelerator}.txt")
-    differing = {name for name in own.keys() & project.keys() if own[name] != project[name]}
-    assert not differing
-    if accelerator == "cuda12":
-        assert own["jax"] == own["jax-cuda12-plugin"] == own["jax-cuda12-pjrt"] == project["jax"]
+def test_the_image_installs_nothing_without_a_hash() -> None:
+    (install,) = [
+        rest for word, rest in instructions() if word == "RUN" and "--requirement" in rest
+    ]
+    for flag in ("--require-hashes", "--no-deps", "--no-build-isolation"):
+        assert flag in install
+    assert "in build ${PACKAGES}; do" in install, "the build tools come first"
+    (own,) = [rest for word, rest in instructions() if word == "RUN" and "--no-index" in rest]
+    assert "--no-build-isolation . && /opt/datarater/bin/pip check" in own
+    assert DOCKERFILE.read_text().count("pip install") == 2
+
+
+@pytest.mark.parametrize("file", LOCK_FILES, ids=lambda file: file.stem)
+def test_every_package_of_a_lock_file_is_pinned_with_hashes(file: Path) -> None:
+    lines = re.sub(r" \\\n\s+", " ", file.read_text()).splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"[a-z0-9-]+==\S+( --hash=sha256:[0-9a-f]{64})+", line), line[:80]
+
+
+@pytest.mark.parametrize("file", LOCK_FILES, ids=lambda file: file.stem)
+def test_lock_files_have_the_versions_of_the_constraints(file: Path) -> None:
+    project, own = pins(ROOT / "constraints.txt"), locked(file.stem)
+    assert own
+    known = {name: version for name, version in own.items() if name in project}
+    assert known == {name: project[name] for name in known}, "run `make lock`"
+    beyond = set(own) - set(project)
+    if file.stem == "cuda12":
+        assert {"jax-cuda12-plugin", "jax-cuda12-pjrt"} <= beyond
+        assert all(name.startswith(("jax-cuda12-", "nvidia-")) for name in beyond)
+        assert own["jax-cuda12-plugin"] == own["jax-cuda12-pjrt"] == project["jax"]
+    elif file.stem == "build":
+        assert (ROOT / "pyproject.toml").read_text().count(
+            f'"setuptools=={own["setuptools"]}"'
+        ) == 1
+    else:
+        assert not beyond
+
+
+def test_the_lock_files_have_all_that_setup_py_requires() -> None:
+    worker, train = locked("worker"), {**locked("worker"), **locked("train")}
+    for extra, have in [
+        (None, worker),
+        *((extra, worker) for extra in WORKER_EXTRAS),
+        ("train", train),
+    ]:
+        for text in setup_requirements(extra):
+            requirement = Requirement(text)
+            name = canonicalize_name(requirement.name)
+            assert name in have, f"{text}: run `make lock`"
+            assert requirement.specifier.contains(have[name]), f"{text}: run `make lock`"
 
 
 def test_the_default_image_is_worker_and_launcher() -> None:

@@ -61,3 +61,17 @@ def setup_names(keyword: str) -> set[str]:
                 ):
                     return {ast.literal_eval(each).partition(" ")[0] for each in value.elts}
     raise AssertionError(f"setup.py has no {keyword}")
+
+
+def setup_requirements(extra: str | None) -> list[str]:
+    """Returns the requirements of setup.py: those of an extra, or the base's for None."""
+    name = (extra or "scoring").upper()
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == name
+        ):
+            listed: list[str] = ast.literal_eval(node.value)
+            return listed
+    raise AssertionError(f"setup.py has no {name}")
