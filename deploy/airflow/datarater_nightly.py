@@ -42,7 +42,7 @@ POD = {
     },
     "spec": {
         "restartPolicy": "Never",
-        "serviceAccountName": "datarater",
+        "serviceAccountName": "datarater-batch",
         "terminationGracePeriodSeconds": 120,
         "securityContext": {
             "runAsNonRoot": True,

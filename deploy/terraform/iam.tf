@@ -2,17 +2,18 @@
 # to that bucket alone.
 
 locals {
-  # Workers and the command that launches them read and write run folders.
+  # Workers and the command that launches them write run folders, and read everything else.
   runs = {
     worker   = google_service_account.worker.member
     launcher = google_service_account.launcher.member
   }
   readers = {
-    for pair in setproduct(var.input_buckets, keys(local.runs)) : "${pair[0]}/${pair[1]}" => {
+    for pair in setproduct(concat([var.bucket], tolist(var.input_buckets)), keys(local.runs)) : "${pair[0]}/${pair[1]}" => {
       bucket = pair[0]
       member = local.runs[pair[1]]
     }
   }
+  own_objects = "projects/_/buckets/${var.bucket}/objects"
 }
 
 # Dataflow's workers, and the machine that launches a Flex Template.
@@ -33,7 +34,7 @@ resource "google_service_account" "scheduler" {
   display_name = "DataRater: schedule"
 }
 
-# Cloud Build, which pushes images and templates.
+# Cloud Build, which pushes images and lists what is in them.
 resource "google_service_account" "builder" {
   account_id   = "datarater-builder"
   display_name = "DataRater: builds"
@@ -42,7 +43,7 @@ resource "google_service_account" "builder" {
 resource "google_storage_bucket_iam_member" "run_folders" {
   for_each = local.runs
 
-  bucket = google_storage_bucket.datarater.name
+  bucket = google_storage_bucket.runs.name
   role   = "roles/storage.objectUser"
   member = each.value
 }
@@ -51,23 +52,49 @@ resource "google_storage_bucket_iam_member" "run_folders" {
 resource "google_storage_bucket_iam_member" "bucket" {
   for_each = local.runs
 
-  bucket = google_storage_bucket.datarater.name
+  bucket = google_storage_bucket.runs.name
   role   = "roles/storage.legacyBucketReader"
   member = each.value
 }
 
+# Raters, configs, and the inputs.
 resource "google_storage_bucket_iam_member" "inputs" {
   for_each = local.readers
 
   bucket = each.value.bucket
   role   = "roles/storage.objectViewer"
   member = each.value.member
+
+  depends_on = [google_storage_bucket.datarater]
 }
 
+# Only the nightly batch itself, which reads no document, writes its journal and manifests.
+resource "google_storage_bucket_iam_member" "launcher" {
+  bucket = google_storage_bucket.datarater.name
+  role   = "roles/storage.objectUser"
+  member = google_service_account.launcher.member
+
+  condition {
+    title      = "journal and published manifests"
+    expression = "resource.name.startsWith(\"${local.own_objects}/nightly/\")"
+  }
+}
+
+# The role may also create and read objects in all buckets of the project, where new names under
+# templates/ or nightly/ would do harm; the condition withholds that.
 resource "google_project_iam_member" "worker" {
   project = var.project
   role    = "roles/dataflow.worker"
   member  = google_service_account.worker.member
+
+  condition {
+    title      = "no bucket but that of the runs"
+    expression = <<-EOT
+      (resource.type != "storage.googleapis.com/Bucket" && resource.type != "storage.googleapis.com/Object") ||
+      resource.name == "projects/_/buckets/${local.runs_bucket}" ||
+      resource.name.startsWith("projects/_/buckets/${local.runs_bucket}/objects/")
+    EOT
+  }
 }
 
 resource "google_artifact_registry_repository_iam_member" "worker" {
@@ -110,12 +137,28 @@ resource "google_storage_bucket_iam_member" "builder" {
   member = google_service_account.builder.member
 
   condition {
-    title      = "templates and build sources"
+    title      = "build sources and SBOMs"
     expression = <<-EOT
-      resource.name.startsWith("projects/_/buckets/${var.bucket}/objects/templates/") ||
-      resource.name.startsWith("projects/_/buckets/${var.bucket}/objects/build/")
+      resource.name.startsWith("${local.own_objects}/build/") ||
+      resource.name.startsWith("${local.own_objects}/sbom/")
     EOT
   }
+}
+
+# gcloud reads the bucket's metadata before it stores an SBOM there.
+resource "google_storage_bucket_iam_member" "builder_bucket" {
+  bucket = google_storage_bucket.datarater.name
+  role   = "roles/storage.legacyBucketReader"
+  member = google_service_account.builder.member
+}
+
+# Records the SBOM of an image in Artifact Analysis.
+resource "google_project_iam_member" "builder_sbom" {
+  for_each = toset(["roles/containeranalysis.notes.editor", "roles/containeranalysis.occurrences.editor"])
+
+  project = var.project
+  role    = each.value
+  member  = google_service_account.builder.member
 }
 
 resource "google_project_iam_member" "builder_logs" {

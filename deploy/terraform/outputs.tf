@@ -1,6 +1,11 @@
 output "bucket" {
-  description = "The bucket."
+  description = "The bucket of raters, configs, templates and published manifests."
   value       = "gs://${google_storage_bucket.datarater.name}"
+}
+
+output "runs_bucket" {
+  description = "The bucket of run folders."
+  value       = "gs://${google_storage_bucket.runs.name}"
 }
 
 output "image" {
@@ -8,9 +13,14 @@ output "image" {
   value       = local.image
 }
 
+output "digests" {
+  description = "The images in use, by digest."
+  value       = local.images
+}
+
 output "templates" {
   description = "The Flex Templates, for gcloud dataflow flex-template run --template-file-gcs-location."
-  value       = { for name, object in google_storage_bucket_object.template : name => "gs://${object.bucket}/${object.name}" }
+  value       = { for name, object in merge(google_storage_bucket_object.template, google_storage_bucket_object.gpu_template) : name => "gs://${object.bucket}/${object.name}" }
 }
 
 output "service_accounts" {

@@ -20,26 +20,30 @@ resource "google_cloud_run_v2_job" "batch" {
       max_retries = 3
 
       containers {
-        image   = "${local.image}:${var.image_tag}-command"
+        image   = local.images["command"]
         command = ["datarater-nightly"]
-        args = [
+        args = concat([
           "--config=${var.batch_config}",
           "--runner=DataflowRunner",
           "--project=${var.project}",
           "--region=${var.region}",
-          "--temp_location=gs://${google_storage_bucket.datarater.name}/temp",
-          "--staging_location=gs://${google_storage_bucket.datarater.name}/staging",
-          "--sdk_container_image=${local.image}:${var.image_tag}",
+          "--temp_location=gs://${google_storage_bucket.runs.name}/temp",
+          "--staging_location=gs://${google_storage_bucket.runs.name}/staging",
+          "--sdk_container_image=${local.images["worker"]}",
           "--sdk_location=container",
           "--service_account_email=${google_service_account.worker.email}",
           "--worker_machine_type=${var.machine_type}",
           "--max_num_workers=${var.max_workers}",
-        ]
+        ], local.network_flags)
 
-        # Replace ${BUCKET} and ${PROJECT} in the config.
+        # Replace ${BUCKET}, ${RUNS_BUCKET} and ${PROJECT} in the config.
         env {
           name  = "BUCKET"
           value = google_storage_bucket.datarater.name
+        }
+        env {
+          name  = "RUNS_BUCKET"
+          value = google_storage_bucket.runs.name
         }
         env {
           name  = "PROJECT"

@@ -1,4 +1,14 @@
-# The Flex Templates in use. Every build writes its own to templates/TAG/; image_tag selects one.
+# The Flex Templates in use, which run images by their digests. image_tag selects the build.
+
+locals {
+  # The environment of every job of a template.
+  template_environment = merge(local.network_environment, {
+    serviceAccountEmail = google_service_account.worker.email
+    tempLocation        = "gs://${google_storage_bucket.runs.name}/temp"
+    stagingLocation     = "gs://${google_storage_bucket.runs.name}/staging"
+    maxWorkers          = var.max_workers
+  })
+}
 
 resource "google_storage_bucket_object" "template" {
   for_each = toset(["curate", "score", "select"])
@@ -8,16 +18,32 @@ resource "google_storage_bucket_object" "template" {
   content_type = "application/json"
 
   content = jsonencode({
-    image    = "${local.image}:${var.image_tag}-${each.value}"
+    image    = local.images[each.value]
     sdkInfo  = { language = "PYTHON" }
     metadata = jsondecode(file("${path.module}/../dataflow/${each.value}.json"))
-    defaultEnvironment = {
-      serviceAccountEmail = google_service_account.worker.email
-      sdkContainerImage   = "${local.image}:${var.image_tag}"
-      tempLocation        = "gs://${google_storage_bucket.datarater.name}/temp"
-      stagingLocation     = "gs://${google_storage_bucket.datarater.name}/staging"
-      machineType         = var.machine_type
-      maxWorkers          = var.max_workers
-    }
+    defaultEnvironment = merge(local.template_environment, {
+      sdkContainerImage = local.images["worker"]
+      machineType       = var.machine_type
+    })
+  })
+}
+
+# Scores on GPUs; select then runs on the machines of the template above.
+resource "google_storage_bucket_object" "gpu_template" {
+  for_each = toset(var.gpu_image_tag == "" ? [] : ["score-on-gpu"])
+
+  bucket       = google_storage_bucket.datarater.name
+  name         = "templates/${each.value}.json"
+  content_type = "application/json"
+
+  content = jsonencode({
+    image    = local.gpu["score"]
+    sdkInfo  = { language = "PYTHON" }
+    metadata = jsondecode(file("${path.module}/../dataflow/score.json"))
+    defaultEnvironment = merge(local.template_environment, {
+      sdkContainerImage     = local.gpu["worker"]
+      machineType           = var.gpu_machine_type
+      additionalExperiments = ["worker_accelerator=${var.gpu_accelerator}", "no_use_multiple_sdk_containers"]
+    })
   })
 }

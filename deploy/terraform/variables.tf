@@ -19,12 +19,23 @@ variable "region" {
 }
 
 variable "bucket" {
-  description = "The name of the bucket to create, for raters, configs, run folders, templates, and Dataflow's temporary files under temp/ and staging/."
+  description = "The name of the bucket to create for raters, configs, templates, and the journal and published manifests of the nightly batch. Workers only read it."
   type        = string
 
   validation {
     condition     = can(regex("^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$", var.bucket))
     error_message = "A bucket's name has 3 to 63 lower-case letters, digits, dots, hyphens and underscores, without gs://."
+  }
+}
+
+variable "runs_bucket" {
+  description = "The name of the bucket to create for what workers write: run folders, and Dataflow's temporary files under temp/ and staging/. Empty: the name of the bucket with -runs."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.runs_bucket == "" || can(regex("^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$", var.runs_bucket)) && var.runs_bucket != var.bucket
+    error_message = "Give the name of a bucket other than var.bucket, without gs://."
   }
 }
 
@@ -46,6 +57,67 @@ variable "image_tag" {
   validation {
     condition     = can(regex("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}$", var.image_tag)) && var.image_tag != "latest"
     error_message = "Give the tag of one build, such as the short hash of a commit. latest would change under a running job."
+  }
+}
+
+variable "gpu_image_tag" {
+  description = "The tag of an image for GPUs (_PACKAGES=worker cuda12), for the template score-on-gpu. Empty: no such template."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^([A-Za-z0-9_][A-Za-z0-9_.-]{0,100})?$", var.gpu_image_tag)) && var.gpu_image_tag != "latest"
+    error_message = "Give the tag of one build, such as the short hash of a commit and -cuda12."
+  }
+}
+
+variable "gpu_machine_type" {
+  description = "The machine type of the template score-on-gpu. Each machine runs one process."
+  type        = string
+  default     = "g2-standard-4"
+}
+
+variable "gpu_accelerator" {
+  description = "The GPU of each machine of the template score-on-gpu, as Dataflow's worker_accelerator."
+  type        = string
+  default     = "type:nvidia-l4;count:1;install-nvidia-driver"
+
+  validation {
+    condition     = can(regex("^type:[a-z0-9-]+;count:1;install-nvidia-driver", var.gpu_accelerator))
+    error_message = "Give type:TYPE;count:1;install-nvidia-driver. A process uses one GPU, and each machine runs one process."
+  }
+}
+
+variable "network" {
+  description = "The VPC network of the workers. Empty: that of the subnetwork, or the project's default."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^([a-z]([a-z0-9-]*[a-z0-9])?)?$", var.network))
+    error_message = "Give the name of a network. For a shared VPC give only subnetwork, as its full address."
+  }
+}
+
+variable "subnetwork" {
+  description = "The subnetwork of the workers: regions/REGION/subnetworks/NAME, or the full address of one of a shared VPC. Without public addresses it needs Private Google Access."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^((https://www\\.googleapis\\.com/compute/v1/projects/[^/]+/)?regions/[^/]+/subnetworks/[^/]+)?$", var.subnetwork))
+    error_message = "Give regions/REGION/subnetworks/NAME, or https://www.googleapis.com/compute/v1/projects/HOST/regions/REGION/subnetworks/NAME."
+  }
+}
+
+variable "public_ips" {
+  description = "Whether workers have public addresses. Without, they reach Google's services alone: inputs on other stores need Cloud NAT."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = var.public_ips || var.subnetwork != ""
+    error_message = "Give a subnetwork with Private Google Access, or public_ips = true."
   }
 }
 

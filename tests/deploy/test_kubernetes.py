@@ -195,7 +195,10 @@ def test_the_kustomization_names_what_is_there() -> None:
     once = {"curate-on-flink.yaml", "meta-training.yaml"}
     there = {file.name for file in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == there - once
-    assert [image["name"] for image in kustomization["images"]] == ["datarater"]
+    (image,) = kustomization["images"]
+    assert image["name"] == "datarater"
+    assert image["digest"].startswith("sha256:"), "a tag can move while a run lasts"
+    assert "newTag" not in image
     namespaces = {document["metadata"].get("namespace", "datarater") for _, document in DOCUMENTS}
     assert namespaces == {kustomization["namespace"]}
 
@@ -233,6 +236,23 @@ def test_a_killed_launch_s_lease_runs_out_before_the_tries_do() -> None:
     for job in ("batch", "curate"):
         waits = [10 * 2**number for number in range(JOBS[job]["backoffLimit"])]
         assert sum(waits) > 2 * TERM_SECONDS
+
+
+def test_only_the_batch_has_the_account_that_writes_the_journal() -> None:
+    accounts = yaml.safe_load_all((FOLDER / "service-account.yaml").read_text())
+    identities = {
+        account["metadata"]["name"]: account["metadata"]["annotations"][
+            "iam.gke.io/gcp-service-account"
+        ].partition("@")[0]
+        for account in accounts
+    }
+    assert identities == {
+        "datarater": "datarater-worker",
+        "datarater-batch": "datarater-launcher",
+    }
+    used = {job: spec["template"]["spec"].get("serviceAccountName") for job, spec in JOBS.items()}
+    assert used["batch"] == "datarater-batch"
+    assert {used[job] for job in used if job != "batch"} <= {"datarater", None}
 
 
 def test_nights_do_not_meet() -> None:

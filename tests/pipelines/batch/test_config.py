@@ -299,15 +299,16 @@ def test_a_configuration_on_another_file_system(tmp_path: Path) -> None:
 
 def test_the_example_is_valid_and_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKET", "bucket")
+    monkeypatch.setenv("RUNS_BUCKET", "bucket-runs")
     path = ROOT / "deploy" / "batch.example.yaml"
     result = read_config(str(path))
     assert result.patterns(DATE) == ["gs://bucket/crawl/2026-01-31/*.jsonl.gz"]
     assert result.retention == Retention(30, None)
     assert result.limits == Limits()
     assert (result.quiet_minutes, result.late_days, result.changed_files) == (10, 7, "tell")
-    assert result.runs == "gs://bucket/nightly/state/runs"
+    assert result.runs == "gs://bucket-runs/nightly/runs"
     # It has every key, some of them commented out.
-    whole = yaml.safe_load(re.sub(r"(?m)^# (?=runs:|beam:|  \w+:)", "", path.read_text()))
+    whole = yaml.safe_load(re.sub(r"(?m)^# (?=beam:|  \w+:)", "", path.read_text()))
     assert set(whole) == {field for field in BatchConfig.__dataclass_fields__ if field != "path"}
     assert set(whole["limits"]) == set(Limits.__dataclass_fields__)
     assert set(whole["retention"]) == set(Retention.__dataclass_fields__)
