@@ -28,7 +28,7 @@ class CurationError(Exception):
 
     Attributes:
         exit_code: Exit code of the command that this error ends.
-        interrupted: Whether the error interrupted a run from outside of its main thread
+        interrupted: Whether the error interrupted a run whose work may continue in other threads
             (`datarater.pipelines.runners.interrupts`).
     """
 

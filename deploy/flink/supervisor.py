@@ -134,22 +134,18 @@ def main() -> None:
     """Supervises until SIGTERM or SIGINT, or until the watched process is gone."""
     supervisor = Supervisor(Path(sys.argv[1]))
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    signals: list[int] = []
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)  # an error would end in whatever runs just now
+
+    # A second signal must not interrupt the shutdown.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     watched = decode(Process, sys.argv[2].encode()) if len(sys.argv) > 2 else process_id()
-    try:
-        while not is_gone(watched):
-            supervisor.look()
-            time.sleep(_LOOK_SECONDS)
-    except KeyboardInterrupt:
-        pass
-
-    # A second signal must not interrupt the shutdown.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while not signals and not is_gone(watched):
+        supervisor.look()
+        time.sleep(_LOOK_SECONDS)
     supervisor.end()
 
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import FrameType
 
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
@@ -29,6 +28,7 @@ from datarater.pipelines.run_folder.lease import Process, process_id
 from datarater.rater_model.json_codec import decode, to_plain
 
 _LOGGER = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.2
 
 
 class WorkerPool(BeamFnExternalWorkerPoolServicer):
@@ -89,13 +89,11 @@ def main() -> None:
     server.start()
     _LOGGER.info("the worker pool listens at %s", sys.argv[1])
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        pool.stop()
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    while True:
-        time.sleep(3600)
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    while not signals:
+        time.sleep(_LOOK_SECONDS)
+    pool.stop()
 
 
 if __name__ == "__main__":

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.util
-import signal
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 
+from datarater.meta_training.errors import StoppedError
 from datarater.meta_training.evaluate.errors import EvaluationError, FlagError
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser, print_line
 from datarater.rater_model.documents.files import expand_home, split_on_commas
+from datarater.rater_model.interrupts import Interrupts
 
 
 def run_command(parser: CommandParser, work: Callable[[], int], modules: Sequence[str]) -> int:
     """Runs a command's work and turns what ends it into one line and an exit code.
 
-    SIGTERM ends the work as Ctrl-C does.
+    A signal ends the work, which another thread does, and all worker processes.
 
     Args:
         parser: Parser of the command.
@@ -40,9 +42,9 @@ def run_command(parser: CommandParser, work: Callable[[], int], modules: Sequenc
         print_line(f"{parser.prog}: {message}", sys.stderr)
         return code
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return work()
+        with Interrupts(StoppedError) as interrupts:
+            return interrupts.wait_for(work)
     except FlagError as error:
         parser.error(str(error))
     except EvaluationError as error:
@@ -55,14 +57,14 @@ def run_command(parser: CommandParser, work: Callable[[], int], modules: Sequenc
         raise
     except OSError as error:
         return fail(error, _exit_code_of(error))
-    except KeyboardInterrupt:
-        return fail("stopped; run the same command to continue", exit_codes.STOPPED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    except StoppedError:
+        code = fail("stopped; run the same command to continue", exit_codes.STOPPED)
+        # The work would continue in its thread.
+        for process in multiprocessing.active_children():
+            process.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _exit_code_of(error: OSError) -> int:

@@ -6,13 +6,12 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from datarater.meta_training.errors import StoppedError
 from datarater.rater_model import exit_codes
 
 _LOG = logging.getLogger("datarater")
@@ -21,10 +20,13 @@ _LOG = logging.getLogger("datarater")
 class StopSignal:
     """Turns SIGTERM and SIGINT into a stop at the next point where the run can be saved.
 
-    Outside `deferred` a signal raises `StoppedError`: nothing is lost. Inside, where libraries
-    would swallow the error or take it for damage, the signal is kept until the loop asks for it by
-    `requested`. A second signal ends the process at once, as a kill would but with the exit code of
-    a stop: the run resumes from its last checkpoint.
+    Inside `deferred` a signal is kept until the loop asks for it by `requested`. Outside, where
+    nothing would be lost, it ends the process at once, as a kill would but with the exit code of a
+    stop. So does a second signal: the run resumes from its last checkpoint. The handler raises no
+    error, which callbacks of libraries would swallow or take for damage.
+
+    Args:
+        leave: Ends the process with an exit code.
 
     Example:
         >>> with StopSignal() as stop, stop.deferred():  # doctest: +SKIP
@@ -32,7 +34,8 @@ class StopSignal:
         ...         step()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[int], None] = os._exit) -> None:
+        self._leave = leave
         self._received = ""
         self._deferred = False
         self._previous: dict[int, Any] = {}
@@ -70,17 +73,12 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self._received:
-            # An error would have to pass through threads and event loops that wait for a
-            # checkpoint. The message bypasses Python's streams, which the signal may have
-            # interrupted in the middle of a line.
-            message = (
-                f"datarater train: stopped by a second {name}; the same command resumes the run\n"
-            )
+        if self._received or not self._deferred:
+            # The message bypasses Python's streams, which the signal may have interrupted in the
+            # middle of a line.
+            which = f"a second {name}" if self._received else name
+            message = f"datarater train: stopped by {which}; the same command resumes the run\n"
             os.write(2, message.encode())
-            os._exit(exit_codes.STOPPED)
-
+            self._leave(exit_codes.STOPPED)
         self._received = name
-        if not self._deferred:
-            raise StoppedError(f"stopped by {name}")
         _LOG.warning("%s: stopping once everything is saved; a second signal stops at once", name)

@@ -54,7 +54,7 @@ from datarater.pipelines.run_folder.layout import json_lines, now, to_json
 from datarater.pipelines.run_folder.manifest import read_manifest
 from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.pipelines.runners.execution import Execution
-from datarater.rater_model import exit_codes
+from datarater.rater_model import exit_codes, interrupts
 from datarater.rater_model.json_codec import to_plain
 
 Curate = Callable[[Work, Execution], object]
@@ -124,6 +124,7 @@ class Batches:
 
         # Each round takes one step from the current state of the journal.
         while True:
+            interrupts.check()
             state = self.journal.read()
             number = state.claim_of(day)
             if number is None:

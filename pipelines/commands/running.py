@@ -153,9 +153,9 @@ def run_graph(
                 )
             result = None
             if execution.supervised:
-                local_workers.run_supervised(work, execution, launch.id, say)
+                local_workers.run_supervised(work, execution, launch.id, say, interrupts)
             else:
-                result = local_workers.run_here(work, execution)
+                result = local_workers.run_here(work, execution, interrupts)
 
         if commits.exists(work.goal):
             split_marks.clear_finished(work.folder)

@@ -78,8 +78,13 @@ class _LocalRunner(FnApiRunner):
         return super().run_via_runner_api(pipeline_proto, options)
 
 
-def run_here(work: Work, execution: Execution) -> PipelineResult:
+def run_here(work: Work, execution: Execution, interrupts: Interrupts) -> PipelineResult:
     """Builds and runs a graph from this process, and waits for its end.
+
+    Args:
+        work: The work.
+        execution: The runner and its options.
+        interrupts: What can interrupt the wait.
 
     Raises:
         CurationError: An error of this package stopped the run, or a job failed.
@@ -92,8 +97,11 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
 
     result = None
     try:
+        if in_threads:
+            return interrupts.wait_for(lambda: _run_to_end(pipeline))
+        # Beam starts a job server in the main thread only.
         result = pipeline.run()
-        result.wait_until_finish()
+        interrupts.wait_for(result.wait_until_finish)
     except Exception as error:
         # A job elsewhere would continue without this process.
         interrupted = getattr(error, "interrupted", False)
@@ -118,8 +126,18 @@ def run_here(work: Work, execution: Execution) -> PipelineResult:
     return result
 
 
+def _run_to_end(pipeline: beam.Pipeline) -> PipelineResult:
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result
+
+
 def run_supervised(
-    work: Work, execution: Execution, launch: str, say: Callable[[str], None]
+    work: Work,
+    execution: Execution,
+    launch: str,
+    say: Callable[[str], None],
+    interrupts: Interrupts,
 ) -> None:
     """Runs a graph in a process of its own, and again when a worker dies.
 
@@ -128,6 +146,7 @@ def run_supervised(
         execution: Local execution.
         launch: Id of the launch.
         say: Prints a line.
+        interrupts: What can interrupt the run.
 
     Raises:
         PoisonSplitError: A split ended several workers.
@@ -137,7 +156,7 @@ def run_supervised(
     order = _Order(work, execution.beam_args, execution.workers, process_id())
     deaths_without_commit, committed = 0, committed_files(work.folder)
     while True:
-        died, deaths = _run_once(order, launch)
+        died, deaths = _run_once(order, launch, interrupts)
         if died is None or commits.exists(work.goal):
             return
 
@@ -160,7 +179,9 @@ def run_supervised(
         say(f"a worker process died ({died}){over}; continuing from the committed work")
 
 
-def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
+def _run_once(
+    order: _Order, launch: str, interrupts: Interrupts
+) -> tuple[str | None, dict[str, int]]:
     """Runs the graph's process once.
 
     Returns:
@@ -181,7 +202,7 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
                 pickle.dump(order, process.stdin)
 
             # This waits for a report, or for the end of a process that sends none.
-            report = pipe.read1(_MAX_REPORT)
+            report = interrupts.wait_for(lambda: pipe.read1(_MAX_REPORT))
             if report:
                 outcome = json.loads(report)
                 if outcome["error"] == WorkerDiedError.__name__:
@@ -190,7 +211,7 @@ def _run_once(order: _Order, launch: str) -> tuple[str | None, dict[str, int]]:
                     # its end.
                     _signal_group(process.pid, signal.SIGSTOP)
                     deaths = split_marks.clear_bystanders(order.work.folder, launch)
-            elif process.wait():
+            elif interrupts.wait_for(process.wait):
                 message = f"the process that ran the graph ended with {process.returncode}"
                 outcome = {"error": WorkerDiedError.__name__, "message": message}
                 split_marks.clear_launch(order.work.folder, launch)
@@ -276,8 +297,9 @@ def main() -> None:
     report, code = _Report(int(sys.argv[1])), exit_codes.DONE
     report.notice_deaths()
     try:
-        with Interrupts():
-            run_here(order.work, choice.choose(order.beam_args, order.local_workers))
+        with Interrupts() as interrupts:
+            execution = choice.choose(order.beam_args, order.local_workers)
+            run_here(order.work, execution, interrupts)
     except CurationError as error:
         code = error.exit_code
         report.send(type(error), str(error))

@@ -28,7 +28,6 @@ from datarater.pipelines.graph import score_split
 from datarater.pipelines.run_folder import commits, progress
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX
-from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.rater_model import exit_codes
 from datarater.rater_model.scorer import ScoredTexts, Scorer
 from tests.support import ROOT
@@ -470,16 +469,3 @@ def test_garbage_is_not_eaten_to_the_end(rater: Path, tmp_path: Path) -> None:
     assert process.returncode == exit_codes.PAST_LIMIT, output_text
     assert "--max_rejected_fraction 0.1" in output_text.splitlines()[-1]
     assert not (output / "scoring.json").exists()
-
-
-def test_a_local_run_without_a_main_thread_of_its_own_is_never_interrupted() -> None:
-    interrupts = Interrupts()
-    interrupts.interrupt(errors.StoppedError("nobody listens"))
-
-    def interrupted() -> None:
-        with Interrupts() as listening:
-            listening.interrupt(errors.CurationError("first"))
-            time.sleep(1)
-
-    with pytest.raises(errors.CurationError, match="first"):
-        interrupted()
