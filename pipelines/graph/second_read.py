@@ -51,36 +51,35 @@ class KeptSplit:
         Raises:
             InputChangedError: The input has changed since it was scored.
         """
+        # Bad records, of which only some have a row, are never kept.
         split = self.file.task.split
-        positions = self.file.column("position").tolist()
-        sizes = self.file.column("bytes").tolist()
-        keys = self.file.table.column("key").to_pylist()
-        kept = self.kept_R.tolist()
-        scores_R = self.file.table.column("score").to_numpy(zero_copy_only=False)
+        is_document_R = self.file.table.column("key").is_valid()
+        table = self.file.table.filter(is_document_R)
+        kept_N = self.kept_R[is_document_R.to_numpy()]
+        positions, sizes, keys, scores = (
+            table.column(name).to_pylist() for name in ("position", "bytes", "key", "score")
+        )
 
         check_fingerprint(self.file.task)
         row = 0
         for record in self.source.read(split, self.options):
+            if not isinstance(record, Document):
+                continue
             if row >= len(positions):
                 raise self._changed(
-                    f"it has more than the {len(positions)} records scored in split {split.ordinal}"
+                    f"it has more than the {len(positions)} documents of split {split.ordinal}"
                 )
 
-            same = record.position == positions[row] and (
-                record.key == keys[row] and record.size == sizes[row]
-                if isinstance(record, Document)
-                else keys[row] is None
-            )
-            if not same:
-                raise self._changed(f"the record at {positions[row]} is not the one scored")
-
-            if kept[row] and isinstance(record, Document):
-                yield record, float(scores_R[row])
+            read = (record.position, record.size, record.key)
+            if read != (positions[row], sizes[row], keys[row]):
+                raise self._changed(f"the document at {positions[row]} is not the one scored")
+            if kept_N[row]:
+                yield record, scores[row]
             row += 1
 
         if row != len(positions):
             raise self._changed(
-                f"it has {row} records, {len(positions)} were scored in split {split.ordinal}"
+                f"it has {row} documents, {len(positions)} were scored in split {split.ordinal}"
             )
         check_fingerprint(self.file.task)
 

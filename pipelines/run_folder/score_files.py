@@ -1,4 +1,4 @@
-"""Score files: one row per record of a split, in the order of the input, rejected ones included.
+"""Score files: one row per document of a split, in the order of the input, and its bad records.
 
 The files are Parquet. All of them have the same schema, so that a folder of them is one table:
 
@@ -13,7 +13,9 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | source | source that the document names |
 | status | `scored`, or the reason of the rejection |
 | detail, excerpt | the fault, and the first bytes of the record; rejected records only |
-| records | 1; more for records that are lost together, such as the rows of a damaged row group |
+| records | 1; the number of records that are lost together, such as rows of a damaged row group |
+
+Bad records past `MAX_LISTED_REJECTS` are one row at the end for each reason, with their number.
 
 Files of version 0.1.0 have no column `records`: all of its values are 1 there (`with_records`).
 
@@ -54,6 +56,9 @@ _PACKED_ROWS = 4096
 RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
 """The columns that rank keys are made of."""
 RECORDS = "records"
+MAX_LISTED_REJECTS = 1000
+"""Number of bad records of a split that are listed one by one; the others are counted."""
+_LISTED_OF_ANY_REASON = 10
 
 SCHEMA = pa.schema(
     [
@@ -102,9 +107,21 @@ class Footer:
 
 
 class ScoreRows:
-    """Collects the rows of one split, in the order of the input."""
+    """Collects the rows of one split, in the order of the input.
 
-    def __init__(self) -> None:
+    Of the records that could not be read, the first `max_listed` get a row each, and so do the
+    first few with any other reason. All further ones of a reason are one row at the end, which has
+    their number: memory and disk do not grow with what is rejected.
+
+    Args:
+        max_listed: Number of bad records that get a row of their own.
+    """
+
+    def __init__(self, max_listed: int = MAX_LISTED_REJECTS) -> None:
+        self._max_listed = max_listed
+        self._listed: Counter[str] = Counter()
+        self._first_unlisted: dict[str, BadRecord] = {}
+        self._unlisted: Counter[str] = Counter()
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self._batches: list[pa.RecordBatch] = []
         self._counts = Counts()
@@ -134,48 +151,69 @@ class ScoreRows:
         columns, counts = self._columns, self._counts
 
         for record in records:
-            columns["position"].append(record.position)
-            number = record.records if isinstance(record, BadRecord) else 1
-            columns[RECORDS].append(number)
-            counts.read += number
+            if isinstance(record, BadRecord):
+                counts.read += record.records
+                counts.rejected_by_reason[str(record.reason)] += record.records
+                if self._is_listed(record):
+                    self._add_bad(record)
+                continue
 
             # A document has all columns; without a score it is also a rejected record.
-            if isinstance(record, Document):
-                score, tokens = next(documents)
-                finite = math.isfinite(score)
-                not_finite += not finite
-                if finite:
-                    counts.scored += 1
-                    counts.tokens += tokens
-                    counts.bytes += record.size
-                else:
-                    counts.rejected_by_reason[SCORE_NOT_FINITE] += 1
-                columns["key"].append(record.key)
-                columns["key_hash"].append(key_hash(record.key))
-                columns["score"].append(score if finite else None)
-                columns["tokens"].append(tokens)
-                columns["bytes"].append(record.size)
-                columns["source"].append(record.source)
-                columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
-                columns["detail"].append(None if finite else f"the rater's score is {score}")
-                columns["excerpt"].append(
-                    None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
-                )
-
+            columns["position"].append(record.position)
+            columns[RECORDS].append(1)
+            counts.read += 1
+            score, tokens = next(documents)
+            finite = math.isfinite(score)
+            not_finite += not finite
+            if finite:
+                counts.scored += 1
+                counts.tokens += tokens
+                counts.bytes += record.size
             else:
-                counts.rejected_by_reason[str(record.reason)] += record.records
-                columns["key"].append(None)
-                columns["key_hash"].append(0)
-                columns["score"].append(None)
-                columns["tokens"].append(0)
-                columns["bytes"].append(0)
-                columns["source"].append("")
-                columns["status"].append(str(record.reason))
-                columns["detail"].append(record.detail)
-                columns["excerpt"].append(record.excerpt)
+                counts.rejected_by_reason[SCORE_NOT_FINITE] += 1
+            columns["key"].append(record.key)
+            columns["key_hash"].append(key_hash(record.key))
+            columns["score"].append(score if finite else None)
+            columns["tokens"].append(tokens)
+            columns["bytes"].append(record.size)
+            columns["source"].append(record.source)
+            columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
+            columns["detail"].append(None if finite else f"the rater's score is {score}")
+            columns["excerpt"].append(
+                None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
+            )
 
         self._pack(_PACKED_ROWS)
         return not_finite
+
+    def _is_listed(self, record: BadRecord) -> bool:
+        """Returns whether a bad record gets a row of its own; otherwise it is only counted."""
+        reason = record.reason
+        if self._max_listed > 0 or self._listed[reason] < _LISTED_OF_ANY_REASON:
+            self._listed[reason] += 1
+            self._max_listed -= 1
+            return True
+
+        self._first_unlisted.setdefault(reason, record)
+        self._unlisted[reason] += record.records
+        return False
+
+    def _add_bad(self, record: BadRecord) -> None:
+        values = {
+            "position": record.position,
+            "key": None,
+            "key_hash": 0,
+            "score": None,
+            "tokens": 0,
+            "bytes": 0,
+            "source": "",
+            "status": str(record.reason),
+            "detail": record.detail,
+            "excerpt": record.excerpt,
+            RECORDS: record.records,
+        }
+        for name, column in self._columns.items():
+            column.append(values[name])
 
     def to_parquet(self, task: SplitTask, layout: str, rater_digest: str) -> bytes:
         """Returns the content of the score file.
@@ -186,6 +224,12 @@ class ScoreRows:
                 the same layout can share an output file.
             rater_digest: Digest of the rater that scored.
         """
+        for reason, number in sorted(self._unlisted.items()):
+            first = self._first_unlisted[reason]
+            detail = f"{number:,} more records with this reason, of which the first: {first.detail}"
+            self._add_bad(dataclasses.replace(first, detail=detail, records=number))
+        self._unlisted.clear()
+
         reasons = Counter(dict(sorted(self._counts.rejected_by_reason.items())))
         counts = dataclasses.replace(self._counts, rejected_by_reason=reasons)
         footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts)

@@ -7,10 +7,11 @@ they agree with the counts.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from datarater.pipelines.run_folder.layout import (
     read_json,
 )
 from datarater.pipelines.run_folder.score_files import RECORDS, SCORED, ScoreFile
+from datarater.pipelines.run_folder.stores import failing_by_name
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.rater_model.json_codec import to_plain
 
@@ -138,6 +140,34 @@ def _rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
         }
 
 
+@contextlib.contextmanager
+def _list_of_rejects(path: str) -> Iterator[Callable[[ScoreFile], None]]:
+    """Yields a function that adds a split's rejected records to a list, committed at the end.
+
+    The list is written to a local file, since it may be larger than memory. Without rejected
+    records there is none.
+    """
+    with contextlib.ExitStack() as stack:
+        staged, file = "", None
+
+        def add(scored: ScoreFile) -> None:
+            nonlocal staged, file
+            lines = json_lines(_rejected_rows(scored))
+            if not lines:
+                return
+            with failing_by_name(path):
+                if file is None:
+                    staged = stack.enter_context(commits.staged(path))
+                    file = stack.enter_context(open(staged, "xb"))
+                file.write(lines)
+
+        yield add
+        if file is not None:
+            with failing_by_name(path):
+                file.close()
+            commits.commit_staged(path, staged)
+
+
 def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> None:
     """Writes the rejected records and the summary of a group of scored splits.
 
@@ -149,10 +179,25 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
     Raises:
         CountsError: A score file is missing, or the counts do not add up.
     """
-    summary = Summary(groups=1)
-    rejected = bytearray()
+    # The rejected records come first: a committed summary means that its group is done.
     splits: list[SplitCounts] = []
+    with _list_of_rejects(folder.rejected_path(group)) as list_rejects:
+        summary = _summarise(folder, ordinals, splits, list_rejects)
+    summary.counts.check(f"group {group}")
 
+    content = to_plain(SummaryFile(group=group, summary=summary, by_split=tuple(splits)))
+    commits.commit_if_absent(
+        folder.summary_path(group), orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    )
+
+
+def _summarise(
+    folder: RunFolder,
+    ordinals: Sequence[int],
+    splits: list[SplitCounts],
+    list_rejects: Callable[[ScoreFile], None],
+) -> Summary:
+    summary = Summary(groups=1)
     for ordinal in sorted(ordinals):
         file = ScoreFile.read(folder, ordinal)
         one = _split_summary(file)
@@ -163,17 +208,9 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
             raise CountsError(f"{where}: {read} records read, but {one.counts.read} counted")
 
         summary.add(one)
-        rejected += json_lines(_rejected_rows(file))
+        list_rejects(file)
         splits.append(SplitCounts(**vars(one.counts), ordinal=ordinal, path=file.task.split.path))
-
-    # The rejected records come first: a committed summary means that its group is done.
-    summary.counts.check(f"group {group}")
-    if rejected:
-        commits.commit_if_absent(folder.rejected_path(group), bytes(rejected))
-    content = to_plain(SummaryFile(group=group, summary=summary, by_split=tuple(splits)))
-    commits.commit_if_absent(
-        folder.summary_path(group), orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-    )
+    return summary
 
 
 def is_summarised(folder: RunFolder, group: int) -> bool:

@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import zstandard
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
+import datarater
 from datarater.pipelines.commands import curate, select
 from datarater.rater_model import exit_codes
 from tests.support.corpora import as_lines, make_records
@@ -118,6 +120,38 @@ def test_rows_that_only_the_footer_counts_are_rejected_in_every_count(
     assert (scoring["counts"]["read"], scoring["counts"]["rejected"]["no_text_column"]) == (16, 8)
     (row,) = map(json.loads, (output / "rejected/000000.jsonl").read_text().splitlines())
     assert (row["position"], row["records"], row["reason"]) == (0, 8, "no_text_column")
+
+
+def test_a_flood_of_bad_lines_is_counted_to_the_last_and_listed_in_part(
+    rater: Path, tmp_path: Path
+) -> None:
+    good = [as_lines([record]) for record in make_records(8, 1)]
+    lines = b"".join(good[:4]) + b"x\n" * 5000 + b"".join(good[4:]) + b"{}\n" * 2000
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    output = tmp_path / "run"
+    flags = ["--input", str(tmp_path / "*.gz"), "--rater", str(rater), "--output", str(output)]
+    assert curate.main([*flags, "--keep_fraction", "1"]) == 0
+
+    reasons = {"not_json": 5000, "no_text": 2000}
+    manifest = json.loads((output / "selections/keep-1/manifest.json").read_bytes())
+    assert manifest["counts"]["rejected_by_reason"] == reasons
+    counts = {name: manifest["counts"][name] for name in ("read", "kept", "dropped", "rejected")}
+    assert counts == {"read": 7008, "kept": 8, "dropped": 0, "rejected": 7000}
+    assert manifest["sources"][""]["rejected"] == 7000
+    scoring = json.loads((output / "scoring.json").read_bytes())
+    assert scoring["counts"]["rejected"] == reasons
+    kept = gzip.decompress(
+        (output / "selections/keep-1" / manifest["files"][0]["path"]).read_bytes()
+    )
+    assert kept.count(b"\n") == 8
+
+    rows = list(map(json.loads, (output / "rejected/000000.jsonl").read_text().splitlines()))
+    counted: Counter[str] = Counter()
+    for row in rows:
+        counted[row["reason"]] += row["records"]
+    assert counted == reasons
+    assert len(rows) == 1000 + 10 + 2
+    assert datarater.read_scores(output)["records"].to_numpy().sum() == 7008
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)

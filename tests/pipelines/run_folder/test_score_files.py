@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import tempfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -113,6 +116,68 @@ def test_summaries_count_what_score_files_hold(
         row["excerpt"] == ("\\xff{" if row["reason"] == "not_json" else "text é")
         for row in rejected
     )
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.sampled_from(list(Reason)[:3]), st.integers(1, 5)), max_size=80),
+    st.integers(0, 20),
+)
+def test_bad_records_past_a_number_are_counted_and_not_listed(
+    bad: list[tuple[Reason, int]], max_listed: int
+) -> None:
+    rows = ScoreRows(max_listed)
+    records: list[Record] = [
+        BadRecord(position, reason, "fault", b"{", number)
+        for position, (reason, number) in enumerate(bad)
+    ]
+    records.append(a_document(1000, "a"))
+    for first in range(0, len(records), 7):
+        part = records[first : first + 7]
+        count = sum(isinstance(record, Document) for record in part)
+        rows.add(part, np.zeros(count, np.float32), np.full(count, 3))
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder(path)
+        task = SplitTask(Split("file", "jsonl", ordinal=0), "print", 0)
+        commits.commit_if_absent(folder.score_path(0), rows.to_parquet(task, "jsonl/none", ""))
+        table = ScoreFile.read(folder, 0).table
+        summaries.summarise_group(folder, 0, [0])
+        counts = summaries.read_summary(folder, 0).counts
+        listed = [
+            orjson.loads(line)
+            for line in (commits.read_if_there(folder.rejected_path(0)) or b"").splitlines()
+        ]
+
+    expected: Counter[str] = Counter()
+    for reason, number in bad:
+        expected[str(reason)] += number
+    assert counts.rejected_by_reason == expected
+    assert counts.read == expected.total() + 1
+    assert sum(row["records"] for row in listed) == expected.total()
+    assert table.num_rows - 1 == len(listed) <= max_listed + 3 * 10 + 3
+    if len(bad) <= max_listed:
+        assert [row["position"] for row in listed] == list(range(len(bad)))
+
+
+def test_many_bad_records_take_little_memory() -> None:
+    rows = ScoreRows()
+    tracemalloc.start()
+    try:
+        for first in range(0, 50_000, 1000):
+            batch = [
+                BadRecord(position, Reason.NOT_JSON, f"bad at {position}", b"x" * 200)
+                for position in range(first, first + 1000)
+            ]
+            rows.add(batch, np.zeros(0, np.float32), np.zeros(0, np.int64))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
+    data = rows.to_parquet(SplitTask(Split("file", "jsonl", ordinal=0), "", 0), "jsonl/none", "")
+    assert len(data) < 100_000
+    last = pq.read_table(io.BytesIO(data)).to_pylist()[-1]
+    assert (last["records"], last["position"]) == (49_000, 1000)
+    assert last["detail"] == "49,000 more records with this reason, of which the first: bad at 1000"
 
 
 def test_a_score_file_tells_its_split_and_its_keys(tmp_path: Path) -> None:
