@@ -40,6 +40,7 @@ from datarater.rater_model.documents.files import (
     open_file,
     split_on_commas,
 )
+from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.store_errors import one_line
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
@@ -559,7 +560,7 @@ def _load(path: str) -> Any:
     """
     commits.check_protocols("--config", path)
     try:
-        with open_file(path) as file:
+        with open_file(path, in_order_to=WHOLE) as file:
             return _expand_variables("", yaml.load(file.read(), _Loader))
     except _VariableError as error:
         raise UsageError(f"{path}: {error}") from None

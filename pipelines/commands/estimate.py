@@ -192,7 +192,7 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
     bytes_per_record = (part[-1].position - part[0].position) / (len(part) - 1)
     total = file.size
     if split.compression is not Compression.NONE:
-        with open_file(file.path) as stream:
+        with open_file(file.path, in_order_to=0) as stream:
             total = unpacked_size(stream, split.compression, file.size)
     return total / max(bytes_per_record, 1), part
 

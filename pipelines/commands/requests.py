@@ -32,6 +32,7 @@ from datarater.rater_model.documents.files import (
     split_on_commas,
 )
 from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, split_patterns
 from datarater.rater_model.scorer import SCORER_VERSION
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -304,7 +305,7 @@ def inputs_of(args: argparse.Namespace, execution: Execution) -> Patterns:
 def _listed(path: str) -> Iterator[str]:
     path = usable_path("input_list", path)
     try:
-        with open_file(path) as file:
+        with open_file(path, in_order_to=WHOLE) as file:
             text = file.read().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(f"--input_list: {path} does not exist") from error

@@ -105,7 +105,7 @@ class FilePlan:
         is_stream = first.compression is not Compression.NONE
         may_be_cut = is_stream and format_named(first.format).cuts_streams
         if may_be_cut and len(splits) == 1 and info.size >= 2 * split_bytes:
-            with open_file(info.path) as file:
+            with open_file(info.path, in_order_to=0) as file:
                 unpacked = unpacked_size(file, first.compression, info.size)
 
         cuts = [

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from datarater.pipelines.errors import RunFolderError
 from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX, Entry, Store, failing_by_name
+from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _TRIES = 5
@@ -66,8 +67,7 @@ class ObjectStore(Store):
 
     @override
     def open_committed(self, path: str) -> BinaryIO:
-        file_system, inner = _file_system(path)
-        return file_system.open(inner, "rb")
+        return open_file(path)
 
     @override
     @contextlib.contextmanager

@@ -28,6 +28,7 @@ from datarater.rater_model.documents.records import (
     Record,
     Split,
 )
+from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.sniffing import FileHead
 from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfrecord import ExampleFormat, read_example
@@ -62,7 +63,7 @@ def _opened(path: str) -> Iterator[Any]:
         local = local_path(path)
         if local is None:
             copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="datarater-shard-"))
-            with open_file(path) as file:
+            with open_file(path, in_order_to=WHOLE) as file:
                 shutil.copyfileobj(file, copy)
             copy.flush()
             local = copy.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datarater.rater_model.documents.decompression import StreamError
 from datarater.rater_model.documents.files import open_file
-from datarater.rater_model.documents.member_boundaries import SplitStream
+from datarater.rater_model.documents.member_boundaries import SplitStream, stored_end
 from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, Reason, Split
 
 
@@ -19,7 +19,7 @@ class ByteReader:
     """
 
     def __init__(self, split: Split) -> None:
-        self._file = open_file(split.path)
+        self._file = open_file(split.path, in_order_to=stored_end(split))
         stream = SplitStream(self._file, split, beyond=False)
         self._chunks = iter(stream)
         self._buffer = b""

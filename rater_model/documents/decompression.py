@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import zstandard
@@ -27,6 +28,7 @@ _SAMPLE_UNPACKED_BYTES = 2**27
 _MAX_HEAD_BYTES = 2**22
 _FRAME_HEADER_BYTES = 18
 _STATED_MAY_DIFFER = 0.05
+_ESTIMATE_MAY_DIFFER = 1.25
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -127,10 +129,20 @@ def unpacked_size(
         OSError: if the file cannot be read.
     """
     # Unpack a sample; a short file is unpacked whole.
-    unpacked = 0
+    unpacked, next_look = 0, 0
     try:
         for chunk in decompressed_chunks(file, compression):
             unpacked += len(chunk)
+            # Mostly the stated length fits the very beginning, and no more has to be read.
+            read = file.tell()
+            if read >= next_look:
+                next_look = 4 * read
+                stated = stated_size(
+                    compression, size, unpacked * size // read, functools.partial(_read_at, file)
+                )
+                if stated is not None:
+                    return stated
+                file.seek(read)
             if sample_bytes <= file.tell() < size or unpacked >= _SAMPLE_UNPACKED_BYTES:
                 break
         else:
@@ -154,6 +166,44 @@ def unpacked_size(
         with contextlib.suppress(zstandard.ZstdError):
             stated = zstandard.get_frame_parameters(head).content_size
     return stated if abs(stated - estimate) <= estimate * _STATED_MAY_DIFFER else estimate
+
+
+def stated_size(
+    compression: Compression,
+    size: int,
+    estimate: int,
+    read_range: Callable[[int, int], bytes],
+    may_differ: float = _ESTIMATE_MAY_DIFFER,
+) -> int | None:
+    """Returns the unpacked size that a stream of one member states, if it fits an estimate.
+
+    A gzip member states its length at its end, modulo 2**32; a zstd frame may state it in its
+    header. In a file of several members, that is the length of one, which is mostly much too short.
+
+    Args:
+        compression: Compression of the whole file.
+        size: Stored size of the file, in bytes.
+        estimate: Estimated unpacked size of the whole file, in bytes.
+        read_range: Returns stored bytes from an offset and a number of bytes.
+        may_differ: Factor by which the estimate may differ.
+
+    Returns:
+        The size in bytes; None if none is stated, or none that fits.
+    """
+    stated = 0
+    if compression is Compression.GZIP and size >= 4 and estimate < 2**31:
+        stated = int.from_bytes(read_range(size - 4, 4), "little")
+    elif compression is Compression.ZSTD:
+        with contextlib.suppress(zstandard.ZstdError):
+            header = read_range(0, _FRAME_HEADER_BYTES)
+            stated = zstandard.get_frame_parameters(header).content_size
+    fits = estimate <= stated * may_differ and stated <= estimate * may_differ
+    return stated if stated and fits else None
+
+
+def _read_at(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
 
 
 def _gzip_chunks(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import functools
 import glob
 import io
 import itertools
@@ -20,6 +21,12 @@ import fsspec
 
 from datarater.rater_model.documents import store_errors
 from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.documents.remote_file import (
+    BLOCK_BYTES,
+    RemoteFile,
+    fetch_range,
+    serves_ranges,
+)
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _HIDDEN = (".", "_")
@@ -95,11 +102,14 @@ def check_protocol(path: str) -> None:
         raise store_errors.unknown_protocol(path) from error
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str, in_order_to: int | None = None) -> BinaryIO:
     """Opens a file for reading bytes.
 
     Args:
         path: Local path or any URL that fsspec knows.
+        in_order_to: Offset up to which the file will be read in order, `WHOLE` for all of it; None
+            if it will be read anywhere. Object stores are asked for fitting ranges; see
+            `datarater.rater_model.documents.remote_file`.
 
     Raises:
         OSError: if the file does not exist or cannot be read.
@@ -114,13 +124,16 @@ def open_file(path: str) -> BinaryIO:
             # Its handles on one file share their position, so that concurrent readers would
             # disturb each other.
             return io.BytesIO(file_system.cat_file(inner))
-        return cast(BinaryIO, file_system.open(inner, "rb"))
+        if not serves_ranges(file_system):
+            return cast(BinaryIO, file_system.open(inner, "rb", block_size=BLOCK_BYTES))
+
+    fetch = functools.partial(fetch_range, file_system, inner, path)
+    return cast(BinaryIO, RemoteFile(fetch, lambda: file_info(path).size, in_order_to))
 
 
 def read_head(path: str, count: int) -> bytes:
-    """Returns the first bytes of a file, fewer than `count` if the file is shorter."""
-    with raising_os_errors(path), open_file(path) as file:
-        return file.read(count)
+    """Returns the first bytes of a file, fewer if the file is shorter."""
+    return read_range(path, 0, count)
 
 
 def read_range(path: str, start: int, count: int) -> bytes:
@@ -128,7 +141,7 @@ def read_range(path: str, start: int, count: int) -> bytes:
 
     Args:
         path: Local path or URL.
-        start: Offset of the first byte, within the file.
+        start: Offset of the first byte.
         count: Number of bytes.
 
     Raises:
@@ -141,8 +154,14 @@ def read_range(path: str, start: int, count: int) -> bytes:
             return file.read(count)
 
     file_system, inner = file_system_of(path)
+    if serves_ranges(file_system):
+        return fetch_range(file_system, inner, path, start, start + count)
     with raising_os_errors(path):
-        return bytes(file_system.cat_file(inner, start=start, end=start + count))
+        if "memory" in file_system.protocol:
+            return bytes(file_system.cat_file(inner, start=start, end=start + count))
+        with file_system.open(inner, "rb", block_size=max(count, 2**16)) as file:
+            file.seek(start)
+            return bytes(file.read(count))
 
 
 def file_info(path: str) -> FileInfo:

@@ -14,7 +14,11 @@ from datarater.rater_model.documents.decompression import CHUNK_BYTES, StreamErr
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.foreign_formats import foreign_detail
-from datarater.rater_model.documents.member_boundaries import SplitStream, cut_at_members
+from datarater.rater_model.documents.member_boundaries import (
+    SplitStream,
+    cut_at_members,
+    stored_end,
+)
 from datarater.rater_model.documents.records import (
     BYTE_ORDER_MARK,
     EXCERPT_BYTES,
@@ -392,7 +396,7 @@ class Jsonl(FileFormat):
         # Such a file begins with a bad record, so only then is the head checked.
         may_be_foreign = split.start == 0
         parse = LineParser(options)
-        with open_file(split.path) as file:
+        with open_file(split.path, in_order_to=stored_end(split)) as file:
             for item in _lines(file, split, options.max_record_bytes, self._chunk_bytes):
                 record = parse(*item) if type(item) is tuple else item
                 if record is None:

@@ -26,11 +26,15 @@ from datarater.rater_model.documents.decompression import (
     corrupt,
     decompressed_chunks,
     member_chunks,
+    stated_size,
 )
 from datarater.rater_model.documents.files import read_range
 from datarater.rater_model.documents.records import VIRTUAL_BYTES, Compression, Reason, Split
+from datarater.rater_model.documents.remote_file import WHOLE
 
 _VERIFIED_BYTES = 2**18
+_FIRST_WINDOW_BYTES = 2**13
+_ONE_MEMBER_MAY_DIFFER = 2.0
 _UNPACKED_BYTES = 2**28
 _FIRST_MEMBER_BYTES = (2**17, 2**23)
 _FIRST_MEMBER_SHARE = 8
@@ -82,12 +86,20 @@ class Section:
 
 
 class _Stored:
-    """Reads a file's stored bytes from an offset on, a window at a time."""
+    """Reads a file's stored bytes from an offset on, in windows, each twice as large as the last.
 
-    def __init__(self, path: str, size: int, start: int, window_bytes: int) -> None:
+    Args:
+        path: Local path or URL of the file.
+        size: Stored size of the file, in bytes.
+        start: Stored offset to begin at.
+        max_window_bytes: Maximum size of a window, in bytes.
+    """
+
+    def __init__(self, path: str, size: int, start: int, max_window_bytes: int) -> None:
         self._path = path
         self._size = size
-        self._window_bytes = window_bytes
+        self._max_window_bytes = max_window_bytes
+        self._window_bytes = min(_FIRST_WINDOW_BYTES, max_window_bytes)
         self._window = memoryview(b"")
         self._next = start
         self.passed = 0
@@ -96,6 +108,7 @@ class _Stored:
         if not self._window and self._next < self._size:
             self._window = memoryview(read_range(self._path, self._next, self._window_bytes))
             self._next += len(self._window)
+            self._window_bytes = min(2 * self._window_bytes, self._max_window_bytes)
         data = bytes(self._window[:count])
         self._window = self._window[count:]
         self.passed += len(data)
@@ -132,7 +145,7 @@ def find_boundaries(
         compression: Gzip or zstd.
         target: Stored bytes that a part should have.
         may_begin: Additional check of the member at a boundary.
-        window_bytes: Stored bytes that are read at a time.
+        window_bytes: Maximum number of stored bytes that are read at a time.
 
     Returns:
         The stored offsets of verified boundaries, increasing, 0 left out. Empty if the first member
@@ -188,6 +201,9 @@ class _Search:
     def stored(self, start: int) -> _Stored:
         return _Stored(self.path, self.size, start, self.window_bytes)
 
+    def read(self, start: int, count: int) -> bytes:
+        return read_range(self.path, start, count)
+
     def has_members(self) -> bool:
         """Reports whether the first member ends early in the file."""
         min_bytes, max_bytes = _FIRST_MEMBER_BYTES
@@ -195,11 +211,18 @@ class _Search:
         file = self.stored(0)
         unpacked = 0
         try:
-            for chunk in _members(file, self.compression):
+            for number, chunk in enumerate(_members(file, self.compression)):
                 if chunk == MEMBER_END:
                     return True
                 unpacked += len(chunk)
                 if file.passed > max_bytes or unpacked > _UNPACKED_BYTES:
+                    return False
+                # A file of one member, which most are, says so itself: no more of it is read. The
+                # first chunk proves nothing, because a small member may end with it.
+                estimate = unpacked * self.size // file.passed
+                if number == 1 and stated_size(
+                    self.compression, self.size, estimate, self.read, _ONE_MEMBER_MAY_DIFFER
+                ):
                     return False
         except StreamError:
             pass
@@ -213,9 +236,9 @@ class _Search:
             last: Offset after the last one.
             previous: Stored offset of a boundary before them; 0 for the beginning of the file.
         """
-        candidates = 0
-        for start in range(place, last, self.window_bytes):
-            end = min(start + self.window_bytes, last)
+        candidates, start, window_bytes = 0, place, min(2**16, self.window_bytes)
+        while start < last:
+            end = min(start + window_bytes, last)
             window = read_range(self.path, start, end - start + 3)
             for match in _BEGINS[self.compression].finditer(window):
                 candidate = start + match.start()
@@ -224,6 +247,7 @@ class _Search:
                 candidates += 1
                 if candidates == _CANDIDATES:
                     return None
+            start, window_bytes = end, min(2 * window_bytes, self.window_bytes)
         return None
 
     def _is_boundary(self, start: int, previous: int) -> bool:
@@ -308,6 +332,18 @@ def _frame_bytes(file: _Stored) -> int | None:
         file.skip(1 if is_repeated_byte else block >> 3)
     file.skip(4 * has_checksum)
     return file.passed - begin
+
+
+def stored_end(split: Split) -> int | None:
+    """Returns the stored offset up to which a split is read in order, `WHOLE` for the whole file.
+
+    A part of a compressed stream ends at an offset that only its reader finds: None.
+    """
+    if split.end is None:
+        return WHOLE
+    if split.virtual:
+        return split.end // VIRTUAL_BYTES
+    return split.end if split.compression is Compression.NONE else None
 
 
 class SplitStream:

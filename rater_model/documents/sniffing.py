@@ -68,7 +68,7 @@ class FileHead:
             unpacked = unpacked_head(io.BytesIO(self.stored), self.compression, _HEAD_BYTES)
             if len(unpacked) >= _MIN_UNPACKED_BYTES or len(self.stored) < _HEAD_BYTES:
                 return unpacked
-        with open_file(self.path) as file:
+        with open_file(self.path, in_order_to=0) as file:
             return unpacked_head(file, self.compression, _HEAD_BYTES)
 
     @functools.cached_property

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 _NOT_ALLOWED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _ABSENT = ("404", "NoSuchBucket", "NoSuchKey")
+_PAST_END = ("416", "InvalidRange")
 _NO_CREDENTIALS = (
     "DefaultCredentialsError",
     "NoCredentialsError",
@@ -151,6 +152,15 @@ def os_error(path: str, error: Exception) -> OSError | None:
     if code or _is_clients(error):
         return OSError(errno.EIO, f"the store failed ({message})", path)
     return None
+
+
+def is_past_end(error: BaseException | None) -> bool:
+    """Reports whether a store refused a range because the file has no byte of it."""
+    while error is not None:
+        if isinstance(error, Exception) and _code_of(error) in _PAST_END:
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextlib.contextmanager

@@ -1,0 +1,57 @@
+"""How much more than it needs each step asks an object store to serve, on s3:// and gs://."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from datarater.rater_model.documents import files
+from tests.benchmarks.bytes_served import BUCKET, corpora, counting_store, measure
+from tests.support.request_log import RequestLog
+
+SIZE = 2 * 2**20
+PLANNED_BYTES = 64 * 2**10
+MAX_TIMES = 1.1
+# A compressed stream in two parts is unpacked 1.5 times.
+STRIDED_TIMES = 1.5 * MAX_TIMES
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> Iterator[tuple[str, RequestLog]]:
+    with counting_store(request.param) as log:
+        yield request.param, log
+
+
+@pytest.mark.parametrize(
+    ("corpus", "splits", "max_times"),
+    [("JSONL", 2, MAX_TIMES), ("gzip JSONL", 1, MAX_TIMES), ("gzip JSONL", 2, STRIDED_TIMES)],
+)
+def test_each_step_is_served_little_more_than_it_needs(
+    store: tuple[str, RequestLog], corpus: str, splits: int, max_times: float, tmp_path: Path
+) -> None:
+    protocol, log = store
+    (made,) = (one for one in corpora(SIZE) if one.name == corpus)
+    rows = measure(protocol, made, -(-made.stored // splits), log, tmp_path / "run")
+    steps: dict[str, dict[str, Any]] = {row["step"]: row for row in rows}
+    assert steps["planned"]["splits"] == splits
+    assert steps["planned"]["served"] <= PLANNED_BYTES * len(made.files)
+    for step in ("scored", "selected"):
+        assert 1 <= steps[step]["times"] <= max_times, steps[step]
+
+
+def test_a_range_beyond_the_end_of_a_file_is_empty(store: tuple[str, RequestLog]) -> None:
+    protocol, _ = store
+    for name, content in (("empty", b""), ("short", b"0123456789")):
+        fsspec.filesystem(protocol).pipe_file(f"{BUCKET}/{name}", content)
+        path = f"{protocol}://{BUCKET}/{name}"
+        assert files.read_head(path, 4096) == content
+        assert files.read_range(path, 10, 10) == b""
+        with files.open_file(path) as file:
+            assert file.read(10) == content
+            assert file.read(10) == b""
+    with pytest.raises(FileNotFoundError):
+        files.read_head(f"{protocol}://{BUCKET}/missing", 10)
