@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.plan import ordinals_of
 from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.rater_model.documents.records import Split
@@ -32,7 +33,7 @@ LENGTH_EDGES = 2.0 ** np.arange(0, 30.25, 0.25)
 
 
 Place = tuple[int, int]
-"""A split's ordinal and a position in its file."""
+"""The ordinal of a part of a file, and a position in it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Candidate:
 
     Attributes:
         rank: Sorts candidates of a list, the first to be shown first.
-        split: Its split.
+        split: Its split; its file, if the split has several.
         position: Its position in the split's file.
         key: Its key.
         score: Its score.
@@ -138,7 +139,8 @@ def take_sample(
         CountsError: A score file is missing or damaged.
     """
     rng = random.Random(0)
-    ordinals = rng.sample(range(splits), min(splits, limits.files))
+    drawn = rng.sample(range(splits), min(splits, limits.files))
+    ordinals = ordinals_of(folder, drawn)
     sample = Sample(score_edges)
     deadline = time.monotonic() + limits.seconds
     for first in range(0, len(ordinals), _FILES_AT_ONCE):
@@ -170,9 +172,8 @@ def _add_file(sample: Sample, file: ScoreFile, keeping: Keeping, seed: int, list
 
     if listed and len(rows_N):
         document_keys_N = file.table.column("key").take(rows_N)
-        chosen = _Chooser(
-            file.task.split, keys, document_keys_N, scores_N, codes_N, names, chances_N
-        )
+        splits = [section.task.split for section in file.sections()]
+        chosen = _Chooser(splits, keys, document_keys_N, scores_N, codes_N, names, chances_N)
         order_N = keys.order_N.astype(np.float64)
         near_N = _distances(keeping, scores_N, codes_N, names, chances_N)
         kept_N = chances_N >= 0.5
@@ -206,7 +207,7 @@ def _distances(
 
 @dataclass(frozen=True)
 class _Chooser:
-    split: Split
+    splits: Sequence[Split]
     keys: RankKeys
     document_keys_N: pa.ChunkedArray
     scores_N: NDArray[np.float64]
@@ -227,7 +228,7 @@ class _Chooser:
         new = [
             Candidate(
                 (float(ranks_N[row]), int(self.keys.hashes_N[row])),
-                self.split,
+                self.splits[int(self.keys.ordinals_N[row]) - self.splits[0].ordinal],
                 int(self.keys.positions_N[row]),
                 self.document_keys_N[row].as_py(),
                 float(self.scores_N[row]),

@@ -6,7 +6,7 @@ every document. The counts of a group are committed before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -66,35 +66,52 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
         records_R = file.column(RECORDS)
 
         # In the order of the fields of KeptCounts.
+        numbers = (
+            records_R,
+            kept_R,
+            scored_R & ~kept_R,
+            np.where(scored_R, 0, records_R),
+            np.where(kept_R, file.column("tokens"), 0),
+            np.where(kept_R, file.column("bytes"), 0),
+        )
         names, codes_R = file.sources()
-        columns = [
-            _sum_by_source(codes_R, len(names), values_R)
-            for values_R in (
-                records_R,
-                kept_R,
-                scored_R & ~kept_R,
-                np.where(scored_R, 0, records_R),
-                np.where(kept_R, file.column("tokens"), 0),
-                np.where(kept_R, file.column("bytes"), 0),
-            )
-        ]
-
-        split_counts = KeptCounts()
-        for source, *numbers in zip(names, *columns, strict=True):
-            counts = KeptCounts(*numbers)
-            split_counts.add(counts)
+        for source, counts in zip(names, _counts_by(codes_R, len(names), numbers), strict=True):
             sources.setdefault(source, KeptCounts()).add(counts)
-        split_counts.check(f"{task.split.path}, split {ordinal}")
 
-        layout = record_writers.layout_for(file.layout, task.split.path, request.output_format)
-        rows.append((ordinal, layout, split_counts))
+        # A row for each class of output files that the split's files need, most often just one.
+        layouts, codes_R = _layouts(file, request.output_format)
+        for layout, counts in zip(layouts, _counts_by(codes_R, len(layouts), numbers), strict=True):
+            counts.check(f"{task.split.path}, split {ordinal}")
+            rows.append((ordinal, layout, counts))
     return GroupCounts(group, KeptSplits.of(rows), sources)
 
 
-def _sum_by_source(codes_R: np.ndarray, sources: int, values_R: np.ndarray) -> list[int]:
-    sums_S = np.zeros(sources, np.int64)
-    np.add.at(sums_S, codes_R, values_R.astype(np.int64))
-    sums: list[int] = sums_S.tolist()
+def _layouts(file: ScoreFile, output_format: str) -> tuple[list[str], np.ndarray]:
+    """Returns a layout of each class of output files, and the class of each row as an index."""
+    layouts: list[str] = []
+    codes: dict[str, int] = {}
+    sections, rows = [], []
+    for section in file.sections():
+        layout = record_writers.layout_for(section.layout, section.task.split.path, output_format)
+        file_class = record_writers.file_class(layout, output_format)
+        if file_class not in codes:
+            codes[file_class] = len(codes)
+            layouts.append(layout)
+        sections.append(codes[file_class])
+        rows.append(section.table.num_rows)
+    return layouts, np.repeat(np.asarray(sections, np.int64), rows)
+
+
+def _counts_by(codes_R: np.ndarray, groups: int, numbers: Sequence[np.ndarray]) -> list[KeptCounts]:
+    """Adds up the fields of `KeptCounts`, given for each row, by the code of the row."""
+    columns = [_sum_by(codes_R, groups, values_R) for values_R in numbers]
+    return [KeptCounts(*row) for row in zip(*columns, strict=True)]
+
+
+def _sum_by(codes_R: np.ndarray, groups: int, values_R: np.ndarray) -> list[int]:
+    sums_G = np.zeros(groups, np.int64)
+    np.add.at(sums_G, codes_R, values_R.astype(np.int64))
+    sums: list[int] = sums_G.tolist()
     return sums
 
 

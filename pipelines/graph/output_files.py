@@ -40,11 +40,14 @@ class ShardTask:
     Attributes:
         name: Name of the file, such as `part-00000-of-00012.jsonl.gz`.
         written: Format of the file.
-        splits: Its splits in order: their ordinals, and how many documents each keeps.
+        file_class: Class of the input files that it is written from.
+        splits: Its splits in order: their ordinals, and how many documents of such files each
+            keeps.
     """
 
     name: str
     written: str
+    file_class: str
     splits: tuple[tuple[int, int], ...]
 
     @property
@@ -104,6 +107,7 @@ def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Ite
         yield ShardTask(
             f"part-{index:05d}-of-{len(starts):05d}.{suffix}",
             written,
+            classes[splits.layout_codes_S[rows_R[0]]],
             tuple(
                 zip(
                     splits.ordinals_S[rows_R].tolist(),
@@ -172,19 +176,21 @@ class WriteShard(Step[SelectionRequest]):
             writer = record_writers.open_writer(out, task.written)
             for ordinal, expected in task.splits:
                 file = ScoreFile.read(self._request.folder, ordinal)
-                kept = KeptSplit(file, kept_rows(file, cutoffs, self._request.seed), read)
-                path = file.task.split.path
-                try:
-                    with raising_os_errors(path):
-                        count = writer.write(kept)
-                except OSError as error:
-                    raise errors.copying_failed(
-                        path, self._request.selection.kept_path(task.name), error
-                    ) from error
+                count = 0
+                for kept in self._kept_of(file, task.file_class, cutoffs, read):
+                    path = kept.file.task.split.path
+                    try:
+                        with raising_os_errors(path):
+                            count += writer.write(kept)
+                    except OSError as error:
+                        raise errors.copying_failed(
+                            path, self._request.selection.kept_path(task.name), error
+                        ) from error
 
                 if count != expected:
                     raise CountsError(
-                        f"{path}, split {ordinal}: {count} documents written, but {expected} kept"
+                        f"{file.task.split.path}, split {ordinal}: {count} documents written, but "
+                        f"{expected} kept"
                     )
 
             try:
@@ -193,3 +199,20 @@ class WriteShard(Step[SelectionRequest]):
                 raise errors.writing_failed(
                     self._request.selection.kept_path(task.name), error
                 ) from error
+
+    def _kept_of(
+        self, file: ScoreFile, file_class: str, cutoffs: Cutoffs, read: ReadOptions
+    ) -> Iterator[KeptSplit]:
+        """Yields what is kept of each file of a class in a score file; skips those of nothing."""
+        requested = self._request.output_format
+        kept_R = kept_rows(file, cutoffs, self._request.seed)
+        first = 0
+        for section in file.sections():
+            end = first + section.table.num_rows
+            layout = record_writers.layout_for(section.layout, section.task.split.path, requested)
+            if (
+                kept_R[first:end].any()
+                and record_writers.file_class(layout, requested) == file_class
+            ):
+                yield KeptSplit(section, kept_R[first:end], read)
+            first = end

@@ -31,12 +31,23 @@ from datarater.pipelines.run_folder.layout import (
     json_lines,
     to_json,
 )
-from datarater.pipelines.run_folder.plan import SplitTask, plan_of
+from datarater.pipelines.run_folder.plan import (
+    SMALL_FILE_BYTES,
+    PlanIndex,
+    SplitTask,
+    plan_of,
+)
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import plan_file
-from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions, Split
+from datarater.rater_model.documents.records import (
+    UNKNOWN_FORMAT,
+    Compression,
+    FileInfo,
+    ReadOptions,
+    Split,
+)
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 
@@ -89,14 +100,25 @@ class FilePlan:
     virtual: bool = False
 
     @classmethod
-    def of(cls, info: FileInfo, read: ReadOptions, split_bytes: int) -> FilePlan:
+    def of(
+        cls,
+        info: FileInfo,
+        read: ReadOptions,
+        split_bytes: int,
+        small_bytes: int = SMALL_FILE_BYTES,
+    ) -> FilePlan:
         """Cuts a file into splits.
 
-        Sniffs the format, reads the footer if there is one, and samples a big compressed stream.
+        Sniffs the format, reads the footer if there is one, and samples a big compressed stream. A
+        small file is not looked at before it is scored.
 
         Raises:
             OSError: The file cannot be read.
         """
+        if info.size <= min(small_bytes, split_bytes):
+            cut_1x3 = np.asarray([(0, -1, info.size)], np.int64)
+            return cls(info, UNKNOWN_FORMAT, Compression.NONE, cut_1x3)
+
         splits = plan_file(info, read, split_bytes)
         first = splits[0]
 
@@ -120,6 +142,11 @@ class FilePlan:
             first.virtual,
         )
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the file can be packed with others into one split."""
+        return self.format == UNKNOWN_FORMAT
+
     def strided(self, parts: int) -> FilePlan:
         """Returns the same stream in parts of about equal size.
 
@@ -138,8 +165,8 @@ class FilePlan:
         ends_S = np.where(self.cuts_Sx3[:, 1] < 0, self.unpacked, self.cuts_Sx3[:, 1])
         return float(ends_S.sum()) / self.unpacked * self.info.size
 
-    def tasks(self, first: int, splits_per_group: int) -> Iterator[SplitTask]:
-        """Yields the splits, numbered from `first`, each with the number of its group."""
+    def tasks(self, first: int) -> Iterator[SplitTask]:
+        """Yields the splits with ordinals from `first`, in a group 0."""
         for ordinal, (start, end, size) in enumerate(self.cuts_Sx3.tolist(), first):
             split = Split(
                 self.info.path,
@@ -151,7 +178,7 @@ class FilePlan:
                 size,
                 self.virtual,
             )
-            yield SplitTask(split, self.info.fingerprint, ordinal // splits_per_group)
+            yield SplitTask(split, self.info.fingerprint, 0)
 
 
 def stride(plans: Iterable[FilePlan], request: ScoringRequest) -> list[FilePlan]:
@@ -174,6 +201,44 @@ def stride(plans: Iterable[FilePlan], request: ScoringRequest) -> list[FilePlan]
             parts -= parts % request.workers_to_fill
         strided.append(plan.strided(parts) if plan.unpacked and parts > 1 else plan)
     return strided
+
+
+def pack(plans: Iterable[FilePlan], max_bytes: int, max_files: int) -> Iterator[SplitTask]:
+    """Turns the plans of files into splits; consecutive small files share one.
+
+    Every part of a file has the same ordinal as it has without packing.
+
+    Args:
+        plans: Plans of files, in order.
+        max_bytes: Stored bytes of small files that share a split.
+        max_files: Maximum number of files in a split.
+    """
+    first = 0  # ordinal of the next part
+    open_task: SplitTask | None = None
+    packed: list[FileInfo] = []
+    filled = 0
+
+    def closed() -> Iterator[SplitTask]:
+        if open_task is not None:
+            yield dataclasses.replace(open_task, packed=tuple(packed))
+
+    for plan in plans:
+        size = plan.info.size
+        fits = filled + size <= max_bytes and len(packed) + 1 < max_files
+        if plan.is_small and open_task is not None and fits:
+            packed.append(plan.info)
+            filled += size
+            first += 1
+            continue
+
+        yield from closed()
+        open_task, packed = None, []
+        tasks = plan.tasks(first)
+        if plan.is_small:
+            open_task, filled = next(tasks), size
+        yield from tasks
+        first += len(plan.cuts_Sx3)
+    yield from closed()
 
 
 @beam.typehints.with_output_types(FilePlan)
@@ -205,26 +270,29 @@ def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
     plans = stride(sorted(planned, key=lambda plan: plan.info.path), request)
     files = [plan.info for plan in plans]
     identity = request.identity_of(files)
-    count = sum(len(plan.cuts_Sx3) for plan in plans)
     digest = hashlib.sha256(to_json(identity))
-    for shard in _plan_shards(plans, request.splits_per_group):
-        digest.update(shard)
+    for shard in _plan_shards(plans, request):
+        digest.update(json_lines(shard))
     plan_id = digest.hexdigest()[:16]
 
     # The inputs and shards, which nothing refers to yet.
     folder = request.folder
     commits.commit_if_absent(folder.inputs_path(plan_id), json_lines(files))
-    groups = 0
-    for shard in _plan_shards(plans, request.splits_per_group):
-        commits.commit_if_absent(folder.plan_shard_path(plan_id, groups), shard)
-        groups += 1
+    firsts, counts = [], []
+    for group, shard in enumerate(_plan_shards(plans, request)):
+        commits.commit_if_absent(folder.plan_shard_path(plan_id, group), json_lines(shard))
+        firsts.append(shard[0].split.ordinal)
+        counts.append(len(shard))
+    end = sum(len(plan.cuts_Sx3) for plan in plans)
+    index = PlanIndex(tuple(firsts), tuple(counts), end)
+    commits.commit_if_absent(folder.plan_index_path(plan_id), to_json(index))
 
     # The identity names the plan; the first launch to commit it wins.
     stored = sum(info.size for info in files)
     numbers = PlanNumbers(
         id=plan_id,
-        splits=count,
-        groups=groups,
+        splits=sum(counts),
+        groups=len(counts),
         files_cut_at_members=sum(plan.virtual for plan in plans),
         strided_files=sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
         read_amplification=round(sum(plan.bytes_read for plan in plans) / stored, 3)
@@ -236,19 +304,20 @@ def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
         check_committed_plan(request, files)
 
 
-def _plan_shards(plans: Iterable[FilePlan], splits_per_group: int) -> Iterator[bytes]:
-    """Yields the content of one plan shard after another, with only one in memory."""
-    rows: list[SplitTask] = []
-    ordinal = 0
-    for plan in plans:
-        for task in plan.tasks(ordinal, splits_per_group):
-            rows.append(task)
-            ordinal += 1
-            if len(rows) == splits_per_group:
-                yield json_lines(rows)
-                rows = []
-    if rows:
-        yield json_lines(rows)
+def _plan_shards(plans: Sequence[FilePlan], request: ScoringRequest) -> Iterator[list[SplitTask]]:
+    """Yields the splits of one group after another, with only one in memory."""
+    shard: list[SplitTask] = []
+    parts, group = 0, 0
+    total = sum(plan.info.size for plan in plans)
+    for task in pack(plans, request.pack_bytes(total), request.files_per_split):
+        is_full = len(shard) == request.splits_per_group
+        if is_full or (shard and parts + task.parts > request.parts_per_group):
+            yield shard
+            shard, parts, group = [], 0, group + 1
+        shard.append(dataclasses.replace(task, group=group))
+        parts += task.parts
+    if shard:
+        yield shard
 
 
 @beam.typehints.with_output_types(int)

@@ -89,7 +89,7 @@ def reconcile_counts(
 
     # The total agrees with the scoring, the descent and the rule's target.
     expected = {
-        "splits": (len(splits.ordinals_S), scoring.splits),
+        "splits": (splits.splits, scoring.splits),
         "records read": (total.read, scoring.counts.read),
         "documents scored": (total.scored, scoring.counts.scored),
         "records rejected": (total.rejected, scoring.counts.rejected),

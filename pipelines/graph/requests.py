@@ -21,6 +21,13 @@ from datarater.pipelines.selection.policy import Policy
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
 from datarater.rater_model.documents.records import FileInfo
 
+PARTS_PER_GROUP = 10_000
+FILES_PER_SPLIT = 1_000
+SPLITS_PER_WORKER = 4
+"""Number of splits of packed files that each worker gets at least, if they are not tiny."""
+MIN_PACKED_BYTES = 64 * 2**10
+"""Stored bytes below which a split of packed files is tiny."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoringRequest:
@@ -41,7 +48,9 @@ class ScoringRequest:
         slots: Number of worker processes of a supervised local run, which take splits from a shared
             list and mark them; 0 if the runner deals them out.
         kept_leases: Paths of the launch's leases that the workers keep.
-        splits_per_group: Number of splits in a group of the plan.
+        splits_per_group: Maximum number of splits in a group of the plan.
+        parts_per_group: Maximum number of parts of files in the splits of a group.
+        files_per_split: Maximum number of small files in a split.
     """
 
     inputs: Inputs
@@ -55,6 +64,19 @@ class ScoringRequest:
     slots: int = 0
     kept_leases: tuple[str, ...] = ()
     splits_per_group: int = SPLITS_PER_GROUP
+    parts_per_group: int = PARTS_PER_GROUP
+    files_per_split: int = FILES_PER_SPLIT
+
+    def pack_bytes(self, total: int) -> int:
+        """Returns the stored bytes of small files that share a split.
+
+        Every worker gets several splits, unless they would be tiny.
+
+        Args:
+            total: Stored bytes of all files.
+        """
+        share = total // (SPLITS_PER_WORKER * self.workers_to_fill)
+        return min(self.options.split_bytes, max(share, MIN_PACKED_BYTES))
 
     @property
     def folder(self) -> RunFolder:

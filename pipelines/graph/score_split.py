@@ -7,6 +7,7 @@ The first commit of a score file wins, so a split that two workers score counts 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,13 +21,13 @@ from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, split_marks, summaries
 from datarater.pipelines.run_folder.committed import scored_ordinals
-from datarater.pipelines.run_folder.plan import SplitTask, check_fingerprint, read_group
-from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows
+from datarater.pipelines.run_folder.plan import SplitTask, read_group, unchanged
+from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows, Section
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
 from datarater.rater_model.documents.formats import format_named
-from datarater.rater_model.documents.reading import read_split
-from datarater.rater_model.documents.records import Document, ReadOptions, Record
+from datarater.rater_model.documents.reading import read_split, recognized
+from datarater.rater_model.documents.records import Document, ReadOptions, Record, Split
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.scorer import Scorer
 
@@ -53,16 +54,63 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         InputChangedError: The file has changed since it was planned.
         CurationError: The file cannot be read, or there is not enough memory.
     """
-    check_fingerprint(task)
+    scoring = _BatchScoring(rater)
+    scored: list[tuple[Split, str]] = []
+    part = task
+    try:
+        for number, part in enumerate(task.each()):
+            with unchanged(part), raising_os_errors(part.split.path):
+                split = recognized(part.split)
+                for record in read_split(split, read):
+                    scoring.add(record, number)
+                scored.append((split, format_named(split.format).layout(split)))
+        scoring.score()
+    except OSError as error:
+        raise errors.reading_failed(part.split.path, error) from error
+    except MemoryError as error:
+        raise CurationError(
+            f"{split_marks.describe(task)} needs more memory than is available; "
+            "fewer --local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
+        ) from error
 
-    rows = ScoreRows()
-    batch: list[Record] = []
-    batch_bytes = 0
+    # What was recognized belongs into the score file: the second read does not look again.
+    first, layout = scored[0]
+    sections = [
+        Section(split.format, split.compression, layout, rows=0) for split, layout in scored
+    ]
+    task = dataclasses.replace(task, split=first)
+    return scoring.rows.to_parquet(task, layout, rater.digest, sections if task.packed else ())
 
-    def score_batch() -> None:
-        nonlocal batch_bytes
-        scored = rater.score([record.text for record in batch if isinstance(record, Document)])
-        not_finite = rows.add(batch, scored.scores_N, scored.tokens_N)
+
+class _BatchScoring:
+    """Scores the records of a split in batches, across its files.
+
+    Attributes:
+        rows: Rows of the scored batches.
+    """
+
+    def __init__(self, rater: Scorer):
+        self.rows = ScoreRows()
+        self._rater = rater
+        self._batch: list[Record] = []
+        self._parts: list[int] = []
+        self._bytes = 0
+
+    def add(self, record: Record, part: int) -> None:
+        """Adds a record of a file, given by its number in the split."""
+        self._batch.append(record)
+        self._parts.append(part)
+        self._bytes += record.size if isinstance(record, Document) else len(record.excerpt)
+        if len(self._batch) >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
+            self.score()
+
+    def score(self) -> None:
+        """Scores the records that wait."""
+        batch = self._batch
+        scored = self._rater.score(
+            [record.text for record in batch if isinstance(record, Document)]
+        )
+        not_finite = self.rows.add(batch, scored.scores_N, scored.tokens_N, self._parts)
 
         Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
         Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
@@ -73,29 +121,7 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
         for reason, count in (+reasons).items():
             Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
 
-        batch.clear()
-        batch_bytes = 0
-
-    try:
-        with raising_os_errors(task.split.path):
-            for record in read_split(task.split, read):
-                batch.append(record)
-                batch_bytes += record.size if isinstance(record, Document) else len(record.excerpt)
-                if len(batch) >= BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
-                    score_batch()
-            score_batch()
-            layout = format_named(task.split.format).layout(task.split)
-    except OSError as error:
-        raise errors.reading_failed(task.split.path, error) from error
-    except MemoryError as error:
-        raise CurationError(
-            f"{split_marks.describe(task.split)} needs more memory than is available; "
-            "fewer --local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
-        ) from error
-
-    # A file that changed while it was read has mixed contents.
-    check_fingerprint(task)
-    return rows.to_parquet(task, layout, rater.digest)
+        self._batch, self._parts, self._bytes = [], [], 0
 
 
 class _Scoring(Step[ScoringRequest]):
@@ -194,7 +220,7 @@ class ScoreFromRow(_Scoring):
             for task in read_group(folder, group)
             if task.split.ordinal not in scored
         ]
-        tasks.sort(key=lambda task: -task.split.size)
+        tasks.sort(key=lambda task: -task.size)
 
         for task in tasks:
             path = folder.score_path(task.split.ordinal)

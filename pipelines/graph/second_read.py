@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datarater.pipelines.errors import InputChangedError
-from datarater.pipelines.run_folder.plan import check_fingerprint
+from datarater.pipelines.run_folder.plan import unchanged
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -60,28 +60,27 @@ class KeptSplit:
             table.column(name).to_pylist() for name in ("position", "bytes", "key", "score")
         )
 
-        check_fingerprint(self.file.task)
-        row = 0
-        for record in self.source.read(split, self.options):
-            if not isinstance(record, Document):
-                continue
-            if row >= len(positions):
+        with unchanged(self.file.task):
+            row = 0
+            for record in self.source.read(split, self.options):
+                if not isinstance(record, Document):
+                    continue
+                if row >= len(positions):
+                    raise self._changed(
+                        f"it has more than the {len(positions)} documents of split {split.ordinal}"
+                    )
+
+                read = (record.position, record.size, record.key)
+                if read != (positions[row], sizes[row], keys[row]):
+                    raise self._changed(f"the document at {positions[row]} is not the one scored")
+                if kept_N[row]:
+                    yield record, scores[row]
+                row += 1
+
+            if row != len(positions):
                 raise self._changed(
-                    f"it has more than the {len(positions)} documents of split {split.ordinal}"
+                    f"it has {row} documents, {len(positions)} were scored in split {split.ordinal}"
                 )
-
-            read = (record.position, record.size, record.key)
-            if read != (positions[row], sizes[row], keys[row]):
-                raise self._changed(f"the document at {positions[row]} is not the one scored")
-            if kept_N[row]:
-                yield record, scores[row]
-            row += 1
-
-        if row != len(positions):
-            raise self._changed(
-                f"it has {row} documents, {len(positions)} were scored in split {split.ordinal}"
-            )
-        check_fingerprint(self.file.task)
 
     def tables(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """Yields the rows of a split whose records are rows, all columns, with their scores.
@@ -93,26 +92,26 @@ class KeptSplit:
         sizes_N = self.file.column("bytes")[self.kept_R]
         scores_N = self.file.table.column("score").to_numpy(zero_copy_only=False)[self.kept_R]
 
-        check_fingerprint(self.file.task)
-        done = 0
-        for first, batch in self.source.read_tables(self.file.task.split, self.options):
-            low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
-            if low != done:
+        with unchanged(self.file.task):
+            done = 0
+            for first, batch in self.source.read_tables(self.file.task.split, self.options):
+                low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
+                if low != done:
+                    raise self._changed(f"row {positions_N[done]} is gone")
+                done = high
+                if low == high:
+                    continue
+
+                table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
+                if (self._text_sizes(table) != sizes_N[low:high]).any():
+                    raise self._changed(
+                        f"a text in the rows {first} to {first + batch.num_rows} is not the one "
+                        "scored"
+                    )
+                yield table, scores_N[low:high]
+
+            if done != len(positions_N):
                 raise self._changed(f"row {positions_N[done]} is gone")
-            done = high
-            if low == high:
-                continue
-
-            table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
-            if (self._text_sizes(table) != sizes_N[low:high]).any():
-                raise self._changed(
-                    f"a text in the rows {first} to {first + batch.num_rows} is not the one scored"
-                )
-            yield table, scores_N[low:high]
-
-        if done != len(positions_N):
-            raise self._changed(f"row {positions_N[done]} is gone")
-        check_fingerprint(self.file.task)
 
     def _text_sizes(self, table: pa.Table) -> np.ndarray:
         """Returns the size of every text in bytes of UTF-8."""

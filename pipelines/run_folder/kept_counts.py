@@ -67,10 +67,10 @@ COUNTS = tuple(field.name for field in dataclasses.fields(KeptCounts))
 
 @dataclasses.dataclass(frozen=True)
 class KeptSplits:
-    """What is kept of each of S splits.
+    """What is kept of each of S splits, or of the files of one class in a split of several.
 
     Attributes:
-        ordinals_S: Ordinals of the splits.
+        ordinals_S: Ordinals of the splits; repeated where files of a split need different outputs.
         layouts: The distinct layouts of their files (`FileFormat.layout`), in any order.
         layout_codes_S: Layout of each split, as an index into `layouts`.
         counts: One array of S counts for each field of `KeptCounts`, by its name.
@@ -122,6 +122,11 @@ class KeptSplits:
             name: np.concatenate([part.counts[name] for part in parts])[order_S] for name in COUNTS
         }
         return cls(ordinals_S[order_S], tuple(codes), codes_S[order_S], counts)
+
+    @property
+    def splits(self) -> int:
+        """Number of splits."""
+        return len(np.unique(self.ordinals_S))
 
     def total(self) -> KeptCounts:
         """Returns the sum over all splits."""

@@ -4,6 +4,7 @@
       plan/identity.json           identity of the run: inputs, rater, options that change a score
       plan/ID/inputs.jsonl         the input files with their fingerprints
       plan/ID/splits-00000.jsonl   the splits of one group, in order
+      plan/ID/index.json           the first ordinal and the number of splits of every group
       scores/3f/00000017.parquet   the score file of one split
       summaries/000000.json        the counts of one group of splits
       rejected/000000.jsonl        the rejected records of one group
@@ -152,6 +153,10 @@ class RunFolder:
     def plan_shard_path(self, plan: str, group: int) -> str:
         """Returns the path of the splits of one group of a plan."""
         return f"{self.path}/plan/{plan}/splits-{group:05d}.jsonl"
+
+    def plan_index_path(self, plan: str) -> str:
+        """Returns the path of the index of a plan's groups."""
+        return f"{self.path}/plan/{plan}/index.json"
 
     def score_path(self, ordinal: int) -> str:
         """Returns the path of the score file of a split.

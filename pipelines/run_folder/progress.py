@@ -23,7 +23,7 @@ from datarater.pipelines.run_folder.committed import at_once, score_entries, sel
 from datarater.pipelines.run_folder.counts import Counts, by_count
 from datarater.pipelines.run_folder.identity import PlanNumbers, read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP, plan_of
+from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP, PlanIndex, index_of, plan_of
 from datarater.pipelines.run_folder.score_files import Footer
 from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
@@ -125,6 +125,10 @@ def _footer_counts(entry: Entry) -> Counts | None:
     """Reads the counts in the last bytes of a score file; None if it has none."""
     try:
         tail = commits.read_tail(entry.path, entry.size, _FOOTER_BYTES)
+        # The footer of many packed files is longer. It ends with its length and four more bytes.
+        footer = int.from_bytes(tail[-8:-4], "little") + 8
+        if len(tail) < footer <= entry.size:
+            tail = commits.read_tail(entry.path, entry.size, footer)
         # Parquet is read from its end: the rest of the file is not needed.
         metadata = pq.read_metadata(io.BytesIO(b"PAR1" + tail)).metadata
         return Footer.of(metadata).counts
@@ -138,7 +142,7 @@ class Watcher:
     Args:
         folder: Run folder.
         max_footers: Number of score files to read; if there are more, figures are scaled up.
-        splits_per_group: Number of splits in a group of the plan.
+        splits_per_group: Number of splits in a group of a plan without an index.
 
     Attributes:
         plan: The committed plan; None until it has been read.
@@ -154,6 +158,7 @@ class Watcher:
         self._max_footers = max_footers
         self._splits_per_group = splits_per_group
         self.plan: PlanNumbers | None = None
+        self._index: PlanIndex | None = None
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
 
@@ -199,8 +204,10 @@ class Watcher:
         # Splits of groups without a summary are counted from their score files.
         exact, recent = True, 0
         if len(self._groups) < plan.groups:
-            listed, recent = self._list_score_files(plan.splits, since)
-            listed_counts, known = self._known_counts()
+            if self._index is None:
+                self._index = index_of(self._folder, plan, self._splits_per_group)
+            listed, recent = self._list_score_files(self._index, since)
+            listed_counts, known = self._known_counts(self._index)
             exact = known == listed
             if known < listed:
                 listed_counts = _scaled(listed_counts, listed / known if known else 0.0)
@@ -212,22 +219,22 @@ class Watcher:
             plan.splits, done, counts, exact=exact, splits_per_second=rate, finished=False
         )
 
-    def _list_score_files(self, total: int, since: float) -> tuple[int, int]:
+    def _list_score_files(self, index: PlanIndex, since: float) -> tuple[int, int]:
         """Lists the score files of groups without a summary; reads the footers of some new ones.
 
         Args:
-            total: Number of splits of the plan.
+            index: Index of the plan.
             since: Time in seconds since 1970.
 
         Returns:
             The number of splits with a score file, and the number of those committed since `since`.
         """
-        seen_S = np.zeros(total, bool)
+        seen_S = np.zeros(index.end, bool)
         unread: list[tuple[int, Entry]] = []
         recent = 0
         for entries in score_entries(self._folder):
             for ordinal, entry in entries:
-                if ordinal >= total or seen_S[ordinal] or self._is_summarised(ordinal):
+                if ordinal >= index.end or seen_S[ordinal] or self._is_summarised(index, ordinal):
                     continue
                 seen_S[ordinal] = True
                 recent += entry.modified >= since
@@ -241,17 +248,17 @@ class Watcher:
                 self._files[ordinal] = counts
         return int(seen_S.sum()), recent
 
-    def _known_counts(self) -> tuple[Counts, int]:
+    def _known_counts(self, index: PlanIndex) -> tuple[Counts, int]:
         """Adds up the footers of groups without a summary; also returns their number."""
         counts, known = Counts(), 0
         for ordinal, file_counts in self._files.items():
-            if not self._is_summarised(ordinal):
+            if not self._is_summarised(index, ordinal):
                 counts.add(file_counts)
                 known += 1
         return counts, known
 
-    def _is_summarised(self, ordinal: int) -> bool:
-        return ordinal // self._splits_per_group in self._groups
+    def _is_summarised(self, index: PlanIndex, ordinal: int) -> bool:
+        return index.group_of(ordinal) in self._groups
 
 
 def _scaled(counts: Counts, factor: float) -> Counts:

@@ -14,13 +14,16 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | status | `scored`, or the reason of the rejection |
 | detail, excerpt | the fault, and the first bytes of the record; rejected records only |
 | records | 1; the number of records that are lost together, such as rows of a damaged row group |
+| file | path of the input file |
 
 Bad records past `MAX_LISTED_REJECTS` are one row at the end for each reason, with their number.
 
-Files of version 0.1.0 have no column `records`: all of its values are 1 there (`with_records`).
+Files of version 0.1.0 have no columns `records` and `file`: all values of `records` are 1 there
+(`with_records`), and all rows belong to the one file of the split.
 
 The file's metadata names the split and counts its records. So a score file can be understood by
-itself, and its last bytes are enough to count its records.
+itself, and its last bytes are enough to count its records. A split of several small files has their
+rows one file after another. `ScoreFile.sections` gives each of them as a score file of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import dataclasses
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -44,9 +47,14 @@ from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
-from datarater.rater_model.documents.records import EXCERPT_BYTES, BadRecord, Document, Record
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    BadRecord,
+    Compression,
+    Record,
+)
 from datarater.rater_model.documents.store_errors import raising_os_errors
-from datarater.rater_model.json_codec import DecodingError, decode, to_plain
+from datarater.rater_model.json_codec import IF_SET, DecodingError, decode, to_plain
 
 SCORED = "scored"
 SCORE_NOT_FINITE = "score_not_finite"
@@ -56,6 +64,7 @@ _PACKED_ROWS = 4096
 RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
 """The columns that rank keys are made of."""
 RECORDS = "records"
+FILE = "file"
 MAX_LISTED_REJECTS = 1000
 """Number of bad records of a split that are listed one by one; the others are counted."""
 _LISTED_OF_ANY_REASON = 10
@@ -73,8 +82,29 @@ SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("excerpt", pa.binary()),
         pa.field(RECORDS, pa.int64(), nullable=False),
+        pa.field(FILE, pa.dictionary(pa.int32(), pa.string()), nullable=False),
     ]
 )
+_FILE_INDEX = SCHEMA.get_field_index(FILE)
+_ROW_SCHEMA = SCHEMA.set(_FILE_INDEX, pa.field(FILE, pa.int32(), nullable=False))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """The rows of one file in a score file.
+
+    Attributes:
+        format: Name of the file's format.
+        compression: Compression of the whole file.
+        layout: Layout of the file, as in `jsonl/gzip` or `parquet/SCHEMA-DIGEST`; files of the same
+            layout can share an output file.
+        rows: Number of rows.
+    """
+
+    format: str
+    compression: Compression
+    layout: str
+    rows: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +113,11 @@ class Footer:
 
     Attributes:
         format: Version of the format.
-        task: The split and the fingerprint of its file.
-        layout: Layout of the input; see `ScoreRows.to_parquet`.
+        task: The split and the fingerprints of its files.
+        layout: Layout of the input, or of the first file; see `Section`.
         rater: Digest of the rater that scored.
         counts: Counts of the split's records.
+        sections: The rows of each file, if there are several.
     """
 
     format: int
@@ -94,6 +125,7 @@ class Footer:
     layout: str
     rater: str
     counts: Counts
+    sections: tuple[Section, ...] = dataclasses.field(default=(), metadata=IF_SET)
 
     @classmethod
     def of(cls, metadata: Mapping[bytes, bytes]) -> Footer:
@@ -120,21 +152,26 @@ class ScoreRows:
     def __init__(self, max_listed: int = MAX_LISTED_REJECTS) -> None:
         self._max_listed = max_listed
         self._listed: Counter[str] = Counter()
-        self._first_unlisted: dict[str, BadRecord] = {}
+        self._first_unlisted: dict[str, tuple[BadRecord, int]] = {}
         self._unlisted: Counter[str] = Counter()
-        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._columns: dict[str, list[Any]] = {name: [] for name in _ROW_SCHEMA.names}
         self._batches: list[pa.RecordBatch] = []
         self._counts = Counts()
+        self._rows: Counter[int] = Counter()
 
     def _pack(self, min_rows: int) -> None:
         """Turns collected rows, if there are enough, into arrays, which take less memory."""
         if len(self._columns["position"]) >= min_rows:
-            arrays = [pa.array(self._columns[field.name], field.type) for field in SCHEMA]
-            self._batches.append(pa.record_batch(arrays, schema=SCHEMA))
-            self._columns = {name: [] for name in SCHEMA.names}
+            arrays = [pa.array(self._columns[field.name], field.type) for field in _ROW_SCHEMA]
+            self._batches.append(pa.record_batch(arrays, schema=_ROW_SCHEMA))
+            self._columns = {name: [] for name in _ROW_SCHEMA.names}
 
     def add(
-        self, records: Sequence[Record], scores_N: NDArray[np.float32], tokens_N: NDArray[np.int64]
+        self,
+        records: Sequence[Record],
+        scores_N: NDArray[np.float32],
+        tokens_N: NDArray[np.int64],
+        parts: Sequence[int] = (),
     ) -> int:
         """Adds records in the order of the input.
 
@@ -142,6 +179,7 @@ class ScoreRows:
             records: Documents and bad records, in the order of the input.
             scores_N: Scores of the N documents; a document whose score is not finite is rejected.
             tokens_N: Numbers of tokens of the N documents.
+            parts: Number, in the split, of the file of each record; 0 for all if it is empty.
 
         Returns:
             The number of documents that were rejected for their score.
@@ -150,15 +188,18 @@ class ScoreRows:
         not_finite = 0
         columns, counts = self._columns, self._counts
 
-        for record in records:
+        for record, part in zip(records, parts or [0] * len(records), strict=True):
             if isinstance(record, BadRecord):
                 counts.read += record.records
                 counts.rejected_by_reason[str(record.reason)] += record.records
-                if self._is_listed(record):
-                    self._add_bad(record)
+                if self._is_listed(record, part):
+                    self._add_bad(record, part)
+                    self._rows[part] += 1
                 continue
 
             # A document has all columns; without a score it is also a rejected record.
+            self._rows[part] += 1
+            columns[FILE].append(part)
             columns["position"].append(record.position)
             columns[RECORDS].append(1)
             counts.read += 1
@@ -186,7 +227,7 @@ class ScoreRows:
         self._pack(_PACKED_ROWS)
         return not_finite
 
-    def _is_listed(self, record: BadRecord) -> bool:
+    def _is_listed(self, record: BadRecord, part: int) -> bool:
         """Returns whether a bad record gets a row of its own; otherwise it is only counted."""
         reason = record.reason
         if self._max_listed > 0 or self._listed[reason] < _LISTED_OF_ANY_REASON:
@@ -194,11 +235,11 @@ class ScoreRows:
             self._max_listed -= 1
             return True
 
-        self._first_unlisted.setdefault(reason, record)
+        self._first_unlisted.setdefault(reason, (record, part))
         self._unlisted[reason] += record.records
         return False
 
-    def _add_bad(self, record: BadRecord) -> None:
+    def _add_bad(self, record: BadRecord, part: int) -> None:
         values = {
             "position": record.position,
             "key": None,
@@ -211,31 +252,40 @@ class ScoreRows:
             "detail": record.detail,
             "excerpt": record.excerpt,
             RECORDS: record.records,
+            FILE: part,
         }
         for name, column in self._columns.items():
             column.append(values[name])
 
-    def to_parquet(self, task: SplitTask, layout: str, rater_digest: str) -> bytes:
+    def to_parquet(
+        self, task: SplitTask, layout: str, rater_digest: str, sections: Sequence[Section] = ()
+    ) -> bytes:
         """Returns the content of the score file.
 
         Args:
             task: Split that the rows belong to.
-            layout: Layout of the input, as in `jsonl/gzip` or `parquet/SCHEMA-DIGEST`; inputs with
-                the same layout can share an output file.
+            layout: Layout of its first file; see `Section`.
             rater_digest: Digest of the rater that scored.
+            sections: What each file is, in order, with 0 rows; none for a split of one file.
         """
         for reason, number in sorted(self._unlisted.items()):
-            first = self._first_unlisted[reason]
+            first, part = self._first_unlisted[reason]
             detail = f"{number:,} more records with this reason, of which the first: {first.detail}"
-            self._add_bad(dataclasses.replace(first, detail=detail, records=number))
+            self._add_bad(dataclasses.replace(first, detail=detail, records=number), part)
+            self._rows[len(task.packed)] += 1  # as the last rows, they are in the last section
         self._unlisted.clear()
+        sections = tuple(
+            dataclasses.replace(section, rows=self._rows[part])
+            for part, section in enumerate(sections)
+        )
 
         reasons = Counter(dict(sorted(self._counts.rejected_by_reason.items())))
         counts = dataclasses.replace(self._counts, rejected_by_reason=reasons)
-        footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts)
+        footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts, sections)
 
         self._pack(1)
-        table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries()
+        table = pa.Table.from_batches(self._batches, _ROW_SCHEMA).unify_dictionaries()
+        table = table.set_column(_FILE_INDEX, SCHEMA.field(FILE), _paths(table[FILE], task))
         table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(to_plain(footer))})
 
         buffer = io.BytesIO()
@@ -244,6 +294,13 @@ class ScoreRows:
             if table.num_rows:
                 writer.write_table(table)
         return buffer.getvalue()
+
+
+def _paths(parts_R: pa.ChunkedArray, task: SplitTask) -> pa.ChunkedArray:
+    """Returns the path of each row's file, given by its number in the split."""
+    paths = pa.array([part.split.path for part in task.each()], pa.string())
+    chunks = [pa.DictionaryArray.from_arrays(chunk, paths) for chunk in parts_R.chunks]
+    return pa.chunked_array(chunks, SCHEMA.field(FILE).type)
 
 
 def with_records(table: pa.Table) -> pa.Table:
@@ -259,14 +316,16 @@ class ScoreFile:
     """The content of a committed score file.
 
     Attributes:
-        task: The split and the fingerprint of its file.
-        layout: Layout of the input; see `ScoreRows.to_parquet`.
+        task: The split and the fingerprints of its files.
+        layout: Layout of the input, or of the first file; see `Section`.
         table: The requested columns.
+        parts: Sections of the files, if there are several.
     """
 
     task: SplitTask
     layout: str
     table: pa.Table
+    parts: tuple[Section, ...] = ()
 
     @classmethod
     def read(
@@ -305,7 +364,30 @@ class ScoreFile:
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, DecodingError, OSError) as error:
             raise CountsError(f"the score file {path} cannot be read: {error}") from error
-        return cls(footer.task, footer.layout, table)
+        return cls(footer.task, footer.layout, table, footer.sections)
+
+    def sections(self) -> Iterator[ScoreFile]:
+        """Yields the rows of each file as a score file of a split of its own, without copying."""
+        if not self.parts:
+            yield self
+            return
+        first = 0
+        for task, part in zip(self.task.each(), self.parts, strict=True):
+            split = dataclasses.replace(
+                task.split, format=part.format, compression=part.compression
+            )
+            yield ScoreFile(
+                dataclasses.replace(task, split=split),
+                part.layout,
+                self.table.slice(first, part.rows),
+            )
+            first += part.rows
+
+    def ordinals(self) -> NDArray[np.int64]:
+        """Returns the ordinal of each row's part of a file."""
+        first = self.task.split.ordinal
+        rows = [part.rows for part in self.parts] or [self.table.num_rows]
+        return np.repeat(np.arange(first, first + len(rows), dtype=np.int64), rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """Returns a column without nulls as an array."""
@@ -335,7 +417,7 @@ class ScoreFile:
             self.table.column("score").to_numpy()[rows_N],
             self.column("key_hash")[rows_N],
             seed,
-            self.task.split.ordinal,
+            self.ordinals()[rows_N] if self.parts else self.task.split.ordinal,
             self.column("position")[rows_N],
             self.column("tokens")[rows_N],
         )

@@ -31,7 +31,7 @@ from datarater.pipelines.run_folder.layout import RunFolder, read_json
 from datarater.pipelines.run_folder.lease import Process, is_gone, process_id
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.rater_model.documents.formats import format_named
-from datarater.rater_model.documents.records import VIRTUAL_BYTES, Split
+from datarater.rater_model.documents.records import UNKNOWN_FORMAT, VIRTUAL_BYTES
 from datarater.rater_model.json_codec import decode, to_plain
 
 MAX_DEATHS_IN_SPLIT = 3
@@ -60,9 +60,15 @@ class Mark:
     started: float
 
 
-def describe(split: Split) -> str:
+def describe(task: SplitTask) -> str:
     """Describes a split for a person: its ordinal, its file and its part of the file."""
-    unit, scale = format_named(split.format).unit, 1
+    split = task.split
+    if task.packed:
+        return f"split {split.ordinal} ({split.path} and {len(task.packed):,} files after it)"
+
+    unit, scale = "", 1
+    if split.format != UNKNOWN_FORMAT:
+        unit = format_named(split.format).unit
     if split.virtual:
         unit, scale = "stored bytes", VIRTUAL_BYTES
 
@@ -109,7 +115,7 @@ def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
         PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch.
     """
     split = task.split
-    mark = Mark(launch, split.ordinal, describe(split), process_id(), time.time())
+    mark = Mark(launch, split.ordinal, describe(task), process_id(), time.time())
 
     # Each mark that is there already was left by a worker that died, or belongs to a live one.
     for number in range(1, MAX_DEATHS_IN_SPLIT + 1):
@@ -121,7 +127,7 @@ def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
             yield False
             return
     else:
-        raise poison(describe(split))
+        raise poison(describe(task))
 
     try:
         yield True

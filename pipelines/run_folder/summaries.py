@@ -70,7 +70,7 @@ class Summary:
 
 @dataclasses.dataclass(kw_only=True)
 class SplitCounts(Counts):
-    """The counts of one split."""
+    """The counts of one split; `path` is that of its first file."""
 
     ordinal: int
     path: str
@@ -130,7 +130,7 @@ def _rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
     rejected_R = np.flatnonzero(np.asarray(file.table.column("score").is_null()))
     for row in file.table.take(rejected_R).to_pylist():
         yield {
-            "file": file.task.split.path,
+            "file": row.get("file", file.task.split.path),
             "position": row["position"],
             "records": row[RECORDS],
             "reason": row["status"],

@@ -5,6 +5,7 @@ Local files are opened without fsspec's layers, for speed.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fnmatch
 import functools
@@ -35,6 +36,9 @@ _DATA_SUFFIX = re.compile(
     r"\.(jsonl?|ndjson|parquet|pq|warc|wet|gz|gzip|zst|zstd|bz2|bzip2|tfrecord.*|array_record.*)$",
     re.IGNORECASE,
 )
+
+
+_held: dict[str, bytes] = {}
 
 
 class NoInputError(ValueError):
@@ -102,6 +106,21 @@ def check_protocol(path: str) -> None:
         raise store_errors.unknown_protocol(path) from error
 
 
+@contextlib.contextmanager
+def held(path: str, content: bytes) -> Iterator[None]:
+    """Opens a file from memory, without a request, while the block runs.
+
+    Args:
+        path: URL of the file.
+        content: Its content, which was read before.
+    """
+    _held[path] = content
+    try:
+        yield
+    finally:
+        _held.pop(path, None)
+
+
 def open_file(path: str, in_order_to: int | None = None) -> BinaryIO:
     """Opens a file for reading bytes.
 
@@ -114,6 +133,9 @@ def open_file(path: str, in_order_to: int | None = None) -> BinaryIO:
     Raises:
         OSError: if the file does not exist or cannot be read.
     """
+    content = _held.get(path)
+    if content is not None:
+        return io.BytesIO(content)
     local = local_path(path)
     if local is not None:
         return open(local, "rb")
@@ -147,6 +169,9 @@ def read_range(path: str, start: int, count: int) -> bytes:
     Raises:
         OSError: if the file cannot be read.
     """
+    content = _held.get(path)
+    if content is not None:
+        return content[start : start + count]
     local = local_path(path)
     if local is not None:
         with open(local, "rb") as file:
@@ -171,12 +196,12 @@ def file_info(path: str) -> FileInfo:
         OSError: if the file does not exist.
     """
     if local_path(path) is not None:
-        return _info(path, {})
+        return info_of(path, {})
 
     file_system, inner = file_system_of(path)
     with raising_os_errors(path):
         file_system.invalidate_cache(inner)
-        return _info(path, file_system.info(inner))
+        return info_of(path, file_system.info(inner))
 
 
 def split_on_commas(text: str) -> list[str]:
@@ -256,7 +281,7 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
     for pattern in single:
         for path, details in _matches(expand_home(pattern)).items():
             if path not in infos:
-                infos[path] = _info(path, details)
+                infos[path] = info_of(path, details)
     return [infos[path] for path in sorted(infos)]
 
 
@@ -450,7 +475,7 @@ def _named(file_system: Any, name: str, is_local: bool) -> str:
     return name if is_local else str(file_system.unstrip_protocol(name))
 
 
-def _info(path: str, details: Mapping[str, Any]) -> FileInfo:
+def info_of(path: str, details: Mapping[str, Any]) -> FileInfo:
     """Returns a file's size and fingerprint.
 
     Args:

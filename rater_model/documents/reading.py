@@ -18,10 +18,12 @@ JSON object is one plain text; and one named `.csv` or `.tsv` that is not JSON i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from datarater.rater_model.documents.formats import format_named, sniff_file
 from datarater.rater_model.documents.records import (
+    UNKNOWN_FORMAT,
     Compression,
     FileInfo,
     ReadOptions,
@@ -41,6 +43,18 @@ def sniff(path: str) -> tuple[str, Compression]:
     """
     file_format, compression, _ = sniff_file(path)
     return file_format.name, compression
+
+
+def recognized(split: Split) -> Split:
+    """Returns a split with the format and compression of its file, which may have been unknown.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    if split.format != UNKNOWN_FORMAT:
+        return split
+    file_format, compression = sniff(split.path)
+    return dataclasses.replace(split, format=file_format, compression=compression)
 
 
 def plan_file(info: FileInfo, options: ReadOptions, target_bytes: int) -> list[Split]:

@@ -12,6 +12,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 EXCERPT_BYTES = 200
 """Bytes of a bad record that are kept in its report."""
 
+UNKNOWN_FORMAT = ""
+"""Format of a split whose file has not been looked at."""
+
 VIRTUAL_BYTES = 2**16
 """Factor of a stored offset in a virtual offset.
 
@@ -183,7 +186,7 @@ class Split:
 
     Attributes:
         path: Local path or URL of the file.
-        format: Name of the file's format.
+        format: Name of the file's format; `UNKNOWN_FORMAT` until the file is looked at.
         compression: Compression of the whole file.
         start: Beginning of the split. JSONL: an offset in the decompressed stream; Parquet: a row
             group; ArrayRecord: a record.

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from gcp_storage_emulator.server import create_server
 
@@ -198,14 +198,27 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault != LOST:
             self._refuse(fault, f"injected {fault}")
             return
-        answer = self._held(request)
+        status, headers, content = self._held(request)
+        if request.kind is Kind.GET and status < 300:
+            headers = [*headers, ("X-Goog-Generation", self._generation(request))]
+        answer = status, headers, content
         if fault == LOST:
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        self._answer(*answer)
         self._log(request, *answer)
+        self._answer(*answer)
+
+    def _generation(self, request: Request) -> str:
+        """Returns the generation of an object, which the store sends with its content."""
+        bucket, _, name = request.object_name.partition("/")
+        upstream = http.client.HTTPConnection(LOOPBACK, self.server.emulator_port, timeout=60)
+        try:
+            upstream.request("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}")
+            return str(json.loads(upstream.getresponse().read())["generation"])
+        finally:
+            upstream.close()
 
     def _log(self, request: Request, status: int, _: list[tuple[str, str]], body: bytes) -> None:
         name = request.object_name

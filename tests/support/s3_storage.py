@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
@@ -112,6 +113,8 @@ def s3_storage(*buckets: str) -> Iterator[S3Storage]:
             yield store
     finally:
         kind.clear_instance_cache()
+        # The backend's state belongs to the process and would outlast the server.
+        urllib.request.urlopen(f"{store.url}/moto-api/reset", data=b"").close()
         server.shutdown()
         thread.join()
         server.server_close()

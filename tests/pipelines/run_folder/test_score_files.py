@@ -381,5 +381,5 @@ def a_request_for(fraction: str) -> SelectionRequest:
 
 
 def test_shards_module_and_selection_agree_on_names() -> None:
-    task = output_files.ShardTask("part", "jsonl", ((0, 2), (4, 3)))
+    task = output_files.ShardTask("part", "jsonl", "jsonl", ((0, 2), (4, 3)))
     assert task.documents == 5

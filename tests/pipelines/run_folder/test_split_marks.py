@@ -74,7 +74,7 @@ def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: RunFolder)
         pytest.fail("it is not to be scored again")
     with split_marks.taken(folder, TASK, "two"):
         pass
-    assert split_marks.clear_finished(folder) == {split_marks.describe(TASK.split): 3}
+    assert split_marks.clear_finished(folder) == {split_marks.describe(TASK): 3}
     commits.commit_if_absent(folder.score_path(7), b"")
     assert split_marks.clear_finished(folder) == {}
     assert split_marks.unfinished(folder) == []
@@ -84,7 +84,7 @@ def test_the_living_are_no_suspects(folder: RunFolder) -> None:
     die_over(folder, "one")
     die_over(folder, "another")
     with split_marks.taken(folder, OTHER, "one"):
-        assert split_marks.clear_bystanders(folder, "one") == {split_marks.describe(TASK.split): 1}
+        assert split_marks.clear_bystanders(folder, "one") == {split_marks.describe(TASK): 1}
     assert {mark.launch for _, mark in split_marks.unfinished(folder)} == {"one", "another"}
 
 
