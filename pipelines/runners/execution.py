@@ -30,6 +30,7 @@ class Execution:
         cluster: Flink cluster of the job, if its job manager can be asked.
         job_name: Name of the job on the cluster.
         needs_shared_storage: Whether the workers cannot see this machine's disk.
+        has_gpu: Whether each machine has one worker process, which uses its GPU.
     """
 
     options: PipelineOptions
@@ -41,6 +42,7 @@ class Execution:
     cluster: FlinkCluster | None = None
     job_name: str = ""
     needs_shared_storage: bool = False
+    has_gpu: bool = False
 
     def describe(self) -> str:
         """Describes the execution in one line."""
@@ -50,6 +52,9 @@ class Execution:
             )
             where = f"{workers}, one scoring thread in each; job {self.job_name}"
             return f"{self.runner}, {self.cluster.describe()}; {where}"
+
+        if self.has_gpu:
+            return f"{self.runner}, a worker process per machine, whose threads share its GPU"
 
         if self.runner.lower() == DATAFLOW:
             return f"{self.runner}, a worker process per vCPU, one scoring thread in each"

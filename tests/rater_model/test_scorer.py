@@ -7,6 +7,8 @@ import logging
 import pickle
 import re
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +144,94 @@ def test_a_single_string_is_refused(scorer: Scorer) -> None:
         scorer.score(b"hello")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text 1 is of type NoneType, not str"):
         scorer.score(["hello", None])  # type: ignore[list-item]
+
+
+class OnDevice(Scorer):
+    """A scorer whose model runs on a thread that stands for a device, once it may.
+
+    Attributes:
+        may_compute: Lets the device work.
+        arrived: Released with every call that has reached the device's queue.
+        computed: Number of calls that the device has computed.
+    """
+
+    def __init__(self, batches_ahead: int | None = None) -> None:
+        super().__init__(CHECKPOINT, OPTIONS, batches_ahead=batches_ahead)
+        self.may_compute = threading.Event()
+        self.arrived = threading.Semaphore(0)
+        self.computed = 0
+        self._device = ThreadPoolExecutor(1)
+
+    def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> Any:
+        def compute() -> np.ndarray:
+            assert self.may_compute.wait(60)
+            scores_B = np.asarray(Scorer._call(self, tokens_BxL, length_B))
+            self.computed += 1
+            return scores_B
+
+        running = self._device.submit(compute)
+        self.arrived.release()
+        return OnDevice.Array(running)
+
+    class Array:
+        """Scores on the device; waits when they are read."""
+
+        def __init__(self, running: Future[np.ndarray]) -> None:
+            self._running = running
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return self._running.result(60)
+
+
+BATCHES = [
+    [f"text {number} of batch {batch} " * (number % 7 + 1) for number in range(9)]
+    for batch in range(3)
+]
+
+
+def test_the_next_batches_wait_at_the_device_before_the_first_is_computed(scorer: Scorer) -> None:
+    device = OnDevice(batches_ahead=2)
+    pending = [device.submit(texts) for texts in BATCHES[:2]]
+    pending.append(device.submit(BATCHES[2]))
+    calls = sum(len(scorer._run(texts).calls) for texts in BATCHES)
+    # Everything is tokenized and queued although nothing is computed yet.
+    assert calls > len(BATCHES)
+    for _ in range(calls):
+        assert device.arrived.acquire(timeout=60)
+    assert device.computed == 0
+    device.may_compute.set()
+    for texts, scores in zip(BATCHES, pending, strict=True):
+        expected = scorer.score(texts)
+        assert scores.result().scores_N.tobytes() == expected.scores_N.tobytes()
+        np.testing.assert_array_equal(scores.result().tokens_N, expected.tokens_N)
+
+
+def test_on_a_cpu_texts_are_scored_where_they_are_submitted(scorer: Scorer) -> None:
+    assert jax.default_backend() == "cpu", "the tests run on a CPU"
+    assert scorer.batches_ahead == 0
+    before = threading.active_count()
+    pending = scorer.submit(BATCHES[0])
+    assert threading.active_count() == before
+    assert pending.result().scores_N.tobytes() == scorer.score(BATCHES[0]).scores_N.tobytes()
+
+
+def test_an_error_while_reading_ahead_reaches_whoever_waits_for_that_batch(scorer: Scorer) -> None:
+    device = OnDevice(batches_ahead=2)
+    device.may_compute.set()
+    first, second = device.submit(BATCHES[0]), device.submit(["a text", None])  # type: ignore[list-item]
+    third = device.submit(BATCHES[2])
+    assert first.result().scores_N.tobytes() == scorer.score(BATCHES[0]).scores_N.tobytes()
+    with pytest.raises(TypeError, match="text 1 is of type NoneType"):
+        second.result()
+    assert third.result().scores_N.tobytes() == scorer.score(BATCHES[2]).scores_N.tobytes()
+
+
+def test_a_scorer_that_reads_ahead_pickles() -> None:
+    copy = pickle.loads(pickle.dumps(Scorer(CHECKPOINT, OPTIONS, batches_ahead=2)))
+    assert copy.batches_ahead == 2
+    assert pickle.loads(pickle.dumps(Scorer(CHECKPOINT, OPTIONS))).batches_ahead == 0
+    expected = Scorer(CHECKPOINT, OPTIONS).score(BATCHES[0]).scores_N
+    assert copy.submit(BATCHES[0]).result().scores_N.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe"])

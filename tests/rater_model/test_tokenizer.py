@@ -48,6 +48,18 @@ def test_what_is_saved_is_what_is_loaded(bpe: BpeTokenizer, text: str) -> None:
         assert (loaded.pad_id, loaded.separator_id) == (tokenizer.pad_id, tokenizer.separator_id)
 
 
+@given(texts=st.lists(st.text() | st.sampled_from(["<pad>", "a <separator> b", ""]), max_size=8))
+def test_a_batch_is_encoded_as_each_text_is(bpe: BpeTokenizer, texts: list[str]) -> None:
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    for tokenizer in (bpe, ByteTokenizer()):
+        together = tokenizer.encode_batch(texts)
+        assert len(together) == len(texts)
+        for ids, text in zip(together, texts, strict=True):
+            expected = tokenizer.encode(text)
+            assert ids.dtype == expected.dtype
+            assert ids.tolist() == expected.tolist()
+
+
 def test_a_bpe_shortens_what_it_was_trained_on(bpe: BpeTokenizer) -> None:
     assert len(bpe.encode("the cat sat")) < len(ByteTokenizer().encode("the cat sat")) / 2
 

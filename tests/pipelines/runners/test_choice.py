@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from apache_beam.options.pipeline_options import (
+    DebugOptions,
     FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
@@ -441,3 +442,29 @@ def test_a_layout_says_where_a_local_run_works() -> None:
         .describe()
         .startswith("FnApiRunner on this machine, 2 worker")
     )
+
+
+ON_DATAFLOW = ["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"]
+GPU = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+ONE_PROCESS = "no_use_multiple_sdk_containers"
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads", "one_process"),
+    [
+        ([], 1, 0),
+        ([f"--dataflow_service_options={GPU}"], 4, 1),
+        ([f"--experiments={GPU}"], 4, 1),  # as a Flex Template passes it
+        ([f"--experiments={GPU}", f"--experiments={ONE_PROCESS}"], 4, 1),
+        ([f"--experiments={GPU}", "--number_of_worker_harness_threads=2"], 2, 1),
+    ],
+)
+def test_on_dataflow_a_gpu_has_one_process_whose_threads_read_ahead(
+    flags: list[str], threads: int, one_process: int
+) -> None:
+    execution = choice.choose([*ON_DATAFLOW, *flags], 1)
+    options = execution.options.view_as(DebugOptions)
+    assert options.number_of_worker_harness_threads == threads
+    assert (options.experiments or []).count(ONE_PROCESS) == one_process
+    where = "per machine, whose threads share its GPU" if flags else "per vCPU, one scoring thread"
+    assert where in execution.describe()
