@@ -19,8 +19,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -141,25 +141,15 @@ class _Running:
         return ScoredTexts(scores_N=scores_N, tokens_N=self.tokens_N)
 
 
+@dataclasses.dataclass(frozen=True)
 class PendingScores:
-    """The scores of texts that are given to a scorer (`Scorer.submit`).
+    """The scores of texts that were given to a scorer (`Scorer.submit`).
 
-    Args:
-        running: The scoring, once its calls of the model have begun.
-        center: Mean score on the reference sample.
+    Attributes:
+        result: Waits for the scores; raises what the tokenizer or the model raised.
     """
 
-    def __init__(self, running: Future[_Running], center: float) -> None:
-        self._running = running
-        self._center = center
-
-    def result(self) -> ScoredTexts:
-        """Waits for the scores.
-
-        Raises:
-            Exception: Whatever the tokenizer or the model raised.
-        """
-        return self._running.result().wait(self._center)
+    result: Callable[[], ScoredTexts]
 
 
 class Scorer:
@@ -261,13 +251,11 @@ class Scorer:
         Raises:
             TypeError: as `score` does, here or from the result.
         """
-        running: Future[_Running]
-        if self._feeder is not None:
-            running = self._feeder.submit(self._run, texts)
-        else:
-            running = Future()
-            running.set_result(self._run(texts))
-        return PendingScores(running, self._center)
+        if self._feeder is None:
+            scored = self.score(texts)
+            return PendingScores(lambda: scored)
+        running = self._feeder.submit(self._run, texts)
+        return PendingScores(lambda: running.result().wait(self._center))
 
     def _run(self, texts: Sequence[str]) -> _Running:
         """Cuts texts into windows and begins all calls of the model."""

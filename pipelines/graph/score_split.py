@@ -8,7 +8,7 @@ The first commit of a score file wins, so a split that two workers score counts 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
@@ -29,7 +29,7 @@ from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import read_split, recognized
 from datarater.rater_model.documents.records import Document, ReadOptions, Record, Split
 from datarater.rater_model.documents.store_errors import raising_os_errors
-from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.scorer import PendingScores, Scorer
 
 METRICS = "datarater"
 
@@ -64,7 +64,7 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
                 for record in read_split(split, read):
                     scoring.add(record, number)
                 scored.append((split, format_named(split.format).layout(split)))
-        scoring.score()
+        scoring.finish()
     except OSError as error:
         raise errors.reading_failed(part.split.path, error) from error
     except MemoryError as error:
@@ -82,8 +82,19 @@ def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
     return scoring.rows.to_parquet(task, layout, rater.digest, sections if task.packed else ())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Records that are scored together, the number of each one's file, and their scores."""
+
+    records: list[Record]
+    parts: list[int]
+    scores: PendingScores
+
+
 class _BatchScoring:
     """Scores the records of a split in batches, across its files.
+
+    On a GPU the next records are read while some batches are scored (`Scorer.batches_ahead`).
 
     Attributes:
         rows: Rows of the scored batches.
@@ -92,42 +103,52 @@ class _BatchScoring:
     def __init__(self, rater: Scorer):
         self.rows = ScoreRows()
         self._rater = rater
-        self._batch: list[Record] = []
+        self._records: list[Record] = []
         self._parts: list[int] = []
         self._bytes = 0
+        self._pending: deque[_Batch] = deque()
 
     def add(self, record: Record, part: int) -> None:
         """Adds a record of a file, given by its number in the split."""
-        self._batch.append(record)
+        self._records.append(record)
         self._parts.append(part)
         self._bytes += record.size if isinstance(record, Document) else len(record.excerpt)
-        if len(self._batch) >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
-            self.score()
+        if len(self._records) >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
+            self._submit()
+            self._collect(self._rater.batches_ahead)
 
-    def score(self) -> None:
-        """Scores the records that wait."""
-        batch = self._batch
-        scored = self._rater.score(
-            [record.text for record in batch if isinstance(record, Document)]
-        )
-        not_finite = self.rows.add(batch, scored.scores_N, scored.tokens_N, self._parts)
+    def finish(self) -> None:
+        """Scores the records that are left, and waits for all scores."""
+        self._submit()
+        self._collect(0)
 
-        Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
-        Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
-        reasons = Counter({SCORE_NOT_FINITE: not_finite})
-        for record in batch:
-            if not isinstance(record, Document):
-                reasons[str(record.reason)] += record.records
-        for reason, count in (+reasons).items():
-            Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
+    def _submit(self) -> None:
+        texts = [record.text for record in self._records if isinstance(record, Document)]
+        self._pending.append(_Batch(self._records, self._parts, self._rater.submit(texts)))
+        self._records, self._parts, self._bytes = [], [], 0
 
-        self._batch, self._parts, self._bytes = [], [], 0
+    def _collect(self, ahead: int) -> None:
+        """Adds the rows of the oldest batches until no more than `ahead` wait for their scores."""
+        while len(self._pending) > ahead:
+            batch = self._pending.popleft()
+            scored = batch.scores.result()
+            not_finite = self.rows.add(batch.records, scored.scores_N, scored.tokens_N, batch.parts)
+
+            Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
+            Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
+            reasons = Counter({SCORE_NOT_FINITE: not_finite})
+            for record in batch.records:
+                if not isinstance(record, Document):
+                    reasons[str(record.reason)] += record.records
+            for reason, count in (+reasons).items():
+                Metrics.counter(METRICS, f"rejected_{reason}").inc(count)
 
 
 class _Scoring(Step[ScoringRequest]):
     """Scores splits and commits their score files.
 
-    The rater is loaded once per process and computes on one thread; more processes add more speed.
+    The rater is loaded once per process. On a CPU it computes on one thread, and more processes add
+    more speed; the threads of a process share a GPU.
 
     Args:
         request: The scoring.

@@ -60,11 +60,13 @@ def ours(corpus: Path, output: Path) -> int:
 
     from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
     from datarater.rater_model.rater import RaterConfig, initialise_rater
-    from datarater.rater_model.scorer import ScoredTexts
+    from datarater.rater_model.scorer import PendingScores, ScoredTexts
     from datarater.rater_model.tokenizer import ByteTokenizer
     from datarater.rater_model.transformer import TransformerConfig
 
     class CheapScorer:
+        batches_ahead = 0
+
         def __init__(self, checkpoint: RaterCheckpoint, options: object = None) -> None:
             self.digest = checkpoint.digest
 
@@ -73,6 +75,10 @@ def ours(corpus: Path, output: Path) -> int:
             return ScoredTexts(
                 np.asarray(scores, np.float32), np.asarray([len(text) for text in texts], np.int64)
             )
+
+        def submit(self, texts: Sequence[str]) -> PendingScores:
+            scored = self.score(texts)
+            return PendingScores(lambda: scored)
 
     config = RaterConfig(
         window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1)

@@ -7,8 +7,6 @@ import logging
 import pickle
 import re
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +21,7 @@ from datarater.rater_model.scorer import Scorer, bucket_lengths, window_starts
 from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer, Tokenizer, train_bpe
 from datarater.rater_model.transformer import TransformerConfig
+from tests.support.devices import OnDevice
 
 CONFIG = RaterConfig(window=100, transformer=TransformerConfig(16, 2, 24, 1), ngram_rows=64)
 CHECKPOINT = RaterCheckpoint(
@@ -146,43 +145,6 @@ def test_a_single_string_is_refused(scorer: Scorer) -> None:
         scorer.score(["hello", None])  # type: ignore[list-item]
 
 
-class OnDevice(Scorer):
-    """A scorer whose model runs on a thread that stands for a device, once it may.
-
-    Attributes:
-        may_compute: Lets the device work.
-        arrived: Released with every call that has reached the device's queue.
-        computed: Number of calls that the device has computed.
-    """
-
-    def __init__(self, batches_ahead: int | None = None) -> None:
-        super().__init__(CHECKPOINT, OPTIONS, batches_ahead=batches_ahead)
-        self.may_compute = threading.Event()
-        self.arrived = threading.Semaphore(0)
-        self.computed = 0
-        self._device = ThreadPoolExecutor(1)
-
-    def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> Any:
-        def compute() -> np.ndarray:
-            assert self.may_compute.wait(60)
-            scores_B = np.asarray(Scorer._call(self, tokens_BxL, length_B))
-            self.computed += 1
-            return scores_B
-
-        running = self._device.submit(compute)
-        self.arrived.release()
-        return OnDevice.Array(running)
-
-    class Array:
-        """Scores on the device; waits when they are read."""
-
-        def __init__(self, running: Future[np.ndarray]) -> None:
-            self._running = running
-
-        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-            return self._running.result(60)
-
-
 BATCHES = [
     [f"text {number} of batch {batch} " * (number % 7 + 1) for number in range(9)]
     for batch in range(3)
@@ -190,7 +152,7 @@ BATCHES = [
 
 
 def test_the_next_batches_wait_at_the_device_before_the_first_is_computed(scorer: Scorer) -> None:
-    device = OnDevice(batches_ahead=2)
+    device = OnDevice(CHECKPOINT, OPTIONS, batches_ahead=2)
     pending = [device.submit(texts) for texts in BATCHES[:2]]
     pending.append(device.submit(BATCHES[2]))
     calls = sum(len(scorer._run(texts).calls) for texts in BATCHES)
@@ -216,7 +178,7 @@ def test_on_a_cpu_texts_are_scored_where_they_are_submitted(scorer: Scorer) -> N
 
 
 def test_an_error_while_reading_ahead_reaches_whoever_waits_for_that_batch(scorer: Scorer) -> None:
-    device = OnDevice(batches_ahead=2)
+    device = OnDevice(CHECKPOINT, OPTIONS, batches_ahead=2)
     device.may_compute.set()
     first, second = device.submit(BATCHES[0]), device.submit(["a text", None])  # type: ignore[list-item]
     third = device.submit(BATCHES[2])

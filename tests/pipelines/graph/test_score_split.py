@@ -1,0 +1,94 @@
+"""A split is scored the same whether its records are read ahead of the model or not."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from datarater.pipelines.errors import CurationError
+from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.planning import FilePlan
+from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.graph.score_split import BATCH_RECORDS, score_split
+from datarater.pipelines.run_folder.plan import SplitTask, read_group
+from datarater.rater_model.checkpoint import RaterCheckpoint, load_rater
+from datarater.rater_model.scorer import PendingScores, Scorer
+from tests.support.devices import OnDevice
+from tests.support.raters import save_tiny_rater
+from tests.support.run_folders import run_options
+
+BATCHES = 6
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> RaterCheckpoint:
+    return load_rater(str(save_tiny_rater(tmp_path_factory.mktemp("rater") / "rater")))
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> SplitTask:
+    """A split of six batches, with a rejected line in each."""
+    lines = [
+        json.dumps({"text": f"text {number} " * (number % 3 + 1)}) if number % 1000 else "no JSON"
+        for number in range(BATCHES * BATCH_RECORDS)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    request = ScoringRequest(
+        Patterns((str(tmp_path / "in.jsonl"),)), "rater", str(tmp_path / "run"), run_options()
+    )
+    (info,) = request.inputs.files()
+    planning.commit_plan(request, [FilePlan.of(info, request.options.read, 2**24)])
+    (found,) = read_group(request.folder, 0)
+    return found
+
+
+class Counting(OnDevice):
+    """Counts the batches that were submitted."""
+
+    submitted = 0
+
+    def submit(self, texts: Sequence[str]) -> PendingScores:
+        self.submitted += 1
+        return super().submit(texts)
+
+
+def test_a_split_is_read_a_bounded_number_of_batches_ahead_and_scored_the_same(
+    task: SplitTask, checkpoint: RaterCheckpoint
+) -> None:
+    read = run_options().read
+    expected = score_split(task, read, Scorer(checkpoint))
+    device = Counting(checkpoint, batches_ahead=2)
+    results: list[bytes] = []
+    thread = threading.Thread(target=lambda: results.append(score_split(task, read, device)))
+    thread.start()
+
+    # While the device stands still, reading goes on for two batches more, and then waits.
+    ends = time.monotonic() + 60
+    while device.submitted < 3 and time.monotonic() < ends:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert device.submitted == 3
+    assert device.computed == 0
+    assert not results
+
+    device.may_compute.set()
+    thread.join(60)
+    assert device.submitted > BATCHES
+    assert results == [expected]
+
+
+def test_too_little_memory_while_scoring_ahead_ends_the_split_with_advice(
+    task: SplitTask, checkpoint: RaterCheckpoint
+) -> None:
+    class OutOfMemory(OnDevice):
+        def _call(self, *_: object) -> None:
+            raise MemoryError
+
+    with pytest.raises(CurationError, match="needs more memory than is available"):
+        score_split(task, run_options().read, OutOfMemory(checkpoint, batches_ahead=2))
