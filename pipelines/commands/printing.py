@@ -82,6 +82,11 @@ def print_selection(request: SelectionRequest) -> None:
 
     say(f"kept documents: {len(manifest.files)} files in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
+    if commits.list_folder(request.selection.incomplete_folder):
+        say(
+            "incomplete:     columns of some input rows are damaged or too large, and null in the "
+            f"kept rows; see {request.selection.incomplete_folder}/"
+        )
     output = shlex.quote(request.output)
     if commits.exists(request.selection.report_path):
         say(f"report:         {request.selection.report_path}")

@@ -24,6 +24,7 @@ from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
+from datarater.pipelines.run_folder.layout import json_lines
 from datarater.pipelines.run_folder.plan import identity_of
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
@@ -199,6 +200,9 @@ class WriteShard(Step[SelectionRequest]):
                 raise errors.writing_failed(
                     self._request.selection.kept_path(task.name), error
                 ) from error
+        if writer.incomplete:
+            path = self._request.selection.incomplete_path(task.name)
+            commits.commit_if_absent(path, json_lines(writer.incomplete))
 
     def _kept_of(
         self, file: ScoreFile, file_class: str, cutoffs: Cutoffs, read: ReadOptions

@@ -10,7 +10,8 @@ From Parquet:
 
 - to JSONL: a JSON object of the row, with bytes as base64, dates and times (in UTC) as text, and
   maps as pairs;
-- to Parquet: the row itself with a column `datarater_score`.
+- to Parquet: the row itself with a column `datarater_score`, and what the file's metadata says that
+  holds for the kept rows.
 
 From TFRecord or ArrayRecord to TFRecord: the example's own bytes, followed by a float feature
 `datarater_score`.
@@ -45,10 +46,13 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
-from datarater.pipelines.graph.second_read import KeptSplit
+from datarater.pipelines.graph.schema_metadata import kept_metadata
+from datarater.pipelines.graph.second_read import IncompleteRows, KeptSplit
+from datarater.rater_model.documents.arrow_types import is_text, mapped_type, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.json_lines import (
@@ -208,21 +212,6 @@ def document_row(
     }
 
 
-def _mapped(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """Returns a type with `leaf` applied to the innermost types of lists, structs and maps."""
-    if pa.types.is_dictionary(kind):
-        return _mapped(kind.value_type, leaf)
-    if pa.types.is_map(kind):
-        return pa.map_(_mapped(kind.key_type, leaf), _mapped(kind.item_type, leaf))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_mapped(field.type, leaf)) for field in kind])
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_mapped(kind.value_type, leaf))
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(_mapped(kind.value_type, leaf))
-    return leaf(kind)
-
-
 def _without_zone(kind: pa.DataType) -> pa.DataType:
     return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
 
@@ -234,7 +223,8 @@ def _printed(kind: pa.DataType) -> pa.DataType:
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    return pa.large_binary() if pa.types.is_string(kind) or pa.types.is_large_string(kind) else kind
+    is_string = is_text(kind) and not pa.types.is_binary(without_view(kind))
+    return pa.large_binary() if is_string else kind
 
 
 def _decoded(value: Any) -> Any:
@@ -254,17 +244,22 @@ def _plain_values(column: pa.Array) -> list[Any]:
 
     Arrow prints the times: Python's have neither its range nor its nanoseconds.
     """
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
     for leaf in (_without_zone, _printed):
-        json_type = _mapped(column.type, leaf)
+        json_type = mapped_type(column.type, leaf)
         if json_type != column.type:
-            column = column.cast(json_type)
+            # What cannot be cast has a plain value in Python.
+            with contextlib.suppress(pa.ArrowNotImplementedError):
+                column = column.cast(json_type)
 
     # Strings that are not valid UTF-8 are read as bytes, and their bad bytes escaped.
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
         values = [
-            _decoded(value) for value in column.cast(_mapped(column.type, _as_bytes)).to_pylist()
+            _decoded(value)
+            for value in column.cast(mapped_type(column.type, _as_bytes)).to_pylist()
         ]
     return values
 
@@ -288,14 +283,19 @@ def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:
     table = table.select(
         [index for index, name in enumerate(table.schema.names) if name != SCORE_FIELD]
     )
-    # The schema's metadata describes the input file (row numbers, digests), not the kept rows.
     return table.append_column(
         pa.field(SCORE_FIELD, pa.float32(), nullable=False), pa.array(scores_N, pa.float32())
-    ).replace_schema_metadata(None)
+    ).replace_schema_metadata(kept_metadata(table.schema.metadata))
 
 
 class Writer(Protocol):
-    """Writes one output file."""
+    """Writes one output file.
+
+    Attributes:
+        incomplete: Rows that were written without columns that cannot be read.
+    """
+
+    incomplete: list[IncompleteRows]
 
     def write(self, kept: KeptSplit) -> int:
         """Adds the kept documents of a split; returns how many there were.
@@ -318,6 +318,7 @@ class RecordWriter:
     """
 
     def __init__(self, file: BinaryIO, target: FileFormat, compression: Compression):
+        self.incomplete: list[IncompleteRows] = []
         self._stack = contextlib.ExitStack()
         self._out: Any = file
         self._target = target
@@ -356,6 +357,7 @@ class RecordWriter:
         if source.is_table:
             for table, scores_N in kept.tables():
                 yield from table_lines(table, scores_N)
+            self.incomplete += kept.incomplete
         elif source.written_as == self._target.name:
             as_record = source.scored_record
             for document, score in kept.documents():
@@ -403,12 +405,14 @@ class TableWriter:
     """
 
     def __init__(self, file: BinaryIO, row_group_bytes: int = ROW_GROUP_BYTES):
+        self.incomplete: list[IncompleteRows] = []
         self._file = file
         self._row_group_bytes = row_group_bytes
         self._writer: pq.ParquetWriter | None = None
         self._tables: list[pa.Table] = []
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
+        self._metadata: dict[bytes, bytes] | None = None
 
     def write(self, kept: KeptSplit) -> int:
         """Adds the documents of a split, as their own rows or as rows of `DOCUMENT_SCHEMA`."""
@@ -418,6 +422,7 @@ class TableWriter:
             for table, scores_N in kept.tables():
                 self.write_table(scored_table(table, scores_N))
                 count += table.num_rows
+            self.incomplete += kept.incomplete
             return count
 
         as_line, separator = source.json_line, source.nested_separator
@@ -433,8 +438,18 @@ class TableWriter:
         self._add_bytes(len(row["text"]) + len(row["metadata"] or ""))
 
     def write_table(self, table: pa.Table) -> None:
-        """Adds the rows of a table; all tables of a file have one schema."""
-        self._tables.append(table)
+        """Adds the rows of a table; all tables of a file have one schema.
+
+        The file gets what the metadata of all of them agrees in.
+        """
+        metadata = table.schema.metadata or {}
+        known = self._metadata
+        self._metadata = (
+            metadata
+            if known is None
+            else {key: value for key, value in known.items() if metadata.get(key) == value}
+        )
+        self._tables.append(table.replace_schema_metadata(None))
         self._add_bytes(table.nbytes)
 
     def _add_bytes(self, count: int) -> None:
@@ -457,6 +472,12 @@ class TableWriter:
         """Writes the waiting rows and the footer."""
         self._flush()
         if self._writer is not None:
+            # What all tables agree in is known only now. Arrow reads it from its own entry.
+            if self._metadata:
+                schema = self._writer.schema.with_metadata(self._metadata).serialize()
+                self._writer.add_key_value_metadata(
+                    {**self._metadata, b"ARROW:schema": base64.b64encode(schema)}
+                )
             self._writer.close()
 
 

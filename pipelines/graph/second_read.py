@@ -16,10 +16,28 @@ import pyarrow.compute as pc
 from datarater.pipelines.errors import InputChangedError
 from datarater.pipelines.run_folder.plan import unchanged
 from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
-from datarater.rater_model.documents.parquet import find_column
+from datarater.rater_model.documents.parquet import UNREADABLE_COLUMNS, find_column
 from datarater.rater_model.documents.records import Document, ReadOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IncompleteRows:
+    """Kept rows of a damaged file, which are written without some of their columns.
+
+    Attributes:
+        file: Path of the input file.
+        row: Number of the first of the rows in the file.
+        rows: Number of kept rows.
+        columns: Names of the columns that cannot be read and are null.
+    """
+
+    file: str
+    row: int
+    rows: int
+    columns: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +48,13 @@ class KeptSplit:
         file: Score file of the split, all columns.
         kept_R: Mask of the kept documents over its rows.
         options: How records are read.
+        incomplete: Rows that `tables` has yielded without columns that cannot be read.
     """
 
     file: ScoreFile
     kept_R: np.ndarray
     options: ReadOptions
+    incomplete: list[IncompleteRows] = dataclasses.field(default_factory=list)
 
     @property
     def source(self) -> FileFormat:
@@ -102,11 +122,22 @@ class KeptSplit:
                 if low == high:
                     continue
 
-                table = pa.Table.from_batches([batch]).take(pa.array(positions_N[low:high] - first))
+                rows_N = pa.array(positions_N[low:high] - first)
+                table = take_rows(pa.Table.from_batches([batch]), rows_N)
                 if (self._text_sizes(table) != sizes_N[low:high]).any():
                     raise self._changed(
                         f"a text in the rows {first} to {first + batch.num_rows} is not the one "
                         "scored"
+                    )
+                unreadable = (batch.schema.metadata or {}).get(UNREADABLE_COLUMNS)
+                if unreadable is not None:
+                    self.incomplete.append(
+                        IncompleteRows(
+                            file=self.file.task.split.path,
+                            row=int(positions_N[low]),
+                            rows=int(high - low),
+                            columns=unreadable.decode(),
+                        )
                     )
                 yield table, scores_N[low:high]
 
@@ -126,7 +157,8 @@ class KeptSplit:
             column = pc.struct_field(column, list(names))
         if not len(column):
             return np.zeros(0, np.int64)
-        return pc.binary_length(column.cast(pa.large_string())).to_numpy().astype(np.int64)
+        column = column.cast(mapped_type(column.type, without_view))
+        return pc.binary_length(column).to_numpy().astype(np.int64)
 
     def _changed(self, detail: str) -> InputChangedError:
         return InputChangedError(

@@ -12,6 +12,7 @@
       selections/NAME/rule.json    the rule of the selection and its options
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/kept/        the kept documents
+      selections/NAME/incomplete/  rows that lack columns which are damaged in the input, if any
       selections/NAME/manifest.json, report.html, _SUCCESS
 
 Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`), except
@@ -125,6 +126,15 @@ class SelectionFolder:
     def kept_path(self, name: str) -> str:
         """Returns the path of one file of kept documents."""
         return f"{self.path}/kept/{name}"
+
+    @property
+    def incomplete_folder(self) -> str:
+        """The folder of the lists of rows that are written without columns that are damaged."""
+        return f"{self.path}/incomplete"
+
+    def incomplete_path(self, name: str) -> str:
+        """Returns the path of the list of one file of kept documents."""
+        return f"{self.incomplete_folder}/{name}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,31 +1,40 @@
 """Reads documents and tables from Parquet files by row groups, in bounded memory.
 
-A row group is read in small batches of rows, each column through its own buffer, so that a few
-pages of every column are in memory at a time. Text columns stay dictionary-encoded while they are
-read: a small page that repeats one huge text a million times (the Parquet form of a decompression
-bomb) costs that text once.
-
-Two bounds are checked in the footer before a row group is read: its columns may have at most
-`MAX_GROUP_BYTES` uncompressed, and the file at most `MAX_ROWS` rows. A false page header may
-still make the Parquet library reserve up to 2 GiB briefly, the format's own bound for a page.
+Only the columns of the text, the id and the source are read for scoring, nested ones without the
+fields around them. All columns are read to write rows. Both ways bound the size of a page
+(`datarater.rater_model.documents.parquet_reader`) and what dictionaries expand to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from datarater.rater_model.documents import files
+from datarater.rater_model.documents.arrow_types import (
+    cast_batch,
+    expanded_bytes,
+    is_nested_with_view,
+    is_text,
+    mapped_type,
+    without_view,
+)
 from datarater.rater_model.documents.file_format import FileFormat
-from datarater.rater_model.documents.jsonl import document_of, utf8_size
+from datarater.rater_model.documents.jsonl import document_of
+from datarater.rater_model.documents.parquet_reader import (
+    BATCH_BYTES,
+    BrokenParquetError,
+    ParquetReader,
+    max_page_bytes,
+)
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
@@ -36,207 +45,11 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 from datarater.rater_model.documents.sniffing import FileHead
-from datarater.rater_model.documents.store_errors import one_line, os_error
 
 _MAGIC = (b"PAR1", b"PARE")
-MAX_GROUP_BYTES = 16 * 2**30
-"""A row group of more uncompressed bytes than this is rejected unread."""
-MAX_ROWS = 2**40
-"""A footer that claims more rows than this is damaged: rows that are lost are counted by it."""
-BATCH_BYTES = 16 * 2**20
-"""Approximate uncompressed bytes that are decoded at a time."""
-BATCH_ROWS = 1024
-_COLUMN_BUFFER_BYTES = 2**20
-
-# The errors that the Parquet library raises for content that it cannot read. OSError is among them:
-# see `ParquetReader.raise_if_file_system`.
-_CONTENT_ERRORS = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, RuntimeError)
-
-
-class _RemoteFile:
-    """A file handle that remembers its own failure, to tell it from an error of the content."""
-
-    def __init__(self, path: str) -> None:
-        self._file = files.open_file(path)
-        self.failure: Exception | None = None
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def close(self) -> None:
-        self._file.close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._remember(self._file.seek, offset, whence)
-
-    def read(self, count: int = -1) -> bytes:
-        return self._remember(self._file.read, count)
-
-    def _remember(self, call: Callable[..., Any], *args: int) -> Any:
-        try:
-            return call(*args)
-        except Exception as error:
-            # Clients of stores raise errors that are not an OSError: the content is not at fault.
-            self.failure = error
-            raise
-
-
-class ParquetReader:
-    """An open Parquet file.
-
-    Args:
-        path: Local path or URL.
-        dictionary: Dotted paths of the string columns that stay dictionary-encoded.
-
-    Raises:
-        OSError: if the file cannot be read at all.
-        BrokenParquetError: if the content is not a readable Parquet file.
-    """
-
-    def __init__(self, path: str, dictionary: list[str] | None = None) -> None:
-        self._path = path
-        self._local = files.local_path(path)
-        self._handle = None if self._local is not None else _RemoteFile(path)
-        if self._local is not None:
-            with open(self._local, "rb"):
-                pass  # an OSError from here comes from the file system
-
-        try:
-            self._file = pq.ParquetFile(
-                self._local if self._local is not None else self._handle,
-                buffer_size=_COLUMN_BUFFER_BYTES,
-                pre_buffer=False,
-                read_dictionary=dictionary,
-                page_checksum_verification=True,
-            )
-            self.schema: pa.Schema = self._file.schema_arrow
-            self.metadata: pq.FileMetaData = self._file.metadata
-            self.first_rows = [0]
-            for group in range(self.metadata.num_row_groups):
-                rows = self.metadata.row_group(group).num_rows
-                if rows < 0:
-                    raise ValueError(f"row group {group} claims {rows} rows")
-                self.first_rows.append(self.first_rows[-1] + rows)
-            if self.first_rows[-1] > MAX_ROWS:
-                raise ValueError(f"the footer claims {self.first_rows[-1]} rows")
-        except _CONTENT_ERRORS as error:
-            self.close()
-            self.raise_if_file_system(error)
-            raise BrokenParquetError(
-                f"the file is not a readable Parquet file: {one_line(error)}"
-            ) from error
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._handle is not None:
-            self._handle.close()
-
-    def __enter__(self) -> ParquetReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close(force=True)
-        self.close()
-
-    def raise_if_file_system(self, error: BaseException) -> None:
-        """Raises the error of a failing disk or a lost connection, if an error comes from one."""
-        if self._handle is not None:
-            failure = self._handle.failure
-            if isinstance(failure, OSError):
-                raise failure
-            if failure is not None:
-                lost = OSError(errno.EIO, f"the store failed ({one_line(failure)})", self._path)
-                raise (os_error(self._path, failure) or lost) from failure
-        elif isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
-            raise error
-
-    def group_bytes(self, group: int) -> int:
-        """Returns a row group's uncompressed bytes, according to the footer."""
-        # Reading the columns' metadata instead would end the process on some damaged footers: the
-        # binding does not catch the C++ library's exception there.
-        return max(int(self.metadata.row_group(group).total_byte_size), 0)
-
-    def batches(self, group: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Reads the rows of a row group.
-
-        Yields:
-            The number of the batch's first row in the file, and the batch with all columns.
-
-        Raises:
-            BrokenParquetError: after the last batch that could be read, if the row group is
-                damaged.
-            OSError: if the file system fails.
-        """
-        row, last = self.first_rows[group], self.first_rows[group + 1]
-        claimed = self.group_bytes(group)
-        if claimed > MAX_GROUP_BYTES:
-            raise BrokenParquetError(
-                f"row group {group} has {claimed} uncompressed bytes, more than the limit of "
-                f"{MAX_GROUP_BYTES}; write the file with smaller row groups",
-                Reason.RECORD_TOO_LARGE,
-            )
-        if row == last:
-            return
-
-        batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * (last - row) // max(claimed, 1)))
-        try:
-            for batch in self._file.iter_batches(batch_rows, row_groups=[group], use_threads=False):
-                batch = batch.slice(0, last - row)
-                _check(batch)
-                if batch.num_rows:
-                    yield row, batch
-                row += batch.num_rows
-        except _CONTENT_ERRORS as error:
-            self.raise_if_file_system(error)
-            raise BrokenParquetError(
-                f"row group {group} is damaged ({one_line(error)}): its last {last - row} rows "
-                "are lost"
-            ) from error
-        if row < last:
-            raise BrokenParquetError(
-                f"row group {group} ends early: its last {last - row} rows are lost"
-            )
-
-
-class BrokenParquetError(Exception):
-    """A Parquet file, or one of its row groups, cannot be read.
-
-    Attributes:
-        reason: Reason for the bad record.
-    """
-
-    def __init__(self, detail: str, reason: Reason = Reason.PAGE_CORRUPT) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-def _check(batch: pa.RecordBatch) -> None:
-    """Raises ArrowInvalid for damage that decoding misses, such as codes outside a dictionary."""
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type) and len(column) > column.null_count:
-            bounds = pc.min_max(column.indices)
-            if bounds["min"].as_py() < 0 or bounds["max"].as_py() >= len(column.dictionary):
-                raise pa.ArrowInvalid("a value points outside its dictionary")
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid as error:
-            # A text that is not UTF-8 costs its own row only.
-            if "UTF8" not in str(error):
-                raise
-
+_MAX_EXPANDED_BYTES = 4 * BATCH_BYTES
+UNREADABLE_COLUMNS = b"datarater.unreadable_columns"
+"""Key in the metadata of a batch: columns that are damaged, and null in the batch."""
 
 FieldPlace = tuple[int, tuple[str, ...], pa.DataType]
 """Place of a field: number of the column, names of the struct fields within it, and its type."""
@@ -263,21 +76,17 @@ def find_column(schema: pa.Schema, field: str) -> FieldPlace | None:
     return index, tuple(parts[1:]), data_type
 
 
-def _is_string(data_type: pa.DataType) -> bool:
-    if pa.types.is_dictionary(data_type):
-        data_type = data_type.value_type
-    return bool(
-        pa.types.is_string(data_type)
-        or pa.types.is_large_string(data_type)
-        or pa.types.is_string_view(data_type)
-    )
+@dataclasses.dataclass(frozen=True)
+class _Unusable:
+    """A text that cannot be used: it is not UTF-8, or it is too large to be held.
 
+    Attributes:
+        head: Its first bytes.
+        size: Its length in bytes.
+    """
 
-class _Undecodable:
-    """A value that is not UTF-8."""
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
+    head: bytes
+    size: int
 
 
 def _column(batch: pa.RecordBatch, place: FieldPlace) -> pa.Array:
@@ -287,14 +96,23 @@ def _column(batch: pa.RecordBatch, place: FieldPlace) -> pa.Array:
     for part in path:
         # Unlike StructArray.field, flatten gives null where the struct itself is null.
         column = column.flatten()[column.type.get_field_index(part)]
-    return column
+    return column.storage if isinstance(column.type, pa.BaseExtensionType) else column
 
 
-def _column_values(batch: pa.RecordBatch, place: FieldPlace | None) -> list[Any]:
-    """Returns the values of a field, one per row; None for each if there is no such field."""
+def _column_values(
+    batch: pa.RecordBatch, place: FieldPlace | None, max_bytes: int | None = None
+) -> list[Any]:
+    """Returns the values of a field, one per row; None for each if there is no such field.
+
+    Args:
+        batch: Batch of rows.
+        place: Place of the field in it.
+        max_bytes: Maximum size of a text, for the field of the text; None for any other field.
+    """
     if place is None:
         return [None] * batch.num_rows
     column = _column(batch, place)
+    values_of = _plain_values if max_bytes is None else _Texts(max_bytes)
 
     # Decode each entry of a dictionary once; rows share it.
     if pa.types.is_dictionary(column.type):
@@ -303,11 +121,11 @@ def _column_values(batch: pa.RecordBatch, place: FieldPlace | None) -> list[Any]
         )
         used_K, places_N = np.unique(codes_N, return_inverse=True)
         known_K = used_K[used_K >= 0]
-        values = _plain_values(column.dictionary.take(pa.array(known_K)))
+        values = values_of(column.dictionary.take(pa.array(known_K)))
         if len(known_K) < len(used_K):
             values = [None, *values]
         return [values[entry] for entry in places_N.tolist()]
-    return _plain_values(column)
+    return values_of(column)
 
 
 def _plain_values(column: pa.Array) -> list[Any]:
@@ -316,51 +134,70 @@ def _plain_values(column: pa.Array) -> list[Any]:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
         # Not UTF-8, or a date that Python cannot represent.
-        if _is_string(column.type):
-            binary_type = (
-                pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-            )
-            if pa.types.is_string_view(column.type):
-                binary_type = pa.binary_view()
-            return [_decoded(value) for value in column.view(binary_type).to_pylist()]
-
         try:
-            values = column.cast(pa.string()).to_pylist()
+            bytes_or_text = pa.large_binary() if is_text(column.type) else pa.string()
+            values = _without_views(column).cast(bytes_or_text).to_pylist()
         except (ValueError, pa.ArrowException):
             values = [None] * len(column)
     return values
 
 
-def _decoded(value: bytes | None) -> Any:
-    if value is None:
-        return None
+def _without_views(column: pa.Array) -> pa.Array:
+    kind = mapped_type(column.type, without_view)
+    return column if kind == column.type else column.cast(kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """Gets texts out of an array of strings or bytes without copying those that are too large."""
+
+    max_bytes: int
+
+    def __call__(self, column: pa.Array) -> list[Any]:
+        column = _without_views(column)
+        lengths = pc.binary_length(column)
+        too_large = pc.greater(lengths, self.max_bytes)
+        large: dict[int, _Unusable] = {}
+        if pc.any(too_large).as_py():
+            as_bytes = column.cast(pa.large_binary())
+            rows = np.flatnonzero(too_large.fill_null(False).to_numpy(zero_copy_only=False))
+            for row in rows.tolist():
+                (head,) = pc.binary_slice(as_bytes.slice(row, 1), 0, EXCERPT_BYTES).to_pylist()
+                large[row] = _Unusable(head, lengths[row].as_py())
+            column = pc.if_else(too_large, pa.scalar(None, column.type), column)
+
+        try:
+            values: list[Any] = column.to_pylist()
+        except UnicodeDecodeError:
+            values = column.cast(pa.large_binary()).to_pylist()
+        values = [_decoded(value) if isinstance(value, bytes) else value for value in values]
+        for row, text in large.items():
+            values[row] = text
+        return values
+
+
+def _decoded(value: bytes) -> Any:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return _Undecodable(value)
+        return _Unusable(value[:EXCERPT_BYTES], 0)
 
 
 def _fields(options: ReadOptions) -> tuple[str, str, str]:
     return options.text_field, options.id_field, options.source_field
 
 
-def dictionary_columns(schema: pa.Schema, options: ReadOptions) -> list[str]:
-    """Returns the paths of the string columns among the fields that are read."""
-    places = {field: find_column(schema, field) for field in _fields(options)}
-    return [field for field, place in places.items() if place is not None and _is_string(place[2])]
-
-
-def check_text_column(reader: ParquetReader, options: ReadOptions) -> tuple[Reason, str] | None:
+def check_text_column(schema: pa.Schema, options: ReadOptions) -> tuple[Reason, str] | None:
     """Returns why a file has no text column, as a reason and a sentence; None if it has one."""
-    place = find_column(reader.schema, options.text_field)
+    place = find_column(schema, options.text_field)
     if place is None:
-        columns = ", ".join(reader.schema.names[:50])
+        columns = ", ".join(schema.names[:50])
         return (
             Reason.NO_TEXT_COLUMN,
             f"the file has no column {options.text_field!r} (text_field); its columns are: "
             f"{columns}",
         )
-    if not _is_string(place[2]):
+    if not is_text(place[2]):
         return (
             Reason.TEXT_NOT_A_STRING,
             f"the column {options.text_field!r} (text_field) has type {place[2]}, not strings",
@@ -368,19 +205,28 @@ def check_text_column(reader: ParquetReader, options: ReadOptions) -> tuple[Reas
     return None
 
 
-def open_for_records(path: str, options: ReadOptions) -> tuple[ParquetReader, pa.Schema]:
-    """Opens a Parquet file for reading documents from it.
+def _opened(path: str, options: ReadOptions, every_column: bool) -> ParquetReader:
+    """Opens a file with the columns of strings and bytes that are read dictionary-encoded.
 
-    Returns:
-        The reader, which keeps strings dictionary-encoded, and the file's own schema.
+    Args:
+        path: Local path or URL.
+        options: Options to read with.
+        every_column: Whether all columns are read, or those of the fields alone.
 
     Raises:
         OSError: if the file cannot be read at all.
         BrokenParquetError: if the content is not a readable Parquet file.
     """
-    with ParquetReader(path) as reader:
-        schema = reader.schema
-    return ParquetReader(path, dictionary_columns(schema, options)), schema
+    reader = ParquetReader(path, max_page_bytes(options.max_record_bytes))
+    schema = reader.schema
+    places = {field: find_column(schema, field) for field in _fields(options)}
+    columns = {field for field, place in places.items() if place is not None and is_text(place[2])}
+    if every_column:
+        views = {field.name for field in schema if is_nested_with_view(field.type)}
+        columns |= {leaf for leaf in reader.leaves() if leaf.partition(".")[0] not in views}
+    count = len(reader.metadata.schema) if every_column else len(places)
+    reader.keep_dictionaries(sorted(columns), count)
+    return reader
 
 
 def _groups(reader: ParquetReader, split: Split) -> range:
@@ -390,37 +236,29 @@ def _groups(reader: ParquetReader, split: Split) -> range:
 
 def _record(text: Any, identifier: Any, source: Any, row: int, options: ReadOptions) -> Record:
     """Returns the record of a row."""
-    if isinstance(text, _Undecodable):
-        detail = f"the value of {options.text_field!r} is not UTF-8"
-        return BadRecord(row, Reason.TEXT_NOT_UNICODE, detail, text.value[:EXCERPT_BYTES])
-    if isinstance(identifier, _Undecodable):
-        identifier = identifier.value
-    if isinstance(source, _Undecodable):
-        source = source.value
-
-    # A character has at most 4 bytes, so most texts need no exact count.
-    if type(text) is str and len(text) * 4 > options.max_record_bytes:
-        size = utf8_size(text)
-        if size > options.max_record_bytes:
-            detail = (
-                f"the text has {size} bytes, more than the limit of {options.max_record_bytes} "
-                "(max_record_bytes)"
+    if isinstance(text, _Unusable):
+        if text.size:
+            reason, detail = (
+                Reason.RECORD_TOO_LARGE,
+                f"the text has {text.size} bytes, more than the limit of "
+                f"{options.max_record_bytes} (max_record_bytes)",
             )
-            return BadRecord(
-                row, Reason.RECORD_TOO_LARGE, detail, text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
-            )
+        else:
+            reason = Reason.TEXT_NOT_UNICODE
+            detail = f"the value of {options.text_field!r} is not UTF-8"
+        return BadRecord(row, reason, detail, text.head)
     return document_of(text, identifier, source, row, None, options)
 
 
-def _rows_at_once(batch: pa.RecordBatch, columns: list[FieldPlace]) -> int:
-    """Returns how many rows can be expanded from their dictionaries without filling the memory."""
-    longest = 1
-    for place in columns:
-        column = _column(batch, place)
-        if pa.types.is_dictionary(column.type) and len(column.dictionary):
-            length = pc.max(pc.binary_length(column.dictionary)).as_py()
-            longest = max(longest, length or 0)
-    return max(1, 4 * BATCH_BYTES // longest)
+def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yields a batch in parts that do not expand to too much."""
+    size = sum(expanded_bytes(column) for column in batch.columns)
+    if size <= _MAX_EXPANDED_BYTES or batch.num_rows == 1:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _bounded(batch.slice(0, half))
+    yield from _bounded(batch.slice(half))
 
 
 class Parquet(FileFormat):
@@ -440,7 +278,7 @@ class Parquet(FileFormat):
         """Cuts a file between row groups."""
         try:
             with ParquetReader(whole.path) as reader:
-                if check_text_column(reader, options) is not None:
+                if check_text_column(reader.schema, options) is not None:
                     return [whole]
                 groups = range(reader.metadata.num_row_groups)
                 sizes = [reader.group_bytes(group) for group in groups]
@@ -459,9 +297,9 @@ class Parquet(FileFormat):
         return splits or [whole]
 
     def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
-        """Reads the rows of a split."""
+        """Reads the rows of a split: the columns of the fields, and no other."""
         try:
-            reader, _ = open_for_records(split.path, options)
+            reader = _opened(split.path, options, every_column=False)
         except BrokenParquetError as error:
             yield BadRecord(
                 0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES)
@@ -470,7 +308,7 @@ class Parquet(FileFormat):
 
         with reader:
             groups = _groups(reader, split)
-            problem = check_text_column(reader, options)
+            problem = check_text_column(reader.schema, options)
             if problem is not None:
                 reason, detail = problem
                 first, last = reader.first_rows[groups.start], reader.first_rows[groups.stop]
@@ -479,17 +317,14 @@ class Parquet(FileFormat):
                     yield BadRecord(first, reason, detail, b"", last - first)
                 return
 
-            columns = [find_column(reader.schema, field) for field in _fields(options)]
             for group in groups:
                 row = reader.first_rows[group]
                 try:
-                    for first, batch in reader.batches(group):
-                        texts, ids, sources = (_column_values(batch, column) for column in columns)
-                        for row, (text, identifier, source) in enumerate(
-                            zip(texts, ids, sources, strict=True), first
-                        ):
-                            yield _record(text, identifier, source, row, options)
-                        row = first + batch.num_rows
+                    for first, batch in reader.batches(group, _fields(options)):
+                        row = first
+                        for part in _bounded(batch):
+                            yield from _records(part, row, options)
+                            row += part.num_rows
                 except BrokenParquetError as error:
                     lost = reader.first_rows[group + 1] - row
                     yield BadRecord(row, error.reason, str(error), b"", lost)
@@ -499,28 +334,26 @@ class Parquet(FileFormat):
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Reads all columns of a split's rows.
 
-        Left out are a damaged row group from some row on, and a file without a text column.
+        Left out are a damaged row group from some row on, and a file without a text column. Where
+        columns are damaged that `read` does not read, they are null, and the metadata of the batch
+        names them under `UNREADABLE_COLUMNS`.
         """
         try:
-            # Opened as for reading documents: another way of decoding may detect other damage.
-            reader, schema = open_for_records(split.path, options)
+            reader = _opened(split.path, options, every_column=True)
         except BrokenParquetError:
             return
 
         with reader:
-            if check_text_column(reader, options) is not None:
+            if check_text_column(reader.schema, options) is not None:
                 return
-            columns = [
-                place for field in _fields(options) if (place := find_column(reader.schema, field))
-            ]
             for group in _groups(reader, split):
+                row = reader.first_rows[group]
                 try:
                     for first, batch in reader.batches(group):
-                        step = _rows_at_once(batch, columns)
-                        for start in range(0, batch.num_rows, step):
-                            yield first + start, batch.slice(start, step).cast(schema)
+                        yield from _tables(batch, first, reader.schema)
+                        row = first + batch.num_rows
                 except BrokenParquetError:
-                    continue  # reported by `read`
+                    yield from _salvaged(reader, group, row, options)
 
     def count_records(self, path: str) -> int | None:
         """Returns the number of rows by the footer; None if it is damaged."""
@@ -548,3 +381,97 @@ class Parquet(FileFormat):
     def output_class(self, detail: str, written: str) -> str:
         """Returns the layout for unchanged rows, which tie an output file to one schema."""
         return f"{self.name}/{detail}" if written == self.name else self.name
+
+
+def _records(batch: pa.RecordBatch, first: int, options: ReadOptions) -> Iterator[Record]:
+    """Yields the records of a batch whose first row has the number `first`."""
+    text, identifier, source = (find_column(batch.schema, field) for field in _fields(options))
+    rows = zip(
+        _column_values(batch, text, options.max_record_bytes),
+        _column_values(batch, identifier),
+        _column_values(batch, source),
+        strict=True,
+    )
+    for row, values in enumerate(rows, first):
+        yield _record(*values, row, options)
+
+
+def _tables(
+    batch: pa.RecordBatch, first: int, schema: pa.Schema
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields a batch in parts of bounded size, with the types of the file's schema."""
+    for part in _bounded(batch):
+        yield first, cast_batch(part, schema)
+        first += part.num_rows
+
+
+def _salvaged(
+    reader: ParquetReader, group: int, start: int, options: ReadOptions
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Reads the rest of a row group in which a column is damaged that is not needed for scoring.
+
+    Args:
+        reader: Open file.
+        group: Number of the row group.
+        start: First row that could not be read with all columns.
+        options: Options to read with.
+
+    Raises:
+        OSError: if a damaged column must not be null, or rows that were scored cannot be read.
+    """
+    needed = {find_column(reader.schema, field) for field in _fields(options)}
+    numbers = {place[0] for place in needed if place is not None}
+    damaged = [
+        number
+        for number, field in enumerate(reader.schema)
+        if number not in numbers and not _is_readable(reader, group, field.name)
+    ]
+    sound = [name for at, name in enumerate(reader.schema.names) if at not in damaged]
+    names = ", ".join(reader.schema.names[number] for number in damaged)
+    if not all(reader.schema.field(number).nullable for number in damaged):
+        raise _cannot_copy(group, f"the columns {names} are damaged and must not be null")
+
+    metadata = {**(reader.schema.metadata or {}), UNREADABLE_COLUMNS: names.encode()}
+    schema = reader.schema.with_metadata(metadata)
+    try:
+        for first, batch in reader.batches(group, sound):
+            skipped = min(max(start - first, 0), batch.num_rows)
+            if skipped < batch.num_rows:
+                rest = _with_nulls(batch.slice(skipped), reader.schema, damaged)
+                yield from _tables(rest, first + skipped, schema)
+                start = first + batch.num_rows
+    except BrokenParquetError as error:
+        # `read` reports damage of its own columns, beginning with the same row.
+        scored = reader.first_rows[group]
+        with contextlib.suppress(BrokenParquetError):
+            for first, batch in reader.batches(group, _fields(options)):
+                scored = first + batch.num_rows
+        if scored > start:
+            raise _cannot_copy(group, str(error)) from error
+
+
+def _cannot_copy(group: int, problem: str) -> OSError:
+    return OSError(
+        errno.EIO,
+        f"the rows of row group {group} cannot be copied ({problem}); select with "
+        "--output_format scores or attributes, which do not need the other columns",
+    )
+
+
+def _is_readable(reader: ParquetReader, group: int, column: str) -> bool:
+    try:
+        for _ in reader.batches(group, [column]):
+            pass
+    except BrokenParquetError:
+        return False
+    return True
+
+
+def _with_nulls(batch: pa.RecordBatch, schema: pa.Schema, missing: list[int]) -> pa.RecordBatch:
+    """Returns a batch with nulls for the missing columns of a schema."""
+    columns = iter(batch.columns)
+    arrays = [
+        pa.nulls(batch.num_rows, field.type) if number in missing else next(columns)
+        for number, field in enumerate(schema)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema.names)

@@ -44,7 +44,7 @@ class Reason(enum.StrEnum):
     TEXT_NOT_UNICODE = "text_not_unicode"
     """The record has a lone surrogate, or a Parquet value is not UTF-8: it cannot be written."""
     RECORD_TOO_LARGE = "record_too_large"
-    """The record exceeds `ReadOptions.max_record_bytes`, or a row group exceeds its bound."""
+    """The record exceeds `ReadOptions.max_record_bytes`, or a Parquet page exceeds its bound."""
     STREAM_CORRUPT = "stream_corrupt"
     """A compressed stream is damaged: everything after the damage is lost."""
     STREAM_TRUNCATED = "stream_truncated"

@@ -40,7 +40,7 @@ HOSTILE: dict[str, tuple[int, dict[str, int]]] = {
     "nul_bytes.jsonl": (3, {"not_json": 2}),
     "only_bad_lines.jsonl": (0, {"no_text": 2, "not_json": 1, "text_empty": 1}),
     "random_bytes.jsonl": (0, {"not_utf8": 74}),
-    "text_binary.parquet": (0, {"text_not_a_string": 6}),
+    "text_binary.parquet": (0, {"text_not_unicode": 6}),
     "text_nulls.parquet": (3, {"no_text": 2, "text_empty": 1}),
     "text_wrong_type.jsonl": (8, {"no_text": 1, "text_not_a_string": 7}),
     "truncated.jsonl.gz": (23, {"stream_truncated": 1}),

@@ -197,11 +197,11 @@ def test_parquet_is_written_in_bounded_row_groups() -> None:
 
 def test_an_old_column_of_scores_is_replaced() -> None:
     table = pa.table({SCORE_FIELD: ["a", "b"], "text": ["x", "y"]}).replace_schema_metadata(
-        {"pandas": "{}"}
+        {"pandas": "{}", "mine": "1"}
     )
     scored = record_writers.scored_table(table, np.asarray([1, 2], np.float32))
     assert scored.to_pylist() == [{"text": "x", SCORE_FIELD: 1.0}, {"text": "y", SCORE_FIELD: 2.0}]
-    assert scored.schema.metadata is None
+    assert scored.schema.metadata == {b"mine": b"1"}
 
 
 def test_a_row_of_any_types_becomes_json() -> None:

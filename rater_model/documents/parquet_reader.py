@@ -1,0 +1,228 @@
+"""Opens Parquet files and reads their row groups in batches of rows, in bounded memory.
+
+A row group is read in small batches of rows, each column through its own buffer, so that a few
+pages of every column that is read are in memory at a time. Pages have a maximum size, which
+`PageWatch` checks before a page is unpacked. Columns of strings and bytes can stay
+dictionary-encoded while they are read: a small page that repeats one huge text a million times (the
+Parquet form of a decompression bomb) then costs that text once.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datarater.rater_model.documents import files
+from datarater.rater_model.documents.parquet_pages import PageTooLargeError, PageWatch
+from datarater.rater_model.documents.records import Reason
+from datarater.rater_model.documents.store_errors import one_line, os_error
+
+MAX_ROWS = 2**40
+"""A footer that claims more rows than this is damaged: rows that are lost are counted by it."""
+BATCH_BYTES = 16 * 2**20
+"""Approximate uncompressed bytes that are decoded at a time."""
+BATCH_ROWS = 1024
+_MIN_PAGE_BYTES = 64 * 2**20
+# Buffers of all columns together, and of one. What a buffer holds is counted as if it were unpacked
+# at once (`PageWatch`), so they are small.
+_BUFFERS_BYTES = 2**24
+_COLUMN_BUFFER_BYTES = (2**14, 2**20)
+
+# The errors that the Parquet library raises for content that it cannot read.
+_CONTENT_ERRORS = (
+    *(OSError, pa.ArrowException, ValueError, OverflowError, MemoryError, RuntimeError),
+    PageTooLargeError,
+)
+
+
+def max_page_bytes(max_record_bytes: int) -> int:
+    """Returns the maximum unpacked size of a page: 4 records of maximum size, at least 64 MiB."""
+    return max(_MIN_PAGE_BYTES, 4 * max_record_bytes)
+
+
+class ParquetReader:
+    """An open Parquet file.
+
+    Args:
+        path: Local path or URL.
+        page_bytes: Maximum unpacked size of a page.
+
+    Raises:
+        OSError: if the file cannot be read at all.
+        BrokenParquetError: if the content is not a readable Parquet file.
+    """
+
+    def __init__(self, path: str, page_bytes: int = _MIN_PAGE_BYTES) -> None:
+        self._path = path
+        self._watch = PageWatch(files.open_file(path), page_bytes)
+        try:
+            self._file = self._open(None, (), 1)
+            self.schema: pa.Schema = self._file.schema_arrow
+            self.metadata: pq.FileMetaData = self._file.metadata
+            self.first_rows = [0]
+            for group in range(self.metadata.num_row_groups):
+                rows = self.metadata.row_group(group).num_rows
+                if rows < 0:
+                    raise ValueError(f"row group {group} claims {rows} rows")
+                self.first_rows.append(self.first_rows[-1] + rows)
+            if self.first_rows[-1] > MAX_ROWS:
+                raise ValueError(f"the footer claims {self.first_rows[-1]} rows")
+        except _CONTENT_ERRORS as error:
+            self._watch.close()
+            self._raise_if_file_system()
+            raise BrokenParquetError(
+                f"the file is not a readable Parquet file: {one_line(error)}"
+            ) from error
+
+    def _open(
+        self, metadata: pq.FileMetaData | None, dictionary: Sequence[str], columns: int
+    ) -> pq.ParquetFile:
+        """Opens the file for reading a number of columns at a time."""
+        smallest, largest = _COLUMN_BUFFER_BYTES
+        return pq.ParquetFile(
+            self._watch,
+            metadata=metadata,
+            buffer_size=max(smallest, min(largest, _BUFFERS_BYTES // max(columns, 1))),
+            pre_buffer=False,
+            read_dictionary=list(dictionary) or None,
+            page_checksum_verification=True,
+        )
+
+    def keep_dictionaries(self, columns: Sequence[str], count: int) -> None:
+        """Reads columns of strings or bytes dictionary-encoded from now on.
+
+        Args:
+            columns: Dotted paths of these columns, as `leaves` returns them.
+            count: Number of columns that are read at a time, nested ones included.
+
+        Raises:
+            BrokenParquetError: if the content is not a readable Parquet file.
+        """
+        try:
+            self._file = self._open(self.metadata, columns, count)
+        except _CONTENT_ERRORS as error:
+            self._raise_if_file_system()
+            raise BrokenParquetError(
+                f"the file is not a readable Parquet file: {one_line(error)}"
+            ) from error
+
+    def leaves(self) -> list[str]:
+        """Returns the dotted paths of all columns of strings and bytes, nested ones included."""
+        columns = self._file.schema
+        return [
+            columns.column(index).path
+            for index in range(len(columns))
+            if columns.column(index).physical_type == "BYTE_ARRAY"
+        ]
+
+    def __enter__(self) -> ParquetReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close(force=True)
+        self._watch.close()
+
+    def _raise_if_file_system(self) -> None:
+        """Raises the error of a failing disk or a lost connection, if reading met one."""
+        failure = self._watch.failure
+        if isinstance(failure, OSError):
+            raise failure
+        if failure is not None and not isinstance(failure, PageTooLargeError):
+            lost = OSError(errno.EIO, f"the store failed ({one_line(failure)})", self._path)
+            raise (os_error(self._path, failure) or lost) from failure
+
+    def group_bytes(self, group: int) -> int:
+        """Returns a row group's uncompressed bytes, according to the footer."""
+        # Reading the columns' metadata instead would end the process on some damaged footers: the
+        # binding does not catch the C++ library's exception there.
+        return max(int(self.metadata.row_group(group).total_byte_size), 0)
+
+    def batches(
+        self, group: int, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Reads the rows of a row group.
+
+        Args:
+            group: Number of the row group.
+            columns: Names of columns, or dotted paths into structs; None for all columns.
+
+        Yields:
+            The number of the batch's first row in the file, and the batch with the columns.
+
+        Raises:
+            BrokenParquetError: after the last batch that could be read, if the row group is
+                damaged.
+            OSError: if the file system fails.
+        """
+        row, last = self.first_rows[group], self.first_rows[group + 1]
+        if row == last:
+            return
+
+        # The number of rows does not depend on the columns, so that damage ends all readings of a
+        # column at the same row.
+        claimed = self.group_bytes(group)
+        batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * (last - row) // max(claimed, 1)))
+        self._watch.start_group(2 if columns is not None else 4)
+        try:
+            for batch in self._file.iter_batches(
+                batch_rows,
+                row_groups=[group],
+                columns=None if columns is None else list(columns),
+                use_threads=False,
+            ):
+                batch = batch.slice(0, last - row)
+                _check(batch)
+                if batch.num_rows:
+                    yield row, batch
+                row += batch.num_rows
+                self._watch.start_batch()
+        except _CONTENT_ERRORS as error:
+            self._raise_if_file_system()
+            failure = self._watch.failure
+            if isinstance(failure, PageTooLargeError):
+                self._watch.failure = None
+                raise BrokenParquetError(
+                    f"row group {group} has {failure}, which follows max_record_bytes: its "
+                    f"last {last - row} rows are lost; raise --max_record_bytes, or write the file "
+                    "with smaller pages",
+                    Reason.RECORD_TOO_LARGE,
+                ) from error
+            raise BrokenParquetError(
+                f"row group {group} is damaged ({one_line(error)}): its last {last - row} rows "
+                "are lost"
+            ) from error
+        if row < last:
+            raise BrokenParquetError(
+                f"row group {group} ends early: its last {last - row} rows are lost"
+            )
+
+
+class BrokenParquetError(Exception):
+    """A Parquet file, or one of its row groups, cannot be read.
+
+    Attributes:
+        reason: Reason for the bad record.
+    """
+
+    def __init__(self, detail: str, reason: Reason = Reason.PAGE_CORRUPT) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def _check(batch: pa.RecordBatch) -> None:
+    """Raises ArrowInvalid for damage that decoding misses, such as codes outside a dictionary."""
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type) and len(column) > column.null_count:
+            bounds = pc.min_max(column.indices)
+            if bounds["min"].as_py() < 0 or bounds["max"].as_py() >= len(column.dictionary):
+                raise pa.ArrowInvalid("a value points outside its dictionary")
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            # A text that is not UTF-8 costs its own row only.
+            if "UTF8" not in str(error):
+                raise
