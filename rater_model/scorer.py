@@ -16,6 +16,7 @@ model wait in the queue of the device, so that the device waits for Python as li
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import threading
@@ -152,7 +153,28 @@ class PendingScores:
     result: Callable[[], ScoredTexts]
 
 
-class Scorer:
+class TextScorer(abc.ABC):
+    """Whatever scores texts: a rater's `Scorer`, or what a test puts in its place.
+
+    Attributes:
+        digest: Digest of the rater.
+        batches_ahead: Number of batches to submit before waiting for the first one's scores.
+    """
+
+    digest: str
+    batches_ahead: int = 0
+
+    @abc.abstractmethod
+    def score(self, texts: Sequence[str]) -> ScoredTexts:
+        """Returns the scores and token counts of any number of texts, in the same order."""
+
+    def submit(self, texts: Sequence[str]) -> PendingScores:
+        """Begins to score texts; here, scores them before it returns."""
+        scored = self.score(texts)
+        return PendingScores(lambda: scored)
+
+
+class Scorer(TextScorer):
     """Scores texts with a rater; safe to share between threads.
 
     A scorer pickles, without its compiled functions: the copy returns bit-identical scores
@@ -252,8 +274,7 @@ class Scorer:
             TypeError: as `score` does, here or from the result.
         """
         if self._feeder is None:
-            scored = self.score(texts)
-            return PendingScores(lambda: scored)
+            return super().submit(texts)
         running = self._feeder.submit(self._run, texts)
         return PendingScores(lambda: running.result().wait(self._center))
 

@@ -29,7 +29,7 @@ from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import read_split, recognized
 from datarater.rater_model.documents.records import Document, ReadOptions, Record, Split
 from datarater.rater_model.documents.store_errors import raising_os_errors
-from datarater.rater_model.scorer import PendingScores, Scorer
+from datarater.rater_model.scorer import PendingScores, Scorer, TextScorer
 
 METRICS = "datarater"
 
@@ -39,7 +39,7 @@ BATCH_RECORDS = 1024
 BATCH_BYTES = 4 * 2**20
 
 
-def score_split(task: SplitTask, read: ReadOptions, rater: Scorer) -> bytes:
+def score_split(task: SplitTask, read: ReadOptions, rater: TextScorer) -> bytes:
     """Reads and scores one split.
 
     Args:
@@ -94,13 +94,13 @@ class _Batch:
 class _BatchScoring:
     """Scores the records of a split in batches, across its files.
 
-    On a GPU the next records are read while some batches are scored (`Scorer.batches_ahead`).
+    On a GPU the next records are read while some batches are scored (`TextScorer.batches_ahead`).
 
     Attributes:
         rows: Rows of the scored batches.
     """
 
-    def __init__(self, rater: Scorer):
+    def __init__(self, rater: TextScorer):
         self.rows = ScoreRows()
         self._rater = rater
         self._records: list[Record] = []

@@ -22,9 +22,9 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -41,7 +41,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.rater_model.documents.files import list_files
-from datarater.rater_model.scorer import ScoredTexts, Scorer
+from datarater.rater_model.scorer import ScoredTexts, TextScorer
 from tests.benchmarks.benchmark_support import machine
 from tests.support.cloud_storage import cloud_storage, used_here
 from tests.support.request_log import RequestLog
@@ -55,18 +55,18 @@ ROW_GROUPS = 4
 _WORDS = 2**16
 
 
-class _EqualScores:
+class _EqualScores(TextScorer):
     """A rater that gives every text the score 0."""
 
     digest = "equal"
 
-    def score(self, texts: list[str]) -> ScoredTexts:
+    def score(self, texts: Sequence[str]) -> ScoredTexts:
         """Returns the scores of N texts."""
         zeros_N = np.zeros(len(texts), np.float32)
         return ScoredTexts(zeros_N, np.ones(len(texts), np.int64))
 
 
-EQUAL_SCORES = cast(Scorer, _EqualScores())
+EQUAL_SCORES = _EqualScores()
 
 
 @dataclasses.dataclass(frozen=True)

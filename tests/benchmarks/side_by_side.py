@@ -60,13 +60,11 @@ def ours(corpus: Path, output: Path) -> int:
 
     from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
     from datarater.rater_model.rater import RaterConfig, initialise_rater
-    from datarater.rater_model.scorer import PendingScores, ScoredTexts
+    from datarater.rater_model.scorer import ScoredTexts, TextScorer
     from datarater.rater_model.tokenizer import ByteTokenizer
     from datarater.rater_model.transformer import TransformerConfig
 
-    class CheapScorer:
-        batches_ahead = 0
-
+    class CheapScorer(TextScorer):
         def __init__(self, checkpoint: RaterCheckpoint, options: object = None) -> None:
             self.digest = checkpoint.digest
 
@@ -75,10 +73,6 @@ def ours(corpus: Path, output: Path) -> int:
             return ScoredTexts(
                 np.asarray(scores, np.float32), np.asarray([len(text) for text in texts], np.int64)
             )
-
-        def submit(self, texts: Sequence[str]) -> PendingScores:
-            scored = self.score(texts)
-            return PendingScores(lambda: scored)
 
     config = RaterConfig(
         window=64, transformer=TransformerConfig(width=8, heads=1, mlp_width=16, layers=1)

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +34,11 @@ from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions
-from datarater.rater_model.scorer import ScoredTexts, Scorer
+from datarater.rater_model.scorer import ScoredTexts, TextScorer
 from tests.support.run_folders import run_options
 
 
-class ScorerOfDigests:
+class ScorerOfDigests(TextScorer):
     """Scores a text by its digest, in so few steps that scores are often tied."""
 
     digest = "digest"
@@ -72,7 +72,7 @@ def scored(request: ScoringRequest) -> list[ScoreFile]:
     for group in range(plan_of(request.folder).groups):
         tasks = read_group(request.folder, group)
         for task in tasks:
-            content = score_split(task, request.options.read, cast(Scorer, ScorerOfDigests()))
+            content = score_split(task, request.options.read, ScorerOfDigests())
             commits.commit_if_absent(request.folder.score_path(task.split.ordinal), content)
             files.append(ScoreFile.read(request.folder, task.split.ordinal))
         summaries.summarise_group(request.folder, group, [task.split.ordinal for task in tasks])
@@ -294,7 +294,7 @@ def test_a_packed_file_that_changed_is_named(tmp_path: Path) -> None:
     (task,) = read_group(request.folder, 0)
     (tmp_path / "in" / "001.jsonl.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(InputChangedError, match=r"001\.jsonl\.gz has changed"):
-        score_split(task, request.options.read, cast(Scorer, ScorerOfDigests()))
+        score_split(task, request.options.read, ScorerOfDigests())
 
 
 def test_status_counts_splits_whose_footers_name_many_files(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_status_counts_splits_whose_footers_name_many_files(tmp_path: Path) -> N
     request = request_for(tmp_path / "in", tmp_path / "run", files_per_split=500)
     planned(request)
     (first, _) = read_group(request.folder, 0)
-    content = score_split(first, request.options.read, cast(Scorer, ScorerOfDigests()))
+    content = score_split(first, request.options.read, ScorerOfDigests())
     commits.commit_if_absent(request.folder.score_path(first.split.ordinal), content)
     status = Watcher(request.folder).look()
     assert status is not None

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from datarater.pipelines.errors import CurationError
@@ -87,7 +89,7 @@ def test_too_little_memory_while_scoring_ahead_ends_the_split_with_advice(
     task: SplitTask, checkpoint: RaterCheckpoint
 ) -> None:
     class OutOfMemory(OnDevice):
-        def _call(self, *_: object) -> None:
+        def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> NoReturn:
             raise MemoryError
 
     with pytest.raises(CurationError, match="needs more memory than is available"):
