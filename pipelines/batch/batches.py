@@ -95,6 +95,8 @@ class Batches:
     ):
         for folder in (config.state, config.runs, config.publish):
             commits.check_file_system(folder)
+        if not commits.exists(Journal(config.state).path(1)):
+            commits.check_creates_once(config.state)
         self._config = config
         self._run = curate
         self._accept_alarm = accept_alarm

@@ -48,7 +48,8 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
     """
     commits.check_file_system(request.output)
     files = request.inputs.files()
-    planning.check_committed_plan(request, files)
+    if not planning.check_committed_plan(request, files):
+        commits.check_creates_once(request.output)
 
     scored = find_scoring(request.folder)
     if scored is not None:

@@ -54,6 +54,7 @@ def _by_path(method: Callable[Concatenate[Store, str, P], R]) -> Callable[Concat
 
 
 check_file_system = _by_path(Store.check_file_system)
+check_creates_once = _by_path(Store.check_creates_once)
 exists = _by_path(Store.exists)
 read_bytes = _by_path(Store.read_bytes)
 read_tail = _by_path(Store.read_tail)

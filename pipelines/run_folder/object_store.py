@@ -6,10 +6,12 @@ import contextlib
 import datetime
 import errno
 import inspect
+import operator
 import os
 import random
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -46,6 +48,25 @@ class ObjectStore(Store):
                 f"{path}: the file system {kind.__name__} cannot create a file only if it does "
                 "not exist, which a run folder needs; put the run folder on a local disk, gs:// or "
                 "s3://"
+            )
+
+    @override
+    def check_creates_once(self, path: str) -> None:
+        self.check_file_system(path)
+        probe = f"{path}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self.commit_if_absent(probe, b"created first")
+            is_replaced = self.commit_if_absent(probe, b"created second")
+        finally:
+            with contextlib.suppress(RunFolderError):
+                self.remove(probe)
+        if is_replaced:
+            file_system, _ = _file_system(path)
+            raise RunFolderError(
+                f"{path}: the store {_name(file_system)} replaced a file that it was asked to "
+                "create only if it is absent, so two workers could both believe that theirs is the "
+                "one; put the run folder on gs://, on an s3:// store that honors If-None-Match, or "
+                "on a local disk"
             )
 
     @override
@@ -138,6 +159,17 @@ class ObjectStore(Store):
 def _file_system(path: str) -> tuple[Any, str]:
     file_system, inner = fsspec.url_to_fs(path, use_listings_cache=False)
     return file_system, inner
+
+
+def _name(file_system: Any) -> str:
+    """Returns the name of a file system, and its endpoint if it is not the usual one."""
+    name = type(file_system).__name__
+    for part in ("s3.meta.endpoint_url", "_endpoint", "endpoint_url"):
+        with contextlib.suppress(AttributeError):
+            endpoint = operator.attrgetter(part)(file_system)
+            if endpoint:
+                return f"{name} at {endpoint}"
+    return name
 
 
 def _takes_mode(method: Callable[..., Any]) -> bool:

@@ -41,6 +41,19 @@ class Store(Protocol):
         """
         return  # a disk shows whether it has links once a file is committed
 
+    def check_creates_once(self, path: str) -> None:
+        """Refuses a store that replaces a file which it was asked to create only if it is absent.
+
+        It creates a file in the folder twice; the second time must fail.
+
+        Args:
+            path: Path or URL of a new run folder.
+
+        Raises:
+            RunFolderError: The second succeeded; the message names the store.
+        """
+        return  # a disk links a file to its name, which never replaces one
+
     def exists(self, path: str) -> bool:
         """Returns whether a file exists now."""
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -98,6 +99,28 @@ def test_a_file_system_without_create_if_absent_is_refused_by_name() -> None:
         commits.commit_if_absent("forgetful://run/file", b"x")
     commits.check_file_system("memory://run")
     commits.check_file_system("/run")
+
+
+def test_a_store_that_replaces_what_exists_is_refused_by_a_probe() -> None:
+    class ReplacingFileSystem(MemoryFileSystem):
+        protocol = "replacing"
+        store: ClassVar[dict[str, Any]] = {}
+        endpoint_url = "http://bucket.example"
+
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+            super().pipe_file(path, value)
+
+    fsspec.register_implementation("replacing", ReplacingFileSystem, clobber=True)
+    commits.check_file_system("replacing://run")
+    with pytest.raises(
+        RunFolderError,
+        match=r"replacing://run: the store ReplacingFileSystem at http://bucket\.example replaced",
+    ):
+        commits.check_creates_once("replacing://run")
+    assert not ReplacingFileSystem.store
+    for folder in ("memory://run", "/run"):
+        commits.check_creates_once(folder)
+    assert commits.list_folder("memory://run") == []
 
 
 def test_a_file_system_without_links_is_refused_by_name(
