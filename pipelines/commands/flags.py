@@ -516,8 +516,8 @@ def add_local_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=1,
         metavar="N",
-        help="Number of worker processes, at most one per core; the result does not depend on it. "
-        "Default: 1, this process.",
+        help="Number of worker processes; no more than there are cores or splits are started. The "
+        "result does not depend on it. Default: 1, this process.",
     )
 
 

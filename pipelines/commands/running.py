@@ -15,6 +15,7 @@ from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
+from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.run_folder.manifest import check_rule
@@ -58,7 +59,19 @@ def run(
     check_writable(work.folder)
     if files:
         say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
+    execution, note = choice.limited(execution, _max_splits(work, files), choice.available_cores())
+    if note:
+        say(note)
     return run_graph(work, execution, say, shows_progress)
+
+
+def _max_splits(work: Work, files: Sequence[FileInfo]) -> int:
+    """Returns the number of splits of a planned run; an upper bound of it before the plan."""
+    identity = read_identity(work.folder)
+    if identity is not None or work.scoring is None:
+        return identity.plan.splits if identity is not None else 1
+    target = work.scoring.options.split_bytes
+    return sum(max(1, -(-file.size // target)) for file in files)
 
 
 def _check(work: Work) -> Sequence[FileInfo]:

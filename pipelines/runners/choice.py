@@ -45,12 +45,22 @@ class UnknownFlagError(ValueError):
     """A flag that neither this package nor Beam knows."""
 
 
-def choose(beam_args: Sequence[str], local_workers: int) -> Execution:
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose(
+    beam_args: Sequence[str], local_workers: int, max_workers: int | None = None
+) -> Execution:
     """Chooses the runner of a run and its options.
 
     Args:
         beam_args: Flags that this package does not know.
         local_workers: Number of worker processes of a local run.
+        max_workers: Maximum for that number; the number of cores if None.
 
     Raises:
         UnknownFlagError: Beam does not know a flag of a local run either. (Other runners have flags
@@ -82,7 +92,10 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Execution:
 
     # The user's own options of the local runner take the place of --local_workers.
     direct = options.view_as(DirectOptions)
+    requested = 0
     if not any(arg.startswith("--direct_") for arg in beam_args):
+        requested = local_workers
+        local_workers = min(local_workers, max_workers or available_cores())
         direct.direct_num_workers = local_workers
         direct.direct_running_mode = "in_memory" if local_workers == 1 else "multi_processing"
     supervised = direct.direct_running_mode == "multi_processing"
@@ -92,9 +105,32 @@ def choose(beam_args: Sequence[str], local_workers: int) -> Execution:
         LOCAL_RUNNER,
         local=True,
         workers=workers,
+        requested_workers=requested,
         supervised=supervised,
         beam_args=tuple(beam_args),
     )
+
+
+def limited(execution: Execution, splits: int, cores: int) -> tuple[Execution, str]:
+    """Returns an execution with no more local workers than there are cores and splits.
+
+    Args:
+        execution: The execution.
+        splits: Number of splits of the run, or an upper bound of it.
+        cores: Number of cores of this machine.
+
+    Returns:
+        The execution, and a line that says why it has fewer workers than requested; "" if it has
+        as many.
+    """
+    requested = execution.requested_workers
+    workers = max(1, min(requested, cores, splits))
+    if workers == requested or not requested:
+        return execution, ""
+    limit = f"{cores:,} cores" if cores <= splits else f"{splits:,} splits"
+    where = "this machine has" if cores <= splits else "the run has at most"
+    note = f"--local_workers {requested}: {where} {limit}, so {workers} of them will work"
+    return choose(execution.beam_args, requested, workers), note
 
 
 def check_ready(execution: Execution) -> None:

@@ -25,6 +25,7 @@ class Execution:
         runner: Name of the runner.
         local: Whether all work happens on this machine and ends with this process.
         workers: Number of worker processes, of a run on this machine or on Flink.
+        requested_workers: Value of `--local_workers` that was given; 0 where it has no effect.
         supervised: Whether the workers are separate processes that the command must watch.
         beam_args: Flags for Beam, from which the same execution can be chosen again.
         cluster: Flink cluster of the job, if its job manager can be asked.
@@ -37,6 +38,7 @@ class Execution:
     runner: str
     local: bool
     workers: int
+    requested_workers: int = 0
     supervised: bool = False
     beam_args: tuple[str, ...] = ()
     cluster: FlinkCluster | None = None

@@ -298,7 +298,8 @@ def main() -> None:
     report.notice_deaths()
     try:
         with Interrupts() as interrupts:
-            execution = choice.choose(order.beam_args, order.local_workers)
+            workers = order.local_workers
+            execution = choice.choose(order.beam_args, workers, max_workers=workers)
             run_here(order.work, execution, interrupts)
     except CurationError as error:
         code = error.exit_code

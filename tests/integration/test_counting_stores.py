@@ -11,7 +11,7 @@ import pytest
 from datarater.pipelines.errors import RunFolderError
 from datarater.pipelines.run_folder import commits
 from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here
-from tests.support.request_log import Kind
+from tests.support.request_log import Kind, RequestLog
 from tests.support.s3_storage import S3Storage, s3_storage
 
 BUCKET = "counted-bucket"
@@ -26,6 +26,13 @@ def running_store(protocol: str) -> Iterator[S3Storage | CloudStorage]:
     else:
         with cloud_storage(BUCKET) as cloud, used_here(cloud):
             yield cloud
+
+
+@contextlib.contextmanager
+def counting_store(protocol: str) -> Iterator[RequestLog]:
+    """Runs a store of a protocol with one bucket; yields the log of its requests."""
+    with running_store(protocol) as running:
+        yield running.log
 
 
 @pytest.mark.parametrize("protocol", ["s3", "gs"])

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from datarater.pipelines.batch.config import BatchConfig, Limits, Retention, read_config
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.run_folder.identity import RunOptions
+from datarater.pipelines.runners.choice import available_cores
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import BatchTopK
 from datarater.rater_model.checkpoint import load_rater
@@ -109,7 +110,7 @@ def test_the_requests_of_a_batch_are_those_of_the_flags(tmp_path: Path) -> None:
         scorer_version=SCORER_VERSION,
         split_bytes=8 * 2**20,
     )
-    assert scoring.workers_to_fill == 3
+    assert scoring.workers_to_fill == min(3, available_cores())
     assert selection.report_texts == 0, "a batch publishes text of the corpus unasked"
     assert selection.policy == Policy(BatchTopK.discarding(64, "3/4"))
     assert (selection.reference, selection.output) == ("/run", scoring.output)

@@ -57,7 +57,7 @@ def test_a_local_run_names_its_runner() -> None:
         assert layout.options.view_as(StandardOptions).runner == "FnApiRunner"
         assert layout.options.view_as(DirectOptions).direct_running_mode == "in_memory"
         assert layout.options.view_as(SetupOptions).save_main_session is False
-    several = choice.choose([], 3)
+    several = choice.choose([], 3, max_workers=3)
     assert several.options.view_as(DirectOptions).direct_num_workers == 3
     assert several.options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     assert "3 worker processes" in several.describe()

@@ -468,3 +468,34 @@ def test_on_dataflow_a_gpu_has_one_process_whose_threads_read_ahead(
     assert (options.experiments or []).count(ONE_PROCESS) == one_process
     where = "per machine, whose threads share its GPU" if flags else "per vCPU, one scoring thread"
     assert where in execution.describe()
+
+
+@pytest.mark.parametrize(
+    ("requested", "splits", "workers", "note"),
+    [
+        (64, 1000, 4, "--local_workers 64: this machine has 4 cores, so 4 of them will work"),
+        (64, 3, 3, "--local_workers 64: the run has at most 3 splits, so 3 of them will work"),
+        (2, 1, 1, "--local_workers 2: the run has at most 1 splits, so 1 of them will work"),
+        (4, 4, 4, ""),
+        (1, 1000, 1, ""),
+    ],
+)
+def test_no_more_local_workers_start_than_there_are_cores_and_splits(
+    requested: int, splits: int, workers: int, note: str
+) -> None:
+    chosen = choice.choose([], requested, max_workers=requested)
+    limited, said = choice.limited(chosen, splits, cores=4)
+    assert limited.workers == workers
+    assert limited.supervised == (workers > 1)
+    assert said == note
+    assert choice.limited(limited, splits, cores=4)[0].workers == workers
+
+
+def test_local_workers_are_at_most_one_a_core_from_the_start() -> None:
+    cores = choice.available_cores()
+    assert choice.choose([], 1000).workers == cores
+    assert choice.choose([], 1000).requested_workers == 1000
+    given = choice.choose(
+        ["--direct_num_workers=3", "--direct_running_mode=multi_processing"], 1000
+    )
+    assert choice.limited(given, 1, cores=1) == (given, "")
