@@ -150,7 +150,7 @@ def open_file(path: str, in_order_to: int | None = None) -> BinaryIO:
             return cast(BinaryIO, file_system.open(inner, "rb", block_size=BLOCK_BYTES))
 
     fetch = functools.partial(fetch_range, file_system, inner, path)
-    return cast(BinaryIO, RemoteFile(fetch, lambda: file_info(path).size, in_order_to))
+    return cast(BinaryIO, RemoteFile(fetch, functools.partial(file_info, path), in_order_to))
 
 
 def read_head(path: str, count: int) -> bytes:

@@ -10,7 +10,9 @@ Parquet form of a decompression bomb) then costs that text once.
 from __future__ import annotations
 
 import errno
+import io
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 from datarater.rater_model.documents import files
 from datarater.rater_model.documents.parquet_pages import PageTooLargeError, PageWatch
 from datarater.rater_model.documents.records import Reason
+from datarater.rater_model.documents.remote_file import RemoteFile
 from datarater.rater_model.documents.store_errors import one_line, os_error
 
 MAX_ROWS = 2**40
@@ -31,6 +34,10 @@ _MIN_PAGE_BYTES = 64 * 2**20
 # at once (`PageWatch`), so they are small.
 _BUFFERS_BYTES = 2**24
 _COLUMN_BUFFER_BYTES = (2**14, 2**20)
+_MAGIC = b"PAR1"
+_FOOTER_BYTES = 2**14
+_MAX_KEPT_FOOTERS = 2
+_MAX_KEPT_FOOTER_BYTES = 2**24
 
 # The errors that the Parquet library raises for content that it cannot read.
 _CONTENT_ERRORS = (
@@ -58,9 +65,11 @@ class ParquetReader:
 
     def __init__(self, path: str, page_bytes: int = _MIN_PAGE_BYTES) -> None:
         self._path = path
-        self._watch = PageWatch(files.open_file(path), page_bytes)
+        file = files.open_file(path)
+        self._watch = PageWatch(file, page_bytes)
+        footer = _footer(path, file)
         try:
-            self._file = self._open(None, (), 1)
+            self._file = self._open(footer, (), 1)
             self.schema: pa.Schema = self._file.schema_arrow
             self.metadata: pq.FileMetaData = self._file.metadata
             self.first_rows = [0]
@@ -211,6 +220,54 @@ class BrokenParquetError(Exception):
     def __init__(self, detail: str, reason: Reason = Reason.PAGE_CORRUPT) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+_footers: dict[tuple[str, str], pq.FileMetaData] = {}
+"""The last footers of remote files, by path and fingerprint: a file has many splits."""
+
+
+def _footer(path: str, file: BinaryIO) -> pq.FileMetaData | None:
+    """Returns the footer of a remote file, from one or two reads of little more than its size.
+
+    The library itself would read 64 KiB first, for every split.
+
+    Args:
+        path: URL of the file.
+        file: The file.
+
+    Returns:
+        The footer; None if the file is local or the footer is damaged: then the library reads it.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    if not isinstance(file, RemoteFile):
+        return None
+    key = (path, file.info.fingerprint)
+    known = _footers.get(key)
+    if known is not None:
+        return known
+
+    size = file.info.size
+    start = file.seek(max(0, size - _FOOTER_BYTES))
+    tail = file.read(size - start)
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if tail[-4:] != _MAGIC or length > size:
+        return None
+    if length > len(tail):
+        file.seek(size - length)
+        tail = file.read(length - len(tail)) + tail
+    try:
+        footer = pq.read_metadata(io.BytesIO(_MAGIC + tail[-length:]))
+    except _CONTENT_ERRORS:
+        return None
+
+    # A size alone would not show that the file has changed.
+    if not file.info.fingerprint.startswith("size-") and length <= _MAX_KEPT_FOOTER_BYTES:
+        while len(_footers) >= _MAX_KEPT_FOOTERS:
+            _footers.pop(next(iter(_footers)), None)
+        _footers[key] = footer
+    return footer
 
 
 def _check(batch: pa.RecordBatch) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import AsyncFileSystem
 
+from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.documents.store_errors import is_past_end, raising_os_errors
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class RemoteFile(io.RawIOBase):
 
     Args:
         fetch: Returns the bytes between two offsets, fewer at the end of the file.
-        size_of: Returns the size of the file; called at most once, by a seek from the end.
+        look_up: Looks the file up; called at most once, where its size is needed.
         in_order_to: Offset up to which the file will be read in order, `WHOLE` for all of it; None
             if it will be read anywhere.
         block_bytes: Maximum number of bytes to read ahead.
@@ -76,13 +77,14 @@ class RemoteFile(io.RawIOBase):
     def __init__(
         self,
         fetch: Callable[[int, int], bytes],
-        size_of: Callable[[], int],
+        look_up: Callable[[], FileInfo],
         in_order_to: int | None = None,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         super().__init__()
         self._fetch = fetch
-        self._size_of = size_of
+        self._look_up = look_up
+        self._info: FileInfo | None = None
         self._size: int | None = None
         self._in_order_to = in_order_to
         self._block_bytes = block_bytes
@@ -109,18 +111,19 @@ class RemoteFile(io.RawIOBase):
         if whence == io.SEEK_CUR:
             offset += self._at
         elif whence == io.SEEK_END:
-            offset += self.size
+            offset += self.info.size
         if offset < 0:
             raise ValueError(f"the offset {offset} is before the beginning of the file")
         self._at = offset
         return offset
 
     @property
-    def size(self) -> int:
-        """Size of the file in bytes."""
-        if self._size is None:
-            self._size = self._size_of()
-        return self._size
+    def info(self) -> FileInfo:
+        """Size and fingerprint of the file when it was first looked up."""
+        if self._info is None:
+            self._info = self._look_up()
+            self._size = self._info.size
+        return self._info
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Fills a buffer; returns the number of bytes, fewer at the end of the file."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 
 from datarater.rater_model.documents import files
+from datarater.rater_model.documents.parquet_reader import BrokenParquetError, ParquetReader
 from tests.benchmarks.bytes_served import BUCKET, corpora, counting_store, measure
-from tests.support.request_log import RequestLog
+from tests.support.request_log import Kind, RequestLog
 
 SIZE = 2 * 2**20
 PLANNED_BYTES = 64 * 2**10
@@ -28,7 +31,12 @@ def store(request: pytest.FixtureRequest) -> Iterator[tuple[str, RequestLog]]:
 
 @pytest.mark.parametrize(
     ("corpus", "splits", "max_times"),
-    [("JSONL", 2, MAX_TIMES), ("gzip JSONL", 1, MAX_TIMES), ("gzip JSONL", 2, STRIDED_TIMES)],
+    [
+        ("JSONL", 2, MAX_TIMES),
+        ("gzip JSONL", 1, MAX_TIMES),
+        ("gzip JSONL", 2, STRIDED_TIMES),
+        ("wide Parquet", 2, MAX_TIMES),
+    ],
 )
 def test_each_step_is_served_little_more_than_it_needs(
     store: tuple[str, RequestLog], corpus: str, splits: int, max_times: float, tmp_path: Path
@@ -55,3 +63,29 @@ def test_a_range_beyond_the_end_of_a_file_is_empty(store: tuple[str, RequestLog]
             assert file.read(10) == b""
     with pytest.raises(FileNotFoundError):
         files.read_head(f"{protocol}://{BUCKET}/missing", 10)
+
+
+def test_the_footer_of_a_parquet_file_is_read_once_for_all_its_splits(
+    store: tuple[str, RequestLog],
+) -> None:
+    protocol, log = store
+    (made,) = (one for one in corpora(SIZE, seed=1) if one.name == "wide Parquet")
+    for content in (made.files["a.parquet"], corpora(SIZE, seed=2)[-1].files["a.parquet"]):
+        fsspec.filesystem(protocol).pipe_file(f"{BUCKET}/a.parquet", content)
+        log.clear()
+        for _ in range(3):
+            with ParquetReader(f"{protocol}://{BUCKET}/a.parquet") as reader:
+                rows = reader.metadata.num_rows
+        assert log.requests(f"{BUCKET}/a.parquet", Kind.GET) == 1
+        assert rows == pq.read_metadata(io.BytesIO(content)).num_rows
+
+
+def test_a_store_that_fails_at_a_footer_is_not_a_broken_file(
+    store: tuple[str, RequestLog],
+) -> None:
+    protocol, _ = store
+    with pytest.raises(FileNotFoundError):
+        ParquetReader(f"{protocol}://{BUCKET}/missing.parquet")
+    fsspec.filesystem(protocol).pipe_file(f"{BUCKET}/broken.parquet", b"PAR1" + b"?" * 999)
+    with pytest.raises(BrokenParquetError):
+        ParquetReader(f"{protocol}://{BUCKET}/broken.parquet")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.documents.remote_file import WHOLE, RemoteFile
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -27,12 +28,12 @@ class Store:
         self.fetched.append((start, len(data)))
         return data
 
-    def size_of(self) -> int:
+    def look_up(self) -> FileInfo:
         self.looked_up += 1
-        return len(self.content)
+        return FileInfo("s3://bucket/file", len(self.content), "etag-1")
 
     def open(self, in_order_to: int | None = None, block_bytes: int = 64_000) -> RemoteFile:
-        return RemoteFile(self.fetch, self.size_of, in_order_to, block_bytes)
+        return RemoteFile(self.fetch, self.look_up, in_order_to, block_bytes)
 
     @property
     def served(self) -> int:
