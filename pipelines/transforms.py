@@ -54,7 +54,7 @@ from datarater.pipelines.selection.ranking import RankKeys, key_hash
 from datarater.rater_model.checkpoint import CheckpointError, load_rater
 from datarater.rater_model.documents.json_lines import SCORE_FIELD
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
-from datarater.rater_model.documents.records import BadRecord, ReadOptions, Reason
+from datarater.rater_model.documents.records import BadRecord, ReadOptions
 from datarater.rater_model.scorer import Scorer, limit_cpu_threads
 from datarater.rater_model.scoring_options import ScoringOptions
 
@@ -161,16 +161,11 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
                 fields = _fields_of(example)
                 text = None if fields is None else get_text(fields)
 
-            if isinstance(text, str) and not _is_unicode(text):
-                problem = Score(
-                    None, 0, str(Reason.TEXT_NOT_UNICODE), "the text contains a lone surrogate"
-                )
+            record = document_of(text, None, None, 0, None, self._read)
+            if isinstance(record, BadRecord):
+                problem = Score(None, 0, str(record.reason), record.detail)
             else:
-                record = document_of(text, None, None, 0, None, self._read)
-                if isinstance(record, BadRecord):
-                    problem = Score(None, 0, str(record.reason), record.detail)
-                else:
-                    texts.append(record.text)
+                texts.append(record.text)
             problems.append(problem)
 
         # Score the texts, and put the results back among the problems.
@@ -192,14 +187,6 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
     def get_metrics_namespace(self) -> str:
         """Returns the namespace of the metrics of `RunInference`."""
         return "datarater_run_inference"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _input_fields(element_type: Any) -> list[tuple[str, Any]] | None:

@@ -62,6 +62,7 @@ from datarater.rater_model.documents.json_lines import (
     load_json,
     score_text,
     scored_line,
+    storable,
 )
 from datarater.rater_model.documents.records import Compression, Document, ReadOptions
 
@@ -146,7 +147,7 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         path: Path of the input file.
     """
     ids = [
-        value if isinstance(value, str) else dump_json(value)
+        storable(value) if isinstance(value, str) else dump_json(value)
         for value in map(id_of_key, rows["key"].to_pylist())
     ]
 
@@ -204,7 +205,7 @@ def document_row(
     if identifier is not None and not isinstance(identifier, str):
         identifier = dump_json(identifier)
     return {
-        "id": identifier,
+        "id": None if identifier is None else storable(identifier),
         "text": document.text,
         "source": None if source is None else document.source,
         "metadata": dump_json(fields) if fields else None,

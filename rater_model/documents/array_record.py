@@ -81,6 +81,8 @@ def _opened(path: str) -> Iterator[Any]:
                 raise BrokenArrayRecordError(
                     f"the file is not a complete ArrayRecord file: {one_line(error)}"
                 ) from error
+            # A file that is cut where its first block ends reads like one without records.
+            raise BrokenArrayRecordError("the file is cut off: it has no footer")
         yield reader
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,14 @@ from datarater.rater_model.documents.records import ReadOptions
 
 SCORE_FIELD = "datarater_score"
 _SCORE_NAME = SCORE_FIELD.encode()
+# The name as a key, with any of its letters escaped.
+_SCORE_KEY = re.compile(
+    rb'"'
+    + b"".join(rb"(?:%c|\\u00%02x|\\u00%02X)" % (code, code, code) for code in _SCORE_NAME)
+    + rb'"\s*:'
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SPACE = re.compile(r"[ \t\r\n]*")
 _DEEP = 5000
 
 
@@ -22,10 +32,29 @@ def load_json(raw: bytes) -> Any:
     return _at_any_depth(json.loads, raw)
 
 
-def dump_json(value: Any) -> str:
-    """Returns a value as JSON without spaces."""
-    text: str = _at_any_depth(lambda: json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-    return text
+def dump_json(value: Any, sort_keys: bool = False) -> str:
+    """Returns a value as JSON without spaces; lone surrogates are escaped.
+
+    Args:
+        value: A value that `load_json` may have returned.
+        sort_keys: Whether the keys of objects are sorted.
+    """
+    text: str = _at_any_depth(
+        lambda: json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+    )
+    return storable(text)
+
+
+def storable(text: str) -> str:
+    r"""Returns a text with its lone surrogates, which UTF-8 cannot express, escaped as in JSON.
+
+    Example:
+        >>> storable("a\ud800")
+        'a\\ud800'
+    """
+    if text.isascii():
+        return text
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _at_any_depth(step: Callable[..., Any], *arguments: Any) -> Any:
@@ -59,6 +88,41 @@ def score_text(score: float) -> str:
     return str(np.float32(score))
 
 
+def _without_field(text: str, name: str) -> str:
+    """Returns a JSON object without the fields of a name; all other characters are unchanged."""
+    decoder = json.JSONDecoder()
+    begin = text.index("{") + 1
+    spans: list[tuple[int, int, bool]] = []
+    at = _skip_space(text, begin)
+    while text[at] != "}":
+        start = at
+        key, at = scanstring(text, at + 1)
+        at = _skip_space(text, _skip_space(text, at) + 1)  # the colon
+        _, at = decoder.raw_decode(text, at)
+        spans.append((start, at, key == name))
+        at = _skip_space(text, at)
+        if text[at] == ",":
+            at = _skip_space(text, at + 1)
+
+    # A field goes with the comma after it; the last ones with the comma before them.
+    kept = [span for span in spans if not span[2]]
+    if not kept:
+        return text[:begin] + text[at:]
+    parts = [text[:begin], text[begin : spans[0][0]]]
+    for index, (start, end, is_removed) in enumerate(spans):
+        if not is_removed:
+            is_last = (start, end, is_removed) == kept[-1]
+            parts.append(text[start : end if is_last else spans[index + 1][0]])
+    parts.append(text[spans[-1][1] :])
+    return "".join(parts)
+
+
+def _skip_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    assert match is not None
+    return match.end()
+
+
 def scored_line(raw: bytes, score: float) -> bytes:
     r"""Returns a JSONL line with its score added and all other bytes unchanged.
 
@@ -70,11 +134,9 @@ def scored_line(raw: bytes, score: float) -> bytes:
         >>> scored_line(b'{"text": "a"}\r', 0.5)
         b'{"text": "a","datarater_score":0.5}\r'
     """
-    if _SCORE_NAME in raw:
-        fields = load_json(raw)
-        if SCORE_FIELD in fields:
-            del fields[SCORE_FIELD]
-            raw = dump_json(fields).encode("utf-8") + raw[len(raw.rstrip()) :]
+    if (_SCORE_NAME in raw or b"\\u" in raw) and _SCORE_KEY.search(raw) is not None:
+        text: str = _at_any_depth(_without_field, raw.decode(), SCORE_FIELD)
+        raw = text.encode()
     brace = raw.rindex(b"}")
     comma = b"" if raw[:brace].rstrip().endswith(b"{") else b","
     return b'%s%s"%s":%s%s' % (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +14,7 @@ from datarater.rater_model.documents.decompression import CHUNK_BYTES, StreamErr
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.foreign_formats import foreign_detail
+from datarater.rater_model.documents.json_lines import dump_json, storable
 from datarater.rater_model.documents.member_boundaries import (
     SplitStream,
     cut_at_members,
@@ -32,8 +33,9 @@ from datarater.rater_model.documents.records import (
 )
 from datarater.rater_model.documents.sniffing import FileHead
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MISSING = object()
+_MAX_LEVELS = 200
+_MAY_BE_INEXACT = (float, list, dict)
 
 
 def canonical_json(value: Any) -> str | None:
@@ -42,13 +44,27 @@ def canonical_json(value: Any) -> str | None:
     Values that JSON has no type for become strings.
 
     Returns:
-        The JSON; None for a value that is nested hundreds of levels deep.
+        The JSON; None for a value that is nested more than 200 levels deep or has no such form.
     """
     try:
         options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
         return orjson.dumps(value, option=options, default=_unusual).decode()
     except orjson.JSONEncodeError:
+        pass
+    # An integer past 64 bits or a lone surrogate, or the nesting.
+    try:
+        return None if _is_deep(value) else dump_json(value, sort_keys=True)
+    except (TypeError, ValueError):
         return None
+
+
+def _is_deep(value: Any, levels: int = _MAX_LEVELS) -> bool:
+    """Reports whether a value is nested deeper than a number of levels."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and (
+        levels == 0 or any(_is_deep(inner, levels - 1) for inner in value)
+    )
 
 
 def _unusual(value: Any) -> Any:
@@ -69,6 +85,11 @@ def key_of(identifier: Any, text: str) -> str:
         identifier: Id as it was read, None without one.
         text: Text of the document.
     """
+    if type(identifier) is str and identifier:
+        try:
+            return orjson.dumps(identifier).decode()
+        except orjson.JSONEncodeError:
+            return dump_json(identifier)
     if identifier is not None and identifier not in ("", b"", [], {}):
         key = canonical_json(identifier)
         if key is not None and key != "null":  # null: a float that is not a number
@@ -130,13 +151,17 @@ def document_of(
         detail = f"the field {options.text_field!r} has nothing but white space"
         return BadRecord(position, Reason.TEXT_EMPTY, detail, (raw or b"")[:EXCERPT_BYTES])
 
-    key = (
-        orjson.dumps(identifier).decode()
-        if type(identifier) is str and identifier
-        else key_of(identifier, text)
-    )
-    source = source if type(source) is str else source_of(source)
-    return Document(key, text, source, position, utf8_size(text), raw)
+    try:
+        size = utf8_size(text)
+    except UnicodeEncodeError:
+        detail = (
+            f"the field {options.text_field!r} has a lone surrogate, which UTF-8 cannot express"
+        )
+        return BadRecord(position, Reason.TEXT_NOT_UNICODE, detail, (raw or b"")[:EXCERPT_BYTES])
+
+    key = key_of(identifier, text)
+    source = storable(source if type(source) is str else source_of(source))
+    return Document(key, text, source, position, size, raw)
 
 
 class LineParser:
@@ -165,8 +190,11 @@ class LineParser:
         except orjson.JSONDecodeError as error:
             if not line or line.isspace():
                 return None
-            reason, detail = _diagnose(line, error)
-            return BadRecord(position, reason, detail, line[:EXCERPT_BYTES])
+            try:
+                fields = _lenient(line)
+            except ValueError:
+                reason, detail = _diagnose(line, error)
+                return BadRecord(position, reason, detail, line[:EXCERPT_BYTES])
 
         if type(fields) is not dict:
             detail = (
@@ -174,14 +202,27 @@ class LineParser:
                 "object"
             )
             return BadRecord(position, Reason.NOT_AN_OBJECT, detail, line[:EXCERPT_BYTES])
-        return document_of(
-            self._text(fields),
-            self._id(fields),
-            self._source(fields),
-            position,
-            line,
-            self._options,
-        )
+        identifier, source = self._id(fields), self._source(fields)
+        if type(identifier) in _MAY_BE_INEXACT or type(source) in _MAY_BE_INEXACT:
+            # Integers past 64 bits are read as floats.
+            with contextlib.suppress(ValueError):
+                exact = _lenient(line)
+                identifier, source = self._id(exact), self._source(exact)
+        return document_of(self._text(fields), identifier, source, position, line, self._options)
+
+
+def _lenient(line: bytes) -> Any:
+    """Parses a line as most writers write JSON: with NaN, Infinity, 1e400 and lone surrogates.
+
+    Integers of any size are exact.
+
+    Raises:
+        ValueError: if the line is not even that.
+    """
+    try:
+        return json.loads(line.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _json_type(value: Any) -> str:
@@ -207,26 +248,7 @@ def _diagnose(line: bytes, error: orjson.JSONDecodeError) -> tuple[Reason, str]:
             f"the line is not UTF-8: {unicode_error.reason} at byte {unicode_error.start}",
         )
 
-    if _SURROGATE.search(line):
-        # The standard library's parser accepts lone surrogates: a line that it can read failed only
-        # because of them.
-        try:
-            json.dumps(
-                json.loads(line, parse_constant=_refuse_constant), ensure_ascii=False
-            ).encode()
-        except UnicodeEncodeError:
-            return (
-                Reason.TEXT_NOT_UNICODE,
-                "the record has a lone surrogate, which UTF-8 cannot express",
-            )
-        except (ValueError, RecursionError):
-            pass
-
     return Reason.NOT_JSON, f"the line is not JSON: {error}"
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
 
 
 def _foreign_file(split: Split) -> BadRecord | None:

@@ -23,6 +23,7 @@ from datarater.pipelines.graph.record_writers import (
     output_format,
 )
 from datarater.rater_model.documents.json_lines import SCORE_FIELD, score_text, scored_line
+from datarater.rater_model.documents.jsonl import LineParser
 from datarater.rater_model.documents.records import Document, ReadOptions
 
 SCORES = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -86,6 +87,41 @@ def test_an_old_score_is_replaced(record: dict[str, Any], score: float) -> None:
     assert np.float32(fields.pop(SCORE_FIELD)) == np.float32(score)
     record.pop(SCORE_FIELD, None)
     assert fields == {**record, "last": 1}
+
+
+NAMES = st.sampled_from(
+    ["text", "n", SCORE_FIELD, "datarater_scor\\u0065", "\\u0064atarater_score", "datarater_scores"]
+)
+VALUES = st.sampled_from(
+    [
+        *("1E5", "1.50", "NaN", "-1e400", "[1, {}]", "9" * 30, "null"),
+        *('"a, \\"datarater_score\\": 1}"', '{"datarater_score": 1E5}', '"\\ud800"'),
+    ]
+)
+SPACES = st.sampled_from(["", " ", "\t", "  "])
+
+
+@given(st.lists(st.tuples(SPACES, NAMES, SPACES, SPACES, VALUES, SPACES), max_size=5), SCORES)
+def test_a_line_gets_one_score_and_keeps_all_other_bytes(
+    fields: list[tuple[str, str, str, str, str, str]], score: float
+) -> None:
+    parts = [
+        (json.loads(f'"{name}"'), f'{first}"{name}"{before}:{after}{value}{last}')
+        for first, name, before, after, value, last in fields
+    ]
+    line = "{" + ",".join(part for _, part in parts) + "}\r"
+    written = scored_line(line.encode(), score).decode()
+
+    kept = [part for name, part in parts if name != SCORE_FIELD]
+    comma = "," if kept else ""
+    end = f'{comma}"{SCORE_FIELD}":{score_text(score)}}}\r'
+    assert written.endswith(end)
+    body = written[1 : -len(end)]
+    assert "".join(body.split()) == "".join(",".join(kept).split())
+    for part in kept:
+        assert part.strip() in body
+    if len(kept) == len(parts):
+        assert written == line[: line.rindex("}")] + end
 
 
 def test_the_name_of_the_score_inside_a_text_is_no_score() -> None:
@@ -193,6 +229,33 @@ def test_parquet_is_written_in_bounded_row_groups() -> None:
     file = pq.ParquetFile(buffer)
     assert file.metadata.num_row_groups == 10
     assert file.read().column("id").to_pylist() == [str(index) for index in range(100)]
+
+
+def test_a_record_that_only_lenient_readers_take_goes_through_every_format() -> None:
+    raw = (
+        rb'{"id": "\ud800", "text": "t", "source": "\udfff", "n": NaN, "big": 1e400, "s": "\ud800"}'
+    )
+    parsed = LineParser(ReadOptions())(raw, 0)
+    assert isinstance(parsed, Document)
+    assert scored_line(raw, 0.5) == raw[:-1] + b',"datarater_score":0.5}'
+    line = record_writers.attribute_line(parsed.key, 1, 0.5)
+    assert json.loads(line)["id"] == json.loads(raw)["id"]
+
+    row = row_of(parsed)
+    table = pa.Table.from_pylist([row], record_writers.DOCUMENT_SCHEMA)
+    assert (row["id"], row["source"]) == (r"\ud800", r"\udfff")
+    assert table["metadata"].to_pylist() == [r'{"n":NaN,"big":Infinity,"s":"\ud800"}']
+    rows = pa.table({"key": [parsed.key], "source": [parsed.source], "position": [0]})
+    rows = rows.append_column("tokens", [[1]]).append_column("score", [[0.5]])
+    assert record_writers.scores_table(rows, "a").to_pylist()[0]["id"] == r"\ud800"
+
+
+def test_integers_past_64_bits_are_exact_in_attributes() -> None:
+    for number in range(2**64, 2**64 + 4):
+        parsed = LineParser(ReadOptions())(b'{"id": %d, "text": "t"}' % number, 0)
+        assert isinstance(parsed, Document)
+        line = record_writers.attribute_line(parsed.key, 1, 0.5)
+        assert line.startswith(b'{"id":%d,' % number)
 
 
 def test_an_old_column_of_scores_is_replaced() -> None:

@@ -133,6 +133,47 @@ def test_keys_are_canonical_json_or_the_texts_digest(
     assert without.key == digest
 
 
+@pytest.mark.parametrize(
+    "more", ["NaN", "-Infinity", "1e400", "-1e400", "9" * 400, r'"\ud800"', r'{"\udfff": [NaN]}']
+)
+def test_what_other_writers_take_for_json_costs_no_document(tmp_path: Path, more: str) -> None:
+    raw = f'{{"text": "x", "id": "a", "other": {more}}}'.encode()
+    (record,) = read_file(write(tmp_path / "a.jsonl", raw))
+    assert record == Document('"a"', "x", "", 0, 1, raw)
+
+
+def test_a_lone_surrogate_in_the_text_is_named_with_its_field(tmp_path: Path) -> None:
+    (record,) = read_file(write(tmp_path / "a.jsonl", rb'{"text": "\ud800 alone", "n": NaN}'))
+    assert isinstance(record, BadRecord)
+    assert record.detail == "the field 'text' has a lone surrogate, which UTF-8 cannot express"
+
+
+def test_ids_and_sources_with_lone_surrogates_are_escaped(tmp_path: Path) -> None:
+    line_ = rb'{"text": "x", "id": "\ud800", "source": "b\udfff"}'
+    (record,) = read_file(write(tmp_path / "a.jsonl", line_))
+    assert isinstance(record, Document)
+    assert (record.key, record.source) == (r'"\ud800"', r"b\udfff")
+
+
+def test_integers_of_any_size_are_exact_in_keys(tmp_path: Path) -> None:
+    numbers = [2**63, 2**64 - 1, *range(2**64, 2**64 + 4), -(2**70), 10**300]
+    nested = [{"text": "x", "id": [{"n": number}, "a"]} for number in numbers]
+    lines = [*({"text": "x", "id": number} for number in numbers), *nested]
+    path = write(tmp_path / "a.jsonl", b"".join(line(**fields) for fields in lines))
+    keys = [record.key for record in read_file(path) if isinstance(record, Document)]
+    expected = [str(number) for number in numbers]
+    assert keys == [*expected, *(f'[{{"n":{number}}},"a"]' for number in expected)]
+
+
+def test_numbers_that_are_no_integers_have_the_keys_that_they_had(tmp_path: Path) -> None:
+    lines = [
+        b'{"text": "x", "id": %s}\n' % number for number in (b"1.5", b"1E5", b"1e300", b"-0.0")
+    ]
+    records = read_file(write(tmp_path / "a.jsonl", b"".join(lines)))
+    keys = [record.key for record in records if isinstance(record, Document)]
+    assert keys == ["1.5", "100000.0", "1e+300", "-0.0"]
+
+
 def test_an_id_too_deep_to_be_written_counts_as_none(tmp_path: Path) -> None:
     deep = "[" * 600 + "]" * 600
     path = write(tmp_path / "a.jsonl", f'{{"text": "x", "id": {deep}, "source": {deep}}}'.encode())
@@ -164,7 +205,10 @@ def test_dotted_fields_reach_into_objects_and_whole_names_win(tmp_path: Path) ->
     ("content", "reason"),
     [
         (b'{"text": "cut', Reason.NOT_JSON),
-        (b'{"text": "x", "n": NaN}', Reason.NOT_JSON),
+        (b'{"text": NaN}', Reason.TEXT_NOT_A_STRING),
+        (b'{"text": "x", "n": nan}', Reason.NOT_JSON),
+        (b'{"text": "x", "n": NaN', Reason.NOT_JSON),
+        (b'{"text": "x", "n": %s}' % (b"9" * 5000), Reason.NOT_JSON),
         (b'{"text": "raw \x00 NUL"}', Reason.NOT_JSON),
         (b"\x00" * 512, Reason.NOT_JSON),
         (b"[" * 100_000, Reason.NOT_JSON),
@@ -178,7 +222,6 @@ def test_dotted_fields_reach_into_objects_and_whole_names_win(tmp_path: Path) ->
         (b'{"text": ""}', Reason.TEXT_EMPTY),
         (b'{"text": " \\n\\u00a0"}', Reason.TEXT_EMPTY),
         (b'{"text": "\\ud800 alone"}', Reason.TEXT_NOT_UNICODE),
-        (b'{"text": "x", "other": "\\udfff"}', Reason.TEXT_NOT_UNICODE),
     ],
 )
 def test_every_bad_line_has_its_reason_and_costs_no_other(

@@ -21,6 +21,7 @@ from datarater.rater_model.documents.records import (
     Reason,
 )
 from datarater.rater_model.documents.tfds import DatasetError, DatasetName, split_patterns
+from tests.support import damaged_files
 from tests.support.file_formats import tfrecord_of
 from tests.support.tensorflow_dataset import build_dataset
 
@@ -180,6 +181,19 @@ def test_a_file_that_cannot_be_had_is_no_damage(tmp_path: Path) -> None:
         ArrayRecord().count_records(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         list(read_file(str(tmp_path / "a.array_record")))
+
+
+@pytest.mark.parametrize("size", [100, 2**16 - 1, 2**16, 2**16 + 1, -1])
+def test_an_array_record_file_that_is_cut_anywhere_is_rejected(tmp_path: Path, size: int) -> None:
+    data = damaged_files.array_record()
+    assert len(data) > 2**16 + 1
+    path = tmp_path / "a.array_record"
+    path.write_bytes(data[:size])
+    (only,) = read_file(str(path))
+    assert isinstance(only, BadRecord)
+    assert only.reason is Reason.UNREADABLE_FILE
+    path.write_bytes(data)
+    assert all(isinstance(record, Document) for record in read_file(str(path)))
 
 
 def test_damage_costs_its_records_and_a_lost_end_the_file(folder: Path, tmp_path: Path) -> None:
