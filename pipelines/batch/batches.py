@@ -239,16 +239,11 @@ class Batches:
         if claim.files:
             work = self._work_of(claim)
             try:
-                self._run(work, self._config.execution())
+                self._run_jobs(claim.date, work)
             except EmptyCorpusError:
                 printing.say(f"batch {claim.date}: its {claim.files:,} files contain no records")
             else:
                 manifest = read_manifest(work.folder.selection(self._selection.name))
-                if manifest is None:
-                    raise JobGoesOnError(
-                        f"batch {claim.date}: the job continues without this command; to publish "
-                        "the batch, run the same command again when the job has ended"
-                    )
                 scoring = read_scoring(work.folder)
 
         return batch_record.build(
@@ -261,6 +256,26 @@ class Batches:
             scoring=scoring,
             manifest=manifest,
         )
+
+    def _run_jobs(self, day: str, work: Work) -> None:
+        """Scores and selects in one job, or in one each if scoring has flags of its own.
+
+        Raises:
+            JobGoesOnError: A job continues without this command.
+            CurationError: The run failed.
+        """
+        jobs = [work]
+        if self._config.beam_score is not None:
+            jobs = [Work(scoring=work.scoring), Work(selection=work.selection)]
+
+        for job in jobs:
+            execution = self._config.execution_of_scoring() if job.selection is None else None
+            self._run(job, execution or self._config.execution())
+            if not commits.exists(job.goal):
+                raise JobGoesOnError(
+                    f"batch {day}: the job continues without this command; to publish the batch, "
+                    "run the same command again when the job has ended"
+                )
 
     # Publishing.
 

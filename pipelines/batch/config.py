@@ -137,6 +137,8 @@ class BatchConfig:
         retention: How long files are kept.
         curate: Flags of datarater curate, as words of a command line.
         beam: Flags of Beam, as words of a command line.
+        beam_score: Flags of Beam for scoring, which replace those of the same names; scoring and
+            selecting are then two jobs, such as one on GPUs and one on CPUs. None for one job.
     """
 
     path: str
@@ -153,6 +155,7 @@ class BatchConfig:
     retention: Retention
     curate: tuple[str, ...]
     beam: tuple[str, ...]
+    beam_score: tuple[str, ...] | None = None
 
     @property
     def is_dated(self) -> bool:
@@ -205,7 +208,7 @@ class BatchConfig:
         return scoring, requests.selection_of(args, execution)
 
     def execution(self) -> Execution:
-        """Returns the execution of a run; each run needs its own.
+        """Returns the execution of a run, or of its selection; each run needs its own.
 
         Raises:
             UsageError: A flag is invalid; the message names the flag and the file.
@@ -213,7 +216,20 @@ class BatchConfig:
         """
         return self._parse()[1]
 
-    def _parse(self) -> tuple[argparse.Namespace, Execution]:
+    def execution_of_scoring(self) -> Execution | None:
+        """Returns the execution of scoring if it is a job of its own; None if it is not.
+
+        Raises:
+            UsageError: A flag is invalid; the message names the flag and the file.
+            FlinkError: A Flink cluster does not answer, or has fewer slots than requested.
+        """
+        if self.beam_score is None:
+            return None
+        replaced = {word.partition("=")[0] for word in self.beam_score}
+        kept = [word for word in self.beam if word.partition("=")[0] not in replaced]
+        return self._parse([*kept, *self.beam_score])[1]
+
+    def _parse(self, beam: Sequence[str] | None = None) -> tuple[argparse.Namespace, Execution]:
         has_threshold = any(word.startswith("--threshold=") for word in self.curate)
         given = argparse.Namespace(
             input=list(self.input),
@@ -222,7 +238,8 @@ class BatchConfig:
             reference=None if has_threshold else self.reference,
         )
         parser = FlagParser(self.path)
-        args, beam_args = flags.parse(parser, [*self.curate, *self.beam], given)
+        words = [*self.curate, *(self.beam if beam is None else beam)]
+        args, beam_args = flags.parse(parser, words, given)
         return args, requests.execution_of(parser, args, beam_args)
 
 
@@ -544,7 +561,8 @@ def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
         limits=_limits(path, whole.take("limits", lambda value: value, None)),
         retention=_retention(path, whole.take("retention", lambda value: value, None)),
         curate=_curate_words(path, whole.take("curate", lambda value: value)),
-        beam=(*_beam_words(path, whole.take("beam", lambda value: value, None)), *beam_args),
+        beam=(*whole.take("beam", _words_of(path, "beam"), ()), *beam_args),
+        beam_score=whole.take("beam_score", _words_of(path, "beam_score"), None),
     )
     whole.refuse_unknown()
     _check_paths(config)
@@ -594,8 +612,9 @@ def _retention(path: str, values: Any) -> Retention:
     return retention
 
 
-def _beam_words(path: str, values: Any) -> tuple[str, ...]:
-    return _words(f"{path}: beam", _Section(path, "beam", values).values)
+def _words_of(path: str, section: str) -> Callable[[Any], tuple[str, ...]]:
+    """Returns a reader of a section of flags of Beam."""
+    return lambda values: _words(f"{path}: {section}", _Section(path, section, values).values)
 
 
 def _check_paths(config: BatchConfig) -> None:

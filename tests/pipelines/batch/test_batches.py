@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions
 from fsspec.implementations.memory import MemoryFileSystem
 
 from datarater.pipelines.batch import inputs as batch_inputs
@@ -574,6 +576,37 @@ def test_a_job_that_continues_elsewhere_is_published_by_the_next_run(nights: Nig
     batches.curate(*submitted[0])  # the job has ended
     assert nights.run(FIRST) == 0
     assert nights.published() == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("first_job_continues", [False, True])
+def test_scoring_and_selecting_are_two_jobs_if_scoring_has_flags_of_its_own(
+    nights: Nights, first_job_continues: bool
+) -> None:
+    nights.bring(f"{FIRST}/a.jsonl")
+    nights.configure(beam_score={"job_name": "on-gpus"}, beam={"job_name": "on-cpus"})
+    jobs: list[tuple[Work, str]] = []
+
+    def run(work: Work, execution: Execution) -> None:
+        job_name = execution.options.view_as(GoogleCloudOptions).job_name
+        jobs.append((work, job_name))
+        if work.selection is None and not first_job_continues:
+            commits.commit_if_absent(work.folder.scoring_path, b"scored")
+        elif work.selection is not None:
+            # The stand-in scores and selects at once.
+            Path(work.folder.scoring_path).unlink()
+            batches.curate(dataclasses.replace(work, scoring=jobs[0][0].scoring), execution)
+
+    nights.curate = run
+    code = nights.run(FIRST)
+    assert [name for _, name in jobs] == ["on-gpus", "on-cpus"][: 1 if first_job_continues else 2]
+    assert jobs[0][0].selection is None
+    if first_job_continues:
+        assert code == StoppedError.exit_code
+        assert "run the same command again" in nights.err
+    else:
+        assert jobs[1][0].scoring is None
+        assert code == 0
+        assert nights.published() == [FIRST]
 
 
 def test_two_launches_of_one_journal_publish_once(nights: Nights) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 import yaml  # type: ignore[import-untyped]
+from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
 
 from datarater.pipelines.batch.config import BatchConfig, Limits, Retention, read_config
 from datarater.pipelines.errors import CurationError, UsageError
@@ -73,6 +74,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         retention={"scores_days": 3, "published_days": None},
         curate={"accept_batch": 64, "discard_fraction": "3/4", "split_bytes": "8MiB"},
         beam={"runner": "FlinkRunner", "experiments": ["a", "b"], "streaming": True},
+        beam_score={"flink_master": "gpus:8081"},
     )
 
     assert result.patterns(DATE) == ["gs://crawl/2026-01-31/*.gz", f"{tmp_path}/other/2026/01/*"]
@@ -87,6 +89,40 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "--experiments=b",
         "--streaming",
     )
+    assert result.beam_score == ("--flink_master=gpus:8081",)
+
+
+def test_scoring_may_have_flags_of_its_own(tmp_path: Path) -> None:
+    beam = {
+        "runner": "DataflowRunner",
+        "project": "p",
+        "region": "r",
+        "temp_location": "gs://b/temp",
+        "worker_machine_type": "n2-standard-4",
+        "sdk_container_image": "image@sha256:cpu",
+    }
+    changes: dict[str, Any] = {
+        key: f"gs://b/{key}" for key in ("input", "rater", "reference", "state", "publish", "runs")
+    }
+    one_job = config(tmp_path, beam=beam, **changes)
+    assert one_job.execution_of_scoring() is None
+
+    on_gpu = {
+        "worker_machine_type": "g2-standard-4",
+        "sdk_container_image": "image@sha256:cuda12",
+        "dataflow_service_options": "worker_accelerator=type:nvidia-l4;count:1",
+    }
+    two_jobs = config(tmp_path, beam=beam, beam_score=on_gpu, **changes)
+    scoring, selection = two_jobs.execution_of_scoring(), two_jobs.execution()
+    assert scoring is not None
+    assert (scoring.has_gpu, selection.has_gpu) == (True, False)
+    for execution, machine, image in (
+        (scoring, "g2-standard-4", "image@sha256:cuda12"),
+        (selection, "n2-standard-4", "image@sha256:cpu"),
+    ):
+        options = execution.options.view_as(WorkerOptions)
+        assert (options.machine_type, options.sdk_container_image) == (machine, image)
+        assert execution.options.view_as(GoogleCloudOptions).project == "p"
 
 
 def test_a_threshold_needs_no_reference(tmp_path: Path) -> None:
@@ -309,8 +345,9 @@ def test_the_example_is_valid_and_gives_the_defaults(monkeypatch: pytest.MonkeyP
     assert (result.quiet_minutes, result.late_days, result.changed_files) == (10, 7, "tell")
     assert result.runs == "gs://bucket-runs/nightly/runs"
     # It has every key, some of them commented out.
-    whole = yaml.safe_load(re.sub(r"(?m)^# (?=beam:|  \w+:)", "", path.read_text()))
+    whole = yaml.safe_load(re.sub(r"(?m)^# (?=beam:|beam_score:|  \w+:)", "", path.read_text()))
     assert set(whole) == {field for field in BatchConfig.__dataclass_fields__ if field != "path"}
     assert set(whole["limits"]) == set(Limits.__dataclass_fields__)
     assert set(whole["retention"]) == set(Retention.__dataclass_fields__)
     assert set(whole["beam"]) == {"runner", "project", "region"}
+    assert "sdk_container_image" in whole["beam_score"], "GPUs need another image"
