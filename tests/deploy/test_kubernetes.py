@@ -95,6 +95,8 @@ FLINK = BY_NAME["flink-cluster-FlinkDeployment"]
 JOBS = {
     "batch": BY_NAME["batch-cronjob-CronJob"]["spec"]["jobTemplate"]["spec"],
     "curate": BY_NAME["curate-on-flink-Job"]["spec"],
+    "score": BY_NAME["score-on-gpu-Job"]["spec"],
+    "select": BY_NAME["select-Job"]["spec"],
     "train": BY_NAME["meta-training-Job"]["spec"],
 }
 ids = [name for name, _ in DOCUMENTS]
@@ -192,7 +194,7 @@ def test_an_image_is_the_project_s_or_pinned(
 
 def test_the_kustomization_names_what_is_there() -> None:
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    once = {"curate-on-flink.yaml", "meta-training.yaml"}
+    once = {"curate-on-flink.yaml", "score-on-gpu.yaml", "select.yaml", "meta-training.yaml"}
     there = {file.name for file in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == there - once
     (image,) = kustomization["images"]
@@ -233,7 +235,7 @@ def test_what_a_job_does_with_each_exit_code(job: str) -> None:
 
 
 def test_a_killed_launch_s_lease_runs_out_before_the_tries_do() -> None:
-    for job in ("batch", "curate"):
+    for job in ("batch", "curate", "score", "select"):
         waits = [10 * 2**number for number in range(JOBS[job]["backoffLimit"])]
         assert sum(waits) > 2 * TERM_SECONDS
 
@@ -282,6 +284,21 @@ def test_commands_and_flags_are_the_project_s_and_beam_s() -> None:
     assert own.input == ["gs://BUCKET/crawl/*.jsonl.gz"]
     assert {word.partition("=")[0] for word in rest} <= beam_flags()
     assert given["--environment_config"] == flink.DEFAULT_WORKER_POOL
+
+
+def test_a_gpu_scores_and_cpus_select() -> None:
+    gpu = "nvidia.com/gpu"
+    resources = {job: only_container(job)["resources"]["limits"] for job in ("score", "select")}
+    assert resources["score"][gpu] == "1"
+    assert gpu not in resources["select"]
+    given = {job: flags(only_container(job)) for job in ("score", "select")}
+    assert given["score"]["--output"] == given["select"]["--output"]
+    assert int(given["score"]["--tokens_per_batch"]) >= 65536
+    for job in ("score", "select"):
+        assert only_container(job)["command"] == ["datarater", job]
+        own, rest = parser_of(COMMANDS[job]).parse_known_args(only_container(job)["args"])
+        assert own.output.startswith("gs://")
+        assert not rest
 
 
 def test_flink_its_job_server_and_its_workers_fit() -> None:
