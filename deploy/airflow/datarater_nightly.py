@@ -4,8 +4,8 @@ Copy this file to the DAG folder of Airflow 3.2 or newer with its `cncf.kubernet
 `start_date` to the first night: Airflow catches up on every day since. Two Airflow variables
 configure the DAG: `datarater_image` (an image of deploy/Dockerfile, by its digest) and
 `datarater_batch_config` (the address of the batch's YAML file). Put further flags, such as Beam's
-for Dataflow, in that file. With its section `beam_score`, the batch first scores in a job of its own,
-such as one on GPUs.
+for Dataflow, in that file. With its section `beam_score`, the batch first scores in a job of its
+own, such as one on GPUs.
 
 Airflow runs missed nights when it is back, each for its own date, one at a time. A batch takes
 only files that no earlier batch has taken, so a late or repeated night never takes a file twice.
