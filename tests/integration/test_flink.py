@@ -1,13 +1,14 @@
 """A Flink cluster on this machine: kills change no result, nor does the way to submit."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,67 @@ def test_a_killed_worker_and_a_killed_task_manager_change_nothing(
     assert said.count("Flink restarts the job, which continues from the committed work") >= 1
     assert before.items() <= score_files(output).items()  # nothing was scored again
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
+
+
+def seconds_used(pid: int) -> float:
+    """Processor time of a process; 0 once it is gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def busiest(pids: Iterable[int], seconds: float = 2.0) -> tuple[float, int]:
+    """The process that works the most for a while: the share of a core it uses, and its id."""
+    pids = list(pids)
+    before = [seconds_used(pid) for pid in pids]
+    time.sleep(seconds)
+    shares = [(seconds_used(pid) - used) / seconds for pid, used in zip(pids, before, strict=True)]
+    return max(zip(shares, pids, strict=True), default=(0.0, 0))
+
+
+def test_three_preemptions_and_two_kills_of_the_worker_of_one_long_split_change_nothing(
+    rater: Path, flink_cluster: FlinkForTests, tmp_path: Path
+) -> None:
+    """A worker that a cluster ends says nothing about its split, however often it happens."""
+    (tmp_path / "in").mkdir()
+    documents = 30_000
+    (tmp_path / "in/long.jsonl").write_bytes(as_lines(make_records(documents, 0)) + b"no JSON\n")
+    output = tmp_path / "run"
+    job = Job(flags_of_one_split(tmp_path / "in", rater, output, *flink_cluster.flags()), output)
+    job.wait_until(lambda: (output / "plan/identity.json").exists())
+
+    ended: set[int] = set()
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        victims: list[int] = []
+
+        def is_in_the_split(victims: list[int] = victims) -> bool:
+            share, pid = busiest(set(workers(flink_cluster).values()) - ended)
+            if share > 0.3:
+                victims.append(pid)
+            return len(victims) >= 3 and victims[-1] == victims[-2] == victims[-3]
+
+        job.wait_until(is_in_the_split)
+        assert score_files(output) == {}  # the split is still in progress
+        os.kill(victims[-1], number)
+        ended.add(victims[-1])
+
+    said = job.end()
+    assert job.process.returncode == 0, said
+    assert len(ended) == 5
+    assert said.count("Flink restarts the job") >= 1
+    assert len(score_files(output)) == 1
+    local = tmp_path / "local"
+    assert curate.main(flags_of_one_split(tmp_path / "in", rater, local)) == 0
+    assert outcome(output, "keep-0.5") == outcome(local, "keep-0.5")
+    counts = json.loads((output / "scoring.json").read_bytes())["counts"]
+    assert (counts["read"], counts["scored"]) == (documents + 1, documents)
+    ids = [json.loads(line)["id"] for line in outcome(output, "keep-0.5")["kept"]]
+    assert len(ids) == len(set(ids)) == documents // 2
+
+
+def flags_of_one_split(corpus: Path, rater: Path, output: Path, *more: str) -> list[str]:
+    return ["64MB" if flag == "4000" else flag for flag in flags(corpus, rater, output, *more)]
 
 
 def test_a_rerun_after_the_whole_cluster_was_killed_goes_on(
