@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datarater.pipelines.bad_splits import FAIL, ON_BAD_SPLIT
 from datarater.pipelines.commands import printing, requests, running
 from datarater.pipelines.commands.flags import (
     DEFAULT_REPORT_TEXTS,
@@ -52,6 +53,7 @@ def curate(
     source_field: str = "source",
     split_bytes: int = DEFAULT_SPLIT_BYTES,
     max_rejected_fraction: float = 1.0,
+    on_bad_split: str = FAIL,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -69,6 +71,8 @@ def curate(
         source_field: Field or column with the name of the document's source.
         split_bytes: Stored bytes per split, the unit of work and of resuming.
         max_rejected_fraction: Share of rejected records past which the run stops.
+        on_bad_split: What happens with a file that cannot be read, and with a split that repeatedly
+            ends its worker: `"fail"` ends the run, `"reject"` rejects it whole.
         local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
         progress: Whether to print progress lines.
@@ -100,6 +104,7 @@ def curate(
         ReadOptions(text_field=text_field, id_field=id_field, source_field=source_field),
         split_bytes,
         max_rejected_fraction,
+        on_bad_split,
     )
     return _run(Work(to_score, request), execution, progress)
 
@@ -115,6 +120,7 @@ def score(
     source_field: str = "source",
     split_bytes: int = DEFAULT_SPLIT_BYTES,
     max_rejected_fraction: float = 1.0,
+    on_bad_split: str = FAIL,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -138,6 +144,7 @@ def score(
         ReadOptions(text_field=text_field, id_field=id_field, source_field=source_field),
         split_bytes,
         max_rejected_fraction,
+        on_bad_split,
     )
     return _run(Work(to_score), execution, progress)
 
@@ -231,7 +238,10 @@ def _scoring_request(
     read: ReadOptions,
     split_bytes: int,
     max_rejected_fraction: float,
+    on_bad_split: str,
 ) -> ScoringRequest:
+    if on_bad_split not in ON_BAD_SPLIT:
+        raise UsageError(f"on_bad_split: {on_bad_split!r} is not one of {', '.join(ON_BAD_SPLIT)}")
     values = [inputs] if isinstance(inputs, str | Path) else inputs
     return requests.scoring_request(
         execution,
@@ -242,6 +252,7 @@ def _scoring_request(
         scoring=scoring,
         split_bytes=split_bytes,
         max_rejected_fraction=max_rejected_fraction,
+        on_bad_split=on_bad_split,
     )
 
 

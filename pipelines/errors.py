@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from datarater.rater_model.exit_codes import (
+    BAD_SPLITS,
     DISK_FULL,
     EMPTY_CORPUS,
     FAILED,
@@ -109,6 +110,16 @@ class CountsError(CurationError):
 
 class InputChangedError(CurationError):
     """An input file has changed since the run was planned or scored."""
+
+
+class OutOfMemoryError(CurationError):
+    """A split needs more memory than is available."""
+
+
+class BadSplitsError(CurationError):
+    """The run is complete, but splits were rejected whole (`--on_bad_split reject`)."""
+
+    exit_code = BAD_SPLITS
 
 
 class WorkerDiedError(CurationError):

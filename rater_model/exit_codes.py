@@ -10,6 +10,7 @@ FAILED = 1
 WRONG_USAGE = 2
 OTHER_RUN = 3
 PAST_LIMIT = 4
+BAD_SPLITS = 5
 EMPTY_CORPUS = 65
 NO_INPUT = 66
 DISK_FULL = 73
@@ -23,6 +24,7 @@ EXIT_CODES = {
     WRONG_USAGE: "wrong usage",
     OTHER_RUN: "the folder or selection belongs to another run, or another launch is working in it",
     PAST_LIMIT: "past a limit: drift, rejected records, or too few documents",
+    BAD_SPLITS: "done, but files or splits were rejected whole, as --on_bad_split reject asks",
     EMPTY_CORPUS: "the input has no records",
     NO_INPUT: "no file matches the input's paths and globs",
     DISK_FULL: "the disk of the run folder is full",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
+from datarater.pipelines.bad_splits import FAIL, ON_BAD_SPLIT
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.policy_options import policy_from_options
 from datarater.pipelines.selection.ranking import SelectionError
@@ -22,6 +23,7 @@ from datarater.pipelines.selection.rules import (
     Threshold,
     TokenBudget,
 )
+from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import near_miss
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -346,6 +348,16 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="Stop with exit code 4 once more than this share of the records is rejected. "
         "Default: 1, never.",
+    )
+
+    group.add_argument(
+        "--on_bad_split",
+        choices=ON_BAD_SPLIT,
+        default=FAIL,
+        help="What to do with a file that cannot be read, and with a split that repeatedly ends "
+        "its worker: end the run, or reject it whole with its reason, continue, and end with exit "
+        f"code {exit_codes.BAD_SPLITS}. Workers are watched where --local_workers is 2 or more; "
+        "elsewhere the runner's retries decide about a worker that ends. Default: %(default)s.",
     )
 
     group.add_argument(

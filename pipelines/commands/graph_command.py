@@ -78,8 +78,10 @@ class GraphCommand:
         result = running.run(Work(scoring, selection), execution)
         if selection is not None:
             printing.print_selection(selection)
+            printing.check_bad_splits(selection.folder)
         elif scoring is not None:
             printing.print_scoring(scoring.folder)
+            printing.check_bad_splits(scoring.folder)
         return result
 
     def main(self, argv: Sequence[str] | None = None) -> int:

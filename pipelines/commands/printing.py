@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Mapping
 
+from datarater.pipelines import bad_splits
+from datarater.pipelines.errors import BadSplitsError
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import MAX_NAMED, by_count, main_reasons
@@ -50,6 +52,25 @@ def _print_reasons(reasons: Mapping[str, int], folder: RunFolder) -> None:
         say(f"  {reason:<20} {number:>12,}")
     if reasons:
         say(f"  each with its file, position and reason in {folder.path}/rejected/")
+
+
+def check_bad_splits(folder: RunFolder) -> None:
+    """Ends a command whose run is complete but for splits that were rejected whole.
+
+    Raises:
+        BadSplitsError: There are some.
+    """
+    scoring = find_scoring(folder)
+    if scoring is None:
+        return
+    reasons = scoring.counts.rejected_by_reason
+    bad = {reason: reasons[reason] for reason in bad_splits.REASONS if reasons.get(reason)}
+    if bad:
+        raise BadSplitsError(
+            f"everything else is done, but {sum(bad.values()):,} files or splits were rejected "
+            f"whole ({main_reasons(bad)}), as --on_bad_split reject asks; {folder.path}/rejected/ "
+            "has the file and the fault of each"
+        )
 
 
 def warn_if_all_rejected(scoring: Scoring) -> None:

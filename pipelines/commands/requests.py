@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datarater.pipelines import errors
+from datarater.pipelines.bad_splits import FAIL
 from datarater.pipelines.commands import flags
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
@@ -56,6 +57,7 @@ def scoring_request(
     max_rejected_fraction: float = 1.0,
     max_read_amplification: float = flags.DEFAULT_READ_AMPLIFICATION,
     workers_to_fill: int | None = None,
+    on_bad_split: str = FAIL,
 ) -> ScoringRequest:
     """Returns a request for a scoring; loads the rater to read its digest.
 
@@ -70,6 +72,7 @@ def scoring_request(
         max_rejected_fraction: Share of rejected records past which the run stops.
         max_read_amplification: Maximum number of times that one big stream is decompressed.
         workers_to_fill: Number of workers to divide big streams for; by default the execution's.
+        on_bad_split: A value of `--on_bad_split`.
 
     Raises:
         UsageError: There is no such rater, or a path cannot be used.
@@ -92,6 +95,7 @@ def scoring_request(
         max_rejected_fraction,
         max_read_amplification,
         workers_to_fill or execution.workers or REMOTE_WORKERS_TO_FILL,
+        on_bad_split,
     )
 
 
@@ -244,6 +248,7 @@ def scoring_of(
         max_rejected_fraction=args.max_rejected_fraction,
         max_read_amplification=args.max_read_amplification,
         workers_to_fill=args.workers_to_fill,
+        on_bad_split=args.on_bad_split,
     )
 
 

@@ -49,6 +49,7 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.rater_model.documents.unreadable import Unreadable
 
 
 def check_committed_plan(request: ScoringRequest, files: Sequence[FileInfo]) -> bool:
@@ -146,6 +147,12 @@ class FilePlan:
     def is_small(self) -> bool:
         """Whether the file can be packed with others into one split."""
         return self.format == UNKNOWN_FORMAT
+
+    @classmethod
+    def unreadable(cls, info: FileInfo) -> FilePlan:
+        """Returns the plan of a file that cannot be read: one split, which will be rejected."""
+        cuts_1x3 = np.asarray([(0, -1, info.size)], np.int64)
+        return cls(info, Unreadable.name, Compression.NONE, cuts_1x3)
 
     def strided(self, parts: int) -> FilePlan:
         """Returns the same stream in parts of about equal size.
@@ -252,7 +259,9 @@ class PlanFile(Step[ScoringRequest]):
             with raising_os_errors(info.path):
                 plan = FilePlan.of(info, options.read, options.split_bytes)
         except OSError as error:
-            raise errors.reading_failed(info.path, error) from error
+            if not self._request.rejects_bad_splits:
+                raise errors.reading_failed(info.path, error) from error
+            plan = FilePlan.unreadable(info)
         yield plan
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from datarater.pipelines.bad_splits import FAIL, REJECT
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.inputs import Inputs
 from datarater.pipelines.run_folder import commits
@@ -44,6 +45,10 @@ class ScoringRequest:
         max_read_amplification: Maximum number of times that a big compressed stream may be unpacked
             so that several workers can share it.
         workers_to_fill: Number of workers that the plan should keep busy.
+        on_bad_split: What happens with a split that cannot be read or that ends its worker
+            repeatedly, one of `datarater.pipelines.bad_splits.ON_BAD_SPLIT`.
+        retry_seconds: Seconds before each further try of a split that cannot be read, if it would
+            be rejected then.
         launch: Id of the launch that does the work; "" for none.
         slots: Number of worker processes of a supervised local run, which take splits from a shared
             list and mark them; 0 if the runner deals them out.
@@ -60,6 +65,8 @@ class ScoringRequest:
     max_rejected_fraction: float = 1.0
     max_read_amplification: float = 4.0
     workers_to_fill: int = 1
+    on_bad_split: str = FAIL
+    retry_seconds: tuple[float, ...] = (1.0, 10.0)
     launch: str = ""
     slots: int = 0
     kept_leases: tuple[str, ...] = ()
@@ -82,6 +89,11 @@ class ScoringRequest:
     def folder(self) -> RunFolder:
         """The run folder."""
         return RunFolder(self.output)
+
+    @property
+    def rejects_bad_splits(self) -> bool:
+        """Whether a split that cannot be scored is rejected, and the run continues."""
+        return self.on_bad_split == REJECT
 
     def identity_of(self, files: Sequence[FileInfo]) -> Identity:
         """Returns the run's identity, given the input files."""

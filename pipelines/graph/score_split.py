@@ -8,15 +8,29 @@ The first commit of a score file wins, so a split that two workers score counts 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import CurationError, RunFolderMismatchError
+from datarater.pipelines.bad_splits import (
+    SPLIT_CHANGED,
+    SPLIT_CRASHED,
+    SPLIT_OUT_OF_MEMORY,
+    SPLIT_UNREADABLE,
+)
+from datarater.pipelines.errors import (
+    CurationError,
+    InputChangedError,
+    OutOfMemoryError,
+    PoisonSplitError,
+    RunFolderMismatchError,
+    UnreadableInputError,
+)
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, split_marks, summaries
@@ -27,8 +41,15 @@ from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import read_split, recognized
-from datarater.rater_model.documents.records import Document, ReadOptions, Record, Split
+from datarater.rater_model.documents.records import (
+    Compression,
+    Document,
+    ReadOptions,
+    Record,
+    Split,
+)
 from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.rater_model.documents.unreadable import Unreadable
 from datarater.rater_model.scorer import PendingScores, Scorer, TextScorer
 
 METRICS = "datarater"
@@ -39,13 +60,22 @@ BATCH_RECORDS = 1024
 BATCH_BYTES = 4 * 2**20
 
 
-def score_split(task: SplitTask, read: ReadOptions, rater: TextScorer) -> bytes:
+def score_split(
+    task: SplitTask,
+    read: ReadOptions,
+    rater: TextScorer,
+    *,
+    rejects: bool = False,
+    retry_seconds: Sequence[float] = (),
+) -> bytes:
     """Reads and scores one split.
 
     Args:
         task: The split.
         read: How records are read.
         rater: The scorer.
+        rejects: Whether a file of the split that cannot be read is rejected whole.
+        retry_seconds: Seconds before each further try of the split, if a file would be rejected.
 
     Returns:
         The content of the split's score file.
@@ -54,24 +84,66 @@ def score_split(task: SplitTask, read: ReadOptions, rater: TextScorer) -> bytes:
         InputChangedError: The file has changed since it was planned.
         CurationError: The file cannot be read, or there is not enough memory.
     """
+    waits = list(retry_seconds)
+    bad: dict[int, CurationError] = {}
+    while True:
+        try:
+            return _score_parts(task, read, rater, bad)
+        except _PartFailedError as failed:
+            if not rejects:
+                raise failed.error from failed.__cause__
+
+            # A store may answer again before a file is given up.
+            may_pass = type(failed.error) is UnreadableInputError
+            if waits and may_pass:
+                time.sleep(waits.pop(0))
+            else:
+                bad[failed.part] = failed.error
+
+
+class _PartFailedError(Exception):
+    """A file of a split could not be scored."""
+
+    def __init__(self, part: int, error: CurationError):
+        super().__init__(str(error))
+        self.part = part
+        self.error = error
+
+
+def _score_parts(
+    task: SplitTask, read: ReadOptions, rater: TextScorer, bad: Mapping[int, CurationError]
+) -> bytes:
+    """Scores the files of a split, or rejects those that are known to be bad.
+
+    Raises:
+        _PartFailedError: A file could not be scored.
+    """
     scoring = _BatchScoring(rater)
     scored: list[tuple[Split, str]] = []
-    part = task
+    number, part = 0, task
     try:
         for number, part in enumerate(task.each()):
+            if number in bad:
+                scoring.reject(part, number, bad[number])
+                scored.append((_unread(part.split), _UNREAD))
+                continue
             with unchanged(part), raising_os_errors(part.split.path):
                 split = recognized(part.split)
                 for record in read_split(split, read):
                     scoring.add(record, number)
                 scored.append((split, format_named(split.format).layout(split)))
         scoring.finish()
+    except InputChangedError as error:
+        raise _PartFailedError(number, error) from error
     except OSError as error:
-        raise errors.reading_failed(part.split.path, error) from error
+        unreadable = errors.reading_failed(part.split.path, error)
+        raise _PartFailedError(number, unreadable) from error
     except MemoryError as error:
-        raise CurationError(
+        too_large = OutOfMemoryError(
             f"{split_marks.describe(task)} needs more memory than is available; "
             "fewer --local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
-        ) from error
+        )
+        raise _PartFailedError(number, too_large) from error
 
     # What was recognized belongs into the score file: the second read does not look again.
     first, layout = scored[0]
@@ -80,6 +152,40 @@ def score_split(task: SplitTask, read: ReadOptions, rater: TextScorer) -> bytes:
     ]
     task = dataclasses.replace(task, split=first)
     return scoring.rows.to_parquet(task, layout, rater.digest, sections if task.packed else ())
+
+
+def reject_split(task: SplitTask, error: CurationError, rater_digest: str) -> bytes:
+    """Returns the content of the score file of a split that is rejected whole.
+
+    Args:
+        task: The split.
+        error: What happened.
+        rater_digest: Digest of the rater.
+    """
+    rows = ScoreRows()
+    for number, part in enumerate(task.each()):
+        rows.reject(part.split.start, _reason_to_reject(error), str(error), number)
+    section = Section(Unreadable.name, Compression.NONE, _UNREAD, rows=0)
+    task = dataclasses.replace(task, split=_unread(task.split))
+    return rows.to_parquet(
+        task, _UNREAD, rater_digest, [section] * task.parts if task.packed else ()
+    )
+
+
+_UNREAD = f"{Unreadable.name}/{Compression.NONE}"
+"""Layout of a file that was not read."""
+
+
+def _unread(split: Split) -> Split:
+    return dataclasses.replace(split, format=Unreadable.name, compression=Compression.NONE)
+
+
+def _reason_to_reject(error: CurationError) -> str:
+    if isinstance(error, InputChangedError):
+        return SPLIT_CHANGED
+    if isinstance(error, OutOfMemoryError):
+        return SPLIT_OUT_OF_MEMORY
+    return SPLIT_CRASHED if isinstance(error, PoisonSplitError) else SPLIT_UNREADABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +222,11 @@ class _BatchScoring:
         if len(self._records) >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
             self._submit()
             self._collect(self._rater.batches_ahead)
+
+    def reject(self, part: SplitTask, number: int, error: CurationError) -> None:
+        """Rejects a file, given by its number in the split, whole."""
+        self.finish()  # rows have the order of the files
+        self.rows.reject(part.split.start, _reason_to_reject(error), str(error), number)
 
     def finish(self) -> None:
         """Scores the records that are left, and waits for all scores."""
@@ -191,8 +302,14 @@ class _Scoring(Step[ScoringRequest]):
         request = self._request
         # Beam shares the rater weakly: this reference keeps it alive between splits.
         self._rater = self._shared.acquire(self._load, tag=request.options.rater)
-        path = request.folder.score_path(task.split.ordinal)
-        commits.commit_if_absent(path, score_split(task, request.options.read, self._rater))
+        data = score_split(
+            task,
+            request.options.read,
+            self._rater,
+            rejects=request.rejects_bad_splits,
+            retry_seconds=request.retry_seconds,
+        )
+        commits.commit_if_absent(request.folder.score_path(task.split.ordinal), data)
         Metrics.counter(METRICS, "splits_scored").inc()
 
 
@@ -247,9 +364,15 @@ class ScoreFromRow(_Scoring):
             path = folder.score_path(task.split.ordinal)
             if commits.exists(path):
                 continue
-            with split_marks.taken(folder, task, launch) as is_taken:
-                # Another worker may have committed it after the check above.
-                if is_taken and not commits.exists(path):
-                    self.score(task)
+            try:
+                with split_marks.taken(folder, task, launch) as is_taken:
+                    # Another worker may have committed it after the check above.
+                    if is_taken and not commits.exists(path):
+                        self.score(task)
+            except PoisonSplitError as error:
+                if not self._request.rejects_bad_splits:
+                    raise
+                data = reject_split(task, error, self._request.options.rater)
+                commits.commit_if_absent(path, data)
 
         yield slot

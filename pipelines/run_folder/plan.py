@@ -201,8 +201,8 @@ def check_fingerprint(task: SplitTask) -> None:
 def _still_there(path: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise InputChangedError(f"the input {path} can no longer be read: {error}") from error
+    except FileNotFoundError as error:
+        raise InputChangedError(f"the input {path} is gone: {error}") from error
 
 
 def _check(task: SplitTask, now: FileInfo) -> None:

@@ -239,19 +239,45 @@ class ScoreRows:
         self._unlisted[reason] += record.records
         return False
 
+    def reject(self, position: int, reason: str, detail: str, part: int = 0) -> None:
+        """Adds a row for a file that is rejected whole: one record, since its content is unknown.
+
+        Args:
+            position: Position at which the file's part of the split begins.
+            reason: One of `datarater.pipelines.bad_splits.REASONS`.
+            detail: What happened, for a person.
+            part: Number, in the split, of the file.
+        """
+        self._counts.read += 1
+        self._counts.rejected_by_reason[reason] += 1
+        self._rows[part] += 1
+        self._add_row(position, reason, detail, b"", 1, part)
+
     def _add_bad(self, record: BadRecord, part: int) -> None:
+        self._add_row(
+            record.position,
+            str(record.reason),
+            record.detail,
+            record.excerpt,
+            record.records,
+            part,
+        )
+
+    def _add_row(
+        self, position: int, reason: str, detail: str, excerpt: bytes, records: int, part: int
+    ) -> None:
         values = {
-            "position": record.position,
+            "position": position,
             "key": None,
             "key_hash": 0,
             "score": None,
             "tokens": 0,
             "bytes": 0,
             "source": "",
-            "status": str(record.reason),
-            "detail": record.detail,
-            "excerpt": record.excerpt,
-            RECORDS: record.records,
+            "status": reason,
+            "detail": detail,
+            "excerpt": excerpt,
+            RECORDS: records,
             FILE: part,
         }
         for name, column in self._columns.items():

@@ -161,13 +161,18 @@ def run_supervised(
             return
 
         # One split may be the cause of all deaths.
+        rejects = work.scoring is not None and work.scoring.rejects_bad_splits
         for split, number in deaths.items():
-            if number >= split_marks.MAX_DEATHS_IN_SPLIT:
+            if number >= split_marks.MAX_DEATHS_IN_SPLIT and not rejects:
                 raise split_marks.poison(split)
 
-        # Otherwise the run continues as long as work is committed between the deaths.
+        # Otherwise the run continues as long as work is committed between the deaths. A split that
+        # will be rejected in the end explains its deaths.
         before, committed = committed, committed_files(work.folder)
-        deaths_without_commit = deaths_without_commit + 1 if committed == before else 1
+        if rejects and deaths:
+            deaths_without_commit = 0
+        else:
+            deaths_without_commit = deaths_without_commit + 1 if committed == before else 1
         over = f", while scoring {' or '.join(sorted(deaths))}" if deaths else ""
         if deaths_without_commit >= MAX_DEATHS_WITHOUT_COMMIT:
             raise WorkerDiedError(

@@ -13,12 +13,21 @@ from datarater.rater_model.documents.plain_text import PlainText
 from datarater.rater_model.documents.records import Compression
 from datarater.rater_model.documents.sniffing import FileHead
 from datarater.rater_model.documents.tfrecord import TFRecord
+from datarater.rater_model.documents.unreadable import Unreadable
 from datarater.rater_model.documents.warc import Warc
 
 # The last one is the first that is asked whether a file is its own. JSONL takes any file.
 _FORMATS: dict[str, FileFormat] = {
     file_format.name: file_format
-    for file_format in (Jsonl(), PlainText(), ArrayRecord(), TFRecord(), Warc(), Parquet())
+    for file_format in (
+        Unreadable(),
+        Jsonl(),
+        PlainText(),
+        ArrayRecord(),
+        TFRecord(),
+        Warc(),
+        Parquet(),
+    )
 }
 
 

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from datarater.pipelines.run_folder import commits, progress
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX
 from datarater.rater_model import exit_codes
-from datarater.rater_model.scorer import ScoredTexts, Scorer
+from datarater.rater_model.scorer import PendingScores, Scorer
 from tests.support import ROOT
 from tests.support.corpora import as_lines, make_records
 
@@ -202,10 +203,10 @@ POISON = "this text ends the process that scores it"
 class _PoisonedScorer(Scorer):
     """Gives real scores, except for a text that ends the process like a crash in native code."""
 
-    def score(self, texts: Any) -> ScoredTexts:
+    def submit(self, texts: Any) -> PendingScores:
         if POISON in texts:
             os._exit(139)
-        return super().score(texts)
+        return super().submit(texts)
 
 
 @pytest.mark.slow
@@ -227,7 +228,7 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
         "    score_split.Scorer = _PoisonedScorer\n"
     )
 
-    args = flags(corpus, rater, output, "--split_bytes", "1MB", "--local_workers", "2")
+    args = flags(corpus, rater, output, "--local_workers", "2")
     process = launch(args, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     output_text = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 1, output_text
@@ -235,13 +236,29 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     # The other worker may take the split before all are ended: then two die at once.
     assert output_text.count("a worker process died") in (1, 2)
     last = output_text.splitlines()[-1]
-    assert f"split 3 ({corpus / '3.jsonl'}, the whole file) crashed 3 workers" in last
-    assert "split 0" not in last
+    named = re.search(r"split \d+ \((\S+), bytes 0 to [0-9,]+\) crashed 3 workers", last)
+    assert named is not None, last
+    assert named[1] == str(corpus / "3.jsonl")
     found = progress.Watcher(RunFolder(str(output))).look()
     assert found is not None
 
+    assert found.splits_done < found.splits  # the number of the others depends on timing
+
+    # The same command continues without the split where that is asked for, and says so.
+    anyway = launch([*args, "--on_bad_split", "reject"], PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    output_text = anyway.communicate(timeout=300)[0].decode()
+    assert anyway.returncode == exit_codes.BAD_SPLITS, output_text
+    assert "1 files or splits were rejected whole (split_crashed 1)" in output_text.splitlines()[-1]
+    manifest = json.loads((output / KEPT / "manifest.json").read_bytes())
+    counts, scored = manifest["counts"], manifest["scored"]
+    assert 150 < scored < 180  # all but the documents of that split
+    assert (counts["read"], counts["rejected_by_reason"]) == (scored + 1, {"split_crashed": 1})
+    assert counts["kept"] == round(scored / 2) == scored - counts["dropped"]
+    (row,) = map(json.loads, (output / "rejected/000000.jsonl").read_bytes().splitlines())
+    assert (row["file"], row["reason"]) == (str(corpus / "3.jsonl"), "split_crashed")
+    assert not list(output.glob("attempts/*"))
+
     (corpus / "3.jsonl").touch()  # another file is another run
-    assert found.splits_done < 6  # the number of the others depends on timing
     assert curate.main(flags(corpus, rater, output)) == 3
     assert curate.main(flags(corpus, rater, tmp_path / "anew")) == 0
 
@@ -416,7 +433,7 @@ def test_inputs_and_folders_that_may_not_be_used_have_their_own_codes() -> None:
     assert errors.copying_failed("a", "b", broken).exit_code == exit_codes.UNREADABLE_INPUT
     full = errors.copying_failed("a", "b", OSError(errno.ENOSPC, "No space left on device"))
     assert (full.exit_code, str(full).split()[0]) == (exit_codes.DISK_FULL, "b")
-    assert len(set(exit_codes.EXIT_CODES)) == len(exit_codes.EXIT_CODES) == 11
+    assert len(set(exit_codes.EXIT_CODES)) == len(exit_codes.EXIT_CODES) == 12
 
 
 def test_an_input_that_may_not_be_read_is_named(

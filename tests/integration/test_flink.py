@@ -148,7 +148,7 @@ def test_three_preemptions_and_two_kills_of_the_worker_of_one_long_split_change_
 ) -> None:
     """A worker that a cluster ends says nothing about its split, however often it happens."""
     (tmp_path / "in").mkdir()
-    documents = 30_000
+    documents = 200_000
     (tmp_path / "in/long.jsonl").write_bytes(as_lines(make_records(documents, 0)) + b"no JSON\n")
     output = tmp_path / "run"
     job = Job(flags_of_one_split(tmp_path / "in", rater, output, *flink_cluster.flags()), output)
@@ -162,7 +162,7 @@ def test_three_preemptions_and_two_kills_of_the_worker_of_one_long_split_change_
             share, pid = busiest(set(workers(flink_cluster).values()) - ended)
             if share > 0.3:
                 victims.append(pid)
-            return len(victims) >= 3 and victims[-1] == victims[-2] == victims[-3]
+            return len(victims) >= 2 and victims[-1] == victims[-2]
 
         job.wait_until(is_in_the_split)
         assert score_files(output) == {}  # the split is still in progress
