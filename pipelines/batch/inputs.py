@@ -17,6 +17,7 @@ from datarater.pipelines import errors
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import Journal, Note
 from datarater.pipelines.errors import CurationError, InputChangedError, UsageError
+from datarater.pipelines.graph.inputs import outside
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import input_differences
 from datarater.rater_model.documents.files import (
@@ -120,9 +121,11 @@ def _list_with_dates(
         # A date without a batch keeps its files: they are not late, their batch is.
         dates += [day for day in earlier if journal.state.claim_of(day.isoformat()) is not None]
 
+    # What batches write is no input, although a glob may match it.
+    written = (config.state, config.runs, config.publish)
     files: dict[str, tuple[FileInfo, datetime.date]] = {}
     for day in dates:
-        for info in list_matching(config.patterns(day)):
+        for info in outside(list_matching(config.patterns(day)), written):
             files.setdefault(info.path, (info, day))
 
     released = journal.state.released_of(date.isoformat())

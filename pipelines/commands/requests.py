@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,8 @@ def scoring_request(
         scorer_version=SCORER_VERSION,
         split_bytes=split_bytes,
     )
+    if isinstance(inputs, Patterns):
+        inputs = dataclasses.replace(inputs, without=(output,))
     return ScoringRequest(
         inputs,
         rater,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import NoMatchError, UsageError
 from datarater.pipelines.run_folder.layout import read_json_lines
-from datarater.rater_model.documents.files import NoInputError, list_files
+from datarater.rater_model.documents.files import NoInputError, list_files, local_path
 from datarater.rater_model.documents.records import FileInfo
 
 
@@ -25,9 +28,15 @@ class Inputs(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Patterns:
-    """Paths, folders and globs; see `datarater.rater_model.documents.files.list_files`."""
+    """Paths, folders and globs; see `datarater.rater_model.documents.files.list_files`.
+
+    Attributes:
+        patterns: The patterns.
+        without: Folders whose files are left out, such as the run folder, which may match too.
+    """
 
     patterns: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
     def files(self) -> list[FileInfo]:
         """Returns the files that match now, sorted by path.
@@ -38,7 +47,7 @@ class Patterns:
             UnreadableInputError: A file system cannot be reached.
         """
         try:
-            return list_files(self.patterns)
+            files = list(outside(list_files(self.patterns), self.without))
         except NoInputError as error:
             lists = [pattern[1:] for pattern in self.patterns if pattern.startswith("@")]
             if lists:
@@ -49,6 +58,34 @@ class Patterns:
             raise NoMatchError(f"--input: {error}") from error
         except OSError as error:
             raise errors.reading_failed(error.filename or "--input", error) from error
+
+        if not files:
+            raise NoMatchError(
+                f"--input: every file that matches is in {' or '.join(self.without)}, which the "
+                "run itself writes; give the files to read, or use another --output"
+            )
+        return files
+
+
+def outside(files: Iterable[FileInfo], folders: Sequence[str]) -> Iterator[FileInfo]:
+    """Yields the files that are in none of several folders, through whatever links.
+
+    Args:
+        files: The files.
+        folders: Paths or URLs.
+    """
+    roots = [_real(folder) for folder in folders if folder]
+    real_folder = functools.lru_cache(maxsize=1024)(_real)
+    for file in files:
+        folder, _, name = file.path.rpartition("/")
+        path = f"{real_folder(folder or '.')}/{name}"
+        if not any(path.startswith(f"{root}/") for root in roots):
+            yield file
+
+
+def _real(path: str) -> str:
+    local = local_path(path)
+    return path.rstrip("/") if local is None else os.path.realpath(local).rstrip("/")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ import pytest
 from datarater.pipelines.commands import curate, requests, running, score, select
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.runners import choice
+from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
 from tests.support.corpora import as_lines, corpus_records, make_records, write_corpus
@@ -233,6 +234,30 @@ def test_a_finished_run_does_nothing_when_run_again(
     assert curate.main(flags(corpus[0] / "*", rater, run_folder, "--keep_fraction", "0.5")) == 0
     assert tree(run_folder) == before
     assert "120" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_run_folder_under_the_input_glob_is_no_input(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: bool
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "runs").mkdir(parents=True)
+    (folder / "a.jsonl").write_bytes(as_lines(make_records(20, 1)))
+    (folder / "runs/b.jsonl").write_bytes(as_lines(make_records(10, 2)))
+    output = folder / "runs/it"
+    if linked:
+        output.mkdir()
+        (tmp_path / "link").symlink_to(output)
+        output = tmp_path / "link"
+    args = flags(f"{folder}/**", rater, output, "--keep_fraction", "0.5")
+    for _ in range(2):  # each time there is more in the run folder
+        assert curate.main(args) == 0
+        assert "input: 2 files" in capsys.readouterr().out or (output / "scoring.json").exists()
+    assert json.loads((output / "scoring.json").read_bytes())["counts"]["read"] == 30
+
+    inside = flags(f"{folder}/runs/it/**/*.jsonl", rater, output, "--keep_fraction", "0.5")
+    assert curate.main(inside) == exit_codes.NO_INPUT
+    assert "every file that matches is in" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_where_it_stopped(
