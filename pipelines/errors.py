@@ -66,7 +66,7 @@ class NoMatchError(CurationError):
 
 
 class EmptyCorpusError(CurationError):
-    """The input files contain no records."""
+    """The input files contain no records, or none that could be scored."""
 
     exit_code = EMPTY_CORPUS
 

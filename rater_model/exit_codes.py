@@ -25,7 +25,7 @@ EXIT_CODES = {
     OTHER_RUN: "the folder or selection belongs to another run, or another launch is working in it",
     PAST_LIMIT: "past a limit: drift, rejected records, or too few documents",
     BAD_SPLITS: "done, but files or splits were rejected whole, as --on_bad_split reject asks",
-    EMPTY_CORPUS: "the input has no records",
+    EMPTY_CORPUS: "the input has no records, or none that could be scored",
     NO_INPUT: "no file matches the input's paths and globs",
     DISK_FULL: "the disk of the run folder is full",
     UNREADABLE_INPUT: "an input file cannot be read",

@@ -28,7 +28,7 @@ CONTAINER = "base"
 NEVER_RETRIED = {
     2: "wrong usage: fix the config or the flags",
     4: "drift, rejected records or too few documents: read the day's run record",
-    65: "the input has no records",
+    65: "the input has no records, or none that could be scored",
     66: "no file matches the input",
     73: "the disk of the run folder is full",
     77: "no permission to read an input or to write the run folder",

@@ -240,8 +240,8 @@ class Batches:
             work = self._work_of(claim)
             try:
                 self._run_jobs(claim.date, work)
-            except EmptyCorpusError:
-                printing.say(f"batch {claim.date}: its {claim.files:,} files contain no records")
+            except EmptyCorpusError as error:
+                printing.say(f"batch {claim.date}: {error}")
             else:
                 manifest = read_manifest(work.folder.selection(self._selection.name))
                 scoring = read_scoring(work.folder)

@@ -90,6 +90,8 @@ def _check(work: Work) -> Sequence[FileInfo]:
         cutoff_search.first_cutoffs(selection)
     elif selection.reference is not None:
         read_reference(selection.reference, request.options)
+    if request is not None and commits.exists(work.folder.scoring_path):
+        cutoff_search.first_cutoffs(selection)
     check_rule(selection.selection, selection.options)
     return files
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from datarater.pipelines.errors import CurationError
+from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.kept_rows import KEEP_COLUMNS, keys_by_source
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.steps import Step
@@ -25,7 +25,7 @@ from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Answers, Cutoffs, merge_answers
-from datarater.pipelines.selection.ranking import SelectionError
+from datarater.pipelines.selection.ranking import SelectionError, UnknownSourceError
 
 
 class FindCutoffs(beam.PTransform):
@@ -123,11 +123,14 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
     Raises:
         RunFolderMismatchError: The reference's scores cannot be compared with the run's.
         CountsError: The scoring is not complete.
+        UsageError: A weight names a source that the corpus does not have.
         CurationError: The rule does not fit the corpus or the reference.
     """
     scoring = read_scoring(request.folder)
     try:
         return _first_cutoffs(request, scoring)
+    except UnknownSourceError as error:
+        raise UsageError(f"--source_weight: {error}") from error
     except SelectionError as error:
         raise CurationError(f"the selection {request.name!r}: {error}") from error
 

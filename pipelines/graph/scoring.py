@@ -15,12 +15,17 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from numpy.typing import NDArray
 
-from datarater.pipelines.errors import CountsError, EmptyCorpusError, RejectedShareError
+from datarater.pipelines.errors import (
+    CountsError,
+    EmptyCorpusError,
+    RejectedShareError,
+    RunFolderMismatchError,
+)
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.score_split import METRICS, ScoreFromRow, ScoreSplit
 from datarater.pipelines.graph.steps import Step
-from datarater.pipelines.run_folder import commits, summaries
+from datarater.pipelines.run_folder import commits, fresh_start, summaries
 from datarater.pipelines.run_folder.committed import (
     PREFIXES,
     entries_of,
@@ -43,17 +48,25 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
 
     Raises:
         CurationError: There is no input or no rater, or the run folder cannot be used.
-        RunFolderMismatchError: The run folder belongs to another run.
+        RunFolderMismatchError: The run folder belongs to another run, in which something was
+            scored.
         RejectedShareError: Everything is scored, and too much was rejected.
+        EmptyCorpusError: Everything is read, and nothing could be scored.
     """
     commits.check_file_system(request.output)
     files = request.inputs.files()
+    try:
+        planning.check_committed_plan(request, files)
+    except RunFolderMismatchError:
+        if not fresh_start.nothing_was_scored(request.folder):
+            raise
+        fresh_start.clear(request.folder)
     if not planning.check_committed_plan(request, files):
         commits.check_creates_once(request.output)
 
     scored = find_scoring(request.folder)
     if scored is not None:
-        check_counts(scored.counts, request.max_rejected_fraction)
+        check_counts(scored.counts, request.folder, request.max_rejected_fraction)
     return files
 
 
@@ -313,17 +326,27 @@ class MergeSummaries(beam.CombineFn):
         return accumulator
 
 
-def check_counts(counts: Counts, max_rejected_fraction: float) -> None:
-    """Refuses a corpus without records, or with too many rejected ones.
+def check_counts(counts: Counts, folder: RunFolder, max_rejected_fraction: float) -> None:
+    """Refuses a corpus without documents, or with too many rejected records.
 
     Raises:
-        EmptyCorpusError: No file contains a record.
+        EmptyCorpusError: No file contains a record, or none of the records could be scored.
         RejectedShareError: The share of rejected records exceeds the limit.
     """
     if not counts.read:
         raise EmptyCorpusError(
             "--input: the files contain no records; check the glob, or give the files that "
             "contain the documents"
+        )
+
+    if not counts.scored:
+        example = fresh_start.first_reject(folder)
+        raise EmptyCorpusError(
+            f"no document could be scored: all {counts.read:,} records are rejected "
+            f"({main_reasons(counts.rejected_by_reason)})"
+            + (f", the first one in {example}" if example else "")
+            + "; correct --input, --text_field or the other options and run the command again, "
+            "also with this --output: it is planned anew where nothing was scored"
         )
 
     if counts.rejected > max_rejected_fraction * counts.read:
@@ -345,7 +368,7 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
 
     Raises:
         CountsError: A group or split is missing, or the counts contradict each other.
-        EmptyCorpusError: No file contains a record.
+        EmptyCorpusError: No file contains a record, or none of the records could be scored.
         RejectedShareError: The share of rejected records exceeds the limit.
     """
     # Every split of the plan is counted once, and every record is scored or rejected.
@@ -359,7 +382,7 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
     total.counts.check(folder.path)
     for source, counts in total.sources.items():
         counts.check(f"{folder.path}, source {source!r}")
-    check_counts(total.counts, max_rejected_fraction)
+    check_counts(total.counts, folder, max_rejected_fraction)
 
     scoring = Scoring(
         identity=identity,

@@ -216,9 +216,14 @@ class RunFolder:
         """Returns the path of the summary of a group of splits that version 0.1.0 wrote."""
         return f"{self.old_summaries_path}/{group:06d}.json"
 
+    @property
+    def rejected_folder(self) -> str:
+        """The folder of the lists of rejected records."""
+        return f"{self.path}/rejected"
+
     def rejected_path(self, group: int) -> str:
         """Returns the path of the rejected records of a group of splits."""
-        return f"{self.path}/rejected/{group:06d}.jsonl"
+        return f"{self.rejected_folder}/{group:06d}.jsonl"
 
     @property
     def scoring_path(self) -> str:

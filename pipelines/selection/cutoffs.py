@@ -31,6 +31,7 @@ from datarater.pipelines.selection.ranking import (
     Ends,
     RankKeys,
     SelectionError,
+    UnknownSourceError,
     rows_by_code,
 )
 from datarater.pipelines.selection.search import CutoffSearch, Decision, Sortable, State
@@ -110,12 +111,12 @@ class Cutoffs:
             sort_limit: Maximum number of documents whose keys are gathered in one round.
 
         Raises:
-            SelectionError: A weight names a source that the corpus does not have.
+            UnknownSourceError: A weight names a source that the corpus does not have.
         """
         unknown = sorted(set(policy.weights) - set(sources))
         if unknown:
             known = ", ".join(repr(source) for source in sorted(sources)[:20])
-            raise SelectionError(
+            raise UnknownSourceError(
                 f"no source is called {unknown[0]!r}, which has a weight; the corpus has {known}"
             )
 

@@ -41,6 +41,10 @@ class SelectionError(ValueError):
     """A rule has an invalid value, or counts contradict each other."""
 
 
+class UnknownSourceError(SelectionError):
+    """A weight names a source that the corpus does not have."""
+
+
 def orders_of(scores_N: ArrayLike) -> NDArray[np.uint32]:
     """Maps float32 scores to integers, the best score to the smallest.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +37,7 @@ from datarater.rater_model.documents.sniffing import FileHead
 
 _MISSING = object()
 _MAX_LEVELS = 200
+_FIELDS_SHOWN, _NAMES_SHOWN = 20, 300
 _MAY_BE_INEXACT = (float, list, dict)
 
 
@@ -208,7 +211,19 @@ class LineParser:
             with contextlib.suppress(ValueError):
                 exact = _lenient(line)
                 identifier, source = self._id(exact), self._source(exact)
-        return document_of(self._text(fields), identifier, source, position, line, self._options)
+        text = self._text(fields)
+        if text is None:
+            detail = _missing_field(self._options.text_field, fields)
+            return BadRecord(position, Reason.NO_TEXT, detail, line[:EXCERPT_BYTES])
+        return document_of(text, identifier, source, position, line, self._options)
+
+
+def _missing_field(name: str, fields: dict[str, Any]) -> str:
+    """Returns the sentence that names the fields of a record without the text."""
+    names = ", ".join(itertools.islice(fields, _FIELDS_SHOWN)) or "none"
+    names = storable(names[:_NAMES_SHOWN]).replace("\n", " ")
+    more = " and more" if len(fields) > _FIELDS_SHOWN or len(names) == _NAMES_SHOWN else ""
+    return f"the field {name!r} is missing or null; the record's fields are: {names}{more}"
 
 
 def _lenient(line: bytes) -> Any:
@@ -235,6 +250,8 @@ def _json_type(value: Any) -> str:
         str: "a string",
         dict: "an object",
     }
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity"
     return names.get(type(value), "an array")
 
 

@@ -166,7 +166,7 @@ def test_an_empty_night_has_a_record_too(nights: Nights) -> None:
     assert nights.run(SECOND) == 0
     assert nights.record(SECOND)["inputs"]["files"] == 1
     assert nights.record(SECOND)["counts"]["read"] == 0
-    assert "its 1 files contain no records" in nights.out
+    assert "batch 2026-01-30: there is no record" in nights.out
 
 
 def test_without_a_date_in_the_glob_a_batch_takes_what_is_there(nights: Nights) -> None:

@@ -856,7 +856,7 @@ HOSTILE: dict[str, tuple[int, dict[str, int]]] = {
     "empty.jsonl.gz": (0, {"stream_truncated": 1}),
     "blank_lines.jsonl": (3, {}),
     "invalid_utf8.jsonl": (6, {"not_utf8": 6}),
-    "not_json.jsonl": (12, {"not_json": 8, "not_an_object": 4}),
+    "not_json.jsonl": (12, {"not_json": 7, "not_an_object": 4, "text_not_a_string": 1}),
     "missing_text.jsonl": (3, {"no_text": 6}),
     "text_wrong_type.jsonl": (8, {"no_text": 1, "text_not_a_string": 7}),
     "empty_text.jsonl": (6, {"text_empty": 4}),
