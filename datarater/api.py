@@ -167,7 +167,7 @@ def select(
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
             or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
-            `report_texts`, each as the flag of that name.
+            `second_read_bytes`, `report_texts`, each as the flag of that name.
 
     Returns:
         The manifest; see `curate`.
@@ -274,6 +274,7 @@ def _selection_request(
     name: str | None = None,
     output_format: str = "same",
     output_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    second_read_bytes: int | None = None,
     report_texts: int = DEFAULT_REPORT_TEXTS,
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
@@ -301,6 +302,7 @@ def _selection_request(
         seed=seed,
         output_format=output_format,
         output_shard_bytes=output_shard_bytes,
+        second_read_bytes=second_read_bytes,
         reference=reference,
         name=name,
         report_texts=report_texts,

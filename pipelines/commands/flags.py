@@ -498,6 +498,15 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         help="Bytes of kept text per output file, before compression. Default: 128MiB.",
     )
 
+    output.add_argument(
+        "--second_read_bytes",
+        type=byte_count,
+        metavar="BYTES",
+        help="Stored bytes of input that a worker reads at a time to write kept documents. An "
+        "output file that needs more is written in pieces, which are then put together. "
+        "Default: 1GiB.",
+    )
+
     add_report_flag(output)
 
 

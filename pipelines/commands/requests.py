@@ -113,6 +113,7 @@ def selection_request(
     reference: str | Path | None = None,
     name: str | None = None,
     report_texts: int = 0,
+    second_read_bytes: int | None = None,
 ) -> SelectionRequest:
     """Returns a request for a selection; see `SelectionRequest`.
 
@@ -128,6 +129,7 @@ def selection_request(
         usable_path("reference", reference, execution) if reference else None,
         name or "",
         report_texts=report_texts,
+        second_read_bytes=second_read_bytes,
     )
 
 
@@ -267,6 +269,7 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         reference=args.reference,
         name=args.name,
         report_texts=args.report_texts,
+        second_read_bytes=args.second_read_bytes,
     )
 
 

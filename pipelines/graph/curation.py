@@ -11,7 +11,7 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from datarater.pipelines.graph.cutoff_search import FindCutoffs, ListGroups
 from datarater.pipelines.graph.kept_rows import CountKept
-from datarater.pipelines.graph.output_files import WriteShard, plan_shards_of
+from datarater.pipelines.graph.output_files import JoinPieces, WriteShard, plan_shards_of
 from datarater.pipelines.graph.planning import Plan
 from datarater.pipelines.graph.publishing import MergeSources, Publish
 from datarater.pipelines.graph.requests import Work
@@ -51,10 +51,19 @@ class Curation(beam.PTransform):
         counts = groups | "Count kept" >> beam.ParDo(CountKept(selection), AsSingleton(cutoffs))
         sources = counts | "Add sources" >> beam.CombineGlobally(MergeSources())
 
-        # Write the kept documents in a second read of the input, then publish the manifest.
+        # Write the kept documents in a second read of the input, which pieces of output files
+        # bound, then publish the manifest.
         shards = scored | "Plan shards" >> beam.FlatMap(plan_shards_of, AsIter(counts), selection)
         spread = shards | "Spread shards" >> beam.Reshuffle()
-        written = spread | "Write shard" >> beam.ParDo(WriteShard(selection), AsSingleton(cutoffs))
+        results = spread | "Write shard" >> beam.ParDo(
+            WriteShard(selection), AsSingleton(cutoffs)
+        ).with_outputs(WriteShard.PIECES, main="files")
+        joined = (
+            results[WriteShard.PIECES]
+            | "Group pieces" >> beam.GroupByKey()
+            | "Join pieces" >> beam.ParDo(JoinPieces(selection))
+        )
+        written = (results.files, joined) | "Written files" >> beam.Flatten()
         return scored | "Publish" >> beam.ParDo(
             Publish(selection),
             AsSingleton(cutoffs),

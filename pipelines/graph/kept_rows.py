@@ -22,9 +22,11 @@ from datarater.pipelines.run_folder.plan import read_group
 from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, RECORDS, ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
+from datarater.rater_model.documents.records import Split
 from datarater.rater_model.json_codec import to_plain
 
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
+_SCORE_ROW_BYTES = 64
 COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes", RECORDS)
 
 
@@ -56,6 +58,9 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
         CountsError: The counts contradict each other.
     """
     rows: list[tuple[int, str, KeptCounts]] = []
+    input_bytes: list[int] = []
+    before: Split | None = None
+    passed = 0
     sources: dict[str, KeptCounts] = {}
     for task in read_group(request.folder, group):
         ordinal = task.split.ordinal
@@ -78,12 +83,40 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
         for source, counts in zip(names, _counts_by(codes_R, len(names), numbers), strict=True):
             sources.setdefault(source, KeptCounts()).add(counts)
 
+        # A part of a stream is read by unpacking the parts before it too.
+        split = task.split
+        continues = split.continues_stream and before is not None and before.path == split.path
+        passed = passed + before.size if continues and before is not None else 0
+        before = split
+
         # A row for each class of output files that the split's files need, most often just one.
         layouts, codes_R = _layouts(file, request.output_format)
-        for layout, counts in zip(layouts, _counts_by(codes_R, len(layouts), numbers), strict=True):
-            counts.check(f"{task.split.path}, split {ordinal}")
+        sizes = _input_bytes(file, codes_R, len(layouts), kept_R, request.output_format)
+        for code, (layout, counts) in enumerate(
+            zip(layouts, _counts_by(codes_R, len(layouts), numbers), strict=True)
+        ):
+            counts.check(f"{split.path}, split {ordinal}")
             rows.append((ordinal, layout, counts))
-    return GroupCounts(group, KeptSplits.of(rows), sources)
+            input_bytes.append(sizes[code] + passed if sizes[code] else 0)
+    return GroupCounts(group, KeptSplits.of(rows, input_bytes), sources)
+
+
+def _input_bytes(
+    file: ScoreFile, codes_R: np.ndarray, classes: int, kept_R: np.ndarray, output_format: str
+) -> list[int]:
+    """Returns the stored bytes of the files of each class of which something is kept."""
+    sizes = [0] * classes
+    first = 0
+    for section in file.sections():
+        end = first + section.table.num_rows
+        if kept_R[first:end].any():
+            # Scores are written without a look at the input.
+            read = (end - first) * _SCORE_ROW_BYTES
+            if output_format != "scores":
+                read = max(1, section.task.split.size)
+            sizes[codes_R[first]] += read
+        first = end
+    return sizes
 
 
 def _layouts(file: ScoreFile, output_format: str) -> tuple[list[str], np.ndarray]:

@@ -1,14 +1,19 @@
 """Output files: assigns the kept documents to files, and writes them in a second read of the input.
 
-Each output file is committed whole, once.
+Each output file is committed whole, once. Where writing one takes more than a bound of input bytes,
+as where little of a corpus is kept, it is cut into pieces, which several workers write and commit.
+A resumed run continues from them. Another step then puts them together: the records of JSONL, WARC
+and TFRecord files, compressed or not, follow each other; row groups of Parquet are written anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -19,19 +24,22 @@ from datarater.pipelines import errors
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.kept_rows import kept_rows
-from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.requests import SECOND_READ_BYTES, SelectionRequest
 from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
-from datarater.pipelines.run_folder.layout import json_lines
+from datarater.pipelines.run_folder.layout import SelectionFolder, json_lines
 from datarater.pipelines.run_folder.plan import identity_of
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _CHUNK_BYTES = 1 << 20
+_INCOMPLETE = ".incomplete.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +52,60 @@ class ShardTask:
         file_class: Class of the input files that it is written from.
         splits: Its splits in order: their ordinals, and how many documents of such files each
             keeps.
+        input_bytes: Stored bytes that reading each of these splits takes; empty if unknown.
+        piece: Number of the piece, from 0.
+        pieces: Number of pieces of the file; 1 if the task writes all of it.
     """
 
     name: str
     written: str
     file_class: str
     splits: tuple[tuple[int, int], ...]
+    input_bytes: tuple[int, ...] = ()
+    piece: int = 0
+    pieces: int = 1
 
     @property
     def documents(self) -> int:
         """The number of documents to write."""
         return sum(kept for _, kept in self.splits)
+
+    def cut(self, max_input_bytes: int) -> list[ShardTask]:
+        """Returns tasks for the pieces of the file, each a run of splits; this one if it is small.
+
+        Args:
+            max_input_bytes: Stored bytes of input that a piece may take. A split is never cut.
+        """
+        starts, filled = [0], 0
+        for place, size in enumerate(self.input_bytes):
+            if filled and filled + size > max_input_bytes:
+                starts.append(place)
+                filled = 0
+            filled += size
+        if len(starts) == 1:
+            return [self]
+        return [
+            dataclasses.replace(
+                self,
+                splits=self.splits[start:end],
+                input_bytes=self.input_bytes[start:end],
+                piece=piece,
+                pieces=len(starts),
+            )
+            for piece, (start, end) in enumerate(itertools.pairwise([*starts, len(self.splits)]))
+        ]
+
+    def path(self, selection: SelectionFolder) -> str:
+        """Returns the path of what the task writes: the file, or a piece of it."""
+        if self.pieces == 1:
+            return selection.kept_path(self.name)
+        return selection.piece_path(self.name, self.piece, self.pieces)
+
+    def incomplete_path(self, selection: SelectionFolder) -> str:
+        """Returns the path of the list of rows that are written without damaged columns."""
+        if self.pieces == 1:
+            return selection.incomplete_path(self.name)
+        return f"{self.path(selection)}{_INCOMPLETE}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,6 +167,7 @@ def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Ite
                     strict=True,
                 )
             ),
+            tuple(splits.input_bytes_S[rows_R].tolist()),
         )
 
 
@@ -123,9 +175,10 @@ def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Ite
 def plan_shards_of(
     scored: Any, groups: Iterable[GroupCounts], request: SelectionRequest
 ) -> Iterator[ShardTask]:
-    """Plans the output files of a selection (`plan_shards`); `scored` only starts the step."""
+    """Plans the output files of a selection and their pieces; `scored` only starts the step."""
     splits = KeptSplits.merge(group.splits for group in groups)
-    yield from plan_shards(splits, request.output_format, request.output_shard_bytes)
+    for shard in plan_shards(splits, request.output_format, request.output_shard_bytes):
+        yield from shard.cut(request.second_read_bytes or SECOND_READ_BYTES)
 
 
 def _digest(path: str) -> tuple[int, str]:
@@ -138,9 +191,37 @@ def _digest(path: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-@beam.typehints.with_output_types(WrittenShard)
+def _committed(
+    selection: SelectionFolder, task: ShardTask, documents: int, write: Callable[[str], None]
+) -> WrittenShard:
+    """Commits an output file, unless it is already committed; returns the committed file.
+
+    Args:
+        selection: Folder of the selection.
+        task: Any task of the file.
+        documents: Number of documents in the file.
+        write: Writes the file under a name on the local disk.
+    """
+    path = selection.kept_path(task.name)
+    if not commits.exists(path):
+        with commits.staged(path) as name:
+            write(name)
+            own = _digest(name)
+            if commits.commit_staged(path, name):
+                Metrics.counter("datarater", "documents_kept").inc(documents)
+                return WrittenShard(task.name, task.written, documents, *own)
+
+    # It is committed already, or another worker committed it first.
+    return WrittenShard(task.name, task.written, documents, *_digest(path))
+
+
 class WriteShard(Step[SelectionRequest]):
-    """Writes one output file and commits it, unless it is already committed."""
+    """Writes one output file, or a piece of one, and commits it, unless it is already committed.
+
+    It emits the committed files, and the tasks of committed pieces by the names of their files.
+    """
+
+    PIECES = "pieces"
 
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
@@ -151,25 +232,27 @@ class WriteShard(Step[SelectionRequest]):
             self._read = identity_of(self._request.folder).read
         return self._read
 
-    def process(self, task: ShardTask, cutoffs: Cutoffs) -> Iterator[WrittenShard]:
-        """Writes one file; emits the committed file.
+    def process(self, task: ShardTask, cutoffs: Cutoffs) -> Iterator[Any]:
+        """Writes one file or piece.
 
         Raises:
             InputChangedError: An input has changed since it was scored.
             CountsError: The number of documents written differs from the number counted.
         """
-        path = self._request.selection.kept_path(task.name)
-        if not commits.exists(path):
-            with commits.staged(path) as name:
-                self._write(name, task, cutoffs)
-                own = _digest(name)
-                if commits.commit_staged(path, name):
-                    Metrics.counter("datarater", "documents_kept").inc(task.documents)
-                    yield WrittenShard(task.name, task.written, task.documents, *own)
-                    return
+        selection = self._request.selection
+        if task.pieces > 1:
+            path = task.path(selection)
+            # Pieces are removed once all files are there.
+            if not commits.exists(path) and not commits.exists(selection.kept_path(task.name)):
+                with commits.staged(path) as name:
+                    self._write(name, task, cutoffs)
+                    commits.commit_staged(path, name)
+            yield beam.pvalue.TaggedOutput(self.PIECES, (task.name, task))
+            return
 
-        # It is committed already, or another worker committed it first.
-        yield WrittenShard(task.name, task.written, task.documents, *_digest(path))
+        yield _committed(
+            selection, task, task.documents, lambda name: self._write(name, task, cutoffs)
+        )
 
     def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
         read = self._read_options()
@@ -185,7 +268,7 @@ class WriteShard(Step[SelectionRequest]):
                             count += writer.write(kept)
                     except OSError as error:
                         raise errors.copying_failed(
-                            path, self._request.selection.kept_path(task.name), error
+                            path, task.path(self._request.selection), error
                         ) from error
 
                 if count != expected:
@@ -197,11 +280,9 @@ class WriteShard(Step[SelectionRequest]):
             try:
                 writer.close()
             except OSError as error:
-                raise errors.writing_failed(
-                    self._request.selection.kept_path(task.name), error
-                ) from error
+                raise errors.writing_failed(task.path(self._request.selection), error) from error
         if writer.incomplete:
-            path = self._request.selection.incomplete_path(task.name)
+            path = task.incomplete_path(self._request.selection)
             commits.commit_if_absent(path, json_lines(writer.incomplete))
 
     def _kept_of(
@@ -220,3 +301,51 @@ class WriteShard(Step[SelectionRequest]):
             ):
                 yield KeptSplit(section, kept_R[first:end], read)
             first = end
+
+
+@beam.typehints.with_output_types(WrittenShard)
+class JoinPieces(Step[SelectionRequest]):
+    """Puts the pieces of one output file together and commits it, unless it is committed."""
+
+    def process(self, element: tuple[str, Iterable[ShardTask]]) -> Iterator[WrittenShard]:
+        """Writes one file; emits the committed file.
+
+        Args:
+            element: Name of the file, and the tasks of all its pieces.
+        """
+        _, unordered = element
+        tasks = sorted({task.piece: task for task in unordered}.values(), key=lambda t: t.piece)
+        documents = sum(task.documents for task in tasks)
+        yield _committed(
+            self._request.selection, tasks[0], documents, lambda name: self._write(name, tasks)
+        )
+
+    def _write(self, name: str, tasks: list[ShardTask]) -> None:
+        selection = self._request.selection
+        with open(name, "xb") as out:
+            join = record_writers.piece_joiner(out, tasks[0].written)
+            for task in tasks:
+                path = task.path(selection)
+                try:
+                    with raising_os_errors(path), commits.open_committed(path) as piece:
+                        join.add(piece)
+                except OSError as error:
+                    raise errors.copying_failed(
+                        path, selection.kept_path(task.name), error
+                    ) from error
+            join.close()
+
+        lists = at_once(commits.read_if_there, [task.incomplete_path(selection) for task in tasks])
+        incomplete = b"".join(filter(None, lists))
+        if incomplete:
+            commits.commit_if_absent(selection.incomplete_path(tasks[0].name), incomplete)
+
+
+def remove_pieces(selection: SelectionFolder) -> None:
+    """Removes the pieces of a selection, of which all files are committed."""
+    paths = [entry.path for entry in commits.list_folder(selection.pieces_folder)]
+    at_once(commits.remove, paths)
+    local = local_path(selection.pieces_folder)
+    if local is not None:
+        with contextlib.suppress(OSError):  # there is none, or a late worker has written to it
+            os.rmdir(local)

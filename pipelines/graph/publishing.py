@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from datarater.pipelines.errors import CountsError
-from datarater.pipelines.graph.output_files import WrittenShard, plan_shards
+from datarater.pipelines.graph.output_files import WrittenShard, plan_shards, remove_pieces
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
@@ -214,6 +214,7 @@ def publish(
     )
 
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
+    remove_pieces(request.selection)
     if not try_to_write_report(request.folder, request.name, request.report_texts):
         Metrics.counter("datarater", "reports_not_written").inc()
     commits.commit_if_absent(request.selection.success_path, b"")

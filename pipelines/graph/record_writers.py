@@ -40,6 +40,7 @@ import base64
 import bz2
 import contextlib
 import gzip
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Protocol
 
@@ -68,6 +69,7 @@ from datarater.rater_model.documents.records import Compression, Document, ReadO
 
 ROW_GROUP_BYTES = 64 * 2**20
 _GZIP_LEVEL = 6
+_COPY_BYTES = 2**20
 _ZSTD_LEVEL = 3
 SUFFIXES = {"attributes": "attributes.jsonl.gz", "scores": "scores.parquet"}
 ATTRIBUTE = "datarater__score"
@@ -496,6 +498,72 @@ _WITHOUT_TEXT: dict[str, type[AttributesWriter | ScoresWriter]] = {
     "attributes": AttributesWriter,
     "scores": ScoresWriter,
 }
+
+
+class PieceJoiner(Protocol):
+    """Puts the pieces of an output file together."""
+
+    def add(self, piece: BinaryIO) -> None:
+        """Adds the content of the next piece.
+
+        Raises:
+            OSError: The piece cannot be read.
+        """
+
+    def close(self) -> None:
+        """Completes the file, which stays open."""
+
+
+class RecordJoiner:
+    """Joins records one after another: compressed members, frames and streams may follow too.
+
+    Args:
+        file: Binary file to write to; it stays open.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def add(self, piece: BinaryIO) -> None:
+        """Copies a piece."""
+        shutil.copyfileobj(piece, self._file, _COPY_BYTES)
+
+    def close(self) -> None:
+        """Does nothing: the last piece completes the file."""
+
+
+class TableJoiner:
+    """Writes the row groups of Parquet files anew, so that small ones are merged.
+
+    Args:
+        file: Binary file to write to; it stays open.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._writer = TableWriter(file)
+
+    def add(self, piece: BinaryIO) -> None:
+        """Adds the row groups of a piece, one in memory at a time."""
+        with pq.ParquetFile(piece) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                self._writer.write_table(parquet.read_row_group(group, use_threads=False))
+
+    def close(self) -> None:
+        """Writes the waiting rows and the footer."""
+        self._writer.close()
+
+
+def piece_joiner(file: BinaryIO, written: str) -> PieceJoiner:
+    """Returns a joiner of pieces for a format.
+
+    Args:
+        file: Binary file to write to; it stays open.
+        written: Format from `output_format`.
+    """
+    is_table = written == "scores" or (
+        written not in _WITHOUT_TEXT and format_named(written.partition(".")[0]).is_table
+    )
+    return TableJoiner(file) if is_table else RecordJoiner(file)
 
 
 def open_writer(file: BinaryIO, written: str) -> Writer:

@@ -116,6 +116,10 @@ def rater_digest(path: str) -> str:
         raise CurationError(f"--rater: {error}") from error
 
 
+SECOND_READ_BYTES = 2**30
+"""Stored bytes of input that one element of the second read reads by default."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SelectionRequest:
     """Parameters of one selection.
@@ -132,6 +136,8 @@ class SelectionRequest:
         sort_limit: Maximum number of documents whose keys one round gathers; it changes only cost.
         report_texts: Number of documents in each list of the report; 0 leaves the text of the
             corpus out of it.
+        second_read_bytes: Stored bytes of input above which an output file is written in pieces;
+            None for `SECOND_READ_BYTES`.
         launch: Id of the launch that does the work; "" for none.
         kept_leases: Paths of the launch's leases that the workers keep.
     """
@@ -145,6 +151,7 @@ class SelectionRequest:
     name: str = ""
     sort_limit: int = SORT_LIMIT
     report_texts: int = 0
+    second_read_bytes: int | None = None
     launch: str = ""
     kept_leases: tuple[str, ...] = ()
 
@@ -176,6 +183,7 @@ class SelectionRequest:
             seed=self.seed,
             output_format=self.output_format,
             output_shard_bytes=self.output_shard_bytes,
+            second_read_bytes=self.second_read_bytes,
         )
 
 

@@ -74,16 +74,26 @@ class KeptSplits:
         layouts: The distinct layouts of their files (`FileFormat.layout`), in any order.
         layout_codes_S: Layout of each split, as an index into `layouts`.
         counts: One array of S counts for each field of `KeptCounts`, by its name.
+        input_bytes_S: Stored bytes that the second read of each takes, approximately; 0 where
+            nothing is kept, and in the counts that version 0.1.0 wrote.
     """
 
     ordinals_S: NDArray[np.int64]
     layouts: tuple[str, ...]
     layout_codes_S: NDArray[np.int32]
     counts: Mapping[str, NDArray[np.int64]]
+    input_bytes_S: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[int, str, KeptCounts]]) -> KeptSplits:
-        """Returns the counts of splits from an ordinal, a layout and the counts of each."""
+    def of(
+        cls, rows: Iterable[tuple[int, str, KeptCounts]], input_bytes: Sequence[int] = ()
+    ) -> KeptSplits:
+        """Returns the counts of splits.
+
+        Args:
+            rows: Ordinal, layout and counts of each split.
+            input_bytes: Stored bytes that the second read of each takes; all 0 if empty.
+        """
         rows = list(rows)
         codes = {
             layout: code
@@ -97,6 +107,7 @@ class KeptSplits:
                 name: np.asarray([getattr(counts, name) for _, _, counts in rows], np.int64)
                 for name in COUNTS
             },
+            np.asarray(input_bytes or [0] * len(rows), np.int64),
         )
 
     @classmethod
@@ -121,7 +132,8 @@ class KeptSplits:
         counts = {
             name: np.concatenate([part.counts[name] for part in parts])[order_S] for name in COUNTS
         }
-        return cls(ordinals_S[order_S], tuple(codes), codes_S[order_S], counts)
+        input_bytes_S = np.concatenate([part.input_bytes_S for part in parts])[order_S]
+        return cls(ordinals_S[order_S], tuple(codes), codes_S[order_S], counts, input_bytes_S)
 
     @property
     def splits(self) -> int:
@@ -157,6 +169,7 @@ class KeptSplits:
             "layouts": list(self.layouts),
             "layout_codes": self.layout_codes_S.tolist(),
             **{name: column_S.tolist() for name, column_S in self.counts.items()},
+            **({"input_bytes": self.input_bytes_S.tolist()} if self.input_bytes_S.any() else {}),
         }
 
     @classmethod
@@ -167,6 +180,7 @@ class KeptSplits:
             tuple(fields["layouts"]),
             np.asarray(fields["layout_codes"], np.int32),
             {name: np.asarray(fields[name], np.int64) for name in COUNTS},
+            np.asarray(fields.get("input_bytes", [0] * len(fields["ordinals"])), np.int64),
         )
 
 

@@ -12,6 +12,7 @@
       selections/NAME/rule.json    the rule of the selection and its options
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/kept/        the kept documents
+      selections/NAME/pieces/      parts of such files, until they are put together
       selections/NAME/incomplete/  rows that lack columns which are damaged in the input, if any
       selections/NAME/manifest.json, report.html, _SUCCESS
 
@@ -126,6 +127,15 @@ class SelectionFolder:
     def kept_path(self, name: str) -> str:
         """Returns the path of one file of kept documents."""
         return f"{self.path}/kept/{name}"
+
+    @property
+    def pieces_folder(self) -> str:
+        """The folder of pieces of files of kept documents, until they are put together."""
+        return f"{self.path}/pieces"
+
+    def piece_path(self, name: str, piece: int, pieces: int) -> str:
+        """Returns the path of one of several pieces of a file of kept documents."""
+        return f"{self.pieces_folder}/{name}.{piece:05d}-of-{pieces:05d}"
 
     @property
     def incomplete_folder(self) -> str:

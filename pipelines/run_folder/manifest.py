@@ -41,6 +41,8 @@ class SelectionOptions:
         seed: Seed for tie-breaking and for the draw of a batch top-K.
         output_format: A value of `--output_format`.
         output_shard_bytes: Approximate size of an output file in bytes of kept text.
+        second_read_bytes: Stored bytes of input above which an output file is written in pieces;
+            None for the default.
         format: Version of the format.
     """
 
@@ -52,6 +54,7 @@ class SelectionOptions:
     seed: int
     output_format: str
     output_shard_bytes: int
+    second_read_bytes: int | None = dataclasses.field(default=None, metadata=IF_SET)
     format: int = FORMAT_VERSION
 
 

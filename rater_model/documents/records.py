@@ -211,6 +211,11 @@ class Split:
     size: int = 0
     virtual: bool = False
 
+    @property
+    def continues_stream(self) -> bool:
+        """Whether reading the split first unpacks the parts of the stream before it."""
+        return bool(self.start) and not self.virtual and self.compression is not Compression.NONE
+
     def cut_at(self, offsets: Sequence[int], virtual: bool = False) -> list[Split]:
         """Cuts the split that covers a whole file.
 

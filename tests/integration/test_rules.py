@@ -296,3 +296,21 @@ def test_a_weight_for_no_source_names_those_there_are(
 
 def test_the_corpus_has_what_the_tests_count_on(run: tuple[Path, dict[str, list[float]]]) -> None:
     assert Counter({source: len(values) for source, values in run[1].items()}) == Counter(COUNTS)
+
+
+def test_a_second_read_in_pieces_publishes_the_same_documents(
+    run: tuple[Path, dict[str, list[float]]],
+) -> None:
+    output, _ = run
+    flags = ("--keep_fraction", "0.4")
+    whole, kept = selected(output, "whole", "--name", "whole", *flags)
+    pieces, kept_in_pieces = selected(
+        output, "pieces", "--name", "pieces", "--second_read_bytes", "1", *flags
+    )
+    assert kept_in_pieces == kept
+    assert pieces["second_read_bytes"] == 1
+    # Plain JSONL is the same byte by byte, and no piece is left.
+    assert [file["sha256"] for file in pieces["files"]] == [
+        file["sha256"] for file in whole["files"]
+    ]
+    assert not (output / "selections/pieces/pieces").exists()

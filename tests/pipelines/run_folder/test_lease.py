@@ -185,7 +185,7 @@ def test_every_step_that_takes_time_keeps_the_leases_of_a_job_elsewhere(tmp_path
     keeping = {type(step).__name__ for step in steps if isinstance(step, Step)}
     assert keeping == {
         "ListInputs", "PlanFile", "CommitPlan", "ScoreSplit", "SummariseGroup", "FinishScoring",
-        "CountUndecided", "CountKept", "WriteShard", "Publish",
+        "CountUndecided", "CountKept", "WriteShard", "JoinPieces", "Publish",
     }  # fmt: skip
 
     for path in leases:
