@@ -15,7 +15,7 @@ from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
-from datarater.pipelines.run_folder.identity import read_identity
+from datarater.pipelines.run_folder.identity import cost_changes, read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.run_folder.manifest import check_rule
@@ -57,6 +57,10 @@ def run(
     if commits.exists(work.goal):
         return None
     check_writable(work.folder)
+    committed = read_identity(work.folder)
+    if work.scoring is not None and committed is not None:
+        for line in cost_changes(work.scoring.options, committed):
+            say(f"note: {line}")
     if files:
         say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
     execution, note = choice.limited(execution, _max_splits(work, files), choice.available_cores())

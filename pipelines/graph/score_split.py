@@ -141,7 +141,8 @@ def _score_parts(
     except MemoryError as error:
         too_large = OutOfMemoryError(
             f"{split_marks.describe(task)} needs more memory than is available; "
-            "fewer --local_workers, smaller --max_record_bytes or --tokens_per_batch may help"
+            "run the same command with fewer --local_workers or a smaller --tokens_per_batch, or "
+            "continue without it by --on_bad_split reject"
         )
         raise _PartFailedError(number, too_large) from error
 

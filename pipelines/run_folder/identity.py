@@ -24,7 +24,10 @@ _MAX_DIFFERENCES = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Every option that changes which documents exist or what they score.
+    """Every option that changes which documents exist or what they score, and how it began.
+
+    The size of a split and of a model call only change the cost of a run and the rounding of its
+    scores. They may change when it is resumed (`cost_changes`).
 
     Attributes:
         rater: Digest of the rater checkpoint.
@@ -186,6 +189,38 @@ def check_identity(
 
 
 def _options(identity: Identity) -> dict[str, Any]:
-    return {
-        name: value for name, value in to_plain(identity).items() if name not in ("inputs", "plan")
+    """Returns the options that must not change: those that change more than the cost of a run."""
+    options: dict[str, Any] = {
+        name: value
+        for name, value in to_plain(identity).items()
+        if name not in ("inputs", "plan", "split_bytes")
     }
+    options["scoring"] = decisive_scoring(identity.scoring)
+    return options
+
+
+def decisive_scoring(scoring: ScoringOptions) -> dict[str, Any]:
+    """Returns the options that change a score by more than its rounding."""
+    return {name: value for name, value in to_plain(scoring).items() if name != "tokens_per_batch"}
+
+
+def cost_changes(requested: RunOptions, committed: RunOptions) -> list[str]:
+    """Describes the options of a resumed run that differ from those it began with, and may.
+
+    Args:
+        requested: Options of the requested run.
+        committed: Options that the run began with.
+    """
+    lines = []
+    if requested.split_bytes != committed.split_bytes:
+        lines.append(
+            f"--split_bytes {requested.split_bytes} changes nothing here: the splits stay as they "
+            f"were planned, with {committed.split_bytes}"
+        )
+    now, then = requested.scoring.tokens_per_batch, committed.scoring.tokens_per_batch
+    if now != then:
+        lines.append(
+            f"--tokens_per_batch {now} from here on; the run began with {then}, and the last digit "
+            "of a score can depend on it"
+        )
+    return lines

@@ -11,7 +11,7 @@ from typing import Any
 
 from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import RunOptions, differences
+from datarater.pipelines.run_folder.identity import RunOptions, decisive_scoring, differences
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.rater_model.checkpoint import (
@@ -20,7 +20,6 @@ from datarater.rater_model.checkpoint import (
     ScoreStatistics,
     load_statistics,
 )
-from datarater.rater_model.json_codec import to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _decisive(options: RunOptions) -> dict[str, Any]:
     """Returns the options that two runs must share for their scores to be comparable."""
     return {
         "rater": options.rater,
-        "scoring": to_plain(options.scoring),
+        "scoring": decisive_scoring(options.scoring),
         "scorer_version": options.scorer_version,
     }
 

@@ -89,9 +89,9 @@ def poison(split: str) -> PoisonSplitError:
     """
     return PoisonSplitError(
         f"{split} crashed {MAX_DEATHS_IN_SPLIT} workers in a row and is not tried again. Look for "
-        "a crash or for too little memory (137 means killed): fewer --local_workers, or a smaller "
-        "--max_record_bytes or --tokens_per_batch may help, or leave the file out. "
-        "Committed work is kept"
+        "a crash or for too little memory (137 means killed). Committed work is kept: run the same "
+        "command with fewer --local_workers or a smaller --tokens_per_batch, or continue without "
+        "the split by --on_bad_split reject"
     )
 
 

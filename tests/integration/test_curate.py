@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import datarater
 from datarater.pipelines.commands import curate, requests, running, score, select
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.runners import choice
@@ -234,6 +235,39 @@ def test_a_finished_run_does_nothing_when_run_again(
     assert curate.main(flags(corpus[0] / "*", rater, run_folder, "--keep_fraction", "0.5")) == 0
     assert tree(run_folder) == before
     assert "120" in capsys.readouterr().out
+
+
+def test_what_changes_only_the_cost_may_change_when_a_run_is_resumed(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = make_records(60, 1)
+    (tmp_path / "in.jsonl").write_bytes(as_lines(records))
+    output = tmp_path / "run"
+    args = flags(tmp_path / "in.jsonl", rater, output, "--split_bytes", "3000")
+    assert score.main([*args, "--tokens_per_batch", "256"]) == 0
+    before = datarater.read_scores(output).sort_by("position")
+    lost = sorted((output / "scores").glob("??/*.parquet"))[::2]
+    for path in lost:
+        path.unlink()
+    shutil.rmtree(output / "summaries")
+    (output / "scoring.json").unlink()
+    capsys.readouterr()
+
+    # What the messages of a split that ends its worker and of too little memory advise.
+    resumed = flags(tmp_path / "in.jsonl", rater, output, "--split_bytes", "9000")
+    assert score.main([*resumed, "--tokens_per_batch", "64"]) == 0
+    said = capsys.readouterr().out
+    assert "note: --split_bytes 9000 changes nothing here" in said
+    assert "note: --tokens_per_batch 64 from here on; the run began with 256" in said
+    assert all(path.exists() for path in lost)
+    after = datarater.read_scores(output).sort_by("position")
+    assert after["key"].equals(before["key"])
+    np.testing.assert_allclose(after["score"], before["score"], rtol=1e-4, atol=1e-5)
+    assert select.main(["--output", str(output), "--keep_fraction", "0.5"]) == 0
+
+    # What changes which documents there are may not.
+    assert score.main([*args, "--max_record_bytes", "100"]) == exit_codes.OTHER_RUN
+    assert "read.max_record_bytes is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -280,7 +280,7 @@ def test_home_is_expanded_in_every_path(
     argv = ["--input=~/a*", "--rater=~/r", "--output=~/o", "--keep_fraction=1", "--reference=~/e"]
     args, _ = flags.parse(curate.make_parser(), argv)
     scoring, selection = requests.scoring_of(args, HERE), requests.selection_of(args, HERE)
-    assert scoring.inputs == Patterns((f"{tmp_path}/a*",))
+    assert scoring.inputs == Patterns((f"{tmp_path}/a*",), without=(f"{tmp_path}/o",))
     paths = (scoring.rater, scoring.output, selection.output, selection.reference)
     assert paths == tuple(f"{tmp_path}/{name}" for name in ("r", "o", "o", "e"))
 
