@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 from datarater.meta_training.config.names import DEFAULT_CONFIG, config_names, config_path
 from datarater.meta_training.errors import ConfigError
 from datarater.rater_model import exit_codes
-from datarater.rater_model.command_line import exit_code_lines
+from datarater.rater_model.command_line import exit_code_lines, print_line
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None, train_modules: Sequence[str] = _TRAI
         with logging_of_a_run():
             app.run(run, argv=["datarater train", *arguments], flags_parser=parse)
     except ConfigError as error:
-        print(f"datarater train: {error}; see datarater train --help", file=sys.stderr)
+        print_line(f"datarater train: {error}; see datarater train --help", sys.stderr)
         return exit_codes.WRONG_USAGE
     except KeyboardInterrupt:
         print("datarater train: interrupted", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import sys
 import textwrap
@@ -50,7 +51,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints one line that says what is wrong, and exits with code 2."""
-        self.exit(exit_codes.WRONG_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        line = visible(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(exit_codes.WRONG_USAGE, f"{line}\n")
 
 
 def exit_code_lines() -> str:
@@ -64,17 +66,34 @@ def near_miss(word: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def print_line(line: str, file: TextIO | None = None, end: str = "\n") -> None:
-    """Prints at once; where the reader of the output has left, as `head` does, prints nowhere.
+def visible(text: str) -> str:
+    r"""Returns a text with everything escaped that a terminal does not show as a character.
+
+    Names of files may contain line ends and control sequences. The escapes are those of JSON.
+
+    Example:
+        >>> visible("a\nb\x1b[2J")
+        'a\\nb\\u001b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
+def print_line(line: str, file: TextIO | None = None, *, start: str = "", end: str = "\n") -> None:
+    """Prints one line at once, with control characters escaped (`visible`).
+
+    Where the reader of the output has left, as `head` does, it prints nowhere.
 
     Args:
         line: What to print.
         file: `sys.stdout` or `sys.stderr`; standard output if None.
-        end: What follows the line.
+        start: What precedes the line, as it is.
+        end: What follows the line, as it is.
     """
     stream = sys.stdout if file is None else file
     try:
-        print(line, file=stream, end=end, flush=True)
+        print(f"{start}{visible(line)}", file=stream, end=end, flush=True)
     except BrokenPipeError:
         leave_broken_pipe(stream)
 

@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import logging
 import mmap
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +23,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from datarater.rater_model.documents.array_record import is_file_system_failure
-from datarater.rater_model.documents.files import file_info, list_files, local_path, split_on_commas
+from datarater.rater_model.documents.files import file_info, list_files, split_on_commas
 from datarater.rater_model.documents.reading import read_file
-from datarater.rater_model.documents.records import BadRecord, FileInfo, ReadOptions
+from datarater.rater_model.documents.records import BadRecord, ReadOptions
 from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfds import (
     TFDS_PREFIX,
@@ -77,15 +76,6 @@ def text_hash(text: str) -> int:
     )
 
 
-def _each_once(files: Sequence[FileInfo]) -> list[FileInfo]:
-    """Returns the files without repeats of an earlier one in another spelling or through a link."""
-    by_real_path: dict[str, FileInfo] = {}
-    for info in files:
-        local = local_path(info.path)
-        by_real_path.setdefault(info.path if local is None else os.path.realpath(local), info)
-    return list(by_real_path.values())
-
-
 class FileTexts:
     """The texts of files.
 
@@ -109,7 +99,7 @@ class FileTexts:
         rejected: collections.Counter[str] = collections.Counter()
         ends = array.array("q", [0])  # 8 bytes per text; a list would take four times as much
         digest = hashlib.sha256()
-        for info in _each_once(list_files(patterns)):
+        for info in list_files(patterns):
             for record in read_file(info.path, options):
                 if isinstance(record, BadRecord):
                     rejected[str(record.reason)] += record.records

@@ -38,6 +38,7 @@ from datarater.meta_training.run.workdir import Summary, Workdir
 from datarater.rater_model import exit_codes
 from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.checkpoint import CheckpointError
+from datarater.rater_model.command_line import print_line
 from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
@@ -156,7 +157,7 @@ def ending_in_one_line() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             code = exit_codes.DISK_FULL
         hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
-        print(f"datarater train: {error or 'interrupted'}{hint}", file=sys.stderr)
+        print_line(f"datarater train: {error or 'interrupted'}{hint}", sys.stderr)
         end_process(code)
 
 

@@ -85,7 +85,8 @@ def warn_if_all_rejected(scoring: Scoring) -> None:
     if any(reason in _NO_TEXT for reason, _ in by_count(counts.rejected_by_reason)[:MAX_NAMED]):
         field = scoring.identity.read.text_field
         lines.append(f"WARNING: is --text_field right? It names the field {field!r}")
-    print_line("\n".join(lines), sys.stderr)
+    for line in lines:
+        print_line(line, sys.stderr)
 
 
 def print_selection(request: SelectionRequest) -> None:

@@ -185,6 +185,11 @@ def usable_path(flag: str, path: str | Path, execution: Execution | None = None)
             the execution can see it.
     """
     path = expand_home(os.fspath(path))
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise UsageError(f"--{flag}: the name {name} is not UTF-8; use another one") from error
     commits.check_protocols(f"--{flag}", path)
     if execution is None or execution.local or not path:
         return path

@@ -79,7 +79,8 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
             raise CurationError(f"{folder.path} cannot be read: {error}") from error
         if args.json:
             lines = [orjson.dumps(status.to_json() if status else None).decode()]
-        print_line("\n".join(lines))
+        for line in lines:
+            print_line(line)
         if args.watch is None or (status is not None and status.finished):
             return status
         time.sleep(max(args.watch, _MIN_WAIT_SECONDS))

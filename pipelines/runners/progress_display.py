@@ -108,7 +108,7 @@ class Progress(Background):
             is_first = False
 
             if self._terminal:
-                print_line(f"\r\x1b[K{status.line()}", sys.stderr, end="")
+                print_line(status.line(), sys.stderr, start="\r\x1b[K", end="")
                 has_open_line = True
             elif is_done or time.monotonic() - last_print >= _LOG_SECONDS:
                 print_line(status.line(), sys.stderr)

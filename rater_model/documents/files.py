@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
@@ -28,9 +29,16 @@ from datarater.rater_model.documents.remote_file import (
     fetch_range,
     serves_ranges,
 )
+from datarater.rater_model.documents.same_files import SameFiles
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _HIDDEN = (".", "_")
+_KINDS = (
+    (stat.S_ISFIFO, "a stream"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _NOT_DATA = re.compile(r"(readme|licen[cs]e).*|.*\.(md|markdown)", re.IGNORECASE)
 _DATA_SUFFIX = re.compile(
     r"\.(jsonl?|ndjson|parquet|pq|warc|wet|gz|gzip|zst|zstd|bz2|bzip2|tfrecord.*|array_record.*)$",
@@ -257,6 +265,7 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
     component that begins with `.` or `_` (`_SUCCESS`, `_temporary/`) are left out, and so are
     README, LICENSE and Markdown files. Wildcards leave out names that begin with `.` or `_` too,
     unless the pattern names them (`_*`, `.cache/*`). A path that exists is taken literally.
+    Streams, sockets and devices are left out, and refused where they are named.
 
     Args:
         patterns: Paths, URLs, folders or globs (`*`, `?`, `[...]`, `{a,b}`, `**` for folders of any
@@ -264,10 +273,10 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
             alternatives, those without a wildcard must exist.
 
     Returns:
-        The files, each once, sorted by path.
+        The files, each once whatever its names, sorted by path.
 
     Raises:
-        NoInputError: if a pattern matches no file.
+        NoInputError: if a pattern matches no file, or a name is not UTF-8.
         OSError: if a file system cannot be reached or a folder cannot be read.
 
     Example:
@@ -278,11 +287,44 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
         raise NoInputError("no input was given; give at least one path, folder or glob")
 
     infos: dict[str, FileInfo] = {}
+    same_files = SameFiles(local_path)
     for pattern in single:
         for path, details in _matches(expand_home(pattern)).items():
             if path not in infos:
+                _check_name(path)
+                same_files.add(path)
                 infos[path] = info_of(path, details)
-    return [infos[path] for path in sorted(infos)]
+    return list(same_files.once(infos[path] for path in sorted(infos)))
+
+
+def _check_name(path: str) -> None:
+    """Refuses a name that no file of a run can contain.
+
+    Raises:
+        NoInputError: if the name is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise NoInputError(f"the name of the file {name} is not UTF-8; rename it") from error
+
+
+def _check_kind(local: str) -> None:
+    """Refuses what is no file: it could not be read a second time, or never ends.
+
+    Raises:
+        NoInputError: if the path names a stream, a socket or a device.
+    """
+    mode = os.stat(local).st_mode
+    kind = next((name for test, name in _KINDS if test(mode)), None)
+    if kind is None and os.path.abspath(local).startswith(("/dev/", "/proc/")):
+        kind = "a name for an open file of this process"
+    if kind is not None:
+        raise NoInputError(
+            f"{local!r} is {kind}, not a file; every input is read twice, by several processes: "
+            "write it to a file first, such as with: cat > input.jsonl"
+        )
 
 
 def _patterns_in(text: str) -> list[str]:
@@ -341,6 +383,8 @@ def _exact_matches(
         if not os.path.exists(inner):
             return None
         is_folder = os.path.isdir(inner)
+        if not is_folder:
+            _check_kind(inner)
     else:
         try:
             with raising_os_errors(pattern):
@@ -436,6 +480,8 @@ def _glob_matches(
     for name, details in entries.items():
         if details.get("type") == "directory" or (is_local and os.path.isdir(name)):
             folders += 1
+        elif is_local and os.path.exists(name) and not os.path.isfile(name):
+            continue  # a stream, a socket or a device
         elif not _is_hidden(name, named):
             files[_named(file_system, name, is_local)] = details
     if folders and not files and "**" not in inner:
