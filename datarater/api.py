@@ -54,6 +54,7 @@ def curate(
     split_bytes: int = DEFAULT_SPLIT_BYTES,
     max_rejected_fraction: float = 1.0,
     on_bad_split: str = FAIL,
+    append: bool = False,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -73,6 +74,7 @@ def curate(
         max_rejected_fraction: Share of rejected records past which the run stops.
         on_bad_split: What happens with a file that cannot be read, and with a split that repeatedly
             ends its worker: `"fail"` ends the run, `"reject"` rejects it whole.
+        append: Whether input files may be new to the run folder, and others left out.
         local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
         progress: Whether to print progress lines.
@@ -105,6 +107,7 @@ def curate(
         split_bytes,
         max_rejected_fraction,
         on_bad_split,
+        append,
     )
     return _run(Work(to_score, request), execution, progress)
 
@@ -121,6 +124,7 @@ def score(
     split_bytes: int = DEFAULT_SPLIT_BYTES,
     max_rejected_fraction: float = 1.0,
     on_bad_split: str = FAIL,
+    append: bool = False,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -145,6 +149,7 @@ def score(
         split_bytes,
         max_rejected_fraction,
         on_bad_split,
+        append,
     )
     return _run(Work(to_score), execution, progress)
 
@@ -212,7 +217,8 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
         except pa.ArrowInvalid as error:
             raise CurationError(f"{entry.path} is not a score file: {error}") from error
 
-    return pa.concat_tables(at_once(read, sorted(entries, key=lambda entry: entry.path)))
+    tables = at_once(read, sorted(entries, key=lambda entry: entry.path))
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _run(work: Work, execution: Execution, progress: bool) -> dict[str, Any]:
@@ -239,6 +245,7 @@ def _scoring_request(
     split_bytes: int,
     max_rejected_fraction: float,
     on_bad_split: str,
+    append: bool,
 ) -> ScoringRequest:
     if on_bad_split not in ON_BAD_SPLIT:
         raise UsageError(f"on_bad_split: {on_bad_split!r} is not one of {', '.join(ON_BAD_SPLIT)}")
@@ -253,6 +260,7 @@ def _scoring_request(
         split_bytes=split_bytes,
         max_rejected_fraction=max_rejected_fraction,
         on_bad_split=on_bad_split,
+        append=append,
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import ordinals_of
+from datarater.pipelines.run_folder.plan import plans_of
 from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.rater_model.documents.records import Split
@@ -140,7 +140,7 @@ def take_sample(
     """
     rng = random.Random(0)
     drawn = rng.sample(range(splits), min(splits, limits.files))
-    ordinals = ordinals_of(folder, drawn)
+    ordinals = plans_of(folder).ordinals_of(drawn)
     sample = Sample(score_edges)
     deadline = time.monotonic() + limits.seconds
     for first in range(0, len(ordinals), _FILES_AT_ONCE):

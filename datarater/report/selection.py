@@ -184,7 +184,7 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
     manifest = read_json(path, Manifest)
     if manifest is None:
         raise CountsError(f"{path} is missing: the selection is not finished")
-    scoring = read_scoring(folder)
+    scoring = read_scoring(folder, manifest.plans)
     keeping = Keeping.of(manifest.cutoff)
     bins = ScoreBins.of(scoring.histogram)
     edges = bins.axis(keeping.cutoffs(list(manifest.sources)))

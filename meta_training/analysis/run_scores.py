@@ -7,8 +7,10 @@ A run folder is documented in docs/run-folder.md. What is used of it here are th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,9 +63,11 @@ def read_inputs(run: str) -> RunInputs:
         OSError: If a file cannot be read.
     """
     try:
-        identity = json.loads(_content(f"{run}/plan/identity.json"))
-        lines = _content(f"{run}/plan/{identity['plan']['id']}/inputs.jsonl").splitlines()
-        files = tuple(json.loads(line)["path"] for line in lines)
+        identities = list(_identities(run))
+        lists = [path for identity in identities for path in _lists(run, identity["plan"]["id"])]
+        lines = [line for path in lists for line in _content(path).splitlines()]
+        files = tuple(sorted(json.loads(line)["path"] for line in lines))
+        identity = identities[0]
         read = ReadOptions(**identity["read"])
     except FileNotFoundError as error:
         raise FlagError(
@@ -75,6 +79,29 @@ def read_inputs(run: str) -> RunInputs:
             f"--run {run}: the plan cannot be read ({error}); give --pool FILES as well"
         ) from error
     return RunInputs(files, read)
+
+
+def _identities(run: str) -> Iterator[dict[str, Any]]:
+    """Yields the identity of the first plan of a run, and of each plan that was appended.
+
+    Raises:
+        FileNotFoundError: If there is no plan.
+    """
+    yield json.loads(_content(f"{run}/plan/identity.json"))
+    for number in itertools.count(1):
+        try:
+            yield json.loads(_content(f"{run}/plan/identity-{number:04d}.json"))
+        except FileNotFoundError:
+            return
+
+
+def _lists(run: str, plan: str) -> list[str]:
+    """Returns the paths of the lists of input files of a plan; version 0.1.0 wrote one list."""
+    try:
+        index = json.loads(_content(f"{run}/plan/{plan}/index.json"))
+    except FileNotFoundError:
+        return [f"{run}/plan/{plan}/inputs.jsonl"]
+    return [f"{run}/plan/inputs/{key}.jsonl" for key in index["inputs"]]
 
 
 def read_run_scores(run: str, keys: Sequence[str]) -> RunScores:

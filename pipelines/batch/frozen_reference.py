@@ -23,6 +23,7 @@ from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import differences
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.reference import RunReference
+from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.run_folder.summaries import read_summary
 from datarater.pipelines.selection.drift import ScoreDistribution
 from datarater.pipelines.selection.histogram import Histogram
@@ -144,7 +145,7 @@ def identify(config: BatchConfig, scoring: ScoringRequest) -> tuple[str, str]:
     if config.reference == config.rater:
         return "rater", scoring.options.rater
 
-    if commits.exists(scoring_path := RunFolder(config.reference).scoring_path):
+    if commits.exists(scoring_path := last_scoring_path(RunFolder(config.reference))):
         return "run", hashlib.sha256(commits.read_bytes(scoring_path)).hexdigest()
 
     if not commits.exists(f"{config.reference.rstrip('/')}/{RATER_FILE}"):

@@ -23,6 +23,7 @@ from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.rater_model.documents.files import local_path
 
+_PLANNED = re.compile(r"(?:inputs|index|splits-\d+|[0-9a-f]{16}(?:-\d+)?)\.jsonl?")
 _NUMBERED = re.compile(r"(?:[a-z]+-)?\d+\.jsonl?")
 
 
@@ -153,7 +154,8 @@ def _scoring_files(folder: RunFolder) -> Iterator[list[str]]:
     ):
         yield _numbered(inner)
     for plan in commits.list_subfolders(f"{folder.path}/plan"):
-        yield [*_numbered(f"{folder.path}/plan/{plan}"), f"{folder.path}/plan/{plan}/inputs.jsonl"]
+        own = [entry.path for entry in commits.list_folder(f"{folder.path}/plan/{plan}")]
+        yield [path for path in own if _PLANNED.fullmatch(path.rsplit("/", 1)[-1])]
     for name in commits.list_subfolders(f"{folder.path}/lease/selections"):
         yield _numbered(folder.selection_lease_path(name))
     yield [folder.identity_path]

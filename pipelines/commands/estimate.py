@@ -142,7 +142,7 @@ def estimate(request: ScoringRequest) -> Estimate:
         NoMatchError: No file matches.
         UnreadableInputError: A file cannot be read.
     """
-    files = request.inputs.files()
+    files = list(request.inputs.files())
     stored_bytes = sum(file.size for file in files)
 
     # Files of every size are sampled alike: every k-th of them by size.

@@ -102,6 +102,17 @@ def amplification(text: str) -> float:
     return value
 
 
+def yes_or_no(text: str) -> bool:
+    """Parses `true` or `false`.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is neither.
+    """
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 def fraction(text: str) -> float:
     """Parses a fraction from 0 to 1.
 
@@ -219,6 +230,20 @@ def add_output_flag(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="Run folder: a local path, gs:// or s3://. The same command resumes an unfinished "
         "run there.",
+    )
+
+
+def add_append_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--append`."""
+    parser.add_argument(
+        "--append",
+        type=yes_or_no,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true",
+        help="Score input files that are new to the run folder into it. Selections then cover the "
+        "documents of all its files, those included that --input no longer names.",
     )
 
 

@@ -36,6 +36,7 @@ class GraphCommand:
         parser = CommandParser(self.name, self.description, f"{self.name} {self.example}")
         flags.add_output_flag(parser)
         if self.scores:
+            flags.add_append_flag(parser)
             flags.add_input_flags(parser)
             flags.add_scoring_flags(parser)
         if self.selects:

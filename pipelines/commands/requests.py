@@ -59,6 +59,7 @@ def scoring_request(
     max_read_amplification: float = flags.DEFAULT_READ_AMPLIFICATION,
     workers_to_fill: int | None = None,
     on_bad_split: str = FAIL,
+    append: bool = False,
 ) -> ScoringRequest:
     """Returns a request for a scoring; loads the rater to read its digest.
 
@@ -74,6 +75,7 @@ def scoring_request(
         max_read_amplification: Maximum number of times that one big stream is decompressed.
         workers_to_fill: Number of workers to divide big streams for; by default the execution's.
         on_bad_split: A value of `--on_bad_split`.
+        append: Whether input files may be new to the run folder, and others left out.
 
     Raises:
         UsageError: There is no such rater, or a path cannot be used.
@@ -99,6 +101,7 @@ def scoring_request(
         max_read_amplification,
         workers_to_fill or execution.workers or REMOTE_WORKERS_TO_FILL,
         on_bad_split,
+        append=append,
     )
 
 
@@ -259,6 +262,7 @@ def scoring_of(
         max_read_amplification=args.max_read_amplification,
         workers_to_fill=args.workers_to_fill,
         on_bad_split=args.on_bad_split,
+        append=getattr(args, "append", False),
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from apache_beam.runners.runner import PipelineResult
 
@@ -20,13 +21,13 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.run_folder.manifest import check_rule
 from datarater.pipelines.run_folder.reference import read_reference
+from datarater.pipelines.run_folder.scored import count_plans, last_scoring_path
 from datarater.pipelines.runners import choice, flink, local_workers
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.pipelines.runners.progress_display import Progress
 from datarater.rater_model.documents.files import local_path
-from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.scorer import limit_cpu_threads
 
 Say = Callable[[str], None]
@@ -53,7 +54,10 @@ def run(
     Raises:
         CurationError: The run cannot continue; the message says why and what to do.
     """
-    files = _check(work)
+    checked = _check(work)
+    if checked is not None and work.scoring is not None:
+        request = dataclasses.replace(work.scoring, plans=checked.plans)
+        work = dataclasses.replace(work, scoring=request)
     if commits.exists(work.goal):
         return None
     check_writable(work.folder)
@@ -61,32 +65,35 @@ def run(
     if work.scoring is not None and committed is not None:
         for line in cost_changes(work.scoring.options, committed):
             say(f"note: {line}")
-    if files:
-        say(f"input: {len(files):,} files, {sum(file.size for file in files):,} bytes")
-    execution, note = choice.limited(execution, _max_splits(work, files), choice.available_cores())
+    if checked is not None:
+        inputs = checked.inputs
+        say(f"input: {inputs.files:,} files, {inputs.bytes:,} bytes")
+        if checked.plans > 1 and checked.new:
+            say(f"append: {checked.new:,} of them are new")
+    execution, note = choice.limited(
+        execution, _max_splits(work, checked), choice.available_cores()
+    )
     if note:
         say(note)
     return run_graph(work, execution, say, shows_progress)
 
 
-def _max_splits(work: Work, files: Sequence[FileInfo]) -> int:
-    """Returns the number of splits of a planned run; an upper bound of it before the plan."""
+def _max_splits(work: Work, checked: scoring.Preflight | None) -> int:
+    """Returns an upper bound of the number of splits of a run, which may not be planned yet."""
     identity = read_identity(work.folder)
-    if identity is not None or work.scoring is None:
-        return identity.plan.splits if identity is not None else 1
-    target = work.scoring.options.split_bytes
-    return sum(max(1, -(-file.size // target)) for file in files)
+    planned = 1 if identity is None else identity.plan.splits
+    return planned if checked is None else max(planned, checked.max_splits)
 
 
-def _check(work: Work) -> Sequence[FileInfo]:
-    """Makes the checks of the graph before it is built; returns the input files of a scoring."""
+def _check(work: Work) -> scoring.Preflight | None:
+    """Makes the checks of the graph before it is built; returns what a scoring is about to do."""
     request, selection = work.scoring, work.selection
-    files: Sequence[FileInfo] = ()
+    checked = None
     if request is not None:
         limit_cpu_threads()
-        files = scoring.preflight(request)
+        checked = scoring.preflight(request)
     if selection is None:
-        return files
+        return checked
 
     if request is None:
         if not commits.exists(work.folder.path):
@@ -94,10 +101,12 @@ def _check(work: Work) -> Sequence[FileInfo]:
         cutoff_search.first_cutoffs(selection)
     elif selection.reference is not None:
         read_reference(selection.reference, request.options)
-    if request is not None and commits.exists(work.folder.scoring_path):
+    is_scored = commits.exists(last_scoring_path(work.folder))
+    if checked is not None and not checked.new and is_scored:
         cutoff_search.first_cutoffs(selection)
-    check_rule(selection.selection, selection.options)
-    return files
+    plans = count_plans(work.folder) if checked is None else checked.plans
+    check_rule(selection.selection, selection.options_over(plans))
+    return checked
 
 
 def check_writable(folder: RunFolder) -> None:

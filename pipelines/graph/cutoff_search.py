@@ -21,9 +21,9 @@ from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder import reference as references
 from datarater.pipelines.run_folder.layout import RunFolder, to_json
 from datarater.pipelines.run_folder.manifest import check_rule
-from datarater.pipelines.run_folder.plan import plan_of, read_group
+from datarater.pipelines.run_folder.plan import read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
-from datarater.pipelines.run_folder.scored import Scoring, read_scoring
+from datarater.pipelines.run_folder.scored import Scoring, count_plans, read_scoring
 from datarater.pipelines.selection.cutoffs import Answers, Cutoffs, merge_answers
 from datarater.pipelines.selection.ranking import SelectionError, UnknownSourceError
 
@@ -99,7 +99,7 @@ def _begin(scored: Any, request: SelectionRequest) -> Cutoffs:
 
 @beam.typehints.with_output_types(Iterable[int])
 def _groups(scored: Any, folder: RunFolder) -> Iterator[int]:
-    yield from range(plan_of(folder).groups)
+    yield from range(read_scoring(folder).groups)
 
 
 def begin_selection(request: SelectionRequest) -> Cutoffs:
@@ -112,8 +112,9 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
         CurationError: The rule does not fit the corpus or the reference.
     """
     cutoffs = first_cutoffs(request)
-    if not commits.commit_if_absent(request.selection.rule_path, to_json(request.options)):
-        check_rule(request.selection, request.options)
+    options = request.options_over(count_plans(request.folder))
+    if not commits.commit_if_absent(request.selection.rule_path, to_json(options)):
+        check_rule(request.selection, options)
     return cutoffs
 
 

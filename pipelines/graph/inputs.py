@@ -10,16 +10,16 @@ from typing import Protocol
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import NoMatchError, UsageError
-from datarater.pipelines.run_folder.layout import read_json_lines
-from datarater.rater_model.documents.files import NoInputError, list_files, local_path
+from datarater.pipelines.run_folder.layout import stream_json_lines
+from datarater.rater_model.documents.files import NoInputError, iter_files, local_path
 from datarater.rater_model.documents.records import FileInfo
 
 
 class Inputs(Protocol):
     """Names the input files of a run in little memory, however many they are."""
 
-    def files(self) -> list[FileInfo]:
-        """Returns the files, sorted by path.
+    def files(self) -> Iterator[FileInfo]:
+        """Yields the files, sorted by path.
 
         Raises:
             CurationError: There is none, or a file system cannot be reached.
@@ -38,8 +38,8 @@ class Patterns:
     patterns: tuple[str, ...]
     without: tuple[str, ...] = ()
 
-    def files(self) -> list[FileInfo]:
-        """Returns the files that match now, sorted by path.
+    def files(self) -> Iterator[FileInfo]:
+        """Yields the files that match now, sorted by path.
 
         Raises:
             NoMatchError: No file matches.
@@ -47,7 +47,10 @@ class Patterns:
             UnreadableInputError: A file system cannot be reached.
         """
         try:
-            files = list(outside(list_files(self.patterns), self.without))
+            is_empty = True
+            for file in outside(iter_files(self.patterns), self.without):
+                is_empty = False
+                yield file
         except NoInputError as error:
             lists = [pattern[1:] for pattern in self.patterns if pattern.startswith("@")]
             if lists:
@@ -59,12 +62,11 @@ class Patterns:
         except OSError as error:
             raise errors.reading_failed(error.filename or "--input", error) from error
 
-        if not files:
+        if is_empty:
             raise NoMatchError(
                 f"--input: every file that matches is in {' or '.join(self.without)}, which the "
                 "run itself writes; give the files to read, or use another --output"
             )
-        return files
 
 
 def outside(files: Iterable[FileInfo], folders: Sequence[str]) -> Iterator[FileInfo]:
@@ -95,19 +97,19 @@ class FileList:
     A file that has changed since then fails when it is read.
 
     Attributes:
-        path: Path of a committed file in the format of a plan's `inputs.jsonl`.
+        path: Path of a committed file in the format of a plan's lists of inputs.
     """
 
     path: str
 
-    def files(self) -> list[FileInfo]:
-        """Returns the listed files.
+    def files(self) -> Iterator[FileInfo]:
+        """Yields the listed files.
 
         Raises:
             CountsError: The list is damaged.
             UnreadableInputError: The list cannot be read.
         """
         try:
-            return read_json_lines(self.path, FileInfo)
+            yield from stream_json_lines(self.path, FileInfo)
         except OSError as error:
             raise errors.reading_failed(self.path, error) from error

@@ -1,8 +1,17 @@
 """Planning: lists the inputs, cuts them into splits and commits the plan of a run.
 
-A plan is made once. Its shards are stored under a digest of the identity and the splits.
-`identity.json` is committed last, create-if-absent, and names the plan that is valid. Of two
-launches at once, one wins; the other finds that it belongs to the same run, or is refused.
+The list of inputs is a stream, which is stored in chunks of a thousand files. Each chunk is planned
+by itself, on any worker, and its splits are stored with ordinals that count from 0. The index of
+the plan says where each chunk begins: a sum over as many small numbers as there are chunks. So no
+process ever has all files or all splits in memory.
+
+A plan is made once. Its files are named by digests of what they are made from, so a plan that was
+interrupted goes on where it was, and the plan is the same whatever the workers. `identity.json` is
+committed last, create-if-absent, and names the plan that is valid. Of two launches at once, one
+wins; the other finds that it belongs to the same run, or is refused.
+
+With `--append`, new files become a further plan of the same run folder, whose identity is
+`identity-0001.json`. Its ordinals and groups follow those before it.
 """
 
 from __future__ import annotations
@@ -10,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -21,24 +30,35 @@ from datarater.pipelines import errors
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
+    InputDifferences,
+    InputsCounter,
+    InputsDigest,
     PlanNumbers,
     check_identity,
-    read_identity,
+    joined,
 )
 from datarater.pipelines.run_folder.layout import (
+    RunFolder,
     json_lines,
+    read_json,
+    read_json_lines,
     to_json,
 )
 from datarater.pipelines.run_folder.plan import (
     SMALL_FILE_BYTES,
+    CommittedPlans,
     PlanIndex,
     SplitTask,
+    find_plans,
+    is_small,
     plan_of,
+    plans_of,
 )
 from datarater.rater_model.documents.decompression import unpacked_size
-from datarater.rater_model.documents.files import open_file
+from datarater.rater_model.documents.files import local_path, open_file
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import plan_file
 from datarater.rater_model.documents.records import (
@@ -51,32 +71,111 @@ from datarater.rater_model.documents.records import (
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.documents.unreadable import Unreadable
 
+PLANNER_VERSION = 1
+"""Version of the rules by which files are cut, part of the names of stored splits."""
 
-def check_committed_plan(request: ScoringRequest, files: Sequence[FileInfo]) -> bool:
-    """Returns whether this run was planned before.
+_KEY_CHARACTERS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class InputChunk:
+    """Files that are planned together.
+
+    Attributes:
+        number: Number of the chunk in the list of new files.
+        key: Key of the stored part of the list (`RunFolder.inputs_path`).
+        new_bytes: Stored bytes of all new files, of all chunks.
+        plan: Number of the plan, from 0.
+        inputs: What identifies all files of the run, the new ones included.
+    """
+
+    number: int
+    key: str
+    new_bytes: int
+    plan: int
+    inputs: InputsDigest
+
+
+def check_committed_plan(
+    request: ScoringRequest, inputs: InputsDigest, plans: CommittedPlans
+) -> InputDifferences:
+    """Compares a request with what is planned.
+
+    Args:
+        request: The scoring.
+        inputs: What identifies its input files.
+        plans: The committed plans.
+
+    Returns:
+        The differences of the input files: only new and missing ones, and only with `--append`.
 
     Raises:
         RunFolderMismatchError: The plan in the folder belongs to another run.
     """
-    committed = read_identity(request.folder)
-    if committed is None:
-        return False
-    check_identity(request.folder, committed, request.identity_of(files), files)
-    return True
+    return check_identity(
+        request.folder,
+        plans.identity,
+        request.identity(inputs),
+        lambda: InputDifferences.of(request.inputs.files(), plans.inputs()),
+        request.append,
+    )
 
 
-@beam.typehints.with_output_types(FileInfo)
-class ListInputs(Step[ScoringRequest]):
-    """Lists the files that still need a plan: none if the plan is committed.
+def list_inputs(request: ScoringRequest) -> list[InputChunk]:
+    """Stores the list of the files that still need a plan.
 
-    The folder of another run fails here, with a message that names the difference.
+    Returns:
+        The chunks of the list; none if all files are planned.
+
+    Raises:
+        CurationError: There is no file, or a file system cannot be reached.
+        RunFolderMismatchError: The folder belongs to another run; the message names the difference.
     """
+    plans = find_plans(request.folder)
+    planned: Iterable[FileInfo] = ()
+    if plans is not None:
+        inputs = InputsDigest.of(request.inputs.files())
+        if not check_committed_plan(request, inputs, plans).new:
+            return []
+        planned = plans.inputs()
 
-    def process(self, element: Any) -> Iterator[FileInfo]:
+    # Files that were planned before and are not listed now belong to the run all the same.
+    keys: list[str] = []
+    chunk: list[FileInfo] = []
+    new_bytes, counter = 0, InputsCounter()
+    for now, then in joined(request.inputs.files(), planned):
+        file = then or now
+        assert file is not None
+        counter.add(file)
+        if then is None:
+            chunk.append(file)
+            new_bytes += file.size
+            if len(chunk) == request.files_per_chunk:
+                keys.append(_store_inputs(request.folder, chunk))
+                chunk = []
+    if chunk:
+        keys.append(_store_inputs(request.folder, chunk))
+
+    number = 0 if plans is None else len(plans.identities)
+    total = counter.digest()
+    return [InputChunk(index, key, new_bytes, number, total) for index, key in enumerate(keys)]
+
+
+def _store_inputs(folder: RunFolder, files: Sequence[FileInfo]) -> str:
+    """Stores a part of the list of inputs; returns its key."""
+    content = json_lines(files)
+    key = hashlib.sha256(content).hexdigest()[:_KEY_CHARACTERS]
+    commits.commit_if_absent(folder.inputs_path(key), content)
+    return key
+
+
+@beam.typehints.with_output_types(InputChunk)
+class ListInputs(Step[ScoringRequest]):
+    """Lists the files that still need a plan, in chunks (`list_inputs`)."""
+
+    def process(self, element: Any) -> Iterator[InputChunk]:
         """Lists the files; any element starts the step."""
-        files = self._request.inputs.files()
-        if not check_committed_plan(self._request, files):
-            yield from files
+        yield from list_inputs(self._request)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +215,7 @@ class FilePlan:
         Raises:
             OSError: The file cannot be read.
         """
-        if info.size <= min(small_bytes, split_bytes):
+        if is_small(info, split_bytes, small_bytes):
             cut_1x3 = np.asarray([(0, -1, info.size)], np.int64)
             return cls(info, UNKNOWN_FORMAT, Compression.NONE, cut_1x3)
 
@@ -188,26 +287,27 @@ class FilePlan:
             yield SplitTask(split, self.info.fingerprint, 0)
 
 
-def stride(plans: Iterable[FilePlan], request: ScoringRequest) -> list[FilePlan]:
+def stride(plans: Iterable[FilePlan], request: ScoringRequest, total: int) -> Iterator[FilePlan]:
     """Cuts big compressed streams into strides if whole files cannot keep all workers busy.
 
     A stream can only be read from its beginning. The splits of a stream in K equal parts therefore
     unpack (K + 1) / 2 times its bytes, which `max_read_amplification` bounds for every file. Within
     that bound, each part is at most half of a worker's fair share of the corpus.
+
+    Args:
+        plans: Plans of some files.
+        request: The scoring.
+        total: Stored bytes of all files.
     """
-    plans = list(plans)
-    total = sum(plan.info.size for plan in plans)
     max_parts = max(1, int(2 * request.max_read_amplification - 1))
 
-    strided = []
     for plan in plans:
         by_share = -(-2 * request.workers_to_fill * plan.info.size // total) if total else 1
         parts = min(by_share, max_parts, -(-plan.info.size // request.options.split_bytes))
         # Whole rounds of all workers: the last round is as full as the first.
         if parts > request.workers_to_fill:
             parts -= parts % request.workers_to_fill
-        strided.append(plan.strided(parts) if plan.unpacked and parts > 1 else plan)
-    return strided
+        yield plan.strided(parts) if plan.unpacked and parts > 1 else plan
 
 
 def pack(plans: Iterable[FilePlan], max_bytes: int, max_files: int) -> Iterator[SplitTask]:
@@ -248,101 +348,203 @@ def pack(plans: Iterable[FilePlan], max_bytes: int, max_files: int) -> Iterator[
     yield from closed()
 
 
-@beam.typehints.with_output_types(FilePlan)
-class PlanFile(Step[ScoringRequest]):
-    """Cuts one file into splits."""
-
-    def process(self, info: FileInfo) -> Iterator[FilePlan]:
-        """Plans one file."""
-        options = self._request.options
-        try:
-            with raising_os_errors(info.path):
-                plan = FilePlan.of(info, options.read, options.split_bytes)
-        except OSError as error:
-            if not self._request.rejects_bad_splits:
-                raise errors.reading_failed(info.path, error) from error
-            plan = FilePlan.unreadable(info)
-        yield plan
+# The splits of a chunk.
 
 
-def commit_plan(request: ScoringRequest, planned: Iterable[FilePlan]) -> None:
-    """Commits a plan: its shards first, then the identity that names it.
+@dataclasses.dataclass(frozen=True)
+class ChunkNumbers:
+    """The plan of a chunk in numbers, committed once its splits are.
+
+    Attributes:
+        groups: Number of splits and of ordinals of each group.
+        files_cut_at_members: Number of compressed files that are cut at their members.
+        strided_files: Number of compressed streams that several workers share.
+        bytes_read: Stored bytes that are read for all splits.
+    """
+
+    groups: tuple[tuple[int, int], ...]
+    files_cut_at_members: int
+    strided_files: int
+    bytes_read: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedChunk:
+    """A chunk whose splits are stored.
+
+    Attributes:
+        chunk: The chunk.
+        key: Key of its stored splits (`RunFolder.splits_path`).
+        numbers: Its plan in numbers.
+    """
+
+    chunk: InputChunk
+    key: str
+    numbers: ChunkNumbers
+
+
+PlanFile = Callable[[FileInfo, ReadOptions, int], FilePlan]
+"""Plans a file, as `FilePlan.of` does."""
+
+
+def plan_chunk(
+    request: ScoringRequest, chunk: InputChunk, plan_file: PlanFile = FilePlan.of
+) -> PlannedChunk:
+    """Cuts the files of a chunk into splits and stores them, unless they are stored already.
 
     Args:
-        request: The scoring that is planned.
-        planned: Plans of all files, in any order.
+        request: The scoring.
+        chunk: The chunk.
+        plan_file: Cuts one file.
 
     Raises:
-        RunFolderMismatchError: Another run committed its plan first.
+        UnreadableInputError: A file cannot be read.
     """
-    # The id of the plan: a digest of the identity and all splits.
-    plans = stride(sorted(planned, key=lambda plan: plan.info.path), request)
-    files = [plan.info for plan in plans]
-    identity = request.identity_of(files)
-    digest = hashlib.sha256(to_json(identity))
-    for shard in _plan_shards(plans, request):
-        digest.update(json_lines(shard))
-    plan_id = digest.hexdigest()[:16]
-
-    # The inputs and shards, which nothing refers to yet.
-    folder = request.folder
-    commits.commit_if_absent(folder.inputs_path(plan_id), json_lines(files))
-    firsts, counts = [], []
-    for group, shard in enumerate(_plan_shards(plans, request)):
-        commits.commit_if_absent(folder.plan_shard_path(plan_id, group), json_lines(shard))
-        firsts.append(shard[0].split.ordinal)
-        counts.append(len(shard))
-    end = sum(len(plan.cuts_Sx3) for plan in plans)
-    index = PlanIndex(tuple(firsts), tuple(counts), end)
-    commits.commit_if_absent(folder.plan_index_path(plan_id), to_json(index))
-
-    # The identity names the plan; the first launch to commit it wins.
-    stored = sum(info.size for info in files)
-    numbers = PlanNumbers(
-        id=plan_id,
-        splits=sum(counts),
-        groups=len(counts),
-        files_cut_at_members=sum(plan.virtual for plan in plans),
-        strided_files=sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
-        read_amplification=round(sum(plan.bytes_read for plan in plans) / stored, 3)
-        if stored
-        else 1.0,
+    folder, total = request.folder, chunk.new_bytes
+    cost = (
+        request.options.split_bytes,
+        request.max_read_amplification,
+        request.workers_to_fill,
+        request.splits_per_group,
+        request.parts_per_group,
+        request.files_per_split,
+        request.on_bad_split,
     )
-    committed = CommittedIdentity(plan=numbers, **vars(identity))
-    if not commits.commit_if_absent(folder.identity_path, to_json(committed)):
-        check_committed_plan(request, files)
+    made_from = (PLANNER_VERSION, chunk.key, total, request.options.read, *cost)
+    key = hashlib.sha256(to_json(made_from)).hexdigest()[:_KEY_CHARACTERS]
+    numbers = read_json(folder.chunk_plan_path(key), ChunkNumbers)
+    if numbers is not None:
+        return PlannedChunk(chunk, key, numbers)
+
+    def planned(info: FileInfo) -> FilePlan:
+        try:
+            with raising_os_errors(info.path):
+                return plan_file(info, request.options.read, request.options.split_bytes)
+        except OSError as error:
+            if not request.rejects_bad_splits:
+                raise errors.reading_failed(info.path, error) from error
+            return FilePlan.unreadable(info)
+
+    files = read_json_lines(folder.inputs_path(chunk.key), FileInfo)
+    is_remote = any(local_path(info.path) is None for info in files)
+    cut = at_once(planned, files) if is_remote else map(planned, files)
+    plans = list(stride(cut, request, total))
+
+    groups = []
+    for part, shard in enumerate(_shards(plans, request, total)):
+        first = shard[0].split.ordinal
+        content = json_lines(task.moved(-first, 0) for task in shard)
+        commits.commit_if_absent(folder.splits_path(key, part), content)
+        groups.append((len(shard), sum(task.parts for task in shard)))
+
+    numbers = ChunkNumbers(
+        tuple(groups),
+        sum(plan.virtual for plan in plans),
+        sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
+        sum(plan.bytes_read for plan in plans),
+    )
+    commits.commit_if_absent(folder.chunk_plan_path(key), to_json(numbers))
+    return PlannedChunk(chunk, key, numbers)
 
 
-def _plan_shards(plans: Sequence[FilePlan], request: ScoringRequest) -> Iterator[list[SplitTask]]:
-    """Yields the splits of one group after another, with only one in memory."""
+def _shards(
+    plans: Iterable[FilePlan], request: ScoringRequest, total: int
+) -> Iterator[list[SplitTask]]:
+    """Yields the splits of one group after another."""
     shard: list[SplitTask] = []
-    parts, group = 0, 0
-    total = sum(plan.info.size for plan in plans)
+    parts = 0
     for task in pack(plans, request.pack_bytes(total), request.files_per_split):
         is_full = len(shard) == request.splits_per_group
         if is_full or (shard and parts + task.parts > request.parts_per_group):
             yield shard
-            shard, parts, group = [], 0, group + 1
-        shard.append(dataclasses.replace(task, group=group))
+            shard, parts = [], 0
+        shard.append(task)
         parts += task.parts
     if shard:
         yield shard
 
 
+@beam.typehints.with_output_types(PlannedChunk)
+class PlanChunk(Step[ScoringRequest]):
+    """Cuts the files of a chunk into splits and stores them (`plan_chunk`)."""
+
+    def process(self, chunk: InputChunk) -> Iterator[PlannedChunk]:
+        """Plans one chunk."""
+        yield plan_chunk(self._request, chunk)
+
+
+# The plan.
+
+
+def commit_plan(request: ScoringRequest, planned: Iterable[PlannedChunk]) -> None:
+    """Commits a plan: its index first, then the identity that names it.
+
+    Args:
+        request: The scoring that is planned.
+        planned: All chunks of the plan, at least one, in any order.
+
+    Raises:
+        RunFolderMismatchError: Another run committed its plan first.
+    """
+    folder = request.folder
+    chunks = sorted(planned, key=lambda one: one.chunk.number)
+    chunk = chunks[0].chunk
+    before = find_plans(folder) if chunk.plan else None
+
+    # Ordinals follow those of the plans before.
+    ordinal = 0 if before is None else before.end
+    shards, firsts, splits = [], [], []
+    for one in chunks:
+        for part, (count, parts) in enumerate(one.numbers.groups):
+            shards.append((one.key, part))
+            firsts.append(ordinal)
+            splits.append(count)
+            ordinal += parts
+    inputs = tuple(one.chunk.key for one in chunks)
+    index = PlanIndex(inputs, tuple(shards), tuple(firsts), tuple(splits), ordinal)
+
+    # Nothing refers to the index yet.
+    identity = request.identity(chunk.inputs)
+    content = to_json(index)
+    plan_id = hashlib.sha256(to_json(identity) + content).hexdigest()[:_KEY_CHARACTERS]
+    commits.commit_if_absent(folder.plan_index_path(plan_id), content)
+
+    # The identity names the plan; the first launch to commit it wins.
+    read = sum(one.numbers.bytes_read for one in chunks)
+    numbers = PlanNumbers(
+        id=plan_id,
+        splits=sum(splits),
+        groups=len(splits),
+        files_cut_at_members=sum(one.numbers.files_cut_at_members for one in chunks),
+        strided_files=sum(one.numbers.strided_files for one in chunks),
+        read_amplification=round(read / chunk.new_bytes, 3) if chunk.new_bytes else 1.0,
+    )
+    committed = CommittedIdentity(plan=numbers, **vars(identity))
+    if not commits.commit_if_absent(folder.identity_path_of(chunk.plan), to_json(committed)):
+        check_committed_plan(request, chunk.inputs, plans_of(folder))
+
+
+def plan_now(request: ScoringRequest, plan_file: PlanFile = FilePlan.of) -> None:
+    """Plans in this process what the graph plans on all workers; see `plan_chunk`."""
+    chunks = list_inputs(request)
+    if chunks:
+        commit_plan(request, (plan_chunk(request, chunk, plan_file) for chunk in chunks))
+
+
 @beam.typehints.with_output_types(int)
 class CommitPlan(Step[ScoringRequest]):
-    """Commits the plan if there is none, then emits the number of every group of splits."""
+    """Commits the plan if there is a new one, then emits the number of every group of splits."""
 
-    def process(self, element: Any, planned: Iterable[FilePlan]) -> Iterator[int]:
+    def process(self, element: Any, planned: Iterable[PlannedChunk]) -> Iterator[int]:
         """Commits the plan; any element starts the step.
 
         Args:
             element: Any element.
-            planned: Plans of all files; empty if the plan was committed before.
+            planned: All chunks of the plan; empty if the plan was committed before.
         """
-        plans = list(planned)
-        if plans:
-            commit_plan(self._request, plans)
+        chunks = list(planned)
+        if chunks:
+            commit_plan(self._request, chunks)
         yield from range(plan_of(self._request.folder).groups)
 
 
@@ -359,8 +561,8 @@ class Plan(beam.PTransform):
         planned = (
             start
             | "List inputs" >> beam.ParDo(ListInputs(self._request))
-            | "Spread files" >> beam.Reshuffle()
-            | "Plan file" >> beam.ParDo(PlanFile(self._request))
+            | "Spread chunks" >> beam.Reshuffle()
+            | "Plan chunk" >> beam.ParDo(PlanChunk(self._request))
         )
         return (
             start

@@ -15,8 +15,14 @@ from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
-from datarater.pipelines.run_folder.layout import to_json
-from datarater.pipelines.run_folder.manifest import Draw, KeptFile, Manifest, ManifestCounts
+from datarater.pipelines.run_folder.layout import read_json, to_json
+from datarater.pipelines.run_folder.manifest import (
+    Draw,
+    KeptFile,
+    Manifest,
+    ManifestCounts,
+    SelectionOptions,
+)
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Unit
@@ -192,13 +198,15 @@ def publish(
     Raises:
         CountsError: Two counts differ; nothing is committed.
     """
-    scoring = read_scoring(request.folder)
+    rule = read_json(request.selection.rule_path, SelectionOptions)
+    options = request.options if rule is None else rule
+    scoring = read_scoring(request.folder, options.plans)
     shards = sorted(written, key=lambda shard: shard.name)
     splits = KeptSplits.merge(group.splits for group in groups)
     total = reconcile_counts(request, scoring, cutoffs, splits, sources, shards)
 
     manifest = Manifest(
-        **vars(request.options),
+        **vars(options),
         name=request.name,
         cutoff=cutoffs.to_json(),
         draw=_draw(cutoffs, total),

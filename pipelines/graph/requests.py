@@ -7,7 +7,6 @@ its `Work`. The graph and its workers need nothing else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from datarater.pipelines.bad_splits import FAIL, REJECT
 from datarater.pipelines.errors import CurationError, UsageError
@@ -17,13 +16,14 @@ from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunO
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
+from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
 from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
-from datarater.rater_model.documents.records import FileInfo
 
 PARTS_PER_GROUP = 10_000
 FILES_PER_SPLIT = 1_000
+FILES_PER_CHUNK = 1_000
 SPLITS_PER_WORKER = 4
 """Number of splits of packed files that each worker gets at least, if they are not tiny."""
 MIN_PACKED_BYTES = 64 * 2**10
@@ -56,6 +56,9 @@ class ScoringRequest:
         splits_per_group: Maximum number of splits in a group of the plan.
         parts_per_group: Maximum number of parts of files in the splits of a group.
         files_per_split: Maximum number of small files in a split.
+        files_per_chunk: Number of files that are planned together.
+        append: Whether input files may be new to the run folder, and others left out.
+        plans: Number of plans of the run folder once all files are planned; 0 if it is not known.
     """
 
     inputs: Inputs
@@ -73,6 +76,9 @@ class ScoringRequest:
     splits_per_group: int = SPLITS_PER_GROUP
     parts_per_group: int = PARTS_PER_GROUP
     files_per_split: int = FILES_PER_SPLIT
+    files_per_chunk: int = FILES_PER_CHUNK
+    append: bool = False
+    plans: int = 0
 
     def pack_bytes(self, total: int) -> int:
         """Returns the stored bytes of small files that share a split.
@@ -95,9 +101,9 @@ class ScoringRequest:
         """Whether a split that cannot be scored is rejected, and the run continues."""
         return self.on_bad_split == REJECT
 
-    def identity_of(self, files: Sequence[FileInfo]) -> Identity:
-        """Returns the run's identity, given the input files."""
-        return Identity(inputs=InputsDigest.of(files), **vars(self.options))
+    def identity(self, inputs: InputsDigest) -> Identity:
+        """Returns the run's identity, given what identifies its input files."""
+        return Identity(inputs=inputs, **vars(self.options))
 
 
 def rater_digest(path: str) -> str:
@@ -172,7 +178,7 @@ class SelectionRequest:
 
     @property
     def options(self) -> SelectionOptions:
-        """All options that change what is kept or written, as in `rule.json`."""
+        """All options that change what is kept or written of the documents of one plan."""
         policy = self.policy
         return SelectionOptions(
             rule=RuleFields(policy.rule.kind, policy.rule.value),
@@ -185,6 +191,14 @@ class SelectionRequest:
             output_shard_bytes=self.output_shard_bytes,
             second_read_bytes=self.second_read_bytes,
         )
+
+    def options_over(self, plans: int) -> SelectionOptions:
+        """Returns the options of a selection from the documents of the first plans.
+
+        Args:
+            plans: Number of plans.
+        """
+        return dataclasses.replace(self.options, plans=max(1, plans))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,15 +231,20 @@ class Work:
     def goal(self) -> str:
         """The path of the file that the graph commits last."""
         return (
-            self.folder.scoring_path
-            if self.selection is None
-            else self.selection.selection.success_path
+            self._scoring_path if self.selection is None else self.selection.selection.success_path
         )
+
+    @property
+    def _scoring_path(self) -> str:
+        """The path of the counts that the scoring ends with."""
+        if self.scoring is not None and self.scoring.plans:
+            return self.folder.scoring_path_of(self.scoring.plans - 1)
+        return last_scoring_path(self.folder)
 
     def leases(self) -> list[str]:
         """Returns the paths of the leases that a launch needs, for scoring and for selecting."""
         folders = []
-        if self.scoring is not None and not commits.exists(self.folder.scoring_path):
+        if self.scoring is not None and not commits.exists(self._scoring_path):
             folders.append(self.folder.scoring_lease_path)
         if self.selection is not None:
             folders.append(self.folder.selection_lease_path(self.selection.name))

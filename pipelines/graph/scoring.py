@@ -7,7 +7,8 @@ score files. `CommitCounts` commits the sum as `scoring.json`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -33,18 +34,38 @@ from datarater.pipelines.run_folder.committed import (
     ordinals_of,
 )
 from datarater.pipelines.run_folder.counts import Counts, main_reasons
-from datarater.pipelines.run_folder.layout import RunFolder, to_json
-from datarater.pipelines.run_folder.plan import SplitTask, identity_of, read_group
-from datarater.pipelines.run_folder.scored import Scoring, find_scoring
+from datarater.pipelines.run_folder.identity import InputsCounter, InputsDigest
+from datarater.pipelines.run_folder.layout import RunFolder, read_json, to_json
+from datarater.pipelines.run_folder.plan import (
+    SplitTask,
+    find_plans,
+    identity_of,
+    is_small,
+    read_group,
+)
+from datarater.pipelines.run_folder.scored import Scoring, last_scoring_path
 from datarater.pipelines.run_folder.summaries import Summary
-from datarater.rater_model.documents.records import FileInfo
 
 
-def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """What a scoring is about to do.
+
+    Attributes:
+        inputs: What identifies the input files.
+        new: Number of files that are not planned yet.
+        plans: Number of plans of the run folder once they are.
+        max_splits: Upper bound of the number of splits of these files.
+    """
+
+    inputs: InputsDigest
+    new: int
+    plans: int
+    max_splits: int
+
+
+def preflight(request: ScoringRequest) -> Preflight:
     """Makes the checks of the graph before any work begins, with clearer messages.
-
-    Returns:
-        The input files.
 
     Raises:
         CurationError: There is no input or no rater, or the run folder cannot be used.
@@ -54,20 +75,45 @@ def preflight(request: ScoringRequest) -> Sequence[FileInfo]:
         EmptyCorpusError: Everything is read, and nothing could be scored.
     """
     commits.check_file_system(request.output)
-    files = request.inputs.files()
-    try:
-        planning.check_committed_plan(request, files)
-    except RunFolderMismatchError:
-        if not fresh_start.nothing_was_scored(request.folder):
-            raise
-        fresh_start.clear(request.folder)
-    if not planning.check_committed_plan(request, files):
+    inputs, max_splits = _count_inputs(request)
+    plans = find_plans(request.folder)
+    new = 0
+    if plans is not None:
+        try:
+            new = planning.check_committed_plan(request, inputs, plans).new
+        except RunFolderMismatchError:
+            if not fresh_start.nothing_was_scored(request.folder):
+                raise
+            fresh_start.clear(request.folder)
+            plans = None
+    if plans is None:
         commits.check_creates_once(request.output)
+        return Preflight(inputs, inputs.files, plans=1, max_splits=max_splits)
 
-    scored = find_scoring(request.folder)
-    if scored is not None:
+    number = len(plans.identities)
+    scored = read_json(request.folder.scoring_path_of(number - 1), Scoring)
+    if scored is not None and not new:
         check_counts(scored.counts, request.folder, request.max_rejected_fraction)
-    return files
+    return Preflight(inputs, new, number + (new > 0), max_splits)
+
+
+def _count_inputs(request: ScoringRequest) -> tuple[InputsDigest, int]:
+    """Returns what identifies the input files, and an upper bound of their number of splits."""
+    counter = InputsCounter()
+    target = request.options.split_bytes
+    large, small, small_bytes = 0, 0, 0
+    for file in request.inputs.files():
+        counter.add(file)
+        if is_small(file, target):
+            small += 1
+            small_bytes += file.size
+        else:
+            large += -(-file.size // target)
+
+    # Of two splits of small files next to each other, one is at least half full.
+    inputs = counter.digest()
+    packed = large + 2 * (small_bytes // request.pack_bytes(inputs.bytes) + 1)
+    return inputs, large + min(small, packed)
 
 
 class ScoreGroups(beam.PTransform):
@@ -392,7 +438,7 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
         sources=total.sources,
         histogram=total.histogram(),
     )
-    commits.commit_if_absent(folder.scoring_path, to_json(scoring))
+    commits.commit_if_absent(last_scoring_path(folder), to_json(scoring))
 
 
 @beam.typehints.with_output_types(str)
@@ -402,4 +448,4 @@ class FinishScoring(Step[ScoringRequest]):
     def process(self, total: Summary) -> Iterator[str]:
         """Finishes the scoring, given the sum of all summaries."""
         finish_scoring(total, self._request.folder, self._request.max_rejected_fraction)
-        yield self._request.folder.scoring_path
+        yield last_scoring_path(self._request.folder)

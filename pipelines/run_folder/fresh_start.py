@@ -12,7 +12,7 @@ from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.identity import read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
-from datarater.pipelines.run_folder.scored import find_scoring
+from datarater.pipelines.run_folder.scored import count_plans, find_scoring
 
 
 def nothing_was_scored(folder: RunFolder) -> bool:
@@ -42,9 +42,12 @@ def clear(folder: RunFolder) -> None:
         # The identity goes last: whatever is left by then belongs to no plan.
         for path in (f"{folder.path}/selections", f"{folder.path}/scores", folder.rejected_folder):
             _remove_below(path)
-        commits.remove(folder.scoring_path)
+        plans = range(count_plans(folder))
+        for plan in plans:
+            commits.remove(folder.scoring_path_of(plan))
         _remove_below(folder.summaries_path)
-        commits.remove(folder.identity_path)
+        for plan in reversed(plans):
+            commits.remove(folder.identity_path_of(plan))
 
 
 def _remove_below(path: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datarater.pipelines.errors import RunFolderMismatchError
@@ -13,7 +14,6 @@ from datarater.pipelines.run_folder.layout import (
     RunFolder,
     json_lines,
     read_json,
-    read_json_lines,
 )
 from datarater.rater_model.documents.records import FileInfo, ReadOptions
 from datarater.rater_model.json_codec import to_plain
@@ -61,12 +61,31 @@ class InputsDigest:
     sha256: str
 
     @classmethod
-    def of(cls, files: Sequence[FileInfo]) -> InputsDigest:
+    def of(cls, files: Iterable[FileInfo]) -> InputsDigest:
         """Returns what identifies some files."""
-        digest = hashlib.sha256()
+        inputs = InputsCounter()
         for file in files:
-            digest.update(json_lines([file]))
-        return cls(len(files), sum(file.size for file in files), digest.hexdigest())
+            inputs.add(file)
+        return inputs.digest()
+
+
+class InputsCounter:
+    """Counts input files one by one, in the order of their paths."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._files = 0
+        self._bytes = 0
+
+    def add(self, file: FileInfo) -> None:
+        """Adds a file."""
+        self._sha256.update(json_lines([file]))
+        self._files += 1
+        self._bytes += file.size
+
+    def digest(self) -> InputsDigest:
+        """Returns what identifies the files so far."""
+        return InputsDigest(self._files, self._bytes, self._sha256.hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,54 +157,165 @@ def differences(requested: Any, committed: Any, where: str = "") -> list[str]:
     return [f"{where} is {committed!r} there, but {requested!r} now"]
 
 
-def input_differences(present: Sequence[FileInfo], planned: Sequence[FileInfo]) -> list[str]:
-    """Describes the input files that were added, removed or changed since the plan was made."""
-    now, then = {file.path: file for file in present}, {file.path: file for file in planned}
+def joined(
+    present: Iterable[FileInfo], planned: Iterable[FileInfo]
+) -> Iterator[tuple[FileInfo | None, FileInfo | None]]:
+    """Yields each file as it is now and as it was planned; None where it is missing.
 
-    lines = [f"{path} is new" for path in sorted(now.keys() - then.keys())]
-    lines += [f"{path} is gone" for path in sorted(then.keys() - now.keys())]
-    lines += [
-        f"{path} has changed ({then[path].size} bytes then, {now[path].size} now)"
-        for path in sorted(now.keys() & then.keys())
-        if now[path] != then[path]
-    ]
+    Args:
+        present: Files as they are now, sorted by path.
+        planned: Files as they were planned, sorted by path.
+    """
+    left, right = iter(present), iter(planned)
+    now, then = next(left, None), next(right, None)
+    while now is not None or then is not None:
+        if then is None or (now is not None and now.path < then.path):
+            yield now, None
+            now = next(left, None)
+        elif now is None or then.path < now.path:
+            yield None, then
+            then = next(right, None)
+        else:
+            yield now, then
+            now, then = next(left, None), next(right, None)
 
-    if len(lines) > _MAX_DIFFERENCES:
-        lines[_MAX_DIFFERENCES:] = [f"and {len(lines) - _MAX_DIFFERENCES} more"]
-    return lines
+
+@dataclasses.dataclass
+class InputDifferences:
+    """What input files were added, removed or changed since they were planned.
+
+    Attributes:
+        new: Number of new files.
+        gone: Number of missing files.
+        changed: Number of changed files.
+        lines: Descriptions of the first few of each, the most important kind last.
+    """
+
+    new: int = 0
+    gone: int = 0
+    changed: int = 0
+    lines: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, present: Iterable[FileInfo], planned: Iterable[FileInfo]) -> InputDifferences:
+        """Compares two lists of files that are sorted by path, in little memory."""
+        found = cls()
+        for now, then in joined(present, planned):
+            if then is None and now is not None:
+                found._add("new", f"{now.path} is new")
+            elif now is None and then is not None:
+                found._add("gone", f"{then.path} is gone")
+            elif now is not None and then is not None and now != then:
+                found._add(
+                    "changed",
+                    f"{now.path} has changed ({then.size} bytes then, {now.size} now)",
+                )
+        return found
+
+    def _add(self, kind: str, line: str) -> None:
+        setattr(self, kind, getattr(self, kind) + 1)
+        lines = self.lines.setdefault(kind, [])
+        if len(lines) < _MAX_DIFFERENCES:
+            lines.append(line)
+
+    def describe(self, *kinds: str) -> list[str]:
+        """Describes the files of some kinds, the first few of all."""
+        lines = [line for kind in kinds for line in self.lines.get(kind, [])][:_MAX_DIFFERENCES]
+        more = sum(getattr(self, kind) for kind in kinds) - len(lines)
+        return [*lines, f"and {more} more"] if more else lines
+
+
+def input_differences(present: Iterable[FileInfo], planned: Iterable[FileInfo]) -> list[str]:
+    """Describes the input files that were added, removed or changed since they were planned."""
+    lists = [sorted(files, key=lambda file: file.path) for files in (present, planned)]
+    return InputDifferences.of(*lists).describe("new", "gone", "changed")
+
+
+def read_identities(folder: RunFolder) -> list[CommittedIdentity]:
+    """Reads the identities of a run folder: one for its first plan and one for each appended."""
+    identities: list[CommittedIdentity] = []
+    while True:
+        identity = read_json(folder.identity_path_of(len(identities)), CommittedIdentity)
+        if identity is None:
+            return identities
+        identities.append(identity)
+
+
+def combined(identities: Sequence[CommittedIdentity]) -> CommittedIdentity:
+    """Returns the identity of a run with several plans, of which there is at least one.
+
+    Its inputs are those of all plans; its plan is the last one, with the numbers of all together.
+    """
+    last = identities[-1]
+    plans = [identity.plan for identity in identities]
+    if len(plans) == 1:
+        return last
+
+    files = [identity.inputs.bytes for identity in identities]
+    added = [after - before for before, after in itertools.pairwise([0, *files])]
+    read = sum(plan.read_amplification * size for plan, size in zip(plans, added, strict=True))
+    numbers = dataclasses.replace(
+        last.plan,
+        splits=sum(plan.splits for plan in plans),
+        groups=sum(plan.groups for plan in plans),
+        files_cut_at_members=sum(plan.files_cut_at_members for plan in plans),
+        strided_files=sum(plan.strided_files for plan in plans),
+        read_amplification=round(read / files[-1], 3) if files[-1] else 1.0,
+    )
+    return dataclasses.replace(last, plan=numbers)
 
 
 def read_identity(folder: RunFolder) -> CommittedIdentity | None:
-    """Reads the committed identity of a run folder; None if no plan is committed."""
-    return read_json(folder.identity_path, CommittedIdentity)
+    """Reads the identity of a run folder, of all its plans; None if no plan is committed."""
+    identities = read_identities(folder)
+    return combined(identities) if identities else None
 
 
 def check_identity(
     folder: RunFolder,
     committed: CommittedIdentity,
     requested: Identity,
-    files: Sequence[FileInfo],
-) -> None:
+    compare_inputs: Callable[[], InputDifferences],
+    append: bool = False,
+) -> InputDifferences:
     """Refuses a run folder that belongs to another run.
 
     Args:
         folder: Run folder.
         committed: Identity that was read from it.
         requested: Identity of the requested run.
-        files: Input files as they are now.
+        compare_inputs: Compares the input files of both, which is done only if they differ.
+        append: Whether there may be new files. Planned files may then be left out.
+
+    Returns:
+        The files to append; none if it is the same run.
 
     Raises:
         RunFolderMismatchError: The identities differ; the message names the differences.
     """
-    lines = differences(_options(requested), _options(committed))
+    options = differences(_options(requested), _options(committed))
+    inputs, files = InputDifferences(), []
     if requested.inputs != committed.inputs:
-        planned = read_json_lines(folder.inputs_path(committed.plan.id), FileInfo)
-        lines += input_differences(files, planned)
-    if lines:
+        inputs = compare_inputs()
+        files = inputs.describe(*(("changed",) if append else ("new", "gone", "changed")))
+    if options or files:
+        advice = "Use another output folder, or the same options" if options else _advice(inputs)
         raise RunFolderMismatchError(
-            f"{folder.path} belongs to another run: {'; '.join(lines)}. Use another output "
-            "folder, or the same options"
+            f"{folder.path} belongs to another run: {'; '.join([*options, *files])}. {advice}"
         )
+    return inputs
+
+
+def _advice(inputs: InputDifferences) -> str:
+    """Returns what to do about other input files."""
+    if inputs.changed:
+        return "Restore the files that have changed, or use another output folder"
+    if inputs.gone:
+        return (
+            "Restore the files that are gone, or use another output folder. If they are there and "
+            "only --input does not name them, add --append, which keeps their scores"
+        )
+    return "Add --append to score the new files into this run folder, or use another output folder"
 
 
 def _options(identity: Identity) -> dict[str, Any]:

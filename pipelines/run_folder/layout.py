@@ -2,13 +2,15 @@
 
     OUTPUT/
       plan/identity.json           identity of the run: inputs, rater, options that change a score
-      plan/ID/inputs.jsonl         the input files with their fingerprints
-      plan/ID/splits-00000.jsonl   the splits of one group, in order
-      plan/ID/index.json           the first ordinal and the number of splits of every group
+      plan/ID/index.json           where the inputs and the splits of every group are
+      plan/inputs/KEY.jsonl        a thousand input files with their fingerprints
+      plan/splits/KEY-000.jsonl    the splits of one group, in order
       scores/3f/00000017.parquet   the score file of one split
       summaries/000000.json        the counts of one group of splits
       rejected/000000.jsonl        the rejected records of one group
       scoring.json                 the counts of the whole corpus, once everything is scored
+      plan/identity-0001.json,     the same after more files were appended, once
+      scoring-0001.json
       selections/NAME/rule.json    the rule of the selection and its options
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/kept/        the kept documents
@@ -32,13 +34,14 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import orjson
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
+from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
 FORMAT_VERSION = 1
@@ -147,6 +150,11 @@ class SelectionFolder:
         return f"{self.incomplete_folder}/{name}.jsonl"
 
 
+def _suffix(plan: int) -> str:
+    """Returns what the names of files of a plan end with: nothing for the first plan."""
+    return f"-{plan:04d}" if plan else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """Paths of the files of a run.
@@ -166,16 +174,32 @@ class RunFolder:
         """The identity of the run; the plan is valid once this file exists."""
         return f"{self.path}/plan/identity.json"
 
-    def inputs_path(self, plan: str) -> str:
-        """Returns the path of the list of input files of a plan."""
+    def identity_path_of(self, plan: int) -> str:
+        """Returns the path of the identity once a plan is committed, given by its number from 0."""
+        return f"{self.path}/plan/identity{_suffix(plan)}.json"
+
+    def inputs_path(self, key: str) -> str:
+        """Returns the path of a chunk of a list of input files."""
+        return f"{self.path}/plan/inputs/{key}.jsonl"
+
+    def splits_path(self, key: str, part: int) -> str:
+        """Returns the path of the splits of one group of a chunk."""
+        return f"{self.path}/plan/splits/{key}-{part:03d}.jsonl"
+
+    def chunk_plan_path(self, key: str) -> str:
+        """Returns the path of the plan of a chunk, which is committed after its splits."""
+        return f"{self.path}/plan/splits/{key}.json"
+
+    def old_inputs_path(self, plan: str) -> str:
+        """Returns the path of the list of input files of a plan that version 0.1.0 made."""
         return f"{self.path}/plan/{plan}/inputs.jsonl"
 
-    def plan_shard_path(self, plan: str, group: int) -> str:
-        """Returns the path of the splits of one group of a plan."""
+    def old_splits_path(self, plan: str, group: int) -> str:
+        """Returns the path of the splits of one group of a plan that version 0.1.0 made."""
         return f"{self.path}/plan/{plan}/splits-{group:05d}.jsonl"
 
     def plan_index_path(self, plan: str) -> str:
-        """Returns the path of the index of a plan's groups."""
+        """Returns the path of the index of a plan; version 0.1.0 wrote none."""
         return f"{self.path}/plan/{plan}/index.json"
 
     def score_path(self, ordinal: int) -> str:
@@ -240,6 +264,10 @@ class RunFolder:
         """The counts of the whole corpus, committed once everything is scored."""
         return f"{self.path}/scoring.json"
 
+    def scoring_path_of(self, plan: int) -> str:
+        """Returns the path of the counts once the splits of a plan are scored."""
+        return f"{self.path}/scoring{_suffix(plan)}.json"
+
     def selection(self, name: str) -> SelectionFolder:
         """Returns the paths of a selection."""
         return SelectionFolder(f"{self.path}/selections/{name}")
@@ -262,3 +290,10 @@ def read_json_lines(path: str, kind: type[T]) -> list[T]:
 def decode_lines(path: str, kind: type[T], data: bytes) -> list[T]:
     """Returns the values in the content of a JSONL file."""
     return [decode_file(path, kind, line) for line in data.split(b"\n") if line]
+
+
+def stream_json_lines(path: str, kind: type[T]) -> Iterator[T]:
+    """Yields the values in a JSONL file, one in memory at a time; raises as `read_json` does."""
+    with raising_os_errors(path), commits.open_committed(path) as file:
+        for line in file:
+            yield decode_file(path, kind, line)

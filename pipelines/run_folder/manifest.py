@@ -44,6 +44,7 @@ class SelectionOptions:
         second_read_bytes: Stored bytes of input above which an output file is written in pieces;
             None for the default.
         format: Version of the format.
+        plans: Number of plans that the documents belong to; more than 1 after `--append`.
     """
 
     rule: RuleFields
@@ -56,6 +57,7 @@ class SelectionOptions:
     output_shard_bytes: int
     second_read_bytes: int | None = dataclasses.field(default=None, metadata=IF_SET)
     format: int = FORMAT_VERSION
+    plans: int = dataclasses.field(default=1, metadata=IF_SET)
 
 
 @dataclasses.dataclass
@@ -153,6 +155,11 @@ def check_rule(selection: SelectionFolder, requested: SelectionOptions) -> bool:
     committed = read_json(selection.rule_path, SelectionOptions)
     if committed is None:
         return False
+    if dataclasses.replace(committed, plans=requested.plans) == requested != committed:
+        raise RunFolderMismatchError(
+            f"{selection.path} was selected before files were appended to the run folder: give the "
+            "selection from all documents another name with --name"
+        )
     lines = differences(to_plain(requested), to_plain(committed))
     if lines:
         raise RunFolderMismatchError(

@@ -21,9 +21,14 @@ import pyarrow.parquet as pq
 from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
 from datarater.pipelines.run_folder.counts import Counts, by_count
-from datarater.pipelines.run_folder.identity import PlanNumbers, read_identity
+from datarater.pipelines.run_folder.identity import PlanNumbers
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP, PlanIndex, index_of, plan_of
+from datarater.pipelines.run_folder.plan import (
+    SPLITS_PER_GROUP,
+    CommittedPlans,
+    find_plans,
+    plan_of,
+)
 from datarater.pipelines.run_folder.score_files import Footer
 from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
@@ -142,10 +147,10 @@ class Watcher:
     Args:
         folder: Run folder.
         max_footers: Number of score files to read; if there are more, figures are scaled up.
-        splits_per_group: Number of splits in a group of a plan without an index.
+        splits_per_group: Number of splits in a group of a plan of version 0.1.0.
 
     Attributes:
-        plan: The committed plan; None until it has been read.
+        plan: The committed plan in numbers; None until it has been read.
     """
 
     def __init__(
@@ -158,17 +163,16 @@ class Watcher:
         self._max_footers = max_footers
         self._splits_per_group = splits_per_group
         self.plan: PlanNumbers | None = None
-        self._index: PlanIndex | None = None
+        self._plans: CommittedPlans | None = None
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
 
     def look(self) -> Status | None:
         """Returns the present status of the run; None before it is planned."""
-        if self.plan is None:
-            identity = read_identity(self._folder)
-            if identity is None:
-                return None
-            self.plan = identity.plan
+        plans = self._read_plans()
+        if plans is None:
+            return None
+        self.plan = plans.identity.plan
 
         # The counts of a finished run are in one file.
         total = self.plan.splits
@@ -179,7 +183,14 @@ class Watcher:
             )
 
         self._read_summaries()
-        return self._count(self.plan)
+        return self._count(plans)
+
+    def _read_plans(self) -> CommittedPlans | None:
+        """Reads the committed plans, again after files were appended."""
+        known = 0 if self._plans is None else len(self._plans.identities)
+        if commits.exists(self._folder.identity_path_of(known)):
+            self._plans = find_plans(self._folder, self._splits_per_group)
+        return self._plans
 
     def _read_summaries(self) -> None:
         new = sorted(summarised_groups(self._folder) - self._groups.keys())
@@ -188,7 +199,8 @@ class Watcher:
         ):
             self._groups[group] = (summary.splits, summary.counts)
 
-    def _count(self, plan: PlanNumbers) -> Status:
+    def _count(self, plans: CommittedPlans) -> Status:
+        plan = plans.identity.plan
         counts = Counts()
         done = 0
         for splits, group_counts in self._groups.values():
@@ -204,10 +216,8 @@ class Watcher:
         # Splits of groups without a summary are counted from their score files.
         exact, recent = True, 0
         if len(self._groups) < plan.groups:
-            if self._index is None:
-                self._index = index_of(self._folder, plan, self._splits_per_group)
-            listed, recent = self._list_score_files(self._index, since)
-            listed_counts, known = self._known_counts(self._index)
+            listed, recent = self._list_score_files(plans, since)
+            listed_counts, known = self._known_counts(plans)
             exact = known == listed
             if known < listed:
                 listed_counts = _scaled(listed_counts, listed / known if known else 0.0)
@@ -219,22 +229,22 @@ class Watcher:
             plan.splits, done, counts, exact=exact, splits_per_second=rate, finished=False
         )
 
-    def _list_score_files(self, index: PlanIndex, since: float) -> tuple[int, int]:
+    def _list_score_files(self, plans: CommittedPlans, since: float) -> tuple[int, int]:
         """Lists the score files of groups without a summary; reads the footers of some new ones.
 
         Args:
-            index: Index of the plan.
+            plans: The committed plans.
             since: Time in seconds since 1970.
 
         Returns:
             The number of splits with a score file, and the number of those committed since `since`.
         """
-        seen_S = np.zeros(index.end, bool)
+        seen_S = np.zeros(plans.end, bool)
         unread: list[tuple[int, Entry]] = []
         recent = 0
         for entries in score_entries(self._folder):
             for ordinal, entry in entries:
-                if ordinal >= index.end or seen_S[ordinal] or self._is_summarised(index, ordinal):
+                if ordinal >= plans.end or seen_S[ordinal] or self._is_summarised(plans, ordinal):
                     continue
                 seen_S[ordinal] = True
                 recent += entry.modified >= since
@@ -248,17 +258,17 @@ class Watcher:
                 self._files[ordinal] = counts
         return int(seen_S.sum()), recent
 
-    def _known_counts(self, index: PlanIndex) -> tuple[Counts, int]:
+    def _known_counts(self, plans: CommittedPlans) -> tuple[Counts, int]:
         """Adds up the footers of groups without a summary; also returns their number."""
         counts, known = Counts(), 0
         for ordinal, file_counts in self._files.items():
-            if not self._is_summarised(index, ordinal):
+            if not self._is_summarised(plans, ordinal):
                 counts.add(file_counts)
                 known += 1
         return counts, known
 
-    def _is_summarised(self, index: PlanIndex, ordinal: int) -> bool:
-        return index.group_of(ordinal) in self._groups
+    def _is_summarised(self, plans: CommittedPlans, ordinal: int) -> bool:
+        return plans.group_of(ordinal) in self._groups
 
 
 def _scaled(counts: Counts, factor: float) -> Counts:

@@ -13,7 +13,7 @@ from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import RunOptions, decisive_scoring, differences
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.scored import Scoring, read_scoring
+from datarater.pipelines.run_folder.scored import Scoring, last_scoring_path, read_scoring
 from datarater.rater_model.checkpoint import (
     RATER_FILE,
     CheckpointError,
@@ -54,7 +54,7 @@ def is_run(path: str) -> bool:
     Raises:
         CurationError: It is neither.
     """
-    if commits.exists(RunFolder(path).scoring_path):
+    if commits.exists(last_scoring_path(RunFolder(path))):
         return True
     if commits.exists(f"{path.rstrip('/')}/{RATER_FILE}"):
         return False

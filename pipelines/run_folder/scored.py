@@ -1,4 +1,7 @@
-"""`scoring.json`: the counts of a scored corpus, committed once everything is scored."""
+"""`scoring.json`: the counts of a scored corpus, committed once everything is scored.
+
+After more files were appended and scored, the counts of all files are in `scoring-0001.json`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder.counts import Counts
-from datarater.pipelines.run_folder.identity import CommittedIdentity
+from datarater.pipelines.run_folder.identity import CommittedIdentity, read_identities
 from datarater.pipelines.run_folder.layout import (
     FORMAT_VERSION,
     RunFolder,
@@ -44,21 +47,36 @@ class Scoring:
     format: int = FORMAT_VERSION
 
 
+def count_plans(folder: RunFolder) -> int:
+    """Returns the number of committed plans."""
+    return len(read_identities(folder))
+
+
+def last_scoring_path(folder: RunFolder) -> str:
+    """Returns the path of the counts of all committed plans."""
+    return folder.scoring_path_of(max(0, count_plans(folder) - 1))
+
+
 def find_scoring(folder: RunFolder) -> Scoring | None:
-    """Reads `scoring.json`; None if the scoring is not complete."""
-    return read_json(folder.scoring_path, Scoring)
+    """Reads the counts of all committed plans; None if the scoring is not complete."""
+    return read_json(last_scoring_path(folder), Scoring)
 
 
-def read_scoring(folder: RunFolder) -> Scoring:
-    """Reads `scoring.json`.
+def read_scoring(folder: RunFolder, plans: int | None = None) -> Scoring:
+    """Reads the counts of a scored corpus.
+
+    Args:
+        folder: Run folder.
+        plans: Number of plans to count, the first ones; None for all committed plans.
 
     Raises:
         CountsError: The scoring is not complete.
     """
-    scoring = find_scoring(folder)
+    path = last_scoring_path(folder) if plans is None else folder.scoring_path_of(plans - 1)
+    scoring = read_json(path, Scoring)
     if scoring is None:
         raise CountsError(
-            f"{folder.scoring_path} is missing: the scoring is not complete; first run datarater "
-            "score, or datarater curate, with this output folder"
+            f"{path} is missing: the scoring is not complete; first run datarater score, or "
+            "datarater curate, with this output folder"
         )
     return scoring

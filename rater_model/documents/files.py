@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from datarater.rater_model.documents import store_errors
+from datarater.rater_model.documents.local_globs import local_matches
+from datarater.rater_model.documents.object_pages import has_pages, objects_matching, objects_under
 from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.documents.remote_file import (
     BLOCK_BYTES,
@@ -30,6 +32,7 @@ from datarater.rater_model.documents.remote_file import (
     serves_ranges,
 )
 from datarater.rater_model.documents.same_files import SameFiles
+from datarater.rater_model.documents.sorted_files import FileSorter
 from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _HIDDEN = (".", "_")
@@ -259,7 +262,20 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def list_files(patterns: Sequence[str]) -> list[FileInfo]:
-    """Lists the input files.
+    """Lists the input files, as `iter_files` does.
+
+    Raises:
+        NoInputError: if a pattern matches no file.
+        OSError: if a file system cannot be reached or a folder cannot be read.
+
+    Example:
+        >>> list_files(["gs://crawl/{2024,2025}/*.jsonl.gz", "more/"])  # doctest: +SKIP
+    """
+    return list(iter_files(patterns))
+
+
+def iter_files(patterns: Sequence[str]) -> Iterator[FileInfo]:
+    """Yields the input files in bounded memory, however many they are.
 
     A folder is read with all folders below it, links included. Files whose path below it has a
     component that begins with `.` or `_` (`_SUCCESS`, `_temporary/`) are left out, and so are
@@ -272,29 +288,25 @@ def list_files(patterns: Sequence[str]) -> list[FileInfo]:
             depth, `~` for the home folder); each may be several, separated by commas. Of a brace's
             alternatives, those without a wildcard must exist.
 
-    Returns:
+    Yields:
         The files, each once whatever its names, sorted by path.
 
     Raises:
         NoInputError: if a pattern matches no file, or a name is not UTF-8.
         OSError: if a file system cannot be reached or a folder cannot be read.
-
-    Example:
-        >>> list_files(["gs://crawl/{2024,2025}/*.jsonl.gz", "more/"])  # doctest: +SKIP
     """
     single = [part for pattern in patterns for part in _patterns_in(pattern)]
     if not single:
         raise NoInputError("no input was given; give at least one path, folder or glob")
 
-    infos: dict[str, FileInfo] = {}
+    files = FileSorter()
     same_files = SameFiles(local_path)
     for pattern in single:
-        for path, details in _matches(expand_home(pattern)).items():
-            if path not in infos:
-                _check_name(path)
-                same_files.add(path)
-                infos[path] = info_of(path, details)
-    return list(same_files.once(infos[path] for path in sorted(infos)))
+        for path, details in _matches(expand_home(pattern)):
+            _check_name(path)
+            same_files.add(path)
+            files.add(info_of(path, details))
+    yield from same_files.once(files.sorted())
 
 
 def _check_name(path: str) -> None:
@@ -348,34 +360,36 @@ def _brace(text: str, start: int) -> list[int] | None:
     return None
 
 
-def _matches(pattern: str) -> dict[str, Mapping[str, Any]]:
-    """Returns the files that one pattern matches, each with what its file system says about it.
+def _matches(pattern: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the files that one pattern matches, each with what its file system says about it.
 
     Raises:
         NoInputError: if there is none.
     """
     file_system, inner = file_system_of(pattern)
+    count = 0
     with raising_os_errors(pattern):
         file_system.invalidate_cache()
         exact = _exact_matches(file_system, pattern, inner)
         if exact is not None:
-            return exact
+            yield from exact
+            return
 
-        matches: dict[str, Mapping[str, Any]] = {}
         for alternative in expand_braces(pattern):
             _, inner = file_system_of(alternative)
             files = _exact_matches(file_system, alternative, inner)
             if files is None:
                 files = _glob_matches(file_system, inner, alternative, pattern)
-            matches.update(files)
-    if not matches:
+            for match in files:
+                count += 1
+                yield match
+    if not count:
         raise NoInputError(_no_match(pattern, pattern))
-    return matches
 
 
 def _exact_matches(
     file_system: Any, pattern: str, inner: str
-) -> dict[str, Mapping[str, Any]] | None:
+) -> Iterator[tuple[str, Mapping[str, Any]]] | None:
     """Returns the file of that very name or the files of that folder; None if there is neither."""
     is_local = local_path(pattern) is not None
     details: Mapping[str, Any] = {}
@@ -392,17 +406,25 @@ def _exact_matches(
         except FileNotFoundError:
             return None
         is_folder = details.get("type") == "directory"
-    if not is_folder:
-        return {_named(file_system, inner, is_local): details}
+    if is_folder:
+        return _folder_matches(file_system, pattern, inner)
+    return iter([(_named(file_system, inner, is_local), details)])
 
-    below = _local_files(inner) if is_local else _remote_files(file_system, inner)
-    files = {_named(file_system, name, is_local): entry for name, entry in below}
-    if not files:
+
+def _folder_matches(
+    file_system: Any, pattern: str, inner: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    is_local = local_path(pattern) is not None
+    below = _local_files(inner) if is_local else _remote_files(file_system, pattern, inner)
+    is_empty = True
+    for name, entry in below:
+        is_empty = False
+        yield _named(file_system, name, is_local), entry
+    if is_empty:
         raise NoInputError(
             f"the folder {pattern!r} has no data files; names that begin with '.' or '_', README, "
             "LICENSE and *.md files are left out: name such files themselves to read them"
         )
-    return files
 
 
 def _local_files(
@@ -429,10 +451,16 @@ def _local_files(
                 yield entry.path, {}
 
 
-def _remote_files(file_system: Any, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _remote_files(
+    file_system: Any, pattern: str, folder: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the data files below a folder that is not local."""
     root = folder.rstrip("/") + "/"
-    for name, details in file_system.find(folder, detail=True).items():
+    if has_pages(pattern):
+        entries = objects_under(file_system, pattern, root)
+    else:
+        entries = iter(file_system.find(folder, detail=True).items())
+    for name, details in entries:
         parts = name.removeprefix(root).split("/")
         is_hidden = any(part.startswith(_HIDDEN) for part in parts)
         # Some stores list a folder as an empty object whose name ends with a slash.
@@ -449,8 +477,8 @@ def _is_data(name: str) -> bool:
 
 def _glob_matches(
     file_system: Any, inner: str, alternative: str, pattern: str
-) -> dict[str, Mapping[str, Any]]:
-    """Returns the files that a glob matches, which may be none.
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the files that a glob matches, which may be none.
 
     Args:
         file_system: File system of the pattern.
@@ -463,32 +491,43 @@ def _glob_matches(
     """
     if not glob.has_magic(inner):
         raise NoInputError(_no_match(alternative, pattern))
-    try:
-        with raising_os_errors(pattern):
-            entries = file_system.glob(inner, detail=True)
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise MalformedPatternError(
-            f"{pattern!r} is not a valid glob ({error}); write ** as a whole path component, "
-            "such as 'data/**/*.jsonl'"
-        ) from error
-
+    entries = _glob_entries(file_system, inner, pattern)
     is_local = local_path(pattern) is not None
     named = _named_parts(inner)
-    files, folders = {}, 0
-    for name, details in entries.items():
+    files, folders = 0, 0
+    for name, details in entries:
         if details.get("type") == "directory" or (is_local and os.path.isdir(name)):
             folders += 1
         elif is_local and os.path.exists(name) and not os.path.isfile(name):
             continue  # a stream, a socket or a device
         elif not _is_hidden(name, named):
-            files[_named(file_system, name, is_local)] = details
+            files += 1
+            yield _named(file_system, name, is_local), details
     if folders and not files and "**" not in inner:
         raise NoInputError(
             f"no file matches {pattern!r}, only folders; add '/**' to read the files below them"
         )
-    return files
+
+
+def _glob_entries(
+    file_system: Any, inner: str, pattern: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields what a glob matches, folders too."""
+    try:
+        with raising_os_errors(pattern):
+            if local_path(pattern) is not None:
+                yield from local_matches(inner)
+            elif has_pages(pattern):
+                yield from objects_matching(file_system, pattern, inner)
+            else:
+                yield from file_system.glob(inner, detail=True).items()
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise MalformedPatternError(
+            f"{pattern!r} is not a valid glob ({error}); write ** as a whole path component, "
+            "such as 'data/**/*.jsonl'"
+        ) from error
 
 
 def _named_parts(pattern: str) -> list[str]:

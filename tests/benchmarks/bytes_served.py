@@ -40,7 +40,6 @@ from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
-from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.scorer import ScoredTexts, TextScorer
 from tests.benchmarks.benchmark_support import machine
 from tests.support.cloud_storage import cloud_storage, used_here
@@ -193,9 +192,7 @@ def measure(
         )
 
     def plan() -> None:
-        infos = list_files(patterns.patterns)
-        plans = [planning.FilePlan.of(info, options.read, split_bytes) for info in infos]
-        planning.commit_plan(request, plans)
+        planning.plan_now(request)
 
     def score() -> None:
         for task in read_group(request.folder, 0):

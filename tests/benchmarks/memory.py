@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,16 +24,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from datarater.pipelines.graph import planning
-from datarater.pipelines.graph.inputs import Patterns
-from datarater.pipelines.graph.planning import FilePlan
-from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.rater_model.documents.files import list_files
-from datarater.rater_model.documents.records import Compression, FileInfo
 from tests.benchmarks.benchmark_support import machine
-from tests.support.run_folders import run_options
+from tests.support.made_up_listing import plan_in_a_process
 
 
 def run(name: str, inputs: list[str], rater: str, output: Path, more: list[str]) -> dict[str, Any]:
@@ -84,32 +75,6 @@ def huge_document(path: Path, megabytes: int) -> str:
     return str(path)
 
 
-def gather(files: int, per_file: int, output: str) -> tuple[float, float]:
-    """Commits a synthetic plan; returns the megabytes added to this process's peak, and seconds."""
-    request = ScoringRequest(Patterns(("made up",)), "rater", output, run_options())
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    starts_S = np.arange(per_file, dtype=np.int64) * 2**24
-    cuts_Sx3 = np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1)
-
-    plans = [
-        FilePlan(
-            FileInfo(
-                f"gs://crawl/2025/segment-{number:08d}.jsonl",
-                per_file * 2**24,
-                f"generation-{number:016d}",
-            ),
-            "jsonl",
-            Compression.NONE,
-            cuts_Sx3.copy(),
-        )
-        for number in range(files)
-    ]
-
-    planning.commit_plan(request, plans)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak - before) / 1024, time.monotonic() - started
-
-
 def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(
@@ -145,10 +110,7 @@ def main() -> None:
     for files_planned in (1000, args.splits):
         output = str(args.output / f"plan-{files_planned}")
         shutil.rmtree(output, ignore_errors=True)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            megabytes, seconds = pool.apply(
-                gather, (files_planned, args.splits // files_planned, output)
-            )
+        megabytes, seconds = plan_in_a_process(files_planned, args.splits // files_planned, output)
         print(
             f"plan of {args.splits:,} splits in {files_planned:,} files: "
             f"{megabytes:,.0f} MB, {seconds:.0f} s"

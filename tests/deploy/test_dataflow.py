@@ -50,6 +50,7 @@ WITH_REGEX = [
 ]
 # What a person would write, and what they would get wrong.
 RIGHT = {
+    "append": ["true", "false"],
     "output": ["gs://bucket/run", "s3://bucket/a b/run"],
     "input_list": ["gs://bucket/inputs.txt"],
     "rater": ["gs://bucket/rater"],
@@ -85,6 +86,7 @@ RIGHT = {
     "name": ["keep-0.5"],
 }
 WRONG = {
+    "append": ["yes", "True", ""],
     "output": ["run", "/mnt/run", "gs:/bucket/run"],
     "input_list": ["inputs.txt"],
     "rater": ["rater", "gs://a,gs://b"],

@@ -9,18 +9,14 @@ from pathlib import Path
 
 import apache_beam as beam
 import fsspec
-import numpy as np
 import pytest
 
 from datarater.pipelines.commands import curate
-from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.curation import Curation
 from datarater.pipelines.graph.inputs import Patterns
-from datarater.pipelines.graph.planning import FilePlan
 from datarater.pipelines.graph.requests import ScoringRequest, Work
 from datarater.pipelines.run_folder import commits
-from datarater.rater_model.documents.records import Compression, FileInfo
-from tests.support import ROOT
+from tests.support import ROOT, made_up_listing
 from tests.support.cloud_storage import CloudStorage, cloud_storage, used_here
 from tests.support.corpora import as_lines, make_records
 from tests.support.dataflow_service import Dataflow, Job, dataflow_service
@@ -207,19 +203,7 @@ def test_the_graph_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     for files, per_file in ((1, 1), (1000, 1000)):
         output = str(tmp_path / f"run-{files:04d}")
         request = ScoringRequest(Patterns(("crawl/*",)), "gs://raters/r", output, run_options())
-        starts_S = np.arange(per_file, dtype=np.int64) * 2**24
-        plans = [
-            FilePlan(
-                FileInfo(
-                    f"gs://crawl/{number:08d}.jsonl", per_file * 2**24, f"generation-{number}"
-                ),
-                "jsonl",
-                Compression.NONE,
-                np.stack([starts_S, starts_S + 2**24, np.full(per_file, 2**24)], axis=1),
-            )
-            for number in range(files)
-        ]
-        planning.commit_plan(request, plans)
+        made_up_listing.plan(files, per_file, output)
         pipeline = beam.Pipeline(runner="FnApiRunner")
         _ = pipeline | beam.Impulse() | Curation(Work(request))
         sizes[files * per_file] = len(pipeline.to_runner_api().SerializeToString())

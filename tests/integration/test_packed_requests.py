@@ -12,7 +12,6 @@ import pytest
 from datarater.pipelines.errors import InputChangedError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.inputs import Patterns
-from datarater.pipelines.graph.planning import FilePlan
 from datarater.pipelines.graph.requests import ScoringRequest, rater_digest
 from datarater.pipelines.graph.score_split import ScoreSplit
 from datarater.pipelines.run_folder import summaries
@@ -44,10 +43,7 @@ def planned(store: str, rater: Path, output: str, files_per_split: int) -> Scori
         run_options(rater=rater_digest(str(rater))),
         files_per_split=files_per_split,
     )
-    read, split_bytes = request.options.read, request.options.split_bytes
-    planning.commit_plan(
-        request, [FilePlan.of(info, read, split_bytes) for info in request.inputs.files()]
-    )
+    planning.plan_now(request)
     return request
 
 
@@ -72,7 +68,8 @@ def test_a_split_of_small_files_takes_at_most_eight_requests_and_one_more_for_ea
         assert log.by_kind(f"{BUCKET}/in/{number:02d}.jsonl") == {"get": 1}
     in_run = log.requests(f"{BUCKET}/run/")
     print(f"{in_run / len(tasks):.1f} requests a split: {log.by_kind(f'{BUCKET}/run/')}")
-    assert in_run <= 8 * len(tasks)
+    # gcsfs looks for a missing file in two more ways.
+    assert in_run <= (8 if url.startswith("s3") else 10) * len(tasks)
     assert log.requests() == in_run + FILES
 
 

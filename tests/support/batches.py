@@ -25,7 +25,7 @@ from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.requests import SelectionRequest, Work
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import Counts
-from datarater.pipelines.run_folder.identity import CommittedIdentity, PlanNumbers
+from datarater.pipelines.run_folder.identity import CommittedIdentity, InputsDigest, PlanNumbers
 from datarater.pipelines.run_folder.kept_counts import KeptCounts
 from datarater.pipelines.run_folder.layout import json_lines, to_json
 from datarater.pipelines.run_folder.lease import Launch, Lease
@@ -95,7 +95,8 @@ def curate(work: Work, execution: Execution) -> None:
     request, selection = work.scoring, work.selection
     assert request is not None
     assert selection is not None
-    files = scoring.preflight(request)
+    scoring.preflight(request)
+    files = list(request.inputs.files())
     check_rule(selection.selection, selection.options)
     if commits.exists(selection.selection.success_path):
         return
@@ -104,9 +105,10 @@ def curate(work: Work, execution: Execution) -> None:
     with Lease(work.leases(), Launch.new("plain", local=True), _lost):
         # The plan.
         committed = CommittedIdentity(
-            **vars(request.identity_of(files)), plan=PlanNumbers("plan", len(files), 1)
+            **vars(request.identity(InputsDigest.of(files))),
+            plan=PlanNumbers("plan", len(files), 1),
         )
-        commits.commit_if_absent(folder.inputs_path("plan"), json_lines(files))
+        commits.commit_if_absent(folder.old_inputs_path("plan"), json_lines(files))
         commits.commit_if_absent(folder.identity_path, to_json(committed))
 
         # The scores of each split, which is a file.

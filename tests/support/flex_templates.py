@@ -48,6 +48,7 @@ _REGEXES_BY_TYPE: dict[Any, str] = {
     flags.whole_number: r"^0*[1-9][0-9]*$",
     flags.byte_count: r"^0*[1-9][0-9]* *([kKmMgG][iI]?)?[bB]?$",
     flags.fraction: f"^{_SHARE}$",
+    flags.yes_or_no: "^(true|false)$",
     flags.amplification: r"^[1-9][0-9]{0,2}(\.[0-9]+)?$",
     flags.selection_name: f"^{flags._SELECTION_NAME.pattern}$",
     flags.integer: r"^-?[0-9]+$",

@@ -6,7 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,26 @@ from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.graph.score_split import score_split
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.kept_counts import KeptSplits
-from datarater.pipelines.run_folder.plan import index_of, ordinals_of, plan_of, read_group
+from datarater.pipelines.run_folder.plan import plan_of, plans_of, read_group
 from datarater.pipelines.run_folder.progress import Watcher
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.selection.cutoffs import Cutoffs, merge_answers
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.pipelines.selection.rules import KeepFraction
-from datarater.rater_model.documents.records import Compression, FileInfo, ReadOptions
+from datarater.rater_model.documents.records import Compression, FileInfo
 from datarater.rater_model.scorer import ScoredTexts, TextScorer
 from tests.support.run_folders import run_options
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """Inputs that were listed before."""
+
+    infos: tuple[FileInfo, ...]
+
+    def files(self) -> Iterator[FileInfo]:
+        yield from self.infos
 
 
 class ScorerOfDigests(TextScorer):
@@ -55,19 +65,9 @@ def request_for(corpus: Path, output: Path, **changes: Any) -> ScoringRequest:
     return dataclasses.replace(request, **changes)
 
 
-def planned(request: ScoringRequest) -> None:
-    planning.commit_plan(
-        request,
-        [
-            FilePlan.of(info, request.options.read, request.options.split_bytes)
-            for info in request.inputs.files()
-        ],
-    )
-
-
 def scored(request: ScoringRequest) -> list[ScoreFile]:
     """Plans and scores a corpus; returns its score files in order."""
-    planned(request)
+    planning.plan_now(request)
     files = []
     for group in range(plan_of(request.folder).groups):
         tasks = read_group(request.folder, group)
@@ -153,7 +153,8 @@ def test_a_thousand_tiny_files_are_a_few_splits_and_are_not_opened_to_be_planned
 ) -> None:
     request = request_for(tmp_path, tmp_path / "run", files_per_split=300)
     infos = [FileInfo(f"not there/{number:04d}.jsonl", 20, "print") for number in range(1000)]
-    planning.commit_plan(request, [FilePlan.of(info, ReadOptions(), 2**24) for info in infos])
+    request = dataclasses.replace(request, inputs=Listing(tuple(infos)))
+    planning.plan_now(request)
     tasks = read_group(request.folder, 0)
     assert [task.parts for task in tasks] == [300, 300, 300, 100]
     assert [task.split.ordinal for task in tasks] == [0, 300, 600, 900]
@@ -165,14 +166,15 @@ def test_groups_are_bounded_by_the_files_in_them(tmp_path: Path) -> None:
     for number in range(50):
         (tmp_path / "in" / f"{number:04d}.jsonl").write_text('{"text": "one line"}\n')
     request = request_for(tmp_path / "in", tmp_path / "run", files_per_split=5, parts_per_group=12)
-    planned(request)
+    planning.plan_now(request)
     plan = plan_of(request.folder)
     groups = [read_group(request.folder, group) for group in range(plan.groups)]
     assert [sum(task.parts for task in group) for group in groups] == [10] * 5
-    index = index_of(request.folder, plan)
+    plans = plans_of(request.folder)
+    (index,) = plans.indices
     assert (index.first_ordinals, index.splits, index.end) == ((0, 10, 20, 30, 40), (2,) * 5, 50)
-    assert [index.group_of(ordinal) for ordinal in (0, 5, 9, 10, 49)] == [0, 0, 0, 1, 4]
-    assert ordinals_of(request.folder, [9, 0, 3]) == [45, 0, 15]
+    assert [plans.group_of(ordinal) for ordinal in (0, 5, 9, 10, 49)] == [0, 0, 0, 1, 4]
+    assert plans.ordinals_of([9, 0, 3]) == [45, 0, 15]
 
 
 def test_few_workers_get_large_splits_and_many_get_small_ones(tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_files_of_which_nothing_is_kept_are_not_read_again(tmp_path: Path) -> No
 def test_a_packed_file_that_changed_is_named(tmp_path: Path) -> None:
     write_mixed(tmp_path / "in", [["a"], ["b"], ["c"]])
     request = request_for(tmp_path / "in", tmp_path / "run")
-    planned(request)
+    planning.plan_now(request)
     (task,) = read_group(request.folder, 0)
     (tmp_path / "in" / "001.jsonl.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(InputChangedError, match=r"001\.jsonl\.gz has changed"):
@@ -303,7 +305,7 @@ def test_status_counts_splits_whose_footers_name_many_files(tmp_path: Path) -> N
         name = f"{number:04d}-{'long' * 40}.jsonl"
         (tmp_path / "in" / name).write_text('{"text": "one line"}\n')
     request = request_for(tmp_path / "in", tmp_path / "run", files_per_split=500)
-    planned(request)
+    planning.plan_now(request)
     (first, _) = read_group(request.folder, 0)
     content = score_split(first, request.options.read, ScorerOfDigests())
     commits.commit_if_absent(request.folder.score_path(first.split.ordinal), content)

@@ -17,7 +17,7 @@ from datarater.pipelines.graph.planning import FilePlan
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines
-from datarater.pipelines.run_folder.plan import plan_of, read_group
+from datarater.pipelines.run_folder.plan import find_plans, plan_of, read_group
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file, read_split
@@ -39,6 +39,10 @@ def planned(request: ScoringRequest) -> list[FilePlan]:
     ]
 
 
+def total(request: ScoringRequest) -> int:
+    return sum(info.size for info in request.inputs.files())
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
@@ -51,9 +55,12 @@ def corpus(tmp_path: Path) -> Path:
 def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(
     corpus: Path, tmp_path: Path
 ) -> None:
-    request = request_for(corpus, tmp_path / "run")
-    planning.commit_plan(request, planned(request)[::-1])
-    tasks = read_group(request.folder, 0)
+    request = dataclasses.replace(request_for(corpus, tmp_path / "run"), files_per_chunk=1)
+    chunks = [planning.plan_chunk(request, chunk) for chunk in planning.list_inputs(request)]
+    assert len(chunks) == 3
+    planning.commit_plan(request, chunks[::-1])
+    groups = range(plan_of(request.folder).groups)
+    tasks = [task for group in groups for task in read_group(request.folder, group)]
     assert [task.split.ordinal for task in tasks] == list(range(len(tasks)))
     places = [(task.split.path, task.split.start) for task in tasks]
     assert places == sorted(places)
@@ -63,7 +70,7 @@ def test_ordinals_follow_path_and_start_whatever_the_order_of_planning(
 
 def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path) -> None:
     request = dataclasses.replace(request_for(corpus, tmp_path / "run"), splits_per_group=4)
-    planning.commit_plan(request, planned(request))
+    planning.plan_now(request)
     plan = plan_of(request.folder)
     groups = [read_group(request.folder, group) for group in range(plan.groups)]
     assert [len(group) for group in groups[:-1]] == [4] * (len(groups) - 1)
@@ -73,35 +80,35 @@ def test_a_plan_is_cut_into_groups(corpus: Path, tmp_path: Path) -> None:
 
 def test_the_first_plan_wins_and_another_run_is_refused(corpus: Path, tmp_path: Path) -> None:
     request = request_for(corpus, tmp_path / "run")
-    assert not planning.check_committed_plan(request, request.inputs.files())
-    planning.commit_plan(request, planned(request))
+    assert find_plans(request.folder) is None
+    planning.plan_now(request)
     first = commits.read_bytes(request.folder.identity_path)
-    planning.commit_plan(request, planned(request))
+    planning.plan_now(request)
     assert commits.read_bytes(request.folder.identity_path) == first
     with pytest.raises(RunFolderMismatchError, match="rater is 'r' there, but 's' now"):
-        planning.commit_plan(request_for(corpus, tmp_path / "run", rater="s"), planned(request))
+        planning.plan_now(request_for(corpus, tmp_path / "run", rater="s"))
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(RunFolderMismatchError, match=r"a\.jsonl has changed"):
-        planning.check_committed_plan(request, request.inputs.files())
+        planning.plan_now(request)
 
 
 def test_a_plan_that_died_before_its_identity_does_not_stand_in_the_way(
     corpus: Path, tmp_path: Path
 ) -> None:
     request = request_for(corpus, tmp_path / "run")
-    planning.commit_plan(request, planned(request))
+    planning.plan_now(request)
     Path(request.folder.identity_path).unlink()
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
-    planning.commit_plan(request, planned(request))
+    planning.plan_now(request)
     assert len(read_group(request.folder, 0)) == plan_of(request.folder).splits
-    assert planning.check_committed_plan(request, request.inputs.files())
+    assert planning.list_inputs(request) == []
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CountsError, match="has no plan"):
         plan_of(RunFolder(str(tmp_path)))
     with pytest.raises(CurationError, match=r"nothing\.jsonl"):
-        Patterns((str(tmp_path / "nothing.jsonl"),)).files()
+        list(Patterns((str(tmp_path / "nothing.jsonl"),)).files())
 
 
 # --- strides of big compressed streams ---
@@ -144,7 +151,7 @@ def test_a_big_stream_is_strided_and_read_once(
     request = dataclasses.replace(
         request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=workers
     )
-    planning.commit_plan(request, planned(request))
+    planning.plan_now(request)
     tasks = read_group(request.folder, 0)
     assert len(tasks) == count
 
@@ -172,7 +179,7 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
     request = dataclasses.replace(
         request_for(folder, tmp_path / "run", split_bytes=2000), workers_to_fill=50
     )
-    planning.commit_plan(request, planned(request))
+    planning.plan_now(request)
 
     tasks = read_group(request.folder, 0)
     assert len(tasks) > 5
@@ -196,7 +203,7 @@ def test_read_amplification_is_bounded(tmp_path: Path, amplification: float, par
     request = dataclasses.replace(
         request, workers_to_fill=100, max_read_amplification=amplification
     )
-    (plan,) = planning.stride(planned(request), request)
+    (plan,) = planning.stride(planned(request), request, total(request))
     assert len(plan.cuts_Sx3) == parts
     assert plan.bytes_read <= amplification * plan.info.size * 1.001
 
@@ -208,9 +215,9 @@ def test_files_that_fill_the_workers_are_left_whole(tmp_path: Path) -> None:
     request = request_for(tmp_path / "in", tmp_path / "run")
     for workers, parts in ((1, 1), (4, 1), (8, 2)):
         filled = dataclasses.replace(request, workers_to_fill=workers)
-        assert [len(plan.cuts_Sx3) for plan in planning.stride(planned(filled), filled)] == [
-            parts
-        ] * 8
+        assert [
+            len(plan.cuts_Sx3) for plan in planning.stride(planned(filled), filled, total(filled))
+        ] == [parts] * 8
 
 
 def test_a_damaged_stream_is_one_split(tmp_path: Path) -> None:
@@ -218,7 +225,7 @@ def test_a_damaged_stream_is_one_split(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:100] + bytes(100) + data[200:])
     request = dataclasses.replace(request_for(tmp_path / "in", tmp_path / "run"), workers_to_fill=4)
-    (plan,) = planning.stride(planned(request), request)
+    (plan,) = planning.stride(planned(request), request, total(request))
     assert len(plan.cuts_Sx3) == 1
 
 
@@ -226,7 +233,7 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
     path = write_stream(tmp_path / "in")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     request = request_for(tmp_path / "in", tmp_path / "run")
-    info = request.inputs.files()[0]
+    (info,) = request.inputs.files()
     whole = FilePlan.of(info, request.options.read, 10**9, small_bytes=0)
     cut = dataclasses.replace(whole, unpacked=400 * 500).strided(6)
     records = [
@@ -251,6 +258,6 @@ def test_a_list_of_inputs_is_taken_as_it_was_found_then(corpus: Path, tmp_path: 
     path = str(tmp_path / "inputs.jsonl")
     commits.commit_if_absent(path, json_lines(files[:2]))
     (corpus / "a.jsonl").write_text("changed since\n")
-    assert FileList(path).files() == files[:2]
+    assert list(FileList(path).files()) == files[:2]
     with pytest.raises(CurationError, match=r"missing\.jsonl cannot be read"):
-        FileList(f"{tmp_path}/missing.jsonl").files()
+        list(FileList(f"{tmp_path}/missing.jsonl").files())

@@ -15,7 +15,6 @@ import pytest
 from datarater.pipelines.errors import CurationError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.inputs import Patterns
-from datarater.pipelines.graph.planning import FilePlan
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.score_split import BATCH_RECORDS, score_split
 from datarater.pipelines.run_folder.plan import SplitTask, read_group
@@ -44,8 +43,7 @@ def task(tmp_path: Path) -> SplitTask:
     request = ScoringRequest(
         Patterns((str(tmp_path / "in.jsonl"),)), "rater", str(tmp_path / "run"), run_options()
     )
-    (info,) = request.inputs.files()
-    planning.commit_plan(request, [FilePlan.of(info, request.options.read, 2**24)])
+    planning.plan_now(request)
     (found,) = read_group(request.folder, 0)
     return found
 

@@ -15,7 +15,7 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from datarater.pipelines.errors import CurationError, LeaseHeldError
 from datarater.pipelines.graph.curation import Curation
 from datarater.pipelines.graph.inputs import Patterns
-from datarater.pipelines.graph.planning import PlanFile
+from datarater.pipelines.graph.planning import PlanChunk
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, lease
@@ -184,14 +184,14 @@ def test_every_step_that_takes_time_keeps_the_leases_of_a_job_elsewhere(tmp_path
     graph.visit(Steps())
     keeping = {type(step).__name__ for step in steps if isinstance(step, Step)}
     assert keeping == {
-        "ListInputs", "PlanFile", "CommitPlan", "ScoreSplit", "SummariseGroup", "FinishScoring",
+        "ListInputs", "PlanChunk", "CommitPlan", "ScoreSplit", "SummariseGroup", "FinishScoring",
         "CountUndecided", "CountKept", "WriteShard", "JoinPieces", "Publish",
     }  # fmt: skip
 
     for path in leases:
         lease.take(path, launch("job", local=False))
-    plan_file = next(step for step in steps if isinstance(step, PlanFile))
-    plan_file.setup()
+    plan_chunk = next(step for step in steps if isinstance(step, PlanChunk))
+    plan_chunk.setup()
     for path in leases:  # the first worker ends the long first term
         wait_for(lambda path=path: expires_in(path) <= lease.TERM_SECONDS)  # type: ignore[misc]
         released = lease.current(path)

@@ -44,7 +44,7 @@ def plan(folder: RunFolder, count: int) -> None:
         tasks = [
             task_of(ordinal) for ordinal in range(count) if ordinal // SPLITS_PER_GROUP == group
         ]
-        commits.commit_if_absent(folder.plan_shard_path("p", group), json_lines(tasks))
+        commits.commit_if_absent(folder.old_splits_path("p", group), json_lines(tasks))
     commits.commit_if_absent(folder.identity_path, to_json(committed_identity(count, groups)))
 
 
