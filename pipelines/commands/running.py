@@ -170,6 +170,8 @@ def run_graph(
             if watched or max_rejected < 1:
                 progress = Progress(
                     work.folder,
+                    scores=work.scoring is not None,
+                    selection="" if work.selection is None else work.selection.name,
                     prints=watched and shows_progress,
                     max_rejected_fraction=max_rejected,
                     interrupt=interrupts.interrupt,

@@ -15,6 +15,7 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher, report
 from datarater.rater_model.command_line import CommandParser, print_line
 from datarater.rater_model.documents.files import expand_home
+from datarater.rater_model.documents.store_errors import in_time
 
 COMMAND = "datarater status"
 _MIN_WAIT_SECONDS = 0.1
@@ -24,8 +25,8 @@ def make_parser() -> CommandParser:
     """Returns the command's parser."""
     parser = CommandParser(
         COMMAND,
-        "Reports the progress of a run: splits done, documents and tokens per second, time "
-        "left, and records rejected so far.",
+        "Reports the progress of a run, of its scoring and of its selections: what is done, rates, "
+        "time left, and records rejected so far.",
         f"{COMMAND} gs://bucket/run --watch 10",
         usage=f"{COMMAND} RUN_DIR [flags]",
         takes_beam_flags=False,
@@ -38,7 +39,8 @@ def make_parser() -> CommandParser:
         "--watch",
         type=flags.positive_number,
         metavar="SECONDS",
-        help="Report again at this interval until the run is done.",
+        help="Report again at this interval until everything is scored and all selections that "
+        "were started are published.",
     )
     parser.add_argument(
         "--json", action="store_true", help="Print each report as one JSON object, for programs."
@@ -56,7 +58,7 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         The status; None before the run is planned.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such folder, or it is not a run folder.
         CurationError: The run folder cannot be read.
         SystemExit: Wrong usage, and `--help`.
     """
@@ -65,8 +67,12 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
     commits.check_protocols("RUN_DIR", path)
     folder = RunFolder(path)
     try:
-        if not commits.exists(folder.path):
+        if not in_time(folder.path, lambda: commits.exists(folder.path)):
             raise UsageError(f"RUN_DIR: {folder.path} does not exist")
+        if not {"plan", "lease"} & set(commits.list_subfolders(folder.path)):
+            raise UsageError(
+                f"RUN_DIR: {folder.path} is not a run folder; give the --output of a run"
+            )
     except OSError as error:
         raise CurationError(f"{folder.path} cannot be read: {error}") from error
 

@@ -30,9 +30,10 @@ from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
-from datarater.pipelines.run_folder.layout import SelectionFolder, json_lines
+from datarater.pipelines.run_folder.layout import SelectionFolder, json_lines, to_json
 from datarater.pipelines.run_folder.plan import identity_of
 from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.pipelines.run_folder.selection_progress import SecondRead
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.documents.records import ReadOptions
@@ -177,8 +178,18 @@ def plan_shards_of(
 ) -> Iterator[ShardTask]:
     """Plans the output files of a selection and their pieces; `scored` only starts the step."""
     splits = KeptSplits.merge(group.splits for group in groups)
+    size = SecondRead(0, 0, 0)
+    tasks = []
     for shard in plan_shards(splits, request.output_format, request.output_shard_bytes):
-        yield from shard.cut(request.second_read_bytes or SECOND_READ_BYTES)
+        pieces = shard.cut(request.second_read_bytes or SECOND_READ_BYTES)
+        size = SecondRead(
+            size.steps + len(pieces) + (len(pieces) > 1),
+            size.documents + shard.documents,
+            size.input_bytes + sum(shard.input_bytes),
+        )
+        tasks += pieces
+    commits.commit_if_absent(request.selection.second_read_path, to_json(size))
+    yield from tasks
 
 
 def _digest(path: str) -> tuple[int, str]:

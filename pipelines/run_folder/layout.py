@@ -13,6 +13,7 @@
       scoring-0001.json
       selections/NAME/rule.json    the rule of the selection and its options
       selections/NAME/counts/      how much it keeps of every split, by group
+      selections/NAME/second_read.json  how much there is to write, for the progress
       selections/NAME/kept/        the kept documents
       selections/NAME/pieces/      parts of such files, until they are put together
       selections/NAME/incomplete/  rows that lack columns which are damaged in the input, if any
@@ -123,9 +124,19 @@ class SelectionFolder:
         """An empty file, committed last."""
         return f"{self.path}/_SUCCESS"
 
+    @property
+    def counts_folder(self) -> str:
+        """The folder of the counts of what is kept."""
+        return f"{self.path}/counts"
+
+    @property
+    def second_read_path(self) -> str:
+        """The size of the second read, for its progress; no result depends on it."""
+        return f"{self.path}/second_read.json"
+
     def counts_path(self, group: int) -> str:
         """Returns the path of the counts of what is kept of each split of a group."""
-        return f"{self.path}/counts/{group:06d}.json"
+        return f"{self.counts_folder}/{group:06d}.json"
 
     def kept_path(self, name: str) -> str:
         """Returns the path of one file of kept documents."""
@@ -215,9 +226,14 @@ class RunFolder:
         """The folder of the lease of scoring (`datarater.pipelines.run_folder.lease`)."""
         return f"{self.path}/lease/scoring"
 
+    @property
+    def selection_leases_path(self) -> str:
+        """The folder of the leases of all selections."""
+        return f"{self.path}/lease/selections"
+
     def selection_lease_path(self, name: str) -> str:
         """Returns the folder of the lease of a selection."""
-        return f"{self.path}/lease/selections/{name}"
+        return f"{self.selection_leases_path}/{name}"
 
     @property
     def attempts_path(self) -> str:

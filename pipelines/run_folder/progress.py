@@ -31,13 +31,19 @@ from datarater.pipelines.run_folder.plan import (
 )
 from datarater.pipelines.run_folder.score_files import Footer
 from datarater.pipelines.run_folder.scored import find_scoring
+from datarater.pipelines.run_folder.selection_progress import (
+    RATE_SECONDS,
+    Phase,
+    SelectionStatus,
+    duration,
+    look_at_selection,
+)
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.run_folder.summaries import read_summary, summarised_groups
 from datarater.rater_model.json_codec import DecodingError, to_plain
 
 _MAX_FOOTERS = 2048
 _FOOTER_BYTES = 64 * 2**10
-_RATE_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Status:
         counts: Counts of the records in these.
         exact: Whether `counts` is exact; otherwise it is scaled up from a sample.
         splits_per_second: Recent rate of the launch that holds the lease; 0 if none does.
-        finished: Whether everything is scored.
+        scored: Whether everything is scored.
+        selections: The selections that were started.
     """
 
     splits: int
@@ -58,7 +65,13 @@ class Status:
     counts: Counts
     exact: bool
     splits_per_second: float
-    finished: bool
+    scored: bool
+    selections: tuple[SelectionStatus, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is scored and every selection that was started is published."""
+        return self.scored and all(one.phase is Phase.PUBLISHED for one in self.selections)
 
     @property
     def rejected(self) -> int:
@@ -81,7 +94,7 @@ class Status:
     @property
     def seconds_left(self) -> float | None:
         """Seconds until everything is scored at the recent rate; None if there is no rate."""
-        if self.finished or not self.splits_per_second:
+        if self.scored or not self.splits_per_second:
             return None
         return (self.splits - self.splits_done) / self.splits_per_second
 
@@ -96,6 +109,8 @@ class Status:
             "documents_per_second": self.documents_per_second,
             "tokens_per_second": self.tokens_per_second,
             "seconds_left": self.seconds_left,
+            "scored": self.scored,
+            "selections": [one.to_json() for one in self.selections],
             "finished": self.finished,
         }
 
@@ -105,7 +120,7 @@ class Status:
         about = "" if self.exact else "about "
         if self.counts.read:
             parts.append(f"{about}{self.counts.scored:,} documents")
-        if self.splits_per_second and not self.finished:
+        if self.splits_per_second and not self.scored:
             parts.append(
                 f"{self.documents_per_second:,.0f} documents/s, "
                 f"{self.tokens_per_second:,.0f} tokens/s"
@@ -115,15 +130,6 @@ class Status:
         if self.seconds_left is not None:
             parts.append(f"{duration(self.seconds_left)} left")
         return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Formats a span of time for a person."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _footer_counts(entry: Entry) -> Counts | None:
@@ -166,6 +172,8 @@ class Watcher:
         self._plans: CommittedPlans | None = None
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
+        self._published: dict[str, SelectionStatus] = {}
+        self._unpublished: dict[str, SelectionStatus] = {}
 
     def look(self) -> Status | None:
         """Returns the present status of the run; None before it is planned."""
@@ -179,7 +187,13 @@ class Watcher:
         scoring = find_scoring(self._folder)
         if scoring is not None:
             return Status(
-                total, total, scoring.counts, exact=True, splits_per_second=0.0, finished=True
+                total,
+                total,
+                scoring.counts,
+                exact=True,
+                splits_per_second=0.0,
+                scored=True,
+                selections=self._look_at_selections(self.plan),
             )
 
         self._read_summaries()
@@ -191,6 +205,27 @@ class Watcher:
         if commits.exists(self._folder.identity_path_of(known)):
             self._plans = find_plans(self._folder, self._splits_per_group)
         return self._plans
+
+    def _look_at_selections(self, plan: PlanNumbers) -> tuple[SelectionStatus, ...]:
+        # A launch that scores first holds the lease of its selection from the beginning.
+        held = [
+            name
+            for name in commits.list_subfolders(self._folder.selection_leases_path)
+            if (term := lease.current(self._folder.selection_lease_path(name))) and term.is_held()
+        ]
+        for name in sorted({*selections(self._folder), *held} - self._published.keys()):
+            status = look_at_selection(self._folder, name, plan.groups)
+            if status.phase is Phase.PUBLISHED:
+                self._published[name] = status
+            else:
+                self._unpublished[name] = status
+        self._unpublished = {
+            name: status
+            for name, status in self._unpublished.items()
+            if name not in self._published
+        }
+        seen = {**self._published, **self._unpublished}
+        return tuple(seen[name] for name in sorted(seen))
 
     def _read_summaries(self) -> None:
         new = sorted(summarised_groups(self._folder) - self._groups.keys())
@@ -211,7 +246,7 @@ class Watcher:
         term = lease.current(self._folder.scoring_lease_path)
         is_held = term is not None and term.is_held()
         now = time.time()
-        since = max(term.launch.started if term is not None else 0.0, now - _RATE_SECONDS)
+        since = max(term.launch.started if term is not None else 0.0, now - RATE_SECONDS)
 
         # Splits of groups without a summary are counted from their score files.
         exact, recent = True, 0
@@ -225,9 +260,7 @@ class Watcher:
             done += listed
 
         rate = recent / max(now - since, 1.0) if is_held else 0.0
-        return Status(
-            plan.splits, done, counts, exact=exact, splits_per_second=rate, finished=False
-        )
+        return Status(plan.splits, done, counts, exact=exact, splits_per_second=rate, scored=False)
 
     def _list_score_files(self, plans: CommittedPlans, since: float) -> tuple[int, int]:
         """Lists the score files of groups without a summary; reads the footers of some new ones.
@@ -304,15 +337,13 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
         ended = ", its worker has ended" if lease.is_gone(mark.process) else ""
         lines.append(f"being scored for {age}{ended}: {mark.split}")
 
-    for name in names:
-        selection = folder.selection(name)
-        if commits.exists(selection.success_path):
-            lines.append(f"selection {name}: done, {selection.manifest_path}")
-        else:
-            files = len(commits.list_folder(f"{selection.path}/kept"))
-            lines.append(
-                f"selection {name}: not finished, {files:,} files of kept documents so far"
-            )
+    for selection in () if status is None else status.selections:
+        where = folder.selection(selection.name).manifest_path
+        lines.append(
+            f"{selection.line()}, {where}"
+            if selection.phase is Phase.PUBLISHED
+            else selection.line()
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from datarater.pipelines.run_folder.background import Background
 from datarater.pipelines.run_folder.counts import main_reasons
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.progress import Status, Watcher
+from datarater.pipelines.run_folder.selection_progress import Phase
 from datarater.rater_model.command_line import print_line
 
 _TERMINAL_SECONDS = 1.0
@@ -48,7 +49,7 @@ def check_rejected_share(status: Status, max_rejected_fraction: float) -> None:
 
 
 class Progress(Background):
-    """Watches the run folder while splits are scored, and prints the progress to standard error.
+    """Watches the run folder and prints the progress of scoring and selecting to standard error.
 
     On a terminal one line is updated every second. Elsewhere the plan and the end are printed, and
     a line every 30 s in between. All figures come from the run folder, so they are right wherever
@@ -56,30 +57,44 @@ class Progress(Background):
 
     Args:
         folder: Run folder.
+        scores: Whether the launch scores.
+        selection: Name of the selection that the launch makes; "" for none.
         prints: Whether to print.
         max_rejected_fraction: Limit of `check_rejected_share`.
         interrupt: Called from this thread with the error that stops the run.
+        look_seconds: Time between two looks; None for 1 s on a terminal, 5 s elsewhere.
+        log_seconds: Time between two lines where there is no terminal.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         *,
+        scores: bool = True,
+        selection: str = "",
         prints: bool = True,
         max_rejected_fraction: float = 1.0,
         interrupt: Callable[[CurationError], None] | None = None,
+        look_seconds: float | None = None,
+        log_seconds: float = _LOG_SECONDS,
     ):
         super().__init__("progress")
         self._watcher = Watcher(folder)
+        self._scores = scores
+        self._selection = selection
         self._prints = prints
         self._max_rejected_fraction = max_rejected_fraction
         self._interrupt = interrupt
         self._terminal = sys.stderr.isatty()
+        self._has_open_line = False
+        usual = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
+        self._look_seconds = usual if look_seconds is None else look_seconds
+        self._log_seconds = log_seconds
 
     def run(self) -> None:
         """Prints the progress until the run ends."""
-        wait = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
-        is_first, has_open_line = True, False
+        wait = self._look_seconds
+        is_scoring_over, has_scoring_lines = not self._scores, False
         last_print = time.monotonic()
         while not self.ended.wait(wait):
             began = time.monotonic()
@@ -98,25 +113,50 @@ class Progress(Background):
             if status is None or not self._prints:
                 continue
 
-            # A run that was scored before has no progress to show.
-            is_done = status.splits_done == status.splits
-            if is_done and is_first:
+            # A run that was scored before has no progress of scoring to show.
+            is_scored = status.splits_done == status.splits
+            phase = self._phase(status)
+            if is_scored and not is_scoring_over:
+                is_scoring_over = True
+                if has_scoring_lines:
+                    self._print(status.line(), ends=True)
+            if phase is Phase.PUBLISHED:
                 break
-            if is_first:
+            if not is_scored and not has_scoring_lines:
                 assert self._watcher.plan is not None
                 print_line(self._watcher.plan.describe(), sys.stderr)
-            is_first = False
+                has_scoring_lines = True
 
-            if self._terminal:
-                print_line(status.line(), sys.stderr, start="\r\x1b[K", end="")
-                has_open_line = True
-            elif is_done or time.monotonic() - last_print >= _LOG_SECONDS:
-                print_line(status.line(), sys.stderr)
+            line = self._line(status)
+            if line and (self._terminal or time.monotonic() - last_print >= self._log_seconds):
+                self._print(line)
                 last_print = time.monotonic()
-            if is_done:
-                break
-        if has_open_line:
+        if self._has_open_line:
             print_line("", sys.stderr)
+
+    def _phase(self, status: Status) -> Phase | None:
+        """Returns the phase of the launch's selection; None while it scores."""
+        if not status.scored:
+            return None
+        if not self._selection:
+            return Phase.PUBLISHED
+        phases = {one.name: one.phase for one in status.selections}
+        return phases.get(self._selection, Phase.SEARCHING)
+
+    def _line(self, status: Status) -> str:
+        """Returns the line of the phase that the launch is in; "" for none."""
+        if self._phase(status) is None:
+            return "" if status.splits_done == status.splits else status.line()
+        lines = (one.line() for one in status.selections if one.name == self._selection)
+        return next(lines, "")
+
+    def _print(self, line: str, *, ends: bool = False) -> None:
+        """Prints a line of progress, on a terminal in place of the last one."""
+        if not self._terminal:
+            print_line(line, sys.stderr)
+            return
+        print_line(line, sys.stderr, start="\r\x1b[K", end="\n" if ends else "")
+        self._has_open_line = not ends
 
     def _check(self, status: Status | None) -> None:
         if status is not None and self._interrupt is not None and self._max_rejected_fraction < 1:

@@ -402,7 +402,7 @@ def _exact_matches(
     else:
         try:
             with raising_os_errors(pattern):
-                details = file_system.info(inner)
+                details = store_errors.in_time(pattern, lambda: file_system.info(inner))
         except FileNotFoundError:
             return None
         is_folder = details.get("type") == "directory"

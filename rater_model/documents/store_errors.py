@@ -12,7 +12,11 @@ import contextlib
 import errno
 import re
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _NOT_ALLOWED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _ABSENT = ("404", "NoSuchBucket", "NoSuchKey")
@@ -39,6 +43,8 @@ _CLIENTS = (
 )
 _UNREACHABLE = re.compile("Connect|Timeout|Transport|NameResolution|OfflineMode")
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+MAX_ANSWER_SECONDS = 15.0
+"""Time in which a store must answer the first small request."""
 _MAX_MESSAGE_CHARS = 300  # some stores answer with a page of HTML
 
 # The package that reads a protocol's URLs, and the extra of ours that installs it.
@@ -173,6 +179,45 @@ def raising_os_errors(path: str) -> Iterator[None]:
         if translated is None or translated is error:
             raise
         raise translated from error
+
+
+def in_time(path: str, operation: Callable[[], T], seconds: float = MAX_ANSWER_SECONDS) -> T:
+    """Does a small request, and gives up if a store does not answer in time.
+
+    Clients of stores try again and again, so that a missing network shows only after minutes.
+
+    Args:
+        path: Path or URL of the file or folder; a local one has no limit.
+        operation: The request, which may continue unseen if it takes too long.
+        seconds: Limit in seconds.
+
+    Returns:
+        The result of the request.
+
+    Raises:
+        OSError: if there was no answer; whatever the request raises otherwise.
+    """
+    if protocol_of(path) in ("", "file", "local", "memory"):
+        return operation()
+
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            done.append(operation())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="first request", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if done:
+        return done[0]
+    if failed:
+        raise failed[0]
+    message = f"no answer from {protocol_of(path)}:// in {seconds:g} s; check the network"
+    raise OSError(errno.EHOSTUNREACH, message, path)
 
 
 def one_line(error: BaseException, max_chars: int | None = _MAX_MESSAGE_CHARS) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,8 +18,10 @@ from datarater.pipelines.run_folder.lease import Launch
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.pipelines.run_folder.score_files import ScoreRows
+from datarater.pipelines.run_folder.selection_progress import Phase, SecondRead, SelectionStatus
 from datarater.pipelines.runners import progress_display
 from datarater.rater_model.documents.records import BadRecord, Document, Reason, Split
+from datarater.rater_model.documents.store_errors import in_time
 from tests.support.run_folders import committed_identity, scoring
 
 SPLITS_PER_GROUP = 3
@@ -143,7 +146,9 @@ def test_the_command_prints_lines_or_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(str(tmp_path))
+    lease.take(folder.scoring_lease_path, Launch("l", "FnApiRunner", True, lease.process_id(), 0))
     assert status.main([folder.path]) == 0
+    assert "not planned yet" in capsys.readouterr().out
     plan(folder, 2)
     score(folder, 0)
     assert status.main([folder.path, "--json"]) == 0
@@ -162,10 +167,116 @@ def test_a_folder_that_is_not_there_is_wrong_usage(
     assert status.main(["nowhere://run"]) == 2
 
 
+def test_a_folder_that_is_no_run_folder_is_wrong_usage(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commits.commit_if_absent(f"{folder.path}/in/a.jsonl", b"{}")
+    for flags in ([], ["--json"], ["--watch", "1"]):
+        assert status.main([folder.path, *flags]) == 2
+        assert f"{folder.path} is not a run folder; give the --output" in capsys.readouterr().err
+
+
+def test_a_selection_is_followed_until_it_is_published(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, 8)
+    commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(8))))
+    watcher = Watcher(folder, splits_per_group=SPLITS_PER_GROUP)
+    scored_only = watcher.look()
+    assert scored_only is not None
+    assert scored_only.finished
+
+    def look() -> SelectionStatus:
+        seen = watcher.look()
+        assert seen is not None
+        assert seen.scored
+        assert seen.finished == (seen.selections[0].phase is Phase.PUBLISHED)
+        return seen.selections[0]
+
+    # The launch that holds the lease will select, although it has written nothing.
+    launch = Launch("l", "DataflowRunner", True, lease.process_id(), time.time() - 8)
+    lease.take(folder.selection_lease_path("half"), launch)
+    assert look().phase is Phase.SEARCHING
+    selection = folder.selection("half")
+    commits.commit_if_absent(selection.rule_path, b"{}")
+    assert look().line() == "selection half: finding the cutoff"
+
+    for group in range(2):
+        commits.commit_if_absent(selection.counts_path(group), b"{}")
+    counting = look()
+    assert (counting.phase, counting.steps_done, counting.steps) == (Phase.COUNTING, 2, 3)
+    assert counting.steps_per_second == pytest.approx(0.25, rel=0.1)
+    assert counting.line() == "selection half: counted 2 of 3 groups of splits, 4 s left"
+
+    # One file in one go, and one of four pieces, which are put together.
+    commits.commit_if_absent(selection.second_read_path, to_json(SecondRead(6, 100, 6_000_000)))
+    commits.commit_if_absent(selection.kept_path("part-0"), b"x")
+    for piece in range(2):
+        commits.commit_if_absent(selection.piece_path("part-1", piece, 4), b"x")
+    commits.commit_if_absent(f"{selection.piece_path('part-1', 0, 4)}.incomplete.jsonl", b"x")
+    writing = look()
+    assert (writing.phase, writing.steps_done, writing.steps) == (Phase.WRITING, 3, 6)
+    assert "selection half: wrote 3 of 6 files and pieces of kept documents" in writing.line()
+    assert writing.seconds_left is not None
+    assert writing.to_json()["bytes_per_second"] == writing.steps_per_second * 1e6
+
+    assert status.main([folder.path, "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["scored"], fields["finished"]) == (True, False)
+    assert fields["selections"][0]["phase"] == "writing"
+
+    commits.commit_if_absent(selection.manifest_path, b"{}")
+    assert look().steps_done == 6
+    commits.commit_if_absent(selection.success_path, b"")
+    assert look().line() == "selection half: published"
+    assert status.main([folder.path, "--watch", "1"]) == 0
+    assert f"selection half: published, {selection.manifest_path}" in capsys.readouterr().out
+
+
+def test_the_progress_of_a_launch_covers_its_scoring_and_its_selection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(str(tmp_path))
+    plan(folder, 2)
+    score(folder, 0)
+    shown = progress_display.Progress(folder, selection="half", look_seconds=0.01, log_seconds=0.0)
+    with shown:
+        wait_for(capsys, "scored 1 of 2 splits, 2 documents")
+        score(folder, 1)
+        wait_for(capsys, "scored 2 of 2 splits, 4 documents")
+        commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(2))))
+        commits.commit_if_absent(folder.selection("half").rule_path, b"{}")
+        wait_for(capsys, "selection half: finding the cutoff")
+        commits.commit_if_absent(folder.selection("half").counts_path(0), b"{}")
+        wait_for(capsys, "selection half: counted 1 of 1 groups")
+
+
+def wait_for(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    seen, until = "", time.monotonic() + 20
+    while text not in seen:
+        assert time.monotonic() < until, seen
+        time.sleep(0.01)
+        seen += capsys.readouterr().err
+
+
+def test_a_store_that_does_not_answer_is_given_up_in_time() -> None:
+    never = threading.Event()
+    with pytest.raises(OSError, match=r"no answer from gs:// in 0\.01 s; check the network"):
+        in_time("gs://bucket/run", never.wait, seconds=0.01)
+    with pytest.raises(PermissionError):
+        in_time("gs://bucket/run", lambda: commits.read_bytes(_raise(PermissionError())))
+    assert in_time("gs://bucket/run", lambda: 5) == 5
+    assert in_time("/run", lambda: threading.get_ident()) == threading.get_ident()
+
+
+def _raise(error: Exception) -> str:
+    raise error
+
+
 def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
     def look(read: int, rejected: int, done: int) -> Status:
         counts = Counts(read, read - rejected, rejected_by_reason=Counter(not_json=rejected))
-        return Status(10, done, counts, exact=True, splits_per_second=1.0, finished=False)
+        return Status(10, done, counts, exact=True, splits_per_second=1.0, scored=False)
 
     # 10,000 records are expected: the 900 may be the last ones.
     progress_display.check_rejected_share(look(1000, 900, 1), 0.1)

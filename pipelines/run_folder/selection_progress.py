@@ -1,0 +1,169 @@
+"""Reports the progress of selections: the counts of what is kept, then the second read.
+
+Everything follows from listings of the selection's folder, so it holds for every runner.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import time
+from typing import Any
+
+from datarater.pipelines.run_folder import commits, lease
+from datarater.pipelines.run_folder.layout import RunFolder, read_json
+
+RATE_SECONDS = 600.0
+"""Span of time before now that rates cover, at most."""
+_PIECE = re.compile(r"\.\d+-of-\d+$")
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondRead:
+    """The content of `second_read.json`: the size of a second read, for its progress.
+
+    Attributes:
+        steps: Number of files to commit: output files, and pieces of them.
+        documents: Number of documents to write.
+        input_bytes: Stored bytes of the input to read, approximately; 0 if unknown.
+    """
+
+    steps: int
+    documents: int
+    input_bytes: int
+
+
+class Phase(enum.StrEnum):
+    """What a selection is doing."""
+
+    SEARCHING = "searching"
+    """It looks for the cutoff."""
+    COUNTING = "counting"
+    """It counts what is kept, group by group."""
+    WRITING = "writing"
+    """It reads the input a second time and writes the kept documents."""
+    PUBLISHED = "published"
+    """Its manifest and `_SUCCESS` are committed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionStatus:
+    """The progress of one selection.
+
+    Attributes:
+        name: Name of the selection.
+        phase: What it is doing.
+        steps: Number of steps of the phase: groups of splits to count, or files to write.
+        steps_done: Number of steps that are committed.
+        steps_per_second: Recent rate of the launch that holds the lease; 0 if none does.
+        documents: Number of documents to write; 0 before that is known.
+        input_bytes: Stored bytes of the input to read; 0 before that is known.
+    """
+
+    name: str
+    phase: Phase
+    steps: int = 0
+    steps_done: int = 0
+    steps_per_second: float = 0.0
+    documents: int = 0
+    input_bytes: int = 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the phase ends at the recent rate; None if there is no rate."""
+        if not self.steps_per_second or self.phase is Phase.PUBLISHED:
+            return None
+        return max(0, self.steps - self.steps_done) / self.steps_per_second
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Recent rate of input bytes of the second read; 0 if it is not known."""
+        if self.phase is not Phase.WRITING or not self.steps:
+            return 0.0
+        return self.steps_per_second * self.input_bytes / self.steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the status as JSON fields."""
+        return {
+            **dataclasses.asdict(self),
+            "phase": str(self.phase),
+            "bytes_per_second": self.bytes_per_second,
+            "seconds_left": self.seconds_left,
+        }
+
+    def line(self) -> str:
+        """Describes the status in one line."""
+        head = f"selection {self.name}"
+        if self.phase is Phase.PUBLISHED:
+            return f"{head}: published"
+        if self.phase is Phase.SEARCHING:
+            return f"{head}: finding the cutoff"
+        what = "counted {} of {} groups of splits"
+        if self.phase is Phase.WRITING:
+            what = "wrote {} of {} files and pieces of kept documents"
+        parts = [f"{head}: {what.format(f'{self.steps_done:,}', f'{self.steps:,}')}"]
+        if self.bytes_per_second:
+            parts.append(f"reads about {self.bytes_per_second / 1e6:,.1f} MB/s")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Formats a span of time for a person."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def look_at_selection(folder: RunFolder, name: str, groups: int) -> SelectionStatus:
+    """Returns the present status of a selection.
+
+    Args:
+        folder: Run folder.
+        name: Name of the selection.
+        groups: Number of groups of splits of the plan.
+    """
+    selection = folder.selection(name)
+    top = {entry.path.rsplit("/", 1)[-1]: entry for entry in commits.list_folder(selection.path)}
+    if "_SUCCESS" in top:
+        return SelectionStatus(name, Phase.PUBLISHED)
+
+    term = lease.current(folder.selection_lease_path(name))
+    now = time.time()
+    is_held = term is not None and term.is_held()
+    since = max(term.launch.started if term is not None else 0.0, now - RATE_SECONDS)
+
+    planned = top.get("second_read.json")
+    if planned is None:
+        entries = commits.list_folder(selection.counts_folder)
+        recent = sum(entry.modified >= since for entry in entries)
+        return SelectionStatus(
+            name,
+            Phase.COUNTING if entries else Phase.SEARCHING,
+            groups,
+            len(entries),
+            recent / max(now - since, 1.0) if is_held else 0.0,
+        )
+
+    # The rate of this phase begins with its plan.
+    since = max(since, planned.modified)
+    read = read_json(selection.second_read_path, SecondRead) or SecondRead(0, 0, 0)
+    pieces = [
+        entry for entry in commits.list_folder(selection.pieces_folder) if _PIECE.search(entry.path)
+    ]
+    entries = [*commits.list_folder(f"{selection.path}/kept"), *pieces]
+    recent = sum(entry.modified >= since for entry in entries)
+    return SelectionStatus(
+        name,
+        Phase.WRITING,
+        read.steps,
+        # Once all is joined, the pieces are removed.
+        read.steps if "manifest.json" in top else len(entries),
+        recent / max(now - since, 1.0) if is_held else 0.0,
+        read.documents,
+        read.input_bytes,
+    )
