@@ -35,7 +35,7 @@ from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
-from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES, ReadOptions
 from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
 
@@ -103,7 +103,12 @@ def curate(
         output,
         execution,
         scoring or ScoringOptions(),
-        ReadOptions(text_field=text_field, id_field=id_field, source_field=source_field),
+        ReadOptions(
+            text_field,
+            id_field,
+            source_field,
+            max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES,
+        ),
         split_bytes,
         max_rejected_fraction,
         on_bad_split,
@@ -145,7 +150,12 @@ def score(
         output,
         execution,
         scoring or ScoringOptions(),
-        ReadOptions(text_field=text_field, id_field=id_field, source_field=source_field),
+        ReadOptions(
+            text_field,
+            id_field,
+            source_field,
+            max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES,
+        ),
         split_bytes,
         max_rejected_fraction,
         on_bad_split,

@@ -25,7 +25,11 @@ import numpy as np
 from datarater.rater_model.documents.array_record import is_file_system_failure
 from datarater.rater_model.documents.files import file_info, list_files, split_on_commas
 from datarater.rater_model.documents.reading import read_file
-from datarater.rater_model.documents.records import BadRecord, ReadOptions
+from datarater.rater_model.documents.records import (
+    DEFAULT_ZSTD_WINDOW_BYTES,
+    BadRecord,
+    ReadOptions,
+)
 from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfds import (
     TFDS_PREFIX,
@@ -341,7 +345,10 @@ def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSour
     if not name.startswith(TFDS_PREFIX):
         if TFDS_PREFIX in name:
             raise DataError(f"{name!r} mixes files and a TensorFlow dataset; name one kind")
-        return FileTexts(split_on_commas(name), ReadOptions(text_field=text_field))
+        return FileTexts(
+            split_on_commas(name),
+            ReadOptions(text_field=text_field, max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES),
+        )
     return TfdsTexts(name.removeprefix(TFDS_PREFIX), text_field, tfds_data_dir)
 
 

@@ -56,7 +56,12 @@ from datarater.meta_training.evaluate.target import (
 from datarater.rater_model.atomic_files import replacing, replacing_folder
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file
-from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
+from datarater.rater_model.documents.records import (
+    DEFAULT_ZSTD_WINDOW_BYTES,
+    BadRecord,
+    Document,
+    ReadOptions,
+)
 from datarater.rater_model.tokenizer import (
     BpeTokenizer,
     ByteTokenizer,
@@ -107,7 +112,12 @@ class DataOptions:
     @property
     def read_options(self) -> ReadOptions:
         """Options for reading documents with their sources."""
-        return ReadOptions(self.text_field, self.id_field, self.source_field)
+        return ReadOptions(
+            self.text_field,
+            self.id_field,
+            self.source_field,
+            max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES,
+        )
 
     def reading(self, field: str) -> ReadOptions:
         """Options for reading a field in place of the source, which suits every format."""

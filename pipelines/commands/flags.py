@@ -25,7 +25,10 @@ from datarater.pipelines.selection.rules import (
 )
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import near_miss
-from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.records import (
+    DEFAULT_ZSTD_WINDOW_BYTES,
+    ReadOptions,
+)
 from datarater.rater_model.scoring_options import ScoringOptions
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
@@ -306,6 +309,15 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         default=defaults.max_record_bytes,
         metavar="BYTES",
         help="Maximum size of a record; larger ones are rejected. Default: 64MiB.",
+    )
+
+    group.add_argument(
+        "--max_zstd_window_bytes",
+        type=byte_count,
+        default=DEFAULT_ZSTD_WINDOW_BYTES,
+        metavar="BYTES",
+        help="Maximum window of a zstd stream, which each worker holds in memory; a stream with a "
+        "larger one is rejected. 2GiB reads what zstd --long=31 wrote. Default: 128MiB.",
     )
 
     group.add_argument(

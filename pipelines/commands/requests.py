@@ -255,7 +255,7 @@ def scoring_of(
         inputs=inputs or inputs_of(args, execution),
         rater=args.rater,
         output=args.output,
-        read=ReadOptions(args.text_field, args.id_field, args.source_field, args.max_record_bytes),
+        read=_read_options(args),
         scoring=ScoringOptions(args.max_windows, args.tokens_per_batch, args.dtype),
         split_bytes=args.split_bytes,
         max_rejected_fraction=args.max_rejected_fraction,
@@ -264,6 +264,19 @@ def scoring_of(
         on_bad_split=args.on_bad_split,
         append=getattr(args, "append", False),
     )
+
+
+def _read_options(args: argparse.Namespace) -> ReadOptions:
+    try:
+        return ReadOptions(
+            args.text_field,
+            args.id_field,
+            args.source_field,
+            args.max_record_bytes,
+            args.max_zstd_window_bytes,
+        )
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionRequest:

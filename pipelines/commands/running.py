@@ -16,7 +16,12 @@ from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
-from datarater.pipelines.run_folder.identity import cost_changes, read_identity
+from datarater.pipelines.run_folder.identity import (
+    CommittedIdentity,
+    cost_changes,
+    read_identity,
+    with_window_of,
+)
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.run_folder.manifest import check_rule
@@ -65,6 +70,7 @@ def run(
     if work.scoring is not None and committed is not None:
         for line in cost_changes(work.scoring.options, committed):
             say(f"note: {line}")
+    work = _as_committed(work, committed)
     if checked is not None:
         inputs = checked.inputs
         say(f"input: {inputs.files:,} files, {inputs.bytes:,} bytes")
@@ -76,6 +82,15 @@ def run(
     if note:
         say(note)
     return run_graph(work, execution, say, shows_progress)
+
+
+def _as_committed(work: Work, committed: CommittedIdentity | None) -> Work:
+    """Returns the work with the limits of the run that it resumes, which may be an earlier one."""
+    scoring = work.scoring
+    if committed is None or scoring is None:
+        return work
+    options = with_window_of(scoring.options, committed)
+    return dataclasses.replace(work, scoring=dataclasses.replace(scoring, options=options))
 
 
 def _max_splits(work: Work, checked: scoring.Preflight | None) -> int:

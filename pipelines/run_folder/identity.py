@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from datarater.pipelines.errors import RunFolderMismatchError
 from datarater.pipelines.run_folder.layout import (
@@ -15,11 +15,16 @@ from datarater.pipelines.run_folder.layout import (
     json_lines,
     read_json,
 )
-from datarater.rater_model.documents.records import FileInfo, ReadOptions
+from datarater.rater_model.documents.records import (
+    MAX_ZSTD_WINDOW_BYTES,
+    FileInfo,
+    ReadOptions,
+)
 from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
 
 _MAX_DIFFERENCES = 5
+Options = TypeVar("Options", bound="RunOptions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -293,7 +298,7 @@ def check_identity(
     Raises:
         RunFolderMismatchError: The identities differ; the message names the differences.
     """
-    options = differences(_options(requested), _options(committed))
+    options = differences(_options(with_window_of(requested, committed)), _options(committed))
     inputs, files = InputDifferences(), []
     if requested.inputs != committed.inputs:
         inputs = compare_inputs()
@@ -316,6 +321,14 @@ def _advice(inputs: InputDifferences) -> str:
             "only --input does not name them, add --append, which keeps their scores"
         )
     return "Add --append to score the new files into this run folder, or use another output folder"
+
+
+def with_window_of(requested: Options, committed: RunOptions) -> Options:
+    """Returns the options of a resumed run: runs of version 0.1.0 have no limit of zstd windows."""
+    if committed.read.max_zstd_window_bytes < MAX_ZSTD_WINDOW_BYTES:
+        return requested
+    read = dataclasses.replace(requested.read, max_zstd_window_bytes=MAX_ZSTD_WINDOW_BYTES)
+    return dataclasses.replace(requested, read=read)
 
 
 def _options(identity: Identity) -> dict[str, Any]:

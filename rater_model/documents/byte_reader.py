@@ -13,14 +13,18 @@ class ByteReader:
 
     Damage ends the bytes early and sets `failure`.
 
+    Args:
+        split: Split to read.
+        max_window_bytes: Maximum window of a zstd frame.
+
     Attributes:
         position: Offset of the next byte.
         failure: Error that ended the stream early; None so far.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, max_window_bytes: int) -> None:
         self._file = open_file(split.path, in_order_to=stored_end(split))
-        stream = SplitStream(self._file, split, beyond=False)
+        stream = SplitStream(self._file, split, beyond=False, max_window_bytes=max_window_bytes)
         self._chunks = iter(stream)
         self._buffer = b""
         self._at = 0

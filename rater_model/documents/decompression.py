@@ -14,16 +14,18 @@ from typing import BinaryIO
 
 import zstandard
 
-from datarater.rater_model.documents.records import EXCERPT_BYTES, Compression, Reason
+from datarater.rater_model.documents.records import (
+    EXCERPT_BYTES,
+    MAX_ZSTD_WINDOW_BYTES,
+    Compression,
+    Reason,
+)
 
 CHUNK_BYTES = 2**20
 _GZIP_INPUT_BYTES = 2**16
 # A block of zstd has at least 4 bytes and unpacks to at most 128 KiB, and the decoder returns all
 # that it can at once: this bounds its output to 32 MiB per call.
 _ZSTD_INPUT_BYTES = 2**10
-# The largest window of `zstd --long=31`, which big published corpora use. The decoder touches only
-# as much of it as the stream fills.
-_ZSTD_MAX_WINDOW_BYTES = 2**31
 _SAMPLE_UNPACKED_BYTES = 2**27
 _MAX_HEAD_BYTES = 2**22
 _FRAME_HEADER_BYTES = 18
@@ -44,7 +46,10 @@ def is_zstd(head: bytes) -> bool:
 
 
 def decompressed_chunks(
-    file: BinaryIO, compression: Compression, chunk_bytes: int = CHUNK_BYTES
+    file: BinaryIO,
+    compression: Compression,
+    chunk_bytes: int = CHUNK_BYTES,
+    max_window_bytes: int = MAX_ZSTD_WINDOW_BYTES,
 ) -> Iterator[bytes]:
     """Reads a file to its end as a stream of decompressed, non-empty chunks.
 
@@ -55,13 +60,15 @@ def decompressed_chunks(
         file: File, opened at its beginning or where a member begins; a plain file anywhere.
         compression: Compression of the whole file.
         chunk_bytes: Maximum size of a chunk of a plain or gzip file.
+        max_window_bytes: Maximum window of a zstd frame. The decoder touches only as much of it as
+            the stream fills.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
         OSError: if the file cannot be read.
     """
     if compression in (Compression.GZIP, Compression.ZSTD):
-        return filter(None, member_chunks(file, compression, chunk_bytes))
+        return filter(None, member_chunks(file, compression, chunk_bytes, max_window_bytes))
     if compression is Compression.BZIP2:
         return bzip2_chunks(file)
     return iter(lambda: file.read(chunk_bytes), b"")
@@ -90,7 +97,10 @@ def unpacked_head(file: BinaryIO, compression: Compression, count: int) -> bytes
 
 
 def member_chunks(
-    file: BinaryIO, compression: Compression, chunk_bytes: int = CHUNK_BYTES
+    file: BinaryIO,
+    compression: Compression,
+    chunk_bytes: int = CHUNK_BYTES,
+    max_window_bytes: int = MAX_ZSTD_WINDOW_BYTES,
 ) -> Iterator[bytes]:
     """Reads like `decompressed_chunks`, with `MEMBER_END` after each gzip member or zstd frame.
 
@@ -98,6 +108,7 @@ def member_chunks(
         file: File, opened where a member begins.
         compression: Gzip or zstd.
         chunk_bytes: Maximum size of a chunk of a gzip file.
+        max_window_bytes: Maximum window of a zstd frame.
 
     Raises:
         StreamError: after the last chunk, if the stream is damaged.
@@ -105,7 +116,7 @@ def member_chunks(
     """
     if compression is Compression.GZIP:
         return _gzip_chunks(file, chunk_bytes)
-    return _zstd_chunks(file)
+    return _zstd_chunks(file, max_window_bytes)
 
 
 def unpacked_size(
@@ -257,7 +268,7 @@ def _up_to_damage(decoder: zlib._Decompress, pending: bytes) -> Iterator[bytes]:
             yield chunk
 
 
-def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
+def _zstd_chunks(file: BinaryIO, max_window_bytes: int) -> Iterator[bytes]:
     """Yields the chunks and frame ends of a zstd file."""
     pending = b""
     frames = 0
@@ -273,16 +284,19 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
             if not is_zstd(pending):
                 raise garbage(pending, "zstd frame")
 
-        decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES).decompressobj()
+        decoder = zstandard.ZstdDecompressor(max_window_size=max_window_bytes).decompressobj()
+        header = b""
         while not decoder.eof:
             if not pending:
                 pending = file.read(_ZSTD_INPUT_BYTES)
                 if not pending:
                     raise truncated("zstd")
+            if len(header) < _FRAME_HEADER_BYTES:
+                header += pending[: _FRAME_HEADER_BYTES - len(header)]
             try:
                 chunk = decoder.decompress(pending)
             except zstandard.ZstdError as error:
-                raise corrupt("zstd", error) from error
+                raise _zstd_failure(header, max_window_bytes, error) from error
             pending = b""
             if chunk:
                 yield chunk
@@ -290,6 +304,21 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
         yield MEMBER_END
         pending = decoder.unused_data
         frames += 1
+
+
+def _zstd_failure(header: bytes, max_window_bytes: int, error: Exception) -> StreamError:
+    """Returns the error for a frame that cannot be decoded; `header` is its beginning."""
+    window = 0
+    with contextlib.suppress(zstandard.ZstdError):
+        window = zstandard.get_frame_parameters(header).window_size
+    if window <= max_window_bytes:
+        return corrupt("zstd", error)
+    return StreamError(
+        Reason.WINDOW_TOO_LARGE,
+        f"a zstd frame needs a window of {window} bytes, more than the limit of "
+        f"{max_window_bytes}; it and all after it are lost; raise --max_zstd_window_bytes, which "
+        "every worker needs as memory",
+    )
 
 
 BZIP2_MAGIC = b"BZh"
@@ -355,7 +384,7 @@ class StreamError(Exception):
     """A compressed stream cannot be read further; everything before the damage was yielded.
 
     Attributes:
-        reason: `STREAM_CORRUPT`, `STREAM_TRUNCATED` or `TRAILING_GARBAGE`.
+        reason: `STREAM_CORRUPT`, `WINDOW_TOO_LARGE`, `STREAM_TRUNCATED` or `TRAILING_GARBAGE`.
         detail: Explanation in one sentence, for a person.
         excerpt: First bytes of the garbage, if there is any.
     """

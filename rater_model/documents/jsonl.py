@@ -278,9 +278,12 @@ def _foreign_file(split: Split) -> BadRecord | None:
     )
 
 
-def _lines(file: Any, split: Split, max_bytes: int, chunk_bytes: int) -> Iterator[Any]:
+def _lines(file: Any, split: Split, options: ReadOptions, chunk_bytes: int) -> Iterator[Any]:
     r"""Yields a split's lines as (line without its `\n`, position), or a `BadRecord` for one."""
-    stream = SplitStream(file, split, chunk_bytes=chunk_bytes)
+    max_bytes = options.max_record_bytes
+    stream = SplitStream(
+        file, split, chunk_bytes=chunk_bytes, max_window_bytes=options.max_zstd_window_bytes
+    )
 
     # Where to begin to look for the end of the line in which the split starts: the byte before the
     # split may be that end. In a virtual split that byte is unknown, and a line that starts exactly
@@ -436,7 +439,7 @@ class Jsonl(FileFormat):
         may_be_foreign = split.start == 0
         parse = LineParser(options)
         with open_file(split.path, in_order_to=stored_end(split)) as file:
-            for item in _lines(file, split, options.max_record_bytes, self._chunk_bytes):
+            for item in _lines(file, split, options, self._chunk_bytes):
                 record = parse(*item) if type(item) is tuple else item
                 if record is None:
                     continue

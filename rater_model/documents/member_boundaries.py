@@ -29,7 +29,13 @@ from datarater.rater_model.documents.decompression import (
     stated_size,
 )
 from datarater.rater_model.documents.files import read_range
-from datarater.rater_model.documents.records import VIRTUAL_BYTES, Compression, Reason, Split
+from datarater.rater_model.documents.records import (
+    MAX_ZSTD_WINDOW_BYTES,
+    VIRTUAL_BYTES,
+    Compression,
+    Reason,
+    Split,
+)
 from datarater.rater_model.documents.remote_file import WHOLE
 
 _VERIFIED_BYTES = 2**18
@@ -354,6 +360,7 @@ class SplitStream:
         split: Split to read.
         beyond: Whether to continue past the end of a virtual split, to the end of its last record.
         chunk_bytes: Maximum size of a chunk of a plain or gzip file.
+        max_window_bytes: Maximum window of a zstd frame.
 
     Attributes:
         position: Position of the first chunk's first byte.
@@ -367,9 +374,11 @@ class SplitStream:
         split: Split,
         beyond: bool = True,
         chunk_bytes: int = CHUNK_BYTES,
+        max_window_bytes: int = MAX_ZSTD_WINDOW_BYTES,
     ) -> None:
         self._file = file
         self._chunk_bytes = chunk_bytes
+        self._max_window_bytes = max_window_bytes
         self._split = split
         self._beyond = beyond
         self.position = 0
@@ -388,7 +397,12 @@ class SplitStream:
         return self._chunks(self._file)
 
     def _chunks(self, file: Section | BinaryIO) -> Iterator[bytes]:
-        return decompressed_chunks(cast(BinaryIO, file), self._split.compression, self._chunk_bytes)
+        return decompressed_chunks(
+            cast(BinaryIO, file),
+            self._split.compression,
+            self._chunk_bytes,
+            self._max_window_bytes,
+        )
 
     def _virtual_chunks(self) -> Iterator[bytes]:
         """Yields the chunks of a virtual split, then those after it if they were asked for."""

@@ -57,7 +57,7 @@ class PlainText(FileFormat):
 
     def read(self, split: Split, options: ReadOptions) -> Iterator[Record]:
         """Reads the file; its text is untouched, except that a byte order mark is dropped."""
-        with ByteReader(split) as reader:
+        with ByteReader(split, options.max_zstd_window_bytes) as reader:
             data = reader.read(options.max_record_bytes + len(BYTE_ORDER_MARK) + 1)
             if reader.failure is not None:
                 yield reader.broken(0, data)

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 
 from datarater.rater_model.documents.formats import format_named, sniff_file
 from datarater.rater_model.documents.records import (
+    DEFAULT_ZSTD_WINDOW_BYTES,
     UNKNOWN_FORMAT,
     Compression,
     FileInfo,
@@ -109,9 +110,11 @@ def read_file(path: str, options: ReadOptions | None = None) -> Iterator[Record]
 
     Args:
         path: Local path or URL.
-        options: Options to read with; the defaults if None.
+        options: Options to read with; if None, the defaults of the commands.
 
     Raises:
         OSError: if the file cannot be read.
     """
-    return read_split(Split(path, *sniff(path)), options or ReadOptions())
+    if options is None:
+        options = ReadOptions(max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES)
+    return read_split(Split(path, *sniff(path)), options)

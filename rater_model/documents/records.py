@@ -7,6 +7,8 @@ import enum
 import itertools
 from collections.abc import Sequence
 
+from datarater.rater_model.json_codec import IF_SET
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 EXCERPT_BYTES = 200
@@ -20,6 +22,13 @@ VIRTUAL_BYTES = 2**16
 
 Deflate expands at most 1,032 times, zstd at most 32,768 times.
 """
+
+
+MAX_ZSTD_WINDOW_BYTES = 2**31
+"""The largest window of zstd, that of `zstd --long=31`."""
+
+DEFAULT_ZSTD_WINDOW_BYTES = 2**27
+"""Window that every reader of zstd accepts unasked, that of `zstd --long=27`."""
 
 
 class Reason(enum.StrEnum):
@@ -47,6 +56,8 @@ class Reason(enum.StrEnum):
     """The record exceeds `ReadOptions.max_record_bytes`, or a Parquet page exceeds its bound."""
     STREAM_CORRUPT = "stream_corrupt"
     """A compressed stream is damaged: everything after the damage is lost."""
+    WINDOW_TOO_LARGE = "window_too_large"
+    """A zstd frame needs more memory than `ReadOptions.max_zstd_window_bytes`: the rest is lost."""
     STREAM_TRUNCATED = "stream_truncated"
     """A compressed stream ends early: the last, partial record and all after it are lost."""
     TRAILING_GARBAGE = "trailing_garbage"
@@ -75,12 +86,15 @@ class ReadOptions:
         source_field: Field of the name of the document's source.
         max_record_bytes: Maximum size of a record (JSONL: the line; Parquet: the text). A larger
             one is rejected without being held in memory as a whole, where its format allows that.
+        max_zstd_window_bytes: Maximum window of a zstd frame, which its reader holds in memory. The
+            default is what versions without this option allowed.
     """
 
     text_field: str = "text"
     id_field: str = "id"
     source_field: str = "source"
     max_record_bytes: int = 64 * 2**20
+    max_zstd_window_bytes: int = dataclasses.field(default=MAX_ZSTD_WINDOW_BYTES, metadata=IF_SET)
 
     def __post_init__(self) -> None:
         for name in ("text_field", "id_field", "source_field"):
@@ -90,6 +104,12 @@ class ReadOptions:
         if not isinstance(self.max_record_bytes, int) or self.max_record_bytes < 1:
             raise ValueError(
                 f"max_record_bytes must be a whole number above 0, not {self.max_record_bytes!r}"
+            )
+        window = self.max_zstd_window_bytes
+        if not isinstance(window, int) or not 1 <= window <= MAX_ZSTD_WINDOW_BYTES:
+            raise ValueError(
+                f"max_zstd_window_bytes must be a whole number from 1 to {MAX_ZSTD_WINDOW_BYTES}, "
+                f"not {window!r}"
             )
 
 

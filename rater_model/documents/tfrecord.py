@@ -262,7 +262,7 @@ class TFRecord(ExampleFormat):
         Positions are offsets in the decompressed stream. Damaged data costs its own record; a
         damaged length costs everything after it, since nothing marks where the next record begins.
         """
-        with ByteReader(split) as reader:
+        with ByteReader(split, options.max_zstd_window_bytes) as reader:
             while True:
                 start = reader.position
                 header = reader.read(_HEADER_BYTES)

@@ -213,7 +213,7 @@ class Warc(FileFormat):
         Positions are offsets in the decompressed stream. A record whose beginning is damaged is one
         bad record, and reading continues with the next line that begins one.
         """
-        with ByteReader(split) as reader:
+        with ByteReader(split, options.max_zstd_window_bytes) as reader:
             while True:
                 start = reader.position
                 line = reader.line(_LINE_LIMIT)

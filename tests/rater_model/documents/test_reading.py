@@ -444,6 +444,35 @@ def test_flipped_bytes_never_raise(tmp_path: Path, suffix: str, seed: int, flips
     assert records == list(read_file(path))
 
 
+def zstd_frame(content: bytes, window_log: int) -> bytes:
+    """Returns a frame that states its window and not its length."""
+    settings_ = zstandard.ZstdCompressionParameters(window_log=window_log)
+    packer = zstandard.ZstdCompressor(compression_params=settings_).compressobj()
+    return packer.compress(content) + packer.flush()
+
+
+def test_a_window_past_the_limit_is_rejected_with_the_flag_that_allows_it(tmp_path: Path) -> None:
+    frames = zstd_frame(line(text="small"), 27) + zstd_frame(line(text="large"), 28)
+    path = write(tmp_path / "a.jsonl.zst", frames)
+    document, bad = read_file(path)
+    assert isinstance(document, Document)
+    assert isinstance(bad, BadRecord)
+    assert (bad.reason, bad.position) == (Reason.WINDOW_TOO_LARGE, len(line(text="small")))
+    assert "268435456 bytes, more than the limit of 134217728" in bad.detail
+    assert "--max_zstd_window_bytes" in bad.detail
+    options = ReadOptions(max_zstd_window_bytes=2**28)
+    assert texts(list(read_file(path, options))) == ["small", "large"]
+    for size in (0, 2**31 + 1):
+        with pytest.raises(ValueError, match="max_zstd_window_bytes must be a whole number"):
+            ReadOptions(max_zstd_window_bytes=size)
+
+
+def test_options_of_earlier_versions_have_their_window() -> None:
+    earlier = json_codec.decode(ReadOptions, b'{"text_field":"t"}')
+    assert earlier.max_zstd_window_bytes == 2**31
+    assert "max_zstd_window_bytes" not in json_codec.to_plain(earlier)
+
+
 # Kinds of file
 
 
