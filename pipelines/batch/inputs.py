@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +16,7 @@ import fsspec
 from datarater.pipelines import errors
 from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import Journal, Note
+from datarater.pipelines.batch.taken import TakenFiles
 from datarater.pipelines.errors import CurationError, InputChangedError, UsageError
 from datarater.pipelines.graph.inputs import outside
 from datarater.pipelines.run_folder.committed import at_once
@@ -73,7 +74,7 @@ def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
         CurationError: The input cannot be listed.
     """
     dated_files = _list_with_dates(config, journal, date)
-    taken = _taken_fingerprints(journal, dated_files)
+    taken = TakenFiles(journal).fingerprints(dated_files)
     reported = _reported_changes(journal) if config.changed_files == "tell" else set()
 
     # Sort every file into: taken before, changed since, or a candidate for this batch.
@@ -169,22 +170,6 @@ def describe_patterns(patterns: Sequence[str]) -> str:
         first = min(first, len(parts) - 1)
         described.append(f"{'/'.join(parts[first:])!r} in {'/'.join(parts[:first])}")
     return " or ".join(described)
-
-
-def _taken_fingerprints(journal: Journal, paths: Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """Returns the dates of the batches that took files, by path and then by fingerprint.
-
-    Args:
-        journal: Journal of the state folder.
-        paths: The paths to look for; others are left out.
-    """
-    taken: dict[str, dict[str, str]] = {}
-    claims = journal.state.claims
-    for number, files in journal.each_inputs(list(claims)):
-        for info in files:
-            if info.path in paths:
-                taken.setdefault(info.path, {})[info.fingerprint] = claims[number].date
-    return taken
 
 
 def _reported_changes(journal: Journal) -> set[tuple[str, str | None]]:

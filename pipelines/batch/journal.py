@@ -6,6 +6,7 @@
       notes/SHA256.jsonl            files that were reported: late, changed, version, waiting
       baselines/SHA256.json         the score distributions of a frozen reference
       records/SHA256.json           the record of a published batch
+      taken/LEVEL-NUMBER.parquet    the lists of several batches, compacted (`batch.taken`)
 
 A decision builds on all decisions before it: entry n + 1 is created only if it is absent, by a
 launch that has read the first n. If two launches decide at the same time, one wins; the other reads
@@ -28,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -43,8 +44,6 @@ from datarater.rater_model.documents.records import FileInfo
 from datarater.rater_model.json_codec import IF_SET, from_plain
 
 FORMAT_VERSION = 1
-_MAX_LISTS = 32
-"""Number of batches whose lists of files are read at once."""
 MANIFEST = "manifest.json"
 """Name of the record of a batch in the folder of its date, which readers rely on."""
 SUCCESS = "_SUCCESS"
@@ -472,19 +471,6 @@ class Journal:
         if digest is None:
             return []
         return decode_lines(self.kept("notes", digest), Note, self.read_kept("notes", digest))
-
-    def each_inputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[FileInfo]]]:
-        """Yields the files of several batches, a few batches at a time to bound the memory.
-
-        Args:
-            numbers: Numbers of claims that were not released.
-        """
-        claims = self.state.claims
-        for first in range(0, len(numbers), _MAX_LISTS):
-            some = numbers[first : first + _MAX_LISTS]
-            yield from zip(
-                some, at_once(lambda number: self.inputs(claims[number]), some), strict=True
-            )
 
 
 def _copies(state: State) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 import yaml  # type: ignore[import-untyped]
 
+from datarater.pipelines.batch.journal import Claim, ClaimNotes, NamedSelection, Terms
 from datarater.pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
 from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.requests import SelectionRequest, Work
@@ -38,12 +39,14 @@ from datarater.pipelines.run_folder.manifest import (
 from datarater.pipelines.run_folder.scored import Scoring
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.histogram import Histogram
+from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.quantiles import score_at
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
-from datarater.pipelines.selection.rules import Threshold
+from datarater.pipelines.selection.rules import KeepCount, Threshold
 from datarater.rater_model.checkpoint import ScoreStatistics
 from datarater.rater_model.documents.files import file_info
 from tests.support.raters import save_tiny_rater
+from tests.support.run_folders import run_options
 
 QUANTILES = tuple(
     float(value)
@@ -88,6 +91,21 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "batch.yaml"
     path.write_text(yaml.safe_dump(fields, sort_keys=False))
     return path
+
+
+def claim(date: str, inputs: str, files: int = 1) -> Claim:
+    """Returns the claim of a batch whose options do not matter.
+
+    Args:
+        date: Date of the batch.
+        inputs: Digest of the list of its files.
+        files: Number of its files.
+    """
+    selection = SelectionRequest(
+        "", Policy(KeepCount(1)), seed=1, output_format="same", output_shard_bytes=5
+    )
+    terms = Terms(run_options(), NamedSelection(**vars(selection.options), name="keep"), "digest")
+    return Claim(date, files, 10 * files, inputs, ClaimNotes(), terms, f"runs/{date}", "now")
 
 
 def curate(work: Work, execution: Execution) -> None:

@@ -216,9 +216,7 @@ class Writer:
     def _claim(self, state: State, date: str) -> Claim | None:
         if state.claim_of(date) is not None:
             return None
-        taken = {
-            file for _, files in self.journal.each_inputs(list(state.claims)) for file in files
-        }
+        taken = {file for one in state.claims.values() for file in self.journal.inputs(one)}
         free = [file for file in FILES if file not in taken][:2]
         digest = self.journal.keep("inputs", json_lines(free))
         return dataclasses.replace(claim(date, digest), files=len(free))
@@ -277,7 +275,7 @@ def test_two_interleaved_writers_take_no_file_twice(
     assert [writer.journal.read() for writer in writers] == [state, state]
     reader = Journal(folder)
     reader.read()
-    taken = [file for _, files in reader.each_inputs(list(state.claims)) for file in files]
+    taken = [file for one in state.claims.values() for file in reader.inputs(one)]
     assert len(taken) == len(set(taken))
     dates = [one.date for one in state.claims.values()]
     assert len(dates) == len(set(dates))
