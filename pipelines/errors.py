@@ -109,7 +109,9 @@ class CountsError(CurationError):
 
 
 class InputChangedError(CurationError):
-    """An input file has changed since the run was planned or scored."""
+    """An input file was modified since the run was planned or scored."""
+
+    exit_code = OTHER_RUN
 
 
 class OutOfMemoryError(CurationError):

@@ -22,7 +22,8 @@ EXIT_CODES = {
     DONE: "done",
     FAILED: "failed",
     WRONG_USAGE: "wrong usage",
-    OTHER_RUN: "the folder or selection belongs to another run, or another launch is working in it",
+    OTHER_RUN: "the folder or selection belongs to another run, an input was modified, or another "
+    "launch is working in it",
     PAST_LIMIT: "past a limit: drift, rejected records, or too few documents",
     BAD_SPLITS: "done, but files or splits were rejected whole, as --on_bad_split reject asks",
     EMPTY_CORPUS: "the input has no records, or none that could be scored",

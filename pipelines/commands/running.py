@@ -12,7 +12,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from datarater.pipelines import errors
 from datarater.pipelines.commands import printing
-from datarater.pipelines.errors import UsageError
+from datarater.pipelines.errors import InputChangedError, UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
@@ -24,7 +24,7 @@ from datarater.pipelines.run_folder.identity import (
 )
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
-from datarater.pipelines.run_folder.manifest import check_rule
+from datarater.pipelines.run_folder.manifest import check_rule, forget_unfinished
 from datarater.pipelines.run_folder.reference import read_reference
 from datarater.pipelines.run_folder.scored import count_plans, last_scoring_path
 from datarater.pipelines.runners import choice, flink, local_workers
@@ -197,10 +197,16 @@ def run_graph(
                     flink.Watch(cluster, execution.job_name, interrupts.interrupt, say)
                 )
             result = None
-            if execution.supervised:
-                local_workers.run_supervised(work, execution, launch.id, say, interrupts)
-            else:
-                result = local_workers.run_here(work, execution, interrupts)
+            try:
+                if execution.supervised:
+                    local_workers.run_supervised(work, execution, launch.id, say, interrupts)
+                else:
+                    result = local_workers.run_here(work, execution, interrupts)
+            except InputChangedError:
+                # What was counted and written belongs to inputs that are no more.
+                if work.selection is not None:
+                    forget_unfinished(work.selection.selection)
+                raise
 
         if commits.exists(work.goal):
             split_marks.clear_finished(work.folder)

@@ -39,6 +39,7 @@ from datarater.pipelines.run_folder.plan import SplitTask, read_group, unchanged
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows, Section
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
+from datarater.rater_model.documents.content import content_digest
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.reading import read_split, recognized
 from datarater.rater_model.documents.records import (
@@ -46,7 +47,6 @@ from datarater.rater_model.documents.records import (
     Document,
     ReadOptions,
     Record,
-    Split,
 )
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.documents.unreadable import Unreadable
@@ -119,19 +119,21 @@ def _score_parts(
         _PartFailedError: A file could not be scored.
     """
     scoring = _BatchScoring(rater)
-    scored: list[tuple[Split, str]] = []
+    scored: list[Section] = []
     number, part = 0, task
     try:
         for number, part in enumerate(task.each()):
             if number in bad:
                 scoring.reject(part, number, bad[number])
-                scored.append((_unread(part.split), _UNREAD))
+                scored.append(_UNREAD)
                 continue
-            with unchanged(part), raising_os_errors(part.split.path):
+            with unchanged(part) as fingerprint, raising_os_errors(part.split.path):
                 split = recognized(part.split)
                 for record in read_split(split, read):
                     scoring.add(record, number)
-                scored.append((split, format_named(split.format).layout(split)))
+                layout = format_named(split.format).layout(split)
+                content = content_digest(split, fingerprint)
+            scored.append(Section(split.format, split.compression, layout, 0, content))
         scoring.finish()
     except InputChangedError as error:
         raise _PartFailedError(number, error) from error
@@ -146,13 +148,7 @@ def _score_parts(
         )
         raise _PartFailedError(number, too_large) from error
 
-    # What was recognized belongs into the score file: the second read does not look again.
-    first, layout = scored[0]
-    sections = [
-        Section(split.format, split.compression, layout, rows=0) for split, layout in scored
-    ]
-    task = dataclasses.replace(task, split=first)
-    return scoring.rows.to_parquet(task, layout, rater.digest, sections if task.packed else ())
+    return _to_parquet(scoring.rows, task, scored, rater.digest)
 
 
 def reject_split(task: SplitTask, error: CurationError, rater_digest: str) -> bytes:
@@ -166,19 +162,25 @@ def reject_split(task: SplitTask, error: CurationError, rater_digest: str) -> by
     rows = ScoreRows()
     for number, part in enumerate(task.each()):
         rows.reject(part.split.start, _reason_to_reject(error), str(error), number)
-    section = Section(Unreadable.name, Compression.NONE, _UNREAD, rows=0)
-    task = dataclasses.replace(task, split=_unread(task.split))
-    return rows.to_parquet(
-        task, _UNREAD, rater_digest, [section] * task.parts if task.packed else ()
-    )
+    return _to_parquet(rows, task, [_UNREAD] * task.parts, rater_digest)
 
 
-_UNREAD = f"{Unreadable.name}/{Compression.NONE}"
-"""Layout of a file that was not read."""
+_UNREAD = Section(
+    Unreadable.name, Compression.NONE, layout=f"{Unreadable.name}/{Compression.NONE}", rows=0
+)
+"""A file that was not read."""
 
 
-def _unread(split: Split) -> Split:
-    return dataclasses.replace(split, format=Unreadable.name, compression=Compression.NONE)
+def _to_parquet(
+    rows: ScoreRows, task: SplitTask, sections: Sequence[Section], rater_digest: str
+) -> bytes:
+    # What was recognized belongs into the score file: the second read does not look again.
+    first = sections[0]
+    split = dataclasses.replace(task.split, format=first.format, compression=first.compression)
+    task = dataclasses.replace(task, split=split)
+    if task.packed:
+        return rows.to_parquet(task, first.layout, rater_digest, sections)
+    return rows.to_parquet(task, first.layout, rater_digest, content=first.content)
 
 
 def _reason_to_reject(error: CurationError) -> str:

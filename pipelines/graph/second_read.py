@@ -89,7 +89,7 @@ class KeptSplit:
             table.column(name).to_pylist() for name in ("position", "bytes", "key", "score")
         )
 
-        with unchanged(self.file.task):
+        with unchanged(self.file.task, self.file.content):
             row = 0
             rejected = set(self.file.table.filter(pc.invert(is_document_R))["position"].to_pylist())
             for record in self.source.read(split, self.options):
@@ -123,7 +123,7 @@ class KeptSplit:
         sizes_N = self.file.column("bytes")[self.kept_R]
         scores_N = self.file.table.column("score").to_numpy(zero_copy_only=False)[self.kept_R]
 
-        with unchanged(self.file.task):
+        with unchanged(self.file.task, self.file.content):
             done = 0
             for first, batch in self.source.read_tables(self.file.task.split, self.options):
                 low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
@@ -173,6 +173,6 @@ class KeptSplit:
 
     def _changed(self, detail: str) -> InputChangedError:
         return InputChangedError(
-            f"input changed between the two reads: {self.file.task.split.path} ({detail}); curate "
-            "it into a new run folder"
+            f"the input {self.file.task.split.path} was modified after it was scored: {detail}; "
+            "restore it, or curate it into a new run folder"
         )

@@ -167,3 +167,25 @@ def check_rule(selection: SelectionFolder, requested: SelectionOptions) -> bool:
             "name with --name"
         )
     return True
+
+
+def forget_unfinished(selection: SelectionFolder) -> None:
+    """Removes a selection that failed, so that its name is free for another rule.
+
+    A selection with a manifest stays. The rule goes last: until then the same command resumes it.
+
+    Args:
+        selection: The selection's folder.
+
+    Raises:
+        RunFolderError: A file cannot be removed.
+    """
+    if commits.exists(selection.manifest_path):
+        return
+    folders = [selection.path]
+    for folder in folders:
+        folders += [f"{folder}/{name}" for name in commits.list_subfolders(folder)]
+        for entry in commits.list_folder(folder):
+            if entry.path.rsplit("/", 1)[-1] != selection.rule_path.rsplit("/", 1)[-1]:
+                commits.remove(entry.path)
+    commits.remove(selection.rule_path)

@@ -30,6 +30,7 @@ from datarater.pipelines.run_folder.layout import (
     read_json_lines,
     stream_json_lines,
 )
+from datarater.rater_model.documents.content import content_digest, may_be_the_same
 from datarater.rater_model.documents.files import file_info, held, local_path
 from datarater.rater_model.documents.records import UNKNOWN_FORMAT, FileInfo, Split
 from datarater.rater_model.documents.whole_files import read_whole
@@ -264,44 +265,51 @@ def read_group(folder: RunFolder, group: int) -> list[SplitTask]:
 
 
 @contextlib.contextmanager
-def unchanged(task: SplitTask, small_bytes: int = SMALL_FILE_BYTES) -> Iterator[None]:
-    """Refuses a file that has changed since the plan was made, before or during the block.
+def unchanged(
+    task: SplitTask, content: str | None = None, small_bytes: int = SMALL_FILE_BYTES
+) -> Iterator[str]:
+    """Refuses a file that was modified since the plan was made, before or during the block.
 
     A small file in an object store is read here, in one request whose answer has the fingerprint
-    too. Opening it in the block costs nothing.
+    too. Opening it in the block costs nothing. A local file of the same size but with another time
+    is looked at again: where it has been scored, its content must be the same; before, it only must
+    not change during the block.
 
     Args:
         task: Part of a file.
+        content: Digest of the content that was scored, "" if unknown; None before the scoring.
         small_bytes: Size up to which a file is read in one piece.
 
+    Yields:
+        The fingerprint of the file.
+
     Raises:
-        InputChangedError: The file changed or disappeared; the message names it.
+        InputChangedError: The file was modified or is gone; the message names it.
     """
     split = task.split
     is_whole = split.start == 0 and split.end is None
     if is_whole and split.size <= small_bytes and local_path(split.path) is None:
         with _still_there(split.path):
-            info, content = read_whole(split.path)
-        _check(task, info)
-        with held(split.path, content):
-            yield
+            info, data = read_whole(split.path)
+        _check(task, info.fingerprint, content)
+        with held(split.path, data):
+            yield info.fingerprint
         return
 
-    check_fingerprint(task)
-    yield
+    fingerprint = _fingerprint(split.path)
+    _check(task, fingerprint, content)
+    yield fingerprint
     # A file that changed while it was read has mixed contents.
-    check_fingerprint(task)
+    if _fingerprint(split.path) != fingerprint:
+        raise InputChangedError(
+            f"the input {split.path} was modified while it was read; run the same command again, "
+            "and curate it into a new run folder if that is refused"
+        )
 
 
-def check_fingerprint(task: SplitTask) -> None:
-    """Refuses a file that has changed since the plan was made.
-
-    Raises:
-        InputChangedError: The file changed or disappeared; the message names it.
-    """
-    with _still_there(task.split.path):
-        info = file_info(task.split.path)
-    _check(task, info)
+def _fingerprint(path: str) -> str:
+    with _still_there(path):
+        return file_info(path).fingerprint
 
 
 @contextlib.contextmanager
@@ -312,9 +320,15 @@ def _still_there(path: str) -> Iterator[None]:
         raise InputChangedError(f"the input {path} is gone: {error}") from error
 
 
-def _check(task: SplitTask, now: FileInfo) -> None:
-    if now.fingerprint != task.fingerprint:
-        raise InputChangedError(
-            f"the input {task.split.path} has changed since the plan was made (fingerprint "
-            f"{task.fingerprint} then, {now.fingerprint} now); curate it into a new run folder"
-        )
+def _check(task: SplitTask, now: str, content: str | None) -> None:
+    """Compares the fingerprint of a file with the planned one; see `unchanged`."""
+    if now == task.fingerprint:
+        return
+    if may_be_the_same(now, task.fingerprint) and (
+        content is None or (content and content_digest(task.split, now) == content)
+    ):
+        return
+    raise InputChangedError(
+        f"the input {task.split.path} was modified since the plan was made (fingerprint "
+        f"{task.fingerprint} then, {now} now); restore it, or curate it into a new run folder"
+    )

@@ -99,12 +99,14 @@ class Section:
         layout: Layout of the file, as in `jsonl/gzip` or `parquet/SCHEMA-DIGEST`; files of the same
             layout can share an output file.
         rows: Number of rows.
+        content: Digest of the stored bytes (`datarater.rater_model.documents.content`).
     """
 
     format: str
     compression: Compression
     layout: str
     rows: int
+    content: str = dataclasses.field(default="", metadata=IF_SET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Footer:
         rater: Digest of the rater that scored.
         counts: Counts of the split's records.
         sections: The rows of each file, if there are several.
+        content: Digest of the stored bytes of the split, if it is of one file.
     """
 
     format: int
@@ -126,6 +129,7 @@ class Footer:
     rater: str
     counts: Counts
     sections: tuple[Section, ...] = dataclasses.field(default=(), metadata=IF_SET)
+    content: str = dataclasses.field(default="", metadata=IF_SET)
 
     @classmethod
     def of(cls, metadata: Mapping[bytes, bytes]) -> Footer:
@@ -284,7 +288,12 @@ class ScoreRows:
             column.append(values[name])
 
     def to_parquet(
-        self, task: SplitTask, layout: str, rater_digest: str, sections: Sequence[Section] = ()
+        self,
+        task: SplitTask,
+        layout: str,
+        rater_digest: str,
+        sections: Sequence[Section] = (),
+        content: str = "",
     ) -> bytes:
         """Returns the content of the score file.
 
@@ -293,6 +302,7 @@ class ScoreRows:
             layout: Layout of its first file; see `Section`.
             rater_digest: Digest of the rater that scored.
             sections: What each file is, in order, with 0 rows; none for a split of one file.
+            content: Digest of the stored bytes of a split of one file.
         """
         for reason, number in sorted(self._unlisted.items()):
             first, part = self._first_unlisted[reason]
@@ -307,7 +317,7 @@ class ScoreRows:
 
         reasons = Counter(dict(sorted(self._counts.rejected_by_reason.items())))
         counts = dataclasses.replace(self._counts, rejected_by_reason=reasons)
-        footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts, sections)
+        footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts, sections, content)
 
         self._pack(1)
         table = pa.Table.from_batches(self._batches, _ROW_SCHEMA).unify_dictionaries()
@@ -346,12 +356,14 @@ class ScoreFile:
         layout: Layout of the input, or of the first file; see `Section`.
         table: The requested columns.
         parts: Sections of the files, if there are several.
+        content: Digest of the stored bytes of the split, if it is of one file; "" if unknown.
     """
 
     task: SplitTask
     layout: str
     table: pa.Table
     parts: tuple[Section, ...] = ()
+    content: str = ""
 
     @classmethod
     def read(
@@ -390,7 +402,7 @@ class ScoreFile:
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, DecodingError, OSError) as error:
             raise CountsError(f"the score file {path} cannot be read: {error}") from error
-        return cls(footer.task, footer.layout, table, footer.sections)
+        return cls(footer.task, footer.layout, table, footer.sections, footer.content)
 
     def sections(self) -> Iterator[ScoreFile]:
         """Yields the rows of each file as a score file of a split of its own, without copying."""
@@ -406,6 +418,7 @@ class ScoreFile:
                 dataclasses.replace(task, split=split),
                 part.layout,
                 self.table.slice(first, part.rows),
+                content=part.content,
             )
             first += part.rows
 

@@ -295,7 +295,7 @@ def test_a_packed_file_that_changed_is_named(tmp_path: Path) -> None:
     planning.plan_now(request)
     (task,) = read_group(request.folder, 0)
     (tmp_path / "in" / "001.jsonl.gz").write_bytes(gzip.compress(b"other"))
-    with pytest.raises(InputChangedError, match=r"001\.jsonl\.gz has changed"):
+    with pytest.raises(InputChangedError, match=r"001\.jsonl\.gz was modified"):
         score_split(task, request.options.read, ScorerOfDigests())
 
 
