@@ -24,14 +24,16 @@ from datarater.pipelines import errors
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.kept_rows import kept_rows
+from datarater.pipelines.graph.mirrored_names import MirroredNames
 from datarater.pipelines.graph.requests import SECOND_READ_BYTES, SelectionRequest
 from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptSplits
-from datarater.pipelines.run_folder.layout import SelectionFolder, json_lines, to_json
-from datarater.pipelines.run_folder.plan import identity_of
+from datarater.pipelines.run_folder.layout import SelectionFolder, json_lines, read_json, to_json
+from datarater.pipelines.run_folder.manifest import SelectionOptions
+from datarater.pipelines.run_folder.plan import identity_of, plans_of
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.selection_progress import SecondRead
 from datarater.pipelines.selection.cutoffs import Cutoffs
@@ -56,6 +58,7 @@ class ShardTask:
         input_bytes: Stored bytes that reading each of these splits takes; empty if unknown.
         piece: Number of the piece, from 0.
         pieces: Number of pieces of the file; 1 if the task writes all of it.
+        input: Path of the input file, if the file is for one alone; "" for all others.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ShardTask:
     input_bytes: tuple[int, ...] = ()
     piece: int = 0
     pieces: int = 1
+    input: str = ""
 
     @property
     def documents(self) -> int:
@@ -119,6 +123,7 @@ class WrittenShard:
         documents: Number of its documents.
         size: Size in bytes.
         sha256: SHA-256 of its content, in hexadecimal.
+        input: Path of the input file, if the file is for one alone; "" for all others.
     """
 
     name: str
@@ -126,15 +131,22 @@ class WrittenShard:
     documents: int
     size: int
     sha256: str
+    input: str = ""
 
 
-def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Iterator[ShardTask]:
+def plan_shards(
+    splits: KeptSplits,
+    output_format: str,
+    shard_bytes: int,
+    name_of: Callable[[str], str] | None = None,
+) -> Iterator[ShardTask]:
     """Assigns the kept documents to output files: contiguous runs of splits that can share one.
 
     Args:
         splits: Kept counts of every split, by ordinal.
         output_format: A value of `--output_format`; `same` follows the input.
         shard_bytes: Size in bytes of kept text at which a file is closed. Splits are never cut.
+        name_of: Names the file for an input file; None to number the files.
     """
     # A file ends where it is full, or where the next split needs a file of another class.
     rows_K = np.flatnonzero(splits.counts["kept"])
@@ -153,12 +165,13 @@ def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Ite
 
     for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows_K)])):
         rows_R = rows_K[start:end]
-        written = record_writers.output_format(
-            splits.layouts[splits.layout_codes_S[rows_R[0]]], output_format
-        )
+        layout = splits.layouts[splits.layout_codes_S[rows_R[0]]]
+        written = record_writers.output_format(layout, output_format)
         suffix = record_writers.SUFFIXES.get(written, written)
+        name = f"part-{index:05d}-of-{len(starts):05d}.{suffix}"
+        path = record_writers.only_input(layout, output_format)
         yield ShardTask(
-            f"part-{index:05d}-of-{len(starts):05d}.{suffix}",
+            name if name_of is None else name_of(path),
             written,
             classes[splits.layout_codes_S[rows_R[0]]],
             tuple(
@@ -169,6 +182,7 @@ def plan_shards(splits: KeptSplits, output_format: str, shard_bytes: int) -> Ite
                 )
             ),
             tuple(splits.input_bytes_S[rows_R].tolist()),
+            input=path,
         )
 
 
@@ -180,7 +194,8 @@ def plan_shards_of(
     splits = KeptSplits.merge(group.splits for group in groups)
     size = SecondRead(0, 0, 0)
     tasks = []
-    for shard in plan_shards(splits, request.output_format, request.output_shard_bytes):
+    name_of = names_of(request, committed_rule(request))
+    for shard in plan_shards(splits, request.output_format, request.output_shard_bytes, name_of):
         pieces = shard.cut(request.second_read_bytes or SECOND_READ_BYTES)
         size = SecondRead(
             size.steps + len(pieces) + (len(pieces) > 1),
@@ -190,6 +205,23 @@ def plan_shards_of(
         tasks += pieces
     commits.commit_if_absent(request.selection.second_read_path, to_json(size))
     yield from tasks
+
+
+def committed_rule(request: SelectionRequest) -> SelectionOptions:
+    """Returns the options that a selection began with."""
+    return read_json(request.selection.rule_path, SelectionOptions) or request.options
+
+
+def names_of(request: SelectionRequest, rule: SelectionOptions) -> MirroredNames | None:
+    """Returns how output files are named after their input files; None if they are numbered.
+
+    Args:
+        request: The selection.
+        rule: The options that it began with.
+    """
+    if not rule.mirrors_paths:
+        return None
+    return MirroredNames.of(plans_of(request.folder).outermost_inputs(rule.plans))
 
 
 def _digest(path: str) -> tuple[int, str]:
@@ -220,10 +252,10 @@ def _committed(
             own = _digest(name)
             if commits.commit_staged(path, name):
                 Metrics.counter("datarater", "documents_kept").inc(documents)
-                return WrittenShard(task.name, task.written, documents, *own)
+                return WrittenShard(task.name, task.written, documents, *own, task.input)
 
     # It is committed already, or another worker committed it first.
-    return WrittenShard(task.name, task.written, documents, *_digest(path))
+    return WrittenShard(task.name, task.written, documents, *_digest(path), task.input)
 
 
 class WriteShard(Step[SelectionRequest]):
@@ -268,7 +300,7 @@ class WriteShard(Step[SelectionRequest]):
     def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
         read = self._read_options()
         with open(name, "xb") as out:
-            writer = record_writers.open_writer(out, task.written)
+            writer = record_writers.open_writer(out, task.written, task.name)
             for ordinal, expected in task.splits:
                 file = ScoreFile.read(self._request.folder, ordinal)
                 count = 0

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from datarater.pipelines.errors import CountsError
-from datarater.pipelines.graph.output_files import WrittenShard, plan_shards, remove_pieces
+from datarater.pipelines.graph.output_files import (
+    WrittenShard,
+    committed_rule,
+    names_of,
+    plan_shards,
+    remove_pieces,
+)
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
-from datarater.pipelines.run_folder.layout import read_json, to_json
+from datarater.pipelines.run_folder.layout import to_json
 from datarater.pipelines.run_folder.manifest import (
     Draw,
     KeptFile,
     Manifest,
     ManifestCounts,
-    SelectionOptions,
 )
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
@@ -65,6 +70,7 @@ def reconcile_counts(
     splits: KeptSplits,
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
+    name_of: Callable[[str], str] | None = None,
 ) -> KeptCounts:
     """Reconciles the counts of a selection by split, by source and in total.
 
@@ -75,6 +81,7 @@ def reconcile_counts(
         splits: Kept counts of every split.
         sources: Kept counts of every source.
         written: Committed output files.
+        name_of: Names the output file for an input file; None if they are numbered.
 
     Returns:
         The totals.
@@ -112,7 +119,7 @@ def reconcile_counts(
     # The output files are the planned ones. Their writers compared each split with the plan.
     planned = {
         (task.name, task.documents)
-        for task in plan_shards(splits, request.output_format, request.output_shard_bytes)
+        for task in plan_shards(splits, request.output_format, request.output_shard_bytes, name_of)
     }
     wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
     if wrong:
@@ -198,12 +205,13 @@ def publish(
     Raises:
         CountsError: Two counts differ; nothing is committed.
     """
-    rule = read_json(request.selection.rule_path, SelectionOptions)
-    options = request.options if rule is None else rule
+    options = committed_rule(request)
     scoring = read_scoring(request.folder, options.plans)
     shards = sorted(written, key=lambda shard: shard.name)
     splits = KeptSplits.merge(group.splits for group in groups)
-    total = reconcile_counts(request, scoring, cutoffs, splits, sources, shards)
+    total = reconcile_counts(
+        request, scoring, cutoffs, splits, sources, shards, names_of(request, options)
+    )
 
     manifest = Manifest(
         **vars(options),
@@ -214,7 +222,14 @@ def publish(
         scored=scoring.counts.scored,
         sources=dict(sources),
         files=tuple(
-            KeptFile(f"kept/{shard.name}", shard.written, shard.documents, shard.size, shard.sha256)
+            KeptFile(
+                f"kept/{shard.name}",
+                shard.written,
+                shard.documents,
+                shard.size,
+                shard.sha256,
+                shard.input,
+            )
             for shard in shards
         ),
         identity=scoring.identity,

@@ -23,9 +23,9 @@ From any other format to JSONL or Parquet: the JSON line of everything in the re
 that line.
 
 Two more formats carry no text, for mixing elsewhere. `attributes` are Dolma's: lines of `id` and
-`attributes`, with one file for each input file. They contain the kept documents, so a selection of
-everything is aligned with its input. `scores` is a Parquet file of `id`, `source`, `path`,
-`position`, `tokens` and the score, for which the input is not read again.
+`attributes`, with one file for each input file, named like it. They contain the kept documents, so
+a selection of everything is aligned with its input. `scores` is a Parquet file of `id`, `source`,
+`path`, `position`, `tokens` and the score, for which the input is not read again.
 
 By default the output has the format and the compression of the input. Plain text files are the
 exception: they become JSONL.
@@ -51,6 +51,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
+from datarater.pipelines.graph.mirrored_names import compression_of
 from datarater.pipelines.graph.schema_metadata import kept_metadata
 from datarater.pipelines.graph.second_read import IncompleteRows, KeptSplit
 from datarater.rater_model.documents.arrow_types import is_text, mapped_type, without_view
@@ -123,6 +124,16 @@ def file_class(layout: str, requested: str) -> str:
 def layout_for(layout: str, path: str, requested: str) -> str:
     """Returns the layout of a split's output; attributes need one file for each input file."""
     return f"{layout} {path}" if requested == "attributes" else layout
+
+
+def only_input(layout: str, requested: str) -> str:
+    """Returns the path of the input file that an output file is for; "" if it is for several.
+
+    Args:
+        layout: Layout of a split's output (`layout_for`).
+        requested: A value of `--output_format`.
+    """
+    return layout.partition(" ")[2] if requested == "attributes" else ""
 
 
 def attribute_line(key: str, characters: int, score: float) -> bytes:
@@ -380,10 +391,11 @@ class AttributesWriter(RecordWriter):
 
     Args:
         file: Binary file to write to; it stays open.
+        compression: Compression of the file.
     """
 
-    def __init__(self, file: BinaryIO):
-        super().__init__(file, format_named("jsonl"), Compression.GZIP)
+    def __init__(self, file: BinaryIO, compression: Compression):
+        super().__init__(file, format_named("jsonl"), compression)
 
     def _records(self, kept: KeptSplit) -> Iterator[bytes]:
         for document, score in kept.documents():
@@ -494,10 +506,7 @@ class ScoresWriter(TableWriter):
         return int(rows.num_rows)
 
 
-_WITHOUT_TEXT: dict[str, type[AttributesWriter | ScoresWriter]] = {
-    "attributes": AttributesWriter,
-    "scores": ScoresWriter,
-}
+_WITHOUT_TEXT = ("attributes", "scores")
 
 
 class PieceJoiner(Protocol):
@@ -566,15 +575,18 @@ def piece_joiner(file: BinaryIO, written: str) -> PieceJoiner:
     return TableJoiner(file) if is_table else RecordJoiner(file)
 
 
-def open_writer(file: BinaryIO, written: str) -> Writer:
+def open_writer(file: BinaryIO, written: str, name: str = SUFFIXES["attributes"]) -> Writer:
     """Returns a writer for a format.
 
     Args:
         file: Binary file to write to; it stays open.
         written: Format from `output_format`.
+        name: Name of the output file, which says how attributes are compressed.
     """
-    if written in _WITHOUT_TEXT:
-        return _WITHOUT_TEXT[written](file)
+    if written == "attributes":
+        return AttributesWriter(file, compression_of(name))
+    if written == "scores":
+        return ScoresWriter(file)
     name, dot, suffix = written.partition(".")
     target = format_named(name)
     return (

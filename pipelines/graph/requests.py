@@ -198,7 +198,11 @@ class SelectionRequest:
         Args:
             plans: Number of plans.
         """
-        return dataclasses.replace(self.options, plans=max(1, plans))
+        return dataclasses.replace(
+            self.options,
+            plans=max(1, plans),
+            mirrors_paths=self.output_format == "attributes",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

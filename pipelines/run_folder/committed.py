@@ -78,10 +78,16 @@ def committed_files(folder: RunFolder) -> int:
         count += len(commits.list_folder(summaries))
     for name in selections(folder):
         path = folder.selection(name).path
-        count += sum(
-            len(commits.list_folder(inner)) for inner in (f"{path}/kept", f"{path}/counts")
-        )
+        count += sum(len(entries_below(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
     return count
+
+
+def entries_below(path: str) -> list[Entry]:
+    """Lists the files in a folder and in all folders below it."""
+    entries = commits.list_folder(path)
+    for name in commits.list_subfolders(path):
+        entries += entries_below(f"{path}/{name}")
+    return entries
 
 
 def selections(folder: RunFolder) -> list[str]:

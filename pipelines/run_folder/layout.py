@@ -37,6 +37,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
 
@@ -149,7 +150,7 @@ class SelectionFolder:
 
     def piece_path(self, name: str, piece: int, pieces: int) -> str:
         """Returns the path of one of several pieces of a file of kept documents."""
-        return f"{self.pieces_folder}/{name}.{piece:05d}-of-{pieces:05d}"
+        return f"{self.pieces_folder}/{quote(name, safe='')}.{piece:05d}-of-{pieces:05d}"
 
     @property
     def incomplete_folder(self) -> str:

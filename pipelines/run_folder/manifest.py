@@ -45,6 +45,8 @@ class SelectionOptions:
             None for the default.
         format: Version of the format.
         plans: Number of plans that the documents belong to; more than 1 after `--append`.
+        mirrors_paths: Whether attributes files have the names of their document files; those of
+            version 0.1.0 are numbered.
     """
 
     rule: RuleFields
@@ -58,6 +60,7 @@ class SelectionOptions:
     second_read_bytes: int | None = dataclasses.field(default=None, metadata=IF_SET)
     format: int = FORMAT_VERSION
     plans: int = dataclasses.field(default=1, metadata=IF_SET)
+    mirrors_paths: bool = dataclasses.field(default=False, metadata=IF_SET)
 
 
 @dataclasses.dataclass
@@ -90,6 +93,7 @@ class KeptFile:
         documents: Number of documents.
         bytes: Size of the file.
         sha256: Digest of the file.
+        input: Path of the input file that an attributes file belongs to; "" for all others.
     """
 
     path: str
@@ -97,6 +101,7 @@ class KeptFile:
     documents: int
     bytes: int
     sha256: str
+    input: str = dataclasses.field(default="", metadata=IF_SET)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,8 @@ def check_rule(selection: SelectionFolder, requested: SelectionOptions) -> bool:
     committed = read_json(selection.rule_path, SelectionOptions)
     if committed is None:
         return False
+    # A selection that version 0.1.0 began goes on with its names.
+    requested = dataclasses.replace(requested, mirrors_paths=committed.mirrors_paths)
     if dataclasses.replace(committed, plans=requested.plans) == requested != committed:
         raise RunFolderMismatchError(
             f"{selection.path} was selected before files were appended to the run folder: give the "

@@ -198,6 +198,15 @@ class CommittedPlans:
             ordinals[number] = read(group)[number - starts[group]].split.ordinal
         return [ordinals[number] for number in numbers]
 
+    def outermost_inputs(self, plans: int) -> list[str]:
+        """Returns the least and the greatest path of the inputs of each of the first plans."""
+        paths = []
+        for identity, index in zip(self.identities[:plans], self.indices, strict=False):
+            lists = self._lists_of(identity.plan.id, index)
+            paths.append(next(stream_json_lines(lists[0], FileInfo)).path)
+            paths.append(list(stream_json_lines(lists[-1], FileInfo))[-1].path)
+        return paths
+
     def inputs(self) -> Iterator[FileInfo]:
         """Yields the input files of all plans, sorted by path."""
         lists = [
@@ -207,9 +216,12 @@ class CommittedPlans:
         yield from heapq.merge(*lists, key=lambda info: info.path)
 
     def _inputs_of(self, plan: str, index: PlanIndex) -> Iterator[FileInfo]:
-        paths = [self.folder.inputs_path(key) for key in index.inputs]
-        for path in paths or [self.folder.old_inputs_path(plan)]:
+        for path in self._lists_of(plan, index):
             yield from stream_json_lines(path, FileInfo)
+
+    def _lists_of(self, plan: str, index: PlanIndex) -> list[str]:
+        paths = [self.folder.inputs_path(key) for key in index.inputs]
+        return paths or [self.folder.old_inputs_path(plan)]
 
 
 def find_plans(

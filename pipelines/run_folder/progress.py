@@ -19,7 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datarater.pipelines.run_folder import commits, lease, split_marks
-from datarater.pipelines.run_folder.committed import at_once, score_entries, selections
+from datarater.pipelines.run_folder.committed import (
+    at_once,
+    score_entries,
+    selections,
+)
 from datarater.pipelines.run_folder.counts import Counts, by_count
 from datarater.pipelines.run_folder.identity import PlanNumbers
 from datarater.pipelines.run_folder.layout import RunFolder

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from datarater.pipelines.run_folder import commits, lease
+from datarater.pipelines.run_folder.committed import entries_below
 from datarater.pipelines.run_folder.layout import RunFolder, read_json
 
 RATE_SECONDS = 600.0
@@ -155,7 +156,7 @@ def look_at_selection(folder: RunFolder, name: str, groups: int) -> SelectionSta
     pieces = [
         entry for entry in commits.list_folder(selection.pieces_folder) if _PIECE.search(entry.path)
     ]
-    entries = [*commits.list_folder(f"{selection.path}/kept"), *pieces]
+    entries = [*entries_below(f"{selection.path}/kept"), *pieces]
     recent = sum(entry.modified >= since for entry in entries)
     return SelectionStatus(
         name,

@@ -350,11 +350,13 @@ def test_dolma_attributes_and_scores_alone(rater: Path, tmp_path: Path) -> None:
     select_all = ["--output", str(tmp_path / "run"), "--keep_fraction", "1"]
     assert select.main([*select_all, "--output_format", "attributes", "--name", "dolma"]) == 0
     dolma = sorted((tmp_path / "run/selections/dolma/kept").iterdir())
-    assert [path.name for path in dolma] == [
-        f"part-0000{i}-of-00002.attributes.jsonl.gz" for i in range(2)
+    assert [path.name for path in dolma] == ["a.jsonl", "b.jsonl"]  # as the documents' files
+    files = json.loads((tmp_path / "run/selections/dolma/manifest.json").read_bytes())["files"]
+    assert [(file["path"], file["input"]) for file in files] == [
+        (f"kept/{name}.jsonl", str(folder / f"{name}.jsonl")) for name in "ab"
     ]
     for path, part in zip(dolma, records, strict=True):
-        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         assert [row["id"] for row in rows] == [record["id"] for record in part]
         for row, record in zip(rows, part, strict=True):
             ((start, end, score),) = row["attributes"]["datarater__score"]

@@ -102,8 +102,9 @@ def written(request: ScoringRequest, output_format: str, fraction: str) -> dict[
     splits = KeptSplits.merge(group.splits for group in counts)
     splits.check()
     assert splits.splits == plan_of(folder).splits
+    name_of = output_files.names_of(selection, selection.options_over(1))
     contents = {}
-    for task in output_files.plan_shards(splits, output_format, 2**20):
+    for task in output_files.plan_shards(splits, output_format, 2**20, name_of):
         (shard,) = WriteShard(selection).process(task, cutoffs)
         assert shard.documents == task.documents
         contents[task.name] = commits.read_bytes(selection.selection.kept_path(task.name))
