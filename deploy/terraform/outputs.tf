@@ -14,8 +14,8 @@ output "image" {
 }
 
 output "digests" {
-  description = "The images in use, by digest."
-  value       = local.images
+  description = "The images in use, by digest; those for GPUs have names that end with -gpu."
+  value       = merge(local.images, { for role, image in local.gpu : "${role}-gpu" => image })
 }
 
 output "templates" {
