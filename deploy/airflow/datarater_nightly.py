@@ -28,6 +28,7 @@ CONTAINER = "base"
 NEVER_RETRIED = {
     2: "wrong usage: fix the config or the flags",
     4: "drift, rejected records or too few documents: read the day's run record",
+    5: "done, but bad splits were rejected whole: look at rejected/",
     65: "the input has no records, or none that could be scored",
     66: "no file matches the input",
     73: "the disk of the run folder is full",
