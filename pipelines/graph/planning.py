@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from datarater.pipelines import errors
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.steps import Step
-from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder import commits, same_content
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
@@ -112,12 +112,13 @@ def check_committed_plan(
     Raises:
         RunFolderMismatchError: The plan in the folder belongs to another run.
     """
+
+    def compare() -> InputDifferences:
+        found = InputDifferences.of(request.inputs.files(), plans.inputs())
+        return found.settle(same_content.modified(plans, found.touched))
+
     return check_identity(
-        request.folder,
-        plans.identity,
-        request.identity(inputs),
-        lambda: InputDifferences.of(request.inputs.files(), plans.inputs()),
-        request.append,
+        request.folder, plans.identity, request.identity(inputs), compare, request.append
     )
 
 

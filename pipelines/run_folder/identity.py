@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from datarater.pipelines.errors import RunFolderMismatchError
@@ -15,6 +15,7 @@ from datarater.pipelines.run_folder.layout import (
     json_lines,
     read_json,
 )
+from datarater.rater_model.documents.content import may_be_the_same
 from datarater.rater_model.documents.records import (
     MAX_ZSTD_WINDOW_BYTES,
     FileInfo,
@@ -24,6 +25,7 @@ from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
 
 _MAX_DIFFERENCES = 5
+_MAX_TOUCHED = 100_000
 Options = TypeVar("Options", bound="RunOptions")
 
 
@@ -194,12 +196,15 @@ class InputDifferences:
         gone: Number of missing files.
         changed: Number of changed files.
         lines: Descriptions of the first few of each, the most important kind last.
+        touched: Files that differ in the time of modification only, by path; a look at their
+            content decides whether they have changed (`settle`).
     """
 
     new: int = 0
     gone: int = 0
     changed: int = 0
     lines: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    touched: dict[str, FileInfo] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, present: Iterable[FileInfo], planned: Iterable[FileInfo]) -> InputDifferences:
@@ -211,11 +216,24 @@ class InputDifferences:
             elif now is None and then is not None:
                 found._add("gone", f"{then.path} is gone")
             elif now is not None and then is not None and now != then:
-                found._add(
-                    "changed",
-                    f"{now.path} has changed ({then.size} bytes then, {now.size} now)",
-                )
+                is_touched = may_be_the_same(now.fingerprint, then.fingerprint)
+                if is_touched and len(found.touched) < _MAX_TOUCHED:
+                    found.touched[now.path] = now
+                else:
+                    found._add("changed", _modified(now, then.size))
         return found
+
+    def settle(self, modified: Collection[str]) -> InputDifferences:
+        """Counts those of the touched files as changed whose content is not the same.
+
+        Args:
+            modified: Paths of these files.
+        """
+        for path in sorted(modified):
+            file = self.touched[path]
+            self._add("changed", _modified(file, file.size))
+        self.touched.clear()
+        return self
 
     def _add(self, kind: str, line: str) -> None:
         setattr(self, kind, getattr(self, kind) + 1)
@@ -230,10 +248,15 @@ class InputDifferences:
         return [*lines, f"and {more} more"] if more else lines
 
 
+def _modified(file: FileInfo, size: int) -> str:
+    return f"{file.path} was modified ({size} bytes then, {file.size} now)"
+
+
 def input_differences(present: Iterable[FileInfo], planned: Iterable[FileInfo]) -> list[str]:
     """Describes the input files that were added, removed or changed since they were planned."""
     lists = [sorted(files, key=lambda file: file.path) for files in (present, planned)]
-    return InputDifferences.of(*lists).describe("new", "gone", "changed")
+    found = InputDifferences.of(*lists)
+    return found.settle(found.touched.keys()).describe("new", "gone", "changed")
 
 
 def read_identities(folder: RunFolder) -> list[CommittedIdentity]:
@@ -314,7 +337,7 @@ def check_identity(
 def _advice(inputs: InputDifferences) -> str:
     """Returns what to do about other input files."""
     if inputs.changed:
-        return "Restore the files that have changed, or use another output folder"
+        return "Restore the files that were modified, or use another output folder"
     if inputs.gone:
         return (
             "Restore the files that are gone, or use another output folder. If they are there and "

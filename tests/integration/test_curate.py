@@ -373,7 +373,6 @@ def test_another_runs_folder_is_refused_naming_the_difference(
 
 
 TOUCHED: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
-    "jsonl": as_lines,
     "jsonl.gz": lambda records: gzip.compress(as_lines(records), mtime=0),
     "parquet": lambda records: parquet_of(
         [{"id": record["id"], "text": record["text"]} for record in records]
@@ -387,7 +386,7 @@ def parquet_of(records: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("suffix", TOUCHED)
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "parquet"])
 def test_an_input_that_was_touched_is_the_same_and_one_that_was_modified_is_not(
     rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
@@ -412,6 +411,27 @@ def test_an_input_that_was_touched_is_the_same_and_one_that_was_modified_is_not(
     os.utime(corpus)
     assert select.main([*keep[:-1], "0.25"]) == exit_codes.OTHER_RUN  # the name is taken by now
     assert select.main(["--output", str(output), "--keep_fraction", "0.25"]) == 0
+
+
+def test_a_run_resumes_with_a_touched_input_and_not_with_a_modified_one(
+    rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, corpus, output = make_records(20, 9), tmp_path / "in.jsonl", tmp_path / "run"
+    corpus.write_bytes(as_lines(records))
+    args = flags(corpus, rater, output)
+    assert score.main(args) == 0
+    lost = sorted((output / "scores").glob("??/*.parquet"))[0]
+    lost.unlink()
+    shutil.rmtree(output / "summaries")
+    (output / "scoring.json").unlink()
+
+    os.utime(corpus)
+    assert score.main(args) == 0
+    assert lost.exists()
+    corpus.write_bytes(as_lines([*records[:-2], records[-1], records[-2]]))
+    capsys.readouterr()
+    assert curate.main([*args, "--keep_fraction", "0.2"]) == exit_codes.OTHER_RUN
+    assert f"{corpus} was modified" in capsys.readouterr().err
 
 
 def test_an_input_that_changed_between_the_reads_fails_with_its_name(

@@ -101,7 +101,7 @@ def test_a_changed_input_and_a_missing_one_are_told(
     assert curate.main([*run, f"s3://{place}/in.jsonl"]) == exit_codes.DONE
     store.pipe_file(f"{place}/in.jsonl", b'{"text": "other"}\n')
     assert curate.main([*run, f"s3://{place}/in.jsonl"]) == exit_codes.OTHER_RUN
-    assert "in.jsonl has changed" in capsys.readouterr().err
+    assert "in.jsonl was modified" in capsys.readouterr().err
     run[3] = f"s3://{place}/another"
     assert curate.main([*run, f"s3://{place}/*.parquet"]) == exit_codes.NO_INPUT
 

@@ -88,7 +88,7 @@ def test_the_first_plan_wins_and_another_run_is_refused(corpus: Path, tmp_path: 
     with pytest.raises(RunFolderMismatchError, match="rater is 'r' there, but 's' now"):
         planning.plan_now(request_for(corpus, tmp_path / "run", rater="s"))
     (corpus / "a.jsonl").write_text('{"text": "other"}\n')
-    with pytest.raises(RunFolderMismatchError, match=r"a\.jsonl has changed"):
+    with pytest.raises(RunFolderMismatchError, match=r"a\.jsonl was modified"):
         planning.plan_now(request)
 
 
