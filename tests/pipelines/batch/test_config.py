@@ -17,7 +17,7 @@ from datarater.pipelines.runners.choice import available_cores
 from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import BatchTopK
 from datarater.rater_model.checkpoint import load_rater
-from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES, ReadOptions
 from datarater.rater_model.scorer import SCORER_VERSION
 from datarater.rater_model.scoring_options import ScoringOptions
 from tests.support import ROOT, batches
@@ -141,7 +141,7 @@ def test_the_requests_of_a_batch_are_those_of_the_flags(tmp_path: Path) -> None:
     assert (scoring.rater, scoring.output) == (f"{tmp_path}/rater", f"{tmp_path}/state/runs")
     assert scoring.options == RunOptions(
         rater=rater.digest,
-        read=ReadOptions(),
+        read=ReadOptions(max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES),
         scoring=ScoringOptions(),
         scorer_version=SCORER_VERSION,
         split_bytes=8 * 2**20,
