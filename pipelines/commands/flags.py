@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from datarater.pipelines.bad_splits import FAIL, ON_BAD_SPLIT
+from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.policy_options import policy_from_options
 from datarater.pipelines.selection.ranking import SelectionError
@@ -385,6 +386,15 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="Stop with exit code 4 once more than this share of the records is rejected. "
         "Default: 1, never.",
+    )
+
+    group.add_argument(
+        "--max_sources",
+        type=whole_number,
+        default=MAX_SOURCES,
+        metavar="N",
+        help="Maximum number of sources that are counted apart; all others are counted as one. A "
+        "selection per source needs all of them apart. Default: %(default)s.",
     )
 
     group.add_argument(

@@ -17,6 +17,7 @@ from datarater.pipelines.graph.inputs import Inputs, Patterns
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import RunOptions
+from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy import Policy
@@ -60,6 +61,7 @@ def scoring_request(
     workers_to_fill: int | None = None,
     on_bad_split: str = FAIL,
     append: bool = False,
+    max_sources: int = MAX_SOURCES,
 ) -> ScoringRequest:
     """Returns a request for a scoring; loads the rater to read its digest.
 
@@ -76,6 +78,7 @@ def scoring_request(
         workers_to_fill: Number of workers to divide big streams for; by default the execution's.
         on_bad_split: A value of `--on_bad_split`.
         append: Whether input files may be new to the run folder, and others left out.
+        max_sources: Maximum number of sources that are counted apart.
 
     Raises:
         UsageError: There is no such rater, or a path cannot be used.
@@ -102,6 +105,7 @@ def scoring_request(
         workers_to_fill or execution.workers or REMOTE_WORKERS_TO_FILL,
         on_bad_split,
         append=append,
+        max_sources=max_sources,
     )
 
 
@@ -262,6 +266,7 @@ def scoring_of(
         max_read_amplification=args.max_read_amplification,
         workers_to_fill=args.workers_to_fill,
         on_bad_split=args.on_bad_split,
+        max_sources=args.max_sources,
         append=getattr(args, "append", False),
     )
 

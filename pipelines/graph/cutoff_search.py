@@ -21,10 +21,12 @@ from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder import reference as references
 from datarater.pipelines.run_folder.layout import RunFolder, to_json
 from datarater.pipelines.run_folder.manifest import check_rule
+from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.plan import read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.scored import Scoring, count_plans, read_scoring
 from datarater.pipelines.selection.cutoffs import Answers, Cutoffs, merge_answers
+from datarater.pipelines.selection.policy import Scope
 from datarater.pipelines.selection.ranking import SelectionError, UnknownSourceError
 
 
@@ -146,6 +148,13 @@ def _first_cutoffs(request: SelectionRequest, scoring: Scoring) -> Cutoffs:
             return Cutoffs.fixed(policy, policy.rule.by_quantiles(reference.quantiles))
         scoring = reference.scoring
 
+    if OTHER_SOURCES in scoring.sources and (policy.per is Scope.SOURCE or policy.minimum):
+        raise CurationError(
+            f"the selection {request.name!r} needs every source apart, but the corpus has more "
+            f"than the {len(scoring.sources) - 1:,} that are counted apart: select without --per "
+            "source and --min_per_source, or score it into a new run folder with a larger "
+            "--max_sources or another --source_field"
+        )
     sources = {source: (counts.scored, counts.tokens) for source, counts in scoring.sources.items()}
     return Cutoffs.begin(
         policy,

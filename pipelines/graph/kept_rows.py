@@ -6,7 +6,7 @@ every document. The counts of a group are committed before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -18,8 +18,10 @@ from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, KeptSplits
 from datarater.pipelines.run_folder.layout import read_json
+from datarater.pipelines.run_folder.many_sources import folded
 from datarater.pipelines.run_folder.plan import read_group
 from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, RECORDS, ScoreFile
+from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.rater_model.documents.records import Split
@@ -51,8 +53,19 @@ def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, li
     return file.rank_keys(seed), codes_R[file.scored_rows()], names
 
 
-def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> GroupCounts:
+def count_group(
+    request: SelectionRequest,
+    group: int,
+    cutoffs: Cutoffs,
+    sources_apart: Collection[str] | None = None,
+) -> GroupCounts:
     """Counts what is kept of every split of a group.
+
+    Args:
+        request: The selection.
+        group: Number of the group.
+        cutoffs: Final cutoffs of the rule.
+        sources_apart: Names of the sources that the scoring counts apart; None for all.
 
     Raises:
         CountsError: The counts contradict each other.
@@ -80,6 +93,8 @@ def count_group(request: SelectionRequest, group: int, cutoffs: Cutoffs) -> Grou
             np.where(kept_R, file.column("bytes"), 0),
         )
         names, codes_R = file.sources()
+        if sources_apart is not None:
+            names, codes_R = folded(names, codes_R, sources_apart)
         for source, counts in zip(names, _counts_by(codes_R, len(names), numbers), strict=True):
             sources.setdefault(source, KeptCounts()).add(counts)
 
@@ -152,12 +167,21 @@ def _sum_by(codes_R: np.ndarray, groups: int, values_R: np.ndarray) -> list[int]
 class CountKept(Step[SelectionRequest]):
     """Commits the kept counts of every split of a group."""
 
+    def __init__(self, request: SelectionRequest):
+        super().__init__(request)
+        self._apart: Collection[str] | None = None
+
+    def _sources_apart(self) -> Collection[str]:
+        if self._apart is None:
+            self._apart = read_scoring(self._request.folder).sources.keys()
+        return self._apart
+
     def process(self, group: int, cutoffs: Cutoffs) -> Iterator[GroupCounts]:
         """Counts one group; emits its committed counts."""
         path = self._request.selection.counts_path(group)
         counts = read_json(path, GroupCounts)
         if counts is None:
-            counts = count_group(self._request, group, cutoffs)
+            counts = count_group(self._request, group, cutoffs, self._sources_apart())
             if not commits.commit_if_absent(path, orjson.dumps(to_plain(counts))):
                 counts = read_json(path, GroupCounts) or counts
         yield counts

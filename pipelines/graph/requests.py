@@ -15,6 +15,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunOptions
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
+from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
 from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
@@ -47,6 +48,7 @@ class ScoringRequest:
         workers_to_fill: Number of workers that the plan should keep busy.
         on_bad_split: What happens with a split that cannot be read or that ends its worker
             repeatedly, one of `datarater.pipelines.bad_splits.ON_BAD_SPLIT`.
+        max_sources: Maximum number of sources that are counted apart.
         retry_seconds: Seconds before each further try of a split that cannot be read, if it would
             be rejected then.
         launch: Id of the launch that does the work; "" for none.
@@ -69,6 +71,7 @@ class ScoringRequest:
     max_read_amplification: float = 4.0
     workers_to_fill: int = 1
     on_bad_split: str = FAIL
+    max_sources: int = MAX_SOURCES
     retry_seconds: tuple[float, ...] = (1.0, 10.0)
     launch: str = ""
     slots: int = 0

@@ -338,7 +338,7 @@ class SummariseGroup(Step[ScoringRequest]):
                 f"group {group}: the splits {missing[:5]} of the plan were not scored"
             )
 
-        summaries.summarise_group(folder, group, planned)
+        summaries.summarise_group(folder, group, planned, self._request.max_sources)
         yield group
 
 

@@ -27,6 +27,7 @@ from datarater.pipelines.run_folder.committed import (
 from datarater.pipelines.run_folder.counts import Counts, by_count
 from datarater.pipelines.run_folder.identity import PlanNumbers
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.plan import (
     SPLITS_PER_GROUP,
     CommittedPlans,
@@ -174,6 +175,7 @@ class Watcher:
         self._splits_per_group = splits_per_group
         self.plan: PlanNumbers | None = None
         self._plans: CommittedPlans | None = None
+        self.has_other_sources = False
         self._groups: dict[int, tuple[int, Counts]] = {}
         self._files: dict[int, Counts] = {}
         self._published: dict[str, SelectionStatus] = {}
@@ -237,6 +239,7 @@ class Watcher:
             new, at_once(lambda group: read_summary(self._folder, group), new), strict=True
         ):
             self._groups[group] = (summary.splits, summary.counts)
+            self.has_other_sources |= OTHER_SOURCES in summary.sources
 
     def _count(self, plans: CommittedPlans) -> Status:
         plan = plans.identity.plan

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,10 +27,16 @@ from datarater.pipelines.run_folder.layout import (
     json_lines,
     read_json,
 )
+from datarater.pipelines.run_folder.many_sources import (
+    MAX_SOURCES,
+    OTHER_SOURCES,
+    folded,
+    sources_apart,
+)
 from datarater.pipelines.run_folder.score_files import RECORDS, SCORED, ScoreFile
 from datarater.pipelines.run_folder.stores import failing_by_name
 from datarater.pipelines.selection.histogram import Histogram
-from datarater.rater_model.json_codec import to_plain
+from datarater.rater_model.json_codec import IF_SET, to_plain
 
 
 @dataclasses.dataclass
@@ -42,6 +49,8 @@ class Summary:
         counts: Counts of all records.
         sources: Counts by source. Records that could not be read count under "".
         histograms: First level of the selection's descent over the scored documents, by source.
+        max_sources: Maximum number of sources that are counted apart
+            (`datarater.pipelines.run_folder.many_sources`).
     """
 
     groups: int = 0
@@ -49,6 +58,7 @@ class Summary:
     counts: Counts = dataclasses.field(default_factory=Counts)
     sources: dict[str, Counts] = dataclasses.field(default_factory=dict)
     histograms: dict[str, Histogram] = dataclasses.field(default_factory=dict)
+    max_sources: int = dataclasses.field(default=sys.maxsize, metadata=IF_SET)
 
     def add(self, other: Summary) -> None:
         """Adds other counts to these."""
@@ -62,6 +72,25 @@ class Summary:
             self.histograms[source] = (
                 histogram if known is None else Histogram.merge([known, histogram])
             )
+        self.max_sources = min(self.max_sources, other.max_sources)
+        self._fold()
+
+    def _fold(self) -> None:
+        """Counts the sources past the maximum as one."""
+        apart = sources_apart(self.sources, self.max_sources)
+        rest = [source for source in self.sources if source not in apart]
+        if not rest:
+            return
+        total = self.sources.setdefault(OTHER_SOURCES, Counts())
+        for source in rest:
+            total.add(self.sources.pop(source))
+        histograms = [
+            self.histograms.pop(source)
+            for source in (OTHER_SOURCES, *rest)
+            if source in self.histograms
+        ]
+        if histograms:
+            self.histograms[OTHER_SOURCES] = Histogram.merge(histograms)
 
     def histogram(self) -> Histogram:
         """Returns the histogram of all sources together."""
@@ -93,11 +122,12 @@ class SummaryFile:
     format: int = FORMAT_VERSION
 
 
-def _split_summary(file: ScoreFile) -> Summary:
+def _split_summary(file: ScoreFile, max_sources: int) -> Summary:
     """Counts one split, with array operations on all columns."""
     keys = file.rank_keys(seed=0)  # the first level does not depend on the hash
     scored_N = file.scored_rows()
     names, codes_R = file.sources()
+    names, codes_R = folded(names, codes_R, sources_apart(names, max_sources))
     codes_N = codes_R[scored_N]
     records_R = file.column(RECORDS)
 
@@ -109,7 +139,7 @@ def _split_summary(file: ScoreFile) -> Summary:
     np.add.at(tokens_S, codes_N, file.column("tokens")[scored_N])
     np.add.at(bytes_S, codes_N, file.column("bytes")[scored_N])
 
-    summary = Summary(splits=1)
+    summary = Summary(splits=1, max_sources=max_sources)
     for code, name in enumerate(names):
         summary.sources[name] = Counts(
             int(read_S[code]), int(scored_S[code]), int(tokens_S[code]), int(bytes_S[code])
@@ -168,13 +198,16 @@ def _list_of_rejects(path: str) -> Iterator[Callable[[ScoreFile], None]]:
             commits.commit_staged(path, staged)
 
 
-def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> None:
+def summarise_group(
+    folder: RunFolder, group: int, ordinals: Sequence[int], max_sources: int = MAX_SOURCES
+) -> None:
     """Writes the rejected records and the summary of a group of scored splits.
 
     Args:
         folder: Run folder.
         group: Number of the group.
         ordinals: Ordinals of all its splits.
+        max_sources: Maximum number of sources that are counted apart.
 
     Raises:
         CountsError: A score file is missing, or the counts do not add up.
@@ -182,7 +215,7 @@ def summarise_group(folder: RunFolder, group: int, ordinals: Sequence[int]) -> N
     # The rejected records come first: a committed summary means that its group is done.
     splits: list[SplitCounts] = []
     with _list_of_rejects(folder.rejected_path(group)) as list_rejects:
-        summary = _summarise(folder, ordinals, splits, list_rejects)
+        summary = _summarise(folder, ordinals, splits, list_rejects, max_sources)
     summary.counts.check(f"group {group}")
 
     content = to_plain(SummaryFile(group=group, summary=summary, by_split=tuple(splits)))
@@ -196,11 +229,12 @@ def _summarise(
     ordinals: Sequence[int],
     splits: list[SplitCounts],
     list_rejects: Callable[[ScoreFile], None],
+    max_sources: int,
 ) -> Summary:
-    summary = Summary(groups=1)
+    summary = Summary(groups=1, max_sources=max_sources)
     for ordinal in sorted(ordinals):
         file = ScoreFile.read(folder, ordinal)
-        one = _split_summary(file)
+        one = _split_summary(file, max_sources)
         where = f"{file.task.split.path}, split {ordinal}"
         one.counts.check(where)
         read = int(file.column(RECORDS).sum())

@@ -10,6 +10,7 @@ from datarater.pipelines.errors import CurationError, RejectedShareError, RunFol
 from datarater.pipelines.run_folder.background import Background
 from datarater.pipelines.run_folder.counts import main_reasons
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.pipelines.run_folder.selection_progress import Phase
 from datarater.rater_model.command_line import print_line
@@ -95,7 +96,7 @@ class Progress(Background):
         """Prints the progress until the run ends."""
         wait = self._look_seconds
         is_scoring_over, has_scoring_lines = not self._scores, False
-        last_print = time.monotonic()
+        last_print, has_said_sources = time.monotonic(), False
         while not self.ended.wait(wait):
             began = time.monotonic()
             try:
@@ -112,6 +113,14 @@ class Progress(Background):
             wait = max(wait, (time.monotonic() - began) / _SHARE_OF_TIME)
             if status is None or not self._prints:
                 continue
+
+            if self._watcher.has_other_sources and not has_said_sources:
+                has_said_sources = True
+                self._print(
+                    "note: there are more sources than --max_sources counts apart: all others are "
+                    f"counted as {OTHER_SOURCES!r}, and a selection per source will be refused",
+                    ends=True,
+                )
 
             # A run that was scored before has no progress of scoring to show.
             is_scored = status.splits_done == status.splits
