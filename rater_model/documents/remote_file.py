@@ -24,7 +24,7 @@ from datarater.rater_model.documents.store_errors import is_past_end, raising_os
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 8 * 2**20
 WHOLE = 2**63 - 1
 """Value of `in_order_to` for a file that is read to its end."""
 _FIRST_BYTES_BEYOND = 16 * 2**10

@@ -359,11 +359,13 @@ def main() -> None:
         "select: plan the output files",
         lambda: list(output_files.plan_shards_of(None, counted, request)),
     )
+    del tasks
     written = [
         output_files.WrittenShard(task.name, task.written, task.documents, 2**27, "0" * 64)
-        for task in tasks
+        for task in output_files.plan_shards(
+            KeptSplits.merge(group.splits for group in counted), "same", 2**27
+        )
     ]
-    del tasks
 
     sources = publishing.MergeSources().merge_accumulators([group.sources for group in counted])
     merged = KeptSplits.merge(group.splits for group in counted)
