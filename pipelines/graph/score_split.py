@@ -221,7 +221,12 @@ class _BatchScoring:
         """Adds a record of a file, given by its number in the split."""
         self._records.append(record)
         self._parts.append(part)
-        self._bytes += record.size if isinstance(record, Document) else len(record.excerpt)
+        # A short text may be part of a large record.
+        self._bytes += (
+            max(record.size, len(record.raw or b""))
+            if isinstance(record, Document)
+            else len(record.excerpt)
+        )
         if len(self._records) >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
             self._submit()
             self._collect(self._rater.batches_ahead)

@@ -21,7 +21,7 @@ from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.json_lines import load_json
 from datarater.rater_model.documents.parquet import UNREADABLE_COLUMNS, find_column
-from datarater.rater_model.documents.records import Document, ReadOptions
+from datarater.rater_model.documents.records import MAX_NAME_CHARACTERS, Document, ReadOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,11 @@ class IncompleteRows:
 
 
 def is_same_key(key: str, scored: str) -> bool:
-    """Returns whether two keys are of one id; version 0.1.0 rounded integers past 64 bits."""
-    if key == scored:
+    """Returns whether two keys are of one id.
+
+    Version 0.1.0 rounded integers past 64 bits, and kept ids of any length.
+    """
+    if key == scored or (key.startswith("sha256:") and len(scored) > MAX_NAME_CHARACTERS):
         return True
     is_number = key.lstrip("-").isdigit() and not scored.startswith(("sha256:", '"'))
     return is_number and float(key) == load_json(scored.encode())

@@ -25,6 +25,7 @@ from datarater.rater_model.documents.member_boundaries import (
 from datarater.rater_model.documents.records import (
     BYTE_ORDER_MARK,
     EXCERPT_BYTES,
+    MAX_NAME_CHARACTERS,
     BadRecord,
     Compression,
     Document,
@@ -88,14 +89,16 @@ def key_of(identifier: Any, text: str) -> str:
         identifier: Id as it was read, None without one.
         text: Text of the document.
     """
-    if type(identifier) is str and identifier:
+    if type(identifier) is str and 0 < len(identifier) <= MAX_NAME_CHARACTERS:
         try:
             return orjson.dumps(identifier).decode()
         except orjson.JSONEncodeError:
             return dump_json(identifier)
-    if identifier is not None and identifier not in ("", b"", [], {}):
+    is_long = isinstance(identifier, str | bytes) and len(identifier) > MAX_NAME_CHARACTERS
+    if identifier is not None and not is_long and identifier not in ("", b"", [], {}):
         key = canonical_json(identifier)
-        if key is not None and key != "null":  # null: a float that is not a number
+        # A float that is not a number is null.
+        if key is not None and key != "null" and len(key) <= MAX_NAME_CHARACTERS:
             return key
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -163,7 +166,8 @@ def document_of(
         return BadRecord(position, Reason.TEXT_NOT_UNICODE, detail, (raw or b"")[:EXCERPT_BYTES])
 
     key = key_of(identifier, text)
-    source = storable(source if type(source) is str else source_of(source))
+    source = source if type(source) is str else source_of(source)
+    source = storable(source[:MAX_NAME_CHARACTERS])
     return Document(key, text, source, position, size, raw)
 
 

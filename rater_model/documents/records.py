@@ -17,6 +17,9 @@ EXCERPT_BYTES = 200
 UNKNOWN_FORMAT = ""
 """Format of a split whose file has not been looked at."""
 
+MAX_NAME_CHARACTERS = 4096
+"""Maximum length of an id and of a source, of which a worker holds one for every document."""
+
 VIRTUAL_BYTES = 2**16
 """Factor of a stored offset in a virtual offset.
 
@@ -119,10 +122,12 @@ class Document:
 
     Attributes:
         key: Id as canonical JSON, so that the ids 1 and "1" differ (`1` and `"1"`); without an id
-            (missing, null or empty, or nested deeper than 200 levels) `sha256:` and the hex
-            SHA-256 of the text in UTF-8. Keys need not be unique in a corpus.
+            (missing, null, empty, nested deeper than 200 levels or longer than
+            `MAX_NAME_CHARACTERS`) `sha256:` and the hex SHA-256 of the text in UTF-8. Keys need not
+            be unique in a corpus.
         text: Text, never empty.
-        source: Name of the document's source; "" without one; canonical JSON if it is not a string.
+        source: Name of the document's source; "" without one; canonical JSON if it is not a string;
+            cut to `MAX_NAME_CHARACTERS`.
         position: Offset of the record (JSONL: its line) in the decompressed stream, in bytes; in a
             virtual split (see `Split`) plus a virtual offset; Parquet: number of the row in the
             file; ArrayRecord: number of the record.

@@ -16,11 +16,14 @@ from datarater.pipelines.errors import CurationError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest
-from datarater.pipelines.graph.score_split import BATCH_RECORDS, score_split
+from datarater.pipelines.graph.score_split import BATCH_BYTES, BATCH_RECORDS, score_split
 from datarater.pipelines.run_folder.plan import SplitTask, read_group
 from datarater.rater_model.checkpoint import RaterCheckpoint, load_rater
-from datarater.rater_model.scorer import PendingScores, Scorer
+from datarater.rater_model.documents.files import file_info
+from datarater.rater_model.documents.records import Split
+from datarater.rater_model.scorer import PendingScores, ScoredTexts, Scorer
 from tests.support.devices import OnDevice
+from tests.support.hostile_memory import FreeScorer
 from tests.support.raters import save_tiny_rater
 from tests.support.run_folders import run_options
 
@@ -92,3 +95,24 @@ def test_too_little_memory_while_scoring_ahead_ends_the_split_with_advice(
 
     with pytest.raises(CurationError, match="needs more memory than is available"):
         score_split(task, run_options().read, OutOfMemory(checkpoint, batches_ahead=2))
+
+
+def test_a_batch_is_small_where_short_texts_are_part_of_large_records(tmp_path: Path) -> None:
+    line = json.dumps({"text": "a", "other": "o" * (BATCH_BYTES // 2)})
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join([line] * 5))
+    scorer = BatchSizes()
+    task = SplitTask(Split(str(path), "jsonl", ordinal=0), file_info(str(path)).fingerprint, 0)
+    score_split(task, run_options().read, scorer)
+    assert scorer.sizes == [2, 2, 1]
+
+
+class BatchSizes(FreeScorer):
+    """Notes the sizes of batches."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def score(self, texts: Sequence[str]) -> ScoredTexts:
+        self.sizes.append(len(texts))
+        return super().score(texts)

@@ -64,4 +64,6 @@ def test_ids_that_an_earlier_version_rounded_are_the_same(tmp_path: Path) -> Non
     assert not is_same_key(record.key, "1.8446744073709556e+19")
     assert not is_same_key(record.key, '"18446744073709551617"')
     assert not is_same_key(record.key, "sha256:00")
+    assert is_same_key("sha256:00", '"' + "i" * 5000 + '"')
+    assert not is_same_key("sha256:00", '"i"')
     assert not is_same_key('"a"', '"b"')

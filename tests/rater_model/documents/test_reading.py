@@ -174,6 +174,18 @@ def test_numbers_that_are_no_integers_have_the_keys_that_they_had(tmp_path: Path
     assert keys == ["1.5", "100000.0", "1e+300", "-0.0"]
 
 
+def test_an_id_that_is_too_long_counts_as_none_and_a_source_is_cut(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"text": "x", "id": "i" * 4096, "source": "s" * 4096},
+        {"text": "x", "id": "i" * 4097, "source": "s" * 4097},
+        {"text": "x", "id": ["i"] * 2000, "source": ["s"] * 2000},
+    ]
+    path = write(tmp_path / "a.jsonl", b"".join(line(**fields) for fields in lines))
+    records = [record for record in read_file(path) if isinstance(record, Document)]
+    assert [record.key[:7] for record in records] == ['"iiiiii', "sha256:", "sha256:"]
+    assert [len(record.source) for record in records] == [4096] * 3
+
+
 def test_an_id_too_deep_to_be_written_counts_as_none(tmp_path: Path) -> None:
     deep = "[" * 600 + "]" * 600
     path = write(tmp_path / "a.jsonl", f'{{"text": "x", "id": {deep}, "source": {deep}}}'.encode())
