@@ -384,8 +384,8 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=1.0,
         metavar="F",
-        help="Stop with exit code 4 once more than this share of the records is rejected. "
-        "Default: 1, never.",
+        help="Stop with exit code 4 if more than this share of the records is rejected, as soon as "
+        "that is certain, which may be at the end. Default: 1, never.",
     )
 
     group.add_argument(

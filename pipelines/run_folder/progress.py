@@ -45,6 +45,7 @@ from datarater.pipelines.run_folder.selection_progress import (
 )
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.run_folder.summaries import read_summary, summarised_groups
+from datarater.pipelines.run_folder.upper_bound import max_documents
 from datarater.rater_model.json_codec import DecodingError, to_plain
 
 _MAX_FOOTERS = 2048
@@ -204,6 +205,15 @@ class Watcher:
 
         self._read_summaries()
         return self._count(plans)
+
+    def max_documents(self) -> int | None:
+        """Returns an upper bound of the documents of the plan; None if there is no useful one.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        plans = self._read_plans()
+        return None if plans is None else max_documents(plans, plans.identity.read)
 
     def _read_plans(self) -> CommittedPlans | None:
         """Reads the committed plans, again after files were appended."""

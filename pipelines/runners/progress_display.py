@@ -22,31 +22,45 @@ _SHARE_OF_TIME = 0.1
 _MIN_RECORDS = 1000
 
 
-def check_rejected_share(status: Status, max_rejected_fraction: float) -> None:
+def check_rejected_share(
+    status: Status, max_rejected_fraction: float, max_documents: int | None
+) -> None:
     """Refuses to continue a run that is certain to reject too many records.
 
-    That is certain once the records rejected so far exceed the limit for the whole corpus, even if
-    all further records were good. The size of the corpus is estimated from the splits read so far.
+    With R records rejected so far, at most S documents in the corpus and the limit f, that is
+    certain once R > f (R + S). It does not depend on the order in which splits are read.
 
     Args:
         status: Progress of the run.
         max_rejected_fraction: Share of the records that may be rejected.
+        max_documents: Upper bound of the documents of the corpus; None if there is none.
 
     Raises:
         RejectedShareError: The message names the counts, the reasons and what to do.
     """
-    counts = status.counts
-    if counts.read < _MIN_RECORDS or not status.splits_done:
+    if max_documents is None or not status.exact:
         return
-
-    expected = counts.read * status.splits / status.splits_done
-    if status.rejected > max_rejected_fraction * expected:
+    if status.rejected > max_rejected_fraction * (status.rejected + max_documents):
+        counts = status.counts
         raise RejectedShareError(
             f"{status.rejected:,} of the {counts.read:,} records read so far are rejected "
             f"({main_reasons(counts.rejected_by_reason)}), more than --max_rejected_fraction "
             f"{max_rejected_fraction:g} allows for the whole corpus; correct the input or the read "
             "options, or raise the limit and run the same command to continue"
         )
+
+
+def rejects_too_much_so_far(status: Status, max_rejected_fraction: float) -> str:
+    """Returns a warning if the records read so far exceed the limit for them; "" otherwise."""
+    counts = status.counts
+    if counts.read < _MIN_RECORDS or status.rejected <= max_rejected_fraction * counts.read:
+        return ""
+    return (
+        f"WARNING: {status.rejected / counts.read:.1%} of the records read so far are rejected "
+        f"({main_reasons(counts.rejected_by_reason)}). The run ends with exit code 4 once "
+        f"--max_rejected_fraction {max_rejected_fraction:g} is certain to be exceeded, or when all "
+        "is read"
+    )
 
 
 class Progress(Background):
@@ -88,6 +102,8 @@ class Progress(Background):
         self._interrupt = interrupt
         self._terminal = sys.stderr.isatty()
         self._has_open_line = False
+        self._has_bound, self._has_warned = False, False
+        self._max_documents: int | None = None
         usual = _TERMINAL_SECONDS if self._terminal else _LOOK_SECONDS
         self._look_seconds = usual if look_seconds is None else look_seconds
         self._log_seconds = log_seconds
@@ -168,5 +184,15 @@ class Progress(Background):
         self._has_open_line = not ends
 
     def _check(self, status: Status | None) -> None:
-        if status is not None and self._interrupt is not None and self._max_rejected_fraction < 1:
-            check_rejected_share(status, self._max_rejected_fraction)
+        limit = self._max_rejected_fraction
+        if status is None or status.scored or self._interrupt is None or limit >= 1:
+            return
+        if not self._has_bound:
+            self._max_documents = self._watcher.max_documents()
+            self._has_bound = True
+        check_rejected_share(status, limit, self._max_documents)
+
+        warning = "" if self._has_warned else rejects_too_much_so_far(status, limit)
+        if warning:
+            self._has_warned = True
+            self._print(warning, ends=True)

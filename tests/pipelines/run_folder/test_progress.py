@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import threading
 import time
@@ -7,22 +9,30 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datarater.pipelines.commands import status
 from datarater.pipelines.errors import RejectedShareError
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.planning import plan_now
+from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits, lease, progress, split_marks, summaries
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
 from datarater.pipelines.run_folder.lease import Launch
-from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.run_folder.plan import CommittedPlans, SplitTask, find_plans
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.pipelines.run_folder.score_files import ScoreRows
 from datarater.pipelines.run_folder.selection_progress import Phase, SecondRead, SelectionStatus
+from datarater.pipelines.run_folder.upper_bound import max_documents
 from datarater.pipelines.runners import progress_display
 from datarater.rater_model.documents.records import BadRecord, Document, Reason, Split
 from datarater.rater_model.documents.store_errors import in_time
-from tests.support.run_folders import committed_identity, scoring
+from tests.support.run_folders import committed_identity, run_options, scoring
 
 SPLITS_PER_GROUP = 3
 
@@ -273,15 +283,74 @@ def _raise(error: Exception) -> str:
     raise error
 
 
-def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
-    def look(read: int, rejected: int, done: int) -> Status:
-        counts = Counts(read, read - rejected, rejected_by_reason=Counter(not_json=rejected))
-        return Status(10, done, counts, exact=True, splits_per_second=1.0, scored=False)
+def seen(read: int, rejected: int, *, exact: bool = True) -> Status:
+    counts = Counts(read, read - rejected, rejected_by_reason=Counter(not_json=rejected))
+    return Status(10, 1, counts, exact=exact, splits_per_second=1.0, scored=False)
 
-    # 10,000 records are expected: the 900 may be the last ones.
-    progress_display.check_rejected_share(look(1000, 900, 1), 0.1)
-    progress_display.check_rejected_share(look(999, 999, 1), 0.01)  # too few to tell
-    with pytest.raises(RejectedShareError, match=r"not_json 1,100.*--max_rejected_fraction 0\.099"):
-        progress_display.check_rejected_share(look(1100, 1100, 1), 0.099)
+
+def test_a_run_that_is_sure_to_reject_too_much_is_stopped() -> None:
+    # Up to 9,000 documents may follow the 1,000 bad records: a tenth of all.
+    check = progress_display.check_rejected_share
+    check(seen(1000, 1000), 0.1, 9000)
+    with pytest.raises(RejectedShareError, match=r"not_json 1,001.*--max_rejected_fraction 0\.1"):
+        check(seen(1001, 1001), 0.1, 9000)
     with pytest.raises(RejectedShareError):
-        progress_display.check_rejected_share(look(10_000, 1001, 10), 0.1)
+        check(seen(1, 1), 0.0, 10**12)  # none are allowed
+
+    # Nothing is certain without a bound, or from a sample.
+    check(seen(10**9, 10**9), 0.1, None)
+    check(seen(10**9, 10**9, exact=False), 0.1, 9000)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.sampled_from([0.0, 0.1, 0.5]))
+def test_whether_a_run_is_stopped_does_not_depend_on_the_order_of_its_splits(
+    good: list[bool], limit: float
+) -> None:
+    """A run that is stopped early would be refused at its end, however its splits are ordered."""
+    too_many = good.count(False) > limit * len(good)
+    for order in (sorted(good), sorted(good, reverse=True), good):
+        stopped = False
+        for done in range(1, len(order) + 1):
+            try:
+                rejected = order[:done].count(False)
+                progress_display.check_rejected_share(seen(done, rejected), limit, good.count(True))
+            except RejectedShareError:
+                stopped = True
+        assert stopped == too_many
+
+
+def test_a_share_that_may_still_become_right_is_only_warned_of() -> None:
+    warning = progress_display.rejects_too_much_so_far
+    assert warning(seen(999, 999), 0.1) == ""
+    assert warning(seen(2000, 200), 0.1) == ""
+    assert warning(seen(2000, 400), 0.1).startswith("WARNING: 20.0% of the records read so far")
+
+
+@pytest.mark.parametrize("split_bytes", [100, 2**24])
+def test_no_corpus_has_more_documents_than_its_upper_bound(
+    tmp_path: Path, split_bytes: int
+) -> None:
+    lines = b'{"text":"a"}\n' * 50
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_bytes(lines)
+    (tmp_path / "in/b.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "in/c.txt").write_bytes(b"one text")
+    pq.write_table(pa.table({"text": ["a"] * 70}), tmp_path / "in/d.parquet", row_group_size=20)
+    plans = planned(tmp_path / "in", tmp_path / "run", split_bytes)
+    read = plans.identity.read
+    bound = max_documents(plans, read)
+    assert bound is not None
+    assert 50 + 50 + 1 + 70 <= bound <= 52 + 50 * 1032 + 1 + 70
+    assert max_documents(plans, read, max_looks=0) is None
+    (tmp_path / "in/e.jsonl.bz2").write_bytes(bz2.compress(lines))  # unpacks to anything
+    assert max_documents(planned(tmp_path / "in", tmp_path / "other", split_bytes), read) is None
+
+
+def planned(corpus: Path, output: Path, split_bytes: int) -> CommittedPlans:
+    options = run_options(split_bytes=split_bytes)
+    request = ScoringRequest(Patterns((str(corpus),)), "rater", str(output), options)
+    plan_now(request)
+    plans = find_plans(request.folder)
+    assert plans is not None
+    return plans
