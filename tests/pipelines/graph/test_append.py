@@ -88,7 +88,7 @@ def test_a_changed_file_is_refused_even_to_append(
     appending = dataclasses.replace(request_to, append=True)
     for request in (request_to, appending):
         with pytest.raises(
-            RunFolderMismatchError, match=r"c\.jsonl has changed .*Restore the files"
+            RunFolderMismatchError, match=r"c\.jsonl was modified .*Restore the files"
         ):
             scoring.preflight(request)
 

@@ -874,7 +874,7 @@ def test_options_files_and_splits_survive_json(value: object) -> None:
 
 
 def test_invalid_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="no format 'xml', only jsonl"):
+    with pytest.raises(ValueError, match="no format 'xml', only unreadable, jsonl"):
         read_split(Split("a.xml", "xml"), OPTIONS)
     with pytest.raises(json_codec.DecodingError, match="unknown field txt"):
         json_codec.from_plain(ReadOptions, {"txt": 1})
