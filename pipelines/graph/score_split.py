@@ -8,6 +8,7 @@ The first commit of a score file wins, so a split that two workers score counts 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, split_marks, summaries
 from datarater.pipelines.run_folder.committed import scored_ordinals
-from datarater.pipelines.run_folder.plan import SplitTask, read_group, unchanged
+from datarater.pipelines.run_folder.plan import SplitTask, plans_of, unchanged
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows, Section
 from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
@@ -58,6 +59,7 @@ METRICS = "datarater"
 # enough to keep several in memory.
 BATCH_RECORDS = 1024
 BATCH_BYTES = 4 * 2**20
+_GROUPS_IN_MEMORY = 8
 
 
 def score_split(
@@ -357,18 +359,22 @@ class ScoreFromRow(_Scoring):
         slot, groups = element
         folder, launch = self._request.folder, self._request.launch
 
-        # List the splits without a score file, the biggest first.
+        # List the places of the splits without a score file, the biggest first. Their files are
+        # read again when their turn comes: there may be millions.
         scored = set(scored_ordinals(folder).tolist())
-        tasks = [
-            task
+        plans = plans_of(folder)
+        places = [
+            (-task.size, group, number)
             for group in sorted(groups)
             if not summaries.is_summarised(folder, group)
-            for task in read_group(folder, group)
+            for number, task in enumerate(plans.read_group(group))
             if task.split.ordinal not in scored
         ]
-        tasks.sort(key=lambda task: -task.size)
+        places.sort()
+        tasks_of = functools.lru_cache(maxsize=_GROUPS_IN_MEMORY)(plans.read_group)
 
-        for task in tasks:
+        for _, group, number in places:
+            task = tasks_of(group)[number]
             path = folder.score_path(task.split.ordinal)
             if commits.exists(path):
                 continue
