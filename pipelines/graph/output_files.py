@@ -269,6 +269,17 @@ class WriteShard(Step[SelectionRequest]):
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
         self._read: ReadOptions | None = None
+        self._packed: ScoreFile | None = None
+
+    def _score_file(self, ordinal: int) -> ScoreFile:
+        """Reads a score file; the last one of packed files is kept, for attributes of the next."""
+        last = self._packed
+        if last is not None and last.task.split.ordinal == ordinal:
+            return last
+        file = ScoreFile.read(self._request.folder, ordinal)
+        if file.parts:
+            self._packed = file
+        return file
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
@@ -302,7 +313,7 @@ class WriteShard(Step[SelectionRequest]):
         with open(name, "xb") as out:
             writer = record_writers.open_writer(out, task.written, task.name)
             for ordinal, expected in task.splits:
-                file = ScoreFile.read(self._request.folder, ordinal)
+                file = self._score_file(ordinal)
                 count = 0
                 for kept in self._kept_of(file, task.file_class, cutoffs, read):
                     path = kept.file.task.split.path

@@ -290,6 +290,21 @@ def test_files_of_which_nothing_is_kept_are_not_read_again(tmp_path: Path) -> No
     assert written(request, "jsonl", f"{len(best) / len(documents):.6f}")
 
 
+def test_bad_records_past_the_listed_ones_are_counted_in_packed_files_too(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, data in (("a", "bad\n" * 1500), ("b", '{"text": "one"}\n' * 2), ("c", "bad\n" * 20)):
+        (tmp_path / "in" / f"{name}.jsonl").write_text(data)
+    request = request_for(tmp_path / "in", tmp_path / "run")
+    (file,) = scored(request)
+    assert file.table.num_rows == 1003
+    assert [section.table.num_rows for section in file.sections()] == [1000, 2, 1]
+    last = file.table.to_pylist()[-1]
+    assert (Path(last["file"]).name, last["records"]) == ("a.jsonl", 520)
+    counts = summaries.read_summary(request.folder, 0).counts
+    assert (counts.read, counts.scored, counts.rejected) == (1522, 2, 1520)
+    assert len(records_in(written(request, "jsonl", "1"))) == 2
+
+
 def test_a_packed_file_that_changed_is_named(tmp_path: Path) -> None:
     write_mixed(tmp_path / "in", [["a"], ["b"], ["c"]])
     request = request_for(tmp_path / "in", tmp_path / "run")
