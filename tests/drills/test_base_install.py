@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.xdist_group("wheel"),
 ]
 
-PROGRESS = ("plan: ", "scored ")
+PROGRESS = ("plan: ", "scored ", "selection ")
 
 
 def test_two_workers_print_two_lines_at_most(

@@ -145,7 +145,9 @@ def test_two_workers_curate_beside_folders_with_our_names(
     with gzip.open(empty_folder / "corpus.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
-    flags = ["--input=corpus.jsonl.gz", "--output=run", "--keep_fraction=0.5", "--local_workers=2"]
+    # Small splits, so that there is work for two workers.
+    flags = ["--input=corpus.jsonl.gz", "--output=run", "--keep_fraction=0.5"]
+    flags += ["--local_workers=2", "--split_bytes=300"]
     done = base_environment.run(
         "datarater", "curate", *flags, f"--rater={earlier_rater}", cwd=empty_folder
     )
