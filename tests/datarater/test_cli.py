@@ -97,7 +97,7 @@ def test_help_loads_neither_jax_nor_beam(command: str) -> None:
 
 @pytest.mark.slow
 def test_status_loads_neither_jax_nor_beam(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan").mkdir(parents=True)
     assert loaded(["status", str(tmp_path / "run")]) == {"code": 0, "heavy": []}
 
 

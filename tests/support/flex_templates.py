@@ -26,7 +26,7 @@ _CLOUD_FOLDER = r"^(gs|s3)://[^,\n\r]+$"
 # Commas separate inputs, except within braces, which may be nested once.
 _BRACES = r"\{([^{}\n\r]|\{[^{}\n\r]*\})*\}"
 _URL = rf"[a-z0-9+]+://([^,{{\n\r]|{_BRACES})+"
-_DATASET = r"tfds:[a-zA-Z0-9_./+-]+(:[^,:\n\r]+)*"
+_DATASET = r"tfds:[a-zA-Z0-9_./+-]+(:[^,:\s{]+)*"
 _SHARE = r"(0|1|0?\.[0-9]+|1\.0+|[0-9](\.[0-9]+)?[eE]-[1-9][0-9]?)"
 _NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-?[0-9])?"
 _REGEXES = {

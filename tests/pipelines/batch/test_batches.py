@@ -455,7 +455,7 @@ def test_a_claimed_file_that_changed_before_it_was_read_starts_the_batch_over(
     (nights.folder / "in" / FIRST / "b.jsonl").unlink()
     assert nights.run(SECOND) == 0
     assert f"batch {FIRST}: started over, because " in nights.out
-    assert "a.jsonl has changed" in nights.out
+    assert "a.jsonl was modified" in nights.out
     assert "b.jsonl is gone" in nights.out
     assert nights.taken(FIRST) == [f"{FIRST}/a.jsonl"]
     assert nights.record(FIRST)["counts"]["read"] == 50
