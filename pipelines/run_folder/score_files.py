@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -51,6 +51,7 @@ from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
     Compression,
+    Document,
     Record,
 )
 from datarater.rater_model.documents.store_errors import raising_os_errors
@@ -188,48 +189,83 @@ class ScoreRows:
         Returns:
             The number of documents that were rejected for their score.
         """
-        documents = iter(zip(scores_N.tolist(), tokens_N.tolist(), strict=True))
-        not_finite = 0
-        columns, counts = self._columns, self._counts
+        not_finite_N = ~np.isfinite(scores_N)
+        parts = parts or [0] * len(records)
 
-        for record, part in zip(records, parts or [0] * len(records), strict=True):
-            if isinstance(record, BadRecord):
-                counts.read += record.records
-                counts.rejected_by_reason[str(record.reason)] += record.records
-                if self._is_listed(record, part):
-                    self._add_bad(record, part)
-                    self._rows[part] += 1
+        # Documents that follow each other are added column by column, which is faster.
+        row = document = 0
+        for _, run in itertools.groupby(records, type):
+            members = list(run)
+            documents = [record for record in members if isinstance(record, Document)]
+            their_parts = parts[row : row + len(members)]
+            row += len(members)
+
+            if documents:
+                chosen = slice(document, document + len(documents))
+                document += len(documents)
+                self._add_documents(
+                    documents, scores_N[chosen], tokens_N[chosen], not_finite_N[chosen], their_parts
+                )
                 continue
-
-            # A document has all columns; without a score it is also a rejected record.
-            self._rows[part] += 1
-            columns[FILE].append(part)
-            columns["position"].append(record.position)
-            columns[RECORDS].append(1)
-            counts.read += 1
-            score, tokens = next(documents)
-            finite = math.isfinite(score)
-            not_finite += not finite
-            if finite:
-                counts.scored += 1
-                counts.tokens += tokens
-                counts.bytes += record.size
-            else:
-                counts.rejected_by_reason[SCORE_NOT_FINITE] += 1
-            columns["key"].append(record.key)
-            columns["key_hash"].append(key_hash(record.key))
-            columns["score"].append(score if finite else None)
-            columns["tokens"].append(tokens)
-            columns["bytes"].append(record.size)
-            columns["source"].append(record.source)
-            columns["status"].append(SCORED if finite else SCORE_NOT_FINITE)
-            columns["detail"].append(None if finite else f"the rater's score is {score}")
-            columns["excerpt"].append(
-                None if finite else record.text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
-            )
+            for record, part in zip(members, their_parts, strict=True):
+                if isinstance(record, BadRecord):
+                    self._count_bad(record, part)
 
         self._pack(_PACKED_ROWS)
-        return not_finite
+        return int(not_finite_N.sum())
+
+    def _count_bad(self, record: BadRecord, part: int) -> None:
+        """Counts a bad record, and adds a row for it if it is to be listed."""
+        self._counts.read += record.records
+        self._counts.rejected_by_reason[str(record.reason)] += record.records
+        if self._is_listed(record, part):
+            self._add_bad(record, part)
+            self._rows[part] += 1
+
+    def _add_documents(
+        self,
+        documents: Sequence[Document],
+        scores_N: NDArray[np.float32],
+        tokens_N: NDArray[np.int64],
+        not_finite_N: NDArray[np.bool_],
+        parts: Sequence[int],
+    ) -> None:
+        """Adds documents: rows with all columns. Without a score they are also rejected records."""
+        columns, counts, number = self._columns, self._counts, len(documents)
+        first = len(columns["position"])
+        keys = [document.key for document in documents]
+        sizes = [document.size for document in documents]
+
+        columns[FILE] += parts
+        columns["position"] += [document.position for document in documents]
+        columns[RECORDS] += [1] * number
+        columns["key"] += keys
+        columns["key_hash"] += map(key_hash, keys)
+        columns["score"] += scores_N.tolist()
+        columns["tokens"] += tokens_N.tolist()
+        columns["bytes"] += sizes
+        columns["source"] += [document.source for document in documents]
+        columns["status"] += [SCORED] * number
+        columns["detail"] += [None] * number
+        columns["excerpt"] += [None] * number
+
+        self._rows.update(parts)
+        counts.read += number
+        counts.scored += number
+        counts.tokens += int(tokens_N.sum())
+        counts.bytes += sum(sizes)
+
+        for index in np.flatnonzero(not_finite_N).tolist():
+            text = documents[index].text
+            columns["score"][first + index] = None
+            columns["status"][first + index] = SCORE_NOT_FINITE
+            columns["detail"][first + index] = f"the rater's score is {scores_N[index]}"
+            columns["excerpt"][first + index] = text[:EXCERPT_BYTES].encode()[:EXCERPT_BYTES]
+
+            counts.rejected_by_reason[SCORE_NOT_FINITE] += 1
+            counts.scored -= 1
+            counts.tokens -= int(tokens_N[index])
+            counts.bytes -= sizes[index]
 
     def _is_listed(self, record: BadRecord, part: int) -> bool:
         """Returns whether a bad record gets a row of its own; otherwise it is only counted."""
