@@ -91,7 +91,8 @@ class RemoteFile(io.RawIOBase):
         self._at = 0
         self._start = 0
         self._buffer = memoryview(b"")
-        self._run = 0
+        self._served = 0
+        self._delivered = 0
         self._beyond = min(_FIRST_BYTES_BEYOND, block_bytes)
 
     def readable(self) -> bool:
@@ -175,15 +176,17 @@ class RemoteFile(io.RawIOBase):
             return b""
         part = bytes(self._buffer[offset : offset + count])
         self._at += len(part)
+        self._delivered += len(part)
         return part
 
     def _fill(self, count: int) -> None:
         """Fetches the next bytes, of which `count` are needed."""
         follows = self._at == self._start + len(self._buffer)
         if self._in_order_to is None:
-            self._run = self._run + len(self._buffer) if follows else 0
-            ahead = min(self._block_bytes, self._run // _READ_AHEAD_SHARE) if follows else 0
-            want = count + ahead
+            # What was read ahead and skipped is taken from what may be read ahead.
+            skipped = self._served - self._delivered
+            allowed = (self._delivered + count) // _READ_AHEAD_SHARE - skipped
+            want = count + (max(0, min(self._block_bytes, allowed)) if follows else 0)
         elif self._at < self._in_order_to:
             want = min(max(count, self._block_bytes), self._in_order_to - self._at)
         else:
@@ -194,6 +197,7 @@ class RemoteFile(io.RawIOBase):
         if self._size is not None:
             end = min(end, self._size)
         data = self._fetch(self._at, end) if end > self._at else b""
+        self._served += len(data)
         if len(data) < end - self._at:
             self._size = self._at + len(data)
         self._start, self._buffer = self._at, memoryview(data)

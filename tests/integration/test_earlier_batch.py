@@ -10,6 +10,7 @@ import pytest
 
 from datarater.pipelines.batch.journal import Journal
 from datarater.pipelines.commands import batch
+from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES
 from tests.support import batches, earlier_versions
 
 # Only one process at a time can unpack to the recorded path, so these tests run in one worker.
@@ -51,7 +52,9 @@ def test_the_next_batch_is_made_and_published(
     records = batches.check_published(folder)
     assert list(records) == [PUBLISHED, NEXT]
     assert records[NEXT]["reference"] == records[PUBLISHED]["reference"]
-    assert records[NEXT]["terms"] == records[PUBLISHED]["terms"]
+    terms = records[NEXT]["terms"]
+    assert terms["scoring"]["read"].pop("max_zstd_window_bytes") == DEFAULT_ZSTD_WINDOW_BYTES
+    assert terms == records[PUBLISHED]["terms"]
     assert records[NEXT]["counts"]["read"] == 30
     paths = [
         [

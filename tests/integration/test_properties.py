@@ -165,7 +165,7 @@ def test_counts_add_up_over_damaged_files_of_every_format(rater: Path, tmp_path:
         for split in plan_file(file_info(str(path)), ReadOptions(), 2000):
             for record in read_split(split, ReadOptions()):
                 documents += isinstance(record, Document)
-                bad += isinstance(record, BadRecord)
+                bad += record.records if isinstance(record, BadRecord) else 0
     flags = [
         "--input",
         str(folder / "*"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from datarater.pipelines.commands import curate, score, select
+from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import (
     ScoreStatistics,
     load_rater,
@@ -287,7 +288,7 @@ def test_a_weight_for_no_source_names_those_there_are(
         "--source_weight",
         "s9=2",
     ]
-    assert select.main([*flags, "--name", "typo"]) == 1
+    assert select.main([*flags, "--name", "typo"]) == exit_codes.WRONG_USAGE
     error = capsys.readouterr().err
     assert "'s9'" in error
     assert "'s0', 's1', 's2'" in error
