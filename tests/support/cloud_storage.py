@@ -178,7 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            # A client may leave once it has what it wants.
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
 
     def _refuse(self, status: int, message: str) -> None:
         body = json.dumps(
