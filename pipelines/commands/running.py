@@ -75,7 +75,7 @@ def run(
         inputs = checked.inputs
         say(f"input: {inputs.files:,} files, {inputs.bytes:,} bytes")
         if checked.plans > 1 and checked.new:
-            say(f"append: {checked.new:,} of them are new")
+            say(f"append: {checked.new:,} new")
     execution, note = choice.limited(
         execution, _max_splits(work, checked), choice.available_cores()
     )

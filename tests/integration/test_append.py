@@ -57,7 +57,7 @@ def test_new_files_are_scored_into_the_folder_and_selections_cover_all(
     assert not (run / "plan/identity-0001.json").exists()
 
     assert curate.main(flags(inputs, rater, run, "--append", "--name", "all")) == 0
-    assert "append: 1 of them are new" in capsys.readouterr().out
+    assert "append: 1 new" in capsys.readouterr().out
     fresh = tmp_path / "fresh"
     assert curate.main(flags(inputs, rater, fresh)) == 0
     assert ids(run, "all") == ids(fresh, "keep-0.5")
