@@ -269,17 +269,21 @@ class WriteShard(Step[SelectionRequest]):
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
         self._read: ReadOptions | None = None
-        self._packed: ScoreFile | None = None
+        self._packed: tuple[ScoreFile, np.ndarray] | None = None
 
-    def _score_file(self, ordinal: int) -> ScoreFile:
-        """Reads a score file; the last one of packed files is kept, for attributes of the next."""
-        last = self._packed
-        if last is not None and last.task.split.ordinal == ordinal:
-            return last
+    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> tuple[ScoreFile, np.ndarray]:
+        """Returns a score file and the mask of its kept rows.
+
+        Those of packed files are remembered, because each of the files may have attributes of its
+        own, which are written one after the other.
+        """
+        if self._packed is not None and self._packed[0].task.split.ordinal == ordinal:
+            return self._packed
         file = ScoreFile.read(self._request.folder, ordinal)
+        scored = file, kept_rows(file, cutoffs, self._request.seed)
         if file.parts:
-            self._packed = file
-        return file
+            self._packed = scored
+        return scored
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
@@ -313,9 +317,9 @@ class WriteShard(Step[SelectionRequest]):
         with open(name, "xb") as out:
             writer = record_writers.open_writer(out, task.written, task.name)
             for ordinal, expected in task.splits:
-                file = self._score_file(ordinal)
+                file, kept_R = self._scored(ordinal, cutoffs)
                 count = 0
-                for kept in self._kept_of(file, task.file_class, cutoffs, read):
+                for kept in self._kept_of(file, kept_R, task.file_class, read):
                     path = kept.file.task.split.path
                     try:
                         with raising_os_errors(path):
@@ -340,11 +344,10 @@ class WriteShard(Step[SelectionRequest]):
             commits.commit_if_absent(path, json_lines(writer.incomplete))
 
     def _kept_of(
-        self, file: ScoreFile, file_class: str, cutoffs: Cutoffs, read: ReadOptions
+        self, file: ScoreFile, kept_R: np.ndarray, file_class: str, read: ReadOptions
     ) -> Iterator[KeptSplit]:
         """Yields what is kept of each file of a class in a score file; skips those of nothing."""
         requested = self._request.output_format
-        kept_R = kept_rows(file, cutoffs, self._request.seed)
         first = 0
         for section in file.sections():
             end = first + section.table.num_rows

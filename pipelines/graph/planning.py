@@ -6,7 +6,7 @@ the plan says where each chunk begins: a sum over as many small numbers as there
 process ever has all files or all splits in memory.
 
 A plan is made once. Its files are named by digests of what they are made from, so a plan that was
-interrupted goes on where it was, and the plan is the same whatever the workers. `identity.json` is
+interrupted continues where it stopped, and is the same whatever the workers. `identity.json` is
 committed last, create-if-absent, and names the plan that is valid. Of two launches at once, one
 wins; the other finds that it belongs to the same run, or is refused.
 

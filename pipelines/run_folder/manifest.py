@@ -160,7 +160,7 @@ def check_rule(selection: SelectionFolder, requested: SelectionOptions) -> bool:
     committed = read_json(selection.rule_path, SelectionOptions)
     if committed is None:
         return False
-    # A selection that version 0.1.0 began goes on with its names.
+    # A selection that version 0.1.0 began keeps its names.
     requested = dataclasses.replace(requested, mirrors_paths=committed.mirrors_paths)
     if dataclasses.replace(committed, plans=requested.plans) == requested != committed:
         raise RunFolderMismatchError(
