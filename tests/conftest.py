@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import compiled_programs
+from tests.support import compiled_programs, corpora_folder
 
 # Read when JAX is imported, here and in the processes that tests start.
 for name, value in compiled_programs.environment().items():
@@ -49,8 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """The folder of test corpora: $DATARATER_CORPORA, else shared/corpora beside the repository."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "corpora"
-    folder = Path(os.environ.get("DATARATER_CORPORA", beside))
+    folder = corpora_folder()
     if not folder.is_dir():
         pytest.skip(f"no corpora at {folder}; set DATARATER_CORPORA to the folder that holds them")
     return folder

@@ -18,14 +18,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from datarater.meta_training.evaluate.arm_names import RATER
 from datarater.meta_training.evaluate.pool import DataOptions
-from tests.benchmarks.worth import prepare_setting, run, write_held_out
+from tests.benchmarks.worth import add_flags, prepare_setting, run, write_held_out
+from tests.support import corpora_folder
 
 _RIVAL = "classifier"
 _PASSES = 2
@@ -116,22 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", nargs="+", choices=("prepare", "train"))
-    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--toy", action="store_true", help="Small enough to try it on a CPU.")
-    parser.add_argument("--processes", type=int, default=4, help="Default: %(default)s.")
-    parser.add_argument(
-        "--flag",
-        action="append",
-        default=[],
-        help="Further flag of `datarater evaluate`, such as --flag=--together=2. Repeatable.",
-    )
+    add_flags(parser, processes=4)
     args = parser.parse_args(argv)
 
     scale = TOY if args.toy else FULL
     for step in args.step:
         if step == "prepare":
-            corpora = Path(os.environ.get("DATARATER_CORPORA", "../shared/corpora"))
-            prepare(args.output, corpora, scale)
+            prepare(args.output, corpora_folder(), scale)
         else:
             train(args.output, scale, [f"--processes={args.processes}", *args.flag])
     return 0

@@ -28,7 +28,6 @@ import argparse
 import collections
 import gzip
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.rater_model.documents.records import Document
 from tests.benchmarks.benchmark_support import machine, rate, rater_at_step, read_documents, train
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, HeldOutDocument, assign, shared_names
-from tests.support import ROOT
+from tests.support import corpora_folder
 
 AUC_TARGET = 0.85
 DECILES = 10
@@ -268,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if options.documents and options.documents < MIN_DOCUMENTS:
         parser.error(f"--documents must be at least {MIN_DOCUMENTS}, not {options.documents}")
-    corpora = Path(os.environ.get("DATARATER_CORPORA", ROOT.parent / "shared" / "corpora"))
+    corpora = corpora_folder()
     if not (corpora / "dev").is_dir():
         parser.error(
             f"there are no corpora in {corpora}; set DATARATER_CORPORA to a folder with dev/ and "

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from datarater.meta_training.evaluate.arm_names import (
     UNFILTERED,
 )
 from datarater.meta_training.evaluate.command import main as evaluate
+from tests.support import corpora_folder
 
 if TYPE_CHECKING:
     from datarater.meta_training.evaluate.pool import Data, DataOptions
@@ -209,27 +209,31 @@ def large(folder: Path, common: Sequence[str]) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one step in every setting."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", nargs="+", choices=("prepare", "screen", "confirm", "large"))
+def add_flags(parser: argparse.ArgumentParser, processes: int) -> None:
+    """Adds the flags of every experiment that runs `datarater evaluate`."""
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--settings", default=",".join(SETTINGS), help="Default: %(default)s.")
-    parser.add_argument("--processes", type=int, default=2, help="Default: %(default)s.")
+    parser.add_argument("--processes", type=int, default=processes, help="Default: %(default)s.")
     parser.add_argument(
         "--flag",
         action="append",
         default=[],
-        help="Further flag of `datarater evaluate`, such as --flag=--steps=20. Repeatable.",
+        help="Further flag of `datarater evaluate`, such as --flag=--together=2. Repeatable.",
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one step in every setting."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("step", nargs="+", choices=("prepare", "screen", "confirm", "large"))
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="Default: %(default)s.")
+    add_flags(parser, processes=2)
     args = parser.parse_args(argv)
 
-    corpora = Path(os.environ.get("DATARATER_CORPORA", "../shared/corpora"))
     common = ["--train_raters=default", f"--processes={args.processes}", *args.flag]
     steps = {"screen": screen, "confirm": confirm, "large": large}
     for step in args.step:
         if step == "prepare":
-            prepare(args.output, corpora)
+            prepare(args.output, corpora_folder())
             continue
         for setting in args.settings.split(","):
             steps[step](args.output / setting, common)
