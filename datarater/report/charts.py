@@ -402,6 +402,7 @@ def interval(row: IntervalRow, name: str, x: Scale, good: int) -> Element:
         children.append(
             element("circle", {"cx": x(row.mean), "cy": 10, "r": 5, "class": f"fill-{hue} dot"})
         )
+
     picture = svg(name, described, 20, *children, width=200)
     picture.set("class", "interval")
     return picture

@@ -456,6 +456,7 @@ def _sweeps(arms: Sequence[_Fields]) -> list[Block]:
     for row in arms:
         if _difference(row).get("mean") is not None and row.get("keep") is not None:
             by_arm.setdefault(row["arm"], []).append(row)
+
     curves = []
     for name, rows in by_arm.items():
         if len(rows) > 1:
@@ -471,6 +472,7 @@ def _sweeps(arms: Sequence[_Fields]) -> list[Block]:
                     [one["high"] for one in differences] if has_ends else (),
                 )
             )
+
     # The rater first, then the best.
     curves.sort(key=lambda curve: (curve.name != _RATER, min(curve.y)))
     if not curves:
@@ -493,6 +495,7 @@ def _by_source(arms: Sequence[_Fields], main: _Fields | None) -> list[Block]:
     if main is None or not any(differences):
         return []
     losses = main.get("by_source") or _NONE
+
     # The sources that lose come first.
     names = sorted(differences, key=lambda name: -differences[name]["mean"])
     rows = [
@@ -517,6 +520,7 @@ def _by_source(arms: Sequence[_Fields], main: _Fields | None) -> list[Block]:
             caption=f"The sources that lose first.{more} {_COLORS}",
         )
     ]
+
     others = [row for row in arms if row.get("difference_by_source")]
     if len(others) > 1:
         cells = [

@@ -197,6 +197,7 @@ def _sample(
             heapq.heappushpop(heap, entry)
         if read % _PROGRESS == 0:
             say(f"read {read:,} documents, {size / 1e6:,.0f} MB")
+
     sample = sorted((-hashed, -place, document) for hashed, place, document in heap)
     counts = {
         "documents_read": read,
