@@ -8,9 +8,10 @@ documents stays in memory.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,23 +148,26 @@ def take_sample(
         if sample.documents >= limits.documents or time.monotonic() > deadline:
             break
         some = ordinals[first : first + _FILES_AT_ONCE]
-        for file in at_once(functools.partial(_read, folder), some):
-            _add_file(sample, file, keeping, seed, listed)
+        for parts in at_once(functools.partial(_begun, folder), some):
+            sample.files += 1
+            for file in parts:
+                _add_part(sample, file, keeping, seed, listed)
     return sample
 
 
-def _read(folder: RunFolder, ordinal: int) -> ScoreFile:
-    return ScoreFile.read(folder, ordinal, _COLUMNS, in_one_request=True)
+def _begun(folder: RunFolder, ordinal: int) -> Iterator[ScoreFile]:
+    """Returns the parts of a score file, of which the first is already read."""
+    parts = ScoreFile.in_chunks(folder, ordinal, _COLUMNS, in_one_request=True)
+    return itertools.chain([next(parts)], parts)
 
 
-def _add_file(sample: Sample, file: ScoreFile, keeping: Keeping, seed: int, listed: int) -> None:
+def _add_part(sample: Sample, file: ScoreFile, keeping: Keeping, seed: int, listed: int) -> None:
     rows_N = file.scored_rows()
     names, codes_R = file.sources()
     codes_N = codes_R[rows_N]
     scores_N = file.table.column("score").to_numpy()[rows_N]
     keys = file.rank_keys(seed)
     chances_N = keeping.chances(keys, scores_N, codes_N, names)
-    sample.files += 1
     sample.documents += len(rows_N)
 
     bins_N = _bins(sample.score_edges, scores_N)

@@ -190,11 +190,13 @@ class CountUndecided(Step[SelectionRequest]):
         answers = cutoffs.from_summary(histograms)
 
         if answers is None:
-            parts = []
+            merge = MergeAnswers()
+            parts = merge.create_accumulator()
             for task in read_group(self._folder, group):
-                file = ScoreFile.read(self._folder, task.split.ordinal, KEEP_COLUMNS)
-                parts.append(cutoffs.answers(*keys_by_source(file, self._request.seed)))
-            answers = merge_answers(parts)
+                for file in ScoreFile.in_chunks(self._folder, task.split.ordinal, KEEP_COLUMNS):
+                    counted = cutoffs.answers(*keys_by_source(file, self._request.seed))
+                    parts = merge.add_input(parts, counted)
+            answers = merge.extract_output(parts)
         yield answers
 
 

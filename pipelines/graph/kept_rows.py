@@ -6,7 +6,7 @@ every document. The counts of a group are committed before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -76,9 +76,44 @@ def count_group(
     passed = 0
     sources: dict[str, KeptCounts] = {}
     for task in read_group(request.folder, group):
-        ordinal = task.split.ordinal
-        file = ScoreFile.read(request.folder, ordinal, COUNT_COLUMNS)
-        kept_R = kept_rows(file, cutoffs, request.seed)
+        split = task.split
+        counted = _SplitCount(request, sources_apart)
+        for file in ScoreFile.in_chunks(request.folder, split.ordinal, COUNT_COLUMNS):
+            counted.add(file, kept_rows(file, cutoffs, request.seed), sources)
+
+        # A part of a stream is read by unpacking the parts before it too.
+        continues = split.continues_stream and before is not None and before.path == split.path
+        passed = passed + before.size if continues and before is not None else 0
+        before = split
+
+        # A row for each class of output files that the split's files need, most often just one.
+        for layout, counts, size in counted.classes():
+            counts.check(f"{split.path}, split {split.ordinal}")
+            rows.append((split.ordinal, layout, counts))
+            input_bytes.append(size + passed if size else 0)
+    return GroupCounts(group, KeptSplits.of(rows, input_bytes), sources)
+
+
+class _SplitCount:
+    """Adds up what is kept of a split, by class of output files.
+
+    Args:
+        request: The selection.
+        sources_apart: Names of the sources that the scoring counts apart; None for all.
+    """
+
+    def __init__(self, request: SelectionRequest, sources_apart: Collection[str] | None):
+        self._format = request.output_format
+        self._apart = sources_apart
+        self._layouts: list[str] = []
+        self._counts: list[KeptCounts] = []
+        # By file of the split: the class, the bytes that reading it takes, and whether it is read.
+        self._classes: list[int] = []
+        self._sizes: list[int] = []
+        self._is_read: list[bool] = []
+
+    def add(self, file: ScoreFile, kept_R: np.ndarray, sources: dict[str, KeptCounts]) -> None:
+        """Counts rows of the score file; adds their counts by source to those given."""
         scored_R = np.zeros(file.table.num_rows, bool)
         scored_R[file.scored_rows()] = True
         records_R = file.column(RECORDS)
@@ -93,61 +128,53 @@ def count_group(
             np.where(kept_R, file.column("bytes"), 0),
         )
         names, codes_R = file.sources()
-        if sources_apart is not None:
-            names, codes_R = folded(names, codes_R, sources_apart)
+        if self._apart is not None:
+            names, codes_R = folded(names, codes_R, self._apart)
         for source, counts in zip(names, _counts_by(codes_R, len(names), numbers), strict=True):
             sources.setdefault(source, KeptCounts()).add(counts)
 
-        # A part of a stream is read by unpacking the parts before it too.
-        split = task.split
-        continues = split.continues_stream and before is not None and before.path == split.path
-        passed = passed + before.size if continues and before is not None else 0
-        before = split
+        sections = list(file.sections())
+        if not self._counts:
+            self._layouts, self._classes = _layouts(sections, self._format)
+            self._counts = [KeptCounts() for _ in self._layouts]
+            self._sizes, self._is_read = [0] * len(sections), [False] * len(sections)
+        rows_P = np.asarray([section.table.num_rows for section in sections], np.int64)
+        codes_R = np.repeat(np.asarray(self._classes, np.int64), rows_P)
+        by_class = _counts_by(codes_R, len(self._layouts), numbers)
+        for total, counts in zip(self._counts, by_class, strict=True):
+            total.add(counts)
 
-        # A row for each class of output files that the split's files need, most often just one.
-        layouts, codes_R = _layouts(file, request.output_format)
-        sizes = _input_bytes(file, codes_R, len(layouts), kept_R, request.output_format)
-        for code, (layout, counts) in enumerate(
-            zip(layouts, _counts_by(codes_R, len(layouts), numbers), strict=True)
-        ):
-            counts.check(f"{split.path}, split {ordinal}")
-            rows.append((ordinal, layout, counts))
-            input_bytes.append(sizes[code] + passed if sizes[code] else 0)
-    return GroupCounts(group, KeptSplits.of(rows, input_bytes), sources)
-
-
-def _input_bytes(
-    file: ScoreFile, codes_R: np.ndarray, classes: int, kept_R: np.ndarray, output_format: str
-) -> list[int]:
-    """Returns the stored bytes of the files of each class of which something is kept."""
-    sizes = [0] * classes
-    first = 0
-    for section in file.sections():
-        end = first + section.table.num_rows
-        if kept_R[first:end].any():
+        first = 0
+        for part, (section, rows) in enumerate(zip(sections, rows_P.tolist(), strict=True)):
+            self._is_read[part] |= bool(kept_R[first : first + rows].any())
             # Scores are written without a look at the input.
-            read = (end - first) * _SCORE_ROW_BYTES
-            if output_format != "scores":
-                read = max(1, section.task.split.size)
-            sizes[codes_R[first]] += read
-        first = end
-    return sizes
+            if self._format == "scores":
+                self._sizes[part] += rows * _SCORE_ROW_BYTES
+            else:
+                self._sizes[part] = max(1, section.task.split.size)
+            first += rows
+
+    def classes(self) -> Iterator[tuple[str, KeptCounts, int]]:
+        """Yields each class: a layout, its counts, and the stored bytes of the files to read."""
+        sizes = [0] * len(self._layouts)
+        for code, size, is_read in zip(self._classes, self._sizes, self._is_read, strict=True):
+            sizes[code] += size if is_read else 0
+        yield from zip(self._layouts, self._counts, sizes, strict=True)
 
 
-def _layouts(file: ScoreFile, output_format: str) -> tuple[list[str], np.ndarray]:
-    """Returns a layout of each class of output files, and the class of each row as an index."""
+def _layouts(sections: Iterable[ScoreFile], output_format: str) -> tuple[list[str], list[int]]:
+    """Returns a layout of each class of output files, and the class of each section as an index."""
     layouts: list[str] = []
     codes: dict[str, int] = {}
-    sections, rows = [], []
-    for section in file.sections():
+    classes = []
+    for section in sections:
         layout = record_writers.layout_for(section.layout, section.task.split.path, output_format)
         file_class = record_writers.file_class(layout, output_format)
         if file_class not in codes:
             codes[file_class] = len(codes)
             layouts.append(layout)
-        sections.append(codes[file_class])
-        rows.append(section.table.num_rows)
-    return layouts, np.repeat(np.asarray(sections, np.int64), rows)
+        classes.append(codes[file_class])
+    return layouts, classes
 
 
 def _counts_by(codes_R: np.ndarray, groups: int, numbers: Sequence[np.ndarray]) -> list[KeptCounts]:

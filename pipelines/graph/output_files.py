@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -258,6 +260,10 @@ def _committed(
     return WrittenShard(task.name, task.written, documents, *_digest(path), task.input)
 
 
+_ScoredPart = tuple[ScoreFile, np.ndarray]
+"""Rows of a score file, and the mask of those kept."""
+
+
 class WriteShard(Step[SelectionRequest]):
     """Writes one output file, or a piece of one, and commits it, unless it is already committed.
 
@@ -269,21 +275,29 @@ class WriteShard(Step[SelectionRequest]):
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
         self._read: ReadOptions | None = None
-        self._packed: tuple[ScoreFile, np.ndarray] | None = None
+        self._packed: _ScoredPart | None = None
 
-    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> tuple[ScoreFile, np.ndarray]:
-        """Returns a score file and the mask of its kept rows.
+    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> Callable[[], Iterable[_ScoredPart]]:
+        """Returns what gives the parts of a score file with the masks of their kept rows.
 
-        Those of packed files are remembered, because each of the files may have attributes of its
-        own, which are written one after the other.
+        A file of one part is read once. That of packed files is remembered, because each of the
+        files may have attributes of its own, which are written one after the other.
         """
-        if self._packed is not None and self._packed[0].task.split.ordinal == ordinal:
-            return self._packed
-        file = ScoreFile.read(self._request.folder, ordinal)
-        scored = file, kept_rows(file, cutoffs, self._request.seed)
-        if file.parts:
-            self._packed = scored
-        return scored
+        remembered = self._packed
+        if remembered is not None and remembered[0].task.split.ordinal == ordinal:
+            return lambda: [remembered]
+
+        parts = self._parts(ordinal, cutoffs)
+        first = next(parts)
+        if next(parts, None) is not None:
+            return functools.partial(self._parts, ordinal, cutoffs)
+        if first[0].parts:
+            self._packed = first
+        return lambda: [first]
+
+    def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[_ScoredPart]:
+        for file in ScoreFile.in_chunks(self._request.folder, ordinal):
+            yield file, kept_rows(file, cutoffs, self._request.seed)
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
@@ -317,10 +331,9 @@ class WriteShard(Step[SelectionRequest]):
         with open(name, "xb") as out:
             writer = record_writers.open_writer(out, task.written, task.name)
             for ordinal, expected in task.splits:
-                file, kept_R = self._scored(ordinal, cutoffs)
-                count = 0
-                for kept in self._kept_of(file, kept_R, task.file_class, read):
-                    path = kept.file.task.split.path
+                path, count = "", 0
+                for kept in self._kept_of(ordinal, cutoffs, task.file_class, read):
+                    path = kept.task.split.path
                     try:
                         with raising_os_errors(path):
                             count += writer.write(kept)
@@ -331,8 +344,7 @@ class WriteShard(Step[SelectionRequest]):
 
                 if count != expected:
                     raise CountsError(
-                        f"{file.task.split.path}, split {ordinal}: {count} documents written, but "
-                        f"{expected} kept"
+                        f"{path}, split {ordinal}: {count} documents written, but {expected} kept"
                     )
 
             try:
@@ -344,20 +356,40 @@ class WriteShard(Step[SelectionRequest]):
             commits.commit_if_absent(path, json_lines(writer.incomplete))
 
     def _kept_of(
-        self, file: ScoreFile, kept_R: np.ndarray, file_class: str, read: ReadOptions
+        self, ordinal: int, cutoffs: Cutoffs, file_class: str, read: ReadOptions
     ) -> Iterator[KeptSplit]:
-        """Yields what is kept of each file of a class in a score file; skips those of nothing."""
+        """Yields what is kept of each file of a class in a split; skips those of nothing."""
         requested = self._request.output_format
-        first = 0
-        for section in file.sections():
-            end = first + section.table.num_rows
+        scored = self._scored(ordinal, cutoffs)
+        kept_sections = {
+            number for part in scored() for number, _, kept_S in _by_section(*part) if kept_S.any()
+        }
+
+        # The rows of a file follow each other, in one or more parts of the score file.
+        rows = (row for part in scored() for row in _by_section(*part))
+        for number, of_section in itertools.groupby(rows, operator.itemgetter(0)):
+            if number not in kept_sections:
+                continue
+            _, section, kept_S = next(of_section)
             layout = record_writers.layout_for(section.layout, section.task.split.path, requested)
-            if (
-                kept_R[first:end].any()
-                and record_writers.file_class(layout, requested) == file_class
-            ):
-                yield KeptSplit(section, kept_R[first:end], read)
-            first = end
+            if record_writers.file_class(layout, requested) == file_class:
+                tables = ((more.table, more_S) for _, more, more_S in of_section)
+                yield KeptSplit(
+                    section.task,
+                    section.content,
+                    itertools.chain([(section.table, kept_S)], tables),
+                    read,
+                )
+
+
+def _by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
+    """Yields the number of each section that has rows, the section, and the mask of its rows."""
+    first = 0
+    for number, section in enumerate(file.sections()):
+        end = first + section.table.num_rows
+        if end > first:
+            yield number, section, kept_R[first:end]
+        first = end
 
 
 @beam.typehints.with_output_types(WrittenShard)

@@ -69,6 +69,7 @@ from datarater.rater_model.documents.json_lines import (
 from datarater.rater_model.documents.records import Compression, Document, ReadOptions
 
 ROW_GROUP_BYTES = 64 * 2**20
+_MAX_ROWS = 2**17  # of a row group of documents, which are Python's objects until it is written
 _GZIP_LEVEL = 6
 _COPY_BYTES = 2**20
 _ZSTD_LEVEL = 3
@@ -451,6 +452,8 @@ class TableWriter:
         """Adds a row of `DOCUMENT_SCHEMA`."""
         self._rows.append(row)
         self._add_bytes(len(row["text"]) + len(row["metadata"] or ""))
+        if len(self._rows) >= _MAX_ROWS:
+            self._flush()
 
     def write_table(self, table: pa.Table) -> None:
         """Adds the rows of a table; all tables of a file have one schema.
@@ -501,9 +504,11 @@ class ScoresWriter(TableWriter):
 
     def write(self, kept: KeptSplit) -> int:
         """Adds the scores of the documents of a split."""
-        rows = kept.score_rows()
-        self.write_table(scores_table(rows, kept.file.task.split.path))
-        return int(rows.num_rows)
+        count = 0
+        for rows in kept.score_rows():
+            self.write_table(scores_table(rows, kept.task.split.path))
+            count += rows.num_rows
+        return count
 
 
 _WITHOUT_TEXT = ("attributes", "scores")

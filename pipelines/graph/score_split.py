@@ -12,6 +12,7 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import IO
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -69,7 +70,7 @@ def score_split(
     *,
     rejects: bool = False,
     retry_seconds: Sequence[float] = (),
-) -> bytes:
+) -> IO[bytes]:
     """Reads and scores one split.
 
     Args:
@@ -80,7 +81,7 @@ def score_split(
         retry_seconds: Seconds before each further try of the split, if a file would be rejected.
 
     Returns:
-        The content of the split's score file.
+        The split's score file, to be read from its beginning.
 
     Raises:
         InputChangedError: The file has changed since it was planned.
@@ -114,13 +115,13 @@ class _PartFailedError(Exception):
 
 def _score_parts(
     task: SplitTask, read: ReadOptions, rater: TextScorer, bad: Mapping[int, CurationError]
-) -> bytes:
+) -> IO[bytes]:
     """Scores the files of a split, or rejects those that are known to be bad.
 
     Raises:
         _PartFailedError: A file could not be scored.
     """
-    scoring = _BatchScoring(rater)
+    scoring = _BatchScoring(rater, task.paths)
     scored: list[Section] = []
     number, part = 0, task
     try:
@@ -153,15 +154,15 @@ def _score_parts(
     return _to_parquet(scoring.rows, task, scored, rater.digest)
 
 
-def reject_split(task: SplitTask, error: CurationError, rater_digest: str) -> bytes:
-    """Returns the content of the score file of a split that is rejected whole.
+def reject_split(task: SplitTask, error: CurationError, rater_digest: str) -> IO[bytes]:
+    """Returns the score file of a split that is rejected whole.
 
     Args:
         task: The split.
         error: What happened.
         rater_digest: Digest of the rater.
     """
-    rows = ScoreRows()
+    rows = ScoreRows(task.paths)
     for number, part in enumerate(task.each()):
         rows.reject(part.split.start, _reason_to_reject(error), str(error), number)
     return _to_parquet(rows, task, [_UNREAD] * task.parts, rater_digest)
@@ -175,7 +176,7 @@ _UNREAD = Section(
 
 def _to_parquet(
     rows: ScoreRows, task: SplitTask, sections: Sequence[Section], rater_digest: str
-) -> bytes:
+) -> IO[bytes]:
     # What was recognized belongs into the score file: the second read does not look again.
     first = sections[0]
     split = dataclasses.replace(task.split, format=first.format, compression=first.compression)
@@ -207,12 +208,16 @@ class _BatchScoring:
 
     On a GPU the next records are read while some batches are scored (`TextScorer.batches_ahead`).
 
+    Args:
+        rater: The scorer.
+        paths: Paths of the split's files, in order.
+
     Attributes:
         rows: Rows of the scored batches.
     """
 
-    def __init__(self, rater: TextScorer):
-        self.rows = ScoreRows()
+    def __init__(self, rater: TextScorer, paths: Sequence[str]):
+        self.rows = ScoreRows(paths)
         self._rater = rater
         self._records: list[Record] = []
         self._parts: list[int] = []
@@ -312,14 +317,15 @@ class _Scoring(Step[ScoringRequest]):
         request = self._request
         # Beam shares the rater weakly: this reference keeps it alive between splits.
         self._rater = self._shared.acquire(self._load, tag=request.options.rater)
-        data = score_split(
+        scored = score_split(
             task,
             request.options.read,
             self._rater,
             rejects=request.rejects_bad_splits,
             retry_seconds=request.retry_seconds,
         )
-        commits.commit_if_absent(request.folder.score_path(task.split.ordinal), data)
+        with scored:
+            commits.commit_file(request.folder.score_path(task.split.ordinal), scored)
         Metrics.counter(METRICS, "splits_scored").inc()
 
 
@@ -386,7 +392,7 @@ class ScoreFromRow(_Scoring):
             except PoisonSplitError as error:
                 if not self._request.rejects_bad_splits:
                     raise
-                data = reject_split(task, error, self._request.options.rater)
-                commits.commit_if_absent(path, data)
+                with reject_split(task, error, self._request.options.rater) as rejected:
+                    commits.commit_file(path, rejected)
 
         yield slot

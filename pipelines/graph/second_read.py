@@ -7,15 +7,14 @@ is refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datarater.pipelines.errors import InputChangedError
-from datarater.pipelines.run_folder.plan import unchanged
-from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.pipelines.run_folder.plan import SplitTask, unchanged
 from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -41,6 +40,85 @@ class IncompleteRows:
     columns: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ScoredRows:
+    """Some rows of a score file: its documents by column, and where records were rejected."""
+
+    positions: list[int]
+    sizes: list[int]
+    keys: list[str]
+    scores: list[float]
+    kept: list[bool]
+    rejected: set[int]
+
+    @classmethod
+    def none(cls) -> _ScoredRows:
+        """Returns no rows."""
+        return cls([], [], [], [], [], set())
+
+    @classmethod
+    def of(cls, rows: tuple[pa.Table, np.ndarray]) -> _ScoredRows:
+        """Returns the rows of a table with the mask of those kept.
+
+        Bad records, of which only some have a row, are never kept.
+        """
+        table, kept_R = rows
+        is_document_R = table.column("key").is_valid()
+        documents = table.filter(is_document_R)
+        return cls(
+            documents.column("position").to_pylist(),
+            documents.column("bytes").to_pylist(),
+            documents.column("key").to_pylist(),
+            documents.column("score").to_pylist(),
+            kept_R[is_document_R.to_numpy()].tolist(),
+            set(table.filter(pc.invert(is_document_R))["position"].to_pylist()),
+        )
+
+    def after(self, before: _ScoredRows) -> _ScoredRows:
+        """Returns these rows, with what was rejected before them."""
+        return dataclasses.replace(self, rejected=before.rejected | self.rejected)
+
+
+class _KeptRows:
+    """Takes the kept rows out of a score file in order, by their positions.
+
+    Args:
+        rows: All rows of the score file, a part at a time, each with the mask of the kept ones.
+    """
+
+    def __init__(self, rows: Iterable[tuple[pa.Table, np.ndarray]]):
+        self._rows = iter(rows)
+        self._columns: tuple[np.ndarray, ...] = (
+            *(np.zeros(0, np.int64), np.zeros(0, np.int64)),
+            np.zeros(0, np.float32),
+        )
+
+    def before(self, end: int | None) -> tuple[np.ndarray, ...]:
+        """Takes the rows before a position; a few of those that are left for None.
+
+        Returns:
+            The positions of the rows, the sizes of their texts and their scores.
+        """
+        positions_N = self._columns[0]
+        while not len(positions_N) or (end is not None and positions_N[-1] < end):
+            following = next(self._rows, None)
+            if following is None:
+                break
+            table, kept_R = following
+            scores_R = table.column("score").to_numpy(zero_copy_only=False)
+            more = (table.column("position").to_numpy(), table.column("bytes").to_numpy(), scores_R)
+            self._columns = tuple(
+                np.concatenate([known_N, column_R[kept_R]])
+                for known_N, column_R in zip(self._columns, more, strict=True)
+            )
+            positions_N = self._columns[0]
+
+        count = len(positions_N) if end is None else int(np.searchsorted(positions_N, end))
+        taken = tuple(column_N[:count] for column_N in self._columns)
+        self._columns = tuple(column_N[count:] for column_N in self._columns)
+        return taken
+
+
 def is_same_key(key: str, scored: str) -> bool:
     """Returns whether two keys are of one id.
 
@@ -54,28 +132,31 @@ def is_same_key(key: str, scored: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class KeptSplit:
-    """The kept documents of one split.
+    """The kept documents of one file of a split.
 
     Attributes:
-        file: Score file of the split, all columns.
-        kept_R: Mask of the kept documents over its rows.
+        task: The file, or its part.
+        content: Digest of the stored bytes that were scored; "" if unknown.
+        rows: All rows of its score file, a part at a time, each with the mask of the kept ones.
         options: How records are read.
         incomplete: Rows that `tables` has yielded without columns that cannot be read.
     """
 
-    file: ScoreFile
-    kept_R: np.ndarray
+    task: SplitTask
+    content: str
+    rows: Iterable[tuple[pa.Table, np.ndarray]]
     options: ReadOptions
     incomplete: list[IncompleteRows] = dataclasses.field(default_factory=list)
 
     @property
     def source(self) -> FileFormat:
         """The format of the input file."""
-        return format_named(self.file.task.split.format)
+        return format_named(self.task.split.format)
 
-    def score_rows(self) -> pa.Table:
-        """Returns the rows of the score file; the input is not read."""
-        return self.file.table.filter(pa.array(self.kept_R))
+    def score_rows(self) -> Iterator[pa.Table]:
+        """Yields the rows of the score file; the input is not read."""
+        for table, kept_R in self.rows:
+            yield table.filter(pa.array(kept_R))
 
     def documents(self) -> Iterator[tuple[Document, float]]:
         """Yields the documents with their scores.
@@ -83,37 +164,38 @@ class KeptSplit:
         Raises:
             InputChangedError: The input has changed since it was scored.
         """
-        # Bad records, of which only some have a row, are never kept.
-        split = self.file.task.split
-        is_document_R = self.file.table.column("key").is_valid()
-        table = self.file.table.filter(is_document_R)
-        kept_N = self.kept_R[is_document_R.to_numpy()]
-        positions, sizes, keys, scores = (
-            table.column(name).to_pylist() for name in ("position", "bytes", "key", "score")
-        )
-
-        with unchanged(self.file.task, self.file.content):
-            row = 0
-            rejected = set(self.file.table.filter(pc.invert(is_document_R))["position"].to_pylist())
+        split = self.task.split
+        expected = map(_ScoredRows.of, self.rows)
+        with unchanged(self.task, self.content):
+            rows, row, before = _ScoredRows.none(), 0, 0
             for record in self.source.read(split, self.options):
                 if not isinstance(record, Document):
                     continue
+                while row == len(rows.positions):
+                    following = next(expected, None)
+                    if following is None:
+                        break
+                    before += row
+                    rows, row = following.after(rows), 0
+
                 is_scored = (
-                    row < len(positions)
-                    and (record.position, record.size) == (positions[row], sizes[row])
-                    and is_same_key(record.key, keys[row])
+                    row < len(rows.positions)
+                    and (record.position, record.size) == (rows.positions[row], rows.sizes[row])
+                    and is_same_key(record.key, rows.keys[row])
                 )
-                if not is_scored and record.position in rejected:
+                if not is_scored and record.position in rows.rejected:
                     continue  # an earlier version could not read it
                 if not is_scored:
                     raise self._changed(f"the document at {record.position} is not the one scored")
-                if kept_N[row]:
-                    yield record, scores[row]
+                if rows.kept[row]:
+                    yield record, rows.scores[row]
                 row += 1
 
-            if row != len(positions):
+            left = len(rows.positions) - row + sum(len(more.positions) for more in expected)
+            if left:
                 raise self._changed(
-                    f"it has {row} documents, {len(positions)} were scored in split {split.ordinal}"
+                    f"it has {before + row} documents, {before + row + left} were scored in split "
+                    f"{split.ordinal}"
                 )
 
     def tables(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
@@ -122,23 +204,17 @@ class KeptSplit:
         Raises:
             InputChangedError: The input has changed since it was scored.
         """
-        positions_N = self.file.column("position")[self.kept_R]
-        sizes_N = self.file.column("bytes")[self.kept_R]
-        scores_N = self.file.table.column("score").to_numpy(zero_copy_only=False)[self.kept_R]
-
-        with unchanged(self.file.task, self.file.content):
-            done = 0
-            for first, batch in self.source.read_tables(self.file.task.split, self.options):
-                low, high = np.searchsorted(positions_N, [first, first + batch.num_rows])
-                if low != done:
-                    raise self._changed(f"row {positions_N[done]} is gone")
-                done = high
-                if low == high:
+        waiting = _KeptRows(self.rows)
+        with unchanged(self.task, self.content):
+            for first, batch in self.source.read_tables(self.task.split, self.options):
+                positions_N, sizes_N, scores_N = waiting.before(first + batch.num_rows)
+                if not len(positions_N):
                     continue
+                if positions_N[0] < first:
+                    raise self._changed(f"row {positions_N[0]} is gone")
 
-                rows_N = pa.array(positions_N[low:high] - first)
-                table = take_rows(pa.Table.from_batches([batch]), rows_N)
-                if (self._text_sizes(table) != sizes_N[low:high]).any():
+                table = take_rows(pa.Table.from_batches([batch]), pa.array(positions_N - first))
+                if (self._text_sizes(table) != sizes_N).any():
                     raise self._changed(
                         f"a text in the rows {first} to {first + batch.num_rows} is not the one "
                         "scored"
@@ -147,16 +223,17 @@ class KeptSplit:
                 if unreadable is not None:
                     self.incomplete.append(
                         IncompleteRows(
-                            file=self.file.task.split.path,
-                            row=int(positions_N[low]),
-                            rows=int(high - low),
+                            file=self.task.split.path,
+                            row=int(positions_N[0]),
+                            rows=len(positions_N),
                             columns=unreadable.decode(),
                         )
                     )
-                yield table, scores_N[low:high]
+                yield table, scores_N
 
-            if done != len(positions_N):
-                raise self._changed(f"row {positions_N[done]} is gone")
+            positions_N, _, _ = waiting.before(None)
+            if len(positions_N):
+                raise self._changed(f"row {positions_N[0]} is gone")
 
     def _text_sizes(self, table: pa.Table) -> np.ndarray:
         """Returns the size of every text in bytes of UTF-8."""
@@ -176,6 +253,6 @@ class KeptSplit:
 
     def _changed(self, detail: str) -> InputChangedError:
         return InputChangedError(
-            f"the input {self.file.task.split.path} was modified after it was scored: {detail}; "
+            f"the input {self.task.split.path} was modified after it was scored: {detail}; "
             "restore it, or curate it into a new run folder"
         )

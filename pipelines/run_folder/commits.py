@@ -19,13 +19,15 @@ which no result depends.
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import IO, Concatenate, ParamSpec, TypeVar
 
 from datarater.pipelines.errors import UnreadableInputError, UsageError
 from datarater.pipelines.run_folder.local_files import LocalFiles
 from datarater.pipelines.run_folder.object_store import ObjectStore
-from datarater.pipelines.run_folder.stores import Store
+from datarater.pipelines.run_folder.stores import Store, failing_by_name
 from datarater.rater_model.documents.files import check_protocol, local_path
 from datarater.rater_model.documents.store_errors import (
     MissingPackageError,
@@ -33,6 +35,8 @@ from datarater.rater_model.documents.store_errors import (
     protocols_in,
 )
 
+IN_MEMORY_BYTES = 8 * 2**20
+"""Size up to which the content of a file is read or made in memory."""
 _LOCAL, _REMOTE = LocalFiles(), ObjectStore()
 
 P = ParamSpec("P")
@@ -57,6 +61,7 @@ check_file_system = _by_path(Store.check_file_system)
 check_creates_once = _by_path(Store.check_creates_once)
 exists = _by_path(Store.exists)
 read_bytes = _by_path(Store.read_bytes)
+read_head = _by_path(Store.read_head)
 read_tail = _by_path(Store.read_tail)
 open_committed = _by_path(Store.open_committed)
 staged = _by_path(Store.staged)
@@ -67,6 +72,23 @@ remove = _by_path(Store.remove)
 sweep = _by_path(Store.sweep)
 list_folder = _by_path(Store.list_folder)
 list_subfolders = _by_path(Store.list_subfolders)
+
+
+def commit_file(path: str, file: IO[bytes]) -> bool:
+    """Commits the content of an open file, as `commit_if_absent` does, in bounded memory.
+
+    Args:
+        path: Final name.
+        file: File that can seek; its whole content is committed.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size <= IN_MEMORY_BYTES:
+        return commit_if_absent(path, file.read())
+    with staged(path) as name:
+        with failing_by_name(path), open(name, "xb") as copy:
+            shutil.copyfileobj(file, copy, 2**20)
+        return commit_staged(path, name)
 
 
 def read_if_there(path: str) -> bytes | None:

@@ -31,6 +31,11 @@ class LocalFiles(Store):
             return file.read()
 
     @override
+    def read_head(self, path: str, count: int) -> bytes:
+        with self.open_committed(path) as file:
+            return file.read(count)
+
+    @override
     def read_tail(self, path: str, size: int, count: int) -> bytes:
         with self.open_committed(path) as file:
             file.seek(max(0, size - count))

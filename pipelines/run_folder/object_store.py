@@ -81,6 +81,11 @@ class ObjectStore(Store):
         return bytes(_patiently(path, lambda: file_system.cat_file(inner)))
 
     @override
+    def read_head(self, path: str, count: int) -> bytes:
+        file_system, inner = _file_system(path)
+        return bytes(_patiently(path, lambda: file_system.cat_file(inner, start=0, end=count)))
+
+    @override
     def read_tail(self, path: str, size: int, count: int) -> bytes:
         file_system, inner = _file_system(path)
         start = max(0, size - count)

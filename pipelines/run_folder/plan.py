@@ -86,6 +86,11 @@ class SplitTask:
         """Number of parts of files, each of which has an ordinal."""
         return 1 + len(self.packed)
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of its files, in order."""
+        return [self.split.path, *(info.path for info in self.packed)]
+
     def moved(self, first: int, group: int) -> SplitTask:
         """Returns the split with its ordinal counted from another one, and in another group."""
         split = dataclasses.replace(self.split, ordinal=self.split.ordinal + first)

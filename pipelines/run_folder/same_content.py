@@ -28,7 +28,7 @@ def modified(plans: CommittedPlans, touched: Mapping[str, FileInfo]) -> set[str]
                 continue
             path = plans.folder.score_path(task.split.ordinal)
             if commits.exists(path):
-                file = ScoreFile.read(plans.folder, task.split.ordinal, columns=["position"])
+                file = ScoreFile.read(plans.folder, task.split.ordinal, columns=[])
                 found |= {
                     part.task.split.path
                     for part in file.sections()

@@ -24,16 +24,21 @@ Files of version 0.1.0 have no columns `records` and `file`: all values of `reco
 The file's metadata names the split and counts its records. So a score file can be understood by
 itself, and its last bytes are enough to count its records. A split of several small files has their
 rows one file after another. `ScoreFile.sections` gives each of them as a score file of its own.
+
+Rows are written and read by row groups of bounded size, so that memory does not grow with the
+number of documents in a split. All but very long score files have one row group.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import itertools
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -69,6 +74,8 @@ FILE = "file"
 MAX_LISTED_REJECTS = 1000
 """Number of bad records of a split that are listed one by one; the others are counted."""
 _LISTED_OF_ANY_REASON = 10
+ROW_GROUP_BYTES = 32 * 2**20
+"""Bytes of rows that are collected before they are written as a row group."""
 
 SCHEMA = pa.schema(
     [
@@ -150,11 +157,28 @@ class ScoreRows:
     first few with any other reason. All further ones of a reason are one row at the end, which has
     their number: memory and disk do not grow with what is rejected.
 
+    Rows are written whenever there are enough for a row group, at first into memory; a long file is
+    continued on the local disk.
+
     Args:
+        paths: Paths of the split's files, in order.
         max_listed: Number of bad records that get a row of their own.
+        row_group_bytes: Bytes of rows that are collected before they are written.
     """
 
-    def __init__(self, max_listed: int = MAX_LISTED_REJECTS) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        max_listed: int = MAX_LISTED_REJECTS,
+        row_group_bytes: int = ROW_GROUP_BYTES,
+    ) -> None:
+        self._paths = pa.array(paths, pa.string())
+        self._row_group_bytes = row_group_bytes
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+            max_size=commits.IN_MEMORY_BYTES
+        )
+        self._writer: pq.ParquetWriter | None = None
+        self._bytes = 0
         self._max_listed = max_listed
         self._listed: Counter[str] = Counter()
         self._first_unlisted: dict[str, tuple[BadRecord, int]] = {}
@@ -170,6 +194,24 @@ class ScoreRows:
             arrays = [pa.array(self._columns[field.name], field.type) for field in _ROW_SCHEMA]
             self._batches.append(pa.record_batch(arrays, schema=_ROW_SCHEMA))
             self._columns = {name: [] for name in _ROW_SCHEMA.names}
+            self._bytes += self._batches[-1].nbytes
+        if self._bytes >= self._row_group_bytes:
+            self._write()
+
+    def _write(self) -> None:
+        """Writes the packed rows as a row group."""
+        table = pa.Table.from_batches(self._batches, _ROW_SCHEMA).unify_dictionaries()
+        paths = pa.chunked_array(
+            [pa.DictionaryArray.from_arrays(part, self._paths) for part in table[FILE].chunks],
+            SCHEMA.field(FILE).type,
+        )
+        table = table.set_column(_FILE_INDEX, SCHEMA.field(FILE), paths)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        # A row group without rows would break readers that take its length as a batch's.
+        if table.num_rows:
+            self._writer.write_table(table)
+        self._batches, self._bytes = [], 0
 
     def add(
         self,
@@ -330,8 +372,8 @@ class ScoreRows:
         rater_digest: str,
         sections: Sequence[Section] = (),
         content: str = "",
-    ) -> bytes:
-        """Returns the content of the score file.
+    ) -> IO[bytes]:
+        """Returns the score file, to be read from its beginning.
 
         Args:
             task: Split that the rows belong to.
@@ -356,23 +398,15 @@ class ScoreRows:
         footer = Footer(FORMAT_VERSION, task, layout, rater_digest, counts, sections, content)
 
         self._pack(1)
-        table = pa.Table.from_batches(self._batches, _ROW_SCHEMA).unify_dictionaries()
-        table = table.set_column(_FILE_INDEX, SCHEMA.field(FILE), _paths(table[FILE], task))
-        table = table.replace_schema_metadata({METADATA_KEY: orjson.dumps(to_plain(footer))})
-
-        buffer = io.BytesIO()
-        with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
-            # A row group without rows would break readers that take its length as a batch's.
-            if table.num_rows:
-                writer.write_table(table)
-        return buffer.getvalue()
-
-
-def _paths(parts_R: pa.ChunkedArray, task: SplitTask) -> pa.ChunkedArray:
-    """Returns the path of each row's file, given by its number in the split."""
-    paths = pa.array([part.split.path for part in task.each()], pa.string())
-    chunks = [pa.DictionaryArray.from_arrays(chunk, paths) for chunk in parts_R.chunks]
-    return pa.chunked_array(chunks, SCHEMA.field(FILE).type)
+        self._write()
+        assert self._writer is not None
+        # Arrow reads the metadata from its own entry.
+        metadata = {METADATA_KEY: orjson.dumps(to_plain(footer))}
+        schema = SCHEMA.with_metadata(metadata).serialize()
+        self._writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(schema)})
+        self._writer.close()
+        self._file.seek(0)
+        return self._file
 
 
 def with_records(table: pa.Table) -> pa.Table:
@@ -403,33 +437,71 @@ class ScoreFile:
 
     @classmethod
     def read(
+        cls, folder: RunFolder, ordinal: int, columns: Sequence[str] | None = None
+    ) -> ScoreFile:
+        """Reads all rows of the score file of a split into memory; see `in_chunks`."""
+        chunks = list(cls.in_chunks(folder, ordinal, columns))
+        if len(chunks) == 1:
+            return chunks[0]
+        table = pa.concat_tables([chunk.table for chunk in chunks])
+        rows = np.sum([[part.rows for part in chunk.parts] for chunk in chunks], axis=0, dtype=int)
+        parts = tuple(
+            dataclasses.replace(part, rows=number)
+            for part, number in zip(chunks[0].parts, rows.tolist(), strict=True)
+        )
+        return dataclasses.replace(chunks[0], table=table, parts=parts)
+
+    @classmethod
+    def in_chunks(
         cls,
         folder: RunFolder,
         ordinal: int,
         columns: Sequence[str] | None = None,
         *,
         in_one_request: bool = False,
-    ) -> ScoreFile:
-        """Reads the score file of a split.
+    ) -> Iterator[ScoreFile]:
+        """Reads the score file of a split, a row group at a time.
 
         Args:
             folder: Run folder.
             ordinal: Ordinal of the split.
             columns: Names of the columns to read; None for all.
             in_one_request: Whether to read the bytes of all columns, which takes an object store
-                one request in place of about five.
+                one request in place of about five, unless the file is large.
+
+        Yields:
+            The row groups in order, each as a score file in which the sections have only the rows
+            that lie in it; one without rows if there are none.
 
         Raises:
             CountsError: The file is missing or is not a score file.
         """
         path = folder.score_path(ordinal)
+        names = None if columns is None else list(columns)
         try:
             with raising_os_errors(path), _opened(path, in_one_request) as file:
                 parquet = pq.ParquetFile(file)
                 footer = Footer.of(parquet.schema_arrow.metadata)
-                table = parquet.read(columns=None if columns is None else list(columns))
-                if columns is None or RECORDS in columns:
-                    table = with_records(table)
+                groups = parquet.metadata.num_row_groups
+                first = 0
+                for group in range(max(groups, 1)):
+                    table = (
+                        parquet.read(columns=names)
+                        if groups < 2
+                        else parquet.read_row_group(group, columns=names)
+                    )
+                    if columns is None or RECORDS in columns:
+                        table = with_records(table)
+                    end = first + table.num_rows
+                    parts = _parts_between(footer.sections, first, end) if groups > 1 else None
+                    yield cls(
+                        footer.task,
+                        footer.layout,
+                        table,
+                        footer.sections if parts is None else parts,
+                        footer.content,
+                    )
+                    first = end
         except FileNotFoundError:
             raise CountsError(
                 f"the score file {path} is missing although its split was scored; to score it "
@@ -438,7 +510,6 @@ class ScoreFile:
             ) from None
         except (pa.ArrowInvalid, KeyError, TypeError, DecodingError, OSError) as error:
             raise CountsError(f"the score file {path} cannot be read: {error}") from error
-        return cls(footer.task, footer.layout, table, footer.sections, footer.content)
 
     def sections(self) -> Iterator[ScoreFile]:
         """Yields the rows of each file as a score file of a split of its own, without copying."""
@@ -498,8 +569,21 @@ class ScoreFile:
         )
 
 
+def _parts_between(parts: Sequence[Section], start: int, end: int) -> tuple[Section, ...]:
+    """Returns the sections of a score file with the number of their rows from `start` to `end`."""
+    ends = list(itertools.accumulate(part.rows for part in parts))
+    return tuple(
+        dataclasses.replace(part, rows=max(0, min(last, end) - max(last - part.rows, start)))
+        for part, last in zip(parts, ends, strict=True)
+    )
+
+
 def _opened(path: str, in_one_request: bool) -> BinaryIO:
-    return io.BytesIO(commits.read_bytes(path)) if in_one_request else commits.open_committed(path)
+    if in_one_request:
+        data = commits.read_head(path, commits.IN_MEMORY_BYTES)
+        if len(data) < commits.IN_MEMORY_BYTES:
+            return io.BytesIO(data)
+    return commits.open_committed(path)
 
 
 def _summaries(folder: RunFolder) -> str:

@@ -64,6 +64,9 @@ class Store(Protocol):
             FileNotFoundError: There is no such file.
         """
 
+    def read_head(self, path: str, count: int) -> bytes:
+        """Reads the first bytes of a file, fewer if it is shorter, in one request."""
+
     def read_tail(self, path: str, size: int, count: int) -> bytes:
         """Reads the last bytes of a file of known size, in one request."""
 

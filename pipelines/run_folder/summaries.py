@@ -33,6 +33,7 @@ from datarater.pipelines.run_folder.many_sources import (
     folded,
     sources_apart,
 )
+from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.score_files import RECORDS, SCORED, ScoreFile
 from datarater.pipelines.run_folder.stores import failing_by_name
 from datarater.pipelines.selection.histogram import Histogram
@@ -123,7 +124,7 @@ class SummaryFile:
 
 
 def _split_summary(file: ScoreFile, max_sources: int) -> Summary:
-    """Counts one split, with array operations on all columns."""
+    """Counts the rows of one split, with array operations on all columns."""
     keys = file.rank_keys(seed=0)  # the first level does not depend on the hash
     scored_N = file.scored_rows()
     names, codes_R = file.sources()
@@ -224,6 +225,30 @@ def summarise_group(
     )
 
 
+def _counted(
+    folder: RunFolder, ordinal: int, list_rejects: Callable[[ScoreFile], None], max_sources: int
+) -> tuple[SplitTask, Summary]:
+    """Counts one split, a part of its score file at a time, and lists its rejected records."""
+    total: Summary | None = None
+    read = 0
+    for file in ScoreFile.in_chunks(folder, ordinal):
+        one = _split_summary(file, max_sources)
+        read += int(file.column(RECORDS).sum())
+        list_rejects(file)
+        if total is None:
+            total = one
+        else:
+            total.add(one)
+
+    assert total is not None
+    total.splits = 1
+    where = f"{file.task.split.path}, split {ordinal}"
+    total.counts.check(where)
+    if total.counts.read != read:
+        raise CountsError(f"{where}: {read} records read, but {total.counts.read} counted")
+    return file.task, total
+
+
 def _summarise(
     folder: RunFolder,
     ordinals: Sequence[int],
@@ -233,17 +258,9 @@ def _summarise(
 ) -> Summary:
     summary = Summary(groups=1, max_sources=max_sources)
     for ordinal in sorted(ordinals):
-        file = ScoreFile.read(folder, ordinal)
-        one = _split_summary(file, max_sources)
-        where = f"{file.task.split.path}, split {ordinal}"
-        one.counts.check(where)
-        read = int(file.column(RECORDS).sum())
-        if one.counts.read != read:
-            raise CountsError(f"{where}: {read} records read, but {one.counts.read} counted")
-
+        task, one = _counted(folder, ordinal, list_rejects, max_sources)
         summary.add(one)
-        list_rejects(file)
-        splits.append(SplitCounts(**vars(one.counts), ordinal=ordinal, path=file.task.split.path))
+        splits.append(SplitCounts(**vars(one.counts), ordinal=ordinal, path=task.split.path))
     return summary
 
 

@@ -197,13 +197,14 @@ def measure(
     def score() -> None:
         for task in read_group(request.folder, 0):
             content = score_split(task, options.read, EQUAL_SCORES)
-            commits.commit_if_absent(request.folder.score_path(task.split.ordinal), content)
+            commits.commit_file(request.folder.score_path(task.split.ordinal), content)
 
     def select() -> None:
         writer = open_writer(io.BytesIO(), corpus.written)
         for task in read_group(request.folder, 0):
             file = ScoreFile.read(request.folder, task.split.ordinal)
-            writer.write(KeptSplit(file, np.ones(file.table.num_rows, bool), options.read))
+            rows = [(file.table, np.ones(file.table.num_rows, bool))]
+            writer.write(KeptSplit(file.task, file.content, rows, options.read))
         writer.close()
 
     step("planned", 0, plan)

@@ -184,12 +184,12 @@ def task_of(ordinal: int) -> SplitTask:
 def make_score_file(documents: int) -> bytes:
     """Returns the score file that every split has: scores from a normal distribution."""
     rng = np.random.default_rng(0)
-    rows = ScoreRows()
+    rows = ScoreRows(task_of(0).paths)
     records = [
         Document(f'"{row}"', "x", f"source-{row % 5}", row, 1, None) for row in range(documents)
     ]
     rows.add(records, rng.standard_normal(documents).astype(np.float32), np.full(documents, 100))
-    return rows.to_parquet(task_of(0), "jsonl/gzip", "digest")
+    return rows.to_parquet(task_of(0), "jsonl/gzip", "digest").read()
 
 
 def numbered(counts: GroupCounts, group: int) -> GroupCounts:

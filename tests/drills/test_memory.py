@@ -22,6 +22,7 @@ EXPECTED: dict[str, dict[str, int]] = {
     "a line of 3 GB in zstd": {"record_too_large": 1, "scored": 1},
     "lines of 60 MB with wide characters": {"scored": 20},
     "2,500 ids of 1 MB": {"scored": 2500},
+    "300,000 long ids and sources": {"scored": 300_000},
     "a zstd window of 2 GiB": {"window_too_large": 1},
     "a Parquet text of 500 MB": {"record_too_large": 1, "scored": 2},
     "unused Parquet values of 500 MB": {"scored": 2},

@@ -93,6 +93,15 @@ def _large_ids(path: Path) -> None:
     _gzipped(path, lines)
 
 
+def _long_names(path: Path) -> None:
+    def parts() -> Iterator[bytes]:
+        for row in range(300_000):
+            name = b"%d" % row + b"n" * 4000
+            yield b'{"id": "%s", "source": "%s", "text": "t"}\n' % (name, name)
+
+    _gzipped(path, parts())
+
+
 def _wide_window(path: Path) -> None:
     settings = zstandard.ZstdCompressionParameters(window_log=31, compression_level=1)
     packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
@@ -182,6 +191,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a line of 3 GB in zstd": ("c.jsonl.zst", _one_line),
     "lines of 60 MB with wide characters": ("d.jsonl.gz", _lines_of_maximum_size),
     "2,500 ids of 1 MB": ("e.jsonl.gz", _large_ids),
+    "300,000 long ids and sources": ("p.jsonl.gz", _long_names),
     "a zstd window of 2 GiB": ("f.jsonl.zst", _wide_window),
     "a Parquet text of 500 MB": ("g.parquet", _large_text),
     "unused Parquet values of 500 MB": ("h.parquet", _large_unused),
@@ -200,8 +210,8 @@ def score_file(path: Path) -> dict[str, Any]:
     name, compression = sniff(str(path))
     split = Split(str(path), name, compression, ordinal=0, size=path.stat().st_size)
     task = SplitTask(split, file_info(str(path)).fingerprint, 0)
-    data = score_split(task, OPTIONS, FreeScorer())
-    footer = json.loads(pq.ParquetFile(pa.BufferReader(data)).schema_arrow.metadata[b"datarater"])
+    file = score_split(task, OPTIONS, FreeScorer())
+    footer = json.loads(pq.ParquetFile(file).schema_arrow.metadata[b"datarater"])
     counts: dict[str, Any] = footer["counts"]
     # The second read, whose rows a table has as they are.
     if format_named(name).is_table:

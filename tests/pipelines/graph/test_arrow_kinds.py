@@ -18,7 +18,7 @@ import zstandard
 from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.run_folder.plan import SplitTask
-from datarater.pipelines.run_folder.score_files import ScoreFile, ScoreRows
+from datarater.pipelines.run_folder.score_files import ScoreRows
 from datarater.rater_model.documents.files import file_info
 from datarater.rater_model.documents.json_lines import SCORE_FIELD
 from datarater.rater_model.documents.parquet import Parquet
@@ -36,20 +36,19 @@ def kept_split(path: str, kept: list[bool], options: ReadOptions = OPTIONS) -> K
     """Returns what is kept of a Parquet file, as if it had been scored."""
     records = list(read_file(path, options))
     number = sum(isinstance(record, Document) for record in records)
-    rows = ScoreRows()
+    rows = ScoreRows([path])
     rows.add(records, np.arange(number, dtype=np.float32), np.ones(number, np.int64))
     split = Split(path, "parquet")
     task = SplitTask(split, file_info(path).fingerprint, 0)
-    data = rows.to_parquet(task, Parquet().layout(split), "digest")
-    table = pq.read_table(io.BytesIO(data))
-    return KeptSplit(ScoreFile(task, "", table), np.asarray(kept), options)
+    table = pq.read_table(rows.to_parquet(task, Parquet().layout(split), "digest"))
+    return KeptSplit(task, "", [(table, np.asarray(kept))], options)
 
 
 def written(kept: KeptSplit, output_format: str) -> bytes:
     """Returns the output file of a split."""
     file = io.BytesIO()
     writer = record_writers.open_writer(file, output_format)
-    assert writer.write(kept) == kept.kept_R.sum()
+    assert writer.write(kept) == sum(kept_R.sum() for _, kept_R in kept.rows)
     writer.close()
     return file.getvalue()
 

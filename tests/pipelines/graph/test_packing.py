@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,7 @@ def scored(request: ScoringRequest) -> list[ScoreFile]:
         tasks = read_group(request.folder, group)
         for task in tasks:
             content = score_split(task, request.options.read, ScorerOfDigests())
-            commits.commit_if_absent(request.folder.score_path(task.split.ordinal), content)
+            commits.commit_file(request.folder.score_path(task.split.ordinal), content)
             files.append(ScoreFile.read(request.folder, task.split.ordinal))
         summaries.summarise_group(request.folder, group, [task.split.ordinal for task in tasks])
     return files
@@ -238,6 +240,40 @@ def test_packed_files_score_and_rank_as_they_do_alone(
     assert rejected[0] == rejected[1]
 
 
+@pytest.mark.parametrize("per_split", [1, 9])
+def test_score_files_of_many_row_groups_select_the_same(tmp_path: Path, per_split: int) -> None:
+    texts = [" ".join(letters) for letters in itertools.product("ab", "ab", "abc")]
+    write_mixed(tmp_path / "in", [texts, texts[3:], [], texts[5:], texts[:4], ["b"]])
+    request = request_for(tmp_path / "in", tmp_path / "run", files_per_split=per_split)
+    scored(request)
+    cut = dataclasses.replace(request, output=str(tmp_path / "cut"))
+    shutil.copytree(request.output, cut.output)
+
+    # Cut the score files, and summarize them anew.
+    for path in (tmp_path / "cut" / "scores").rglob("*.parquet"):
+        table = pq.read_table(path)
+        if not table.num_rows:
+            continue
+        pq.write_table(table, path, row_group_size=2)
+        assert pq.ParquetFile(path).metadata.num_row_groups == -(-table.num_rows // 2)
+    for summary in (tmp_path / "cut").glob("*/summaries/*"):
+        summary.unlink()
+    for rejects in (tmp_path / "cut").glob("rejected/*"):
+        rejects.unlink()
+    ordinals = [task.split.ordinal for task in read_group(cut.folder, 0)]
+    summaries.summarise_group(cut.folder, 0, ordinals)
+
+    for name in (cut.folder.summary_path(0), cut.folder.rejected_path(0)):
+        whole = commits.read_bytes(name.replace(cut.output, request.output))
+        assert commits.read_bytes(name) == whole
+    for output_format in ("same", "jsonl.gz", "parquet", "attributes", "scores"):
+        for run in ("run", "cut"):
+            shutil.rmtree(tmp_path / run / "selections", ignore_errors=True)
+        kept = written(request, output_format, "0.4")
+        assert written(cut, output_format, "0.4") == kept
+        assert len(kept) >= 1
+
+
 def records_in(files: dict[str, bytes]) -> list[str]:
     """Returns the records of output files, sorted."""
     records: list[str] = []
@@ -324,7 +360,7 @@ def test_status_counts_splits_whose_footers_name_many_files(tmp_path: Path) -> N
     planning.plan_now(request)
     (first, _) = read_group(request.folder, 0)
     content = score_split(first, request.options.read, ScorerOfDigests())
-    commits.commit_if_absent(request.folder.score_path(first.split.ordinal), content)
+    commits.commit_file(request.folder.score_path(first.split.ordinal), content)
     status = Watcher(request.folder).look()
     assert status is not None
     assert (status.splits, status.splits_done, status.counts.scored) == (2, 1, 500)

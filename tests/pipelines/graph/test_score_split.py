@@ -65,10 +65,10 @@ def test_a_split_is_read_a_bounded_number_of_batches_ahead_and_scored_the_same(
     task: SplitTask, checkpoint: RaterCheckpoint
 ) -> None:
     read = run_options().read
-    expected = score_split(task, read, Scorer(checkpoint))
+    expected = score_split(task, read, Scorer(checkpoint)).read()
     device = Counting(checkpoint, batches_ahead=2)
     results: list[bytes] = []
-    thread = threading.Thread(target=lambda: results.append(score_split(task, read, device)))
+    thread = threading.Thread(target=lambda: results.append(score_split(task, read, device).read()))
     thread.start()
 
     # While the device stands still, reading goes on for two batches more, and then waits.

@@ -62,7 +62,7 @@ def plan(folder: RunFolder, count: int) -> None:
 
 
 def score(folder: RunFolder, ordinal: int) -> None:
-    rows = ScoreRows()
+    rows = ScoreRows(task_of(ordinal).paths)
     documents = [
         Document(f'"{ordinal}-{row}"', "some text", "s", ordinal * 100 + row, 9, None)
         for row in range(3)
@@ -72,9 +72,8 @@ def score(folder: RunFolder, ordinal: int) -> None:
         np.asarray([0.5, 1.5, np.nan], np.float32),
         np.asarray([10, 20, 30]),
     )
-    commits.commit_if_absent(
-        folder.score_path(ordinal), rows.to_parquet(task_of(ordinal), "jsonl/none", "digest")
-    )
+    scored = rows.to_parquet(task_of(ordinal), "jsonl/none", "digest")
+    commits.commit_file(folder.score_path(ordinal), scored)
 
 
 def counts_of(files: int) -> Counts:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import io
+import os
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -71,16 +72,17 @@ def commit_rows(folder: RunFolder, ordinal: int, rows: list[tuple[str, str, floa
             records.append(a_document(position, source))
             scores.append(score)
 
-    collected = ScoreRows()
+    task = SplitTask(Split(f"file-{ordinal}", "jsonl", ordinal=ordinal), "print", 0)
+    collected = ScoreRows(task.paths)
     for first in range(0, len(records), 7):  # batches cut anywhere
         batch = records[first : first + 7]
         count = sum(isinstance(record, Document) for record in batch)
         collected.add(batch, np.asarray(scores[:count], np.float32), np.full(count, 3))
         del scores[:count]
 
-    task = SplitTask(Split(f"file-{ordinal}", "jsonl", ordinal=ordinal), "print", 0)
-    data = collected.to_parquet(task, "jsonl/none", "digest")
-    commits.commit_if_absent(folder.score_path(ordinal), data)
+    commits.commit_file(
+        folder.score_path(ordinal), collected.to_parquet(task, "jsonl/none", "digest")
+    )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,7 +128,7 @@ def test_summaries_count_what_score_files_hold(
 def test_bad_records_past_a_number_are_counted_and_not_listed(
     bad: list[tuple[Reason, int]], max_listed: int
 ) -> None:
-    rows = ScoreRows(max_listed)
+    rows = ScoreRows(["file"], max_listed)
     records: list[Record] = [
         BadRecord(position, reason, "fault", b"{", number)
         for position, (reason, number) in enumerate(bad)
@@ -139,7 +141,7 @@ def test_bad_records_past_a_number_are_counted_and_not_listed(
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(path)
         task = SplitTask(Split("file", "jsonl", ordinal=0), "print", 0)
-        commits.commit_if_absent(folder.score_path(0), rows.to_parquet(task, "jsonl/none", ""))
+        commits.commit_file(folder.score_path(0), rows.to_parquet(task, "jsonl/none", ""))
         table = ScoreFile.read(folder, 0).table
         summaries.summarise_group(folder, 0, [0])
         counts = summaries.read_summary(folder, 0).counts
@@ -160,7 +162,7 @@ def test_bad_records_past_a_number_are_counted_and_not_listed(
 
 
 def test_many_bad_records_take_little_memory() -> None:
-    rows = ScoreRows()
+    rows = ScoreRows(["file"])
     tracemalloc.start()
     try:
         for first in range(0, 50_000, 1000):
@@ -173,11 +175,35 @@ def test_many_bad_records_take_little_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * 2**20
-    data = rows.to_parquet(SplitTask(Split("file", "jsonl", ordinal=0), "", 0), "jsonl/none", "")
-    assert len(data) < 100_000
-    last = pq.read_table(io.BytesIO(data)).to_pylist()[-1]
+    file = rows.to_parquet(SplitTask(Split("file", "jsonl", ordinal=0), "", 0), "jsonl/none", "")
+    assert file.seek(0, os.SEEK_END) < 100_000
+    last = pq.read_table(file).to_pylist()[-1]
     assert (last["records"], last["position"]) == (49_000, 1000)
     assert last["detail"] == "49,000 more records with this reason, of which the first: bad at 1000"
+
+
+def test_memory_does_not_grow_with_the_documents_of_a_split(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    rows = ScoreRows(["file"], row_group_bytes=2**19)
+    documents, batch = 60_000, 4096
+    peak, before = 0, pa.total_allocated_bytes()
+    for first in range(0, documents, batch):
+        records = [
+            Document(f'"{position:064}"', "t", "s", position, 1, None)
+            for position in range(first, min(first + batch, documents))
+        ]
+        rows.add(records, np.zeros(len(records), np.float32), np.ones(len(records), np.int64))
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert peak < 4 * 2**20 < documents * 100
+    commits.commit_file(
+        folder.score_path(0),
+        rows.to_parquet(SplitTask(Split("file", "jsonl", ordinal=0), "", 0), "jsonl/none", ""),
+    )
+
+    parts = [(part.table.num_rows, part.table.nbytes) for part in ScoreFile.in_chunks(folder, 0)]
+    assert sum(number for number, _ in parts) == documents
+    assert max(size for _, size in parts) < 2 * 2**20
+    assert ScoreFile.read(folder, 0).column("position").tolist() == list(range(documents))
 
 
 def test_a_score_file_tells_its_split_and_its_keys(tmp_path: Path) -> None:
