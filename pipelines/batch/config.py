@@ -169,6 +169,10 @@ class BatchConfig:
             for pattern in self.input
         ]
 
+    def with_flag(self, name: str, value: str) -> BatchConfig:
+        """Returns the configuration with another value of a flag of datarater curate."""
+        return dataclasses.replace(self, curate=(*self.curate, f"--{name}={value}"))
+
     def score_command(self) -> str:
         """Returns the shell command that scores the reference as the batches are scored."""
         parser = argparse.ArgumentParser(add_help=False)

@@ -19,8 +19,9 @@ from datarater.pipelines.batch.inputs import describe_patterns
 from datarater.pipelines.batch.journal import MANIFEST, Journal
 from datarater.pipelines.batch.record import Record, summarize_alarms
 from datarater.pipelines.batch.report import report_intake, report_record, warn
-from datarater.pipelines.commands.printing import say
+from datarater.pipelines.commands.printing import describe_bad_splits, say
 from datarater.pipelines.errors import (
+    BadSplitsError,
     CurationError,
     JobGoesOnError,
     LeaseHeldError,
@@ -34,7 +35,7 @@ _Failures = list[tuple[str, CurationError]]
 
 
 class UnfinishedError(CurationError):
-    """The batch of another date failed; the date's own batch is published."""
+    """The batch of another date failed or is incomplete; the date's own batch is published."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -54,7 +55,8 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> Record:
 
     Raises:
         PastLimitError: The batch has passed a limit.
-        UnfinishedError: The batch of another date failed or raised an alarm.
+        BadSplitsError: The batch is published, but files or splits were rejected whole.
+        UnfinishedError: The batch of another date failed, raised an alarm or is incomplete.
         CurationError: The batch failed.
     """
     batches.check_retention(date)
@@ -78,10 +80,8 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> Record:
         warn(_describe_before_first(config, date, before_first))
 
     # An alarm of this batch matters more than the trouble of another one.
-    ending: CurationError | None = None
-    if record.alarms:
-        ending = PastLimitError(_describe_published(record))
-    elif failures:
+    ending = _trouble_of(record)
+    if failures and not record.alarms:
         day, error = failures[0]
         ending = UnfinishedError(
             f"batch {record.date} is published; {_with_date(day, error)}", error.exit_code
@@ -98,23 +98,33 @@ def run(batches: Batches, config: BatchConfig, date: datetime.date) -> Record:
 
 
 def _show_newest(batches: Batches, date: datetime.date) -> _Failures:
-    """Shows readers what a killed launch published; returns the alarms it could not raise."""
+    """Shows readers what a killed launch published; returns the errors it could not raise."""
     failures: _Failures = []
     for record in batches.show_newest():
         day = record.date
         say(f"batch {day} was published by a launch that was killed: readers can find it now")
         if day != date.isoformat():
             report_record(record)
-            if record.alarms:
-                failures.append((day, PastLimitError(_describe_published(record))))
+            if (trouble := _trouble_of(record)) is not None:
+                failures.append((day, trouble))
     return failures
+
+
+def _trouble_of(record: Record) -> CurationError | None:
+    """Returns the error that a published batch ends the command with; None if there is none."""
+    if record.alarms:
+        return PastLimitError(_describe_published(record))
+    described = describe_bad_splits(record.counts.rejected_by_reason, record.run)
+    if described:
+        return BadSplitsError(f"batch {record.date} is published, but {described}")
+    return None
 
 
 def _finish_others(batches: Batches, config: BatchConfig, date: datetime.date) -> _Failures:
     """Makes the batches of other dates that were begun or missed.
 
     Returns:
-        Those that failed or raised an alarm.
+        Those that failed, raised an alarm or lack files that were rejected whole.
 
     Raises:
         StoppedError: A signal stopped the command.
@@ -132,8 +142,8 @@ def _finish_others(batches: Batches, config: BatchConfig, date: datetime.date) -
         try:
             record = batches.finish(datetime.date.fromisoformat(day))
             report_record(record)
-            if record.alarms:
-                raise PastLimitError(_describe_published(record))
+            if (trouble := _trouble_of(record)) is not None:
+                raise trouble
         except CurationError as error:
             if isinstance(error, StoppedError) and not isinstance(error, JobGoesOnError):
                 raise

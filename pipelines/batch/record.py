@@ -14,7 +14,8 @@
 | `drift` | `psi`, `ks`, and `kept_share` by source, each with `value`, `limit`, `by_chance` and |
 |         | `past`; null if nothing was scored or there is no reference to compare with |
 | `rejected_share`, `documents` | `value`, `limit`, `past` |
-| `alarms`, `exit_code` | one sentence for each limit passed; 4 if there is any, else 0 |
+| `alarms`, `exit_code` | one sentence for each limit passed; 4 if there is any, else 5 if files |
+|                       | or splits were rejected whole, else 0 |
 | `run`, `selection`, `cutoff`, `rater`, `reference`, `terms`, `versions`, `claimed`, `finished` |
 |         | the origin of the batch |
 """
@@ -25,6 +26,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from datarater.pipelines import bad_splits
 from datarater.pipelines.batch.config import Limits
 from datarater.pipelines.batch.frozen_reference import Baseline
 from datarater.pipelines.batch.inputs import describe_patterns
@@ -346,6 +348,8 @@ def build(
 
     alarms = tuple(_alarms(record))
     exit_code = exit_codes.PAST_LIMIT if alarms else exit_codes.DONE
+    if not alarms and bad_splits.among(counts.rejected_by_reason):
+        exit_code = exit_codes.BAD_SPLITS
     return dataclasses.replace(record, alarms=alarms, exit_code=exit_code)
 
 

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from datarater.pipelines.bad_splits import FAIL, ON_BAD_SPLIT
 from datarater.pipelines.commands import flags, outcome
+from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser
 
 if TYPE_CHECKING:
@@ -74,6 +76,14 @@ def make_parser() -> CommandParser:
         action="store_true",
         help="Publish a batch that limits.on_alarm: hold holds back. Look at the batch first.",
     )
+    parser.add_argument(
+        "--on_bad_split",
+        choices=ON_BAD_SPLIT,
+        help="What to do with a file that cannot be read, and with a split that repeatedly ends "
+        "its worker: end the batch, or reject it whole with its reason, publish the batch, and end "
+        f"with exit code {exit_codes.BAD_SPLITS}. Default: curate.on_bad_split of the config, or "
+        f"{FAIL} without it.",
+    )
     return parser
 
 
@@ -90,6 +100,7 @@ def run(argv: Sequence[str] | None = None, curate: Curate | None = None) -> Reco
     Raises:
         PastLimitError: The batch has passed a limit; it is published unless the configuration holds
             it back.
+        BadSplitsError: The batch is published, but files or splits were rejected whole.
         CurationError: The batch failed; the message says why and what to do.
         SystemExit: A flag is invalid.
     """
@@ -107,6 +118,8 @@ def run(argv: Sequence[str] | None = None, curate: Curate | None = None) -> Reco
     from datarater.pipelines.runners.interrupts import Interrupts
 
     config = read_config(args.config, beam_args)
+    if args.on_bad_split is not None:
+        config = config.with_flag("on_bad_split", args.on_bad_split)
     with Interrupts():
         if args.dry_run:
             night.dry_run(config, args.as_of)

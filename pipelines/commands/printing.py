@@ -15,6 +15,7 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import read_manifest
 from datarater.pipelines.run_folder.scored import Scoring, find_scoring, read_scoring
 from datarater.rater_model.command_line import print_line
+from datarater.rater_model.counted import counted, was_or_were
 from datarater.rater_model.documents.records import Reason
 from datarater.report import report_command
 
@@ -63,14 +64,27 @@ def check_bad_splits(folder: RunFolder) -> None:
     scoring = find_scoring(folder)
     if scoring is None:
         return
-    reasons = scoring.counts.rejected_by_reason
-    bad = {reason: reasons[reason] for reason in bad_splits.REASONS if reasons.get(reason)}
-    if bad:
-        raise BadSplitsError(
-            f"everything else is done, but {sum(bad.values()):,} files or splits were rejected "
-            f"whole ({main_reasons(bad)}), as --on_bad_split reject asks; {folder.path}/rejected/ "
-            "has the file and the fault of each"
-        )
+    described = describe_bad_splits(scoring.counts.rejected_by_reason, folder.path)
+    if described:
+        raise BadSplitsError(f"everything else is done, but {described}")
+
+
+def describe_bad_splits(rejected_by_reason: Mapping[str, int], folder: str) -> str:
+    """Describes the files and splits that were rejected whole; "" if there are none.
+
+    Args:
+        rejected_by_reason: Numbers of rejected records of a run, by reason.
+        folder: Path of its run folder.
+    """
+    bad = bad_splits.among(rejected_by_reason)
+    if not bad:
+        return ""
+    number = sum(bad.values())
+    return (
+        f"{counted(number, 'file or split', 'files or splits')} {was_or_were(number)} rejected "
+        f"whole ({main_reasons(bad)}), as --on_bad_split reject asks; {folder}/rejected/ has the "
+        "file and the fault of each"
+    )
 
 
 def warn_if_all_rejected(scoring: Scoring) -> None:

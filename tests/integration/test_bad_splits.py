@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_read_ends_the_run_or_is_rejected_whole(
     # A selection from it, and every rerun, say that something is missing; all counts agree.
     keep = ["--output", str(output), "--keep_fraction", "0.5"]
     assert select.main(keep) == exit_codes.BAD_SPLITS
-    assert "1 files or splits were rejected whole (split_unreadable 1)" in capsys.readouterr().err
+    assert "1 file or split was rejected whole (split_unreadable 1)" in capsys.readouterr().err
     manifest = json.loads((output / "selections/keep-0.5/manifest.json").read_bytes())
     numbers = {name: manifest["counts"][name] for name in ("read", "kept", "dropped", "rejected")}
     assert numbers == {"read": 81, "kept": 40, "dropped": 40, "rejected": 1}

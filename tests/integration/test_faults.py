@@ -250,7 +250,7 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     anyway = launch([*args, "--on_bad_split", "reject"], PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     output_text = anyway.communicate(timeout=300)[0].decode()
     assert anyway.returncode == exit_codes.BAD_SPLITS, output_text
-    assert "1 files or splits were rejected whole (split_crashed 1)" in output_text.splitlines()[-1]
+    assert "1 file or split was rejected whole (split_crashed 1)" in output_text.splitlines()[-1]
     manifest = json.loads((output / KEPT / "manifest.json").read_bytes())
     counts, scored = manifest["counts"], manifest["scored"]
     assert 150 < scored < 180  # all but the documents of that split

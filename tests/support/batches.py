@@ -20,8 +20,14 @@ import numpy as np
 import orjson
 import yaml  # type: ignore[import-untyped]
 
+from datarater.pipelines.bad_splits import SPLIT_UNREADABLE
 from datarater.pipelines.batch.journal import Claim, ClaimNotes, NamedSelection, Terms
-from datarater.pipelines.errors import CurationError, EmptyCorpusError, InputChangedError
+from datarater.pipelines.errors import (
+    CurationError,
+    EmptyCorpusError,
+    InputChangedError,
+    UnreadableInputError,
+)
 from datarater.pipelines.graph import scoring
 from datarater.pipelines.graph.requests import SelectionRequest, Work
 from datarater.pipelines.run_folder import commits
@@ -53,6 +59,8 @@ QUANTILES = tuple(
     for value in np.quantile(np.random.default_rng(0).normal(size=4000), np.linspace(0, 1, 101))
 )
 CUTOFF = score_at(QUANTILES, 0.5)
+UNREADABLE = b"unreadable"
+"""Content of a file that cannot be read."""
 
 
 def save_plain_rater(path: Path, seed: int = 0, quantiles: Sequence[float] = QUANTILES) -> Path:
@@ -131,12 +139,18 @@ def curate(work: Work, execution: Execution) -> None:
 
         # The scores of each split, which is a file.
         rows = []
+        reasons: Counter[str] = Counter()
         for ordinal, file in enumerate(files):
             lines = Path(file.path).read_bytes().splitlines()
             if file_info(file.path) != file:
                 raise InputChangedError(
                     f"the input {file.path} has changed since the plan was made"
                 )
+            if lines == [UNREADABLE]:
+                if not request.rejects_bad_splits:
+                    raise UnreadableInputError(f"the input {file.path} cannot be read")
+                reasons[SPLIT_UNREADABLE] += 1
+                continue
             rows += [(ordinal, line) for line in lines]
             commits.commit_if_absent(folder.score_path(ordinal), b"\n".join(lines))
         if not rows:
@@ -153,20 +167,21 @@ def curate(work: Work, execution: Execution) -> None:
             range(len(scored)),
             [1] * len(scored),
         )
-        rejected = len(read) - len(scored)
-        reasons = Counter({"not_json": rejected} if rejected else {})
+        reasons += Counter({"not_json": len(read) - len(scored)})
         content = Scoring(
             identity=committed,
             splits=len(files),
             groups=1,
-            counts=Counts(len(read), len(scored), len(scored), len(scored), reasons),
+            counts=Counts(
+                len(scored) + reasons.total(), len(scored), len(scored), len(scored), reasons
+            ),
             sources={},
             histogram=Histogram.of(keys, 0),
         )
         commits.commit_if_absent(folder.scoring_path, to_json(content))
         scoring.preflight(request)  # fails if too many records are rejected
         commits.commit_if_absent(selection.selection.rule_path, to_json(selection.options))
-        _publish(selection, committed, keys, scored, rejected)
+        _publish(selection, committed, keys, scored, reasons)
 
 
 def _publish(
@@ -174,7 +189,7 @@ def _publish(
     identity: CommittedIdentity,
     keys: RankKeys,
     scored: Sequence[Any],
-    rejected: int,
+    reasons: Counter[str],
 ) -> None:
     """Commits the kept documents and the manifest of a selection."""
     rule = selection.policy.rule
@@ -192,7 +207,7 @@ def _publish(
         )
 
     sources: dict[str, KeptCounts] = {}
-    total = KeptCounts(read=len(scored) + rejected, rejected=rejected)
+    total = KeptCounts(read=len(scored) + reasons.total(), rejected=reasons.total())
     for keep, (_, _, row) in zip(mask, scored, strict=True):
         one = KeptCounts(kept=int(keep), dropped=int(not keep))
         total.add(one)
@@ -201,9 +216,7 @@ def _publish(
         **vars(selection.options),
         name=selection.name,
         cutoff={"rank_key": f"{end:x}"},
-        counts=ManifestCounts(
-            **vars(total), rejected_by_reason={"not_json": rejected} if rejected else {}
-        ),
+        counts=ManifestCounts(**vars(total), rejected_by_reason=dict(reasons)),
         scored=len(scored),
         sources=sources,
         files=tuple(files),

@@ -880,6 +880,30 @@ def test_too_many_rejected_records_are_an_alarm(nights: Nights, on_alarm: str) -
     ]
 
 
+@pytest.mark.parametrize("by", ["flag", "config"])
+def test_a_file_that_cannot_be_read_may_be_rejected(nights: Nights, by: str) -> None:
+    nights.bring(f"{FIRST}/a.jsonl", 100)
+    (nights.folder / "in" / FIRST / "b.jsonl").write_bytes(batches.UNREADABLE)
+    assert nights.run(FIRST) not in (0, 5)
+    assert nights.published() == []
+
+    rejecting: tuple[str, ...] = ("--on_bad_split", "reject")
+    if by == "config":
+        nights.configure(curate={"keep_fraction": 0.5, "on_bad_split": "reject"})
+        assert nights.run(FIRST, "--on_bad_split", "fail") not in (0, 5)
+        rejecting = ()
+    for _ in range(2):
+        assert nights.run(FIRST, *rejecting) == 5
+        assert "1 file or split was rejected whole (split_unreadable 1)" in nights.err
+    record = nights.record(FIRST)
+    assert (record["exit_code"], record["alarms"]) == (5, [])
+    assert record["counts"]["rejected_by_reason"] == {"split_unreadable": 1}
+
+    # A later date has a batch of its own; the trouble of this one is reported once.
+    nights.bring(f"{SECOND}/a.jsonl")
+    assert nights.run(SECOND) == 0
+
+
 def test_a_few_documents_raise_no_alarm_by_chance(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl", 20)
     assert nights.run(FIRST) == 0
