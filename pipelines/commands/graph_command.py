@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from datarater.pipelines.commands import flags, outcome
+from datarater.pipelines.runners import beam_import
 from datarater.rater_model.command_line import CommandParser
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class GraphCommand:
         args, beam_args = flags.parse(parser, argv)
 
         # Beam and JAX load here, after --help and wrong usage have been answered.
+        beam_import.import_beam(beam_args)
         from datarater.pipelines.commands import estimate, printing, requests, running
         from datarater.pipelines.graph.requests import Work
 

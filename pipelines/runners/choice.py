@@ -24,6 +24,7 @@ from apache_beam.runners.runner import create_runner
 
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.runners import flink
+from datarater.pipelines.runners.beam_import import is_local, named_runner
 from datarater.pipelines.runners.dataflow import on_dataflow
 from datarater.pipelines.runners.execution import (
     DATAFLOW,
@@ -37,8 +38,6 @@ from datarater.pipelines.runners.flink_options import on_flink
 from datarater.pipelines.runners.prism import on_prism
 from datarater.rater_model.command_line import near_miss
 from datarater.rater_model.documents.store_errors import one_line
-
-_MEANS_LOCAL = ("directrunner", "direct", "fnapirunner", "fnapi")
 
 
 class UnknownFlagError(ValueError):
@@ -68,8 +67,8 @@ def choose(
         UsageError: Beam cannot create the runner, or there is no Prism binary.
         FlinkError: A Flink cluster does not answer, or has fewer slots than are requested.
     """
-    named = _named_runner(beam_args)
-    if named is not None and named.lower() not in _MEANS_LOCAL:
+    named = named_runner(beam_args)
+    if named is not None and not is_local(named):
         _check_runner(named)
         if named.lower() == PRISM:
             return on_prism(beam_args, named)
@@ -161,12 +160,6 @@ def check_ready(execution: Execution) -> None:
         and execution.cluster.is_here
     ):
         flink.check_worker_pool(portable.environment_config)
-
-
-def _named_runner(beam_args: Sequence[str]) -> str | None:
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--runner")
-    return finder.parse_known_args(list(beam_args))[0].runner
 
 
 def _beam_parser() -> argparse.ArgumentParser:

@@ -241,7 +241,7 @@ def _start_process(pipe: int) -> subprocess.Popen[bytes]:
     """Starts the graph's process in a session of its own, with the same import path."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
-        [sys.executable, "-m", "datarater.pipelines.runners.local_workers", str(pipe)],
+        [sys.executable, "-m", "datarater.pipelines.runners.graph_process", str(pipe)],
         stdin=subprocess.PIPE,
         pass_fds=(pipe,),
         start_new_session=True,
@@ -288,18 +288,18 @@ class _Report:
         previous, threading.excepthook = threading.excepthook, thread_ended
 
 
-def main() -> None:
-    """Runs the graph's process.
+def run_ordered(pipe: int) -> None:
+    """Runs the graph whose order is on standard input, and ends the process.
 
-    It reads the order from standard input, and writes the report to the pipe whose file descriptor
-    is the first argument.
+    Args:
+        pipe: File descriptor of the pipe for the report.
     """
     order: _Order = pickle.load(sys.stdin.buffer)
     split_marks.die_with(order.supervisor)
     os.environ[split_marks.WATCHED_PROCESS] = json.dumps(to_plain(process_id()))
     quieten_beam()
 
-    report, code = _Report(int(sys.argv[1])), exit_codes.DONE
+    report, code = _Report(pipe), exit_codes.DONE
     report.notice_deaths()
     try:
         with Interrupts() as interrupts:
@@ -323,7 +323,3 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ import logging
 
 from datarater.pipelines import errors
 
-_IMPORT_WARNING = "apitools not found"
+_IMPORT_WARNINGS = ("apitools not found", "Could not find a compatible bson package")
 _NO_CONTAINER = "No semi_persistent_directory found"
 _LOGGERS_OF_ERRORS = (
     "apache_beam.runners.common",
@@ -20,10 +20,12 @@ _LOGGERS_OF_ERRORS = (
 
 
 class _NoImportWarning(logging.Filter):
-    """Drops Beam's warning that the packages for BigQuery are missing: nothing here uses it."""
+    """Drops Beam's warnings that the packages for BigQuery and MongoDB are missing: nothing here
+    uses them.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(_IMPORT_WARNING)
+        return not str(record.msg).startswith(_IMPORT_WARNINGS)
 
 
 class _NoRepeatedErrors(logging.Filter):
@@ -49,8 +51,9 @@ def _add_filter(name: str | None, new: logging.Filter) -> None:
 
 
 def quieten_import() -> None:
-    """Drops the warning that Beam logs when it is imported; call this before that."""
-    _add_filter(None, _NoImportWarning())
+    """Drops the warnings that Beam logs when it is imported; call this before that."""
+    for name in (None, "apache_beam.io.mongodbio"):
+        _add_filter(name, _NoImportWarning())
 
 
 def quieten_beam() -> None:
