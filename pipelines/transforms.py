@@ -55,8 +55,8 @@ from datarater.rater_model.checkpoint import CheckpointError, load_rater
 from datarater.rater_model.documents.json_lines import SCORE_FIELD
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
 from datarater.rater_model.documents.records import BadRecord, ReadOptions
-from datarater.rater_model.scorer import Scorer, limit_cpu_threads
-from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.scoring_options import ScoringOptions, limit_cpu_threads
 
 TOKENS_FIELD = "datarater_tokens"
 _KEYS_TOGETHER = 512

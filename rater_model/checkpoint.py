@@ -9,7 +9,7 @@ A checkpoint is a folder on the local disk or on any fsspec file system:
     recommendation.json  the share to keep that an evaluation found best, if one did; it is not part
                          of the rater and of its digest
 
-Nothing in it is pickled.
+Nothing in it is pickled. JAX and Flax load with the first parameters: selecting needs neither.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 from fsspec.implementations.local import LocalFileSystem
@@ -31,8 +30,10 @@ from fsspec.implementations.local import LocalFileSystem
 from datarater.rater_model.atomic_files import replacing
 from datarater.rater_model.documents.files import file_system_of
 from datarater.rater_model.documents.store_errors import raising_os_errors
-from datarater.rater_model.rater import Params, RaterConfig, initialise_rater_shapes
 from datarater.rater_model.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+
+if TYPE_CHECKING:
+    from datarater.rater_model.rater import Params, RaterConfig
 
 FORMAT_VERSION = 1
 RATER_FILE = "rater.json"
@@ -127,6 +128,8 @@ def _canonical(values: dict[str, Any]) -> bytes:
 
 def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
     """Returns the content of each file and the checkpoint's digest."""
+    import flax.traverse_util
+
     flat = flax.traverse_util.flatten_dict(checkpoint.params, sep="/")
     arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     files = {
@@ -233,6 +236,10 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
             a digest does not match, or the parameters do not fit the shape; the message says which.
         OSError: if the file system fails.
     """
+    import flax.traverse_util
+
+    from datarater.rater_model.rater import RaterConfig, initialise_rater_shapes
+
     values, digest = _read_description(path)
 
     # The other files, by their digests.

@@ -8,18 +8,22 @@ default:
 
 A class with methods `to_json` and `from_json` describes itself. Decoding is strict: no field may be
 missing unless it has a default, none may be unknown, and no type is converted into another.
+
+cattrs loads with the first value, because the flags of a command load this module too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import cattrs
 import orjson
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+if TYPE_CHECKING:
+    import cattrs
 
 T = TypeVar("T")
 
@@ -41,7 +45,7 @@ class DecodingError(ValueError):
 
 def to_plain(value: Any) -> Any:
     """Returns a value as dicts, lists and scalars, with the fields in the order of the class."""
-    return _converter.unstructure(value)
+    return _converter().unstructure(value)
 
 
 def from_plain(kind: type[T], plain: Any) -> T:
@@ -51,8 +55,10 @@ def from_plain(kind: type[T], plain: Any) -> T:
         DecodingError: A field is missing, unknown, or of another type.
     """
     try:
-        return _converter.structure(plain, kind)
+        return _converter().structure(plain, kind)
     except Exception as error:
+        import cattrs
+
         faults = cattrs.transform_error(error, format_exception=_describe)
         raise DecodingError(
             "; ".join(fault.replace(" @ $", " at $") for fault in faults)
@@ -69,6 +75,8 @@ def decode(kind: type[T], data: bytes) -> T:
 
 
 def _describe(fault: BaseException, kind: type | None) -> str:
+    import cattrs
+
     if isinstance(fault, KeyError):
         return "missing field"
     if isinstance(fault, cattrs.ForbiddenExtraKeysError):
@@ -84,29 +92,34 @@ def _strict(value: Any, kind: type) -> Any:
     raise ValueError(f"expected {kind.__name__}, not {value!r}")
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
-for _kind in (str, int, float, bool):
-    _converter.register_structure_hook(_kind, _strict)
+@functools.cache
+def _converter() -> cattrs.Converter:
+    """Returns the converter, made once."""
+    import cattrs
+    from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+    def overrides(kind: Any) -> dict[str, Any]:
+        return {field.name: override(**field.metadata) for field in dataclasses.fields(kind)}
 
-@_converter.register_structure_hook_factory(dataclasses.is_dataclass)
-def _structuring(kind: Any) -> Callable[..., Any]:
-    return make_dict_structure_fn(kind, _converter, **_overrides(kind))
+    converter = cattrs.Converter(
+        forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
+    for kind in (str, int, float, bool):
+        converter.register_structure_hook(kind, _strict)
 
+    @converter.register_structure_hook_factory(dataclasses.is_dataclass)
+    def structuring(kind: Any) -> Callable[..., Any]:
+        return make_dict_structure_fn(kind, converter, **overrides(kind))
 
-@_converter.register_unstructure_hook_factory(dataclasses.is_dataclass)
-def _unstructuring(kind: Any) -> Callable[..., Any]:
-    return make_dict_unstructure_fn(kind, _converter, **_overrides(kind))
+    @converter.register_unstructure_hook_factory(dataclasses.is_dataclass)
+    def unstructuring(kind: Any) -> Callable[..., Any]:
+        return make_dict_unstructure_fn(kind, converter, **overrides(kind))
 
-
-def _overrides(kind: Any) -> dict[str, Any]:
-    return {field.name: override(**field.metadata) for field in dataclasses.fields(kind)}
-
-
-# A class that describes itself comes before the general rule for dataclasses.
-_converter.register_structure_hook_func(
-    lambda kind: hasattr(kind, "from_json"), lambda plain, kind: kind.from_json(plain)
-)
-_converter.register_unstructure_hook_func(
-    lambda kind: hasattr(kind, "to_json"), lambda value: value.to_json()
-)
+    # A class that describes itself comes before the general rule for dataclasses.
+    converter.register_structure_hook_func(
+        lambda kind: hasattr(kind, "from_json"), lambda plain, kind: kind.from_json(plain)
+    )
+    converter.register_unstructure_hook_func(
+        lambda kind: hasattr(kind, "to_json"), lambda value: value.to_json()
+    )
+    return converter

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,24 +30,11 @@ from datarater.rater_model.checkpoint import RaterCheckpoint
 from datarater.rater_model.rater import score_tokens
 from datarater.rater_model.scoring_options import ScoringOptions
 
-# Raised whenever the same text, rater and options would get another score.
-SCORER_VERSION = 1
 _MIN_BUCKET = 64
 # Batches that wait for a device that is not a CPU: one to compute, one to tokenize meanwhile.
 _BATCHES_AHEAD = 2
 # Compiled once per shape, for all scorers of the process.
 _score_tokens = jax.jit(score_tokens, static_argnums=0)
-
-
-def limit_cpu_threads() -> None:
-    """Limits XLA's CPU backend to one thread in this process; call before JAX first computes.
-
-    Workers are scaled by processes, one per core: threads within each would compete for the same
-    cores, and a sum split over a different number of threads can differ in its last bit.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_multi_thread_eigen" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,12 @@
-"""Defines the options that change a score, apart from the scorer so that JAX is not imported."""
+"""Defines what changes a score, apart from the scorer so that JAX is not imported."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+
+SCORER_VERSION = 1
+"""Raised whenever the same text, rater and options would get another score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,3 +32,14 @@ class ScoringOptions:
             raise ValueError(f"tokens_per_batch must be at least 1, not {self.tokens_per_batch}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
+
+
+def limit_cpu_threads() -> None:
+    """Limits XLA's CPU backend to one thread in this process; call before JAX first computes.
+
+    Workers are scaled by processes, one per core: threads within each would compete for the same
+    cores, and a sum split over a different number of threads can differ in its last bit.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_multi_thread_eigen" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 
 from datarater.pipelines.commands import flags, outcome
 from datarater.pipelines.errors import UsageError
-from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.rater_model.command_line import CommandParser, print_line
-from datarater.rater_model.documents.files import expand_home
 from datarater.report import EVALUATION_FILE
 
 COMMAND = "datarater report"
@@ -55,14 +52,19 @@ def run(argv: Sequence[str] | None = None) -> list[str]:
         SystemExit: Wrong usage, and `--help`.
     """
     args = make_parser().parse_args(argv)
+
+    # Imported after parsing, so that --help does not wait for NumPy, pyarrow and fsspec.
+    from datarater.pipelines.run_folder import commits
+    from datarater.pipelines.run_folder.layout import RunFolder
+    from datarater.rater_model.documents.files import expand_home
+    from datarater.report.evaluation import write_evaluation_report
+    from datarater.report.selection import finished_selections, leaves_texts_out, write_report
+
     path = expand_home(args.folder)
     commits.check_protocols("RUN_DIR", path)
     folder = RunFolder(path)
     if not commits.exists(folder.path):
         raise UsageError(f"RUN_DIR: {folder.path} does not exist")
-
-    from datarater.report.evaluation import write_evaluation_report
-    from datarater.report.selection import finished_selections, leaves_texts_out, write_report
 
     written = []
     if args.name is None and commits.exists(f"{folder.path}/{EVALUATION_FILE}"):

@@ -97,7 +97,7 @@ class ScoreTask:
     @property
     def name(self) -> str:
         """Name of the folder of its results."""
-        from datarater.rater_model.scorer import SCORER_VERSION
+        from datarater.rater_model.scoring_options import SCORER_VERSION
 
         return f"scores-{SCORER_VERSION}-{self.digest[:32]}"
 

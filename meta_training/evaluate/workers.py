@@ -125,7 +125,7 @@ def _serve(pipe: connection.Connection, compiled: str) -> None:
 
     import jax
 
-    from datarater.rater_model.scorer import limit_cpu_threads
+    from datarater.rater_model.scoring_options import limit_cpu_threads
 
     limit_cpu_threads()
     jax.config.update("jax_compilation_cache_dir", compiled)

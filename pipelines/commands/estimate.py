@@ -29,7 +29,7 @@ from datarater.rater_model.documents.records import (
     ReadOptions,
     Record,
 )
-from datarater.rater_model.scorer import Scorer, limit_cpu_threads
+from datarater.rater_model.scoring_options import limit_cpu_threads
 
 _SAMPLED_FILES = 16
 _SAMPLED_RECORDS = 64  # of each sampled file
@@ -199,6 +199,8 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
 
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:
     """Returns the mean number of tokens of texts, and the processor seconds for scoring one."""
+    from datarater.rater_model.scorer import Scorer  # loads JAX, which selecting does without
+
     limit_cpu_threads()  # as workers do: one scoring thread for each core
     scorer = Scorer(load_rater(request.rater), request.options.scoring)
     tokens = scorer.score(texts).tokens_N.mean()  # compiles, so it is not timed

@@ -1,7 +1,7 @@
 """Flags that the commands share, by group.
 
-This module is light: it loads neither Beam nor JAX, so `--help` answers at once. What turns flags
-into work is in `datarater.pipelines.commands.requests`.
+This module is light: it loads neither Beam nor JAX nor NumPy, so `--help` answers at once. What
+turns flags into work is in `datarater.pipelines.commands.requests`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,10 @@ import re
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from datarater.pipelines.bad_splits import FAIL, ON_BAD_SPLIT
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
-from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.policy_options import policy_from_options
-from datarater.pipelines.selection.ranking import SelectionError
-from datarater.pipelines.selection.rules import (
-    KeepCount,
-    KeepFraction,
-    Rule,
-    Threshold,
-    TokenBudget,
-)
 from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import near_miss
 from datarater.rater_model.documents.records import (
@@ -31,6 +22,10 @@ from datarater.rater_model.documents.records import (
     ReadOptions,
 )
 from datarater.rater_model.scoring_options import ScoringOptions
+
+if TYPE_CHECKING:
+    from datarater.pipelines.selection.policy import Policy, Scope
+    from datarater.pipelines.selection.rules import Rule
 
 DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
@@ -166,6 +161,8 @@ def scope(text: str) -> Scope:
     Raises:
         argparse.ArgumentTypeError: The text is neither.
     """
+    from datarater.pipelines.selection.policy import Scope
+
     try:
         return Scope(text)
     except ValueError:
@@ -209,14 +206,22 @@ def source_weight(text: str) -> tuple[str, Fraction]:
     return name, weight
 
 
-def _rule(kind: type) -> argparse._ActionType:
+def _rule(name: str) -> argparse._ActionType:
+    """Returns the parser of a rule, given by the name of its class."""
+
     def parse_rule(text: str) -> Rule:
+        from datarater.pipelines.selection import rules
+        from datarater.pipelines.selection.ranking import SelectionError
+
+        kind = getattr(rules, name)
         try:
-            if kind in (KeepCount, TokenBudget):
+            if kind in (rules.KeepCount, rules.TokenBudget):
                 if not text.isascii() or not text.isdigit():
                     raise SelectionError(f"{text!r} is not a whole number")
-                return kind(int(text))
-            return kind(text)
+                kept: Rule = kind(int(text))
+                return kept
+            rule: Rule = kind(text)
+            return rule
         except SelectionError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -433,7 +438,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     rules.add_argument(
         "--keep_fraction",
         dest="rule",
-        type=_rule(KeepFraction),
+        type=_rule("KeepFraction"),
         metavar="F",
         help="Keep this share of the scored documents, exactly: round(F * N), half to even. "
         "Examples: 0.5, 1/3.",
@@ -442,7 +447,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     rules.add_argument(
         "--keep_count",
         dest="rule",
-        type=_rule(KeepCount),
+        type=_rule("KeepCount"),
         metavar="K",
         help="Keep the best K documents.",
     )
@@ -450,7 +455,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     rules.add_argument(
         "--token_budget",
         dest="rule",
-        type=_rule(TokenBudget),
+        type=_rule("TokenBudget"),
         metavar="T",
         help="Keep the best documents that fit in T tokens, in the rater's tokenizer.",
     )
@@ -458,7 +463,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     rules.add_argument(
         "--threshold",
         dest="rule",
-        type=_rule(Threshold),
+        type=_rule("Threshold"),
         metavar="S",
         help="Keep documents that score at least S. Write --threshold=-0.5 for a negative one.",
     )
@@ -480,7 +485,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     group.add_argument(
         "--per",
         type=scope,
-        default=Scope.CORPUS,
+        default="corpus",
         metavar="{corpus,source}",
         help="Apply the rule to the whole corpus, or to each source separately. Default: corpus.",
     )
@@ -625,6 +630,9 @@ def policy(args: argparse.Namespace) -> Policy:
     Raises:
         SelectionError: Two flags cannot be combined; the message names them.
     """
+    from datarater.pipelines.selection.policy_options import policy_from_options
+    from datarater.pipelines.selection.ranking import SelectionError
+
     weights = dict(args.source_weight)
     if len(weights) < len(args.source_weight):
         raise SelectionError("--source_weight gives one source two weights")
@@ -673,6 +681,9 @@ def parse(
 
     # Flags that go together are checked before any file is opened.
     if "accept_batch" in args:
+        from datarater.pipelines.selection.ranking import SelectionError
+        from datarater.pipelines.selection.rules import KeepFraction
+
         checked = args
         if args.rule is None and args.accept_batch is None:
             # What the rater recommends is a share, and is not known yet.

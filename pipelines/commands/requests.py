@@ -37,8 +37,7 @@ from datarater.rater_model.documents.files import (
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, split_patterns
-from datarater.rater_model.scorer import SCORER_VERSION
-from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.scoring_options import SCORER_VERSION, ScoringOptions
 
 REMOTE_WORKERS_TO_FILL = 64
 """Workers that big streams are divided for where nobody knows how many a run will have."""

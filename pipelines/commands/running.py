@@ -33,7 +33,7 @@ from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.pipelines.runners.progress_display import Progress
 from datarater.rater_model.documents.files import local_path
-from datarater.rater_model.scorer import limit_cpu_threads
+from datarater.rater_model.scoring_options import limit_cpu_threads
 
 Say = Callable[[str], None]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-
-import orjson
+from typing import TYPE_CHECKING
 
 from datarater.pipelines.commands import flags, outcome
 from datarater.pipelines.errors import CurationError, UsageError
-from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.progress import Status, Watcher, report
 from datarater.rater_model.command_line import CommandParser, print_line
-from datarater.rater_model.documents.files import expand_home
-from datarater.rater_model.documents.store_errors import in_time
+
+if TYPE_CHECKING:
+    from datarater.pipelines.run_folder.progress import Status
 
 COMMAND = "datarater status"
 _MIN_WAIT_SECONDS = 0.1
@@ -63,6 +60,16 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         SystemExit: Wrong usage, and `--help`.
     """
     args = make_parser().parse_args(argv)
+
+    # Imported after parsing, so that --help does not wait for NumPy, pyarrow and fsspec.
+    import orjson
+
+    from datarater.pipelines.run_folder import commits
+    from datarater.pipelines.run_folder.layout import RunFolder
+    from datarater.pipelines.run_folder.progress import Watcher, report
+    from datarater.rater_model.documents.files import expand_home
+    from datarater.rater_model.documents.store_errors import in_time
+
     path = expand_home(args.folder)
     commits.check_protocols("RUN_DIR", path)
     folder = RunFolder(path)

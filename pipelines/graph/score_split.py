@@ -12,7 +12,7 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -39,7 +39,6 @@ from datarater.pipelines.run_folder import commits, split_marks, summaries
 from datarater.pipelines.run_folder.committed import scored_ordinals
 from datarater.pipelines.run_folder.plan import SplitTask, plans_of, unchanged
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows, Section
-from datarater.rater_model import scorer
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
 from datarater.rater_model.documents.content import content_digest
 from datarater.rater_model.documents.formats import format_named
@@ -52,7 +51,10 @@ from datarater.rater_model.documents.records import (
 )
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.documents.unreadable import Unreadable
-from datarater.rater_model.scorer import PendingScores, Scorer, TextScorer
+from datarater.rater_model.scoring_options import limit_cpu_threads
+
+if TYPE_CHECKING:
+    from datarater.rater_model.scorer import PendingScores, Scorer, TextScorer
 
 METRICS = "datarater"
 
@@ -295,10 +297,12 @@ class _Scoring(Step[ScoringRequest]):
         The rater is not loaded before a split needs it: a resumed run may find all splits scored.
         """
         super().setup()
-        scorer.limit_cpu_threads()
+        limit_cpu_threads()
         split_marks.watch_launcher()
 
     def _load(self) -> Scorer:
+        from datarater.rater_model import scorer  # loads JAX, which selecting does without
+
         request = self._request
         try:
             checkpoint = self._load_rater(request.rater)
@@ -310,7 +314,7 @@ class _Scoring(Step[ScoringRequest]):
                 f"this run began with {request.options.rater}"
             )
 
-        return Scorer(checkpoint, request.options.scoring)
+        return scorer.Scorer(checkpoint, request.options.scoring)
 
     def score(self, task: SplitTask) -> None:
         """Scores a split and commits its score file."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_SOURCES = 10_000
 OTHER_SOURCES = "(other sources)"
@@ -47,6 +49,8 @@ def folded(
         codes_R: Source of each row, an index into `names`.
         apart: Names that stay.
     """
+    import numpy as np  # here, so that the flags of a command load without it
+
     if all(name in apart for name in names):
         return list(names), codes_R
     kept = [name for name in names if name in apart and name != OTHER_SOURCES]

@@ -20,9 +20,7 @@ _LOGGERS_OF_ERRORS = (
 
 
 class _NoImportWarning(logging.Filter):
-    """Drops Beam's warnings that the packages for BigQuery and MongoDB are missing: nothing here
-    uses them.
-    """
+    """Drops Beam's warnings that packages for BigQuery and MongoDB, of no use here, are missing."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith(_IMPORT_WARNINGS)

@@ -225,9 +225,9 @@ def test_a_split_that_ends_its_worker_again_and_again_is_named(rater: Path, tmp_
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         f"if {WORKER!r} in ' '.join(sys.orig_argv):\n"
-        "    from datarater.pipelines.graph import score_split\n"
+        "    from datarater.rater_model import scorer\n"
         "    from tests.integration.test_faults import _PoisonedScorer\n"
-        "    score_split.Scorer = _PoisonedScorer\n"
+        "    scorer.Scorer = _PoisonedScorer\n"
     )
 
     args = flags(corpus, rater, output, "--local_workers", "2")

@@ -18,8 +18,7 @@ from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import BatchTopK
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES, ReadOptions
-from datarater.rater_model.scorer import SCORER_VERSION
-from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.scoring_options import SCORER_VERSION, ScoringOptions
 from tests.support import ROOT, batches
 
 DATE = datetime.date(2026, 1, 31)
