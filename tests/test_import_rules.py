@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
+from tests.support.earlier_versions import unpack
 
 PACKAGES = ("rater_model", "meta_training", "pipelines")
 FORBIDDEN = {
@@ -19,6 +22,7 @@ FORBIDDEN = {
     "meta_training": {"apache_beam", "pipelines"},
 }
 HEAVY = ("jax", "flax", "optax", "apache_beam", "numpy", "pyarrow", "tensorflow_datasets")
+FORMATS = "datarater.rater_model.documents.formats"
 OWN_MODULES = sorted(
     "datarater" if file.stem == "__init__" else f"datarater.{file.stem}"
     for file in (ROOT / "datarater").glob("*.py")
@@ -151,3 +155,54 @@ def test_importing_the_public_face_is_silent_and_loads_no_large_library(module: 
     )
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def loaded_by(program: str, names: Sequence[str], folder: Path = ROOT) -> list[str]:
+    """Runs a program in a process of its own; returns which of the modules it has loaded."""
+    program += f"\nimport sys\nprint(*sorted(set({tuple(names)!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_the_help_of_no_command_loads_a_large_library() -> None:
+    program = (
+        "from datarater import cli\n"
+        "for name in cli.COMMANDS:\n"
+        "    assert cli.main([name, '--help']) == 0"
+    )
+    assert loaded_by(program, [*HEAVY, "cattrs", "tokenizers"]) == []
+
+
+def test_the_status_of_a_run_loads_neither_beam_nor_a_model_nor_readers(tmp_path: Path) -> None:
+    unpack(tmp_path)
+    program = "from datarater import cli\nassert cli.main(['status', 'run']) == 0"
+    names = ["jax", "flax", "apache_beam", "pandas", "tokenizers", FORMATS, "numpy"]
+    assert loaded_by(program, names, tmp_path) == ["numpy"]
+
+
+def test_what_works_on_this_machine_loads_beam_alone_and_jax_only_to_score() -> None:
+    pytest.importorskip("pandas")
+    program = (
+        "import importlib.util, sys\n"
+        "from datarater.pipelines.runners import beam_import\n"
+        "beam_import.import_beam(['--runner=DataflowRunner'])\n"
+        "assert 'apache_beam' not in sys.modules\n"
+        "beam_import.import_beam()\n"
+        "from apache_beam.runners.worker import sdk_worker_main\n"
+        "from datarater.pipelines.commands import estimate, running\n"
+        "import numpy, pyarrow\n"
+        "pyarrow.array(numpy.zeros(1))\n"
+        "assert importlib.util.find_spec('pandas')"
+    )
+    names = ["IPython", "boto3", "flax", "google.cloud.bigquery", "jax", "pandas", "pymongo"]
+    # IPython is there as a module that cannot be imported.
+    assert loaded_by(program, [*names, "apache_beam"]) == ["IPython", "apache_beam"]

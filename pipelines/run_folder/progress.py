@@ -15,8 +15,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder.committed import (
@@ -34,7 +32,6 @@ from datarater.pipelines.run_folder.plan import (
     find_plans,
     plan_of,
 )
-from datarater.pipelines.run_folder.score_files import Footer
 from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.selection_progress import (
     RATE_SECONDS,
@@ -45,7 +42,6 @@ from datarater.pipelines.run_folder.selection_progress import (
 )
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.run_folder.summaries import read_summary, summarised_groups
-from datarater.pipelines.run_folder.upper_bound import max_documents
 from datarater.rater_model.json_codec import DecodingError, to_plain
 
 _MAX_FOOTERS = 2048
@@ -140,6 +136,12 @@ class Status:
 
 def _footer_counts(entry: Entry) -> Counts | None:
     """Reads the counts in the last bytes of a score file; None if it has none."""
+    # Where everything is summarized, no score file is read: pyarrow loads with the first one.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from datarater.pipelines.run_folder.score_files import Footer
+
     try:
         tail = commits.read_tail(entry.path, entry.size, _FOOTER_BYTES)
         # The footer of many packed files is longer. It ends with its length and four more bytes.
@@ -212,6 +214,8 @@ class Watcher:
         Raises:
             OSError: A file cannot be read.
         """
+        from datarater.pipelines.run_folder.upper_bound import max_documents
+
         plans = self._read_plans()
         return None if plans is None else max_documents(plans, plans.identity.read)
 

@@ -30,7 +30,6 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder, read_json
 from datarater.pipelines.run_folder.lease import Process, is_gone, process_id
 from datarater.pipelines.run_folder.plan import SplitTask
-from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.records import UNKNOWN_FORMAT, VIRTUAL_BYTES
 from datarater.rater_model.json_codec import decode, to_plain
 
@@ -68,6 +67,8 @@ def describe(task: SplitTask) -> str:
 
     unit, scale = "", 1
     if split.format != UNKNOWN_FORMAT:
+        from datarater.rater_model.documents.formats import format_named
+
         unit = format_named(split.format).unit
     if split.virtual:
         unit, scale = "stored bytes", VIRTUAL_BYTES

@@ -67,8 +67,8 @@ class _Hidden(importlib.abc.MetaPathFinder):
 def import_beam(beam_args: Sequence[str] = ()) -> None:
     """Imports Beam without the modules of `UNUSED`; another runner than the local one has them.
 
-    Does nothing where Beam is imported already. Afterwards the modules can be imported again, except
-    IPython. pyarrow, which looks for pandas once, finds none.
+    Does nothing where Beam is imported already. Afterwards the modules can be imported again, but
+    not IPython. pyarrow, which looks for pandas once, finds none.
 
     Args:
         beam_args: Flags for Beam, which may name a runner.

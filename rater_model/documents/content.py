@@ -12,7 +12,6 @@ import hashlib
 import re
 
 from datarater.rater_model.documents.files import local_path
-from datarater.rater_model.documents.formats import format_named
 from datarater.rater_model.documents.records import VIRTUAL_BYTES, Compression, Split
 
 _CHUNK_BYTES = 2**20
@@ -45,6 +44,8 @@ def content_digest(split: Split, fingerprint: str) -> str:
         return ""
 
     # Splits of rows and of one stream have no range of bytes of their own.
+    from datarater.rater_model.documents.formats import format_named  # loads pyarrow
+
     start, end = split.start, split.end
     if split.virtual:
         start, end = start // VIRTUAL_BYTES, None if end is None else end // VIRTUAL_BYTES
