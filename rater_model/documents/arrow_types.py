@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 _Leaf = Callable[[pa.DataType], pa.DataType]
 
@@ -75,6 +77,14 @@ def _has_map_or_list_view(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests) or any(map(_has_map_or_list_view, _inner(kind)))
 
 
+def has_list(kind: pa.DataType) -> bool:
+    """Reports whether a type is or contains a list or map, so that a value has many values."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    is_struct = pa.types.is_struct(kind)
+    return (pa.types.is_nested(kind) and not is_struct) or any(map(has_list, _inner(kind)))
+
+
 def _inner(kind: pa.DataType) -> list[pa.DataType]:
     return [kind.field(index).type for index in range(kind.num_fields)]
 
@@ -132,3 +142,48 @@ def _dictionaries(column: pa.Array) -> Iterator[pa.DictionaryArray]:
     elif pa.types.is_map(kind):
         entry = pa.struct([pa.field("key", kind.key_type), pa.field("value", kind.item_type)])
         yield from _dictionaries(column.cast(pa.list_(entry)))
+
+
+def min_json_characters(column: pa.Array) -> NDArray[np.int64]:
+    """Returns a lower bound of the number of characters that each value has as JSON.
+
+    It is found without making the values: every number, text and bracket has a character, and a
+    character of a text has at most 4 bytes.
+
+    Args:
+        column: Array of R values of any type.
+    """
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return min_json_characters(column.storage)
+    if pa.types.is_dictionary(kind):
+        entries_K = np.append(min_json_characters(column.dictionary), 1)  # null
+        codes = column.indices.fill_null(len(column.dictionary))
+        return entries_K[codes.to_numpy(zero_copy_only=False)]
+    if is_text(kind):
+        bytes_R = pc.binary_length(column.cast(mapped_type(kind, without_view))).fill_null(0)
+        return 2 + bytes_R.to_numpy(zero_copy_only=False).astype(np.int64) // 4  # in quotes
+
+    ones_R = np.ones(len(column), np.int64)
+    if pa.types.is_struct(kind):
+        return ones_R + sum(min_json_characters(field) for field in column.flatten())
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return ones_R + pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(kind):
+        size, first = kind.list_size, column.offset
+        inner = column.values.slice(first * size, len(column) * size)
+        return ones_R + min_json_characters(inner).reshape(len(column), size).sum(1)
+    if pa.types.is_map(kind):
+        return ones_R + _sums(column, column.keys) + _sums(column, column.items)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return ones_R + _sums(column, column.values)
+    return ones_R
+
+
+def _sums(column: pa.Array, inner: pa.Array) -> NDArray[np.int64]:
+    """Returns the sum of `min_json_characters` over the elements of each list or map."""
+    offsets_R = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    if not (is_text(inner.type) or pa.types.is_nested(inner.type)):
+        return np.diff(offsets_R)
+    ends_K = np.concatenate([np.zeros(1, np.int64), np.cumsum(min_json_characters(inner))])
+    return np.diff(ends_K[offsets_R])

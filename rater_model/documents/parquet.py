@@ -22,9 +22,11 @@ from datarater.rater_model.documents import files
 from datarater.rater_model.documents.arrow_types import (
     cast_batch,
     expanded_bytes,
+    has_list,
     is_nested_with_view,
     is_text,
     mapped_type,
+    min_json_characters,
     without_view,
 )
 from datarater.rater_model.documents.file_format import FileFormat
@@ -37,6 +39,7 @@ from datarater.rater_model.documents.parquet_reader import (
 )
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
+    MAX_NAME_CHARACTERS,
     BadRecord,
     Compression,
     ReadOptions,
@@ -112,7 +115,7 @@ def _column_values(
     if place is None:
         return [None] * batch.num_rows
     column = _column(batch, place)
-    values_of = _plain_values if max_bytes is None else _Texts(max_bytes)
+    values_of = _names if max_bytes is None else _Texts(max_bytes)
 
     # Decode each entry of a dictionary once; rows share it.
     if pa.types.is_dictionary(column.type):
@@ -126,6 +129,21 @@ def _column_values(
             values = [None, *values]
         return [values[entry] for entry in places_N.tolist()]
     return values_of(column)
+
+
+def _names(column: pa.Array) -> list[Any]:
+    """Returns ids or sources of an array that is not dictionary-encoded.
+
+    A list or map that is too long for a name is None. It may have millions of elements.
+    """
+    if has_list(column.type):
+        is_long_R = min_json_characters(column) > MAX_NAME_CHARACTERS
+        if is_long_R.any():
+            return [
+                None if is_long else _plain_values(column.slice(row, 1))[0]
+                for row, is_long in enumerate(is_long_R.tolist())
+            ]
+    return _plain_values(column)
 
 
 def _plain_values(column: pa.Array) -> list[Any]:
@@ -221,9 +239,13 @@ def _opened(path: str, options: ReadOptions, every_column: bool) -> ParquetReade
     schema = reader.schema
     places = {field: find_column(schema, field) for field in _fields(options)}
     columns = {field for field, place in places.items() if place is not None and is_text(place[2])}
-    if every_column:
-        views = {field.name for field in schema if is_nested_with_view(field.type)}
-        columns |= {leaf for leaf in reader.leaves() if leaf.partition(".")[0] not in views}
+    # The texts of lists too, except where they cannot be changed back.
+    read = set(schema.names) if every_column else set()
+    read |= {schema.names[place[0]] for place in places.values() if place is not None}
+    read -= {field.name for field in schema if is_nested_with_view(field.type)}
+    if not every_column:
+        read = {name for name in read if has_list(schema.field(name).type)}
+    columns |= {leaf for leaf in reader.leaves() if leaf.partition(".")[0] in read}
     count = len(reader.metadata.schema) if every_column else len(places)
     reader.keep_dictionaries(sorted(columns), count)
     return reader
@@ -350,7 +372,7 @@ class Parquet(FileFormat):
                 row = reader.first_rows[group]
                 try:
                     for first, batch in reader.batches(group):
-                        yield from _tables(batch, first, reader.schema)
+                        yield from _tables(batch, first, reader.schema, options)
                         row = first + batch.num_rows
                 except BrokenParquetError:
                     yield from _salvaged(reader, group, row, options)
@@ -397,12 +419,42 @@ def _records(batch: pa.RecordBatch, first: int, options: ReadOptions) -> Iterato
 
 
 def _tables(
-    batch: pa.RecordBatch, first: int, schema: pa.Schema
+    batch: pa.RecordBatch, first: int, schema: pa.Schema, options: ReadOptions
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yields a batch in parts of bounded size, with the types of the file's schema."""
+    limit = 2 * max_page_bytes(options.max_record_bytes)
     for part in _bounded(batch):
-        yield first, cast_batch(part, schema)
+        large = []
+        if part.num_rows == 1:
+            large = [at for at, one in enumerate(part.columns) if expanded_bytes(one) > limit]
+        yield first, _without(part, first, large, schema) if large else cast_batch(part, schema)
         first += part.num_rows
+
+
+def _without(
+    row: pa.RecordBatch, number: int, large: list[int], schema: pa.Schema
+) -> pa.RecordBatch:
+    """Returns a row with nulls for columns that are too large, which the metadata names.
+
+    Args:
+        row: Row.
+        number: Its number in the file.
+        large: Numbers of the columns.
+        schema: Schema of the file.
+
+    Raises:
+        OSError: if one of the columns must not be null.
+    """
+    names = ", ".join(schema.names[at] for at in large)
+    if not all(schema.field(at).nullable for at in large):
+        raise _cannot_copy(
+            f"row {number}", f"the columns {names} are too large and must not be null"
+        )
+    known = (schema.metadata or {}).get(UNREADABLE_COLUMNS, b"").decode()
+    unreadable = ", ".join(filter(None, [known, names])).encode()
+    schema = schema.with_metadata({**(schema.metadata or {}), UNREADABLE_COLUMNS: unreadable})
+    sound = row.select([at for at in range(row.num_columns) if at not in large])
+    return cast_batch(_with_nulls(sound, schema, large), schema)
 
 
 def _salvaged(
@@ -429,7 +481,10 @@ def _salvaged(
     sound = [name for at, name in enumerate(reader.schema.names) if at not in damaged]
     names = ", ".join(reader.schema.names[number] for number in damaged)
     if not all(reader.schema.field(number).nullable for number in damaged):
-        raise _cannot_copy(group, f"the columns {names} are damaged and must not be null")
+        raise _cannot_copy(
+            f"the rows of row group {group}",
+            f"the columns {names} are damaged and must not be null",
+        )
 
     metadata = {**(reader.schema.metadata or {}), UNREADABLE_COLUMNS: names.encode()}
     schema = reader.schema.with_metadata(metadata)
@@ -438,7 +493,7 @@ def _salvaged(
             skipped = min(max(start - first, 0), batch.num_rows)
             if skipped < batch.num_rows:
                 rest = _with_nulls(batch.slice(skipped), reader.schema, damaged)
-                yield from _tables(rest, first + skipped, schema)
+                yield from _tables(rest, first + skipped, schema, options)
                 start = first + batch.num_rows
     except BrokenParquetError as error:
         # `read` reports damage of its own columns, beginning with the same row.
@@ -447,13 +502,13 @@ def _salvaged(
             for first, batch in reader.batches(group, _fields(options)):
                 scored = first + batch.num_rows
         if scored > start:
-            raise _cannot_copy(group, str(error)) from error
+            raise _cannot_copy(f"the rows of row group {group}", str(error)) from error
 
 
-def _cannot_copy(group: int, problem: str) -> OSError:
+def _cannot_copy(rows: str, problem: str) -> OSError:
     return OSError(
         errno.EIO,
-        f"the rows of row group {group} cannot be copied ({problem}); select with "
+        f"{rows} cannot be copied ({problem}); select with "
         "--output_format scores or attributes, which do not need the other columns",
     )
 

@@ -18,11 +18,23 @@ _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = (
 )
 _INTEGERS = (4, 5, 6)
 _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE = 2, 3
+# Fields of the inner structs of a data page of version 1 and 2.
+_INNER = 256
+_NUMBERS_OF_VALUES = (5 * _INNER + 1, 8 * _INNER + 1)
 _MAX_DEPTH = 20
+_SMALLER_PAGES = "raise --max_record_bytes, or write the file with smaller pages"
 
 
 class PageTooLargeError(Exception):
-    """A page, or the pages of a batch of rows, unpack to more bytes than the limit."""
+    """A page, or the pages of a batch of rows, unpack to more than the limit.
+
+    Attributes:
+        advice: What to do about it.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(problem)
+        self.advice = advice
 
 
 class _IncompleteError(Exception):
@@ -34,7 +46,10 @@ class _NotAHeaderError(Exception):
 
 
 class _Compact:
-    """Reads structs of Thrift's compact protocol, of which only integers are kept."""
+    """Reads structs of Thrift's compact protocol, of which only integers are kept.
+
+    An integer of an inner struct has the number of that struct times `_INNER`, plus its own.
+    """
 
     def __init__(self, data: bytes | bytearray) -> None:
         self._data = data
@@ -51,6 +66,9 @@ class _Compact:
             number = number + delta if delta else self._zigzag()
             if kind in _INTEGERS:
                 integers[number] = self._zigzag()
+            elif kind == _STRUCT:
+                inner = self.struct(depth + 1)
+                integers |= {number * _INNER + field: value for field, value in inner.items()}
             else:
                 self._skip(kind, depth + 1)
         return integers
@@ -130,9 +148,13 @@ class _ColumnChunk:
         self._in_page = 0
         self._lost = False
 
-    def pages(self, data: bytes) -> list[int]:
-        """Returns the unpacked size of every page whose header ends within the next bytes."""
-        sizes = []
+    def pages(self, data: bytes) -> list[tuple[int, int]]:
+        """Returns the unpacked size and the values of each page whose header ends in some bytes.
+
+        Args:
+            data: The next bytes.
+        """
+        pages = []
         while data and not self._lost:
             # The rest of a page.
             passed = min(self._in_page, len(data))
@@ -156,8 +178,9 @@ class _ColumnChunk:
             data = data[reader.at - before :]
             self._header.clear()
             self._in_page = max(fields.get(_COMPRESSED_SIZE, 0), 0)
-            sizes.append(max(fields.get(_UNCOMPRESSED_SIZE, 0), 0))
-        return sizes
+            values = sum(max(fields.get(number, 0), 0) for number in _NUMBERS_OF_VALUES)
+            pages.append((max(fields.get(_UNCOMPRESSED_SIZE, 0), 0), values))
+        return pages
 
 
 class PageWatch(io.RawIOBase):
@@ -183,21 +206,30 @@ class PageWatch(io.RawIOBase):
         self._at = 0
         self._in_batch = 0
         self._max_batch_bytes = 0
+        self._values_in_batch = 0
+        self._max_values: int | None = None
+        self._flat_values = 0
         self.failure: Exception | None = None
 
-    def start_group(self, pages: int) -> None:
+    def start_group(self, pages: int, max_values: int | None = None, flat_values: int = 0) -> None:
         """Begins to watch: from now on only pages of a row group are read.
 
         Args:
             pages: Number of pages of maximum size that may be read for one batch of rows.
+            max_values: Maximum number of values in the pages that are read for one batch of rows:
+                in a list, a few bytes can stand for billions. None where no list is read, so that
+                the number of rows decides how many values are unpacked.
+            flat_values: Number of values up to which a page does not count, as it may be of a
+                column without lists.
         """
+        self._max_values, self._flat_values = max_values, flat_values
         self._chunks = {}
         self._max_batch_bytes = pages * self._max_page_bytes
         self.start_batch()
 
     def start_batch(self) -> None:
         """Begins to count the pages of the next batch of rows."""
-        self._in_batch = 0
+        self._in_batch = self._values_in_batch = 0
 
     def readable(self) -> bool:
         """Returns True."""
@@ -237,20 +269,26 @@ class PageWatch(io.RawIOBase):
         if self._chunks is not None and data:
             chunk = self._chunks.pop(start, None) or _ColumnChunk()
             self._chunks[self._at] = chunk
-            for size in chunk.pages(data):
-                self._check(size)
+            for size, values in chunk.pages(data):
+                self._check(size, values if values > self._flat_values else 0)
         return data
 
-    def _check(self, size: int) -> None:
+    def _check(self, size: int, values: int) -> None:
         self._in_batch += size
-        problem = ""
+        self._values_in_batch += values
+        problem, advice = "", _SMALLER_PAGES
         if size > self._max_page_bytes:
-            problem = f"a page of {size} bytes, more than the limit of {self._max_page_bytes}"
+            problem = f"a page of {size} bytes, more than the limit of {self._max_page_bytes}, "
+            problem += "which follows max_record_bytes"
         elif self._in_batch > self._max_batch_bytes:
             problem = f"pages of {self._in_batch} bytes for a few rows, more than the limit of "
-            problem += str(self._max_batch_bytes)
+            problem += f"{self._max_batch_bytes}, which follows max_record_bytes"
+        elif self._max_values is not None and self._values_in_batch > self._max_values:
+            problem = f"{self._values_in_batch} values in the pages for a few rows, more than the "
+            problem += f"limit of {self._max_values}"
+            advice = "write the file with shorter lists or smaller pages"
         if problem:
-            self.failure = PageTooLargeError(problem)
+            self.failure = PageTooLargeError(problem, advice)
             raise self.failure
 
     def close(self) -> None:

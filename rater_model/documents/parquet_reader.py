@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datarater.rater_model.documents import files
+from datarater.rater_model.documents.arrow_types import has_list
 from datarater.rater_model.documents.parquet_pages import PageTooLargeError, PageWatch
 from datarater.rater_model.documents.records import Reason
 from datarater.rater_model.documents.remote_file import RemoteFile
@@ -29,6 +30,11 @@ MAX_ROWS = 2**40
 BATCH_BYTES = 16 * 2**20
 """Approximate uncompressed bytes that are decoded at a time."""
 BATCH_ROWS = 1024
+MAX_LISTED_VALUES = (2**24, 2**26)
+"""Maximum number of values that are decoded at a time where lists are among the columns.
+
+The first is for the columns that scoring reads, the second for all columns of a file.
+"""
 _MIN_PAGE_BYTES = 64 * 2**20
 # Buffers of all columns together, and of one. What a buffer holds is counted as if it were unpacked
 # at once (`PageWatch`), so they are small.
@@ -57,14 +63,21 @@ class ParquetReader:
     Args:
         path: Local path or URL.
         page_bytes: Maximum unpacked size of a page.
+        max_values: Maximum numbers of values, as `MAX_LISTED_VALUES`.
 
     Raises:
         OSError: if the file cannot be read at all.
         BrokenParquetError: if the content is not a readable Parquet file.
     """
 
-    def __init__(self, path: str, page_bytes: int = _MIN_PAGE_BYTES) -> None:
+    def __init__(
+        self,
+        path: str,
+        page_bytes: int = _MIN_PAGE_BYTES,
+        max_values: tuple[int, int] = MAX_LISTED_VALUES,
+    ) -> None:
         self._path = path
+        self._max_values = max_values
         file = files.open_file(path)
         self._watch = PageWatch(file, page_bytes)
         footer = _footer(path, file)
@@ -118,6 +131,11 @@ class ParquetReader:
             raise BrokenParquetError(
                 f"the file is not a readable Parquet file: {one_line(error)}"
             ) from error
+
+    def _has_lists(self, column: str) -> bool:
+        """Returns whether a column, given by its name or dotted path, is or contains a list."""
+        name = column if column in self.schema.names else column.partition(".")[0]
+        return name in self.schema.names and has_list(self.schema.field(name).type)
 
     def leaves(self) -> list[str]:
         """Returns the dotted paths of all columns of strings and bytes, nested ones included."""
@@ -175,7 +193,14 @@ class ParquetReader:
         # column at the same row.
         claimed = self.group_bytes(group)
         batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * (last - row) // max(claimed, 1)))
-        self._watch.start_group(2 if columns is not None else 4)
+        names = self.schema.names if columns is None else columns
+        few, all_columns = self._max_values
+        max_values = None
+        if any(map(self._has_lists, names)):
+            max_values = all_columns if columns is None else few
+        # Among few columns those without lists have few values at a time.
+        flat_values = min(last - row, all_columns) if columns is None else 0
+        self._watch.start_group(2 if columns is not None else 4, max_values, flat_values)
         try:
             for batch in self._file.iter_batches(
                 batch_rows,
@@ -195,9 +220,8 @@ class ParquetReader:
             if isinstance(failure, PageTooLargeError):
                 self._watch.failure = None
                 raise BrokenParquetError(
-                    f"row group {group} has {failure}, which follows max_record_bytes: its "
-                    f"last {last - row} rows are lost; raise --max_record_bytes, or write the file "
-                    "with smaller pages",
+                    f"row group {group} has {failure}: its last {last - row} rows are lost; "
+                    f"{failure.advice}",
                     Reason.RECORD_TOO_LARGE,
                 ) from error
             raise BrokenParquetError(

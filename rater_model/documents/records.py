@@ -126,8 +126,8 @@ class Document:
             `MAX_NAME_CHARACTERS`) `sha256:` and the hex SHA-256 of the text in UTF-8. Keys need not
             be unique in a corpus.
         text: Text, never empty.
-        source: Name of the document's source; "" without one; canonical JSON if it is not a string;
-            cut to `MAX_NAME_CHARACTERS`.
+        source: Name of the document's source; "" without one, or for a Parquet list that is longer
+            than `MAX_NAME_CHARACTERS`; canonical JSON if it is not a string; cut to that length.
         position: Offset of the record (JSONL: its line) in the decompressed stream, in bytes; in a
             virtual split (see `Split`) plus a virtual offset; Parquet: number of the row in the
             file; ArrayRecord: number of the record.

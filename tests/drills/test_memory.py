@@ -27,6 +27,8 @@ EXPECTED: dict[str, dict[str, int]] = {
     "a Parquet text of 500 MB": {"record_too_large": 1, "scored": 2},
     "unused Parquet values of 500 MB": {"scored": 2},
     "a Parquet dictionary of 60 MB, repeated": {"scored": 100},
+    "a Parquet list of 150 million ids": {"record_too_large": 1},
+    "Parquet lists of half a million texts": {"scored": 2},
     "100 Parquet texts of 30 MB": {"record_too_large": 100},
     "5,000 Parquet columns": {"scored": 100},
     "a WARC header of 3 GB": {"record_corrupt": 1},

@@ -138,6 +138,25 @@ def _large_dictionary(path: Path) -> None:
     )
 
 
+def _listed_bomb(path: Path) -> None:
+    # A run of one number takes a few bytes, however long it is.
+    values = pa.array(np.ones(150_000_000, np.int8))
+    lists = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+    pq.write_table(pa.table({"text": ["a"], "id": lists, "source": lists}), path)
+
+
+def _long_lists(path: Path) -> None:
+    # Lists below the limit, of which each text would be copied.
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**20, np.int32)), ["y" * 2**20])
+    lists = pa.ListArray.from_arrays(pa.array([0, 2**19, 2**20], pa.int32()), texts)
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "id": lists, "source": lists}),
+        path,
+        store_schema=False,
+        dictionary_pagesize_limit=2**30,
+    )
+
+
 def _many_large_texts(path: Path) -> None:
     text = "\U0001f600" + "y" * 30 * MEBIBYTE
     with pq.ParquetWriter(
@@ -196,6 +215,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a Parquet text of 500 MB": ("g.parquet", _large_text),
     "unused Parquet values of 500 MB": ("h.parquet", _large_unused),
     "a Parquet dictionary of 60 MB, repeated": ("i.parquet", _large_dictionary),
+    "a Parquet list of 150 million ids": ("q.parquet", _listed_bomb),
+    "Parquet lists of half a million texts": ("r.parquet", _long_lists),
     "100 Parquet texts of 30 MB": ("j.parquet", _many_large_texts),
     "5,000 Parquet columns": ("k.parquet", _many_columns),
     "a WARC header of 3 GB": ("l.warc.gz", _large_warc_header),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datarater.rater_model.documents import files
+from datarater.rater_model.documents.arrow_types import min_json_characters
 from datarater.rater_model.documents.parquet import UNREADABLE_COLUMNS, Parquet
 from datarater.rater_model.documents.parquet_pages import PageTooLargeError, PageWatch
 from datarater.rater_model.documents.parquet_reader import (
@@ -154,6 +156,71 @@ def test_many_large_pages_for_a_few_rows_are_refused(tmp_path: Path) -> None:
         watch.start_batch()
         sizes.append(batch.num_rows)
     assert sizes == [1] * 6
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_lists_of_too_many_values_cost_their_rows_and_not_those_before(
+    tmp_path: Path, version: str
+) -> None:
+    path = tmp_path / "a.parquet"
+    lists = [[1], [1, 2], [1] * 50_000, [1]]
+    table = pa.table({"text": ["a", "b", "c", "d"], "id": lists, "n": range(4)})
+    pq.write_table(table, path, row_group_size=2, data_page_version=version)
+    assert path.stat().st_size < 4000
+    with ParquetReader(str(path), max_values=(1000, 2000)) as reader:
+        for columns in (["text", "id"], ["id"], None):
+            assert [batch.num_rows for _, batch in reader.batches(0, columns)] == [2]
+            with pytest.raises(BrokenParquetError, match=r"5000\d values in the pages") as raised:
+                list(reader.batches(1, columns))
+            assert raised.value.reason is Reason.RECORD_TOO_LARGE
+        assert [batch.num_rows for _, batch in reader.batches(1, ["text", "n"])] == [2]
+
+
+def test_flat_columns_have_any_number_of_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = 5000
+    table = pa.table({"text": ["a"] * rows, "source": ["s"] * rows, "id": [[1]] * rows})
+    pq.write_table(table, path, max_rows_per_page=rows)
+    with ParquetReader(str(path), max_values=(100, rows)) as reader:
+        assert sum(batch.num_rows for _, batch in reader.batches(0, ["text", "source"])) == rows
+        assert sum(batch.num_rows for _, batch in reader.batches(0)) == rows
+
+
+def test_a_list_that_is_too_long_for_an_id_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    names = [["a", "b"], ["c"] * 3000, ["d" * 20_000], [], None]
+    pairs = [[("k", [1, 2])], [("k", [1] * 5000)], [], [("k", None)], None]
+    table = pa.table(
+        {
+            "text": list("abcde"),
+            "id": pa.array(names),
+            "source": pa.array(pairs, pa.map_(pa.string(), pa.list_(pa.int8()))),
+        }
+    )
+    pq.write_table(table, path)
+    documents = [one for one in read_file(str(path)) if isinstance(one, Document)]
+    assert [one.key for one in documents if not one.key.startswith("sha256:")] == ['["a","b"]']
+    sources = [one.source for one in documents]
+    assert sources == ['[["k",[1,2]]]', "", "[]", '[["k",null]]', ""]
+    plain = [len(json.dumps(value, separators=(",", ":"))) for value in names]
+    bounds = min_json_characters(pa.array(names)).tolist()
+    assert all(bound <= number for bound, number in zip(bounds, plain, strict=True))
+    assert [bound > 4096 for bound in bounds] == [False, True, True, False, False]
+
+
+def test_a_row_that_expands_to_too_much_is_copied_without_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1400, pa.int32()), ["y" * 2**17])
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 1399, 1400], pa.int32()), texts)
+    table = pa.table({"text": ["a", "b", "c"], "more": lists, "n": [1, 2, 3]})
+    pq.write_table(table, path, store_schema=False)
+    options = ReadOptions(max_record_bytes=2**20)
+    batches = [batch for _, batch in Parquet().read_tables(Split(str(path), "parquet"), options)]
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [(row["text"], row["n"]) for row in rows] == [("a", 1), ("b", 2), ("c", 3)]
+    assert [row["more"] and len(row["more"]) for row in rows] == [1, None, 1]
+    named = [(batch.schema.metadata or {}).get(UNREADABLE_COLUMNS) for batch in batches]
+    assert named == [None, b"more", None]
 
 
 def test_the_limit_of_a_page_follows_that_of_a_record() -> None:
