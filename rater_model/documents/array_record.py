@@ -1,8 +1,8 @@
 """Reads ArrayRecord files of `tf.train.Example`, as TensorFlow Datasets prepares them.
 
 Positions are the numbers of the records. The library reads local files: a remote shard is first
-fetched into a temporary file, and is one split. The library unpacks a record as a whole before its
-size is known: memory is bounded by a few of the largest records, not by `max_record_bytes`.
+fetched into a temporary file, and is one split. The library unpacks a chunk of records as a whole;
+what it unpacks to is looked up before (`datarater.rater_model.documents.riegeli`).
 
 Source: github.com/google/array_record.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 import re
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 from datarater.rater_model.documents.remote_file import WHOLE
+from datarater.rater_model.documents.riegeli import ChunkIndex, UnsafeFileError
 from datarater.rater_model.documents.sniffing import FileHead
 from datarater.rater_model.documents.store_errors import one_line
 from datarater.rater_model.documents.tfrecord import ExampleFormat, read_example
@@ -37,6 +39,8 @@ _MAGIC = bytes.fromhex("83af70d10d884a3f0000000000000000")
 _SYSTEM_CALL_FAILED = re.compile(r"\b\w+\(\) failed: ")
 _BATCH_BYTES = 2**22
 _BATCH_RECORDS = 256
+_MIN_CHUNK_BYTES = 64 * 2**20
+_MAX_FOOTER_BYTES = 64 * 2**20
 
 
 class BrokenArrayRecordError(Exception):
@@ -44,8 +48,11 @@ class BrokenArrayRecordError(Exception):
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def _opened(path: str) -> Iterator[tuple[Any, ChunkIndex]]:
     """Opens a file with the library's reader.
+
+    Yields:
+        The reader and the file's chunks.
 
     Raises:
         BrokenArrayRecordError: if the content of the file cannot be read.
@@ -68,6 +75,15 @@ def _opened(path: str) -> Iterator[Any]:
             copy.flush()
             local = copy.name
 
+        descriptor = os.open(local, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        try:
+            chunks = ChunkIndex.of(descriptor, _MAX_FOOTER_BYTES)
+        except UnsafeFileError as error:
+            raise BrokenArrayRecordError(
+                f"the file cannot be read in bounded memory: {error}"
+            ) from error
+
         # One thread: workers are scaled by processes.
         reader = array_record_module.ArrayRecordReader(
             local, "readahead_buffer_size:0,max_parallelism:0"
@@ -83,7 +99,9 @@ def _opened(path: str) -> Iterator[Any]:
                 ) from error
             # A file that is cut where its first block ends reads like one without records.
             raise BrokenArrayRecordError("the file is cut off: it has no footer")
-        yield reader
+        if chunks is None:
+            raise BrokenArrayRecordError("the footer is not one that ArrayRecord writes")
+        yield reader, chunks
 
 
 def is_file_system_failure(error: Exception) -> bool:
@@ -138,6 +156,30 @@ def _batch(reader: Any, start: int, end: int, options: ReadOptions) -> Iterator[
             yield read_example(data, index, options), len(data)
 
 
+def max_chunk_bytes(max_record_bytes: int) -> int:
+    """Returns the maximum unpacked size of a chunk: 4 records of maximum size, at least 64 MiB."""
+    return max(_MIN_CHUNK_BYTES, 4 * max_record_bytes)
+
+
+def _too_large(start: int, end: int, chunks: ChunkIndex, limit: int) -> BadRecord:
+    """Returns the bad record for a chunk that is too large, from a record on.
+
+    Args:
+        start: Number of the first record that is left of the chunk.
+        end: Number of the record at which the split ends.
+        chunks: The chunks of the file.
+        limit: Maximum unpacked size of a chunk in bytes.
+    """
+    number = start // chunks.records_per_chunk
+    lost = min(end, (number + 1) * chunks.records_per_chunk) - start
+    detail = (
+        f"the chunk of the record unpacks to {chunks.memory(number)} bytes, more than the limit of "
+        f"{limit}, which follows max_record_bytes: its records are lost; raise --max_record_bytes, "
+        "or write the file with a smaller group_size"
+    )
+    return BadRecord(start, Reason.RECORD_TOO_LARGE, detail, b"", lost)
+
+
 class ArrayRecord(ExampleFormat):
     """ArrayRecord files, written as TFRecord."""
 
@@ -172,18 +214,23 @@ class ArrayRecord(ExampleFormat):
         """
         head = read_head(split.path, EXCERPT_BYTES)
         try:
-            with _opened(split.path) as reader:
+            with _opened(split.path) as (reader, chunks):
                 total = reader.num_records()
                 end = total if split.end is None else min(split.end, total)
 
+                limit = max_chunk_bytes(options.max_record_bytes)
                 start, step = split.start, 1
                 while start < end:
-                    stop, unpacked = min(start + step, end), 0
+                    stop, unpacked = chunks.fitting(start, min(start + step, end), limit), 0
+                    if stop == start:
+                        bad = _too_large(start, end, chunks, limit)
+                        yield bad
+                        start += bad.records
+                        continue
                     for record, size in _batch(reader, start, stop, options):
                         unpacked += size
                         yield record
-                    # The size of a record is known once it is unpacked: a file of bombs is read one
-                    # by one.
+                    # The records of a batch are in memory together.
                     fitting = _BATCH_BYTES * (stop - start) // max(unpacked, 1)
                     start, step = stop, max(1, min(_BATCH_RECORDS, 2 * step, fitting))
         except BrokenArrayRecordError as error:
@@ -196,7 +243,7 @@ class ArrayRecord(ExampleFormat):
             OSError: if the file cannot be read, or the library is not installed.
         """
         try:
-            with _opened(path) as reader:
+            with _opened(path) as (reader, _):
                 return int(reader.num_records())
         except BrokenArrayRecordError:
             return 0

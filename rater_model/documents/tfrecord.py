@@ -53,7 +53,16 @@ class NotAnExampleError(ValueError):
     """A record's data is not a `tf.train.Example`."""
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """Returns the integer of a varint, and the place after it.
+
+    Args:
+        data: Bytes with the varint.
+        at: Place where it begins.
+
+    Raises:
+        NotAnExampleError: if it has no end.
+    """
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -66,20 +75,24 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _wire(data: bytes) -> Iterator[tuple[int, int, Any]]:
-    """Yields the fields of a protocol buffer: number, wire type, value."""
+def wire_fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
+    """Yields the fields of a protocol buffer: number, wire type, value.
+
+    Raises:
+        NotAnExampleError: if the data is not a protocol buffer.
+    """
     at = 0
     while at < len(data):
-        tag, at = _varint(data, at)
+        tag, at = varint(data, at)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            value, at = _varint(data, at)
+            value, at = varint(data, at)
             yield number, kind, value
             continue
 
         # The other wire types are a number of bytes.
         if kind == _BYTES:
-            size, at = _varint(data, at)
+            size, at = varint(data, at)
         elif kind in (_FIXED_32, _FIXED_64):
             size = 4 if kind == _FIXED_32 else 8
         else:
@@ -97,11 +110,11 @@ def _signed(value: int) -> int:
 def _values(feature: bytes) -> list[Any]:
     """Returns the values of a feature: bytes, floats or integers."""
     values: list[Any] = []
-    for number, kind, payload in _wire(feature):
+    for number, kind, payload in wire_fields(feature):
         if kind != _BYTES or number not in (1, 2, 3):
             raise NotAnExampleError("a feature is not a list of bytes, floats or integers")
 
-        for inner, inner_kind, value in _wire(payload):
+        for inner, inner_kind, value in wire_fields(payload):
             if inner != 1:
                 raise NotAnExampleError("a list has an unknown field")
             if number == 1 and inner_kind == _BYTES:
@@ -113,7 +126,7 @@ def _values(feature: bytes) -> list[Any]:
             elif number == 3 and inner_kind == _BYTES:
                 at = 0
                 while at < len(value):
-                    one, at = _varint(value, at)
+                    one, at = varint(value, at)
                     values.append(_signed(one))
             else:
                 raise NotAnExampleError("a value is not of its list's kind")
@@ -127,16 +140,16 @@ def parse_example(data: bytes) -> dict[str, list[Any]]:
         NotAnExampleError: if the data is not an example.
     """
     parsed: dict[str, list[Any]] = {}
-    for number, kind, features in _wire(data):
+    for number, kind, features in wire_fields(data):
         if number != 1 or kind != _BYTES:
             raise NotAnExampleError("it has a field other than features")
-        for entry_number, entry_kind, entry in _wire(features):
+        for entry_number, entry_kind, entry in wire_fields(features):
             if entry_number != 1 or entry_kind != _BYTES:
                 raise NotAnExampleError("the features are not a map")
 
             # An entry of a map is a message with a key and a value.
             name, feature = "", b""
-            for part, part_kind, value in _wire(entry):
+            for part, part_kind, value in wire_fields(entry):
                 if part_kind != _BYTES or part not in (1, 2):
                     raise NotAnExampleError("a feature has no name")
                 if part == 1:

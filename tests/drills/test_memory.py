@@ -34,6 +34,8 @@ EXPECTED: dict[str, dict[str, int]] = {
     "a WARC header of 3 GB": {"record_corrupt": 1},
     "a WARC record of 3 GB": {"record_too_large": 1},
     "a TFRecord of 3 GB": {"record_too_large": 1, "record_corrupt": 1},
+    "an ArrayRecord of 1 GB": {"record_too_large": 1, "record_corrupt": 2},
+    "ArrayRecord chunks of 1.2 GB": {"record_too_large": 80},
     "a plain text of 3 GB": {"record_too_large": 1},
 }
 

@@ -200,6 +200,25 @@ def _large_tfrecord(path: Path) -> None:
     _gzipped(path, (part for parts in ([header, checksum], _zeros(3001)) for part in parts))
 
 
+def _write_array_record(path: Path, records: Iterator[bytes], options: str) -> None:
+    from array_record.python import array_record_module  # type: ignore[import-untyped]
+
+    writer = array_record_module.ArrayRecordWriter(str(path), options)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def _large_array_record(path: Path) -> None:
+    large = b"a" * 1000 * MEBIBYTE
+    _write_array_record(path, iter([b"first", large, b"last"]), "group_size:1,zstd")
+
+
+def _array_record_chunk(path: Path) -> None:
+    record = b"a" * 30 * MEBIBYTE
+    _write_array_record(path, (record for _ in range(80)), "group_size:40,zstd")
+
+
 def _large_plain_text(path: Path) -> None:
     _gzipped(path, _zeros(3000))
 
@@ -222,6 +241,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a WARC header of 3 GB": ("l.warc.gz", _large_warc_header),
     "a WARC record of 3 GB": ("m.warc.gz", _large_warc_content),
     "a TFRecord of 3 GB": ("n.tfrecord.gz", _large_tfrecord),
+    "an ArrayRecord of 1 GB": ("s.array_record", _large_array_record),
+    "ArrayRecord chunks of 1.2 GB": ("t.array_record", _array_record_chunk),
     "a plain text of 3 GB": ("o.txt.gz", _large_plain_text),
 }
 
