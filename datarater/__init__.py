@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from datarater.pipelines.errors import CurationError
     from datarater.pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocuments
     from datarater.rater_model.checkpoint import CheckpointError, load_rater
-    from datarater.rater_model.scorer import ScoredTexts, Scorer
+    from datarater.rater_model.ngram_scorer import make_scorer
+    from datarater.rater_model.scorer import Scorer
     from datarater.rater_model.scoring_options import ScoringOptions
+    from datarater.rater_model.text_scorer import ScoredTexts
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "curate",
     "load_rater",
+    "make_scorer",
     "read_scores",
     "score",
     "select",
@@ -49,11 +52,12 @@ _MODULES = {
     "KeepTop": "datarater.pipelines.transforms",
     "RaterModelHandler": "datarater.pipelines.transforms",
     "ScoreDocuments": "datarater.pipelines.transforms",
-    "ScoredTexts": "datarater.rater_model.scorer",
+    "ScoredTexts": "datarater.rater_model.text_scorer",
     "Scorer": "datarater.rater_model.scorer",
     "ScoringOptions": "datarater.rater_model.scoring_options",
     "curate": "datarater.api",
     "load_rater": "datarater.rater_model.checkpoint",
+    "make_scorer": "datarater.rater_model.ngram_scorer",
     "read_scores": "datarater.api",
     "score": "datarater.api",
     "select": "datarater.api",

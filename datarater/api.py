@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from datarater.pipelines.bad_splits import FAIL, ON_BAD_SPLIT
 from datarater.pipelines.commands import printing, requests, running
 from datarater.pipelines.commands.flags import (
+    DEFAULT_AGREEMENT,
     DEFAULT_REPORT_TEXTS,
     DEFAULT_SHARD_BYTES,
     DEFAULT_SPLIT_BYTES,
@@ -55,6 +56,8 @@ def curate(
     max_rejected_fraction: float = 1.0,
     on_bad_split: str = FAIL,
     append: bool = False,
+    student: PathLike | None = None,
+    agreement: float = DEFAULT_AGREEMENT,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -75,6 +78,10 @@ def curate(
         on_bad_split: What happens with a file that cannot be read, and with a split that repeatedly
             ends its worker: `"fail"` ends the run, `"reject"` rejects it whole.
         append: Whether input files may be new to the run folder, and others left out.
+        student: Student of the rater, which scores every document first; the rater scores those of
+            which it is in doubt. With `keep_fraction`.
+        agreement: With a student: share, on average, of the documents that the rater alone would
+            keep among those kept.
         local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
         progress: Whether to print progress lines.
@@ -114,6 +121,8 @@ def curate(
         on_bad_split,
         append,
     )
+    if student is not None:
+        to_score = requests.with_student(to_score, student, request, agreement, execution)
     return _run(Work(to_score, request), execution, progress)
 
 

@@ -63,6 +63,11 @@ COMMANDS = {
         "Show what a rater looks at and which groups it drops.",
         "train",
     ),
+    "distil": Command(
+        "datarater.meta_training.distil.command",
+        "Fit a fast student to a rater's scores, alone or as a first pass.",
+        "train",
+    ),
     "demo": Command(
         "datarater.meta_training.demo.demo",
         "Meta-train a small rater on a built-in corpus and curate the corpus with it.",

@@ -55,8 +55,9 @@ from datarater.rater_model.checkpoint import CheckpointError, load_rater
 from datarater.rater_model.documents.json_lines import SCORE_FIELD
 from datarater.rater_model.documents.jsonl import document_of, field_getter, key_of, source_of
 from datarater.rater_model.documents.records import BadRecord, ReadOptions
-from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.ngram_scorer import make_scorer
 from datarater.rater_model.scoring_options import ScoringOptions, limit_cpu_threads
+from datarater.rater_model.text_scorer import TextScorer
 
 TOKENS_FIELD = "datarater_tokens"
 _KEYS_TOGETHER = 512
@@ -90,7 +91,7 @@ def _fields_of(element: Any) -> dict[str, Any] | None:
     return None
 
 
-class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
+class RaterModelHandler(ModelHandler[Any, PredictionResult, TextScorer]):
     """A rater for Beam's `RunInference`.
 
     An example is a text, or a mapping or row with a text in a field. Each example becomes a
@@ -126,7 +127,7 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
         self._read = ReadOptions(text_field=text_field)
         self._scoring = scoring
 
-    def load_model(self) -> Scorer:
+    def load_model(self) -> TextScorer:
         """Loads the rater, once per process.
 
         Raises:
@@ -134,12 +135,12 @@ class RaterModelHandler(ModelHandler[Any, PredictionResult, Scorer]):
         """
         limit_cpu_threads()
         try:
-            return Scorer(load_rater(self._rater), self._scoring)
+            return make_scorer(load_rater(self._rater), self._scoring)
         except (CheckpointError, OSError) as error:
             raise CurationError(f"rater: {error}") from error
 
     def run_inference(
-        self, batch: Sequence[Any], model: Scorer, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Any], model: TextScorer, inference_args: dict[str, Any] | None = None
     ) -> Iterator[PredictionResult]:
         """Scores a batch of examples.
 

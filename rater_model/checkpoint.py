@@ -2,14 +2,16 @@
 
 A checkpoint is a folder on the local disk or on any fsspec file system:
 
-    rater.json           format version, shape, tokenizer kind, digests of the other files,
-                         statistics of the scores on a reference sample, provenance
+    rater.json           format version, kind and shape, tokenizer kind, digests of the other
+                         files, statistics of the scores on a reference sample, provenance
     params.safetensors   the parameters
     tokenizer.json       the tokenizer
     recommendation.json  the share to keep that an evaluation found best, if one did; it is not part
                          of the rater and of its digest
 
-Nothing in it is pickled. JAX and Flax load with the first parameters: selecting needs neither.
+Nothing in it is pickled. A rater without a kind is a transformer (`RaterConfig`); the kind `ngram`
+is a student (`NgramConfig`), whose parameters include the scores of its held-out documents. JAX and
+Flax load with the first parameters of a transformer: selecting and students need neither.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from fsspec.implementations.local import LocalFileSystem
 from datarater.rater_model.atomic_files import replacing
 from datarater.rater_model.documents.files import file_system_of
 from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.rater_model.ngram_rater import KIND as NGRAM
+from datarater.rater_model.ngram_rater import NgramConfig
 from datarater.rater_model.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 if TYPE_CHECKING:
@@ -73,8 +77,8 @@ class RaterCheckpoint:
     """A rater with everything that scoring needs.
 
     Attributes:
-        config: Shape of the rater.
-        params: Parameters, a nested dict of arrays.
+        config: Shape of the rater, whose class is its kind.
+        params: Parameters, a nested dict of arrays; of a student, a dict by names in the file.
         tokenizer: Tokenizer of the rater.
         statistics: Statistics of the scores on a reference sample.
         recommended_discard_fraction: Best fraction to discard according to an evaluation, or None.
@@ -82,7 +86,7 @@ class RaterCheckpoint:
         digest: SHA-256 over everything above; empty until the checkpoint has been saved or loaded.
     """
 
-    config: RaterConfig
+    config: RaterConfig | NgramConfig
     params: Params
     tokenizer: Tokenizer
     statistics: ScoreStatistics = ScoreStatistics()
@@ -128,9 +132,11 @@ def _canonical(values: dict[str, Any]) -> bytes:
 
 def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
     """Returns the content of each file and the checkpoint's digest."""
-    import flax.traverse_util
+    flat = checkpoint.params
+    if not isinstance(checkpoint.config, NgramConfig):
+        import flax.traverse_util
 
-    flat = flax.traverse_util.flatten_dict(checkpoint.params, sep="/")
+        flat = flax.traverse_util.flatten_dict(flat, sep="/")
     arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     files = {
         PARAMS_FILE: safetensors.numpy.save(arrays),
@@ -173,20 +179,9 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
         CheckpointError: if the path exists and is not a rater checkpoint: nothing is overwritten.
         OSError: if the folder cannot be written.
     """
+    is_checkpoint = check_replaceable(path)
     files, digest = _serialise(checkpoint)
     file_system, folder = file_system_of(os.fspath(path))
-
-    # Only a checkpoint or an empty folder may be replaced.
-    is_checkpoint = file_system.exists(f"{folder}/{RATER_FILE}")
-    if (
-        file_system.exists(folder)
-        and not is_checkpoint
-        and (file_system.isfile(folder) or file_system.ls(folder))
-    ):
-        raise CheckpointError(
-            f"{path} exists and is not a rater checkpoint; choose another folder or remove it"
-        )
-
     if isinstance(file_system, LocalFileSystem):
         _replace_local_folder(Path(folder), files)
     else:
@@ -196,6 +191,32 @@ def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> Rat
         for name in (PARAMS_FILE, TOKENIZER_FILE, RATER_FILE):
             file_system.pipe_file(f"{folder}/{name}", files[name])
     return dataclasses.replace(checkpoint, digest=digest)
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> bool:
+    """Refuses a folder that a checkpoint must not replace; only a checkpoint or nothing may be.
+
+    Args:
+        path: Folder to write: local, or any fsspec URL.
+
+    Returns:
+        Whether a checkpoint is there.
+
+    Raises:
+        CheckpointError: if the path exists and is not a rater checkpoint.
+        OSError: if the file system fails.
+    """
+    file_system, folder = file_system_of(os.fspath(path))
+    is_checkpoint = bool(file_system.exists(f"{folder}/{RATER_FILE}"))
+    if (
+        file_system.exists(folder)
+        and not is_checkpoint
+        and (file_system.isfile(folder) or file_system.ls(folder))
+    ):
+        raise CheckpointError(
+            f"{path} exists and is not a rater checkpoint; choose another folder or remove it"
+        )
+    return is_checkpoint
 
 
 def _replace_local_folder(folder: Path, files: dict[str, bytes]) -> None:
@@ -236,10 +257,6 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
             a digest does not match, or the parameters do not fit the shape; the message says which.
         OSError: if the file system fails.
     """
-    import flax.traverse_util
-
-    from datarater.rater_model.rater import RaterConfig, initialise_rater_shapes
-
     values, digest = _read_description(path)
 
     # The other files, by their digests.
@@ -251,7 +268,7 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
             )
 
     try:
-        config = RaterConfig.from_json(values["rater"])
+        config = _config(values["rater"])
         tokenizer = load_tokenizer(values["tokenizer"]["kind"], contents[TOKENIZER_FILE])
         statistics = _statistics(values)
     except (KeyError, TypeError, ValueError, TokenizerError) as error:
@@ -259,26 +276,52 @@ def load_rater(path: str | os.PathLike[str]) -> RaterCheckpoint:
 
     # The parameters must have exactly the shapes that the config describes.
     flat = safetensors.numpy.load(contents[PARAMS_FILE])
-    expected = {
-        name: leaf.shape
-        for name, leaf in flax.traverse_util.flatten_dict(
-            initialise_rater_shapes(config), sep="/"
-        ).items()
-    }
-    if {name: array.shape for name, array in flat.items()} != expected:
+    if {name: array.shape for name, array in flat.items()} != _shapes(config):
         raise CheckpointError(
             f"{path}/{PARAMS_FILE} does not have the parameters of the shape in {RATER_FILE}"
         )
 
     return RaterCheckpoint(
         config=config,
-        params=flax.traverse_util.unflatten_dict(flat, sep="/"),
+        params=_params(config, flat),
         tokenizer=tokenizer,
         statistics=statistics,
         recommended_discard_fraction=values["recommended_discard_fraction"],
         provenance=values["provenance"],
         digest=digest,
     )
+
+
+def _config(values: dict[str, Any]) -> RaterConfig | NgramConfig:
+    if values.get("kind") == NGRAM:
+        return NgramConfig.from_json(values)
+
+    from datarater.rater_model.rater import RaterConfig
+
+    return RaterConfig.from_json(values)
+
+
+def _shapes(config: RaterConfig | NgramConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a rater's parameters by their names in the file."""
+    if isinstance(config, NgramConfig):
+        return config.shapes()
+
+    import flax.traverse_util
+
+    from datarater.rater_model.rater import initialise_rater_shapes
+
+    leaves = flax.traverse_util.flatten_dict(initialise_rater_shapes(config), sep="/")
+    return {name: leaf.shape for name, leaf in leaves.items()}
+
+
+def _params(config: RaterConfig | NgramConfig, flat: dict[str, np.ndarray]) -> Params:
+    """Returns the parameters as their scorer takes them: those of a student by name."""
+    if isinstance(config, NgramConfig):
+        return flat
+
+    import flax.traverse_util
+
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def load_statistics(path: str | os.PathLike[str]) -> tuple[str, ScoreStatistics]:

@@ -16,10 +16,9 @@ model wait in the queue of the device, so that the device waits for Python as li
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,29 +26,15 @@ import jax
 import numpy as np
 
 from datarater.rater_model.checkpoint import RaterCheckpoint
-from datarater.rater_model.rater import score_tokens
+from datarater.rater_model.rater import RaterConfig, score_tokens
 from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.text_scorer import PendingScores, ScoredTexts, TextScorer, check_texts
 
 _MIN_BUCKET = 64
 # Batches that wait for a device that is not a CPU: one to compute, one to tokenize meanwhile.
 _BATCHES_AHEAD = 2
 # Compiled once per shape, for all scorers of the process.
 _score_tokens = jax.jit(score_tokens, static_argnums=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoredTexts:
-    """Scores of N texts.
-
-    Attributes:
-        scores_N: Scores, float32; not finite where the rater's arithmetic overflowed, NaN for a
-            text without tokens.
-        tokens_N: Tokens of each whole text, int64, including those that `max_windows`
-            left unscored.
-    """
-
-    scores_N: np.ndarray
-    tokens_N: np.ndarray
 
 
 def bucket_lengths(window: int) -> tuple[int, ...]:
@@ -128,38 +113,6 @@ class _Running:
         return ScoredTexts(scores_N=scores_N, tokens_N=self.tokens_N)
 
 
-@dataclasses.dataclass(frozen=True)
-class PendingScores:
-    """The scores of texts that were given to a scorer (`Scorer.submit`).
-
-    Attributes:
-        result: Waits for the scores; raises what the tokenizer or the model raised.
-    """
-
-    result: Callable[[], ScoredTexts]
-
-
-class TextScorer(abc.ABC):
-    """Whatever scores texts: a rater's `Scorer`, or what a test puts in its place.
-
-    Attributes:
-        digest: Digest of the rater.
-        batches_ahead: Number of batches to submit before waiting for the first one's scores.
-    """
-
-    digest: str
-    batches_ahead: int = 0
-
-    @abc.abstractmethod
-    def score(self, texts: Sequence[str]) -> ScoredTexts:
-        """Returns the scores and token counts of any number of texts, in the same order."""
-
-    def submit(self, texts: Sequence[str]) -> PendingScores:
-        """Begins to score texts; here, scores them before it returns."""
-        scored = self.score(texts)
-        return PendingScores(lambda: scored)
-
-
 class Scorer(TextScorer):
     """Scores texts with a rater; safe to share between threads.
 
@@ -177,6 +130,9 @@ class Scorer(TextScorer):
         digest: Digest of the rater.
         batches_ahead: Number of batches to submit before waiting for the first one's scores.
 
+    Raises:
+        TypeError: if the rater is not a transformer.
+
     Example:
         >>> scorer = Scorer(load_rater("demo_output/rater"))  # doctest: +SKIP
         >>> scorer.score(["A sentence with something to say."]).scores_N  # doctest: +SKIP
@@ -190,19 +146,22 @@ class Scorer(TextScorer):
         *,
         batches_ahead: int | None = None,
     ) -> None:
+        config = checkpoint.config
+        if not isinstance(config, RaterConfig):
+            raise TypeError("the rater is not a transformer; use make_scorer")
         self.options = options or ScoringOptions()
         self.digest = checkpoint.digest
         self._tokenizer = checkpoint.tokenizer
-        self._window = checkpoint.config.window
+        self._window = config.window
         self._center = checkpoint.statistics.center
         self._buckets = bucket_lengths(self._window)
         self._given_ahead = batches_ahead
 
         # What training alone needs is switched off.
         transformer = dataclasses.replace(
-            checkpoint.config.transformer, dtype=self.options.dtype, rematerialise_blocks=False
+            config.transformer, dtype=self.options.dtype, rematerialise_blocks=False
         )
-        self._config = dataclasses.replace(checkpoint.config, transformer=transformer)
+        self._config = dataclasses.replace(config, transformer=transformer)
         self._start(checkpoint.params)
 
     def _start(self, params: Any) -> None:
@@ -266,7 +225,7 @@ class Scorer(TextScorer):
 
     def _run(self, texts: Sequence[str]) -> _Running:
         """Cuts texts into windows and begins all calls of the model."""
-        _check_texts(texts)
+        check_texts(texts)
         tokens_N = np.zeros(len(texts), np.int64)
         owners: list[int] = []
         lengths: list[int] = []
@@ -324,17 +283,3 @@ class Scorer(TextScorer):
     def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> jax.Array:
         """Calls the model, which returns before the device has computed."""
         return _score_tokens(self._config, self._params, tokens_BxL, length_B)
-
-
-def _check_texts(texts: Sequence[str]) -> None:
-    """Raises a TypeError unless the argument is a sequence of strings.
-
-    A string is a sequence of strings too: its characters would be scored one by one.
-    """
-    if isinstance(texts, str | bytes):
-        raise TypeError(
-            f"score takes a list of texts, not a single {type(texts).__name__}; write score([text])"
-        )
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"text {index} is of type {type(text).__name__}, not str")

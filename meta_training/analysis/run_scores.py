@@ -32,10 +32,12 @@ class RunInputs:
     Attributes:
         files: Paths of the input files.
         read: How their records were read.
+        has_student: Whether a student gave some of the scores (`datarater curate --student`).
     """
 
     files: tuple[str, ...]
     read: ReadOptions
+    has_student: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_inputs(run: str) -> RunInputs:
         raise FlagError(
             f"--run {run}: the plan cannot be read ({error}); give --pool FILES as well"
         ) from error
-    return RunInputs(files, read)
+    return RunInputs(files, read, identity.get("cascade") is not None)
 
 
 def _identities(run: str) -> Iterator[dict[str, Any]]:

@@ -377,6 +377,7 @@ class Trainer:
     def _costs(self) -> Costs:
         from datarater.meta_training.evaluate.gains import forward_flops, training_flops
         from datarater.rater_model.checkpoint import load_rater
+        from datarater.rater_model.ngram_rater import NgramConfig
 
         evaluation, vocabulary = self._evaluation, self._data.tokenizer.vocabulary_size
         small, length = evaluation.arms.model.transformer, evaluation.arms.protocol.length
@@ -384,7 +385,12 @@ class Trainer:
         scoring = dict.fromkeys(OF_SMALL_MODEL, of_small)
         if RATER in evaluation.arms.names:
             config = load_rater(self._arms.rater(evaluation.first_seed)).config
-            scoring[RATER] = forward_flops(config.transformer, config.window)
+            # An n-gram rater adds one weight of each order per token.
+            scoring[RATER] = (
+                float(len(config.orders))
+                if isinstance(config, NgramConfig)
+                else forward_flops(config.transformer, config.window)
+            )
         model = evaluation.model.transformer
         return Costs(training_flops(model, evaluation.protocol.length, vocabulary), scoring)
 

@@ -56,12 +56,12 @@ def rater_scores(
         report: Reports the share that is done.
     """
     from datarater.rater_model.checkpoint import load_rater
-    from datarater.rater_model.scorer import Scorer
+    from datarater.rater_model.ngram_scorer import make_scorer
     from datarater.rater_model.scoring_options import ScoringOptions
 
     checkpoint = load_rater(rater)
     cap = checkpoint.statistics.max_windows or ScoringOptions().max_windows
-    scorer = Scorer(checkpoint, ScoringOptions(max_windows=cap))
+    scorer = make_scorer(checkpoint, ScoringOptions(max_windows=cap))
     texts = iter(texts)
     scores = [np.zeros(0)]
     while part := list(islice(texts, _TEXTS)):

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_BYTES = 256
+from datarater.rater_model.byte_ngrams import BYTES, grams, utf8
+
 _MAX_ORDER = 3  # a table of 256 ** 3 counts takes 128 MiB; 256 ** 4 would take 32 GiB
 
 
@@ -63,20 +64,20 @@ class NgramFilter:
         Raises:
             ValueError: If the texts contain no byte.
         """
-        counts = [np.zeros(_BYTES**order, dtype=np.int64) for order in range(1, self.order + 1)]
+        counts = [np.zeros(BYTES**order, dtype=np.int64) for order in range(1, self.order + 1)]
         for text in texts:
-            bytes_L = _utf8(text)
+            bytes_L = utf8(text)
             for order, counts_G in enumerate(counts, start=1):
-                grams_M, times_M = np.unique(_grams(bytes_L, order), return_counts=True)
+                grams_M, times_M = np.unique(grams(bytes_L, order), return_counts=True)
                 counts_G[grams_M] += times_M
         if not counts[0].any():
             raise ValueError("the target set is empty: a filter needs text to be fitted to")
 
         self._log_probabilities = []
         for counts_G in counts:
-            counts_HxB = counts_G.reshape(-1, _BYTES)
+            counts_HxB = counts_G.reshape(-1, BYTES)
             total_Hx1 = counts_HxB.sum(axis=1, keepdims=True)
-            probability_HxB = (counts_HxB + self.alpha) / (total_Hx1 + _BYTES * self.alpha)
+            probability_HxB = (counts_HxB + self.alpha) / (total_Hx1 + BYTES * self.alpha)
             self._log_probabilities.append(np.log(probability_HxB).reshape(-1))
         return self
 
@@ -95,15 +96,15 @@ class NgramFilter:
         """
         if not self._log_probabilities:
             raise RuntimeError("call fit() with the target set before score()")
-        bytes_L = _utf8(text)
+        bytes_L = utf8(text)
         if not len(bytes_L):
             raise ValueError("an empty text has no mean log-probability")
 
         total = 0.0
         for order in range(1, self.order):
             # The byte at index order - 1 has a history of order - 1 bytes.
-            total += float(self._log_probabilities[order - 1][_grams(bytes_L[:order], order)].sum())
-        total += float(self._log_probabilities[self.order - 1][_grams(bytes_L, self.order)].sum())
+            total += float(self._log_probabilities[order - 1][grams(bytes_L[:order], order)].sum())
+        total += float(self._log_probabilities[self.order - 1][grams(bytes_L, self.order)].sum())
         return total / len(bytes_L)
 
     def score_all(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -123,18 +124,3 @@ def unigram_filter(texts: Iterable[str], alpha: float = 0.1) -> NgramFilter:
 def bigram_filter(texts: Iterable[str], alpha: float = 0.1) -> NgramFilter:
     """Returns a filter by pairs of adjacent bytes, fitted to `texts`; see `NgramFilter`."""
     return NgramFilter(order=2, alpha=alpha).fit(texts)
-
-
-def _utf8(text: str) -> NDArray[np.uint8]:
-    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-
-
-def _grams(bytes_L: NDArray[np.uint8], order: int) -> NDArray[np.int64]:
-    """Returns the indices of a text's n-grams: n bytes as the digits of a number in base 256."""
-    count = len(bytes_L) - order + 1
-    if count <= 0:
-        return np.zeros(0, dtype=np.int64)
-    grams_M = np.zeros(count, dtype=np.int64)
-    for offset in range(order):
-        grams_M = grams_M * _BYTES + bytes_L[offset : offset + count]
-    return grams_M

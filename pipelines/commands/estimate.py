@@ -199,10 +199,12 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
 
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:
     """Returns the mean number of tokens of texts, and the processor seconds for scoring one."""
-    from datarater.rater_model.scorer import Scorer  # loads JAX, which selecting does without
+    from datarater.rater_model.ngram_scorer import (
+        make_scorer,  # loads JAX, which selecting does without
+    )
 
     limit_cpu_threads()  # as workers do: one scoring thread for each core
-    scorer = Scorer(load_rater(request.rater), request.options.scoring)
+    scorer = make_scorer(load_rater(request.rater), request.options.scoring)
     tokens = scorer.score(texts).tokens_N.mean()  # compiles, so it is not timed
     rounds, began = 0, time.process_time()
     while rounds == 0 or time.process_time() - began < _MIN_SECONDS:

@@ -31,6 +31,7 @@ DEFAULT_SPLIT_BYTES = 16 * 2**20
 DEFAULT_SHARD_BYTES = 128 * 2**20
 DEFAULT_READ_AMPLIFICATION = 4.0
 DEFAULT_REPORT_TEXTS = 10
+DEFAULT_AGREEMENT = 0.98
 MAX_REPORT_TEXTS = 100
 OUTPUT_FORMATS = (
     "same",
@@ -417,6 +418,28 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         default=defaults.dtype,
         help="Floating-point type of the rater's arithmetic. Default: %(default)s.",
+    )
+
+
+def add_student_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a cascade."""
+    group = parser.add_argument_group("first pass by a student")
+
+    group.add_argument(
+        "--student",
+        metavar="DIR",
+        help="Student of the rater, which datarater distil made: it scores every document first, "
+        "and the rater only those whose rank the student leaves in doubt. With --keep_fraction of "
+        "the whole corpus.",
+    )
+
+    group.add_argument(
+        "--agreement",
+        type=fraction,
+        default=DEFAULT_AGREEMENT,
+        metavar="A",
+        help="With --student: share of the documents that the rater alone would keep to keep on "
+        "average. More leaves more to the rater. Default: %(default)s.",
     )
 
 

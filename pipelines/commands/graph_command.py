@@ -40,6 +40,8 @@ class GraphCommand:
             flags.add_append_flag(parser)
             flags.add_input_flags(parser)
             flags.add_scoring_flags(parser)
+        if self.scores and self.selects:
+            flags.add_student_flags(parser)
         if self.selects:
             flags.add_selection_flags(parser, rater_may_rule=self.scores)
         flags.add_local_flags(parser)
@@ -73,6 +75,10 @@ class GraphCommand:
             args.rule = requests.recommended_rule(parser, args.rater, execution)
         selection = requests.selection_of(args, execution) if self.selects else None
         scoring = requests.scoring_of(args, execution) if self.scores else None
+        if scoring is not None and selection is not None and args.student:
+            scoring = requests.with_student(
+                scoring, args.student, selection, args.agreement, execution
+            )
         if scoring is not None and args.dry_run:
             worker = estimate.prices_from_flags(args, execution)
             estimate.print_estimate(scoring, execution, worker)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from datarater.pipelines import bad_splits
 from datarater.pipelines.errors import BadSplitsError
+from datarater.pipelines.graph.cascade import scored_by_rater
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import MAX_NAMED, by_count, main_reasons
@@ -44,8 +45,21 @@ def print_scoring(folder: RunFolder) -> None:
         f"{counts.read:,} records in {scoring.splits:,} splits; rejected {counts.rejected:,}"
     )
     _print_reasons(counts.rejected_by_reason, folder)
+    _print_share_of_rater(scoring)
     warn_if_all_rejected(scoring)
     say(f"next: datarater select --output {shlex.quote(folder.path)} --keep_fraction 0.5")
+
+
+def _print_share_of_rater(scoring: Scoring) -> None:
+    """Prints how much the rater scored, and not its student."""
+    cascade = scoring.identity.cascade
+    if cascade is None:
+        return
+    documents, tokens = scored_by_rater(scoring.histogram, cascade)
+    say(
+        f"by rater  {documents:>12,}  ({tokens / max(1, scoring.counts.tokens):.1%} of the tokens; "
+        "the student scored the others)"
+    )
 
 
 def _print_reasons(reasons: Mapping[str, int], folder: RunFolder) -> None:
@@ -115,6 +129,7 @@ def print_selection(request: SelectionRequest) -> None:
     say(f"dropped   {counts.dropped:>12,}")
     say(f"rejected  {counts.rejected:>12,}")
     _print_reasons(counts.rejected_by_reason, request.folder)
+    _print_share_of_rater(read_scoring(request.folder))
 
     say(f"kept documents: {len(manifest.files)} files in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")

@@ -14,14 +14,19 @@ from datarater.pipelines.bad_splits import FAIL
 from datarater.pipelines.commands import flags
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, rater_digest
+from datarater.pipelines.graph.requests import (
+    ScoringRequest,
+    SelectionRequest,
+    load_checkpoint,
+)
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import RunOptions
+from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
-from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.rules import KeepFraction
+from datarater.rater_model.cascade import HeldOut, NotAStudentError
 from datarater.rater_model.checkpoint import (
     RECOMMENDATION_FILE,
     CheckpointError,
@@ -86,7 +91,7 @@ def scoring_request(
     output = _output(output, execution)
     rater = usable_path("rater", rater, execution)
     options = RunOptions(
-        rater=rater_digest(rater),
+        rater=load_checkpoint("rater", rater).digest,
         read=read,
         scoring=scoring,
         scorer_version=SCORER_VERSION,
@@ -137,6 +142,61 @@ def selection_request(
         report_texts=report_texts,
         second_read_bytes=second_read_bytes,
     )
+
+
+def with_student(
+    scoring: ScoringRequest,
+    student: str | Path,
+    selection: SelectionRequest,
+    agreement: float,
+    execution: Execution,
+) -> ScoringRequest:
+    """Returns a scoring in which a student scores first; loads the student.
+
+    Args:
+        scoring: The scoring by the rater alone.
+        student: Checkpoint of the student.
+        selection: What is kept, which decides what the student leaves to the rater.
+        agreement: Wished share of the rater's own kept documents among those kept.
+        execution: The execution, which says where workers are.
+
+    Raises:
+        UsageError: The selection does not keep a share of the whole corpus, there is no such
+            student, or it is that of another rater.
+        CurationError: The student cannot be loaded.
+    """
+    policy = selection.policy
+    whole = policy.per is Scope.CORPUS and not policy.minimum and selection.reference is None
+    if not isinstance(policy.rule, KeepFraction) or not whole:
+        raise UsageError(
+            "--student: a student is in doubt near one cutoff; give --keep_fraction, without --per "
+            "source, --min_per_source and --reference"
+        )
+
+    path = usable_path("student", student, execution)
+    checkpoint = load_checkpoint("student", path)
+    taught_by = checkpoint.provenance.get("distilled_from")
+    if taught_by != scoring.options.rater:
+        raise UsageError(
+            f"--student: {path} was distilled from the rater {taught_by}, not from --rater, whose "
+            f"digest is {scoring.options.rater}"
+        )
+    try:
+        held_out = HeldOut.of(checkpoint)
+    except NotAStudentError as error:
+        raise UsageError(f"--student: {path}: {error}") from error
+
+    band = held_out.band(float(policy.rule.fraction), agreement)
+    cascade = CascadeOptions(
+        student=checkpoint.digest,
+        keep=policy.rule.value,
+        agreement=agreement,
+        surely_kept=band.kept,
+        surely_dropped=band.dropped,
+        offset=held_out.offset(),
+    )
+    options = dataclasses.replace(scoring.options, cascade=cascade)
+    return dataclasses.replace(scoring, options=options, student=path)
 
 
 def patterns_of(

@@ -32,6 +32,7 @@ from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.pipelines.runners.progress_display import Progress
+from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.scoring_options import limit_cpu_threads
 
@@ -66,7 +67,11 @@ def run(
     if commits.exists(work.goal):
         return None
     check_writable(work.folder)
+    if not _run_first_pass(work, execution, say, shows_progress):
+        return None
     committed = read_identity(work.folder)
+    if work.scoring is None and committed is not None:
+        _warn_of_student(work, committed, say)
     if work.scoring is not None and committed is not None:
         for line in cost_changes(work.scoring.options, committed):
             say(f"note: {line}")
@@ -82,6 +87,39 @@ def run(
     if note:
         say(note)
     return run_graph(work, execution, say, shows_progress)
+
+
+def _run_first_pass(work: Work, execution: Execution, say: Say, shows_progress: bool) -> bool:
+    """Scores all documents with the student, if there is one and the rater is not done.
+
+    Returns:
+        Whether the rater can begin; False while a job that scores them continues elsewhere.
+    """
+    scoring = work.scoring
+    if scoring is None or scoring.options.cascade is None or commits.exists(work.scoring_path):
+        return True
+    first_pass = Work(scoring.first_pass)
+    say(f"first pass: the student scores all documents into {first_pass.folder.path}")
+    run(first_pass, execution, say, shows_progress)
+    if not commits.exists(last_scoring_path(first_pass.folder)):
+        say("first pass: submitted; run the same command again once the job has ended")
+        return False
+    say("second pass: the rater scores the documents of which the student is in doubt")
+    return True
+
+
+def _warn_of_student(work: Work, committed: CommittedIdentity, say: Say) -> None:
+    """Warns that the order far from the cutoff that a run was made for is the student's."""
+    cascade, selection = committed.cascade, work.selection
+    if cascade is None or selection is None:
+        return
+    rule = selection.policy.rule
+    if not isinstance(rule, KeepFraction) or rule.value != cascade.keep:
+        say(
+            f"note: this run was made for --keep_fraction {cascade.keep}: the rater scored only "
+            f"what its student left in doubt there, from the best {cascade.surely_kept:.1%} to the "
+            f"best {cascade.surely_dropped:.1%}; the student alone decides elsewhere"
+        )
 
 
 def _as_committed(work: Work, committed: CommittedIdentity | None) -> Work:

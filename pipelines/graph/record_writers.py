@@ -25,7 +25,8 @@ that line.
 Two more formats carry no text, for mixing elsewhere. `attributes` are Dolma's: lines of `id` and
 `attributes`, with one file for each input file, named like it. They contain the kept documents, so
 a selection of everything is aligned with its input. `scores` is a Parquet file of `id`, `source`,
-`path`, `position`, `tokens` and the score, for which the input is not read again.
+`path`, `position`, `tokens` and the score, for which the input is not read again. In a run with a
+student both say who scored: `datarater__by_student` is 1 or 0, and `scored_by` a name.
 
 By default the output has the format and the compression of the input. Plain text files are the
 exception: they become JSONL.
@@ -54,6 +55,7 @@ import zstandard
 from datarater.pipelines.graph.mirrored_names import compression_of
 from datarater.pipelines.graph.schema_metadata import kept_metadata
 from datarater.pipelines.graph.second_read import IncompleteRows, KeptSplit
+from datarater.pipelines.run_folder.score_files import SCORED_BY
 from datarater.rater_model.documents.arrow_types import is_text, mapped_type, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -75,6 +77,7 @@ _COPY_BYTES = 2**20
 _ZSTD_LEVEL = 3
 SUFFIXES = {"attributes": "attributes.jsonl.gz", "scores": "scores.parquet"}
 ATTRIBUTE = "datarater__score"
+BY_STUDENT_ATTRIBUTE = "datarater__by_student"
 
 SCORES_SCHEMA = pa.schema(
     [
@@ -137,24 +140,30 @@ def only_input(layout: str, requested: str) -> str:
     return layout.partition(" ")[2] if requested == "attributes" else ""
 
 
-def attribute_line(key: str, characters: int, score: float) -> bytes:
+def attribute_line(
+    key: str, characters: int, score: float, by_student: bool | None = None
+) -> bytes:
     """Returns a line of a Dolma attributes file: the score of the whole text, as a span.
 
     Args:
         key: Key of the document.
         characters: Length of the text in characters.
         score: Score of the document.
+        by_student: Whether a student gave the score; None in a run without one.
 
     Example:
         >>> attribute_line('"a"', 12, 0.5)
         b'{"id":"a","attributes":{"datarater__score":[[0,12,0.5]]}}'
     """
     span = f"[[0,{characters},{score_text(score)}]]"
-    return f'{{"id":{dump_json(id_of_key(key))},"attributes":{{"{ATTRIBUTE}":{span}}}}}'.encode()
+    spans = f'"{ATTRIBUTE}":{span}'
+    if by_student is not None:
+        spans += f',"{BY_STUDENT_ATTRIBUTE}":[[0,{characters},{int(by_student)}]]'
+    return f'{{"id":{dump_json(id_of_key(key))},"attributes":{{{spans}}}}}'.encode()
 
 
 def scores_table(rows: pa.Table, path: str) -> pa.Table:
-    """Returns rows of a score file with the columns of `SCORES_SCHEMA`.
+    """Returns rows of a score file with the columns of `SCORES_SCHEMA`, and `scored_by` if any.
 
     Args:
         rows: Rows of the score file.
@@ -174,7 +183,7 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         SCORE_FIELD: rows["score"],
     }
 
-    return pa.table(
+    table = pa.table(
         [
             pa.chunked_array([columns[field.name]], field.type)
             if isinstance(columns[field.name], list)
@@ -183,6 +192,9 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         ],
         schema=SCORES_SCHEMA,
     )
+    if SCORED_BY in rows.schema.names:
+        table = table.append_column(SCORED_BY, rows[SCORED_BY].cast(pa.string()))
+    return table
 
 
 def _take(fields: dict[str, Any], path: str, separator: str = ".") -> Any:
@@ -399,8 +411,8 @@ class AttributesWriter(RecordWriter):
         super().__init__(file, format_named("jsonl"), compression)
 
     def _records(self, kept: KeptSplit) -> Iterator[bytes]:
-        for document, score in kept.documents():
-            yield attribute_line(document.key, len(document.text), score)
+        for document, score, by_student in kept.judged_documents():
+            yield attribute_line(document.key, len(document.text), score, by_student)
 
 
 _PACK: dict[Compression, Callable[[bytes], bytes]] = {

@@ -20,8 +20,15 @@ from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
 from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
-from datarater.rater_model.checkpoint import RATER_FILE, CheckpointError, load_rater
+from datarater.rater_model.checkpoint import (
+    RATER_FILE,
+    CheckpointError,
+    RaterCheckpoint,
+    load_rater,
+)
 
+FIRST_PASS = "student"
+"""Name of the run folder of the student's scores, in the run folder."""
 PARTS_PER_GROUP = 10_000
 FILES_PER_SPLIT = 1_000
 FILES_PER_CHUNK = 1_000
@@ -61,6 +68,7 @@ class ScoringRequest:
         files_per_chunk: Number of files that are planned together.
         append: Whether input files may be new to the run folder, and others left out.
         plans: Number of plans of the run folder once all files are planned; 0 if it is not known.
+        student: Path of the student that scores first; "" without one.
     """
 
     inputs: Inputs
@@ -82,6 +90,7 @@ class ScoringRequest:
     files_per_chunk: int = FILES_PER_CHUNK
     append: bool = False
     plans: int = 0
+    student: str = ""
 
     def pack_bytes(self, total: int) -> int:
         """Returns the stored bytes of small files that share a split.
@@ -100,6 +109,20 @@ class ScoringRequest:
         return RunFolder(self.output)
 
     @property
+    def first_pass(self) -> ScoringRequest:
+        """The scoring of the same documents by the student, in a run folder of its own."""
+        cascade = self.options.cascade
+        assert cascade is not None
+        return dataclasses.replace(
+            self,
+            rater=self.student,
+            output=f"{self.output}/{FIRST_PASS}",
+            options=dataclasses.replace(self.options, rater=cascade.student, cascade=None),
+            student="",
+            plans=0,
+        )
+
+    @property
     def rejects_bad_splits(self) -> bool:
         """Whether a split that cannot be scored is rejected, and the run continues."""
         return self.on_bad_split == REJECT
@@ -109,20 +132,20 @@ class ScoringRequest:
         return Identity(inputs=inputs, **vars(self.options))
 
 
-def rater_digest(path: str) -> str:
-    """Returns the digest of a rater checkpoint, after loading and checking all of it.
+def load_checkpoint(flag: str, path: str) -> RaterCheckpoint:
+    """Returns the rater checkpoint that a flag names, after checking all of it.
 
     Raises:
         UsageError: There is no rater at the path.
         CurationError: The rater cannot be loaded; the message says why.
     """
     try:
-        return load_rater(path).digest
+        return load_rater(path)
     except (CheckpointError, OSError) as error:
         absent = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
         if absent and not commits.exists(f"{path}/{RATER_FILE}"):
-            raise UsageError(f"--rater: {error}") from error
-        raise CurationError(f"--rater: {error}") from error
+            raise UsageError(f"--{flag}: {error}") from error
+        raise CurationError(f"--{flag}: {error}") from error
 
 
 SECOND_READ_BYTES = 2**30
@@ -238,12 +261,12 @@ class Work:
     def goal(self) -> str:
         """The path of the file that the graph commits last."""
         return (
-            self._scoring_path if self.selection is None else self.selection.selection.success_path
+            self.scoring_path if self.selection is None else self.selection.selection.success_path
         )
 
     @property
-    def _scoring_path(self) -> str:
-        """The path of the counts that the scoring ends with."""
+    def scoring_path(self) -> str:
+        """The path of the counts that the scoring ends with; of a scored corpus without one."""
         if self.scoring is not None and self.scoring.plans:
             return self.folder.scoring_path_of(self.scoring.plans - 1)
         return last_scoring_path(self.folder)
@@ -251,7 +274,7 @@ class Work:
     def leases(self) -> list[str]:
         """Returns the paths of the leases that a launch needs, for scoring and for selecting."""
         folders = []
-        if self.scoring is not None and not commits.exists(self._scoring_path):
+        if self.scoring is not None and not commits.exists(self.scoring_path):
             folders.append(self.folder.scoring_lease_path)
         if self.selection is not None:
             folders.append(self.folder.selection_lease_path(self.selection.name))

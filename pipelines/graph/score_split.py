@@ -12,7 +12,7 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -33,12 +33,15 @@ from datarater.pipelines.errors import (
     RunFolderMismatchError,
     UnreadableInputError,
 )
+from datarater.pipelines.graph.cascade import CascadeScorer, Doubt
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits, split_marks, summaries
 from datarater.pipelines.run_folder.committed import scored_ordinals
+from datarater.pipelines.run_folder.identity import RunOptions
 from datarater.pipelines.run_folder.plan import SplitTask, plans_of, unchanged
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows, Section
+from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
 from datarater.rater_model.documents.content import content_digest
 from datarater.rater_model.documents.formats import format_named
@@ -52,9 +55,7 @@ from datarater.rater_model.documents.records import (
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.documents.unreadable import Unreadable
 from datarater.rater_model.scoring_options import limit_cpu_threads
-
-if TYPE_CHECKING:
-    from datarater.rater_model.scorer import PendingScores, Scorer, TextScorer
+from datarater.rater_model.text_scorer import PendingScores, TextScorer
 
 METRICS = "datarater"
 
@@ -156,18 +157,18 @@ def _score_parts(
     return _to_parquet(scoring.rows, task, scored, rater.digest)
 
 
-def reject_split(task: SplitTask, error: CurationError, rater_digest: str) -> IO[bytes]:
+def reject_split(task: SplitTask, error: CurationError, options: RunOptions) -> IO[bytes]:
     """Returns the score file of a split that is rejected whole.
 
     Args:
         task: The split.
         error: What happened.
-        rater_digest: Digest of the rater.
+        options: Options of the run.
     """
-    rows = ScoreRows(task.paths)
+    rows = ScoreRows(task.paths, has_student=options.cascade is not None)
     for number, part in enumerate(task.each()):
         rows.reject(part.split.start, _reason_to_reject(error), str(error), number)
-    return _to_parquet(rows, task, [_UNREAD] * task.parts, rater_digest)
+    return _to_parquet(rows, task, [_UNREAD] * task.parts, options.rater)
 
 
 _UNREAD = Section(
@@ -219,7 +220,7 @@ class _BatchScoring:
     """
 
     def __init__(self, rater: TextScorer, paths: Sequence[str]):
-        self.rows = ScoreRows(paths)
+        self.rows = ScoreRows(paths, has_student=rater.has_student)
         self._rater = rater
         self._records: list[Record] = []
         self._parts: list[int] = []
@@ -260,7 +261,9 @@ class _BatchScoring:
         while len(self._pending) > ahead:
             batch = self._pending.popleft()
             scored = batch.scores.result()
-            not_finite = self.rows.add(batch.records, scored.scores_N, scored.tokens_N, batch.parts)
+            not_finite = self.rows.add(
+                batch.records, scored.scores_N, scored.tokens_N, batch.parts, scored.by_rater_N
+            )
 
             Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
             Metrics.counter(METRICS, "tokens").inc(int(scored.tokens_N.sum()))
@@ -289,7 +292,7 @@ class _Scoring(Step[ScoringRequest]):
         super().__init__(request)
         self._load_rater = load
         self._shared = shared.Shared()
-        self._rater: Scorer | None = None
+        self._rater: TextScorer | None = None
 
     def setup(self) -> None:
         """Prepares the process.
@@ -300,21 +303,39 @@ class _Scoring(Step[ScoringRequest]):
         limit_cpu_threads()
         split_marks.watch_launcher()
 
-    def _load(self) -> Scorer:
-        from datarater.rater_model import scorer  # loads JAX, which selecting does without
+    def _load(self) -> TextScorer:
+        # Loads JAX, which selecting does without.
+        from datarater.rater_model.ngram_scorer import NgramScorer, make_scorer
 
-        request = self._request
+        request, options = self._request, self._request.options
+        rater = self._load_unchanged("rater", request.rater, options.rater)
+        scorer = make_scorer(rater, options.scoring)
+        if options.cascade is None:
+            return scorer
+
+        student = self._load_unchanged("student", request.student, options.cascade.student)
+        # The band is that of the first plan: documents that were scored stay as they are.
+        first_pass = read_scoring(request.first_pass.folder, plans=1)
+        return CascadeScorer(
+            NgramScorer(student),
+            scorer,
+            rater.tokenizer,
+            Doubt.of(first_pass.histogram, options.cascade),
+            options.cascade.offset,
+        )
+
+    def _load_unchanged(self, flag: str, path: str, digest: str) -> RaterCheckpoint:
+        """Loads a rater, which must be the one that the run began with."""
         try:
-            checkpoint = self._load_rater(request.rater)
+            checkpoint = self._load_rater(path)
         except (CheckpointError, OSError) as error:
-            raise CurationError(f"--rater: {error}") from error
-        if checkpoint.digest != request.options.rater:
+            raise CurationError(f"--{flag}: {error}") from error
+        if checkpoint.digest != digest:
             raise RunFolderMismatchError(
-                f"the rater {request.rater} has changed: its digest is {checkpoint.digest}, but "
-                f"this run began with {request.options.rater}"
+                f"the {flag} {path} has changed: its digest is {checkpoint.digest}, but this run "
+                f"began with {digest}"
             )
-
-        return scorer.Scorer(checkpoint, request.options.scoring)
+        return checkpoint
 
     def score(self, task: SplitTask) -> None:
         """Scores a split and commits its score file."""
@@ -396,7 +417,7 @@ class ScoreFromRow(_Scoring):
             except PoisonSplitError as error:
                 if not self._request.rejects_bad_splits:
                     raise
-                with reject_split(task, error, self._request.options.rater) as rejected:
+                with reject_split(task, error, self._request.options) as rejected:
                     commits.commit_file(path, rejected)
 
         yield slot

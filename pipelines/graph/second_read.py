@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from datarater.pipelines.errors import InputChangedError
 from datarater.pipelines.run_folder.plan import SplitTask, unchanged
+from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY
 from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -49,12 +50,13 @@ class _ScoredRows:
     keys: list[str]
     scores: list[float]
     kept: list[bool]
+    by_student: list[bool | None]
     rejected: set[int]
 
     @classmethod
     def none(cls) -> _ScoredRows:
         """Returns no rows."""
-        return cls([], [], [], [], [], set())
+        return cls([], [], [], [], [], [], set())
 
     @classmethod
     def of(cls, rows: tuple[pa.Table, np.ndarray]) -> _ScoredRows:
@@ -65,12 +67,16 @@ class _ScoredRows:
         table, kept_R = rows
         is_document_R = table.column("key").is_valid()
         documents = table.filter(is_document_R)
+        by_student: list[bool | None] = [None] * documents.num_rows
+        if SCORED_BY in documents.schema.names:
+            by_student = [name == BY_STUDENT for name in documents.column(SCORED_BY).to_pylist()]
         return cls(
             documents.column("position").to_pylist(),
             documents.column("bytes").to_pylist(),
             documents.column("key").to_pylist(),
             documents.column("score").to_pylist(),
             kept_R[is_document_R.to_numpy()].tolist(),
+            by_student,
             set(table.filter(pc.invert(is_document_R))["position"].to_pylist()),
         )
 
@@ -159,7 +165,14 @@ class KeptSplit:
             yield table.filter(pa.array(kept_R))
 
     def documents(self) -> Iterator[tuple[Document, float]]:
-        """Yields the documents with their scores.
+        """Yields the documents with their scores; raises as `judged_documents` does."""
+        for document, score, _ in self.judged_documents():
+            yield document, score
+
+    def judged_documents(self) -> Iterator[tuple[Document, float, bool | None]]:
+        """Yields the documents, their scores, and whether a student gave them.
+
+        Whether a student gave a score is None in a run without one.
 
         Raises:
             InputChangedError: The input has changed since it was scored.
@@ -188,7 +201,7 @@ class KeptSplit:
                 if not is_scored:
                     raise self._changed(f"the document at {record.position} is not the one scored")
                 if rows.kept[row]:
-                    yield record, rows.scores[row]
+                    yield record, rows.scores[row], rows.by_student[row]
                 row += 1
 
             left = len(rows.positions) - row + sum(len(more.positions) for more in expected)

@@ -21,12 +21,33 @@ from datarater.rater_model.documents.records import (
     FileInfo,
     ReadOptions,
 )
-from datarater.rater_model.json_codec import to_plain
+from datarater.rater_model.json_codec import IF_SET, to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
 
 _MAX_DIFFERENCES = 5
 _MAX_TOUCHED = 100_000
 Options = TypeVar("Options", bound="RunOptions")
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeOptions:
+    """The student of a run, and what it leaves to the rater (`datarater.rater_model.cascade`).
+
+    Attributes:
+        student: Digest of the student's checkpoint.
+        keep: Share of the documents that the run was made to keep, as exact text.
+        agreement: Wished share of the rater's own kept documents among those kept.
+        surely_kept: Share of the documents, the best ones by the student, that are surely kept.
+        surely_dropped: Share of the documents by the student past which all are surely dropped.
+        offset: Distance by which scores of the student are moved.
+    """
+
+    student: str
+    keep: str
+    agreement: float
+    surely_kept: float
+    surely_dropped: float
+    offset: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +64,7 @@ class RunOptions:
         scorer_version: Version of the scorer's arithmetic.
         split_bytes: Approximate size of a split in stored bytes.
         format: Version of the run folder's format.
+        cascade: The student that scores first; None without one.
     """
 
     rater: str
@@ -51,6 +73,7 @@ class RunOptions:
     scorer_version: int
     split_bytes: int
     format: int = FORMAT_VERSION
+    cascade: CascadeOptions | None = dataclasses.field(default=None, metadata=IF_SET)
 
 
 @dataclasses.dataclass(frozen=True)

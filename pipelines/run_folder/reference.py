@@ -20,6 +20,7 @@ from datarater.rater_model.checkpoint import (
     ScoreStatistics,
     load_statistics,
 )
+from datarater.rater_model.json_codec import to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _decisive(options: RunOptions) -> dict[str, Any]:
         "rater": options.rater,
         "scoring": decisive_scoring(options.scoring),
         "scorer_version": options.scorer_version,
+        "cascade": to_plain(options.cascade),
     }
 
 

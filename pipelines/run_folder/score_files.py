@@ -15,6 +15,7 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | detail, excerpt | the fault, and the first bytes of the record; rejected records only |
 | records | 1; the number of records that are lost together, such as rows of a damaged row group |
 | file | path of the input file |
+| scored_by | `rater` or `student`; only in runs with a student |
 
 Bad records past `MAX_LISTED_REJECTS` are one row at the end for each reason, with their number.
 
@@ -71,6 +72,8 @@ RANK_COLUMNS = ("position", "key_hash", "score", "tokens")
 """The columns that rank keys are made of."""
 RECORDS = "records"
 FILE = "file"
+SCORED_BY = "scored_by"
+BY_RATER, BY_STUDENT = "rater", "student"
 MAX_LISTED_REJECTS = 1000
 """Number of bad records of a split that are listed one by one; the others are counted."""
 _LISTED_OF_ANY_REASON = 10
@@ -93,8 +96,9 @@ SCHEMA = pa.schema(
         pa.field(FILE, pa.dictionary(pa.int32(), pa.string()), nullable=False),
     ]
 )
+SCORED_BY_FIELD = pa.field(SCORED_BY, pa.dictionary(pa.int32(), pa.string()))
 _FILE_INDEX = SCHEMA.get_field_index(FILE)
-_ROW_SCHEMA = SCHEMA.set(_FILE_INDEX, pa.field(FILE, pa.int32(), nullable=False))
+_FILE_NUMBER = pa.field(FILE, pa.int32(), nullable=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -164,6 +168,7 @@ class ScoreRows:
         paths: Paths of the split's files, in order.
         max_listed: Number of bad records that get a row of their own.
         row_group_bytes: Bytes of rows that are collected before they are written.
+        has_student: Whether the rows have the column `scored_by`.
     """
 
     def __init__(
@@ -171,9 +176,14 @@ class ScoreRows:
         paths: Sequence[str],
         max_listed: int = MAX_LISTED_REJECTS,
         row_group_bytes: int = ROW_GROUP_BYTES,
+        *,
+        has_student: bool = False,
     ) -> None:
         self._paths = pa.array(paths, pa.string())
         self._row_group_bytes = row_group_bytes
+        self._has_student = has_student
+        self._schema = SCHEMA.append(SCORED_BY_FIELD) if has_student else SCHEMA
+        self._row_schema = self._schema.set(_FILE_INDEX, _FILE_NUMBER)
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=commits.IN_MEMORY_BYTES
         )
@@ -183,7 +193,7 @@ class ScoreRows:
         self._listed: Counter[str] = Counter()
         self._first_unlisted: dict[str, tuple[BadRecord, int]] = {}
         self._unlisted: Counter[str] = Counter()
-        self._columns: dict[str, list[Any]] = {name: [] for name in _ROW_SCHEMA.names}
+        self._columns: dict[str, list[Any]] = {name: [] for name in self._row_schema.names}
         self._batches: list[pa.RecordBatch] = []
         self._counts = Counts()
         self._rows: Counter[int] = Counter()
@@ -191,23 +201,24 @@ class ScoreRows:
     def _pack(self, min_rows: int) -> None:
         """Turns collected rows, if there are enough, into arrays, which take less memory."""
         if len(self._columns["position"]) >= min_rows:
-            arrays = [pa.array(self._columns[field.name], field.type) for field in _ROW_SCHEMA]
-            self._batches.append(pa.record_batch(arrays, schema=_ROW_SCHEMA))
-            self._columns = {name: [] for name in _ROW_SCHEMA.names}
+            schema = self._row_schema
+            arrays = [pa.array(self._columns[field.name], field.type) for field in schema]
+            self._batches.append(pa.record_batch(arrays, schema=schema))
+            self._columns = {name: [] for name in schema.names}
             self._bytes += self._batches[-1].nbytes
         if self._bytes >= self._row_group_bytes:
             self._write()
 
     def _write(self) -> None:
         """Writes the packed rows as a row group."""
-        table = pa.Table.from_batches(self._batches, _ROW_SCHEMA).unify_dictionaries()
+        table = pa.Table.from_batches(self._batches, self._row_schema).unify_dictionaries()
         paths = pa.chunked_array(
             [pa.DictionaryArray.from_arrays(part, self._paths) for part in table[FILE].chunks],
             SCHEMA.field(FILE).type,
         )
         table = table.set_column(_FILE_INDEX, SCHEMA.field(FILE), paths)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+            self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         # A row group without rows would break readers that take its length as a batch's.
         if table.num_rows:
             self._writer.write_table(table)
@@ -219,6 +230,7 @@ class ScoreRows:
         scores_N: NDArray[np.float32],
         tokens_N: NDArray[np.int64],
         parts: Sequence[int] = (),
+        by_rater_N: NDArray[np.bool_] | None = None,
     ) -> int:
         """Adds records in the order of the input.
 
@@ -227,6 +239,7 @@ class ScoreRows:
             scores_N: Scores of the N documents; a document whose score is not finite is rejected.
             tokens_N: Numbers of tokens of the N documents.
             parts: Number, in the split, of the file of each record; 0 for all if it is empty.
+            by_rater_N: Whether the rater scored each document, and not its student; all if None.
 
         Returns:
             The number of documents that were rejected for their score.
@@ -248,6 +261,13 @@ class ScoreRows:
                 self._add_documents(
                     documents, scores_N[chosen], tokens_N[chosen], not_finite_N[chosen], their_parts
                 )
+                if self._has_student:
+                    by_rater = [True] * len(documents)
+                    if by_rater_N is not None:
+                        by_rater = by_rater_N[chosen].tolist()
+                    self._columns[SCORED_BY] += [
+                        BY_RATER if by_it else BY_STUDENT for by_it in by_rater
+                    ]
                 continue
             for record, part in zip(members, their_parts, strict=True):
                 if isinstance(record, BadRecord):
@@ -361,6 +381,7 @@ class ScoreRows:
             "excerpt": excerpt,
             RECORDS: records,
             FILE: part,
+            SCORED_BY: None,
         }
         for name, column in self._columns.items():
             column.append(values[name])
@@ -402,7 +423,7 @@ class ScoreRows:
         assert self._writer is not None
         # Arrow reads the metadata from its own entry.
         metadata = {METADATA_KEY: orjson.dumps(to_plain(footer))}
-        schema = SCHEMA.with_metadata(metadata).serialize()
+        schema = self._schema.with_metadata(metadata).serialize()
         self._writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(schema)})
         self._writer.close()
         self._file.seek(0)

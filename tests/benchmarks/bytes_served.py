@@ -40,7 +40,7 @@ from datarater.pipelines.graph.second_read import KeptSplit
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
-from datarater.rater_model.scorer import ScoredTexts, TextScorer
+from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
 from tests.benchmarks.benchmark_support import machine
 from tests.support.cloud_storage import cloud_storage, used_here
 from tests.support.request_log import RequestLog

@@ -60,7 +60,7 @@ def ours(corpus: Path, output: Path) -> int:
 
     from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
     from datarater.rater_model.rater import RaterConfig, initialise_rater
-    from datarater.rater_model.scorer import ScoredTexts, TextScorer
+    from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
     from datarater.rater_model.tokenizer import ByteTokenizer
     from datarater.rater_model.transformer import TransformerConfig
 

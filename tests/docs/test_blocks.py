@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater import cli
 from datarater.meta_training.analysis import command as analyze
+from datarater.meta_training.distil import command as distil
 from datarater.meta_training.evaluate import command as evaluate
 from tests.support import ROOT, training
 from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
@@ -76,7 +77,7 @@ def known_flags() -> set[str]:
     """Returns the flags of every command, of Beam and of training."""
     ours = {
         flag.split()[0]
-        for run in (*COMMANDS.values(), analyze.main, evaluate.main)
+        for run in (*COMMANDS.values(), analyze.main, distil.main, evaluate.main)
         for flag, _ in flags_of(parser_of(run))
     }
     beam = {

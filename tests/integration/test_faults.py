@@ -30,7 +30,8 @@ from datarater.pipelines.run_folder import commits, progress
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.stores import TEMPORARY_PREFIX
 from datarater.rater_model import exit_codes
-from datarater.rater_model.scorer import PendingScores, Scorer
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.text_scorer import PendingScores
 from tests.support import ROOT
 from tests.support.corpora import as_lines, make_records
 

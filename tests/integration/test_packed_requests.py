@@ -12,10 +12,11 @@ import pytest
 from datarater.pipelines.errors import InputChangedError
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.inputs import Patterns
-from datarater.pipelines.graph.requests import ScoringRequest, rater_digest
+from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.graph.score_split import ScoreSplit
 from datarater.pipelines.run_folder import summaries
 from datarater.pipelines.run_folder.plan import read_group, unchanged
+from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.documents.reading import read_file
 from tests.integration.test_counting_stores import BUCKET, counting_store
 from tests.support.request_log import Kind, RequestLog
@@ -40,7 +41,7 @@ def planned(store: str, rater: Path, output: str, files_per_split: int) -> Scori
         Patterns((f"{store}/in/*",)),
         str(rater),
         output,
-        run_options(rater=rater_digest(str(rater))),
+        run_options(rater=load_rater(rater).digest),
         files_per_split=files_per_split,
     )
     planning.plan_now(request)

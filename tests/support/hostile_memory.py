@@ -35,7 +35,7 @@ from datarater.rater_model.documents.records import (
     Split,
 )
 from datarater.rater_model.documents.tfrecord import TFRecord
-from datarater.rater_model.scorer import ScoredTexts, TextScorer
+from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
 
 MEBIBYTE = 2**20
 OPTIONS = ReadOptions(max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES)

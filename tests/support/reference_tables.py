@@ -20,6 +20,7 @@ from unittest import mock
 from datarater.meta_training import train
 from datarater.meta_training.analysis import command as analyze
 from datarater.meta_training.demo import demo
+from datarater.meta_training.distil import command as distil
 from datarater.meta_training.evaluate import command as evaluate
 from datarater.pipelines.commands import batch, curate, score, select, status
 from datarater.rater_model.exit_codes import EXIT_CODES
@@ -112,6 +113,11 @@ def analyze_table() -> str:
     return flag_table(analyze.main)
 
 
+def distil_table() -> str:
+    """Returns the table of the flags of `datarater distil`."""
+    return flag_table(distil.main)
+
+
 def flag_table(run: Callable[..., object]) -> str:
     """Returns the table of the flags of a command that shares none with the others."""
     rows = (
@@ -157,6 +163,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "train flags": train_table,
         "evaluate flags": evaluate_table,
         "analyze flags": analyze_table,
+        "distil flags": distil_table,
         "config fields": config_table,
     },
     ROOT / "docs" / "troubleshooting.md": {"exit codes": exit_code_table},

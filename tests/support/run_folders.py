@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.identity import (
@@ -49,3 +55,24 @@ def scoring(counts: Counts, **changes: Any) -> Scoring:
         "histogram": Histogram.empty(),
     }
     return Scoring(**{**fields, **changes})
+
+
+def write_run(
+    folder: Path, scores: dict[str, float | None], inputs: Sequence[str] = (), **identity: Any
+) -> str:
+    """Writes the parts of a run folder that docs/run-folder.md documents and that are read."""
+    (folder / "scores" / "3f").mkdir(parents=True)
+    table = pa.table(
+        {"key": list(scores), "score": pa.array(list(scores.values()), pa.float32())},
+        metadata={b"datarater": b'{"rater": "d1ge57"}'},
+    )
+    pq.write_table(table, folder / "scores" / "3f" / "00000000.parquet")
+    plan = folder / "plan" / "p1"
+    plan.mkdir(parents=True)
+    read = {"text_field": "text", "source_field": "source"}
+    values = {"plan": {"id": "p1"}, "read": read, **identity}
+    (folder / "plan" / "identity.json").write_text(json.dumps(values))
+    (plan / "inputs.jsonl").write_text(
+        "".join(json.dumps({"path": path, "size": 1, "fingerprint": "f"}) + "\n" for path in inputs)
+    )
+    return str(folder)

@@ -21,6 +21,7 @@ from datarater.meta_training.evaluate.workers import Event
 from datarater.rater_model import exit_codes
 from datarater.rater_model.documents.records import ReadOptions
 from tests.support.raters import save_tiny_rater
+from tests.support.run_folders import write_run
 
 WORDS = ["the", "old", "boats", "12", "Harbors,", "and", "77", "gulls", "cried!", "{calm}", "water"]
 COUNT = 120
@@ -45,24 +46,6 @@ def write_pool(folder: Path) -> str:
     path = folder / "pool.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": 999}\n')
     return str(path)
-
-
-def write_run(folder: Path, scores: dict[str, float | None], inputs: Sequence[str] = ()) -> str:
-    """Writes the parts of a run folder that docs/run-folder.md documents and that are read."""
-    (folder / "scores" / "3f").mkdir(parents=True)
-    table = pa.table(
-        {"key": list(scores), "score": pa.array(list(scores.values()), pa.float32())},
-        metadata={b"datarater": b'{"rater": "d1ge57"}'},
-    )
-    pq.write_table(table, folder / "scores" / "3f" / "00000000.parquet")
-    plan = folder / "plan" / "p1"
-    plan.mkdir(parents=True)
-    identity = {"plan": {"id": "p1"}, "read": {"text_field": "text", "source_field": "source"}}
-    (folder / "plan" / "identity.json").write_text(json.dumps(identity))
-    (plan / "inputs.jsonl").write_text(
-        "".join(json.dumps({"path": path, "size": 1, "fingerprint": "f"}) + "\n" for path in inputs)
-    )
-    return str(folder)
 
 
 def digit_scores() -> dict[str, float | None]:

@@ -36,7 +36,7 @@ from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.ranking import RankKeys
 from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.documents.records import Compression, FileInfo
-from datarater.rater_model.scorer import ScoredTexts, TextScorer
+from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
 from tests.support.run_folders import run_options
 
 

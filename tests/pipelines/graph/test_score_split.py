@@ -21,7 +21,8 @@ from datarater.pipelines.run_folder.plan import SplitTask, read_group
 from datarater.rater_model.checkpoint import RaterCheckpoint, load_rater
 from datarater.rater_model.documents.files import file_info
 from datarater.rater_model.documents.records import Split
-from datarater.rater_model.scorer import PendingScores, ScoredTexts, Scorer
+from datarater.rater_model.scorer import Scorer
+from datarater.rater_model.text_scorer import PendingScores, ScoredTexts
 from tests.support.devices import OnDevice
 from tests.support.hostile_memory import FreeScorer
 from tests.support.raters import save_tiny_rater
