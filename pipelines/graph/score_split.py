@@ -42,6 +42,7 @@ from datarater.pipelines.run_folder.identity import RunOptions
 from datarater.pipelines.run_folder.plan import SplitTask, plans_of, unchanged
 from datarater.pipelines.run_folder.score_files import SCORE_NOT_FINITE, ScoreRows, Section
 from datarater.pipelines.run_folder.scored import read_scoring
+from datarater.pipelines.run_folder.split_marks import Attempt
 from datarater.rater_model.checkpoint import CheckpointError, RaterCheckpoint, load_rater
 from datarater.rater_model.documents.content import content_digest
 from datarater.rater_model.documents.formats import format_named
@@ -73,6 +74,7 @@ def score_split(
     *,
     rejects: bool = False,
     retry_seconds: Sequence[float] = (),
+    attempt: Attempt | None = None,
 ) -> IO[bytes]:
     """Reads and scores one split.
 
@@ -82,6 +84,7 @@ def score_split(
         rater: The scorer.
         rejects: Whether a file of the split that cannot be read is rejected whole.
         retry_seconds: Seconds before each further try of the split, if a file would be rejected.
+        attempt: Which files of the split ended workers; None if none did.
 
     Returns:
         The split's score file, to be read from its beginning.
@@ -92,9 +95,19 @@ def score_split(
     """
     waits = list(retry_seconds)
     bad: dict[int, CurationError] = {}
+    if attempt is not None and attempt.bad:
+        bad = {
+            number: split_marks.poison(split_marks.describe(part))
+            for number, part in enumerate(task.each())
+            if number in attempt.bad
+        }
+        if not rejects:
+            raise next(iter(bad.values()))
+    begin = attempt.begin if attempt is not None and attempt.file_by_file else None
+
     while True:
         try:
-            return _score_parts(task, read, rater, bad)
+            return _score_parts(task, read, rater, bad, begin)
         except _PartFailedError as failed:
             if not rejects:
                 raise failed.error from failed.__cause__
@@ -117,9 +130,21 @@ class _PartFailedError(Exception):
 
 
 def _score_parts(
-    task: SplitTask, read: ReadOptions, rater: TextScorer, bad: Mapping[int, CurationError]
+    task: SplitTask,
+    read: ReadOptions,
+    rater: TextScorer,
+    bad: Mapping[int, CurationError],
+    begin: Callable[[int, SplitTask], None] | None,
 ) -> IO[bytes]:
     """Scores the files of a split, or rejects those that are known to be bad.
+
+    Args:
+        task: The split.
+        read: How records are read.
+        rater: The scorer.
+        bad: Errors of the files that are known to be bad, by their numbers in the split.
+        begin: Called with each file and its number before it is scored by itself; None to score
+            the documents of several files together.
 
     Raises:
         _PartFailedError: A file could not be scored.
@@ -133,6 +158,9 @@ def _score_parts(
                 scoring.reject(part, number, bad[number])
                 scored.append(_UNREAD)
                 continue
+            if begin is not None:
+                scoring.finish()
+                begin(number, part)
             with unchanged(part) as fingerprint, raising_os_errors(part.split.path):
                 split = recognized(part.split)
                 for record in read_split(split, read):
@@ -337,8 +365,8 @@ class _Scoring(Step[ScoringRequest]):
             )
         return checkpoint
 
-    def score(self, task: SplitTask) -> None:
-        """Scores a split and commits its score file."""
+    def score(self, task: SplitTask, attempt: Attempt | None = None) -> None:
+        """Scores a split and commits its score file; see `score_split`."""
         request = self._request
         # Beam shares the rater weakly: this reference keeps it alive between splits.
         self._rater = self._shared.acquire(self._load, tag=request.options.rater)
@@ -348,6 +376,7 @@ class _Scoring(Step[ScoringRequest]):
             self._rater,
             rejects=request.rejects_bad_splits,
             retry_seconds=request.retry_seconds,
+            attempt=attempt,
         )
         with scored:
             commits.commit_file(request.folder.score_path(task.split.ordinal), scored)
@@ -410,10 +439,10 @@ class ScoreFromRow(_Scoring):
             if commits.exists(path):
                 continue
             try:
-                with split_marks.taken(folder, task, launch) as is_taken:
+                with split_marks.taken(folder, task, launch) as attempt:
                     # Another worker may have committed it after the check above.
-                    if is_taken and not commits.exists(path):
-                        self.score(task)
+                    if attempt is not None and not commits.exists(path):
+                        self.score(task, attempt)
             except PoisonSplitError as error:
                 if not self._request.rejects_bad_splits:
                     raise

@@ -9,6 +9,9 @@ failed with a message. A mark that remains belongs to a worker that ended withou
 killed, ran out of memory, or crashed in native code. A split that crashes several workers of one
 launch is poison: it is reported and not tried again.
 
+A split of several files is tried again file by file once a worker has died in it. The mark then
+names the file, and a file that ends two workers by itself is poison alone.
+
 Marks count within one launch. A launch that is killed together with its workers proves nothing
 about a split.
 """
@@ -17,11 +20,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import orjson
 
@@ -31,7 +36,7 @@ from datarater.pipelines.run_folder.layout import RunFolder, read_json
 from datarater.pipelines.run_folder.lease import Process, is_gone, process_id
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.rater_model.documents.records import UNKNOWN_FORMAT, VIRTUAL_BYTES
-from datarater.rater_model.json_codec import decode, to_plain
+from datarater.rater_model.json_codec import IF_SET, decode, to_plain
 
 MAX_DEATHS_IN_SPLIT = 3
 """Number of workers of one launch after which a split is poison."""
@@ -50,6 +55,7 @@ class Mark:
         split: Description of the split by `describe`.
         process: The worker process.
         started: When the worker began, in seconds since 1970.
+        part: Number, in the split, of the file that is being scored; None if that is not known.
     """
 
     launch: str
@@ -57,6 +63,41 @@ class Mark:
     split: str
     process: Process
     started: float
+    part: int | None = dataclasses.field(default=None, metadata=IF_SET)
+
+
+@dataclasses.dataclass
+class Attempt:
+    """The scoring of a split that this worker has marked.
+
+    Attributes:
+        bad: Numbers of the files of the split that are poison.
+        file_by_file: Whether to score one file at a time, and to call `begin` before each.
+    """
+
+    bad: frozenset[int]
+    file_by_file: bool
+    _path: str
+    _mark: Mark
+
+    def begin(self, number: int, part: SplitTask) -> None:
+        """Marks a file of the split, given by its number, as the one that is being scored."""
+        mark = dataclasses.replace(self._mark, split=describe(part), part=number)
+        commits.replace(self._path, orjson.dumps(to_plain(mark)))
+
+
+def _poison_parts(dead: Sequence[Mark]) -> dict[int, int]:
+    """Returns the files that are poison, with the number of workers that each has ended.
+
+    Args:
+        dead: Marks of the dead workers of a split.
+    """
+    named = Counter(mark.part for mark in dead)
+    return {
+        part: deaths
+        for part, deaths in named.items()
+        if part is not None and deaths >= MAX_DEATHS_IN_SPLIT - 1
+    }
 
 
 def describe(task: SplitTask) -> str:
@@ -101,7 +142,7 @@ def _path(folder: RunFolder, ordinal: int, launch: str, number: int) -> str:
 
 
 @contextlib.contextmanager
-def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
+def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[Attempt | None]:
     """Marks a split as in progress, unless another live worker of this machine has marked it.
 
     Args:
@@ -110,28 +151,32 @@ def taken(folder: RunFolder, task: SplitTask, launch: str) -> Iterator[bool]:
         launch: Id of the launch.
 
     Yields:
-        Whether the split is this worker's.
+        How to score the split; None if it is not this worker's.
 
     Raises:
-        PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch.
+        PoisonSplitError: The split ended `MAX_DEATHS_IN_SPLIT` workers of this launch, which no
+            file of it explains alone.
     """
     split = task.split
     mark = Mark(launch, split.ordinal, describe(task), process_id(), time.time())
 
     # Each mark that is there already was left by a worker that died, or belongs to a live one.
-    for number in range(1, MAX_DEATHS_IN_SPLIT + 1):
+    dead: list[Mark] = []
+    for number in itertools.count(1):
+        bad = _poison_parts(dead)
+        if len(dead) - sum(bad.values()) >= MAX_DEATHS_IN_SPLIT:
+            raise poison(describe(task))
         path = _path(folder, split.ordinal, launch, number)
         if commits.commit_if_absent(path, orjson.dumps(to_plain(mark))):
             break
         other = read_json(path, Mark)
         if other is None or not is_gone(other.process):
-            yield False
+            yield None
             return
-    else:
-        raise poison(describe(task))
+        dead.append(other)
 
     try:
-        yield True
+        yield Attempt(frozenset(bad), bool(dead and task.packed), path, mark)
     finally:
         # A mark that remains counts as one death, which alone does no harm.
         with contextlib.suppress(RunFolderError):
@@ -160,15 +205,16 @@ def clear_bystanders(folder: RunFolder, launch: str) -> dict[str, int]:
         The splits that dead workers left, with the number of workers that each has ended in this
         launch.
     """
-    guilty: dict[str, int] = {}
+    guilty: dict[int, list[str]] = {}
     for path, mark in unfinished(folder):
         if mark.launch != launch or mark.process.host != socket.gethostname():
             continue
         if not is_gone(mark.process):
             commits.remove(path)
         elif not commits.exists(folder.score_path(mark.ordinal)):
-            guilty[mark.split] = guilty.get(mark.split, 0) + 1
-    return guilty
+            guilty.setdefault(mark.ordinal, []).append(mark.split)
+    # The last one may name the file of several.
+    return {splits[-1]: len(splits) for splits in guilty.values()}
 
 
 def clear_launch(folder: RunFolder, launch: str) -> None:

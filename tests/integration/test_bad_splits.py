@@ -14,19 +14,22 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 import datarater
-from datarater.pipelines.bad_splits import SPLIT_CHANGED, SPLIT_UNREADABLE
+from datarater.pipelines.bad_splits import SPLIT_CHANGED, SPLIT_CRASHED, SPLIT_UNREADABLE
 from datarater.pipelines.commands import curate, requests, running, score, select
 from datarater.pipelines.errors import (
     InputChangedError,
+    PoisonSplitError,
     RejectedShareError,
     UnreadableInputError,
     UsageError,
 )
 from datarater.pipelines.graph.requests import ScoringRequest, Work
 from datarater.pipelines.graph.score_split import ScoreSplit
-from datarater.pipelines.run_folder.plan import read_group
+from datarater.pipelines.run_folder.lease import process_id
+from datarater.pipelines.run_folder.plan import SplitTask, read_group
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.scored import read_scoring
+from datarater.pipelines.run_folder.split_marks import Attempt, Mark
 from datarater.pipelines.runners import choice
 from datarater.rater_model import exit_codes
 from tests.support.corpora import as_lines, make_records
@@ -191,3 +194,32 @@ def test_a_wrong_value_is_wrong_usage(corpus: Path, rater: Path, tmp_path: Path)
     assert ended.value.code == exit_codes.WRONG_USAGE
     with pytest.raises(UsageError, match="on_bad_split: 'skip' is not one of fail, reject"):
         datarater.score(str(corpus), rater, tmp_path / "run", on_bad_split="skip")
+
+
+@pytest.mark.parametrize("rejects", [True, False])
+def test_a_file_that_ends_its_worker_costs_no_other_file_of_its_split(
+    scored: ScoringRequest, rejects: bool
+) -> None:
+    (task,) = read_group(scored.folder, 0)
+    names = [Path(part.split.path).stem for part in task.each()]
+    begun: list[str] = []
+
+    class Marked(Attempt):
+        def begin(self, number: int, part: SplitTask) -> None:
+            begun.append(names[number])
+            assert part.split.path.endswith(f"{names[number]}.jsonl")
+
+    bad = frozenset({names.index("bad")})
+    attempt = Marked(bad, True, "", Mark("launch", 0, "", process_id(), 0.0))
+    if not rejects:
+        failing = ScoreSplit(dataclasses.replace(scored, on_bad_split="fail"))
+        with pytest.raises(PoisonSplitError, match=r"bad\.jsonl, the whole file\) crashed 3"):
+            failing.score(task, attempt)
+        return
+
+    ScoreSplit(scored).score(task, attempt)
+    assert begun == [name for name in names if name != "bad"]
+    sections = [file.table for file in ScoreFile.read(scored.folder, 0).sections()]
+    assert [(table["status"][0].as_py(), table.num_rows) for table in sections] == [
+        (SPLIT_CRASHED, 1) if name == "bad" else ("scored", 20) for name in names
+    ]

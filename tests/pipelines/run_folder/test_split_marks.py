@@ -20,9 +20,10 @@ from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.layout import RunFolder, to_json
 from datarater.pipelines.run_folder.lease import process_id
 from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.pipelines.run_folder.split_marks import Attempt
 from datarater.pipelines.runners import flink
 from datarater.pipelines.runners.flink import FlinkError
-from datarater.rater_model.documents.records import Split
+from datarater.rater_model.documents.records import FileInfo, Split
 from deploy.flink import cluster
 from tests.support import ROOT
 from tests.support.run_folders import run_options
@@ -38,13 +39,19 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     )
 
 
-def die_over(folder: RunFolder, launch: str) -> None:
-    """Leaves the mark of a worker that died while it scored the split."""
+def die_over(
+    folder: RunFolder, launch: str, task: SplitTask = TASK, part: int | None = None
+) -> None:
+    """Leaves the mark of a worker that died while it scored the split, or a file of it."""
     with subprocess.Popen(["sleep", "60"]) as worker:
         process = process_id(worker.pid)
         worker.kill()
     before = {path for path, _ in split_marks.unfinished(folder)}
-    with split_marks.taken(folder, TASK, launch):
+    with split_marks.taken(folder, task, launch) as attempt:
+        assert attempt is not None
+        assert attempt.file_by_file is (part is not None)
+        if part is not None:
+            attempt.begin(part, list(task.each())[part])
         ((path, mark),) = [
             found for found in split_marks.unfinished(folder) if found[0] not in before
         ]
@@ -52,11 +59,12 @@ def die_over(folder: RunFolder, launch: str) -> None:
 
 
 def test_a_mark_is_there_while_a_split_is_scored(folder: RunFolder) -> None:
-    with split_marks.taken(folder, TASK, "one") as is_taken:
-        assert is_taken
+    with split_marks.taken(folder, TASK, "one") as attempt:
+        assert attempt is not None
+        assert (attempt.bad, attempt.file_by_file) == (frozenset(), False)
         assert [mark.ordinal for _, mark in split_marks.unfinished(folder)] == [7]
-        with split_marks.taken(folder, TASK, "one") as is_taken_again:
-            assert not is_taken_again
+        with split_marks.taken(folder, TASK, "one") as second:
+            assert second is None
     with pytest.raises(ValueError, match="said"), split_marks.taken(folder, TASK, "one"):
         raise ValueError("said")
     assert split_marks.unfinished(folder) == []
@@ -80,6 +88,29 @@ def test_a_split_that_ends_three_workers_of_a_launch_is_named(folder: RunFolder)
     assert split_marks.unfinished(folder) == []
 
 
+def test_the_file_that_ends_workers_is_found_among_those_of_a_split(folder: RunFolder) -> None:
+    packed = tuple(FileInfo(f"{number}.jsonl", 10, "print") for number in range(4))
+    task = dataclasses.replace(OTHER, packed=packed)
+    die_over(folder, "one", task)
+    for part in (2, 2, 4, 4):
+        die_over(folder, "one", task, part)
+        named = f"split {8 + part} ({part - 1}.jsonl, the whole file)"
+        (suspect,) = split_marks.clear_bystanders(folder, "one").items()
+        assert suspect[0] == named
+    with split_marks.taken(folder, task, "one") as attempt:
+        assert attempt is not None
+        assert (attempt.bad, attempt.file_by_file) == (frozenset({2, 4}), True)
+
+    # Deaths that no file explains are those of the whole split.
+    for part in (0, 1):
+        die_over(folder, "one", task, part)
+    with (
+        pytest.raises(PoisonSplitError, match=r"split 8 \(in.jsonl and 4 files after it\)"),
+        split_marks.taken(folder, task, "one"),
+    ):
+        pytest.fail("it is not to be scored again")
+
+
 def test_the_living_are_no_suspects(folder: RunFolder) -> None:
     die_over(folder, "one")
     die_over(folder, "another")
@@ -98,7 +129,7 @@ def test_a_worker_that_a_runner_ends_counts_against_no_split(tmp_path: Path) -> 
         """What a worker is ended by in the middle of a split."""
 
     class Scoring(ScoreSplit):
-        def score(self, task: SplitTask) -> None:
+        def score(self, task: SplitTask, attempt: Attempt | None = None) -> None:
             seen.append(task.split.ordinal)
             assert split_marks.unfinished(request.folder) == []
             if len(seen) <= 5:
