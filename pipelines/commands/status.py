@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from datarater.pipelines.commands import flags, outcome
 from datarater.pipelines.errors import CurationError, UsageError
+from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser, print_line
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 COMMAND = "datarater status"
 _MIN_WAIT_SECONDS = 0.1
+STALLED_SECONDS = 300.0
+"""Time after which a watch ends in which no launch works in the folder and nothing moves."""
 
 
 def make_parser() -> CommandParser:
@@ -37,7 +40,9 @@ def make_parser() -> CommandParser:
         type=flags.positive_number,
         metavar="SECONDS",
         help="Report again at this interval until everything is scored and all selections that "
-        "were started are published.",
+        "were started are published. Ends with exit code "
+        f"{exit_codes.FAILED} if no launch works in the folder and nothing moves for "
+        f"{STALLED_SECONDS / 60:.0f} minutes.",
     )
     parser.add_argument(
         "--json", action="store_true", help="Print each report as one JSON object, for programs."
@@ -45,18 +50,22 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def run(argv: Sequence[str] | None = None) -> Status | None:
+def run(
+    argv: Sequence[str] | None = None, stalled_seconds: float = STALLED_SECONDS
+) -> Status | None:
     """Prints the progress of a run.
 
     Args:
         argv: The command's arguments; those of this process if None.
+        stalled_seconds: Time after which a watch ends in which no launch works in the folder and
+            nothing moves.
 
     Returns:
         The status; None before the run is planned.
 
     Raises:
         UsageError: There is no such folder, or it is not a run folder.
-        CurationError: The run folder cannot be read.
+        CurationError: The run folder cannot be read, or nobody continues the run that is watched.
         SystemExit: Wrong usage, and `--help`.
     """
     args = make_parser().parse_args(argv)
@@ -66,7 +75,8 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
 
     from datarater.pipelines.run_folder import commits
     from datarater.pipelines.run_folder.layout import RunFolder
-    from datarater.pipelines.run_folder.progress import Watcher, report
+    from datarater.pipelines.run_folder.progress import Watcher, launches, report
+    from datarater.pipelines.run_folder.selection_progress import duration
     from datarater.rater_model.documents.files import expand_home
     from datarater.rater_model.documents.store_errors import in_time
 
@@ -84,10 +94,14 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
         raise CurationError(f"{folder.path} cannot be read: {error}") from error
 
     watcher = Watcher(folder)
+    moved, last = time.monotonic(), None
     while True:
         try:
             status = watcher.look()
             lines = report(folder, status) if not args.json else []
+            steps = None if status is None else status.steps
+            if steps != last or launches(folder):
+                moved, last = time.monotonic(), steps
         except OSError as error:
             raise CurationError(f"{folder.path} cannot be read: {error}") from error
         if args.json:
@@ -96,6 +110,11 @@ def run(argv: Sequence[str] | None = None) -> Status | None:
             print_line(line)
         if args.watch is None or (status is not None and status.finished):
             return status
+        if time.monotonic() - moved >= stalled_seconds:
+            raise CurationError(
+                f"{folder.path}: no launch is working here, and nothing has moved for "
+                f"{duration(stalled_seconds)}; run the same command again to continue"
+            )
         time.sleep(max(args.watch, _MIN_WAIT_SECONDS))
 
 

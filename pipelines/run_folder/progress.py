@@ -76,6 +76,12 @@ class Status:
         return self.scored and all(one.phase is Phase.PUBLISHED for one in self.selections)
 
     @property
+    def steps(self) -> tuple[Any, ...]:
+        """What is done, which is equal in two reports exactly if nothing has moved between them."""
+        selected = [(one.name, one.phase, one.steps_done) for one in self.selections]
+        return self.splits, self.splits_done, self.scored, *selected
+
+    @property
     def rejected(self) -> int:
         """Number of rejected records so far."""
         return self.counts.rejected
@@ -344,11 +350,7 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
     else:
         lines = [plan_of(folder).describe(), status.line(), *_rejects(status)]
 
-    # Scoring and each selection has a lease of its own.
-    names = selections(folder)
-    work = {"scoring": folder.scoring_lease_path}
-    work |= {f"selecting {name}": folder.selection_lease_path(name) for name in names}
-    at_work = [line for what, path in work.items() for line in _launch(what, path)]
+    at_work = launches(folder)
     lines += at_work
     if not at_work and (status is None or not status.finished):
         lines.append("no launch is working here; run the same command again to continue")
@@ -366,6 +368,17 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
             else selection.line()
         )
     return lines
+
+
+def launches(folder: RunFolder) -> list[str]:
+    """Describes the launches that are working in a run folder, a line for each.
+
+    Scoring and each selection has a lease of its own.
+    """
+    work = {"scoring": folder.scoring_lease_path}
+    names = selections(folder)
+    work |= {f"selecting {name}": folder.selection_lease_path(name) for name in names}
+    return [line for what, path in work.items() for line in _launch(what, path)]
 
 
 def _rejects(status: Status) -> list[str]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datarater.pipelines.commands import status
-from datarater.pipelines.errors import RejectedShareError
+from datarater.pipelines.errors import CurationError, RejectedShareError
 from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.planning import plan_now
 from datarater.pipelines.graph.requests import ScoringRequest
@@ -240,6 +240,47 @@ def test_a_selection_is_followed_until_it_is_published(
     assert look().line() == "selection half: published"
     assert status.main([folder.path, "--watch", "1"]) == 0
     assert f"selection half: published, {selection.manifest_path}" in capsys.readouterr().out
+
+
+def test_a_watch_ends_once_nobody_continues_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(str(tmp_path))
+    plan(folder, 2)
+    score(folder, 0)
+
+    def watch(stalled_seconds: float) -> None:
+        status.run([folder.path, "--watch", "0.1"], stalled_seconds)
+
+    with pytest.raises(CurationError, match="no launch is working here, and nothing has moved for"):
+        watch(0.0)
+    assert capsys.readouterr().out.count("scored 1 of 2 splits") == 1
+
+    # A selection that nobody continues is no different.
+    score(folder, 1)
+    commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(2))))
+    commits.commit_if_absent(folder.selection("half").rule_path, b"{}")
+    with pytest.raises(CurationError, match="run the same command again to continue"):
+        watch(0.2)
+    reports = capsys.readouterr().out
+    assert reports.count("selection half: finding the cutoff") >= 2
+
+    # While a launch works, the watch waits for it.
+    launch = Launch.new("plain", local=True)
+    errors: list[CurationError] = []
+
+    def finish() -> None:
+        time.sleep(0.5)
+        commits.commit_if_absent(folder.selection("half").manifest_path, b"{}")
+        commits.commit_if_absent(folder.selection("half").success_path, b"")
+
+    with lease.Lease([folder.selection_lease_path("half")], launch, errors.append):
+        finisher = threading.Thread(target=finish)
+        finisher.start()
+        watch(0.2)
+        finisher.join()
+    assert "selection half: published" in capsys.readouterr().out
+    assert not errors
 
 
 def test_the_progress_of_a_launch_covers_its_scoring_and_its_selection(
