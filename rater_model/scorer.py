@@ -157,10 +157,7 @@ class Scorer(TextScorer):
         self._buckets = bucket_lengths(self._window)
         self._given_ahead = batches_ahead
 
-        # What training alone needs is switched off.
-        transformer = dataclasses.replace(
-            config.transformer, dtype=self.options.dtype, rematerialise_blocks=False
-        )
+        transformer = config.transformer.for_scoring(self.options.dtype)
         self._config = dataclasses.replace(config, transformer=transformer)
         self._start(checkpoint.params)
 

@@ -5,8 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 
-SCORER_VERSION = 1
+SCORER_VERSION = 2
 """Raised whenever the same text, rater and options would get another score."""
+
+# Versions whose scores differ from those of the present one by no more than rounding.
+_SAME_BUT_FOR_ROUNDING = frozenset({1, 2})
+
+
+def differ_by_rounding(version: int, other: int) -> bool:
+    """Returns whether two versions of the scorer give the same scores, up to rounding.
+
+    Args:
+        version: One version.
+        other: The other version; it may be the same.
+    """
+    return version == other or {version, other} <= _SAME_BUT_FOR_ROUNDING
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
+    as_committed,
     cost_changes,
     read_identity,
-    with_window_of,
 )
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
@@ -127,7 +127,7 @@ def _as_committed(work: Work, committed: CommittedIdentity | None) -> Work:
     scoring = work.scoring
     if committed is None or scoring is None:
         return work
-    options = with_window_of(scoring.options, committed)
+    options = as_committed(scoring.options, committed)
     return dataclasses.replace(work, scoring=dataclasses.replace(scoring, options=options))
 
 

@@ -22,7 +22,7 @@ from datarater.rater_model.documents.records import (
     ReadOptions,
 )
 from datarater.rater_model.json_codec import IF_SET, to_plain
-from datarater.rater_model.scoring_options import ScoringOptions
+from datarater.rater_model.scoring_options import ScoringOptions, differ_by_rounding
 
 _MAX_DIFFERENCES = 5
 _MAX_TOUCHED = 100_000
@@ -55,7 +55,8 @@ class RunOptions:
     """Every option that changes which documents exist or what they score, and how it began.
 
     The size of a split and of a model call only change the cost of a run and the rounding of its
-    scores. They may change when it is resumed (`cost_changes`).
+    scores, and so do some versions of the scorer. They may change when it is resumed
+    (`cost_changes`).
 
     Attributes:
         rater: Digest of the rater checkpoint.
@@ -344,7 +345,7 @@ def check_identity(
     Raises:
         RunFolderMismatchError: The identities differ; the message names the differences.
     """
-    options = differences(_options(with_window_of(requested, committed)), _options(committed))
+    options = differences(_options(as_committed(requested, committed)), _options(committed))
     inputs, files = InputDifferences(), []
     if requested.inputs != committed.inputs:
         inputs = compare_inputs()
@@ -369,12 +370,18 @@ def _advice(inputs: InputDifferences) -> str:
     return "Add --append to score the new files into this run folder, or use another output folder"
 
 
-def with_window_of(requested: Options, committed: RunOptions) -> Options:
-    """Returns the options of a resumed run: runs of version 0.1.0 have no limit of zstd windows."""
-    if committed.read.max_zstd_window_bytes < MAX_ZSTD_WINDOW_BYTES:
-        return requested
-    read = dataclasses.replace(requested.read, max_zstd_window_bytes=MAX_ZSTD_WINDOW_BYTES)
-    return dataclasses.replace(requested, read=read)
+def as_committed(requested: Options, committed: RunOptions) -> Options:
+    """Returns the options of a resumed run, which an earlier version of the package may have begun.
+
+    Runs of version 0.1.0 have no limit of zstd windows, and an earlier version of the scorer is
+    kept where only the rounding of scores differs.
+    """
+    if committed.read.max_zstd_window_bytes >= MAX_ZSTD_WINDOW_BYTES:
+        read = dataclasses.replace(requested.read, max_zstd_window_bytes=MAX_ZSTD_WINDOW_BYTES)
+        requested = dataclasses.replace(requested, read=read)
+    if differ_by_rounding(requested.scorer_version, committed.scorer_version):
+        requested = dataclasses.replace(requested, scorer_version=committed.scorer_version)
+    return requested
 
 
 def _options(identity: Identity) -> dict[str, Any]:
@@ -411,5 +418,10 @@ def cost_changes(requested: RunOptions, committed: RunOptions) -> list[str]:
         lines.append(
             f"--tokens_per_batch {now} from here on; the run began with {then}, and the last digit "
             "of a score can depend on it"
+        )
+    if requested.scorer_version != committed.scorer_version:
+        lines.append(
+            f"version {requested.scorer_version} of the scorer from here on; the run began with "
+            f"version {committed.scorer_version}, and the last digit of a score can depend on it"
         )
     return lines

@@ -11,7 +11,12 @@ from typing import Any
 
 from datarater.pipelines.errors import CurationError, RunFolderMismatchError
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import RunOptions, decisive_scoring, differences
+from datarater.pipelines.run_folder.identity import (
+    RunOptions,
+    as_committed,
+    decisive_scoring,
+    differences,
+)
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.scored import Scoring, last_scoring_path, read_scoring
 from datarater.rater_model.checkpoint import (
@@ -93,6 +98,7 @@ def read_reference(path: str, options: RunOptions) -> RunReference | RaterRefere
     if is_run(path):
         folder = RunFolder(path)
         scoring = read_scoring(folder)
+        options = as_committed(options, scoring.identity)
         _refuse(path, differences(_decisive(options), _decisive(scoring.identity)))
         return RunReference(folder, scoring)
 

@@ -11,6 +11,7 @@ import pytest
 from datarater.pipelines.batch.journal import Journal
 from datarater.pipelines.commands import batch
 from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES
+from datarater.rater_model.scoring_options import SCORER_VERSION
 from tests.support import batches, earlier_versions
 
 # Only one process at a time can unpack to the recorded path, so these tests run in one worker.
@@ -54,6 +55,8 @@ def test_the_next_batch_is_made_and_published(
     assert records[NEXT]["reference"] == records[PUBLISHED]["reference"]
     terms = records[NEXT]["terms"]
     assert terms["scoring"]["read"].pop("max_zstd_window_bytes") == DEFAULT_ZSTD_WINDOW_BYTES
+    assert terms["scoring"].pop("scorer_version") == SCORER_VERSION
+    assert records[PUBLISHED]["terms"]["scoring"].pop("scorer_version") == 1
     assert terms == records[PUBLISHED]["terms"]
     assert records[NEXT]["counts"]["read"] == 30
     paths = [
