@@ -190,8 +190,8 @@ class Acceptance:
             keys: Rank keys, hashed with the selection's seed.
             seed: Seed of the selection.
         """
-        chances_N = self.chances_K[np.searchsorted(self.starts_K, keys.order_N, side="right") - 1]
-        draws_N = seeded_hash(keys.hashes_N, seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
+        chances_N = self.chances_K[np.searchsorted(self.starts_K, keys.orders(), side="right") - 1]
+        draws_N = seeded_hash(keys.hashes(), seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
         return draws_N < chances_N
 
     def expected(self, *, own: bool) -> tuple[float, float] | None:
@@ -315,7 +315,7 @@ class Distribution:
     def count(self, keys: RankKeys) -> Histogram:
         """Counts the documents in the bins to refine, without the bits that are still omitted."""
         starts_J, widths_J = self.starts_K[self._coarse], self.widths_K[self._coarse]
-        order_N = keys.order_N.astype(np.uint64)
+        order_N = keys.orders().astype(np.uint64)
         at_N = np.searchsorted(starts_J, order_N, side="right") - 1
         inside_N = (at_N >= 0) & (order_N - starts_J[at_N] < widths_J[at_N])
         order_M = order_N[inside_N] >> np.uint64(self._next_shift)

@@ -218,7 +218,7 @@ class Boundary:
 
         # Sort the keys, and count the longest prefix within the target.
         keys = keys.take(
-            np.lexsort((keys.positions_N, keys.ordinals_N, keys.hashes_N, keys.order_N))
+            np.lexsort((keys.positions_N, keys.ordinals_N, keys.hashes(), keys.orders()))
         )
         measures_N = (
             np.ones(len(keys), np.int64)

@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 
 from datarater.pipelines.selection.ranking import LEVEL_BITS, RankKeys, rows_by_code
 
-# From this many keys on, counting into all 65,536 bins is faster than sorting.
-_DENSE_FROM = 8192
+_BINS = 1 << 16
+# From this many keys or bins on, counting into all 65,536 bins is faster than sorting.
+_DENSE_FROM = 2048
+_MAX_WAITING = 1 << 16
+_DOCUMENT_BITS = 18
+_MAX_DOCUMENTS = (1 << _DOCUMENT_BITS) - 1
+_MAX_TOKENS = (1 << (63 - 2 * _DOCUMENT_BITS)) - 1
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,35 @@ class Histogram:
     @classmethod
     def of(cls, keys: RankKeys, level: int) -> Histogram:
         """Counts the digits of keys at a level."""
-        # Dense: one pass over all bins.
-        if LEVEL_BITS[level] == 16 and len(keys) >= _DENSE_FROM:
-            digits_N = keys.digits(level).astype(np.int64)
-            counts_B = np.bincount(digits_N, minlength=1 << 16)
-            tokens_B = np.zeros(1 << 16, np.int64)
-            np.add.at(tokens_B, digits_N, keys.tokens_N)
-            bins_K = np.flatnonzero(counts_B)
-            return cls(
-                bins_K.astype(np.uint64), counts_B[bins_K].astype(np.int64), tokens_B[bins_K]
-            )
-        return cls._summed(keys.digits(level), np.ones(len(keys), np.int64), keys.tokens_N)
+        # Numbers that do not fit into the packed sums are as rare as documents of 10^8 tokens.
+        if (
+            1 << LEVEL_BITS[level] > _BINS
+            or len(keys) < _DENSE_FROM
+            or int(keys.tokens_N.view(np.uint64).max()) > _MAX_TOKENS
+        ):
+            return cls._by_sorting(keys.digits(level), np.ones(len(keys), np.int64), keys.tokens_N)
+        return cls.merge(cls._by_counting(part, level) for part in keys.parts(_MAX_DOCUMENTS))
+
+    @classmethod
+    def _by_counting(cls, keys: RankKeys, level: int) -> Histogram:
+        """Counts digits of 16 bits in an array of all bins.
+
+        A bin's sum is its tokens * 2^18 + its documents, so one addition counts both.
+        """
+        sums_B = np.zeros(_BINS, np.int64)
+        for part in keys.parts():
+            if level:
+                digits_M = part.digits(level)
+            else:
+                digits_M = (part.scores_N.view(np.uint32) >> np.uint32(16)).astype(np.uint64)
+            np.add.at(sums_B, digits_M.view(np.int64), (part.tokens_N << _DOCUMENT_BITS) + 1)
+
+        # At the first level the scores' own bits are counted, which rise with positive scores.
+        if not level:
+            sums_B = np.concatenate([sums_B[: _BINS // 2][::-1], sums_B[_BINS // 2 :]])
+        bins_K = np.flatnonzero(sums_B)
+        sums_K = sums_B[bins_K]
+        return cls(bins_K.view(np.uint64), sums_K & _MAX_DOCUMENTS, sums_K >> _DOCUMENT_BITS)
 
     @classmethod
     def by_source(
@@ -71,17 +94,43 @@ class Histogram:
 
     @classmethod
     def merge(cls, parts: Iterable[Histogram]) -> Histogram:
-        """Returns the sum of histograms, the same in any order and grouping."""
-        columns = [(part.bins_K, part.counts_K, part.tokens_K) for part in parts]
-        if not columns:
-            return cls.empty()
-        bins_N, counts_N, tokens_N = (
-            np.concatenate(column) for column in zip(*columns, strict=True)
-        )
-        return cls._summed(bins_N, counts_N, tokens_N)
+        """Returns the sum of histograms, the same in any order and grouping.
+
+        Parts are added up as they come. Not more than `_MAX_WAITING` bins, or as many as the sum
+        has, wait at a time.
+        """
+        total, waiting, bins = cls.empty(), [], 0
+        for part in parts:
+            waiting.append(part)
+            bins += len(part.bins_K)
+            if bins > max(_MAX_WAITING, len(total.bins_K)):
+                total, waiting, bins = cls._sum([total, *waiting]), [], 0
+        return cls._sum([total, *waiting])
 
     @classmethod
-    def _summed(
+    def _sum(cls, parts: Sequence[Histogram]) -> Histogram:
+        several = [part for part in parts if len(part.bins_K)]
+        if len(several) < 2:
+            return several[0] if several else cls.empty()
+        if (
+            sum(len(part.bins_K) for part in several) < _DENSE_FROM
+            or max(int(part.bins_K[-1]) for part in several) >= _BINS
+        ):
+            columns = zip(
+                *((part.bins_K, part.counts_K, part.tokens_K) for part in several), strict=True
+            )
+            return cls._by_sorting(*map(np.concatenate, columns))
+
+        counts_B, tokens_B = np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64)
+        for part in several:
+            at_K = part.bins_K.view(np.int64)
+            counts_B[at_K] += part.counts_K
+            tokens_B[at_K] += part.tokens_K
+        bins_K = np.flatnonzero(counts_B)
+        return cls(bins_K.view(np.uint64), counts_B[bins_K], tokens_B[bins_K])
+
+    @classmethod
+    def _by_sorting(
         cls, bins_N: NDArray[np.uint64], counts_N: NDArray[np.int64], tokens_N: NDArray[np.int64]
     ) -> Histogram:
         bins_K, index_N = np.unique(bins_N, return_inverse=True)

@@ -14,7 +14,8 @@ Joined, the four are one 192-bit integer, the *rank key*; smaller is better:
 
 A rule keeps the documents whose key is below one number, the *cutoff*, which
 `datarater.pipelines.selection.descent` finds. Everything here is arithmetic on arrays, without
-input or output.
+input or output. It runs over a corpus several times, so long arrays are taken in blocks that stay
+in the processor's cache, and hashes are mixed only where scores are equal.
 """
 
 from __future__ import annotations
@@ -35,6 +36,17 @@ KEY_BITS = sum(LEVEL_BITS)
 SHIFTS = tuple(sum(LEVEL_BITS[level + 1 :]) for level in range(len(LEVEL_BITS)))
 
 MASK_64 = (1 << 64) - 1
+
+# Bits of float32 values, the last one as a signed integer.
+_INFINITY = 0x7F800000
+_MINUS_INFINITY = 0xFF800000
+_MINUS_ZERO = -0x80000000
+
+# The bits of a rank key that follow the score.
+_BELOW_SCORE = (1 << SHIFTS[1]) - 1
+
+_SIGN = 0x80000000
+_BLOCK = 32_768
 
 
 class SelectionError(ValueError):
@@ -65,21 +77,51 @@ def orders_of(scores_N: ArrayLike) -> NDArray[np.uint32]:
         >>> orders_of(np.float32([2.5, 0.0, -0.0, -1.0])).argsort(kind="stable").tolist()
         [0, 1, 2, 3]
     """
+    scores_N = _rankable(scores_N)
+    orders_N = np.empty(scores_N.shape, np.uint32)
+    for block in _blocks(scores_N.size):
+        orders_M = orders_N.reshape(-1)[block]
+        orders_M[:] = scores_N.reshape(-1)[block].view(np.uint32)
+        _flip_positive(orders_M)
+    return orders_N
+
+
+def _rankable(scores_N: ArrayLike) -> NDArray[np.float32]:
+    """Returns finite scores with +0 in place of -0; a copy only if there is a -0.
+
+    Raises:
+        SelectionError: A score is not finite.
+    """
     scores_N = np.asarray(scores_N, np.float32)
-    if not np.isfinite(scores_N).all():
+    if not scores_N.size:
+        return scores_N
+
+    # As integers, the bits of infinity and NaN are the largest ones of their sign, and those of -0
+    # the smallest.
+    signed_N, unsigned_N = scores_N.view(np.int32), scores_N.view(np.uint32)
+    if signed_N.max() >= _INFINITY or unsigned_N.max() >= _MINUS_INFINITY:
         raise SelectionError("a score that is not finite cannot be ranked: reject the document")
-    return _flip_positive((scores_N + np.float32(0)).view(np.uint32))  # -0 + 0 is +0
+    return scores_N if signed_N.min() > _MINUS_ZERO else scores_N + np.float32(0)
 
 
 def scores_of(orders_N: ArrayLike) -> NDArray[np.float32]:
     """Returns the scores that orders represent; not finite where no score has the order."""
-    return _flip_positive(np.asarray(orders_N, np.uint32)).view(np.float32)
+    bits_N = np.array(orders_N, np.uint32)
+    _flip_positive(bits_N.reshape(-1))
+    return bits_N.view(np.float32)
 
 
-def _flip_positive(bits_N: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Flips all bits except the sign where the sign bit is clear; its own inverse."""
-    is_negative_N = bits_N >> np.uint32(31) == 1
-    return np.where(is_negative_N, bits_N, bits_N ^ np.uint32(0x7FFFFFFF))
+def _flip_positive(bits_N: NDArray[np.uint32]) -> None:
+    """Flips in place all bits except the sign where the sign bit is clear; its own inverse."""
+    # A signed shift fills the mask with the sign: all ones where it is set, otherwise zeros.
+    flips_N = bits_N.view(np.int32) >> 31
+    np.invert(flips_N, out=flips_N)
+    flips_N &= 0x7FFFFFFF
+    bits_N ^= flips_N.view(np.uint32)
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(first, first + _BLOCK) for first in range(0, count, _BLOCK))
 
 
 def key_hash(key: str) -> int:
@@ -91,10 +133,13 @@ def key_hash(key: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _splitmix64(values_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values_N = (values_N ^ (values_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values_N = (values_N ^ (values_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values_N ^ (values_N >> np.uint64(31))
+def _splitmix64(values_N: NDArray[np.uint64]) -> None:
+    """Applies SplitMix64's finalizer in place."""
+    values_N ^= values_N >> np.uint64(30)
+    values_N *= np.uint64(0xBF58476D1CE4E5B9)
+    values_N ^= values_N >> np.uint64(27)
+    values_N *= np.uint64(0x94D049BB133111EB)
+    values_N ^= values_N >> np.uint64(31)
 
 
 def seeded_hash(key_hashes_N: ArrayLike, seed: int) -> NDArray[np.uint64]:
@@ -112,8 +157,15 @@ def seeded_hash(key_hashes_N: ArrayLike, seed: int) -> NDArray[np.uint64]:
         Seeded hashes of the same shape, uint64.
     """
     increment = 0x9E3779B97F4A7C15
-    mixed_seed = _splitmix64(np.asarray([(seed + increment) & MASK_64], np.uint64))
-    return _splitmix64(np.asarray(key_hashes_N, np.uint64) ^ mixed_seed[0])
+    mixed_seed = np.asarray([(seed + increment) & MASK_64], np.uint64)
+    _splitmix64(mixed_seed)
+
+    key_hashes_N = np.asarray(key_hashes_N, np.uint64)
+    hashes_N = np.empty(key_hashes_N.shape, np.uint64)
+    for block in _blocks(len(hashes_N)):
+        np.bitwise_xor(key_hashes_N[block], mixed_seed, out=hashes_N[block])
+        _splitmix64(hashes_N[block])
+    return hashes_N
 
 
 @dataclass(frozen=True)
@@ -121,15 +173,17 @@ class RankKeys:
     """The rank keys of N documents, by column, with their tokens.
 
     Attributes:
-        order_N: Orders of the scores, uint32; smaller is better.
-        hashes_N: Seeded hashes of the keys, uint64.
+        seed: Seed for tie-breaking.
+        scores_N: Finite scores without -0, float32.
+        key_hashes_N: Unseeded hashes of the keys, uint64.
         ordinals_N: Split ordinals, uint32.
         positions_N: Positions in the input, uint64.
         tokens_N: Token counts, int64.
     """
 
-    order_N: NDArray[np.uint32]
-    hashes_N: NDArray[np.uint64]
+    seed: int
+    scores_N: NDArray[np.float32]
+    key_hashes_N: NDArray[np.uint64]
     ordinals_N: NDArray[np.uint32]
     positions_N: NDArray[np.uint64]
     tokens_N: NDArray[np.int64]
@@ -157,13 +211,16 @@ class RankKeys:
         Raises:
             SelectionError: A score is not finite.
         """
-        order_N = orders_of(scores_N)
-        count = len(order_N)
+        scores_N = _rankable(scores_N)
+        positions_N = np.asarray(positions_N)
+        if positions_N.dtype == np.int64:
+            positions_N = positions_N.view(np.uint64)  # saves a copy
         return cls(
-            order_N,
-            seeded_hash(key_hashes_N, seed),
-            np.broadcast_to(np.asarray(ordinals_N, np.uint32), (count,)),
-            np.asarray(positions_N, np.uint64),
+            seed,
+            scores_N,
+            np.asarray(key_hashes_N, np.uint64),
+            np.broadcast_to(np.asarray(ordinals_N, np.uint32), scores_N.shape),
+            positions_N.astype(np.uint64, copy=False),
             np.asarray(tokens_N, np.int64),
         )
 
@@ -174,28 +231,65 @@ class RankKeys:
 
     @classmethod
     def concatenate(cls, parts: Iterable[RankKeys]) -> RankKeys:
-        """Returns the keys of all parts, in their order."""
-        columns = [part._columns for part in parts]
-        if not columns:
+        """Returns the keys of all parts, in their order.
+
+        Raises:
+            SelectionError: The parts have several seeds.
+        """
+        several = [part for part in parts if len(part)]
+        if not several:
             return cls.empty()
-        return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+        seeds = {part.seed for part in several}
+        if len(seeds) > 1:
+            raise SelectionError(f"rank keys of several seeds cannot be compared: {sorted(seeds)}")
+        columns = zip(*(part._columns for part in several), strict=True)
+        return cls(several[0].seed, *map(np.concatenate, columns))
 
     @property
     def _columns(self) -> tuple[NDArray[Any], ...]:
-        return self.order_N, self.hashes_N, self.ordinals_N, self.positions_N, self.tokens_N
+        return (
+            self.scores_N,
+            self.key_hashes_N,
+            self.ordinals_N,
+            self.positions_N,
+            self.tokens_N,
+        )
+
+    def orders(self) -> NDArray[np.uint32]:
+        """Returns the orders of the scores; smaller is better."""
+        return orders_of(self.scores_N)
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """Returns the seeded hashes of the keys."""
+        return seeded_hash(self.key_hashes_N, self.seed)
 
     def __len__(self) -> int:
-        return len(self.order_N)
+        return len(self.scores_N)
 
     def take(self, chosen: NDArray[Any]) -> RankKeys:
         """Returns the keys that a mask or an array of indices selects."""
-        return RankKeys(*(column_N[chosen] for column_N in self._columns))
+        rows_M = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        return RankKeys(self.seed, *(column_N[rows_M] for column_N in self._columns))
+
+    def parts(self, size: int = _BLOCK) -> Iterator[RankKeys]:
+        """Yields the keys in parts of at most `size`, without copying them."""
+        for first in range(0, len(self), size):
+            part = slice(first, first + size)
+            yield RankKeys(self.seed, *(column_N[part] for column_N in self._columns))
 
     def between(self, low: int, high: int) -> RankKeys:
         """Returns the keys from one 192-bit number up to, but not including, another."""
         if low <= 0 and high >> KEY_BITS:
             return self
-        return self.take(self.below(high) & ~self.below(low))
+        low, high = max(low, 0), min(high, 1 << KEY_BITS)
+        if low >= high:
+            return self.take(np.zeros(0, np.int64))
+
+        # Most keys are outside because of their scores alone.
+        near = self.take(self._ordered(low >> SHIFTS[1], (high - 1) >> SHIFTS[1]))
+        if not (low | high) & _BELOW_SCORE:
+            return near
+        return near.take(near.below(high) & ~near.below(low))
 
     def below(self, end: int) -> NDArray[np.bool_]:
         """Returns a mask of the keys that are smaller (better) than a 192-bit number."""
@@ -203,13 +297,11 @@ class RankKeys:
             return np.zeros(len(self), bool)
         if end >> KEY_BITS:
             return np.ones(len(self), bool)
-
-        order, rest = divmod(end, 1 << 160)
-        hash_, rest = divmod(rest, 1 << 96)
-        ordinal, position = divmod(rest, 1 << 64)
-
-        bounds = np.uint64(position), np.uint32(ordinal), np.uint64(hash_), np.uint32(order)
-        return self._below(iter(bounds))
+        order = end >> SHIFTS[1]
+        mask_N = self._ordered(0, order - 1) if order else np.zeros(len(self), bool)
+        if end & _BELOW_SCORE:
+            self._mark_ties(mask_N, self._ordered(order, order), Ends.of([end]), None)
+        return mask_N
 
     def below_each(self, ends: Ends, codes_N: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns a mask of the keys that are smaller (better) than the end of their own group.
@@ -218,16 +310,49 @@ class RankKeys:
             ends: Ends of S groups.
             codes_N: Group of each key, an index into `ends`.
         """
-        columns = ends.positions_S, ends.ordinals_S, ends.hashes_S, ends.order_S
-        return self._below(column_S[codes_N] for column_S in columns)
-
-    def _below(self, bounds: Iterator[Any]) -> NDArray[np.bool_]:
-        """Compares lexicographically, from the least significant column up."""
-        mask_N = self.positions_N < next(bounds)
-        columns = self.ordinals_N, self.hashes_N, self.order_N
-        for column_N, bound in zip(columns, bounds, strict=True):
-            mask_N = (column_N < bound) | ((column_N == bound) & mask_N)
+        orders_N, bounds_N = self.orders(), ends.order_S[codes_N]
+        mask_N = orders_N < bounds_N
+        self._mark_ties(mask_N, orders_N == bounds_N, ends, codes_N)
         return mask_N
+
+    def _ordered(self, first: int, last: int) -> NDArray[np.bool_]:
+        """Returns a mask of the scores from one order to another one, which is included."""
+        bits_N = self.scores_N.view(np.uint32)
+        if last < _SIGN:
+            first, last = last ^ (_SIGN - 1), first ^ (_SIGN - 1)  # positive scores; see orders_of
+        elif first < _SIGN:
+            bits_N = self.orders()
+
+        # Unsigned differences wrap around, so one comparison checks both ends.
+        return bits_N - np.uint32(first) <= np.uint32(last - first)
+
+    def _mark_ties(
+        self,
+        mask_N: NDArray[np.bool_],
+        tied_N: NDArray[np.bool_],
+        ends: Ends,
+        codes_N: NDArray[np.int64] | None,
+    ) -> None:
+        """Completes a mask of the keys below an end by those whose score is that of the end.
+
+        Args:
+            mask_N: Mask of the keys whose score alone is below the end; it is completed in place.
+            tied_N: Mask of the keys whose score is that of the end.
+            ends: Ends of S groups.
+            codes_N: Group of each key, an index into `ends`; None if there is one group.
+        """
+        rows_M = np.flatnonzero(tied_N)
+        if not len(rows_M):
+            return
+        tied, codes_M = self.take(rows_M), 0 if codes_N is None else codes_N[rows_M]
+
+        # Lexicographically, from the least significant column up.
+        below_M = tied.positions_N < ends.positions_S[codes_M]
+        columns = (tied.ordinals_N, ends.ordinals_S), (tied.hashes(), ends.hashes_S)
+        for column_M, ends_S in columns:
+            ends_M = ends_S[codes_M]
+            below_M = (column_M < ends_M) | ((column_M == ends_M) & below_M)
+        mask_N[rows_M] = below_M
 
     def digits(self, level: int) -> NDArray[np.uint64]:
         """Returns the digit of each key at a level (see `LEVEL_BITS`)."""
@@ -236,16 +361,17 @@ class RankKeys:
         if level == LAST_LEVEL - 1:
             return self.ordinals_N.astype(np.uint64)
         if level < 2:
-            return (self.order_N >> np.uint32(16 - 16 * level)).astype(np.uint64) & np.uint64(
-                0xFFFF
-            )
-        return (self.hashes_N >> np.uint64(48 - 16 * (level - 2))) & np.uint64(0xFFFF)
+            digits_N = self.orders() >> np.uint32(16 - 16 * level)
+            return (digits_N & np.uint32(0xFFFF)).astype(np.uint64)
+        return (self.hashes() >> np.uint64(48 - 16 * (level - 2))) & np.uint64(0xFFFF)
 
     def key(self, index: int) -> int:
         """Returns the rank key of one document as a 192-bit integer."""
+        (order,) = orders_of(self.scores_N[index : index + 1])
+        (hash_,) = seeded_hash(self.key_hashes_N[index : index + 1], self.seed)
         return (
-            (int(self.order_N[index]) << 160)
-            | (int(self.hashes_N[index]) << 96)
+            (int(order) << 160)
+            | (int(hash_) << 96)
             | (int(self.ordinals_N[index]) << 64)
             | int(self.positions_N[index])
         )

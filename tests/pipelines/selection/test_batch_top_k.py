@@ -129,7 +129,7 @@ def test_quantiles_of_a_reference_give_the_same_chances_as_its_documents() -> No
     probe_N = np.linspace(-3, 3, 400).astype(np.float32)
 
     def chances(acceptance: Acceptance) -> np.ndarray:
-        at = np.searchsorted(acceptance.starts_K, keys_of(probe_N).order_N, side="right") - 1
+        at = np.searchsorted(acceptance.starts_K, keys_of(probe_N).orders(), side="right") - 1
         return acceptance.chances_K[at] / 2**53
 
     np.testing.assert_allclose(chances(by_documents), chances(by_quantiles), atol=0.03)

@@ -17,7 +17,7 @@ from datarater.pipelines.selection.batch_top_k import Acceptance
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT, Cutoffs, merge_answers
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.ranking import RankKeys, SelectionError, scores_of
+from datarater.pipelines.selection.ranking import RankKeys, SelectionError
 from datarater.pipelines.selection.rules import (
     BatchTopK,
     KeepCount,
@@ -71,7 +71,7 @@ def documents_of(parts: Sequence[Part]) -> list[tuple[int, str, int, float]]:
                     keys.key(index),
                     names[code],
                     int(keys.tokens_N[index]),
-                    float(scores_of(keys.order_N[index])),
+                    float(keys.scores_N[index]),
                 )
             )
     return sorted(rows)
