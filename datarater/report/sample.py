@@ -178,7 +178,7 @@ def _add_part(sample: Sample, file: ScoreFile, keeping: Keeping, seed: int, list
         document_keys_N = file.table.column("key").take(rows_N)
         splits = [section.task.split for section in file.sections()]
         chosen = _Chooser(splits, keys, document_keys_N, scores_N, codes_N, names, chances_N)
-        order_N = keys.order_N.astype(np.float64)
+        order_N = keys.orders().astype(np.float64)
         near_N = _distances(keeping, scores_N, codes_N, names, chances_N)
         kept_N = chances_N >= 0.5
         half = (listed + 1) // 2
@@ -228,10 +228,11 @@ class _Chooser:
     ) -> list[Candidate]:
         """Returns the `count` candidates of the lowest rank, of those known and of this file."""
         rows_M = np.flatnonzero(allowed_N & np.isfinite(ranks_N))
-        order_M = np.lexsort((self.keys.hashes_N[rows_M], ranks_N[rows_M]))[:count]
+        hashes_M = self.keys.take(rows_M).hashes()
+        order_M = np.lexsort((hashes_M, ranks_N[rows_M]))[:count]
         new = [
             Candidate(
-                (float(ranks_N[row]), int(self.keys.hashes_N[row])),
+                (float(ranks_N[row]), hash_),
                 self.splits[int(self.keys.ordinals_N[row]) - self.splits[0].ordinal],
                 int(self.keys.positions_N[row]),
                 self.document_keys_N[row].as_py(),
@@ -240,6 +241,6 @@ class _Chooser:
                 self.names[self.codes_N[row]],
                 float(self.chances_N[row]),
             )
-            for row in rows_M[order_M].tolist()
+            for row, hash_ in zip(rows_M[order_M].tolist(), hashes_M[order_M].tolist(), strict=True)
         ]
         return sorted([*known, *new], key=lambda one: (one.rank, one.place))[:count]

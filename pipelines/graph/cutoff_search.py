@@ -190,14 +190,15 @@ class CountUndecided(Step[SelectionRequest]):
         answers = cutoffs.from_summary(histograms)
 
         if answers is None:
-            merge = MergeAnswers()
-            parts = merge.create_accumulator()
-            for task in read_group(self._folder, group):
-                for file in ScoreFile.in_chunks(self._folder, task.split.ordinal, KEEP_COLUMNS):
-                    counted = cutoffs.answers(*keys_by_source(file, self._request.seed))
-                    parts = merge.add_input(parts, counted)
-            answers = merge.extract_output(parts)
+            answers = merge_answers(
+                cutoffs.answers(*keys_by_source(file, self._request.seed))
+                for file in self._files(group)
+            )
         yield answers
+
+    def _files(self, group: int) -> Iterator[ScoreFile]:
+        for task in read_group(self._folder, group):
+            yield from ScoreFile.in_chunks(self._folder, task.split.ordinal, KEEP_COLUMNS)
 
 
 class MergeAnswers(beam.CombineFn):

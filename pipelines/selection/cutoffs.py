@@ -38,9 +38,11 @@ from datarater.pipelines.selection.search import CutoffSearch, Decision, Sortabl
 
 CORPUS_GROUP = ""
 
-# Up to this many undecided documents are gathered and sorted (40 bytes each) instead of counted at
+# Up to this many undecided documents are gathered and sorted (32 bytes each) instead of counted at
 # a next level.
 SORT_LIMIT = 65_536
+# Maximum number of bins and keys that wait to be merged, unless the result has more.
+_MAX_WAITING = 1 << 17
 
 
 class Family(StrEnum):
@@ -65,6 +67,13 @@ class Answers:
 
     counts: dict[Question, Histogram]
     keys: dict[Question, RankKeys]
+
+    @property
+    def size(self) -> int:
+        """The number of bins and keys."""
+        return sum(len(counted.bins_K) for counted in self.counts.values()) + sum(
+            map(len, self.keys.values())
+        )
 
 
 @dataclass(frozen=True)
@@ -425,11 +434,25 @@ def _total(decisions: Iterable[Decision]) -> tuple[int, int] | None:
 
 
 def merge_answers(parts: Iterable[Answers]) -> Answers:
-    """Merges the answers of several workers, with the same result in any order and grouping."""
-    several = list(parts)
+    """Merges the answers of several workers, with the same result in any order and grouping.
+
+    Parts are merged as they come: about as many bytes wait as the result has. An answer has at most
+    65,536 bins of 24 bytes, or, of all questions together, the keys of `SORT_LIMIT` documents of 32
+    bytes; only the last two levels, which tell documents of one hash apart, have more.
+    """
+    total, waiting, size = Answers({}, {}), [], 0
+    for part in parts:
+        waiting.append(part)
+        size += part.size
+        if size > max(_MAX_WAITING, total.size):
+            total, waiting, size = _merge([total, *waiting]), [], 0
+    return _merge([total, *waiting])
+
+
+def _merge(parts: Sequence[Answers]) -> Answers:
     return Answers(
-        _merge_each((part.counts for part in several), Histogram.merge),
-        _merge_each((part.keys for part in several), RankKeys.concatenate),
+        _merge_each((part.counts for part in parts), Histogram.merge),
+        _merge_each((part.keys for part in parts), RankKeys.concatenate),
     )
 
 

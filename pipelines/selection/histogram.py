@@ -45,12 +45,7 @@ class Histogram:
     @classmethod
     def of(cls, keys: RankKeys, level: int) -> Histogram:
         """Counts the digits of keys at a level."""
-        # Numbers that do not fit into the packed sums are as rare as documents of 10^8 tokens.
-        if (
-            1 << LEVEL_BITS[level] > _BINS
-            or len(keys) < _DENSE_FROM
-            or int(keys.tokens_N.view(np.uint64).max()) > _MAX_TOKENS
-        ):
+        if 1 << LEVEL_BITS[level] > _BINS or len(keys) < _DENSE_FROM:
             return cls._by_sorting(keys.digits(level), np.ones(len(keys), np.int64), keys.tokens_N)
         return cls.merge(cls._by_counting(part, level) for part in keys.parts(_MAX_DOCUMENTS))
 
@@ -62,6 +57,10 @@ class Histogram:
         """
         sums_B = np.zeros(_BINS, np.int64)
         for part in keys.parts():
+            # Sums that do not fit are as rare as documents of 10^8 tokens.
+            if part.tokens_N.view(np.uint64).max() > _MAX_TOKENS:
+                ones_N = np.ones(len(keys), np.int64)
+                return cls._by_sorting(keys.digits(level), ones_N, keys.tokens_N)
             if level:
                 digits_M = part.digits(level)
             else:
@@ -86,6 +85,8 @@ class Histogram:
             codes_N: Source of each document, an index into `names`.
             names: Names of the sources.
         """
+        if len(names) == 1:
+            return {names[0]: cls.of(keys, 0)} if len(keys) else {}
         everything_N = np.ones(len(keys), bool)
         return {
             names[code]: cls.of(keys.take(rows_M), 0)

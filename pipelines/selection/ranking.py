@@ -42,11 +42,12 @@ _INFINITY = 0x7F800000
 _MINUS_INFINITY = 0xFF800000
 _MINUS_ZERO = -0x80000000
 
-# The bits of a rank key that follow the score.
+# The bits of a rank key that follow the score, and those that follow the hash.
 _BELOW_SCORE = (1 << SHIFTS[1]) - 1
+_BELOW_HASH = (1 << SHIFTS[5]) - 1
 
 _SIGN = 0x80000000
-_BLOCK = 32_768
+_BLOCK = 65_536
 
 
 class SelectionError(ValueError):
@@ -93,15 +94,16 @@ def _rankable(scores_N: ArrayLike) -> NDArray[np.float32]:
         SelectionError: A score is not finite.
     """
     scores_N = np.asarray(scores_N, np.float32)
-    if not scores_N.size:
-        return scores_N
 
     # As integers, the bits of infinity and NaN are the largest ones of their sign, and those of -0
     # the smallest.
-    signed_N, unsigned_N = scores_N.view(np.int32), scores_N.view(np.uint32)
-    if signed_N.max() >= _INFINITY or unsigned_N.max() >= _MINUS_INFINITY:
-        raise SelectionError("a score that is not finite cannot be ranked: reject the document")
-    return scores_N if signed_N.min() > _MINUS_ZERO else scores_N + np.float32(0)
+    smallest = 0
+    for block in _blocks(scores_N.size):
+        bits_M = scores_N.reshape(-1)[block].view(np.int32)
+        smallest = min(smallest, bits_M.min())
+        if bits_M.max() >= _INFINITY or bits_M.view(np.uint32).max() >= _MINUS_INFINITY:
+            raise SelectionError("a score that is not finite cannot be ranked: reject the document")
+    return scores_N if smallest > _MINUS_ZERO else scores_N + np.float32(0)
 
 
 def scores_of(orders_N: ArrayLike) -> NDArray[np.float32]:
@@ -269,7 +271,14 @@ class RankKeys:
     def take(self, chosen: NDArray[Any]) -> RankKeys:
         """Returns the keys that a mask or an array of indices selects."""
         rows_M = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        return RankKeys(self.seed, *(column_N[rows_M] for column_N in self._columns))
+        # A column that repeats one value, without storing it N times, is only cut to length.
+        return RankKeys(
+            self.seed,
+            *(
+                column_N[: len(rows_M)] if column_N.strides == (0,) else column_N.take(rows_M)
+                for column_N in self._columns
+            ),
+        )
 
     def parts(self, size: int = _BLOCK) -> Iterator[RankKeys]:
         """Yields the keys in parts of at most `size`, without copying them."""
@@ -285,9 +294,18 @@ class RankKeys:
         if low >= high:
             return self.take(np.zeros(0, np.int64))
 
-        # Most keys are outside because of their scores alone.
-        near = self.take(self._ordered(low >> SHIFTS[1], (high - 1) >> SHIFTS[1]))
-        if not (low | high) & _BELOW_SCORE:
+        # Most keys are outside because of their scores alone, and most tied ones because of their
+        # hashes. The other columns are only read of the rest.
+        first, last = low >> SHIFTS[1], (high - 1) >> SHIFTS[1]
+        rows_M = np.flatnonzero(self._ordered(first, last))
+        ends = low | high
+        if first == last and ends & _BELOW_SCORE:
+            hashes_M = seeded_hash(self.key_hashes_N.take(rows_M), self.seed)
+            smallest, largest = low >> SHIFTS[5] & MASK_64, (high - 1) >> SHIFTS[5] & MASK_64
+            rows_M = rows_M[hashes_M - np.uint64(smallest) <= np.uint64(largest - smallest)]
+            ends &= _BELOW_HASH
+        near = self.take(rows_M)
+        if not ends & _BELOW_SCORE:
             return near
         return near.take(near.below(high) & ~near.below(low))
 

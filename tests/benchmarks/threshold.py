@@ -5,26 +5,24 @@
     python -m tests.benchmarks.threshold --before ../before   # another checkout takes turns
 
 The best tenth is kept of scores that are normal, and of which none or a fifth are equal, since a
-crawl has many equal scores. They are generated split by split, as a worker would read them. The
-descent is ours, as the pipeline runs it: it counts documents and tokens in one histogram per split,
-merges them, and then counts what is undecided. Its time includes all passes over the scores.
-np.partition has all scores in one array, which it may reorder. KLL is that of datasketches, and
-ApproximateQuantiles that of Beam, which gets fewer scores because it is slow.
+crawl has many equal scores. All documents are in memory (20 bytes each). The descent is ours, as
+the pipeline runs it over splits: it counts documents and tokens in one histogram per split, merges
+them, and then counts what is undecided. Its time includes all passes. np.partition may reorder a
+copy of the scores, whose time does not count. KLL is that of datasketches. ApproximateQuantiles is
+that of Beam; it gets fewer scores because it is slow.
 
-Methods take turns in one process; the rate is the median of the rounds, in processor time without
-that of generating the scores. Memory is measured in a process per method: how far its peak rises
-above that after a run over one split. The last column is the share of documents by which the number
-kept misses the number requested.
+Methods take turns in one process; the rate is the median of the rounds, in processor time. Memory
+is measured in a process per method: how far its peak rises above that after a run over one split,
+so the documents do not count, but np.partition's copy does. The last column is the share of
+documents by which the number kept misses the number requested.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import importlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -37,62 +35,66 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.benchmarks.benchmark_support import machine
-
 SPLIT = 250_000
 FRACTION = 0.1
-BEAM_DOCUMENTS = 2_000_000
+MAX_DOCUMENTS = {"beam": 2_000_000}
 THIS_CHECKOUT = Path(__file__).parents[2]
 
 
 class Scores(NamedTuple):
-    """Scores to select from.
+    """Documents to select from.
 
     Attributes:
-        documents: Number of scores.
-        tied: Whether a fifth of them are equal.
+        scores_N: Scores, float32.
+        hashes_N: Hashes of the keys, uint64.
+        tokens_N: Token counts, int64.
     """
 
-    documents: int
-    tied: bool
+    scores_N: np.ndarray
+    hashes_N: np.ndarray
+    tokens_N: np.ndarray
 
-    def splits(self) -> Iterator[np.ndarray]:
-        """Yields the scores of each split, the same ones at every call."""
-        for ordinal, first in enumerate(range(0, self.documents, SPLIT)):
-            count = min(SPLIT, self.documents - first)
-            scores_N = np.random.default_rng(ordinal).standard_normal(count, np.float32)
-            if self.tied:
-                scores_N[::5] = 1.5
-            yield scores_N
+    @classmethod
+    def make(cls, documents: int, tied: bool) -> Scores:
+        """Returns random documents, the same ones at every call.
+
+        Args:
+            documents: Number of documents.
+            tied: Whether a fifth of the scores are equal.
+        """
+        columns = [np.empty(documents, dtype) for dtype in (np.float32, np.uint64, np.int64)]
+        for first in range(0, documents, SPLIT):
+            rng = np.random.default_rng(first)
+            scores_N, hashes_N, tokens_N = (column_N[first : first + SPLIT] for column_N in columns)
+            scores_N[:] = rng.standard_normal(len(scores_N), np.float32)
+            hashes_N[:] = rng.integers(0, 2**63, len(scores_N), np.uint64)
+            tokens_N[:] = rng.integers(1, 2048, len(scores_N))
+        if tied:
+            columns[0][::5] = 1.5
+        return cls(*columns)
+
+    def splits(self) -> Iterator[Scores]:
+        """Yields the documents of each split."""
+        for first in range(0, len(self.scores_N), SPLIT):
+            yield Scores(*(column_N[first : first + SPLIT] for column_N in self))
 
     def above(self, threshold: float) -> int:
         """Returns the number of scores that reach a threshold."""
-        return sum(int((scores_N >= threshold).sum()) for scores_N in self.splits())
-
-
-class Clock:
-    """Measures processor time, except where it is paused."""
-
-    def __init__(self) -> None:
-        self._started = time.process_time()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stops the clock for as long as the block runs."""
-        began = time.process_time()
-        yield
-        self._started += time.process_time() - began
-
-    def seconds(self) -> float:
-        """Returns the processor time so far."""
-        return time.process_time() - self._started
+        return int((self.scores_N >= threshold).sum())
 
 
 class Result(NamedTuple):
-    """The processor seconds of a method, and the number of documents that it keeps."""
+    """What a run of a method gave.
+
+    Attributes:
+        seconds: Processor seconds.
+        kept: Number of documents kept.
+        passes: Number of passes over the scores.
+    """
 
     seconds: float
     kept: int
+    passes: int = 1
 
 
 Method = Callable[[Scores], Result]
@@ -127,22 +129,20 @@ def by_descent(scores: Scores, selection: Any) -> Result:
         selection: `Histogram`, `RankKeys`, `KeepFraction` and `SORT_LIMIT`.
     """
     Histogram, RankKeys = selection.Histogram, selection.RankKeys
-    clock = Clock()
+    documents = len(scores.scores_N)
+    positions_N = np.arange(SPLIT)
+    started = time.process_time()
 
     def keys_of_splits() -> Iterator[Any]:
-        splits = scores.splits()
-        for ordinal in range(-(-scores.documents // SPLIT)):
-            with clock.paused():
-                scores_N = next(splits)
-                rng = np.random.default_rng([ordinal, 1])
-                hashes_N = rng.integers(0, 2**63, len(scores_N), np.uint64)
-                tokens_N = rng.integers(1, 2048, len(scores_N))
-                positions_N = np.arange(len(scores_N))
-            yield RankKeys.of(scores_N, hashes_N, 0, ordinal, positions_N, tokens_N)
+        for ordinal, split in enumerate(scores.splits()):
+            positions_M = positions_N[: len(split.scores_N)]
+            yield RankKeys.of(
+                split.scores_N, split.hashes_N, 0, ordinal, positions_M, split.tokens_N
+            )
 
     rule = selection.KeepFraction(str(FRACTION))
     histogram = Histogram.merge(Histogram.of(keys, 0) for keys in keys_of_splits())
-    search = rule.begin(rule.target(scores.documents, 0), scores.documents, histogram)
+    search = rule.begin(rule.target(documents, 0), documents, histogram)
     passes = 1
     while not search.done:
         passes += 1
@@ -151,33 +151,26 @@ def by_descent(scores: Scores, selection: Any) -> Result:
             search = search.settle(RankKeys.concatenate(undecided))
         else:
             search = search.descend(Histogram.merge(map(search.count, undecided)))
-    seconds = clock.seconds()
-    print(f"passes over the scores: {passes}", file=sys.stderr)
-    return Result(seconds, search.counted[0])
+    return Result(time.process_time() - started, search.counted[0], passes)
 
 
 def by_partition(scores: Scores) -> Result:
     """Runs NumPy's partition in place on all scores."""
-    scores_N = np.empty(scores.documents, np.float32)
-    for number, split_N in enumerate(scores.splits()):
-        scores_N[number * SPLIT :][: len(split_N)] = split_N
-    kept = round(FRACTION * scores.documents)
-    clock = Clock()
-    scores_N.partition(scores.documents - kept)
-    threshold = scores_N[scores.documents - kept]
-    return Result(clock.seconds(), scores.above(threshold))
+    scores_N = scores.scores_N.copy()
+    bound = len(scores_N) - round(FRACTION * len(scores_N))
+    started = time.process_time()
+    scores_N.partition(bound)
+    return Result(time.process_time() - started, scores.above(scores_N[bound]))
 
 
 def by_kll(scores: Scores) -> Result:
     """Runs datasketches' KLL with k = 4000."""
     sketch = importlib.import_module("datasketches").kll_floats_sketch(4000)
-    clock = Clock()
-    splits = scores.splits()
-    for _ in range(-(-scores.documents // SPLIT)):
-        with clock.paused():
-            scores_N = next(splits)
-        sketch.update(scores_N)
-    return Result(clock.seconds(), scores.above(sketch.get_quantile(1 - FRACTION)))
+    started = time.process_time()
+    for split in scores.splits():
+        sketch.update(split.scores_N)
+    seconds = time.process_time() - started
+    return Result(seconds, scores.above(sketch.get_quantile(1 - FRACTION)))
 
 
 def by_beam(scores: Scores) -> Result:
@@ -186,27 +179,18 @@ def by_beam(scores: Scores) -> Result:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.transforms.stats import ApproximateQuantiles
 
-    def splits_of(scores: Scores) -> Iterator[list[float]]:
-        for scores_N in scores.splits():
-            yield scores_N.tolist()
-
-    # Elements are generated inside the pipeline, so their time is measured apart.
-    clock = Clock()
-    for _ in splits_of(scores):
-        pass
-    generating = clock.seconds()
-
-    clock = Clock()
+    splits = [split.scores_N for split in scores.splits()]
     result = Path(tempfile.mkdtemp()) / "quantiles.json"
+    started = time.process_time()
     with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions([])) as pipeline:
         _ = (
             pipeline
-            | beam.Create([scores])
-            | beam.FlatMap(splits_of)
+            | beam.Create(splits)
+            | beam.Map(np.ndarray.tolist)
             | ApproximateQuantiles.Globally(1001, input_batched=True)
             | beam.Map(lambda quantiles: result.write_text(json.dumps(quantiles)))
         )
-    seconds = clock.seconds() - generating
+    seconds = time.process_time() - started
     quantiles = json.loads(result.read_text())
     return Result(seconds, scores.above(quantiles[-1 - int(1000 * FRACTION)]))
 
@@ -227,18 +211,19 @@ def measured_memory(method: Method, scores: Scores) -> float:
     """Returns how many megabytes a run adds to this process's peak after a run over one split."""
 
     def peak_megabytes() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = Path("/proc/self/status").read_text()  # getrusage counts the parent's peak too
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
-    method(scores._replace(documents=SPLIT))
+    method(next(scores.splits()))
     before = peak_megabytes()
     method(scores)
     return peak_megabytes() - before
 
 
-def memory_in_a_process(name: str, scores: Scores, arguments: list[str]) -> float:
+def memory_in_a_process(name: str, documents: int, tied: bool, arguments: list[str]) -> float:
     """Runs `measured_memory` in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.threshold", *arguments, "--memory_of", name]
-    command += ["--documents", str(scores.documents)] + ["--tied"] * scores.tied
+    command += ["--documents", str(documents)] + ["--tied"] * tied
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     return float(output.splitlines()[-1])
 
@@ -255,24 +240,25 @@ def compare(
         rounds: Number of rounds in which methods take turns.
         arguments: Arguments of this command with which a process has the same methods.
     """
-    scores = {
-        name: Scores(min(documents, BEAM_DOCUMENTS) if name == "beam" else documents, tied)
-        for name in methods
+    counts = {name: min(documents, MAX_DOCUMENTS.get(name, documents)) for name in methods}
+    scores = Scores.make(documents, tied)
+    given = {
+        name: Scores(*(column_N[:count] for column_N in scores)) for name, count in counts.items()
     }
-    for name, method in methods.items():
-        method(scores[name]._replace(documents=SPLIT))  # imports and first allocations
     results: dict[str, list[Result]] = {name: [] for name in methods}
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         for name, method in methods.items():
-            results[name].append(method(scores[name]))
+            result = method(given[name] if number else next(scores.splits()))
+            if number:  # the first round only imports and allocates
+                results[name].append(result)
 
-    for name in methods:
-        count, kept = scores[name].documents, results[name][0].kept
+    for name, count in counts.items():
         rates = [count / result.seconds / 1e6 for result in results[name]]
         ratios = [
-            rate / (documents / partition.seconds / 1e6)
+            rate * partition.seconds * 1e6 / documents
             for rate, partition in zip(rates, results["partition"], strict=True)
         ]
+        kept = results[name][0].kept
         yield {
             "method": name,
             "tied": tied,
@@ -280,7 +266,8 @@ def compare(
             "millions_per_second": statistics.median(rates),
             "rounds": rates,
             "of_partition": statistics.median(ratios),
-            "megabytes": memory_in_a_process(name, scores[name], arguments),
+            "passes": results[name][0].passes,
+            "megabytes": memory_in_a_process(name, count, tied, arguments),
             "kept": kept,
             "miss": abs(kept - round(FRACTION * count)) / count,
         }
@@ -303,24 +290,27 @@ def main() -> None:
     args = parser.parse_args()
     methods = methods_of(args.before)
     if args.memory_of:
-        print(measured_memory(methods[args.memory_of], Scores(args.documents, args.tied)))
+        print(measured_memory(methods[args.memory_of], Scores.make(args.documents, args.tied)))
         return
 
     chosen = {name: methods[name] for name in args.methods or methods}
     arguments = ["--before", str(args.before)] if args.before else []
     rows = []
-    print("| method | ties | scores | million/s | of np.partition | MB | kept | miss |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    print("| method | ties | scores | million/s | of np.partition | passes | MB | kept | miss |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for tied in (False, True):
         for row in compare(chosen, args.documents, tied, args.rounds, arguments):
             rows.append(row)
             print(
                 f"| {row['method']} | {'a fifth' if tied else 'none'} | {row['documents']:,} | "
                 f"{row['millions_per_second']:.1f} | {row['of_partition']:.2f} | "
-                f"{row['megabytes']:.0f} | {row['kept']:,} | {row['miss']:.3%} |",
+                f"{row['passes']} | {row['megabytes']:.0f} | {row['kept']:,} | {row['miss']:.3%} |",
                 flush=True,
             )
     if args.output:
+        # It imports JAX, whose many objects would slow down garbage collection meanwhile.
+        from tests.benchmarks.benchmark_support import machine
+
         content = {"machine": machine(), "command": sys.argv[1:], "rows": rows}
         args.output.write_text(json.dumps(content, indent=1) + "\n")
 

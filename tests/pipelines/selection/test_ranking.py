@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from datarater.pipelines.selection import ranking
-from datarater.pipelines.selection.cutoffs import SORT_LIMIT
+from datarater.pipelines.selection.cutoffs import (
+    CORPUS_GROUP,
+    SORT_LIMIT,
+    Answers,
+    Family,
+    merge_answers,
+)
 from datarater.pipelines.selection.descent import Boundary, Cutoff, Unit
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.ranking import RankKeys, SelectionError
@@ -25,6 +32,13 @@ from datarater.pipelines.selection.rules import (
 )
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+# Recorded: a selection that an earlier version began must end with the same cutoff.
+EARLIER_CUTOFFS = {
+    "keep-0.1": "405fffff1566000000000000000000000000000000000000",
+    "keep-0.5": "4161b2539ff38f0b5ab41fca000000020000000000001ee5",
+    "keep-count-123": "3fdb96820a13fbeb25852b76000000010000000000001c67",
+    "tokens-9999999": "40839114acec9c322958723d000000010000000000001ca2",
+}
 
 
 def find(rule: Rule, parts: list[RankKeys], sort_limit: int = SORT_LIMIT) -> Cutoff:
@@ -104,6 +118,66 @@ def test_the_descent_keeps_what_a_full_sort_keeps(
     assert cutoff.counted == (len(kept), sum(int(keys.tokens_N[index]) for index in kept))
 
 
+# Scores at which the order of bits is not that of numbers, or at the ends of a digit's bin.
+AWKWARD = [0.0, -0.0, 1e-45, -1e-45, 1.0, np.nextafter(np.float32(1), np.float32(0)), -1.0, 3e38]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    scores=st.lists(st.one_of(FINITE, st.sampled_from(AWKWARD)), min_size=1, max_size=30),
+    data=st.data(),
+)
+def test_masks_by_rank_keys_agree_with_the_keys_as_integers(
+    scores: list[float], data: st.DataObject
+) -> None:
+    count = len(scores)
+    few = st.integers(0, 2)
+    keys = RankKeys.of(
+        np.asarray(scores, np.float32),
+        data.draw(
+            st.lists(st.one_of(few, st.integers(0, 2**64 - 1)), min_size=count, max_size=count)
+        ),
+        data.draw(st.integers(0, 9)),
+        data.draw(st.lists(few, min_size=count, max_size=count)),
+        data.draw(st.lists(few, min_size=count, max_size=count)),
+        np.ones(count),
+    )
+    numbers = [keys.key(index) for index in range(count)]
+    shift = st.sampled_from([*ranking.SHIFTS, ranking.KEY_BITS])
+    end = st.builds(
+        lambda number, by, add: max(0, ((number >> by) + add) << by),
+        st.sampled_from(numbers),
+        shift,
+        st.integers(-1, 1),
+    )
+    low, high = data.draw(end), data.draw(end)
+
+    assert keys.below(high).tolist() == [number < high for number in numbers]
+    inside = keys.between(low, high)
+    assert [inside.key(index) for index in range(len(inside))] == [
+        number for number in numbers if low <= number < high
+    ]
+    codes_N = np.asarray(data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
+    below_N = keys.below_each(ranking.Ends.of([low, high]), codes_N)
+    ends = [(low, high)[code] for code in codes_N.tolist()]
+    assert below_N.tolist() == [number < end for number, end in zip(numbers, ends, strict=True)]
+
+
+def test_an_array_that_repeats_one_ordinal_is_not_stored_again() -> None:
+    keys = RankKeys.of(np.arange(5), np.arange(5, dtype=np.uint64), 0, 3, np.arange(5), np.ones(5))
+    taken = keys.take(np.asarray([4, 0]))
+    assert taken.ordinals_N.tolist() == [3, 3]
+    assert taken.ordinals_N.strides == (0,)
+    assert [taken.key(0), taken.key(1)] == [keys.key(4), keys.key(0)]
+
+
+def test_keys_of_several_seeds_are_not_compared() -> None:
+    one, other = (RankKeys.of([0.5], np.zeros(1, np.uint64), seed, 0, [0], [1]) for seed in (1, 2))
+    with pytest.raises(SelectionError, match=r"several seeds.*\[1, 2\]"):
+        RankKeys.concatenate([one, other])
+    assert len(RankKeys.concatenate([one, RankKeys.empty()])) == 1
+
+
 @settings(deadline=None)
 @given(st.lists(FINITE, min_size=2, max_size=40))
 def test_orders_reverse_the_order_of_scores(scores: list[float]) -> None:
@@ -125,6 +199,8 @@ def test_minus_zero_is_zero_and_what_is_not_finite_is_refused() -> None:
     for score in (np.nan, np.inf, -np.inf):
         with pytest.raises(SelectionError, match="not finite"):
             ranking.orders_of(np.asarray([1.0, score], np.float32))
+        with pytest.raises(SelectionError, match="not finite"):
+            RankKeys.of([score, 1.0], np.zeros(2, np.uint64), 0, 0, [0, 1], [1, 1])
 
 
 @settings(deadline=None)
@@ -257,20 +333,79 @@ def test_hashes_are_of_fixed_value() -> None:
     assert len(set(ranking.seeded_hash(np.arange(10_000), 5).tolist())) == 10_000
 
 
-def test_a_histogram_of_many_is_that_of_its_parts() -> None:
+@pytest.mark.parametrize("max_tokens", [9, 2**40])
+def test_a_histogram_of_many_is_that_of_its_parts(max_tokens: int) -> None:
     rng = np.random.default_rng(0)
     count = 20_000
+    scores_N = rng.standard_normal(count).astype(np.float32)
+    scores_N[::7] = rng.choice(np.asarray(AWKWARD, np.float32), len(scores_N[::7]))
     keys = RankKeys.of(
-        rng.standard_normal(count),
+        scores_N,
         rng.integers(0, 2**63, count, np.uint64),
         1,
         0,
         range(count),
-        rng.integers(0, 9, count),
+        rng.integers(0, max_tokens, count),
     )
     for level in range(6):
         whole = Histogram.of(keys, level)
-        parts = Histogram.merge(
-            Histogram.of(keys.take(np.arange(i, i + 100)), level) for i in range(0, count, 100)
-        )
+        digits, index_N = np.unique(keys.digits(level), return_inverse=True)
+        assert whole.bins_K.tolist() == digits.tolist()
+        assert whole.counts_K.tolist() == np.bincount(index_N).tolist()
+        assert whole.tokens == int(keys.tokens_N.sum())
+        parts = Histogram.merge(Histogram.of(part, level) for part in keys.parts(100))
         assert whole.to_json() == parts.to_json()
+
+
+def test_more_documents_than_fit_into_one_packed_sum_are_counted_apart() -> None:
+    count = 300_000
+    keys = RankKeys.of(
+        np.full(count, 2.5, np.float32),
+        np.zeros(count, np.uint64),
+        0,
+        0,
+        np.arange(count),
+        np.full(count, 2**27 - 1),
+    )
+    counted = Histogram.of(keys, 0)
+    assert counted.counts_K.tolist() == [count]
+    assert counted.tokens_K.tolist() == [count * (2**27 - 1)]
+
+
+def test_what_is_sent_of_a_round_is_small_however_many_parts_are_merged() -> None:
+    rng = np.random.default_rng(0)
+    question = Family.RULE, CORPUS_GROUP
+
+    def parts() -> Iterator[Answers]:
+        for ordinal in range(20):
+            hashes_N = rng.integers(0, 2**64, 50_000, np.uint64)
+            keys = RankKeys.of(np.zeros(50_000), hashes_N, 0, ordinal, range(50_000), [1] * 50_000)
+            yield Answers({question: Histogram.of(keys, 2)}, {})
+
+    sent = pickle.dumps(merge_answers(parts()))
+    merged = pickle.loads(sent).counts[question]
+    assert merged.documents == 20 * 50_000
+    assert len(sent) < 65_536 * 24 + 2_000
+
+
+def test_cutoffs_are_those_of_earlier_versions() -> None:
+    rng = np.random.default_rng(0)
+    count = 30_000
+    scores_N = rng.standard_normal(count).astype(np.float32)
+    scores_N[::5] = 1.25
+    scores_N[::101] = -0.0
+    hashes_N = rng.integers(0, 2**63, count, np.uint64)
+    tokens_N = rng.integers(0, 2048, count)
+    parts = [
+        RankKeys.of(scores_N[o::3], hashes_N[o::3], 11, o, range(count // 3), tokens_N[o::3])
+        for o in range(3)
+    ]
+    assert {
+        rule.name: f"{find(rule, parts, sort_limit=100).end:x}"
+        for rule in (
+            KeepFraction("0.1"),
+            KeepFraction("0.5"),
+            KeepCount(123),
+            TokenBudget(9_999_999),
+        )
+    } == EARLIER_CUTOFFS
