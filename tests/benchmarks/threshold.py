@@ -80,7 +80,7 @@ class Scores(NamedTuple):
 
     def above(self, threshold: float) -> int:
         """Returns the number of scores that reach a threshold."""
-        return int((self.scores_N >= threshold).sum())
+        return sum(int((split.scores_N >= threshold).sum()) for split in self.splits())
 
 
 class Result(NamedTuple):
