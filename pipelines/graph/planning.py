@@ -71,7 +71,7 @@ from datarater.rater_model.documents.records import (
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.documents.unreadable import Unreadable
 
-PLANNER_VERSION = 1
+PLANNER_VERSION = 2
 """Version of the rules by which files are cut, part of the names of stored splits."""
 
 _KEY_CHARACTERS = 16
@@ -190,7 +190,8 @@ class FilePlan:
         cuts_Sx3: Start, end (-1 for the end of the file) and stored bytes of every split.
         unpacked: Approximate unpacked size in bytes of a stream that may be strided; 0 for all
             other files.
-        virtual: Whether it is cut at members, so that its cuts are virtual offsets.
+        virtual: Whether its cuts are virtual offsets, such as those of a stream that is cut at
+            members.
     """
 
     info: FileInfo
@@ -210,8 +211,8 @@ class FilePlan:
     ) -> FilePlan:
         """Cuts a file into splits.
 
-        Sniffs the format, reads the footer if there is one, and samples a big compressed stream. A
-        small file is not looked at before it is scored.
+        Sniffs the format, reads the footer if there is a small one, and samples the beginning of a
+        big compressed stream. A small file is not looked at before it is scored.
 
         Raises:
             OSError: The file cannot be read.
@@ -440,7 +441,7 @@ def plan_chunk(
 
     numbers = ChunkNumbers(
         tuple(groups),
-        sum(plan.virtual for plan in plans),
+        sum(plan.virtual and plan.compression is not Compression.NONE for plan in plans),
         sum(bool(plan.unpacked) and len(plan.cuts_Sx3) > 1 for plan in plans),
         sum(plan.bytes_read for plan in plans),
     )

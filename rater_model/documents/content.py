@@ -47,7 +47,7 @@ def content_digest(split: Split, fingerprint: str) -> str:
     from datarater.rater_model.documents.formats import format_named  # loads pyarrow
 
     start, end = split.start, split.end
-    if split.virtual:
+    if split.virtual and split.compression is not Compression.NONE:
         start, end = start // VIRTUAL_BYTES, None if end is None else end // VIRTUAL_BYTES
     elif split.compression is not Compression.NONE or format_named(split.format).unit != "bytes":
         return _whole_digest(path, fingerprint)

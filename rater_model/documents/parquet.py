@@ -7,6 +7,7 @@ fields around them. All columns are read to write rows. Both ways bound the size
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import errno
@@ -35,11 +36,13 @@ from datarater.rater_model.documents.parquet_reader import (
     BATCH_BYTES,
     BrokenParquetError,
     ParquetReader,
+    footer_bytes,
     max_page_bytes,
 )
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     MAX_NAME_CHARACTERS,
+    VIRTUAL_BYTES,
     BadRecord,
     Compression,
     ReadOptions,
@@ -51,6 +54,7 @@ from datarater.rater_model.documents.sniffing import FileHead
 
 _MAGIC = (b"PAR1", b"PARE")
 _MAX_EXPANDED_BYTES = 4 * BATCH_BYTES
+_MAX_PLANNED_FOOTER_BYTES = 2**15
 UNREADABLE_COLUMNS = b"datarater.unreadable_columns"
 """Key in the metadata of a batch: columns that are damaged, and null in the batch."""
 
@@ -253,6 +257,13 @@ def _opened(path: str, options: ReadOptions, every_column: bool) -> ParquetReade
 
 def _groups(reader: ParquetReader, split: Split) -> range:
     count = reader.metadata.num_row_groups
+    if split.virtual:
+        places = reader.places()
+        start, end = split.start // VIRTUAL_BYTES, split.end
+        first = bisect.bisect_left(places, start)
+        return range(
+            first, count if end is None else bisect.bisect_left(places, end // VIRTUAL_BYTES)
+        )
     return range(min(split.start, count), count if split.end is None else min(split.end, count))
 
 
@@ -297,7 +308,19 @@ class Parquet(FileFormat):
         return Compression.NONE if is_parquet else None
 
     def plan(self, whole: Split, head: FileHead, options: ReadOptions, target: int) -> list[Split]:
-        """Cuts a file between row groups."""
+        """Cuts a file between row groups; in equal parts if its footer is large.
+
+        In equal parts, a split finds its row groups when it is read, as it reads the footer anyway.
+        """
+        try:
+            footer = footer_bytes(whole.path)
+        except BrokenParquetError:
+            return [whole]
+        if footer > _MAX_PLANNED_FOOTER_BYTES:
+            count = max(1, -(-whole.size // target))
+            places = [whole.size * index // count for index in range(1, count)]
+            return whole.cut_at(places, virtual=True)
+
         try:
             with ParquetReader(whole.path) as reader:
                 if check_text_column(reader.schema, options) is not None:
@@ -323,9 +346,10 @@ class Parquet(FileFormat):
         try:
             reader = _opened(split.path, options, every_column=False)
         except BrokenParquetError as error:
-            yield BadRecord(
-                0, Reason.UNREADABLE_FILE, str(error), files.read_head(split.path, EXCERPT_BYTES)
-            )
+            # Of the splits of a file that is not looked at before, one reports it.
+            if not split.virtual or not split.start:
+                head = files.read_head(split.path, EXCERPT_BYTES)
+                yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), head)
             return
 
         with reader:

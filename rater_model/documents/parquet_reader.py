@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -42,6 +43,7 @@ _BUFFERS_BYTES = 2**24
 _COLUMN_BUFFER_BYTES = (2**14, 2**20)
 _MAGIC = b"PAR1"
 _FOOTER_BYTES = 2**14
+_END_BYTES = 8
 _MAX_KEPT_FOOTERS = 2
 _MAX_KEPT_FOOTER_BYTES = 2**24
 
@@ -168,6 +170,19 @@ class ParquetReader:
         # binding does not catch the C++ library's exception there.
         return max(int(self.metadata.row_group(group).total_byte_size), 0)
 
+    def places(self) -> list[int]:
+        """Returns where each row group begins, in stored bytes.
+
+        The place is approximate, the share of the uncompressed bytes before it, and does not
+        decrease from one row group to the next.
+        """
+        sizes = [self.group_bytes(group) for group in range(self.metadata.num_row_groups)]
+        stored = self._watch.seek(0, io.SEEK_END)
+        before = itertools.accumulate(sizes, initial=0)
+        return [
+            stored * place // max(sum(sizes), 1) for place, _ in zip(before, sizes, strict=False)
+        ]
+
     def batches(
         self, group: int, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -244,6 +259,23 @@ class BrokenParquetError(Exception):
     def __init__(self, detail: str, reason: Reason = Reason.PAGE_CORRUPT) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+def footer_bytes(path: str) -> int:
+    """Returns the size of a file's footer, from its last bytes.
+
+    Raises:
+        OSError: if the file cannot be read.
+        BrokenParquetError: if the file has no footer.
+    """
+    with files.open_file(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        start = file.seek(max(0, size - _END_BYTES))
+        end = file.read(size - start)
+    length = int.from_bytes(end[:4], "little") + _END_BYTES
+    if len(end) < _END_BYTES or length > size:
+        raise BrokenParquetError("the file is not a readable Parquet file: it has no footer")
+    return length
 
 
 _footers: dict[tuple[str, str], pq.FileMetaData] = {}

@@ -224,7 +224,8 @@ class Split:
         virtual: Whether start and end are virtual offsets: the stored offset at which a gzip member
             or zstd frame begins, times `VIRTUAL_BYTES`. The bytes that unpack from there have the
             positions that follow. No member expands that much, so positions increase through the
-            file, as in BGZF.
+            file, as in BGZF. Parquet: any stored offset times `VIRTUAL_BYTES`; a row group belongs
+            to the split in which it begins, by its share of the uncompressed bytes.
     """
 
     path: str

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from datarater.rater_model.documents import files
 from datarater.rater_model.documents.parquet_reader import BrokenParquetError, ParquetReader
-from tests.benchmarks.bytes_served import BUCKET, corpora, counting_store, measure
+from tests.benchmarks.bytes_served import BUCKET, Corpus, corpora, counting_store, measure
 from tests.support.request_log import Kind, RequestLog
 
 SIZE = 2 * 2**20
@@ -49,6 +50,22 @@ def test_each_step_is_served_little_more_than_it_needs(
     assert steps["planned"]["served"] <= PLANNED_BYTES * len(made.files)
     for step in ("scored", "selected"):
         assert 1 <= steps[step]["times"] <= max_times, steps[step]
+
+
+def test_a_large_footer_is_not_read_before_the_file_is_scored(
+    store: tuple[str, RequestLog], tmp_path: Path
+) -> None:
+    protocol, log = store
+    columns = {f"column {number}": [number] * 40 for number in range(100)}
+    table = pa.table({"text": [f"text {row} " * 400 for row in range(40)], **columns})
+    out = io.BytesIO()
+    pq.write_table(table, out, row_group_size=2, compression="none")
+    content = out.getvalue()
+    assert int.from_bytes(content[-8:-4], "little") > 2 * PLANNED_BYTES
+    made = Corpus("large footer", {"a.parquet": content}, "scores", len(content))
+    rows = measure(protocol, made, -(-len(content) // 3), log, tmp_path / "run")
+    planned = rows[0]
+    assert (planned["splits"], planned["served"] <= PLANNED_BYTES) == (3, True)
 
 
 def test_a_range_beyond_the_end_of_a_file_is_empty(store: tuple[str, RequestLog]) -> None:

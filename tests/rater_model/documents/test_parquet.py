@@ -19,12 +19,14 @@ from datarater.rater_model.documents.parquet_pages import PageTooLargeError, Pag
 from datarater.rater_model.documents.parquet_reader import (
     BrokenParquetError,
     ParquetReader,
+    footer_bytes,
     max_page_bytes,
 )
-from datarater.rater_model.documents.reading import read_file
+from datarater.rater_model.documents.reading import plan_file, read_file, read_split
 from datarater.rater_model.documents.records import (
     BadRecord,
     Document,
+    FileInfo,
     ReadOptions,
     Reason,
     Record,
@@ -221,6 +223,38 @@ def test_a_row_that_expands_to_too_much_is_copied_without_the_column(tmp_path: P
     assert [row["more"] and len(row["more"]) for row in rows] == [1, None, 1]
     named = [(batch.schema.metadata or {}).get(UNREADABLE_COLUMNS) for batch in batches]
     assert named == [None, b"more", None]
+
+
+def test_a_file_with_a_large_footer_is_cut_without_a_look_at_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {f"c{number}": [noise(9, number)] * 60 for number in range(60)}
+    texts = [f"text {row} {noise(40 * (row % 7), row).hex()}" for row in range(60)]
+    pq.write_table(pa.table({"text": texts, **columns}), path, row_group_size=2)
+    size = path.stat().st_size
+    assert footer_bytes(str(path)) > 2**15
+    info = FileInfo(str(path), size, "print")
+    for count in (1, 2, 7, 100):
+        splits = plan_file(info, OPTIONS, -(-size // count))
+        assert len(splits) in (count, count - 1)
+        assert sum(split.size for split in splits) == size
+        rows = [[record.position for record in read_split(one, OPTIONS)] for one in splits]
+        assert [position for part in rows for position in part] == list(range(60))
+        tables = [sum(b.num_rows for _, b in Parquet().read_tables(s, OPTIONS)) for s in splits]
+        assert tables == [len(part) for part in rows]
+        if count == 7:
+            assert all(rows)
+
+    # What cannot be read, or has no text, is counted once.
+    splits = plan_file(info, OPTIONS, size // 4)
+    other = ReadOptions(text_field="other")
+    lost = [record for split in splits for record in read_split(split, other)]
+    assert sum(record.records for record in lost if isinstance(record, BadRecord)) == 60
+    data = bytearray(path.read_bytes())
+    data[-2000:-100] = bytes(1900)
+    path.write_bytes(data)
+    (bad,) = (record for split in splits for record in read_split(split, OPTIONS))
+    assert isinstance(bad, BadRecord)
+    assert bad.reason is Reason.UNREADABLE_FILE
 
 
 def test_the_limit_of_a_page_follows_that_of_a_record() -> None:
