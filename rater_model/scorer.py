@@ -12,46 +12,78 @@ order change a bit of a score.
 On a CPU a scorer computes where it is called, because workers are scaled by processes. On a GPU it
 works while its caller reads on (`Scorer.submit`): a thread tokenizes and pads, and the calls of the
 model wait in the queue of the device, so that the device waits for Python as little as possible.
+Windows that do not fill a call wait for those of the next texts. Several devices of a process share
+the rows of each call.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from datarater.rater_model.checkpoint import RaterCheckpoint
 from datarater.rater_model.rater import RaterConfig, score_tokens
 from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.text_scorer import PendingScores, ScoredTexts, TextScorer, check_texts
 
-_MIN_BUCKET = 64
-# Batches that wait for a device that is not a CPU: one to compute, one to tokenize meanwhile.
-_BATCHES_AHEAD = 2
+_BUCKET_STEP = 64
+_BUCKETS_PER_OCTAVE = 8
+# Batches that wait for a device that is not a CPU. The windows that are left over from them fill a
+# call of each length together, so many batches leave few rows empty.
+_BATCHES_AHEAD = 16
 # Compiled once per shape, for all scorers of the process.
 _score_tokens = jax.jit(score_tokens, static_argnums=0)
 
 
+@functools.lru_cache(maxsize=8)
+def _score_tokens_on(devices: int) -> tuple[Any, Mesh]:
+    """Returns `score_tokens` for batches shared by some local devices, and their mesh."""
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("rows",))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def score(config: RaterConfig, params: Any, *windows: jax.Array) -> jax.Array:
+        shares = jax.shard_map(
+            functools.partial(score_tokens, config),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec("rows"), PartitionSpec("rows")),
+            out_specs=PartitionSpec("rows"),
+            check_vma=False,
+        )
+        return shares(params, *windows)
+
+    return score, mesh
+
+
 def bucket_lengths(window: int) -> tuple[int, ...]:
-    """Returns the padded lengths of scored windows: powers of two from 64, then the window.
+    """Returns the padded lengths of scored windows: multiples of 64, then eight to the octave.
+
+    Each is a shape to compile, so there are as few as keep padding below about a twentieth of the
+    tokens of a web corpus.
 
     Args:
-        window: Tokens in a full window.
+        window: Tokens in a full window, the last length.
 
     Example:
         >>> bucket_lengths(300)
-        (64, 128, 256, 300)
+        (64, 128, 192, 256, 300)
+        >>> bucket_lengths(2048)[-4:]
+        (1664, 1792, 1920, 2048)
     """
     lengths = []
-    length = _MIN_BUCKET
+    length = _BUCKET_STEP
     while length < window:
         lengths.append(length)
-        length *= 2
+        octave = 1 << (length.bit_length() - 1)
+        length += max(_BUCKET_STEP, octave // _BUCKETS_PER_OCTAVE)
     return (*lengths, window)
 
 
@@ -80,27 +112,38 @@ def window_starts(tokens: int, window: int, max_windows: int) -> list[int]:
     return [(i * (count - 1) // (max_windows - 1)) * window for i in range(max_windows)]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Running:
-    """A scoring whose calls of the model have all begun.
+    """A scoring that has begun.
 
     Attributes:
         tokens_N: Tokens of each whole text.
         owners: The text of each window.
         lengths: Tokens of each window.
-        calls: The windows of each call, and its scores on the device, at least one a window.
+        calls: The windows in each call, their rows there, and the scores of all rows on the device.
+        error: What ended a call with some of the windows.
     """
 
     tokens_N: np.ndarray
-    owners: list[int]
-    lengths: list[int]
-    calls: list[tuple[list[int], jax.Array]]
+    owners: list[int] = dataclasses.field(default_factory=list)
+    lengths: list[int] = dataclasses.field(default_factory=list)
+    calls: list[tuple[list[int], list[int], jax.Array]] = dataclasses.field(default_factory=list)
+    error: Exception | None = None
 
     def wait(self, center: float) -> ScoredTexts:
-        """Waits for the device and returns the scores, the reference's mean subtracted."""
+        """Waits for the device and returns the scores, the reference's mean subtracted.
+
+        Raises:
+            Exception: What ended a call of the model.
+        """
+        if self.error is not None:
+            raise self.error
+
+        # All calls at once: their transfers from the device overlap.
         window_scores_W = np.zeros(len(self.owners), np.float64)
-        for windows, scores_B in self.calls:
-            window_scores_W[windows] = np.asarray(scores_B)[: len(windows)]
+        results = jax.device_get([scores_B for _, _, scores_B in self.calls])
+        for (windows, rows, _), scores_B in zip(self.calls, results, strict=True):
+            window_scores_W[windows] = scores_B[rows]
 
         # Average over each text's windows; a text without tokens gets 0 / 0.
         texts = len(self.tokens_N)
@@ -113,6 +156,15 @@ class _Running:
         return ScoredTexts(scores_N=scores_N, tokens_N=self.tokens_N)
 
 
+@dataclasses.dataclass
+class _Window:
+    """A window that waits for a call of the model: its scoring, its number there, its token ids."""
+
+    running: _Running
+    number: int
+    ids: np.ndarray
+
+
 class Scorer(TextScorer):
     """Scores texts with a rater; safe to share between threads.
 
@@ -123,7 +175,9 @@ class Scorer(TextScorer):
         checkpoint: Rater to score with.
         options: Options that change a score; the defaults if None.
         batches_ahead: Number of batches that `submit` lets wait; by default 0 on a CPU, where it
-            computes at once, and 2 on any other device. It changes no score.
+            computes at once, and 16 on any other device. It changes no score.
+        devices: Number of devices of this process that share each call; by default 1 on a CPU, and
+            otherwise all.
 
     Attributes:
         options: Options that change a score.
@@ -132,6 +186,7 @@ class Scorer(TextScorer):
 
     Raises:
         TypeError: if the rater is not a transformer.
+        ValueError: if the process does not have as many devices.
 
     Example:
         >>> scorer = Scorer(load_rater("demo_output/rater"))  # doctest: +SKIP
@@ -145,6 +200,7 @@ class Scorer(TextScorer):
         options: ScoringOptions | None = None,
         *,
         batches_ahead: int | None = None,
+        devices: int | None = None,
     ) -> None:
         config = checkpoint.config
         if not isinstance(config, RaterConfig):
@@ -156,6 +212,7 @@ class Scorer(TextScorer):
         self._center = checkpoint.statistics.center
         self._buckets = bucket_lengths(self._window)
         self._given_ahead = batches_ahead
+        self._given_devices = devices
 
         transformer = config.transformer.for_scoring(self.options.dtype)
         self._config = dataclasses.replace(config, transformer=transformer)
@@ -166,14 +223,31 @@ class Scorer(TextScorer):
         on_cpu = jax.default_backend() == "cpu"
         given = self._given_ahead
         self.batches_ahead = (0 if on_cpu else _BATCHES_AHEAD) if given is None else given
-        self._params = jax.device_put(params)
+        available = jax.local_device_count()
+        default = 1 if on_cpu else available
+        self._devices = default if self._given_devices is None else self._given_devices
+        if not 1 <= self._devices <= available:
+            raise ValueError(
+                f"devices must be from 1 to the {available} of this process, not {self._devices}"
+            )
+        if self._devices == 1:
+            self._score, self._params = _score_tokens, jax.device_put(params)
+        else:
+            self._score, mesh = _score_tokens_on(self._devices)
+            self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+
         self._lock = threading.Lock()
         # One thread, so that batches reach the device in the order in which they were submitted.
         self._feeder = ThreadPoolExecutor(1, "scorer") if self.batches_ahead else None
+        # Windows of submitted texts that do not fill a call yet, for the feeder's thread alone.
+        self._left_over = self._no_windows()
+
+    def _no_windows(self) -> dict[int, list[_Window]]:
+        return {length: [] for length in self._buckets}
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_lock", "_feeder", "batches_ahead"):
+        for name in ("_lock", "_feeder", "_left_over", "_score", "_devices", "batches_ahead"):
             del state[name]
         state["_params"] = jax.tree.map(np.asarray, self._params)
         return state
@@ -183,8 +257,8 @@ class Scorer(TextScorer):
         self._start(state["_params"])
 
     def batch_size(self, length: int) -> int:
-        """Returns the number of windows of a padded length in one model call."""
-        return max(1, self.options.tokens_per_batch // length)
+        """Returns the number of windows of a padded length in one model call, on all devices."""
+        return max(1, self.options.tokens_per_batch // length) * self._devices
 
     def score(self, texts: Sequence[str]) -> ScoredTexts:
         """Scores any number of texts; a score does not depend on the other texts or their order.
@@ -198,7 +272,10 @@ class Scorer(TextScorer):
         Raises:
             TypeError: if `texts` is a single string, or one of the texts is not a string.
         """
-        return self._run(texts).wait(self._center)
+        waiting = self._no_windows()
+        running = self._cut(texts, waiting)
+        self._call_all(waiting)
+        return running.wait(self._center)
 
     def submit(self, texts: Sequence[str]) -> PendingScores:
         """Begins to score texts, so that the caller can read the next ones meanwhile.
@@ -217,42 +294,79 @@ class Scorer(TextScorer):
         """
         if self._feeder is None:
             return super().submit(texts)
-        running = self._feeder.submit(self._run, texts)
-        return PendingScores(lambda: running.result().wait(self._center))
+        feeder = self._feeder
+        begun = feeder.submit(self._begin, texts)
 
-    def _run(self, texts: Sequence[str]) -> _Running:
-        """Cuts texts into windows and begins all calls of the model."""
+        def result() -> ScoredTexts:
+            running = begun.result()
+            feeder.submit(self._finish, running).result()
+            return running.wait(self._center)
+
+        return PendingScores(result)
+
+    def _begin(self, texts: Sequence[str]) -> _Running:
+        """Begins the calls that are full with the windows of some texts; the rest is left over."""
+        running = self._cut(texts, self._left_over)
+        for length, windows in self._left_over.items():
+            size = self.batch_size(length)
+            full = len(windows) - len(windows) % size
+            self._call_in_batches(windows[:full], length)
+            del windows[:full]
+        return running
+
+    def _finish(self, running: _Running) -> None:
+        """Begins the calls with windows of a scoring that are left over, with all that wait too."""
+        lengths = [
+            length
+            for length, windows in self._left_over.items()
+            if any(window.running is running for window in windows)
+        ]
+        self._call_all({length: self._left_over[length] for length in lengths})
+        for length in lengths:
+            self._left_over[length] = []
+
+    def _cut(self, texts: Sequence[str], waiting: dict[int, list[_Window]]) -> _Running:
+        """Cuts texts into windows and adds them to those that wait, by their padded length."""
         check_texts(texts)
-        tokens_N = np.zeros(len(texts), np.int64)
-        owners: list[int] = []
-        lengths: list[int] = []
-
-        # Cut the texts into windows, grouped by bucket as (index of the window, its token ids). On
-        # a CPU the other cores have their own processes, so texts are encoded one by one.
+        # On a CPU the other cores have their own processes, so texts are encoded one by one.
         encoded = (
             self._tokenizer.encode_batch(texts)
             if self.batches_ahead
-            else map(self._tokenizer.encode, texts)
+            else [self._tokenizer.encode(text) for text in texts]
         )
-        waiting: dict[int, list[tuple[int, np.ndarray]]] = {length: [] for length in self._buckets}
+
+        running = _Running(np.array([len(ids) for ids in encoded], np.int64))
         for owner, ids in enumerate(encoded):
-            tokens_N[owner] = len(ids)
             for start in window_starts(len(ids), self._window, self.options.max_windows):
                 window_ids = ids[start : start + self._window]
-                bucket = next(length for length in self._buckets if length >= len(window_ids))
-                waiting[bucket].append((len(owners), window_ids))
-                owners.append(owner)
-                lengths.append(len(window_ids))
+                length = self._buckets[bisect.bisect_left(self._buckets, len(window_ids))]
+                waiting[length].append(_Window(running, len(running.owners), window_ids))
+                running.owners.append(owner)
+                running.lengths.append(len(window_ids))
+        return running
 
-        # Score the windows in batches of one shape per bucket.
-        calls = []
+    def _call_all(self, waiting: dict[int, list[_Window]]) -> None:
         for length, windows in waiting.items():
-            size = self.batch_size(length)
-            for first in range(0, len(windows), size):
-                batch = windows[first : first + size]
-                scores_B = self._score_windows([ids for _, ids in batch], length, size)
-                calls.append(([index for index, _ in batch], scores_B))
-        return _Running(tokens_N, owners, lengths, calls)
+            self._call_in_batches(windows, length)
+
+    def _call_in_batches(self, windows: list[_Window], length: int) -> None:
+        """Begins to score windows of one padded length, in batches of one shape."""
+        size = self.batch_size(length)
+        for first in range(0, len(windows), size):
+            batch = windows[first : first + size]
+            members: dict[_Running, list[int]] = {}
+            for row, window in enumerate(batch):
+                members.setdefault(window.running, []).append(row)
+
+            # Windows of several scorings may be in a call: each of them has to learn of an error.
+            try:
+                scores_B = self._score_windows([window.ids for window in batch], length, size)
+            except Exception as error:
+                for running in members:
+                    running.error = error
+                continue
+            for running, rows in members.items():
+                running.calls.append(([batch[row].number for row in rows], rows, scores_B))
 
     def _score_windows(self, windows: list[np.ndarray], length: int, size: int) -> jax.Array:
         """Begins to score windows, padded to one shape.
@@ -279,4 +393,4 @@ class Scorer(TextScorer):
 
     def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> jax.Array:
         """Calls the model, which returns before the device has computed."""
-        return _score_tokens(self._config, self._params, tokens_BxL, length_B)
+        return cast(jax.Array, self._score(self._config, self._params, tokens_BxL, length_B))

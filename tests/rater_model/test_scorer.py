@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
+import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -151,21 +156,85 @@ BATCHES = [
 ]
 
 
-def test_the_next_batches_wait_at_the_device_before_the_first_is_computed(scorer: Scorer) -> None:
+def windows_by_length(texts: list[str]) -> Counter[int]:
+    lengths = bucket_lengths(CONFIG.window)
+    return Counter(
+        min(length for length in lengths if length >= len(text.encode()[start : start + 100]))
+        for text in texts
+        for start in window_starts(len(text.encode()), 100, OPTIONS.max_windows)
+    )
+
+
+def test_full_calls_of_all_batches_wait_at_the_device_before_the_first_is_computed(
+    scorer: Scorer,
+) -> None:
     device = OnDevice(CHECKPOINT, OPTIONS, batches_ahead=2)
-    pending = [device.submit(texts) for texts in BATCHES[:2]]
-    pending.append(device.submit(BATCHES[2]))
-    calls = sum(len(scorer._run(texts).calls) for texts in BATCHES)
+    pending = [device.submit(texts) for texts in BATCHES]
+    windows = windows_by_length([text for texts in BATCHES for text in texts])
+    full = sum(count // device.batch_size(length) for length, count in windows.items())
     # Everything is tokenized and queued although nothing is computed yet.
-    assert calls > len(BATCHES)
-    for _ in range(calls):
+    assert full > len(BATCHES)
+    for _ in range(full):
         assert device.arrived.acquire(timeout=60)
     assert device.computed == 0
+
+    # What is left over of all batches shares one call for each length.
     device.may_compute.set()
     for texts, scores in zip(BATCHES, pending, strict=True):
         expected = scorer.score(texts)
         assert scores.result().scores_N.tobytes() == expected.scores_N.tobytes()
         np.testing.assert_array_equal(scores.result().tokens_N, expected.tokens_N)
+    assert full < device.computed <= full + len(windows)
+
+
+def test_a_call_that_fails_fails_every_batch_with_a_window_in_it() -> None:
+    class Failing(Scorer):
+        def _call(self, *_: object) -> jax.Array:
+            raise MemoryError("no room")
+
+    failing = Failing(CHECKPOINT, OPTIONS, batches_ahead=2)
+    pending = [failing.submit(["one window"]), failing.submit(["another window"])]
+    for scores in pending:
+        with pytest.raises(MemoryError, match="no room"):
+            scores.result()
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 5000))
+def test_no_window_is_padded_by_more_than_an_eighth_or_64_tokens(window: int) -> None:
+    lengths = bucket_lengths(window)
+    assert lengths[-1] == window
+    steps = [after - before for before, after in itertools.pairwise((0, *lengths))]
+    assert all(0 < step <= max(64, length / 8) for step, length in zip(steps, lengths, strict=True))
+
+
+SHARED = """
+import sys
+import numpy as np
+from datarater.rater_model.scorer import Scorer
+from tests.rater_model.test_scorer import BATCHES, CHECKPOINT, OPTIONS
+
+texts = [text for texts in BATCHES for text in texts]
+one, three = Scorer(CHECKPOINT, OPTIONS), Scorer(CHECKPOINT, OPTIONS, devices=3)
+assert three.batch_size(64) == 3 * one.batch_size(64)
+calls = []
+three._call = lambda *windows: calls.append(Scorer._call(three, *windows)) or calls[-1]
+np.testing.assert_array_equal(three.score(texts).scores_N, one.score(texts).scores_N)
+assert all(len(scores.sharding.device_set) == 3 for scores in calls), calls
+"""
+
+
+@pytest.mark.slow  # starts a process: the number of devices of this one is fixed
+def test_several_devices_share_a_call_and_give_the_same_scores() -> None:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
+    subprocess.run(
+        [sys.executable, "-c", SHARED], env={**os.environ, "XLA_FLAGS": flags}, check=True
+    )
+
+
+def test_more_devices_than_the_process_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="devices must be from 1 to the"):
+        Scorer(CHECKPOINT, OPTIONS, devices=1 + jax.local_device_count())
 
 
 def test_on_a_cpu_texts_are_scored_where_they_are_submitted(scorer: Scorer) -> None:
