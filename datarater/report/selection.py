@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.pipelines.errors import CountsError
+from datarater.pipelines.graph.cascade import by_certainty
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import selections
 from datarater.pipelines.run_folder.kept_counts import KeptCounts
@@ -186,7 +187,9 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
         raise CountsError(f"{path} is missing: the selection is not finished")
     scoring = read_scoring(folder, manifest.plans)
     keeping = Keeping.of(manifest.cutoff)
-    bins = ScoreBins.of(scoring.histogram)
+    cascade = scoring.identity.cascade
+    shown = scoring.histogram if cascade is None else by_certainty(scoring.histogram, cascade)[1]
+    bins = ScoreBins.of(shown)
     edges = bins.axis(keeping.cutoffs(list(manifest.sources)))
     sample = take_sample(folder, scoring.splits, keeping, manifest.seed, edges, texts, limits)
     facts = _Facts(manifest, scoring, keeping, sample)
@@ -375,6 +378,15 @@ def _score_blocks(facts: _Facts, bins: ScoreBins) -> list[Block]:
     mark = None if one is None else (one, f"cutoff {short(one)}")
 
     caption = "All scored documents. Scores are defined up to a constant: only their order counts."
+    kept_label, dropped_label = f"kept {counts.kept:,}", f"dropped {counts.dropped:,}"
+    cascade = facts.scoring.identity.cascade
+    if cascade is not None:
+        above, shown, below = by_certainty(facts.scoring.histogram, cascade)
+        kept_label, dropped_label = "kept", "dropped"
+        caption = (
+            f"The {shown.documents:,} documents that the rater scored. Of the others, its student "
+            f"ranks {above.documents:,} above and {below.documents:,} below them."
+        )
     if len(cutoffs) > 1:
         caption += (
             f" Each source has its own cutoff, from {short(cutoffs[0])} to {short(cutoffs[-1])}."
@@ -385,8 +397,8 @@ def _score_blocks(facts: _Facts, bins: ScoreBins) -> list[Block]:
         "Distribution of the scores",
         edges_B.tolist(),
         [
-            (Hue.DROPPED, f"dropped {counts.dropped:,}", (counts_B - kept_B).tolist()),
-            (Hue.KEPT, f"kept {counts.kept:,}", kept_B.tolist()),
+            (Hue.DROPPED, dropped_label, (counts_B - kept_B).tolist()),
+            (Hue.KEPT, kept_label, kept_B.tolist()),
         ],
         "score",
         "documents",
@@ -605,6 +617,7 @@ def _run_facts(folder: RunFolder, facts: _Facts) -> Facts:
         ("records read", f"{manifest.counts.read:,}"),
         ("documents scored", f"{manifest.scored:,} in {scoring.splits:,} splits"),
         ("rater", manifest.rater),
+        *([] if identity.cascade is None else [("student", identity.cascade.student)]),
         ("seed", str(manifest.seed)),
         ("output", f"{len(manifest.files):,} files, format {manifest.output_format}"),
         ("text field", identity.read.text_field),

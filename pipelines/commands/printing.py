@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from datarater.pipelines import bad_splits
 from datarater.pipelines.errors import BadSplitsError
-from datarater.pipelines.graph.cascade import scored_by_rater
+from datarater.pipelines.graph.cascade import by_certainty
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import MAX_NAMED, by_count, main_reasons
@@ -55,9 +55,10 @@ def _print_share_of_rater(scoring: Scoring) -> None:
     cascade = scoring.identity.cascade
     if cascade is None:
         return
-    documents, tokens = scored_by_rater(scoring.histogram, cascade)
+    _, by_rater, _ = by_certainty(scoring.histogram, cascade)
+    share = by_rater.tokens / max(1, scoring.counts.tokens)
     say(
-        f"by rater  {documents:>12,}  ({tokens / max(1, scoring.counts.tokens):.1%} of the tokens; "
+        f"by rater  {by_rater.documents:>12,}  ({share:.1%} of the tokens; "
         "the student scored the others)"
     )
 

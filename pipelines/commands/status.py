@@ -13,6 +13,7 @@ from datarater.rater_model import exit_codes
 from datarater.rater_model.command_line import CommandParser, print_line
 
 if TYPE_CHECKING:
+    from datarater.pipelines.run_folder.layout import RunFolder
     from datarater.pipelines.run_folder.progress import Status
 
 COMMAND = "datarater status"
@@ -83,24 +84,21 @@ def run(
     path = expand_home(args.folder)
     commits.check_protocols("RUN_DIR", path)
     folder = RunFolder(path)
-    try:
-        if not in_time(folder.path, lambda: commits.exists(folder.path)):
-            raise UsageError(f"RUN_DIR: {folder.path} does not exist")
-        if not {"plan", "lease"} & set(commits.list_subfolders(folder.path)):
-            raise UsageError(
-                f"RUN_DIR: {folder.path} is not a run folder; give the --output of a run"
-            )
-    except OSError as error:
-        raise CurationError(f"{folder.path} cannot be read: {error}") from error
-
-    watcher = Watcher(folder)
+    begun: RunFolder | None = None
+    watchers: dict[RunFolder, Watcher] = {}
     moved, last = time.monotonic(), None
     while True:
         try:
+            # After a first pass follows the run itself.
+            if begun != folder:
+                begun = in_time(folder.path, lambda: _begun(folder))
+                if begun != folder:
+                    print_line(f"the student scores first, into {begun.path}", sys.stderr)
+            watcher = watchers.setdefault(begun, Watcher(begun))
             status = watcher.look()
-            lines = report(folder, status) if not args.json else []
-            steps = None if status is None else status.steps
-            if steps != last or launches(folder):
+            lines = report(begun, status) if not args.json else []
+            steps = None if status is None else (begun, status.steps)
+            if steps != last or launches(begun):
                 moved, last = time.monotonic(), steps
         except OSError as error:
             raise CurationError(f"{folder.path} cannot be read: {error}") from error
@@ -108,7 +106,8 @@ def run(
             lines = [orjson.dumps(status.to_json() if status else None).decode()]
         for line in lines:
             print_line(line)
-        if args.watch is None or (status is not None and status.finished):
+        is_finished = status is not None and status.finished and begun == folder
+        if args.watch is None or is_finished:
             return status
         if time.monotonic() - moved >= stalled_seconds:
             raise CurationError(
@@ -116,6 +115,25 @@ def run(
                 f"{duration(stalled_seconds)}; run the same command again to continue"
             )
         time.sleep(max(args.watch, _MIN_WAIT_SECONDS))
+
+
+def _begun(folder: RunFolder) -> RunFolder:
+    """Returns the run folder, or that of its first pass where nothing else has begun.
+
+    Raises:
+        UsageError: There is no such folder, or it is not a run folder.
+    """
+    from datarater.pipelines.run_folder import commits
+    from datarater.pipelines.run_folder.layout import FIRST_PASS, RunFolder
+
+    if not commits.exists(folder.path):
+        raise UsageError(f"RUN_DIR: {folder.path} does not exist")
+    names = set(commits.list_subfolders(folder.path))
+    if FIRST_PASS in names and "plan" not in names:
+        return RunFolder(folder.first_pass_path)
+    if not {"plan", "lease"} & names:
+        raise UsageError(f"RUN_DIR: {folder.path} is not a run folder; give the --output of a run")
+    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,18 +80,29 @@ class Doubt:
         return np.where(is_finite_N, certainty_N, 0).astype(np.int8)
 
 
-def scored_by_rater(histogram: Histogram, cascade: CascadeOptions) -> tuple[int, int]:
-    """Returns how many documents and tokens of a run the rater scored, and not its student.
+def by_certainty(
+    histogram: Histogram, cascade: CascadeOptions
+) -> tuple[Histogram, Histogram, Histogram]:
+    """Divides a run's documents: surely kept, scored by the rater, surely dropped.
 
     Args:
         histogram: Histogram of the combined scores at level 0. Half the offset, a power of two, is
             the first score of a bin.
         cascade: The cascade.
     """
-    half = np.float32(cascade.offset / 2)
+    half = cascade.offset / 2
     best, worst = orders_of([half, -half]) >> _DIGIT_BITS
-    by_rater_K = (histogram.bins_K > best) & (histogram.bins_K < worst)
-    return int(histogram.counts_K[by_rater_K].sum()), int(histogram.tokens_K[by_rater_K].sum())
+    ends = np.searchsorted(histogram.bins_K, [best, worst - 1], "right").tolist()
+    kept, by_rater, dropped = (
+        Histogram(*columns)
+        for columns in zip(
+            np.split(histogram.bins_K, ends),
+            np.split(histogram.counts_K, ends),
+            np.split(histogram.tokens_K, ends),
+            strict=True,
+        )
+    )
+    return kept, by_rater, dropped
 
 
 class CascadeScorer(TextScorer):

@@ -27,8 +27,6 @@ from datarater.rater_model.checkpoint import (
     load_rater,
 )
 
-FIRST_PASS = "student"
-"""Name of the run folder of the student's scores, in the run folder."""
 PARTS_PER_GROUP = 10_000
 FILES_PER_SPLIT = 1_000
 FILES_PER_CHUNK = 1_000
@@ -116,7 +114,7 @@ class ScoringRequest:
         return dataclasses.replace(
             self,
             rater=self.student,
-            output=f"{self.output}/{FIRST_PASS}",
+            output=self.folder.first_pass_path,
             options=dataclasses.replace(self.options, rater=cascade.student, cascade=None),
             student="",
             plans=0,

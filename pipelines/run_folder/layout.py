@@ -11,6 +11,7 @@
       scoring.json                 the counts of the whole corpus, once everything is scored
       plan/identity-0001.json,     the same after more files were appended, once
       scoring-0001.json
+      student/                     the run folder of a student's scores, in a run with one
       selections/NAME/rule.json    the rule of the selection and its options
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/second_read.json  how much there is to write, for the progress
@@ -47,6 +48,8 @@ from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 
 FORMAT_VERSION = 1
+FIRST_PASS = "student"
+"""Name of the run folder of a student's scores."""
 
 T = TypeVar("T")
 
@@ -248,6 +251,11 @@ class RunFolder:
             f"{self.path}/{name}"
             for name in ("plan", "scores", "summaries", "rejected", "attempts")
         ]
+
+    @property
+    def first_pass_path(self) -> str:
+        """The run folder of a student's scores, in a run with one."""
+        return f"{self.path}/{FIRST_PASS}"
 
     @property
     def summaries_path(self) -> str:

@@ -14,13 +14,18 @@ import pytest
 import zstandard
 
 import datarater
-from datarater.pipelines.commands import curate, select
+from datarater.pipelines.commands import curate, select, status
+from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.selection.ranking import key_hash, seeded_hash
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater, save_rater
 from datarater.rater_model.ngram_scorer import make_scorer
+from datarater.report.page import Histogram
+from datarater.report.sample import Limits
+from datarater.report.selection import selection_page
 from tests.support.corpora import corpus_records, write_corpus
 from tests.support.raters import random_student
+from tests.support.runners import prism_flags
 from tests.support.shared_folders import made_once
 
 Rows = dict[str, dict[str, Any]]
@@ -164,6 +169,63 @@ def test_an_interrupted_second_pass_continues_without_the_first(
         for folder in (run, copy)
     ]
     assert manifests[0] == manifests[1]
+
+
+def test_python_finds_the_same_run_done(
+    run: Path, corpus: Path, rater: Path, student: Path
+) -> None:
+    manifest = datarater.curate(
+        corpus / "*",
+        rater,
+        run,
+        student=student,
+        agreement=0.96,
+        keep_fraction=0.5,
+        output_format="attributes",
+        split_bytes=2500,
+    )
+    assert manifest["identity"]["cascade"]["student"] == load_rater(student).digest
+    assert manifest["counts"]["kept"] == 120
+
+
+def test_the_report_shows_the_scores_of_the_rater(run: Path) -> None:
+    page = selection_page(RunFolder(str(run)), "keep-0.5", 10, Limits())
+    (histogram,) = (
+        block
+        for section in page.sections
+        for block in section.blocks
+        if isinstance(block, Histogram)
+    )
+    by_rater = [row for row in rows_of(run).values() if row["scored_by"] == "rater"]
+    assert sum(sum(counts) for _, _, counts in histogram.parts) == pytest.approx(len(by_rater))
+    assert f"The {len(by_rater)} documents that the rater scored" in histogram.caption
+
+
+def test_the_status_of_a_first_pass_is_that_of_the_student(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run / "student", tmp_path / "run/student")
+    assert status.main([str(tmp_path / "run")]) == exit_codes.DONE
+    printed = capsys.readouterr()
+    assert "the student scores first" in printed.err
+    assert "240" in printed.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["multi-process", "prism"])
+def test_other_runners_keep_the_same(
+    run: Path, corpus: Path, rater: Path, student: Path, runner: str, tmp_path: Path
+) -> None:
+    more = prism_flags() if runner == "prism" else ["--local_workers", "2"]
+    output = tmp_path / "run"
+    words = flags(corpus, rater, student, output, *HALF, "--workers_to_fill", "1", *more)
+    assert curate.main(words) == exit_codes.DONE
+    assert rows_of(output) == rows_of(run)
+    kept = [
+        json.loads((folder / "selections/keep-0.5/manifest.json").read_bytes())["files"]
+        for folder in (run, output)
+    ]
+    assert kept[0] == kept[1]
 
 
 def test_another_share_can_be_selected_and_a_note_says_what_decides(

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datarater.pipelines.graph.cascade import CascadeScorer, Doubt, scored_by_rater
+from datarater.pipelines.graph.cascade import CascadeScorer, Doubt, by_certainty
 from datarater.pipelines.run_folder.identity import CascadeOptions
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.ranking import RankKeys
@@ -96,8 +96,12 @@ def test_the_rater_scores_what_is_in_doubt_and_nothing_else(
         assert (abs(score) < cascade.offset / 2) == by_it
         assert not by_it or score == documents[text][1]
 
-    counted = scored_by_rater(histogram_of(scored.scores_N.tolist(), tokens), cascade)
-    assert counted == (len(in_doubt), 7 * len(in_doubt))
+    surely_kept, by_rater, surely_dropped = by_certainty(
+        histogram_of(scored.scores_N.tolist(), tokens), cascade
+    )
+    assert (by_rater.documents, by_rater.tokens) == (len(in_doubt), 7 * len(in_doubt))
+    assert surely_kept.documents == (scored.scores_N >= cascade.offset / 2).sum()
+    assert surely_dropped.documents == (scored.scores_N <= -cascade.offset / 2).sum()
 
 
 def test_a_student_without_a_score_leaves_the_document_to_the_rater() -> None:
