@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from datarater.meta_training.demo.corruption import NOISE_LEVELS, CorruptionKind
 from datarater.meta_training.demo.ranking import auc
-from tests.benchmarks import corruption, mixed_corpus, toy_r2
+from datarater.pipelines.commands.estimate import WorkerType
+from tests.benchmarks import corruption, mixed_corpus, sizing, toy_r2
 from tests.benchmarks.benchmark_support import read_documents
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, WORKS, assign, shared_names
+from tests.support import ROOT
 
 
 def test_every_held_out_document_is_in_one_half_and_no_work_in_both(corpora: Path) -> None:
@@ -81,3 +84,37 @@ def test_r_squared_is_the_share_of_the_variance_that_the_line_explains() -> None
     assert toy_r2.r_squared(x_N, y_N) == pytest.approx(1 - residuals_N.var() / y_N.var())
     assert toy_r2.r_squared(x_N, 1 - x_N) == pytest.approx(1)
     assert toy_r2.r_squared(x_N, np.ones(200)) == 0
+
+
+def test_the_workers_for_some_hours_need_no_more_than_these_hours() -> None:
+    machine = WorkerType("machine", vcpus=8, price=2.0)
+    for hours in (0.5, 6.0, 71.0):
+        by_hours = sizing.size(10**9, 500, 1e5, machine, hours=hours)
+        assert by_hours.hours <= hours
+        assert by_hours.workers == 8 * by_hours.machines
+        assert sizing.size(10**9, 500, 1e5, machine, workers=by_hours.workers) == by_hours
+
+        # One machine less would need longer.
+        fewer = by_hours.workers - 8
+        assert not fewer or sizing.size(10**9, 500, 1e5, machine, workers=fewer).hours > hours
+        assert by_hours.price == pytest.approx(by_hours.worker_hours / 8 * 2.0)
+
+
+def test_sizing_asks_for_either_workers_or_hours(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = ["--documents=1e9", "--tokens_per_document=500", "--tokens_per_second=1e5"]
+    for flags in ([], ["--hours=6", "--workers=8"]):
+        with pytest.raises(SystemExit):
+            sizing.main([*rates, *flags])
+        assert "exactly one of the number of workers and the hours" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        sizing.main([*rates, "--hours=0"])
+    assert "must be positive" in capsys.readouterr().err
+
+
+def test_the_page_of_benchmarks_shows_what_sizing_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    (command,) = re.findall(r"^python -m tests.benchmarks.sizing (.*)$", page, re.MULTILINE)
+    sizing.main(command.split())
+    assert capsys.readouterr().out in page
