@@ -171,6 +171,32 @@ def test_an_interrupted_second_pass_continues_without_the_first(
     assert manifests[0] == manifests[1]
 
 
+def test_appended_files_are_in_doubt_by_the_scores_of_the_first_ones(
+    corpus: Path, rater: Path, student: Path, tmp_path: Path
+) -> None:
+    words = flags(corpus, rater, student, tmp_path / "run", *HALF)
+    words[1] = str(corpus / "[ab]*")
+    assert curate.main(words) == exit_codes.DONE
+    before = rows_of(tmp_path / "run")
+
+    words[1] = str(corpus / "*")
+    assert curate.main([*words, "--append", "--name", "all"]) == exit_codes.DONE
+    after = rows_of(tmp_path / "run")
+    assert len(before) == 120
+    assert len(after) == 240
+    assert before.items() <= after.items()
+    manifest = json.loads((tmp_path / "run/selections/all/manifest.json").read_bytes())
+    assert manifest["counts"]["kept"] == 120
+
+    # The band is one of scores by the student, for old and new documents alike.
+    texts = {record["id"]: record["text"] for record in corpus_records()}
+    by_student = dict(zip(texts, scores_of(student, [*texts.values()]), strict=True))
+    in_doubt = [by_student[key] for key, row in after.items() if row["scored_by"] == "rater"]
+    for key, row in after.items():
+        inside = min(in_doubt) <= by_student[key] <= max(in_doubt)
+        assert inside == (row["scored_by"] == "rater")
+
+
 def test_python_finds_the_same_run_done(
     run: Path, corpus: Path, rater: Path, student: Path
 ) -> None:
