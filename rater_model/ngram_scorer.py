@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datarater.rater_model.byte_ngrams import utf8
 from datarater.rater_model.checkpoint import RaterCheckpoint
-from datarater.rater_model.ngram_rater import NgramConfig, score_text, table_name
+from datarater.rater_model.ngram_rater import NgramConfig, Weights, score_texts, table_name
 from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.text_scorer import ScoredTexts, TextScorer, check_texts
 
@@ -31,8 +30,9 @@ class NgramScorer(TextScorer):
         self.digest = checkpoint.digest
         self._config = checkpoint.config
         self._center = checkpoint.statistics.center
-        self._tables = {
-            order: checkpoint.params[table_name(order)] for order in checkpoint.config.orders
+        self._weights = {
+            order: Weights.of(checkpoint.params[table_name(order)])
+            for order in checkpoint.config.orders
         }
 
     def score(self, texts: Sequence[str]) -> ScoredTexts:
@@ -42,10 +42,11 @@ class NgramScorer(TextScorer):
             TypeError: if `texts` is a single string, or one of the texts is not a string.
         """
         check_texts(texts)
-        scores = [score_text(self._config, self._tables, text) - self._center for text in texts]
+        encoded = [text.encode() for text in texts]
+        scores_N = score_texts(self._config, self._weights, encoded) - self._center
         return ScoredTexts(
-            scores_N=np.asarray(scores, np.float32),
-            tokens_N=np.asarray([len(utf8(text)) for text in texts], np.int64),
+            scores_N=scores_N.astype(np.float32),
+            tokens_N=np.asarray([len(text) for text in encoded], np.int64),
         )
 
 

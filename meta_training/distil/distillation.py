@@ -163,7 +163,7 @@ def _shares(config: NgramConfig, texts: Sequence[str], say: Callable[[str], None
     ends = [0]
     for number, text in enumerate(texts, start=1):
         pieces: dict[int, list[NDArray[np.int64]]] = {order: [] for order in config.orders}
-        for order, rows_M in rows_by_order(config, text):
+        for order, rows_M in rows_by_order(config, text.encode()):
             pieces[order].append(rows_M)
         end = ends[-1]
         for order, rows in pieces.items():

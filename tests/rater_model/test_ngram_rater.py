@@ -6,6 +6,7 @@ import doctest
 import pickle
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import jax
 import numpy as np
@@ -77,10 +78,25 @@ def test_a_score_is_the_sum_over_orders_of_the_mean_weight(text: str) -> None:
         assert np.isnan(scored.scores_N[0])
 
 
+@given(st.lists(texts, max_size=8), st.integers(0, 3), st.randoms())
+def test_a_score_does_not_depend_on_the_other_texts(
+    several: list[str], long: int, random: Random
+) -> None:
+    several += [f"{number} {'long text ' * 4000}" for number in range(long)]
+    random.shuffle(several)
+    scorer = NgramScorer(random_student())
+    together_N = scorer.score(several).scores_N
+    assert len(together_N) == len(several)
+    for text, score in zip(several, together_N, strict=True):
+        np.testing.assert_array_equal(scorer.score([text]).scores_N, [score])
+
+
 def test_a_long_text_is_scored_in_pieces_without_a_seam() -> None:
     config = NgramConfig((1, 3), 12)
     text = "".join(chr(97 + number * number % 23) for number in range(3 * 2**15))
-    pieces = [rows_M for order, rows_M in ngram_rater.rows_by_order(config, text) if order == 3]
+    pieces = [
+        rows_M for order, rows_M in ngram_rater.rows_by_order(config, text.encode()) if order == 3
+    ]
     assert len(pieces) > 1
     whole_M = hashed(grams(utf8(text), 3), 3, 12)
     assert (np.concatenate(pieces) == whole_M).all()
