@@ -31,6 +31,7 @@ import orjson
 
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.run_folder import commits
+from datarater.rater_model.counted import counted
 from datarater.report import EVALUATION_FILE
 from datarater.report.charts import MAX_CURVES
 from datarater.report.html import render
@@ -172,7 +173,7 @@ def _best_rival(fields: _Fields, main: _Fields) -> _Fields | None:
 
 def _seeds(fields: _Fields) -> str:
     seeds = fields.get("seeds")
-    return "" if seeds is None else "1 seed" if seeds == 1 else f"{seeds} seeds"
+    return "" if seeds is None else counted(seeds, "seed")
 
 
 def _lead(fields: _Fields, main: _Fields | None) -> str:
@@ -278,7 +279,8 @@ def _notes(fields: _Fields) -> Iterator[Block]:
         seemed = "" if gain is None else f"; one seemed to save {_share(gain)} of the compute"
         text = (
             f"Two random parts of the pool differ by {floor['deviation']:.4f} (root mean square of "
-            f"{floor['pairs']} pairs), at most by {floor['largest_difference']:.4f}{seemed}."
+            f"{counted(floor['pairs'], 'pair')}), at most by "
+            f"{floor['largest_difference']:.4f}{seemed}."
         )
         yield Note(text, "Noise floor: random against random")
 
@@ -444,7 +446,7 @@ def _gross(gain: _Fields) -> str:
 
 def _missed(gain: _Fields) -> str:
     missed = gain["seeds"] - gain["reached"]
-    return f"{missed} of {gain['seeds']} runs never reach the whole pool's loss"
+    return f"{missed} of {counted(gain['seeds'], 'run')} never reach the whole pool's loss"
 
 
 # The sweep, and the sources.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import singledispatch
 from xml.etree.ElementTree import Element
 
+from datarater.rater_model.counted import counted
 from datarater.report import charts
 from datarater.report.markup import document, element, style_sheet
 from datarater.report.page import (
@@ -69,7 +70,7 @@ def _policy(css: str) -> str:
 def _warnings(warnings: Sequence[str]) -> Element:
     if not warnings:
         return element("p", {"class": "fine"}, "No warnings.")
-    count = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+    count = counted(len(warnings), "warning")
     return element(
         "section",
         {"class": "warnings"},
@@ -245,7 +246,7 @@ def _excerpt(item: Excerpt) -> Element:
     )
     if item.text is None:
         return element("li", None, head, element("p", {"class": "soft"}, item.reason))
-    left = f"{item.cut:,} more characters" if item.cut else ""
+    left = counted(item.cut, "more character") if item.cut else ""
     return element(
         "li",
         None,

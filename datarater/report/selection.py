@@ -27,6 +27,7 @@ from datarater.pipelines.run_folder.manifest import Manifest, RuleFields, Select
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.histogram import Histogram as RankHistogram
 from datarater.pipelines.selection.ranking import scores_of
+from datarater.rater_model.counted import counted
 from datarater.report import report_command
 from datarater.report.documents import Text, read_texts
 from datarater.report.html import render
@@ -247,7 +248,7 @@ def asked_for(options: SelectionOptions) -> str:
         more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
         what += f" Weights of sources: {shown}{more}."
     if options.min_per_source:
-        what += f" At least {options.min_per_source:,} documents of each source."
+        what += f" At least {counted(options.min_per_source, 'document')} of each source."
     if options.reference:
         what += f" The scores are compared with the reference {options.reference}."
     return what
@@ -456,7 +457,8 @@ def _sampled(facts: _Facts) -> str:
     if sample.files == splits:
         return "All scored documents."
     return (
-        f"A sample: {sample.documents:,} documents in {sample.files:,} of {splits:,} splits, "
+        f"A sample: {counted(sample.documents, 'document')} in {sample.files:,} of "
+        f"{counted(splits, 'split')}, "
         "drawn with a fixed seed."
     )
 
@@ -613,13 +615,16 @@ def _run_facts(folder: RunFolder, facts: _Facts) -> Facts:
     identity = scoring.identity
     rows = [
         ("run folder", folder.path),
-        ("input", f"{identity.inputs.files:,} files, {identity.inputs.bytes:,} bytes"),
+        (
+            "input",
+            f"{counted(identity.inputs.files, 'file')}, {counted(identity.inputs.bytes, 'byte')}",
+        ),
         ("records read", f"{manifest.counts.read:,}"),
-        ("documents scored", f"{manifest.scored:,} in {scoring.splits:,} splits"),
+        ("documents scored", f"{manifest.scored:,} in {counted(scoring.splits, 'split')}"),
         ("rater", manifest.rater),
         *([] if identity.cascade is None else [("student", identity.cascade.student)]),
         ("seed", str(manifest.seed)),
-        ("output", f"{len(manifest.files):,} files, format {manifest.output_format}"),
+        ("output", f"{counted(len(manifest.files), 'file')}, format {manifest.output_format}"),
         ("text field", identity.read.text_field),
         ("versions", ", ".join(f"{name} {text}" for name, text in manifest.versions.items())),
     ]
@@ -680,7 +685,7 @@ def _source_warnings(manifest: Manifest) -> list[str]:
         if names:
             shown = ", ".join(map(_named, names[:5]))
             more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-            plural = "the source" if len(names) == 1 else f"{len(names):,} sources:"
+            plural = "the source" if len(names) == 1 else f"{counted(len(names), 'source')}:"
             found.append(f"{what} {plural} {shown}{more}.")
     return found
 

@@ -29,6 +29,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from datarater.meta_training.errors import ConfigError
+from datarater.rater_model.counted import counted
 
 POPULATION, DATA = "population", "data"
 T = TypeVar("T")
@@ -83,16 +84,18 @@ def make_placement(
     for batch in batches:
         if batch % group_size:
             raise ConfigError(
-                f"a batch of {batch} windows cannot be divided evenly among {group_size} devices: "
+                f"a batch of {counted(batch, 'window')} cannot be divided evenly among "
+                f"{counted(group_size, 'device')}: "
                 "set placement.data to a divisor of inner_batch and outer_batch, or change those"
             )
     if groups * group_size > count:
         raise ConfigError(
-            f"placement asks for {groups} x {group_size} devices, but there are {count}"
+            f"placement asks for {groups} x {counted(group_size, 'device')}, but there are {count}"
         )
     if groups * group_size < count and jax.process_count() > 1:
         raise ConfigError(
-            f"placement uses {groups} x {group_size} of {count} devices, but a run of several "
+            f"placement uses {groups} x {group_size} of {counted(count, 'device')}, but a run of "
+            "several "
             "processes must use all: choose placement.population to divide population.size, and "
             "placement.data to divide inner_batch and outer_batch"
         )
@@ -310,8 +313,9 @@ class MeshPlacement(Placement):
             else ""
         )
         idle = jax.device_count() - self.size
-        left_over = f"; {idle} more devices stay idle" if idle > 0 else ""
-        return f"{self.size} x {kind}: {self.groups} groups of {self.group_size}{cut}{left_over}"
+        left_over = f"; {counted(idle, 'more device')} stay idle" if idle > 0 else ""
+        groups = f"{counted(self.groups, 'group')} of {self.group_size}"
+        return f"{self.size} x {kind}: {groups}{cut}{left_over}"
 
 
 class DataAxis:

@@ -47,6 +47,7 @@ from datarater.meta_training.analysis.tables import tables_of
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.workers import Workers
 from datarater.rater_model.atomic_files import replacing
+from datarater.rater_model.counted import counted
 
 REPORT = "analysis.json"
 DOCUMENTS, BYTES = "documents", "bytes"
@@ -256,8 +257,8 @@ def _scored(
         scores[name], digests[name] = of_run.scores_N, of_run.rater
         if of_run.ambiguous:
             warnings.append(
-                f"{name}: {of_run.ambiguous:,} documents share their key with another document "
-                "that has another score; they are left out"
+                f"{name}: left out: {counted(of_run.ambiguous, 'document')} with the key of "
+                "another document that has another score"
             )
     for name in analysis.raters:
         scores[name] = computed.scores(name, digests[name])
@@ -266,8 +267,8 @@ def _scored(
     left_out = int((~finite_N).sum())
     if left_out:
         warnings.append(
-            f"{left_out:,} of {len(finite_N):,} documents lack a finite score by a rater or run; "
-            "they are left out"
+            f"left out of {counted(len(finite_N), 'document')}: {left_out:,} without a finite "
+            "score by a rater or run"
         )
     count = int(finite_N.sum())
     if count < analysis.folds:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from datarater.meta_training.evaluate.errors import EmptyDataError, FlagError
 from datarater.meta_training.evaluate.keeping import text_hash
 from datarater.rater_model.atomic_files import replacing_folder
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import BadRecord, Document, ReadOptions
@@ -196,7 +197,7 @@ def _sample(
         else:
             heapq.heappushpop(heap, entry)
         if read % _PROGRESS == 0:
-            say(f"read {read:,} documents, {size / 1e6:,.0f} MB")
+            say(f"read {counted(read, 'document')}, {size / 1e6:,.0f} MB")
 
     sample = sorted((-hashed, -place, document) for hashed, place, document in heap)
     counts = {

@@ -22,6 +22,7 @@ from datarater.meta_training.analysis.languages import LANGUAGES_VERSION, langua
 from datarater.meta_training.evaluate.budget import duration
 from datarater.meta_training.evaluate.workers import Event
 from datarater.rater_model.atomic_files import replacing
+from datarater.rater_model.counted import counted
 
 Run = Callable[[Sequence[Any]], Iterator[Event]]
 """Runs tasks and yields what they report, as `Workers.run` does."""
@@ -130,7 +131,7 @@ def values_of(
     paths = [folder / f"{task.part:05d}.npy" for task in tasks]
     missing = [index for index, path in enumerate(paths) if not path.is_file()]
     if missing:
-        say(f"{what}, {len(missing)} of {len(tasks)} parts")
+        say(f"{what}, {len(missing)} of {counted(len(tasks), 'part')}")
     started = said = time.monotonic()
     done = 0
     for event in run([tasks[index] for index in missing]) if missing else ():

@@ -23,6 +23,7 @@ import numpy as np
 
 from datarater.meta_training.algorithm.language_model import Windows
 from datarater.meta_training.data.texts import DataError, TextSet
+from datarater.rater_model.counted import counted
 from datarater.rater_model.tokenizer import Tokenizer
 
 WINDOW_MODES = ("packed", "document")
@@ -59,7 +60,7 @@ class TokenWindows:
 
     def describe(self) -> str:
         """Returns the numbers of windows and documents, for the log."""
-        return f"{len(self.length_N):,} windows of {self.documents:,} documents"
+        return f"{counted(len(self.length_N), 'window')} of {counted(self.documents, 'document')}"
 
 
 class _Rows:
@@ -125,16 +126,18 @@ def make_windows(
     )
     if not len(length_N):
         which = (
-            f"the {documents:,} documents of the {texts.role} set"
+            f"the {counted(documents, 'document')} of the {texts.role} set"
             if isinstance(texts, TextSet)
             else "the documents"
         )
         if mode == "document":
             raise DataError(
-                f"{which} have no window of {minimum_length} tokens; lower data.minimum_length"
+                f"{which} have no window of {counted(minimum_length, 'token')}; lower "
+                "data.minimum_length"
             )
         raise DataError(
-            f"{which} do not fill one window of {length} tokens; use a smaller length or more data"
+            f"{which} do not fill one window of {counted(length, 'token')}; use a smaller length "
+            "or more data"
         )
     return TokenWindows(
         np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents
@@ -197,7 +200,7 @@ class StreamedWindows:
         if mode == "document" and not any(map(self._cut, texts.spread(1000))):
             raise DataError(
                 f"none of up to 1,000 documents of the {texts.role} set ({texts.source.name}) has "
-                f"a window of {max(2, minimum_length)} tokens; lower data.minimum_length"
+                f"a window of {counted(max(2, minimum_length), 'token')}; lower data.minimum_length"
             )
 
     def _cut(self, text: str) -> list[np.ndarray]:
@@ -234,7 +237,8 @@ class StreamedWindows:
     def describe(self) -> str:
         """Returns the source and its number of documents, including those of other sets."""
         return (
-            f"windows drawn from {self._texts.source.name} ({len(self._texts.source):,} documents)"
+            f"windows drawn from {self._texts.source.name} "
+            f"({counted(len(self._texts.source), 'document')})"
         )
 
 

@@ -39,6 +39,7 @@ from datarater.meta_training.demo.errors import CommandError, DemoError, NotOurF
 from datarater.rater_model import exit_codes
 from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.command_line import CommandParser
+from datarater.rater_model.counted import counted
 
 if TYPE_CHECKING:  # imported where they are used, so that --help starts at once
     from datarater.meta_training.demo.corpus import DemoCorpus
@@ -360,7 +361,7 @@ def _corpus_line(corpus: DemoCorpus) -> str:
     size = sum(of_kind["characters"] for of_kind in pool.values()) / 1e6
     held_out_documents = sum(of_kind["documents"] for of_kind in held_out.values())
     return (
-        f"{documents:,} documents ({size:.1f} MB) in {corpus.pool_glob}, "
+        f"{counted(documents, 'document')} ({size:.1f} MB) in {corpus.pool_glob}, "
         f"{held_out_documents:,} held out; {'made now' if corpus.made else 'made earlier'}"
     )
 

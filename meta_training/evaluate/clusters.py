@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.keeping import seeded_hash
+from datarater.rater_model.counted import counted
 
 SEQUENCE_WORDS = 13
 MIN_SHARED = 3
@@ -68,7 +69,9 @@ def near_duplicate_clusters(
     ]
     if works is not None:
         if len(works) != count:
-            raise ValueError(f"{len(works)} works were given for {count} documents")
+            raise ValueError(
+                f"{counted(len(works), 'work')} were given for {counted(count, 'document')}"
+            )
         links.append(_equal_links(works))
     return _components(np.concatenate(links), count)
 

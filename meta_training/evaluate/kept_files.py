@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.keeping import text_hash
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import list_files
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document, ReadOptions
@@ -70,8 +71,8 @@ def find_in_pool(
     found = match(documents, pool)
     if not found.kept_N.any():
         raise FlagError(
-            f"--kept {name}: none of the {len(documents):,} documents in the files is in the pool, "
-            f"by key or by text; keys of the pool look like {keys_N[0]}"
+            f"--kept {name}: the files have {counted(len(documents), 'document')}, none of which "
+            f"is in the pool by key or by text; keys of the pool look like {keys_N[0]}"
         )
     return found
 

@@ -29,6 +29,7 @@ from datarater.meta_training.evaluate.statistics import (
     typical_deviation,
 )
 from datarater.meta_training.evaluate.task_results import task_summary, task_tables
+from datarater.rater_model.counted import counted
 
 
 class Entry(NamedTuple):
@@ -279,7 +280,7 @@ def _screen_table(screen: Runs) -> dict[str, Any]:
             ]
         )
     return {
-        "title": f"The screen that led to these arms and shares, {seeds} other seeds",
+        "title": f"The screen that led to these arms and shares, {counted(seeds, 'other seed')}",
         "columns": ["arm", "keep", "loss on the documents for choices", "difference (95%)"],
         "rows": rows,
     }
@@ -347,7 +348,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Final validation loss, {summary['seeds']} seeds")
+    table = Table(title=f"Final validation loss, {counted(summary['seeds'], 'seed')}")
     for heading in ("arm", "keep", "loss", "difference (95%)", "from random", "gain", "net"):
         table.add_column(heading, justify="left" if heading == "arm" else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -385,13 +386,14 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
         gain = floor["largest_gain"]
         lines.append(
             f"Two random parts differ by {floor['deviation']:.4f} (root mean square of "
-            f"{floor['pairs']} pairs), at most by {floor['largest_difference']:.4f}"
+            f"{counted(floor['pairs'], 'pair')}), at most by {floor['largest_difference']:.4f}"
             + ("." if gain is None else f"; one gained {gain:.0%} of the compute over the other.")
         )
 
     if summary["smallest_detectable"] is not None:
         lines.append(
-            f"{summary['seeds']} seeds find a difference of {summary['smallest_detectable']:.4f} "
+            f"{counted(summary['seeds'], 'seed')} find a difference of "
+            f"{summary['smallest_detectable']:.4f} "
             "in 4 of 5 evaluations; a smaller one is easily missed."
         )
 

@@ -11,6 +11,7 @@ from datarater.meta_training.evaluate.arms import Arms
 from datarater.meta_training.evaluate.budget import Confirmation, duration
 from datarater.meta_training.evaluate.results import BASELINE, Entry
 from datarater.meta_training.evaluate.statistics import smallest_detectable
+from datarater.rater_model.counted import counted
 
 if TYPE_CHECKING:
     from datarater.meta_training.evaluate.harness import Trainer
@@ -34,7 +35,7 @@ def spend(
     seeds = range(min(budget.SCREEN_SEEDS, max_seeds))
     entries = budget.in_priority(trainer.entries)
     prepared: dict[str, float] = {}
-    counted: set[str] = set()
+    included: set[str] = set()
 
     def prepare(entry: Entry) -> float:
         arm = without_floor(entry.arm)
@@ -44,9 +45,9 @@ def spend(
 
     def preparation(entry: Entry) -> float:
         arm = without_floor(entry.arm)
-        if arm in counted:
+        if arm in included:
             return 0.0
-        counted.add(arm)
+        included.add(arm)
         return prepare(entry)
 
     # What is screened in any case shows how long a run takes.
@@ -57,7 +58,7 @@ def spend(
     per_run = trainer.run_seconds(always, seeds)
     screen = budget.screened(entries, seconds, per_run, preparation)
     say(
-        f"screen on {len(seeds)} seeds: {listed(screen)}"
+        f"screen on {counted(len(seeds), 'seed')}: {listed(screen)}"
         + (f"; no time for {len(entries) - len(screen)} more" if len(screen) < len(entries) else "")
     )
     trainer.train(screen, seeds)
@@ -97,10 +98,10 @@ def plan_line(plan: Confirmation | None, summary: Mapping[str, Any], screened_se
     seen = None if deviation is None else smallest_detectable(deviation, seeds)
     detects = "" if seen is None else f", which detect a difference of about {seen:.4f}"
     if plan is None:
-        return f"plan: no time for more than these {seeds} seeds{detects}"
+        return f"plan: no time for more than these {counted(seeds, 'seed')}{detects}"
     if plan.chosen:
         return f"plan: {seeds} fresh seeds of {listed(plan.entries)}{detects}"
-    return f"plan: {seeds} seeds in all of everything{detects}"
+    return f"plan: {counted(seeds, 'seed')} in all of everything{detects}"
 
 
 def listed(entries: Sequence[Entry]) -> str:

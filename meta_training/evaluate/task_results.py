@@ -10,6 +10,7 @@ import numpy as np
 
 from datarater.meta_training.evaluate.runs import RunResult
 from datarater.meta_training.evaluate.statistics import interval_text, paired_difference
+from datarater.rater_model.counted import counted
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -74,7 +75,7 @@ def task_tables(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
         tables.append(
             {
-                "title": f"Task {name}: {figures['questions']} questions, "
+                "title": f"Task {name}: {counted(figures['questions'], 'question')}, "
                 f"chance {figures['chance']:.1%}",
                 "columns": columns,
                 "rows": rows,

@@ -35,6 +35,7 @@ from datarater.meta_training.evaluate import walk
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.target import TargetDocument
+from datarater.rater_model.counted import counted
 from datarater.rater_model.tokenizer import Tokenizer
 
 _CACHED_TOKENS = 512
@@ -164,7 +165,8 @@ def train_together(
             for job, curve, (loss, _) in zip(jobs, curves, results, strict=True):
                 if not math.isfinite(loss):
                     raise NonFiniteLossError(
-                        f"the test loss of seed {job.seed} is {loss} after {done} steps; lower "
+                        f"the test loss of seed {job.seed} is {loss} after "
+                        f"{counted(done, 'step')}; lower "
                         "--learning_rate"
                     )
                 curve.append((done, loss))

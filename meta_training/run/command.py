@@ -39,6 +39,7 @@ from datarater.rater_model import exit_codes
 from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.checkpoint import CheckpointError
 from datarater.rater_model.command_line import print_line
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetName
@@ -111,7 +112,8 @@ def _train_in(
         same["a finished run in --workdir"] = bool(summary)
     if summary:
         return [
-            f"nothing to do: {workdir.path} has a finished run of {config.meta_steps} meta-steps, "
+            f"nothing to do: {workdir.path} has a finished run of "
+            f"{counted(config.meta_steps, 'meta-step')}, "
             f"rater {summary.digest[:12]} in {workdir.rater}; raise meta_steps to continue",
             f"next:  {next_command(workdir, config.data)}",
         ]
@@ -133,7 +135,8 @@ def _train_in(
     lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
     write_json(workdir.summary, to_plain(Summary(config.meta_steps, checkpoint.digest, lines)))
     return [
-        f"rater {checkpoint.digest[:12]} after {config.meta_steps} meta-steps: {workdir.rater}",
+        f"rater {checkpoint.digest[:12]} after {counted(config.meta_steps, 'meta-step')}: "
+        f"{workdir.rater}",
         *(f"  {line}" for line in lines),
         f"next:  {next_command(workdir, config.data)}",
     ]

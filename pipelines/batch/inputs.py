@@ -21,6 +21,7 @@ from datarater.pipelines.errors import CurationError, InputChangedError, UsageEr
 from datarater.pipelines.graph.inputs import outside
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.identity import input_differences
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import (
     MalformedPatternError,
     NoInputError,
@@ -104,9 +105,9 @@ def find(config: BatchConfig, journal: Journal, date: datetime.date) -> Intake:
 
     if changed and config.changed_files == "refuse":
         raise InputChangedError(
-            f"{len(changed):,} input files have changed since a batch took them: {_some(changed)}. "
-            "Restore the old ones, or set changed_files: tell (report and ignore them) or take "
-            "(take them again) in the configuration"
+            f"{counted(len(changed), 'input file')} changed after a batch took them: "
+            f"{_some(changed)}. Restore the old ones, or set changed_files: tell (report and "
+            "ignore them) or take (take them again) in the configuration"
         )
     _add_finished(config, candidates, intake)
     return intake

@@ -27,6 +27,7 @@ from datarater.pipelines.errors import (
     LeaseHeldError,
     StoppedError,
 )
+from datarater.rater_model.counted import counted
 
 _MAX_NAMED = 5
 
@@ -226,9 +227,12 @@ def dry_run(config: BatchConfig, date: datetime.date) -> None:
         intake = inputs.find(config, journal, date)
         report_intake(date, intake)
         for file in intake.files:
-            say(f"  {file.path}  {file.size:,} bytes")
+            say(f"  {file.path}  {counted(file.size, 'byte')}")
     elif number in state.publications:
         say(f"batch {date} is published: {state.publications[number].place}/{MANIFEST}")
     else:
         claim = state.claims[number]
-        say(f"batch {date} was begun: {claim.files:,} files in {claim.run}; it would be finished")
+        say(
+            f"batch {date} was begun: {counted(claim.files, 'file')} in {claim.run}; it would be "
+            "finished"
+        )

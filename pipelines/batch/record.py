@@ -46,6 +46,7 @@ from datarater.pipelines.run_folder.scored import Scoring
 from datarater.pipelines.selection import drift
 from datarater.pipelines.selection.drift import Measure, ScoreDistribution
 from datarater.rater_model import exit_codes
+from datarater.rater_model.counted import counted
 from datarater.rater_model.json_codec import IF_SET
 
 FORMAT_VERSION = 1
@@ -245,7 +246,7 @@ def _drift_alarms(record: Record) -> list[str]:
             f"{share.limit:g}"
         )
     if len(past) > _MAX_NAMED:
-        sentences.append(f"the same holds for {len(past) - _MAX_NAMED:,} more sources")
+        sentences.append(f"the same holds for {counted(len(past) - _MAX_NAMED, 'more source')}")
     return sentences
 
 
@@ -264,20 +265,23 @@ def _documents_alarms(record: Record) -> list[str]:
     if documents is None or not documents.past:
         return []
     if inputs.files:
-        why = f"in {inputs.files:,} files"
+        why = f"in {counted(inputs.files, 'file')}"
     else:
         why = f"no new file matches {describe_patterns(inputs.patterns or ())}"
         if inputs.waiting:
-            why += f" ({inputs.waiting:,} files modified too recently wait for the next batch)"
+            waiting = counted(inputs.waiting, "file")
+            waits = "waits" if inputs.waiting == 1 else "wait"
+            why += f" ({waiting} modified too recently {waits} for the next batch)"
     return [
-        f"the batch has {documents.value:,} scored documents, fewer than "
+        f"the batch has {counted(int(documents.value), 'scored document')}, fewer than "
         f"limits.min_documents: {documents.limit:,}; {why}"
     ]
 
 
 def summarize_alarms(record: Record) -> str:
     """Returns the first alarm of a record, and how many more there are."""
-    more = f" (and {len(record.alarms) - 1} more alarms)" if len(record.alarms) > 1 else ""
+    others = len(record.alarms) - 1
+    more = f" (and {counted(others, 'more alarm')})" if others else ""
     return f"{record.alarms[0]}{more}"
 
 
@@ -363,12 +367,13 @@ def lines(record: Record) -> list[str]:
     """Returns a record as lines for people, without its alarms."""
     counts = record.counts
     described = [
-        f"batch {record.date}: {record.inputs.files:,} files, {counts.read:,} records; "
+        f"batch {record.date}: {counted(record.inputs.files, 'file')}, "
+        f"{counted(counts.read, 'record')}; "
         f"kept {counts.kept:,}, dropped {counts.dropped:,}, rejected {counts.rejected:,}"
     ]
     if record.drift is not None:
         described.append(
             f"drift: PSI {record.drift.psi}, Kolmogorov-Smirnov {record.drift.ks}, compared with "
-            f"{record.drift.reference_documents:,} documents of the reference"
+            f"{counted(record.drift.reference_documents, 'document')} of the reference"
         )
     return described

@@ -10,6 +10,7 @@ from datarater.pipelines.batch import record as batch_record
 from datarater.pipelines.batch.record import Record
 from datarater.pipelines.commands.printing import say
 from datarater.rater_model.command_line import print_line
+from datarater.rater_model.counted import counted
 
 
 def report_intake(date: datetime.date, intake: inputs.Intake) -> None:
@@ -18,7 +19,10 @@ def report_intake(date: datetime.date, intake: inputs.Intake) -> None:
     others = (
         f"; {intake.already_taken:,} more belong to earlier batches" if intake.already_taken else ""
     )
-    say(f"batch {date.isoformat()}: {len(intake.files):,} files, {size:,} bytes{others}")
+    say(
+        f"batch {date.isoformat()}: {counted(len(intake.files), 'file')}, "
+        f"{counted(size, 'byte')}{others}"
+    )
     for line in inputs.lines(intake):
         say(line)
 

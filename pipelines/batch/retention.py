@@ -21,6 +21,7 @@ from datarater.pipelines.batch.record import read_record
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import local_path
 
 _PLANNED = re.compile(r"(?:inputs|index|splits-\d+|[0-9a-f]{16}(?:-\d+)?)\.jsonl?")
@@ -45,7 +46,7 @@ def expire(config: BatchConfig, journal: Journal, say: Callable[[str], None]) ->
             count = _remove(journal, claim, everything=everything)
             what = "all files" if everything else "the scores"
             date = (state.claims.get(claim) or state.released[claim]).date
-            say(f"retention: removed {what} of {date} ({count:,} files)")
+            say(f"retention: removed {what} of {date} ({counted(count, 'file')})")
         journal.decide(
             lambda state, number=number: (  # type: ignore[misc]
                 Expired(number) if number in state.expiries else None

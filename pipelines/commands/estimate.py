@@ -18,6 +18,7 @@ from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.runners.execution import Execution
 from datarater.rater_model.checkpoint import load_rater
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.decompression import unpacked_size
 from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.formats import format_named
@@ -221,12 +222,13 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     """
     result = estimate(request)
     say(
-        f"dry run: estimated from {result.sampled_documents:,} documents; nothing was submitted or "
+        f"dry run: estimated from {counted(result.sampled_documents, 'document')}; nothing was "
+        "submitted or "
         "written"
     )
     say(f"files          {result.files:>16,}  ({_size(result.stored_bytes)})")
     say(f"records        {result.records:>16,}")
-    say(f"documents      {result.documents:>16,}  ({result.tokens:,} tokens)")
+    say(f"documents      {result.documents:>16,}  ({counted(result.tokens, 'token')})")
     say(f"one core       {_duration(result.core_hours):>16}  (scoring, on a core like these here)")
 
     machine_hours = result.core_hours / worker.vcpus
@@ -241,7 +243,7 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
         say(f"this run       {_duration(hours):>16}  (with {machines:,} machines)")
     elif execution.workers:
         hours = result.core_hours / execution.workers
-        workers = "1 process" if execution.workers == 1 else f"{execution.workers:,} processes"
+        workers = counted(execution.workers, "process", "processes")
         say(f"this run       {_duration(hours):>16}  (here, with {workers})")
 
 

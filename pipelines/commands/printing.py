@@ -41,8 +41,9 @@ def print_scoring(folder: RunFolder) -> None:
     counts = scoring.counts
     say(scoring.identity.plan.describe())
     say(
-        f"scored {counts.scored:,} documents ({counts.tokens:,} tokens) of "
-        f"{counts.read:,} records in {scoring.splits:,} splits; rejected {counts.rejected:,}"
+        f"scored {counted(counts.scored, 'document')} ({counted(counts.tokens, 'token')}) of "
+        f"{counted(counts.read, 'record')} in {counted(scoring.splits, 'split')}; rejected "
+        f"{counts.rejected:,}"
     )
     _print_reasons(counts.rejected_by_reason, folder)
     _print_share_of_rater(scoring)
@@ -108,7 +109,7 @@ def warn_if_all_rejected(scoring: Scoring) -> None:
     if counts.scored or not counts.read:
         return
     lines = [
-        f"WARNING: none of {counts.read:,} records could be scored, all were rejected: "
+        f"WARNING: of {counted(counts.read, 'record')} none could be scored, all were rejected: "
         f"{main_reasons(counts.rejected_by_reason)}"
     ]
     if any(reason in _NO_TEXT for reason, _ in by_count(counts.rejected_by_reason)[:MAX_NAMED]):
@@ -126,13 +127,13 @@ def print_selection(request: SelectionRequest) -> None:
         return
     counts = manifest.counts
     say(f"read      {counts.read:>12,}")
-    say(f"kept      {counts.kept:>12,}  ({counts.kept_tokens:,} tokens)")
+    say(f"kept      {counts.kept:>12,}  ({counted(counts.kept_tokens, 'token')})")
     say(f"dropped   {counts.dropped:>12,}")
     say(f"rejected  {counts.rejected:>12,}")
     _print_reasons(counts.rejected_by_reason, request.folder)
     _print_share_of_rater(read_scoring(request.folder))
 
-    say(f"kept documents: {len(manifest.files)} files in {request.selection.path}/kept/")
+    say(f"kept documents: {counted(len(manifest.files), 'file')} in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
     if commits.list_folder(request.selection.incomplete_folder):
         say(

@@ -33,6 +33,7 @@ from datarater.rater_model.checkpoint import (
     load_recommendation,
 )
 from datarater.rater_model.command_line import print_line
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import (
     expand_home,
     local_path,
@@ -381,7 +382,7 @@ def recommended_rule(
         )
     print_line(
         f"--keep_fraction {found.keep:g}, as {path}/{RECOMMENDATION_FILE} recommends: an "
-        f"evaluation on {found.seeds} seeds found it best, difference in loss "
+        f"evaluation on {counted(found.seeds, 'seed')} found it best, difference in loss "
         f"{found.difference:+.4f} "
         f"({found.low:+.4f}, {found.high:+.4f})",
         sys.stderr,

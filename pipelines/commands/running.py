@@ -33,6 +33,7 @@ from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.pipelines.runners.progress_display import Progress
 from datarater.pipelines.selection.rules import KeepFraction
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.scoring_options import limit_cpu_threads
 
@@ -78,7 +79,7 @@ def run(
     work = _as_committed(work, committed)
     if checked is not None:
         inputs = checked.inputs
-        say(f"input: {inputs.files:,} files, {inputs.bytes:,} bytes")
+        say(f"input: {counted(inputs.files, 'file')}, {counted(inputs.bytes, 'byte')}")
         if checked.plans > 1 and checked.new:
             say(f"append: {checked.new:,} new")
     execution, note = choice.limited(

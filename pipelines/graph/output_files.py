@@ -39,6 +39,7 @@ from datarater.pipelines.run_folder.plan import identity_of, plans_of
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.selection_progress import SecondRead
 from datarater.pipelines.selection.cutoffs import Cutoffs
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.store_errors import raising_os_errors
@@ -344,7 +345,8 @@ class WriteShard(Step[SelectionRequest]):
 
                 if count != expected:
                     raise CountsError(
-                        f"{path}, split {ordinal}: {count} documents written, but {expected} kept"
+                        f"{path}, split {ordinal}: {counted(count, 'document')} written, but "
+                        f"{expected} kept"
                     )
 
             try:

@@ -32,6 +32,7 @@ from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Unit
 from datarater.pipelines.selection.policy import Scope
+from datarater.rater_model.counted import counted
 from datarater.report.selection import try_to_write_report
 
 
@@ -171,7 +172,7 @@ def _targets(
             )
         elif kept.kept_tokens > target and not policy.minimum:
             raise CountsError(
-                f"{kept.kept_tokens} tokens{name} are kept, over the budget of {target}"
+                f"{counted(kept.kept_tokens, 'token')}{name} are kept, over the budget of {target}"
             )
 
     if policy.minimum:
@@ -179,7 +180,8 @@ def _targets(
             minimum = min(policy.minimum, counts.scored)
             if sources[source].kept < minimum:
                 raise CountsError(
-                    f"{sources[source].kept} documents of source {source!r} are kept, not {minimum}"
+                    f"{counted(sources[source].kept, 'document')} of source {source!r} are kept, "
+                    f"not {minimum}"
                 )
     return kept_and_target
 

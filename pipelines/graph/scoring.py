@@ -45,6 +45,7 @@ from datarater.pipelines.run_folder.plan import (
 )
 from datarater.pipelines.run_folder.scored import Scoring, last_scoring_path
 from datarater.pipelines.run_folder.summaries import Summary
+from datarater.rater_model.counted import counted, was_or_were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,6 +373,10 @@ class MergeSummaries(beam.CombineFn):
         return accumulator
 
 
+def _all_records(number: int) -> str:
+    return "the only record is" if number == 1 else f"all {number:,} records are"
+
+
 def check_counts(counts: Counts, folder: RunFolder, max_rejected_fraction: float) -> None:
     """Refuses a corpus without documents, or with too many rejected records.
 
@@ -388,7 +393,7 @@ def check_counts(counts: Counts, folder: RunFolder, max_rejected_fraction: float
     if not counts.scored:
         example = fresh_start.first_reject(folder)
         raise EmptyCorpusError(
-            f"no document could be scored: all {counts.read:,} records are rejected "
+            f"no document could be scored: {_all_records(counts.read)} rejected "
             f"({main_reasons(counts.rejected_by_reason)})"
             + (f", the first one in {example}" if example else "")
             + "; correct --input, --text_field or the other options and run the command again, "
@@ -397,7 +402,7 @@ def check_counts(counts: Counts, folder: RunFolder, max_rejected_fraction: float
 
     if counts.rejected > max_rejected_fraction * counts.read:
         raise RejectedShareError(
-            f"{counts.rejected:,} of {counts.read:,} records are rejected "
+            f"{counts.rejected:,} of {counted(counts.read, 'record')} are rejected "
             f"({main_reasons(counts.rejected_by_reason)}), more than "
             f"--max_rejected_fraction {max_rejected_fraction:g}; correct the input or the read "
             "options, or raise the limit and run the same command to continue"
@@ -422,8 +427,8 @@ def finish_scoring(total: Summary, folder: RunFolder, max_rejected_fraction: flo
     plan = identity.plan
     if (total.groups, total.splits) != (plan.groups, plan.splits):
         raise CountsError(
-            f"{folder.path}: {total.splits} splits in {total.groups} groups were scored, but the "
-            f"plan has {plan.splits} in {plan.groups}"
+            f"{folder.path}: {counted(total.splits, 'split')} in {counted(total.groups, 'group')} "
+            f"{was_or_were(total.splits)} scored, but the plan has {plan.splits} in {plan.groups}"
         )
     total.counts.check(folder.path)
     for source, counts in total.sources.items():

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from datarater.pipelines.errors import InputChangedError
 from datarater.pipelines.run_folder.plan import SplitTask, unchanged
 from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -207,8 +208,8 @@ class KeptSplit:
             left = len(rows.positions) - row + sum(len(more.positions) for more in expected)
             if left:
                 raise self._changed(
-                    f"it has {before + row} documents, {before + row + left} were scored in split "
-                    f"{split.ordinal}"
+                    f"it has {counted(before + row, 'document')}, {before + row + left} were "
+                    f"scored in split {split.ordinal}"
                 )
 
     def tables(self) -> Iterator[tuple[pa.Table, np.ndarray]]:

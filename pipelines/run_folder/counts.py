@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from datarater.pipelines.errors import CountsError
+from datarater.rater_model.counted import counted
 from datarater.rater_model.json_codec import stored_as
 
 MAX_NAMED = 3
@@ -57,7 +58,7 @@ class Counts:
         """
         if self.read != self.scored + self.rejected:
             raise CountsError(
-                f"{what}: {self.read} records read, but {self.scored} scored + "
+                f"{what}: {counted(self.read, 'record')} read, but {self.scored} scored + "
                 f"{self.rejected} rejected"
             )
 

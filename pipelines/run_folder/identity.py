@@ -15,6 +15,7 @@ from datarater.pipelines.run_folder.layout import (
     json_lines,
     read_json,
 )
+from datarater.rater_model.counted import counted, is_or_are
 from datarater.rater_model.documents.content import may_be_the_same
 from datarater.rater_model.documents.records import (
     MAX_ZSTD_WINDOW_BYTES,
@@ -141,16 +142,18 @@ class PlanNumbers:
 
     def describe(self) -> str:
         """Describes the plan in one line."""
-        line = f"plan: {self.splits:,} splits"
+        line = f"plan: {counted(self.splits, 'split')}"
         if self.files_cut_at_members:
+            number = self.files_cut_at_members
             line += (
-                f"; {self.files_cut_at_members:,} compressed files are cut at their gzip members "
+                f"; {counted(number, 'compressed file')} {is_or_are(number)} cut at gzip members "
                 "or zstd frames"
             )
         if self.strided_files:
             line += (
-                f"; {self.strided_files:,} large compressed files are strided over several "
-                f"workers, which read {self.read_amplification:.2f} times the stored bytes"
+                f"; {counted(self.strided_files, 'large compressed file')} "
+                f"{is_or_are(self.strided_files)} strided over several workers, which read "
+                f"{self.read_amplification:.2f} times the stored bytes"
             )
         return line
 
@@ -273,7 +276,7 @@ class InputDifferences:
 
 
 def _modified(file: FileInfo, size: int) -> str:
-    return f"{file.path} was modified ({size} bytes then, {file.size} now)"
+    return f"{file.path} was modified ({counted(size, 'byte')} then, {file.size} now)"
 
 
 def input_differences(present: Iterable[FileInfo], planned: Iterable[FileInfo]) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datarater.pipelines.errors import CountsError
+from datarater.rater_model.counted import counted
 
 
 @dataclasses.dataclass
@@ -57,7 +58,8 @@ class KeptCounts:
         """
         if self.read != self.kept + self.dropped + self.rejected:
             raise CountsError(
-                f"{what}: {self.read} documents read, but {self.kept} kept + {self.dropped} "
+                f"{what}: {counted(self.read, 'document')} read, but {self.kept} kept + "
+                f"{self.dropped} "
                 f"dropped + {self.rejected} rejected"
             )
 

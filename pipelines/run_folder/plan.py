@@ -30,6 +30,7 @@ from datarater.pipelines.run_folder.layout import (
     read_json_lines,
     stream_json_lines,
 )
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.content import content_digest, may_be_the_same
 from datarater.rater_model.documents.files import file_info, held, local_path
 from datarater.rater_model.documents.records import UNKNOWN_FORMAT, FileInfo, Split
@@ -179,7 +180,9 @@ class CommittedPlans:
             if within < len(index.splits):
                 return self._read(identity.plan.id, index, within, group)
             within -= len(index.splits)
-        raise CountsError(f"{self.folder.path} has {self.groups} groups of splits, no {group}")
+        raise CountsError(
+            f"{self.folder.path} has {counted(self.groups, 'group')} of splits, no {group}"
+        )
 
     def _read(self, plan: str, index: PlanIndex, within: int, group: int) -> list[SplitTask]:
         if not index.shards:

@@ -42,6 +42,7 @@ from datarater.pipelines.run_folder.selection_progress import (
 )
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.run_folder.summaries import read_summary, summarised_groups
+from datarater.rater_model.counted import counted
 from datarater.rater_model.json_codec import DecodingError, to_plain
 
 _MAX_FOOTERS = 2048
@@ -124,10 +125,10 @@ class Status:
 
     def line(self) -> str:
         """Describes the status in one line."""
-        parts = [f"scored {self.splits_done:,} of {self.splits:,} splits"]
+        parts = [f"scored {self.splits_done:,} of {counted(self.splits, 'split')}"]
         about = "" if self.exact else "about "
         if self.counts.read:
-            parts.append(f"{about}{self.counts.scored:,} documents")
+            parts.append(f"{about}{counted(self.counts.scored, 'document')}")
         if self.splits_per_second and not self.scored:
             parts.append(
                 f"{self.documents_per_second:,.0f} documents/s, "

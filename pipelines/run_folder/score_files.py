@@ -53,6 +53,7 @@ from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import FORMAT_VERSION, RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.records import (
     EXCERPT_BYTES,
     BadRecord,
@@ -405,7 +406,8 @@ class ScoreRows:
         """
         for reason, number in sorted(self._unlisted.items()):
             first, part = self._first_unlisted[reason]
-            detail = f"{number:,} more records with this reason, of which the first: {first.detail}"
+            more = counted(number, "more record")
+            detail = f"{more} with this reason, of which the first: {first.detail}"
             self._add_bad(dataclasses.replace(first, detail=detail, records=number), part)
             self._rows[len(task.packed)] += 1  # as the last rows, they are in the last section
         self._unlisted.clear()

@@ -14,6 +14,7 @@ from typing import Any
 from datarater.pipelines.run_folder import commits, lease
 from datarater.pipelines.run_folder.committed import entries_below
 from datarater.pipelines.run_folder.layout import RunFolder, read_json
+from datarater.rater_model.counted import counted
 
 RATE_SECONDS = 600.0
 """Span of time before now that rates cover, at most."""
@@ -100,10 +101,11 @@ class SelectionStatus:
             return f"{head}: published"
         if self.phase is Phase.SEARCHING:
             return f"{head}: finding the cutoff"
-        what = "counted {} of {} groups of splits"
+        what = f"counted {self.steps_done:,} of {counted(self.steps, 'group')} of splits"
         if self.phase is Phase.WRITING:
-            what = "wrote {} of {} files and pieces of kept documents"
-        parts = [f"{head}: {what.format(f'{self.steps_done:,}', f'{self.steps:,}')}"]
+            steps = counted(self.steps, "file", "files and pieces")
+            what = f"wrote {self.steps_done:,} of {steps} of kept documents"
+        parts = [f"{head}: {what}"]
         if self.bytes_per_second:
             parts.append(f"reads about {self.bytes_per_second / 1e6:,.1f} MB/s")
         if self.seconds_left is not None:

@@ -35,6 +35,7 @@ from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.layout import RunFolder, read_json
 from datarater.pipelines.run_folder.lease import Process, is_gone, process_id
 from datarater.pipelines.run_folder.plan import SplitTask
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.records import UNKNOWN_FORMAT, VIRTUAL_BYTES
 from datarater.rater_model.json_codec import IF_SET, decode, to_plain
 
@@ -104,7 +105,9 @@ def describe(task: SplitTask) -> str:
     """Describes a split for a person: its ordinal, its file and its part of the file."""
     split = task.split
     if task.packed:
-        return f"split {split.ordinal} ({split.path} and {len(task.packed):,} files after it)"
+        return (
+            f"split {split.ordinal} ({split.path} and {counted(len(task.packed), 'file')} after it)"
+        )
 
     unit, scale = "", 1
     if split.format != UNKNOWN_FORMAT:

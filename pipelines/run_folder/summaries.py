@@ -37,6 +37,7 @@ from datarater.pipelines.run_folder.plan import SplitTask
 from datarater.pipelines.run_folder.score_files import RECORDS, SCORED, ScoreFile
 from datarater.pipelines.run_folder.stores import failing_by_name
 from datarater.pipelines.selection.histogram import Histogram
+from datarater.rater_model.counted import counted
 from datarater.rater_model.json_codec import IF_SET, to_plain
 
 
@@ -245,7 +246,9 @@ def _counted(
     where = f"{file.task.split.path}, split {ordinal}"
     total.counts.check(where)
     if total.counts.read != read:
-        raise CountsError(f"{where}: {read} records read, but {total.counts.read} counted")
+        raise CountsError(
+            f"{where}: {counted(read, 'record')} read, but {total.counts.read} counted"
+        )
     return file.task, total
 
 

@@ -37,6 +37,7 @@ from datarater.pipelines.runners.execution import (
 from datarater.pipelines.runners.flink_options import on_flink
 from datarater.pipelines.runners.prism import on_prism
 from datarater.rater_model.command_line import near_miss
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.store_errors import one_line
 
 
@@ -126,7 +127,7 @@ def limited(execution: Execution, splits: int, cores: int) -> tuple[Execution, s
     workers = max(1, min(requested, cores, splits))
     if workers == requested or not requested:
         return execution, ""
-    limit = f"{cores:,} cores" if cores <= splits else f"{splits:,} splits"
+    limit = counted(cores, "core") if cores <= splits else counted(splits, "split")
     where = "this machine has" if cores <= splits else "the run has at most"
     note = f"--local_workers {requested}: {where} {limit}, so {workers} of them will work"
     return choose(execution.beam_args, requested, workers), note

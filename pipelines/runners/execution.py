@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from datarater.pipelines.runners.flink import FlinkCluster
+from datarater.rater_model.counted import counted
 
 LOCAL_RUNNER = "FnApiRunner"
 FLINK = "flinkrunner"
@@ -49,9 +50,7 @@ class Execution:
     def describe(self) -> str:
         """Describes the execution in one line."""
         if self.cluster is not None:
-            workers = (
-                "1 worker process" if self.workers == 1 else f"{self.workers} worker processes"
-            )
+            workers = counted(self.workers, "worker process", "worker processes")
             where = f"{workers}, one scoring thread in each; job {self.job_name}"
             return f"{self.runner}, {self.cluster.describe()}; {where}"
 
@@ -64,7 +63,9 @@ class Execution:
         if not self.local:
             return f"{self.runner}; its own flags set workers and threads"
 
-        where = "in this process" if self.workers == 1 else f"{self.workers} worker processes"
+        where = "in this process"
+        if self.workers != 1:
+            where = counted(self.workers, "worker process", "worker processes")
         return f"{self.runner} on this machine, {where}, one scoring thread in each"
 
 

@@ -27,6 +27,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError
 from datarater.pipelines.run_folder.background import Background
+from datarater.rater_model.counted import counted
 
 DEFAULT_WORKER_POOL = "localhost:50000"
 """Address of a task manager's worker pool unless given: beside the task manager, as in one pod."""
@@ -85,10 +86,9 @@ class FlinkCluster:
             if self.restarts
             else "; it has no restart strategy: a lost task manager or worker fails the job"
         )
-        managers = (
-            "1 task manager" if self.task_managers == 1 else f"{self.task_managers} task managers"
-        )
-        return f"Flink {self.version} at {self.master}, {managers}, {self.slots} slots{restarts}"
+        managers = counted(self.task_managers, "task manager")
+        slots = counted(self.slots, "slot")
+        return f"Flink {self.version} at {self.master}, {managers}, {slots}{restarts}"
 
 
 def _url(master: str) -> str:

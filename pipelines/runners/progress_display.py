@@ -14,6 +14,7 @@ from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.progress import Status, Watcher
 from datarater.pipelines.run_folder.selection_progress import Phase
 from datarater.rater_model.command_line import print_line
+from datarater.rater_model.counted import counted
 
 _TERMINAL_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
@@ -43,7 +44,7 @@ def check_rejected_share(
     if status.rejected > max_rejected_fraction * (status.rejected + max_documents):
         counts = status.counts
         raise RejectedShareError(
-            f"{status.rejected:,} of the {counts.read:,} records read so far are rejected "
+            f"{status.rejected:,} of the {counted(counts.read, 'record')} read so far are rejected "
             f"({main_reasons(counts.rejected_by_reason)}), more than --max_rejected_fraction "
             f"{max_rejected_fraction:g} allows for the whole corpus; correct the input or the read "
             "options, or raise the limit and run the same command to continue"

@@ -358,7 +358,8 @@ class Parquet(FileFormat):
             if problem is not None:
                 reason, detail = problem
                 first, last = reader.first_rows[groups.start], reader.first_rows[groups.stop]
-                detail = f"{detail}; its {last - first} rows are lost"
+                rows = "only row is" if last - first == 1 else f"{last - first:,} rows are"
+                detail = f"{detail}; its {rows} lost"
                 if last > first:
                     yield BadRecord(first, reason, detail, b"", last - first)
                 return

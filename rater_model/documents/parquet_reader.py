@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents import files
 from datarater.rater_model.documents.arrow_types import has_list
 from datarater.rater_model.documents.parquet_pages import PageTooLargeError, PageWatch
@@ -59,6 +60,11 @@ def max_page_bytes(max_record_bytes: int) -> int:
     return max(_MIN_PAGE_BYTES, 4 * max_record_bytes)
 
 
+def last_rows(number: int) -> str:
+    """Describes the last rows of a row group, up to the verb."""
+    return "its last row is" if number == 1 else f"its last {number:,} rows are"
+
+
 class ParquetReader:
     """An open Parquet file.
 
@@ -91,10 +97,10 @@ class ParquetReader:
             for group in range(self.metadata.num_row_groups):
                 rows = self.metadata.row_group(group).num_rows
                 if rows < 0:
-                    raise ValueError(f"row group {group} claims {rows} rows")
+                    raise ValueError(f"row group {group} claims {counted(rows, 'row')}")
                 self.first_rows.append(self.first_rows[-1] + rows)
             if self.first_rows[-1] > MAX_ROWS:
-                raise ValueError(f"the footer claims {self.first_rows[-1]} rows")
+                raise ValueError(f"the footer claims {counted(self.first_rows[-1], 'row')}")
         except _CONTENT_ERRORS as error:
             self._watch.close()
             self._raise_if_file_system()
@@ -235,18 +241,15 @@ class ParquetReader:
             if isinstance(failure, PageTooLargeError):
                 self._watch.failure = None
                 raise BrokenParquetError(
-                    f"row group {group} has {failure}: its last {last - row} rows are lost; "
+                    f"row group {group} has {failure}: {last_rows(last - row)} lost; "
                     f"{failure.advice}",
                     Reason.RECORD_TOO_LARGE,
                 ) from error
             raise BrokenParquetError(
-                f"row group {group} is damaged ({one_line(error)}): its last {last - row} rows "
-                "are lost"
+                f"row group {group} is damaged ({one_line(error)}): {last_rows(last - row)} lost"
             ) from error
         if row < last:
-            raise BrokenParquetError(
-                f"row group {group} ends early: its last {last - row} rows are lost"
-            )
+            raise BrokenParquetError(f"row group {group} ends early: {last_rows(last - row)} lost")
 
 
 class BrokenParquetError(Exception):

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import (
     expand_home,
     file_system_of,
@@ -193,7 +194,8 @@ def _shards(asked: str, place: str, dataset: str, file_format: str, split: dict[
         present = 0
     if present != count:
         raise DatasetError(
-            f"{asked}: {present} of {count} files of the split {split['name']!r} exist ({pattern})"
+            f"{asked}: {present} of {counted(count, 'file')} of the split {split['name']!r} exist "
+            f"({pattern})"
         )
     return pattern
 

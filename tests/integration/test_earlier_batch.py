@@ -36,7 +36,7 @@ def test_a_published_batch_stays_as_it_is(folder: Path, capsys: pytest.CaptureFi
     assert run(folder, PUBLISHED) == 0
     out, err = capsys.readouterr()
     assert f"batch {PUBLISHED} was already published and does not change" in out
-    assert f"batch {PUBLISHED}: 1 files, 30 records; kept 12, dropped 18, rejected 0" in out
+    assert f"batch {PUBLISHED}: 1 file, 30 records; kept 12, dropped 18, rejected 0" in out
     assert f"published: {folder}/published/{PUBLISHED}/manifest.json" in out
     assert err == ""
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -160,8 +160,12 @@ def test_documents_without_a_score_are_left_out_with_a_warning(tmp_path: Path) -
         asked("--run", run, "--repeats", "1"), tmp_path, lambda line: None, inline
     )
     assert report["documents"]["analyzed"] == COUNT - 3
-    assert any("1 documents share their key" in warning for warning in report["warnings"])
-    assert any("3 of 120 documents lack" in warning for warning in report["warnings"])
+    assert any(
+        "left out: 1 document with the key of another" in warning for warning in report["warnings"]
+    )
+    assert any(
+        "left out of 120 documents: 3 without a" in warning for warning in report["warnings"]
+    )
 
 
 def test_too_few_documents_are_refused_by_the_flag_of_the_folds(tmp_path: Path) -> None:

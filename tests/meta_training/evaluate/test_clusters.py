@@ -118,5 +118,5 @@ def test_no_documents_have_no_clusters() -> None:
 
 
 def test_works_of_another_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 works were given for 1 documents"):
+    with pytest.raises(ValueError, match="2 works were given for 1 document"):
         near_duplicate_clusters(["a"], ["x", "y"])

@@ -47,7 +47,9 @@ def test_documents_are_found_by_key_or_by_text_in_files_of_any_format(tmp_path: 
 def test_files_without_a_document_of_the_pool_are_refused_by_name(tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"id": 77, "text": "of another corpus"}) + "\n")
-    with pytest.raises(FlagError, match=r"--kept mine: none of the 1 documents .* look like 0"):
+    with pytest.raises(
+        FlagError, match=r"--kept mine: the files have 1 document, none of which is .* look like 0"
+    ):
         find(other)
 
 

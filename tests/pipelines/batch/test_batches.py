@@ -250,7 +250,7 @@ def test_a_dry_run_changes_nothing(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl")
     before = nights.snapshot()
     assert nights.run(FIRST, "--dry_run") == 0
-    assert f"batch {FIRST}: 1 files" in nights.out
+    assert f"batch {FIRST}: 1 file," in nights.out
     assert "a.jsonl" in nights.out
     assert nights.snapshot() == before
     assert nights.run(FIRST) == 0
@@ -351,7 +351,7 @@ def test_changed_files_may_be_refused(nights: Nights) -> None:
     assert nights.run(FIRST) == 0
     nights.bring(f"{FIRST}/a.jsonl", 50)
     assert nights.run(SECOND) == 3
-    assert "1 input files have changed since a batch took them" in nights.err
+    assert "1 input file changed after a batch took them" in nights.err
     assert nights.published() == [FIRST]
     assert nights.state.claim_of(SECOND) is None
 
@@ -735,7 +735,7 @@ def test_the_alarm_of_an_empty_night_names_files_that_wait(nights: Nights) -> No
     assert nights.run(FIRST) == 4
     assert nights.record(FIRST)["alarms"][0].endswith(
         f"no new file matches '*.jsonl' in {nights.folder}/in/{FIRST} or '*/2026/01/*' in "
-        f"{nights.folder}/other (1 files modified too recently wait for the next batch)"
+        f"{nights.folder}/other (1 file modified too recently waits for the next batch)"
     )
 
 
@@ -744,7 +744,7 @@ def test_too_few_documents_are_an_alarm(nights: Nights) -> None:
     nights.bring(f"{FIRST}/a.jsonl", 99)
     assert nights.run(FIRST) == 4
     assert nights.record(FIRST)["alarms"] == [
-        "the batch has 99 scored documents, fewer than limits.min_documents: 100; in 1 files"
+        "the batch has 99 scored documents, fewer than limits.min_documents: 100; in 1 file"
     ]
     nights.bring(f"{SECOND}/a.jsonl", 100)
     assert nights.run(SECOND) == 0

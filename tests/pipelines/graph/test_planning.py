@@ -191,7 +191,7 @@ def test_a_stream_of_many_members_is_cut_there_and_unpacked_once(tmp_path: Path)
 
     plan = plan_of(request.folder)
     assert (plan.files_cut_at_members, plan.strided_files, plan.read_amplification) == (1, 0, 1.0)
-    assert "1 compressed files are cut at their gzip members or zstd frames" in plan.describe()
+    assert "1 compressed file is cut at gzip members or zstd frames" in plan.describe()
 
 
 @pytest.mark.parametrize(

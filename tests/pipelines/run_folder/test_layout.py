@@ -42,7 +42,7 @@ def test_inputs_that_came_went_and_changed_are_named() -> None:
     then = [FileInfo("a", 1, "1"), FileInfo("b", 1, "1")]
     now = [FileInfo("b", 2, "2"), FileInfo("c", 1, "1")]
     lines = input_differences(now, then)
-    assert lines == ["c is new", "a is gone", "b was modified (1 bytes then, 2 now)"]
+    assert lines == ["c is new", "a is gone", "b was modified (1 byte then, 2 now)"]
     many = [FileInfo(f"{index:03d}", 1, "1") for index in range(100)]
     assert input_differences(many, [])[-1] == "and 95 more"
 

@@ -298,7 +298,7 @@ def test_the_progress_of_a_launch_covers_its_scoring_and_its_selection(
         commits.commit_if_absent(folder.selection("half").rule_path, b"{}")
         wait_for(capsys, "selection half: finding the cutoff")
         commits.commit_if_absent(folder.selection("half").counts_path(0), b"{}")
-        wait_for(capsys, "selection half: counted 1 of 1 groups")
+        wait_for(capsys, "selection half: counted 1 of 1 group of splits")
 
 
 def wait_for(capsys: pytest.CaptureFixture[str], text: str) -> None:

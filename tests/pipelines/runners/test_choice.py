@@ -475,7 +475,7 @@ def test_on_dataflow_a_gpu_has_one_process_whose_threads_read_ahead(
     [
         (64, 1000, 4, "--local_workers 64: this machine has 4 cores, so 4 of them will work"),
         (64, 3, 3, "--local_workers 64: the run has at most 3 splits, so 3 of them will work"),
-        (2, 1, 1, "--local_workers 2: the run has at most 1 splits, so 1 of them will work"),
+        (2, 1, 1, "--local_workers 2: the run has at most 1 split, so 1 of them will work"),
         (4, 4, 4, ""),
         (1, 1000, 1, ""),
     ],
