@@ -231,6 +231,14 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     say(f"documents      {result.documents:>16,}  ({counted(result.tokens, 'token')})")
     say(f"one core       {_duration(result.core_hours):>16}  (scoring, on a core like these here)")
 
+    cascade = request.options.cascade
+    if cascade is not None:
+        in_doubt = cascade.surely_dropped - cascade.surely_kept
+        say(
+            f"the hours are those of the rater alone; --student leaves it about {in_doubt:.1%} of "
+            "the documents"
+        )
+
     machine_hours = result.core_hours / worker.vcpus
     say(
         f"one machine    {_duration(machine_hours):>16}  ({worker.name}, {worker.vcpus} vCPUs, "

@@ -438,8 +438,8 @@ def add_student_flags(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=DEFAULT_AGREEMENT,
         metavar="A",
-        help="With --student: share of the documents that the rater alone would keep to keep on "
-        "average. More leaves more to the rater. Default: %(default)s.",
+        help="With --student: average share of the documents that the rater alone would keep that "
+        "should be kept. A higher one leaves more to the rater. Default: %(default)s.",
     )
 
 

@@ -99,6 +99,12 @@ def _run_first_pass(work: Work, execution: Execution, say: Say, shows_progress: 
     scoring = work.scoring
     if scoring is None or scoring.options.cascade is None or commits.exists(work.scoring_path):
         return True
+    cascade = scoring.options.cascade
+    if (cascade.surely_kept, cascade.surely_dropped) == (0, 1):
+        say(
+            "note: the student is in doubt of every document at --agreement "
+            f"{cascade.agreement:g}, or too few were held out to tell: the rater scores them all"
+        )
     first_pass = Work(scoring.first_pass)
     say(f"first pass: the student scores all documents into {first_pass.folder.path}")
     run(first_pass, execution, say, shows_progress)

@@ -197,6 +197,25 @@ def test_appended_files_are_in_doubt_by_the_scores_of_the_first_ones(
         assert inside == (row["scored_by"] == "rater")
 
 
+def test_a_student_in_doubt_of_everything_is_reported_and_loses_nothing(
+    corpus: Path, rater: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = flags(corpus, rater, student, tmp_path / "run", "--keep_fraction", "0.5")
+    words += ["--agreement", "1"]
+    assert curate.main([*words, "--dry_run"]) == exit_codes.DONE
+    assert "leaves it about 100.0% of the documents" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+    assert curate.main(words) == exit_codes.DONE
+    printed = capsys.readouterr().out
+    assert "the student is in doubt of every document at --agreement 1" in printed
+    assert "by rater           240  (100.0% of the tokens" in printed
+    texts = [record["text"] for record in corpus_records()]
+    by_rater = scores_of(rater, texts)
+    found = [row["score"] for row in rows_of(tmp_path / "run").values()]
+    assert sorted(found) == pytest.approx(sorted(by_rater))
+
+
 def test_python_finds_the_same_run_done(
     run: Path, corpus: Path, rater: Path, student: Path
 ) -> None:
