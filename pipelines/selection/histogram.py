@@ -87,11 +87,29 @@ class Histogram:
         """
         if len(names) == 1:
             return {names[0]: cls.of(keys, 0)} if len(keys) else {}
-        everything_N = np.ones(len(keys), bool)
-        return {
-            names[code]: cls.of(keys.take(rows_M), 0)
-            for code, rows_M in rows_by_code(codes_N, everything_N)
-        }
+
+        # A source with many documents is counted by itself.
+        counted: dict[int, Histogram] = {}
+        is_large_S = np.bincount(codes_N, minlength=len(names)) >= _DENSE_FROM
+        is_large_N = is_large_S[codes_N]
+        for code, rows_M in rows_by_code(codes_N, is_large_N):
+            counted[code] = cls.of(keys.take(rows_M), 0)
+
+        # The others are counted together, with the code of the source in front of the digit.
+        rows_M = np.flatnonzero(~is_large_N)
+        codes_M, rest = codes_N[rows_M].astype(np.uint64), keys.take(rows_M)
+        digits_M = (codes_M << np.uint64(LEVEL_BITS[0])) + rest.digits(0)
+        together = cls._by_sorting(digits_M, np.ones(len(rest), np.int64), rest.tokens_N)
+        codes_K = together.bins_K >> np.uint64(LEVEL_BITS[0])
+        codes, firsts = np.unique(codes_K, return_index=True)
+        ends = np.append(firsts, len(codes_K))[1:]
+        for code, first, end in zip(codes.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+            counted[code] = cls(
+                together.bins_K[first:end] & np.uint64(_BINS - 1),
+                together.counts_K[first:end],
+                together.tokens_K[first:end],
+            )
+        return {names[code]: counted[code] for code in sorted(counted)}
 
     @classmethod
     def merge(cls, parts: Iterable[Histogram]) -> Histogram:

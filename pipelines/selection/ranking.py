@@ -418,6 +418,10 @@ def rows_by_code(
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yields the row numbers of a mask, code by code."""
     rows_M = np.flatnonzero(mask_N)
-    rows_M = rows_M[np.argsort(codes_N[rows_M], kind="stable")]
-    codes, firsts = np.unique(codes_N[rows_M], return_index=True)
+    codes_M = codes_N[rows_M]
+    if len(codes_M) and codes_M.max() <= np.iinfo(np.uint16).max:
+        codes_M = codes_M.astype(np.uint16)  # NumPy sorts these by radix, five times as fast
+    order_M = np.argsort(codes_M, kind="stable")
+    rows_M, codes_M = rows_M[order_M], codes_M[order_M]
+    codes, firsts = np.unique(codes_M, return_index=True)
     yield from zip(codes.tolist(), np.split(rows_M, firsts[1:]) if len(rows_M) else [], strict=True)

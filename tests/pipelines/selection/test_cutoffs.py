@@ -194,6 +194,27 @@ def test_histograms_by_source_count_each_sources_documents(parts: list[Part]) ->
             assert histogram.to_json() == Histogram.of(of_source, 0).to_json()
 
 
+def test_sources_with_many_documents_and_with_few_are_counted_alike() -> None:
+    count, sources = 20_000, 300
+    rng = np.random.default_rng(0)
+    keys = RankKeys.of(
+        rng.standard_normal(count),
+        np.zeros(count, np.uint64),
+        0,
+        0,
+        np.arange(count),
+        rng.integers(0, 9, count),
+    )
+    # Every second document is of the first source; some sources have none.
+    codes_N = np.where(np.arange(count) % 2, rng.integers(5, sources, count), 1)
+    names = [f"s{code}" for code in range(sources)]
+    by_source = Histogram.by_source(keys, codes_N, names)
+    assert list(by_source) == [names[code] for code in np.unique(codes_N)]
+    for code in np.unique(codes_N).tolist():
+        of_source = Histogram.of(keys.take(codes_N == code), 0)
+        assert by_source[names[code]].to_json() == of_source.to_json()
+
+
 @settings(deadline=None, max_examples=30)
 @given(corpora(), st.sampled_from(Scope), st.sampled_from([0, 3]))
 def test_a_draw_per_source_knows_its_expectation(
