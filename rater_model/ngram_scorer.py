@@ -50,17 +50,20 @@ class NgramScorer(TextScorer):
         )
 
 
-def make_scorer(checkpoint: RaterCheckpoint, options: ScoringOptions | None = None) -> TextScorer:
+def make_scorer(
+    checkpoint: RaterCheckpoint, options: ScoringOptions | None = None, *, reads_ahead: bool = False
+) -> TextScorer:
     """Returns the scorer of a rater, whatever its kind.
 
     Args:
         checkpoint: Rater to score with.
         options: Options that change a score; the defaults if None. None changes that of an n-gram
             rater.
+        reads_ahead: Whether a CPU has a spare core to read on while a model scores.
     """
     if isinstance(checkpoint.config, NgramConfig):
         return NgramScorer(checkpoint)
 
     from datarater.rater_model.scorer import Scorer  # loads JAX
 
-    return Scorer(checkpoint, options)
+    return Scorer(checkpoint, options, reads_ahead=reads_ahead)

@@ -12,6 +12,7 @@ table.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import flax.linen as nn
@@ -152,14 +153,19 @@ class Rater(nn.Module):
         return pooled_BxD @ head.astype(pooled_BxD.dtype)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def initialise_rater(config: RaterConfig, key: jax.Array) -> Params:
-    """Returns freshly initialized parameters of a rater."""
+    """Returns freshly initialized parameters of a rater; compiles one program for all of them."""
     tokens = jnp.zeros((1, min(config.window, 8)), jnp.int32)
     return Rater(config).init(key, tokens, jnp.ones_like(tokens, bool))["params"]
 
 
+@functools.lru_cache(maxsize=8)
 def initialise_rater_shapes(config: RaterConfig) -> Params:
-    """Returns the shapes and dtypes of a rater's parameters, without creating any array."""
+    """Returns the shapes and dtypes of a rater's parameters, without creating any array.
+
+    The tree is shared by all who ask for it: do not change it.
+    """
     return jax.eval_shape(
         lambda key: initialise_rater(config, key), jax.ShapeDtypeStruct((2,), jnp.uint32)
     )

@@ -9,11 +9,12 @@ only on the text, the rater and the options: the shape that a window runs in dep
 window's own length, and the rows of a batch do not interact. So neither the other texts nor their
 order change a bit of a score.
 
-On a CPU a scorer computes where it is called, because workers are scaled by processes. On a GPU it
-works while its caller reads on (`Scorer.submit`): a thread tokenizes and pads, and the calls of the
-model wait in the queue of the device, so that the device waits for Python as little as possible.
-Windows that do not fill a call wait for those of the next texts. Several devices of a process share
-the rows of each call.
+On a CPU a scorer computes where it is called, because workers are scaled by processes. Where there
+is a spare core (`reads_ahead`), a thread of the scorer calls the model while its caller reads and
+tokenizes the next texts (`Scorer.submit`). On a GPU a thread tokenizes and pads, and the calls of
+the model wait in the queue of the device, so that the device waits for Python as little as
+possible. Windows that do not fill a call wait for those of the next texts. Several devices of a
+process share the rows of each call.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from datarater.rater_model.checkpoint import RaterCheckpoint
+from datarater.rater_model.compiled_function import CompiledFunction
 from datarater.rater_model.rater import RaterConfig, score_tokens
 from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.text_scorer import PendingScores, ScoredTexts, TextScorer, check_texts
@@ -40,8 +42,8 @@ _BUCKETS_PER_OCTAVE = 8
 # Batches that wait for a device that is not a CPU. The windows that are left over from them fill a
 # call of each length together, so many batches leave few rows empty.
 _BATCHES_AHEAD = 16
-# Compiled once per shape, for all scorers of the process.
-_score_tokens = jax.jit(score_tokens, static_argnums=0)
+# Compiled once per shape, for all scorers of the machine.
+_score_tokens = CompiledFunction(score_tokens)
 
 
 @functools.lru_cache(maxsize=8)
@@ -174,8 +176,11 @@ class Scorer(TextScorer):
     Args:
         checkpoint: Rater to score with.
         options: Options that change a score; the defaults if None.
-        batches_ahead: Number of batches that `submit` lets wait; by default 0 on a CPU, where it
-            computes at once, and 16 on any other device. It changes no score.
+        reads_ahead: Whether `submit` lets a batch wait on a CPU too, for a thread that computes
+            while the caller reads on. It changes no score.
+        batches_ahead: Number of batches that `submit` lets wait for the queue of a device; by
+            default 0 on a CPU, where calls are not queued, and 16 on any other device. It changes
+            no score.
         devices: Number of devices of this process that share each call; by default 1 on a CPU, and
             otherwise all.
 
@@ -199,6 +204,7 @@ class Scorer(TextScorer):
         checkpoint: RaterCheckpoint,
         options: ScoringOptions | None = None,
         *,
+        reads_ahead: bool = False,
         batches_ahead: int | None = None,
         devices: int | None = None,
     ) -> None:
@@ -211,6 +217,7 @@ class Scorer(TextScorer):
         self._window = config.window
         self._center = checkpoint.statistics.center
         self._buckets = bucket_lengths(self._window)
+        self._reads_ahead = reads_ahead
         self._given_ahead = batches_ahead
         self._given_devices = devices
 
@@ -222,7 +229,9 @@ class Scorer(TextScorer):
         """Sets all that belongs to this process: the parameters on the device, and the threads."""
         on_cpu = jax.default_backend() == "cpu"
         given = self._given_ahead
-        self.batches_ahead = (0 if on_cpu else _BATCHES_AHEAD) if given is None else given
+        queued = (0 if on_cpu else _BATCHES_AHEAD) if given is None else given
+        self._queues_calls = queued > 0
+        self.batches_ahead = queued or int(self._reads_ahead)
         available = jax.local_device_count()
         default = 1 if on_cpu else available
         self._devices = default if self._given_devices is None else self._given_devices
@@ -247,7 +256,8 @@ class Scorer(TextScorer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_lock", "_feeder", "_left_over", "_score", "_devices", "batches_ahead"):
+        of_process = ("_lock", "_feeder", "_left_over", "_score", "_devices", "_queues_calls")
+        for name in (*of_process, "batches_ahead"):
             del state[name]
         state["_params"] = jax.tree.map(np.asarray, self._params)
         return state
@@ -281,7 +291,7 @@ class Scorer(TextScorer):
         """Begins to score texts, so that the caller can read the next ones meanwhile.
 
         Memory is bounded only if the caller waits: it should have at most `batches_ahead` batches
-        pending. On a CPU, where that is 0, the texts are scored before this returns.
+        pending. Where that is 0, the texts are scored before this returns.
 
         Args:
             texts: N texts, which must not change until their scores are there.
@@ -295,6 +305,17 @@ class Scorer(TextScorer):
         if self._feeder is None:
             return super().submit(texts)
         feeder = self._feeder
+        if not self._queues_calls:
+            waiting = self._no_windows()
+            cut = self._cut(texts, waiting)
+            called = feeder.submit(self._call_all, waiting)
+
+            def result_of_calls() -> ScoredTexts:
+                called.result()
+                return cut.wait(self._center)
+
+            return PendingScores(result_of_calls)
+
         begun = feeder.submit(self._begin, texts)
 
         def result() -> ScoredTexts:
@@ -328,13 +349,7 @@ class Scorer(TextScorer):
     def _cut(self, texts: Sequence[str], waiting: dict[int, list[_Window]]) -> _Running:
         """Cuts texts into windows and adds them to those that wait, by their padded length."""
         check_texts(texts)
-        # On a CPU the other cores have their own processes, so texts are encoded one by one.
-        encoded = (
-            self._tokenizer.encode_batch(texts)
-            if self.batches_ahead
-            else [self._tokenizer.encode(text) for text in texts]
-        )
-
+        encoded = self._tokenizer.encode_batch(texts)
         running = _Running(np.array([len(ids) for ids in encoded], np.int64))
         for owner, ids in enumerate(encoded):
             for start in window_starts(len(ids), self._window, self.options.max_windows):
@@ -389,7 +404,7 @@ class Scorer(TextScorer):
         with self._lock:
             scores_B = self._call(tokens_BxL, length_B)
             # On a CPU one call runs at a time; elsewhere the next ones wait at the device.
-            return scores_B if self.batches_ahead else scores_B.block_until_ready()
+            return scores_B if self._queues_calls else scores_B.block_until_ready()
 
     def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> jax.Array:
         """Calls the model, which returns before the device has computed."""

@@ -48,11 +48,13 @@ class ScoringOptions:
 
 
 def limit_cpu_threads() -> None:
-    """Limits XLA's CPU backend to one thread in this process; call before JAX first computes.
+    """Limits XLA's CPU backend and the tokenizers of this process to one thread each.
 
-    Workers are scaled by processes, one per core: threads within each would compete for the same
-    cores, and a sum split over a different number of threads can differ in its last bit.
+    Call this before JAX first computes. Workers are scaled by processes, one per core: threads
+    within each would compete for the same cores, and a sum split over a different number of threads
+    can differ in its last bit.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

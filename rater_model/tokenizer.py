@@ -7,7 +7,7 @@ one that pads a window, and one that separates the documents packed into one win
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import tokenizers
 
 PAD_TOKEN = "<pad>"
 SEPARATOR_TOKEN = "<separator>"
+_CHARACTERS_AT_ONCE = 2**20
 
 
 class TokenizerError(ValueError):
@@ -107,12 +108,30 @@ class BpeTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the BPE ids of each text; threads of the library share the texts."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+        # The library's encodings take ten times the memory of the ids, so there are few at a time.
+        ids: list[np.ndarray] = []
+        for chunk in _chunks(texts, _CHARACTERS_AT_ONCE):
+            encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+            ids += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+        return ids
 
     def serialise(self) -> bytes:
         """Returns the library's own JSON."""
         return self._tokenizer.to_str().encode("utf-8")
+
+
+def _chunks(texts: Sequence[str], characters: int) -> Iterator[list[str]]:
+    """Yields texts in lists of at most so many characters, or of one longer text."""
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        if chunk and size + len(text) > characters:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(text)
+        size += len(text)
+    if chunk:
+        yield chunk
 
 
 def _plain_text_only(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

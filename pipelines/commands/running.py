@@ -214,7 +214,8 @@ def run_graph(
     choice.check_ready(execution)
     launch = Launch.new(execution.runner, local=execution.local)
     slots = execution.workers if execution.supervised else 0
-    work = work.of_launch(launch.id, slots, elsewhere=not execution.local)
+    spare = execution.local and 2 * execution.workers <= choice.available_cores()
+    work = work.of_launch(launch.id, slots, elsewhere=not execution.local, reads_ahead=spare)
     max_rejected = 1.0 if work.scoring is None else work.scoring.max_rejected_fraction
     cluster = execution.cluster
     # Where the command waits for the end, it shows progress.

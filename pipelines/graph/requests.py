@@ -60,6 +60,7 @@ class ScoringRequest:
         slots: Number of worker processes of a supervised local run, which take splits from a shared
             list and mark them; 0 if the runner deals them out.
         kept_leases: Paths of the launch's leases that the workers keep.
+        reads_ahead: Whether a worker's CPU has a spare core to read on while it scores.
         splits_per_group: Maximum number of splits in a group of the plan.
         parts_per_group: Maximum number of parts of files in the splits of a group.
         files_per_split: Maximum number of small files in a split.
@@ -82,6 +83,7 @@ class ScoringRequest:
     launch: str = ""
     slots: int = 0
     kept_leases: tuple[str, ...] = ()
+    reads_ahead: bool = False
     splits_per_group: int = SPLITS_PER_GROUP
     parts_per_group: int = PARTS_PER_GROUP
     files_per_split: int = FILES_PER_SPLIT
@@ -287,7 +289,9 @@ class Work:
             folders.append(self.selection.selection.path)
         return folders
 
-    def of_launch(self, launch: str, slots: int = 0, *, elsewhere: bool = False) -> Work:
+    def of_launch(
+        self, launch: str, slots: int = 0, *, elsewhere: bool = False, reads_ahead: bool = False
+    ) -> Work:
         """Returns the same work for one launch.
 
         Args:
@@ -295,11 +299,14 @@ class Work:
             slots: Number of worker processes; see `ScoringRequest`.
             elsewhere: Whether the work continues without the launching process, so that the workers
                 keep its leases.
+            reads_ahead: Whether there is a core for each worker to read on while it scores.
         """
         kept = tuple(self.leases()) if elsewhere else ()
         scoring, selection = self.scoring, self.selection
         if scoring is not None:
-            scoring = dataclasses.replace(scoring, launch=launch, slots=slots, kept_leases=kept)
+            scoring = dataclasses.replace(
+                scoring, launch=launch, slots=slots, kept_leases=kept, reads_ahead=reads_ahead
+            )
         if selection is not None:
             selection = dataclasses.replace(selection, launch=launch, kept_leases=kept)
         return Work(scoring, selection)

@@ -337,7 +337,7 @@ class _Scoring(Step[ScoringRequest]):
 
         request, options = self._request, self._request.options
         rater = self._load_unchanged("rater", request.rater, options.rater)
-        scorer = make_scorer(rater, options.scoring)
+        scorer = make_scorer(rater, options.scoring, reads_ahead=request.reads_ahead)
         if options.cascade is None:
             return scorer
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -235,6 +236,37 @@ def test_several_devices_share_a_call_and_give_the_same_scores() -> None:
 def test_more_devices_than_the_process_has_are_refused() -> None:
     with pytest.raises(ValueError, match="devices must be from 1 to the"):
         Scorer(CHECKPOINT, OPTIONS, devices=1 + jax.local_device_count())
+
+
+class SlowModel(Scorer):
+    """A scorer on a CPU whose model runs once it may, and notes in which thread."""
+
+    may_run = threading.Event()
+    threads: ClassVar[set[int]] = set()
+
+    def _call(self, tokens_BxL: np.ndarray, length_B: np.ndarray) -> jax.Array:
+        assert self.may_run.wait(timeout=60)
+        self.threads.add(threading.get_ident())
+        return super()._call(tokens_BxL, length_B)
+
+
+def test_with_a_spare_core_the_next_texts_are_read_and_tokenized_while_one_thread_runs_the_model(
+    scorer: Scorer,
+) -> None:
+    slow = SlowModel(CHECKPOINT, OPTIONS, reads_ahead=True)
+    assert slow.batches_ahead == 1
+    pending = [slow.submit(texts) for texts in BATCHES]
+    # All of them are tokenized where they were submitted: bad texts are found at once.
+    with pytest.raises(TypeError, match="text 1 is of type NoneType"):
+        slow.submit(["a text", None])  # type: ignore[list-item]
+    assert not slow.threads
+    slow.may_run.set()
+    for texts, scores in zip(BATCHES, pending, strict=True):
+        expected = scorer.score(texts)
+        assert scores.result().scores_N.tobytes() == expected.scores_N.tobytes()
+        np.testing.assert_array_equal(scores.result().tokens_N, expected.tokens_N)
+    assert len(slow.threads) == 1
+    assert threading.get_ident() not in slow.threads
 
 
 def test_on_a_cpu_texts_are_scored_where_they_are_submitted(scorer: Scorer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import zstandard
 
+from datarater.rater_model.executable_store import OFF, VARIABLE, processor
 from tests.support import ROOT
 
 FOLDER = ROOT / ".cache" / "jax"
@@ -21,25 +21,18 @@ def environment() -> dict[str, str]:
 
     The cache of a machine is its own: a compiled program uses the instructions of the processor
     that it was compiled on. A program's place in the cache depends on XLA's flags, so the flag that
-    curation sets in its process is set from the start, whichever tests run before.
+    curation sets in its process is set from the start, whichever tests run before. The user's store
+    of programs is off.
     """
-    digest = hashlib.sha256(f"{platform.machine()} {_processor()}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{platform.machine()} {processor()}".encode()).hexdigest()[:12]
     folder = FOLDER / f"jaxlib-{importlib.metadata.version('jaxlib')}-{digest}"
     return {
+        VARIABLE: OFF,
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-
-
-def _processor() -> str:
-    """Returns the model and the instruction sets of the processor, as far as they are known."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        wanted = ("model name", "flags", "Features")
-        return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-    return platform.processor()
 
 
 def remove_truncated(folder: Path) -> None:
