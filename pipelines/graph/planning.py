@@ -75,6 +75,11 @@ PLANNER_VERSION = 2
 """Version of the rules by which files are cut, part of the names of stored splits."""
 
 _KEY_CHARACTERS = 16
+_SAMPLE_BYTES = 2**15
+"""Bytes by which the unpacked size of a stream is estimated that does not state it.
+
+The splits of a stream are shares of the estimate, so a wrong one makes them uneven and no more.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,8 +234,8 @@ class FilePlan:
         is_stream = first.compression is not Compression.NONE
         may_be_cut = is_stream and format_named(first.format).cuts_streams
         if may_be_cut and len(splits) == 1 and info.size >= 2 * split_bytes:
-            with open_file(info.path, in_order_to=0) as file:
-                unpacked = unpacked_size(file, first.compression, info.size)
+            with open_file(info.path) as file:
+                unpacked = unpacked_size(file, first.compression, info.size, _SAMPLE_BYTES)
 
         cuts = [
             (split.start, -1 if split.end is None else split.end, split.size) for split in splits

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import functools
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -27,6 +28,9 @@ _GZIP_INPUT_BYTES = 2**16
 # that it can at once: this bounds its output to 32 MiB per call.
 _ZSTD_INPUT_BYTES = 2**10
 _SAMPLE_UNPACKED_BYTES = 2**27
+_FIRST_SAMPLE_BYTES = 2**14
+_SAMPLE_STEP_BYTES = 2**10
+_MAX_BLOCK_BYTES = 2**20  # stored bytes of a block of bzip2, the largest of all
 _MAX_HEAD_BYTES = 2**22
 _FRAME_HEADER_BYTES = 18
 _STATED_MAY_DIFFER = 0.05
@@ -124,14 +128,15 @@ def unpacked_size(
 ) -> int:
     """Estimates how many bytes a compressed stream unpacks to, from its beginning and its end.
 
-    The ratio of the first megabytes is applied to the whole. If a gzip file's last bytes, or a zstd
+    The ratio of the beginning is applied to the whole. If a gzip file's last bytes, or a zstd
     file's first, state a length that agrees with it, that length is exact and is returned.
 
     Args:
         file: File that can seek, opened at its beginning.
         compression: Compression of the whole file.
         size: Stored size of the file, in bytes.
-        sample_bytes: Stored bytes that are unpacked to find the ratio.
+        sample_bytes: Stored bytes that are unpacked to find the ratio; more only up to the end of
+            the first block.
 
     Returns:
         The estimate in bytes; 0 if the beginning is damaged or unpacks to nothing.
@@ -139,31 +144,29 @@ def unpacked_size(
     Raises:
         OSError: if the file cannot be read.
     """
-    # Unpack a sample; a short file is unpacked whole.
-    unpacked, next_look = 0, 0
-    try:
-        for chunk in decompressed_chunks(file, compression):
-            unpacked += len(chunk)
-            # Mostly the stated length fits the very beginning, and no more has to be read.
-            read = file.tell()
-            if read >= next_look:
-                next_look = 4 * read
-                stated = stated_size(
-                    compression, size, unpacked * size // read, functools.partial(_read_at, file)
-                )
-                if stated is not None:
-                    return stated
-                file.seek(read)
-            if sample_bytes <= file.tell() < size or unpacked >= _SAMPLE_UNPACKED_BYTES:
+    # Unpack more and more of the beginning; a short file is unpacked whole.
+    prefix, count = b"", min(_FIRST_SAMPLE_BYTES, sample_bytes)
+    while True:
+        prefix += _read_at(file, len(prefix), count - len(prefix))
+        unpacked, read, damage = _unpacked_prefix(prefix, compression)
+        if len(prefix) < count or len(prefix) >= size:
+            return 0 if damage is not None else unpacked
+        if damage in (Reason.STREAM_CORRUPT, Reason.WINDOW_TOO_LARGE):
+            return 0
+
+        # Mostly the stated length fits the very beginning, and no more has to be read.
+        if unpacked:
+            estimate = unpacked * size // read
+            stated = stated_size(compression, size, estimate, functools.partial(_read_at, file))
+            if stated is not None:
+                return stated
+            if count >= sample_bytes or unpacked >= _SAMPLE_UNPACKED_BYTES:
                 break
+            count = min(4 * count, sample_bytes)
+        elif count < _MAX_BLOCK_BYTES:
+            count *= 2  # to the end of the first block
         else:
-            return unpacked
-    except StreamError:
-        return 0
-    read = file.tell()
-    if not read or not unpacked:
-        return 0
-    estimate = unpacked * size // read
+            return 0
 
     # Gzip states the length modulo 2**32 at its end, zstd may state it at its beginning.
     stated = estimate
@@ -210,6 +213,34 @@ def stated_size(
             stated = zstandard.get_frame_parameters(header).content_size
     fits = estimate <= stated * may_differ and stated <= estimate * may_differ
     return stated if stated and fits else None
+
+
+class _Slowly(io.BytesIO):
+    """Returns few bytes at a time, so that its offset shows what has been unpacked."""
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        """Returns the next bytes."""
+        return super().read(_SAMPLE_STEP_BYTES)
+
+
+def _unpacked_prefix(prefix: bytes, compression: Compression) -> tuple[int, int, Reason | None]:
+    """Unpacks the beginning of a stream.
+
+    Returns:
+        The number of bytes that it unpacks to, of how many bytes, and the damage that ended it:
+        that it is cut off, for most beginnings.
+    """
+    file = _Slowly(prefix)
+    unpacked = read = 0
+    try:
+        for chunk in decompressed_chunks(file, compression):
+            unpacked += len(chunk)
+            read = file.tell()
+            if unpacked >= _SAMPLE_UNPACKED_BYTES:
+                break
+    except StreamError as error:
+        return unpacked, read, error.reason
+    return unpacked, read, None
 
 
 def _read_at(file: BinaryIO, start: int, count: int) -> bytes:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import gzip
+import io
 import json
 import random
 from pathlib import Path
@@ -240,6 +242,43 @@ def test_a_stream_cut_short_loses_the_same_whatever_the_strides(tmp_path: Path) 
         record for task in cut.tasks(0) for record in read_split(task.split, request.options.read)
     ]
     assert records == list(read_file(str(path)))
+
+
+class Counting(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    served = 0
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        data = super().read(count)
+        self.served += len(data)
+        return data
+
+
+@pytest.mark.parametrize("kind", ["gzip", "two members", "zstd", "zstd of unknown size", "bzip2"])
+def test_the_size_of_a_stream_is_estimated_by_a_short_beginning(kind: str) -> None:
+    rng = random.Random(0)
+    words = [f"{rng.randrange(16**6):06x}" for _ in range(5000)]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=40))}) for _ in range(10_000)]
+    data = "\n".join(lines).encode()
+    compression, packed = {
+        "gzip": (Compression.GZIP, lambda: gzip.compress(data, 6)),
+        "two members": (Compression.GZIP, lambda: gzip.compress(data[:99]) + gzip.compress(data)),
+        "zstd": (Compression.ZSTD, lambda: zstandard.compress(data)),
+        "zstd of unknown size": (
+            Compression.ZSTD,
+            lambda: zstandard.ZstdCompressor(write_content_size=False).compress(data),
+        ),
+        "bzip2": (Compression.BZIP2, lambda: bz2.compress(data)),
+    }[kind]
+    content = packed()
+    file = Counting(content)
+    estimate = unpacked_size(file, compression, len(content), sample_bytes=2**15)
+    is_stated = kind in ("gzip", "zstd")
+    assert estimate == (len(data) if is_stated else pytest.approx(len(data), rel=0.15))
+    # A block of bzip2 is only unpacked as a whole.
+    most = 2**19 if kind == "bzip2" else 2**17 if compression is Compression.ZSTD else 2**15
+    assert file.served <= most + 64 < len(content)
 
 
 @pytest.mark.parametrize("kind", ["gzip", "two members", "zstd"])
