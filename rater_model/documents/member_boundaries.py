@@ -223,13 +223,16 @@ class _Search:
                 unpacked += len(chunk)
                 if file.passed > max_bytes or unpacked > _UNPACKED_BYTES:
                     return False
-                # A file of one member, which most are, says so itself: no more of it is read. The
-                # first chunk proves nothing, because a small member may end with it.
-                estimate = unpacked * self.size // file.passed
-                if number == 1 and stated_size(
-                    self.compression, self.size, estimate, self.read, _ONE_MEMBER_MAY_DIFFER
-                ):
-                    return False
+                # A file of one member, which most are, says so itself: no more of it is read. For
+                # gzip the first chunk proves nothing, because a small member may end with it; a
+                # zstd frame states its own size.
+                if number == (1 if self.compression is Compression.GZIP else 0):
+                    estimate = unpacked * self.size // file.passed
+                    stated = stated_size(
+                        self.compression, self.size, estimate, self.read, _ONE_MEMBER_MAY_DIFFER
+                    )
+                    if stated is not None and stated > unpacked:
+                        return False
         except StreamError:
             pass
         return False

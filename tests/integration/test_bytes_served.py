@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
+from datarater.pipelines.graph import planning
+from datarater.pipelines.graph.inputs import Patterns
+from datarater.pipelines.graph.requests import ScoringRequest
+from datarater.pipelines.run_folder.plan import plan_of
 from datarater.rater_model.documents import files
 from datarater.rater_model.documents.parquet_reader import BrokenParquetError, ParquetReader
-from tests.benchmarks.bytes_served import BUCKET, Corpus, corpora, counting_store, measure
+from tests.benchmarks.bytes_served import (
+    BUCKET,
+    Corpus,
+    corpora,
+    counting_store,
+    json_lines,
+    measure,
+)
 from tests.support.request_log import Kind, RequestLog
+from tests.support.run_folders import run_options
 
 SIZE = 2 * 2**20
 PLANNED_BYTES = 64 * 2**10
@@ -50,6 +66,39 @@ def test_each_step_is_served_little_more_than_it_needs(
     assert steps["planned"]["served"] <= PLANNED_BYTES * len(made.files)
     for step in ("scored", "selected"):
         assert 1 <= steps[step]["times"] <= max_times, steps[step]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "most"),
+    [
+        ("a.jsonl.gz", gzip.compress, PLANNED_BYTES),
+        # A block unpacks as a whole, and is read up to three times: of zstd 128 KiB, of bzip2 900.
+        ("a.jsonl.zst", zstandard.compress, 6 * PLANNED_BYTES),
+        ("a.jsonl.bz2", bz2.compress, 17 * PLANNED_BYTES),
+    ],
+)
+def test_planning_reads_the_beginning_of_a_stream(
+    store: tuple[str, RequestLog],
+    name: str,
+    pack: Callable[[bytes], bytes],
+    most: int,
+    tmp_path: Path,
+) -> None:
+    protocol, log = store
+    content = pack(json_lines(2 * SIZE, np.random.default_rng(0)))
+    assert len(content) > most
+    fsspec.filesystem(protocol).pipe_file(f"{BUCKET}/stream/{name}", content)
+    request = ScoringRequest(
+        Patterns((f"{protocol}://{BUCKET}/stream/{name}",)),
+        "equal",
+        str(tmp_path / "run"),
+        run_options(split_bytes=-(-len(content) // 2)),
+        workers_to_fill=4,
+    )
+    log.clear()
+    planning.plan_now(request)
+    assert log.bytes_served(f"{BUCKET}/stream") <= most
+    assert plan_of(request.folder).splits == 2
 
 
 def test_a_large_footer_is_not_read_before_the_file_is_scored(
