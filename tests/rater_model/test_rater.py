@@ -92,6 +92,33 @@ def test_padding_changes_no_score(tokens: list[int], filler: int, other_filler: 
     assert scores == pytest.approx([scores[0]] * 3, rel=1e-5, abs=1e-6)
 
 
+# Attention over whole heads, over blocks of a long window, and with a head of its own width.
+SCORED = [
+    (SMALL, 12),
+    (SMALL, 768),
+    (dataclasses.replace(SMALL, transformer=TransformerConfig(24, 3, 32, 1)), 70),
+]
+score_as = jax.jit(score_tokens, static_argnums=0)
+params_of = functools.cache(functools.partial(initialise_rater, key=jax.random.key(0)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(SCORED), st.integers(0, 100), st.sampled_from([1.0, 8.0]), st.data())
+def test_a_rater_for_scoring_gives_the_scores_of_training(
+    scored: tuple[RaterConfig, int], seed: int, scale: float, data: st.DataObject
+) -> None:
+    config, length = scored
+    for_scoring = config.transformer.for_scoring("float32")
+    # Large queries and keys, whose logits no bound keeps small, too.
+    params = jax.tree.map(lambda x: scale * x if x.ndim == 3 else x, params_of(config))
+    tokens = np.random.default_rng(seed).integers(0, 20, (2, length)).astype(np.int32)
+    valid = np.array(data.draw(st.lists(st.integers(1, length), min_size=2, max_size=2)), np.int32)
+
+    expected = score_as(config, params, tokens, valid)
+    actual = score_as(dataclasses.replace(config, transformer=for_scoring), params, tokens, valid)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_order_matters() -> None:
     scores = score(initial_params(), jnp.asarray([[1, 2, 3, 4], [4, 3, 2, 1]]), jnp.asarray([4, 4]))
     assert abs(float(scores[0] - scores[1])) > 1e-4
