@@ -38,7 +38,7 @@ from tests.support.tensorflow_dataset import build_dataset
         ),
         ({"population__size": 0}, "population"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, not 0"),
-        ({"length": 100_000}, "do not fill one window of 100000 tokens"),
+        ({"length": 100_000}, "do not fill one window of 100,000 tokens"),
         (
             {"tokenizer__kind": "bpe", "tokenizer__vocabulary_size": 20},
             "a vocabulary of at least 258 ids",
