@@ -72,6 +72,11 @@ class ScoreStatistics:
     max_windows: int | None = None
 
 
+def percentiles(scores_N: np.ndarray) -> tuple[float, ...]:
+    """Returns the quantiles of centered scores that `ScoreStatistics` records."""
+    return tuple(float(quantile) for quantile in np.quantile(scores_N, np.linspace(0, 1, 101)))
+
+
 @dataclasses.dataclass(frozen=True)
 class RaterCheckpoint:
     """A rater with everything that scoring needs.

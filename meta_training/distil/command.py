@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ModuleNotFoundError: If the extra `datarater[train]` is not installed.
     """
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    return run_command(parser, lambda: _run(args), _MODULES)
+    return run_command(make_parser(), argv, _run, _MODULES)
 
 
 def make_parser() -> CommandParser:
@@ -55,6 +53,8 @@ def make_parser() -> CommandParser:
         f"{COMMAND} --run run --output student",
         takes_beam_flags=False,
     )
+
+    # What is read and written.
     parser.add_argument(
         "--run",
         required=True,
@@ -75,6 +75,8 @@ def make_parser() -> CommandParser:
         help="Paths or globs of the documents, separated by commas. Repeatable. Default: the "
         "inputs of the run.",
     )
+
+    # How much of it.
     parser.add_argument(
         "--max_documents",
         type=whole_number,

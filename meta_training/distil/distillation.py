@@ -24,7 +24,7 @@ import datarater
 from datarater.meta_training.evaluate.errors import EmptyDataError
 from datarater.rater_model.byte_ngrams import table_rows
 from datarater.rater_model.cascade import HeldOut
-from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics
+from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, percentiles
 from datarater.rater_model.ngram_rater import NgramConfig, held_out_name, rows_by_order, table_name
 from datarater.rater_model.ngram_scorer import NgramScorer
 from datarater.rater_model.tokenizer import ByteTokenizer
@@ -89,12 +89,10 @@ def distil(
         "rater": scored.scores_N[first:].astype(np.float32),
         "bytes": by_student.tokens_N.astype(np.float32),
     }
-    statistics = ScoreStatistics(
-        center=-intercept,
+    statistics = dataclasses.replace(
+        student.statistics,
         standard_deviation=float(by_student.scores_N.std()),
-        quantiles=tuple(
-            float(quantile) for quantile in np.quantile(by_student.scores_N, np.linspace(0, 1, 101))
-        ),
+        quantiles=percentiles(by_student.scores_N),
         sample_size=len(texts),
     )
     return dataclasses.replace(

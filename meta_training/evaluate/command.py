@@ -53,16 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         ModuleNotFoundError: If the extra `datarater[train]` is not installed.
     """
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    return run_command(
-        parser, lambda: _run(evaluation_of(args), Path(expand_home(args.output))), _MODULES
-    )
+    return run_command(make_parser(), argv, _run, _MODULES)
 
 
-def _run(evaluation: Evaluation, output: Path) -> int:
+def _run(args: argparse.Namespace) -> int:
     from datarater.meta_training.evaluate import harness, results
 
+    evaluation, output = evaluation_of(args), Path(expand_home(args.output))
     output.mkdir(parents=True, exist_ok=True)
     report = harness.run_evaluation(evaluation, output, lambda line: print_line(line, sys.stderr))
     results.print_table(report)

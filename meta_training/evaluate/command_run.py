@@ -1,4 +1,4 @@
-"""What `datarater evaluate` and `datarater analyze` share: flag values, exit codes, signals."""
+"""What `datarater evaluate`, `analyze` and `distil` share: flag values, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ from datarater.rater_model.documents.files import expand_home, split_on_commas
 from datarater.rater_model.interrupts import Interrupts
 
 
-def run_command(parser: CommandParser, work: Callable[[], int], modules: Sequence[str]) -> int:
+def run_command(
+    parser: CommandParser,
+    argv: Sequence[str] | None,
+    work: Callable[[argparse.Namespace], int],
+    modules: Sequence[str],
+) -> int:
     """Runs a command's work and turns what ends it into one line and an exit code.
 
     A signal ends the work, which another thread does, and all worker processes.
 
     Args:
         parser: Parser of the command.
-        work: Does the work and returns the exit code.
+        argv: Arguments after the command's name; those of the process if None.
+        work: Does the work that the parsed arguments ask for and returns the exit code.
         modules: Modules of the extra `datarater[train]` that the work imports.
 
     Raises:
         ModuleNotFoundError: If one of the modules is not installed.
     """
+    args = parser.parse_args(argv)
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -44,7 +51,7 @@ def run_command(parser: CommandParser, work: Callable[[], int], modules: Sequenc
 
     try:
         with Interrupts(StoppedError) as interrupts:
-            return interrupts.wait_for(work)
+            return interrupts.wait_for(lambda: work(args))
     except FlagError as error:
         parser.error(str(error))
     except EvaluationError as error:

@@ -9,7 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from datarater.rater_model.checkpoint import RaterCheckpoint, ScoreStatistics, save_rater
+from datarater.rater_model.checkpoint import (
+    RaterCheckpoint,
+    ScoreStatistics,
+    percentiles,
+    save_rater,
+)
 from datarater.rater_model.rater import Params, RaterConfig
 from datarater.rater_model.scorer import Scorer
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -70,7 +75,7 @@ def export_rater(
     statistics = ScoreStatistics(
         center=center,
         standard_deviation=float(scores_N.std()),
-        quantiles=tuple(float(q) for q in np.quantile(scores_N - center, np.linspace(0, 1, 101))),
+        quantiles=percentiles(scores_N - center),
         sample_size=len(scores_N),
         max_windows=max_windows,
     )

@@ -200,9 +200,8 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
 
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:
     """Returns the mean number of tokens of texts, and the processor seconds for scoring one."""
-    from datarater.rater_model.ngram_scorer import (
-        make_scorer,  # loads JAX, which selecting does without
-    )
+    # Loads JAX, which selecting does without.
+    from datarater.rater_model.ngram_scorer import make_scorer
 
     limit_cpu_threads()  # as workers do: one scoring thread for each core
     scorer = make_scorer(load_rater(request.rater), request.options.scoring)
@@ -223,8 +222,7 @@ def print_estimate(request: ScoringRequest, execution: Execution, worker: Worker
     result = estimate(request)
     say(
         f"dry run: estimated from {counted(result.sampled_documents, 'document')}; nothing was "
-        "submitted or "
-        "written"
+        "submitted or written"
     )
     say(f"files          {result.files:>16,}  ({_size(result.stored_bytes)})")
     say(f"records        {result.records:>16,}")

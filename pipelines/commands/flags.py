@@ -215,13 +215,11 @@ def _rule(name: str) -> argparse._ActionType:
         from datarater.pipelines.selection.ranking import SelectionError
 
         kind = getattr(rules, name)
+        is_number = kind in (rules.KeepCount, rules.TokenBudget)
         try:
-            if kind in (rules.KeepCount, rules.TokenBudget):
-                if not text.isascii() or not text.isdigit():
-                    raise SelectionError(f"{text!r} is not a whole number")
-                kept: Rule = kind(int(text))
-                return kept
-            rule: Rule = kind(text)
+            if is_number and not (text.isascii() and text.isdigit()):
+                raise SelectionError(f"{text!r} is not a whole number")
+            rule: Rule = kind(int(text) if is_number else text)
             return rule
         except SelectionError as error:
             raise argparse.ArgumentTypeError(str(error)) from None

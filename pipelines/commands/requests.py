@@ -98,6 +98,7 @@ def scoring_request(
         scorer_version=SCORER_VERSION,
         split_bytes=split_bytes,
     )
+
     if isinstance(inputs, Patterns):
         inputs = dataclasses.replace(inputs, without=(output,))
     return ScoringRequest(

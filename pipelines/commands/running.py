@@ -68,8 +68,10 @@ def run(
     if commits.exists(work.goal):
         return None
     check_writable(work.folder)
+
     if not _run_first_pass(work, execution, say, shows_progress):
         return None
+
     committed = read_identity(work.folder)
     if work.scoring is None and committed is not None:
         _warn_of_student(work, committed, say)
@@ -77,6 +79,7 @@ def run(
         for line in cost_changes(work.scoring.options, committed):
             say(f"note: {line}")
     work = _as_committed(work, committed)
+
     if checked is not None:
         inputs = checked.inputs
         say(f"input: {counted(inputs.files, 'file')}, {counted(inputs.bytes, 'byte')}")

@@ -506,6 +506,7 @@ class ScoreFile:
                 parquet = pq.ParquetFile(file)
                 footer = Footer.of(parquet.schema_arrow.metadata)
                 groups = parquet.metadata.num_row_groups
+
                 first = 0
                 for group in range(max(groups, 1)):
                     table = (
@@ -515,6 +516,7 @@ class ScoreFile:
                     )
                     if columns is None or RECORDS in columns:
                         table = with_records(table)
+
                     end = first + table.num_rows
                     parts = _parts_between(footer.sections, first, end) if groups > 1 else None
                     yield cls(

@@ -216,6 +216,7 @@ class _Search:
         max_bytes = max(min_bytes, min(max_bytes, self.size // _FIRST_MEMBER_SHARE))
         file = self.stored(0)
         unpacked = 0
+
         try:
             for number, chunk in enumerate(_members(file, self.compression)):
                 if chunk == MEMBER_END:
@@ -223,6 +224,7 @@ class _Search:
                 unpacked += len(chunk)
                 if file.passed > max_bytes or unpacked > _UNPACKED_BYTES:
                     return False
+
                 # A file of one member, which most are, says so itself: no more of it is read. For
                 # gzip the first chunk proves nothing, because a small member may end with it; a
                 # zstd frame states its own size.

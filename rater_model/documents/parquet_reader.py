@@ -89,6 +89,7 @@ class ParquetReader:
         file = files.open_file(path)
         self._watch = PageWatch(file, page_bytes)
         footer = _footer(path, file)
+
         try:
             self._file = self._open(footer, (), 1)
             self.schema: pa.Schema = self._file.schema_arrow
