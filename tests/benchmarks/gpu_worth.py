@@ -7,7 +7,9 @@ Setting (a) of `tests.benchmarks.worth`: the pool `dev/` and clean held-out pros
 BPE tokens. `prepare` reads the corpora and scores the pool with the rival; it needs no accelerator.
 `train` reads the output folder alone, can run on another machine, and continues where it was
 stopped: it trains a fresh rater for each of four seeds, several at a time, and then all language
-models side by side. Arms: the whole pool, the rater and the classifier.
+models side by side. Arms: the whole pool, the rater and the classifier. Raters read bytes, whatever
+the language models read, so `prepare --raters worth` takes those that `tests.benchmarks.worth`
+confirmed setting (a) with: small raters keep an accelerator waiting for its host.
 Windows have 512 tokens, and no model reads what an arm keeps more than twice.
 
 With `--toy` both steps take a few minutes on a CPU: a part of the pool, small models, few steps.
@@ -18,13 +20,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from datarater.meta_training.evaluate.arm_names import RATER
-from datarater.meta_training.evaluate.pool import DataOptions
-from tests.benchmarks.worth import add_flags, prepare_setting, run, write_held_out
+from datarater.meta_training.evaluate.pool import Data, DataOptions, open_data
+from datarater.meta_training.evaluate.raters import rater_training
+from tests.benchmarks.worth import (
+    CONFIRMED_SEEDS,
+    add_flags,
+    prepare_setting,
+    run,
+    write_held_out,
+)
 from tests.support import corpora_folder
 
 _RIVAL = "classifier"
@@ -81,8 +91,8 @@ TOY = Scale(
 )
 
 
-def prepare(output: Path, corpora: Path, scale: Scale) -> None:
-    """Prepares the data and the scores of the rival."""
+def prepare(output: Path, corpora: Path, scale: Scale, raters: Path | None) -> None:
+    """Prepares the data and the scores of the rival, and takes raters if a folder has them."""
     held_out = write_held_out(corpora, output / "sources")
     options = DataOptions(
         (str(corpora / "dev" / scale.pool),),
@@ -95,6 +105,38 @@ def prepare(output: Path, corpora: Path, scale: Scale) -> None:
     steps = scale.steps(len(data.tokens_T))
     (output / "steps.json").write_text(json.dumps(steps) + "\n", encoding="utf-8")
     print(f"{len(data.tokens_T):,} tokens: {steps} updates of {scale.batch} x {scale.length}")
+    if raters is not None:
+        take_raters(data, output / "a", raters / "a", scale.seeds)
+
+
+def take_raters(data: Data, folder: Path, source: Path, seeds: int) -> None:
+    """Copies raters that another evaluation trained on the same pool and the same folds.
+
+    Args:
+        data: The data of this evaluation.
+        folder: Folder of this evaluation.
+        source: Folder of the other one.
+        seeds: Number of raters.
+
+    Raises:
+        SystemExit: The pools or the folds differ, or a rater is not trained.
+    """
+    (prepared,) = (source / "data").iterdir()
+    theirs = open_data(str(prepared))
+    if list(theirs.texts()) != list(data.texts()):
+        raise SystemExit(f"--raters: {source} has another pool")
+
+    flags = ("--config=default",)
+    for seed in range(CONFIRMED_SEEDS, CONFIRMED_SEEDS + seeds):
+        trained, wanted = (
+            (each.at(seed).learning_digest, rater_training(each.at(seed), flags, seed, place))
+            for each, place in ((theirs, source), (data, folder))
+        )
+        if trained[0] != wanted[0] or not trained[1].finished:
+            raise SystemExit(f"--raters: {source} has no rater of seed {seed} for these folds")
+        workdir = Path(wanted[1].workdir)
+        shutil.copytree(Path(trained[1].workdir) / "rater", workdir / "rater", dirs_exist_ok=True)
+        shutil.copy(Path(trained[1].workdir) / "summary.json", workdir)
 
 
 def train(output: Path, scale: Scale, flags: Sequence[str]) -> None:
@@ -106,6 +148,7 @@ def train(output: Path, scale: Scale, flags: Sequence[str]) -> None:
         [
             *("--train_raters=default", *(f"--rater_config={field}" for field in scale.rater)),
             *(f"--arms={RATER},{_RIVAL}", f"--keep={scale.keep}", f"--seeds={scale.seeds}"),
+            f"--first_seed={CONFIRMED_SEEDS}",
             *(f"--model={scale.model}", f"--steps={steps}", "--learning_rate=1e-3"),
             *(f"--batch={scale.batch}", f"--length={scale.length}", *flags),
         ],
@@ -117,13 +160,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", nargs="+", choices=("prepare", "train"))
     parser.add_argument("--toy", action="store_true", help="Small enough to try it on a CPU.")
+    parser.add_argument(
+        "--raters", type=Path, metavar="DIR", help="Output of tests.benchmarks.worth with raters."
+    )
     add_flags(parser, processes=4)
     args = parser.parse_args(argv)
 
     scale = TOY if args.toy else FULL
     for step in args.step:
         if step == "prepare":
-            prepare(args.output, corpora_folder(), scale)
+            prepare(args.output, corpora_folder(), scale, args.raters)
         else:
             train(args.output, scale, [f"--processes={args.processes}", *args.flag])
     return 0
