@@ -207,9 +207,8 @@ def _warnings(fields: _Fields, main: _Fields | None) -> Iterator[str]:
         yield f"{_name(main)} is not shown to be better than the whole pool.{limit}"
 
     rival = _best_rival(fields, main)
-    if rival is not None and rival["difference"]["mean"] < main["difference"]["mean"]:
-        apart = main["difference"]["mean"] - rival["difference"]["mean"]
-        yield f"{_name(rival)} ends lower than {_name(main)}, by {apart:.4f}."
+    if rival is not None:
+        yield from _lost_leads(fields, main, rival)
     gain, net = main.get("gain") or _NONE, main.get("net") or _NONE
     if net.get("gain") is not None and net["gain"] < 0 < (gain.get("mean") or 0):
         yield (
@@ -218,6 +217,24 @@ def _warnings(fields: _Fields, main: _Fields | None) -> Iterator[str]:
         )
     if gain and gain.get("mean") is None:
         yield f"{_name(main)}: {_missed(gain)}, so there is no compute gain."
+
+
+def _lost_leads(fields: _Fields, main: _Fields, rival: _Fields) -> Iterator[str]:
+    """Yields a warning unless the rater is shown to be better than its best rival."""
+    own, its = (row["difference"]["mean"] for row in (main, rival))
+    of = (rival["arm"], rival["keep"], main["keep"])
+    for lead in fields.get("leads", ()):
+        if (lead["arm"], lead["keep"], lead["rater_keep"]) != of:
+            continue
+        by = f"difference {_with_ends(lead['difference'], _signed)}"
+        verdict = lead["difference"]["verdict"]
+        if verdict == "worse":
+            yield f"{_name(rival)} is better than {_name(main)}: {by}."
+        elif verdict != "better":
+            yield f"{_name(main)} is not shown to be better than {_name(rival)}: {by}."
+        return
+    if its < own:
+        yield f"{_name(rival)} ends lower than {_name(main)}, by {own - its:.4f}."
 
 
 def _tiles(fields: _Fields, main: _Fields | None) -> Tiles:

@@ -23,6 +23,7 @@ from datarater.meta_training.evaluate.gains import compute_gain, net_gain, net_g
 from datarater.meta_training.evaluate.runs import RunResult
 from datarater.meta_training.evaluate.statistics import (
     CONFIDENCE,
+    PairedDifference,
     interval_text,
     paired_difference,
     smallest_detectable,
@@ -68,7 +69,7 @@ def summarize(
         tokens_per_step: Tokens that a training step reads.
         screen: The runs that led to the entries, on other seeds; None if nothing was chosen.
     """
-    arms = [_row(entry, runs, costs) for entry in runs]
+    arms, leads = [_row(entry, runs, costs) for entry in runs], _leads(runs)
     seeds = len(runs[BASELINE])
     deviation = typical_deviation(
         [row["difference"]["deviation"] for row in arms if row["difference"] is not None], seeds
@@ -85,10 +86,11 @@ def summarize(
         ),
         "best_fractions": _best_fractions(runs if screen is None else screen, runs),
         "flops_per_step": costs.training * tokens_per_step,
+        "leads": leads,
         "tables": [
             table
             for table in (
-                _lead_table(runs),
+                _lead_table(leads),
                 _floor_table(runs),
                 _screen_table(screen) if screen else None,
                 *task_tables(arms),
@@ -122,15 +124,12 @@ def _row(entry: Entry, runs: Runs, costs: Costs) -> dict[str, Any]:
         return row
 
     difference = paired_difference(losses_S, _final(baseline))
-    row["difference"] = {**dataclasses.asdict(difference), "verdict": difference.verdict}
+    row["difference"] = _with_verdict(difference)
     row["difference_by_source"] = _difference_by_source(mine, baseline)
     same_share = Entry(RANDOM, entry.keep)
     if same_share in runs and entry.arm != RANDOM:
         from_random = paired_difference(losses_S, _final(runs[same_share]))
-        row["difference_from_random"] = {
-            **dataclasses.asdict(from_random),
-            "verdict": from_random.verdict,
-        }
+        row["difference_from_random"] = _with_verdict(from_random)
 
     gain = compute_gain([run.curve for run in mine], [run.curve for run in baseline])
     row["gain"] = dataclasses.asdict(gain)
@@ -245,21 +244,45 @@ def _floor_table(runs: Runs) -> dict[str, Any] | None:
     }
 
 
-def _lead_table(runs: Runs) -> dict[str, Any] | None:
+def _with_verdict(difference: PairedDifference) -> dict[str, Any]:
+    return {**dataclasses.asdict(difference), "verdict": difference.verdict}
+
+
+def _leads(runs: Runs) -> list[dict[str, Any]]:
     """Returns the paired differences of the rater from every other arm, each at its best share."""
     best = {arm: entries[0] for arm, entries in _by_choice_loss(runs).items()}
     if RATER not in best:
+        return []
+    rater = best.pop(RATER)
+    return [
+        {
+            "arm": arm,
+            "keep": entry.keep,
+            "rater_keep": rater.keep,
+            "difference": _with_verdict(
+                paired_difference(_final(runs[rater]), _final(runs[entry]))
+            ),
+        }
+        for arm, entry in best.items()
+    ]
+
+
+def _lead_table(leads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Returns the table of `_leads`."""
+    if not leads:
         return None
-    rows = []
-    for arm, entry in best.items():
-        if arm == RATER:
-            continue
-        lead = paired_difference(_final(runs[best[RATER]]), _final(runs[entry]))
-        rows.append([arm, f"{entry.keep:g}", interval_text(dataclasses.asdict(lead)), lead.verdict])
     return {
-        "title": f"The rater, keep {best[RATER].keep:g}, against each arm at its best share",
+        "title": f"The rater, keep {leads[0]['rater_keep']:g}, against each arm at its best share",
         "columns": ["arm", "keep", "difference of the rater (95%)", "the rater is"],
-        "rows": rows,
+        "rows": [
+            [
+                lead["arm"],
+                f"{lead['keep']:g}",
+                interval_text(lead["difference"]),
+                lead["difference"]["verdict"],
+            ]
+            for lead in leads
+        ],
     }
 
 
@@ -326,12 +349,9 @@ def _best_fractions(choice: Runs, runs: Runs) -> list[dict[str, Any]]:
                 "confidence": confidence,
                 "fresh_seeds": fresh,
                 "seeds": len(runs[best]),
-                "difference": {**dataclasses.asdict(difference), "verdict": difference.verdict},
+                "difference": _with_verdict(difference),
                 "runner_up": second.keep,
-                "difference_from_runner_up": {
-                    **dataclasses.asdict(from_second),
-                    "verdict": from_second.verdict,
-                },
+                "difference_from_runner_up": _with_verdict(from_second),
             }
         )
     return found

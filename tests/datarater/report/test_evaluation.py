@@ -162,6 +162,32 @@ def test_a_rater_that_is_not_shown_to_help_or_loses_to_a_rival_is_a_warning() ->
     assert "rater 50% is worse than no filter at all." in evaluation_page(fields).warnings
 
 
+@pytest.mark.parametrize(
+    ("verdict", "warning"),
+    [
+        ("better", []),
+        (
+            "undecided",
+            [
+                "rater 50% is not shown to be better than other 90%: difference +0.0100 "
+                "(\u22120.0200 to +0.0400)."
+            ],
+        ),
+        (
+            "worse",
+            ["other 90% is better than rater 50%: difference +0.0100 (\u22120.0200 to +0.0400)."],
+        ),
+    ],
+)
+def test_the_best_rival_is_a_warning_unless_the_paired_difference_shows_a_lead(
+    verdict: str, warning: list[str]
+) -> None:
+    fields = evaluation()
+    lead = {"mean": 0.01, "low": -0.02, "high": 0.04, "verdict": verdict}
+    fields["leads"] = [{"arm": "other", "keep": 0.9, "rater_keep": 0.5, "difference": lead}]
+    assert [each for each in evaluation_page(fields).warnings if "other" in each] == warning
+
+
 def test_a_sweep_is_a_curve_of_the_differences_with_their_intervals() -> None:
     fields = evaluation()
     worse = {"mean": 0.5, "low": 0.25, "high": 0.75, "verdict": "worse"}

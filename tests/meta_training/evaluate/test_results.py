@@ -219,7 +219,12 @@ def test_a_source_that_one_fold_lacks_is_compared_where_it_is() -> None:
 
 def test_the_rater_is_compared_with_every_arm_at_the_share_of_the_lowest_choice_loss() -> None:
     runs = runs_of(rater=-0.1, rater__90=-0.05, trigram__90=-0.02, trigram__50=0.3)
-    (table,) = summarize(runs, COSTS, 4096)["tables"]
+    summary = summarize(runs, COSTS, 4096)
+    (table,) = summary["tables"]
+    leads = {lead["arm"]: lead for lead in summary["leads"]}
+    assert set(leads) == {"unfiltered", "trigram"}
+    assert (leads["trigram"]["keep"], leads["trigram"]["rater_keep"]) == (0.9, 0.5)
+    assert leads["trigram"]["difference"]["mean"] == pytest.approx(-0.08, abs=0.01)
     assert table["title"] == "The rater, keep 0.5, against each arm at its best share"
     rows = {cells[0]: cells[1:] for cells in table["rows"]}
     assert rows["trigram"][0] == "0.9"
