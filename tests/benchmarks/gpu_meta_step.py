@@ -37,7 +37,7 @@ from datarater.meta_training.algorithm.language_model import Windows
 from datarater.meta_training.algorithm.mesh import ONE_DEVICE
 from tests.benchmarks.benchmark_support import machine
 from tests.benchmarks.gpu_scoring import peak_flops
-from tests.benchmarks.paper_meta_step import config_of, count_flops, meta_step_of
+from tests.benchmarks.paper_meta_step import config_of, count_flops, meta_step_of, refusal
 
 # Mode, and whether blocks are recomputed.
 ARRANGEMENTS = {
@@ -84,7 +84,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        return {"arrangement": name, "refused": str(error).split("\n")[0][:300]}
+        return {"arrangement": name, **refusal(error)}
+
     memory: Any = compiled.memory_analysis()
     tokens = np.prod(program.inner.tokens_BxL.shape) + np.prod(program.outer.tokens_BxL.shape)
     figures: dict[str, Any] = {
@@ -110,7 +111,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
             jax.block_until_ready(metrics)
             seconds.append(time.monotonic() - started)
     except jax.errors.JaxRuntimeError as error:
-        return {**figures, "refused": str(error).split("\n")[0][:300]}
+        return {**figures, **refusal(error)}
+
     # The first run includes loading the program.
     return {
         **figures,

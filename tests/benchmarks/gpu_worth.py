@@ -106,17 +106,17 @@ def prepare(output: Path, corpora: Path, scale: Scale, raters: Path | None) -> N
     (output / "steps.json").write_text(json.dumps(steps) + "\n", encoding="utf-8")
     print(f"{len(data.tokens_T):,} tokens: {steps} updates of {scale.batch} x {scale.length}")
     if raters is not None:
-        take_raters(data, output / "a", raters / "a", scale.seeds)
+        take_raters(data, output / "a", raters / "a", scale)
 
 
-def take_raters(data: Data, folder: Path, source: Path, seeds: int) -> None:
+def take_raters(data: Data, folder: Path, source: Path, scale: Scale) -> None:
     """Copies raters that another evaluation trained on the same pool and the same folds.
 
     Args:
         data: The data of this evaluation.
         folder: Folder of this evaluation.
         source: Folder of the other one.
-        seeds: Number of raters.
+        scale: Sizes, with the number of seeds and the fields of the raters' config.
 
     Raises:
         SystemExit: The pools or the folds differ, or a rater is not trained.
@@ -126,17 +126,16 @@ def take_raters(data: Data, folder: Path, source: Path, seeds: int) -> None:
     if list(theirs.texts()) != list(data.texts()):
         raise SystemExit(f"--raters: {source} has another pool")
 
-    flags = ("--config=default",)
-    for seed in range(CONFIRMED_SEEDS, CONFIRMED_SEEDS + seeds):
-        trained, wanted = (
-            (each.at(seed).learning_digest, rater_training(each.at(seed), flags, seed, place))
-            for each, place in ((theirs, source), (data, folder))
-        )
-        if trained[0] != wanted[0] or not trained[1].finished:
+    flags = ("--config=default", *(f"--config.{field}" for field in scale.rater))
+    for seed in range(CONFIRMED_SEEDS, CONFIRMED_SEEDS + scale.seeds):
+        their_fold, our_fold = theirs.at(seed), data.at(seed)
+        trained = rater_training(their_fold, flags, seed, source)
+        if their_fold.learning_digest != our_fold.learning_digest or not trained.finished:
             raise SystemExit(f"--raters: {source} has no rater of seed {seed} for these folds")
-        workdir = Path(wanted[1].workdir)
-        shutil.copytree(Path(trained[1].workdir) / "rater", workdir / "rater", dirs_exist_ok=True)
-        shutil.copy(Path(trained[1].workdir) / "summary.json", workdir)
+
+        workdir = Path(rater_training(our_fold, flags, seed, folder).workdir)
+        shutil.copytree(trained.rater, workdir / "rater", dirs_exist_ok=True)
+        shutil.copy(Path(trained.workdir) / "summary.json", workdir)
 
 
 def train(output: Path, scale: Scale, flags: Sequence[str]) -> None:

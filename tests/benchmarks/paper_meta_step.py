@@ -131,6 +131,17 @@ def meta_step_of(config: ConfigDict, placement: Placement) -> MetaStep:
     return MetaStep(step, state, inner, outer, initial_state)
 
 
+def refusal(error: jax.errors.JaxRuntimeError) -> dict[str, str]:
+    """Returns the figure of a program that does not fit into a device's memory.
+
+    Raises:
+        JaxRuntimeError: The error is about something else.
+    """
+    if "memory" not in str(error):
+        raise error
+    return {"refused": str(error).split("\n")[0][:300]}
+
+
 def count_flops(jaxpr: Any) -> float:
     """Returns the FLOPs of a traced program's matrix products, with scans multiplied out.
 
