@@ -7,8 +7,9 @@ under `tables`:
     {"tables": [{"title": str, "columns": [str, ...], "rows": [[str | number | null, ...], ...],
                  "caption": str}]}
 
-The first column names the row; the caption may be absent. An arm is an object with these fields,
-all but the first optional:
+The first column names the row; the caption may be absent. `leads` has the paired differences of the
+rater from other arms: objects with `arm`, `keep`, `rater_keep` and `difference`. An arm is an
+object with these fields, all but the first optional:
 
 | field | meaning |
 |---|---|
@@ -92,6 +93,7 @@ def evaluation_page(fields: _Fields) -> Page:
     """
     arms: Sequence[_Fields] = fields["arms"]
     main = _main_arm(fields)
+
     sections = [
         Section("In short", [_tiles(fields, main)]),
         Section("Against the whole pool", [_differences(fields), *_notes(fields)]),
@@ -102,6 +104,7 @@ def evaluation_page(fields: _Fields) -> Page:
         Section("What each arm used", _uses(arms)),
         Section("Settings", [Facts(list(_settings(fields)))]),
     ]
+
     return Page(
         title="What is the rater worth?" if _is_rater(main) else "What is filtering worth?",
         lead=_lead(fields, main),
@@ -221,20 +224,23 @@ def _warnings(fields: _Fields, main: _Fields | None) -> Iterator[str]:
 
 def _lost_leads(fields: _Fields, main: _Fields, rival: _Fields) -> Iterator[str]:
     """Yields a warning unless the rater is shown to be better than its best rival."""
-    own, its = (row["difference"]["mean"] for row in (main, rival))
-    of = (rival["arm"], rival["keep"], main["keep"])
-    for lead in fields.get("leads", ()):
-        if (lead["arm"], lead["keep"], lead["rater_keep"]) != of:
-            continue
-        by = f"difference {_with_ends(lead['difference'], _signed)}"
-        verdict = lead["difference"]["verdict"]
-        if verdict == "worse":
+    pair = (rival["arm"], rival["keep"], main["keep"])
+    leads = {
+        (lead["arm"], lead["keep"], lead["rater_keep"]): lead for lead in fields.get("leads", ())
+    }
+    if pair in leads:
+        difference = leads[pair]["difference"]
+        by = f"difference {_with_ends(difference, _signed)}"
+        if difference["verdict"] == "worse":
             yield f"{_name(rival)} is better than {_name(main)}: {by}."
-        elif verdict != "better":
+        elif difference["verdict"] != "better":
             yield f"{_name(main)} is not shown to be better than {_name(rival)}: {by}."
         return
-    if its < own:
-        yield f"{_name(rival)} ends lower than {_name(main)}, by {own - its:.4f}."
+
+    # The means alone, where the file has no paired difference of the two.
+    apart = main["difference"]["mean"] - rival["difference"]["mean"]
+    if apart > 0:
+        yield f"{_name(rival)} ends lower than {_name(main)}, by {apart:.4f}."
 
 
 def _tiles(fields: _Fields, main: _Fields | None) -> Tiles:

@@ -113,6 +113,8 @@ def _add_data_flags(parser: CommandParser) -> None:
         help="Folder for analysis.json, the documents read and their scores. The same command "
         "continues from it.",
     )
+
+    # What to read of a document, and of how many.
     for field, meaning in (
         ("text", "text"),
         ("id", "id"),
@@ -147,6 +149,8 @@ def _add_group_flags(parser: CommandParser) -> None:
         metavar="NAME",
         help="Field of the language. Default: identified from the text.",
     )
+
+    # What is kept.
     parser.add_argument(
         "--keep",
         type=fraction,
@@ -160,6 +164,8 @@ def _add_group_flags(parser: CommandParser) -> None:
         default="documents",
         help="Unit of kept shares. Default: %(default)s.",
     )
+
+    # When a group is flagged.
     parser.add_argument(
         "--max_disparity",
         type=_above_one,
@@ -193,6 +199,8 @@ def _add_run_flags(parser: CommandParser) -> None:
         metavar="N",
         help="Times that the cross-validation is repeated. Default: %(default)s.",
     )
+
+    # How to run it.
     parser.add_argument(
         "--processes",
         type=whole_number,

@@ -119,6 +119,8 @@ def _add_data_flags(parser: CommandParser) -> None:
         metavar="SHARE",
         help="Share of the pool that is held out without --target. Default: %(default)s.",
     )
+
+    # Where data comes from and results go.
     parser.add_argument(
         "--prepared",
         default="",
@@ -133,6 +135,8 @@ def _add_data_flags(parser: CommandParser) -> None:
         help="Folder for the report, the prepared data and the finished runs. The same command "
         "continues from it.",
     )
+
+    # Fields of a document.
     for field, meaning in (
         ("text", "text"),
         ("id", "id"),
@@ -187,6 +191,8 @@ def _add_arm_flags(parser: CommandParser) -> None:
         metavar="DIR",
         help="Rater checkpoint for all seeds: the result is about this rater alone.",
     )
+
+    # What is compared with it.
     parser.add_argument(
         "--arms",
         metavar="NAMES",
@@ -212,6 +218,8 @@ def _add_arm_flags(parser: CommandParser) -> None:
         "RUN/selections/NAME/kept of a curation. They are found in the pool by key or text. "
         "Repeatable.",
     )
+
+    # How much an arm keeps, and in which way.
     parser.add_argument(
         "--keep",
         action="append",
@@ -270,6 +278,8 @@ def _add_run_flags(parser: CommandParser) -> None:
         metavar="N",
         help="Models that an accelerator trains side by side. Default: as many as fit.",
     )
+
+    # How long it may take, and on how many processes.
     parser.add_argument(
         "--budget",
         type=_seconds,
@@ -285,6 +295,8 @@ def _add_run_flags(parser: CommandParser) -> None:
         metavar="N",
         help="Single-threaded processes at a time. Default: %(default)s.",
     )
+
+    # The language models.
     parser.add_argument(
         "--model",
         choices=tuple(MODELS),
@@ -304,6 +316,8 @@ def _add_run_flags(parser: CommandParser) -> None:
         metavar="N",
         help="Number of ids of the BPE. Default: %(default)s.",
     )
+
+    # What they are asked besides.
     parser.add_argument(
         "--tasks",
         action="append",
@@ -320,6 +334,8 @@ def _add_run_flags(parser: CommandParser) -> None:
         metavar="N",
         help="Maximum number of questions of a task, taken evenly. Default: %(default)s.",
     )
+
+    # How they are trained.
     for name, meaning in (
         ("steps", "Updates of each model"),
         ("batch", "Windows of an update"),
