@@ -191,7 +191,8 @@ def select(
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
             or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
-            `second_read_bytes`, `report_texts`, each as the flag of that name.
+            `output_tokenizer`, `output_end_token`, `second_read_bytes`, `report_texts`, each as the
+            flag of that name.
 
     Returns:
         The manifest; see `curate`.
@@ -303,6 +304,8 @@ def _selection_request(
     output_shard_bytes: int = DEFAULT_SHARD_BYTES,
     second_read_bytes: int | None = None,
     report_texts: int = DEFAULT_REPORT_TEXTS,
+    output_tokenizer: PathLike | None = None,
+    output_end_token: str | None = None,
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
         raise UsageError(
@@ -333,4 +336,6 @@ def _selection_request(
         reference=reference,
         name=name,
         report_texts=report_texts,
+        output_tokenizer=output_tokenizer,
+        output_end_token=output_end_token,
     )

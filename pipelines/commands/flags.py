@@ -42,6 +42,10 @@ OUTPUT_FORMATS = (
     "parquet",
     "attributes",
     "scores",
+    "array_record",
+    "huggingface",
+    "mds",
+    "megatron",
 )
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SELECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
@@ -560,7 +564,25 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         choices=OUTPUT_FORMATS,
         default="same",
         help="Format of the kept documents. same: the input's; attributes: Dolma attributes; "
-        "scores: Parquet without texts. Default: %(default)s.",
+        "scores: Parquet without texts; array_record: tf.train.Example in ArrayRecord; "
+        "huggingface: a folder for datasets.load_dataset, with its card; mds: shards and index of "
+        "MosaicML Streaming; megatron: .bin and .idx, with --output_tokenizer. "
+        "Default: %(default)s.",
+    )
+
+    output.add_argument(
+        "--output_tokenizer",
+        metavar="FILE",
+        help="With --output_format megatron: tokenizer.json of a Hugging Face tokenizer, a local "
+        "path or any fsspec URL; byte for the bytes of the text. It neither cuts texts nor adds "
+        "special tokens. Example: llama/tokenizer.json.",
+    )
+
+    output.add_argument(
+        "--output_end_token",
+        metavar="TOKEN",
+        help="With --output_tokenizer: token of its vocabulary that follows each document; "
+        "<separator> for byte. Example: '<|endoftext|>'. Default: none.",
     )
 
     output.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,12 @@ from datarater.pipelines.graph.requests import (
     SelectionRequest,
     load_checkpoint,
 )
+from datarater.pipelines.graph.trainer_formats.array_record import ArrayRecordFormat
+from datarater.pipelines.graph.trainer_formats.mds import MAX_SHARD_BYTES, MdsFormat
+from datarater.pipelines.graph.trainer_formats.megatron import MegatronFormat
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions
+from datarater.pipelines.run_folder.manifest import TokenizerFields
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
@@ -43,7 +48,9 @@ from datarater.rater_model.documents.files import (
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.tfds import TFDS_PREFIX, DatasetError, split_patterns
+from datarater.rater_model.plain_tokenizer import BYTES, load_plain_tokenizer
 from datarater.rater_model.scoring_options import SCORER_VERSION, ScoringOptions
+from datarater.rater_model.tokenizer import SEPARATOR_TOKEN, TokenizerError
 
 REMOTE_WORKERS_TO_FILL = 64
 """Workers that big streams are divided for where nobody knows how many a run will have."""
@@ -127,12 +134,37 @@ def selection_request(
     name: str | None = None,
     report_texts: int = 0,
     second_read_bytes: int | None = None,
+    output_tokenizer: str | Path | None = None,
+    output_end_token: str | None = None,
 ) -> SelectionRequest:
     """Returns a request for a selection; see `SelectionRequest`.
 
+    Args:
+        execution: The execution, which says where workers are.
+        output: Run folder.
+        policy: The rule and what it applies to.
+        seed: Seed for tie-breaking and for the draw of a batch top-K.
+        output_format: A value of `--output_format`.
+        output_shard_bytes: Approximate size of an output file in bytes of kept text.
+        reference: Run folder or rater checkpoint whose distribution of scores decides.
+        name: Name of the selection; by default it is made from the policy.
+        report_texts: Number of documents in each list of the report.
+        second_read_bytes: Stored bytes of input above which an output file is written in pieces.
+        output_tokenizer: Path of a `tokenizer.json`, or `byte`, for a format of tokens.
+        output_end_token: Token of it that follows each document.
+
     Raises:
-        UsageError: A path cannot be used.
+        UsageError: A path cannot be used, or the format of the output files cannot be written with
+            the other options.
     """
+    _check_output_format(output_format, output_shard_bytes, output_tokenizer, output_end_token)
+    tokenizer_path, tokenizer = "", None
+    if output_tokenizer is not None:
+        is_path = os.fspath(output_tokenizer) != BYTES
+        tokenizer_path = (
+            usable_path("output_tokenizer", output_tokenizer, execution) if is_path else BYTES
+        )
+        tokenizer = _tokenizer_fields(tokenizer_path, output_end_token or "")
     return SelectionRequest(
         _output(output, execution),
         policy,
@@ -143,6 +175,68 @@ def selection_request(
         name or "",
         report_texts=report_texts,
         second_read_bytes=second_read_bytes,
+        tokenizer=tokenizer,
+        tokenizer_path=tokenizer_path,
+    )
+
+
+def _check_output_format(
+    output_format: str,
+    output_shard_bytes: int,
+    output_tokenizer: str | Path | None,
+    output_end_token: str | None,
+) -> None:
+    """Refuses options of output files that cannot be combined.
+
+    Raises:
+        UsageError: The message names the flags.
+    """
+    is_tokens = output_format == MegatronFormat.name
+    if is_tokens and output_tokenizer is None:
+        raise UsageError(
+            "--output_format megatron writes tokens: give --output_tokenizer, the tokenizer.json "
+            "of the model to be trained, or byte"
+        )
+    if not is_tokens and output_tokenizer is not None:
+        raise UsageError(
+            f"--output_tokenizer is for --output_format megatron; {output_format} has texts"
+        )
+    if output_end_token is not None and output_tokenizer is None:
+        raise UsageError("--output_end_token is a token of --output_tokenizer; give that too")
+    if output_format == MdsFormat.name and output_shard_bytes > MAX_SHARD_BYTES // 2:
+        raise UsageError(
+            f"--output_shard_bytes: {output_shard_bytes:,} bytes of text may not fit in an MDS "
+            "shard, which has less than 4 GiB; give at most 2GiB"
+        )
+    if output_format == ArrayRecordFormat.name and importlib.util.find_spec("array_record") is None:
+        raise UsageError(
+            "--output_format array_record needs the package array_record: "
+            "pip install 'datarater[tfds]'"
+        )
+
+
+def _tokenizer_fields(path: str, end_token: str) -> TokenizerFields:
+    """Returns what identifies a tokenizer and the token that follows each document.
+
+    Raises:
+        UsageError: The tokenizer cannot be loaded, or has no such token; the message names the
+            flag.
+    """
+    try:
+        tokenizer = load_plain_tokenizer(path)
+    except (TokenizerError, OSError) as error:
+        raise UsageError(f"--output_tokenizer: {error}") from error
+    end_id = tokenizer.token_id(end_token) if end_token else None
+    if end_token and end_id is None:
+        hint = f"; that of byte is {SEPARATOR_TOKEN}" if path == BYTES else ""
+        raise UsageError(
+            f"--output_end_token: the vocabulary of {path} has no token {end_token!r}{hint}"
+        )
+    return TokenizerFields(
+        digest=tokenizer.digest,
+        vocabulary_size=tokenizer.vocabulary_size,
+        end_token=end_token,
+        end_id=end_id,
     )
 
 
@@ -358,6 +452,8 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         name=args.name,
         report_texts=args.report_texts,
         second_read_bytes=args.second_read_bytes,
+        output_tokenizer=args.output_tokenizer,
+        output_end_token=args.output_end_token,
     )
 
 

@@ -12,7 +12,7 @@ import apache_beam as beam
 import numpy as np
 import orjson
 
-from datarater.pipelines.graph import record_writers
+from datarater.pipelines.graph import output_formats, record_writers
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
@@ -169,7 +169,7 @@ def _layouts(sections: Iterable[ScoreFile], output_format: str) -> tuple[list[st
     classes = []
     for section in sections:
         layout = record_writers.layout_for(section.layout, section.task.split.path, output_format)
-        file_class = record_writers.file_class(layout, output_format)
+        file_class = output_formats.file_class(layout, output_format)
         if file_class not in codes:
             codes[file_class] = len(codes)
             layouts.append(layout)

@@ -4,6 +4,9 @@ Each output file is committed whole, once. Where writing one takes more than a b
 as where little of a corpus is kept, it is cut into pieces, which several workers write and commit.
 A resumed run continues from them. Another step then puts them together: the records of JSONL, WARC
 and TFRecord files, compressed or not, follow each other; row groups of Parquet are written anew.
+
+Some formats need more than one file for the same documents, such as an index. These companions are
+committed before the output file, so an output file that is there has all of them.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import hashlib
 import itertools
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import numpy as np
@@ -24,7 +27,7 @@ from apache_beam.metrics import Metrics
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CountsError
-from datarater.pipelines.graph import record_writers
+from datarater.pipelines.graph import output_formats, record_writers
 from datarater.pipelines.graph.kept_rows import kept_rows
 from datarater.pipelines.graph.mirrored_names import MirroredNames
 from datarater.pipelines.graph.requests import SECOND_READ_BYTES, SelectionRequest
@@ -103,6 +106,11 @@ class ShardTask:
             for piece, (start, end) in enumerate(itertools.pairwise([*starts, len(self.splits)]))
         ]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the output file and of the files that are written beside it."""
+        return [self.name, *output_formats.companions(self.written, self.name)]
+
     def path(self, selection: SelectionFolder) -> str:
         """Returns the path of what the task writes: the file, or a piece of it."""
         if self.pieces == 1:
@@ -118,12 +126,12 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WrittenShard:
-    """A committed output file.
+    """A committed output file, or one that is written beside it.
 
     Attributes:
         name: Name of the file.
-        written: Format of the file.
-        documents: Number of its documents.
+        written: Format of the output file.
+        documents: Number of its documents; 0 for a file that is written beside it.
         size: Size in bytes.
         sha256: SHA-256 of its content, in hexadecimal.
         input: Path of the input file, if the file is for one alone; "" for all others.
@@ -153,7 +161,7 @@ def plan_shards(
     """
     # A file ends where it is full, or where the next split needs a file of another class.
     rows_K = np.flatnonzero(splits.counts["kept"])
-    classes = [record_writers.file_class(layout, output_format) for layout in splits.layouts]
+    classes = [output_formats.file_class(layout, output_format) for layout in splits.layouts]
     starts, last_class, filled = [], "", 0
     rows = zip(
         splits.layout_codes_S[rows_K].tolist(),
@@ -169,9 +177,8 @@ def plan_shards(
     for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows_K)])):
         rows_R = rows_K[start:end]
         layout = splits.layouts[splits.layout_codes_S[rows_R[0]]]
-        written = record_writers.output_format(layout, output_format)
-        suffix = record_writers.SUFFIXES.get(written, written)
-        name = f"part-{index:05d}-of-{len(starts):05d}.{suffix}"
+        written = output_formats.output_format(layout, output_format)
+        name = output_formats.file_name(written, index, len(starts))
         path = record_writers.only_input(layout, output_format)
         yield ShardTask(
             name if name_of is None else name_of(path),
@@ -238,31 +245,58 @@ def _digest(path: str) -> tuple[int, str]:
 
 
 def _committed(
-    selection: SelectionFolder, task: ShardTask, documents: int, write: Callable[[str], None]
-) -> WrittenShard:
-    """Commits an output file, unless it is already committed; returns the committed file.
+    selection: SelectionFolder,
+    task: ShardTask,
+    documents: int,
+    write: Callable[[Sequence[str]], None],
+) -> Iterator[WrittenShard]:
+    """Commits an output file and its companions, unless it is committed; yields what is committed.
 
     Args:
         selection: Folder of the selection.
         task: Any task of the file.
         documents: Number of documents in the file.
-        write: Writes the file under a name on the local disk.
-    """
-    path = selection.kept_path(task.name)
-    if not commits.exists(path):
-        with commits.staged(path) as name:
-            write(name)
-            own = _digest(name)
-            if commits.commit_staged(path, name):
-                Metrics.counter("datarater", "documents_kept").inc(documents)
-                return WrittenShard(task.name, task.written, documents, *own, task.input)
+        write: Writes the files under names on the local disk, given in the order of `task.names`.
 
-    # It is committed already, or another worker committed it first.
-    return WrittenShard(task.name, task.written, documents, *_digest(path), task.input)
+    Raises:
+        CountsError: A companion was committed before with another content.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    if not commits.exists(selection.kept_path(task.name)):
+        with contextlib.ExitStack() as stack:
+            paths = [selection.kept_path(name) for name in task.names]
+            staged = [stack.enter_context(commits.staged(path)) for path in paths]
+            write(staged)
+
+            # The output file comes last: once it is there, the task is done.
+            for name, path, own_path in reversed(list(zip(task.names, paths, staged, strict=True))):
+                own = _digest(own_path)
+                if commits.commit_staged(path, own_path):
+                    known[name] = own
+                    if name == task.name:
+                        Metrics.counter("datarater", "documents_kept").inc(documents)
+                elif name != task.name and _digest(path) != own:
+                    raise CountsError(
+                        f"{path} was written before with another content, by another version of "
+                        "datarater or of a library; select under another --name"
+                    )
+
+    # What is not known is committed already, or another worker committed it first.
+    for name in task.names:
+        size, sha256 = known.get(name) or _digest(selection.kept_path(name))
+        count = documents if name == task.name else 0
+        yield WrittenShard(name, task.written, count, size, sha256, task.input)
 
 
 _ScoredPart = tuple[ScoreFile, np.ndarray]
 """Rows of a score file, and the mask of those kept."""
+
+
+@contextlib.contextmanager
+def _opened(names: Sequence[str]) -> Iterator[list[BinaryIO]]:
+    """Creates files on the local disk and opens them."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(open(name, "xb")) for name in names]
 
 
 class WriteShard(Step[SelectionRequest]):
@@ -318,19 +352,27 @@ class WriteShard(Step[SelectionRequest]):
             # Pieces are removed once all files are there.
             if not commits.exists(path) and not commits.exists(selection.kept_path(task.name)):
                 with commits.staged(path) as name:
-                    self._write(name, task, cutoffs)
+                    self._write([name], task, cutoffs)
                     commits.commit_staged(path, name)
             yield beam.pvalue.TaggedOutput(self.PIECES, (task.name, task))
             return
 
-        yield _committed(
-            selection, task, task.documents, lambda name: self._write(name, task, cutoffs)
+        yield from _committed(
+            selection, task, task.documents, lambda names: self._write(names, task, cutoffs)
         )
 
-    def _write(self, name: str, task: ShardTask, cutoffs: Cutoffs) -> None:
+    def _write(self, names: Sequence[str], task: ShardTask, cutoffs: Cutoffs) -> None:
         read = self._read_options()
-        with open(name, "xb") as out:
-            writer = record_writers.open_writer(out, task.written, task.name)
+        with _opened(names) as files:
+            trainer_format = output_formats.trainer_format(self._request)
+            if task.pieces > 1:
+                writer = output_formats.open_piece(
+                    files[0], task.written, task.name, trainer_format
+                )
+            else:
+                writer = output_formats.open_writer(
+                    files, task.written, task.name, trainer_format, task.documents
+                )
             for ordinal, expected in task.splits:
                 path, count = "", 0
                 for kept in self._kept_of(ordinal, cutoffs, task.file_class, read):
@@ -374,7 +416,7 @@ class WriteShard(Step[SelectionRequest]):
                 continue
             _, section, kept_S = next(of_section)
             layout = record_writers.layout_for(section.layout, section.task.split.path, requested)
-            if record_writers.file_class(layout, requested) == file_class:
+            if output_formats.file_class(layout, requested) == file_class:
                 tables = ((more.table, more_S) for _, more, more_S in of_section)
                 yield KeptSplit(
                     section.task,
@@ -407,14 +449,18 @@ class JoinPieces(Step[SelectionRequest]):
         _, unordered = element
         tasks = sorted({task.piece: task for task in unordered}.values(), key=lambda t: t.piece)
         documents = sum(task.documents for task in tasks)
-        yield _committed(
-            self._request.selection, tasks[0], documents, lambda name: self._write(name, tasks)
+        yield from _committed(
+            self._request.selection,
+            tasks[0],
+            documents,
+            lambda names: self._write(names, tasks, documents),
         )
 
-    def _write(self, name: str, tasks: list[ShardTask]) -> None:
+    def _write(self, names: Sequence[str], tasks: list[ShardTask], documents: int) -> None:
         selection = self._request.selection
-        with open(name, "xb") as out:
-            join = record_writers.piece_joiner(out, tasks[0].written)
+        with _opened(names) as files:
+            trainer_format = output_formats.trainer_format(self._request)
+            join = output_formats.piece_joiner(files, tasks[0].written, trainer_format, documents)
             for task in tasks:
                 path = task.path(selection)
                 try:

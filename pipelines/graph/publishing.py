@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from datarater.pipelines.errors import CountsError
+from datarater.pipelines.graph import output_formats
 from datarater.pipelines.graph.output_files import (
     WrittenShard,
     committed_rule,
@@ -119,8 +122,9 @@ def reconcile_counts(
 
     # The output files are the planned ones. Their writers compared each split with the plan.
     planned = {
-        (task.name, task.documents)
+        (name, task.documents if name == task.name else 0)
         for task in plan_shards(splits, request.output_format, request.output_shard_bytes, name_of)
+        for name in task.names
     }
     wrong = sorted(planned ^ {(shard.name, shard.documents) for shard in written})
     if wrong:
@@ -195,6 +199,8 @@ def publish(
 ) -> None:
     """Reconciles the counts, then commits the manifest, writes the report and commits `_SUCCESS`.
 
+    Files that describe all output files are committed just before the manifest.
+
     A report that cannot be written is counted and logged; the selection is complete without it.
 
     Args:
@@ -226,7 +232,7 @@ def publish(
         files=tuple(
             KeptFile(
                 f"kept/{shard.name}",
-                shard.written,
+                output_formats.ending(shard.written, shard.name),
                 shard.documents,
                 shard.size,
                 shard.sha256,
@@ -238,11 +244,35 @@ def publish(
         rater=scoring.identity.rater,
     )
 
+    whole = _commit_whole_files(request, manifest)
+    files = sorted([*manifest.files, *whole], key=lambda file: file.path)
+    manifest = dataclasses.replace(manifest, files=tuple(files))
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     remove_pieces(request.selection)
     if not try_to_write_report(request.folder, request.name, request.report_texts):
         Metrics.counter("datarater", "reports_not_written").inc()
     commits.commit_if_absent(request.selection.success_path, b"")
+
+
+def _commit_whole_files(request: SelectionRequest, manifest: Manifest) -> list[KeptFile]:
+    """Commits the files that describe all output files, such as an index; returns what is there."""
+    trainer_format = output_formats.trainer_format(request)
+    if trainer_format is None:
+        return []
+    described = dataclasses.replace(
+        manifest, files=tuple(file for file in manifest.files if file.documents)
+    )
+
+    committed = []
+    for name, content in trainer_format.whole_files(described).items():
+        path = request.selection.kept_path(name)
+        # A run that is resumed by another version keeps what is there.
+        if not commits.commit_if_absent(path, content):
+            content = commits.read_bytes(path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        ending = output_formats.ending(request.output_format, name)
+        committed.append(KeptFile(f"kept/{name}", ending, 0, len(content), sha256))
+    return committed
 
 
 def _draw(cutoffs: Cutoffs, total: KeptCounts) -> Draw | None:

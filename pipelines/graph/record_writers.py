@@ -197,15 +197,21 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
     return table
 
 
-def _take(fields: dict[str, Any], path: str, separator: str = ".") -> Any:
-    """Removes a field, which may be a dotted path, and returns its value."""
+def take_field(fields: dict[str, Any], path: str, separator: str = ".") -> Any:
+    """Removes a field, which may be a dotted path, and returns its value; None if it is missing.
+
+    Args:
+        fields: Fields of a record, which are changed.
+        path: Name of the field, or its dotted path.
+        separator: What separates the names of nested fields, apart from dots.
+    """
     for name in (path, path.replace(".", separator)):
         if name in fields:
             return fields.pop(name)
 
     name, dot, rest = path.partition(".")
     inner = fields.get(name)
-    return _take(inner, rest) if dot and isinstance(inner, dict) else None
+    return take_field(inner, rest) if dot and isinstance(inner, dict) else None
 
 
 def document_row(
@@ -223,9 +229,9 @@ def document_row(
         separator: What separates the names of nested fields, apart from dots.
     """
     fields = load_json(line)
-    _take(fields, options.text_field, separator)
-    identifier = _take(fields, options.id_field, separator)
-    source = _take(fields, options.source_field, separator)
+    take_field(fields, options.text_field, separator)
+    identifier = take_field(fields, options.id_field, separator)
+    source = take_field(fields, options.source_field, separator)
     fields.pop(SCORE_FIELD, None)
 
     if identifier is not None and not isinstance(identifier, str):
@@ -295,14 +301,25 @@ def _json_value(value: Any) -> Any:
     return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)
 
 
-def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
-    """Yields the rows of a table as JSONL lines with their scores."""
+def table_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a table, without an old score, as `row_json` takes them."""
     names = table.schema.names
     columns = [_plain_values(table.column(index).combine_chunks()) for index in range(len(names))]
-    for *values, score in zip(*columns, scores_N, strict=True):
-        row = dict(zip(names, values, strict=True))
+    for index in range(table.num_rows):
+        row = {name: values[index] for name, values in zip(names, columns, strict=True)}
         row.pop(SCORE_FIELD, None)
-        yield scored_line(orjson.dumps(row, default=_json_value), float(score))
+        yield row
+
+
+def row_json(row: dict[str, Any]) -> bytes:
+    """Returns a row as a JSON object."""
+    return orjson.dumps(row, default=_json_value)
+
+
+def table_lines(table: pa.Table, scores_N: np.ndarray) -> Iterator[bytes]:
+    """Yields the rows of a table as JSONL lines with their scores."""
+    for row, score in zip(table_rows(table), scores_N, strict=True):
+        yield scored_line(row_json(row), float(score))
 
 
 def scored_table(table: pa.Table, scores_N: np.ndarray) -> pa.Table:

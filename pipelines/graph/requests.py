@@ -14,7 +14,7 @@ from datarater.pipelines.graph.inputs import Inputs
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunOptions
 from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
-from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
+from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions, TokenizerFields
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
 from datarater.pipelines.run_folder.scored import last_scoring_path
@@ -170,6 +170,8 @@ class SelectionRequest:
             corpus out of it.
         second_read_bytes: Stored bytes of input above which an output file is written in pieces;
             None for `SECOND_READ_BYTES`.
+        tokenizer: Tokenizer of the output files; None if they have texts.
+        tokenizer_path: Path of its `tokenizer.json`, or the name of the tokenizer of bytes.
         launch: Id of the launch that does the work; "" for none.
         kept_leases: Paths of the launch's leases that the workers keep.
     """
@@ -184,6 +186,8 @@ class SelectionRequest:
     sort_limit: int = SORT_LIMIT
     report_texts: int = 0
     second_read_bytes: int | None = None
+    tokenizer: TokenizerFields | None = None
+    tokenizer_path: str = ""
     launch: str = ""
     kept_leases: tuple[str, ...] = ()
 
@@ -216,6 +220,7 @@ class SelectionRequest:
             output_format=self.output_format,
             output_shard_bytes=self.output_shard_bytes,
             second_read_bytes=self.second_read_bytes,
+            tokenizer=self.tokenizer,
         )
 
     def options_over(self, plans: int) -> SelectionOptions:

@@ -24,6 +24,8 @@ from datarater.rater_model.documents.json_lines import load_json
 from datarater.rater_model.documents.parquet import UNREADABLE_COLUMNS, find_column
 from datarater.rater_model.documents.records import MAX_NAME_CHARACTERS, Document, ReadOptions
 
+_KEPT_COLUMNS = ["position", "bytes", "score", "key", "source"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IncompleteRows:
@@ -95,34 +97,26 @@ class _KeptRows:
 
     def __init__(self, rows: Iterable[tuple[pa.Table, np.ndarray]]):
         self._rows = iter(rows)
-        self._columns: tuple[np.ndarray, ...] = (
-            *(np.zeros(0, np.int64), np.zeros(0, np.int64)),
-            np.zeros(0, np.float32),
-        )
+        self._waiting = pa.table({"position": pa.array([], pa.int64())})
 
-    def before(self, end: int | None) -> tuple[np.ndarray, ...]:
+    def before(self, end: int | None) -> pa.Table:
         """Takes the rows before a position; a few of those that are left for None.
 
         Returns:
-            The positions of the rows, the sizes of their texts and their scores.
+            The rows, with the columns of `_KEPT_COLUMNS`; of these only positions if it is empty.
         """
-        positions_N = self._columns[0]
+        positions_N = self._waiting["position"].to_numpy()
         while not len(positions_N) or (end is not None and positions_N[-1] < end):
             following = next(self._rows, None)
             if following is None:
                 break
             table, kept_R = following
-            scores_R = table.column("score").to_numpy(zero_copy_only=False)
-            more = (table.column("position").to_numpy(), table.column("bytes").to_numpy(), scores_R)
-            self._columns = tuple(
-                np.concatenate([known_N, column_R[kept_R]])
-                for known_N, column_R in zip(self._columns, more, strict=True)
-            )
-            positions_N = self._columns[0]
+            kept = table.select(_KEPT_COLUMNS).filter(pa.array(kept_R))
+            self._waiting = pa.concat_tables([self._waiting, kept]) if len(positions_N) else kept
+            positions_N = self._waiting["position"].to_numpy()
 
         count = len(positions_N) if end is None else int(np.searchsorted(positions_N, end))
-        taken = tuple(column_N[:count] for column_N in self._columns)
-        self._columns = tuple(column_N[count:] for column_N in self._columns)
+        taken, self._waiting = self._waiting.slice(0, count), self._waiting.slice(count)
         return taken
 
 
@@ -218,17 +212,30 @@ class KeptSplit:
         Raises:
             InputChangedError: The input has changed since it was scored.
         """
+        for table, scored in self.scored_tables():
+            yield table, scored["score"].to_numpy()
+
+    def scored_tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Yields the rows of a split whose records are rows, and what the score file has of each.
+
+        Yields:
+            The rows with all columns; their positions, scores, keys and sources.
+
+        Raises:
+            InputChangedError: The input has changed since it was scored.
+        """
         waiting = _KeptRows(self.rows)
         with unchanged(self.task, self.content):
             for first, batch in self.source.read_tables(self.task.split, self.options):
-                positions_N, sizes_N, scores_N = waiting.before(first + batch.num_rows)
-                if not len(positions_N):
+                scored = waiting.before(first + batch.num_rows)
+                if not scored.num_rows:
                     continue
+                positions_N = scored["position"].to_numpy()
                 if positions_N[0] < first:
                     raise self._changed(f"row {positions_N[0]} is gone")
 
                 table = take_rows(pa.Table.from_batches([batch]), pa.array(positions_N - first))
-                if (self._text_sizes(table) != sizes_N).any():
+                if (self._text_sizes(table) != scored["bytes"].to_numpy()).any():
                     raise self._changed(
                         f"a text in the rows {first} to {first + batch.num_rows} is not the one "
                         "scored"
@@ -243,11 +250,11 @@ class KeptSplit:
                             columns=unreadable.decode(),
                         )
                     )
-                yield table, scores_N
+                yield table, scored
 
-            positions_N, _, _ = waiting.before(None)
-            if len(positions_N):
-                raise self._changed(f"row {positions_N[0]} is gone")
+            left = waiting.before(None)
+            if left.num_rows:
+                raise self._changed(f"row {left['position'][0]} is gone")
 
     def _text_sizes(self, table: pa.Table) -> np.ndarray:
         """Returns the size of every text in bytes of UTF-8."""

@@ -28,6 +28,23 @@ class RuleFields:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerFields:
+    """The tokenizer that output files are written with.
+
+    Attributes:
+        digest: SHA-256 of its `tokenizer.json`, or the name of the tokenizer of bytes.
+        vocabulary_size: Number above its highest id.
+        end_token: Token that follows each document; "" for none.
+        end_id: Id of that token; None for none.
+    """
+
+    digest: str
+    vocabulary_size: int
+    end_token: str = dataclasses.field(default="", metadata=IF_SET)
+    end_id: int | None = dataclasses.field(default=None, metadata=IF_SET)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
     """The content of `rule.json`: all options that change what is kept or written.
 
@@ -47,6 +64,7 @@ class SelectionOptions:
         plans: Number of plans that the documents belong to; more than 1 after `--append`.
         mirrors_paths: Whether attributes files have the names of their document files; those of
             version 0.1.0 are numbered.
+        tokenizer: Tokenizer of the output files; None if they have texts.
     """
 
     rule: RuleFields
@@ -61,6 +79,7 @@ class SelectionOptions:
     format: int = FORMAT_VERSION
     plans: int = dataclasses.field(default=1, metadata=IF_SET)
     mirrors_paths: bool = dataclasses.field(default=False, metadata=IF_SET)
+    tokenizer: TokenizerFields | None = dataclasses.field(default=None, metadata=IF_SET)
 
 
 @dataclasses.dataclass
@@ -85,12 +104,12 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class KeptFile:
-    """A file of kept documents.
+    """A file of kept documents, or one that describes such files.
 
     Attributes:
         path: Path in the selection's folder; in a batch's record, the whole path.
         format: Ending of its name.
-        documents: Number of documents.
+        documents: Number of documents; 0 for a file that has none, such as an index.
         bytes: Size of the file.
         sha256: Digest of the file.
         input: Path of the input file that an attributes file belongs to; "" for all others.

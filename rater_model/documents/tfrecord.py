@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import google_crc32c
@@ -204,8 +204,21 @@ def with_float(data: bytes, name: str, value: float) -> bytes:
 
     Source: protobuf.dev/programming-guides/encoding, "Last One Wins".
     """
-    feature = _message(2, _message(1, struct.pack("<f", value)))
-    return data + _message(1, _message(1, _message(1, name.encode()) + _message(2, feature)))
+    return data + _message(1, _entry(name, value))
+
+
+def make_example(fields: Mapping[str, str | float]) -> bytes:
+    """Returns a serialized `tf.train.Example` with a feature of one value for each field."""
+    return _message(1, b"".join(_entry(name, value) for name, value in fields.items()))
+
+
+def _entry(name: str, value: str | float) -> bytes:
+    """Returns an entry of the map of features: a name and a list of one text or float."""
+    if isinstance(value, str):
+        feature = _message(1, _message(1, value.encode()))
+    else:
+        feature = _message(2, _message(1, struct.pack("<f", value)))
+    return _message(1, _message(1, name.encode()) + _message(2, feature))
 
 
 def read_example(data: bytes, start: int, options: ReadOptions) -> Record:

@@ -1,0 +1,1 @@
+"""Formats that trainers read: each puts the kept documents into files of its own kind."""

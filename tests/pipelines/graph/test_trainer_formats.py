@@ -1,0 +1,438 @@
+"""Formats that trainers read: read back, each has every kept document with all that it had."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tokenizers
+import yaml  # type: ignore[import-untyped]
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datarater.pipelines.errors import CountsError, CurationError
+from datarater.pipelines.graph.output_formats import trainer_format
+from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.trainer_formats.hugging_face import size_category
+from datarater.pipelines.graph.trainer_formats.mds import MdsFormat
+from datarater.pipelines.graph.trainer_formats.megatron import _packed, token_type
+from datarater.pipelines.run_folder.manifest import TokenizerFields
+from datarater.rater_model.documents.json_lines import SCORE_FIELD, dump_json
+from datarater.rater_model.documents.reading import read_file
+from datarater.rater_model.documents.records import Document
+from datarater.rater_model.documents.tfrecord import parse_example
+from datarater.rater_model.plain_tokenizer import BYTES, load_plain_tokenizer
+from tests.support.file_formats import tfrecord_of, wet_of
+from tests.support.selections import (
+    EVERYTHING,
+    NOTHING,
+    Selecting,
+    digest_score,
+    score_run,
+    select_from,
+)
+from tests.support.trainer_files import read_mds, read_megatron
+
+BYTE_TOKENS: dict[str, Any] = {
+    "tokenizer_path": BYTES,
+    "tokenizer": TokenizerFields(
+        digest=BYTES, vocabulary_size=258, end_token="<separator>", end_id=257
+    ),
+}
+FORMATS = ("array_record", "huggingface", "mds", "megatron")
+
+
+def options(output_format: str) -> dict[str, Any]:
+    return BYTE_TOKENS if output_format == "megatron" else {}
+
+
+# --- reading back ---
+
+
+def rows_of_array_record(kept: Path) -> list[dict[str, Any]]:
+    from array_record.python import array_record_module  # type: ignore[import-untyped]
+
+    rows = []
+    for path in sorted(kept.glob("*.array_record")):
+        reader = array_record_module.ArrayRecordReader(str(path))
+        for data in reader.read(0, reader.num_records()):
+            features = {name: values[0] for name, values in parse_example(data).items()}
+            rows.append(
+                {
+                    name: value.decode() if isinstance(value, bytes) else value
+                    for name, value in features.items()
+                }
+            )
+        reader.close()
+    return rows
+
+
+def rows_of_hugging_face(kept: Path) -> list[dict[str, Any]]:
+    return [
+        row
+        for path in sorted((kept / "data").glob("train-*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def rows_of_megatron(kept: Path) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted(kept.glob("*.bin")):
+        stem = path.with_suffix("")
+        scores = pq.read_table(f"{stem}.scores.parquet").to_pylist()
+        for tokens, row in zip(read_megatron(stem), scores, strict=True):
+            assert (tokens[-1], len(tokens)) == (257, row.pop("tokens"))
+            rows.append({**row, "text": bytes(tokens[:-1]).decode()})
+    return rows
+
+
+READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    "array_record": rows_of_array_record,
+    "huggingface": rows_of_hugging_face,
+    "mds": read_mds,
+    "megatron": rows_of_megatron,
+}
+
+
+def expected_row(record: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a JSON object with an id."""
+    rest = {
+        name: value
+        for name, value in record.items()
+        if name not in ("id", "text", "source", SCORE_FIELD)
+    }
+    identifier, source = record["id"], record.get("source", "")
+    return {
+        "id": identifier if isinstance(identifier, str) else dump_json(identifier),
+        "text": record["text"],
+        "source": source if isinstance(source, str) else dump_json(source),
+        "metadata": rest,
+        SCORE_FIELD: digest_score(record["text"]),
+    }
+
+
+def read(output_format: str, kept: Path) -> list[dict[str, Any]]:
+    rows = READERS[output_format](kept)
+    return [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
+
+
+RECORDS: list[dict[str, Any]] = [
+    {"id": "a", "text": "plain", "source": "web", "url": "http://x", SCORE_FIELD: "old"},
+    {"id": 7, "text": " with\r\nlines \x00 and é 🎈 ", "n": 2**70, "nested": {"text": [1, None]}},
+    {"id": {"b": 1}, "text": "<|endoftext|><separator>", "source": 5},
+    {"id": "é\u202e", "text": "x" * 300_000, "source": "b|<b>`c`"},
+]
+
+
+def lines(records: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scored run of odd records in several formats of input."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "in").mkdir()
+    (folder / "in/a.jsonl.gz").write_bytes(gzip.compress(lines(RECORDS)))
+    rows = [
+        {"id": 3, "text": "row", "source": "p", "tags": ["x", "y"], "meta": {"a": 1}},
+        {"id": 4, "text": "ró\nw", "source": None, "tags": [], "meta": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "in/b.parquet")
+    (folder / "in/c.tfrecord").write_bytes(
+        tfrecord_of([{"id": "t", "text": "example", "source": "f", "lang": "en"}])
+    )
+    (folder / "in/d.wet").write_bytes(wet_of([{"id": "w", "text": "crawled"}]))
+    score_run(folder / "in", folder / "run", files_per_split=1)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_documents_of_every_input_read_back_with_their_score_and_metadata(
+    run: Path, output_format: str
+) -> None:
+    kept, manifest = select_from(run, output_format, **options(output_format))
+    rows = read(output_format, kept) if output_format != "array_record" else None
+    if rows is None:
+        # An example that was one keeps its own features.
+        rows = rows_of_array_record(kept)
+        (own,) = (row for row in rows if row["text"] == "example")
+        assert own.pop("lang") == "en"
+        own["metadata"] = '{"lang":"en"}'
+        rows = [{**row, "metadata": json.loads(row["metadata"])} for row in rows]
+
+    by_text = {row["text"]: row for row in rows}
+    assert len(rows) == len(by_text) == manifest.counts.kept == 8
+    for record in RECORDS:
+        assert by_text[record["text"]] == expected_row(record)
+    table = {"id": "3", "source": "p", "metadata": {"tags": ["x", "y"], "meta": {"a": 1}}}
+    assert table.items() <= by_text["row"].items()
+    assert {"source": "", "metadata": {"tags": [], "meta": None}}.items() <= by_text[
+        "ró\nw"
+    ].items()
+    assert by_text["example"]["metadata"] == {"lang": "en"}
+    assert by_text["crawled"]["metadata"]
+    for row in rows:
+        assert np.float32(row[SCORE_FIELD]) == np.float32(digest_score(row["text"]))
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_pieces_change_no_byte_of_any_file(run: Path, output_format: str) -> None:
+    _, one = select_from(run, output_format, **options(output_format))
+    changes = {**options(output_format), "name": f"{output_format}-pieces", "second_read_bytes": 1}
+    in_pieces, other = select_from(run, output_format, **changes)
+    described = ("kept/README.md",)  # which names the selection
+    assert [file for file in one.files if file.path not in described] == [
+        file for file in other.files if file.path not in described
+    ]
+    assert not (in_pieces.parent / "pieces").exists()
+
+
+# --- odd documents ---
+
+TEXTS = st.text(min_size=1, max_size=30).filter(lambda text: not text.isspace())
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+IDS = st.integers() | st.text(min_size=1) | st.just("\ud800") | st.just([1, "a"])
+ODD = st.lists(
+    st.fixed_dictionaries(
+        {"id": IDS, "text": TEXTS},
+        optional={"source": st.text() | st.just("\udfff"), "more": JSON_VALUES, "": JSON_VALUES},
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=15)
+@given(records=ODD, output_format=st.sampled_from(FORMATS))
+def test_odd_documents_read_back(records: list[dict[str, Any]], output_format: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in.jsonl").write_bytes(lines([*records, {"id": "last", "text": "last"}]))
+        score_run(folder / "in.jsonl", folder / "run")
+        kept, _ = select_from(folder / "run", output_format, **options(output_format))
+        rows = read(output_format, kept)
+    assert len(rows) == len(records) + 1
+    for record, row in zip(records, rows, strict=False):
+        expected = expected_row(record)
+        for field in ("id", "source"):  # lone surrogates are escaped
+            escaped = expected[field].encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+            if escaped == expected[field]:
+                assert row[field] == expected[field]
+            else:
+                assert re.search(r"\\ud[89a-f]", row[field])
+        assert row["text"] == expected["text"]
+        assert row[SCORE_FIELD] == expected[SCORE_FIELD]
+        assert row["metadata"] == json.loads(dump_json(expected["metadata"]))
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_nothing_kept_is_a_complete_selection(run: Path, output_format: str) -> None:
+    changes = {**options(output_format), "policy": NOTHING, "name": f"no-{output_format}"}
+    kept, manifest = select_from(run, output_format, **changes)
+    assert manifest.counts.kept == 0
+    names = {file.path for file in manifest.files}
+    assert (
+        names
+        == {
+            "array_record": set(),
+            "huggingface": {"kept/README.md", "kept/data/train-00000-of-00001.parquet"},
+            "mds": {"kept/index.json"},
+            "megatron": set(),
+        }[output_format]
+    )
+    if names:
+        assert read(output_format, kept) == []
+
+
+def test_an_id_and_a_source_that_are_too_long_stay_in_the_metadata(tmp_path: Path) -> None:
+    record = {"id": "i" * 5000, "text": "t", "source": "s" * 5000}
+    (tmp_path / "in.jsonl").write_bytes(lines([record]))
+    score_run(tmp_path / "in.jsonl", tmp_path / "run")
+    kept, _ = select_from(tmp_path / "run", "mds")
+    (row,) = read("mds", kept)
+    assert row["id"].startswith("sha256:")
+    assert record["source"].startswith(row["source"])
+    assert row["metadata"] == {"id": record["id"], "source": record["source"]}
+
+
+def test_array_record_files_are_input_again(run: Path) -> None:
+    kept, _ = select_from(run, "array_record", name="again")
+    (path,) = kept.iterdir()
+    documents = list(read_file(str(path)))
+    assert {document.text for document in documents if isinstance(document, Document)} >= {
+        record["text"] for record in RECORDS
+    }
+    assert len(documents) == 8
+
+
+# --- several files for the same documents ---
+
+
+def test_a_killed_writer_leaves_a_companion_that_the_next_one_takes(run: Path) -> None:
+    expected, _ = select_from(run, "megatron", name="expected", **BYTE_TOKENS)
+    request = SelectionRequest(
+        str(run), EVERYTHING, 0, "megatron", 2**20, name="killed", **BYTE_TOKENS
+    )
+    selecting = Selecting.begin(request)
+    selecting.finish()
+    kept = Path(request.selection.path, "kept")
+    for path in kept.glob("*.bin"):  # is committed last
+        path.unlink()
+    Path(request.selection.success_path).unlink()
+    Path(request.selection.manifest_path).unlink()
+    selecting.finish()
+    contents = {path.name: path.read_bytes() for path in kept.iterdir()}
+    assert contents == {path.name: path.read_bytes() for path in expected.iterdir()}
+
+
+def test_a_companion_of_another_content_is_never_mixed_with_new_tokens(run: Path) -> None:
+    request = SelectionRequest(
+        str(run), EVERYTHING, 0, "megatron", 2**20, name="mixed", **BYTE_TOKENS
+    )
+    selecting = Selecting.begin(request)
+    kept = Path(request.selection.path, "kept")
+    kept.mkdir(parents=True)
+    (kept / "part-00000-of-00001.idx").write_bytes(b"of another version")
+    with pytest.raises(CountsError, match="another content"):
+        selecting.finish()
+
+
+def test_an_mds_shard_of_more_than_four_gib_is_refused_by_a_writer() -> None:
+    shard = MdsFormat().open([io.BytesIO()], 2)
+    shard._max_bytes = 1000  # type: ignore[attr-defined]
+    shard.add(b"x" * 100)
+    with pytest.raises(CurationError, match="4 GiB"):
+        shard.add(b"x" * 900)
+
+
+# --- the card ---
+
+
+def test_the_card_says_what_the_manifest_says(run: Path) -> None:
+    kept, manifest = select_from(run, "huggingface", name="card")
+    text = (kept / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    fields = yaml.safe_load(front)
+    info = fields["dataset_info"]
+    assert info["splits"] == [
+        {"name": "train", "num_bytes": manifest.counts.kept_bytes, "num_examples": 8}
+    ]
+    data = sum(file.bytes for file in manifest.files if file.documents)
+    assert info["download_size"] == data
+    assert [feature["name"] for feature in info["features"]] == pq.read_schema(
+        next((kept / "data").iterdir())
+    ).names
+    assert fields["size_categories"] == ["n<1K"]
+    assert manifest.rater in body
+    assert "score at least" in body
+    # A hostile source stays one cell.
+    assert "| b&#124;&lt;b>`c` | 1 | 0 |" in body
+
+
+def test_the_datasets_library_loads_the_folder_without_a_word_about_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
+    kept, manifest = select_from(run, "huggingface", name="load")
+    loaded = datasets.load_dataset(str(kept), split="train", cache_dir=str(tmp_path))
+    assert loaded.num_rows == manifest.counts.kept
+    assert loaded.column_names == ["id", "text", "source", "metadata", SCORE_FIELD]
+    assert [dict(row) for row in loaded] == rows_of_hugging_face(kept)
+
+
+@pytest.mark.parametrize(
+    ("documents", "category"),
+    [(0, "n<1K"), (10**4, "10K<n<100K"), (10**6 - 1, "100K<n<1M"), (10**12, "n>1T")],
+)
+def test_size_categories_are_those_of_the_hub(documents: int, category: str) -> None:
+    assert size_category(documents) == category
+
+
+# --- tokens ---
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer that is set to cut, to pad and to add special tokens."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the text of a plain row"] * 9, trainer)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+def test_tokens_of_a_tokenizer_json_are_those_of_the_whole_text_and_nothing_else(
+    run: Path, tokenizer_file: Path
+) -> None:
+    plain = load_plain_tokenizer(str(tokenizer_file))
+    fields = TokenizerFields(
+        digest=plain.digest,
+        vocabulary_size=plain.vocabulary_size,
+        end_token="<|endoftext|>",
+        end_id=plain.token_id("<|endoftext|>"),
+    )
+    changes = {"tokenizer": fields, "tokenizer_path": str(tokenizer_file), "name": "bpe"}
+    kept, _ = select_from(run, "megatron", **changes)
+    (path,) = kept.glob("*.bin")
+    sequences = read_megatron(path.with_suffix(""))
+    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+    texts = {tokenizer.decode(tokens[:-1]) for tokens in sequences}
+    assert texts >= {record["text"] for record in RECORDS}
+    for tokens in sequences:  # the name of the end token in a text is text
+        assert [place for place, token in enumerate(tokens) if token == fields.end_id] == [
+            len(tokens) - 1
+        ]
+
+    tokenizer_file.with_name("other.json").write_bytes(tokenizer_file.read_bytes() + b"\n")
+    changes = {**changes, "tokenizer_path": str(tokenizer_file.with_name("other.json"))}
+    with pytest.raises(CurationError, match=r"--output_tokenizer: .* has changed"):
+        select_from(run, "megatron", **{**changes, "name": "other"})
+
+
+@pytest.mark.parametrize(("vocabulary", "itemsize"), [(65_499, 2), (65_500, 4)])
+def test_the_type_of_tokens_follows_the_vocabulary(
+    run: Path, vocabulary: int, itemsize: int
+) -> None:
+    fields = dataclasses.replace(
+        BYTE_TOKENS["tokenizer"], vocabulary_size=vocabulary, end_token="", end_id=None
+    )
+    request = SelectionRequest(
+        str(run), EVERYTHING, 0, "megatron", 2**20, tokenizer=fields, tokenizer_path=BYTES
+    )
+    files = [io.BytesIO() for _ in range(3)]
+    megatron = trainer_format(request)
+    assert megatron is not None
+    out = megatron.open(files, 1)
+    tokens = np.arange(5).astype(token_type(vocabulary))
+    row = {"id": "", "source": "", "metadata": "{}", SCORE_FIELD: 0.0, "tokens": 5}
+    out.add(_packed(row, tokens))
+    out.close()
+    assert len(files[0].getvalue()) == 5 * itemsize
+    assert files[1].getvalue()[17] == {2: 8, 4: 4}[itemsize]
