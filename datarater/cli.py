@@ -46,6 +46,9 @@ COMMANDS = {
         "datarater.pipelines.commands.curate", "Score a corpus and keep its best part."
     ),
     "status": Command("datarater.pipelines.commands.status", "Report the progress of a run."),
+    "inspect": Command(
+        "datarater.pipelines.commands.inspect", "Show documents of a run with their scores."
+    ),
     "report": Command(
         "datarater.report.command", "Make the report of a selection or an evaluation again."
     ),

@@ -7,14 +7,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from datarater.rater_model.documents.jsonl import Jsonl
-from datarater.rater_model.documents.reading import read_split
-from datarater.rater_model.documents.records import (
-    Compression,
-    Document,
-    ReadOptions,
-    Split,
-)
+from datarater.rater_model.documents.places import read_documents_at
+from datarater.rater_model.documents.records import Document, ReadOptions
 from datarater.report.sample import Candidate, Place
 from datarater.report.visible import cut
 
@@ -97,26 +91,12 @@ def _texts_of_split(
     Raises:
         TimeoutError: The deadline has passed.
     """
-    left = set(wanted)
-    whole = next(iter(wanted.values())).split
-    for split in (*_lines(whole, sorted(left)), whole):
-        if not left:
-            return
-        for record in read_split(split, options):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            if record.position in left and isinstance(record, Document):
-                left.remove(record.position)
-                yield record.position, _checked(record, wanted[record.position].key)
-            if not left:
-                return
-
-
-def _lines(split: Split, positions: Iterable[int]) -> Iterator[Split]:
-    """Yields the line at each position, where a file can be read from any byte."""
-    if split.format == Jsonl.name and split.compression is Compression.NONE:
-        for position in positions:
-            yield dataclasses.replace(split, start=position, end=position + 1)
+    split = next(iter(wanted.values())).split
+    for document in read_documents_at(split, wanted.keys(), options):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        if document is not None:
+            yield document.position, _checked(document, wanted[document.position].key)
 
 
 def _checked(document: Document, key: str) -> Text:

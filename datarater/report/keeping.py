@@ -59,7 +59,7 @@ class Keeping:
         return self._cutoffs[source]
 
     def _find_cutoff(self, source: str) -> float | None:
-        end = self._end(source)
+        end = self.end(source)
         if "probabilities" in self._group(source) or not 0 < end < 1 << KEY_BITS:
             return None
         score = float(scores_of([(end - 1) >> 160])[0])
@@ -80,7 +80,7 @@ class Keeping:
             codes_N: Source of each document, an index into `names`.
             names: Names of the sources.
         """
-        ends = Ends.of([self._end(name) for name in names])
+        ends = Ends.of([self.end(name) for name in names])
         chances_N = keys.below_each(ends, codes_N).astype(np.float64)
         if not self.draws:
             return chances_N
@@ -98,7 +98,7 @@ class Keeping:
     def _group(self, source: str) -> Mapping[str, Any]:
         return self.groups.get(source if self.per_source else _CORPUS, {})
 
-    def _end(self, source: str) -> int:
+    def end(self, source: str) -> int:
         """Returns the rank key below which every document of a source is kept."""
         fields = (self._group(source), self.minimum.get(source, {}))
         return max(int(one.get("rank_key", "0"), 16) for one in fields)

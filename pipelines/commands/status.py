@@ -91,7 +91,7 @@ def run(
         try:
             # After a first pass follows the run itself.
             if begun != folder:
-                begun = in_time(folder.path, lambda: _begun(folder))
+                begun = in_time(folder.path, lambda: begun_run(folder))
                 if begun != folder:
                     print_line(f"the student scores first, into {begun.path}", sys.stderr)
             watcher = watchers.setdefault(begun, Watcher(begun))
@@ -117,7 +117,7 @@ def run(
         time.sleep(max(args.watch, _MIN_WAIT_SECONDS))
 
 
-def _begun(folder: RunFolder) -> RunFolder:
+def begun_run(folder: RunFolder) -> RunFolder:
     """Returns the run folder, or that of its first pass where nothing else has begun.
 
     Raises:

@@ -158,7 +158,8 @@ def _split_summary(file: ScoreFile, max_sources: int) -> Summary:
     return summary
 
 
-def _rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
+def rejected_rows(file: ScoreFile) -> Iterable[dict[str, Any]]:
+    """Yields the rejected records of a part of a score file, as `rejected/` lists them."""
     rejected_R = np.flatnonzero(np.asarray(file.table.column("score").is_null()))
     for row in file.table.take(rejected_R).to_pylist():
         yield {
@@ -184,7 +185,7 @@ def _list_of_rejects(path: str) -> Iterator[Callable[[ScoreFile], None]]:
 
         def add(scored: ScoreFile) -> None:
             nonlocal staged, file
-            lines = json_lines(_rejected_rows(scored))
+            lines = json_lines(rejected_rows(scored))
             if not lines:
                 return
             with failing_by_name(path):
@@ -289,8 +290,17 @@ def read_summary(folder: RunFolder, group: int) -> Summary:
     Raises:
         FileNotFoundError: There is none.
     """
+    return read_summary_file(folder, group).summary
+
+
+def read_summary_file(folder: RunFolder, group: int) -> SummaryFile:
+    """Reads the committed summary of a group with the counts of its splits.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     for path in (folder.summary_path(group), folder.old_summary_path(group)):
         content = read_json(path, SummaryFile)
         if content is not None:
-            return content.summary
+            return content
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder.summary_path(group))

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datarater.rater_model.documents.files import local_path, open_file, read_head
@@ -235,6 +235,12 @@ class ArrayRecord(ExampleFormat):
                     start, step = stop, max(1, min(_BATCH_RECORDS, 2 * step, fitting))
         except BrokenArrayRecordError as error:
             yield BadRecord(0, Reason.UNREADABLE_FILE, str(error), head)
+
+    def narrowed(self, split: Split, positions: Sequence[int]) -> list[Split]:
+        """Returns the record at each position of a local file; a remote one is fetched whole."""
+        if local_path(split.path) is None:
+            return [split]
+        return [dataclasses.replace(split, start=at, end=at + 1) for at in positions]
 
     def count_records(self, path: str) -> int:
         """Returns the number of records by the footer; 0 if it is damaged.

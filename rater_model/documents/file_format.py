@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from datarater.rater_model.documents.json_lines import as_line, id_of_key, scored_line
@@ -85,6 +85,18 @@ class FileFormat(abc.ABC):
             The number of the batch's first row in the file, and the batch, with the file's schema.
         """
         raise NotImplementedError(f"{self.name} files have no rows")
+
+    def narrowed(self, split: Split, positions: Sequence[int]) -> list[Split]:
+        """Returns parts of a split that contain some records and as little else as the format can.
+
+        Args:
+            split: The split.
+            positions: Positions of records in it, increasing.
+
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        return [split]
 
     def count_records(self, path: str) -> int | None:
         """Returns the number of records that a file states; None if it states none.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -454,6 +455,12 @@ class Jsonl(FileFormat):
                         return
                 may_be_foreign = False
                 yield record
+
+    def narrowed(self, split: Split, positions: Sequence[int]) -> list[Split]:
+        """Returns the line at each position of a plain file; a stream as it is."""
+        if split.compression is not Compression.NONE:
+            return [split]
+        return [dataclasses.replace(split, start=at, end=at + 1) for at in positions]
 
     def json_line(self, document: Document, options: ReadOptions) -> bytes:
         """Returns the document's own line."""

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -401,6 +401,19 @@ class Parquet(FileFormat):
                         row = first + batch.num_rows
                 except BrokenParquetError:
                     yield from _salvaged(reader, group, row, options)
+
+    def narrowed(self, split: Split, positions: Sequence[int]) -> list[Split]:
+        """Returns the row groups with the rows at the positions."""
+        try:
+            with ParquetReader(split.path) as reader:
+                first_rows = reader.first_rows
+        except BrokenParquetError:
+            return [split]
+        groups = sorted({bisect.bisect_right(first_rows, at) - 1 for at in positions})
+        return [
+            dataclasses.replace(split, start=group, end=group + 1, virtual=False)
+            for group in groups
+        ]
 
     def count_records(self, path: str) -> int | None:
         """Returns the number of rows by the footer; None if it is damaged."""

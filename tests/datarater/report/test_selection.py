@@ -242,7 +242,7 @@ def test_an_input_that_hangs_delays_the_report_only_for_a_while(
         yield from ()
 
     name = select(keep_fraction=0.3)["name"]
-    monkeypatch.setattr(documents, "read_split", hangs)
+    monkeypatch.setattr(documents, "read_documents_at", hangs)
     begun = time.monotonic()
     page = selection_page(RunFolder(str(run)), name, 2, Limits(text_seconds=0.1))
     released.set()
