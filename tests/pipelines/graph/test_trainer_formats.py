@@ -21,13 +21,20 @@ import yaml  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datarater.pipelines.errors import CountsError, CurationError
+from datarater.pipelines.commands import requests
+from datarater.pipelines.errors import (
+    CountsError,
+    CurationError,
+    RunFolderMismatchError,
+    UsageError,
+)
 from datarater.pipelines.graph.output_formats import trainer_format
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.trainer_formats.hugging_face import size_category
 from datarater.pipelines.graph.trainer_formats.mds import MdsFormat
 from datarater.pipelines.graph.trainer_formats.megatron import _packed, token_type
 from datarater.pipelines.run_folder.manifest import TokenizerFields
+from datarater.pipelines.runners import choice
 from datarater.rater_model.documents.json_lines import SCORE_FIELD, dump_json
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
@@ -436,3 +443,62 @@ def test_the_type_of_tokens_follows_the_vocabulary(
     out.close()
     assert len(files[0].getvalue()) == 5 * itemsize
     assert files[1].getvalue()[17] == {2: 8, 4: 4}[itemsize]
+
+
+# --- what is refused before work begins ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"output_format": "megatron"}, "--output_format megatron .*give --output_tokenizer"),
+        (
+            {"output_format": "mds", "output_tokenizer": "byte"},
+            "--output_tokenizer is for --output_format megatron; mds has texts",
+        ),
+        (
+            {"output_format": "jsonl", "output_end_token": "<s>"},
+            "--output_end_token is a token of --output_tokenizer",
+        ),
+        (
+            {"output_format": "mds", "output_shard_bytes": 2**32},
+            "--output_shard_bytes: 4,294,967,296 bytes .* less than 4 GiB",
+        ),
+        (
+            {"output_format": "megatron", "output_tokenizer": "missing.json"},
+            "--output_tokenizer: .*missing.json",
+        ),
+        (
+            {"output_format": "megatron", "output_tokenizer": __file__},
+            "--output_tokenizer: .* is not a tokenizer.json",
+        ),
+        (
+            {
+                "output_format": "megatron",
+                "output_tokenizer": "byte",
+                "output_end_token": "<|endoftext|>",
+            },
+            "--output_end_token: .* no token '<.endoftext.>'; that of byte is <separator>",
+        ),
+    ],
+)
+def test_options_that_cannot_be_combined_are_refused_by_name(
+    flags: dict[str, Any], message: str
+) -> None:
+    options = {"output": "run", "policy": EVERYTHING, "seed": 0, "output_shard_bytes": 2**20}
+    with pytest.raises(UsageError, match=message):
+        requests.selection_request(choice.choose([], 1), **{**options, **flags})
+
+
+def test_the_tokenizer_is_a_part_of_what_a_selection_is(run: Path) -> None:
+    options: dict[str, Any] = {"output": run, "policy": EVERYTHING, "seed": 0, "name": "tokenized"}
+    options |= {"output_format": "megatron", "output_shard_bytes": 2**20}
+    here = choice.choose([], 1)
+    with_end = requests.selection_request(
+        here, **options, output_tokenizer="byte", output_end_token="<separator>"
+    )
+    without = requests.selection_request(here, **options, output_tokenizer="byte")
+    assert with_end.tokenizer == BYTE_TOKENS["tokenizer"]
+    Selecting.begin(with_end).finish()
+    with pytest.raises(RunFolderMismatchError, match="tokenizer"):
+        Selecting.begin(without)
