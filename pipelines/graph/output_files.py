@@ -208,7 +208,7 @@ def plan_shards_of(
     for shard in plan_shards(splits, request.output_format, request.output_shard_bytes, name_of):
         pieces = shard.cut(request.second_read_bytes or SECOND_READ_BYTES)
         size = SecondRead(
-            size.steps + len(pieces) + (len(pieces) > 1),
+            size.steps + len(shard.names) + (len(pieces) if len(pieces) > 1 else 0),
             size.documents + shard.documents,
             size.input_bytes + sum(shard.input_bytes),
         )

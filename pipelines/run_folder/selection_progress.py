@@ -164,8 +164,8 @@ def look_at_selection(folder: RunFolder, name: str, groups: int) -> SelectionSta
         name,
         Phase.WRITING,
         read.steps,
-        # Once all is joined, the pieces are removed.
-        read.steps if "manifest.json" in top else len(entries),
+        # Once all is joined, the pieces are removed; files about all others precede the manifest.
+        read.steps if "manifest.json" in top else min(read.steps, len(entries)),
         recent / max(now - since, 1.0) if is_held else 0.0,
         read.documents,
         read.input_bytes,

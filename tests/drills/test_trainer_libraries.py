@@ -27,9 +27,8 @@ def test_mosaicml_streaming_reads_the_samples_and_writes_the_same_shard(
 ) -> None:
     streaming = pytest.importorskip("streaming", reason="mosaicml-streaming is not installed")
     kept, _ = select_from(run, "mds")
-    samples = list(
-        streaming.StreamingDataset(local=str(kept), batch_size=1, validate_hash="sha256")
-    )
+    dataset = streaming.StreamingDataset(local=str(kept), batch_size=1, validate_hash="sha256")
+    samples = [dataset[number] for number in range(len(dataset))]
     assert [sample["text"] for sample in samples] == [row["text"] for row in RECORDS * 9]
 
     columns = {**dict.fromkeys(("id", "metadata", "source", "text"), "str")}

@@ -34,6 +34,7 @@ from datarater.pipelines.graph.trainer_formats.hugging_face import size_category
 from datarater.pipelines.graph.trainer_formats.mds import MdsFormat
 from datarater.pipelines.graph.trainer_formats.megatron import _packed, token_type
 from datarater.pipelines.run_folder.manifest import TokenizerFields
+from datarater.pipelines.run_folder.selection_progress import look_at_selection
 from datarater.pipelines.runners import choice
 from datarater.rater_model.documents.json_lines import SCORE_FIELD, dump_json
 from datarater.rater_model.documents.reading import read_file
@@ -305,6 +306,30 @@ def test_a_killed_writer_leaves_a_companion_that_the_next_one_takes(run: Path) -
     selecting.finish()
     contents = {path.name: path.read_bytes() for path in kept.iterdir()}
     assert contents == {path.name: path.read_bytes() for path in expected.iterdir()}
+
+
+@pytest.mark.parametrize("second_read_bytes", [None, 1])
+def test_the_progress_counts_every_file_that_is_committed(
+    run: Path, second_read_bytes: int | None
+) -> None:
+    changes = {**BYTE_TOKENS, "name": f"progress-{second_read_bytes}"}
+    request = SelectionRequest(
+        str(run),
+        EVERYTHING,
+        0,
+        "megatron",
+        2**20,
+        second_read_bytes=second_read_bytes,
+        **changes,
+    )
+    selecting = Selecting.begin(request)
+    begun = look_at_selection(request.folder, request.name, 1)
+    assert begun.steps == (3 if second_read_bytes is None else 3 + 4)
+    assert begun.steps_done == 0
+    selecting.finish()
+    Path(request.selection.success_path).unlink()
+    Path(request.selection.manifest_path).unlink()
+    assert look_at_selection(request.folder, request.name, 1).steps_done == 3
 
 
 def test_a_companion_of_another_content_is_never_mixed_with_new_tokens(run: Path) -> None:
