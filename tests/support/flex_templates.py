@@ -37,7 +37,7 @@ _REGEXES = {
     "input_list": _CLOUD_FOLDER,
     "tfds_data_dir": _CLOUD_FOLDER,
     "input": rf"^({_URL}|{_DATASET})(,({_URL}|{_DATASET}))*$",
-    "output_tokenizer": rf"^byte$|{_CLOUD_FOLDER}",
+    "output_tokenizer": r"^(byte|(gs|s3)://[^,\n\r]+)$",
     "keep_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
     "discard_fraction": rf"^({_SHARE}|[1-9][0-9]*/[1-9][0-9]*)$",
     "keep_count": r"^[0-9]+$",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -33,6 +34,7 @@ from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.trainer_formats.hugging_face import size_category
 from datarater.pipelines.graph.trainer_formats.mds import MdsFormat
 from datarater.pipelines.graph.trainer_formats.megatron import _packed, token_type
+from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.manifest import TokenizerFields
 from datarater.pipelines.run_folder.selection_progress import look_at_selection
 from datarater.pipelines.runners import choice
@@ -41,6 +43,7 @@ from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
 from datarater.rater_model.documents.tfrecord import parse_example
 from datarater.rater_model.plain_tokenizer import BYTES, load_plain_tokenizer
+from tests.integration.test_counting_stores import BUCKET, running_store
 from tests.support.file_formats import tfrecord_of, wet_of
 from tests.support.selections import (
     EVERYTHING,
@@ -350,6 +353,25 @@ def test_an_mds_shard_of_more_than_four_gib_is_refused_by_a_writer() -> None:
     shard.add(b"x" * 100)
     with pytest.raises(CurationError, match="4 GiB"):
         shard.add(b"x" * 900)
+
+
+def test_files_are_committed_to_an_object_store_with_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(lines(RECORDS))
+    with running_store("s3"):
+        contents = []
+        for output in (str(tmp_path / "run"), f"s3://{BUCKET}/run"):
+            score_run(tmp_path / "in.jsonl", output)
+            request = SelectionRequest(
+                output, EVERYTHING, 0, "megatron", 2**20, second_read_bytes=1, **BYTE_TOKENS
+            )
+            manifest = Selecting.begin(request).finish()
+            assert sum(file.documents for file in manifest.files) == len(RECORDS)
+            for file in manifest.files:
+                data = commits.read_bytes(f"{request.selection.path}/{file.path}")
+                assert hashlib.sha256(data).hexdigest() == file.sha256
+            contents.append(manifest.files)
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 3
 
 
 # --- the card ---

@@ -23,7 +23,7 @@ from datarater.pipelines.commands import inspect
 from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest
-from datarater.pipelines.inspection.inspection import inspect_run
+from datarater.pipelines.inspection.inspection import Inspection, ShownDocument, inspect_run
 from datarater.pipelines.inspection.question import Question, Show
 from datarater.pipelines.inspection.score_file_choice import choose_score_files
 from datarater.pipelines.run_folder.layout import RunFolder
@@ -257,6 +257,30 @@ def test_hostile_text_is_escaped_and_cut_and_json_has_it_whole(
     assert fields["text"] == f"text 7 {HOSTILE}"
     assert fields["scores"]["score"] == fields["score"] == score_of('"d7"')
     assert (fields["selection"], type(fields["kept"])) == ("half", bool)
+
+
+def test_all_scores_and_who_scored_stand_side_by_side(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"key": '"a"', "position": 3, "tokens": 1000, "bytes": 9, "source": "", **more}
+        for more in ({"score": 0.5, "scored_by": "student"}, {"score": 1.5, "scored_by": "rater"})
+    ]
+    documents = [
+        ShownDocument(row, "f", "t", "", {"score": row["score"], "education": 2.25}, "half", chance)
+        for row, chance in zip(rows, (None, 0.25), strict=True)
+    ]
+    inspect.print_documents(Inspection([], documents), 10, 10)
+    out = capsys.readouterr().out
+    assert "1  score 0.5  education 2.25  added after the selection  scored_by student" in out
+    assert "2  score 1.5  education 2.25  kept with a chance of 25%  scored_by rater" in out
+    assert "tokens 1,000" in out
+
+    inspect.print_json(Inspection([], documents), 10)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["scores"] == {"score": 0.5, "education": 2.25}
+    assert (first["kept"], first["scored_by"]) == (None, "student")
+    assert (second["kept"], second["chance"]) == (None, 0.25)
 
 
 @pytest.mark.parametrize(
