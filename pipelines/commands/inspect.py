@@ -24,14 +24,14 @@ DEFAULT_UNPACKED_BYTES = 256 * 2**20
 _KNOWN = ("score", "tokens", "bytes", "source", "scored_by")
 
 
-def score_file_count(text: str) -> int:
-    """Parses a number of files, of which 0 means all.
+def natural_number(text: str) -> int:
+    """Parses a whole number from 0 on.
 
     Raises:
-        argparse.ArgumentTypeError: The text is not a whole number.
+        argparse.ArgumentTypeError: The text is not such a number.
     """
     if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; 0 reads all")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 
@@ -88,7 +88,7 @@ def make_parser() -> CommandParser:
     )
     which.add_argument(
         "--skip",
-        type=score_file_count,
+        type=natural_number,
         default=0,
         metavar="N",
         help="Number of documents to pass over first, to see the next page; with --show cutoff on "
@@ -118,11 +118,12 @@ def make_parser() -> CommandParser:
     cost = parser.add_argument_group("how much is read")
     cost.add_argument(
         "--max_score_files",
-        type=score_file_count,
+        type=natural_number,
         default=DEFAULT_SCORE_FILES,
         metavar="N",
-        help="Maximum number of score files, and of summaries, to read. Where that is too few, "
-        "the answer is from a sample and says so. 0: no maximum. Default: %(default)s.",
+        help="Maximum number of score files, of summaries and of lists of rejected records to "
+        "read. Where that is too few, the answer is from a sample and says so. 0: no maximum. "
+        "Default: %(default)s.",
     )
     cost.add_argument(
         "--max_unpacked_bytes",

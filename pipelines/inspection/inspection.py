@@ -154,9 +154,11 @@ def inspect_run(
     _check_names(question, scoring)
 
     if question.show is Show.REJECTED:
-        rows = find_rejected(folder, plans, scoring, question)
+        rows, is_complete = find_rejected(folder, plans, scoring, question)
         documents = [ShownDocument(row, row["file"], row["excerpt"]) for row in rows]
         notes = _notes(folder, question, scoring, None, len(documents))
+        if not is_complete:
+            notes.append("read: not all lists; --max_score_files 0 looks in all of them")
         return Inspection(notes, documents, question.skip + 1)
 
     manifest = _manifest_of(folder, question, selection)

@@ -24,8 +24,8 @@ _LIST = re.compile(r"(\d+)\.jsonl$")
 
 def find_rejected(
     folder: RunFolder, plans: CommittedPlans, scoring: Scoring | None, question: Question
-) -> list[dict[str, Any]]:
-    """Returns rejected records in the order of the input, and reads no more lists than it must.
+) -> tuple[list[dict[str, Any]], bool]:
+    """Finds rejected records in the order of the input, and reads no more lists than it must.
 
     Args:
         folder: Run folder.
@@ -33,43 +33,48 @@ def find_rejected(
         scoring: Counts of the whole corpus; None while it is still being scored.
         question: Which records are asked for.
 
+    Returns:
+        The records, and whether no list that was left unread can have more that belong to them.
+
     Raises:
         CountsError: A list or a score file is damaged.
     """
     found: list[dict[str, Any]] = []
     passed = 0
-    for row in _all(folder, plans, scoring, question):
-        if question.reason is not None and row["reason"] != question.reason:
-            continue
-        passed += 1
-        if passed > question.skip:
-            found.append(row)
-        if len(found) == question.count:
-            break
-    return found
+    for number, rows in enumerate(_lists(folder, plans, scoring)):
+        if not question.fits(number + 1):
+            return found, False
+        for row in rows:
+            if question.reason is not None and row["reason"] != question.reason:
+                continue
+            passed += 1
+            if passed > question.skip:
+                found.append(row)
+            if len(found) == question.count:
+                return found, True
+    return found, True
 
 
-def _all(
-    folder: RunFolder, plans: CommittedPlans, scoring: Scoring | None, question: Question
-) -> Iterator[dict[str, Any]]:
+def _lists(
+    folder: RunFolder, plans: CommittedPlans, scoring: Scoring | None
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """Yields the records of each list, or of a score file, none of which is read before."""
     for entry in commits.list_folder(folder.rejected_folder):
         if _LIST.search(entry.path):
-            yield from _listed(entry.path)
+            yield _listed(entry.path)
     if scoring is not None:
         return
 
     # A list is committed with the summary of its group.
     done = summarised_groups(folder)
-    unlisted = (
-        ordinal
-        for ordinal in scored_ordinals(folder).tolist()
-        if plans.group_of(ordinal) not in done
-    )
-    for number, ordinal in enumerate(unlisted):
-        if not question.fits(number + 1):
-            return
-        for file in ScoreFile.in_chunks(folder, ordinal):
-            yield from rejected_rows(file)
+    for ordinal in scored_ordinals(folder).tolist():
+        if plans.group_of(ordinal) not in done:
+            yield _of_score_file(folder, ordinal)
+
+
+def _of_score_file(folder: RunFolder, ordinal: int) -> Iterator[dict[str, Any]]:
+    for file in ScoreFile.in_chunks(folder, ordinal):
+        yield from rejected_rows(file)
 
 
 def _listed(path: str) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+from datarater.pipelines.graph.second_read import is_same_key
 from datarater.pipelines.inspection.found_documents import FoundDocument, Place
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.rater_model.documents.places import read_documents_at
@@ -75,7 +76,8 @@ def _texts_of(
             if record is None:
                 continue
             document = wanted.pop(record.position)
-            same = (record.key, record.size) == (document.row["key"], document.row["bytes"])
+            row = document.row
+            same = record.size == row["bytes"] and is_same_key(record.key, row["key"])
             yield document.place, Text(record.text) if same else Text(None, missing)
     except OSError as error:
         missing = f"the input cannot be read: {error}"

@@ -233,6 +233,11 @@ def test_a_run_in_progress_shows_what_is_committed_and_says_so(
     out = capsys.readouterr().out
     assert "only splits that are committed" in out
     assert out.count("rejected: not_json") == 4
+    flags = [request.output, "--show", "rejected", "--max_score_files", "1"]
+    assert inspect.main(flags) == exit_codes.DONE
+    out = capsys.readouterr().out
+    assert out.count("rejected: not_json") == 2
+    assert "not all lists; --max_score_files 0 looks in all of them" in out
 
 
 # --- what is printed ---
