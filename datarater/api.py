@@ -191,7 +191,8 @@ def select(
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
             or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
-            `second_read_bytes`, `report_texts`, each as the flag of that name.
+            `second_read_bytes`, `report_texts`, `join` and `join_key` (paths and key columns by
+            name), `where`, `rank_by`, `tokens_from`, each as the flag of that name.
 
     Returns:
         The manifest; see `curate`.
@@ -303,6 +304,11 @@ def _selection_request(
     output_shard_bytes: int = DEFAULT_SHARD_BYTES,
     second_read_bytes: int | None = None,
     report_texts: int = DEFAULT_REPORT_TEXTS,
+    join: Mapping[str, PathLike | Sequence[PathLike]] | None = None,
+    join_key: Mapping[str, str] | None = None,
+    where: str = "",
+    rank_by: str = "",
+    tokens_from: str = "",
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
         raise UsageError(
@@ -333,4 +339,9 @@ def _selection_request(
         reference=reference,
         name=name,
         report_texts=report_texts,
+        join=join,
+        join_key=join_key,
+        where=where,
+        rank_by=rank_by,
+        tokens_from=tokens_from,
     )

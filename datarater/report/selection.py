@@ -21,6 +21,7 @@ from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph.cascade import by_certainty
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import selections
+from datarater.pipelines.run_folder.counts import by_count
 from datarater.pipelines.run_folder.kept_counts import KeptCounts
 from datarater.pipelines.run_folder.layout import RunFolder, read_json
 from datarater.pipelines.run_folder.manifest import Manifest, RuleFields, SelectionOptions
@@ -186,10 +187,14 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
     manifest = read_json(path, Manifest)
     if manifest is None:
         raise CountsError(f"{path} is missing: the selection is not finished")
+    # The scores of a ranking, where the selection has one, take the place of the run's.
+    folder = folder if manifest.ranking is None else folder.ranking(name)
     scoring = read_scoring(folder, manifest.plans)
     keeping = Keeping.of(manifest.cutoff)
     cascade = scoring.identity.cascade
-    shown = scoring.histogram if cascade is None else by_certainty(scoring.histogram, cascade)[1]
+    shown = scoring.histogram
+    if cascade is not None and manifest.ranking is None:
+        shown = by_certainty(scoring.histogram, cascade)[1]
     bins = ScoreBins.of(shown)
     edges = bins.axis(keeping.cutoffs(list(manifest.sources)))
     sample = take_sample(folder, scoring.splits, keeping, manifest.seed, edges, texts, limits)
@@ -200,7 +205,11 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
         Section("Scores", _score_blocks(facts, bins)),
         Section(
             "What is kept of what",
-            [*source_tables(manifest.sources, facts.kept_share), _rejects(facts)],
+            [
+                *source_tables(manifest.sources, facts.kept_share),
+                *_excluded(facts),
+                _rejects(facts),
+            ],
         ),
     ]
     if texts:
@@ -249,6 +258,13 @@ def asked_for(options: SelectionOptions) -> str:
         what += f" Weights of sources: {shown}{more}."
     if options.min_per_source:
         what += f" At least {counted(options.min_per_source, 'document')} of each source."
+    ranking = options.ranking
+    if ranking is not None and ranking.where:
+        what += f" Only documents that meet the condition {ranking.where} count."
+    if ranking is not None and ranking.rank_by:
+        what += f" They are ranked by {ranking.rank_by}."
+    if ranking is not None and ranking.tokens_from:
+        what += f" Tokens are counted by {ranking.tokens_from}."
     if options.reference:
         what += f" The scores are compared with the reference {options.reference}."
     return what
@@ -379,8 +395,12 @@ def _score_blocks(facts: _Facts, bins: ScoreBins) -> list[Block]:
     mark = None if one is None else (one, f"cutoff {short(one)}")
 
     caption = "All scored documents. Scores are defined up to a constant: only their order counts."
-    kept_label, dropped_label = f"kept {counts.kept:,}", f"dropped {counts.dropped:,}"
-    cascade = facts.scoring.identity.cascade
+    ranking = facts.manifest.ranking
+    if ranking is not None:
+        caption = f"All documents that meet the conditions, by {ranking.rank_by or 'their scores'}."
+    excluded = sum(counts.excluded_by_reason.values())
+    kept_label, dropped_label = f"kept {counts.kept:,}", f"dropped {counts.dropped - excluded:,}"
+    cascade = None if ranking is not None else facts.scoring.identity.cascade
     if cascade is not None:
         above, shown, below = by_certainty(facts.scoring.histogram, cascade)
         kept_label, dropped_label = "kept", "dropped"
@@ -557,6 +577,30 @@ def _named(source: str) -> str:
 def _source_row(name: str, counts: KeptCounts) -> BarRow:
     share = counts.kept / counts.scored
     return BarRow([name, f"{counts.scored:,}", f"{counts.kept:,}", f"{share:.1%}"], share)
+
+
+def _excluded(facts: _Facts) -> list[Block]:
+    """Returns a table of the documents that a ranking excludes; empty without one."""
+    manifest = facts.manifest
+    if manifest.ranking is None:
+        return []
+    rows = [
+        BarRow([reason, f"{number:,}"], number / manifest.scored)
+        for reason, number in by_count(manifest.counts.excluded_by_reason)
+    ]
+    joins = " ".join(f"{table.describe(name)}." for name, table in manifest.joins.items())
+    if not rows:
+        return [Note(f"None. {joins}".strip(), "Documents that the conditions exclude")]
+    return [
+        BarTable(
+            "Documents that the conditions exclude, by reason",
+            ["reason", "documents"],
+            "share of the scored documents",
+            rows,
+            Hue.DROPPED,
+            caption=f"They count as dropped. {joins}".strip(),
+        )
+    ]
 
 
 def _rejects(facts: _Facts) -> Block:

@@ -7,6 +7,7 @@ turns flags into work is in `datarater.pipelines.commands.requests`.
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ OUTPUT_FORMATS = (
 )
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SELECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 # Types of values. argparse prints the message of an ArgumentTypeError after the flag's name.
@@ -205,6 +207,26 @@ def source_weight(text: str) -> tuple[str, Fraction]:
             f"{text!r} is not a source and its weight such as wiki=2.0"
         )
     return name, weight
+
+
+def is_column_name(text: str) -> bool:
+    """Returns whether a text can name a joined table or a rater in the expressions of rules."""
+    return _COLUMN_NAME.fullmatch(text) is not None and not keyword.iskeyword(text)
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """Parses a name and a value: `lang=labels/*.parquet`.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a valid pair.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not value or not is_column_name(name):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name of letters, digits and _, and a value, such as "
+            "lang=labels/*.parquet"
+        )
+    return name, value
 
 
 def _rule(name: str) -> argparse._ActionType:
@@ -553,6 +575,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         help="Name of the selection. Default: made from the rule, such as keep-0.5.",
     )
 
+    _add_ranking_flags(parser)
     output = parser.add_argument_group("output files")
 
     output.add_argument(
@@ -581,6 +604,58 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     )
 
     add_report_flag(output)
+
+
+def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what a selection ranks by, apart from the score."""
+    group = parser.add_argument_group("more signals than the score")
+
+    group.add_argument(
+        "--join",
+        action="append",
+        type=named_value,
+        default=[],
+        metavar="NAME=PATH[,PATH...]",
+        help="Join the documents with scores or labels made elsewhere: Parquet files, a folder or "
+        "a glob, such as another run's scores/. Its columns are then called NAME.COLUMN in "
+        "--where, --rank_by and --tokens_from. Can be repeated.",
+    )
+
+    group.add_argument(
+        "--join_key",
+        action="append",
+        type=named_value,
+        default=[],
+        metavar="NAME=COLUMN",
+        help="Column of a joined table with the documents' ids. Default: key, with keys as score "
+        "files have them, else id. Can be repeated.",
+    )
+
+    group.add_argument(
+        "--where",
+        default="",
+        metavar="CONDITION",
+        help="Drop documents that do not meet a condition; the rule applies to those left. "
+        "Columns are rater (the score), tokens, bytes, source, and those of joined tables. A "
+        "comparison with a missing value is not met. Example: \"lang.language == 'en' and "
+        'dup.duplicate_of is None".',
+    )
+
+    group.add_argument(
+        "--rank_by",
+        default="",
+        metavar="NUMBER",
+        help="Rank documents by this number in place of the score; documents without it are "
+        'dropped. Example: "0.7 * rater + 0.3 * quality.score".',
+    )
+
+    group.add_argument(
+        "--tokens_from",
+        default="",
+        metavar="COLUMN",
+        help="Count tokens by this column, for --token_budget and in all counts of the selection. "
+        "Default: the rater's tokenizer.",
+    )
 
 
 def add_report_flag(parser: argparse._ActionsContainer, *, as_before: bool = False) -> None:

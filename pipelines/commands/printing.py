@@ -129,9 +129,13 @@ def print_selection(request: SelectionRequest) -> None:
     say(f"read      {counts.read:>12,}")
     say(f"kept      {counts.kept:>12,}  ({counted(counts.kept_tokens, 'token')})")
     say(f"dropped   {counts.dropped:>12,}")
+    for reason, number in by_count(counts.excluded_by_reason):
+        say(f"  {reason:<20} {number:>12,}")
     say(f"rejected  {counts.rejected:>12,}")
     _print_reasons(counts.rejected_by_reason, request.folder)
     _print_share_of_rater(read_scoring(request.folder))
+    for name, table in manifest.joins.items():
+        say(table.describe(name))
 
     say(f"kept documents: {counted(len(manifest.files), 'file')} in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")

@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datarater.pipelines import errors
 from datarater.pipelines.bad_splits import FAIL
 from datarater.pipelines.commands import flags
+from datarater.pipelines.commands.ranking import ranking_options
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
 from datarater.pipelines.graph.requests import (
@@ -127,12 +128,28 @@ def selection_request(
     name: str | None = None,
     report_texts: int = 0,
     second_read_bytes: int | None = None,
+    join: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
+    join_key: Mapping[str, str] | None = None,
+    where: str = "",
+    rank_by: str = "",
+    tokens_from: str = "",
 ) -> SelectionRequest:
     """Returns a request for a selection; see `SelectionRequest`.
 
     Raises:
-        UsageError: A path cannot be used.
+        UsageError: A path cannot be used, or the options of a ranking do not fit its tables.
+        CurationError: A joined table cannot be read.
     """
+    tables = {
+        name: [usable_path(f"join {name}", part, execution) for part in _parts(paths)]
+        for name, paths in (join or {}).items()
+    }
+    ranking = ranking_options(tables, join_key, where, rank_by, tokens_from)
+    if reference and rank_by:
+        raise UsageError(
+            "--rank_by: the numbers cannot be compared with the scores of --reference; give one of "
+            "the two"
+        )
     return SelectionRequest(
         _output(output, execution),
         policy,
@@ -143,7 +160,12 @@ def selection_request(
         name or "",
         report_texts=report_texts,
         second_read_bytes=second_read_bytes,
+        ranking=ranking,
     )
+
+
+def _parts(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else paths
 
 
 def with_student(
@@ -169,6 +191,11 @@ def with_student(
     """
     policy = selection.policy
     whole = policy.per is Scope.CORPUS and not policy.minimum and selection.reference is None
+    if selection.ranking is not None:
+        raise UsageError(
+            "--student: a student is in doubt near the cutoff of the score alone; select with "
+            "--join, --where, --rank_by and --tokens_from from a run of the rater"
+        )
     if not isinstance(policy.rule, KeepFraction) or not whole:
         raise UsageError(
             "--student: a student is in doubt near one cutoff; give --keep_fraction, without --per "
@@ -358,7 +385,33 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         name=args.name,
         report_texts=args.report_texts,
         second_read_bytes=args.second_read_bytes,
+        join=_by_name(args.join),
+        join_key=_join_keys(args.join_key),
+        where=args.where,
+        rank_by=args.rank_by,
+        tokens_from=args.tokens_from,
     )
+
+
+def _by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Returns the values of a repeated flag by name."""
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _join_keys(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns the key columns of joined tables by name.
+
+    Raises:
+        UsageError: A table is given two.
+    """
+    keys = _by_name(pairs)
+    for name, columns in keys.items():
+        if len(columns) > 1:
+            raise UsageError(f"--join_key {name}: a table has one key column, not {len(columns)}")
+    return {name: columns[0] for name, columns in keys.items()}
 
 
 def recommended_rule(

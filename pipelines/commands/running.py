@@ -161,12 +161,12 @@ def _check(work: Work) -> scoring.Preflight | None:
     if request is None:
         if not commits.exists(work.folder.path):
             raise UsageError(f"--output: {work.folder.path} does not exist")
-        cutoff_search.first_cutoffs(selection)
+        cutoff_search.check_policy(selection)
     elif selection.reference is not None:
         read_reference(selection.reference, request.options)
     is_scored = commits.exists(last_scoring_path(work.folder))
     if checked is not None and not checked.new and is_scored:
-        cutoff_search.first_cutoffs(selection)
+        cutoff_search.check_policy(selection)
     plans = count_plans(work.folder) if checked is None else checked.plans
     check_rule(selection.selection, selection.options_over(plans))
     return checked

@@ -14,6 +14,7 @@ from datarater.pipelines.graph.kept_rows import CountKept
 from datarater.pipelines.graph.output_files import JoinPieces, WriteShard, plan_shards_of
 from datarater.pipelines.graph.planning import Plan
 from datarater.pipelines.graph.publishing import MergeSources, Publish
+from datarater.pipelines.graph.ranking import Rank
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.graph.scoring import CommitCounts, ScoreGroups
 
@@ -44,6 +45,10 @@ class Curation(beam.PTransform):
             scored = summaries | "Barrier" >> CommitCounts(scoring)
         if selection is None:
             return scored
+
+        # Rank by more than the run's score, where the selection asks for it.
+        if selection.ranking is not None:
+            scored = scored | "Rank" >> Rank(selection)
 
         # Select: find the exact cutoffs, and count what they keep of every split and source.
         cutoffs = scored | "Select" >> FindCutoffs(selection)

@@ -20,7 +20,12 @@ from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, 
 from datarater.pipelines.run_folder.layout import read_json
 from datarater.pipelines.run_folder.many_sources import folded
 from datarater.pipelines.run_folder.plan import read_group
-from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, RECORDS, ScoreFile
+from datarater.pipelines.run_folder.score_files import (
+    RANK_COLUMNS,
+    RATER_SCORE,
+    RECORDS,
+    ScoreFile,
+)
 from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
@@ -29,7 +34,8 @@ from datarater.rater_model.json_codec import to_plain
 
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
 _SCORE_ROW_BYTES = 64
-COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes", RECORDS)
+COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes", RECORDS, RATER_SCORE)
+"""The columns that counts are made of; only the score files of a ranking have the last one."""
 
 
 def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
@@ -78,7 +84,7 @@ def count_group(
     for task in read_group(request.folder, group):
         split = task.split
         counted = _SplitCount(request, sources_apart)
-        for file in ScoreFile.in_chunks(request.folder, split.ordinal, COUNT_COLUMNS):
+        for file in ScoreFile.in_chunks(request.ranked, split.ordinal, COUNT_COLUMNS):
             counted.add(file, kept_rows(file, cutoffs, request.seed), sources)
 
         # A part of a stream is read by unpacking the parts before it too.
@@ -114,16 +120,15 @@ class _SplitCount:
 
     def add(self, file: ScoreFile, kept_R: np.ndarray, sources: dict[str, KeptCounts]) -> None:
         """Counts rows of the score file; adds their counts by source to those given."""
-        scored_R = np.zeros(file.table.num_rows, bool)
-        scored_R[file.scored_rows()] = True
+        document_R = file.document_rows()
         records_R = file.column(RECORDS)
 
         # In the order of the fields of KeptCounts.
         numbers = (
             records_R,
             kept_R,
-            scored_R & ~kept_R,
-            np.where(scored_R, 0, records_R),
+            document_R & ~kept_R,
+            np.where(document_R, 0, records_R),
             np.where(kept_R, file.column("tokens"), 0),
             np.where(kept_R, file.column("bytes"), 0),
         )

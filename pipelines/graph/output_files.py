@@ -297,7 +297,7 @@ class WriteShard(Step[SelectionRequest]):
         return lambda: [first]
 
     def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[_ScoredPart]:
-        for file in ScoreFile.in_chunks(self._request.folder, ordinal):
+        for file in ScoreFile.in_chunks(self._request.ranked, ordinal):
             yield file, kept_rows(file, cutoffs, self._request.seed)
 
     def _read_options(self) -> ReadOptions:

@@ -13,10 +13,11 @@ from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.inputs import Inputs
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunOptions
-from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
+from datarater.pipelines.run_folder.layout import RankingFolder, RunFolder, SelectionFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
+from datarater.pipelines.run_folder.ranking_options import RankingOptions
 from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
@@ -148,6 +149,8 @@ def load_checkpoint(flag: str, path: str) -> RaterCheckpoint:
         raise CurationError(f"--{flag}: {error}") from error
 
 
+ROWS_PER_BUCKET = 2**18
+"""Number of rows of a joined table that a worker has in memory at a time, approximately."""
 SECOND_READ_BYTES = 2**30
 """Stored bytes of input that one element of the second read reads by default."""
 
@@ -170,6 +173,10 @@ class SelectionRequest:
             corpus out of it.
         second_read_bytes: Stored bytes of input above which an output file is written in pieces;
             None for `SECOND_READ_BYTES`.
+        ranking: How documents are filtered, ranked and measured; None if the score of the run alone
+            ranks them.
+        rows_per_bucket: Number of rows of a joined table that a worker has in memory at a time,
+            approximately; it changes only cost.
         launch: Id of the launch that does the work; "" for none.
         kept_leases: Paths of the launch's leases that the workers keep.
     """
@@ -184,18 +191,31 @@ class SelectionRequest:
     sort_limit: int = SORT_LIMIT
     report_texts: int = 0
     second_read_bytes: int | None = None
+    ranking: RankingOptions | None = None
+    rows_per_bucket: int = ROWS_PER_BUCKET
     launch: str = ""
     kept_leases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
             suffix = "-by-reference" if self.reference else ""
+            suffix += "-ranked" if self.ranking else ""
             object.__setattr__(self, "name", self.policy.name + suffix)
 
     @property
     def folder(self) -> RunFolder:
         """The run folder."""
         return RunFolder(self.output)
+
+    @property
+    def ranked(self) -> RunFolder:
+        """The folder with the score files that rank: of the run, or of the selection's ranking."""
+        return self.folder if self.ranking is None else self.ranking_folder
+
+    @property
+    def ranking_folder(self) -> RankingFolder:
+        """The folder of the selection's ranking."""
+        return self.folder.ranking(self.name)
 
     @property
     def selection(self) -> SelectionFolder:
@@ -216,6 +236,7 @@ class SelectionRequest:
             output_format=self.output_format,
             output_shard_bytes=self.output_shard_bytes,
             second_read_bytes=self.second_read_bytes,
+            ranking=self.ranking,
         )
 
     def options_over(self, plans: int) -> SelectionOptions:

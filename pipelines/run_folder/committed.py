@@ -49,7 +49,7 @@ def score_entries(folder: RunFolder) -> Iterable[list[tuple[int, Entry]]]:
 def entries_of(folder: RunFolder, prefix: int) -> list[tuple[int, Entry]]:
     """Lists the score files under one prefix, each with its split's ordinal."""
     entries = []
-    for entry in commits.list_folder(f"{folder.path}/scores/{prefix:02x}"):
+    for entry in commits.list_folder(f"{folder.scores_path}/{prefix:02x}"):
         match = _SCORE_FILE.search(entry.path)
         if match is not None:
             entries.append((int(match[1]), entry))
@@ -78,7 +78,10 @@ def committed_files(folder: RunFolder) -> int:
         count += len(commits.list_folder(summaries))
     for name in selections(folder):
         path = folder.selection(name).path
-        count += sum(len(entries_below(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
+        count += sum(
+            len(entries_below(inner))
+            for inner in (f"{path}/ranking", f"{path}/kept", f"{path}/counts")
+        )
     return count
 
 

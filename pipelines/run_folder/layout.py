@@ -13,6 +13,8 @@
       scoring-0001.json
       student/                     the run folder of a student's scores, in a run with one
       selections/NAME/rule.json    the rule of the selection and its options
+      selections/NAME/ranking/     what it ranks by, if that is not the score alone: scores/,
+                                   summaries/ and scoring.json as above, and joins.json
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/second_read.json  how much there is to write, for the progress
       selections/NAME/kept/        the kept documents
@@ -129,6 +131,11 @@ class SelectionFolder:
         return f"{self.path}/_SUCCESS"
 
     @property
+    def ranking_path(self) -> str:
+        """The folder of what the selection ranks by, if that is not the score alone."""
+        return f"{self.path}/ranking"
+
+    @property
     def counts_folder(self) -> str:
         """The folder of the counts of what is kept."""
         return f"{self.path}/counts"
@@ -223,7 +230,12 @@ class RunFolder:
         It has a hashed prefix, because object stores balance load by prefix.
         """
         prefix = hashlib.blake2b(b"%d" % ordinal, digest_size=1).hexdigest()
-        return f"{self.path}/scores/{prefix}/{ordinal:08d}.parquet"
+        return f"{self.scores_path}/{prefix}/{ordinal:08d}.parquet"
+
+    @property
+    def scores_path(self) -> str:
+        """The folder of the score files."""
+        return f"{self.path}/scores"
 
     @property
     def scoring_lease_path(self) -> str:
@@ -296,6 +308,52 @@ class RunFolder:
     def selection(self, name: str) -> SelectionFolder:
         """Returns the paths of a selection."""
         return SelectionFolder(f"{self.path}/selections/{name}")
+
+    def ranking(self, name: str) -> RankingFolder:
+        """Returns the run folder as a selection with a ranking of its own sees it."""
+        return RankingFolder(self.path, self.selection(name).ranking_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingFolder(RunFolder):
+    """A run folder whose score files, summaries and counts are those of a selection's ranking.
+
+    The plan is that of the run.
+
+    Attributes:
+        ranking_path: Folder of the ranking.
+    """
+
+    ranking_path: str
+
+    @property
+    def scores_path(self) -> str:
+        """The folder of the score files of the ranking."""
+        return f"{self.ranking_path}/scores"
+
+    @property
+    def summaries_path(self) -> str:
+        """The folder of the summaries of the ranking."""
+        return f"{self.ranking_path}/summaries"
+
+    @property
+    def old_summaries_path(self) -> str:
+        """The same folder: version 0.1.0 wrote no ranking."""
+        return self.summaries_path
+
+    @property
+    def scoring_path(self) -> str:
+        """The counts of all ranked documents, committed once everything is ranked."""
+        return self.scoring_path_of(0)
+
+    def scoring_path_of(self, plan: int) -> str:
+        """Returns the path of the counts once the documents of a plan are ranked."""
+        return f"{self.ranking_path}/scoring{_suffix(plan)}.json"
+
+    @property
+    def joins_path(self) -> str:
+        """The counts of the joined tables, committed before those of the documents."""
+        return f"{self.ranking_path}/joins.json"
 
 
 def json_lines(rows: Iterable[Any]) -> bytes:

@@ -16,6 +16,8 @@ from datarater.pipelines.run_folder.layout import (
     read_json,
     versions,
 )
+from datarater.pipelines.run_folder.ranking_options import JoinCounts, RankingOptions
+from datarater.rater_model.counted import counted
 from datarater.rater_model.json_codec import IF_SET, to_plain
 
 
@@ -47,6 +49,8 @@ class SelectionOptions:
         plans: Number of plans that the documents belong to; more than 1 after `--append`.
         mirrors_paths: Whether attributes files have the names of their document files; those of
             version 0.1.0 are numbered.
+        ranking: How documents are filtered, ranked and measured; None if the score of the run alone
+            ranks them.
     """
 
     rule: RuleFields
@@ -61,6 +65,7 @@ class SelectionOptions:
     format: int = FORMAT_VERSION
     plans: int = dataclasses.field(default=1, metadata=IF_SET)
     mirrors_paths: bool = dataclasses.field(default=False, metadata=IF_SET)
+    ranking: RankingOptions | None = dataclasses.field(default=None, metadata=IF_SET)
 
 
 @dataclasses.dataclass
@@ -69,9 +74,34 @@ class ManifestCounts(KeptCounts):
 
     Attributes:
         rejected_by_reason: Numbers of the rejected records, by reason.
+        excluded_by_reason: Numbers of the dropped documents that the ranking excludes, by reason.
     """
 
     rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+    excluded_by_reason: dict[str, int] = dataclasses.field(default_factory=dict, metadata=IF_SET)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MatchedCounts(JoinCounts):
+    """What was found in a joined table, and of how many documents.
+
+    Attributes:
+        matched: Number of scored documents that the table has a row of.
+        missing: Number of scored documents that it has no row of.
+    """
+
+    matched: int
+    missing: int
+
+    def describe(self, name: str) -> str:
+        """Describes in one line what was found in the table of a name."""
+        documents = counted(self.matched + self.missing, "document")
+        line = f"joined {name}: {counted(self.rows, 'row')}, of {self.matched:,} of {documents}"
+        if self.duplicates:
+            line += f"; {counted(self.duplicates, 'row')} with the key of an earlier one left out"
+        if self.without_key:
+            line += f"; {counted(self.without_key, 'row')} without a key left out"
+        return line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +145,7 @@ class Manifest(SelectionOptions):
         counts: Counts of all records.
         scored: Number of documents with a score.
         sources: Counts by source.
+        joins: Counts of the joined tables, by name.
         files: Files of kept documents.
         identity: Identity of the run.
         rater: Digest of the rater.
@@ -128,6 +159,7 @@ class Manifest(SelectionOptions):
     counts: ManifestCounts
     scored: int
     sources: dict[str, KeptCounts]
+    joins: dict[str, MatchedCounts] = dataclasses.field(default_factory=dict, metadata=IF_SET)
     files: tuple[KeptFile, ...]
     identity: CommittedIdentity
     rater: str

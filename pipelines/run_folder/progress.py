@@ -241,7 +241,7 @@ class Watcher:
             if (term := lease.current(self._folder.selection_lease_path(name))) and term.is_held()
         ]
         for name in sorted({*selections(self._folder), *held} - self._published.keys()):
-            status = look_at_selection(self._folder, name, plan.groups)
+            status = look_at_selection(self._folder, name, plan.groups, plan.splits)
             if status.phase is Phase.PUBLISHED:
                 self._published[name] = status
             else:

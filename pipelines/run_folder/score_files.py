@@ -17,6 +17,12 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | file | path of the input file |
 | scored_by | `rater` or `student`; only in runs with a student |
 
+The score files of a selection's ranking (`datarater.pipelines.graph.ranking`) have the same rows.
+There `score` is the number that the selection ranks by, null for a document that the ranking
+excludes, whose `status` is the reason, and `tokens` is the count that budgets use. They have more
+columns: `rater_score` and `rater_tokens` as in the run's score files; `joined:NAME`, whether the
+joined table NAME has a row of the document; and the columns `NAME.column` that the rules use.
+
 Bad records past `MAX_LISTED_REJECTS` are one row at the end for each reason, with their number.
 
 Files of version 0.1.0 have no columns `records` and `file`: all values of `records` are 1 there
@@ -38,7 +44,7 @@ import io
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -75,6 +81,11 @@ RECORDS = "records"
 FILE = "file"
 SCORED_BY = "scored_by"
 BY_RATER, BY_STUDENT = "rater", "student"
+RATER_SCORE = "rater_score"
+"""The run's own score, in the score files of a ranking."""
+RATER_TOKENS = "rater_tokens"
+JOINED = "joined:"
+"""What the names of columns begin with that say whether a joined table has a row."""
 MAX_LISTED_REJECTS = 1000
 """Number of bad records of a split that are listed one by one; the others are counted."""
 _LISTED_OF_ANY_REASON = 10
@@ -423,13 +434,54 @@ class ScoreRows:
         self._pack(1)
         self._write()
         assert self._writer is not None
-        # Arrow reads the metadata from its own entry.
-        metadata = {METADATA_KEY: orjson.dumps(to_plain(footer))}
-        schema = self._schema.with_metadata(metadata).serialize()
-        self._writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(schema)})
-        self._writer.close()
+        _close(self._writer, self._schema, footer)
         self._file.seek(0)
         return self._file
+
+
+def _close(writer: pq.ParquetWriter, schema: pa.Schema, footer: Footer) -> None:
+    """Completes a score file with its metadata."""
+    # Arrow reads the metadata from its own entry.
+    metadata = {METADATA_KEY: orjson.dumps(to_plain(footer))}
+    serialized = schema.with_metadata(metadata).serialize()
+    writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(serialized)})
+    writer.close()
+
+
+def ranked_file(parts: Iterable[ScoreFile], rater_digest: str) -> IO[bytes]:
+    """Returns the score file of a ranking, to be read from its beginning.
+
+    Args:
+        parts: The row groups of a score file in order, at least one, with the ranked columns. All
+            have one schema.
+        rater_digest: Digest of the rater that scored.
+    """
+    out: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+        max_size=commits.IN_MEMORY_BYTES
+    )
+    writer, first, counts = None, None, Counts()
+    rows: list[list[int]] = []
+    for part in parts:
+        if writer is None:
+            first, writer = part, pq.ParquetWriter(out, part.table.schema, compression="zstd")
+        if part.table.num_rows:
+            writer.write_table(part.table, row_group_size=part.table.num_rows)
+        counts.add(part.counts())
+        rows.append([section.rows for section in part.parts])
+
+    assert writer is not None
+    assert first is not None
+    totals = np.sum(rows, axis=0, dtype=int).tolist()
+    sections = tuple(
+        dataclasses.replace(section, rows=number)
+        for section, number in zip(first.parts, totals, strict=True)
+    )
+    footer = Footer(
+        FORMAT_VERSION, first.task, first.layout, rater_digest, counts, sections, first.content
+    )
+    _close(writer, first.table.schema, footer)
+    out.seek(0)
+    return out
 
 
 def with_records(table: pa.Table) -> pa.Table:
@@ -578,6 +630,34 @@ class ScoreFile:
         """Returns the row numbers of scored documents. The column `score` must have been read."""
         return np.flatnonzero(~self.table.column("score").is_null().to_numpy())
 
+    def document_rows(self) -> NDArray[np.bool_]:
+        """Returns a mask of the rows of documents that the run scored, also of excluded ones.
+
+        The column `score` must have been read, and `RATER_SCORE` of a ranking.
+        """
+        mask: NDArray[np.bool_] = self.own_scores().is_valid().to_numpy()
+        return mask
+
+    def own_scores(self) -> pa.ChunkedArray:
+        """Returns the scores of the run itself, also if `score` is that of a ranking."""
+        return own_scores(self.table)
+
+    def counts(self) -> Counts:
+        """Counts all records. The columns of `SCHEMA` must have been read."""
+        scored_N = self.scored_rows()
+        records_R = self.column(RECORDS)
+        counts = Counts(
+            int(records_R.sum()),
+            len(scored_N),
+            int(self.column("tokens")[scored_N].sum()),
+            int(self.column("bytes")[scored_N].sum()),
+        )
+        statuses = self.table.column("status").to_pylist()
+        for status, number in zip(statuses, records_R.tolist(), strict=True):
+            if status != SCORED:
+                counts.rejected_by_reason[status] += number
+        return counts
+
     def rank_keys(self, seed: int) -> RankKeys:
         """Returns the rank keys of the scored documents, in the order of `scored_rows`.
 
@@ -592,6 +672,11 @@ class ScoreFile:
             self.column("position")[rows_N],
             self.column("tokens")[rows_N],
         )
+
+
+def own_scores(table: pa.Table) -> pa.ChunkedArray:
+    """Returns the run's own scores in rows of a score file, also in one of a ranking."""
+    return table.column(RATER_SCORE if RATER_SCORE in table.schema.names else "score")
 
 
 def _parts_between(parts: Sequence[Section], start: int, end: int) -> tuple[Section, ...]:
