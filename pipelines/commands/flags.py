@@ -500,7 +500,8 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         dest="rule",
         type=_rule("TokenBudget"),
         metavar="T",
-        help="Keep the best documents that fit in T tokens, in the rater's tokenizer.",
+        help="Keep the best documents that fit in T tokens of the rater's tokenizer, or of "
+        "--tokens_from.",
     )
 
     rules.add_argument(
@@ -652,9 +653,10 @@ def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tokens_from",
         default="",
-        metavar="COLUMN",
-        help="Count tokens by this column, for --token_budget and in all counts of the selection. "
-        "Default: the rater's tokenizer.",
+        metavar="FILE",
+        help="Count tokens with this tokenizer.json of the tokenizers library, or by a column such "
+        "as quality.tokens, for --token_budget and in all counts of the selection. Default: the "
+        "rater's tokenizer.",
     )
 
 

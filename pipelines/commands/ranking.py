@@ -12,6 +12,8 @@ from datarater.pipelines.commands import flags
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph import joined_tables
 from datarater.pipelines.graph.joined_tables import column_type, is_key_type
+from datarater.pipelines.graph.token_counts import TokenCounter
+from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.ranking_options import (
     ID_COLUMN,
@@ -61,7 +63,8 @@ def ranking_options(
         keys: Name of the key column by table; by default `key`, else `id`.
         where: Condition that a document must meet; "" for none.
         rank_by: Number to rank by; "" for the run's score.
-        tokens_from: What counts the tokens of a document; "" for the rater's tokenizer.
+        tokens_from: What counts the tokens of a document: a column, or the path of a
+            `tokenizer.json`; "" for the rater's tokenizer.
 
     Raises:
         UsageError: An expression cannot be parsed or does not fit the columns, or a table is of no
@@ -92,15 +95,19 @@ def ranking_options(
     for flag, expression in expressions.items():
         _check(flag, expression, types, kinds, Kind.TRUTH if flag == "where" else Kind.NUMBER)
         used += expression.columns()
-    if tokens_from:
-        _check("tokens_from", _parsed_column(tokens_from, kinds), types, kinds, Kind.NUMBER)
+    tokenizer = ""
+    if tokens_from and (_is_column(tokens_from, types) or tokens_from in OWN_COLUMNS):
+        _check("tokens_from", _parsed("tokens_from", tokens_from), types, kinds, Kind.NUMBER)
         used.append(tokens_from)
+    elif tokens_from:
+        tokenizer = _tokenizer_digest(tokens_from, kinds)
 
     return RankingOptions(
         joins=tuple(_used_of(table, used) for table in tables),
         where=where,
         rank_by=rank_by,
         tokens_from=tokens_from,
+        tokenizer=tokenizer,
     )
 
 
@@ -125,15 +132,25 @@ def _parsed(flag: str, text: str) -> Expression:
         raise UsageError(f"--{flag}: {error}") from error
 
 
-def _parsed_column(text: str, kinds: Mapping[str, Kind]) -> Expression:
-    """Returns the expression of one column.
+def _is_column(text: str, types: Iterable[str]) -> bool:
+    """Returns whether a text names a column of a joined table, or nearly so, and no file."""
+    return text in types or (not commits.exists(text) and near_miss(text, types) is not None)
+
+
+def _tokenizer_digest(path: str, kinds: Iterable[str]) -> str:
+    """Returns the digest of a `tokenizer.json`.
 
     Raises:
-        UsageError: The text is not the name of a column.
+        UsageError: There is no such file.
+        TokenCounterError: It is not a tokenizer.
+        UnreadableInputError: It cannot be read.
     """
-    if text not in kinds and near_miss(text, kinds) is None:
-        raise UsageError(f"--tokens_from: {text!r} is not a column; there are {', '.join(kinds)}")
-    return _parsed("tokens_from", text)
+    if not commits.exists(path):
+        raise UsageError(
+            f"--tokens_from: {path!r} is neither a tokenizer.json nor a column; there are the "
+            f"columns {', '.join(kinds)}"
+        )
+    return TokenCounter(path).digest
 
 
 def _check(

@@ -144,7 +144,12 @@ def selection_request(
         name: [usable_path(f"join {name}", part, execution) for part in _parts(paths)]
         for name, paths in (join or {}).items()
     }
+    if tokens_from:
+        tokens_from = usable_path("tokens_from", tokens_from)
     ranking = ranking_options(tables, join_key, where, rank_by, tokens_from)
+    if ranking is not None and ranking.tokenizer:
+        path = usable_path("tokens_from", tokens_from, execution)
+        ranking = dataclasses.replace(ranking, tokens_from=path)
     if reference and rank_by:
         raise UsageError(
             "--rank_by: the numbers cannot be compared with the scores of --reference; give one of "

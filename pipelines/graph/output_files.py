@@ -261,7 +261,7 @@ def _committed(
     return WrittenShard(task.name, task.written, documents, *_digest(path), task.input)
 
 
-_ScoredPart = tuple[ScoreFile, np.ndarray]
+ScoredPart = tuple[ScoreFile, np.ndarray]
 """Rows of a score file, and the mask of those kept."""
 
 
@@ -276,9 +276,9 @@ class WriteShard(Step[SelectionRequest]):
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
         self._read: ReadOptions | None = None
-        self._packed: _ScoredPart | None = None
+        self._packed: ScoredPart | None = None
 
-    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> Callable[[], Iterable[_ScoredPart]]:
+    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> Callable[[], Iterable[ScoredPart]]:
         """Returns what gives the parts of a score file with the masks of their kept rows.
 
         A file of one part is read once. That of packed files is remembered, because each of the
@@ -296,9 +296,10 @@ class WriteShard(Step[SelectionRequest]):
             self._packed = first
         return lambda: [first]
 
-    def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[_ScoredPart]:
+    def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[ScoredPart]:
         for file in ScoreFile.in_chunks(self._request.ranked, ordinal):
-            yield file, kept_rows(file, cutoffs, self._request.seed)
+            kept_R = kept_rows(file, cutoffs, self._request.seed)
+            yield file.with_own_scores(), kept_R
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
@@ -364,11 +365,11 @@ class WriteShard(Step[SelectionRequest]):
         requested = self._request.output_format
         scored = self._scored(ordinal, cutoffs)
         kept_sections = {
-            number for part in scored() for number, _, kept_S in _by_section(*part) if kept_S.any()
+            number for part in scored() for number, _, kept_S in by_section(*part) if kept_S.any()
         }
 
         # The rows of a file follow each other, in one or more parts of the score file.
-        rows = (row for part in scored() for row in _by_section(*part))
+        rows = (row for part in scored() for row in by_section(*part))
         for number, of_section in itertools.groupby(rows, operator.itemgetter(0)):
             if number not in kept_sections:
                 continue
@@ -384,7 +385,7 @@ class WriteShard(Step[SelectionRequest]):
                 )
 
 
-def _by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
+def by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
     """Yields the number of each section that has rows, the section, and the mask of its rows."""
     first = 0
     for number, section in enumerate(file.sections()):

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -31,7 +32,9 @@ from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import joined_tables
 from datarater.pipelines.graph.cutoff_search import commit_rule
 from datarater.pipelines.graph.joined_tables import Chunk, Lookup, TablePart
+from datarater.pipelines.graph.output_files import ScoredPart
 from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.score_split import METRICS
 from datarater.pipelines.graph.scoring import (
     DealOut,
     ExpandGroup,
@@ -40,13 +43,13 @@ from datarater.pipelines.graph.scoring import (
     by_ordinal,
     read_summary,
 )
-from datarater.pipelines.graph.score_split import METRICS
 from datarater.pipelines.graph.steps import Step
+from datarater.pipelines.graph.token_counts import TokenCounter, token_counts
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.layout import RankingFolder, read_json, to_json
 from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
-from datarater.pipelines.run_folder.plan import SplitTask, plan_of, read_group
+from datarater.pipelines.run_folder.plan import SplitTask, identity_of, plan_of, read_group
 from datarater.pipelines.run_folder.ranking_options import (
     CONDITION_MISSING,
     CONDITION_NOT_MET,
@@ -68,7 +71,7 @@ from datarater.pipelines.run_folder.score_files import (
 from datarater.pipelines.run_folder.scored import Scoring, count_plans, read_scoring
 from datarater.pipelines.run_folder.summaries import Summary
 from datarater.pipelines.selection.expressions import Expression
-from datarater.rater_model.documents.records import FileInfo
+from datarater.rater_model.documents.records import FileInfo, ReadOptions
 
 ROWS_AT_ONCE = 2**18
 """Number of keys that a worker collects before it emits them."""
@@ -401,22 +404,69 @@ class CommitJoins(Step[SelectionRequest]):
 class RankSplit(Step[SelectionRequest]):
     """Commits the score file of one split for the ranking; emits its group and ordinal."""
 
+    @functools.cached_property
+    def _counter(self) -> TokenCounter:
+        options = _options(self._request)
+        return TokenCounter.unchanged(options.tokens_from, options.tokenizer)
+
     def process(
         self, element: tuple[int, Mapping[str, Iterable[Any]]]
     ) -> Iterator[tuple[int, int]]:
         """Ranks one split, given with what the joined tables say of it."""
         ordinal, parts = element
+        request, options = self._request, _options(self._request)
         for task in parts["task"]:  # there is one
-            path = self._request.ranking_folder.score_path(ordinal)
-            found = FoundRows.of(parts.get("joined", ()), _options(self._request))
-            ranked = rank_parts(
-                ScoreFile.in_chunks(self._request.folder, ordinal), _options(self._request), found
-            )
-            rater = read_scoring(self._request.folder).identity.rater
+            found = FoundRows.of(parts.get("joined", ()), options)
+
+            def judged(ordinal: int = ordinal, found: FoundRows = found) -> Iterator[RankedPart]:
+                scored = ScoreFile.in_chunks(request.folder, ordinal)
+                return rank_parts(scored, options, found)
+
+            ranked: Iterable[ScoreFile] = (part for _, part in judged())
+            if options.tokenizer:
+                ranked = count_tokens(self._counter, judged, identity_of(request.folder).read)
+            rater = read_scoring(request.folder).identity.rater
             with ranked_file(ranked, rater) as content:
-                commits.commit_file(path, content)
+                commits.commit_file(request.ranking_folder.score_path(ordinal), content)
             Metrics.counter(METRICS, "splits_ranked").inc()
             yield task.group, ordinal
+
+
+RankedPart = tuple[ScoreFile, ScoreFile]
+"""A row group of the run's score file, and the same rows as a ranking has them."""
+
+
+def count_tokens(
+    counter: TokenCounter, judged: Callable[[], Iterable[RankedPart]], read: ReadOptions
+) -> Iterator[ScoreFile]:
+    """Yields the ranked rows of a split with the tokens of a tokenizer.
+
+    Args:
+        counter: What counts them.
+        judged: Returns the row groups of the split.
+        read: How records are read.
+
+    Raises:
+        InputChangedError: An input has changed since it was scored.
+        UnreadableInputError: An input cannot be read.
+    """
+
+    def chosen() -> Iterator[ScoredPart]:
+        for scored, ranked in judged():
+            yield scored, ranked.table.column("score").is_valid().to_numpy()
+
+    # Row groups are judged anew rather than remembered: a split may have many.
+    counts = token_counts(counter, chosen, read)
+    for _, ranked in judged():
+        rows_M = ranked.scored_rows()
+        tokens_R = np.zeros(ranked.table.num_rows, np.int64)
+        tokens_R[rows_M] = list(itertools.islice(counts, len(rows_M)))
+        index = ranked.table.schema.get_field_index("tokens")
+        field = ranked.table.schema.field(index)
+        table = ranked.table.set_column(index, field, pa.array(tokens_R))
+        yield dataclasses.replace(ranked, table=table)
+    for _ in counts:  # the check of the last records
+        raise AssertionError("more documents were tokenized than chosen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -492,8 +542,8 @@ def _objects(values: list[Any]) -> NDArray[Any]:
 
 def rank_parts(
     parts: Iterable[ScoreFile], options: RankingOptions, found: FoundRows
-) -> Iterator[ScoreFile]:
-    """Ranks the documents of a score file, a row group at a time.
+) -> Iterator[RankedPart]:
+    """Ranks the documents of a score file, a row group at a time; yields each before and after.
 
     Args:
         parts: The row groups of the run's score file, all columns.
@@ -504,7 +554,7 @@ def rank_parts(
     for part in parts:
         rows = part.table.num_rows
         joined, has = found.columns(options, first, rows)
-        yield dataclasses.replace(part, table=rank_table(part.table, options, joined, has))
+        yield part, dataclasses.replace(part, table=rank_table(part.table, options, joined, has))
         first += rows
 
 

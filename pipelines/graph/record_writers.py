@@ -57,7 +57,7 @@ import zstandard
 from datarater.pipelines.graph.mirrored_names import compression_of
 from datarater.pipelines.graph.schema_metadata import kept_metadata
 from datarater.pipelines.graph.second_read import IncompleteRows, KeptSplit
-from datarater.pipelines.run_folder.score_files import RATER_SCORE, SCORED_BY, own_scores
+from datarater.pipelines.run_folder.score_files import RANKED_BY, SCORED_BY
 from datarater.rater_model.documents.arrow_types import is_text, mapped_type, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -79,7 +79,6 @@ _GZIP_LEVEL = 6
 _COPY_BYTES = 2**20
 _ZSTD_LEVEL = 3
 SUFFIXES = {"attributes": "attributes.jsonl.gz", "scores": "scores.parquet"}
-RANKED_BY = "ranked_by"
 ATTRIBUTE = "datarater__score"
 BY_STUDENT_ATTRIBUTE = "datarater__by_student"
 
@@ -183,7 +182,7 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
         "path": [path] * len(ids),
         "position": rows["position"],
         "tokens": rows["tokens"],
-        SCORE_FIELD: own_scores(rows),
+        SCORE_FIELD: rows["score"],
     }
 
     table = pa.table(
@@ -197,10 +196,9 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
     )
     if SCORED_BY in rows.schema.names:
         table = table.append_column(SCORED_BY, rows[SCORED_BY].cast(pa.string()))
-    if RATER_SCORE in rows.schema.names:
-        table = table.append_column(RANKED_BY, rows["score"])
-        names = rows.schema.names
-        for name in names[names.index(RATER_SCORE) + 1 :]:
+    names = rows.schema.names
+    if RANKED_BY in names:
+        for name in names[names.index(RANKED_BY) :]:
             table = table.append_column(name, rows[name])
     return table
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from datarater.pipelines.errors import InputChangedError
 from datarater.pipelines.run_folder.plan import SplitTask, unchanged
-from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY, own_scores
+from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY
 from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
@@ -75,7 +75,7 @@ class _ScoredRows:
             documents.column("position").to_pylist(),
             documents.column("bytes").to_pylist(),
             documents.column("key").to_pylist(),
-            own_scores(documents).to_pylist(),
+            documents.column("score").to_pylist(),
             kept_R[is_document_R.to_numpy()].tolist(),
             by_student,
             set(table.filter(pc.invert(is_document_R))["position"].to_pylist()),
@@ -112,7 +112,7 @@ class _KeptRows:
             if following is None:
                 break
             table, kept_R = following
-            scores_R = own_scores(table).to_numpy(zero_copy_only=False)
+            scores_R = table.column("score").to_numpy(zero_copy_only=False)
             more = (table.column("position").to_numpy(), table.column("bytes").to_numpy(), scores_R)
             self._columns = tuple(
                 np.concatenate([known_N, column_R[kept_R]])

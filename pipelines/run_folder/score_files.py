@@ -84,6 +84,8 @@ BY_RATER, BY_STUDENT = "rater", "student"
 RATER_SCORE = "rater_score"
 """The run's own score, in the score files of a ranking."""
 RATER_TOKENS = "rater_tokens"
+RANKED_BY = "ranked_by"
+"""The number that a selection ranks by, where `score` is the run's own score."""
 JOINED = "joined:"
 """What the names of columns begin with that say whether a joined table has a row."""
 MAX_LISTED_REJECTS = 1000
@@ -635,12 +637,19 @@ class ScoreFile:
 
         The column `score` must have been read, and `RATER_SCORE` of a ranking.
         """
-        mask: NDArray[np.bool_] = self.own_scores().is_valid().to_numpy()
+        name = RATER_SCORE if RATER_SCORE in self.table.schema.names else "score"
+        mask: NDArray[np.bool_] = self.table.column(name).is_valid().to_numpy()
         return mask
 
-    def own_scores(self) -> pa.ChunkedArray:
-        """Returns the scores of the run itself, also if `score` is that of a ranking."""
-        return own_scores(self.table)
+    def with_own_scores(self) -> ScoreFile:
+        """Returns the file with the run's own scores; those of a ranking become `ranked_by`."""
+        names = self.table.schema.names
+        if RATER_SCORE not in names:
+            return self
+        swapped = {"score": RATER_SCORE, RATER_SCORE: "score"}
+        columns = [self.table.column(swapped.get(name, name)) for name in names]
+        names = [RANKED_BY if name == RATER_SCORE else name for name in names]
+        return dataclasses.replace(self, table=pa.table(columns, names=names))
 
     def counts(self) -> Counts:
         """Counts all records. The columns of `SCHEMA` must have been read."""
@@ -672,11 +681,6 @@ class ScoreFile:
             self.column("position")[rows_N],
             self.column("tokens")[rows_N],
         )
-
-
-def own_scores(table: pa.Table) -> pa.ChunkedArray:
-    """Returns the run's own scores in rows of a score file, also in one of a ranking."""
-    return table.column(RATER_SCORE if RATER_SCORE in table.schema.names else "score")
 
 
 def _parts_between(parts: Sequence[Section], start: int, end: int) -> tuple[Section, ...]:

@@ -61,8 +61,15 @@ def expected(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFactory
     """The result of an undisturbed run in this process."""
     output = tmp_path_factory.mktemp("expected") / "run"
     assert curate.main([*run_flags(corpus, rater, output), "--keep_fraction", "0.5"]) == 0
-    assert select.main(["--output", str(output), "--keep_count", "100", "--name", "count-100"]) == 0
+    assert select.main(["--output", str(output), *ranking_flags(output)]) == 0
     return output
+
+
+def ranking_flags(scored: Path) -> list[str]:
+    """Returns the flags of a selection by a table as large as the corpus, with equal keys."""
+    flags = ["--keep_count", "100", "--name", "ranked", "--join", f"other={scored}/scores"]
+    where = "source != 's1' and other.tokens is not None"
+    return [*flags, "--where", where, "--rank_by", "other.score - 0.001 * tokens"]
 
 
 @pytest.fixture(params=RUNNERS)
@@ -104,15 +111,10 @@ def test_every_runner_keeps_the_same(
     assert score_files(output) == scored
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
 
-    # Another rule uses the same scores.
-    assert (
-        select.main(
-            ["--output", str(output), "--keep_count", "100", "--name", "count-100", *runner_flags]
-        )
-        == 0
-    )
+    # Another rule uses the same scores, and those of another run.
+    assert select.main(["--output", str(output), *ranking_flags(expected), *runner_flags]) == 0
     assert score_files(output) == scored
-    assert outcome(output, "count-100") == outcome(expected, "count-100")
+    assert outcome(output, "ranked") == outcome(expected, "ranked")
     assert not list(output.glob("attempts/*"))
 
 

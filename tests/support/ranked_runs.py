@@ -66,6 +66,7 @@ def rank_now(request: SelectionRequest, rows_at_once: int = 5) -> None:
     groups = list(ranking._begin(None, request))
     tasks = [task for group in groups for task in read_group(request.folder, group)]
     assert request.ranking is not None
+    joins = request.ranking.joins
     by_bucket: dict[int, dict[str, list[Any]]] = {}
     counts: list[dict[str, JoinCounts]] = []
 
@@ -75,7 +76,7 @@ def rank_now(request: SelectionRequest, rows_at_once: int = 5) -> None:
                 counts.append(result.value)
                 continue
             bucket, chunk = getattr(result, "value", result)
-            tags = ["documents", *map(str, range(len(request.ranking.joins)))]
+            tags = ["documents", *map(str, range(len(joins)))]
             by_bucket.setdefault(bucket, {tag: [] for tag in tags})[tag].append(chunk)
 
     keys = ranking.DocumentKeys(request, rows_at_once)
@@ -83,7 +84,7 @@ def rank_now(request: SelectionRequest, rows_at_once: int = 5) -> None:
     for task in tasks:
         put("documents", keys.process(task))
     put("documents", keys.finish_bundle())
-    for number, table in enumerate(request.ranking.joins):
+    for number, table in enumerate(joins):
         for listed in ranking._list_table(None, request, number, len(tasks)):
             for part in joined_tables.parts_of(table, listed[1], listed[0], part_bytes=1):
                 put(str(number), ranking.ReadTable(request, number).process(part))
@@ -99,7 +100,7 @@ def rank_now(request: SelectionRequest, rows_at_once: int = 5) -> None:
 
     for task in tasks:
         ordinal = task.split.ordinal
-        parts = {"task": [task], "joined": found.get(ordinal, [])}
+        parts: dict[str, list[Any]] = {"task": [task], "joined": found.get(ordinal, [])}
         list(ranking.RankSplit(request).process((ordinal, parts)))
     total = summaries.Summary()
     for group in groups:

@@ -99,6 +99,7 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
         row for path in run.glob("scores/??/0*.parquet") for row in pq.read_table(path).to_pylist()
     ]
     return {
+        "joins": manifest.get("joins"),
         "scores": sorted(
             str((row["key"], row["position"], row["score"], row["status"])) for row in scores
         ),

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +26,7 @@ from datarater.pipelines.errors import InputChangedError, RunFolderMismatchError
 from datarater.pipelines.graph.cutoff_search import commit_rule
 from datarater.pipelines.graph.ranking import FoundRows, rank_parts
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
+from datarater.pipelines.graph.token_counts import TokenCounterError
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.manifest import Manifest, read_manifest
 from datarater.pipelines.run_folder.ranking_options import RankingOptions
@@ -40,6 +43,7 @@ from datarater.pipelines.selection.rules import (
     TokenBudget,
 )
 from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
+from tests.support.corpora import as_lines, corpus_records, write_corpus
 from tests.support.ranked_runs import (
     Ranked,
     first_rows,
@@ -248,7 +252,7 @@ def check(case: Case, request: SelectionRequest, per_source: bool) -> Manifest:
     return manifest
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.randoms(use_true_random=False), RULES, st.booleans(), st.booleans())
 def test_any_rule_keeps_what_the_oracle_keeps(
     rng: random.Random, rule: Rule, per_source: bool, counts_tokens: bool
@@ -330,8 +334,78 @@ def test_a_ranking_is_of_the_tables_that_it_began_with(case: Case, tmp_path: Pat
     write_table(
         tmp_path, "lang", [[{"doc": "d1", "language": "en"}]], doc=pa.string(), language=pa.string()
     )
-    with pytest.raises(InputChangedError, match="--join lang: .* was modified since"):
+    with pytest.raises(InputChangedError, match=r"--join lang: .* was modified since"):
         rank_now(request)
+
+
+def a_tokenizer() -> tokenizers.Tokenizer:
+    """A tokenizer of words that adds tokens and truncates, unless it is told not to."""
+    vocabulary = {"[UNK]": 0, "the": 1, "fox": 2, "[CLS]": 3}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[CLS]"])
+    template = tokenizers.processors.TemplateProcessing("[CLS] $0", None, [("[CLS]", 3)])
+    tokenizer.post_processor = template
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=50)
+    return tokenizer
+
+
+@pytest.mark.parametrize("budget", [0, 40, 10**6])
+def test_a_budget_in_the_tokens_of_another_tokenizer(tmp_path: Path, budget: int) -> None:
+    """Of files of several formats, some in one split; texts that are left out are not counted."""
+    write_corpus(tmp_path / "in")
+    odd = {"id": "odd", "text": "the [CLS] fox", "source": "s0"}
+    (tmp_path / "in/e.jsonl").write_bytes(as_lines([odd]))
+    scoring = score_corpus(tmp_path / "in", tmp_path / "run", TiedScorer(), files_per_split=3)
+    a_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    options = ranking_options({}, where="source != 's2'", tokens_from=f"{tmp_path}/tokenizer.json")
+    policy = Policy(TokenBudget(budget))
+    request = SelectionRequest(scoring.output, policy, 0, "scores", 2**20, ranking=options)
+    select_now(request)
+
+    records = [*corpus_records(), odd]
+    counts = {
+        json.dumps(one["id"]): len(re.findall(r"\w+|[^\w\s]+", one["text"])) for one in records
+    }
+    assert counts['"odd"'] == 5
+    documents = oracle(
+        request,
+        lambda row: (row["score"] if row["source"] != "s2" else None, counts[row["key"]]),
+    )
+    kept = expected_kept(documents, policy.rule)
+    rows = kept_rows_of(request)
+    assert sorted((row["path"], row["position"], row["tokens"]) for row in rows) == sorted(
+        (one.row["file"], one.row["position"], one.tokens) for one in kept
+    )
+    manifest = read_manifest(request.selection)
+    assert manifest is not None
+    assert manifest.counts.kept_tokens == sum(one.tokens for one in kept) <= budget
+    assert len(kept) > 0 or not budget
+
+
+def test_a_tokenizer_or_an_input_that_changed_is_refused(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in")
+    scoring = score_corpus(tmp_path / "in", tmp_path / "run", TiedScorer())
+    path = tmp_path / "tokenizer.json"
+    a_tokenizer().save(str(path))
+    options = ranking_options({}, tokens_from=str(path))
+    request = SelectionRequest(
+        scoring.output, Policy(TokenBudget(9)), 0, "scores", 2**20, ranking=options
+    )
+    content = path.read_text()
+    path.write_text(content.replace("fox", "dog"))
+    with pytest.raises(InputChangedError, match=r"--tokens_from: .* was modified"):
+        rank_now(request)
+    path.write_text(content)
+    lines = (tmp_path / "in/a.jsonl").read_bytes()
+    (tmp_path / "in/a.jsonl").write_bytes(lines[:-20])
+    with pytest.raises(InputChangedError, match=r"a\.jsonl was modified"):
+        rank_now(request)
+
+    path.write_text("{}")
+    with pytest.raises(TokenCounterError, match=r"--tokens_from: .* is not a tokenizer\.json"):
+        ranking_options({}, tokens_from=str(path))
 
 
 def test_a_ranking_shows_its_progress(case: Case) -> None:
@@ -350,12 +424,12 @@ def test_rows_are_judged_alike_in_any_row_groups(case: Case) -> None:
     """A long score file has several row groups, of which each is judged by itself."""
     scored = ScoreFile.read(case.scoring.folder, 0)
     found = FoundRows.of([], case.options)
-    (whole,) = rank_parts([scored], case.options, found)
+    ((_, whole),) = rank_parts([scored], case.options, found)
     pieces = [
         dataclasses.replace(scored, table=scored.table.slice(first, 2), parts=())
         for first in range(0, scored.table.num_rows, 2)
     ]
-    ranked = [part.table for part in rank_parts(pieces, case.options, found)]
+    ranked = [part.table for _, part in rank_parts(pieces, case.options, found)]
     assert pa.concat_tables(ranked).to_pylist() == whole.table.to_pylist()
     reasons = Counter(whole.table.column("status").to_pylist())
     assert reasons["condition_missing"] > 0
