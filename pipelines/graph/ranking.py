@@ -404,10 +404,15 @@ class CommitJoins(Step[SelectionRequest]):
 class RankSplit(Step[SelectionRequest]):
     """Commits the score file of one split for the ranking; emits its group and ordinal."""
 
-    @functools.cached_property
-    def _counter(self) -> TokenCounter:
-        options = _options(self._request)
-        return TokenCounter.unchanged(options.tokens_from, options.tokenizer)
+    def __init__(self, request: SelectionRequest):
+        super().__init__(request)
+        self._counter: TokenCounter | None = None
+
+    def _token_counter(self) -> TokenCounter:
+        if self._counter is None:
+            options = _options(self._request)
+            self._counter = TokenCounter.unchanged(options.tokens_from, options.tokenizer)
+        return self._counter
 
     def process(
         self, element: tuple[int, Mapping[str, Iterable[Any]]]
@@ -417,14 +422,11 @@ class RankSplit(Step[SelectionRequest]):
         request, options = self._request, _options(self._request)
         for task in parts["task"]:  # there is one
             found = FoundRows.of(parts.get("joined", ()), options)
-
-            def judged(ordinal: int = ordinal, found: FoundRows = found) -> Iterator[RankedPart]:
-                scored = ScoreFile.in_chunks(request.folder, ordinal)
-                return rank_parts(scored, options, found)
-
+            judged = functools.partial(_judged, request, ordinal, found)
             ranked: Iterable[ScoreFile] = (part for _, part in judged())
             if options.tokenizer:
-                ranked = count_tokens(self._counter, judged, identity_of(request.folder).read)
+                read = identity_of(request.folder).read
+                ranked = count_tokens(self._token_counter(), judged, read)
             rater = read_scoring(request.folder).identity.rater
             with ranked_file(ranked, rater) as content:
                 commits.commit_file(request.ranking_folder.score_path(ordinal), content)
@@ -434,6 +436,11 @@ class RankSplit(Step[SelectionRequest]):
 
 RankedPart = tuple[ScoreFile, ScoreFile]
 """A row group of the run's score file, and the same rows as a ranking has them."""
+
+
+def _judged(request: SelectionRequest, ordinal: int, found: FoundRows) -> Iterator[RankedPart]:
+    """Yields the row groups of a split, given with what the joined tables say of its rows."""
+    return rank_parts(ScoreFile.in_chunks(request.folder, ordinal), _options(request), found)
 
 
 def count_tokens(
@@ -648,11 +655,6 @@ def _combined(column: pa.ChunkedArray) -> pa.Array:
 class SummariseRanking(Step[SelectionRequest]):
     """Writes a group's summary from its committed score files."""
 
-    @functools.cached_property
-    def _max_sources(self) -> int:
-        """The maximum number of sources that scoring counted apart."""
-        return sources_apart_in(read_scoring(self._request.folder))
-
     def process(self, element: tuple[int, Iterable[int]]) -> Iterator[int]:
         """Summarizes one group.
 
@@ -670,7 +672,8 @@ class SummariseRanking(Step[SelectionRequest]):
             raise CountsError(
                 f"group {group}: the splits {missing[:5]} of the plan were not ranked"
             )
-        summaries.summarise_group(folder, group, planned, self._max_sources, lists_rejects=False)
+        max_sources = sources_apart_in(read_scoring(self._request.folder))
+        summaries.summarise_group(folder, group, planned, max_sources, lists_rejects=False)
         yield group
 
 
