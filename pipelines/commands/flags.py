@@ -616,10 +616,10 @@ def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=named_value,
         default=[],
-        metavar="NAME=PATH[,PATH...]",
+        metavar="NAME=PATH",
         help="Join the documents with scores or labels made elsewhere: Parquet files, a folder or "
         "a glob, such as another run's scores/. Its columns are then called NAME.COLUMN in "
-        "--where, --rank_by and --tokens_from. Can be repeated.",
+        "--where, --rank_by and --tokens_from. A name given again adds files. Can be repeated.",
     )
 
     group.add_argument(
