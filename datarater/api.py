@@ -58,6 +58,7 @@ def curate(
     append: bool = False,
     student: PathLike | None = None,
     agreement: float = DEFAULT_AGREEMENT,
+    other_raters: Mapping[str, PathLike] | None = None,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -82,6 +83,8 @@ def curate(
             which it is in doubt. With `keep_fraction`.
         agreement: With a student: share, on average, of the documents that the rater alone would
             keep among those kept.
+        other_raters: Rater checkpoints that score the same texts, by name; each into a column
+            `score_NAME`, which rules call by its name.
         local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
         progress: Whether to print progress lines.
@@ -103,7 +106,9 @@ def curate(
         2745
     """
     execution = choice.choose(beam_args, local_workers)
-    request = _selection_request(output, execution, **selection)
+    request = _selection_request(
+        output, execution, other_raters=tuple(other_raters or ()), **selection
+    )
     to_score = _scoring_request(
         inputs,
         rater,
@@ -120,6 +125,7 @@ def curate(
         max_rejected_fraction,
         on_bad_split,
         append,
+        other_raters,
     )
     if student is not None:
         to_score = requests.with_student(to_score, student, request, agreement, execution)
@@ -139,6 +145,7 @@ def score(
     max_rejected_fraction: float = 1.0,
     on_bad_split: str = FAIL,
     append: bool = False,
+    other_raters: Mapping[str, PathLike] | None = None,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -169,6 +176,7 @@ def score(
         max_rejected_fraction,
         on_bad_split,
         append,
+        other_raters,
     )
     return _run(Work(to_score), execution, progress)
 
@@ -266,6 +274,7 @@ def _scoring_request(
     max_rejected_fraction: float,
     on_bad_split: str,
     append: bool,
+    other_raters: Mapping[str, PathLike] | None,
 ) -> ScoringRequest:
     if on_bad_split not in ON_BAD_SPLIT:
         raise UsageError(f"on_bad_split: {on_bad_split!r} is not one of {', '.join(ON_BAD_SPLIT)}")
@@ -281,6 +290,7 @@ def _scoring_request(
         max_rejected_fraction=max_rejected_fraction,
         on_bad_split=on_bad_split,
         append=append,
+        other_raters=other_raters,
     )
 
 
@@ -309,6 +319,7 @@ def _selection_request(
     where: str = "",
     rank_by: str = "",
     tokens_from: str = "",
+    other_raters: Sequence[str] | None = None,
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
         raise UsageError(
@@ -344,4 +355,5 @@ def _selection_request(
         where=where,
         rank_by=rank_by,
         tokens_from=tokens_from,
+        other_raters=other_raters,
     )

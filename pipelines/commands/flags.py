@@ -214,6 +214,31 @@ def is_column_name(text: str) -> bool:
     return _COLUMN_NAME.fullmatch(text) is not None and not keyword.iskeyword(text)
 
 
+def raters(values: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Returns the values of `--rater`: the rater without a name, and the others by name.
+
+    Raises:
+        ValueError: Not exactly one has no name, or two have the same; the message says so.
+    """
+    unnamed, named = [], dict[str, str]()
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or not is_column_name(name):
+            unnamed.append(value)
+        elif name in named:
+            raise ValueError(f"--rater {name}: two raters have this name")
+        elif not path:
+            raise ValueError(f"--rater {name}: write {name}=DIR")
+        else:
+            named[name] = path
+    if len(unnamed) != 1:
+        raise ValueError(
+            f"--rater: give one rater without a name, whose score is `rater` in rules, not "
+            f"{len(unnamed)}; give others as NAME=DIR"
+        )
+    return unnamed[0], named
+
+
 def named_value(text: str) -> tuple[str, str]:
     """Parses a name and a value: `lang=labels/*.parquet`.
 
@@ -381,9 +406,12 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
 
     group.add_argument(
         "--rater",
+        action="append",
         required=True,
         metavar="DIR",
-        help="Rater checkpoint, such as WORKDIR/rater: a local path or any fsspec URL.",
+        help="Rater checkpoint, such as WORKDIR/rater: a local path or any fsspec URL. NAME=DIR is "
+        "another rater that scores the same texts into a column score_NAME, which --where and "
+        "--rank_by call NAME. Can be repeated.",
     )
 
     defaults = ScoringOptions()
@@ -778,6 +806,11 @@ def parse(
         )
 
     # Flags that go together are checked before any file is opened.
+    if isinstance(getattr(args, "rater", None), list):
+        try:
+            args.rater, args.other_raters = raters(args.rater)
+        except ValueError as error:
+            parser.error(str(error))
     if "accept_batch" in args:
         from datarater.pipelines.selection.ranking import SelectionError
         from datarater.pipelines.selection.rules import KeepFraction

@@ -55,6 +55,7 @@ def ranking_options(
     where: str = "",
     rank_by: str = "",
     tokens_from: str = "",
+    raters: Sequence[str] = (),
 ) -> RankingOptions | None:
     """Returns the ranking that options describe; None if there is none.
 
@@ -65,6 +66,7 @@ def ranking_options(
         rank_by: Number to rank by; "" for the run's score.
         tokens_from: What counts the tokens of a document: a column, or the path of a
             `tokenizer.json`; "" for the rater's tokenizer.
+        raters: Names of the raters of the run beside the first one.
 
     Raises:
         UsageError: An expression cannot be parsed or does not fit the columns, or a table is of no
@@ -78,7 +80,7 @@ def ranking_options(
     }
     keys = keys or {}
     for name in joins:
-        check_name(name)
+        check_name(name, raters)
     for name in keys:
         if name not in joins:
             raise UsageError(f"--join_key {name}: there is no --join {name}")
@@ -90,13 +92,14 @@ def ranking_options(
     types: dict[str, ColumnType | None] = {
         f"{table.name}.{column}": kind for table in tables for column, kind in table.types.items()
     }
-    kinds = OWN_COLUMNS | {name: kind.kind for name, kind in types.items() if kind is not None}
+    own = OWN_COLUMNS | dict.fromkeys(raters, Kind.NUMBER)
+    kinds = own | {name: kind.kind for name, kind in types.items() if kind is not None}
     used: list[str] = []
     for flag, expression in expressions.items():
         _check(flag, expression, types, kinds, Kind.TRUTH if flag == "where" else Kind.NUMBER)
         used += expression.columns()
     tokenizer = ""
-    if tokens_from and (_is_column(tokens_from, types) or tokens_from in OWN_COLUMNS):
+    if tokens_from and (_is_column(tokens_from, types) or tokens_from in own):
         _check("tokens_from", _parsed("tokens_from", tokens_from), types, kinds, Kind.NUMBER)
         used.append(tokens_from)
     elif tokens_from:
@@ -111,15 +114,33 @@ def ranking_options(
     )
 
 
-def check_name(name: str) -> None:
+def check_rater_name(name: str) -> None:
+    """Refuses a name that another rater cannot have.
+
+    Raises:
+        UsageError: The message says why.
+    """
+    if not flags.is_column_name(name):
+        raise UsageError(f"--rater {name}: {name!r} is not a name of letters, digits and _")
+    if name in OWN_COLUMNS:
+        raise UsageError(
+            f"--rater {name}: {name!r} is a column of every document; give the rater another name"
+        )
+
+
+def check_name(name: str, raters: Sequence[str] = ()) -> None:
     """Refuses a name that a joined table cannot have.
+
+    Args:
+        name: The name.
+        raters: Names of the raters of the run beside the first one.
 
     Raises:
         UsageError: The message says why.
     """
     if not flags.is_column_name(name):
         raise UsageError(f"--join {name}: {name!r} is not a name of letters, digits and _")
-    if name in OWN_COLUMNS:
+    if name in OWN_COLUMNS or name in raters:
         raise UsageError(
             f"--join {name}: {name!r} is a column of every document; give the table another name"
         )

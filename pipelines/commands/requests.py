@@ -12,7 +12,7 @@ from pathlib import Path
 from datarater.pipelines import errors
 from datarater.pipelines.bad_splits import FAIL
 from datarater.pipelines.commands import flags
-from datarater.pipelines.commands.ranking import ranking_options
+from datarater.pipelines.commands.ranking import check_rater_name, ranking_options
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
 from datarater.pipelines.graph.requests import (
@@ -21,7 +21,8 @@ from datarater.pipelines.graph.requests import (
     load_checkpoint,
 )
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions
+from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions, read_identity
+from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
@@ -68,6 +69,7 @@ def scoring_request(
     on_bad_split: str = FAIL,
     append: bool = False,
     max_sources: int = MAX_SOURCES,
+    other_raters: Mapping[str, str | Path] | None = None,
 ) -> ScoringRequest:
     """Returns a request for a scoring; loads the rater to read its digest.
 
@@ -85,6 +87,7 @@ def scoring_request(
         on_bad_split: A value of `--on_bad_split`.
         append: Whether input files may be new to the run folder, and others left out.
         max_sources: Maximum number of sources that are counted apart.
+        other_raters: Rater checkpoints that score beside the first one, by name.
 
     Raises:
         UsageError: There is no such rater, or a path cannot be used.
@@ -92,12 +95,21 @@ def scoring_request(
     """
     output = _output(output, execution)
     rater = usable_path("rater", rater, execution)
+    others = {
+        name: usable_path(f"rater {name}", path, execution)
+        for name, path in (other_raters or {}).items()
+    }
+    for name in others:
+        check_rater_name(name)
     options = RunOptions(
         rater=load_checkpoint("rater", rater).digest,
         read=read,
         scoring=scoring,
         scorer_version=SCORER_VERSION,
         split_bytes=split_bytes,
+        other_raters={
+            name: load_checkpoint(f"rater {name}", path).digest for name, path in others.items()
+        },
     )
 
     if isinstance(inputs, Patterns):
@@ -113,6 +125,7 @@ def scoring_request(
         on_bad_split,
         append=append,
         max_sources=max_sources,
+        other_raters=others,
     )
 
 
@@ -133,8 +146,11 @@ def selection_request(
     where: str = "",
     rank_by: str = "",
     tokens_from: str = "",
+    other_raters: Iterable[str] | None = None,
 ) -> SelectionRequest:
-    """Returns a request for a selection; see `SelectionRequest`.
+    """Returns a request for a selection; see `SelectionRequest` and `ranking_options`.
+
+    The raters that rules can name are `other_raters`, or those of the run folder if it is None.
 
     Raises:
         UsageError: A path cannot be used, or the options of a ranking do not fit its tables.
@@ -146,7 +162,12 @@ def selection_request(
     }
     if tokens_from:
         tokens_from = usable_path("tokens_from", tokens_from)
-    ranking = ranking_options(tables, join_key, where, rank_by, tokens_from)
+    if other_raters is None:
+        identity = read_identity(RunFolder(_output(output, execution)))
+        other_raters = () if identity is None else identity.other_raters
+    ranking = ranking_options(
+        tables, join_key, where, rank_by, tokens_from, raters=tuple(other_raters)
+    )
     if ranking is not None and ranking.tokenizer:
         path = usable_path("tokens_from", tokens_from, execution)
         ranking = dataclasses.replace(ranking, tokens_from=path)
@@ -207,6 +228,8 @@ def with_student(
             "source, --min_per_source and --reference"
         )
 
+    if scoring.other_raters:
+        raise UsageError("--student: a student scores for one rater; give --rater once")
     path = usable_path("student", student, execution)
     checkpoint = load_checkpoint("student", path)
     taught_by = checkpoint.provenance.get("distilled_from")
@@ -361,6 +384,7 @@ def scoring_of(
         on_bad_split=args.on_bad_split,
         max_sources=args.max_sources,
         append=getattr(args, "append", False),
+        other_raters=args.other_raters,
     )
 
 
@@ -395,6 +419,7 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         where=args.where,
         rank_by=args.rank_by,
         tokens_from=args.tokens_from,
+        other_raters=getattr(args, "other_raters", None),
     )
 
 

@@ -63,6 +63,7 @@ from datarater.pipelines.run_folder.ranking_options import (
 )
 from datarater.pipelines.run_folder.score_files import (
     JOINED,
+    OTHER_SCORE,
     RATER_SCORE,
     RATER_TOKENS,
     ScoreFile,
@@ -586,6 +587,9 @@ def rank_table(
         "bytes": table.column("bytes"),
         "source": table.column("source").cast(pa.string()),
     }
+    for name in table.schema.names:
+        if name.startswith(OTHER_SCORE):
+            own[name.removeprefix(OTHER_SCORE)] = table.column(name).cast(pa.float64())
     columns = {name: _combined(column) for name, column in own.items()} | dict(joined)
     scored_R = table.column("score").is_valid().to_numpy()
     reasons_R = np.full(rows, "", object)

@@ -57,7 +57,7 @@ import zstandard
 from datarater.pipelines.graph.mirrored_names import compression_of
 from datarater.pipelines.graph.schema_metadata import kept_metadata
 from datarater.pipelines.graph.second_read import IncompleteRows, KeptSplit
-from datarater.pipelines.run_folder.score_files import RANKED_BY, SCORED_BY
+from datarater.pipelines.run_folder.score_files import OTHER_SCORE, RANKED_BY, SCORED_BY
 from datarater.rater_model.documents.arrow_types import is_text, mapped_type, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -168,7 +168,8 @@ def attribute_line(
 def scores_table(rows: pa.Table, path: str) -> pa.Table:
     """Returns rows of a score file with the columns of `SCORES_SCHEMA`, and `scored_by` if any.
 
-    Rows of a ranking also have the number that they are ranked by and all signals.
+    Rows of a run with several raters have their scores too. Rows of a ranking also have the number
+    that they are ranked by and all signals.
 
     Args:
         rows: Rows of the score file.
@@ -197,6 +198,9 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
     if SCORED_BY in rows.schema.names:
         table = table.append_column(SCORED_BY, rows[SCORED_BY].cast(pa.string()))
     names = rows.schema.names
+    for name in names:
+        if name.startswith(OTHER_SCORE):
+            table = table.append_column(name, rows[name])
     if RANKED_BY in names:
         for name in names[names.index(RANKED_BY) :]:
             table = table.append_column(name, rows[name])

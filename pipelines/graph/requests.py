@@ -7,6 +7,7 @@ its `Work`. The graph and its workers need nothing else.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from datarater.pipelines.bad_splits import FAIL, REJECT
 from datarater.pipelines.errors import CurationError, UsageError
@@ -69,6 +70,7 @@ class ScoringRequest:
         append: Whether input files may be new to the run folder, and others left out.
         plans: Number of plans of the run folder once all files are planned; 0 if it is not known.
         student: Path of the student that scores first; "" without one.
+        other_raters: Paths of the raters that score beside the first one, by name.
     """
 
     inputs: Inputs
@@ -92,6 +94,7 @@ class ScoringRequest:
     append: bool = False
     plans: int = 0
     student: str = ""
+    other_raters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def pack_bytes(self, total: int) -> int:
         """Returns the stored bytes of small files that share a split.

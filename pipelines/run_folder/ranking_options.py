@@ -8,7 +8,7 @@ import enum
 import pyarrow as pa
 
 from datarater.pipelines.run_folder.identity import InputsDigest
-from datarater.pipelines.selection.expressions import Expression, Kind
+from datarater.pipelines.selection.expressions import Kind
 from datarater.rater_model.json_codec import IF_SET
 
 KEY_COLUMN = "key"
@@ -113,22 +113,10 @@ class RankingOptions:
     tokens_from: str = dataclasses.field(default="", metadata=IF_SET)
     tokenizer: str = dataclasses.field(default="", metadata=IF_SET)
 
-    def kinds(self) -> dict[str, Kind]:
-        """Returns the kind of every column that a rule may use, by name."""
-        kinds = dict(OWN_COLUMNS)
-        for table in self.joins:
-            kinds |= {name: column.kind for name, column in table.full_names().items()}
-        return kinds
-
     @property
     def tokens_column(self) -> str:
         """The column that counts tokens; "" if a tokenizer does."""
         return "" if self.tokenizer else self.tokens_from
-
-    def expressions(self) -> list[Expression]:
-        """Returns the expressions of the rules, parsed."""
-        texts = (self.where, self.rank_by)
-        return [Expression.parse(text) for text in texts if text]
 
 
 @dataclasses.dataclass

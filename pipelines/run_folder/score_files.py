@@ -16,6 +16,7 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | records | 1; the number of records that are lost together, such as rows of a damaged row group |
 | file | path of the input file |
 | scored_by | `rater` or `student`; only in runs with a student |
+| score_NAME | score of another rater; only in runs with several; null where it is not finite |
 
 The score files of a selection's ranking (`datarater.pipelines.graph.ranking`) have the same rows.
 There `score` is the number that the selection ranks by, null for a document that the ranking
@@ -42,6 +43,7 @@ import base64
 import dataclasses
 import io
 import itertools
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -86,6 +88,8 @@ RATER_SCORE = "rater_score"
 RATER_TOKENS = "rater_tokens"
 RANKED_BY = "ranked_by"
 """The number that a selection ranks by, where `score` is the run's own score."""
+OTHER_SCORE = "score_"
+"""What the names of columns begin with that have the scores of other raters."""
 JOINED = "joined:"
 """What the names of columns begin with that say whether a joined table has a row."""
 MAX_LISTED_REJECTS = 1000
@@ -183,6 +187,7 @@ class ScoreRows:
         max_listed: Number of bad records that get a row of their own.
         row_group_bytes: Bytes of rows that are collected before they are written.
         has_student: Whether the rows have the column `scored_by`.
+        other_raters: Names of the raters whose scores the rows have beside those of the first.
     """
 
     def __init__(
@@ -192,11 +197,15 @@ class ScoreRows:
         row_group_bytes: int = ROW_GROUP_BYTES,
         *,
         has_student: bool = False,
+        other_raters: Iterable[str] = (),
     ) -> None:
         self._paths = pa.array(paths, pa.string())
         self._row_group_bytes = row_group_bytes
         self._has_student = has_student
         self._schema = SCHEMA.append(SCORED_BY_FIELD) if has_student else SCHEMA
+        self._other_columns = [f"{OTHER_SCORE}{name}" for name in other_raters]
+        for name in self._other_columns:
+            self._schema = self._schema.append(pa.field(name, pa.float32()))
         self._row_schema = self._schema.set(_FILE_INDEX, _FILE_NUMBER)
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=commits.IN_MEMORY_BYTES
@@ -245,6 +254,7 @@ class ScoreRows:
         tokens_N: NDArray[np.int64],
         parts: Sequence[int] = (),
         by_rater_N: NDArray[np.bool_] | None = None,
+        other_scores: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> int:
         """Adds records in the order of the input.
 
@@ -254,6 +264,7 @@ class ScoreRows:
             tokens_N: Numbers of tokens of the N documents.
             parts: Number, in the split, of the file of each record; 0 for all if it is empty.
             by_rater_N: Whether the rater scored each document, and not its student; all if None.
+            other_scores: Scores of the N documents by each of the other raters.
 
         Returns:
             The number of documents that were rejected for their score.
@@ -281,6 +292,11 @@ class ScoreRows:
                         by_rater = by_rater_N[chosen].tolist()
                     self._columns[SCORED_BY] += [
                         BY_RATER if by_it else BY_STUDENT for by_it in by_rater
+                    ]
+                for name, others_N in (other_scores or {}).items():
+                    values = others_N[chosen].tolist()
+                    self._columns[f"{OTHER_SCORE}{name}"] += [
+                        value if math.isfinite(value) else None for value in values
                     ]
                 continue
             for record, part in zip(members, their_parts, strict=True):
@@ -395,10 +411,10 @@ class ScoreRows:
             "excerpt": excerpt,
             RECORDS: records,
             FILE: part,
-            SCORED_BY: None,
         }
+        # Only documents have scores, and who gave them.
         for name, column in self._columns.items():
-            column.append(values[name])
+            column.append(values.get(name))
 
     def to_parquet(
         self,
