@@ -35,7 +35,11 @@ from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
-from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
+from datarater.pipelines.selection.policy_options import (
+    DEFAULT_MAX_COPIES,
+    policy_from_options,
+    rule_from_options,
+)
 from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES, ReadOptions
 from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -197,7 +201,8 @@ def select(
         beam_args: Flags for Beam.
         progress: Whether to print progress lines.
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
-            or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
+            `accept_batch` with `discard_fraction`, or `sample_tokens` or `sample_count` with
+            `temperature` and `max_copies`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
             `second_read_bytes`, `report_texts`, `join` and `join_key` (paths and key columns by
             name), `where`, `rank_by`, `tokens_from`, each as the flag of that name.
@@ -303,6 +308,10 @@ def _selection_request(
     token_budget: int | None = None,
     threshold: Any = None,
     accept_batch: int | None = None,
+    sample_tokens: int | None = None,
+    sample_count: int | None = None,
+    temperature: Any = None,
+    max_copies: int = DEFAULT_MAX_COPIES,
     discard_fraction: Any = None,
     per: str = "corpus",
     source_weights: Mapping[str, Any] | None = None,
@@ -328,7 +337,17 @@ def _selection_request(
     if name is not None and not is_selection_name(name):
         raise UsageError(f"name: {name!r} is not a name of letters, digits and ._=- (at most 100)")
 
-    rule = rule_from_options(keep_fraction, keep_count, token_budget, threshold, accept_batch)
+    rule = rule_from_options(
+        keep_fraction,
+        keep_count,
+        token_budget,
+        threshold,
+        accept_batch,
+        sample_tokens,
+        sample_count,
+        temperature,
+        max_copies,
+    )
     policy = policy_from_options(
         rule,
         accept_batch=accept_batch,

@@ -246,6 +246,8 @@ def asked_for(options: SelectionOptions) -> str:
         "threshold": f"Keep the documents that score at least {value}",
         "batch_top_k": f"Keep each document with its chance of being among the best "
         f"{value.replace('/', ' of ')} documents of a random batch",
+        "sample_tokens": f"Sample copies of documents by their scores: {value}",
+        "sample_count": f"Sample copies of documents by their scores: {value}",
     }.get(kind, f"{kind} {value}")
     what += ", of each source separately." if options.per == "source" else "."
 
@@ -313,6 +315,9 @@ def _tiles(facts: _Facts) -> Tiles:
         Tile("Tokens kept", short(counts.kept_tokens), f"{kept_tokens:.1%} of {short(tokens)}"),
         Tile("Cutoff", cutoff, note),
     ]
+    if counts.repeats:
+        written, copied = counts.written, short(counts.kept_tokens + counts.repeat_tokens)
+        tiles.append(Tile("Written", f"{written:,}", f"with all copies; {copied} tokens"))
     parts = [
         ("kept", counts.kept, Hue.KEPT),
         ("dropped", counts.dropped, Hue.DROPPED),

@@ -548,6 +548,38 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         "probability that it is among the best of a random batch of B.",
     )
 
+    rules.add_argument(
+        "--sample_tokens",
+        type=whole_number,
+        metavar="T",
+        help="Temperature sampling, with --temperature: keep documents in as many copies as their "
+        "scores deserve, T tokens in all on average. The copies of a document are proportional to "
+        "exp(score / temperature), up to --max_copies.",
+    )
+
+    rules.add_argument(
+        "--sample_count",
+        type=whole_number,
+        metavar="N",
+        help="The same with N copies in all.",
+    )
+
+    group.add_argument(
+        "--temperature",
+        metavar="TAU",
+        help="Difference of scores that multiplies the copies of --sample_tokens and "
+        "--sample_count by e. A high one samples evenly.",
+    )
+
+    group.add_argument(
+        "--max_copies",
+        type=whole_number,
+        default=4,
+        metavar="N",
+        help="Maximum number of copies of a document of --sample_tokens and --sample_count. "
+        "Default: %(default)s.",
+    )
+
     group.add_argument(
         "--discard_fraction",
         metavar="RHO",
@@ -756,14 +788,19 @@ def policy(args: argparse.Namespace) -> Policy:
     Raises:
         SelectionError: Two flags cannot be combined; the message names them.
     """
-    from datarater.pipelines.selection.policy_options import policy_from_options
+    from datarater.pipelines.selection.policy_options import policy_from_options, sample_rule
     from datarater.pipelines.selection.ranking import SelectionError
 
+    rule, sampled = args.rule, (args.sample_tokens, args.sample_count)
+    if sampled != (None, None):
+        rule = sample_rule(*sampled, args.temperature, args.max_copies, "--")
+    elif args.temperature is not None:
+        raise SelectionError("--temperature needs --sample_tokens or --sample_count")
     weights = dict(args.source_weight)
     if len(weights) < len(args.source_weight):
         raise SelectionError("--source_weight gives one source two weights")
     return policy_from_options(
-        args.rule,
+        rule,
         accept_batch=args.accept_batch,
         discard_fraction=args.discard_fraction,
         per=args.per,
@@ -772,6 +809,12 @@ def policy(args: argparse.Namespace) -> Policy:
         by_reference=args.reference is not None,
         prefix="--",
     )
+
+
+def has_rule(args: argparse.Namespace) -> bool:
+    """Returns whether the flags of `add_selection_flags` give a rule."""
+    rules = (args.rule, args.accept_batch, args.sample_tokens, args.sample_count)
+    return any(rule is not None for rule in rules)
 
 
 def parse(
@@ -816,7 +859,7 @@ def parse(
         from datarater.pipelines.selection.rules import KeepFraction
 
         checked = args
-        if args.rule is None and args.accept_batch is None:
+        if not has_rule(args):
             # What the rater recommends is a share, and is not known yet.
             checked = argparse.Namespace(**{**vars(args), "rule": KeepFraction(1)})
         try:

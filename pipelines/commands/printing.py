@@ -128,6 +128,9 @@ def print_selection(request: SelectionRequest) -> None:
     counts = manifest.counts
     say(f"read      {counts.read:>12,}")
     say(f"kept      {counts.kept:>12,}  ({counted(counts.kept_tokens, 'token')})")
+    if counts.repeats:
+        tokens = counted(counts.kept_tokens + counts.repeat_tokens, "token")
+        say(f"written   {counts.written:>12,}  ({tokens}, with all copies)")
     say(f"dropped   {counts.dropped:>12,}")
     for reason, number in by_count(counts.excluded_by_reason):
         say(f"  {reason:<20} {number:>12,}")
@@ -144,6 +147,7 @@ def print_selection(request: SelectionRequest) -> None:
             "incomplete:     columns of some input rows are damaged or too large, and null in the "
             f"kept rows; see {request.selection.incomplete_folder}/"
         )
+    say(f"mixture:        {request.selection.mixture_path}")
     output = shlex.quote(request.output)
     if commits.exists(request.selection.report_path):
         say(f"report:         {request.selection.report_path}")

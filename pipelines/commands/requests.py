@@ -27,7 +27,7 @@ from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.rules import KeepFraction
+from datarater.pipelines.selection.rules import KeepFraction, TemperatureSample
 from datarater.rater_model.cascade import HeldOut, NotAStudentError
 from datarater.rater_model.checkpoint import (
     RECOMMENDATION_FILE,
@@ -165,6 +165,11 @@ def selection_request(
     if other_raters is None:
         identity = read_identity(RunFolder(_output(output, execution)))
         other_raters = () if identity is None else identity.other_raters
+    if isinstance(policy.rule, TemperatureSample) and output_format == "attributes":
+        raise UsageError(
+            "--output_format: an attributes file has one line for each document, but "
+            "--sample_tokens and --sample_count repeat some; write another format"
+        )
     ranking = ranking_options(
         tables, join_key, where, rank_by, tokens_from, raters=tuple(other_raters)
     )
@@ -461,8 +466,8 @@ def recommended_rule(
     if found is None:
         parser.error(
             "one of the arguments --keep_fraction --keep_count --token_budget --threshold "
-            f"--accept_batch is required: {rater} recommends no share, which datarater evaluate "
-            "--sweep would write into it"
+            f"--accept_batch --sample_tokens --sample_count is required: {rater} recommends no "
+            "share, which datarater evaluate --sweep would write into it"
         )
     print_line(
         f"--keep_fraction {found.keep:g}, as {path}/{RECOMMENDATION_FILE} recommends: an "

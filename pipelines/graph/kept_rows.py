@@ -45,6 +45,13 @@ def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
     return kept_R
 
 
+def copies_of_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
+    """Returns how many copies of each row of a score file to keep, int64."""
+    copies_R = np.zeros(file.table.num_rows, np.int64)
+    copies_R[file.scored_rows()] = cutoffs.copies(*keys_by_source(file, seed), seed)
+    return copies_R
+
+
 def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
     """Returns the rank keys and sources of a score file's scored documents.
 
@@ -85,7 +92,7 @@ def count_group(
         split = task.split
         counted = _SplitCount(request, sources_apart)
         for file in ScoreFile.in_chunks(request.ranked, split.ordinal, COUNT_COLUMNS):
-            counted.add(file, kept_rows(file, cutoffs, request.seed), sources)
+            counted.add(file, copies_of_rows(file, cutoffs, request.seed), sources)
 
         # A part of a stream is read by unpacking the parts before it too.
         continues = split.continues_stream and before is not None and before.path == split.path
@@ -118,8 +125,9 @@ class _SplitCount:
         self._sizes: list[int] = []
         self._is_read: list[bool] = []
 
-    def add(self, file: ScoreFile, kept_R: np.ndarray, sources: dict[str, KeptCounts]) -> None:
+    def add(self, file: ScoreFile, copies_R: np.ndarray, sources: dict[str, KeptCounts]) -> None:
         """Counts rows of the score file; adds their counts by source to those given."""
+        kept_R = copies_R > 0
         document_R = file.document_rows()
         records_R = file.column(RECORDS)
 
@@ -131,6 +139,8 @@ class _SplitCount:
             np.where(document_R, 0, records_R),
             np.where(kept_R, file.column("tokens"), 0),
             np.where(kept_R, file.column("bytes"), 0),
+            copies_R - kept_R,
+            (copies_R - kept_R) * file.column("tokens"),
         )
         names, codes_R = file.sources()
         if self._apart is not None:

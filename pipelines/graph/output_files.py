@@ -25,7 +25,7 @@ from apache_beam.metrics import Metrics
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import record_writers
-from datarater.pipelines.graph.kept_rows import kept_rows
+from datarater.pipelines.graph.kept_rows import copies_of_rows
 from datarater.pipelines.graph.mirrored_names import MirroredNames
 from datarater.pipelines.graph.requests import SECOND_READ_BYTES, SelectionRequest
 from datarater.pipelines.graph.second_read import KeptSplit
@@ -56,8 +56,8 @@ class ShardTask:
         name: Name of the file, such as `part-00000-of-00012.jsonl.gz`.
         written: Format of the file.
         file_class: Class of the input files that it is written from.
-        splits: Its splits in order: their ordinals, and how many documents of such files each
-            keeps.
+        splits: Its splits in order: their ordinals, and how many documents of such files are
+            written of each, all copies counted.
         input_bytes: Stored bytes that reading each of these splits takes; empty if unknown.
         piece: Number of the piece, from 0.
         pieces: Number of pieces of the file; 1 if the task writes all of it.
@@ -153,11 +153,13 @@ def plan_shards(
     """
     # A file ends where it is full, or where the next split needs a file of another class.
     rows_K = np.flatnonzero(splits.counts["kept"])
+    written_S = splits.counts["kept"] + splits.counts["repeats"]
+    bytes_S = splits.counts["kept_bytes"] * written_S // np.maximum(splits.counts["kept"], 1)
     classes = [record_writers.file_class(layout, output_format) for layout in splits.layouts]
     starts, last_class, filled = [], "", 0
     rows = zip(
         splits.layout_codes_S[rows_K].tolist(),
-        splits.counts["kept_bytes"][rows_K].tolist(),
+        bytes_S[rows_K].tolist(),
         strict=True,
     )
     for row, (code, size) in enumerate(rows):
@@ -180,7 +182,7 @@ def plan_shards(
             tuple(
                 zip(
                     splits.ordinals_S[rows_R].tolist(),
-                    splits.counts["kept"][rows_R].tolist(),
+                    written_S[rows_R].tolist(),
                     strict=True,
                 )
             ),
@@ -262,7 +264,7 @@ def _committed(
 
 
 ScoredPart = tuple[ScoreFile, np.ndarray]
-"""Rows of a score file, and the mask of those kept."""
+"""Rows of a score file, and the number of copies to keep of each; a mask where there is one."""
 
 
 class WriteShard(Step[SelectionRequest]):
@@ -298,8 +300,7 @@ class WriteShard(Step[SelectionRequest]):
 
     def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[ScoredPart]:
         for file in ScoreFile.in_chunks(self._request.ranked, ordinal):
-            kept_R = kept_rows(file, cutoffs, self._request.seed)
-            yield file.with_own_scores(), kept_R
+            yield file.with_own_scores(), copies_of_rows(file, cutoffs, self._request.seed)
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:

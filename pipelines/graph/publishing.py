@@ -29,6 +29,7 @@ from datarater.pipelines.run_folder.manifest import (
     Manifest,
     ManifestCounts,
     MatchedCounts,
+    Mixture,
 )
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
@@ -251,6 +252,8 @@ def publish(
         rater=scoring.identity.rater,
     )
 
+    mixture = to_json(Mixture.of(sources))
+    commits.commit_if_absent(request.selection.mixture_path, mixture)
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     remove_pieces(request.selection)
     if not try_to_write_report(request.folder, request.name, request.report_texts):
@@ -276,7 +279,7 @@ def _matched(
 
 def _draw(cutoffs: Cutoffs, total: KeptCounts) -> Draw | None:
     expected = cutoffs.expected()
-    return None if expected is None else Draw(*expected, actual=total.kept)
+    return None if expected is None else Draw(*expected, actual=total.written)
 
 
 @beam.typehints.with_output_types(str)

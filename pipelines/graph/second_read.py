@@ -44,13 +44,16 @@ class IncompleteRows:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ScoredRows:
-    """Some rows of a score file: its documents by column, and where records were rejected."""
+    """Some rows of a score file: its documents by column, and where records were rejected.
+
+    `kept` is the number of copies to keep of each document.
+    """
 
     positions: list[int]
     sizes: list[int]
     keys: list[str]
     scores: list[float]
-    kept: list[bool]
+    kept: list[int]
     by_student: list[bool | None]
     rejected: set[int]
 
@@ -61,7 +64,7 @@ class _ScoredRows:
 
     @classmethod
     def of(cls, rows: tuple[pa.Table, np.ndarray]) -> _ScoredRows:
-        """Returns the rows of a table with the mask of those kept.
+        """Returns the rows of a table, given with how many copies of each are kept.
 
         Bad records, of which only some have a row, are never kept.
         """
@@ -115,7 +118,7 @@ class _KeptRows:
             scores_R = table.column("score").to_numpy(zero_copy_only=False)
             more = (table.column("position").to_numpy(), table.column("bytes").to_numpy(), scores_R)
             self._columns = tuple(
-                np.concatenate([known_N, column_R[kept_R]])
+                np.concatenate([known_N, np.repeat(column_R, kept_R)])
                 for known_N, column_R in zip(self._columns, more, strict=True)
             )
             positions_N = self._columns[0]
@@ -144,7 +147,8 @@ class KeptSplit:
     Attributes:
         task: The file, or its part.
         content: Digest of the stored bytes that were scored; "" if unknown.
-        rows: All rows of its score file, a part at a time, each with the mask of the kept ones.
+        rows: All rows of its score file, a part at a time, each with the number of copies to keep
+            of each row, or the mask of the kept ones.
         options: How records are read.
         incomplete: Rows that `tables` has yielded without columns that cannot be read.
     """
@@ -163,7 +167,7 @@ class KeptSplit:
     def score_rows(self) -> Iterator[pa.Table]:
         """Yields the rows of the score file; the input is not read."""
         for table, kept_R in self.rows:
-            yield table.filter(pa.array(kept_R))
+            yield table.take(pa.array(np.repeat(np.arange(table.num_rows), kept_R)))
 
     def documents(self) -> Iterator[tuple[Document, float]]:
         """Yields the documents with their scores; raises as `judged_documents` does."""
@@ -201,7 +205,7 @@ class KeptSplit:
                     continue  # an earlier version could not read it
                 if not is_scored:
                     raise self._changed(f"the document at {record.position} is not the one scored")
-                if rows.kept[row]:
+                for _ in range(rows.kept[row]):
                     yield record, rows.scores[row], rows.by_student[row]
                 row += 1
 

@@ -20,7 +20,7 @@
       selections/NAME/kept/        the kept documents
       selections/NAME/pieces/      parts of such files, until they are put together
       selections/NAME/incomplete/  rows that lack columns which are damaged in the input, if any
-      selections/NAME/manifest.json, report.html, _SUCCESS
+      selections/NAME/manifest.json, mixture.json, report.html, _SUCCESS
 
 Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`), except
 `report.html`, which can be made again. There is no other state: a file that exists is done, a file
@@ -119,6 +119,11 @@ class SelectionFolder:
     def manifest_path(self) -> str:
         """The manifest: the list of files with kept documents, for readers."""
         return f"{self.path}/manifest.json"
+
+    @property
+    def mixture_path(self) -> str:
+        """The shares of the sources in what is kept, for a trainer."""
+        return f"{self.path}/mixture.json"
 
     @property
     def report_path(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from datarater.pipelines.errors import RunFolderMismatchError
@@ -171,6 +172,63 @@ class Manifest(SelectionOptions):
         """The corpus's cutoff as a rank key; None if the rule has none for the whole corpus."""
         key = self.cutoff.get("rank_key")
         return None if key is None else int(key, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixturePart:
+    """What a source contributes to the kept documents.
+
+    Attributes:
+        documents: Number of kept documents.
+        copies: Number of documents that are written: with all copies.
+        tokens: Tokens of the kept documents.
+        copied_tokens: Tokens that are written: with those of all copies.
+        weight: Share of the tokens that are written.
+        epochs: Average number of times that a token of the source's kept documents is written.
+    """
+
+    documents: int
+    copies: int
+    tokens: int
+    copied_tokens: int
+    weight: float
+    epochs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The content of `mixture.json`: the shares of the sources, as a trainer takes them.
+
+    Attributes:
+        tokens: Tokens that are written of all sources.
+        sources: Sources of which something is kept, by name.
+        format: Version of the format.
+    """
+
+    tokens: int
+    sources: dict[str, MixturePart]
+    format: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, sources: Mapping[str, KeptCounts]) -> Mixture:
+        """Returns the mixture of a selection, given what it keeps of every source."""
+        written = {name: one.kept_tokens + one.repeat_tokens for name, one in sources.items()}
+        total = sum(written.values())
+        return cls(
+            total,
+            {
+                name: MixturePart(
+                    counts.kept,
+                    counts.written,
+                    counts.kept_tokens,
+                    written[name],
+                    written[name] / total if total else 0.0,
+                    written[name] / counts.kept_tokens if counts.kept_tokens else 0.0,
+                )
+                for name, counts in sorted(sources.items())
+                if counts.kept
+            },
+        )
 
 
 def read_manifest(selection: SelectionFolder) -> Manifest | None:

@@ -28,22 +28,27 @@ from datarater.pipelines.graph.ranking import FoundRows, rank_parts
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.graph.token_counts import TokenCounterError
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.manifest import Manifest, read_manifest
+from datarater.pipelines.run_folder.layout import read_json
+from datarater.pipelines.run_folder.manifest import Manifest, Mixture, read_manifest
 from datarater.pipelines.run_folder.ranking_options import RankingOptions
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.pipelines.run_folder.selection_progress import Phase, look_at_selection
+from datarater.pipelines.selection import sampling
 from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.ranking import key_hash, seeded_hash
 from datarater.pipelines.selection.rules import (
     BatchTopK,
     KeepCount,
     KeepFraction,
     Rule,
+    TemperatureSample,
     Threshold,
     TokenBudget,
 )
 from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
 from tests.support.corpora import as_lines, corpus_records, write_corpus
+from tests.support.curation import read_kept
 from tests.support.ranked_runs import (
     Ranked,
     first_rows,
@@ -433,3 +438,89 @@ def test_rows_are_judged_alike_in_any_row_groups(case: Case) -> None:
     assert pa.concat_tables(ranked).to_pylist() == whole.table.to_pylist()
     reasons = Counter(whole.table.column("status").to_pylist())
     assert reasons["condition_missing"] > 0
+
+
+@settings(max_examples=8)
+@given(st.randoms(use_true_random=False), st.integers(0, 90), st.booleans(), st.booleans())
+def test_copies_are_those_of_the_oracle_and_are_counted_apart(
+    rng: random.Random, size: int, in_tokens: bool, is_ranked: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case.make(Path(folder), rng)
+        rule = TemperatureSample(size, "0.75", 3, in_tokens=in_tokens)
+        request = case.request(rule, ranking=case.options if is_ranked else None)
+        select_now(request)
+
+        judge = case.judge if is_ranked else (lambda row: (row["score"], row["tokens"]))
+        ranked = [one for one in oracle(request, judge) if one.score is not None]
+        copies = copies_by_bisection(ranked, rule, request.seed)
+        expected = Counter({place_of(one): n for one, n in zip(ranked, copies, strict=True) if n})
+        rows = kept_rows_of(request)
+        assert Counter((row["path"], row["position"]) for row in rows) == expected
+
+        manifest = read_manifest(request.selection)
+        assert manifest is not None
+        counts = manifest.counts
+        assert counts.read == counts.kept + counts.dropped + counts.rejected
+        assert (counts.kept, counts.written) == (len(expected), sum(expected.values()))
+        tokens = {place_of(one): one.tokens for one in ranked}
+        assert counts.kept_tokens == sum(tokens[place] for place in expected)
+        written = sum(tokens[place] * number for place, number in expected.items())
+        assert counts.kept_tokens + counts.repeat_tokens == written
+        assert sum(file.documents for file in manifest.files) == counts.written
+
+        # The mixture has the shares of the sources in what is written.
+        mixture = read_json(request.selection.mixture_path, Mixture)
+        assert mixture is not None
+        assert mixture.tokens == written
+        assert sum(part.copies for part in mixture.sources.values()) == counts.written
+        if written:
+            assert sum(part.weight for part in mixture.sources.values()) == pytest.approx(1)
+        for name, part in mixture.sources.items():
+            own = [place_of(one) for one in ranked if one.row["source"] == name]
+            assert part.copied_tokens == sum(tokens[place] * expected[place] for place in own)
+            assert part.documents == sum(expected[place] > 0 for place in own)
+
+
+def place_of(document: Ranked) -> tuple[str, int]:
+    return document.row["file"], document.row["position"]
+
+
+def copies_by_bisection(documents: list[Ranked], rule: TemperatureSample, seed: int) -> list[int]:
+    """Returns the copies of documents by their own weights, with the scale found by bisection."""
+    if not documents:
+        return []
+    scores_N = np.asarray([document.score for document in documents])
+    weights_N = np.exp((scores_N - scores_N.max()) / float(rule.temperature))
+    sizes_N = np.asarray([document.tokens if rule.in_tokens else 1 for document in documents])
+    target = min(rule.target_size, rule.max_copies * int(sizes_N.sum()))
+    low, high = 1e-150, 1e150
+    for _ in range(200):
+        scale = (low * high) ** 0.5
+        is_enough = (np.minimum(rule.max_copies, scale * weights_N) * sizes_N).sum() >= target
+        low, high = (low, scale) if is_enough else (scale, high)
+    full = target == rule.max_copies * int(sizes_N.sum())
+    means_N = np.minimum(rule.max_copies, (1e150 if full else high) * weights_N)
+    means_N = means_N if target else np.zeros(len(documents))
+    keys = np.asarray([key_hash(document.row["key"]) for document in documents], np.uint64)
+    draws_N = seeded_hash(seeded_hash(keys, seed), seed ^ sampling._DRAW) / 2.0**64
+    copies: list[int] = (np.floor(means_N) + (draws_N < means_N % 1)).astype(int).tolist()
+    return copies
+
+
+def test_every_format_has_every_copy(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in")
+    scoring = score_corpus(tmp_path / "in", tmp_path / "run", TiedScorer(), files_per_split=1)
+    policy = Policy(TemperatureSample(500, "2", 4, in_tokens=False))
+    request = SelectionRequest(scoring.output, policy, 0, "same", 2**20)
+    select_now(request)
+    manifest = read_manifest(request.selection)
+    assert manifest is not None
+    assert manifest.counts.repeats > 0
+    rows = read_kept(Path(request.selection.path))
+    copies = Counter(row["id"] for row in rows)
+    assert (len(copies), len(rows)) == (manifest.counts.kept, manifest.counts.written)
+    assert {file.format for file in manifest.files} == {"jsonl", "jsonl.gz", "jsonl.zst", "parquet"}
+    assert set(copies.values()) == {1, 2, 3, 4} & set(copies.values())
+    assert max(copies.values()) > 1
+    assert request.policy.name == "sample-count-500-t2-x4"
