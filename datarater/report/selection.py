@@ -238,17 +238,7 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
 
 def asked_for(options: SelectionOptions) -> str:
     """Describes the rule of a selection in a sentence or two."""
-    kind, value = options.rule.kind, options.rule.value
-    what = {
-        "keep_fraction": f"Keep the best {_percent(value)} of the scored documents",
-        "keep_count": f"Keep the best {_grouped(value)} documents",
-        "token_budget": f"Keep the best documents that fit in {_grouped(value)} tokens",
-        "threshold": f"Keep the documents that score at least {value}",
-        "batch_top_k": f"Keep each document with its chance of being among the best "
-        f"{value.replace('/', ' of ')} documents of a random batch",
-        "sample_tokens": f"Sample copies of documents by their scores: {value}",
-        "sample_count": f"Sample copies of documents by their scores: {value}",
-    }.get(kind, f"{kind} {value}")
+    what = _rule_in_words(options.rule.kind, options.rule.value)
     what += ", of each source separately." if options.per == "source" else "."
 
     weights = options.source_weights
@@ -270,6 +260,33 @@ def asked_for(options: SelectionOptions) -> str:
     if options.reference:
         what += f" The scores are compared with the reference {options.reference}."
     return what
+
+
+def _rule_in_words(kind: str, value: str) -> str:
+    match kind:
+        case "keep_fraction":
+            return f"Keep the best {_percent(value)} of the scored documents"
+        case "keep_count":
+            return f"Keep the best {_grouped(value)} documents"
+        case "token_budget":
+            return f"Keep the best documents that fit in {_grouped(value)} tokens"
+        case "threshold":
+            return f"Keep the documents that score at least {value}"
+        case "batch_top_k":
+            of = value.replace("/", " of ")
+            return (
+                f"Keep each document with its chance of being among the best {of} documents of a "
+                "random batch"
+            )
+        case "sample_tokens" | "sample_count":
+            size, temperature, copies = value.split()
+            unit = "tokens" if kind == "sample_tokens" else "copies"
+            return (
+                f"Keep documents in copies that grow with their scores, {_grouped(size)} {unit} in "
+                f"all ({temperature.replace('=', ' ')}, at most {copies.partition('=')[2]} copies "
+                "of a document)"
+            )
+    return f"{kind} {value}"
 
 
 def _percent(value: str) -> str:
