@@ -47,6 +47,7 @@ from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.graph.token_counts import TokenCounter, token_counts
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.counts import Counts
+from datarater.pipelines.run_folder.identity import CommittedIdentity
 from datarater.pipelines.run_folder.layout import RankingFolder, read_json, to_json
 from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.plan import SplitTask, identity_of, plan_of, read_group
@@ -407,7 +408,13 @@ class RankSplit(Step[SelectionRequest]):
 
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
+        self._identity: CommittedIdentity | None = None
         self._counter: TokenCounter | None = None
+
+    def _run(self) -> CommittedIdentity:
+        if self._identity is None:
+            self._identity = identity_of(self._request.folder)
+        return self._identity
 
     def _token_counter(self) -> TokenCounter:
         if self._counter is None:
@@ -426,10 +433,8 @@ class RankSplit(Step[SelectionRequest]):
             judged = functools.partial(_judged, request, ordinal, found)
             ranked: Iterable[ScoreFile] = (part for _, part in judged())
             if options.tokenizer:
-                read = identity_of(request.folder).read
-                ranked = count_tokens(self._token_counter(), judged, read)
-            rater = read_scoring(request.folder).identity.rater
-            with ranked_file(ranked, rater) as content:
+                ranked = count_tokens(self._token_counter(), judged, self._run().read)
+            with ranked_file(ranked, self._run().rater) as content:
                 commits.commit_file(request.ranking_folder.score_path(ordinal), content)
             Metrics.counter(METRICS, "splits_ranked").inc()
             yield task.group, ordinal
