@@ -81,19 +81,24 @@ def expected_copies(
     most = float(budget.max_copies)
     if not len(scores_K) or budget.target >= most * float(sizes_K.sum()):
         return np.full(len(scores_K), most)
-    weights_K = np.exp((scores_K - scores_K[0]) / budget.temperature)
 
-    # The first scores are those that reach the maximum: as few as leave the others below it.
-    mass_K = sizes_K * weights_K
+    # As few of the best scores as possible reach the maximum: the smallest number for which the
+    # next one does not exceed it. Weights are relative to that one, so that the best never
+    # underflows.
     left_K = budget.target - most * (np.cumsum(sizes_K) - sizes_K)
-    rest_K = np.cumsum(mass_K[::-1])[::-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scales_K = left_K / rest_K
-    fits_K = (scales_K * weights_K <= most) & (rest_K > 0)
-    first = int(np.argmax(fits_K)) if fits_K.any() else len(scores_K)
+    low, high = 0, len(scores_K) - 1
+    while low < high:
+        middle = (low + high) // 2
+        weights = np.exp((scores_K[middle:] - scores_K[middle]) / budget.temperature)
+        if left_K[middle] <= most * float((sizes_K[middle:] * weights).sum()):
+            high = middle
+        else:
+            low = middle + 1
+
+    weights = np.exp((scores_K[low:] - scores_K[low]) / budget.temperature)
+    total = float((sizes_K[low:] * weights).sum())
     copies_K = np.full(len(scores_K), most)
-    if first < len(scores_K):
-        copies_K[first:] = np.maximum(scales_K[first], 0) * weights_K[first:]
+    copies_K[low:] = max(0.0, left_K[low]) / total * weights if total else 0.0
     return np.clip(copies_K, 0, most)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import random
 import re
 import tempfile
@@ -453,7 +454,7 @@ def test_copies_are_those_of_the_oracle_and_are_counted_apart(
 
         judge = case.judge if is_ranked else (lambda row: (row["score"], row["tokens"]))
         ranked = [one for one in oracle(request, judge) if one.score is not None]
-        copies = copies_by_bisection(ranked, rule, request.seed)
+        copies = copies_one_by_one(ranked, rule, request.seed)
         expected = Counter({place_of(one): n for one, n in zip(ranked, copies, strict=True) if n})
         rows = kept_rows_of(request)
         assert Counter((row["path"], row["position"]) for row in rows) == expected
@@ -486,24 +487,22 @@ def place_of(document: Ranked) -> tuple[str, int]:
     return document.row["file"], document.row["position"]
 
 
-def copies_by_bisection(documents: list[Ranked], rule: TemperatureSample, seed: int) -> list[int]:
-    """Returns the copies of documents by their own weights, with the scale found by bisection."""
-    if not documents:
-        return []
-    scores_N = np.asarray([document.score for document in documents])
-    weights_N = np.exp((scores_N - scores_N.max()) / float(rule.temperature))
-    sizes_N = np.asarray([document.tokens if rule.in_tokens else 1 for document in documents])
-    target = min(rule.target_size, rule.max_copies * int(sizes_N.sum()))
-    low, high = 1e-150, 1e150
-    for _ in range(200):
-        scale = (low * high) ** 0.5
-        is_enough = (np.minimum(rule.max_copies, scale * weights_N) * sizes_N).sum() >= target
-        low, high = (low, scale) if is_enough else (scale, high)
-    full = target == rule.max_copies * int(sizes_N.sum())
-    means_N = np.minimum(rule.max_copies, (1e150 if full else high) * weights_N)
-    means_N = means_N if target else np.zeros(len(documents))
+def copies_one_by_one(documents: list[Ranked], rule: TemperatureSample, seed: int) -> list[int]:
+    """Returns the copies of documents, the best first, of which the best get the maximum."""
+    scores = [float(document.score or 0) for document in documents]
+    sizes = [document.tokens if rule.in_tokens else 1 for document in documents]
+    means = [float(rule.max_copies)] * len(documents)
+    left = float(rule.target_size)
+    for first in range(len(documents)):
+        weights = [math.exp((s - scores[first]) / float(rule.temperature)) for s in scores[first:]]
+        total = sum(weight * size for weight, size in zip(weights, sizes[first:], strict=True))
+        if left <= rule.max_copies * total:
+            means[first:] = [left / total * weight if total else 0.0 for weight in weights]
+            break
+        left -= rule.max_copies * sizes[first]
     keys = np.asarray([key_hash(document.row["key"]) for document in documents], np.uint64)
     draws_N = seeded_hash(seeded_hash(keys, seed), seed ^ sampling._DRAW) / 2.0**64
+    means_N = np.asarray(means)
     copies: list[int] = (np.floor(means_N) + (draws_N < means_N % 1)).astype(int).tolist()
     return copies
 

@@ -102,6 +102,14 @@ def test_the_number_of_copies_is_near_its_expectation_and_another_seed_draws_oth
     assert 0 < (others_N != copies_N).sum() < 20_000
 
 
+def test_scores_whose_weights_underflow_share_what_the_better_ones_leave() -> None:
+    budget = Budget(Unit.DOCUMENTS, 4, 0.75, 3)
+    sizes_K = np.asarray([1, 2, 1])
+    copies_K = expected_copies(budget, np.asarray([3e38, 0.5, -3e38]), sizes_K)
+    assert copies_K.tolist() == [3.0, 0.5, 0.0]
+    assert expected_copies(budget, np.asarray([1.0, 0.0]), np.asarray([0, 0])).tolist() == [3, 3]
+
+
 def test_a_higher_temperature_samples_more_evenly() -> None:
     scores = np.linspace(-1, 1, 1000).tolist()
     keys = keys_of(scores, [1] * 1000)
