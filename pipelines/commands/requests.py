@@ -15,6 +15,7 @@ from datarater.pipelines.commands import flags
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
 from datarater.pipelines.graph.requests import (
+    DeduplicationRequest,
     ScoringRequest,
     SelectionRequest,
     load_checkpoint,
@@ -343,6 +344,13 @@ def _read_options(args: argparse.Namespace) -> ReadOptions:
         )
     except ValueError as error:
         raise UsageError(f"--{error}") from error
+
+
+def deduplication_of(args: argparse.Namespace, execution: Execution) -> DeduplicationRequest:
+    """Returns the deduplication that the flags of `add_duplicates_flags` describe."""
+    return DeduplicationRequest(
+        _output(args.output, execution), args.similarity, args.seed, args.name or ""
+    )
 
 
 def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionRequest:
