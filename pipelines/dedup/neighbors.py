@@ -99,11 +99,12 @@ def neighbors(
         Ordinals of splits, and `FOUND` documents of each: one row for each bucket in which a
         document has a neighbor. A split can come several times.
     """
-    # The best ones of each bucket stay in memory. All others are read again if they are many.
+    # The best ones of each bucket stay in memory, and one more, which shows that there are others.
+    # All are read again if they are many.
     best, part = None, None
     number = 0
     for part in _joined(blocks(), max_entries):
-        best = _best(part if best is None else np.concatenate([best, part]), max_compared)
+        best = _best(part if best is None else np.concatenate([best, part]), max_compared + 1)
         number += 1
     if best is None or part is None:
         return
@@ -111,7 +112,7 @@ def neighbors(
 
     parts = iter([part]) if number == 1 else _joined(blocks(), max_entries)
     for entries in parts:
-        documents, found = _compared(entries, best, minimum, exact)
+        documents, found = _compared(entries, best, minimum, max_compared, exact)
         yield from by_code(split_of(documents["place"]), found)
 
 
@@ -159,13 +160,16 @@ def _by_bucket_and_rank(entries: Table) -> NDArray[np.int64]:
     return np.lexsort([entries[name] for name in (*reversed(_RANK), "bucket")])
 
 
-def _compared(entries: Table, best: Table, minimum: float, exact: bool) -> tuple[Table, Table]:
+def _compared(
+    entries: Table, best: Table, minimum: float, max_compared: int, exact: bool
+) -> tuple[Table, Table]:
     """Compares entries with the best ones of their buckets.
 
     Args:
         entries: Entries in any order.
         best: The best entries of all their buckets, sorted by bucket and rank.
         minimum: Similarity from which two documents are neighbors.
+        max_compared: Number of documents of a bucket that all others are compared with.
         exact: Whether the neighbors have the same words.
 
     Returns:
@@ -180,7 +184,7 @@ def _compared(entries: Table, best: Table, minimum: float, exact: bool) -> tuple
     # Round by round, all documents without a neighbor are compared with the next best one.
     waiting_M = np.arange(len(entries))
     who, whose, how_similar = [], [], []
-    for number in range(int(sizes.max(initial=0))):
+    for number in range(min(int(sizes.max(initial=0)), max_compared)):
         waiting_M = waiting_M[sizes[buckets_E[waiting_M]] > number]
         others_M = firsts[buckets_E[waiting_M]] + number
         above_M = _is_above(best[others_M], entries[waiting_M])

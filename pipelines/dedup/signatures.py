@@ -161,7 +161,11 @@ def shingles_of(words: Words) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     return shingles_S, counts_N - (SHINGLE_WORDS - 1)
 
 
-def minima_of(shingles_S: NDArray[np.uint32], counts_N: NDArray[np.int64]) -> NDArray[np.uint32]:
+def minima_of(
+    shingles_S: NDArray[np.uint32],
+    counts_N: NDArray[np.int64],
+    block_shingles: int = _BLOCK_SHINGLES,
+) -> NDArray[np.uint32]:
     """Returns minima_NxP of documents.
 
     The permutation p maps a shingle x to a_p x + b_p modulo 2^32, with an odd a_p.
@@ -169,6 +173,7 @@ def minima_of(shingles_S: NDArray[np.uint32], counts_N: NDArray[np.int64]) -> ND
     Args:
         shingles_S: Hashes of the shingles, document by document.
         counts_N: Number of shingles of each document, at least 1.
+        block_shingles: Number of shingles to handle at a time.
     """
     minima_PxN = np.full((PERMUTATIONS, len(counts_N)), np.iinfo(np.uint32).max, np.uint32)
     ends_N = np.cumsum(counts_N)
@@ -176,8 +181,8 @@ def minima_of(shingles_S: NDArray[np.uint32], counts_N: NDArray[np.int64]) -> ND
     factors_P, terms_P = _permutations()
 
     # Blocks that stay in the processor's cache; a long document continues from block to block.
-    for start in range(0, len(shingles_S), _BLOCK_SHINGLES):
-        block_S = shingles_S[start : start + _BLOCK_SHINGLES]
+    for start in range(0, len(shingles_S), block_shingles):
+        block_S = shingles_S[start : start + block_shingles]
         first = np.searchsorted(ends_N, start, "right")
         last = np.searchsorted(starts_N, start + len(block_S), "left")
         begins_M = np.maximum(starts_N[first:last] - start, 0)
