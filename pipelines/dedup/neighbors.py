@@ -16,11 +16,17 @@ buckets, K 64-bit words of a sketch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datarater.pipelines.dedup.entries import (
+    RANK_FIELDS,
+    Table,
+    by_code,
+    row_of,
+    split_of,
+)
 from datarater.pipelines.dedup.signatures import similarities
 
 MAX_COMPARED = 32
@@ -28,12 +34,7 @@ MAX_COMPARED = 32
 MAX_ENTRIES = 2**20
 """Number of entries that are in memory at a time, unless more are of different buckets."""
 
-_PLACE_BITS = np.uint64(32)
-_RANK = ("order", "tie", "place")
-RANK_FIELDS: list[tuple[str, str]] = [("order", "<u4"), ("tie", "<u8"), ("place", "<u8")]
-"""A document's place in the run's total order: the order of its score, the seeded hash of its key,
-and where it is (`places_of`). Smaller is better."""
-
+_RANK = tuple(name for name, _ in RANK_FIELDS)
 FOUND = np.dtype(
     [
         ("row", "<u4"),
@@ -43,38 +44,6 @@ FOUND = np.dtype(
     ]
 )
 """A document that has a neighbor: its row in its split's score file, and the neighbor's rank."""
-
-Table = NDArray[Any]
-"""A structured array."""
-
-
-def entry_type(sketch_words: int) -> np.dtype[Any]:
-    """Returns the type of an entry: a document in a bucket.
-
-    Args:
-        sketch_words: Number of 64-bit words of a sketch.
-    """
-    return np.dtype([("bucket", "<u8"), *RANK_FIELDS, ("sketch", "<u8", (sketch_words,))])
-
-
-def places_of(split: int, rows_N: NDArray[Any]) -> NDArray[np.uint64]:
-    """Returns where documents are, as integers in the order of (path, position).
-
-    Args:
-        split: Ordinal of their split.
-        rows_N: Their rows in its score file.
-    """
-    return np.uint64(split << 32) | rows_N.astype(np.uint64)
-
-
-def split_of(places_N: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Returns the ordinals of the splits of places."""
-    return (places_N >> _PLACE_BITS).astype(np.int64)
-
-
-def row_of(places_N: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """Returns the rows of places in their score files."""
-    return places_N.astype(np.uint32)
 
 
 def neighbors(
@@ -114,14 +83,6 @@ def neighbors(
     for entries in parts:
         documents, found = _compared(entries, best, minimum, max_compared, exact)
         yield from by_code(split_of(documents["place"]), found)
-
-
-def by_code(codes_N: NDArray[Any], table: Table) -> Iterator[tuple[int, Table]]:
-    """Yields the rows of a table with each code, such as the number of a split."""
-    order_N = np.argsort(codes_N, kind="stable")
-    codes, firsts = np.unique(codes_N[order_N], return_index=True)
-    parts = np.split(table[order_N], firsts[1:])
-    yield from zip(codes.tolist(), parts, strict=False)
 
 
 def _joined(blocks: Iterable[Table], max_entries: int) -> Iterator[Table]:

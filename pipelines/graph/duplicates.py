@@ -32,18 +32,21 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from datarater.pipelines import errors
-from datarater.pipelines.dedup.neighbors import (
-    FOUND,
+from datarater.pipelines.dedup.entries import (
+    BAND_ENTRY,
+    TEXT_ENTRY,
     Table,
-    best_neighbors,
+    band_entries,
     by_code,
-    entry_type,
-    neighbors,
     places_of,
     row_of,
+    signature_type,
+    signed,
     split_of,
+    text_entries,
 )
-from datarater.pipelines.dedup.signatures import SKETCH_WORDS, Bands, Signatures
+from datarater.pipelines.dedup.neighbors import FOUND, best_neighbors, neighbors
+from datarater.pipelines.dedup.signatures import Bands
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph.cutoff_search import ListGroups
 from datarater.pipelines.graph.requests import DeduplicationRequest
@@ -67,10 +70,6 @@ from datarater.rater_model.documents.store_errors import raising_os_errors
 
 _BATCH_DOCUMENTS, _BATCH_BYTES = 1024, 2**20
 
-_TEXTS = entry_type(sketch_words=1)
-"""A document in the bucket of its digest's first half; the sketch is the second half."""
-_PARTS = entry_type(SKETCH_WORDS)
-"""A document in the bucket of a band."""
 _CHOSEN = np.dtype(
     [("place", "<u8"), ("neighbor_row", "<u4"), ("similarity", "<f4"), ("exact", "?")]
 )
@@ -123,14 +122,14 @@ class FindDuplicates(beam.PTransform):
         equal = (
             texts
             | "Same text" >> beam.GroupByKey()
-            | "Equal" >> beam.ParDo(FindNeighbors(request, _TEXTS, minimum=1.0, exact=True))
+            | "Equal" >> beam.ParDo(FindNeighbors(request, TEXT_ENTRY, minimum=1.0, exact=True))
         )
         left = (signed, equal) | "All splits" >> beam.Flatten() | "Without" >> beam.GroupByKey()
         bands = left | "Bands" >> beam.ParDo(DealBands(request))
         similar = (
             bands
             | "Same band" >> beam.GroupByKey()
-            | "Similar" >> beam.ParDo(FindNeighbors(request, _PARTS, request.similarity))
+            | "Similar" >> beam.ParDo(FindNeighbors(request, BAND_ENTRY, request.similarity))
         )
 
         # Choose a neighbor for each document, and fetch the keys of the neighbors.
@@ -191,21 +190,6 @@ def _splits_of(group: int, request: DeduplicationRequest) -> Iterator[SplitTask]
 # Signatures.
 
 
-def signature_type(similarity: float) -> np.dtype[Any]:
-    """Returns the type of the signatures of documents that are stored between steps."""
-    return np.dtype(
-        [
-            ("row", "<u4"),
-            ("order", "<u4"),
-            ("tie", "<u8"),
-            ("has_words", "?"),
-            ("digest", "<u8", (2,)),
-            ("bands", "<u8", (Bands.for_similarity(similarity).count,)),
-            ("sketch", "<u8", (SKETCH_WORDS,)),
-        ]
-    )
-
-
 @beam.typehints.with_output_types(tuple[int, bytes])
 class SignSplit(Step[DeduplicationRequest]):
     """Reads a split and commits its signatures, unless they are committed; emits its ordinal."""
@@ -243,32 +227,21 @@ def sign_split(request: DeduplicationRequest, ordinal: int, read: ReadOptions) -
         ordinal: Ordinal of the split.
         read: How records are read.
     """
-    kind, bands = signature_type(request.similarity), Bands.for_similarity(request.similarity)
-
     # The places of the documents in the order of the run.
-    ranks, first = [np.zeros(0, kind)], 0
+    ranks, first = [(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.uint64))], 0
     for file in ScoreFile.in_chunks(request.folder, ordinal, RANK_COLUMNS):
-        rows_N, keys = file.scored_rows(), file.rank_keys(request.seed)
-        ranks.append(np.zeros(len(rows_N), kind))
-        ranks[-1]["row"], ranks[-1]["order"], ranks[-1]["tie"] = (
-            first + rows_N,
-            keys.orders(),
-            keys.hashes(),
-        )
+        keys = file.rank_keys(request.seed)
+        ranks.append((first + file.scored_rows(), keys.orders(), keys.hashes()))
         first += file.table.num_rows
-    waiting = np.concatenate(ranks)
+    rows_N, orders_N, ties_N = map(np.concatenate, zip(*ranks, strict=True))
 
+    bands, done = Bands.for_similarity(request.similarity), 0
     for batch in _batches(scored_documents(request.folder, ordinal, read)):
-        block, waiting = waiting[: len(batch)], waiting[len(batch) :]
-        signatures = Signatures.of([document.text for document in batch])
-        block["has_words"] = signatures.has_words_N
-        block["digest"] = signatures.digests_Nx2
-        block["bands"] = signatures.bands(bands)
-        block["sketch"] = signatures.sketches()
+        here = slice(done, done + len(batch))
+        texts = [document.text for document in batch]
+        yield signed(texts, bands, rows_N[here], orders_N[here], ties_N[here])
+        done += len(batch)
         Metrics.counter("datarater", "documents_signed").inc(len(batch))
-        yield block
-    if len(waiting):
-        raise CountsError(f"split {ordinal}: {len(waiting)} scored documents were not read")
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -296,7 +269,7 @@ class _Deal(Step[DeduplicationRequest]):
         request = self._request
         return duplicates.read_signatures(
             request.duplicates.signatures_path(ordinal),
-            signature_type(request.similarity),
+            signature_type(Bands.for_similarity(request.similarity)),
             request.signatures_per_block,
         )
 
@@ -316,15 +289,6 @@ class _Deal(Step[DeduplicationRequest]):
             yield partition, part.tobytes()
 
 
-def _entries(signatures: Table, kind: np.dtype[Any], ordinal: int, each: int = 1) -> Table:
-    """Returns entries with the ranks of documents, each of which gets several in a row."""
-    entries = np.zeros(len(signatures) * each, kind)
-    entries["order"] = np.repeat(signatures["order"], each)
-    entries["tie"] = np.repeat(signatures["tie"], each)
-    entries["place"] = np.repeat(places_of(ordinal, signatures["row"]), each)
-    return entries
-
-
 @beam.typehints.with_output_types(tuple[int, bytes])
 class DealTexts(_Deal):
     """Emits an entry for the digest of every document."""
@@ -333,10 +297,7 @@ class DealTexts(_Deal):
         """Deals out one split."""
         ordinal, _ = element
         for signatures in self._signatures(ordinal):
-            entries = _entries(signatures, _TEXTS, ordinal)
-            entries["bucket"] = signatures["digest"][:, 0]
-            entries["sketch"] = signatures["digest"][:, 1:]
-            yield from self._dealt(entries, 1)
+            yield from self._dealt(text_entries(signatures, ordinal), 1)
 
 
 @beam.typehints.with_output_types(tuple[int, bytes])
@@ -353,11 +314,7 @@ class DealBands(_Deal):
         equal = _table(blocks, FOUND)["row"]
         count = Bands.for_similarity(self._request.similarity).count
         for signatures in self._signatures(ordinal):
-            left = signatures[signatures["has_words"] & ~np.isin(signatures["row"], equal)]
-            entries = _entries(left, _PARTS, ordinal, count)
-            entries["bucket"] = left["bands"].reshape(-1)
-            entries["sketch"] = np.repeat(left["sketch"], count, axis=0)
-            yield from self._dealt(entries, count)
+            yield from self._dealt(band_entries(signatures, ordinal, equal), count)
 
 
 # Neighbors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 WORDS = [f"{first}{last}" for first in "bcdfghjklmnpqrst" for last in ("ab", "ed", "in", "ol", "u")]
 
 
+@functools.lru_cache(maxsize=4096)
 def shingles(text: str) -> frozenset[tuple[str, ...]]:
     """Returns the sequences of 5 words of a text in a script with spaces; all of a shorter one."""
     words = re.findall(r"\w+", text.casefold())
@@ -19,9 +21,14 @@ def shingles(text: str) -> frozenset[tuple[str, ...]]:
 
 
 def jaccard(first: str, second: str) -> float:
-    """Returns the exact Jaccard similarity of the shingles of two texts; 0 without words."""
+    """Returns the exact Jaccard similarity of the shingles of two texts.
+
+    Texts without words are as similar as their characters are equal: 1 or 0.
+    """
     one, other = shingles(first), shingles(second)
-    return len(one & other) / len(one | other) if one | other else 0.0
+    if not one and not other:
+        return float("".join(first.split()) == "".join(second.split()))
+    return len(one & other) / len(one | other)
 
 
 @dataclass(frozen=True)

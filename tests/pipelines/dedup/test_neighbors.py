@@ -4,13 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datarater.pipelines.dedup.neighbors import (
-    Table,
-    best_neighbors,
-    entry_type,
-    neighbors,
-    places_of,
-)
+from datarater.pipelines.dedup.entries import Table, entry_type, places_of
+from datarater.pipelines.dedup.neighbors import best_neighbors, neighbors
 from datarater.pipelines.dedup.signatures import similarities
 
 KIND = entry_type(1)
@@ -31,11 +26,15 @@ def table(rows: list[tuple[int, int, int, int]]) -> Table:
     return entries
 
 
-def found_in(entries: Table, **options: int) -> dict[tuple[int, int], int]:
+def found_in(
+    entries: Table, max_compared: int = 32, max_entries: int = 10**6, blocks: int = 1
+) -> dict[tuple[int, int], int]:
     """Returns the place of the neighbor of each document, by its split and row."""
     found: dict[tuple[int, int], int] = {}
-    blocks = np.array_split(entries, options.pop("blocks", 1))
-    for split, part in neighbors(lambda: blocks, 0.8, **options):
+    parts = np.array_split(entries, blocks)
+    for split, part in neighbors(
+        lambda: parts, 0.8, max_compared=max_compared, max_entries=max_entries
+    ):
         for row, neighbor in zip(
             part["row"].tolist(), part["neighbor_place"].tolist(), strict=True
         ):

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
