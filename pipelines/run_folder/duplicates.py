@@ -188,6 +188,11 @@ def check_options(folder: DuplicatesFolder, requested: DuplicatesOptions) -> Non
     committed = read_json(folder.options_path, DuplicatesOptions)
     if committed is None or committed == requested:
         return
+    if dataclasses.replace(committed, plans=requested.plans) == requested:
+        raise RunFolderMismatchError(
+            f"{folder.path} was made before files were appended to the run folder: give the "
+            "deduplication of all documents another name with --name"
+        )
     lines = differences(to_plain(requested), to_plain(committed))
     raise RunFolderMismatchError(
         f"{folder.path} was made with other options: {'; '.join(lines)}. Give another --name"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,7 +27,8 @@ from datarater.pipelines.runners import choice
 from datarater.pipelines.selection.ranking import seeded_hash
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import save_rater
-from tests.support.near_duplicates import jaccard, planted
+from tests.support.corpora import as_lines, make_records
+from tests.support.near_duplicates import jaccard, planted, shouted
 from tests.support.raters import random_student
 
 SIMILARITY = 0.8
@@ -243,6 +246,30 @@ def test_texts_without_ids_that_share_a_key_are_told_apart_by_their_places(
     assert len(rows) == 5
     assert len({(row["split"], row["row"]) for row in rows}) == 5
     assert len({row["key"] for row in rows if "sha256" in row["key"]}) == 1
+
+
+def test_files_of_all_formats_that_share_splits_are_compared(rater: Path, tmp_path: Path) -> None:
+    records = [record for record in make_records(40, 0) if len(record["text"].split()) > 9]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(b"[]\n" + as_lines(records))
+    (tmp_path / "in" / "b.jsonl.gz").write_bytes(gzip.compress(as_lines(records[::-1])))
+    (tmp_path / "in" / "c.jsonl").write_bytes(b"no JSON\n" * 1500)
+    table = pa.Table.from_pylist([{"id": "x", "text": shouted(r["text"])} for r in records])
+    pq.write_table(table, tmp_path / "in" / "d.parquet", row_group_size=11)
+    flags = ["--input", f"{tmp_path}/in/*", "--rater", str(rater), "--output", f"{tmp_path}/run"]
+    assert score.main(flags) == 0
+
+    found = find(tmp_path / "run")
+    rows = pq.read_table(found / "documents").to_pylist()
+    assert len(rows) == 2 * len(records)
+    summary = json.loads((found / "summary.json").read_bytes())
+    assert (summary["splits"], summary["counts"]["rejected"]) == (1, 1501)
+    scores = datarater.read_scores(tmp_path / "run").to_pylist()
+    for row in rows:
+        assert row["exact"]
+        scored = scores[row["row"]]
+        for column in ("key", "file", "position"):
+            assert scored[column] == row[column]
 
 
 def test_a_text_of_many_megabytes_is_compared_too(rater: Path, tmp_path: Path) -> None:
