@@ -645,7 +645,7 @@ def add_duplicates_flags(parser: argparse.ArgumentParser) -> None:
         "--name",
         type=selection_name,
         metavar="NAME",
-        help="Name of the deduplication. Default: made from the similarity, such as "
+        help="Name of the deduplication. Default: made from the similarity and the seed, such as "
         "similarity-0.8.",
     )
 

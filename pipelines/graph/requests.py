@@ -270,7 +270,7 @@ class DeduplicationRequest:
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", default_name(self.similarity))
+            object.__setattr__(self, "name", default_name(self.similarity, self.seed))
 
     @property
     def folder(self) -> RunFolder:

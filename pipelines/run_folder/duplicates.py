@@ -174,9 +174,9 @@ class DuplicatesSummary(DuplicatesOptions):
     finished: str = dataclasses.field(default_factory=now)
 
 
-def default_name(similarity: float) -> str:
+def default_name(similarity: float, seed: int) -> str:
     """Returns the name of a deduplication that was given none."""
-    return f"similarity-{similarity:g}"
+    return f"similarity-{similarity:g}" + (f"-seed-{seed}" if seed else "")
 
 
 def check_options(folder: DuplicatesFolder, requested: DuplicatesOptions) -> None:

@@ -380,4 +380,4 @@ def test_the_command_prints_the_counts_and_status_shows_it(
 def test_flags_become_a_request(tmp_path: Path) -> None:
     args = dedup.make_parser().parse_args(["--output", str(tmp_path), "--seed", "3"])
     request = requests.deduplication_of(args, choice.choose([], 1))
-    assert request == DeduplicationRequest(str(tmp_path), 0.8, 3, "similarity-0.8")
+    assert request == DeduplicationRequest(str(tmp_path), 0.8, 3, "similarity-0.8-seed-3")
