@@ -10,7 +10,7 @@ transitive closure. So the best document of any group of similar ones is kept.
     4. Choose the best neighbor of each document, look up its key, and commit a file per split.
 
 No text and no key leaves the worker that read it, except the keys of neighbors. What is grouped is
-arrays of entries (`datarater.pipelines.dedup.neighbors`): 36 bytes for each document in step 2 and,
+arrays of entries (`datarater.pipelines.dedup.entries`): 36 bytes for each document in step 2 and,
 at a similarity of 0.8, 16 bands of 92 bytes in step 3. They are dealt out to partitions by the
 hash of the bucket, and a partition that is full of one bucket is read twice in bounded memory.
 
