@@ -45,6 +45,9 @@ COMMANDS = {
     "curate": Command(
         "datarater.pipelines.commands.curate", "Score a corpus and keep its best part."
     ),
+    "dedup": Command(
+        "datarater.pipelines.commands.dedup", "Find the near-duplicates of a scored corpus."
+    ),
     "status": Command("datarater.pipelines.commands.status", "Report the progress of a run."),
     "report": Command(
         "datarater.report.command", "Make the report of a selection or an evaluation again."

@@ -33,7 +33,10 @@ DEFAULT_SHARD_BYTES = 128 * 2**20
 DEFAULT_READ_AMPLIFICATION = 4.0
 DEFAULT_REPORT_TEXTS = 10
 DEFAULT_AGREEMENT = 0.98
+DEFAULT_SIMILARITY = 0.8
 MAX_REPORT_TEXTS = 100
+MIN_SIMILARITY = 0.3
+"""Below it, too many pairs of unrelated documents would be compared."""
 OUTPUT_FORMATS = (
     "same",
     "jsonl",
@@ -127,6 +130,21 @@ def fraction(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def similarity(text: str) -> float:
+    """Parses a similarity above 0 and up to 1.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a valid number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not MIN_SIMILARITY <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {MIN_SIMILARITY} to 1")
     return value
 
 
@@ -735,6 +753,37 @@ def add_report_flag(parser: argparse._ActionsContainer, *, as_before: bool = Fal
         metavar="N",
         help="Number of the best, borderline and worst documents that report.html shows; 0 leaves "
         f"the text of the corpus out of it. Default: {before}{DEFAULT_REPORT_TEXTS}.",
+    )
+
+
+def add_duplicates_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that decide which documents are near-duplicates."""
+    group = parser.add_argument_group("near-duplicates")
+
+    group.add_argument(
+        "--similarity",
+        type=similarity,
+        default=DEFAULT_SIMILARITY,
+        metavar="J",
+        help="Jaccard similarity of the shingles of two documents, sequences of 5 words, from "
+        f"which they are near-duplicates; from {MIN_SIMILARITY} to 1. It is estimated with a "
+        "standard error of 0.04. Default: %(default)s.",
+    )
+
+    group.add_argument(
+        "--seed",
+        type=integer,
+        default=0,
+        metavar="N",
+        help="Seed for the order of documents with the same score. Default: 0.",
+    )
+
+    group.add_argument(
+        "--name",
+        type=selection_name,
+        metavar="NAME",
+        help="Name of the deduplication. Default: made from the similarity and the seed, such as "
+        "similarity-0.8.",
     )
 
 

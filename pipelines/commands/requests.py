@@ -16,6 +16,7 @@ from datarater.pipelines.commands.ranking import check_rater_name, ranking_optio
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
 from datarater.pipelines.graph.requests import (
+    DeduplicationRequest,
     ScoringRequest,
     SelectionRequest,
     load_checkpoint,
@@ -404,6 +405,13 @@ def _read_options(args: argparse.Namespace) -> ReadOptions:
         )
     except ValueError as error:
         raise UsageError(f"--{error}") from error
+
+
+def deduplication_of(args: argparse.Namespace, execution: Execution) -> DeduplicationRequest:
+    """Returns the deduplication that the flags of `add_duplicates_flags` describe."""
+    return DeduplicationRequest(
+        _output(args.output, execution), args.similarity, args.seed, args.name or ""
+    )
 
 
 def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionRequest:

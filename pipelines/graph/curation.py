@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from datarater.pipelines.graph.cutoff_search import FindCutoffs, ListGroups
+from datarater.pipelines.graph.duplicates import FindDuplicates
 from datarater.pipelines.graph.kept_rows import CountKept
 from datarater.pipelines.graph.output_files import JoinPieces, WriteShard, plan_shards_of
 from datarater.pipelines.graph.planning import Plan
@@ -20,10 +21,10 @@ from datarater.pipelines.graph.scoring import CommitCounts, ScoreGroups
 
 
 class Curation(beam.PTransform):
-    """Scores a corpus, selects from a scored one, or does both.
+    """Scores a corpus, finds its near-duplicates, selects from it, or does several of these.
 
     Args:
-        work: What to score, what to keep, or both.
+        work: What to do.
     """
 
     def __init__(self, work: Work):
@@ -36,13 +37,22 @@ class Curation(beam.PTransform):
         Returns:
             One element, once the last file is committed.
         """
-        scoring, selection, scored = self._work.scoring, self._work.selection, start
+        scoring, duplicates, selection = (
+            self._work.scoring,
+            self._work.duplicates,
+            self._work.selection,
+        )
+        scored = start
 
         # Plan the splits and score them. The barrier is the commit of `scoring.json`.
         if scoring is not None:
             groups = start | "Plan" >> Plan(scoring)
             summaries = groups | "Score" >> ScoreGroups(scoring)
             scored = summaries | "Barrier" >> CommitCounts(scoring)
+
+        # Find near-duplicates. The barrier is the commit of their `_SUCCESS`.
+        if duplicates is not None:
+            scored = scored | "Duplicates" >> FindDuplicates(duplicates)
         if selection is None:
             return scored
 

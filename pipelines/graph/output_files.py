@@ -28,7 +28,7 @@ from datarater.pipelines.graph import record_writers
 from datarater.pipelines.graph.kept_rows import copies_of_rows
 from datarater.pipelines.graph.mirrored_names import MirroredNames
 from datarater.pipelines.graph.requests import SECOND_READ_BYTES, SelectionRequest
-from datarater.pipelines.graph.second_read import KeptSplit
+from datarater.pipelines.graph.second_read import KeptSplit, by_section
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
@@ -384,16 +384,6 @@ class WriteShard(Step[SelectionRequest]):
                     itertools.chain([(section.table, kept_S)], tables),
                     read,
                 )
-
-
-def by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
-    """Yields the number of each section that has rows, the section, and the mask of its rows."""
-    first = 0
-    for number, section in enumerate(file.sections()):
-        end = first + section.table.num_rows
-        if end > first:
-            yield number, section, kept_R[first:end]
-        first = end
 
 
 @beam.typehints.with_output_types(WrittenShard)

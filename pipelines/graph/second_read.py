@@ -7,15 +7,18 @@ is refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datarater.pipelines.errors import InputChangedError
+from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask, unchanged
-from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY
+from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY, ScoreFile
 from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
@@ -274,3 +277,44 @@ class KeptSplit:
             f"the input {self.task.split.path} was modified after it was scored: {detail}; "
             "restore it, or curate it into a new run folder"
         )
+
+
+def by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
+    """Yields the number of each section that has rows, the section, and the mask of its rows."""
+    first = 0
+    for number, section in enumerate(file.sections()):
+        end = first + section.table.num_rows
+        if end > first:
+            yield number, section, kept_R[first:end]
+        first = end
+
+
+def scored_documents(folder: RunFolder, ordinal: int, read: ReadOptions) -> Iterator[Document]:
+    """Yields all documents of a split that have a score, in the order of its score file.
+
+    Args:
+        folder: Run folder.
+        ordinal: Ordinal of the split.
+        read: How records are read.
+
+    Raises:
+        InputChangedError: An input has changed since it was scored.
+        OSError: An input cannot be read.
+    """
+
+    def parts(columns: Sequence[str]) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
+        for file in ScoreFile.in_chunks(folder, ordinal, columns):
+            scored_R = np.zeros(file.table.num_rows, bool)
+            scored_R[file.scored_rows()] = True
+            yield from by_section(file, scored_R)
+
+    # A file without such documents is not opened: it may be unreadable.
+    with_scores = {number for number, _, scored_S in parts(["score"]) if scored_S.any()}
+    rows = parts(["position", "bytes", "key", "score"])
+    for number, of_section in itertools.groupby(rows, operator.itemgetter(0)):
+        if number in with_scores:
+            _, section, scored_S = next(of_section)
+            more = ((later.table, later_S) for _, later, later_S in of_section)
+            tables = itertools.chain([(section.table, scored_S)], more)
+            kept = KeptSplit(section.task, section.content, tables, read)
+            yield from (document for document, _ in kept.documents())

@@ -20,6 +20,12 @@
       selections/NAME/kept/        the kept documents
       selections/NAME/pieces/      parts of such files, until they are put together
       selections/NAME/incomplete/  rows that lack columns which are damaged in the input, if any
+      selections/NAME/manifest.json, report.html, _SUCCESS
+      duplicates/NAME/options.json what makes two documents near-duplicates
+      duplicates/NAME/documents/   the near-duplicates of every split, as score files are stored
+      duplicates/NAME/signatures/  what documents are compared by, until all are compared
+      duplicates/NAME/summary.json, _SUCCESS
+
       selections/NAME/manifest.json, mixture.json, report.html, _SUCCESS
 
 Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`), except
@@ -177,6 +183,58 @@ class SelectionFolder:
         return f"{self.incomplete_folder}/{name}.jsonl"
 
 
+@dataclasses.dataclass(frozen=True)
+class DuplicatesFolder:
+    """Paths of the files of one deduplication.
+
+    Attributes:
+        path: The folder, OUTPUT/duplicates/NAME.
+    """
+
+    path: str
+
+    @property
+    def options_path(self) -> str:
+        """The file with the options, committed first."""
+        return f"{self.path}/options.json"
+
+    @property
+    def documents_folder(self) -> str:
+        """The folder of the near-duplicates; any Parquet reader opens it as one table."""
+        return f"{self.path}/documents"
+
+    @property
+    def signatures_folder(self) -> str:
+        """The folder of what documents are compared by, until all are compared."""
+        return f"{self.path}/signatures"
+
+    @property
+    def summary_path(self) -> str:
+        """The counts of the whole corpus."""
+        return f"{self.path}/summary.json"
+
+    @property
+    def success_path(self) -> str:
+        """An empty file, committed last."""
+        return f"{self.path}/_SUCCESS"
+
+    def documents_path(self, ordinal: int) -> str:
+        """Returns the path of the near-duplicates among the documents of a split."""
+        return f"{self.documents_folder}/{prefix_of(ordinal)}/{ordinal:08d}.parquet"
+
+    def signatures_path(self, ordinal: int) -> str:
+        """Returns the path of the signatures of a split."""
+        return f"{self.signatures_folder}/{prefix_of(ordinal)}/{ordinal:08d}.bin"
+
+
+def prefix_of(ordinal: int) -> str:
+    """Returns the folder of a split's file.
+
+    It is a hash, because object stores balance load by prefix.
+    """
+    return hashlib.blake2b(b"%d" % ordinal, digest_size=1).hexdigest()
+
+
 def _suffix(plan: int) -> str:
     """Returns what the names of files of a plan end with: nothing for the first plan."""
     return f"-{plan:04d}" if plan else ""
@@ -230,12 +288,8 @@ class RunFolder:
         return f"{self.path}/plan/{plan}/index.json"
 
     def score_path(self, ordinal: int) -> str:
-        """Returns the path of the score file of a split.
-
-        It has a hashed prefix, because object stores balance load by prefix.
-        """
-        prefix = hashlib.blake2b(b"%d" % ordinal, digest_size=1).hexdigest()
-        return f"{self.scores_path}/{prefix}/{ordinal:08d}.parquet"
+        """Returns the path of the score file of a split."""
+        return f"{self.scores_path}/{prefix_of(ordinal)}/{ordinal:08d}.parquet"
 
     @property
     def scores_path(self) -> str:
@@ -255,6 +309,15 @@ class RunFolder:
     def selection_lease_path(self, name: str) -> str:
         """Returns the folder of the lease of a selection."""
         return f"{self.selection_leases_path}/{name}"
+
+    @property
+    def duplicates_leases_path(self) -> str:
+        """The folder of the leases of all deduplications."""
+        return f"{self.path}/lease/duplicates"
+
+    def duplicates_lease_path(self, name: str) -> str:
+        """Returns the folder of the lease of a deduplication."""
+        return f"{self.duplicates_leases_path}/{name}"
 
     @property
     def attempts_path(self) -> str:
@@ -313,6 +376,15 @@ class RunFolder:
     def selection(self, name: str) -> SelectionFolder:
         """Returns the paths of a selection."""
         return SelectionFolder(f"{self.path}/selections/{name}")
+
+    @property
+    def duplicates_path(self) -> str:
+        """The folder of all deduplications."""
+        return f"{self.path}/duplicates"
+
+    def duplicates(self, name: str) -> DuplicatesFolder:
+        """Returns the paths of a deduplication."""
+        return DuplicatesFolder(f"{self.duplicates_path}/{name}")
 
     def ranking(self, name: str) -> RankingFolder:
         """Returns the run folder as a selection with a ranking of its own sees it."""

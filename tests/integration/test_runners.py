@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datarater.pipelines.commands import curate, score, select
+from datarater.pipelines.commands import curate, dedup, score, select
 from datarater.pipelines.graph import score_split
 from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest
@@ -18,7 +18,13 @@ from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from tests.support.corpora import as_lines, make_records
 from tests.support.run_folders import run_options
-from tests.support.runners import one_flink_at_a_time, outcome, prism_flags, score_files
+from tests.support.runners import (
+    duplicates_in,
+    one_flink_at_a_time,
+    outcome,
+    prism_flags,
+    score_files,
+)
 
 RUNNERS = [
     "in-process",
@@ -62,6 +68,7 @@ def expected(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFactory
     output = tmp_path_factory.mktemp("expected") / "run"
     assert curate.main([*run_flags(corpus, rater, output), "--keep_fraction", "0.5"]) == 0
     assert select.main(["--output", str(output), *ranking_flags(output)]) == 0
+    assert dedup.main(["--output", str(output)]) == 0
     return output
 
 
@@ -115,6 +122,11 @@ def test_every_runner_keeps_the_same(
     assert select.main(["--output", str(output), *ranking_flags(expected), *runner_flags]) == 0
     assert score_files(output) == scored
     assert outcome(output, "ranked") == outcome(expected, "ranked")
+
+    # So do near-duplicates.
+    assert dedup.main(["--output", str(output), *runner_flags]) == 0
+    assert duplicates_in(output) == duplicates_in(expected)
+    assert len(duplicates_in(output)) >= 23
     assert not list(output.glob("attempts/*"))
 
 

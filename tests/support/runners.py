@@ -114,6 +114,12 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
     }
 
 
+def duplicates_in(run: Path) -> list[str]:
+    """Returns the near-duplicates of a run folder, which must not depend on the runner."""
+    rows = pq.read_table(run / "duplicates" / "similarity-0.8" / "documents").to_pylist()
+    return sorted(map(str, rows))
+
+
 def _documents(folder: Path, entry: dict[str, Any]) -> list[bytes]:
     """The kept documents of an output file, of which the manifest tells the truth."""
     data = (folder / entry["path"]).read_bytes()
