@@ -205,7 +205,7 @@ def select(
             `temperature` and `max_copies`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
             `second_read_bytes`, `report_texts`, `join` and `join_key` (paths and key columns by
-            name), `where`, `rank_by`, `tokens_from`, each as the flag of that name.
+            name), `where`, `rank_by`, `tokens_from`, `dedup`, each as the flag of that name.
 
     Returns:
         The manifest; see `curate`.
@@ -328,6 +328,7 @@ def _selection_request(
     where: str = "",
     rank_by: str = "",
     tokens_from: str = "",
+    dedup: float | str | None = None,
     other_raters: Sequence[str] | None = None,
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
@@ -374,5 +375,6 @@ def _selection_request(
         where=where,
         rank_by=rank_by,
         tokens_from=tokens_from,
+        dedup=dedup,
         other_raters=other_raters,
     )

@@ -148,6 +148,19 @@ def similarity(text: str) -> float:
     return value
 
 
+def deduplication(text: str) -> float | str:
+    """Parses a similarity, or the name of a deduplication.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is neither.
+    """
+    try:
+        float(text)
+    except ValueError:
+        return selection_name(text)
+    return similarity(text)
+
+
 def positive_number(text: str) -> float:
     """Parses a number above 0.
 
@@ -698,6 +711,15 @@ def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         help="Join the documents with scores or labels made elsewhere: Parquet files, a folder or "
         "a glob, such as another run's scores/. Its columns are then called NAME.COLUMN in "
         "--where, --rank_by and --tokens_from. A name given again adds files. Can be repeated.",
+    )
+
+    group.add_argument(
+        "--dedup",
+        type=deduplication,
+        metavar="J|NAME",
+        help="Leave out near-duplicates of better documents, at this similarity such as 0.8, or as "
+        "a complete datarater dedup of this name found them. The rule and conditions apply to the "
+        "documents that are left. Default: none are left out.",
     )
 
     group.add_argument(

@@ -56,6 +56,7 @@ def ranking_options(
     rank_by: str = "",
     tokens_from: str = "",
     raters: Sequence[str] = (),
+    duplicates: str = "",
 ) -> RankingOptions | None:
     """Returns the ranking that options describe; None if there is none.
 
@@ -67,6 +68,7 @@ def ranking_options(
         tokens_from: What counts the tokens of a document: a column, or the path of a
             `tokenizer.json`; "" for the rater's tokenizer.
         raters: Names of the raters of the run beside the first one.
+        duplicates: Name of the deduplication whose near-duplicates are left out; "" for none.
 
     Raises:
         UsageError: An expression cannot be parsed or does not fit the columns, or a table is of no
@@ -84,7 +86,7 @@ def ranking_options(
     for name in keys:
         if name not in joins:
             raise UsageError(f"--join_key {name}: there is no --join {name}")
-    if not (joins or expressions or tokens_from):
+    if not (joins or expressions or tokens_from or duplicates):
         return None
 
     # Then the expressions against the columns that the tables have.
@@ -110,6 +112,7 @@ def ranking_options(
         where=where,
         rank_by=rank_by,
         tokens_from=tokens_from,
+        duplicates=duplicates,
         tokenizer=tokenizer,
     )
 

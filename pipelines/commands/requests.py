@@ -22,6 +22,7 @@ from datarater.pipelines.graph.requests import (
     load_checkpoint,
 )
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.duplicates import read_summary
 from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions, read_identity
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
@@ -147,6 +148,7 @@ def selection_request(
     where: str = "",
     rank_by: str = "",
     tokens_from: str = "",
+    dedup: float | str | None = None,
     other_raters: Iterable[str] | None = None,
 ) -> SelectionRequest:
     """Returns a request for a selection; see `SelectionRequest` and `ranking_options`.
@@ -171,8 +173,15 @@ def selection_request(
             "--output_format: an attributes file has one line for each document, but "
             "--sample_tokens and --sample_count repeat some; write another format"
         )
+    deduplication = _deduplication(_output(output, execution), dedup, seed)
     ranking = ranking_options(
-        tables, join_key, where, rank_by, tokens_from, raters=tuple(other_raters)
+        tables,
+        join_key,
+        where,
+        rank_by,
+        tokens_from,
+        tuple(other_raters),
+        "" if deduplication is None else deduplication.name,
     )
     if ranking is not None and ranking.tokenizer:
         path = usable_path("tokens_from", tokens_from, execution)
@@ -193,7 +202,41 @@ def selection_request(
         report_texts=report_texts,
         second_read_bytes=second_read_bytes,
         ranking=ranking,
+        deduplication=deduplication,
     )
+
+
+def _deduplication(
+    output: str, dedup: float | str | None, seed: int
+) -> DeduplicationRequest | None:
+    """Returns how the near-duplicates that a selection leaves out are found; None if none are.
+
+    Args:
+        output: Path of the run folder.
+        dedup: A similarity, or the name of a complete deduplication.
+        seed: Seed of the selection, by which near-duplicates of a similarity are ranked too.
+
+    Raises:
+        UsageError: There is no such deduplication, it is not complete, or the similarity is out of
+            range.
+    """
+    if dedup is None:
+        return None
+    try:
+        similarity = flags.similarity(str(float(dedup)))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--dedup: {error}") from error
+    except ValueError:
+        name = str(dedup)
+    else:
+        return DeduplicationRequest(output, similarity, seed)
+    summary = read_summary(RunFolder(output).duplicates(name))
+    if summary is None:
+        raise UsageError(
+            f"--dedup: {output} has no complete deduplication {name!r}; give a similarity such as "
+            f"0.8, or run datarater dedup --name {name}"
+        )
+    return DeduplicationRequest(output, summary.similarity, summary.seed, name)
 
 
 def _parts(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
@@ -226,7 +269,7 @@ def with_student(
     if selection.ranking is not None:
         raise UsageError(
             "--student: a student is in doubt near the cutoff of the score alone; select with "
-            "--join, --where, --rank_by and --tokens_from from a run of the rater"
+            "--join, --where, --rank_by, --tokens_from and --dedup from a run of the rater"
         )
     if not isinstance(policy.rule, KeepFraction) or not whole:
         raise UsageError(
@@ -432,6 +475,7 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         where=args.where,
         rank_by=args.rank_by,
         tokens_from=args.tokens_from,
+        dedup=args.dedup,
         other_raters=getattr(args, "other_raters", None),
     )
 

@@ -47,6 +47,7 @@ from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.graph.token_counts import TokenCounter, token_counts
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.counts import Counts
+from datarater.pipelines.run_folder.duplicates import duplicate_rows
 from datarater.pipelines.run_folder.identity import CommittedIdentity
 from datarater.pipelines.run_folder.layout import RankingFolder, read_json, to_json
 from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
@@ -54,6 +55,7 @@ from datarater.pipelines.run_folder.plan import SplitTask, identity_of, plan_of,
 from datarater.pipelines.run_folder.ranking_options import (
     CONDITION_MISSING,
     CONDITION_NOT_MET,
+    NEAR_DUPLICATE,
     RANK_MISSING,
     RANK_NOT_FINITE,
     TOKENS_MISSING,
@@ -430,7 +432,11 @@ class RankSplit(Step[SelectionRequest]):
         request, options = self._request, _options(self._request)
         for task in parts["task"]:  # there is one
             found = FoundRows.of(parts.get("joined", ()), options)
-            judged = functools.partial(_judged, request, ordinal, found)
+            duplicates_D = np.zeros(0, np.int64)
+            if options.duplicates:
+                folder = request.folder.duplicates(options.duplicates)
+                duplicates_D = duplicate_rows(folder, ordinal)
+            judged = functools.partial(_judged, request, ordinal, found, duplicates_D)
             ranked: Iterable[ScoreFile] = (part for _, part in judged())
             if options.tokenizer:
                 ranked = count_tokens(self._token_counter(), judged, self._run().read)
@@ -440,13 +446,18 @@ class RankSplit(Step[SelectionRequest]):
             yield task.group, ordinal
 
 
+_NO_ROWS: NDArray[np.int64] = np.zeros(0, np.int64)
+
 RankedPart = tuple[ScoreFile, ScoreFile]
 """A row group of the run's score file, and the same rows as a ranking has them."""
 
 
-def _judged(request: SelectionRequest, ordinal: int, found: FoundRows) -> Iterator[RankedPart]:
-    """Yields the row groups of a split, given with what the joined tables say of its rows."""
-    return rank_parts(ScoreFile.in_chunks(request.folder, ordinal), _options(request), found)
+def _judged(
+    request: SelectionRequest, ordinal: int, found: FoundRows, duplicates_D: NDArray[np.int64]
+) -> Iterator[RankedPart]:
+    """Yields the row groups of a split; see `rank_parts`."""
+    parts = ScoreFile.in_chunks(request.folder, ordinal)
+    return rank_parts(parts, _options(request), found, duplicates_D)
 
 
 def count_tokens(
@@ -554,7 +565,10 @@ def _objects(values: list[Any]) -> NDArray[Any]:
 
 
 def rank_parts(
-    parts: Iterable[ScoreFile], options: RankingOptions, found: FoundRows
+    parts: Iterable[ScoreFile],
+    options: RankingOptions,
+    found: FoundRows,
+    duplicates_D: NDArray[np.int64] = _NO_ROWS,
 ) -> Iterator[RankedPart]:
     """Ranks the documents of a score file, a row group at a time; yields each before and after.
 
@@ -562,12 +576,17 @@ def rank_parts(
         parts: The row groups of the run's score file, all columns.
         options: The ranking.
         found: What the joined tables say of its rows.
+        duplicates_D: Numbers of its rows that are near-duplicates to leave out, ascending.
     """
     first = 0
     for part in parts:
         rows = part.table.num_rows
         joined, has = found.columns(options, first, rows)
-        yield part, dataclasses.replace(part, table=rank_table(part.table, options, joined, has))
+        is_duplicate_R = np.zeros(rows, bool)
+        low, high = np.searchsorted(duplicates_D, [first, first + rows])
+        is_duplicate_R[duplicates_D[low:high] - first] = True
+        ranked = rank_table(part.table, options, joined, has, is_duplicate_R)
+        yield part, dataclasses.replace(part, table=ranked)
         first += rows
 
 
@@ -576,6 +595,7 @@ def rank_table(
     options: RankingOptions,
     joined: Mapping[str, pa.Array],
     has: Mapping[str, pa.Array],
+    is_duplicate_R: NDArray[np.bool_] | None = None,
 ) -> pa.Table:
     """Returns rows of a score file with the scores, tokens and reasons of a ranking.
 
@@ -584,6 +604,7 @@ def rank_table(
         options: The ranking.
         joined: Columns of joined tables, by their full names.
         has: Whether joined tables have each row, by column.
+        is_duplicate_R: Whether each row is a near-duplicate to leave out; None if none is.
     """
     rows = table.num_rows
     own = {
@@ -602,6 +623,8 @@ def rank_table(
     def exclude(mask_R: NDArray[np.bool_], reason: str) -> None:
         reasons_R[scored_R & mask_R & (reasons_R == "")] = reason
 
+    if is_duplicate_R is not None:
+        exclude(is_duplicate_R, NEAR_DUPLICATE)
     if options.where:
         met = Expression.parse(options.where).evaluate(columns, rows)
         exclude(~met.fill_null(True).to_numpy(zero_copy_only=False), CONDITION_NOT_MET)

@@ -183,6 +183,8 @@ class SelectionRequest:
             corpus out of it.
         second_read_bytes: Stored bytes of input above which an output file is written in pieces;
             None for `SECOND_READ_BYTES`.
+        deduplication: How the near-duplicates that the ranking leaves out are found, unless that
+            is done; None if it leaves out none.
         ranking: How documents are filtered, ranked and measured; None if the score of the run alone
             ranks them.
         rows_per_bucket: Number of rows of a joined table that a worker has in memory at a time,
@@ -202,6 +204,7 @@ class SelectionRequest:
     report_texts: int = 0
     second_read_bytes: int | None = None
     ranking: RankingOptions | None = None
+    deduplication: DeduplicationRequest | None = None
     rows_per_bucket: int = ROWS_PER_BUCKET
     launch: str = ""
     kept_leases: tuple[str, ...] = ()
@@ -327,7 +330,8 @@ class Work:
     Attributes:
         scoring: What to score; None to work on a scored corpus.
         selection: What to keep; None to select nothing.
-        duplicates: Which near-duplicates to find; None for none.
+        duplicates: Which near-duplicates to find; None for those that the selection leaves out, if
+            it does.
 
     Raises:
         ValueError: None of them is given.
@@ -338,6 +342,8 @@ class Work:
     duplicates: DeduplicationRequest | None = None
 
     def __post_init__(self) -> None:
+        if self.duplicates is None and self.selection is not None:
+            object.__setattr__(self, "duplicates", self.selection.deduplication)
         if self.scoring is None and self.selection is None and self.duplicates is None:
             raise ValueError(
                 "there is nothing to do: neither scoring nor duplicates nor a selection is given"
@@ -371,7 +377,9 @@ class Work:
         folders = []
         if self.scoring is not None and not commits.exists(self.scoring_path):
             folders.append(self.folder.scoring_lease_path)
-        if self.duplicates is not None:
+        if self.duplicates is not None and not commits.exists(
+            self.duplicates.duplicates.success_path
+        ):
             folders.append(self.folder.duplicates_lease_path(self.duplicates.name))
         if self.selection is not None:
             folders.append(self.folder.selection_lease_path(self.selection.name))

@@ -23,12 +23,14 @@ OWN_COLUMNS = {
 }
 """The columns of every document: the run's own score, tokens, bytes and source."""
 
+NEAR_DUPLICATE = "near_duplicate"
 CONDITION_NOT_MET = "condition_not_met"
 CONDITION_MISSING = "condition_missing"
 RANK_MISSING = "rank_missing"
 RANK_NOT_FINITE = "rank_not_finite"
 TOKENS_MISSING = "tokens_missing"
 EXCLUSIONS = (
+    NEAR_DUPLICATE,
     CONDITION_NOT_MET,
     CONDITION_MISSING,
     RANK_MISSING,
@@ -105,6 +107,7 @@ class RankingOptions:
         tokens_from: What counts the tokens of a document: a column, or the path of a
             `tokenizer.json`; "" for the rater's tokenizer.
         tokenizer: SHA-256 of the `tokenizer.json`; "" if a column counts.
+        duplicates: Name of the deduplication whose near-duplicates are left out; "" for none.
     """
 
     joins: tuple[JoinedTable, ...] = ()
@@ -112,6 +115,7 @@ class RankingOptions:
     rank_by: str = dataclasses.field(default="", metadata=IF_SET)
     tokens_from: str = dataclasses.field(default="", metadata=IF_SET)
     tokenizer: str = dataclasses.field(default="", metadata=IF_SET)
+    duplicates: str = dataclasses.field(default="", metadata=IF_SET)
 
     @property
     def tokens_column(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import itertools
@@ -17,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import datarater
-from datarater.pipelines.commands import dedup, requests, running, score, status
-from datarater.pipelines.errors import CountsError, InputChangedError
+from datarater.pipelines.commands import curate, dedup, requests, running, score, select, status
+from datarater.pipelines.errors import CountsError, InputChangedError, UsageError
 from datarater.pipelines.graph.duplicates import SignSplit, begin
 from datarater.pipelines.graph.requests import DeduplicationRequest, Work
 from datarater.pipelines.run_folder.duplicates import duplicate_rows, read_summary
@@ -381,3 +382,67 @@ def test_flags_become_a_request(tmp_path: Path) -> None:
     args = dedup.make_parser().parse_args(["--output", str(tmp_path), "--seed", "3"])
     request = requests.deduplication_of(args, choice.choose([], 1))
     assert request == DeduplicationRequest(str(tmp_path), 0.8, 3, "similarity-0.8-seed-3")
+
+
+def half_of_the_rest(run: Path, duplicates: Path) -> tuple[list[Place], int]:
+    """Returns the best half of the documents that are left, and how many are not."""
+    corpus = Corpus.of(run, duplicates)
+    left = [place for place in corpus.order if place not in corpus.dropped()]
+    return sorted(left[: round(len(left) / 2)]), len(corpus.rows)
+
+
+def kept_in(run: Path, name: str) -> list[Place]:
+    """Returns the documents that a selection keeps."""
+    rows = pq.read_table(run / "selections" / name / "kept").to_pylist()
+    return sorted((row["path"], row["position"]) for row in rows)
+
+
+HALF = ["--keep_fraction", "0.5", "--output_format", "scores"]
+
+
+def test_a_selection_keeps_its_share_of_what_is_left_without_near_duplicates(
+    run_folder: Path, found: Path
+) -> None:
+    expected, dropped = half_of_the_rest(run_folder, found)
+    flags = ["--output", str(run_folder), "--name", "half", *HALF]
+    assert select.main([*flags, "--dedup", "it"]) == 0
+    assert kept_in(run_folder, "half") == expected
+    manifest = json.loads((run_folder / "selections/half/manifest.json").read_bytes())
+    counts = manifest["counts"]
+    assert counts["excluded_by_reason"] == {"near_duplicate": dropped}
+    assert counts["read"] == counts["kept"] + counts["dropped"] + counts["rejected"]
+    assert manifest["ranking"]["duplicates"] == "it"
+
+    # Conditions apply to what is left, and the reasons of both are counted apart.
+    flags = ["--output", str(run_folder), "--name", "short", *HALF, "--where", "bytes < 1000"]
+    assert select.main([*flags, "--dedup", "it"]) == 0
+    manifest = json.loads((run_folder / "selections/short/manifest.json").read_bytes())
+    reasons = manifest["counts"]["excluded_by_reason"]
+    assert reasons["near_duplicate"] == dropped
+    assert reasons["condition_not_met"] > 0
+
+
+def test_curate_scores_finds_near_duplicates_and_selects_in_one_graph(
+    run_folder: Path, found: Path, rater: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = run_folder.parent / "in"
+    flags = ["--input", f"{inputs}/*", "--rater", str(rater), "--output", str(tmp_path / "run")]
+    assert curate.main([*flags, "--dedup", "0.8", "--name", "half", *HALF]) == 0
+    assert kept_in(tmp_path / "run", "half") == half_of_the_rest(run_folder, found)[0]
+    assert "near_duplicate" in capsys.readouterr().out
+    assert (tmp_path / "run/duplicates/similarity-0.8/_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("no-such", "has no complete deduplication 'no-such'"), ("0.1", "from 0.3 to 1")],
+)
+def test_a_deduplication_that_is_not_there_is_refused(
+    value: str, message: str, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--output", str(run_folder), "--keep_fraction", "0.5", "--dedup", value]
+    with contextlib.suppress(SystemExit):
+        assert select.main(flags) == exit_codes.WRONG_USAGE
+    assert message in capsys.readouterr().err
+    with pytest.raises(UsageError, match=message):
+        datarater.select(run_folder, keep_fraction=0.5, dedup=value)
