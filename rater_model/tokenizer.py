@@ -15,7 +15,7 @@ import tokenizers
 
 PAD_TOKEN = "<pad>"
 SEPARATOR_TOKEN = "<separator>"
-_CHARACTERS_AT_ONCE = 2**20
+CHARACTERS_AT_ONCE = 2**20
 
 
 class TokenizerError(ValueError):
@@ -110,7 +110,7 @@ class BpeTokenizer:
         """Returns the BPE ids of each text; threads of the library share the texts."""
         # The library's encodings take ten times the memory of the ids, so there are few at a time.
         ids: list[np.ndarray] = []
-        for chunk in _chunks(texts, _CHARACTERS_AT_ONCE):
+        for chunk in in_chunks(texts):
             encodings = self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
             ids += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
         return ids
@@ -120,7 +120,7 @@ class BpeTokenizer:
         return self._tokenizer.to_str().encode("utf-8")
 
 
-def _chunks(texts: Sequence[str], characters: int) -> Iterator[list[str]]:
+def in_chunks(texts: Iterable[str], characters: int = CHARACTERS_AT_ONCE) -> Iterator[list[str]]:
     """Yields texts in lists of at most so many characters, or of one longer text."""
     chunk: list[str] = []
     size = 0

@@ -21,6 +21,7 @@ from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph.cascade import by_certainty
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import selections
+from datarater.pipelines.run_folder.counts import by_count
 from datarater.pipelines.run_folder.kept_counts import KeptCounts
 from datarater.pipelines.run_folder.layout import RunFolder, read_json
 from datarater.pipelines.run_folder.manifest import Manifest, RuleFields, SelectionOptions
@@ -186,10 +187,14 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
     manifest = read_json(path, Manifest)
     if manifest is None:
         raise CountsError(f"{path} is missing: the selection is not finished")
+    # The scores of a ranking, where the selection has one, take the place of the run's.
+    folder = folder if manifest.ranking is None else folder.ranking(name)
     scoring = read_scoring(folder, manifest.plans)
     keeping = Keeping.of(manifest.cutoff)
     cascade = scoring.identity.cascade
-    shown = scoring.histogram if cascade is None else by_certainty(scoring.histogram, cascade)[1]
+    shown = scoring.histogram
+    if cascade is not None and manifest.ranking is None:
+        shown = by_certainty(scoring.histogram, cascade)[1]
     bins = ScoreBins.of(shown)
     edges = bins.axis(keeping.cutoffs(list(manifest.sources)))
     sample = take_sample(folder, scoring.splits, keeping, manifest.seed, edges, texts, limits)
@@ -200,7 +205,11 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
         Section("Scores", _score_blocks(facts, bins)),
         Section(
             "What is kept of what",
-            [*source_tables(manifest.sources, facts.kept_share), _rejects(facts)],
+            [
+                *source_tables(manifest.sources, facts.kept_share),
+                *_excluded(facts),
+                _rejects(facts),
+            ],
         ),
     ]
     if texts:
@@ -229,15 +238,7 @@ def selection_page(folder: RunFolder, name: str, texts: int, limits: Limits) -> 
 
 def asked_for(options: SelectionOptions) -> str:
     """Describes the rule of a selection in a sentence or two."""
-    kind, value = options.rule.kind, options.rule.value
-    what = {
-        "keep_fraction": f"Keep the best {_percent(value)} of the scored documents",
-        "keep_count": f"Keep the best {_grouped(value)} documents",
-        "token_budget": f"Keep the best documents that fit in {_grouped(value)} tokens",
-        "threshold": f"Keep the documents that score at least {value}",
-        "batch_top_k": f"Keep each document with its chance of being among the best "
-        f"{value.replace('/', ' of ')} documents of a random batch",
-    }.get(kind, f"{kind} {value}")
+    what = _rule_in_words(options.rule.kind, options.rule.value)
     what += ", of each source separately." if options.per == "source" else "."
 
     weights = options.source_weights
@@ -249,9 +250,43 @@ def asked_for(options: SelectionOptions) -> str:
         what += f" Weights of sources: {shown}{more}."
     if options.min_per_source:
         what += f" At least {counted(options.min_per_source, 'document')} of each source."
+    ranking = options.ranking
+    if ranking is not None and ranking.where:
+        what += f" Only documents that meet the condition {ranking.where} count."
+    if ranking is not None and ranking.rank_by:
+        what += f" They are ranked by {ranking.rank_by}."
+    if ranking is not None and ranking.tokens_from:
+        what += f" Tokens are counted by {ranking.tokens_from}."
     if options.reference:
         what += f" The scores are compared with the reference {options.reference}."
     return what
+
+
+def _rule_in_words(kind: str, value: str) -> str:
+    match kind:
+        case "keep_fraction":
+            return f"Keep the best {_percent(value)} of the scored documents"
+        case "keep_count":
+            return f"Keep the best {_grouped(value)} documents"
+        case "token_budget":
+            return f"Keep the best documents that fit in {_grouped(value)} tokens"
+        case "threshold":
+            return f"Keep the documents that score at least {value}"
+        case "batch_top_k":
+            of = value.replace("/", " of ")
+            return (
+                f"Keep each document with its chance of being among the best {of} documents of a "
+                "random batch"
+            )
+        case "sample_tokens" | "sample_count":
+            size, temperature, copies = value.split()
+            unit = "tokens" if kind == "sample_tokens" else "copies"
+            return (
+                f"Keep documents in copies that grow with their scores, {_grouped(size)} {unit} in "
+                f"all ({temperature.replace('=', ' ')}, at most {copies.partition('=')[2]} copies "
+                "of a document)"
+            )
+    return f"{kind} {value}"
 
 
 def _percent(value: str) -> str:
@@ -297,6 +332,9 @@ def _tiles(facts: _Facts) -> Tiles:
         Tile("Tokens kept", short(counts.kept_tokens), f"{kept_tokens:.1%} of {short(tokens)}"),
         Tile("Cutoff", cutoff, note),
     ]
+    if counts.repeats:
+        written, copied = counts.written, short(counts.kept_tokens + counts.repeat_tokens)
+        tiles.append(Tile("Written", f"{written:,}", f"with all copies; {copied} tokens"))
     parts = [
         ("kept", counts.kept, Hue.KEPT),
         ("dropped", counts.dropped, Hue.DROPPED),
@@ -379,8 +417,12 @@ def _score_blocks(facts: _Facts, bins: ScoreBins) -> list[Block]:
     mark = None if one is None else (one, f"cutoff {short(one)}")
 
     caption = "All scored documents. Scores are defined up to a constant: only their order counts."
-    kept_label, dropped_label = f"kept {counts.kept:,}", f"dropped {counts.dropped:,}"
-    cascade = facts.scoring.identity.cascade
+    ranking = facts.manifest.ranking
+    if ranking is not None:
+        caption = f"All documents that meet the conditions, by {ranking.rank_by or 'their scores'}."
+    excluded = sum(counts.excluded_by_reason.values())
+    kept_label, dropped_label = f"kept {counts.kept:,}", f"dropped {counts.dropped - excluded:,}"
+    cascade = None if ranking is not None else facts.scoring.identity.cascade
     if cascade is not None:
         above, shown, below = by_certainty(facts.scoring.histogram, cascade)
         kept_label, dropped_label = "kept", "dropped"
@@ -557,6 +599,30 @@ def _named(source: str) -> str:
 def _source_row(name: str, counts: KeptCounts) -> BarRow:
     share = counts.kept / counts.scored
     return BarRow([name, f"{counts.scored:,}", f"{counts.kept:,}", f"{share:.1%}"], share)
+
+
+def _excluded(facts: _Facts) -> list[Block]:
+    """Returns a table of the documents that a ranking excludes; empty without one."""
+    manifest = facts.manifest
+    if manifest.ranking is None:
+        return []
+    rows = [
+        BarRow([reason, f"{number:,}"], number / manifest.scored)
+        for reason, number in by_count(manifest.counts.excluded_by_reason)
+    ]
+    joins = " ".join(f"{table.describe(name)}." for name, table in manifest.joins.items())
+    if not rows:
+        return [Note(f"None. {joins}".strip(), "Documents that the conditions exclude")]
+    return [
+        BarTable(
+            "Documents that the conditions exclude, by reason",
+            ["reason", "documents"],
+            "share of the scored documents",
+            rows,
+            Hue.DROPPED,
+            caption=f"They count as dropped. {joins}".strip(),
+        )
+    ]
 
 
 def _rejects(facts: _Facts) -> Block:

@@ -22,7 +22,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 """The command of each template."""
 
-REPEATED = ("--source_weight",)
+REPEATED = ("--join", "--join_key", "--rater", "--source_weight")
 """Flags that a command accepts several times. A parameter joins their values with commas."""
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.keeping import seeded_hash
 from datarater.rater_model.counted import counted
+from datarater.rater_model.word_sequences import sequence_hashes
 
 SEQUENCE_WORDS = 13
 MIN_SHARED = 3
@@ -30,7 +31,6 @@ one corpus a text is quoted or published again a few times, seldom more often. T
 the pairs of documents to (MAX_DOCUMENTS - 1) / 2 per sequence."""
 
 _BATCH_WORDS = 1_000_000
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def near_duplicate_clusters(
@@ -158,13 +158,7 @@ def _batch(documents: Sequence[NDArray[np.uint64]], first: int) -> _Batch:
         np.arange(first, first + len(documents), dtype=np.int32), [len(each) for each in documents]
     )
     mixed_W = seeded_hash(np.concatenate(documents), 0)
-    count = max(0, len(mixed_W) - SEQUENCE_WORDS + 1)
-    hashes_W = np.zeros(count, np.uint64)
-    for offset in range(SEQUENCE_WORDS):
-        hashes_W = hashes_W * _MULTIPLIER + mixed_W[offset : offset + count]
-    # A sequence must not run from one document into the next.
-    inside_W = index_W[:count] == index_W[len(index_W) - count :]
-    return _Batch(whole, hashes_W[inside_W], index_W[:count][inside_W])
+    return _Batch(whole, *sequence_hashes(mixed_W, index_W, SEQUENCE_WORDS))
 
 
 def _equal_links(values: Sequence[str]) -> NDArray[np.int64]:

@@ -237,7 +237,7 @@ class BatchConfig:
         has_threshold = any(word.startswith("--threshold=") for word in self.curate)
         given = argparse.Namespace(
             input=list(self.input),
-            rater=self.rater,
+            rater=[self.rater],
             output=self.runs,
             reference=None if has_threshold else self.reference,
         )

@@ -19,7 +19,7 @@ from datarater.pipelines.batch.config import BatchConfig
 from datarater.pipelines.batch.journal import MANIFEST, SUCCESS, Expired, Expiry, Journal, State
 from datarater.pipelines.batch.record import read_record
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.committed import at_once, score_entries
+from datarater.pipelines.run_folder.committed import at_once, entries_below, score_entries
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import local_path
@@ -132,6 +132,8 @@ def _remove(journal: Journal, number: int, *, everything: bool) -> int:
             selection.manifest_path,
             selection.report_path,
             selection.rule_path,
+            selection.mixture_path,
+            *(entry.path for entry in entries_below(selection.ranking_path)),
         ]
         count += _remove_files([*paths, *_numbered(f"{selection.path}/counts")], (claim.run,))
 

@@ -201,10 +201,11 @@ def _sample_file(file: FileInfo, options: ReadOptions) -> tuple[float, list[Reco
 def _score(request: ScoringRequest, texts: Sequence[str]) -> tuple[float, float]:
     """Returns the mean number of tokens of texts, and the processor seconds for scoring one."""
     # Loads JAX, which selecting does without.
-    from datarater.rater_model.ngram_scorer import make_scorer
+    from datarater.rater_model.several_raters import make_several
 
     limit_cpu_threads()  # as workers do: one scoring thread for each core
-    scorer = make_scorer(load_rater(request.rater), request.options.scoring)
+    others = {name: load_rater(path) for name, path in request.other_raters.items()}
+    scorer = make_several(load_rater(request.rater), others, request.options.scoring)
     tokens = scorer.score(texts).tokens_N.mean()  # compiles, so it is not timed
     rounds, began = 0, time.process_time()
     while rounds == 0 or time.process_time() - began < _MIN_SECONDS:

@@ -7,6 +7,7 @@ turns flags into work is in `datarater.pipelines.commands.requests`.
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,10 @@ DEFAULT_SHARD_BYTES = 128 * 2**20
 DEFAULT_READ_AMPLIFICATION = 4.0
 DEFAULT_REPORT_TEXTS = 10
 DEFAULT_AGREEMENT = 0.98
+DEFAULT_SIMILARITY = 0.8
 MAX_REPORT_TEXTS = 100
+MIN_SIMILARITY = 0.3
+"""Below it, too many pairs of unrelated documents would be compared."""
 OUTPUT_FORMATS = (
     "same",
     "jsonl",
@@ -49,6 +53,7 @@ OUTPUT_FORMATS = (
 )
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SELECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 # Types of values. argparse prints the message of an ArgumentTypeError after the flag's name.
@@ -132,6 +137,34 @@ def fraction(text: str) -> float:
     return value
 
 
+def similarity(text: str) -> float:
+    """Parses a similarity above 0 and up to 1.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a valid number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not MIN_SIMILARITY <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {MIN_SIMILARITY} to 1")
+    return value
+
+
+def deduplication(text: str) -> float | str:
+    """Parses a similarity, or the name of a deduplication.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is neither.
+    """
+    try:
+        float(text)
+    except ValueError:
+        return selection_name(text)
+    return similarity(text)
+
+
 def positive_number(text: str) -> float:
     """Parses a number above 0.
 
@@ -209,6 +242,51 @@ def source_weight(text: str) -> tuple[str, Fraction]:
             f"{text!r} is not a source and its weight such as wiki=2.0"
         )
     return name, weight
+
+
+def is_column_name(text: str) -> bool:
+    """Returns whether a text can name a joined table or a rater in the expressions of rules."""
+    return _COLUMN_NAME.fullmatch(text) is not None and not keyword.iskeyword(text)
+
+
+def raters(values: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Returns the values of `--rater`: the rater without a name, and the others by name.
+
+    Raises:
+        ValueError: Not exactly one has no name, or two have the same; the message says so.
+    """
+    unnamed, named = [], dict[str, str]()
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or not is_column_name(name):
+            unnamed.append(value)
+        elif name in named:
+            raise ValueError(f"--rater {name}: two raters have this name")
+        elif not path:
+            raise ValueError(f"--rater {name}: write {name}=DIR")
+        else:
+            named[name] = path
+    if len(unnamed) != 1:
+        raise ValueError(
+            f"--rater: give one rater without a name, whose score is `rater` in rules, not "
+            f"{len(unnamed)}; give others as NAME=DIR"
+        )
+    return unnamed[0], named
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """Parses a name and a value: `lang=labels/*.parquet`.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a valid pair.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not value or not is_column_name(name):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name of letters, digits and _, and a value, such as "
+            "lang=labels/*.parquet"
+        )
+    return name, value
 
 
 def _rule(name: str) -> argparse._ActionType:
@@ -363,9 +441,12 @@ def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
 
     group.add_argument(
         "--rater",
+        action="append",
         required=True,
         metavar="DIR",
-        help="Rater checkpoint, such as WORKDIR/rater: a local path or any fsspec URL.",
+        help="Rater checkpoint, such as WORKDIR/rater: a local path or any fsspec URL. NAME=DIR is "
+        "another rater that scores the same texts into a column score_NAME, which --where and "
+        "--rank_by call NAME. Can be repeated.",
     )
 
     defaults = ScoringOptions()
@@ -482,7 +563,8 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         dest="rule",
         type=_rule("TokenBudget"),
         metavar="T",
-        help="Keep the best documents that fit in T tokens, in the rater's tokenizer.",
+        help="Keep the best documents that fit in T tokens of the rater's tokenizer, or of "
+        "--tokens_from.",
     )
 
     rules.add_argument(
@@ -499,6 +581,38 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         metavar="B",
         help="Batch top-K of the paper, with --discard_fraction: keep a document with the "
         "probability that it is among the best of a random batch of B.",
+    )
+
+    rules.add_argument(
+        "--sample_tokens",
+        type=whole_number,
+        metavar="T",
+        help="Temperature sampling, with --temperature: keep documents in as many copies as their "
+        "scores deserve, T tokens in all on average. The copies of a document are proportional to "
+        "exp(score / temperature), up to --max_copies.",
+    )
+
+    rules.add_argument(
+        "--sample_count",
+        type=whole_number,
+        metavar="N",
+        help="The same with N copies in all.",
+    )
+
+    group.add_argument(
+        "--temperature",
+        metavar="TAU",
+        help="Difference of scores that multiplies the copies of --sample_tokens and "
+        "--sample_count by e. A high one samples evenly.",
+    )
+
+    group.add_argument(
+        "--max_copies",
+        type=whole_number,
+        default=4,
+        metavar="N",
+        help="Maximum number of copies of a document of --sample_tokens and --sample_count. "
+        "Default: %(default)s.",
     )
 
     group.add_argument(
@@ -557,6 +671,7 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         help="Name of the selection. Default: made from the rule, such as keep-0.5.",
     )
 
+    _add_ranking_flags(parser)
     output = parser.add_argument_group("output files")
 
     output.add_argument(
@@ -605,6 +720,68 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     add_report_flag(output)
 
 
+def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what a selection ranks by, apart from the score."""
+    group = parser.add_argument_group("more signals than the score")
+
+    group.add_argument(
+        "--join",
+        action="append",
+        type=named_value,
+        default=[],
+        metavar="NAME=PATH",
+        help="Join the documents with scores or labels made elsewhere: Parquet files, a folder or "
+        "a glob, such as another run's scores/. Its columns are then called NAME.COLUMN in "
+        "--where, --rank_by and --tokens_from. A name given again adds files. Can be repeated.",
+    )
+
+    group.add_argument(
+        "--dedup",
+        type=deduplication,
+        metavar="J|NAME",
+        help="Leave out near-duplicates of better documents, at this similarity such as 0.8, or as "
+        "a complete datarater dedup of this name found them. The rule and conditions apply to the "
+        "documents that are left. Default: none are left out.",
+    )
+
+    group.add_argument(
+        "--join_key",
+        action="append",
+        type=named_value,
+        default=[],
+        metavar="NAME=COLUMN",
+        help="Column of a joined table with the documents' ids. Default: key, with keys as score "
+        "files have them, else id. Can be repeated.",
+    )
+
+    group.add_argument(
+        "--where",
+        default="",
+        metavar="CONDITION",
+        help="Drop documents that do not meet a condition; the rule applies to those left. "
+        "Columns are rater (the score), tokens, bytes, source, and those of joined tables. A "
+        "comparison with a missing value is not met. Example: \"lang.language == 'en' and "
+        'dup.duplicate_of is None".',
+    )
+
+    group.add_argument(
+        "--rank_by",
+        default="",
+        metavar="NUMBER",
+        help="Rank documents by this number in place of the score; documents without it are "
+        'dropped. Example: "0.7 * rater + 0.3 * quality.score".',
+    )
+
+    group.add_argument(
+        "--tokens_from",
+        default="",
+        metavar="FILE",
+        help="Count tokens with this tokenizer.json of the tokenizers library, or by a column such "
+        "as quality.tokens, for --token_budget and in all counts of the selection. Default: the "
+        "rater's tokenizer.",
+    )
+
+
 def add_report_flag(parser: argparse._ActionsContainer, *, as_before: bool = False) -> None:
     """Adds `--report_texts`.
 
@@ -620,6 +797,37 @@ def add_report_flag(parser: argparse._ActionsContainer, *, as_before: bool = Fal
         metavar="N",
         help="Number of the best, borderline and worst documents that report.html shows; 0 leaves "
         f"the text of the corpus out of it. Default: {before}{DEFAULT_REPORT_TEXTS}.",
+    )
+
+
+def add_duplicates_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that decide which documents are near-duplicates."""
+    group = parser.add_argument_group("near-duplicates")
+
+    group.add_argument(
+        "--similarity",
+        type=similarity,
+        default=DEFAULT_SIMILARITY,
+        metavar="J",
+        help="Jaccard similarity of the shingles of two documents, sequences of 5 words, from "
+        f"which they are near-duplicates; from {MIN_SIMILARITY} to 1. It is estimated with a "
+        "standard error of 0.04. Default: %(default)s.",
+    )
+
+    group.add_argument(
+        "--seed",
+        type=integer,
+        default=0,
+        metavar="N",
+        help="Seed for the order of documents with the same score. Default: 0.",
+    )
+
+    group.add_argument(
+        "--name",
+        type=selection_name,
+        metavar="NAME",
+        help="Name of the deduplication. Default: made from the similarity and the seed, such as "
+        "similarity-0.8.",
     )
 
 
@@ -673,14 +881,19 @@ def policy(args: argparse.Namespace) -> Policy:
     Raises:
         SelectionError: Two flags cannot be combined; the message names them.
     """
-    from datarater.pipelines.selection.policy_options import policy_from_options
+    from datarater.pipelines.selection.policy_options import policy_from_options, sample_rule
     from datarater.pipelines.selection.ranking import SelectionError
 
+    rule, sampled = args.rule, (args.sample_tokens, args.sample_count)
+    if sampled != (None, None):
+        rule = sample_rule(*sampled, args.temperature, args.max_copies, "--")
+    elif args.temperature is not None:
+        raise SelectionError("--temperature needs --sample_tokens or --sample_count")
     weights = dict(args.source_weight)
     if len(weights) < len(args.source_weight):
         raise SelectionError("--source_weight gives one source two weights")
     return policy_from_options(
-        args.rule,
+        rule,
         accept_batch=args.accept_batch,
         discard_fraction=args.discard_fraction,
         per=args.per,
@@ -689,6 +902,12 @@ def policy(args: argparse.Namespace) -> Policy:
         by_reference=args.reference is not None,
         prefix="--",
     )
+
+
+def has_rule(args: argparse.Namespace) -> bool:
+    """Returns whether the flags of `add_selection_flags` give a rule."""
+    rules = (args.rule, args.accept_batch, args.sample_tokens, args.sample_count)
+    return any(rule is not None for rule in rules)
 
 
 def parse(
@@ -723,12 +942,17 @@ def parse(
         )
 
     # Flags that go together are checked before any file is opened.
+    if isinstance(getattr(args, "rater", None), list):
+        try:
+            args.rater, args.other_raters = raters(args.rater)
+        except ValueError as error:
+            parser.error(str(error))
     if "accept_batch" in args:
         from datarater.pipelines.selection.ranking import SelectionError
         from datarater.pipelines.selection.rules import KeepFraction
 
         checked = args
-        if args.rule is None and args.accept_batch is None:
+        if not has_rule(args):
             # What the rater recommends is a share, and is not known yet.
             checked = argparse.Namespace(**{**vars(args), "rule": KeepFraction(1)})
         try:

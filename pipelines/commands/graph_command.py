@@ -71,7 +71,7 @@ class GraphCommand:
         from datarater.pipelines.graph.requests import Work
 
         execution = requests.execution_of(parser, args, beam_args)
-        if self.scores and self.selects and args.rule is None and args.accept_batch is None:
+        if self.scores and self.selects and not flags.has_rule(args):
             args.rule = requests.recommended_rule(parser, args.rater, execution)
         selection = requests.selection_of(args, execution) if self.selects else None
         scoring = requests.scoring_of(args, execution) if self.scores else None

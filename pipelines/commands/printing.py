@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from datarater.pipelines import bad_splits
 from datarater.pipelines.errors import BadSplitsError
 from datarater.pipelines.graph.cascade import by_certainty
-from datarater.pipelines.graph.requests import SelectionRequest
+from datarater.pipelines.graph.requests import DeduplicationRequest, SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.counts import MAX_NAMED, by_count, main_reasons
+from datarater.pipelines.run_folder.duplicates import read_summary
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import read_manifest
 from datarater.pipelines.run_folder.scored import Scoring, find_scoring, read_scoring
@@ -128,10 +129,17 @@ def print_selection(request: SelectionRequest) -> None:
     counts = manifest.counts
     say(f"read      {counts.read:>12,}")
     say(f"kept      {counts.kept:>12,}  ({counted(counts.kept_tokens, 'token')})")
+    if counts.repeats:
+        tokens = counted(counts.kept_tokens + counts.repeat_tokens, "token")
+        say(f"written   {counts.written:>12,}  ({tokens}, with all copies)")
     say(f"dropped   {counts.dropped:>12,}")
+    for reason, number in by_count(counts.excluded_by_reason):
+        say(f"  {reason:<20} {number:>12,}")
     say(f"rejected  {counts.rejected:>12,}")
     _print_reasons(counts.rejected_by_reason, request.folder)
     _print_share_of_rater(read_scoring(request.folder))
+    for name, table in manifest.joins.items():
+        say(table.describe(name))
 
     say(f"kept documents: {counted(len(manifest.files), 'file')} in {request.selection.path}/kept/")
     say(f"manifest:       {request.selection.manifest_path}")
@@ -140,6 +148,7 @@ def print_selection(request: SelectionRequest) -> None:
             "incomplete:     columns of some input rows are damaged or too large, and null in the "
             f"kept rows; see {request.selection.incomplete_folder}/"
         )
+    say(f"mixture:        {request.selection.mixture_path}")
     output = shlex.quote(request.output)
     if commits.exists(request.selection.report_path):
         say(f"report:         {request.selection.report_path}")
@@ -151,3 +160,21 @@ def print_selection(request: SelectionRequest) -> None:
     )
     if counts.rejected == counts.read:
         warn_if_all_rejected(read_scoring(request.folder))
+
+
+def print_duplicates(request: DeduplicationRequest) -> None:
+    """Prints the counts of a complete deduplication and where its files are."""
+    summary = read_summary(request.duplicates)
+    if summary is None:
+        say(_SUBMITTED)
+        return
+    counts = summary.counts
+    share = counts.dropped / counts.documents
+    say(f"read      {counts.read:>12,}")
+    say(f"kept      {counts.kept:>12,}")
+    say(f"dropped   {counts.dropped:>12,}  ({share:.1%} of the documents)")
+    say(f"  {'same words':<20} {counts.exact:>12,}")
+    say(f"  {'similar':<20} {counts.near:>12,}")
+    say(f"rejected  {counts.rejected:>12,}")
+    say(f"near-duplicates: {request.duplicates.documents_folder}/, a Parquet table")
+    say(f"summary:         {request.duplicates.summary_path}")

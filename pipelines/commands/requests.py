@@ -7,15 +7,17 @@ import dataclasses
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datarater.pipelines import errors
 from datarater.pipelines.bad_splits import FAIL
 from datarater.pipelines.commands import flags
+from datarater.pipelines.commands.ranking import check_rater_name, ranking_options
 from datarater.pipelines.errors import UsageError
 from datarater.pipelines.graph.inputs import Inputs, Patterns
 from datarater.pipelines.graph.requests import (
+    DeduplicationRequest,
     ScoringRequest,
     SelectionRequest,
     load_checkpoint,
@@ -24,13 +26,15 @@ from datarater.pipelines.graph.trainer_formats.array_record import ArrayRecordFo
 from datarater.pipelines.graph.trainer_formats.mds import MAX_SHARD_BYTES, MdsFormat
 from datarater.pipelines.graph.trainer_formats.megatron import MegatronFormat
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions
+from datarater.pipelines.run_folder.duplicates import read_summary
+from datarater.pipelines.run_folder.identity import CascadeOptions, RunOptions, read_identity
+from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import TokenizerFields
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.rules import KeepFraction
+from datarater.pipelines.selection.rules import KeepFraction, TemperatureSample
 from datarater.rater_model.cascade import HeldOut, NotAStudentError
 from datarater.rater_model.checkpoint import (
     RECOMMENDATION_FILE,
@@ -74,6 +78,7 @@ def scoring_request(
     on_bad_split: str = FAIL,
     append: bool = False,
     max_sources: int = MAX_SOURCES,
+    other_raters: Mapping[str, str | Path] | None = None,
 ) -> ScoringRequest:
     """Returns a request for a scoring; loads the rater to read its digest.
 
@@ -91,6 +96,7 @@ def scoring_request(
         on_bad_split: A value of `--on_bad_split`.
         append: Whether input files may be new to the run folder, and others left out.
         max_sources: Maximum number of sources that are counted apart.
+        other_raters: Rater checkpoints that score beside the first one, by name.
 
     Raises:
         UsageError: There is no such rater, or a path cannot be used.
@@ -98,12 +104,21 @@ def scoring_request(
     """
     output = _output(output, execution)
     rater = usable_path("rater", rater, execution)
+    others = {
+        name: usable_path(f"rater {name}", path, execution)
+        for name, path in (other_raters or {}).items()
+    }
+    for name in others:
+        check_rater_name(name)
     options = RunOptions(
         rater=load_checkpoint("rater", rater).digest,
         read=read,
         scoring=scoring,
         scorer_version=SCORER_VERSION,
         split_bytes=split_bytes,
+        other_raters={
+            name: load_checkpoint(f"rater {name}", path).digest for name, path in others.items()
+        },
     )
 
     if isinstance(inputs, Patterns):
@@ -119,6 +134,7 @@ def scoring_request(
         on_bad_split,
         append=append,
         max_sources=max_sources,
+        other_raters=others,
     )
 
 
@@ -136,8 +152,17 @@ def selection_request(
     second_read_bytes: int | None = None,
     output_tokenizer: str | Path | None = None,
     output_end_token: str | None = None,
+    join: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
+    join_key: Mapping[str, str] | None = None,
+    where: str = "",
+    rank_by: str = "",
+    tokens_from: str = "",
+    dedup: float | str | None = None,
+    other_raters: Iterable[str] | None = None,
 ) -> SelectionRequest:
-    """Returns a request for a selection; see `SelectionRequest`.
+    """Returns a request for a selection; see `SelectionRequest` and `ranking_options`.
+
+    The raters that rules can name are `other_raters`, or those of the run folder if it is None.
 
     Args:
         execution: The execution, which says where workers are.
@@ -152,12 +177,31 @@ def selection_request(
         second_read_bytes: Stored bytes of input above which an output file is written in pieces.
         output_tokenizer: Path of a `tokenizer.json`, or `byte`, for a format of tokens.
         output_end_token: Token of it that follows each document.
+        join: Paths of joined Parquet tables, by name.
+        join_key: Key column of each, by name.
+        where: Condition that a document must meet.
+        rank_by: Number that documents are ranked by, instead of the score.
+        tokens_from: Path of a `tokenizer.json`, or column that counts tokens.
+        dedup: Similarity of near-duplicates to leave out, or name of a complete deduplication.
+        other_raters: Names of further raters of the run; None to read them from the run folder.
 
     Raises:
-        UsageError: A path cannot be used, or the format of the output files cannot be written with
-            the other options.
+        UsageError: A path cannot be used, the format of the output files cannot be written with the
+            other options, or the options of a ranking do not fit its tables.
+        CurationError: A joined table cannot be read.
     """
     _check_output_format(output_format, output_shard_bytes, output_tokenizer, output_end_token)
+    if isinstance(policy.rule, TemperatureSample) and output_format == "attributes":
+        raise UsageError(
+            "--output_format: an attributes file has one line for each document, but "
+            "--sample_tokens and --sample_count repeat some; write another format"
+        )
+    if reference and rank_by:
+        raise UsageError(
+            "--rank_by: the numbers cannot be compared with the scores of --reference; give one of "
+            "the two"
+        )
+
     tokenizer_path, tokenizer = "", None
     if output_tokenizer is not None:
         is_path = os.fspath(output_tokenizer) != BYTES
@@ -165,6 +209,30 @@ def selection_request(
             usable_path("output_tokenizer", output_tokenizer, execution) if is_path else BYTES
         )
         tokenizer = _tokenizer_fields(tokenizer_path, output_end_token or "")
+
+    tables = {
+        name: [usable_path(f"join {name}", part, execution) for part in _parts(paths)]
+        for name, paths in (join or {}).items()
+    }
+    if tokens_from:
+        tokens_from = usable_path("tokens_from", tokens_from)
+    if other_raters is None:
+        identity = read_identity(RunFolder(_output(output, execution)))
+        other_raters = () if identity is None else identity.other_raters
+    deduplication = _deduplication(_output(output, execution), dedup, seed)
+    ranking = ranking_options(
+        tables,
+        join_key,
+        where,
+        rank_by,
+        tokens_from,
+        tuple(other_raters),
+        "" if deduplication is None else deduplication.name,
+    )
+    if ranking is not None and ranking.tokenizer:
+        path = usable_path("tokens_from", tokens_from, execution)
+        ranking = dataclasses.replace(ranking, tokens_from=path)
+
     return SelectionRequest(
         _output(output, execution),
         policy,
@@ -177,6 +245,8 @@ def selection_request(
         second_read_bytes=second_read_bytes,
         tokenizer=tokenizer,
         tokenizer_path=tokenizer_path,
+        ranking=ranking,
+        deduplication=deduplication,
     )
 
 
@@ -240,6 +310,43 @@ def _tokenizer_fields(path: str, end_token: str) -> TokenizerFields:
     )
 
 
+def _deduplication(
+    output: str, dedup: float | str | None, seed: int
+) -> DeduplicationRequest | None:
+    """Returns how the near-duplicates that a selection leaves out are found; None if none are.
+
+    Args:
+        output: Path of the run folder.
+        dedup: A similarity, or the name of a complete deduplication.
+        seed: Seed of the selection, by which near-duplicates of a similarity are ranked too.
+
+    Raises:
+        UsageError: There is no such deduplication, it is not complete, or the similarity is out of
+            range.
+    """
+    if dedup is None:
+        return None
+    try:
+        similarity = flags.similarity(str(float(dedup)))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--dedup: {error}") from error
+    except ValueError:
+        name = str(dedup)
+    else:
+        return DeduplicationRequest(output, similarity, seed)
+    summary = read_summary(RunFolder(output).duplicates(name))
+    if summary is None:
+        raise UsageError(
+            f"--dedup: {output} has no complete deduplication {name!r}; give a similarity such as "
+            f"0.8, or run datarater dedup --name {name}"
+        )
+    return DeduplicationRequest(output, summary.similarity, summary.seed, name)
+
+
+def _parts(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else paths
+
+
 def with_student(
     scoring: ScoringRequest,
     student: str | Path,
@@ -263,12 +370,19 @@ def with_student(
     """
     policy = selection.policy
     whole = policy.per is Scope.CORPUS and not policy.minimum and selection.reference is None
+    if selection.ranking is not None:
+        raise UsageError(
+            "--student: a student is in doubt near the cutoff of the score alone; select with "
+            "--join, --where, --rank_by, --tokens_from and --dedup from a run of the rater"
+        )
     if not isinstance(policy.rule, KeepFraction) or not whole:
         raise UsageError(
             "--student: a student is in doubt near one cutoff; give --keep_fraction, without --per "
             "source, --min_per_source and --reference"
         )
 
+    if scoring.other_raters:
+        raise UsageError("--student: a student scores for one rater; give --rater once")
     path = usable_path("student", student, execution)
     checkpoint = load_checkpoint("student", path)
     taught_by = checkpoint.provenance.get("distilled_from")
@@ -423,6 +537,7 @@ def scoring_of(
         on_bad_split=args.on_bad_split,
         max_sources=args.max_sources,
         append=getattr(args, "append", False),
+        other_raters=args.other_raters,
     )
 
 
@@ -437,6 +552,13 @@ def _read_options(args: argparse.Namespace) -> ReadOptions:
         )
     except ValueError as error:
         raise UsageError(f"--{error}") from error
+
+
+def deduplication_of(args: argparse.Namespace, execution: Execution) -> DeduplicationRequest:
+    """Returns the deduplication that the flags of `add_duplicates_flags` describe."""
+    return DeduplicationRequest(
+        _output(args.output, execution), args.similarity, args.seed, args.name or ""
+    )
 
 
 def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionRequest:
@@ -454,7 +576,35 @@ def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionReq
         second_read_bytes=args.second_read_bytes,
         output_tokenizer=args.output_tokenizer,
         output_end_token=args.output_end_token,
+        join=_by_name(args.join),
+        join_key=_join_keys(args.join_key),
+        where=args.where,
+        rank_by=args.rank_by,
+        tokens_from=args.tokens_from,
+        dedup=args.dedup,
+        other_raters=getattr(args, "other_raters", None),
     )
+
+
+def _by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Returns the values of a repeated flag by name."""
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _join_keys(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns the key columns of joined tables by name.
+
+    Raises:
+        UsageError: A table is given two.
+    """
+    keys = _by_name(pairs)
+    for name, columns in keys.items():
+        if len(columns) > 1:
+            raise UsageError(f"--join_key {name}: a table has one key column, not {len(columns)}")
+    return {name: columns[0] for name, columns in keys.items()}
 
 
 def recommended_rule(
@@ -474,8 +624,8 @@ def recommended_rule(
     if found is None:
         parser.error(
             "one of the arguments --keep_fraction --keep_count --token_budget --threshold "
-            f"--accept_batch is required: {rater} recommends no share, which datarater evaluate "
-            "--sweep would write into it"
+            f"--accept_batch --sample_tokens --sample_count is required: {rater} recommends no "
+            "share, which datarater evaluate --sweep would write into it"
         )
     print_line(
         f"--keep_fraction {found.keep:g}, as {path}/{RECOMMENDATION_FILE} recommends: an "

@@ -1,4 +1,4 @@
-"""Runs a scoring, a selection or both: checks what can be checked, then runs one graph."""
+"""Runs work in a run folder: checks what can be checked, then runs one graph."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from datarater.pipelines.errors import InputChangedError, UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.run_folder import commits, split_marks
+from datarater.pipelines.run_folder.duplicates import check_options
 from datarater.pipelines.run_folder.identity import (
     CommittedIdentity,
     as_committed,
@@ -26,7 +27,7 @@ from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.lease import Launch, Lease
 from datarater.pipelines.run_folder.manifest import check_rule, forget_unfinished
 from datarater.pipelines.run_folder.reference import read_reference
-from datarater.pipelines.run_folder.scored import count_plans, last_scoring_path
+from datarater.pipelines.run_folder.scored import count_plans, last_scoring_path, read_scoring
 from datarater.pipelines.runners import choice, flink, local_workers
 from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.runners.interrupts import Interrupts
@@ -46,10 +47,10 @@ def run(
     say: Say = printing.say,
     shows_progress: bool = True,
 ) -> PipelineResult | None:
-    """Scores a corpus, selects from a scored one, or does both, unless that is done.
+    """Scores a corpus, finds near-duplicates, selects, or does several of these, unless it is done.
 
     Args:
-        work: What to score, what to keep, or both.
+        work: What to do.
         execution: The runner and its options.
         say: Called with each line about the run.
         shows_progress: Whether the progress of the work is printed on standard error.
@@ -155,18 +156,23 @@ def _check(work: Work) -> scoring.Preflight | None:
     if request is not None:
         limit_cpu_threads()
         checked = scoring.preflight(request)
+    if request is None and not commits.exists(work.folder.path):
+        raise UsageError(f"--output: {work.folder.path} does not exist")
+    if work.duplicates is not None:
+        if request is None:
+            read_scoring(work.folder)
+        plans = count_plans(work.folder) if checked is None else checked.plans
+        check_options(work.duplicates.duplicates, work.duplicates.options_over(plans))
     if selection is None:
         return checked
 
     if request is None:
-        if not commits.exists(work.folder.path):
-            raise UsageError(f"--output: {work.folder.path} does not exist")
-        cutoff_search.first_cutoffs(selection)
+        cutoff_search.check_policy(selection)
     elif selection.reference is not None:
         read_reference(selection.reference, request.options)
     is_scored = commits.exists(last_scoring_path(work.folder))
     if checked is not None and not checked.new and is_scored:
-        cutoff_search.first_cutoffs(selection)
+        cutoff_search.check_policy(selection)
     plans = count_plans(work.folder) if checked is None else checked.plans
     check_rule(selection.selection, selection.options_over(plans))
     return checked
@@ -235,6 +241,7 @@ def run_graph(
                 progress = Progress(
                     work.folder,
                     scores=work.scoring is not None,
+                    duplicates="" if work.duplicates is None else work.duplicates.name,
                     selection="" if work.selection is None else work.selection.name,
                     prints=watched and shows_progress,
                     max_rejected_fraction=max_rejected,

@@ -26,8 +26,8 @@ def make_parser() -> CommandParser:
     """Returns the command's parser."""
     parser = CommandParser(
         COMMAND,
-        "Reports the progress of a run, of its scoring and of its selections: what is done, rates, "
-        "time left, and records rejected so far.",
+        "Reports the progress of a run, of its scoring, deduplications and selections: what is "
+        "done, rates, time left, and records rejected so far.",
         f"{COMMAND} gs://bucket/run --watch 10",
         usage=f"{COMMAND} RUN_DIR [flags]",
         takes_beam_flags=False,
@@ -40,8 +40,8 @@ def make_parser() -> CommandParser:
         "--watch",
         type=flags.positive_number,
         metavar="SECONDS",
-        help="Report again at this interval until everything is scored and all selections that "
-        "were started are published. Ends with exit code "
+        help="Report again at this interval until everything is scored and all selections and "
+        "deduplications that were started are complete. Ends with exit code "
         f"{exit_codes.FAILED} if no launch works in the folder and nothing moves for "
         f"{STALLED_SECONDS / 60:.0f} minutes.",
     )

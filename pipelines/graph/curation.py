@@ -10,19 +10,21 @@ import apache_beam as beam
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from datarater.pipelines.graph.cutoff_search import FindCutoffs, ListGroups
+from datarater.pipelines.graph.duplicates import FindDuplicates
 from datarater.pipelines.graph.kept_rows import CountKept
 from datarater.pipelines.graph.output_files import JoinPieces, WriteShard, plan_shards_of
 from datarater.pipelines.graph.planning import Plan
 from datarater.pipelines.graph.publishing import MergeSources, Publish
+from datarater.pipelines.graph.ranking import Rank
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.graph.scoring import CommitCounts, ScoreGroups
 
 
 class Curation(beam.PTransform):
-    """Scores a corpus, selects from a scored one, or does both.
+    """Scores a corpus, finds its near-duplicates, selects from it, or does several of these.
 
     Args:
-        work: What to score, what to keep, or both.
+        work: What to do.
     """
 
     def __init__(self, work: Work):
@@ -35,15 +37,28 @@ class Curation(beam.PTransform):
         Returns:
             One element, once the last file is committed.
         """
-        scoring, selection, scored = self._work.scoring, self._work.selection, start
+        scoring, duplicates, selection = (
+            self._work.scoring,
+            self._work.duplicates,
+            self._work.selection,
+        )
+        scored = start
 
         # Plan the splits and score them. The barrier is the commit of `scoring.json`.
         if scoring is not None:
             groups = start | "Plan" >> Plan(scoring)
             summaries = groups | "Score" >> ScoreGroups(scoring)
             scored = summaries | "Barrier" >> CommitCounts(scoring)
+
+        # Find near-duplicates. The barrier is the commit of their `_SUCCESS`.
+        if duplicates is not None:
+            scored = scored | "Duplicates" >> FindDuplicates(duplicates)
         if selection is None:
             return scored
+
+        # Rank by more than the run's score, where the selection asks for it.
+        if selection.ranking is not None:
+            scored = scored | "Rank" >> Rank(selection)
 
         # Select: find the exact cutoffs, and count what they keep of every split and source.
         cutoffs = scored | "Select" >> FindCutoffs(selection)

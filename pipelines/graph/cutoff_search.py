@@ -8,6 +8,7 @@ first round.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ class FindCutoffs(beam.PTransform):
 
     def expand(self, scored: beam.PCollection) -> beam.PCollection:
         """Adds the rounds to a collection of one element, which waits for `scoring.json`."""
-        request, folder = self._request, self._request.folder
+        request, folder = self._request, self._request.ranked
 
         # With a reference run, its groups are counted instead. A reference rater needs no rounds:
         # its quantiles are known from the start.
@@ -114,10 +115,30 @@ def begin_selection(request: SelectionRequest) -> Cutoffs:
         CurationError: The rule does not fit the corpus or the reference.
     """
     cutoffs = first_cutoffs(request)
+    commit_rule(request)
+    return cutoffs
+
+
+def commit_rule(request: SelectionRequest) -> None:
+    """Commits the rule of a selection.
+
+    Raises:
+        RunFolderMismatchError: The selection's name belongs to another rule.
+    """
     options = request.options_over(count_plans(request.folder))
     if not commits.commit_if_absent(request.selection.rule_path, to_json(options)):
         check_rule(request.selection, options)
-    return cutoffs
+
+
+def check_policy(request: SelectionRequest) -> None:
+    """Checks whether a policy fits the corpus, before the selection begins.
+
+    The documents of a ranking are not known yet; their sources are those of the run.
+
+    Raises:
+        As `first_cutoffs`.
+    """
+    first_cutoffs(dataclasses.replace(request, ranking=None))
 
 
 def first_cutoffs(request: SelectionRequest) -> Cutoffs:
@@ -129,7 +150,7 @@ def first_cutoffs(request: SelectionRequest) -> Cutoffs:
         UsageError: A weight names a source that the corpus does not have.
         CurationError: The rule does not fit the corpus or the reference.
     """
-    scoring = read_scoring(request.folder)
+    scoring = read_scoring(request.ranked)
     try:
         return _first_cutoffs(request, scoring)
     except UnknownSourceError as error:

@@ -33,10 +33,12 @@ class Patterns:
     Attributes:
         patterns: The patterns.
         without: Folders whose files are left out, such as the run folder, which may match too.
+        flag: Name of the flag that they come from, for messages.
     """
 
     patterns: tuple[str, ...]
     without: tuple[str, ...] = ()
+    flag: str = "--input"
 
     def files(self) -> Iterator[FileInfo]:
         """Yields the files that match now, sorted by path.
@@ -53,19 +55,19 @@ class Patterns:
                 yield file
         except NoInputError as error:
             lists = [pattern[1:] for pattern in self.patterns if pattern.startswith("@")]
-            if lists:
+            if lists and self.flag == "--input":
                 raise UsageError(
                     f"--input: {error}; to read the inputs from a text file, use --input_list "
                     f"{lists[0]}"
                 ) from error
-            raise NoMatchError(f"--input: {error}") from error
+            raise NoMatchError(f"{self.flag}: {error}") from error
         except OSError as error:
-            raise errors.reading_failed(error.filename or "--input", error) from error
+            raise errors.reading_failed(error.filename or self.flag, error) from error
 
         if is_empty:
             raise NoMatchError(
-                f"--input: every file that matches is in {' or '.join(self.without)}, which the "
-                "run itself writes; give the files to read, or use another --output"
+                f"{self.flag}: every file that matches is in {' or '.join(self.without)}, which "
+                "the run itself writes; give the files to read, or use another --output"
             )
 
 

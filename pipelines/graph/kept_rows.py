@@ -1,7 +1,7 @@
 """Kept rows: which rows of a score file the cutoffs keep, and how many of each split and source.
 
-The writers of output files and the counts of a selection both use `kept_rows`, so they agree on
-every document. The counts of a group are committed before anything is written.
+The writers of output files and the counts of a selection both use `copies_of_rows`, so they agree
+on every document. The counts of a group are committed before anything is written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from datarater.pipelines.run_folder.kept_counts import GroupCounts, KeptCounts, 
 from datarater.pipelines.run_folder.layout import read_json
 from datarater.pipelines.run_folder.many_sources import folded
 from datarater.pipelines.run_folder.plan import read_group
-from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, RECORDS, ScoreFile
+from datarater.pipelines.run_folder.score_files import (
+    RANK_COLUMNS,
+    RATER_SCORE,
+    RECORDS,
+    ScoreFile,
+)
 from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.ranking import RankKeys
@@ -29,14 +34,15 @@ from datarater.rater_model.json_codec import to_plain
 
 KEEP_COLUMNS = (*RANK_COLUMNS, "source")
 _SCORE_ROW_BYTES = 64
-COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes", RECORDS)
+COUNT_COLUMNS = (*KEEP_COLUMNS, "bytes", RECORDS, RATER_SCORE)
+"""The columns that counts are made of; only the score files of a ranking have the last one."""
 
 
-def kept_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
-    """Returns a mask of the kept documents over all rows of a score file."""
-    kept_R = np.zeros(file.table.num_rows, bool)
-    kept_R[file.scored_rows()] = cutoffs.keeps(*keys_by_source(file, seed), seed)
-    return kept_R
+def copies_of_rows(file: ScoreFile, cutoffs: Cutoffs, seed: int) -> np.ndarray:
+    """Returns how many copies of each row of a score file to keep, int64."""
+    copies_R = np.zeros(file.table.num_rows, np.int64)
+    copies_R[file.scored_rows()] = cutoffs.copies(*keys_by_source(file, seed), seed)
+    return copies_R
 
 
 def keys_by_source(file: ScoreFile, seed: int) -> tuple[RankKeys, np.ndarray, list[str]]:
@@ -78,8 +84,8 @@ def count_group(
     for task in read_group(request.folder, group):
         split = task.split
         counted = _SplitCount(request, sources_apart)
-        for file in ScoreFile.in_chunks(request.folder, split.ordinal, COUNT_COLUMNS):
-            counted.add(file, kept_rows(file, cutoffs, request.seed), sources)
+        for file in ScoreFile.in_chunks(request.ranked, split.ordinal, COUNT_COLUMNS):
+            counted.add(file, copies_of_rows(file, cutoffs, request.seed), sources)
 
         # A part of a stream is read by unpacking the parts before it too.
         continues = split.continues_stream and before is not None and before.path == split.path
@@ -112,20 +118,22 @@ class _SplitCount:
         self._sizes: list[int] = []
         self._is_read: list[bool] = []
 
-    def add(self, file: ScoreFile, kept_R: np.ndarray, sources: dict[str, KeptCounts]) -> None:
+    def add(self, file: ScoreFile, copies_R: np.ndarray, sources: dict[str, KeptCounts]) -> None:
         """Counts rows of the score file; adds their counts by source to those given."""
-        scored_R = np.zeros(file.table.num_rows, bool)
-        scored_R[file.scored_rows()] = True
+        kept_R = copies_R > 0
+        document_R = file.document_rows()
         records_R = file.column(RECORDS)
 
         # In the order of the fields of KeptCounts.
         numbers = (
             records_R,
             kept_R,
-            scored_R & ~kept_R,
-            np.where(scored_R, 0, records_R),
+            document_R & ~kept_R,
+            np.where(document_R, 0, records_R),
             np.where(kept_R, file.column("tokens"), 0),
             np.where(kept_R, file.column("bytes"), 0),
+            copies_R - kept_R,
+            (copies_R - kept_R) * file.column("tokens"),
         )
         names, codes_R = file.sources()
         if self._apart is not None:

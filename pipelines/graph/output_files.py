@@ -28,10 +28,10 @@ from apache_beam.metrics import Metrics
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CountsError
 from datarater.pipelines.graph import output_formats, record_writers
-from datarater.pipelines.graph.kept_rows import kept_rows
+from datarater.pipelines.graph.kept_rows import copies_of_rows
 from datarater.pipelines.graph.mirrored_names import MirroredNames
 from datarater.pipelines.graph.requests import SECOND_READ_BYTES, SelectionRequest
-from datarater.pipelines.graph.second_read import KeptSplit
+from datarater.pipelines.graph.second_read import KeptSplit, by_section
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once
@@ -59,8 +59,8 @@ class ShardTask:
         name: Name of the file, such as `part-00000-of-00012.jsonl.gz`.
         written: Format of the file.
         file_class: Class of the input files that it is written from.
-        splits: Its splits in order: their ordinals, and how many documents of such files each
-            keeps.
+        splits: Its splits in order: their ordinals, and how many documents of such files are
+            written of each, all copies counted.
         input_bytes: Stored bytes that reading each of these splits takes; empty if unknown.
         piece: Number of the piece, from 0.
         pieces: Number of pieces of the file; 1 if the task writes all of it.
@@ -161,11 +161,13 @@ def plan_shards(
     """
     # A file ends where it is full, or where the next split needs a file of another class.
     rows_K = np.flatnonzero(splits.counts["kept"])
+    written_S = splits.counts["kept"] + splits.counts["repeats"]
+    bytes_S = splits.counts["kept_bytes"] * written_S // np.maximum(splits.counts["kept"], 1)
     classes = [output_formats.file_class(layout, output_format) for layout in splits.layouts]
     starts, last_class, filled = [], "", 0
     rows = zip(
         splits.layout_codes_S[rows_K].tolist(),
-        splits.counts["kept_bytes"][rows_K].tolist(),
+        bytes_S[rows_K].tolist(),
         strict=True,
     )
     for row, (code, size) in enumerate(rows):
@@ -187,7 +189,7 @@ def plan_shards(
             tuple(
                 zip(
                     splits.ordinals_S[rows_R].tolist(),
-                    splits.counts["kept"][rows_R].tolist(),
+                    written_S[rows_R].tolist(),
                     strict=True,
                 )
             ),
@@ -288,8 +290,8 @@ def _committed(
         yield WrittenShard(name, task.written, count, size, sha256, task.input)
 
 
-_ScoredPart = tuple[ScoreFile, np.ndarray]
-"""Rows of a score file, and the mask of those kept."""
+ScoredPart = tuple[ScoreFile, np.ndarray]
+"""Rows of a score file, and the number of copies to keep of each; a mask where there is one."""
 
 
 @contextlib.contextmanager
@@ -310,9 +312,9 @@ class WriteShard(Step[SelectionRequest]):
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
         self._read: ReadOptions | None = None
-        self._packed: _ScoredPart | None = None
+        self._packed: ScoredPart | None = None
 
-    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> Callable[[], Iterable[_ScoredPart]]:
+    def _scored(self, ordinal: int, cutoffs: Cutoffs) -> Callable[[], Iterable[ScoredPart]]:
         """Returns what gives the parts of a score file with the masks of their kept rows.
 
         A file of one part is read once. That of packed files is remembered, because each of the
@@ -330,9 +332,9 @@ class WriteShard(Step[SelectionRequest]):
             self._packed = first
         return lambda: [first]
 
-    def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[_ScoredPart]:
-        for file in ScoreFile.in_chunks(self._request.folder, ordinal):
-            yield file, kept_rows(file, cutoffs, self._request.seed)
+    def _parts(self, ordinal: int, cutoffs: Cutoffs) -> Iterator[ScoredPart]:
+        for file in ScoreFile.in_chunks(self._request.ranked, ordinal):
+            yield file.with_own_scores(), copies_of_rows(file, cutoffs, self._request.seed)
 
     def _read_options(self) -> ReadOptions:
         if self._read is None:
@@ -406,11 +408,11 @@ class WriteShard(Step[SelectionRequest]):
         requested = self._request.output_format
         scored = self._scored(ordinal, cutoffs)
         kept_sections = {
-            number for part in scored() for number, _, kept_S in _by_section(*part) if kept_S.any()
+            number for part in scored() for number, _, kept_S in by_section(*part) if kept_S.any()
         }
 
         # The rows of a file follow each other, in one or more parts of the score file.
-        rows = (row for part in scored() for row in _by_section(*part))
+        rows = (row for part in scored() for row in by_section(*part))
         for number, of_section in itertools.groupby(rows, operator.itemgetter(0)):
             if number not in kept_sections:
                 continue
@@ -424,16 +426,6 @@ class WriteShard(Step[SelectionRequest]):
                     itertools.chain([(section.table, kept_S)], tables),
                     read,
                 )
-
-
-def _by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
-    """Yields the number of each section that has rows, the section, and the mask of its rows."""
-    first = 0
-    for number, section in enumerate(file.sections()):
-        end = first + section.table.num_rows
-        if end > first:
-            yield number, section, kept_R[first:end]
-        first = end
 
 
 @beam.typehints.with_output_types(WrittenShard)

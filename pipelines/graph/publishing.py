@@ -20,6 +20,7 @@ from datarater.pipelines.graph.output_files import (
     plan_shards,
     remove_pieces,
 )
+from datarater.pipelines.graph.ranking import read_joins
 from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.graph.steps import Step
 from datarater.pipelines.run_folder import commits
@@ -30,6 +31,8 @@ from datarater.pipelines.run_folder.manifest import (
     KeptFile,
     Manifest,
     ManifestCounts,
+    MatchedCounts,
+    Mixture,
 )
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
@@ -75,6 +78,7 @@ def reconcile_counts(
     sources: Mapping[str, KeptCounts],
     written: Iterable[WrittenShard],
     name_of: Callable[[str], str] | None = None,
+    ranked: Scoring | None = None,
 ) -> KeptCounts:
     """Reconciles the counts of a selection by split, by source and in total.
 
@@ -86,6 +90,7 @@ def reconcile_counts(
         sources: Kept counts of every source.
         written: Committed output files.
         name_of: Names the output file for an input file; None if they are numbered.
+        ranked: Counts of the ranked documents; None if they are all scored ones.
 
     Returns:
         The totals.
@@ -115,7 +120,7 @@ def reconcile_counts(
     if below is not None:
         expected["documents below the cutoffs"] = (total.kept, below[0])
         expected["tokens below the cutoffs"] = (total.kept_tokens, below[1])
-    expected.update(_targets(request, cutoffs, scoring, total, sources))
+    expected.update(_targets(request, cutoffs, ranked or scoring, total, sources))
     for name, (actual, correct) in expected.items():
         if actual != correct:
             raise CountsError(f"{name}: {actual}, but {correct} according to the scoring")
@@ -140,6 +145,8 @@ def _targets(
     sources: Mapping[str, KeptCounts],
 ) -> dict[str, tuple[int, int]]:
     """Returns what rules with an exact target kept, and the target from the scoring's counts.
+
+    The scoring is that of the ranking if there is one: targets are of what conditions leave.
 
     Raises:
         CountsError: A token budget is exceeded, or a source has less than its minimum.
@@ -215,20 +222,27 @@ def publish(
     """
     options = committed_rule(request)
     scoring = read_scoring(request.folder, options.plans)
+    ranked = read_scoring(request.ranked, options.plans)
     shards = sorted(written, key=lambda shard: shard.name)
     splits = KeptSplits.merge(group.splits for group in groups)
     total = reconcile_counts(
-        request, scoring, cutoffs, splits, sources, shards, names_of(request, options)
+        request, scoring, cutoffs, splits, sources, shards, names_of(request, options), ranked
     )
+    rejected = scoring.counts.rejected_by_reason
 
     manifest = Manifest(
         **vars(options),
         name=request.name,
         cutoff=cutoffs.to_json(),
         draw=_draw(cutoffs, total),
-        counts=ManifestCounts(**vars(total), rejected_by_reason=scoring.counts.rejected_by_reason),
+        counts=ManifestCounts(
+            **vars(total),
+            rejected_by_reason=rejected,
+            excluded_by_reason=dict(ranked.counts.rejected_by_reason - rejected),
+        ),
         scored=scoring.counts.scored,
         sources=dict(sources),
+        joins=_matched(request, scoring, ranked),
         files=tuple(
             KeptFile(
                 f"kept/{shard.name}",
@@ -247,6 +261,8 @@ def publish(
     whole = _commit_whole_files(request, manifest)
     files = sorted([*manifest.files, *whole], key=lambda file: file.path)
     manifest = dataclasses.replace(manifest, files=tuple(files))
+    mixture = to_json(Mixture.of(sources))
+    commits.commit_if_absent(request.selection.mixture_path, mixture)
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     remove_pieces(request.selection)
     if not try_to_write_report(request.folder, request.name, request.report_texts):
@@ -275,9 +291,25 @@ def _commit_whole_files(request: SelectionRequest, manifest: Manifest) -> list[K
     return committed
 
 
+def _matched(
+    request: SelectionRequest, scoring: Scoring, ranked: Scoring
+) -> dict[str, MatchedCounts]:
+    """Returns the counts of the joined tables, and of the documents that they have rows of."""
+    if request.ranking is None:
+        return {}
+    return {
+        name: MatchedCounts(
+            **vars(counts),
+            matched=ranked.joined.get(name, 0),
+            missing=scoring.counts.scored - ranked.joined.get(name, 0),
+        )
+        for name, counts in read_joins(request).items()
+    }
+
+
 def _draw(cutoffs: Cutoffs, total: KeptCounts) -> Draw | None:
     expected = cutoffs.expected()
-    return None if expected is None else Draw(*expected, actual=total.kept)
+    return None if expected is None else Draw(*expected, actual=total.written)
 
 
 @beam.typehints.with_output_types(str)

@@ -26,7 +26,9 @@ Two more formats carry no text, for mixing elsewhere. `attributes` are Dolma's: 
 `attributes`, with one file for each input file, named like it. They contain the kept documents, so
 a selection of everything is aligned with its input. `scores` is a Parquet file of `id`, `source`,
 `path`, `position`, `tokens` and the score, for which the input is not read again. In a run with a
-student both say who scored: `datarater__by_student` is 1 or 0, and `scored_by` a name.
+student both say who scored: `datarater__by_student` is 1 or 0, and `scored_by` a name. In a
+selection with a ranking `scores` also has the number that it ranks by, `ranked_by`, the tokens of
+the rater's tokenizer, `rater_tokens`, and the columns of the joined tables that its rules use.
 
 By default the output has the format and the compression of the input. Plain text files are the
 exception: they become JSONL.
@@ -55,7 +57,7 @@ import zstandard
 from datarater.pipelines.graph.mirrored_names import compression_of
 from datarater.pipelines.graph.schema_metadata import kept_metadata
 from datarater.pipelines.graph.second_read import IncompleteRows, KeptSplit
-from datarater.pipelines.run_folder.score_files import SCORED_BY
+from datarater.pipelines.run_folder.score_files import OTHER_SCORE, RANKED_BY, SCORED_BY
 from datarater.rater_model.documents.arrow_types import is_text, mapped_type, without_view
 from datarater.rater_model.documents.file_format import FileFormat
 from datarater.rater_model.documents.formats import format_named
@@ -63,6 +65,7 @@ from datarater.rater_model.documents.json_lines import (
     SCORE_FIELD,
     dump_json,
     id_of_key,
+    id_text,
     load_json,
     score_text,
     scored_line,
@@ -165,14 +168,14 @@ def attribute_line(
 def scores_table(rows: pa.Table, path: str) -> pa.Table:
     """Returns rows of a score file with the columns of `SCORES_SCHEMA`, and `scored_by` if any.
 
+    Rows of a run with several raters have their scores too. Rows of a ranking also have the number
+    that they are ranked by and all signals.
+
     Args:
         rows: Rows of the score file.
         path: Path of the input file.
     """
-    ids = [
-        storable(value) if isinstance(value, str) else dump_json(value)
-        for value in map(id_of_key, rows["key"].to_pylist())
-    ]
+    ids = [id_text(key) for key in rows["key"].to_pylist()]
 
     columns = {
         "id": ids,
@@ -194,6 +197,13 @@ def scores_table(rows: pa.Table, path: str) -> pa.Table:
     )
     if SCORED_BY in rows.schema.names:
         table = table.append_column(SCORED_BY, rows[SCORED_BY].cast(pa.string()))
+    names = rows.schema.names
+    for name in names:
+        if name.startswith(OTHER_SCORE):
+            table = table.append_column(name, rows[name])
+    if RANKED_BY in names:
+        for name in names[names.index(RANKED_BY) :]:
+            table = table.append_column(name, rows[name])
     return table
 
 

@@ -1,22 +1,31 @@
 """Requests: the parameters of a scoring and of a selection, as values that can be pickled.
 
-A command turns its flags into a `ScoringRequest`, a `SelectionRequest` or both, which together are
-its `Work`. The graph and its workers need nothing else.
+A command turns its flags into a `ScoringRequest`, a `DeduplicationRequest`, a `SelectionRequest` or
+several of them, which together are its `Work`. The graph and its workers need nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from datarater.pipelines.bad_splits import FAIL, REJECT
+from datarater.pipelines.dedup.neighbors import MAX_COMPARED, MAX_ENTRIES
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.inputs import Inputs
 from datarater.pipelines.run_folder import commits
+from datarater.pipelines.run_folder.duplicates import DuplicatesOptions, default_name
 from datarater.pipelines.run_folder.identity import Identity, InputsDigest, RunOptions
-from datarater.pipelines.run_folder.layout import RunFolder, SelectionFolder
+from datarater.pipelines.run_folder.layout import (
+    DuplicatesFolder,
+    RankingFolder,
+    RunFolder,
+    SelectionFolder,
+)
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions, TokenizerFields
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
+from datarater.pipelines.run_folder.ranking_options import RankingOptions
 from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
 from datarater.pipelines.selection.policy import Policy
@@ -68,6 +77,7 @@ class ScoringRequest:
         append: Whether input files may be new to the run folder, and others left out.
         plans: Number of plans of the run folder once all files are planned; 0 if it is not known.
         student: Path of the student that scores first; "" without one.
+        other_raters: Paths of the raters that score beside the first one, by name.
     """
 
     inputs: Inputs
@@ -91,6 +101,7 @@ class ScoringRequest:
     append: bool = False
     plans: int = 0
     student: str = ""
+    other_raters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def pack_bytes(self, total: int) -> int:
         """Returns the stored bytes of small files that share a split.
@@ -148,6 +159,8 @@ def load_checkpoint(flag: str, path: str) -> RaterCheckpoint:
         raise CurationError(f"--{flag}: {error}") from error
 
 
+ROWS_PER_BUCKET = 2**18
+"""Number of rows of a joined table that a worker has in memory at a time, approximately."""
 SECOND_READ_BYTES = 2**30
 """Stored bytes of input that one element of the second read reads by default."""
 
@@ -172,6 +185,12 @@ class SelectionRequest:
             None for `SECOND_READ_BYTES`.
         tokenizer: Tokenizer of the output files; None if they have texts.
         tokenizer_path: Path of its `tokenizer.json`, or the name of the tokenizer of bytes.
+        deduplication: How the near-duplicates that the ranking leaves out are found, unless that
+            is done; None if it leaves out none.
+        ranking: How documents are filtered, ranked and measured; None if the score of the run alone
+            ranks them.
+        rows_per_bucket: Number of rows of a joined table that a worker has in memory at a time,
+            approximately; it changes only cost.
         launch: Id of the launch that does the work; "" for none.
         kept_leases: Paths of the launch's leases that the workers keep.
     """
@@ -188,18 +207,32 @@ class SelectionRequest:
     second_read_bytes: int | None = None
     tokenizer: TokenizerFields | None = None
     tokenizer_path: str = ""
+    ranking: RankingOptions | None = None
+    deduplication: DeduplicationRequest | None = None
+    rows_per_bucket: int = ROWS_PER_BUCKET
     launch: str = ""
     kept_leases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
             suffix = "-by-reference" if self.reference else ""
+            suffix += "-ranked" if self.ranking else ""
             object.__setattr__(self, "name", self.policy.name + suffix)
 
     @property
     def folder(self) -> RunFolder:
         """The run folder."""
         return RunFolder(self.output)
+
+    @property
+    def ranked(self) -> RunFolder:
+        """The folder with the score files that rank: of the run, or of the selection's ranking."""
+        return self.folder if self.ranking is None else self.ranking_folder
+
+    @property
+    def ranking_folder(self) -> RankingFolder:
+        """The folder of the selection's ranking."""
+        return self.folder.ranking(self.name)
 
     @property
     def selection(self) -> SelectionFolder:
@@ -221,6 +254,7 @@ class SelectionRequest:
             output_shard_bytes=self.output_shard_bytes,
             second_read_bytes=self.second_read_bytes,
             tokenizer=self.tokenizer,
+            ranking=self.ranking,
         )
 
     def options_over(self, plans: int) -> SelectionOptions:
@@ -236,38 +270,105 @@ class SelectionRequest:
         )
 
 
+ENTRIES_PER_PARTITION = 2**18
+"""Number of entries that a worker compares at a time, about 24 MB."""
+SIGNATURES_PER_BLOCK = 2**13
+"""Number of signatures that are in memory at a time while they are dealt out."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """Scoring, selecting, or both in one graph: all of it, so that any process can build the graph.
+class DeduplicationRequest:
+    """Parameters of one deduplication.
 
     Attributes:
-        scoring: What to score; None to select from a scored corpus.
-        selection: What to keep; None to score only.
-
-    Raises:
-        ValueError: Neither is given.
+        output: Path of the run folder.
+        similarity: Jaccard similarity from which two documents are near-duplicates.
+        seed: Seed that breaks ties between documents with the same score.
+        name: Name of the deduplication; by default it is made from the similarity.
+        max_compared: Number of documents of a bucket that all others are compared with.
+        max_entries: Number of entries of a partition that are in memory at a time; it changes only
+            cost, as do the next two.
+        entries_per_partition: Number of entries of documents in buckets that are compared together.
+        signatures_per_block: Number of signatures that are read at a time.
+        launch: Id of the launch that does the work; "" for none.
+        kept_leases: Paths of the launch's leases that the workers keep.
     """
 
-    scoring: ScoringRequest | None = None
-    selection: SelectionRequest | None = None
+    output: str
+    similarity: float
+    seed: int = 0
+    name: str = ""
+    max_compared: int = MAX_COMPARED
+    max_entries: int = MAX_ENTRIES
+    entries_per_partition: int = ENTRIES_PER_PARTITION
+    signatures_per_block: int = SIGNATURES_PER_BLOCK
+    launch: str = ""
+    kept_leases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.scoring is None and self.selection is None:
-            raise ValueError("there is nothing to do: neither scoring nor selection is given")
+        if not self.name:
+            object.__setattr__(self, "name", default_name(self.similarity, self.seed))
 
     @property
     def folder(self) -> RunFolder:
         """The run folder."""
-        request = self.selection or self.scoring
+        return RunFolder(self.output)
+
+    @property
+    def duplicates(self) -> DuplicatesFolder:
+        """The folder of the deduplication."""
+        return self.folder.duplicates(self.name)
+
+    def options_over(self, plans: int) -> DuplicatesOptions:
+        """Returns all options that decide what is found among the documents of the first plans.
+
+        Args:
+            plans: Number of plans.
+        """
+        return DuplicatesOptions(similarity=self.similarity, seed=self.seed, plans=max(1, plans))
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one graph does: all of it, so that any process can build the graph.
+
+    Attributes:
+        scoring: What to score; None to work on a scored corpus.
+        selection: What to keep; None to select nothing.
+        duplicates: Which near-duplicates to find; None for those that the selection leaves out, if
+            it does.
+
+    Raises:
+        ValueError: None of them is given.
+    """
+
+    scoring: ScoringRequest | None = None
+    selection: SelectionRequest | None = None
+    duplicates: DeduplicationRequest | None = None
+
+    def __post_init__(self) -> None:
+        if self.duplicates is None and self.selection is not None:
+            object.__setattr__(self, "duplicates", self.selection.deduplication)
+        if self.scoring is None and self.selection is None and self.duplicates is None:
+            raise ValueError(
+                "there is nothing to do: neither scoring nor duplicates nor a selection is given"
+            )
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        request = self.selection or self.duplicates or self.scoring
         assert request is not None
         return request.folder
 
     @property
     def goal(self) -> str:
         """The path of the file that the graph commits last."""
-        return (
-            self.scoring_path if self.selection is None else self.selection.selection.success_path
-        )
+        if self.selection is not None:
+            return self.selection.selection.success_path
+        if self.duplicates is not None:
+            return self.duplicates.duplicates.success_path
+        return self.scoring_path
 
     @property
     def scoring_path(self) -> str:
@@ -277,10 +378,14 @@ class Work:
         return last_scoring_path(self.folder)
 
     def leases(self) -> list[str]:
-        """Returns the paths of the leases that a launch needs, for scoring and for selecting."""
+        """Returns the paths of the leases that a launch needs, one for each part of the work."""
         folders = []
         if self.scoring is not None and not commits.exists(self.scoring_path):
             folders.append(self.folder.scoring_lease_path)
+        if self.duplicates is not None and not commits.exists(
+            self.duplicates.duplicates.success_path
+        ):
+            folders.append(self.folder.duplicates_lease_path(self.duplicates.name))
         if self.selection is not None:
             folders.append(self.folder.selection_lease_path(self.selection.name))
         return folders
@@ -290,6 +395,8 @@ class Work:
         folders = []
         if self.scoring is not None:
             folders += self.folder.scoring_folders
+        if self.duplicates is not None:
+            folders.append(self.duplicates.duplicates.path)
         if self.selection is not None:
             folders.append(self.selection.selection.path)
         return folders
@@ -307,11 +414,13 @@ class Work:
             reads_ahead: Whether there is a core for each worker to read on while it scores.
         """
         kept = tuple(self.leases()) if elsewhere else ()
-        scoring, selection = self.scoring, self.selection
+        scoring, selection, duplicates = self.scoring, self.selection, self.duplicates
         if scoring is not None:
             scoring = dataclasses.replace(
                 scoring, launch=launch, slots=slots, kept_leases=kept, reads_ahead=reads_ahead
             )
         if selection is not None:
             selection = dataclasses.replace(selection, launch=launch, kept_leases=kept)
-        return Work(scoring, selection)
+        if duplicates is not None:
+            duplicates = dataclasses.replace(duplicates, launch=launch, kept_leases=kept)
+        return Work(scoring, selection, duplicates)

@@ -193,7 +193,9 @@ def reject_split(task: SplitTask, error: CurationError, options: RunOptions) -> 
         error: What happened.
         options: Options of the run.
     """
-    rows = ScoreRows(task.paths, has_student=options.cascade is not None)
+    rows = ScoreRows(
+        task.paths, has_student=options.cascade is not None, other_raters=options.other_raters
+    )
     for number, part in enumerate(task.each()):
         rows.reject(part.split.start, _reason_to_reject(error), str(error), number)
     return _to_parquet(rows, task, [_UNREAD] * task.parts, options.rater)
@@ -248,7 +250,7 @@ class _BatchScoring:
     """
 
     def __init__(self, rater: TextScorer, paths: Sequence[str]):
-        self.rows = ScoreRows(paths, has_student=rater.has_student)
+        self.rows = ScoreRows(paths, has_student=rater.has_student, other_raters=rater.other_raters)
         self._rater = rater
         self._records: list[Record] = []
         self._parts: list[int] = []
@@ -290,7 +292,12 @@ class _BatchScoring:
             batch = self._pending.popleft()
             scored = batch.scores.result()
             not_finite = self.rows.add(
-                batch.records, scored.scores_N, scored.tokens_N, batch.parts, scored.by_rater_N
+                batch.records,
+                scored.scores_N,
+                scored.tokens_N,
+                batch.parts,
+                scored.by_rater_N,
+                scored.other_scores,
             )
 
             Metrics.counter(METRICS, "documents").inc(len(scored.scores_N) - not_finite)
@@ -333,11 +340,16 @@ class _Scoring(Step[ScoringRequest]):
 
     def _load(self) -> TextScorer:
         # Loads JAX, which selecting does without.
-        from datarater.rater_model.ngram_scorer import NgramScorer, make_scorer
+        from datarater.rater_model.ngram_scorer import NgramScorer
+        from datarater.rater_model.several_raters import make_several
 
         request, options = self._request, self._request.options
         rater = self._load_unchanged("rater", request.rater, options.rater)
-        scorer = make_scorer(rater, options.scoring, reads_ahead=request.reads_ahead)
+        others = {
+            name: self._load_unchanged(f"rater {name}", path, options.other_raters[name])
+            for name, path in request.other_raters.items()
+        }
+        scorer = make_several(rater, others, options.scoring, reads_ahead=request.reads_ahead)
         if options.cascade is None:
             return scorer
 

@@ -261,14 +261,15 @@ class DealOut(beam.PTransform):
         """Adds the steps to a collection of splits."""
         return (
             tasks
-            | "By ordinal" >> beam.Map(_by_ordinal).with_output_types(tuple[int, SplitTask])
+            | "By ordinal" >> beam.Map(by_ordinal).with_output_types(tuple[int, SplitTask])
             | "Each by itself" >> beam.GroupByKey()
             | "Split" >> beam.Map(_one_of).with_output_types(SplitTask)
             | "Deal out" >> beam.Reshuffle()
         )
 
 
-def _by_ordinal(task: SplitTask) -> tuple[int, SplitTask]:
+def by_ordinal(task: SplitTask) -> tuple[int, SplitTask]:
+    """Returns a split after its ordinal, to group by."""
     return task.split.ordinal, task
 
 

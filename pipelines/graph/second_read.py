@@ -7,15 +7,18 @@ is refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datarater.pipelines.errors import InputChangedError
+from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.plan import SplitTask, unchanged
-from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY
+from datarater.pipelines.run_folder.score_files import BY_STUDENT, SCORED_BY, ScoreFile
 from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.arrow_types import mapped_type, take_rows, without_view
 from datarater.rater_model.documents.file_format import FileFormat
@@ -46,13 +49,16 @@ class IncompleteRows:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ScoredRows:
-    """Some rows of a score file: its documents by column, and where records were rejected."""
+    """Some rows of a score file: its documents by column, and where records were rejected.
+
+    `kept` is the number of copies to keep of each document.
+    """
 
     positions: list[int]
     sizes: list[int]
     keys: list[str]
     scores: list[float]
-    kept: list[bool]
+    kept: list[int]
     by_student: list[bool | None]
     rejected: set[int]
 
@@ -63,7 +69,7 @@ class _ScoredRows:
 
     @classmethod
     def of(cls, rows: tuple[pa.Table, np.ndarray]) -> _ScoredRows:
-        """Returns the rows of a table with the mask of those kept.
+        """Returns the rows of a table, given with how many copies of each are kept.
 
         Bad records, of which only some have a row, are never kept.
         """
@@ -111,7 +117,8 @@ class _KeptRows:
             if following is None:
                 break
             table, kept_R = following
-            kept = table.select(_KEPT_COLUMNS).filter(pa.array(kept_R))
+            copies = pa.array(np.repeat(np.arange(table.num_rows), kept_R))
+            kept = table.select(_KEPT_COLUMNS).take(copies)
             self._waiting = pa.concat_tables([self._waiting, kept]) if len(positions_N) else kept
             positions_N = self._waiting["position"].to_numpy()
 
@@ -138,7 +145,8 @@ class KeptSplit:
     Attributes:
         task: The file, or its part.
         content: Digest of the stored bytes that were scored; "" if unknown.
-        rows: All rows of its score file, a part at a time, each with the mask of the kept ones.
+        rows: All rows of its score file, a part at a time, each with the number of copies to keep
+            of each row, or the mask of the kept ones.
         options: How records are read.
         incomplete: Rows that `tables` has yielded without columns that cannot be read.
     """
@@ -157,7 +165,7 @@ class KeptSplit:
     def score_rows(self) -> Iterator[pa.Table]:
         """Yields the rows of the score file; the input is not read."""
         for table, kept_R in self.rows:
-            yield table.filter(pa.array(kept_R))
+            yield table.take(pa.array(np.repeat(np.arange(table.num_rows), kept_R)))
 
     def documents(self) -> Iterator[tuple[Document, float]]:
         """Yields the documents with their scores; raises as `judged_documents` does."""
@@ -195,7 +203,7 @@ class KeptSplit:
                     continue  # an earlier version could not read it
                 if not is_scored:
                     raise self._changed(f"the document at {record.position} is not the one scored")
-                if rows.kept[row]:
+                for _ in range(rows.kept[row]):
                     yield record, rows.scores[row], rows.by_student[row]
                 row += 1
 
@@ -277,3 +285,44 @@ class KeptSplit:
             f"the input {self.task.split.path} was modified after it was scored: {detail}; "
             "restore it, or curate it into a new run folder"
         )
+
+
+def by_section(file: ScoreFile, kept_R: np.ndarray) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
+    """Yields the number of each section that has rows, the section, and the mask of its rows."""
+    first = 0
+    for number, section in enumerate(file.sections()):
+        end = first + section.table.num_rows
+        if end > first:
+            yield number, section, kept_R[first:end]
+        first = end
+
+
+def scored_documents(folder: RunFolder, ordinal: int, read: ReadOptions) -> Iterator[Document]:
+    """Yields all documents of a split that have a score, in the order of its score file.
+
+    Args:
+        folder: Run folder.
+        ordinal: Ordinal of the split.
+        read: How records are read.
+
+    Raises:
+        InputChangedError: An input has changed since it was scored.
+        OSError: An input cannot be read.
+    """
+
+    def parts(columns: Sequence[str]) -> Iterator[tuple[int, ScoreFile, np.ndarray]]:
+        for file in ScoreFile.in_chunks(folder, ordinal, columns):
+            scored_R = np.zeros(file.table.num_rows, bool)
+            scored_R[file.scored_rows()] = True
+            yield from by_section(file, scored_R)
+
+    # A file without such documents is not opened: it may be unreadable.
+    with_scores = {number for number, _, scored_S in parts(["score"]) if scored_S.any()}
+    rows = parts(["position", "bytes", "key", "score"])
+    for number, of_section in itertools.groupby(rows, operator.itemgetter(0)):
+        if number in with_scores:
+            _, section, scored_S = next(of_section)
+            more = ((later.table, later_S) for _, later, later_S in of_section)
+            tables = itertools.chain([(section.table, scored_S)], more)
+            kept = KeptSplit(section.task, section.content, tables, read)
+            yield from (document for document, _ in kept.documents())

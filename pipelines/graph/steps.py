@@ -6,10 +6,14 @@ from typing import Generic, TypeVar
 
 import apache_beam as beam
 
-from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
+from datarater.pipelines.graph.requests import (
+    DeduplicationRequest,
+    ScoringRequest,
+    SelectionRequest,
+)
 from datarater.pipelines.run_folder import lease
 
-RequestT = TypeVar("RequestT", ScoringRequest, SelectionRequest)
+RequestT = TypeVar("RequestT", ScoringRequest, SelectionRequest, DeduplicationRequest)
 
 
 class Step(beam.DoFn, Generic[RequestT]):

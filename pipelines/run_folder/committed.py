@@ -49,7 +49,7 @@ def score_entries(folder: RunFolder) -> Iterable[list[tuple[int, Entry]]]:
 def entries_of(folder: RunFolder, prefix: int) -> list[tuple[int, Entry]]:
     """Lists the score files under one prefix, each with its split's ordinal."""
     entries = []
-    for entry in commits.list_folder(f"{folder.path}/scores/{prefix:02x}"):
+    for entry in commits.list_folder(f"{folder.scores_path}/{prefix:02x}"):
         match = _SCORE_FILE.search(entry.path)
         if match is not None:
             entries.append((int(match[1]), entry))
@@ -72,13 +72,24 @@ def merge_ordinals(parts: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def committed_files(folder: RunFolder) -> int:
-    """Counts score files, summaries and files of selections, a number that grows with progress."""
+    """Counts the files of a run that are committed one by one, a number that grows with progress.
+
+    These are score files, summaries, and files of selections and of deduplications.
+    """
     count = sum(len(entries) for entries in score_entries(folder))
     for summaries in (folder.summaries_path, folder.old_summaries_path):
         count += len(commits.list_folder(summaries))
     for name in selections(folder):
         path = folder.selection(name).path
-        count += sum(len(entries_below(inner)) for inner in (f"{path}/kept", f"{path}/counts"))
+        count += sum(
+            len(entries_below(inner))
+            for inner in (f"{path}/ranking", f"{path}/kept", f"{path}/counts")
+        )
+    for name in deduplications(folder):
+        duplicates = folder.duplicates(name)
+        # Signatures are removed in the end.
+        count += len(entries_below(duplicates.signatures_folder))
+        count += 2 * len(entries_below(duplicates.documents_folder))
     return count
 
 
@@ -93,3 +104,8 @@ def entries_below(path: str) -> list[Entry]:
 def selections(folder: RunFolder) -> list[str]:
     """Returns the names of the selections that were started."""
     return commits.list_subfolders(f"{folder.path}/selections")
+
+
+def deduplications(folder: RunFolder) -> list[str]:
+    """Returns the names of the deduplications that were started."""
+    return commits.list_subfolders(folder.duplicates_path)

@@ -67,6 +67,7 @@ class RunOptions:
         split_bytes: Approximate size of a split in stored bytes.
         format: Version of the run folder's format.
         cascade: The student that scores first; None without one.
+        other_raters: Digests of the raters that score beside the first one, by name.
     """
 
     rater: str
@@ -76,6 +77,7 @@ class RunOptions:
     split_bytes: int
     format: int = FORMAT_VERSION
     cascade: CascadeOptions | None = dataclasses.field(default=None, metadata=IF_SET)
+    other_raters: dict[str, str] = dataclasses.field(default_factory=dict, metadata=IF_SET)
 
 
 @dataclasses.dataclass(frozen=True)

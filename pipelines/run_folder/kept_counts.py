@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from datarater.pipelines.errors import CountsError
 from datarater.rater_model.counted import counted
+from datarater.rater_model.json_codec import IF_SET
 
 
 @dataclasses.dataclass
@@ -28,6 +29,8 @@ class KeptCounts:
         rejected: Number of records without a score.
         kept_tokens: Tokens of the kept documents.
         kept_bytes: Bytes of the kept documents' texts in UTF-8.
+        repeats: Number of copies of kept documents beside the first one of each.
+        repeat_tokens: Tokens of these copies.
     """
 
     read: int = 0
@@ -36,6 +39,13 @@ class KeptCounts:
     rejected: int = 0
     kept_tokens: int = 0
     kept_bytes: int = 0
+    repeats: int = dataclasses.field(default=0, metadata=IF_SET)
+    repeat_tokens: int = dataclasses.field(default=0, metadata=IF_SET)
+
+    @property
+    def written(self) -> int:
+        """Number of documents to write: kept ones with all their copies."""
+        return self.kept + self.repeats
 
     @property
     def scored(self) -> int:
@@ -64,6 +74,8 @@ class KeptCounts:
             )
 
 
+REPEATS = ("repeats", "repeat_tokens")
+"""The counts that only a rule with copies has."""
 COUNTS = tuple(field.name for field in dataclasses.fields(KeptCounts))
 
 
@@ -170,19 +182,28 @@ class KeptSplits:
             "ordinals": self.ordinals_S.tolist(),
             "layouts": list(self.layouts),
             "layout_codes": self.layout_codes_S.tolist(),
-            **{name: column_S.tolist() for name, column_S in self.counts.items()},
+            **{
+                name: column_S.tolist()
+                for name, column_S in self.counts.items()
+                if name not in REPEATS or column_S.any()
+            },
             **({"input_bytes": self.input_bytes_S.tolist()} if self.input_bytes_S.any() else {}),
         }
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Sequence[Any]]) -> KeptSplits:
         """Returns the counts that `to_json` wrote."""
+        none = [0] * len(fields["ordinals"])
+        absent = set(REPEATS) - fields.keys()
         return cls(
             np.asarray(fields["ordinals"], np.int64),
             tuple(fields["layouts"]),
             np.asarray(fields["layout_codes"], np.int32),
-            {name: np.asarray(fields[name], np.int64) for name in COUNTS},
-            np.asarray(fields.get("input_bytes", [0] * len(fields["ordinals"])), np.int64),
+            {
+                name: np.asarray(none if name in absent else fields[name], np.int64)
+                for name in COUNTS
+            },
+            np.asarray(fields.get("input_bytes", none), np.int64),
         )
 
 

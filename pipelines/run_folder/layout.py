@@ -13,12 +13,20 @@
       scoring-0001.json
       student/                     the run folder of a student's scores, in a run with one
       selections/NAME/rule.json    the rule of the selection and its options
+      selections/NAME/ranking/     what it ranks by, if that is not the score alone: scores/,
+                                   summaries/ and scoring.json as above, and joins.json
       selections/NAME/counts/      how much it keeps of every split, by group
       selections/NAME/second_read.json  how much there is to write, for the progress
       selections/NAME/kept/        the kept documents
       selections/NAME/pieces/      parts of such files, until they are put together
       selections/NAME/incomplete/  rows that lack columns which are damaged in the input, if any
       selections/NAME/manifest.json, report.html, _SUCCESS
+      duplicates/NAME/options.json what makes two documents near-duplicates
+      duplicates/NAME/documents/   the near-duplicates of every split, as score files are stored
+      duplicates/NAME/signatures/  what documents are compared by, until all are compared
+      duplicates/NAME/summary.json, _SUCCESS
+
+      selections/NAME/manifest.json, mixture.json, report.html, _SUCCESS
 
 Every file is created once and never replaced (`datarater.pipelines.run_folder.commits`), except
 `report.html`, which can be made again. There is no other state: a file that exists is done, a file
@@ -119,6 +127,11 @@ class SelectionFolder:
         return f"{self.path}/manifest.json"
 
     @property
+    def mixture_path(self) -> str:
+        """The shares of the sources in what is kept, for a trainer."""
+        return f"{self.path}/mixture.json"
+
+    @property
     def report_path(self) -> str:
         """A page for people, which can be made again; no result depends on it."""
         return f"{self.path}/report.html"
@@ -127,6 +140,11 @@ class SelectionFolder:
     def success_path(self) -> str:
         """An empty file, committed last."""
         return f"{self.path}/_SUCCESS"
+
+    @property
+    def ranking_path(self) -> str:
+        """The folder of what the selection ranks by, if that is not the score alone."""
+        return f"{self.path}/ranking"
 
     @property
     def counts_folder(self) -> str:
@@ -163,6 +181,58 @@ class SelectionFolder:
     def incomplete_path(self, name: str) -> str:
         """Returns the path of the list of one file of kept documents."""
         return f"{self.incomplete_folder}/{name}.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicatesFolder:
+    """Paths of the files of one deduplication.
+
+    Attributes:
+        path: The folder, OUTPUT/duplicates/NAME.
+    """
+
+    path: str
+
+    @property
+    def options_path(self) -> str:
+        """The file with the options, committed first."""
+        return f"{self.path}/options.json"
+
+    @property
+    def documents_folder(self) -> str:
+        """The folder of the near-duplicates; any Parquet reader opens it as one table."""
+        return f"{self.path}/documents"
+
+    @property
+    def signatures_folder(self) -> str:
+        """The folder of what documents are compared by, until all are compared."""
+        return f"{self.path}/signatures"
+
+    @property
+    def summary_path(self) -> str:
+        """The counts of the whole corpus."""
+        return f"{self.path}/summary.json"
+
+    @property
+    def success_path(self) -> str:
+        """An empty file, committed last."""
+        return f"{self.path}/_SUCCESS"
+
+    def documents_path(self, ordinal: int) -> str:
+        """Returns the path of the near-duplicates among the documents of a split."""
+        return f"{self.documents_folder}/{prefix_of(ordinal)}/{ordinal:08d}.parquet"
+
+    def signatures_path(self, ordinal: int) -> str:
+        """Returns the path of the signatures of a split."""
+        return f"{self.signatures_folder}/{prefix_of(ordinal)}/{ordinal:08d}.bin"
+
+
+def prefix_of(ordinal: int) -> str:
+    """Returns the folder of a split's file.
+
+    It is a hash, because object stores balance load by prefix.
+    """
+    return hashlib.blake2b(b"%d" % ordinal, digest_size=1).hexdigest()
 
 
 def _suffix(plan: int) -> str:
@@ -218,12 +288,13 @@ class RunFolder:
         return f"{self.path}/plan/{plan}/index.json"
 
     def score_path(self, ordinal: int) -> str:
-        """Returns the path of the score file of a split.
+        """Returns the path of the score file of a split."""
+        return f"{self.scores_path}/{prefix_of(ordinal)}/{ordinal:08d}.parquet"
 
-        It has a hashed prefix, because object stores balance load by prefix.
-        """
-        prefix = hashlib.blake2b(b"%d" % ordinal, digest_size=1).hexdigest()
-        return f"{self.path}/scores/{prefix}/{ordinal:08d}.parquet"
+    @property
+    def scores_path(self) -> str:
+        """The folder of the score files."""
+        return f"{self.path}/scores"
 
     @property
     def scoring_lease_path(self) -> str:
@@ -238,6 +309,15 @@ class RunFolder:
     def selection_lease_path(self, name: str) -> str:
         """Returns the folder of the lease of a selection."""
         return f"{self.selection_leases_path}/{name}"
+
+    @property
+    def duplicates_leases_path(self) -> str:
+        """The folder of the leases of all deduplications."""
+        return f"{self.path}/lease/duplicates"
+
+    def duplicates_lease_path(self, name: str) -> str:
+        """Returns the folder of the lease of a deduplication."""
+        return f"{self.duplicates_leases_path}/{name}"
 
     @property
     def attempts_path(self) -> str:
@@ -296,6 +376,61 @@ class RunFolder:
     def selection(self, name: str) -> SelectionFolder:
         """Returns the paths of a selection."""
         return SelectionFolder(f"{self.path}/selections/{name}")
+
+    @property
+    def duplicates_path(self) -> str:
+        """The folder of all deduplications."""
+        return f"{self.path}/duplicates"
+
+    def duplicates(self, name: str) -> DuplicatesFolder:
+        """Returns the paths of a deduplication."""
+        return DuplicatesFolder(f"{self.duplicates_path}/{name}")
+
+    def ranking(self, name: str) -> RankingFolder:
+        """Returns the run folder as a selection with a ranking of its own sees it."""
+        return RankingFolder(self.path, self.selection(name).ranking_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingFolder(RunFolder):
+    """A run folder whose score files, summaries and counts are those of a selection's ranking.
+
+    The plan is that of the run.
+
+    Attributes:
+        ranking_path: Folder of the ranking.
+    """
+
+    ranking_path: str
+
+    @property
+    def scores_path(self) -> str:
+        """The folder of the score files of the ranking."""
+        return f"{self.ranking_path}/scores"
+
+    @property
+    def summaries_path(self) -> str:
+        """The folder of the summaries of the ranking."""
+        return f"{self.ranking_path}/summaries"
+
+    @property
+    def old_summaries_path(self) -> str:
+        """The same folder: version 0.1.0 wrote no ranking."""
+        return self.summaries_path
+
+    @property
+    def scoring_path(self) -> str:
+        """The counts of all ranked documents, committed once everything is ranked."""
+        return self.scoring_path_of(0)
+
+    def scoring_path_of(self, plan: int) -> str:
+        """Returns the path of the counts once the documents of a plan are ranked."""
+        return f"{self.ranking_path}/scoring{_suffix(plan)}.json"
+
+    @property
+    def joins_path(self) -> str:
+        """The counts of the joined tables, committed before those of the documents."""
+        return f"{self.ranking_path}/joins.json"
 
 
 def json_lines(rows: Iterable[Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from datarater.pipelines.errors import RunFolderMismatchError
@@ -16,6 +17,8 @@ from datarater.pipelines.run_folder.layout import (
     read_json,
     versions,
 )
+from datarater.pipelines.run_folder.ranking_options import JoinCounts, RankingOptions
+from datarater.rater_model.counted import counted
 from datarater.rater_model.json_codec import IF_SET, to_plain
 
 
@@ -65,6 +68,8 @@ class SelectionOptions:
         mirrors_paths: Whether attributes files have the names of their document files; those of
             version 0.1.0 are numbered.
         tokenizer: Tokenizer of the output files; None if they have texts.
+        ranking: How documents are filtered, ranked and measured; None if the score of the run alone
+            ranks them.
     """
 
     rule: RuleFields
@@ -80,6 +85,7 @@ class SelectionOptions:
     plans: int = dataclasses.field(default=1, metadata=IF_SET)
     mirrors_paths: bool = dataclasses.field(default=False, metadata=IF_SET)
     tokenizer: TokenizerFields | None = dataclasses.field(default=None, metadata=IF_SET)
+    ranking: RankingOptions | None = dataclasses.field(default=None, metadata=IF_SET)
 
 
 @dataclasses.dataclass
@@ -88,9 +94,34 @@ class ManifestCounts(KeptCounts):
 
     Attributes:
         rejected_by_reason: Numbers of the rejected records, by reason.
+        excluded_by_reason: Numbers of the dropped documents that the ranking excludes, by reason.
     """
 
     rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+    excluded_by_reason: dict[str, int] = dataclasses.field(default_factory=dict, metadata=IF_SET)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MatchedCounts(JoinCounts):
+    """What was found in a joined table, and of how many documents.
+
+    Attributes:
+        matched: Number of scored documents that the table has a row of.
+        missing: Number of scored documents that it has no row of.
+    """
+
+    matched: int
+    missing: int
+
+    def describe(self, name: str) -> str:
+        """Describes in one line what was found in the table of a name."""
+        documents = counted(self.matched + self.missing, "document")
+        line = f"joined {name}: {counted(self.rows, 'row')}, of {self.matched:,} of {documents}"
+        if self.duplicates:
+            line += f"; {counted(self.duplicates, 'row')} with the key of an earlier one left out"
+        if self.without_key:
+            line += f"; {counted(self.without_key, 'row')} without a key left out"
+        return line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +165,7 @@ class Manifest(SelectionOptions):
         counts: Counts of all records.
         scored: Number of documents with a score.
         sources: Counts by source.
+        joins: Counts of the joined tables, by name.
         files: Files of kept documents.
         identity: Identity of the run.
         rater: Digest of the rater.
@@ -147,6 +179,7 @@ class Manifest(SelectionOptions):
     counts: ManifestCounts
     scored: int
     sources: dict[str, KeptCounts]
+    joins: dict[str, MatchedCounts] = dataclasses.field(default_factory=dict, metadata=IF_SET)
     files: tuple[KeptFile, ...]
     identity: CommittedIdentity
     rater: str
@@ -158,6 +191,63 @@ class Manifest(SelectionOptions):
         """The corpus's cutoff as a rank key; None if the rule has none for the whole corpus."""
         key = self.cutoff.get("rank_key")
         return None if key is None else int(key, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixturePart:
+    """What a source contributes to the kept documents.
+
+    Attributes:
+        documents: Number of kept documents.
+        copies: Number of documents that are written: with all copies.
+        tokens: Tokens of the kept documents.
+        copied_tokens: Tokens that are written: with those of all copies.
+        weight: Share of the tokens that are written.
+        epochs: Average number of times that a token of the source's kept documents is written.
+    """
+
+    documents: int
+    copies: int
+    tokens: int
+    copied_tokens: int
+    weight: float
+    epochs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The content of `mixture.json`: the shares of the sources, as a trainer takes them.
+
+    Attributes:
+        tokens: Tokens that are written of all sources.
+        sources: Sources of which something is kept, by name.
+        format: Version of the format.
+    """
+
+    tokens: int
+    sources: dict[str, MixturePart]
+    format: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, sources: Mapping[str, KeptCounts]) -> Mixture:
+        """Returns the mixture of a selection, given what it keeps of every source."""
+        written = {name: one.kept_tokens + one.repeat_tokens for name, one in sources.items()}
+        total = sum(written.values())
+        return cls(
+            total,
+            {
+                name: MixturePart(
+                    counts.kept,
+                    counts.written,
+                    counts.kept_tokens,
+                    written[name],
+                    written[name] / total if total else 0.0,
+                    written[name] / counts.kept_tokens if counts.kept_tokens else 0.0,
+                )
+                for name, counts in sorted(sources.items())
+                if counts.kept
+            },
+        )
 
 
 def read_manifest(selection: SelectionFolder) -> Manifest | None:

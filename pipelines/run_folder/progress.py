@@ -19,10 +19,15 @@ import numpy as np
 from datarater.pipelines.run_folder import commits, lease, split_marks
 from datarater.pipelines.run_folder.committed import (
     at_once,
+    deduplications,
     score_entries,
     selections,
 )
 from datarater.pipelines.run_folder.counts import Counts, by_count
+from datarater.pipelines.run_folder.duplicates_progress import (
+    DeduplicationStatus,
+    look_at_deduplication,
+)
 from datarater.pipelines.run_folder.identity import PlanNumbers
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
@@ -61,6 +66,7 @@ class Status:
         splits_per_second: Recent rate of the launch that holds the lease; 0 if none does.
         scored: Whether everything is scored.
         selections: The selections that were started.
+        deduplications: The deduplications that were started.
     """
 
     splits: int
@@ -70,17 +76,20 @@ class Status:
     splits_per_second: float
     scored: bool
     selections: tuple[SelectionStatus, ...] = ()
+    deduplications: tuple[DeduplicationStatus, ...] = ()
 
     @property
     def finished(self) -> bool:
-        """Whether everything is scored and every selection that was started is published."""
-        return self.scored and all(one.phase is Phase.PUBLISHED for one in self.selections)
+        """Whether everything is scored, and all selections and deduplications are complete."""
+        published = all(one.phase is Phase.PUBLISHED for one in self.selections)
+        return self.scored and published and all(one.finished for one in self.deduplications)
 
     @property
     def steps(self) -> tuple[Any, ...]:
         """What is done, which is equal in two reports exactly if nothing has moved between them."""
         selected = [(one.name, one.phase, one.steps_done) for one in self.selections]
-        return self.splits, self.splits_done, self.scored, *selected
+        deduplicated = [(one.name, one.phase, one.splits_done) for one in self.deduplications]
+        return self.splits, self.splits_done, self.scored, *selected, *deduplicated
 
     @property
     def rejected(self) -> int:
@@ -120,6 +129,7 @@ class Status:
             "seconds_left": self.seconds_left,
             "scored": self.scored,
             "selections": [one.to_json() for one in self.selections],
+            "duplicates": [one.to_json() for one in self.deduplications],
             "finished": self.finished,
         }
 
@@ -190,6 +200,7 @@ class Watcher:
         self._files: dict[int, Counts] = {}
         self._published: dict[str, SelectionStatus] = {}
         self._unpublished: dict[str, SelectionStatus] = {}
+        self._complete: dict[str, DeduplicationStatus] = {}
 
     def look(self) -> Status | None:
         """Returns the present status of the run; None before it is planned."""
@@ -210,6 +221,7 @@ class Watcher:
                 splits_per_second=0.0,
                 scored=True,
                 selections=self._look_at_selections(self.plan),
+                deduplications=self._look_at_deduplications(total),
             )
 
         self._read_summaries()
@@ -241,7 +253,7 @@ class Watcher:
             if (term := lease.current(self._folder.selection_lease_path(name))) and term.is_held()
         ]
         for name in sorted({*selections(self._folder), *held} - self._published.keys()):
-            status = look_at_selection(self._folder, name, plan.groups)
+            status = look_at_selection(self._folder, name, plan.groups, plan.splits)
             if status.phase is Phase.PUBLISHED:
                 self._published[name] = status
             else:
@@ -252,6 +264,15 @@ class Watcher:
             if name not in self._published
         }
         seen = {**self._published, **self._unpublished}
+        return tuple(seen[name] for name in sorted(seen))
+
+    def _look_at_deduplications(self, splits: int) -> tuple[DeduplicationStatus, ...]:
+        seen = {}
+        for name in deduplications(self._folder):
+            seen[name] = self._complete.get(name) or look_at_deduplication(
+                self._folder, name, splits
+            )
+        self._complete = {name: status for name, status in seen.items() if status.finished}
         return tuple(seen[name] for name in sorted(seen))
 
     def _read_summaries(self) -> None:
@@ -361,6 +382,11 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
         ended = ", its worker has ended" if lease.is_gone(mark.process) else ""
         lines.append(f"being scored for {age}{ended}: {mark.split}")
 
+    for deduplication in () if status is None else status.deduplications:
+        where = folder.duplicates(deduplication.name).summary_path
+        lines.append(
+            f"{deduplication.line()}, {where}" if deduplication.finished else deduplication.line()
+        )
     for selection in () if status is None else status.selections:
         where = folder.selection(selection.name).manifest_path
         lines.append(
@@ -374,9 +400,13 @@ def report(folder: RunFolder, status: Status | None) -> list[str]:
 def launches(folder: RunFolder) -> list[str]:
     """Describes the launches that are working in a run folder, a line for each.
 
-    Scoring and each selection has a lease of its own.
+    Scoring, each deduplication and each selection has a lease of its own.
     """
     work = {"scoring": folder.scoring_lease_path}
+    work |= {
+        f"finding duplicates {name}": folder.duplicates_lease_path(name)
+        for name in deduplications(folder)
+    }
     names = selections(folder)
     work |= {f"selecting {name}": folder.selection_lease_path(name) for name in names}
     return [line for what, path in work.items() for line in _launch(what, path)]

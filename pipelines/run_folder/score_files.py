@@ -16,6 +16,13 @@ The files are Parquet. All of them have the same schema, so that a folder of the
 | records | 1; the number of records that are lost together, such as rows of a damaged row group |
 | file | path of the input file |
 | scored_by | `rater` or `student`; only in runs with a student |
+| score_NAME | score of another rater; only in runs with several; null where it is not finite |
+
+The score files of a selection's ranking (`datarater.pipelines.graph.ranking`) have the same rows.
+There `score` is the number that the selection ranks by, null for a document that the ranking
+excludes, whose `status` is the reason, and `tokens` is the count that budgets use. They have more
+columns: `rater_score` and `rater_tokens` as in the run's score files; `joined:NAME`, whether the
+joined table NAME has a row of the document; and the columns `NAME.column` that the rules use.
 
 Bad records past `MAX_LISTED_REJECTS` are one row at the end for each reason, with their number.
 
@@ -36,9 +43,10 @@ import base64
 import dataclasses
 import io
 import itertools
+import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -75,6 +83,15 @@ RECORDS = "records"
 FILE = "file"
 SCORED_BY = "scored_by"
 BY_RATER, BY_STUDENT = "rater", "student"
+RATER_SCORE = "rater_score"
+"""The run's own score, in the score files of a ranking."""
+RATER_TOKENS = "rater_tokens"
+RANKED_BY = "ranked_by"
+"""The number that a selection ranks by, where `score` is the run's own score."""
+OTHER_SCORE = "score_"
+"""What the names of columns begin with that have the scores of other raters."""
+JOINED = "joined:"
+"""What the names of columns begin with that say whether a joined table has a row."""
 MAX_LISTED_REJECTS = 1000
 """Number of bad records of a split that are listed one by one; the others are counted."""
 _LISTED_OF_ANY_REASON = 10
@@ -170,6 +187,7 @@ class ScoreRows:
         max_listed: Number of bad records that get a row of their own.
         row_group_bytes: Bytes of rows that are collected before they are written.
         has_student: Whether the rows have the column `scored_by`.
+        other_raters: Names of the raters whose scores the rows have beside those of the first.
     """
 
     def __init__(
@@ -179,11 +197,15 @@ class ScoreRows:
         row_group_bytes: int = ROW_GROUP_BYTES,
         *,
         has_student: bool = False,
+        other_raters: Iterable[str] = (),
     ) -> None:
         self._paths = pa.array(paths, pa.string())
         self._row_group_bytes = row_group_bytes
         self._has_student = has_student
         self._schema = SCHEMA.append(SCORED_BY_FIELD) if has_student else SCHEMA
+        self._other_columns = [f"{OTHER_SCORE}{name}" for name in other_raters]
+        for name in self._other_columns:
+            self._schema = self._schema.append(pa.field(name, pa.float32()))
         self._row_schema = self._schema.set(_FILE_INDEX, _FILE_NUMBER)
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=commits.IN_MEMORY_BYTES
@@ -232,6 +254,7 @@ class ScoreRows:
         tokens_N: NDArray[np.int64],
         parts: Sequence[int] = (),
         by_rater_N: NDArray[np.bool_] | None = None,
+        other_scores: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> int:
         """Adds records in the order of the input.
 
@@ -241,6 +264,7 @@ class ScoreRows:
             tokens_N: Numbers of tokens of the N documents.
             parts: Number, in the split, of the file of each record; 0 for all if it is empty.
             by_rater_N: Whether the rater scored each document, and not its student; all if None.
+            other_scores: Scores of the N documents by each of the other raters.
 
         Returns:
             The number of documents that were rejected for their score.
@@ -268,6 +292,11 @@ class ScoreRows:
                         by_rater = by_rater_N[chosen].tolist()
                     self._columns[SCORED_BY] += [
                         BY_RATER if by_it else BY_STUDENT for by_it in by_rater
+                    ]
+                for name, others_N in (other_scores or {}).items():
+                    values = others_N[chosen].tolist()
+                    self._columns[f"{OTHER_SCORE}{name}"] += [
+                        value if math.isfinite(value) else None for value in values
                     ]
                 continue
             for record, part in zip(members, their_parts, strict=True):
@@ -382,10 +411,10 @@ class ScoreRows:
             "excerpt": excerpt,
             RECORDS: records,
             FILE: part,
-            SCORED_BY: None,
         }
+        # Only documents have scores, and who gave them.
         for name, column in self._columns.items():
-            column.append(values[name])
+            column.append(values.get(name))
 
     def to_parquet(
         self,
@@ -423,13 +452,54 @@ class ScoreRows:
         self._pack(1)
         self._write()
         assert self._writer is not None
-        # Arrow reads the metadata from its own entry.
-        metadata = {METADATA_KEY: orjson.dumps(to_plain(footer))}
-        schema = self._schema.with_metadata(metadata).serialize()
-        self._writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(schema)})
-        self._writer.close()
+        _close(self._writer, self._schema, footer)
         self._file.seek(0)
         return self._file
+
+
+def _close(writer: pq.ParquetWriter, schema: pa.Schema, footer: Footer) -> None:
+    """Completes a score file with its metadata."""
+    # Arrow reads the metadata from its own entry.
+    metadata = {METADATA_KEY: orjson.dumps(to_plain(footer))}
+    serialized = schema.with_metadata(metadata).serialize()
+    writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(serialized)})
+    writer.close()
+
+
+def ranked_file(parts: Iterable[ScoreFile], rater_digest: str) -> IO[bytes]:
+    """Returns the score file of a ranking, to be read from its beginning.
+
+    Args:
+        parts: The row groups of a score file in order, at least one, with the ranked columns. All
+            have one schema.
+        rater_digest: Digest of the rater that scored.
+    """
+    out: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+        max_size=commits.IN_MEMORY_BYTES
+    )
+    writer, first, counts = None, None, Counts()
+    rows: list[list[int]] = []
+    for part in parts:
+        if writer is None:
+            first, writer = part, pq.ParquetWriter(out, part.table.schema, compression="zstd")
+        if part.table.num_rows:
+            writer.write_table(part.table, row_group_size=part.table.num_rows)
+        counts.add(part.counts())
+        rows.append([section.rows for section in part.parts])
+
+    assert writer is not None
+    assert first is not None
+    totals = np.sum(rows, axis=0, dtype=int).tolist()
+    sections = tuple(
+        dataclasses.replace(section, rows=number)
+        for section, number in zip(first.parts, totals, strict=True)
+    )
+    footer = Footer(
+        FORMAT_VERSION, first.task, first.layout, rater_digest, counts, sections, first.content
+    )
+    _close(writer, first.table.schema, footer)
+    out.seek(0)
+    return out
 
 
 def with_records(table: pa.Table) -> pa.Table:
@@ -577,6 +647,41 @@ class ScoreFile:
     def scored_rows(self) -> NDArray[np.int64]:
         """Returns the row numbers of scored documents. The column `score` must have been read."""
         return np.flatnonzero(~self.table.column("score").is_null().to_numpy())
+
+    def document_rows(self) -> NDArray[np.bool_]:
+        """Returns a mask of the rows of documents that the run scored, also of excluded ones.
+
+        The column `score` must have been read, and `RATER_SCORE` of a ranking.
+        """
+        name = RATER_SCORE if RATER_SCORE in self.table.schema.names else "score"
+        mask: NDArray[np.bool_] = self.table.column(name).is_valid().to_numpy()
+        return mask
+
+    def with_own_scores(self) -> ScoreFile:
+        """Returns the file with the run's own scores; those of a ranking become `ranked_by`."""
+        names = self.table.schema.names
+        if RATER_SCORE not in names:
+            return self
+        swapped = {"score": RATER_SCORE, RATER_SCORE: "score"}
+        columns = [self.table.column(swapped.get(name, name)) for name in names]
+        names = [RANKED_BY if name == RATER_SCORE else name for name in names]
+        return dataclasses.replace(self, table=pa.table(columns, names=names))
+
+    def counts(self) -> Counts:
+        """Counts all records. The columns of `SCHEMA` must have been read."""
+        scored_N = self.scored_rows()
+        records_R = self.column(RECORDS)
+        counts = Counts(
+            int(records_R.sum()),
+            len(scored_N),
+            int(self.column("tokens")[scored_N].sum()),
+            int(self.column("bytes")[scored_N].sum()),
+        )
+        statuses = self.table.column("status").to_pylist()
+        for status, number in zip(statuses, records_R.tolist(), strict=True):
+            if status != SCORED:
+                counts.rejected_by_reason[status] += number
+        return counts
 
     def rank_keys(self, seed: int) -> RankKeys:
         """Returns the rank keys of the scored documents, in the order of `scored_rows`.

@@ -18,6 +18,7 @@ from datarater.pipelines.run_folder.layout import (
     versions,
 )
 from datarater.pipelines.selection.histogram import Histogram
+from datarater.rater_model.json_codec import IF_SET
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Scoring:
         counts: Counts of all records.
         sources: Counts by source. Records that could not be read count under "".
         histogram: First level of the selection's descent over all scored documents.
+        joined: In the counts of a ranking, the number of documents that each joined table has a row
+            of, by name.
         versions: Versions of datarater, Beam and JAX.
         finished: Time in UTC, for people.
         format: Version of the format.
@@ -42,6 +45,7 @@ class Scoring:
     counts: Counts
     sources: dict[str, Counts]
     histogram: Histogram
+    joined: dict[str, int] = dataclasses.field(default_factory=dict, metadata=IF_SET)
     versions: dict[str, str] = dataclasses.field(default_factory=versions)
     finished: str = dataclasses.field(default_factory=now)
     format: int = FORMAT_VERSION

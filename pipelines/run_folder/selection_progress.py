@@ -12,8 +12,9 @@ import time
 from typing import Any
 
 from datarater.pipelines.run_folder import commits, lease
-from datarater.pipelines.run_folder.committed import entries_below
-from datarater.pipelines.run_folder.layout import RunFolder, read_json
+from datarater.pipelines.run_folder.committed import entries_below, score_entries
+from datarater.pipelines.run_folder.layout import RankingFolder, RunFolder, read_json
+from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.rater_model.counted import counted
 
 RATE_SECONDS = 600.0
@@ -39,6 +40,8 @@ class SecondRead:
 class Phase(enum.StrEnum):
     """What a selection is doing."""
 
+    RANKING = "ranking"
+    """It joins, filters and ranks the documents, split by split."""
     SEARCHING = "searching"
     """It looks for the cutoff."""
     COUNTING = "counting"
@@ -56,7 +59,8 @@ class SelectionStatus:
     Attributes:
         name: Name of the selection.
         phase: What it is doing.
-        steps: Number of steps of the phase: groups of splits to count, or files to write.
+        steps: Number of steps of the phase: splits to rank, groups of splits to count, or files to
+            write.
         steps_done: Number of steps that are committed.
         steps_per_second: Recent rate of the launch that holds the lease; 0 if none does.
         documents: Number of documents to write; 0 before that is known.
@@ -101,6 +105,10 @@ class SelectionStatus:
             return f"{head}: published"
         if self.phase is Phase.SEARCHING:
             return f"{head}: finding the cutoff"
+        if self.phase is Phase.RANKING:
+            done = f"ranked {self.steps_done:,} of {counted(self.steps, 'split')}"
+            left = self.seconds_left
+            return f"{head}: {done}" + ("" if left is None else f", {duration(left)} left")
         what = f"counted {self.steps_done:,} of {counted(self.steps, 'group')} of splits"
         if self.phase is Phase.WRITING:
             steps = counted(self.steps, "file", "files and pieces")
@@ -113,6 +121,12 @@ class SelectionStatus:
         return ", ".join(parts)
 
 
+def is_ranking(ranking: RankingFolder) -> bool:
+    """Returns whether a selection has begun to rank and has not ended."""
+    begun = commits.list_subfolders(ranking.ranking_path)
+    return bool(begun) and not commits.exists(last_scoring_path(ranking))
+
+
 def duration(seconds: float) -> str:
     """Formats a span of time for a person."""
     if seconds < 90:
@@ -122,13 +136,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def look_at_selection(folder: RunFolder, name: str, groups: int) -> SelectionStatus:
+def look_at_selection(
+    folder: RunFolder, name: str, groups: int, splits: int = 0
+) -> SelectionStatus:
     """Returns the present status of a selection.
 
     Args:
         folder: Run folder.
         name: Name of the selection.
         groups: Number of groups of splits of the plan.
+        splits: Number of splits of the plan.
     """
     selection = folder.selection(name)
     top = {entry.path.rsplit("/", 1)[-1]: entry for entry in commits.list_folder(selection.path)}
@@ -139,6 +156,13 @@ def look_at_selection(folder: RunFolder, name: str, groups: int) -> SelectionSta
     now = time.time()
     is_held = term is not None and term.is_held()
     since = max(term.launch.started if term is not None else 0.0, now - RATE_SECONDS)
+
+    ranking = folder.ranking(name)
+    if is_ranking(ranking):
+        listed = [entry for part in score_entries(ranking) for _, entry in part]
+        recent = sum(entry.modified >= since for entry in listed)
+        rate = recent / max(now - since, 1.0) if is_held else 0.0
+        return SelectionStatus(name, Phase.RANKING, splits, len(listed), rate)
 
     planned = top.get("second_read.json")
     if planned is None:

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ from datarater.pipelines.run_folder.many_sources import (
     sources_apart,
 )
 from datarater.pipelines.run_folder.plan import SplitTask
-from datarater.pipelines.run_folder.score_files import RECORDS, SCORED, ScoreFile
+from datarater.pipelines.run_folder.score_files import JOINED, RECORDS, SCORED, ScoreFile
 from datarater.pipelines.run_folder.stores import failing_by_name
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.rater_model.counted import counted
@@ -53,6 +54,7 @@ class Summary:
         histograms: First level of the selection's descent over the scored documents, by source.
         max_sources: Maximum number of sources that are counted apart
             (`datarater.pipelines.run_folder.many_sources`).
+        joined: In a ranking, the number of documents that each joined table has a row of, by name.
     """
 
     groups: int = 0
@@ -61,6 +63,7 @@ class Summary:
     sources: dict[str, Counts] = dataclasses.field(default_factory=dict)
     histograms: dict[str, Histogram] = dataclasses.field(default_factory=dict)
     max_sources: int = dataclasses.field(default=sys.maxsize, metadata=IF_SET)
+    joined: Counter[str] = dataclasses.field(default_factory=Counter, metadata=IF_SET)
 
     def add(self, other: Summary) -> None:
         """Adds other counts to these."""
@@ -75,6 +78,7 @@ class Summary:
                 histogram if known is None else Histogram.merge([known, histogram])
             )
         self.max_sources = min(self.max_sources, other.max_sources)
+        self.joined.update(other.joined)
         self._fold()
 
     def _fold(self) -> None:
@@ -155,6 +159,10 @@ def _split_summary(file: ScoreFile, max_sources: int) -> Summary:
         summary.counts.add(counts)
 
     summary.histograms = Histogram.by_source(keys, codes_N, names)
+    for name in file.table.schema.names:
+        if name.startswith(JOINED):
+            has_R = file.column(name) & file.document_rows()
+            summary.joined[name.removeprefix(JOINED)] = int(has_R.sum())
     return summary
 
 
@@ -201,8 +209,17 @@ def _list_of_rejects(path: str) -> Iterator[Callable[[ScoreFile], None]]:
             commits.commit_staged(path, staged)
 
 
+def _list_nothing(scored: ScoreFile) -> None:
+    """Leaves the rejected records of a split out."""
+
+
 def summarise_group(
-    folder: RunFolder, group: int, ordinals: Sequence[int], max_sources: int = MAX_SOURCES
+    folder: RunFolder,
+    group: int,
+    ordinals: Sequence[int],
+    max_sources: int = MAX_SOURCES,
+    *,
+    lists_rejects: bool = True,
 ) -> None:
     """Writes the rejected records and the summary of a group of scored splits.
 
@@ -211,13 +228,17 @@ def summarise_group(
         group: Number of the group.
         ordinals: Ordinals of all its splits.
         max_sources: Maximum number of sources that are counted apart.
+        lists_rejects: Whether to write the rejected records; a ranking leaves those of the run.
 
     Raises:
         CountsError: A score file is missing, or the counts do not add up.
     """
     # The rejected records come first: a committed summary means that its group is done.
     splits: list[SplitCounts] = []
-    with _list_of_rejects(folder.rejected_path(group)) as list_rejects:
+    with contextlib.ExitStack() as stack:
+        list_rejects: Callable[[ScoreFile], None] = _list_nothing
+        if lists_rejects:
+            list_rejects = stack.enter_context(_list_of_rejects(folder.rejected_path(group)))
         summary = _summarise(folder, ordinals, splits, list_rejects, max_sources)
     summary.counts.check(f"group {group}")
 

@@ -65,7 +65,7 @@ def rejects_too_much_so_far(status: Status, max_rejected_fraction: float) -> str
 
 
 class Progress(Background):
-    """Watches the run folder and prints the progress of scoring and selecting to standard error.
+    """Watches the run folder and prints the progress of a launch to standard error.
 
     On a terminal one line is updated every second. Elsewhere the plan and the end are printed, and
     a line every 30 s in between. All figures come from the run folder, so they are right wherever
@@ -74,6 +74,7 @@ class Progress(Background):
     Args:
         folder: Run folder.
         scores: Whether the launch scores.
+        duplicates: Name of the deduplication that the launch makes; "" for none.
         selection: Name of the selection that the launch makes; "" for none.
         prints: Whether to print.
         max_rejected_fraction: Limit of `check_rejected_share`.
@@ -87,6 +88,7 @@ class Progress(Background):
         folder: RunFolder,
         *,
         scores: bool = True,
+        duplicates: str = "",
         selection: str = "",
         prints: bool = True,
         max_rejected_fraction: float = 1.0,
@@ -97,6 +99,7 @@ class Progress(Background):
         super().__init__("progress")
         self._watcher = Watcher(folder)
         self._scores = scores
+        self._duplicates = duplicates
         self._selection = selection
         self._prints = prints
         self._max_rejected_fraction = max_rejected_fraction
@@ -141,12 +144,11 @@ class Progress(Background):
 
             # A run that was scored before has no progress of scoring to show.
             is_scored = status.splits_done == status.splits
-            phase = self._phase(status)
             if is_scored and not is_scoring_over:
                 is_scoring_over = True
                 if has_scoring_lines:
                     self._print(status.line(), ends=True)
-            if phase is Phase.PUBLISHED:
+            if status.scored and not self._left(status):
                 break
             if not is_scored and not has_scoring_lines:
                 assert self._watcher.plan is not None
@@ -160,21 +162,30 @@ class Progress(Background):
         if self._has_open_line:
             print_line("", sys.stderr)
 
-    def _phase(self, status: Status) -> Phase | None:
-        """Returns the phase of the launch's selection; None while it scores."""
-        if not status.scored:
-            return None
-        if not self._selection:
-            return Phase.PUBLISHED
-        phases = {one.name: one.phase for one in status.selections}
-        return phases.get(self._selection, Phase.SEARCHING)
+    def _left(self, status: Status) -> list[str]:
+        """Returns the lines of what the launch has not completed, in the order of the work.
+
+        A part that has not begun has an empty line.
+        """
+        left = []
+        if self._duplicates:
+            deduplications = [one for one in status.deduplications if one.name == self._duplicates]
+            left += (
+                [one.line() for one in deduplications if not one.finished]
+                if deduplications
+                else [""]
+            )
+        if self._selection:
+            selections = [one for one in status.selections if one.name == self._selection]
+            unpublished = [one.line() for one in selections if one.phase is not Phase.PUBLISHED]
+            left += unpublished if selections else [""]
+        return left
 
     def _line(self, status: Status) -> str:
         """Returns the line of the phase that the launch is in; "" for none."""
-        if self._phase(status) is None:
+        if not status.scored:
             return "" if status.splits_done == status.splits else status.line()
-        lines = (one.line() for one in status.selections if one.name == self._selection)
-        return next(lines, "")
+        return next(iter(self._left(status)), "")
 
     def _print(self, line: str, *, ends: bool = False) -> None:
         """Prints a line of progress, on a terminal in place of the last one."""

@@ -34,6 +34,7 @@ from datarater.pipelines.selection.ranking import (
     UnknownSourceError,
     rows_by_code,
 )
+from datarater.pipelines.selection.sampling import Repetition
 from datarater.pipelines.selection.search import CutoffSearch, Decision, Sortable, State
 
 CORPUS_GROUP = ""
@@ -352,6 +353,30 @@ class Cutoffs:
         if self.minimum:
             kept_N = kept_N | self._kept_by_minimum(keys, codes_N, names)
         return kept_N
+
+    def copies(
+        self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str], seed: int
+    ) -> NDArray[np.int64]:
+        """Returns how many copies of each document to keep: 0 or 1, unless the rule repeats.
+
+        The arguments are those of `keeps`.
+        """
+        copies_N = self.keeps(keys, codes_N, names, seed).astype(np.int64)
+        if self.policy.per is Scope.CORPUS:
+            decision = self.rule[CORPUS_GROUP]
+            if isinstance(decision, Repetition):
+                copies_N = np.maximum(copies_N, decision.copies(keys, seed))
+            return copies_N
+
+        repeating = {
+            code: decision
+            for code, decision in enumerate(self.rule.get(name) for name in names)
+            if isinstance(decision, Repetition)
+        }
+        for code, rows_M in rows_by_code(codes_N, np.isin(codes_N, list(repeating))):
+            more_M = repeating[code].copies(keys.take(rows_M), seed)
+            copies_N[rows_M] = np.maximum(copies_N[rows_M], more_M)
+        return copies_N
 
     def _kept_by_minimum(
         self, keys: RankKeys, codes_N: NDArray[np.int64], names: Sequence[str]

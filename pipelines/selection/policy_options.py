@@ -13,9 +13,13 @@ from datarater.pipelines.selection.rules import (
     KeepCount,
     KeepFraction,
     Rule,
+    TemperatureSample,
     Threshold,
     TokenBudget,
 )
+
+DEFAULT_MAX_COPIES = 4
+"""Epochs up to which repeated data is worth nearly as much as new (arXiv 2305.16264)."""
 
 
 def rule_from_options(
@@ -24,6 +28,10 @@ def rule_from_options(
     token_budget: int | None = None,
     threshold: Any = None,
     accept_batch: int | None = None,
+    sample_tokens: int | None = None,
+    sample_count: int | None = None,
+    temperature: Any = None,
+    max_copies: int = DEFAULT_MAX_COPIES,
 ) -> Rule | None:
     """Returns the one rule that is given; None for `accept_batch`, which needs a second option.
 
@@ -39,6 +47,8 @@ def rule_from_options(
         "token_budget": token_budget,
         "threshold": threshold,
         "accept_batch": accept_batch,
+        "sample_tokens": sample_tokens,
+        "sample_count": sample_count,
     }
     given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
@@ -51,7 +61,37 @@ def rule_from_options(
         return KeepCount(keep_count)
     if token_budget is not None:
         return TokenBudget(token_budget)
-    return None if threshold is None else Threshold(str(threshold))
+    if threshold is not None:
+        return Threshold(str(threshold))
+    if accept_batch is not None:
+        return None
+    return sample_rule(sample_tokens, sample_count, temperature, max_copies)
+
+
+def sample_rule(
+    tokens: int | None, count: int | None, temperature: Any, max_copies: int, prefix: str = ""
+) -> TemperatureSample:
+    """Returns the rule of a temperature sample.
+
+    Args:
+        tokens: Budget in tokens; None if it is in copies.
+        count: Budget in copies.
+        temperature: Difference of scores that multiplies the copies by e.
+        max_copies: Maximum number of copies of a document.
+        prefix: Prefix of an option's name in messages: "--" for flags.
+
+    Raises:
+        SelectionError: There is no temperature, or a number is out of range.
+    """
+    size = count if tokens is None else tokens
+    assert size is not None
+    if temperature is None:
+        raise SelectionError(
+            f"{prefix}sample_{'count' if tokens is None else 'tokens'} needs {prefix}temperature: "
+            "the difference of scores that multiplies the copies of a document by e; the deviation "
+            "of the scores is a good first one"
+        )
+    return TemperatureSample(size, str(temperature), max_copies, in_tokens=tokens is not None)
 
 
 def policy_from_options(

@@ -31,6 +31,7 @@ from datarater.pipelines.selection.ranking import (
     SelectionError,
     orders_of,
 )
+from datarater.pipelines.selection.sampling import Budget, ScoreBins
 from datarater.pipelines.selection.search import Decision, State
 
 MAX_BATCH = 1 << 20
@@ -346,6 +347,84 @@ class BatchTopK(Rule):
     def by_quantiles(self, quantiles: Sequence[float]) -> Decision:
         """Returns the chances of acceptance under the quantiles."""
         return batch_top_k.acceptance_by_quantiles(self.kept, self.batch, quantiles)
+
+
+@dataclass(frozen=True)
+class TemperatureSample(Rule):
+    """Keeps documents in as many copies as their scores deserve, up to a budget.
+
+    See `datarater.pipelines.selection.sampling` for the number of copies.
+
+    Attributes:
+        target_size: The budget, in copies or in their tokens.
+        temperature: Difference of scores that multiplies the copies by e, exactly.
+        max_copies: Maximum number of copies of a document.
+        in_tokens: Whether the budget is in tokens.
+
+    Raises:
+        SelectionError: The budget is negative, the temperature is not positive, or no copy is
+            allowed.
+    """
+
+    rounds: ClassVar[int] = 2
+    prefix: ClassVar[str] = "sample"
+    target_size: int
+    temperature: Fraction
+    max_copies: int
+    in_tokens: bool
+
+    def __init__(
+        self, target_size: int, temperature: str | Fraction, max_copies: int, *, in_tokens: bool
+    ):
+        exact = _exact(temperature, "temperature")
+        if exact <= 0:
+            raise SelectionError(f"temperature: {temperature} is not above 0")
+        if target_size < 0:
+            raise SelectionError(f"sample: {target_size} is negative")
+        if max_copies < 1:
+            raise SelectionError(f"max copies: {max_copies} is not above 0")
+        object.__setattr__(self, "target_size", target_size)
+        object.__setattr__(self, "temperature", exact)
+        object.__setattr__(self, "max_copies", max_copies)
+        object.__setattr__(self, "in_tokens", in_tokens)
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Name of the rule in files."""
+        return "sample_tokens" if self.in_tokens else "sample_count"
+
+    @property
+    def value(self) -> str:
+        """The budget, the temperature and the maximum number of copies as exact text."""
+        temperature = _fraction_text(self.temperature)
+        return f"{self.target_size} temperature={temperature} max_copies={self.max_copies}"
+
+    @property
+    def name(self) -> str:
+        """A readable folder name, such as `sample-tokens-1000-t0.5-x4`."""
+        what = "tokens" if self.in_tokens else "count"
+        temperature = _fraction_text(self.temperature).replace("/", "-of-")
+        return f"sample-{what}-{self.target_size}-t{temperature}-x{self.max_copies}"
+
+    def target(self, documents: int, tokens: int) -> int:
+        """Returns the budget, or what `max_copies` of everything are."""
+        return min(self.target_size, self.max_copies * (tokens if self.in_tokens else documents))
+
+    def weighted(self, weight: Fraction) -> TemperatureSample:
+        """Returns the rule with its budget multiplied by a weight, rounded half to even."""
+        return TemperatureSample(
+            round(self.target_size * weight),
+            self.temperature,
+            self.max_copies,
+            in_tokens=self.in_tokens,
+        )
+
+    def begin(self, target: int, documents: int, histogram: Histogram | None = None) -> State:
+        """Begins the distribution of the group's scores."""
+        unit = Unit.TOKENS if self.in_tokens else Unit.DOCUMENTS
+        budget = Budget(unit, target, float(self.temperature), self.max_copies)
+        unknown = ScoreBins.begin(budget, documents)
+        return unknown if histogram is None else unknown.descend(histogram)
 
 
 def _exact(text: str | int | Fraction, name: str) -> Fraction:

@@ -75,6 +75,12 @@ def id_of_key(key: str) -> Any:
     return key if key.startswith("sha256:") else load_json(key.encode())
 
 
+def id_text(key: str) -> str:
+    """Returns the id that a document's key was made from as text: JSON, unless it is a string."""
+    value = id_of_key(key)
+    return storable(value) if isinstance(value, str) else dump_json(value)
+
+
 def as_line(options: ReadOptions, identifier: Any, text: str, more: Mapping[str, Any]) -> bytes:
     """Returns the JSON line for a document that was not stored as JSON.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datarater.pipelines.commands import curate, score, select
+from datarater.pipelines.commands import curate, dedup, score, select
 from datarater.pipelines.graph import score_split
 from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest
@@ -18,7 +18,13 @@ from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from tests.support.corpora import as_lines, make_records
 from tests.support.run_folders import run_options
-from tests.support.runners import one_flink_at_a_time, outcome, prism_flags, score_files
+from tests.support.runners import (
+    duplicates_in,
+    one_flink_at_a_time,
+    outcome,
+    prism_flags,
+    score_files,
+)
 
 RUNNERS = [
     "in-process",
@@ -61,8 +67,16 @@ def expected(corpus: Path, rater: Path, tmp_path_factory: pytest.TempPathFactory
     """The result of an undisturbed run in this process."""
     output = tmp_path_factory.mktemp("expected") / "run"
     assert curate.main([*run_flags(corpus, rater, output), "--keep_fraction", "0.5"]) == 0
-    assert select.main(["--output", str(output), "--keep_count", "100", "--name", "count-100"]) == 0
+    assert select.main(["--output", str(output), *ranking_flags(output)]) == 0
+    assert dedup.main(["--output", str(output)]) == 0
     return output
+
+
+def ranking_flags(scored: Path) -> list[str]:
+    """Returns the flags of a selection by a table as large as the corpus, with equal keys."""
+    flags = ["--keep_count", "100", "--name", "ranked", "--join", f"other={scored}/scores"]
+    where = "source != 's1' and other.tokens is not None"
+    return [*flags, "--where", where, "--rank_by", "other.score - 0.001 * tokens"]
 
 
 @pytest.fixture(params=RUNNERS)
@@ -104,15 +118,15 @@ def test_every_runner_keeps_the_same(
     assert score_files(output) == scored
     assert outcome(output, "keep-0.5") == outcome(expected, "keep-0.5")
 
-    # Another rule uses the same scores.
-    assert (
-        select.main(
-            ["--output", str(output), "--keep_count", "100", "--name", "count-100", *runner_flags]
-        )
-        == 0
-    )
+    # Another rule uses the same scores, and those of another run.
+    assert select.main(["--output", str(output), *ranking_flags(expected), *runner_flags]) == 0
     assert score_files(output) == scored
-    assert outcome(output, "count-100") == outcome(expected, "count-100")
+    assert outcome(output, "ranked") == outcome(expected, "ranked")
+
+    # So do near-duplicates.
+    assert dedup.main(["--output", str(output), *runner_flags]) == 0
+    assert duplicates_in(output) == duplicates_in(expected)
+    assert len(duplicates_in(output)) >= 23
     assert not list(output.glob("attempts/*"))
 
 

@@ -32,7 +32,8 @@ _NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-?[0-9])?"
 _REGEXES = {
     # The launcher's machine is gone when the workers start, so no path may be local.
     "output": _CLOUD_FOLDER,
-    "rater": _CLOUD_FOLDER,
+    # One without a name, then others: NAME=DIR.
+    "rater": rf"{_CLOUD_FOLDER[:-1]}(,[A-Za-z_][A-Za-z0-9_]*=(gs|s3)://[^,\n\r]+)*$",
     "reference": _CLOUD_FOLDER,
     "input_list": _CLOUD_FOLDER,
     "tfds_data_dir": _CLOUD_FOLDER,

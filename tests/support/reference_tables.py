@@ -22,7 +22,7 @@ from datarater.meta_training.analysis import command as analyze
 from datarater.meta_training.demo import demo
 from datarater.meta_training.distil import command as distil
 from datarater.meta_training.evaluate import command as evaluate
-from datarater.pipelines.commands import batch, curate, inspect, score, select, status
+from datarater.pipelines.commands import batch, curate, dedup, inspect, score, select, status
 from datarater.rater_model.exit_codes import EXIT_CODES
 from datarater.report import command as report
 from tests.support import ROOT
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "curate": curate.run,
     "score": score.run,
     "select": select.run,
+    "dedup": dedup.run,
     "status": status.run,
     "inspect": inspect.run,
     "report": report.run,

@@ -99,6 +99,7 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
         row for path in run.glob("scores/??/0*.parquet") for row in pq.read_table(path).to_pylist()
     ]
     return {
+        "joins": manifest.get("joins"),
         "scores": sorted(
             str((row["key"], row["position"], row["score"], row["status"])) for row in scores
         ),
@@ -111,6 +112,12 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
             line for path in run.glob("rejected/*") for line in _lines(path.read_bytes())
         ),
     }
+
+
+def duplicates_in(run: Path) -> list[str]:
+    """Returns the near-duplicates of a run folder, which must not depend on the runner."""
+    rows = pq.read_table(run / "duplicates" / "similarity-0.8" / "documents").to_pylist()
+    return sorted(map(str, rows))
 
 
 def _documents(folder: Path, entry: dict[str, Any]) -> list[bytes]:

@@ -126,12 +126,12 @@ def _power_of_ten(power: int) -> str:
 
 def _front_matter(manifest: Manifest) -> dict[str, Any]:
     text_bytes = manifest.counts.kept_bytes
-    split = {"name": "train", "num_bytes": text_bytes, "num_examples": manifest.counts.kept}
+    split = {"name": "train", "num_bytes": text_bytes, "num_examples": manifest.counts.written}
     return {
         "pretty_name": f"Selection {manifest.name}",
         "task_categories": ["text-generation"],
         "tags": ["datarater"],
-        "size_categories": [size_category(manifest.counts.kept)],
+        "size_categories": [size_category(manifest.counts.written)],
         "configs": [
             {
                 "config_name": "default",

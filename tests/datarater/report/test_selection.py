@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import spearmanr
 
 import datarater
 from datarater import cli
+from datarater.pipelines.commands.ranking import ranking_options
+from datarater.pipelines.graph.requests import SelectionRequest
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.kept_counts import KeptCounts
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import RuleFields, SelectionOptions
 from datarater.pipelines.selection.histogram import Histogram as RankHistogram
+from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.ranking import RankKeys
+from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.documents.records import Record
 from datarater.report import documents
 from datarater.report.page import BarTable, Excerpts, Histogram, Page, Tiles
@@ -33,8 +38,11 @@ from datarater.report.selection import (
     selection_page,
     source_tables,
     try_to_write_report,
+    write_report,
 )
+from tests.pipelines.graph.test_packing import ScorerOfDigests
 from tests.support.corpora import as_lines, make_records
+from tests.support.ranked_runs import score_corpus, select_now, write_table
 
 MARKER = "a very private sentence"
 Select = Callable[..., dict[str, Any]]
@@ -301,6 +309,11 @@ def test_the_command_refuses_what_has_no_selection(
         (("keep_count", "1000"), "Keep the best 1,000 documents."),
         (("token_budget", "5000000"), "Keep the best documents that fit in 5,000,000 tokens."),
         (("threshold", "-0.5"), "Keep the documents that score at least -0.5."),
+        (
+            ("sample_tokens", "5000 temperature=0.5 max_copies=4"),
+            "Keep documents in copies that grow with their scores, 5,000 tokens in all "
+            "(temperature 0.5, at most 4 copies of a document).",
+        ),
     ],
 )
 def test_the_rule_is_said_in_a_sentence(fields: tuple[str, str], sentence: str) -> None:
@@ -322,6 +335,28 @@ def test_the_rule_is_said_in_a_sentence(fields: tuple[str, str], sentence: str) 
         f"{sentence[:-1]}, of each source separately. Weights of sources: w 2. At least 9 "
         "documents of each source."
     )
+
+
+def test_the_report_of_a_ranking_shows_what_it_excludes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_bytes(as_lines(make_records(30, 0)))
+    scoring = score_corpus(tmp_path / "in", tmp_path / "run", ScorerOfDigests())
+    labels = [[{"id": f"0-{number}", "ok": number % 3 > 0} for number in range(15)]]
+    path = write_table(tmp_path, "labels", labels, id=pa.string(), ok=pa.bool_())
+    options = ranking_options({"labels": [path]}, where="labels.ok", rank_by="-rater")
+    request = SelectionRequest(
+        scoring.output, Policy(KeepFraction("1/2")), 0, "same", 2**20, ranking=options, name="it"
+    )
+    select_now(request)
+    page = Path(write_report(request.folder, "it", 3)).read_text()
+    for shown in (
+        "Only documents that meet the condition labels.ok count. They are ranked by -rater.",
+        "Documents that the conditions exclude, by reason",
+        "condition_missing",
+        "joined labels: 15 rows, of 15 of 30 documents.",
+        "dropped 5",  # of the ten that meet it
+    ):
+        assert shown in page
 
 
 def test_the_histogram_of_the_scores_counts_every_document_once() -> None:

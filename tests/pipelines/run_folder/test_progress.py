@@ -22,6 +22,10 @@ from datarater.pipelines.graph.planning import plan_now
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.run_folder import commits, lease, progress, split_marks, summaries
 from datarater.pipelines.run_folder.counts import Counts
+from datarater.pipelines.run_folder.duplicates_progress import (
+    DeduplicationPhase,
+    DeduplicationStatus,
+)
 from datarater.pipelines.run_folder.layout import RunFolder, json_lines, to_json
 from datarater.pipelines.run_folder.lease import Launch
 from datarater.pipelines.run_folder.plan import CommittedPlans, SplitTask, find_plans
@@ -242,6 +246,46 @@ def test_a_selection_is_followed_until_it_is_published(
     assert f"selection half: published, {selection.manifest_path}" in capsys.readouterr().out
 
 
+def test_a_deduplication_is_followed_until_it_is_complete(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, 4)
+    commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(4))))
+    watcher = Watcher(folder, splits_per_group=SPLITS_PER_GROUP)
+    duplicates = folder.duplicates("it")
+    launch = Launch("l", "DataflowRunner", True, lease.process_id(), time.time() - 8)
+    lease.take(folder.duplicates_lease_path("it"), launch)
+    commits.commit_if_absent(duplicates.options_path, b"{}")
+
+    def look() -> DeduplicationStatus:
+        seen = watcher.look()
+        assert seen is not None
+        (one,) = seen.deduplications
+        assert seen.finished == one.finished == (one.phase is DeduplicationPhase.COMPLETE)
+        return one
+
+    for ordinal in range(2):
+        commits.commit_if_absent(duplicates.signatures_path(ordinal), b"x")
+    assert look().line() == "duplicates it: signed 2 of 4 splits, 8 s left"
+    for ordinal in range(2, 4):
+        commits.commit_if_absent(duplicates.signatures_path(ordinal), b"x")
+    assert look().line() == "duplicates it: comparing the documents of 4 splits"
+    commits.commit_if_absent(duplicates.documents_path(0), b"x")
+    assert look().phase is DeduplicationPhase.COMMITTING
+    assert status.main([folder.path]) == 0
+    printed = capsys.readouterr().out
+    assert "duplicates it: committed 1 of 4 splits, 24 s left" in printed
+    assert "working, finding duplicates it: launch l" in printed
+
+    commits.commit_if_absent(duplicates.summary_path, b"{}")
+    assert look().line().startswith("duplicates it: committed 1 of 4 splits")
+    commits.commit_if_absent(duplicates.success_path, b"")
+    assert look().line() == "duplicates it: complete"
+    assert status.main([folder.path, "--watch", "1", "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert [one["phase"] for one in fields["duplicates"]] == ["complete"]
+
+
 def test_a_watch_ends_once_nobody_continues_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,18 +327,23 @@ def test_a_watch_ends_once_nobody_continues_the_run(
     assert not errors
 
 
-def test_the_progress_of_a_launch_covers_its_scoring_and_its_selection(
+def test_the_progress_of_a_launch_covers_all_of_its_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(str(tmp_path))
     plan(folder, 2)
     score(folder, 0)
-    shown = progress_display.Progress(folder, selection="half", look_seconds=0.01, log_seconds=0.0)
+    shown = progress_display.Progress(
+        folder, duplicates="it", selection="half", look_seconds=0.01, log_seconds=0.0
+    )
     with shown:
         wait_for(capsys, "scored 1 of 2 splits, 2 documents")
         score(folder, 1)
         wait_for(capsys, "scored 2 of 2 splits, 4 documents")
         commits.commit_if_absent(folder.scoring_path, to_json(scoring(counts_of(2))))
+        commits.commit_if_absent(folder.duplicates("it").options_path, b"{}")
+        wait_for(capsys, "duplicates it: signed 0 of 2 splits")
+        commits.commit_if_absent(folder.duplicates("it").success_path, b"")
         commits.commit_if_absent(folder.selection("half").rule_path, b"{}")
         wait_for(capsys, "selection half: finding the cutoff")
         commits.commit_if_absent(folder.selection("half").counts_path(0), b"{}")

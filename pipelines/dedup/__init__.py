@@ -1,0 +1,1 @@
+"""Near-duplicates: words and shingles of texts, MinHash signatures, and comparing documents."""

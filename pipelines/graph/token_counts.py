@@ -1,0 +1,126 @@
+"""Counts the tokens of documents in the tokens of another tokenizer, in a pass over their texts.
+
+Only the documents that a ranking leaves are tokenized. Their records are compared with the score
+file as in the second read of a selection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from datarater.pipelines import errors
+from datarater.pipelines.errors import CurationError, InputChangedError
+from datarater.pipelines.graph.output_files import ScoredPart
+from datarater.pipelines.graph.second_read import KeptSplit, by_section
+from datarater.pipelines.run_folder.score_files import ScoreFile
+from datarater.rater_model.documents.files import open_file
+from datarater.rater_model.documents.records import ReadOptions
+from datarater.rater_model.documents.remote_file import WHOLE
+from datarater.rater_model.documents.store_errors import raising_os_errors
+from datarater.rater_model.tokenizer import in_chunks
+
+
+class TokenCounterError(CurationError):
+    """A `tokenizer.json` cannot be used; the message names it."""
+
+
+class TokenCounter:
+    """Counts tokens with a `tokenizer.json` of the tokenizers library.
+
+    The tokens are those of the text alone: no token is added before or after it, and a special
+    token that a text contains is plain text.
+
+    Args:
+        path: Path or URL of the `tokenizer.json`.
+
+    Attributes:
+        digest: SHA-256 of the file.
+
+    Raises:
+        TokenCounterError: The file is not a tokenizer.
+        UnreadableInputError: It cannot be read.
+    """
+
+    def __init__(self, path: str):
+        try:
+            with raising_os_errors(path), open_file(path, in_order_to=WHOLE) as file:
+                content = file.read()
+        except OSError as error:
+            raise errors.reading_failed(path, error) from error
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+        except Exception as error:  # the library raises bare Exception
+            raise TokenCounterError(
+                f"--tokens_from: {path} is not a tokenizer.json of the tokenizers library: {error}"
+            ) from error
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.digest = hashlib.sha256(content).hexdigest()
+
+    @classmethod
+    def unchanged(cls, path: str, digest: str) -> TokenCounter:
+        """Returns the counter of a file, which must have a digest.
+
+        Raises:
+            InputChangedError: The file was modified.
+        """
+        counter = cls(path)
+        if counter.digest != digest:
+            raise InputChangedError(
+                f"--tokens_from: {path} was modified since the selection began; restore it, or run "
+                "the command again with another --name"
+            )
+        return counter
+
+    def count(self, texts: Iterable[str]) -> Iterator[int]:
+        """Yields the number of tokens of each text."""
+        for chunk in in_chunks(texts):
+            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+                yield len(encoding)
+
+
+def token_counts(
+    counter: TokenCounter, parts: Callable[[], Iterable[ScoredPart]], read: ReadOptions
+) -> Iterator[int]:
+    """Yields the tokens of the chosen documents of a split, in the order of its score file.
+
+    Args:
+        counter: What counts them.
+        parts: Returns the row groups of the split's score file, each with the mask of the chosen
+            rows.
+        read: How records are read.
+
+    Raises:
+        InputChangedError: An input has changed since it was scored.
+        UnreadableInputError: An input cannot be read.
+    """
+    chosen = {number for part in parts() for number, _, mask_S in by_section(*part) if mask_S.any()}
+    rows = (row for part in parts() for row in by_section(*part))
+    for number, of_section in itertools.groupby(rows, operator.itemgetter(0)):
+        if number not in chosen:
+            continue
+        kept = _kept_split(of_section, read)
+        path = kept.task.split.path
+        try:
+            with raising_os_errors(path):
+                yield from counter.count(document.text for document, _ in kept.documents())
+        except OSError as error:
+            raise errors.reading_failed(path, error) from error
+
+
+def _kept_split(
+    rows: Iterator[tuple[int, ScoreFile, NDArray[np.bool_]]], read: ReadOptions
+) -> KeptSplit:
+    """Returns the chosen documents of one file, given its rows, a part at a time."""
+    _, section, mask_S = next(rows)
+    more = ((part.table, more_S) for _, part, more_S in rows)
+    tables = itertools.chain([(section.table, mask_S)], more)
+    return KeptSplit(section.task, section.content, tables, read)
