@@ -133,6 +133,7 @@ def _remove(journal: Journal, number: int, *, everything: bool) -> int:
             selection.report_path,
             selection.rule_path,
             selection.mixture_path,
+            selection.copies_path,
             *(entry.path for entry in entries_below(selection.ranking_path)),
         ]
         count += _remove_files([*paths, *_numbered(f"{selection.path}/counts")], (claim.run,))

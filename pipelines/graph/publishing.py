@@ -34,6 +34,7 @@ from datarater.pipelines.run_folder.manifest import (
     MatchedCounts,
     Mixture,
 )
+from datarater.pipelines.run_folder.sampled_copies import commit_copies
 from datarater.pipelines.run_folder.scored import Scoring, read_scoring
 from datarater.pipelines.selection.cutoffs import Cutoffs
 from datarater.pipelines.selection.descent import Unit
@@ -263,6 +264,7 @@ def publish(
     manifest = dataclasses.replace(manifest, files=tuple(files))
     mixture = to_json(Mixture.of(sources))
     commits.commit_if_absent(request.selection.mixture_path, mixture)
+    commit_copies(request.selection, cutoffs.rule)
     commits.commit_if_absent(request.selection.manifest_path, to_json(manifest))
     remove_pieces(request.selection)
     if not try_to_write_report(request.folder, request.name, request.report_texts):

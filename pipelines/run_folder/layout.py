@@ -132,6 +132,11 @@ class SelectionFolder:
         return f"{self.path}/mixture.json"
 
     @property
+    def copies_path(self) -> str:
+        """The number of copies by score, in a selection that samples documents by temperature."""
+        return f"{self.path}/copies.json"
+
+    @property
     def report_path(self) -> str:
         """A page for people, which can be made again; no result depends on it."""
         return f"{self.path}/report.html"

@@ -107,7 +107,8 @@ class Repetition:
     """The decision how many copies to keep, as a step function over orders.
 
     Attributes:
-        starts_K: Ascending orders, uint64; a step ends where the next begins.
+        starts_K: Ascending orders, uint64; a step ends where the next begins. The first one also has
+            all orders before it.
         whole_K: Copies that every document of a step gets, int64.
         chances_K: Chance of one more, in units of 2^-53, uint64.
         expectation: Expected number of copies, and its standard deviation if all keys differ.
@@ -132,6 +133,7 @@ class Repetition:
             seed: Seed of the selection.
         """
         steps_N = np.searchsorted(self.starts_K, keys.orders(), side="right") - 1
+        steps_N = np.maximum(steps_N, 0)
         draws_N = seeded_hash(keys.hashes(), seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
         copies_N: NDArray[np.int64] = self.whole_K[steps_N] + (draws_N < self.chances_K[steps_N])
         return copies_N
@@ -295,11 +297,8 @@ class ScoreBins:
         means_K = whole_K + chance_K
         deviation = math.sqrt(float((self.counts_K * chance_K * (1 - chance_K)).sum()))
 
-        # No document is above the first bin.
-        starts_K = self.starts_K.copy()
-        starts_K[0] = 0
         return Repetition(
-            starts_K,
+            self.starts_K,
             whole_K,
             chances_K,
             (float((self.counts_K * means_K).sum()), deviation),

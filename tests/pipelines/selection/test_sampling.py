@@ -84,6 +84,11 @@ def test_any_division_into_parts_gives_the_same_copies(
     assert whole.expectation[0] == pytest.approx(mean_N.sum())
     assert (whole.keeps(keys, 0) == (copies_N > 0)).all()
 
+    # The fields for people begin with the best score.
+    steps = whole.to_json(own=True)["copies"]
+    assert steps[0]["score"] == scores_N.max()
+    assert steps[0]["copies"] == pytest.approx(mean_N.max())
+
 
 def test_the_number_of_copies_is_near_its_expectation_and_another_seed_draws_others() -> None:
     rng = np.random.default_rng(0)
