@@ -14,6 +14,7 @@ from datarater.rater_model.command_line import CommandParser, print_line
 
 if TYPE_CHECKING:
     from datarater.pipelines.inspection.inspection import Inspection, ShownDocument
+    from datarater.pipelines.inspection.judge import Decision
     from datarater.pipelines.run_folder.layout import RunFolder
 
 COMMAND = "datarater inspect"
@@ -21,7 +22,7 @@ DEFAULT_CHARACTERS = 600
 MAX_LINES = 12
 DEFAULT_SCORE_FILES = 256
 DEFAULT_UNPACKED_BYTES = 256 * 2**20
-_KNOWN = ("score", "tokens", "bytes", "source", "scored_by")
+_KNOWN = ("score", "tokens", "rater_tokens", "bytes", "source", "scored_by")
 
 
 def natural_number(text: str) -> int:
@@ -40,8 +41,9 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         COMMAND,
         "Shows documents of a run with their scores: the best, the worst, those near a cutoff, by "
-        "source, by key, or records that were rejected. It reads score files, and of the input "
-        "nothing but what it shows. It works while the run is being scored.",
+        "source, by key, what a selection excludes, or records that were rejected. It reads score "
+        "files, and of the input nothing but what it shows. It works while the run is being "
+        "scored.",
         f"{COMMAND} gs://bucket/run --show cutoff --selection keep-0.5",
         usage=f"{COMMAND} RUN_DIR [flags]",
         takes_beam_flags=False,
@@ -54,9 +56,10 @@ def make_parser() -> CommandParser:
     which.add_argument(
         "--show",
         choices=tuple(map(str, Show)),
-        help="best or worst by score; cutoff: nearest to the cutoff of --selection, on both "
-        "sides; random; key: those of --key; rejected: records without a score. Default: best, "
-        "or what --key or --reason needs.",
+        help="best or worst by score, or by the number that --selection ranks by; cutoff: nearest "
+        "to the cutoff of --selection, on both sides; random; key: those of --key; excluded: what "
+        "the conditions of --selection, or its search for near-duplicates, leave out; rejected: "
+        "records without a score. Default: best, or what --key or --reason needs.",
     )
     which.add_argument(
         "--key",
@@ -71,7 +74,8 @@ def make_parser() -> CommandParser:
     which.add_argument(
         "--reason",
         metavar="REASON",
-        help="Only records that were rejected for this reason. Example: not_json.",
+        help="Only records that were rejected, or documents that were excluded, for this reason. "
+        "Examples: not_json, near_duplicate.",
     )
     which.add_argument(
         "--selection",
@@ -194,10 +198,14 @@ def shown_by(args: argparse.Namespace) -> Show:
     Raises:
         UsageError: Flags cannot be combined; the message names them.
     """
-    by_flag = {"--key": (Show.KEY, bool(args.key)), "--reason": (Show.REJECTED, bool(args.reason))}
+    # Imported here, so that --help does not wait for pyarrow.
+    from datarater.pipelines.run_folder.ranking_options import EXCLUSIONS
+
+    of_reason = Show.EXCLUDED if args.reason in EXCLUSIONS else Show.REJECTED
+    by_flag = {"--key": (Show.KEY, bool(args.key)), "--reason": (of_reason, bool(args.reason))}
     given = [(flag, show) for flag, (show, is_given) in by_flag.items() if is_given]
     if len(given) > 1:
-        raise UsageError("--key and --reason: a rejected record has no score to look up by its key")
+        raise UsageError("--key and --reason: give one of them")
     show = Show(args.show) if args.show else (given[0][1] if given else Show.BEST)
     for flag, needs in given:
         if show is not needs:
@@ -236,18 +244,24 @@ def _heading(number: int, shown: ShownDocument) -> Iterator[str]:
             facts += [f"{row['records']:,} records"]
     else:
         facts += [f"{name} {_number(value)}" for name, value in shown.scores.items()]
-        facts += [shown.decision] if shown.decision else []
+        facts += [str(shown.decision)] if shown.decision else []
         facts += [f"{name} {row[name]}" for name in ("source", "scored_by") if row.get(name)]
         facts += [f"tokens {row['tokens']:,}", f"bytes {row['bytes']:,}"]
     yield "  ".join(facts)
     key = f"  key {row['key']}" if row["key"] else ""
     yield f"    {shown.file} at {row['position']}{key}"
+    neighbor = None if shown.decision is None else shown.decision.neighbor
+    if neighbor is not None:
+        how = "same words" if neighbor.is_exact else f"similarity {neighbor.similarity:.2f}"
+        yield f"    near-duplicate of {neighbor.key}  {how}"
     if shown.is_rejected and row["detail"]:
         yield f"    {row['detail']}"
 
 
 def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "missing" if value is None else str(value)
 
 
 def _cut(text: str, characters: int, max_lines: int) -> tuple[str, int]:
@@ -278,18 +292,29 @@ def _fields(shown: ShownDocument, characters: int) -> Mapping[str, Any]:
     else:
         fields |= {"scores": shown.scores}
         fields |= {name: shown.row[name] for name in _KNOWN if name in shown.row}
-        if shown.selection:
-            fields |= {
-                "selection": shown.selection,
-                "kept": shown.kept,
-                "chance": shown.chance,
-            }
+        if shown.decision is not None:
+            fields |= _decided(shown.decision)
     cut = 0 if text is None else max(0, len(text) - characters)
     return fields | {
         "text": None if text is None else text[:characters],
         "characters_left": cut,
         "unreadable": shown.reason,
     }
+
+
+def _decided(decision: Decision) -> dict[str, Any]:
+    neighbor = decision.neighbor
+    fields = {
+        "selection": decision.selection,
+        "kept": decision.kept,
+        "chance": decision.chance,
+        "copies": decision.copies,
+        "excluded": decision.excluded or None,
+        "duplicate_of": None if neighbor is None else neighbor.key,
+        "similarity": None if neighbor is None else neighbor.similarity,
+    }
+    always = ("selection", "kept", "chance")
+    return {name: value for name, value in fields.items() if name in always or value is not None}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

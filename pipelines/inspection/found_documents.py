@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from datarater.pipelines.inspection.question import Question, Show
 from datarater.pipelines.run_folder.committed import at_once
 from datarater.pipelines.run_folder.layout import RunFolder
-from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, ScoreFile
+from datarater.pipelines.run_folder.score_files import RANK_COLUMNS, RATER_SCORE, ScoreFile
 from datarater.pipelines.selection.ranking import RankKeys, key_hash
 from datarater.rater_model.documents.jsonl import key_of
 from datarater.rater_model.documents.records import Split
 
 _COLUMNS = (*RANK_COLUMNS, "source")
+_EXCLUDED_COLUMNS = ("position", "score", RATER_SCORE, "source", "status")
 _FILES_AT_ONCE = 8
 
 
@@ -48,7 +49,8 @@ class FoundDocument:
     """A document of the answer.
 
     Attributes:
-        row: All columns of its row in the score file.
+        row: All columns of its row in the score file. `score` is the score of the run; in the score
+            file of a ranking, `ranked_by` is the number to rank by.
         split: The split of its file.
         place: Where it is.
     """
@@ -83,9 +85,61 @@ def find_places(
     return answers.places()
 
 
-def _begun(folder: RunFolder, ordinal: int) -> Iterator[ScoreFile]:
+def find_excluded(
+    folder: RunFolder, ordinals: Iterable[int], question: Question
+) -> tuple[list[Place], list[int]]:
+    """Finds documents that a ranking excludes, in the order of the input.
+
+    Args:
+        folder: Run folder as the ranking sees it.
+        ordinals: Ordinals of the splits whose score files may be read, in order. No more are taken
+            than are read.
+        question: Which documents are asked for.
+
+    Returns:
+        The places, and the ordinals of the splits whose score files were read.
+
+    Raises:
+        CountsError: A score file is missing or damaged.
+    """
+    places: list[Place] = []
+    read: list[int] = []
+    left = iter(ordinals)
+    begin = functools.partial(_begun, folder, columns=_EXCLUDED_COLUMNS)
+    while len(places) < question.needed and (some := list(itertools.islice(left, _FILES_AT_ONCE))):
+        for ordinal, parts in zip(some, at_once(begin, some), strict=True):
+            for file in parts:
+                places += _excluded(ordinal, file, question, len(places))
+        read += some
+    return places[question.skip :][: question.count], read
+
+
+def _excluded(ordinal: int, file: ScoreFile, question: Question, first: int) -> Iterator[Place]:
+    """Yields the places of the excluded documents in a part of a score file.
+
+    Args:
+        ordinal: Ordinal of the split.
+        file: The part, with `_EXCLUDED_COLUMNS`.
+        question: Which documents are asked for.
+        first: Rank of the first one.
+    """
+    wanted_R = file.document_rows() & file.table.column("score").is_null().to_numpy()
+    if question.reason is not None:
+        statuses_R = np.asarray(file.table.column("status").to_pylist(), object)
+        wanted_R &= statuses_R == question.reason
+    if question.source is not None:
+        names, codes_R = file.sources()
+        wanted_R &= np.asarray([name == question.source for name in names], bool)[codes_R]
+    positions_R, parts_R = file.column("position"), file.ordinals()
+    for rank, row in enumerate(np.flatnonzero(wanted_R).tolist(), first):
+        yield Place(rank, ordinal, int(parts_R[row]), int(positions_R[row]), 0)
+
+
+def _begun(
+    folder: RunFolder, ordinal: int, columns: Sequence[str] = _COLUMNS
+) -> Iterator[ScoreFile]:
     """Returns the parts of a score file, of which the first is already read."""
-    parts = ScoreFile.in_chunks(folder, ordinal, _COLUMNS)
+    parts = ScoreFile.in_chunks(folder, ordinal, columns)
     return itertools.chain([next(parts)], parts)
 
 
@@ -221,7 +275,7 @@ def _rows_of(
 ) -> dict[Place, FoundDocument]:
     found = {}
     for file in ScoreFile.in_chunks(folder, ordinal):
-        for section in file.sections():
+        for section in file.with_own_scores().sections():
             split = section.task.split
             positions = {position for part, position in wanted if part == split.ordinal}
             if not positions:

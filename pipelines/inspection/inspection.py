@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.inspection.found_documents import (
     FoundDocument,
+    Place,
+    find_excluded,
     find_places,
     key_forms,
     read_rows,
 )
+from datarater.pipelines.inspection.judge import Decision, Judge
 from datarater.pipelines.inspection.question import Question, Show
 from datarater.pipelines.inspection.rejected_records import find_rejected
-from datarater.pipelines.inspection.score_file_choice import ScoreFileChoice, choose_score_files
+from datarater.pipelines.inspection.score_file_choice import (
+    ScoreFileChoice,
+    choose_score_files,
+    count_splits,
+    splits_with_excluded,
+)
 from datarater.pipelines.inspection.texts import Text, read_texts
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import selections
+from datarater.pipelines.run_folder.counts import by_count
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import Manifest, read_manifest
 from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.plan import CommittedPlans, find_plans
-from datarater.pipelines.run_folder.score_files import SCHEMA
+from datarater.pipelines.run_folder.score_files import OTHER_SCORE, RANKED_BY
 from datarater.pipelines.run_folder.scored import Scoring, find_scoring
-from datarater.pipelines.selection.ranking import KEY_BITS, RankKeys
+from datarater.pipelines.run_folder.summaries import summarised_groups
+from datarater.pipelines.selection.ranking import KEY_BITS
 from datarater.rater_model.counted import counted
-from datarater.report.keeping import Keeping
 
 _SHOWN_NAMES = 20
 
@@ -43,40 +51,21 @@ class ShownDocument:
         file: Path of its file.
         text: Its text, or the first bytes of a rejected record; None if it could not be read.
         reason: Why it could not be read; "" if it was.
-        scores: All its scores by the names of their columns.
-        selection: Name of the selection that decides; "" for none.
-        chance: Chance that the selection keeps it, 0 or 1 unless the rule draws; None if the
-            selection does not cover it, or for no selection.
+        scores: All its scores, and the values that a selection used, by the names of their columns.
+        decision: What the selection decides; None without one.
     """
 
     row: Mapping[str, Any]
     file: str
     text: str | None
     reason: str = ""
-    scores: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    selection: str = ""
-    chance: float | None = None
+    scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decision: Decision | None = None
 
     @property
     def is_rejected(self) -> bool:
         """Whether it is a record without a score."""
         return "reason" in self.row
-
-    @property
-    def kept(self) -> bool | None:
-        """Whether the selection keeps it; None if chance decides, or no selection does."""
-        return None if self.chance not in (0, 1) else self.chance == 1
-
-    @property
-    def decision(self) -> str:
-        """What the selection decides, in words; "" without one."""
-        if not self.selection:
-            return ""
-        if self.chance is None:
-            return "added after the selection"
-        if self.kept is None:
-            return f"kept with a chance of {self.chance:.0%}"
-        return "kept" if self.kept else "dropped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,43 +81,6 @@ class Inspection:
     notes: Sequence[str]
     documents: Sequence[ShownDocument]
     first_number: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class _Judge:
-    """A finished selection, which decides about documents.
-
-    Attributes:
-        manifest: Its manifest.
-        keeping: Its cutoffs.
-        end: Ordinal after those that it covers.
-    """
-
-    manifest: Manifest
-    keeping: Keeping
-    end: int
-
-    @classmethod
-    def of(cls, manifest: Manifest, plans: CommittedPlans) -> _Judge:
-        """Returns the judge of a manifest."""
-        end = plans.indices[manifest.plans - 1].end
-        return cls(manifest, Keeping.of(manifest.cutoff), end)
-
-    def chance(self, document: FoundDocument) -> float | None:
-        """Returns the chance that a document is kept; None if the selection does not cover it."""
-        if document.place.part >= self.end:
-            return None
-        row = document.row
-        keys = RankKeys.of(
-            np.asarray([row["score"]], np.float32),
-            np.asarray([row["key_hash"]], np.uint64),
-            self.manifest.seed,
-            document.place.part,
-            np.asarray([row["position"]]),
-            np.asarray([row["tokens"]], np.int64),
-        )
-        scores_N, codes_N = np.asarray([row["score"]]), np.zeros(1, np.int64)
-        return float(self.keeping.chances(keys, scores_N, codes_N, [row["source"]])[0])
 
 
 def inspect_run(
@@ -162,44 +114,77 @@ def inspect_run(
         return Inspection(notes, documents, question.skip + 1)
 
     manifest = _manifest_of(folder, question, selection)
-    judge = None if manifest is None else _Judge.of(manifest, plans)
-    if question.show is Show.CUTOFF:
-        assert judge is not None
-        question = dataclasses.replace(question, end=_end(judge, question.source))
-
-    choice = choose_score_files(folder, plans, scoring, question)
-    if not choice.committed:
-        raise CurationError(f"{folder.path} has no scores yet: there is nothing to show")
-    seed = 0 if judge is None else judge.manifest.seed
-    found = read_rows(folder, find_places(folder, choice.ordinals, question, seed))
+    judge = None if manifest is None else Judge.of(folder, manifest, plans)
+    places, choice = _find(folder, plans, scoring, judge, question)
+    found = read_rows(folder, places) if judge is None else judge.read_rows(places)
     if question.show is Show.KEY:
         forms = {key for given in question.keys for key in key_forms(given)}
         found = [one for one in found if one.row["key"] in forms]
 
     texts = read_texts(found, plans.identity.read, max_unpacked_bytes)
-    documents = [_shown(one, texts[one.place], judge) for one in found]
+    decisions: list[Decision | None] = [None] * len(found)
+    if judge is not None:
+        decisions = [*judge.decide(found)]
+    columns = [] if judge is None else judge.columns
+    documents = [
+        _shown(one, texts[one.place], decision, columns)
+        for one, decision in zip(found, decisions, strict=True)
+    ]
     notes = _notes(folder, question, scoring, choice, len(documents))
     if judge is not None:
-        notes.append(f"selection: {judge.manifest.name}")
+        notes += _selection_notes(judge, plans)
     return Inspection(notes, documents, question.skip + 1)
 
 
-def _shown(document: FoundDocument, text: Text, judge: _Judge | None) -> ShownDocument:
-    known = set(SCHEMA.names)
-    scores = {
-        name: value
-        for name, value in document.row.items()
-        if name == "score" or (name not in known and isinstance(value, float))
-    }
-    return ShownDocument(
-        document.row,
-        document.split.path,
-        text.text,
-        text.reason,
-        scores,
-        "" if judge is None else judge.manifest.name,
-        None if judge is None else judge.chance(document),
-    )
+def _find(
+    folder: RunFolder,
+    plans: CommittedPlans,
+    scoring: Scoring | None,
+    judge: Judge | None,
+    question: Question,
+) -> tuple[list[Place], ScoreFileChoice]:
+    """Finds the documents that are asked for, and says which score files were read.
+
+    Raises:
+        UsageError: The selection has no such cutoff or reason; the message names the flag.
+        CurationError: Nothing is scored yet, or a file of the run is damaged.
+    """
+    # What is found by rank is found as the selection ranks; the rest is found in the whole run.
+    by_rank = question.show not in (Show.RANDOM, Show.KEY)
+    if by_rank and judge is not None and judge.has_ranking:
+        folder, plans, scoring = judge.folder, judge.plans, judge.scoring()
+
+    if question.show is Show.EXCLUDED:
+        _check_excluded(question, judge)
+        candidates = splits_with_excluded(folder, question)
+        places, read = find_excluded(
+            folder, itertools.islice(candidates, question.max_score_files or None), question
+        )
+        is_complete = len(places) == question.count or (
+            question.fits(len(summarised_groups(folder))) and next(candidates, None) is None
+        )
+        return places, ScoreFileChoice(read, count_splits(plans), is_complete)
+
+    if question.show is Show.CUTOFF:
+        assert judge is not None
+        question = dataclasses.replace(question, end=_end(judge, question.source))
+    choice = choose_score_files(folder, plans, scoring, question)
+    if not choice.committed:
+        raise CurationError(f"{folder.path} has no scores yet: there is nothing to show")
+    seed = 0 if judge is None else judge.manifest.seed
+    return find_places(folder, choice.ordinals, question, seed), choice
+
+
+def _shown(
+    document: FoundDocument, text: Text, decision: Decision | None, columns: Sequence[str]
+) -> ShownDocument:
+    """Returns a document to show, given the columns of joined tables to show with its scores."""
+    row = document.row
+    names = ["score", *(name for name in (RANKED_BY,) if name in row)]
+    names += [name for name in row if name.startswith(OTHER_SCORE)]
+    names += [name for name in columns if name in row]
+    scores = {name: row[name] for name in names}
+    return ShownDocument(row, document.split.path, text.text, text.reason, scores, decision)
 
 
 def _check_names(question: Question, scoring: Scoring | None) -> None:
@@ -210,14 +195,33 @@ def _check_names(question: Question, scoring: Scoring | None) -> None:
     """
     if scoring is None:
         return
-    source, sources = question.source, scoring.sources
+    source, sources, reason = question.source, scoring.sources, question.reason
     if source is not None and source not in sources and OTHER_SOURCES not in sources:
         raise UsageError(f"--source: no source is called {source!r}; the run has {_few(sources)}")
     reasons = scoring.counts.rejected_by_reason
+    if question.show is Show.REJECTED and reason is not None and reason not in reasons:
+        raise UsageError(
+            f"--reason: no record was rejected for {reason!r}; the run has "
+            f"{_few(reasons) or 'no rejected records'}"
+        )
+
+
+def _check_excluded(question: Question, judge: Judge | None) -> None:
+    """Refuses a reason for which the selection excludes nothing.
+
+    Raises:
+        UsageError: The message names the flag and what there is.
+    """
+    flag = "--show excluded" if question.reason is None else "--reason"
+    if judge is None:
+        raise UsageError(f"{flag}: name a finished selection with --selection")
+    reasons = judge.manifest.counts.excluded_by_reason
+    if not reasons:
+        raise UsageError(f"{flag}: the selection {judge.manifest.name} excludes no document")
     if question.reason is not None and question.reason not in reasons:
         raise UsageError(
-            f"--reason: no record was rejected for {question.reason!r}; the run has "
-            f"{_few(reasons) or 'no rejected records'}"
+            f"--reason: the selection {judge.manifest.name} excludes no document for "
+            f"{question.reason!r}; it does for {_few(reasons)}"
         )
 
 
@@ -249,7 +253,7 @@ def _manifest_of(folder: RunFolder, question: Question, name: str | None) -> Man
     return None if name is None else read_manifest(folder.selection(name))
 
 
-def _end(judge: _Judge, source: str | None) -> int:
+def _end(judge: Judge, source: str | None) -> int:
     """Returns the rank key of the cutoff.
 
     Raises:
@@ -291,6 +295,24 @@ def _notes(
         notes.append(f"read: {read}")
     elif question.show is Show.KEY:
         notes.append(f"read: {read}; --max_score_files 0 looks in all of them")
+    elif question.show is Show.EXCLUDED:
+        notes.append(f"read: {read}; --max_score_files 0 looks for more")
     else:
         notes.append(f"read: a sample, {read}; --max_score_files 0 gives the exact answer")
+    return notes
+
+
+def _selection_notes(judge: Judge, plans: CommittedPlans) -> list[str]:
+    """Returns what the selection is and leaves out, in lines for people."""
+    manifest = judge.manifest
+    line = f"selection: {manifest.name}"
+    if manifest.ranking is not None and manifest.ranking.rank_by:
+        line += f", ranked by {manifest.ranking.rank_by}"
+    notes = [line]
+    excluded = by_count(manifest.counts.excluded_by_reason)
+    if excluded:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in excluded)
+        notes.append(f"excluded before it ranks: {reasons}")
+    if judge.has_ranking and judge.plans.end < plans.end:
+        notes.append("files were appended after the selection: only --show random and key see them")
     return notes

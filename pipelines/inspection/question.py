@@ -14,6 +14,7 @@ class Show(enum.StrEnum):
     CUTOFF = "cutoff"
     RANDOM = "random"
     KEY = "key"
+    EXCLUDED = "excluded"
     REJECTED = "rejected"
 
 
@@ -26,7 +27,8 @@ class Question:
         count: Maximum number of documents.
         skip: Number of documents that are passed over first.
         source: Source that they must be of; None for any.
-        reason: Reason for which records must have been rejected; None for any.
+        reason: Reason for which records must have been rejected, or documents excluded; None for
+            any.
         keys: Keys of documents, in any of the forms that an id may have.
         seed: Seed for the random choice of documents and of score files.
         max_score_files: Maximum number of score files, and of summaries, that are read; 0 for all.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from datarater.pipelines.run_folder.committed import at_once, scored_ordinals
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.many_sources import OTHER_SOURCES
 from datarater.pipelines.run_folder.plan import CommittedPlans
+from datarater.pipelines.run_folder.ranking_options import EXCLUSIONS
 from datarater.pipelines.run_folder.scored import Scoring
 from datarater.pipelines.run_folder.summaries import (
     SummaryFile,
@@ -64,7 +65,7 @@ def choose_score_files(
     """
     rng = random.Random(question.seed)
     listed = None if scoring is not None else scored_ordinals(folder)
-    committed = len(listed) if listed is not None else sum(map(sum, _splits(plans)))
+    committed = len(listed) if listed is not None else count_splits(plans)
     if question.fits(committed) and question.show is not Show.RANDOM:
         return ScoreFileChoice(_numbered(plans, listed, range(committed)), committed, True)
 
@@ -99,8 +100,25 @@ def choose_score_files(
     return ScoreFileChoice(taken, committed, all_read and len(taken) == total)
 
 
-def _splits(plans: CommittedPlans) -> Iterable[tuple[int, ...]]:
-    return (index.splits for index in plans.indices)
+def splits_with_excluded(folder: RunFolder, question: Question) -> Iterator[int]:
+    """Yields the ordinals of the splits with documents that a ranking excludes, from its summaries.
+
+    Args:
+        folder: Run folder as the ranking sees it.
+        question: Which documents are asked for.
+    """
+    reasons = EXCLUSIONS if question.reason is None else (question.reason,)
+    for number, group in enumerate(sorted(summarised_groups(folder)), 1):
+        if not question.fits(number):
+            return
+        for split in read_summary_file(folder, group).by_split:
+            if any(split.rejected_by_reason[reason] for reason in reasons):
+                yield split.ordinal
+
+
+def count_splits(plans: CommittedPlans) -> int:
+    """Returns the number of splits of all plans."""
+    return sum(sum(index.splits) for index in plans.indices)
 
 
 def _numbered(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 import numpy as np
@@ -233,22 +233,37 @@ def to_parquet(tables: Iterable[pa.Table], split: int, counts: DuplicateCounts) 
 def duplicate_rows(folder: DuplicatesFolder, split: int) -> NDArray[np.int64]:
     """Returns the rows of a split's score file that are near-duplicates, in ascending order.
 
-    A selection leaves these documents out. Rows are counted as `ScoreFile.read` gives them.
+    A selection leaves these documents out. Rows are counted as `ScoreFile.read` gives them. It
+    raises as `read_duplicates` does.
 
     Args:
         folder: A complete deduplication.
         split: Ordinal of the split.
+    """
+    rows: NDArray[np.int64] = read_duplicates(folder, split, ("row",))["row"].to_numpy()
+    return rows
+
+
+def read_duplicates(
+    folder: DuplicatesFolder, split: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Reads the near-duplicates among the documents of a split, in the order of their rows.
+
+    Args:
+        folder: A complete deduplication.
+        split: Ordinal of the split.
+        columns: Names of the columns to read; None for all.
 
     Raises:
         CountsError: The file is missing or damaged.
     """
     path = folder.documents_path(split)
+    names = None if columns is None else list(columns)
     try:
         with raising_os_errors(path), commits.open_committed(path) as file:
-            rows: NDArray[np.int64] = pq.read_table(file, columns=["row"])["row"].to_numpy()
+            return pq.read_table(file, columns=names)
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise CountsError(f"the near-duplicates {path} cannot be read: {error}") from error
-    return rows
 
 
 def read_counts(path: str) -> DuplicateCounts:

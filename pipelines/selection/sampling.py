@@ -107,8 +107,8 @@ class Repetition:
     """The decision how many copies to keep, as a step function over orders.
 
     Attributes:
-        starts_K: Ascending orders, uint64; a step ends where the next begins. The first one also has
-            all orders before it.
+        starts_K: Ascending orders, uint64; a step ends where the next begins. The first step also
+            has all orders before it.
         whole_K: Copies that every document of a step gets, int64.
         chances_K: Chance of one more, in units of 2^-53, uint64.
         expectation: Expected number of copies, and its standard deviation if all keys differ.

@@ -24,6 +24,7 @@ from datarater.pipelines.graph import planning
 from datarater.pipelines.graph.inputs import Patterns
 from datarater.pipelines.graph.requests import ScoringRequest
 from datarater.pipelines.inspection.inspection import Inspection, ShownDocument, inspect_run
+from datarater.pipelines.inspection.judge import Decision
 from datarater.pipelines.inspection.question import Question, Show
 from datarater.pipelines.inspection.score_file_choice import choose_score_files
 from datarater.pipelines.run_folder.layout import RunFolder
@@ -111,7 +112,8 @@ def test_each_document_is_kept_where_the_selection_has_it(run: Path) -> None:
     }
     assert len(inspection.documents) == 60
     for document in inspection.documents:
-        assert document.kept == (json.loads(document.row["key"]) in kept)
+        assert document.decision is not None
+        assert document.decision.kept == (json.loads(document.row["key"]) in kept)
         number = json.loads(document.row["key"]).removeprefix("d")
         assert document.text == f"text {number} {HOSTILE}"
         assert document.scores == {"score": document.row["score"]}
@@ -272,7 +274,14 @@ def test_all_scores_and_who_scored_stand_side_by_side(
         for more in ({"score": 0.5, "scored_by": "student"}, {"score": 1.5, "scored_by": "rater"})
     ]
     documents = [
-        ShownDocument(row, "f", "t", "", {"score": row["score"], "education": 2.25}, "half", chance)
+        ShownDocument(
+            row,
+            "f",
+            "t",
+            "",
+            {"score": row["score"], "education": 2.25},
+            Decision("half", chance),
+        )
         for row, chance in zip(rows, (None, 0.25), strict=True)
     ]
     inspect.print_documents(Inspection([], documents), 10, 10)
