@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datarater.api import curate, read_scores, score, select
+    from datarater.api import curate, dedup, read_scores, score, select
     from datarater.pipelines.errors import CurationError
     from datarater.pipelines.transforms import KeepTop, RaterModelHandler, ScoreDocuments
     from datarater.rater_model.checkpoint import CheckpointError, load_rater
@@ -39,6 +39,7 @@ __all__ = [
     "ScoringOptions",
     "__version__",
     "curate",
+    "dedup",
     "load_rater",
     "make_scorer",
     "read_scores",
@@ -56,6 +57,7 @@ _MODULES = {
     "Scorer": "datarater.rater_model.scorer",
     "ScoringOptions": "datarater.rater_model.scoring_options",
     "curate": "datarater.api",
+    "dedup": "datarater.api",
     "load_rater": "datarater.rater_model.checkpoint",
     "make_scorer": "datarater.rater_model.ngram_scorer",
     "read_scores": "datarater.api",

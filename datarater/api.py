@@ -20,6 +20,7 @@ from datarater.pipelines.commands.flags import (
     DEFAULT_AGREEMENT,
     DEFAULT_REPORT_TEXTS,
     DEFAULT_SHARD_BYTES,
+    DEFAULT_SIMILARITY,
     DEFAULT_SPLIT_BYTES,
     OUTPUT_FORMATS,
     is_selection_name,
@@ -28,6 +29,7 @@ from datarater.pipelines.errors import CurationError, UsageError
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest, Work
 from datarater.pipelines.run_folder import commits
 from datarater.pipelines.run_folder.committed import at_once, score_entries
+from datarater.pipelines.run_folder.duplicates import read_summary
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.run_folder.manifest import read_manifest
 from datarater.pipelines.run_folder.score_files import RECORDS, with_records
@@ -220,6 +222,52 @@ def select(
     return _run(Work(selection=request), execution, progress)
 
 
+def dedup(
+    output: PathLike,
+    similarity: float = DEFAULT_SIMILARITY,
+    name: str | None = None,
+    *,
+    seed: int = 0,
+    local_workers: int = 1,
+    beam_args: Sequence[str] = (),
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Finds the near-duplicates of a scored corpus: all but the best document of similar ones.
+
+    `select` leaves them out with `dedup=NAME`. The table of all of them, with the neighbor of each,
+    is in `duplicates/NAME/documents/` of the run folder.
+
+    Args:
+        output: Run folder that `score` or `curate` filled.
+        similarity: Jaccard similarity of the shingles of two documents, sequences of 5 words, from
+            which they are near-duplicates; from 0.3 to 1.
+        name: Name of the deduplication; by default it is made from the similarity and the seed.
+        seed: Seed for the order of documents with the same score.
+        local_workers: Number of worker processes of a local run.
+        beam_args: Flags for Beam.
+        progress: Whether to print progress lines.
+
+    Returns:
+        The fields of `summary.json`: the name, the options, and the counts, of which `read` is the
+        sum of `kept`, `exact`, `near` and `rejected`. Empty if the job was submitted and continues
+        elsewhere.
+
+    Raises:
+        CurationError: The run cannot continue; the message says why and what to do.
+
+    Example:
+        >>> found = datarater.dedup("run", similarity=0.8)  # doctest: +SKIP
+        >>> manifest = datarater.select(
+        ...     "run", keep_fraction=0.5, dedup=found["name"]
+        ... )  # doctest: +SKIP
+    """
+    execution = choice.choose(beam_args, local_workers)
+    request = requests.deduplication_request(
+        execution, output=output, similarity=similarity, seed=seed, name=name
+    )
+    return _run(Work(duplicates=request), execution, progress)
+
+
 def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads the scores of a run folder.
 
@@ -258,10 +306,13 @@ def read_scores(output: PathLike, columns: Sequence[str] | None = None) -> pa.Ta
 def _run(work: Work, execution: Execution, progress: bool) -> dict[str, Any]:
     """Runs the work; returns the fields of the file that it commits last, as far as it is there."""
     running.run(work, execution, printing.say if progress else _silent, progress)
-    if work.selection is None:
-        content: Any = find_scoring(work.folder)
-    else:
+    content: Any
+    if work.selection is not None:
         content = read_manifest(work.selection.selection)
+    elif work.duplicates is not None:
+        content = read_summary(work.duplicates.duplicates)
+    else:
+        content = find_scoring(work.folder)
     return {} if content is None else to_plain(content)
 
 

@@ -760,8 +760,8 @@ def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="Drop documents that do not meet a condition; the rule applies to those left. "
         "Columns are rater (the score), tokens, bytes, source, and those of joined tables. A "
-        "comparison with a missing value is not met. Example: \"lang.language == 'en' and "
-        'dup.duplicate_of is None".',
+        "comparison with a missing value is not met. For near-duplicates there is --dedup. "
+        "Example: \"lang.language == 'en' and quality.score >= 0.3\".",
     )
 
     group.add_argument(

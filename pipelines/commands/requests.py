@@ -556,9 +556,37 @@ def _read_options(args: argparse.Namespace) -> ReadOptions:
 
 def deduplication_of(args: argparse.Namespace, execution: Execution) -> DeduplicationRequest:
     """Returns the deduplication that the flags of `add_duplicates_flags` describe."""
-    return DeduplicationRequest(
-        _output(args.output, execution), args.similarity, args.seed, args.name or ""
+    return deduplication_request(
+        execution,
+        output=args.output,
+        similarity=args.similarity,
+        seed=args.seed,
+        name=args.name,
     )
+
+
+def deduplication_request(
+    execution: Execution,
+    *,
+    output: str | Path,
+    similarity: float,
+    seed: int,
+    name: str | None,
+) -> DeduplicationRequest:
+    """Returns a deduplication; the arguments are those of `datarater.api.dedup`.
+
+    Raises:
+        UsageError: The similarity, the name or the path cannot be used.
+    """
+    try:
+        similarity = flags.similarity(str(similarity))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--similarity: {error}") from error
+    if name is not None and not flags.is_selection_name(name):
+        raise UsageError(
+            f"--name: {name!r} is not a name of letters, digits and ._=- (at most 100)"
+        )
+    return DeduplicationRequest(_output(output, execution), similarity, seed, name or "")
 
 
 def selection_of(args: argparse.Namespace, execution: Execution) -> SelectionRequest:

@@ -1,6 +1,6 @@
 """Expressions over the signals of a document: conditions to keep it, and the number to rank it by.
 
-    lang.language == 'en' and quality.score >= 0.3 and dup.duplicate_of is None
+    lang.language == 'en' and quality.score >= 0.3
     0.7 * rater + 0.3 * quality.score
 
 The grammar is a small part of Python's, which parses the text; nothing is evaluated by Python. A

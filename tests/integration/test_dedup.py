@@ -433,6 +433,19 @@ def test_curate_scores_finds_near_duplicates_and_selects_in_one_graph(
     assert (tmp_path / "run/duplicates/similarity-0.8/_SUCCESS").exists()
 
 
+def test_the_python_interface_finds_what_the_command_found(run_folder: Path, found: Path) -> None:
+    again = datarater.dedup(run_folder, name="it")
+    committed = json.loads((run_folder / "duplicates/it/summary.json").read_bytes())
+    assert (again["name"], again["similarity"], again["counts"]) == (
+        "it",
+        committed["similarity"],
+        committed["counts"],
+    )
+    for wrong, flag in (({"similarity": 0.1}, "--similarity"), ({"name": "a/b"}, "--name")):
+        with pytest.raises(UsageError, match=flag):
+            datarater.dedup(run_folder, **wrong)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [("no-such", "has no complete deduplication 'no-such'"), ("0.1", "from 0.3 to 1")],

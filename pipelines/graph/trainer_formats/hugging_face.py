@@ -127,6 +127,11 @@ def _power_of_ten(power: int) -> str:
 def _front_matter(manifest: Manifest) -> dict[str, Any]:
     text_bytes = manifest.counts.kept_bytes
     split = {"name": "train", "num_bytes": text_bytes, "num_examples": manifest.counts.written}
+    sizes = {"dataset_size": text_bytes}
+    # Only the bytes of what is kept are counted, without further copies.
+    if manifest.counts.repeats:
+        del split["num_bytes"]
+        sizes = {}
     return {
         "pretty_name": f"Selection {manifest.name}",
         "task_categories": ["text-generation"],
@@ -144,7 +149,7 @@ def _front_matter(manifest: Manifest) -> dict[str, Any]:
             ],
             "splits": [split],
             "download_size": sum(file.bytes for file in manifest.files),
-            "dataset_size": text_bytes,
+            **sizes,
         },
     }
 
@@ -164,8 +169,13 @@ def _body(manifest: Manifest) -> str:
         "Rater": f"`{manifest.rater}`",
         "Seed": str(manifest.seed),
         "Records read": f"{counts.read:,}",
-        "Kept": f"{counts.kept:,} ({counted(counts.kept_tokens, 'token')} of the rater's)",
+        "Kept": f"{counts.kept:,} ({counted(counts.kept_tokens, 'token')})",
+        "Written with all copies": _written(counts),
         "Dropped": f"{counts.dropped:,}",
+        **{
+            f"Dropped: {reason}": f"{number:,}"
+            for reason, number in by_count(counts.excluded_by_reason)
+        },
         "Rejected": f"{counts.rejected:,}",
         **{
             f"Rejected: {reason}": f"{number:,}"
@@ -191,6 +201,14 @@ def _body(manifest: Manifest) -> str:
     if any(manifest.sources):
         sections += ["## Sources", _sources(manifest.sources)]
     return "\n\n".join(sections) + "\n"
+
+
+def _written(counts: KeptCounts) -> str:
+    """Returns how much is written where documents have copies; "" where each is written once."""
+    if not counts.repeats:
+        return ""
+    tokens = counts.kept_tokens + counts.repeat_tokens
+    return f"{counts.written:,} ({counted(tokens, 'token')})"
 
 
 def _sources(sources: Mapping[str, KeptCounts]) -> str:

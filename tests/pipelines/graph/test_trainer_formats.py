@@ -9,6 +9,7 @@ import io
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import yaml  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datarater.pipelines.commands import requests
+from datarater.pipelines.commands import requests, status
 from datarater.pipelines.errors import (
     CountsError,
     CurationError,
@@ -35,9 +36,13 @@ from datarater.pipelines.graph.trainer_formats.hugging_face import size_category
 from datarater.pipelines.graph.trainer_formats.mds import MdsFormat
 from datarater.pipelines.graph.trainer_formats.megatron import _packed, token_type
 from datarater.pipelines.run_folder import commits
-from datarater.pipelines.run_folder.manifest import TokenizerFields
+from datarater.pipelines.run_folder.manifest import TokenizerFields, read_manifest
+from datarater.pipelines.run_folder.ranking_options import RankingOptions
 from datarater.pipelines.run_folder.selection_progress import look_at_selection
 from datarater.pipelines.runners import choice
+from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.rules import TemperatureSample
+from datarater.rater_model import exit_codes
 from datarater.rater_model.documents.json_lines import SCORE_FIELD, dump_json
 from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import Document
@@ -45,6 +50,7 @@ from datarater.rater_model.documents.tfrecord import parse_example
 from datarater.rater_model.plain_tokenizer import BYTES, load_plain_tokenizer
 from tests.integration.test_counting_stores import BUCKET, running_store
 from tests.support.file_formats import tfrecord_of, wet_of
+from tests.support.ranked_runs import select_now
 from tests.support.selections import (
     EVERYTHING,
     NOTHING,
@@ -208,6 +214,72 @@ def test_pieces_change_no_byte_of_any_file(run: Path, output_format: str) -> Non
         file for file in other.files if file.path not in described
     ]
     assert not (in_pieces.parent / "pieces").exists()
+
+
+# --- copies, and a ranking ---
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_every_copy_is_written_with_the_score_of_the_rater(
+    output_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        records = [
+            {"id": f"d{n}", "text": f"text {n}", "source": f"s{n % 3}"}
+            for n in range(10 * number, 10 * number + 10)
+        ]
+        (tmp_path / f"{number}.jsonl").write_bytes(lines(records))
+    score_run(tmp_path / "*.jsonl", tmp_path / "run", files_per_split=1)
+    request = SelectionRequest(
+        str(tmp_path / "run"),
+        Policy(TemperatureSample(40, "3", 4, in_tokens=False)),
+        0,
+        output_format,
+        2**20,
+        name="copies",
+        ranking=RankingOptions(where="source != 's2'", rank_by="0.5 * rater + bytes"),
+        **options(output_format),
+    )
+    select_now(request)
+    as_rows = dataclasses.replace(
+        request, output_format="scores", name="rows", tokenizer=None, tokenizer_path=""
+    )
+    select_now(as_rows)
+
+    manifest, expected = read_manifest(request.selection), read_manifest(as_rows.selection)
+    assert manifest is not None
+    assert expected is not None
+    copies = Counter(
+        row["id"]
+        for file in expected.files
+        for row in pq.read_table(f"{as_rows.selection.path}/{file.path}").to_pylist()
+    )
+    rows = read(output_format, Path(request.selection.path, "kept"))
+    assert Counter(row["id"] for row in rows) == copies
+    assert max(copies.values()) > 1
+    for row in rows:
+        assert np.float32(row[SCORE_FIELD]) == np.float32(digest_score(row["text"]))
+        assert row["source"] != "s2"
+
+    # The manifest tells documents and copies apart, and so does what describes the files.
+    counts = manifest.counts
+    assert (counts.kept, counts.written) == (len(copies), len(rows))
+    assert counts == expected.counts
+    assert sum(file.documents for file in manifest.files) == len(rows)
+    assert counts.excluded_by_reason == {"condition_not_met": 10}
+    if output_format == "huggingface":
+        text = Path(request.selection.path, "kept/README.md").read_text()
+        _, front, body = text.split("---\n", 2)
+        info = yaml.safe_load(front)["dataset_info"]
+        assert info["splits"] == [{"name": "train", "num_examples": len(rows)}]
+        assert f"| Kept | {counts.kept} (" in body
+        assert f"| Written with all copies | {len(rows)} (" in body
+        assert "| Dropped: condition_not_met | 10 |" in body
+
+    # A report and a status are made of it as of any other.
+    assert Path(request.selection.report_path).exists()
+    assert status.main([request.output]) == exit_codes.DONE
+    assert "copies" in capsys.readouterr().out
 
 
 # --- odd documents ---
