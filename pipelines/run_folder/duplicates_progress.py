@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
+from collections.abc import Callable
 from typing import Any
 
 from datarater.pipelines.run_folder import commits, lease
@@ -79,13 +80,16 @@ class DeduplicationStatus:
         return ", ".join(parts)
 
 
-def look_at_deduplication(folder: RunFolder, name: str, splits: int) -> DeduplicationStatus:
+def look_at_deduplication(
+    folder: RunFolder, name: str, splits: int, clock: Callable[[], float] = time.time
+) -> DeduplicationStatus:
     """Returns the present status of a deduplication.
 
     Args:
         folder: Run folder.
         name: Name of the deduplication.
         splits: Number of splits of the plan.
+        clock: Returns the time in seconds since 1970, which rates end at.
     """
     deduplication = folder.duplicates(name)
     if commits.exists(deduplication.success_path):
@@ -98,7 +102,7 @@ def look_at_deduplication(folder: RunFolder, name: str, splits: int) -> Deduplic
             return DeduplicationStatus(name, DeduplicationPhase.COMPARING, splits)
 
     term = lease.current(folder.duplicates_lease_path(name))
-    now, rate = time.time(), 0.0
+    now, rate = clock(), 0.0
     if term is not None and term.is_held():
         since = max(term.launch.started, now - RATE_SECONDS)
         rate = sum(entry.modified >= since for entry in entries) / max(now - since, 1.0)

@@ -12,6 +12,7 @@ import dataclasses
 import io
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,7 @@ class Watcher:
         folder: Run folder.
         max_footers: Number of score files to read; if there are more, figures are scaled up.
         splits_per_group: Number of splits in a group of a plan of version 0.1.0.
+        clock: Returns the time in seconds since 1970, which rates end at.
 
     Attributes:
         plan: The committed plan in numbers; None until it has been read.
@@ -189,10 +191,12 @@ class Watcher:
         folder: RunFolder,
         max_footers: int = _MAX_FOOTERS,
         splits_per_group: int = SPLITS_PER_GROUP,
+        clock: Callable[[], float] = time.time,
     ):
         self._folder = folder
         self._max_footers = max_footers
         self._splits_per_group = splits_per_group
+        self._clock = clock
         self.plan: PlanNumbers | None = None
         self._plans: CommittedPlans | None = None
         self.has_other_sources = False
@@ -253,7 +257,7 @@ class Watcher:
             if (term := lease.current(self._folder.selection_lease_path(name))) and term.is_held()
         ]
         for name in sorted({*selections(self._folder), *held} - self._published.keys()):
-            status = look_at_selection(self._folder, name, plan.groups, plan.splits)
+            status = look_at_selection(self._folder, name, plan.groups, plan.splits, self._clock)
             if status.phase is Phase.PUBLISHED:
                 self._published[name] = status
             else:
@@ -270,7 +274,7 @@ class Watcher:
         seen = {}
         for name in deduplications(self._folder):
             seen[name] = self._complete.get(name) or look_at_deduplication(
-                self._folder, name, splits
+                self._folder, name, splits, self._clock
             )
         self._complete = {name: status for name, status in seen.items() if status.finished}
         return tuple(seen[name] for name in sorted(seen))
@@ -294,7 +298,7 @@ class Watcher:
         # The rate covers the running launch: since its start, or the last few minutes.
         term = lease.current(self._folder.scoring_lease_path)
         is_held = term is not None and term.is_held()
-        now = time.time()
+        now = self._clock()
         since = max(term.launch.started if term is not None else 0.0, now - RATE_SECONDS)
 
         # Splits of groups without a summary are counted from their score files.

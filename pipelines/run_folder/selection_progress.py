@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from datarater.pipelines.run_folder import commits, lease
@@ -137,7 +138,11 @@ def duration(seconds: float) -> str:
 
 
 def look_at_selection(
-    folder: RunFolder, name: str, groups: int, splits: int = 0
+    folder: RunFolder,
+    name: str,
+    groups: int,
+    splits: int = 0,
+    clock: Callable[[], float] = time.time,
 ) -> SelectionStatus:
     """Returns the present status of a selection.
 
@@ -146,6 +151,7 @@ def look_at_selection(
         name: Name of the selection.
         groups: Number of groups of splits of the plan.
         splits: Number of splits of the plan.
+        clock: Returns the time in seconds since 1970, which rates end at.
     """
     selection = folder.selection(name)
     top = {entry.path.rsplit("/", 1)[-1]: entry for entry in commits.list_folder(selection.path)}
@@ -153,7 +159,7 @@ def look_at_selection(
         return SelectionStatus(name, Phase.PUBLISHED)
 
     term = lease.current(folder.selection_lease_path(name))
-    now = time.time()
+    now = clock()
     is_held = term is not None and term.is_held()
     since = max(term.launch.started if term is not None else 0.0, now - RATE_SECONDS)
 
