@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from datarater.pipelines.commands import curate, score, select
 from datarater.rater_model import exit_codes
+from datarater.rater_model.documents.files import split_on_commas
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "curate": curate.main,
@@ -23,7 +24,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 """The command of each template."""
 
 REPEATED = ("--join", "--join_key", "--rater", "--source_weight")
-"""Flags that a command accepts several times. A parameter joins their values with commas."""
+"""Flags that a command accepts several times. A parameter joins their values with commas.
+
+Commas in the braces of a glob do not separate values.
+"""
 
 
 def flags(parameters: Sequence[str], sdk_image: str) -> list[str]:
@@ -41,7 +45,7 @@ def flags(parameters: Sequence[str], sdk_image: str) -> list[str]:
         name, equals, value = parameter.partition("=")
         if equals and not value:
             continue
-        values = value.split(",") if name in REPEATED else [value]
+        values = split_on_commas(value) if name in REPEATED else [value]
         given += [f"{name}={each}" for each in values] if equals else [parameter]
     if sdk_image and not any(flag.partition("=")[0] == "--sdk_container_image" for flag in given):
         given.append(f"--sdk_container_image={sdk_image}")

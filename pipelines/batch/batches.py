@@ -223,7 +223,7 @@ class Batches:
         files = FileList(self.journal.kept("inputs", claim.inputs))
         return Work(
             dataclasses.replace(self._scoring, inputs=files, output=claim.run),
-            dataclasses.replace(self._selection, output=claim.run),
+            self._selection.of_run(claim.run),
         )
 
     def _curate(self, date: datetime.date, number: int, claim: Claim) -> Record:

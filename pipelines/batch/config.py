@@ -42,6 +42,7 @@ from datarater.rater_model.documents.files import (
 )
 from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.store_errors import one_line
+from datarater.rater_model.plain_tokenizer import BYTES
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -57,7 +58,15 @@ _SET_BY_BATCH = {
     "max_rejected_fraction": "give limits.rejected_share",
 }
 # Rules that compare a batch with itself: drift would move the cutoff, and nobody would notice.
-_WITHIN_A_BATCH = ("keep_count", "token_budget", "per", "source_weight", "min_per_source")
+_WITHIN_A_BATCH = (
+    "keep_count",
+    "token_budget",
+    "sample_tokens",
+    "sample_count",
+    "per",
+    "source_weight",
+    "min_per_source",
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -510,8 +519,17 @@ def _words(where: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _curate_words(path: str, values: Any) -> tuple[str, ...]:
-    """Returns the section `curate` as words, after checking the names of its flags."""
+def _curate_words(path: str, folder: str, values: Any) -> tuple[str, ...]:
+    """Returns the section `curate` as words, after checking the names of its flags.
+
+    Args:
+        path: Path of the configuration file.
+        folder: Folder that relative paths start at.
+        values: The section.
+
+    Raises:
+        UsageError: A flag is not one of a batch.
+    """
     section = _Section(path, "curate", values)
     for name in FlagParser(path).names():
         if name not in _SET_BY_BATCH:
@@ -527,7 +545,24 @@ def _curate_words(path: str, values: Any) -> tuple[str, ...]:
                 "threshold"
             )
     section.refuse_unknown()
-    return _words(f"{path}: curate", section.values)
+    if "rank_by" in section.values and "threshold" not in section.values:
+        raise UsageError(
+            f"{path}: curate.rank_by ranks by numbers that the scores of the reference cannot be "
+            "compared with; give threshold, a cutoff of these numbers"
+        )
+    words = _words(f"{path}: curate", section.values)
+    return tuple(_with_resolved_path(folder, word) for word in words)
+
+
+def _with_resolved_path(folder: str, word: str) -> str:
+    """Returns a flag whose value may be a relative path, resolved against a folder."""
+    flag, _, value = word.partition("=")
+    name, _, path = value.partition("=")
+    if flag == "--join" and path:
+        return f"{flag}={name}={_resolve(folder, path)}"
+    is_path = flag == "--output_tokenizer" and value != BYTES
+    is_file = flag == "--tokens_from" and commits.exists(_resolve(folder, value))  # or a column
+    return f"{flag}={_resolve(folder, value)}" if is_path or is_file else word
 
 
 def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
@@ -564,7 +599,7 @@ def read_config(path: str, beam_args: Sequence[str] = ()) -> BatchConfig:
         changed_files=whole.take("changed_files", _one_of("tell", "take", "refuse"), "tell"),
         limits=_limits(path, whole.take("limits", lambda value: value, None)),
         retention=_retention(path, whole.take("retention", lambda value: value, None)),
-        curate=_curate_words(path, whole.take("curate", lambda value: value)),
+        curate=_curate_words(path, folder, whole.take("curate", lambda value: value)),
         beam=(*whole.take("beam", _words_of(path, "beam"), ()), *beam_args),
         beam_score=whole.take("beam_score", _words_of(path, "beam_score"), None),
     )

@@ -239,6 +239,13 @@ class SelectionRequest:
         """The selection's folder."""
         return self.folder.selection(self.name)
 
+    def of_run(self, output: str) -> SelectionRequest:
+        """Returns the same selection from another run folder."""
+        deduplication = self.deduplication
+        if deduplication is not None:
+            deduplication = dataclasses.replace(deduplication, output=output)
+        return dataclasses.replace(self, output=output, deduplication=deduplication)
+
     @property
     def options(self) -> SelectionOptions:
         """All options that change what is kept or written of the documents of one plan."""

@@ -191,7 +191,8 @@ def check_options(folder: DuplicatesFolder, requested: DuplicatesOptions) -> Non
     if dataclasses.replace(committed, plans=requested.plans) == requested:
         raise RunFolderMismatchError(
             f"{folder.path} was made before files were appended to the run folder: give the "
-            "deduplication of all documents another name with --name"
+            f"deduplication of all documents another name, by datarater dedup --similarity "
+            f"{requested.similarity:g} --name NAME; a selection takes it by --dedup NAME"
         )
     lines = differences(to_plain(requested), to_plain(committed))
     raise RunFolderMismatchError(

@@ -296,6 +296,32 @@ def test_parameters_become_flags() -> None:
     ]
 
 
+def test_signals_beside_the_score_pass_through_the_launcher() -> None:
+    given = [
+        "--input=gs://a/in",
+        "--output=gs://a/run",
+        "--keep_fraction=0.5",
+        "--rater=gs://a/rater,second=gs://b/rater",
+        "--join=lang=gs://a/{train,valid}-*.parquet,quality=gs://b/scores",
+        "--join_key=lang=doc,quality=id",
+        "--where=lang.language in ('en', 'de') and quality.score > 0",
+        "--rank_by=0.7 * rater + 0.3 * second",
+        "--tokens_from=quality.tokens",
+        "--dedup=0.8",
+    ]
+    args, beam_args = flags.parse(PARSERS["curate"], launch.flags(given, ""))
+    assert (args.rater, args.other_raters) == ("gs://a/rater", {"second": "gs://b/rater"})
+    assert args.join == [
+        ("lang", "gs://a/{train,valid}-*.parquet"),
+        ("quality", "gs://b/scores"),
+    ]
+    assert args.join_key == [("lang", "doc"), ("quality", "id")]
+    assert args.where == "lang.language in ('en', 'de') and quality.score > 0"
+    assert args.rank_by == "0.7 * rater + 0.3 * second"
+    assert (args.tokens_from, args.dedup) == ("quality.tokens", 0.8)
+    assert beam_args == []
+
+
 def test_the_launcher_s_own_flags_are_left_to_beam() -> None:
     ours = ["--output=gs://a/run", "--keep_fraction=0.5"]
     launcher_s = [

@@ -15,14 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from datarater import read_scores
 from datarater.pipelines.commands import batch, curate, outcome
 from datarater.pipelines.run_folder import lease
 from datarater.pipelines.run_folder.local_files import LocalFiles
+from datarater.rater_model.checkpoint import save_rater
 from datarater.rater_model.documents.files import file_info
 from tests.support import ROOT, batches
 from tests.support.corpora import as_lines, make_records
+from tests.support.near_duplicates import ComparedCorpus
+from tests.support.ranked_runs import write_table
+from tests.support.raters import random_student
 
 PLACES = ("journal", "inputs", "records", "runs", "published")
 
@@ -350,3 +357,45 @@ def test_nights_of_the_real_command_killed_and_finished(
         for line in Path(file["path"]).read_bytes().splitlines()
     ]
     assert sorted(kept) == sorted(expected)
+
+
+@pytest.mark.slow
+def test_a_night_keeps_what_joined_labels_and_near_duplicates_leave(tmp_path: Path) -> None:
+    """With a rater that needs no compiler: a table of n-grams."""
+    save_rater(tmp_path / "rater", random_student())
+    date = "2026-01-01"
+    records = [
+        *make_records(40, 0),
+        *({**row, "id": f"copy-{row['id']}"} for row in make_records(20, 0)),
+    ]
+    batches.write(tmp_path / "in" / date / "a.jsonl", records)
+    labels = [
+        {"id": row["id"], "language": "en" if n % 3 else "fr"} for n, row in enumerate(records)
+    ]
+    write_table(tmp_path, "labels", [labels], id=pa.string(), language=pa.string())
+    config = batches.write_config(
+        tmp_path,
+        limits={"psi": None, "ks": None},
+        curate={
+            "threshold": -100,
+            "dedup": 0.8,
+            "join": "labels=labels-*.parquet",
+            "where": "labels.language == 'en'",
+            "output_format": "scores",
+        },
+    )
+    assert batch.main(["--config", str(config), "--as_of", date]) == 0
+
+    record = json.loads((tmp_path / "published" / date / "manifest.json").read_bytes())
+    run = Path(record["run"])
+    compared = ComparedCorpus.of(run, run / "duplicates/similarity-0.8")
+    compared.check()
+    assert len(compared.rows) >= 20
+    language = {json.dumps(row["id"]): row["language"] for row in labels}
+    keys = {(row["file"], row["position"]): row["key"] for row in read_scores(run).to_pylist()}
+    expected = sorted(place for place in compared.left() if language[keys[place]] == "en")
+    kept = [row for file in record["files"] for row in pq.read_table(file["path"]).to_pylist()]
+    assert sorted((row["path"], row["position"]) for row in kept) == expected
+    counts = record["counts"]
+    assert (counts["read"], counts["kept"]) == (60, len(expected))
+    assert counts["read"] == counts["kept"] + counts["dropped"] + counts["rejected"]

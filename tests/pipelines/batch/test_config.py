@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pytest
 import yaml  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
@@ -20,6 +21,7 @@ from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.documents.records import DEFAULT_ZSTD_WINDOW_BYTES, ReadOptions
 from datarater.rater_model.scoring_options import SCORER_VERSION, ScoringOptions
 from tests.support import ROOT, batches
+from tests.support.ranked_runs import a_tokenizer, write_table
 
 DATE = datetime.date(2026, 1, 31)
 
@@ -252,6 +254,19 @@ def test_environment_variables_are_replaced_once(
         ),
         ({"curate": {"token_budget": 5}}, "curate.token_budget chooses the best within each batch"),
         (
+            {"curate": {"sample_tokens": 5, "temperature": 1}},
+            "curate.sample_tokens chooses the best",
+        ),
+        (
+            {"curate": {"keep_fraction": 0.5, "rank_by": "rater"}},
+            "curate.rank_by ranks by numbers that the scores of the reference cannot be compared",
+        ),
+        ({"rater": ["a", "other=b"]}, "rater: ['a', 'other=b'] is not"),
+        (
+            {"curate": {"rater": "other=b"}},
+            "curate.rater is set by the batch: give `rater` at the top level of the file",
+        ),
+        (
             {"curate": {"threshold": 0, "per": "source"}},
             "curate.per chooses the best within each batch",
         ),
@@ -289,6 +304,30 @@ def test_an_impossible_rule_is_refused_before_any_work(
     batches.save_plain_rater(tmp_path / "rater")
     with pytest.raises(UsageError, match=re.escape(message)):
         config(tmp_path, curate=curate).requests()
+
+
+def test_signals_beside_the_score_are_those_beside_the_file(tmp_path: Path) -> None:
+    batches.save_plain_rater(tmp_path / "rater")
+    labels = [{"id": "a", "language": "en", "tokens": 3}]
+    types = {"id": pa.string(), "language": pa.string(), "tokens": pa.int64()}
+    write_table(tmp_path, "labels", [labels], **types)
+    a_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    where = "labels.language in ('en', 'de')"
+    joined = {"join": ["labels=labels-*.parquet"], "where": where, "dedup": 0.8}
+    for tokens_from, resolved in (
+        ("labels.tokens", "labels.tokens"),
+        ("tokenizer.json", f"{tmp_path}/tokenizer.json"),
+    ):
+        curate = {"keep_fraction": 0.5, **joined, "tokens_from": tokens_from}
+        _, selection = config(tmp_path, curate=curate).requests()
+        assert selection.ranking is not None
+        (table,) = selection.ranking.joins
+        assert table.patterns == (f"{tmp_path}/labels-*.parquet",)
+        assert (selection.ranking.where, selection.ranking.tokens_from) == (where, resolved)
+        assert selection.deduplication is not None
+        of_run = selection.of_run(f"{tmp_path}/run")
+        assert of_run.deduplication is not None
+        assert of_run.deduplication.output == of_run.output == f"{tmp_path}/run"
 
 
 def test_an_unknown_flag_of_beam_is_refused_on_this_machine(tmp_path: Path) -> None:
