@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gzip
-import itertools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,16 +22,11 @@ from datarater.pipelines.graph.requests import DeduplicationRequest, Work
 from datarater.pipelines.run_folder.duplicates import duplicate_rows, read_summary
 from datarater.pipelines.run_folder.plan import read_group
 from datarater.pipelines.runners import choice
-from datarater.pipelines.selection.ranking import seeded_hash
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import save_rater
 from tests.support.corpora import as_lines, make_records
-from tests.support.near_duplicates import jaccard, planted, shouted
+from tests.support.near_duplicates import SIMILARITY, ComparedCorpus, Place, planted, shouted
 from tests.support.raters import random_student
-
-SIMILARITY = 0.8
-ERROR = 0.13
-"""Distance from the similarity beyond which the estimate decides rightly, 3.5 standard errors."""
 
 
 @pytest.fixture(scope="module")
@@ -71,76 +63,6 @@ def find(run: Path, **options: Any) -> Path:
     return run / "duplicates" / request.name
 
 
-Place = tuple[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """The scored documents of a run and what was found, by file and position."""
-
-    texts: dict[Place, str]
-    order: list[Place]
-    rows: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, run: Path, duplicates: Path, seed: int = 0) -> Corpus:
-        """Reads a run, whose documents it ranks by itself."""
-        scores = [row for row in datarater.read_scores(run).to_pylist() if row["key"] is not None]
-        hashes = seeded_hash(np.asarray([row["key_hash"] for row in scores], np.uint64), seed)
-        ranked = sorted(
-            zip(scores, hashes.tolist(), strict=True),
-            key=lambda pair: (-pair[0]["score"], pair[1], pair[0]["file"], pair[0]["position"]),
-        )
-        texts: dict[Place, str] = {}
-        for path in {row["file"] for row in scores}:
-            position = 0
-            for line in Path(path).read_bytes().splitlines(keepends=True):
-                if line.startswith(b"{"):
-                    texts[path, position] = json.loads(line)["text"]
-                position += len(line)
-        order = [(row["file"], row["position"]) for row, _ in ranked]
-        return cls(texts, order, pq.read_table(duplicates / "documents").to_pylist())
-
-    def dropped(self) -> dict[Place, dict[str, Any]]:
-        """Returns what was found, by the place of the document."""
-        found = {(row["file"], row["position"]): row for row in self.rows}
-        assert len(found) == len(self.rows)
-        return found
-
-    def check(self) -> None:
-        """Compares with the exact similarities of all pairs."""
-        rank = {place: number for number, place in enumerate(self.order)}
-        assert rank.keys() == self.texts.keys()
-        dropped = self.dropped()
-        for place, row in dropped.items():
-            neighbor = row["duplicate_of_file"], row["duplicate_of_position"]
-            assert rank[neighbor] < rank[place]
-            exact = jaccard(self.texts[place], self.texts[neighbor])
-            assert exact >= SIMILARITY - ERROR
-            assert abs(row["similarity"] - exact) < ERROR
-            assert row["exact"] <= (exact == 1)
-
-        # All that must be found is found, and the best of each cluster of possible neighbors stays.
-        cluster = {place: place for place in self.order}
-        for (better, worse), similarity in self._pairs():
-            if similarity >= SIMILARITY + ERROR:
-                assert worse in dropped
-            if similarity >= SIMILARITY - ERROR:
-                old, new = cluster[worse], cluster[better]
-                cluster = {place: new if top == old else top for place, top in cluster.items()}
-        for top in set(cluster.values()):
-            best = min((place for place in self.order if cluster[place] == top), key=rank.get)  # type: ignore[arg-type]
-            assert best not in dropped
-
-    def _pairs(self) -> list[tuple[tuple[Place, Place], float]]:
-        """Returns all pairs that are not very different, the better document first."""
-        similar = (
-            ((better, worse), jaccard(self.texts[better], self.texts[worse]))
-            for better, worse in itertools.combinations(self.order, 2)
-        )
-        return [(pair, similarity) for pair, similarity in similar if similarity > 0.5]
-
-
 @pytest.fixture(scope="module")
 def run_folder(rater: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scored corpus with clusters of near-duplicates, ties and short texts."""
@@ -168,7 +90,7 @@ def found(run_folder: Path) -> Path:
 def test_documents_with_a_verified_neighbor_above_them_are_dropped(
     run_folder: Path, found: Path
 ) -> None:
-    corpus = Corpus.of(run_folder, found)
+    corpus = ComparedCorpus.of(run_folder, found)
     corpus.check()
     kinds = [row["exact"] for row in corpus.rows]
     assert sum(kinds) > 20
@@ -221,7 +143,7 @@ def test_the_result_does_not_depend_on_splits_and_memory(
     split_bytes: str, run_folder: Path, found: Path, rater: Path, tmp_path: Path
 ) -> None:
     """The same documents in other splits, with partitions and blocks of other sizes."""
-    corpus = Corpus.of(run_folder, found)
+    corpus = ComparedCorpus.of(run_folder, found)
     folder = tmp_path / "again"
     (folder / "in").mkdir(parents=True)
     for path in (run_folder.parent / "in").iterdir():
@@ -386,8 +308,8 @@ def test_flags_become_a_request(tmp_path: Path) -> None:
 
 def half_of_the_rest(run: Path, duplicates: Path) -> tuple[list[Place], int]:
     """Returns the best half of the documents that are left, and how many are not."""
-    corpus = Corpus.of(run, duplicates)
-    left = [place for place in corpus.order if place not in corpus.dropped()]
+    corpus = ComparedCorpus.of(run, duplicates)
+    left = corpus.left()
     return sorted(left[: round(len(left) / 2)]), len(corpus.rows)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tokenizers
 
 from datarater.pipelines.graph import joined_tables, kept_rows, output_files, planning, ranking
 from datarater.pipelines.graph.cutoff_search import advance, begin_selection
@@ -25,8 +28,15 @@ from datarater.pipelines.run_folder.kept_counts import KeptSplits
 from datarater.pipelines.run_folder.plan import plan_of, read_group
 from datarater.pipelines.run_folder.ranking_options import JoinCounts
 from datarater.pipelines.run_folder.score_files import SCORED, ScoreFile
+from datarater.pipelines.selection import sampling
 from datarater.pipelines.selection.cutoffs import merge_answers
 from datarater.pipelines.selection.ranking import key_hash, seeded_hash
+from datarater.pipelines.selection.rules import (
+    Rule,
+    TemperatureSample,
+    Threshold,
+    TokenBudget,
+)
 from datarater.rater_model.text_scorer import TextScorer
 from tests.support.run_folders import run_options
 
@@ -200,3 +210,57 @@ def first_rows(files: Iterable[list[dict[str, Any]]], key: str) -> Mapping[Any, 
             if row[key] is not None:
                 first.setdefault(row[key], row)
     return first
+
+
+def expected_kept(documents: list[Ranked], rule: Rule) -> list[Ranked]:
+    """Returns what a rule keeps of documents in order."""
+    ranked = [document for document in documents if document.score is not None]
+    if isinstance(rule, Threshold):
+        return [one for one in ranked if one.score is not None and one.score >= rule.score]
+    if isinstance(rule, TokenBudget):
+        totals = np.cumsum([document.tokens for document in ranked])
+        return ranked[: int(np.searchsorted(totals, rule.tokens, side="right"))]
+    return ranked[: rule.target(len(ranked), 0)]
+
+
+def a_tokenizer() -> tokenizers.Tokenizer:
+    """Returns a tokenizer of words that adds tokens and truncates, unless it is told not to."""
+    vocabulary = {"[UNK]": 0, "the": 1, "fox": 2, "[CLS]": 3}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[CLS]"])
+    template = tokenizers.processors.TemplateProcessing("[CLS] $0", None, [("[CLS]", 3)])
+    tokenizer.post_processor = template
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=50)
+    return tokenizer
+
+
+def words_in(text: str) -> int:
+    """Returns the number of tokens of a text in the tokens of `a_tokenizer`."""
+    return len(re.findall(r"\w+|[^\w\s]+", text))
+
+
+def place_of(document: Ranked) -> tuple[str, int]:
+    """Returns the file of a document and its position there."""
+    return document.row["file"], document.row["position"]
+
+
+def copies_one_by_one(documents: list[Ranked], rule: TemperatureSample, seed: int) -> list[int]:
+    """Returns the copies of documents, the best first, of which the best get the maximum."""
+    scores = [float(document.score or 0) for document in documents]
+    sizes = [document.tokens if rule.in_tokens else 1 for document in documents]
+    means = [float(rule.max_copies)] * len(documents)
+    left = float(rule.target_size)
+    for first in range(len(documents)):
+        weights = [math.exp((s - scores[first]) / float(rule.temperature)) for s in scores[first:]]
+        total = sum(weight * size for weight, size in zip(weights, sizes[first:], strict=True))
+        if left <= rule.max_copies * total:
+            means[first:] = [left / total * weight if total else 0.0 for weight in weights]
+            break
+        left -= rule.max_copies * sizes[first]
+    keys = np.asarray([key_hash(document.row["key"]) for document in documents], np.uint64)
+    draws_N = seeded_hash(seeded_hash(keys, seed), seed ^ sampling._DRAW) / 2.0**64
+    means_N = np.asarray(means)
+    copies: list[int] = (np.floor(means_N) + (draws_N < means_N % 1)).astype(int).tolist()
+    return copies

@@ -20,6 +20,7 @@ import pytest
 from datarater.pipelines.runners import prism
 from deploy.flink import cluster, java
 from tests.support import ROOT
+from tests.support.trainer_files import read_mds
 
 REQUIRED = "DATARATER_REQUIRE_RUNNERS"
 
@@ -101,13 +102,13 @@ def outcome(run: Path, selection: str) -> dict[str, Any]:
     return {
         "joins": manifest.get("joins"),
         "scores": sorted(
-            str((row["key"], row["position"], row["score"], row["status"])) for row in scores
+            str((row["key"], row["position"], row["score"], row.get("score_second"), row["status"]))
+            for row in scores
         ),
         "scoring": json.loads((run / "scoring.json").read_bytes())["counts"],
         "manifest": {name: manifest[name] for name in ("counts", "sources", "cutoff")},
-        "kept": sorted(
-            document for entry in manifest["files"] for document in _documents(folder, entry)
-        ),
+        "mixture": json.loads((folder / "mixture.json").read_bytes()),
+        "kept": sorted(json.dumps(one) for one in kept_documents(folder, manifest)),
         "rejected": sorted(
             line for path in run.glob("rejected/*") for line in _lines(path.read_bytes())
         ),
@@ -120,13 +121,29 @@ def duplicates_in(run: Path) -> list[str]:
     return sorted(map(str, rows))
 
 
-def _documents(folder: Path, entry: dict[str, Any]) -> list[bytes]:
-    """The kept documents of an output file, of which the manifest tells the truth."""
-    data = (folder / entry["path"]).read_bytes()
-    assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
-    lines = _lines(data)
-    assert len(lines) == entry["documents"]
-    return lines
+def kept_documents(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the kept documents of a selection, after checking what its manifest says of them.
+
+    Args:
+        folder: Folder of the selection, with files in the format scores, mds or jsonl.
+        manifest: Content of its manifest.
+    """
+    rows: list[dict[str, Any]] = []
+    for entry in manifest["files"]:
+        data = (folder / entry["path"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
+        if manifest["output_format"] == "scores":
+            documents = pq.read_table(folder / entry["path"]).to_pylist()
+        elif manifest["output_format"] == "mds":
+            continue
+        else:
+            documents = [json.loads(line) for line in _lines(data)]
+        assert len(documents) == entry["documents"]
+        rows += documents
+    if manifest["output_format"] == "mds":
+        rows = read_mds(folder / "kept")
+        assert len(rows) == sum(entry["documents"] for entry in manifest["files"])
+    return rows
 
 
 def _lines(data: bytes) -> list[bytes]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import random
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,9 +32,7 @@ from datarater.pipelines.run_folder.ranking_options import RankingOptions
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.run_folder.scored import read_scoring
 from datarater.pipelines.run_folder.selection_progress import Phase, look_at_selection
-from datarater.pipelines.selection import sampling
 from datarater.pipelines.selection.policy import Policy, Scope
-from datarater.pipelines.selection.ranking import key_hash, seeded_hash
 from datarater.pipelines.selection.rules import (
     BatchTopK,
     KeepCount,
@@ -51,12 +46,16 @@ from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
 from tests.support.corpora import as_lines, corpus_records, write_corpus
 from tests.support.curation import read_kept
 from tests.support.ranked_runs import (
-    Ranked,
+    a_tokenizer,
+    copies_one_by_one,
+    expected_kept,
     first_rows,
     oracle,
+    place_of,
     rank_now,
     score_corpus,
     select_now,
+    words_in,
     write_table,
 )
 
@@ -187,17 +186,6 @@ RULES = st.one_of(
     st.integers(0, 60).map(TokenBudget),
     st.sampled_from([Threshold("0.6"), Threshold("-1")]),
 )
-
-
-def expected_kept(documents: list[Ranked], rule: Rule) -> list[Ranked]:
-    """Returns what a rule keeps of documents in order."""
-    ranked = [document for document in documents if document.score is not None]
-    if isinstance(rule, Threshold):
-        return [one for one in ranked if one.score is not None and one.score >= rule.score]
-    if isinstance(rule, TokenBudget):
-        totals = np.cumsum([document.tokens for document in ranked])
-        return ranked[: int(np.searchsorted(totals, rule.tokens, side="right"))]
-    return ranked[: rule.target(len(ranked), 0)]
 
 
 def kept_rows_of(request: SelectionRequest) -> list[dict[str, Any]]:
@@ -344,19 +332,6 @@ def test_a_ranking_is_of_the_tables_that_it_began_with(case: Case, tmp_path: Pat
         rank_now(request)
 
 
-def a_tokenizer() -> tokenizers.Tokenizer:
-    """A tokenizer of words that adds tokens and truncates, unless it is told not to."""
-    vocabulary = {"[UNK]": 0, "the": 1, "fox": 2, "[CLS]": 3}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(["[CLS]"])
-    template = tokenizers.processors.TemplateProcessing("[CLS] $0", None, [("[CLS]", 3)])
-    tokenizer.post_processor = template
-    tokenizer.enable_truncation(5)
-    tokenizer.enable_padding(length=50)
-    return tokenizer
-
-
 @pytest.mark.parametrize("budget", [0, 40, 10**6])
 def test_a_budget_in_the_tokens_of_another_tokenizer(tmp_path: Path, budget: int) -> None:
     """Of files of several formats, some in one split; texts that are left out are not counted."""
@@ -371,9 +346,7 @@ def test_a_budget_in_the_tokens_of_another_tokenizer(tmp_path: Path, budget: int
     select_now(request)
 
     records = [*corpus_records(), odd]
-    counts = {
-        json.dumps(one["id"]): len(re.findall(r"\w+|[^\w\s]+", one["text"])) for one in records
-    }
+    counts = {json.dumps(one["id"]): words_in(one["text"]) for one in records}
     assert counts['"odd"'] == 5
     documents = oracle(
         request,
@@ -481,30 +454,6 @@ def test_copies_are_those_of_the_oracle_and_are_counted_apart(
             own = [place_of(one) for one in ranked if one.row["source"] == name]
             assert part.copied_tokens == sum(tokens[place] * expected[place] for place in own)
             assert part.documents == sum(expected[place] > 0 for place in own)
-
-
-def place_of(document: Ranked) -> tuple[str, int]:
-    return document.row["file"], document.row["position"]
-
-
-def copies_one_by_one(documents: list[Ranked], rule: TemperatureSample, seed: int) -> list[int]:
-    """Returns the copies of documents, the best first, of which the best get the maximum."""
-    scores = [float(document.score or 0) for document in documents]
-    sizes = [document.tokens if rule.in_tokens else 1 for document in documents]
-    means = [float(rule.max_copies)] * len(documents)
-    left = float(rule.target_size)
-    for first in range(len(documents)):
-        weights = [math.exp((s - scores[first]) / float(rule.temperature)) for s in scores[first:]]
-        total = sum(weight * size for weight, size in zip(weights, sizes[first:], strict=True))
-        if left <= rule.max_copies * total:
-            means[first:] = [left / total * weight if total else 0.0 for weight in weights]
-            break
-        left -= rule.max_copies * sizes[first]
-    keys = np.asarray([key_hash(document.row["key"]) for document in documents], np.uint64)
-    draws_N = seeded_hash(seeded_hash(keys, seed), seed ^ sampling._DRAW) / 2.0**64
-    means_N = np.asarray(means)
-    copies: list[int] = (np.floor(means_N) + (draws_N < means_N % 1)).astype(int).tolist()
-    return copies
 
 
 def test_every_format_has_every_copy(tmp_path: Path) -> None:
