@@ -776,9 +776,9 @@ def _add_ranking_flags(parser: argparse.ArgumentParser) -> None:
         "--tokens_from",
         default="",
         metavar="FILE",
-        help="Count tokens with this tokenizer.json of the tokenizers library, or by a column such "
-        "as quality.tokens, for --token_budget and in all counts of the selection. Default: the "
-        "rater's tokenizer.",
+        help="Count tokens with this tokenizer.json of the tokenizers library, by a column such as "
+        "quality.tokens, or by a field of the records such as record.token_count, for "
+        "--token_budget and in all counts of the selection. Default: the rater's tokenizer.",
     )
 
 

@@ -19,6 +19,7 @@ from datarater.pipelines.run_folder.ranking_options import (
     ID_COLUMN,
     KEY_COLUMN,
     OWN_COLUMNS,
+    RECORD,
     ColumnType,
     JoinedTable,
     RankingOptions,
@@ -65,8 +66,8 @@ def ranking_options(
         keys: Name of the key column by table; by default `key`, else `id`.
         where: Condition that a document must meet; "" for none.
         rank_by: Number to rank by; "" for the run's score.
-        tokens_from: What counts the tokens of a document: a column, or the path of a
-            `tokenizer.json`; "" for the rater's tokenizer.
+        tokens_from: What counts the tokens of a document: a column, a field of its record as
+            `record.FIELD`, or the path of a `tokenizer.json`; "" for the rater's tokenizer.
         raters: Names of the raters of the run beside the first one.
         duplicates: Name of the deduplication whose near-duplicates are left out; "" for none.
 
@@ -104,7 +105,7 @@ def ranking_options(
     if tokens_from and (_is_column(tokens_from, types) or tokens_from in own):
         _check("tokens_from", _parsed("tokens_from", tokens_from), types, kinds, Kind.NUMBER)
         used.append(tokens_from)
-    elif tokens_from:
+    elif tokens_from and (commits.exists(tokens_from) or not _is_field(tokens_from)):
         tokenizer = _tokenizer_digest(tokens_from, kinds)
 
     return RankingOptions(
@@ -147,6 +148,11 @@ def check_name(name: str, raters: Sequence[str] = ()) -> None:
         raise UsageError(
             f"--join {name}: {name!r} is a column of every document; give the table another name"
         )
+    if f"{name}." == RECORD:
+        raise UsageError(
+            f"--join {name}: {RECORD}FIELD is a field of the records in --tokens_from; give the "
+            "table another name"
+        )
 
 
 def _parsed(flag: str, text: str) -> Expression:
@@ -161,6 +167,11 @@ def _is_column(text: str, types: Iterable[str]) -> bool:
     return text in types or (not commits.exists(text) and near_miss(text, types) is not None)
 
 
+def _is_field(text: str) -> bool:
+    """Returns whether a text names a field of the records."""
+    return text.startswith(RECORD) and text != RECORD
+
+
 def _tokenizer_digest(path: str, kinds: Iterable[str]) -> str:
     """Returns the digest of a `tokenizer.json`.
 
@@ -172,7 +183,7 @@ def _tokenizer_digest(path: str, kinds: Iterable[str]) -> str:
     if not commits.exists(path):
         raise UsageError(
             f"--tokens_from: {path!r} is neither a tokenizer.json nor a column; there are the "
-            f"columns {', '.join(kinds)}"
+            f"columns {', '.join(kinds)}; write {RECORD}FIELD for a field of the records"
         )
     return TokenCounter(path).digest
 

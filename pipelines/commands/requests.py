@@ -181,7 +181,7 @@ def selection_request(
         join_key: Key column of each, by name.
         where: Condition that a document must meet.
         rank_by: Number that documents are ranked by, instead of the score.
-        tokens_from: Path of a `tokenizer.json`, or column that counts tokens.
+        tokens_from: Path of a `tokenizer.json`, or column or field that counts tokens.
         dedup: Similarity of near-duplicates to leave out, or name of a complete deduplication.
         other_raters: Names of further raters of the run; None to read them from the run folder.
 

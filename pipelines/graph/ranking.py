@@ -44,7 +44,12 @@ from datarater.pipelines.graph.scoring import (
     read_summary,
 )
 from datarater.pipelines.graph.steps import Step
-from datarater.pipelines.graph.token_counts import TokenCounter, token_counts
+from datarater.pipelines.graph.token_counts import (
+    MAX_TOKENS,
+    FieldCounter,
+    TokenCounter,
+    token_counts,
+)
 from datarater.pipelines.run_folder import commits, summaries
 from datarater.pipelines.run_folder.counts import Counts
 from datarater.pipelines.run_folder.duplicates import duplicate_rows
@@ -411,16 +416,18 @@ class RankSplit(Step[SelectionRequest]):
     def __init__(self, request: SelectionRequest):
         super().__init__(request)
         self._identity: CommittedIdentity | None = None
-        self._counter: TokenCounter | None = None
+        self._counter: TokenCounter | FieldCounter | None = None
 
     def _run(self) -> CommittedIdentity:
         if self._identity is None:
             self._identity = identity_of(self._request.folder)
         return self._identity
 
-    def _token_counter(self) -> TokenCounter:
-        if self._counter is None:
-            options = _options(self._request)
+    def _token_counter(self) -> TokenCounter | FieldCounter:
+        options = _options(self._request)
+        if self._counter is None and options.tokens_field:
+            self._counter = FieldCounter(options.tokens_field)
+        elif self._counter is None:
             self._counter = TokenCounter.unchanged(options.tokens_from, options.tokenizer)
         return self._counter
 
@@ -438,7 +445,7 @@ class RankSplit(Step[SelectionRequest]):
                 duplicates_D = duplicate_rows(folder, ordinal)
             judged = functools.partial(_judged, request, ordinal, found, duplicates_D)
             ranked: Iterable[ScoreFile] = (part for _, part in judged())
-            if options.tokenizer:
+            if options.tokenizer or options.tokens_field:
                 ranked = count_tokens(self._token_counter(), judged, self._run().read)
             with ranked_file(ranked, self._run().rater) as content:
                 commits.commit_file(request.ranking_folder.score_path(ordinal), content)
@@ -461,9 +468,11 @@ def _judged(
 
 
 def count_tokens(
-    counter: TokenCounter, judged: Callable[[], Iterable[RankedPart]], read: ReadOptions
+    counter: TokenCounter | FieldCounter,
+    judged: Callable[[], Iterable[RankedPart]],
+    read: ReadOptions,
 ) -> Iterator[ScoreFile]:
-    """Yields the ranked rows of a split with the tokens of a tokenizer.
+    """Yields the ranked rows of a split with the tokens of a counter; excludes those without.
 
     Args:
         counter: What counts them.
@@ -484,11 +493,18 @@ def count_tokens(
     for _, ranked in judged():
         rows_M = ranked.scored_rows()
         tokens_R = np.zeros(ranked.table.num_rows, np.int64)
-        tokens_R[rows_M] = list(itertools.islice(counts, len(rows_M)))
-        index = ranked.table.schema.get_field_index("tokens")
-        field = ranked.table.schema.field(index)
-        table = ranked.table.set_column(index, field, pa.array(tokens_R))
-        yield dataclasses.replace(ranked, table=table)
+        counts_M = list(itertools.islice(counts, len(rows_M)))
+        tokens_R[rows_M] = [count or 0 for count in counts_M]
+        changed = {"tokens": pa.array(tokens_R)}
+        missing = [row for row, count in zip(rows_M, counts_M, strict=True) if count is None]
+        if missing:
+            scores_R = ranked.table.column("score").to_pylist()
+            statuses_R = ranked.table.column("status").to_pylist()
+            for row in missing:
+                scores_R[row], statuses_R[row] = None, TOKENS_MISSING
+            changed["score"] = pa.array(scores_R, pa.float32())
+            changed["status"] = pa.array(statuses_R, pa.string()).dictionary_encode()
+        yield dataclasses.replace(ranked, table=_with_columns(ranked.table, changed))
     for _ in counts:  # the check of the last records
         raise AssertionError("more documents were tokenized than chosen")
 
@@ -643,7 +659,7 @@ def rank_table(
     if options.tokens_column:
         counted = columns[options.tokens_column]
         counts_R = counted.fill_null(-1).to_numpy(zero_copy_only=False)
-        is_count_R = (counts_R >= 0) & (counts_R <= _MAX_TOKENS) & (counts_R == counts_R // 1)
+        is_count_R = (counts_R >= 0) & (counts_R <= MAX_TOKENS) & (counts_R == counts_R // 1)
         exclude(~is_count_R, TOKENS_MISSING)
         kept_R = scored_R & (reasons_R == "")
         tokens_R = np.where(kept_R, np.where(kept_R, counts_R, 0), 0).astype(np.int64)
@@ -656,11 +672,7 @@ def rank_table(
         "tokens": pa.array(tokens_R, pa.int64()),
         "status": pa.array(statuses.tolist(), pa.string()).dictionary_encode(),
     }
-    result = table
-    for name, column in changed.items():
-        index = result.schema.get_field_index(name)
-        field = result.schema.field(index)
-        result = result.set_column(index, field, column.cast(field.type))
+    result = _with_columns(table, changed)
     result = result.append_column(RATER_SCORE, table.column("score"))
     result = result.append_column(RATER_TOKENS, table.column("tokens"))
     for name, column in {**has, **joined}.items():
@@ -668,7 +680,13 @@ def rank_table(
     return result
 
 
-_MAX_TOKENS = 2**53
+def _with_columns(table: pa.Table, changed: Mapping[str, pa.Array]) -> pa.Table:
+    """Returns a table with other values in some of its columns, whose types stay."""
+    for name, column in changed.items():
+        index = table.schema.get_field_index(name)
+        field = table.schema.field(index)
+        table = table.set_column(index, field, column.cast(field.type))
+    return table
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

@@ -1,30 +1,41 @@
-"""Counts the tokens of documents in the tokens of another tokenizer, in a pass over their texts.
+"""Counts the tokens of documents in a pass over their records: by another tokenizer, or by a field.
 
-Only the documents that a ranking leaves are tokenized. Their records are compared with the score
+Only the documents that a ranking leaves are counted. Their records are compared with the score
 file as in the second read of a selection.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tokenizers
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
 from datarater.pipelines.errors import CurationError, InputChangedError
 from datarater.pipelines.graph.output_files import ScoredPart
+from datarater.pipelines.graph.record_writers import take_field
 from datarater.pipelines.graph.second_read import KeptSplit, by_section
 from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.rater_model.documents.files import open_file
+from datarater.rater_model.documents.json_lines import load_json
+from datarater.rater_model.documents.parquet import find_column
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.tokenizer import in_chunks
+
+MAX_TOKENS = 2**53
+"""Maximum number of tokens of a document, up to which all whole numbers are floats too."""
 
 
 class TokenCounterError(CurationError):
@@ -80,6 +91,10 @@ class TokenCounter:
             )
         return counter
 
+    def counts(self, kept: KeptSplit) -> Iterator[int]:
+        """Yields the number of tokens of each kept document of a file."""
+        yield from self.count(document.text for document, _ in kept.documents())
+
     def count(self, texts: Iterable[str]) -> Iterator[int]:
         """Yields the number of tokens of each text."""
         for chunk in in_chunks(texts):
@@ -87,10 +102,53 @@ class TokenCounter:
                 yield len(encoding)
 
 
+@dataclasses.dataclass(frozen=True)
+class FieldCounter:
+    """Takes the number of tokens from a field of the records.
+
+    Attributes:
+        field: Name of the field, or its dotted path.
+    """
+
+    field: str
+
+    def counts(self, kept: KeptSplit) -> Iterator[int | None]:
+        """Yields the count of each kept document of a file; None where it has none.
+
+        A count is a whole number from 0 to `MAX_TOKENS`.
+        """
+        source = kept.source
+        if source.is_table:
+            for table, _ in kept.scored_tables():
+                yield from map(_count, self._column(table))
+            return
+        for document, _ in kept.documents():
+            fields = load_json(source.json_line(document, kept.options))
+            yield _count(take_field(fields, self.field, source.nested_separator))
+
+    def _column(self, table: pa.Table) -> list[Any]:
+        place = find_column(table.schema, self.field)
+        if place is None:
+            return [None] * table.num_rows
+        index, names, _ = place
+        column = table.column(index)
+        return (pc.struct_field(column, list(names)) if names else column).to_pylist()
+
+
+def _count(value: Any) -> int | None:
+    """Returns a value as a number of tokens; None if it is none."""
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value <= MAX_TOKENS and value % 1 == 0 else None
+
+
 def token_counts(
-    counter: TokenCounter, parts: Callable[[], Iterable[ScoredPart]], read: ReadOptions
-) -> Iterator[int]:
+    counter: TokenCounter | FieldCounter,
+    parts: Callable[[], Iterable[ScoredPart]],
+    read: ReadOptions,
+) -> Iterator[int | None]:
     """Yields the tokens of the chosen documents of a split, in the order of its score file.
+
+    Of a document without a count it yields None.
 
     Args:
         counter: What counts them.
@@ -111,7 +169,7 @@ def token_counts(
         path = kept.task.split.path
         try:
             with raising_os_errors(path):
-                yield from counter.count(document.text for document, _ in kept.documents())
+                yield from counter.counts(kept)
         except OSError as error:
             raise errors.reading_failed(path, error) from error
 

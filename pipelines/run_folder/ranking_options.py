@@ -23,6 +23,9 @@ OWN_COLUMNS = {
 }
 """The columns of every document: the run's own score, tokens, bytes and source."""
 
+RECORD = "record."
+"""What the name of a field of the records begins with in `--tokens_from`."""
+
 NEAR_DUPLICATE = "near_duplicate"
 CONDITION_NOT_MET = "condition_not_met"
 CONDITION_MISSING = "condition_missing"
@@ -104,9 +107,9 @@ class RankingOptions:
         joins: The joined tables.
         where: Condition that a document must meet; "" for none.
         rank_by: Number that documents are ranked by; "" for the run's score.
-        tokens_from: What counts the tokens of a document: a column, or the path of a
-            `tokenizer.json`; "" for the rater's tokenizer.
-        tokenizer: SHA-256 of the `tokenizer.json`; "" if a column counts.
+        tokens_from: What counts the tokens of a document: a column, a field of its record as
+            `record.FIELD`, or the path of a `tokenizer.json`; "" for the rater's tokenizer.
+        tokenizer: SHA-256 of the `tokenizer.json`; "" if a column or a field counts.
         duplicates: Name of the deduplication whose near-duplicates are left out; "" for none.
     """
 
@@ -119,8 +122,14 @@ class RankingOptions:
 
     @property
     def tokens_column(self) -> str:
-        """The column that counts tokens; "" if a tokenizer does."""
-        return "" if self.tokenizer else self.tokens_from
+        """The column that counts tokens; "" if something else does."""
+        return "" if self.tokenizer or self.tokens_field else self.tokens_from
+
+    @property
+    def tokens_field(self) -> str:
+        """The field of the records that counts tokens; "" if something else does."""
+        is_field = not self.tokenizer and self.tokens_from.startswith(RECORD)
+        return self.tokens_from.removeprefix(RECORD) if is_field else ""
 
 
 @dataclasses.dataclass

@@ -110,6 +110,7 @@ def test_a_run_folder_of_version_0_1_0_is_appended_to(
         assert scores["file"].null_count == 122
 
 
+@pytest.mark.slow
 def test_joins_and_near_duplicates_cover_appended_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

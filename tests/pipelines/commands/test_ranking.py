@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datarater.pipelines.commands import select
+from datarater.pipelines.commands import curate, select
 from datarater.pipelines.commands.ranking import ranking_options
 from datarater.pipelines.errors import CurationError, NoMatchError, UsageError
 from datarater.pipelines.run_folder.ranking_options import ColumnType
 from datarater.rater_model import exit_codes
+from datarater.rater_model.checkpoint import save_rater
+from tests.support.raters import random_student
 
 
 @pytest.fixture
@@ -58,12 +60,14 @@ def test_without_any_of_its_options_there_is_no_ranking() -> None:
         ({"rank_by": "0.5 * rate"}, r"^--rank_by: .*; did you mean 'rater'\?"),
         ({"tokens_from": "lang.m"}, r"^--tokens_from: .*; did you mean 'lang\.n'\?"),
         ({"tokens_from": "x.json"}, "^--tokens_from: 'x.json' is neither a tokenizer.json nor a "),
+        ({"tokens_from": "record."}, "^--tokens_from: .* write record.FIELD for a field of the "),
         ({"tokens_from": "lang.language"}, "^--tokens_from: .* is a text, not a number"),
         ({"where": "lang.n > 1"}, "^--join q: no rule uses a column of it; name one as q.COLUMN"),
         ({"keys": {"lang": "idd"}, "where": "lang.n > 1"}, "^--join_key lang=idd: .*'idd'"),
         ({"keys": {"lang": "parts"}}, r"^--join lang: the key column 'parts' .*list"),
         ({"keys": {"x": "id"}}, "^--join_key x: there is no --join x"),
         ({"joins": {"rater": ["x"]}}, "^--join rater: 'rater' is a column of every document"),
+        ({"joins": {"record": ["x"]}}, "^--join record: record.FIELD is a field of the records"),
         ({"joins": {"not": ["x"]}}, "^--join not: 'not' is not a name"),
     ],
 )
@@ -106,3 +110,36 @@ def test_the_command_refuses_with_its_flag_and_exit_code(
     with pytest.raises(SystemExit):
         select.main([*flags, "--join", "labels.parquet"])
     assert "argument --join: 'labels.parquet' is not a name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--rank_by", "2 * rater", "--reference", "other"],
+            "--rank_by: the numbers cannot be compared with the scores of --reference; give one",
+        ),
+        *(
+            (
+                [flag, value, "--student", "other"],
+                "--student: a student is in doubt near the cutoff",
+            )
+            for flag, value in [
+                ("--rank_by", "2 * rater"),
+                ("--where", "bytes > 3"),
+                ("--tokens_from", "bytes"),
+                ("--dedup", "0.8"),
+            ]
+        ),
+    ],
+)
+def test_a_ranking_that_a_reference_or_a_student_does_not_go_with_is_refused_before_work(
+    tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a text"}\n')
+    save_rater(tmp_path / "rater", random_student())
+    folders = ["--input", f"{tmp_path}/a.jsonl", "--rater", f"{tmp_path}/rater"]
+    folders += ["--output", f"{tmp_path}/run", "--keep_fraction", "0.5"]
+    assert curate.main([*folders, *flags]) == exit_codes.WRONG_USAGE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

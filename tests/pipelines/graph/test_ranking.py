@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import random
@@ -45,6 +46,7 @@ from datarater.pipelines.selection.rules import (
 from datarater.rater_model.text_scorer import ScoredTexts, TextScorer
 from tests.support.corpora import as_lines, corpus_records, write_corpus
 from tests.support.curation import read_kept
+from tests.support.file_formats import tfrecord_of
 from tests.support.ranked_runs import (
     a_tokenizer,
     copies_one_by_one,
@@ -94,9 +96,14 @@ class Case:
         for number in range(rng.randint(1, 4)):
             lines = []
             for _ in range(rng.randint(0, 25)):
-                row = {"text": "x" * rng.randint(1, 9), "source": f"s{rng.randrange(3)}"}
+                row: dict[str, Any] = {
+                    "text": "x" * rng.randint(1, 9),
+                    "source": f"s{rng.randrange(3)}",
+                }
                 if rng.random() < 0.9:
-                    row["id"] = rng.choice([*ids, 7])  # type: ignore[assignment]
+                    row["id"] = rng.choice([*ids, 7])
+                if rng.random() < 0.9:
+                    row["meta"] = {"n": rng.choice([0, 1, 5, 2.0, 2.5, None, -1, "3", True])}
                 lines.append(json.dumps(row) if rng.random() < 0.9 else "bad")
             lines.append(json.dumps({"id": "last", "text": "text", "source": "s0"}))
             (folder / "in" / f"{number}.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -161,6 +168,12 @@ class Case:
         request = SelectionRequest(self.scoring.output, policy, 3, "scores", 2**20)
         return dataclasses.replace(request, **{**fields, **changes})
 
+    def field_of(self, row: dict[str, Any]) -> int | None:
+        """Returns the number of tokens that the record of a document states."""
+        line = Path(row["file"]).read_bytes()[row["position"] :].split(b"\n")[0]
+        count = json.loads(line).get("meta", {}).get("n")
+        return {0: 0, 1: 1, 5: 5, 2.0: 2}.get(count) if type(count) in (int, float) else None
+
     def judge(self, row: dict[str, Any]) -> tuple[float | None, int | None]:
         """Judges a document as the rules say, from the tables as Python has them."""
         key = row["key"]
@@ -170,7 +183,9 @@ class Case:
         quality = first_rows(self.qualities, "id").get(plain, {})
         duplicate = first_rows(self.duplicates, "key").get(key, {}).get("duplicate_of")
         score, tokens = quality.get("score"), row["tokens"]
-        if self.options.tokens_from:
+        if self.options.tokens_field:
+            tokens = self.field_of(row)
+        elif self.options.tokens_from:
             count = quality.get("count")
             tokens = count if count is not None and count >= 0 else None
         meets = language in ("en", "de") and (duplicate is None or row["bytes"] > 6)
@@ -247,12 +262,17 @@ def check(case: Case, request: SelectionRequest, per_source: bool) -> Manifest:
 
 
 @settings(max_examples=15)
-@given(st.randoms(use_true_random=False), RULES, st.booleans(), st.booleans())
+@given(
+    st.randoms(use_true_random=False),
+    RULES,
+    st.booleans(),
+    st.sampled_from(["", "quality.count", "record.meta.n"]),
+)
 def test_any_rule_keeps_what_the_oracle_keeps(
-    rng: random.Random, rule: Rule, per_source: bool, counts_tokens: bool
+    rng: random.Random, rule: Rule, per_source: bool, tokens_from: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        case = Case.make(Path(folder), rng, "quality.count" if counts_tokens else "")
+        case = Case.make(Path(folder), rng, tokens_from)
         per = Scope.SOURCE if per_source else Scope.CORPUS
         request = case.request(rule, per=per)
         select_now(request)
@@ -361,6 +381,46 @@ def test_a_budget_in_the_tokens_of_another_tokenizer(tmp_path: Path, budget: int
     assert manifest is not None
     assert manifest.counts.kept_tokens == sum(one.tokens for one in kept) <= budget
     assert len(kept) > 0 or not budget
+
+
+def test_a_budget_by_a_field_of_the_records_of_several_formats(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    rows = [
+        {"id": f"d{n}", "text": f"the text {n}", "source": "s", "size": {"tokens": n % 9}}
+        for n in range(60)
+    ]
+    (tmp_path / "in/a.jsonl").write_bytes(as_lines([*rows[:19], {"id": "none", "text": "text"}]))
+    (tmp_path / "in/b.jsonl.gz").write_bytes(gzip.compress(as_lines(rows[20:30])))
+    pq.write_table(pa.Table.from_pylist(rows[30:40]), tmp_path / "in/c.parquet", row_group_size=4)
+    without = [{**row, "size": None} for row in rows[40:45]]
+    pq.write_table(pa.Table.from_pylist(without), tmp_path / "in/d.parquet")
+    flat = [{**row, "size.tokens": row["size"]["tokens"]} for row in rows[45:]]  # type: ignore[index]
+    for row in flat:
+        del row["size"]
+    (tmp_path / "in/e.tfrecord").write_bytes(tfrecord_of(flat))
+    scoring = score_corpus(tmp_path / "in", tmp_path / "run", TiedScorer(), files_per_split=2)
+    options = ranking_options({}, tokens_from="record.size.tokens")
+    policy = Policy(TokenBudget(90))
+    request = SelectionRequest(scoring.output, policy, 0, "scores", 2**20, ranking=options)
+    select_now(request)
+
+    counts = {json.dumps(row["id"]): n % 9 for n, row in enumerate(rows) if n not in range(40, 45)}
+    documents = oracle(request, lambda row: (row["score"], counts.get(row["key"])))
+    kept = expected_kept(documents, policy.rule)
+    actual = kept_rows_of(request)
+    assert sorted((row["path"], row["position"], row["tokens"]) for row in actual) == sorted(
+        (*place_of(one), one.tokens) for one in kept
+    )
+    assert {Path(row["path"]).suffix for row in actual} == {
+        ".jsonl",
+        ".gz",
+        ".parquet",
+        ".tfrecord",
+    }
+    manifest = read_manifest(request.selection)
+    assert manifest is not None
+    assert manifest.counts.excluded_by_reason == {"tokens_missing": 6}
+    assert 0 < manifest.counts.kept_tokens <= 90
 
 
 def test_a_tokenizer_or_an_input_that_changed_is_refused(tmp_path: Path) -> None:
