@@ -93,7 +93,7 @@ def chain(seed: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 40 splits with records to reject, ties and near-duplicates; raters; signals to join."""
+    """About 30 splits with records to reject, ties and near-duplicates; raters; signals to join."""
     folder = tmp_path_factory.mktemp("runners")
     (folder / "in").mkdir()
     chains = [chain(seed) for seed in range(3)]
