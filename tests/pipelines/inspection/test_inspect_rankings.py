@@ -33,8 +33,8 @@ from datarater.pipelines.run_folder.score_files import ScoreFile
 from datarater.pipelines.selection.policy import Scope
 from datarater.pipelines.selection.rules import KeepFraction, Rule, TemperatureSample
 from datarater.rater_model import exit_codes
-from tests.pipelines.graph.test_ranking import RULES, Case, kept_rows_of, place_of
-from tests.support.ranked_runs import Ranked, first_rows, oracle, select_now
+from tests.pipelines.graph.test_ranking import RULES, Case, kept_rows_of
+from tests.support.ranked_runs import Ranked, first_rows, oracle, place_of, select_now
 
 Place = tuple[str, int]
 WHERE = "source == 's0' or (lang.language is None or lang.language != 'fr') and quality.count != 1"
