@@ -609,10 +609,9 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
     group.add_argument(
         "--max_copies",
         type=whole_number,
-        default=4,
         metavar="N",
         help="Maximum number of copies of a document of --sample_tokens and --sample_count. "
-        "Default: %(default)s.",
+        "Default: 4.",
     )
 
     group.add_argument(
@@ -881,14 +880,20 @@ def policy(args: argparse.Namespace) -> Policy:
     Raises:
         SelectionError: Two flags cannot be combined; the message names them.
     """
-    from datarater.pipelines.selection.policy_options import policy_from_options, sample_rule
+    from datarater.pipelines.selection.policy_options import (
+        DEFAULT_MAX_COPIES,
+        policy_from_options,
+        sample_rule,
+    )
     from datarater.pipelines.selection.ranking import SelectionError
 
     rule, sampled = args.rule, (args.sample_tokens, args.sample_count)
     if sampled != (None, None):
-        rule = sample_rule(*sampled, args.temperature, args.max_copies, "--")
-    elif args.temperature is not None:
-        raise SelectionError("--temperature needs --sample_tokens or --sample_count")
+        max_copies = args.max_copies or DEFAULT_MAX_COPIES
+        rule = sample_rule(*sampled, args.temperature, max_copies, "--")
+    for name in ("temperature", "max_copies"):
+        if sampled == (None, None) and getattr(args, name) is not None:
+            raise SelectionError(f"--{name} needs --sample_tokens or --sample_count")
     weights = dict(args.source_weight)
     if len(weights) < len(args.source_weight):
         raise SelectionError("--source_weight gives one source two weights")

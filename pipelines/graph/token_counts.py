@@ -21,7 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
-from datarater.pipelines.errors import CurationError, InputChangedError
+from datarater.pipelines.errors import InputChangedError, UsageError
 from datarater.pipelines.graph.output_files import ScoredPart
 from datarater.pipelines.graph.record_writers import take_field
 from datarater.pipelines.graph.second_read import KeptSplit, by_section
@@ -38,7 +38,7 @@ MAX_TOKENS = 2**53
 """Maximum number of tokens of a document, up to which all whole numbers are floats too."""
 
 
-class TokenCounterError(CurationError):
+class TokenCounterError(UsageError):
     """A `tokenizer.json` cannot be used; the message names it."""
 
 

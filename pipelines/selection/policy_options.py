@@ -91,7 +91,10 @@ def sample_rule(
             "the difference of scores that multiplies the copies of a document by e; the deviation "
             "of the scores is a good first one"
         )
-    return TemperatureSample(size, str(temperature), max_copies, in_tokens=tokens is not None)
+    try:
+        return TemperatureSample(size, str(temperature), max_copies, in_tokens=tokens is not None)
+    except SelectionError as error:
+        raise SelectionError(f"{prefix}{error}") from error
 
 
 def policy_from_options(

@@ -382,7 +382,7 @@ class TemperatureSample(Rule):
         if target_size < 0:
             raise SelectionError(f"sample: {target_size} is negative")
         if max_copies < 1:
-            raise SelectionError(f"max copies: {max_copies} is not above 0")
+            raise SelectionError(f"max_copies: {max_copies} is not above 0")
         object.__setattr__(self, "target_size", target_size)
         object.__setattr__(self, "temperature", exact)
         object.__setattr__(self, "max_copies", max_copies)
