@@ -98,6 +98,25 @@ def test_exactly_one_rule_is_asked_for(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep_fraction=1", "--max_copies=3"], "--max_copies needs --sample_tokens"),
+        (["--keep_fraction=1", "--temperature=1"], "--temperature needs --sample_tokens"),
+        (["--sample_count=5"], "--sample_count needs --temperature"),
+        (["--sample_count=5", "--temperature=0"], "--temperature: 0 is not above 0"),
+        (["--sample_count=5", "--temperature=x"], "--temperature: 'x' is not a number"),
+    ],
+)
+def test_a_sample_that_cannot_be_drawn_is_refused_by_its_flag(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        select.main(["--output", "run", *flags])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "kind", [CountsError, InputChangedError, RunFolderMismatchError, CurationError]
 )
 def test_our_errors_are_found_behind_a_runners(kind: type[CurationError]) -> None:
