@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 import datarater
 from datarater.pipelines.bad_splits import SPLIT_CHANGED, SPLIT_CRASHED, SPLIT_UNREADABLE
 from datarater.pipelines.commands import curate, requests, running, score, select
+from datarater.pipelines.commands.flags import parse
 from datarater.pipelines.errors import (
     InputChangedError,
     PoisonSplitError,
@@ -79,7 +80,7 @@ def flags(corpus: Path, rater: Path, output: Path, *more: str) -> list[str]:
 
 
 def request_of(corpus: Path, rater: Path, output: Path, *more: str) -> ScoringRequest:
-    args = score.make_parser().parse_args(flags(corpus, rater, output, *more))
+    args, _ = parse(score.make_parser(), flags(corpus, rater, output, *more))
     return dataclasses.replace(requests.scoring_of(args, choice.choose([], 1)), retry_seconds=())
 
 

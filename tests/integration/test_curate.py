@@ -26,6 +26,7 @@ import pytest
 
 import datarater
 from datarater.pipelines.commands import curate, requests, running, score, select
+from datarater.pipelines.commands.flags import parse
 from datarater.pipelines.graph.requests import Work
 from datarater.pipelines.runners import choice
 from datarater.rater_model import exit_codes
@@ -591,7 +592,7 @@ def test_many_groups_and_ties_that_only_the_position_breaks(
     argv = flags(tmp_path / "in.jsonl", rater, run)[:-2]
     argv += ["--split_bytes", "700", "--output_shard_bytes", "1000"]
     argv += ["--keep_count", str(keep), "--name", "it"]
-    args, execution = curate.make_parser().parse_args(argv), choice.choose([], 1)
+    (args, _), execution = parse(curate.make_parser(), argv), choice.choose([], 1)
     selection = requests.selection_of(args, execution)
     selection = dataclasses.replace(selection, sort_limit=sort_limit)
     scoring = dataclasses.replace(requests.scoring_of(args, execution), splits_per_group=3)

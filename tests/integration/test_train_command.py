@@ -17,6 +17,7 @@ from datarater.meta_training.run.command import next_command
 from datarater.meta_training.run.metrics import read_metrics
 from datarater.meta_training.run.workdir import Workdir
 from datarater.pipelines.commands import curate
+from datarater.pipelines.commands.flags import parse
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from datarater.rater_model.scorer import Scorer
@@ -318,7 +319,8 @@ def curation_flags(command: str) -> argparse.Namespace:
     """Reads a command line as `datarater curate` does."""
     program, subcommand, *words = shlex.split(command)
     assert (program, subcommand) == ("datarater", "curate")
-    return curate.make_parser().parse_args(words)
+    args, _ = parse(curate.make_parser(), words)
+    return args
 
 
 @pytest.mark.parametrize(
