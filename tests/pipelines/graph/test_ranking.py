@@ -113,18 +113,20 @@ class Case:
 
         def files(make: Any) -> list[list[dict[str, Any]]]:
             return [
-                [make(rng.choice([*ids, None, "elsewhere"])) for _ in range(rng.randint(0, 20))]
+                [make(rng.choice([*ids, None, "elsewhere"])) for _ in range(rng.randint(0, 60))]
                 for _ in range(rng.randint(1, 3))
             ]
 
         languages = files(
-            lambda id_: {"doc": id_, "language": rng.choice(["en", "de", "fr", None])}
+            lambda id_: {"doc": id_, "language": rng.choice(["en", "en", "de", "de", "fr", None])}
         )
         qualities = files(
             lambda id_: {
                 "id": id_,
-                "score": rng.choice([0.1, 0.25, 3e38, 1e39, None, float("nan"), -0.5]),
-                "count": rng.choice([0, 1, 5, None, -1]),
+                "score": rng.choice(
+                    [*[0.1, 0.25, -0.5] * 4, 3e38, 1e39, None, float("nan")],
+                ),
+                "count": rng.choice([*[0, 1, 5] * 3, None, -1]),
             }
         )
         duplicates = files(
@@ -195,6 +197,18 @@ class Case:
             return float(np.float32(0.5 * row["score"] + score)), tokens
 
 
+def test_random_cases_rank_some_documents_and_exclude_others() -> None:
+    ranked = []
+    for seed in range(12):
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case.make(Path(folder), random.Random(seed))
+            documents = oracle(case.request(KeepFraction(1)), case.judge)
+            ranked.append((sum(one.score is not None for one in documents), len(documents)))
+    assert sum(some > 0 for some, _ in ranked) >= 10
+    assert sum(some for some, _ in ranked) > sum(count for _, count in ranked) / 6
+    assert sum(some < count for some, count in ranked) >= 10
+
+
 RULES = st.one_of(
     st.fractions(0, 1, max_denominator=6).map(KeepFraction),
     st.integers(0, 30).map(KeepCount),
@@ -234,7 +248,7 @@ def check(case: Case, request: SelectionRequest, per_source: bool) -> Manifest:
         assert row["rater_tokens"] == document["tokens"]
         assert row["lang.language"] in ("en", "de")
 
-    # Excluded documents are dropped, each for one reason, and the books balance.
+    # Excluded documents are dropped, each for one reason, and the counts add up.
     manifest = read_manifest(request.selection)
     assert manifest is not None
     counts = manifest.counts
