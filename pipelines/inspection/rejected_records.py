@@ -78,10 +78,13 @@ def _of_score_file(folder: RunFolder, ordinal: int) -> Iterator[dict[str, Any]]:
 
 
 def _listed(path: str) -> Iterator[dict[str, Any]]:
-    """Yields the records of a list, one in memory at a time."""
+    """Yields the records of a list, one in memory at a time.
+
+    In lists of version 0.1.0 every line is one record, and does not say so.
+    """
     with raising_os_errors(path), commits.open_committed(path) as file:
         for line in file:
             try:
-                yield orjson.loads(line)
+                yield {"records": 1, **orjson.loads(line)}
             except orjson.JSONDecodeError as error:
                 raise CountsError(f"{path} is damaged: {error}") from error

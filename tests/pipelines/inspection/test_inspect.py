@@ -34,6 +34,7 @@ from datarater.pipelines.selection.policy import Policy, Scope
 from datarater.pipelines.selection.rules import BatchTopK, KeepFraction
 from datarater.rater_model import exit_codes
 from tests.integration.test_counting_stores import BUCKET, running_store
+from tests.support import earlier_versions
 from tests.support.run_folders import run_options
 from tests.support.selections import digest_score, score_group, score_run, select_from
 
@@ -141,6 +142,14 @@ def test_rejected_records_are_found_by_reason(run: Path) -> None:
     question = Question(show=Show.REJECTED, reason="not_json")
     (only,) = inspect_run(RunFolder(str(run)), question, None, 2**28).documents
     assert (only.is_rejected, only.text) == (True, "{broken \x1b")
+
+
+def test_rejected_records_of_the_first_version_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = earlier_versions.unpack(tmp_path)
+    assert inspect.main([f"{folder}/run", "--show", "rejected", "--reason", "not_json"]) == 0
+    assert "1  rejected: not_json\n" in capsys.readouterr().out
 
 
 # --- large runs ---
