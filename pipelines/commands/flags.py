@@ -644,7 +644,8 @@ def add_selection_flags(parser: argparse.ArgumentParser, *, rater_may_rule: bool
         default=0,
         metavar="M",
         help="Keep at least the best M documents of each source. With --per corpus they count "
-        "toward the rule's target.",
+        "toward the target of --keep_fraction, --keep_count and --token_budget; --accept_batch, "
+        "--sample_tokens and --sample_count draw from all documents and keep them too.",
     )
 
     group.add_argument(
