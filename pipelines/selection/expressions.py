@@ -20,6 +20,7 @@ is missing does not meet it.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,9 @@ from datarater.pipelines.selection.ranking import SelectionError
 from datarater.rater_model.command_line import near_miss
 
 MAX_CHARACTERS = 10_000
+MAX_DEPTH = 200
+"""Maximum number of operations within each other, with which a worker's stack still has room."""
+_SHOWN_CHARACTERS = 200
 
 
 class Kind(StrEnum):
@@ -119,15 +123,23 @@ class Expression:
         """
         if len(text) > MAX_CHARACTERS:
             raise ExpressionError(f"the expression is longer than {MAX_CHARACTERS:,} characters")
+        shown = repr(text[:_SHOWN_CHARACTERS]) + "..." * (len(text) > _SHOWN_CHARACTERS)
         try:
-            return cls(text, _node(ast.parse(text.strip(), mode="eval").body))
+            root = _node(ast.parse(text.strip(), mode="eval").body)
+            too_deep = _depth(root) > MAX_DEPTH
         except (SyntaxError, ValueError) as error:
             if isinstance(error, ExpressionError):
-                raise ExpressionError(f"{text!r}: {error}") from None
+                raise ExpressionError(f"{shown}: {error}") from None
             what = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise ExpressionError(f"{text!r} is not an expression: {what}") from None
+            raise ExpressionError(f"{shown} is not an expression: {what}") from None
         except (RecursionError, MemoryError):
-            raise ExpressionError(f"{text[:40]!r}... is nested too deeply") from None
+            too_deep = True
+        if too_deep:
+            raise ExpressionError(
+                f"{shown} is nested too deeply: it has more than {MAX_DEPTH} operations within "
+                "each other"
+            )
+        return cls(text, root)
 
     def columns(self) -> list[str]:
         """Returns the names of the columns, each once, in the order of their first use."""
@@ -168,7 +180,7 @@ class Expression:
 def _node(tree: ast.AST) -> _Node:
     match tree:
         case ast.Constant(value=bool() | int() | float() | str() as value):
-            return _Constant(value)
+            return _Constant(_storable(value))
         case ast.Name(id=name) if name in _CONSTANT_NAMES:
             return _Constant(_CONSTANT_NAMES[name])
         case ast.Name() | ast.Attribute() | ast.Subscript():
@@ -195,6 +207,23 @@ def _node(tree: ast.AST) -> _Node:
         f"{ast.unparse(tree)!r} is not allowed here; write columns, constants, comparisons, and, "
         "or, not, in, is None, and + - * /"
     )
+
+
+def _storable(value: bool | int | float | str) -> bool | int | float | str:
+    """Returns a constant, unless no column can have its value."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ExpressionError("a number is too large for float64")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ExpressionError(f"{value!r} has a lone surrogate, which no text has") from None
+    return value
+
+
+def _depth(node: _Node) -> int:
+    """Returns the number of nodes on the longest way from a node to a column or a constant."""
+    return 1 + max(map(_depth, node.operands), default=0) if isinstance(node, _Operation) else 1
 
 
 def _negative(operand: _Node) -> _Node:

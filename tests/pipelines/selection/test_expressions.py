@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from datarater.pipelines.selection.expressions import (
     MAX_CHARACTERS,
+    MAX_DEPTH,
     Expression,
     ExpressionError,
     Kind,
@@ -116,6 +117,10 @@ def test_a_missing_value_never_meets_a_condition_or_its_negation(
         ("(rater).x[0] > 1", "not the name of a column"),
         ("(" * 3000 + "rater" + ")" * 3000, "expression|nested"),
         ("rater > " + "1" * MAX_CHARACTERS, "longer"),
+        ("+".join(["rater"] * (MAX_DEPTH + 1)), "nested too deeply: it has more than 200"),
+        ("not " * MAX_DEPTH + "rater is None", "nested too deeply"),
+        ("rater > " + "9" * 400, "too large for float64"),
+        (r"source == '\ud800'", "lone surrogate"),
     ],
 )
 def test_what_is_no_expression_is_refused(text: str, message: str) -> None:
@@ -139,3 +144,8 @@ def test_what_is_no_expression_is_refused(text: str, message: str) -> None:
 def test_what_does_not_fit_the_columns_is_refused(text: str, message: str) -> None:
     with pytest.raises(ExpressionError, match=message):
         Expression.parse(text).check(KINDS, Kind.TRUTH)
+
+
+def test_a_sum_as_deep_as_allowed_is_evaluated() -> None:
+    text = "+".join(["rater"] * MAX_DEPTH)
+    assert values_of(text)[0] == sum([ROWS[0]["rater"]] * MAX_DEPTH)
