@@ -244,9 +244,13 @@ def source_weight(text: str) -> tuple[str, Fraction]:
     return name, weight
 
 
+COLUMN_NAME = "name of letters, digits and _ that is no word of rules, such as `in` or `true`"
+
+
 def is_column_name(text: str) -> bool:
     """Returns whether a text can name a joined table or a rater in the expressions of rules."""
-    return _COLUMN_NAME.fullmatch(text) is not None and not keyword.iskeyword(text)
+    is_word = keyword.iskeyword(text) or text in ("true", "false")
+    return _COLUMN_NAME.fullmatch(text) is not None and not is_word
 
 
 def raters(values: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -258,7 +262,7 @@ def raters(values: Sequence[str]) -> tuple[str, dict[str, str]]:
     unnamed, named = [], dict[str, str]()
     for value in values:
         name, equals, path = value.partition("=")
-        if not equals or not is_column_name(name):
+        if not equals or not _COLUMN_NAME.fullmatch(name):
             unnamed.append(value)
         elif name in named:
             raise ValueError(f"--rater {name}: two raters have this name")
@@ -283,8 +287,8 @@ def named_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not value or not is_column_name(name):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a name of letters, digits and _, and a value, such as "
-            "lang=labels/*.parquet"
+            f"{text!r} is not a {COLUMN_NAME}, and a value; write lang=labels/*.parquet, for "
+            "example"
         )
     return name, value
 

@@ -125,7 +125,7 @@ def check_rater_name(name: str) -> None:
         UsageError: The message says why.
     """
     if not flags.is_column_name(name):
-        raise UsageError(f"--rater {name}: {name!r} is not a name of letters, digits and _")
+        raise UsageError(f"--rater {name}: {name!r} is not a {flags.COLUMN_NAME}")
     if name in OWN_COLUMNS:
         raise UsageError(
             f"--rater {name}: {name!r} is a column of every document; give the rater another name"
@@ -143,7 +143,7 @@ def check_name(name: str, raters: Sequence[str] = ()) -> None:
         UsageError: The message says why.
     """
     if not flags.is_column_name(name):
-        raise UsageError(f"--join {name}: {name!r} is not a name of letters, digits and _")
+        raise UsageError(f"--join {name}: {name!r} is not a {flags.COLUMN_NAME}")
     if name in OWN_COLUMNS or name in raters:
         raise UsageError(
             f"--join {name}: {name!r} is a column of every document; give the table another name"
@@ -199,7 +199,7 @@ def _check(
     if unusable:
         raise UsageError(
             f"--{flag}: rules can use numbers, texts and truths, and {unusable[0]!r} is none of "
-            "them; write a column of one of these"
+            "them, or not the same in all files; write a column of one of these"
         )
     try:
         expression.check(kinds, result)
@@ -217,6 +217,8 @@ def _find(name: str, patterns: Sequence[str], key: str | None) -> _Found:
 
     first = files[:FOOTERS_AT_FIRST]
     schemas = list(zip(first, at_once(schema_of, first), strict=True))
+    for file, schema in schemas:
+        joined_tables.check_names(name, file.path, schema, schema.names)
     key = _key_column(name, first[0].path, schemas[0][1], key)
     types: dict[str, ColumnType | None] = {}
     for field in schemas[0][1]:

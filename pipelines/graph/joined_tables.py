@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -88,8 +89,10 @@ def normalized(column: pa.ChunkedArray, wanted: ColumnType) -> pa.ChunkedArray:
 
 
 def is_key_type(kind: pa.DataType) -> bool:
-    """Returns whether a column can be a key column."""
-    return column_type(kind) in (ColumnType.TEXT, ColumnType.INTEGER)
+    """Returns whether a column can be a key column: texts or integers, those of uint64 included."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_integer(kind) or column_type(kind) is ColumnType.TEXT
 
 
 # Files.
@@ -173,7 +176,7 @@ def parts_of(
 
 
 def read_part(table: JoinedTable, part: TablePart) -> pa.Table:
-    """Returns the key column and the used columns of a part, in the types of the table.
+    """Returns the keys of a part, first, and its used columns, in the types of the table.
 
     Raises:
         JoinError: A column is missing or has another type than in the other files.
@@ -188,13 +191,13 @@ def read_part(table: JoinedTable, part: TablePart) -> pa.Table:
     if file_info(path).fingerprint != part.file.fingerprint:
         raise changed(table.name, path)
 
-    # The key column may be used in rules too.
+    # The key column may be used in rules too. A column may have any name, even "".
     columns = [_key_texts(read.column(table.key))]
     columns += [normalized(read.column(name), kind) for name, kind in table.columns.items()]
     return pa.table(columns, names=[_KEY, *table.columns])
 
 
-_KEY = ""  # no column of a joined table is called so
+_KEY = "key"
 
 
 def changed(name: str, what: str) -> InputChangedError:
@@ -205,17 +208,39 @@ def changed(name: str, what: str) -> InputChangedError:
     )
 
 
+def check_names(name: str, path: str, schema: pa.Schema, used: Iterable[str]) -> None:
+    """Refuses a file in which several columns share a name.
+
+    Args:
+        name: Name of the joined table.
+        path: Path of the file.
+        schema: Schema of the file.
+        used: Names of the columns to check.
+
+    Raises:
+        JoinError: Two columns have the name of one.
+    """
+    times = Counter(schema.names)
+    for column in used:
+        if times[column] > 1:
+            raise JoinError(
+                f"--join {name}: {path} has {times[column]} columns {column!r}; give each a name "
+                "of its own"
+            )
+
+
 def check_columns(table: JoinedTable, path: str, schema: pa.Schema) -> None:
     """Refuses a file whose columns are not those of the table.
 
     Raises:
-        JoinError: A column is missing or has another type.
+        JoinError: A column is missing, is there twice, or has another type.
     """
     for name in (table.key, *table.columns):
         if name not in schema.names:
             raise JoinError(f"--join {table.name}: {path} has no column {name!r}")
+    check_names(table.name, path, schema, (table.key, *table.columns))
     kind = schema.field(table.key).type
-    if not is_key_type(kind):
+    if not is_key_type(kind) and not pa.types.is_null(kind):
         raise JoinError(
             f"--join {table.name}: the key column {table.key!r} of {path} is of type {kind}, not "
             "text or integer"
@@ -290,10 +315,11 @@ def chunks_of(
         CurationError: As `read_part`.
     """
     read = read_part(table, part)
-    has_key_R = read.column(_KEY).is_valid().to_numpy()
+    keys = read.column(0)
+    has_key_R = keys.is_valid().to_numpy()
     rows_N = np.flatnonzero(has_key_R)
     try:
-        hashes_N2 = hashes_of(read.column(_KEY).filter(pa.array(has_key_R)).to_pylist())
+        hashes_N2 = hashes_of(keys.filter(pa.array(has_key_R)).to_pylist())
         values = [column.to_pylist() for column in read.columns[1:]]
     except UnicodeDecodeError as error:
         raise JoinError(

@@ -23,9 +23,9 @@ HALVES = st.integers(0, 3)
 HASHES = st.tuples(HALVES, HALVES)
 
 
-def table_of(**columns: ColumnType) -> JoinedTable:
+def table_of(key: str = "key", **columns: ColumnType) -> JoinedTable:
     return JoinedTable(
-        name="t", patterns=(), key="key", columns=columns, inputs=InputsDigest(1, 1, "")
+        name="t", patterns=(), key=key, columns=columns, inputs=InputsDigest(1, 1, "")
     )
 
 
@@ -126,6 +126,31 @@ def test_ids_are_found_as_scores_files_write_them() -> None:
     assert len(np.unique(joined_tables.document_hashes(keys, by_id=False), axis=0)) == len(keys)
 
 
+@pytest.mark.parametrize("encoded", [False, True])
+def test_ids_of_unsigned_integers_are_found_to_the_last_digit(
+    tmp_path: Path, encoded: bool
+) -> None:
+    ids = [2**64 - 1, 2**64 - 2, None]
+    column = pa.array(ids, pa.uint64())
+    column = column.dictionary_encode() if encoded else column
+    file = write(tmp_path / "t.parquet", {"id": column, "": pa.array([1, 2, 3])})
+    table = table_of(key="id", **{"": ColumnType.INTEGER})  # a name like any other
+    (part,) = joined_tables.parts_of(table, file, 0)
+    chunks, counts = joined_tables.chunks_of(table, part, 1)
+    lookup = Lookup.of([chunk for _, chunk in chunks], 1)
+    rows = lookup.find(joined_tables.document_hashes(map(str, ids[:2]), by_id=True))
+    assert [lookup.columns[0][row] for row in rows] == [1, 2]
+    assert counts.without_key == 1
+
+
+def test_a_file_whose_keys_are_all_missing_has_no_rows_to_join(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.parquet", {"key": pa.nulls(2), "v": [1, 2]})
+    table = table_of(v=ColumnType.INTEGER)
+    (part,) = joined_tables.parts_of(table, file, 0)
+    chunks, counts = joined_tables.chunks_of(table, part, 1)
+    assert not chunks and (counts.rows, counts.without_key) == (2, 2)
+
+
 def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
     table = table_of(v=ColumnType.INTEGER)
     cases: dict[str, dict[str, Any]] = {
@@ -144,7 +169,15 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "fits.parquet", {"key": ["a"], "v": [1], "w": [None]})
     (part,) = joined_tables.parts_of(table, file, 0)
     fitting = table_of(v=ColumnType.NUMBER, w=ColumnType.TRUTH)
-    assert joined_tables.read_part(fitting, part).to_pylist() == [{"": "a", "v": 1.0, "w": None}]
+    assert joined_tables.read_part(fitting, part).to_pylist() == [{"key": "a", "v": 1.0, "w": None}]
+
+
+def test_a_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    twice = pa.table([pa.array(["a"]), pa.array([1]), pa.array([2])], names=["key", "v", "v"])
+    pq.write_table(twice, tmp_path / "t.parquet")
+    table = table_of(v=ColumnType.INTEGER)
+    with pytest.raises(JoinError, match="t.parquet has 2 columns 'v'; give each a name"):
+        joined_tables.check_columns(table, str(tmp_path / "t.parquet"), twice.schema)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
