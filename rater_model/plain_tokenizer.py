@@ -19,6 +19,9 @@ from datarater.rater_model.documents.files import open_file
 from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.tokenizer import SEPARATOR_TOKEN, ByteTokenizer, TokenizerError
 
+# Words that hardly any vocabulary has, of letters that a normalizer leaves.
+_RARE = "qzxjvkwq \U00013000 \ua66e \u07f7"
+
 BYTES = "byte"
 """Name of the tokenizer whose tokens are the bytes of the text."""
 
@@ -41,9 +44,6 @@ class PlainTokenizer:
         if tokenizer is None:
             self.vocabulary_size = ByteTokenizer.vocabulary_size
             return
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
         # Ids may have gaps, so the number of tokens would be too low.
         self.vocabulary_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
@@ -77,10 +77,35 @@ def load_plain_tokenizer(path: str) -> PlainTokenizer:
         return PlainTokenizer(None, BYTES)
     with open_file(path, in_order_to=WHOLE) as file:
         content = file.read()
+    return PlainTokenizer(parse_tokenizer(content, path), hashlib.sha256(content).hexdigest())
+
+
+def parse_tokenizer(content: bytes, path: str) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of a `tokenizer.json`, which cuts, pads and adds nothing.
+
+    Args:
+        content: Content of the file.
+        path: Path of the file, for errors.
+
+    Raises:
+        TokenizerError: if the file is not one of the tokenizers library, its vocabulary is empty,
+            or it has no token for what its vocabulary lacks, so that it fails on other texts.
+    """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
             f"{path} is not a tokenizer.json of the tokenizers library: {error}"
         ) from error
-    return PlainTokenizer(tokenizer, hashlib.sha256(content).hexdigest())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    if not tokenizer.get_vocab_size(with_added_tokens=True):
+        raise TokenizerError(f"{path} has an empty vocabulary")
+    try:
+        tokenizer.encode(_RARE, add_special_tokens=False)
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(
+            f"{path} cannot encode every text; give it a token for unknown ones: {error}"
+        ) from error
+    return tokenizer

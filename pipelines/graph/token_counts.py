@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import tokenizers
 from numpy.typing import NDArray
 
 from datarater.pipelines import errors
@@ -32,7 +31,8 @@ from datarater.rater_model.documents.parquet import find_column
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.documents.remote_file import WHOLE
 from datarater.rater_model.documents.store_errors import raising_os_errors
-from datarater.rater_model.tokenizer import in_chunks
+from datarater.rater_model.plain_tokenizer import parse_tokenizer
+from datarater.rater_model.tokenizer import TokenizerError, in_chunks
 
 MAX_TOKENS = 2**53
 """Maximum number of tokens of a document, up to which all whole numbers are floats too."""
@@ -55,7 +55,7 @@ class TokenCounter:
         digest: SHA-256 of the file.
 
     Raises:
-        TokenCounterError: The file is not a tokenizer.
+        TokenCounterError: The file is not a tokenizer for every text.
         UnreadableInputError: It cannot be read.
     """
 
@@ -66,14 +66,9 @@ class TokenCounter:
         except OSError as error:
             raise errors.reading_failed(path, error) from error
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises bare Exception
-            raise TokenCounterError(
-                f"--tokens_from: {path} is not a tokenizer.json of the tokenizers library: {error}"
-            ) from error
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+            self._tokenizer = parse_tokenizer(content, path)
+        except TokenizerError as error:
+            raise TokenCounterError(f"--tokens_from: {error}") from error
         self.digest = hashlib.sha256(content).hexdigest()
 
     @classmethod

@@ -93,14 +93,14 @@ def test_files_are_looked_at_before_work_begins(tmp_path: Path) -> None:
 
 
 def test_a_word_of_rules_names_no_table(tables: dict[str, list[str]]) -> None:
-    with pytest.raises(UsageError, match="^--join true: 'true' is not a name .* no word of rules"):
+    with pytest.raises(UsageError, match=r"^--join true: 'true' is not a name .* no word of rules"):
         ranking_options({"true": tables["lang"]}, where="true.n > 0")
 
 
 def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
     columns = [pa.array(["a"]), pa.array([1]), pa.array([2])]
     pq.write_table(pa.table(columns, names=["id", "v", "v"]), tmp_path / "t.parquet")
-    with pytest.raises(CurationError, match="^--join t: .*t.parquet has 2 columns 'v'"):
+    with pytest.raises(CurationError, match=r"^--join t: .*t\.parquet has 2 columns 'v'"):
         ranking_options({"t": [f"{tmp_path}/t.parquet"]}, where="t.v > 0")
 
 
