@@ -2,7 +2,8 @@
 
 A word is a run of letters, digits, combining marks and underscores. In scripts that are written
 without spaces (Han, kana, Thai, Lao, Khmer, Burmese and others), each character is a word. Case,
-punctuation, white space and compatibility forms (Unicode NFKC) make no difference.
+punctuation, white space and compatibility forms (Unicode NFKC) make no difference; nor do soft
+hyphens and joiners, which are within words and not seen.
 
 Characters are handled as arrays, many texts at a time. A long text is handled in pieces, so that
 time and memory stay proportional to its size. C counts characters, W words.
@@ -29,16 +30,21 @@ _UNSPACED = (
     (0x1780, 0x17FF),  # Khmer
     (0x1950, 0x19DF),  # Tai Le, New Tai Lue
     (0x1A20, 0x1AAF),  # Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
     (0x3005, 0x3007),  # iteration mark, closing mark, zero
     (0x3040, 0x312F),  # Hiragana, Katakana, Bopomofo
     (0x31A0, 0x31FF),  # more Bopomofo and Katakana
     (0x3400, 0x4DBF),  # Han
     (0x4E00, 0xA4CF),  # Han, Yi
-    (0xA9E0, 0xAA7F),  # more Burmese
+    (0xA980, 0xA9DF),  # Javanese
+    (0xA9E0, 0xAADF),  # more Burmese, Cham, Tai Viet
     (0xF900, 0xFAFF),  # Han
     (0x1B000, 0x1B16F),  # more kana
     (0x20000, 0x3FFFF),  # Han
 )
+_INVISIBLE = "\u00ad\u200c\u200d\u2060\ufeff"
+"""Soft hyphen, joiners, word joiner and byte order mark: some copies of a text have them within
+words, where they separate nothing."""
 _CODE_POINTS = 0x40000
 """Code points that can be in words; the planes beyond have none."""
 _MAX_CHARACTERS = 2**18
@@ -61,7 +67,9 @@ class Words:
 
 
 def normalized(text: str) -> str:
-    """Returns a text without differences of case and of compatibility forms."""
+    """Returns a text without differences of case, compatibility forms and invisible characters."""
+    for character in _INVISIBLE:
+        text = text.replace(character, "")
     return unicodedata.normalize("NFKC", text).casefold()
 
 

@@ -44,8 +44,24 @@ def test_case_punctuation_spaces_and_compatibility_forms_make_no_difference() ->
     assert hashes("caf\u00e9") == hashes("cafe\u0301") != hashes("cafe")
 
 
+def test_soft_hyphens_and_joiners_are_not_seen() -> None:
+    assert hashes("\ufeffco\u00adope\u00adrate \u2060now") == hashes("cooperate now")
+    assert hashes("می\u200cخواهم") == hashes("میخواهم")
+    assert hashes("one\u200btwo") == hashes("one two")
+
+
 @pytest.mark.parametrize(
-    "text", ["今日は天気がいい", "ราคาถูก", "ភាសាខ្មែរ", "မြန်မာ", "\U00020000\U00030000"]
+    "text",
+    [
+        "今日は天気がいい",
+        "ราคาถูก",
+        "ភាសាខ្មែរ",
+        "မြန်မာ",
+        "ꦲꦏ꧀ꦱꦫꦗꦮ",
+        "ᬅᬓ᭄ᬱᬭᬩᬮᬶ",
+        "ꪼꪕꪒꪾ",
+        "\U00020000\U00030000",
+    ],
 )
 def test_each_character_of_a_script_without_spaces_is_a_word(text: str) -> None:
     text = unicodedata.normalize("NFKC", text)
