@@ -158,11 +158,29 @@ def deduplication(text: str) -> float | str:
     Raises:
         argparse.ArgumentTypeError: The text is neither.
     """
+    return similarity(text) if _is_number(text) else selection_name(text)
+
+
+def deduplication_name(text: str) -> str:
+    """Parses a name for a deduplication: one that `--dedup` cannot take for a similarity.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a valid name.
+    """
+    if _is_number(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a number, which --dedup would take for a similarity; give a name such as "
+            f"{'pages-' + text!r}"
+        )
+    return selection_name(text)
+
+
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return selection_name(text)
-    return similarity(text)
+        return False
+    return True
 
 
 def positive_number(text: str) -> float:
@@ -828,7 +846,7 @@ def add_duplicates_flags(parser: argparse.ArgumentParser) -> None:
 
     group.add_argument(
         "--name",
-        type=selection_name,
+        type=deduplication_name,
         metavar="NAME",
         help="Name of the deduplication. Default: made from the similarity and the seed, such as "
         "similarity-0.8.",

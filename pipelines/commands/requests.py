@@ -582,10 +582,10 @@ def deduplication_request(
         similarity = flags.similarity(str(similarity))
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--similarity: {error}") from error
-    if name is not None and not flags.is_selection_name(name):
-        raise UsageError(
-            f"--name: {name!r} is not a name of letters, digits and ._=- (at most 100)"
-        )
+    try:
+        name = name if name is None else flags.deduplication_name(name)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--name: {error}") from error
     return DeduplicationRequest(_output(output, execution), similarity, seed, name or "")
 
 

@@ -363,8 +363,13 @@ def test_the_python_interface_finds_what_the_command_found(run_folder: Path, fou
         committed["similarity"],
         committed["counts"],
     )
-    for wrong, flag in (({"similarity": 0.1}, "--similarity"), ({"name": "a/b"}, "--name")):
-        with pytest.raises(UsageError, match=flag):
+    for wrong, message in (
+        ({"similarity": 0.1}, "--similarity"),
+        ({"name": "a/b"}, "--name"),
+        ({"name": "0.9"}, "--name: '0.9' is a number"),
+        ({"name": "20260102"}, "--name: '20260102' is a number"),
+    ):
+        with pytest.raises(UsageError, match=message):
             datarater.dedup(run_folder, **wrong)
 
 
