@@ -33,7 +33,7 @@ from datarater.pipelines.run_folder.manifest import TokenizerFields
 from datarater.pipelines.run_folder.many_sources import MAX_SOURCES
 from datarater.pipelines.runners import choice
 from datarater.pipelines.runners.execution import Execution
-from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.policy import Policy
 from datarater.pipelines.selection.rules import KeepFraction, TemperatureSample
 from datarater.rater_model.cascade import HeldOut, NotAStudentError
 from datarater.rater_model.checkpoint import (
@@ -368,14 +368,13 @@ def with_student(
             student, or it is that of another rater.
         CurationError: The student cannot be loaded.
     """
-    policy = selection.policy
-    whole = policy.per is Scope.CORPUS and not policy.minimum and selection.reference is None
+    rule = selection.policy.rule
     if selection.ranking is not None:
         raise UsageError(
             "--student: a student is in doubt near the cutoff of the score alone; select with "
             "--join, --where, --rank_by, --tokens_from and --dedup from a run of the rater"
         )
-    if not isinstance(policy.rule, KeepFraction) or not whole:
+    if not isinstance(rule, KeepFraction) or not selection.keeps_share_of_all:
         raise UsageError(
             "--student: a student is in doubt near one cutoff; give --keep_fraction, without --per "
             "source, --min_per_source and --reference"
@@ -396,10 +395,10 @@ def with_student(
     except NotAStudentError as error:
         raise UsageError(f"--student: {path}: {error}") from error
 
-    band = held_out.band(float(policy.rule.fraction), agreement)
+    band = held_out.band(float(rule.fraction), agreement)
     cascade = CascadeOptions(
         student=checkpoint.digest,
-        keep=policy.rule.value,
+        keep=rule.value,
         agreement=agreement,
         surely_kept=band.kept,
         surely_dropped=band.dropped,

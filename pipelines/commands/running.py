@@ -33,7 +33,6 @@ from datarater.pipelines.runners.execution import Execution
 from datarater.pipelines.runners.interrupts import Interrupts
 from datarater.pipelines.runners.logs import quieten_beam
 from datarater.pipelines.runners.progress_display import Progress
-from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.scoring_options import limit_cpu_threads
@@ -120,12 +119,20 @@ def _run_first_pass(work: Work, execution: Execution, say: Say, shows_progress: 
 
 
 def _warn_of_student(work: Work, committed: CommittedIdentity, say: Say) -> None:
-    """Warns that the order far from the cutoff that a run was made for is the student's."""
+    """Warns that the order far from the cutoff that a run was made for is the student's.
+
+    Rules on what is left without some documents have another cutoff, and near-duplicates are
+    ranked everywhere.
+    """
     cascade, selection = committed.cascade, work.selection
-    if cascade is None or selection is None:
+    if cascade is None:
         return
-    rule = selection.policy.rule
-    if not isinstance(rule, KeepFraction) or rule.value != cascade.keep:
+    is_as_made = (
+        selection is not None
+        and selection.keeps_share_of_all
+        and selection.policy.rule.value == cascade.keep
+    )
+    if not is_as_made:
         say(
             f"note: this run was made for --keep_fraction {cascade.keep}: the rater scored only "
             f"what its student left in doubt there, from the best {cascade.surely_kept:.1%} to the "

@@ -28,7 +28,8 @@ from datarater.pipelines.run_folder.plan import SPLITS_PER_GROUP
 from datarater.pipelines.run_folder.ranking_options import RankingOptions
 from datarater.pipelines.run_folder.scored import last_scoring_path
 from datarater.pipelines.selection.cutoffs import SORT_LIMIT
-from datarater.pipelines.selection.policy import Policy
+from datarater.pipelines.selection.policy import Policy, Scope
+from datarater.pipelines.selection.rules import KeepFraction
 from datarater.rater_model.checkpoint import (
     RATER_FILE,
     CheckpointError,
@@ -238,6 +239,18 @@ class SelectionRequest:
     def selection(self) -> SelectionFolder:
         """The selection's folder."""
         return self.folder.selection(self.name)
+
+    @property
+    def keeps_share_of_all(self) -> bool:
+        """Whether it keeps the best share of all documents, by the score of the run alone."""
+        policy = self.policy
+        return (
+            isinstance(policy.rule, KeepFraction)
+            and policy.per is Scope.CORPUS
+            and not policy.minimum
+            and self.reference is None
+            and self.ranking is None
+        )
 
     def of_run(self, output: str) -> SelectionRequest:
         """Returns the same selection from another run folder."""

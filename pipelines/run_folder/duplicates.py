@@ -192,7 +192,8 @@ def check_options(folder: DuplicatesFolder, requested: DuplicatesOptions) -> Non
         raise RunFolderMismatchError(
             f"{folder.path} was made before files were appended to the run folder: give the "
             f"deduplication of all documents another name, by datarater dedup --similarity "
-            f"{requested.similarity:g} --name NAME; a selection takes it by --dedup NAME"
+            f"{requested.similarity:g} --name NAME after datarater score --append; a selection "
+            "takes it by --dedup NAME"
         )
     lines = differences(to_plain(requested), to_plain(committed))
     raise RunFolderMismatchError(

@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import zstandard
 
 import datarater
-from datarater.pipelines.commands import curate, select, status
+from datarater.pipelines.commands import curate, dedup, select, status
 from datarater.pipelines.run_folder.layout import RunFolder
 from datarater.pipelines.selection.ranking import key_hash, seeded_hash
 from datarater.rater_model import exit_codes
@@ -284,6 +285,20 @@ def test_another_share_can_be_selected_and_a_note_says_what_decides(
     assert len(kept) == 24
     assert {row["scored_by"] for row in kept} == {row["scored_by"] for row in best}
     assert {row["id"] for row in kept} == {json.loads(row["key"]) for row in best}
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (select, ["--keep_fraction", "0.5", "--where", "bytes > 100", "--output_format", "scores"]),
+        (dedup, []),
+    ],
+)
+def test_what_ranks_documents_far_from_the_cutoff_says_that_the_student_ranked_them(
+    command: ModuleType, flags: list[str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--output", str(run), *flags]) == exit_codes.DONE
+    assert "the student alone decides elsewhere" in capsys.readouterr().out
 
 
 def test_a_cascade_that_cannot_be_meant_is_refused(
