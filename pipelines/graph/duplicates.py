@@ -27,6 +27,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
@@ -392,7 +393,7 @@ class NameNeighbors(Step[DeduplicationRequest]):
                     "exact": part["exact"],
                     **{name: table[name] for name in table.schema.names},
                 }
-                yield split, _to_ipc(pa.table(columns).select(_NAMED.names).cast(_NAMED))
+                yield split, _to_json(pa.table(columns).select(_NAMED.names).cast(_NAMED))
 
     def _names(self, split: int, rows_R: np.ndarray) -> pa.Table:
         """Returns the keys, files and positions of some rows of a split's score file."""
@@ -416,17 +417,19 @@ class NameNeighbors(Step[DeduplicationRequest]):
         return pa.concat_tables(parts)
 
 
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+def _to_json(named: pa.Table) -> bytes:
+    """Returns the columns of named neighbors.
+
+    In a large corpus they come one by one. Of an Arrow stream, the schema would be most of it.
+    """
+    return orjson.dumps(list(named.to_pydict().values()))
 
 
-def _from_ipc(blocks: Iterable[bytes]) -> pa.Table:
-    tables = [pa.ipc.open_stream(block).read_all() for block in blocks if block]
-    table = pa.concat_tables([_NAMED.empty_table(), *tables])
+def _from_json(blocks: Iterable[bytes]) -> pa.Table:
+    """Returns the named neighbors of all blocks, in the order of their rows."""
+    columns = [orjson.loads(block) for block in blocks if block]
+    tables = [pa.Table.from_arrays(list(map(pa.array, arrays)), _NAMED.names) for arrays in columns]
+    table = pa.concat_tables([_NAMED.empty_table(), *(table.cast(_NAMED) for table in tables)])
     return table.take(pc.sort_indices(table["row"]))
 
 
@@ -450,7 +453,7 @@ class CommitSplit(Step[DeduplicationRequest]):
         path = self._request.duplicates.documents_path(ordinal)
         if not commits.exists(path):
             counts = DuplicateCounts()
-            tables = self._tables(ordinal, _from_ipc(blocks), counts)
+            tables = self._tables(ordinal, _from_json(blocks), counts)
             with duplicates.to_parquet(tables, ordinal, counts) as file:
                 commits.commit_file(path, file)
         counts = duplicates.read_counts(path)
