@@ -12,6 +12,8 @@ from apache_beam.runners.runner import PipelineResult
 
 from datarater.pipelines import errors
 from datarater.pipelines.commands import printing
+from datarater.pipelines.dedup.entries import grouped_bytes
+from datarater.pipelines.dedup.signatures import Bands
 from datarater.pipelines.errors import InputChangedError, UsageError
 from datarater.pipelines.graph import cutoff_search, scoring
 from datarater.pipelines.graph.requests import Work
@@ -38,6 +40,11 @@ from datarater.rater_model.documents.files import local_path
 from datarater.rater_model.scoring_options import limit_cpu_threads
 
 Say = Callable[[str], None]
+
+COPIES_IN_MEMORY = 4.3
+"""Copies of what is grouped that Beam's local runner has in memory at a time, as measured."""
+MIN_BYTES_TO_SAY = 10**9
+"""Memory that is worth a line."""
 
 
 def run(
@@ -90,6 +97,8 @@ def run(
     )
     if note:
         say(note)
+    if execution.local:
+        say_memory(work, say)
     return run_graph(work, execution, say, shows_progress)
 
 
@@ -137,6 +146,31 @@ def _warn_of_student(work: Work, committed: CommittedIdentity, say: Say) -> None
             f"note: this run was made for --keep_fraction {cascade.keep}: the rater scored only "
             f"what its student left in doubt there, from the best {cascade.surely_kept:.1%} to the "
             f"best {cascade.surely_dropped:.1%}; the student alone decides elsewhere"
+        )
+
+
+def say_memory(work: Work, say: Say, min_bytes: int = MIN_BYTES_TO_SAY) -> None:
+    """Says how much memory it takes to compare documents here, where nothing is spilled to disk.
+
+    Args:
+        work: The work; if it scores, the number of documents is unknown, and nothing is said.
+        say: Called with the line.
+        min_bytes: Number of bytes from which it is worth a line.
+    """
+    request = work.duplicates
+    if (
+        request is None
+        or work.scoring is not None
+        or commits.exists(request.duplicates.success_path)
+    ):
+        return
+    documents = read_scoring(work.folder).counts.scored
+    grouped = documents * grouped_bytes(Bands.for_similarity(request.similarity))
+    if COPIES_IN_MEMORY * grouped >= min_bytes:
+        say(
+            f"note: to compare {counted(documents, 'document')} at similarity "
+            f"{request.similarity:g} takes about {COPIES_IN_MEMORY * grouped / 1e9:,.1f} GB of "
+            "memory on this machine; Flink and Dataflow can spill it to disk"
         )
 
 

@@ -41,6 +41,11 @@ BAND_ENTRY = entry_type(SKETCH_WORDS)
 """A document in the bucket of a band."""
 
 
+def grouped_bytes(bands: Bands) -> int:
+    """Returns the bytes of all entries of a document that has no equal one above it."""
+    return TEXT_ENTRY.itemsize + bands.count * BAND_ENTRY.itemsize
+
+
 def places_of(split: int, rows_N: NDArray[Any]) -> NDArray[np.uint64]:
     """Returns where documents are, as integers in the order of (path, position).
 

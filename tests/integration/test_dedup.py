@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -298,6 +300,40 @@ def test_the_command_prints_the_counts_and_status_shows_it(
     assert status.main([str(run_folder), "--json"]) == 0
     seen = json.loads(capsys.readouterr().out)
     assert {one["name"]: one["phase"] for one in seen["duplicates"]}["it"] == "complete"
+
+
+def test_the_memory_of_a_comparison_on_this_machine_is_said_where_it_is_much(
+    run_folder: Path, found: Path
+) -> None:
+    lines: list[str] = []
+    work = Work(duplicates=DeduplicationRequest(str(run_folder), SIMILARITY, name="new"))
+    running.say_memory(work, lines.append)
+    running.say_memory(work, lines.append, min_bytes=1)
+    done = Work(duplicates=DeduplicationRequest(str(run_folder), SIMILARITY, name="it"))
+    running.say_memory(done, lines.append, min_bytes=1)
+    assert len(lines) == 1
+    assert "documents at similarity 0.8 takes about 0.0 GB of memory" in lines[0]
+
+
+def test_a_deduplication_in_an_object_store_leaves_the_same(
+    run_folder: Path, found: Path, rater: Path
+) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in (run_folder.parent / "in").iterdir():
+        memory.pipe_file(f"/planted/{path.name}", path.read_bytes())
+    run = "memory://deduplicated"
+    flags = ["--input", "memory://planted/*", "--rater", str(rater), "--output", run]
+    assert curate.main([*flags, "--dedup", "0.8", "--name", "half", *HALF]) == 0
+    counts = json.loads(memory.cat_file("/deduplicated/duplicates/similarity-0.8/summary.json"))
+    assert counts["counts"] == json.loads((found / "summary.json").read_bytes())["counts"]
+    assert not memory.find("/deduplicated/duplicates/similarity-0.8/signatures")
+    kept = {
+        (Path(row["path"]).name, row["position"])
+        for path in memory.find("/deduplicated/selections/half/kept")
+        for row in pq.read_table(io.BytesIO(memory.cat_file(path))).to_pylist()
+    }
+    expected, _ = half_of_the_rest(run_folder, found)
+    assert kept == {(Path(path).name, position) for path, position in expected}
 
 
 def test_flags_become_a_request(tmp_path: Path) -> None:
