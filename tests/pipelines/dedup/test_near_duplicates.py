@@ -18,7 +18,7 @@ from datarater.pipelines.dedup.entries import (
 )
 from datarater.pipelines.dedup.neighbors import best_neighbors, neighbors
 from datarater.pipelines.dedup.signatures import Bands
-from tests.support.near_duplicates import jaccard, planted
+from tests.support.near_duplicates import changed, jaccard, planted
 
 ERROR = 0.13
 """3.5 standard errors of the estimate."""
@@ -97,6 +97,23 @@ def test_what_is_dropped_has_a_better_neighbor_and_the_best_of_each_cluster_stay
 
     # Of what any chain of neighbors connects, the best one has none above it.
     assert dropped.keys() <= below < set(ranked)
+
+
+@pytest.mark.parametrize(("shared", "similarity"), [(0.85, 0.8), (0.6, 0.5)])
+def test_near_duplicates_are_found_among_many_pages_of_a_template(
+    shared: float, similarity: float
+) -> None:
+    """Bands of the template alone are full of pages, but those of a pair's own words are not."""
+    rng = random.Random(1)
+    words = [f"w{number}" for number in range(20_000)]
+    template, own = rng.choices(words, k=round(200 * shared)), round(200 * (1 - shared))
+    texts = [" ".join(template + rng.choices(words, k=own)) for _ in range(300)]
+    texts += [changed(text, 0.01, rng, words) for text in texts[:50]]
+    orders = rng.sample(range(len(texts)), len(texts))
+    dropped = deduplicated(texts, orders, similarity, 2, rng)
+    assert 0.05 < similarity - jaccard(texts[0], texts[1]) < 0.1
+    for first, second in enumerate(range(300, 350)):
+        assert (first if orders[first] > orders[second] else second) in dropped
 
 
 @pytest.mark.parametrize("splits", [1, 2, 17])
