@@ -34,8 +34,9 @@ from datarater.rater_model.documents.store_errors import raising_os_errors
 from datarater.rater_model.plain_tokenizer import parse_tokenizer
 from datarater.rater_model.tokenizer import TokenizerError, in_chunks
 
-MAX_TOKENS = 2**53
-"""Maximum number of tokens of a document, up to which all whole numbers are floats too."""
+MAX_TOKENS = 2**32
+"""Maximum number of tokens of a document. What is larger is no count but, for example, a hash, of
+which the sum over a corpus would not be an int64."""
 
 
 class TokenCounterError(UsageError):

@@ -131,6 +131,10 @@ def inspect_run(
         for one, decision in zip(found, decisions, strict=True)
     ]
     notes = _notes(folder, question, scoring, choice, len(documents))
+    if question.show is Show.KEY and not question.skip and len(found) < question.count:
+        shown = {one.row["key"] for one in found}
+        absent = [given for given in question.keys if shown.isdisjoint(key_forms(given))]
+        notes += [f"not found: {', '.join(map(repr, absent))}"] if absent else []
     if judge is not None:
         notes += _selection_notes(judge, plans)
     return Inspection(notes, documents, question.skip + 1)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from datarater.pipelines.commands.ranking import ranking_options
 from datarater.pipelines.errors import InputChangedError, RunFolderMismatchError
 from datarater.pipelines.graph.cutoff_search import commit_rule
-from datarater.pipelines.graph.ranking import FoundRows, rank_parts
+from datarater.pipelines.graph.ranking import FoundRows, rank_parts, rank_table
 from datarater.pipelines.graph.requests import ScoringRequest, SelectionRequest
 from datarater.pipelines.graph.token_counts import TokenCounterError
 from datarater.pipelines.run_folder import commits
@@ -546,3 +546,19 @@ def test_every_format_has_every_copy(tmp_path: Path) -> None:
     assert set(copies.values()) == {1, 2, 3, 4} & set(copies.values())
     assert max(copies.values()) > 1
     assert request.policy.name == "sample-count-500-t2-x4"
+
+
+def test_a_number_that_is_too_large_is_no_count_of_tokens() -> None:
+    table = pa.table(
+        {
+            "score": pa.array([1.0, 2.0], pa.float32()),
+            "tokens": [5, 5],
+            "bytes": [5, 5],
+            "source": ["", ""],
+            "status": pa.array(["scored", "scored"]).dictionary_encode(),
+        }
+    )
+    counts = {"t.n": pa.array([2**32, 2**32 + 1])}
+    ranked = rank_table(table, RankingOptions(tokens_from="t.n"), counts, {})
+    assert ranked.column("tokens").to_pylist() == [2**32, 0]
+    assert ranked.column("status").to_pylist() == ["scored", "tokens_missing"]

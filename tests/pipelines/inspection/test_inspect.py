@@ -133,6 +133,9 @@ def test_documents_are_found_by_id_or_key(run: Path) -> None:
         ['"d7"', '"d41"'],
         ['"d41"', '"d7"'],
     )
+    question = Question(show=Show.KEY, keys=("d7", "d999", "d'8"))
+    notes = inspect_run(RunFolder(str(run)), question, None, 2**28).notes
+    assert "not found: 'd999', \"d'8\"" in notes
 
 
 def test_rejected_records_are_found_by_reason(run: Path) -> None:
