@@ -1,11 +1,8 @@
 """Batch top-K acceptance: the chance of each score of being kept, and the draw.
 
-Scores are represented by their *orders*; smaller is better (see
-`datarater.pipelines.selection.ranking`). A `Distribution` counts a group's orders in contiguous
-bins. The bins begin as the high half of the order. Those with more than 1/1024 of the documents are
-refined, eight bits at a time, down to the single score. So ranks are known to a thousandth, and
-equal scores exactly, in bounded memory whatever the scores. The distribution then becomes an
-`Acceptance`, which draws.
+A `Distribution` counts a group's scores in bins (see `datarater.pipelines.selection.refined_bins`).
+Those with more than 1/1024 of the documents are refined. So ranks are known to a thousandth, and
+equal scores exactly. The distribution then becomes an `Acceptance`, which draws.
 
 A bin that covers the quantiles from a to b gets the mean of the acceptance probability over [a, b],
 
@@ -23,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -31,17 +28,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from datarater.pipelines.selection.histogram import Histogram
 from datarater.pipelines.selection.quantiles import rising
-from datarater.pipelines.selection.ranking import (
-    KEY_BITS,
-    RankKeys,
-    SelectionError,
-    orders_of,
-    scores_of,
-    seeded_hash,
+from datarater.pipelines.selection.ranking import RankKeys, orders_of, scores_of, seeded_hash
+from datarater.pipelines.selection.refined_bins import (
+    CHANCE_BITS,
+    RESOLUTION,
+    RefinedBins,
+    one_bin,
 )
 
-RANK_RESOLUTION = 1024
-_CHANCE_BITS = 53
 # Below this width the difference of two integrals has lost its digits, and the value in the middle
 # is as accurate.
 _NARROW = 1e-7
@@ -191,7 +185,7 @@ class Acceptance:
             seed: Seed of the selection.
         """
         chances_N = self.chances_K[np.searchsorted(self.starts_K, keys.orders(), side="right") - 1]
-        draws_N = seeded_hash(keys.hashes(), seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
+        draws_N = seeded_hash(keys.hashes(), seed ^ _DRAW) >> np.uint64(64 - CHANCE_BITS)
         return draws_N < chances_N
 
     def expected(self, *, own: bool) -> tuple[float, float] | None:
@@ -210,7 +204,7 @@ class Acceptance:
         """Returns at most 101 steps for reports: scores, and the probability from each score on."""
         picked_S = np.unique(np.linspace(0, len(self.starts_K) - 1, 101).astype(int))
         scores_S = scores_of(self.starts_K[picked_S])
-        chances_S = self.chances_K[picked_S] / (1 << _CHANCE_BITS)
+        chances_S = self.chances_K[picked_S] / (1 << CHANCE_BITS)
         return [
             {"score": score, "probability": chance}
             for score, chance in zip(scores_S.tolist(), chances_S.tolist(), strict=True)
@@ -248,79 +242,30 @@ def _steps(
     # An empty gap starts where a bin starts: sort the bin last, since the last of equal starts is
     # the one that a search finds.
     order = np.lexsort((np.arange(len(all_starts)), all_starts))
-    return all_starts[order], np.round(chances[order] * (1 << _CHANCE_BITS)).astype(np.uint64)
+    return all_starts[order], np.round(chances[order] * (1 << CHANCE_BITS)).astype(np.uint64)
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """The distribution of a group's scores, refined round by round.
+@dataclass(frozen=True, kw_only=True)
+class Distribution(RefinedBins):
+    """The distribution of a group's scores, refined until ranks are known to a thousandth.
 
     Attributes:
         kept: K, the number of documents kept of a batch.
         batch: B, the number of documents in a batch.
-        documents: Number of scored documents.
-        shift: Number of low bits of the order that the finest bins omit; 32 before the first count.
-        starts_K: First order of each bin, ascending, uint64.
-        widths_K: Number of orders that each bin spans, uint64.
-        counts_K: Number of documents in each bin, int64.
     """
 
-    done: ClassVar[Literal[False]] = False
-    low: ClassVar[int] = 0
-    high: ClassVar[int] = 1 << KEY_BITS
-    sortable: ClassVar[None] = None
     kept: int
     batch: int
-    documents: int
-    shift: int
-    starts_K: NDArray[np.uint64]
-    widths_K: NDArray[np.uint64]
-    counts_K: NDArray[np.int64]
 
     @classmethod
     def begin(cls, kept: int, batch: int, documents: int) -> Distribution:
         """Returns the distribution of a group if only its number of documents is known."""
-        bins = np.zeros(1, np.uint64), np.asarray([1 << 32], np.uint64), np.asarray([documents])
-        return cls(kept, batch, documents, 32, *bins)
+        return cls(kept=kept, batch=batch, **one_bin(documents))
 
-    @property
-    def _coarse(self) -> NDArray[np.bool_]:
-        """Mask of the bins to refine next."""
-        if self.shift == 32:
-            return np.ones(len(self.starts_K), bool)
-        finest_K = self.widths_K == np.uint64(1 << self.shift)
-        return finest_K & (self.counts_K * RANK_RESOLUTION > self.documents)
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether every bin is a single score or contains few documents."""
-        return self.shift == 0 or not self._coarse.any()
-
-    @property
-    def level(self) -> int:
-        """The level of the next count: 0, which summaries answer, then 1."""
-        return int(self.shift < 32)
-
-    @property
-    def _next_shift(self) -> int:
-        return 16 if self.shift == 32 else self.shift - 8
-
-    def concerns(self, histogram: Histogram) -> bool:
-        """Returns whether some documents can lie in the bins to refine."""
-        if self.shift == 32:
-            return True
-        firsts_K = np.unique(self.starts_K[self._coarse] >> np.uint64(16))
-        return bool(np.isin(firsts_K, histogram.bins_K).any())
-
-    def count(self, keys: RankKeys) -> Histogram:
-        """Counts the documents in the bins to refine, without the bits that are still omitted."""
-        starts_J, widths_J = self.starts_K[self._coarse], self.widths_K[self._coarse]
-        order_N = keys.orders().astype(np.uint64)
-        at_N = np.searchsorted(starts_J, order_N, side="right") - 1
-        inside_N = (at_N >= 0) & (order_N - starts_J[at_N] < widths_J[at_N])
-        order_M = order_N[inside_N] >> np.uint64(self._next_shift)
-        bins_K, counts_K = np.unique(order_M, return_counts=True)
-        return Histogram(bins_K, counts_K.astype(np.int64), np.zeros(len(bins_K), np.int64))
+    def large(self) -> NDArray[np.bool_]:
+        """Returns a mask of the bins with many documents."""
+        large_K: NDArray[np.bool_] = self.counts_K * RESOLUTION > self.documents
+        return large_K
 
     def descend(self, histogram: Histogram) -> Distribution | Acceptance:
         """Returns the refined distribution, or the chances once all bins are fine enough.
@@ -333,36 +278,6 @@ class Distribution:
         """
         refined = self.refine(histogram)
         return refined.acceptance() if refined.is_fine else refined
-
-    def refine(self, histogram: Histogram) -> Distribution:
-        """Returns the distribution with its coarse bins refined.
-
-        Raises:
-            SelectionError: The histogram counts another number of documents than the bins.
-        """
-        coarse_K = self._coarse
-        if histogram.documents != int(self.counts_K[coarse_K].sum()):
-            raise SelectionError(
-                f"{histogram.documents} documents were counted in bins with "
-                f"{int(self.counts_K[coarse_K].sum())}: the scores changed during the selection"
-            )
-
-        # The finer bins replace the coarse ones.
-        shift = self._next_shift
-        starts = np.concatenate([self.starts_K[~coarse_K], histogram.bins_K << np.uint64(shift)])
-        widths = np.concatenate(
-            [self.widths_K[~coarse_K], np.full(len(histogram.bins_K), 1 << shift, np.uint64)]
-        )
-        counts = np.concatenate([self.counts_K[~coarse_K], histogram.counts_K])
-
-        order = np.argsort(starts, kind="stable")
-        return replace(
-            self,
-            shift=shift,
-            starts_K=starts[order],
-            widths_K=widths[order],
-            counts_K=counts[order],
-        )
 
     def acceptance(self) -> Acceptance:
         """Returns the chances of acceptance under this distribution."""
@@ -379,7 +294,7 @@ class Distribution:
 
         # The number of accepted documents is a sum of independent draws.
         at_K = np.searchsorted(starts, self.starts_K, side="right") - 1
-        chance_K = chances[at_K] / (1 << _CHANCE_BITS)
+        chance_K = chances[at_K] / (1 << CHANCE_BITS)
         expected = float((self.counts_K * chance_K).sum())
         deviation = math.sqrt(float((self.counts_K * chance_K * (1 - chance_K)).sum()))
         return Acceptance(starts, chances, (expected, deviation))

@@ -10,9 +10,9 @@ c - floor(c), which the seeded hash of its key decides. So the result is repeata
 depend on the workers. Scores are defined up to a constant, and so are the weights: c depends on
 differences of scores alone.
 
-As in `datarater.pipelines.selection.batch_top_k`, scores are counted in bins that begin as the high
-half of their orders. Bins with more than 1/1024 of the budget, or of the documents, are refined,
-eight bits at a time, down to the single score. All documents of a bin get the weight of its middle.
+Scores are counted in bins (see `datarater.pipelines.selection.refined_bins`). Those with more than
+1/1024 of the budget, or of the documents, are refined. All documents of a bin get the weight of its
+middle.
 The budget is met exactly by these weights, however coarse the bins; if it is more than `max_copies`
 of everything, everything has that many copies.
 """
@@ -20,7 +20,7 @@ of everything, everything has that many copies.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -28,16 +28,14 @@ from numpy.typing import NDArray
 
 from datarater.pipelines.selection.descent import Unit
 from datarater.pipelines.selection.histogram import Histogram
-from datarater.pipelines.selection.ranking import (
-    KEY_BITS,
-    RankKeys,
-    SelectionError,
-    scores_of,
-    seeded_hash,
+from datarater.pipelines.selection.ranking import RankKeys, scores_of, seeded_hash
+from datarater.pipelines.selection.refined_bins import (
+    CHANCE_BITS,
+    RESOLUTION,
+    RefinedBins,
+    one_bin,
 )
 
-RESOLUTION = 1024
-_CHANCE_BITS = 53
 _SHOWN_STEPS = 101
 # Separates this draw from the one of batch top-K and from tie-breaking, which hash the same keys.
 _DRAW = 0x9FB21C651E98DF25
@@ -134,7 +132,7 @@ class Repetition:
         """
         steps_N = np.searchsorted(self.starts_K, keys.orders(), side="right") - 1
         steps_N = np.maximum(steps_N, 0)
-        draws_N = seeded_hash(keys.hashes(), seed ^ _DRAW) >> np.uint64(64 - _CHANCE_BITS)
+        draws_N = seeded_hash(keys.hashes(), seed ^ _DRAW) >> np.uint64(64 - CHANCE_BITS)
         copies_N: NDArray[np.int64] = self.whole_K[steps_N] + (draws_N < self.chances_K[steps_N])
         return copies_N
 
@@ -150,7 +148,7 @@ class Repetition:
     def to_json(self, *, own: bool) -> dict[str, Any]:
         """Returns the copies as JSON fields for the manifest: at most 101 steps."""
         picked_S = np.unique(np.linspace(0, len(self.starts_K) - 1, _SHOWN_STEPS).astype(int))
-        means_K = self.whole_K + self.chances_K / (1 << _CHANCE_BITS)
+        means_K = self.whole_K + self.chances_K / (1 << CHANCE_BITS)
         steps = [
             (score, mean)
             for score, mean in zip(
@@ -169,37 +167,20 @@ class Repetition:
         }
 
 
-@dataclass(frozen=True)
-class ScoreBins:
-    """The distribution of a group's scores with their tokens, refined round by round.
+@dataclass(frozen=True, kw_only=True)
+class ScoreBins(RefinedBins):
+    """The distribution of a group's scores with their tokens, refined where copies are spent.
 
     Attributes:
         budget: What the copies add up to.
-        documents: Number of documents.
-        shift: Number of low bits of the order that the finest bins omit; 32 before the first count.
-        starts_K: First order of each bin, ascending, uint64.
-        widths_K: Number of orders that each bin spans, uint64.
-        counts_K: Number of documents in each bin, int64.
-        tokens_K: Number of their tokens, int64.
     """
 
-    done: ClassVar[Literal[False]] = False
-    low: ClassVar[int] = 0
-    high: ClassVar[int] = 1 << KEY_BITS
-    sortable: ClassVar[None] = None
     budget: Budget
-    documents: int
-    shift: int
-    starts_K: NDArray[np.uint64]
-    widths_K: NDArray[np.uint64]
-    counts_K: NDArray[np.int64]
-    tokens_K: NDArray[np.int64]
 
     @classmethod
     def begin(cls, budget: Budget, documents: int) -> ScoreBins:
         """Returns the distribution of a group if only its number of documents is known."""
-        whole = np.zeros(1, np.uint64), np.asarray([1 << 32], np.uint64)
-        return cls(budget, documents, 32, *whole, np.asarray([documents]), np.zeros(1, np.int64))
+        return cls(budget=budget, **one_bin(documents))
 
     def _scores(self) -> NDArray[np.float64]:
         """Returns the middle of each bin's scores, descending."""
@@ -212,47 +193,15 @@ class ScoreBins:
     def _sizes(self) -> NDArray[np.int64]:
         return self.tokens_K if self.budget.unit is Unit.TOKENS else self.counts_K
 
-    @property
-    def _coarse(self) -> NDArray[np.bool_]:
-        """Mask of the bins to refine next."""
-        if self.shift == 32:
-            return np.ones(len(self.starts_K), bool)
-        finest_K = self.widths_K == np.uint64(1 << self.shift)
+    def large(self) -> NDArray[np.bool_]:
+        """Returns a mask of the bins with many documents, or a large part of the budget."""
         sizes_K = self._sizes()
         spent_K = expected_copies(self.budget, self._scores(), sizes_K) * sizes_K
-        is_large_K = self.counts_K * RESOLUTION > self.documents
-        return finest_K & (is_large_K | (spent_K * RESOLUTION > max(1, self.budget.target)))
-
-    @property
-    def level(self) -> int:
-        """The level of the next count: 0, which summaries answer, then 1."""
-        return int(self.shift < 32)
-
-    @property
-    def _next_shift(self) -> int:
-        return 16 if self.shift == 32 else self.shift - 8
-
-    def concerns(self, histogram: Histogram) -> bool:
-        """Returns whether some documents can lie in the bins to refine."""
-        if self.shift == 32:
-            return True
-        firsts_K = np.unique(self.starts_K[self._coarse] >> np.uint64(16))
-        return bool(np.isin(firsts_K, histogram.bins_K).any())
-
-    def count(self, keys: RankKeys) -> Histogram:
-        """Counts the documents in the bins to refine, without the bits that are still omitted."""
-        coarse_K = self._coarse
-        starts_J, widths_J = self.starts_K[coarse_K], self.widths_K[coarse_K]
-        order_N = keys.orders().astype(np.uint64)
-        at_N = np.searchsorted(starts_J, order_N, side="right") - 1
-        inside_N = (at_N >= 0) & (order_N - starts_J[at_N] < widths_J[at_N])
-        bins_K, index_M = np.unique(
-            order_N[inside_N] >> np.uint64(self._next_shift), return_inverse=True
+        has_many_K = self.counts_K * RESOLUTION > self.documents
+        large_K: NDArray[np.bool_] = has_many_K | (
+            spent_K * RESOLUTION > max(1, self.budget.target)
         )
-        counts_K, tokens_K = np.zeros(len(bins_K), np.int64), np.zeros(len(bins_K), np.int64)
-        np.add.at(counts_K, index_M, 1)
-        np.add.at(tokens_K, index_M, keys.tokens_N[inside_N])
-        return Histogram(bins_K, counts_K, tokens_K)
+        return large_K
 
     def descend(self, histogram: Histogram) -> ScoreBins | Repetition:
         """Returns the refined distribution, or the copies once all bins are fine enough.
@@ -260,30 +209,8 @@ class ScoreBins:
         Raises:
             SelectionError: The histogram counts another number of documents than the bins.
         """
-        coarse_K = self._coarse
-        if histogram.documents != int(self.counts_K[coarse_K].sum()):
-            raise SelectionError(
-                f"{histogram.documents} documents were counted in bins with "
-                f"{int(self.counts_K[coarse_K].sum())}: the scores changed during the selection"
-            )
-
-        # The finer bins replace the coarse ones.
-        shift = self._next_shift
-        bins = len(histogram.bins_K)
-        starts = np.concatenate([self.starts_K[~coarse_K], histogram.bins_K << np.uint64(shift)])
-        widths = np.concatenate([self.widths_K[~coarse_K], np.full(bins, 1 << shift, np.uint64)])
-        order = np.argsort(starts, kind="stable")
-        refined = replace(
-            self,
-            shift=shift,
-            starts_K=starts[order],
-            widths_K=widths[order],
-            counts_K=np.concatenate([self.counts_K[~coarse_K], histogram.counts_K])[order],
-            tokens_K=np.concatenate([self.tokens_K[~coarse_K], histogram.tokens_K])[order],
-        )
-        if shift and refined._coarse.any():
-            return refined
-        return refined.repetition()
+        refined = self.refine(histogram)
+        return refined.repetition() if refined.is_fine else refined
 
     def repetition(self) -> Repetition:
         """Returns the copies under this distribution."""
@@ -292,8 +219,8 @@ class ScoreBins:
             return Repetition(none, np.zeros(1, np.int64), none, (0.0, 0.0), 0.0)
         copies_K = expected_copies(self.budget, self._scores(), self._sizes())
         whole_K = np.floor(copies_K).astype(np.int64)
-        chances_K = np.round((copies_K - whole_K) * (1 << _CHANCE_BITS)).astype(np.uint64)
-        chance_K = chances_K / (1 << _CHANCE_BITS)
+        chances_K = np.round((copies_K - whole_K) * (1 << CHANCE_BITS)).astype(np.uint64)
+        chance_K = chances_K / (1 << CHANCE_BITS)
         means_K = whole_K + chance_K
         deviation = math.sqrt(float((self.counts_K * chance_K * (1 - chance_K)).sum()))
 
