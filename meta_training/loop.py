@@ -22,6 +22,7 @@ from datarater.meta_training.algorithm.meta_step import (
     make_meta_step,
     place_meta_state,
     place_windows,
+    stored_state,
 )
 from datarater.meta_training.algorithm.population import (
     initial_population,
@@ -29,6 +30,7 @@ from datarater.meta_training.algorithm.population import (
     members_to_reset,
     replace_member,
 )
+from datarater.meta_training.algorithm.rater_average import averaged_rater, make_rater_average
 from datarater.meta_training.config import build
 from datarater.meta_training.data.windows import draw_batches, iterator_state, restore_iterator
 from datarater.meta_training.errors import StoppedError, WorkdirError
@@ -149,7 +151,10 @@ class TrainingRun:
             build.meta_gradient_config(config),
             self._placement.data_axis(inner_shapes),
         )
-        self._meta_step = make_meta_step(meta_gradient, self._meta_optimiser, self._placement)
+        self._average = make_rater_average(config.rater_average.decay)
+        self._meta_step = make_meta_step(
+            meta_gradient, self._meta_optimiser, self._placement, self._average
+        )
 
         self._rater: RaterCheckpoint | None = None  # as exported last
         self._scores_N = np.zeros(0, np.float32)  # of the last export to compare with
@@ -181,7 +186,7 @@ class TrainingRun:
             size, functools.partial(self._newcomer, 0), self._placement
         )
         rater_params = initialise_rater(experiment.rater, rater_key)
-        state = initial_meta_state(rater_params, inner_models, self._meta_optimiser)
+        state = initial_meta_state(rater_params, inner_models, self._meta_optimiser, self._average)
         self.done, self.state = 0, place_meta_state(state, self._placement)
 
     @contextlib.contextmanager
@@ -220,12 +225,16 @@ class TrainingRun:
 
     def restore(self) -> None:
         """Continues from the newest checkpoint, or exports the untrained rater as step 0."""
-        restored = self._checkpoints.restore_latest(self.state)
+        restored = self._checkpoints.restore_latest(stored_state(self.state))
         if restored is None:
             self.export()
             return
 
-        self.done, self.state, position = restored
+        self.done, self.state, position = (
+            restored.step,
+            MetaState(*restored.state),
+            restored.position,
+        )
         if position.pool != self._pool_digest:
             raise WorkdirError(
                 f"{self._workdir.pool} is not the warm-up pool that {self._workdir.checkpoints} "
@@ -264,6 +273,11 @@ class TrainingRun:
         check_finite(self.done, scalars, self._checkpoints.last_written)
         return scalars | {"score_autocorrelation": None, "score_autocorrelation_since": None}
 
+    def rater_params(self) -> Params:
+        """Returns the parameters to export: the rater's, or their average over meta-steps."""
+        decay = self._config.rater_average.decay
+        return averaged_rater(decay, self.state.rater_params, self.state.average)
+
     def export(self) -> dict[str, float | None]:
         """Writes the rater checkpoint of this step to the workdir.
 
@@ -279,7 +293,7 @@ class TrainingRun:
             self._rater, scores_N = export_rater(
                 str(self._workdir.rater_of_step(self.done)),
                 experiment.rater,
-                self.state.rater_params,
+                self.rater_params(),
                 experiment.tokenizer,
                 experiment.reference,
                 self._config.export.max_windows,
@@ -332,7 +346,7 @@ class TrainingRun:
             iterator_state(self._outer),
             self._scores_N.tolist(),
         )
-        self._checkpoints.save(self.done, self.state, position)
+        self._checkpoints.save(self.done, stored_state(self.state), position)
 
     def wait(self) -> None:
         """Waits until all checkpoints are written."""

@@ -38,7 +38,18 @@ class MetaState(NamedTuple):
         meta_optimiser_state: One state of the meta-optimizer for each inner model, stacked along a
             leading axis P.
         inner: The inner models, stacked likewise.
+        average: State of the rater's average over meta-steps; see `make_rater_average`.
     """
+
+    step: jax.Array
+    rater_params: Params
+    meta_optimiser_state: optax.OptState
+    inner: InnerState
+    average: optax.OptState = optax.EmptyState()
+
+
+class StateWithoutAverage(NamedTuple):
+    """A `MetaState` without an average, as checkpoints have it; a `MetaState` has its fields."""
 
     step: jax.Array
     rater_params: Params
@@ -78,6 +89,7 @@ def make_meta_step(
     meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
     meta_optimiser: optax.GradientTransformation,
     placement: Placement = ONE_DEVICE,
+    average: optax.GradientTransformation | None = None,
 ) -> jax.stages.Wrapped:
     """Returns one meta-step over the whole population, compiled.
 
@@ -86,6 +98,7 @@ def make_meta_step(
             the placement's data axis.
         meta_optimiser: The meta-optimizer of one inner model.
         placement: Devices of the inner models and their batches.
+        average: The rater's average over meta-steps; none if None.
 
     Returns:
         A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics).
@@ -93,6 +106,7 @@ def make_meta_step(
         `place_meta_state` and `place_windows`.
     """
     averaged_update = make_averaged_update(meta_optimiser)
+    average = average or optax.identity()
 
     def members(
         rater_params: Params,
@@ -143,7 +157,10 @@ def make_meta_step(
 
         metrics = _metrics(results, square_P, update, state.rater_params)
         rater_params = optax.apply_updates(state.rater_params, update)
-        after = MetaState(state.step + 1, rater_params, meta_optimiser_state, results.inner_state)
+        _, averaged = average.update(rater_params, state.average)
+        after = MetaState(
+            state.step + 1, rater_params, meta_optimiser_state, results.inner_state, averaged
+        )
         return placement.constrain(after, specs), placement.constrain(metrics, everywhere)
 
     return jax.jit(meta_step, donate_argnums=0)
@@ -201,7 +218,10 @@ def make_averaged_update(
 
 
 def initial_meta_state(
-    rater_params: Params, inner: InnerState, meta_optimiser: optax.GradientTransformation
+    rater_params: Params,
+    inner: InnerState,
+    meta_optimiser: optax.GradientTransformation,
+    average: optax.GradientTransformation | None = None,
 ) -> MetaState:
     """Returns the state before the first meta-step.
 
@@ -209,10 +229,25 @@ def initial_meta_state(
         rater_params: eta, freshly initialized.
         inner: The inner models, stacked along a leading axis P.
         meta_optimiser: The meta-optimizer of one inner model.
+        average: The rater's average over meta-steps; none if None.
     """
     size = inner.age.shape[0]
     state = meta_optimiser.init(rater_params)
-    return MetaState(jnp.int32(0), rater_params, stack([state] * size), inner)
+    averaged = (average or optax.identity()).init(rater_params)
+    return MetaState(jnp.int32(0), rater_params, stack([state] * size), inner, averaged)
+
+
+def stored_state(state: MetaState) -> MetaState | StateWithoutAverage:
+    """Returns the state as a checkpoint stores it, from which `MetaState(*stored)` makes it again.
+
+    Without an average it has no place for one: checkpoints of versions without averages stay
+    readable.
+    """
+    if jax.tree.leaves(state.average):
+        return state
+    return StateWithoutAverage(
+        state.step, state.rater_params, state.meta_optimiser_state, state.inner
+    )
 
 
 def meta_state_specs(state: MetaState, placement: Placement) -> Any:
@@ -228,6 +263,7 @@ def meta_state_specs(state: MetaState, placement: Placement) -> Any:
             lambda _: PartitionSpec(POPULATION), state.meta_optimiser_state
         ),
         inner=placement.member_specs(state.inner, stacked=True),
+        average=jax.tree.map(lambda _: everywhere, state.average),
     )
 
 

@@ -65,21 +65,56 @@ def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
 def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the meta-optimizer of one inner model.
 
-    It clips by the global norm, then applies Adam, decoupled weight decay, and a learning rate that
-    grows linearly over the first steps.
+    It clips by the global norm, then applies Adam, decoupled weight decay, and the learning rate of
+    `meta_learning_rate`.
     """
     values = config.meta_optimiser
-    schedule = optax.linear_schedule(
-        values.learning_rate / max(1, values.warmup_steps),
-        values.learning_rate,
-        max(0, values.warmup_steps - 1),
-    )
+    constant = values.schedule == "constant" and not values.warmup_steps
     return optax.chain(
         optax.clip_by_global_norm(values.clip_norm),
         optax.scale_by_adam(values.b1, values.b2, values.epsilon),
         optax.add_decayed_weights(values.weight_decay),
-        optax.scale_by_learning_rate(schedule if values.warmup_steps else values.learning_rate),
+        optax.scale_by_learning_rate(
+            values.learning_rate if constant else meta_learning_rate(config)
+        ),
     )
+
+
+def meta_learning_rate(config: ConfigDict) -> optax.Schedule:
+    """Returns the learning rate of the rater's updates as a function of the meta-step.
+
+    With a the learning rate, W the steps of warm-up, N the meta-steps and f the final share, the
+    update of meta-step n = 0..N-1 has the rate
+
+        a (n + 1) / W                               for n < W
+        a                                           "constant"
+        a (1 - (1 - f) p)                           "linear"
+        a (f + (1 - f) (1 + cos(pi p)) / 2)         "cosine"
+
+    where p = (n - m) / (N - 1 - m) and m = max(0, W - 1), so that the rate is `a` at the end of
+    the warm-up and f a in the last meta-step.
+
+    Example:
+        >>> from datarater.meta_training.configs import default
+        >>> config = default.get_config()
+        >>> config.meta_steps, config.meta_optimiser.schedule = 200, "linear"
+        >>> rate = meta_learning_rate(config)
+        >>> [round(float(rate(step)), 5) for step in (0, 9, 199)]
+        [0.001, 0.01, 0.0]
+    """
+    values = config.meta_optimiser
+    peak, last_of_warmup = values.learning_rate, max(0, values.warmup_steps - 1)
+    warm_up = optax.linear_schedule(peak / max(1, values.warmup_steps), peak, last_of_warmup)
+    if values.schedule == "constant":
+        return warm_up
+
+    steps = config.meta_steps - 1 - last_of_warmup
+    decay = (
+        optax.linear_schedule(peak, peak * values.final_share, steps)
+        if values.schedule == "linear"
+        else optax.cosine_decay_schedule(peak, steps, values.final_share)
+    )
+    return optax.join_schedules([warm_up, decay], [last_of_warmup])
 
 
 def population_config(config: ConfigDict) -> PopulationConfig:

@@ -44,6 +44,7 @@ def check(config: ConfigDict) -> None:
             f"data.minimum_length ({config.data.minimum_length}) must be at most "
             f"length ({config.length})"
         )
+    _check_schedule(config)
 
     # The classes of the models and of scoring check their own fields.
     with _named("rater"):
@@ -53,6 +54,17 @@ def check(config: ConfigDict) -> None:
     with _named("export"):
         ScoringOptions(max_windows=config.export.max_windows)
     check_micro_batches(config, 1)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    """Refuses a learning rate that decays over no step."""
+    values = config.meta_optimiser
+    if values.schedule != "constant" and config.meta_steps <= max(1, values.warmup_steps):
+        raise ConfigError(
+            f"meta_optimiser.schedule {values.schedule!r} has no step to decay over: meta_steps "
+            f"({config.meta_steps}) must be above meta_optimiser.warmup_steps "
+            f"({values.warmup_steps}) and 1"
+        )
 
 
 @contextlib.contextmanager
@@ -198,6 +210,8 @@ _RULES = (
     ),
     _Rule("meta_optimiser.learning_rate", _POSITIVE),
     _Rule("meta_optimiser.warmup_steps", _COUNT_OR_0),
+    _Rule("meta_optimiser.schedule", _one_of("constant", "linear", "cosine")),
+    _Rule("meta_optimiser.final_share", _Allowed(lambda x: 0 <= x <= 1, "lie in [0, 1]")),
     _Rule("meta_optimiser.clip_norm", _POSITIVE),
     _Rule("meta_optimiser.weight_decay", _NOT_NEGATIVE),
     _Rule("meta_optimiser.b1", _DECAY_RATE),
@@ -207,6 +221,7 @@ _RULES = (
         _POSITIVE,
         reason="a parameter that has had no gradient yet would become NaN",
     ),
+    _Rule("rater_average.decay", _DECAY_RATE),
     _Rule("population.size", _COUNT),
     _Rule("population.lifetime", _COUNT_OR_0),
     _Rule("population.warmup_steps", _COUNT_OR_0),

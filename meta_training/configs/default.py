@@ -5,7 +5,8 @@ r"""Every field of a training config, with its default. Other configs change wha
 
 Time: minutes on a CPU; the progress lines show how many are left. Expected result: a rater in
 `work/rater`, and closing lines that report the outer loss by age of the inner models and whether
-the scores have settled (an autocorrelation above 0.95 between exports).
+scores and weights have settled (an autocorrelation above 0.95 between exports, and a spread and an
+effective sample share that moved by at most 5%).
 
 The paper (arXiv 2505.17895) states: 2 inner updates, a population of 8, batches of 128, Adam with
 decoupled weight decay 0.1, 100 steps of linear warm-up, clipping at 0.01, length 2048, and a rater
@@ -90,11 +91,16 @@ def get_config() -> ConfigDict:
     config.meta_optimiser = ConfigDict()  # Adam, with one state per inner model.
     config.meta_optimiser.learning_rate = 1e-2  # Learning rate after warm-up. Paper: unstated.
     config.meta_optimiser.warmup_steps = 10  # Meta-steps of linear warm-up. Paper: 100.
+    config.meta_optimiser.schedule = "constant"  # "constant", "linear" or "cosine" after warm-up.
+    config.meta_optimiser.final_share = 0.0  # Share of the learning rate that a decay ends at.
     config.meta_optimiser.clip_norm = 1.0  # Norm to clip each meta-gradient at. Paper: 0.01.
     config.meta_optimiser.weight_decay = 0.0  # Decoupled weight decay. Paper: 0.1.
     config.meta_optimiser.b1 = 0.9  # Adam's decay rate for the mean of gradients.
     config.meta_optimiser.b2 = 0.999  # Adam's decay rate for the mean of squared gradients.
     config.meta_optimiser.epsilon = 1e-8  # Adam's epsilon, outside the root.
+
+    config.rater_average = ConfigDict()  # Average of the rater over meta-steps. Ours.
+    config.rater_average.decay = 0.0  # Share of the average kept per step; 0 exports the last step.
 
     config.population = ConfigDict()  # The inner models. Starting them from a pool is ours.
     config.population.size = 4  # Number of inner models. Paper: 8.

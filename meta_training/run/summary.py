@@ -13,6 +13,9 @@ from datarater.meta_training.algorithm.meta_step import MetaStepMetrics
 _LOG = logging.getLogger("datarater")
 SETTLED_AUTOCORRELATION = 0.95
 """Autocorrelation of scores between exports above which, in the paper, meta-training may stop."""
+SETTLED_CHANGE = 0.05
+"""Relative change between exports of the scores' spread and of the effective sample share, up to
+which weights count as settled."""
 
 
 def summarise(
@@ -130,33 +133,63 @@ def run_summary(rows: Sequence[dict[str, float]]) -> list[str]:
     def mean(name: str) -> float:
         return float(np.mean([row[name] for row in last]))
 
+    # Over the whole run, as clipping may act only at its beginning.
+    clipped = float(np.mean([row["meta_gradient_clipped_share"] for row in rows]))
     lines = [
         f"outer loss by age     {_loss_by_age(rows)}",
         f"weights               effective sample share {mean('effective_sample_share'):.2f}, "
         f"entropy share {mean('weight_entropy_share'):.2f}, "
         f"score spread {mean('score_spread'):.2f}",
         f"meta-gradient norm    {mean('meta_gradient_norm'):.1e} before clipping, "
-        f"{mean('meta_gradient_norm_clipped'):.1e} after",
+        f"{mean('meta_gradient_norm_clipped'):.1e} after; {clipped:.0%} were clipped",
     ]
-    exports = [row for row in rows if "score_autocorrelation" in row]
-    if exports:
-        lines.append(f"score autocorrelation {_settling(exports[-1])}")
+    lines += _settling(rows)
     tokens, flops = rows[-1]["tokens"], rows[-1]["flops"]
     lines.append(f"spent                 {tokens:.2g} token positions, {flops:.2g} FLOPs")
     return lines
 
 
-def _settling(row: dict[str, float]) -> str:
-    """Returns how close the scores of the last two exports are, and what that means."""
-    value = row["score_autocorrelation"]
-    first, last = int(row["score_autocorrelation_since"]), int(row["step"])
-    meaning = (
-        f"above {SETTLED_AUTOCORRELATION}: the scores have settled"
-        if value > SETTLED_AUTOCORRELATION
-        else f"not yet above {SETTLED_AUTOCORRELATION}, where scores have settled: "
-        "more meta_steps may change them"
-    )
-    return f"{value:.3f} between steps {first} and {last}, {meaning}"
+def _settling(rows: Sequence[dict[str, float]]) -> list[str]:
+    """Returns how far scores and weights moved between the last two exports, and what that means.
+
+    Correlated scores are not enough: their order may stay while their spread, and with it the
+    softmax weights, still grows or shrinks.
+    """
+    exports = [row for row in rows if "score_autocorrelation" in row]
+    if not exports:
+        return []
+    first, last = (int(exports[-1][name]) for name in ("score_autocorrelation_since", "step"))
+    correlation = exports[-1]["score_autocorrelation"]
+
+    # Means over a quarter of the interval at both of its ends: single steps are noisy.
+    between = [row for row in rows if first < row["step"] <= last]
+    quarter = max(1, len(between) // 4)
+    moved, texts = 0.0, []
+    for name in ("score_spread", "effective_sample_share"):
+        early, late = (
+            float(np.mean([row[name] for row in part]))
+            for part in (between[:quarter], between[-quarter:])
+        )
+        moved = max(moved, abs(late - early) / max(abs(early), 1e-12))
+        texts.append(f"{name.replace('_', ' ')} {early:.2f}, then {late:.2f}")
+
+    lines = [
+        f"score autocorrelation {correlation:.3f} between the exports of steps {first} and {last}",
+        f"weights meanwhile     {'; '.join(texts)}",
+    ]
+    if correlation <= SETTLED_AUTOCORRELATION:
+        meaning = f"no: the autocorrelation is not above {SETTLED_AUTOCORRELATION}"
+    elif moved > SETTLED_CHANGE:
+        meaning = (
+            f"no: the scores keep their order, but their spread or the weights moved by "
+            f"{moved:.0%}, more than {SETTLED_CHANGE:.0%}"
+        )
+    else:
+        meaning = (
+            f"yes: the autocorrelation is above {SETTLED_AUTOCORRELATION}, and spread and weights "
+            f"moved by at most {SETTLED_CHANGE:.0%}"
+        )
+    return [*lines, f"settled               {meaning}"]
 
 
 def _loss_by_age(rows: Sequence[dict[str, float]]) -> str:

@@ -151,10 +151,10 @@ class Workdir:
     def check_config(self, config: ConfigDict) -> None:
         """Refuses a config that differs from that of the run in this folder.
 
-        The number of meta-steps may grow; how often the run saves and reports may change, and so
-        may the place of the same data. Fields that change how values are computed but not which
-        values (placement, micro-batches, recomputation, attention in blocks) may change as well,
-        with a warning that names them.
+        The number of meta-steps may grow while the learning rate is constant; how often the run
+        saves and reports may change, and so may the place of the same data. Fields that change how
+        values are computed but not which values (placement, micro-batches, recomputation, attention
+        in blocks) may change as well, with a warning that names them.
 
         A field that is newer than the run counts as having had its default, since each added field
         has a default that does what earlier versions did.
@@ -174,7 +174,8 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path} has a run with another config: "
                 f"{_differences(refused, before, now)}. Give the same config to resume it "
-                "(meta_steps may be raised), or another --workdir"
+                "(meta_steps may be raised, unless the learning rate decays over them), or another "
+                "--workdir"
             )
 
         rounding = [name for name in changed if name.startswith(_ROUNDING_ONLY)]
@@ -295,8 +296,9 @@ def _may_change(name: str, before: Fields, now: Fields) -> bool:
     """Returns whether a run may continue with a field changed."""
     if name not in before or name not in now:
         return False
-    if name == "meta_steps":
-        return bool(now[name] > before[name])
+    if name == "meta_steps":  # a decay over more steps would have had other rates from the start
+        constant = before.get("meta_optimiser.schedule", "constant") == "constant"
+        return bool(constant and now[name] > before[name])
     if name in _MOVABLE:  # an empty data.outer means that a share of the inner set is held out
         return bool(before[name]) == bool(now[name])
     return name in _WITHOUT_EFFECT or name.startswith(_ROUNDING_ONLY)

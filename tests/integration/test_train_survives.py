@@ -38,7 +38,7 @@ def test_a_run_prints_what_it_cost_and_the_next_command(uninterrupted: Path, tex
     printed = (uninterrupted.parent / "printed.txt").read_text()
     assert "spent" in printed
     # 24, the last export, follows too soon to be compared.
-    assert "between steps 15 and 20" in printed
+    assert "between the exports of steps 15 and 20" in printed
     assert f"next:  datarater curate --input {texts} --rater {uninterrupted / 'rater'}" in printed
 
 

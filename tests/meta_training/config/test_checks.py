@@ -2,12 +2,14 @@
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import re
 from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
@@ -175,6 +177,10 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
             {"inner_optimiser__name": "lion"},
             r"inner_optimiser\.name must be .*'adamw', 'sgd'.*, not 'lion'",
         ),
+        (
+            {"meta_optimiser__schedule": "linear", "meta_steps": 10},
+            r"^meta_optimiser\.schedule 'linear' has no step to decay over: meta_steps \(10\) must",
+        ),
         ({"population__size": 0}, r"^population\.size must be at least 1, not 0$"),
     ],
 )
@@ -223,6 +229,9 @@ INF, NAN = float("inf"), float("nan")
         ("inner_optimiser.momentum", (-2.0, 1.0), {"inner_optimiser.name": "sgd"}),
         ("meta_optimiser.learning_rate", (0.0, INF, NAN), {}),
         ("meta_optimiser.warmup_steps", (-5,), {}),
+        ("meta_optimiser.schedule", ("exponential",), {}),
+        ("meta_optimiser.final_share", (-0.1, 1.1, NAN), {}),
+        ("rater_average.decay", (-0.1, 1.0, NAN), {}),
         ("meta_optimiser.clip_norm", (0.0, -1.0, INF, NAN), {}),
         ("meta_optimiser.weight_decay", (-1.0, NAN), {}),
         ("meta_optimiser.b1", (1.0,), {}),
@@ -314,3 +323,42 @@ def test_micro_batches_are_checked_against_each_devices_part() -> None:
         match=r"inner_micro_batch \(16\) must divide inner_batch / .* \(32 / 4\)",
     ):
         build.placement(config, [jax.local_devices()[0]] * 4)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1, 5])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_learning_rate_follows_its_formula(schedule: str, warmup_steps: int) -> None:
+    steps, peak, share = 21, 0.5, 0.1
+    config = config_with(
+        meta_steps=steps,
+        meta_optimiser__learning_rate=peak,
+        meta_optimiser__warmup_steps=warmup_steps,
+        meta_optimiser__schedule=schedule,
+        meta_optimiser__final_share=share,
+    )
+    checks.check(config)
+    first = max(0, warmup_steps - 1)
+
+    def expected(step: int) -> float:
+        if step < warmup_steps:
+            return peak * (step + 1) / warmup_steps
+        progress = (step - first) / (steps - 1 - first)
+        factor = {
+            "constant": 1.0,
+            "linear": 1 - (1 - share) * progress,
+            "cosine": share + (1 - share) * (1 + math.cos(math.pi * progress)) / 2,
+        }[schedule]
+        return peak * factor
+
+    rate = build.meta_learning_rate(config)
+    assert [float(rate(step)) for step in range(steps)] == pytest.approx(
+        [expected(step) for step in range(steps)], rel=1e-6
+    )
+
+    # Adam's first update is -rate x sign(gradient), and so is each one of a constant gradient.
+    optimiser = build.meta_optimiser(config)
+    params = {"a": jnp.zeros(1)}
+    state = optimiser.init(params)
+    for step in range(steps):
+        update, state = optimiser.update({"a": jnp.ones(1)}, state, params)
+        assert float(update["a"][0]) == pytest.approx(-expected(step), rel=1e-4)

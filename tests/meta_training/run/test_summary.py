@@ -179,6 +179,7 @@ def row(step: int, **more: float) -> dict[str, float]:
         "score_spread": 0.25,
         "meta_gradient_norm": 2.5e-3,
         "meta_gradient_norm_clipped": 1e-3,
+        "meta_gradient_clipped_share": 0.25,
         "tokens": 1000.0 * step,
         "flops": 1e6 * step,
         **{f"age_of_inner_model_{i}": float(age) for i, age in enumerate(ages)},
@@ -202,11 +203,24 @@ def test_the_summary_of_a_run() -> None:
     assert "0 to 2 updates: 2.875, then 2.824; 3 to 5 updates" in text
     assert "; 6 to 9 updates: 2.225, then 2.174 (first, then second half of the run)" in text
     assert "effective sample share 0.50, entropy share 0.75, score spread 0.25" in text
-    assert "2.5e-03 before clipping, 1.0e-03 after" in text
-    assert "1.000 between steps 75 and 100, above 0.95: the scores have settled" in text
+    assert "2.5e-03 before clipping, 1.0e-03 after; 25% were clipped" in text
+    assert "1.000 between the exports of steps 75 and 100" in text
+    assert "settled               yes: the autocorrelation is above 0.95" in text
     assert "1e+05 token positions, 1e+08 FLOPs" in text
-    assert "0.925 between steps 0 and 25, not yet above 0.95" in "\n".join(run_summary(rows[:26]))
+    early = "\n".join(run_summary(rows[:26]))
+    assert "0.925 between the exports of steps 0 and 25" in early
+    assert "settled               no: the autocorrelation is not above 0.95" in early
     assert run_summary([]) == []
+
+
+@pytest.mark.parametrize("name", ["score_spread", "effective_sample_share"])
+def test_scores_that_keep_their_order_have_not_settled_while_weights_move(name: str) -> None:
+    rows = [row(step, **{name: 0.2 + step / 500}) for step in range(1, 51)]
+    rows[-1] |= {"score_autocorrelation": 0.99, "score_autocorrelation_since": 25}
+    text = "\n".join(run_summary(rows))
+    assert f"{name.replace('_', ' ')} 0.26, then 0.30" in text
+    assert "settled               no: the scores keep their order, but their spread or" in text
+    assert "moved by 15%, more than 5%" in text
 
 
 def test_the_summary_compares_inner_models_of_equal_ages_only() -> None:

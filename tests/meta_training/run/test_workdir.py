@@ -159,6 +159,20 @@ def test_what_changes_results_is_refused(tmp_path: Path, name: str) -> None:
     claimed(tmp_path, whole())
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_whose_learning_rate_decays_over_its_steps_cannot_be_extended(
+    tmp_path: Path, schedule: str
+) -> None:
+    decaying = {"meta_optimiser__schedule": schedule}
+    claimed(tmp_path, whole(**decaying))
+    with pytest.raises(
+        WorkdirError,
+        match=r"meta_steps was 200, is 300\..*may be raised, unless the learning rate decays",
+    ):
+        claimed(tmp_path, whole(**decaying, meta_steps=300))
+    claimed(tmp_path, whole(**decaying))
+
+
 def test_a_field_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
     begun = whole()
     del begun["placement"], begun["inner_model"]["loss_chunk"], begun["meta_optimiser"]["epsilon"]
