@@ -41,6 +41,7 @@ from datarater.meta_training.run.health import check_finite, check_state, what_r
 from datarater.meta_training.run.metrics import MetricsWriter
 from datarater.meta_training.run.prepared_run import Experiment
 from datarater.meta_training.run.processes import lost_processes
+from datarater.meta_training.run.start import first_rater
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import Progress, score_correlation, step_text, summarise
 from datarater.meta_training.run.warm_up_run import WarmUp
@@ -48,7 +49,6 @@ from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
 from datarater.rater_model.rater import (
     count_parameters,
-    initialise_rater,
     initialise_rater_shapes,
     score_tokens,
 )
@@ -185,8 +185,10 @@ class TrainingRun:
         inner_models = initial_population(
             size, functools.partial(self._newcomer, 0), self._placement
         )
-        rater_params = initialise_rater(experiment.rater, rater_key)
-        state = initial_meta_state(rater_params, inner_models, self._meta_optimiser, self._average)
+        self._start = first_rater(experiment, self._workdir, rater_key)
+        state = initial_meta_state(
+            self._start.params, inner_models, self._meta_optimiser, self._average
+        )
         self.done, self.state = 0, place_meta_state(state, self._placement)
 
     @contextlib.contextmanager
@@ -297,7 +299,7 @@ class TrainingRun:
                 experiment.tokenizer,
                 experiment.reference,
                 self._config.export.max_windows,
-                {**experiment.provenance, "step": self.done},
+                {**experiment.provenance, **self._start.provenance, "step": self.done},
                 self._workdir.writes,
             )
         except NonFiniteScoresError as error:

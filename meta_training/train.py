@@ -233,7 +233,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _expand_data_paths(config: ConfigDict) -> None:
-    """Replaces `~` by the home folder in the paths of a config's data section."""
+    """Replaces `~` by the home folder in the paths of a config."""
     from datarater.rater_model.documents.files import expand_home, split_on_commas
 
     data = config.get("data")
@@ -244,6 +244,10 @@ def _expand_data_paths(config: ConfigDict) -> None:
             data[field] = ",".join(map(expand_home, split_on_commas(data[field])))
     if isinstance(data.get("tfds_data_dir"), str):
         data.tfds_data_dir = expand_home(data.tfds_data_dir)
+
+    start = config.get("start")
+    if isinstance(start, type(config)) and isinstance(start.get("rater"), str):
+        start.rater = expand_home(start.rater)
 
 
 @contextlib.contextmanager

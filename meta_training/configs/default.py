@@ -66,6 +66,9 @@ def get_config() -> ConfigDict:
     config.rater.attention = "plain"  # "plain", or "blocks": exact too, without L x L scores.
     config.rater.attention_block = 256  # Keys per block of "blocks".
 
+    config.start = ConfigDict()  # The rater before the first meta-step. Paper: untrained.
+    config.start.rater = ""  # Folder of a rater checkpoint to start from. Empty: untrained.
+
     config.inner_model = ConfigDict()  # 0.14M parameters. Paper: 400M.
     config.inner_model.width = 64  # Numbers per token in the hidden states.
     config.inner_model.heads = 2  # Attention heads.

@@ -22,6 +22,11 @@ from datarater.meta_training.algorithm.language_model import (
 from datarater.meta_training.config import build
 from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
 from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
+from datarater.meta_training.run.start_rater import (
+    check_fits,
+    start_checkpoint,
+    start_tokenizer,
+)
 from datarater.rater_model.rater import RaterConfig
 from datarater.rater_model.tokenizer import (
     ByteTokenizer,
@@ -74,9 +79,11 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
 
     Args:
         config: The whole config, as `checks.check` accepts it.
-        tokenizer: Serialized tokenizer of a run that is resumed; without it, a BPE is trained.
+        tokenizer: Serialized tokenizer of a run that is resumed; without it, that of the rater to
+            start from is taken over, or a BPE is trained.
 
     Raises:
+        ConfigError: The run cannot start from the rater of `start.rater`.
         DataError: The data cannot be used.
         NoInputError: No file matches.
         OSError: A file cannot be read.
@@ -89,10 +96,17 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         f"{inner.source.identity}\n{outer.source.identity}".encode()
     ).hexdigest()
 
+    start = None if tokenizer else start_checkpoint(config)
     if tokenizer:
         made_tokenizer = load_tokenizer(config.tokenizer.kind, tokenizer)
+    elif start:
+        made_tokenizer = start_tokenizer(config, start)
     else:
         made_tokenizer = make_tokenizer(config, inner)
+    rater = build.rater_config(config, made_tokenizer)
+    if start:  # checked here too, before any work
+        check_fits(start, rater, made_tokenizer)
+
     reference = inner.spread(config.export.reference_documents)
     windows = {texts.role: _windows(texts, made_tokenizer, config) for texts in (inner, outer)}
 
@@ -113,7 +127,7 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
     return Experiment(
         config=config,
         tokenizer=made_tokenizer,
-        rater=build.rater_config(config, made_tokenizer),
+        rater=rater,
         language_model=build.language_model_config(config, made_tokenizer),
         inner=windows["inner"],
         outer=windows["outer"],

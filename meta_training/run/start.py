@@ -1,0 +1,90 @@
+"""Makes the rater that meta-training starts from: untrained, or an earlier checkpoint.
+
+    WORKDIR/start/   the rater of the start as a checkpoint, unless it is untrained; written once
+
+A resumed run reads its start from the workdir, so the checkpoint that it came from may be gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from datarater.meta_training.errors import WorkdirError
+from datarater.meta_training.run.prepared_run import Experiment
+from datarater.meta_training.run.processes import gather_texts
+from datarater.meta_training.run.start_rater import check_fits, start_checkpoint
+from datarater.meta_training.run.workdir import Workdir
+from datarater.rater_model.checkpoint import (
+    RATER_FILE,
+    CheckpointError,
+    RaterCheckpoint,
+    load_rater,
+    save_rater,
+)
+from datarater.rater_model.rater import Params, initialise_rater
+
+
+class Start(NamedTuple):
+    """The rater before the first meta-step.
+
+    Attributes:
+        params: Its parameters.
+        provenance: What every rater checkpoint of the run records of the start; empty for an
+            untrained rater.
+    """
+
+    params: Params
+    provenance: dict[str, Any]
+
+
+def first_rater(experiment: Experiment, workdir: Workdir, key: jax.Array) -> Start:
+    """Returns the rater that meta-training starts from.
+
+    All processes of a run call it together, and get the same parameters.
+
+    Args:
+        experiment: Parts of the run.
+        workdir: Folder of the run, which keeps the start.
+        key: Random key of untrained parameters.
+
+    Raises:
+        ConfigError: The checkpoint of `start.rater` does not fit the run.
+        WorkdirError: The start in the workdir is damaged, or of another shape.
+        OSError: A file cannot be read or written.
+    """
+    if not experiment.config.start.rater:
+        return Start(initialise_rater(experiment.rater, key), {})
+
+    # All processes look before one of them writes.
+    is_made = (workdir.start / RATER_FILE).exists()
+    if not all(gather_texts("made" if is_made else "")):
+        checkpoint = start_checkpoint(experiment.config)
+        assert checkpoint is not None
+        check_fits(checkpoint, experiment.rater, experiment.tokenizer)
+        provenance = {"rater": checkpoint.digest, "of_step": checkpoint.provenance.get("step")}
+        if workdir.writes:
+            save_rater(
+                workdir.start,
+                RaterCheckpoint(
+                    experiment.rater,
+                    checkpoint.params,
+                    experiment.tokenizer,
+                    provenance={"start": provenance},
+                ),
+            )
+        gather_texts("")  # no process reads it before it is written
+    return _stored(workdir)
+
+
+def _stored(workdir: Workdir) -> Start:
+    try:
+        checkpoint = load_rater(workdir.start)
+    except CheckpointError as error:
+        raise WorkdirError(
+            f"{error}; restore {workdir.start}, or give another --workdir"
+        ) from error
+    params = jax.tree.map(jnp.asarray, checkpoint.params)
+    return Start(params, {"start": checkpoint.provenance["start"]})
