@@ -205,7 +205,11 @@ class TrainingRun:
 
         with (
             self._stop.deferred(),
-            closing(draw_batches(experiment.inner, inner_shape, config.seed)) as self._inner,
+            closing(
+                draw_batches(
+                    experiment.inner, inner_shape, config.seed, config.data.within_source_share
+                )
+            ) as self._inner,
             closing(draw_batches(experiment.outer, outer_shape, config.seed + 1)) as self._outer,
             Checkpoints(
                 self._workdir.checkpoints, Position, config.keep_checkpoints

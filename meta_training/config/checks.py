@@ -20,6 +20,7 @@ from datarater.meta_training.config.build import (
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.windows import WINDOW_MODES
 from datarater.meta_training.errors import ConfigError
+from datarater.rater_model.documents.tfds import TFDS_PREFIX
 from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
 
@@ -38,6 +39,12 @@ def check(config: ConfigDict) -> None:
     if not config.data.inner:
         raise ConfigError(
             "data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'"
+        )
+    if config.data.within_source_share and TFDS_PREFIX in config.data.inner:
+        raise ConfigError(
+            f"data.within_source_share ({config.data.within_source_share}) must be 0 with a "
+            f"TensorFlow dataset ({config.data.inner}), which is read without the sources of its "
+            "documents; give files"
         )
     if config.data.windows == "document" and config.data.minimum_length > config.length:
         raise ConfigError(
@@ -138,6 +145,7 @@ _DECAY_RATE = _Allowed(lambda x: 0 <= x <= _BELOW_1, "lie in [0, 1) in float32")
 _DTYPE = _Allowed(
     _is_dtype, "be 'float32' or 'bfloat16' (or 'float64' where JAX_ENABLE_X64 is set)"
 )
+_SHARE = _Allowed(lambda x: 0 <= x <= 1, "lie in [0, 1]")
 _OFF = _Allowed(lambda x: not x, "be False")
 
 
@@ -173,6 +181,8 @@ _RULES = (
         lambda config: not config.data.outer,
         "data.outer is empty, so that share of the pool is held out",
     ),
+    _Rule("data.source_field", _Allowed(bool, "be the name of a field")),
+    _Rule("data.within_source_share", _SHARE),
     _Rule("data.windows", _one_of(*WINDOW_MODES)),
     _Rule("data.shuffle_buffer", _COUNT),
     _Rule("data.minimum_length", _COUNT_OR_0),
@@ -246,5 +256,5 @@ _RULES = (
     _Rule("warmup_checkpoint_every", _COUNT),
     _Rule("keep_checkpoints", _COUNT),
     _Rule("export.reference_documents", _COUNT),
-    _Rule("minimum_effective_sample_share", _Allowed(lambda x: 0 <= x <= 1, "lie in [0, 1]")),
+    _Rule("minimum_effective_sample_share", _SHARE),
 )

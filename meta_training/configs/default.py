@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
     config.data.outer = ""  # The held-out target. Empty: a share of the pool is held out.
     config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
     config.data.text_field = "text"  # Field with a record's text.
+    config.data.source_field = "source"  # Field with the name of a record's source.
+    config.data.within_source_share = 0.0  # Share of inner batches from a single source. Ours.
     config.data.windows = "packed"  # "packed" (paper), or "document": padded, of one document each.
     config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: TFDS's own default.
     config.data.shuffle_buffer = 4096  # Windows of a TensorFlow dataset shuffled together.

@@ -90,6 +90,10 @@ class FileTexts:
         patterns: Paths or globs.
         options: Options for reading the files.
 
+    Attributes:
+        source_N: Number of each text's source, counted from 0 in the order of first appearance.
+        source_names: Names of the sources by their number; "" for texts without one.
+
     Raises:
         NoInputError: If no file matches a pattern.
         OSError: If a file cannot be read.
@@ -102,6 +106,8 @@ class FileTexts:
         self._file = tempfile.TemporaryFile(prefix="datarater-texts-")  # noqa: SIM115
         rejected: collections.Counter[str] = collections.Counter()
         ends = array.array("q", [0])  # 8 bytes per text; a list would take four times as much
+        sources: dict[str, int] = {}
+        source_numbers = array.array("i")
         digest = hashlib.sha256()
         for info in list_files(patterns):
             for record in read_file(info.path, options):
@@ -111,10 +117,13 @@ class FileTexts:
                 text = record.text.encode("utf-8")
                 self._file.write(text)
                 ends.append(ends[-1] + len(text))
+                source_numbers.append(sources.setdefault(record.source, len(sources)))
                 digest.update(hashlib.blake2b(text, digest_size=16).digest())
         self._file.flush()
 
         self._ends_N = np.frombuffer(ends, np.int64)
+        self.source_N = np.frombuffer(source_numbers, np.int32)
+        self.source_names = tuple(sources)
         # An empty file cannot be mapped.
         self._bytes = (
             mmap.mmap(self._file.fileno(), ends[-1], access=mmap.ACCESS_READ) if ends[-1] else b""
@@ -329,7 +338,9 @@ def _folder(data_dir: str) -> str:
     return str(data_dir or tfds.core.constants.DATA_DIR)
 
 
-def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSource:
+def open_source(
+    name: str, text_field: str, tfds_data_dir: str = "", source_field: str = "source"
+) -> TextSource:
     """Opens a source of texts by its name in the config.
 
     Args:
@@ -337,6 +348,7 @@ def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSour
             or globs.
         text_field: Field with the text.
         tfds_data_dir: Folder of prepared TensorFlow datasets.
+        source_field: Field with the name of a record's source; of files only.
 
     Raises:
         DataError: If the dataset cannot be read; see `TfdsTexts`.
@@ -347,7 +359,11 @@ def open_source(name: str, text_field: str, tfds_data_dir: str = "") -> TextSour
             raise DataError(f"{name!r} mixes files and a TensorFlow dataset; name one kind")
         return FileTexts(
             split_on_commas(name),
-            ReadOptions(text_field=text_field, max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES),
+            ReadOptions(
+                text_field=text_field,
+                source_field=source_field,
+                max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES,
+            ),
         )
     return TfdsTexts(name.removeprefix(TFDS_PREFIX), text_field, tfds_data_dir)
 
@@ -397,6 +413,20 @@ class TextSet:
     def __iter__(self) -> Iterator[str]:
         return (text for text in map(self.get, range(len(self.source))) if text is not None)
 
+    def by_source(self) -> Iterator[tuple[int, str]]:
+        """Yields (number of its source, text) of each document, one source after the other.
+
+        A source of texts that does not know where they come from is one source.
+        """
+        if not isinstance(self.source, FileTexts):
+            yield from ((0, text) for text in self)
+            return
+        source_N = self.source.source_N
+        for index in np.argsort(source_N, kind="stable"):
+            text = self.get(int(index))
+            if text is not None:
+                yield int(source_N[index]), text
+
     def spread(self, count: int) -> list[str]:
         """Returns documents spread over the whole source, without reading all of it.
 
@@ -423,7 +453,12 @@ class TextSet:
 
 
 def open_sets(
-    inner: str, outer: str, outer_share: float, text_field: str = "text", tfds_data_dir: str = ""
+    inner: str,
+    outer: str,
+    outer_share: float,
+    text_field: str = "text",
+    tfds_data_dir: str = "",
+    source_field: str = "source",
 ) -> tuple[TextSet, TextSet]:
     """Opens the inner and the outer set, which never share a document.
 
@@ -437,6 +472,7 @@ def open_sets(
         outer_share: That share, between 0 and 1.
         text_field: Field with the text.
         tfds_data_dir: Folder of prepared TensorFlow datasets.
+        source_field: Field with the name of a record's source; of files only.
 
     Returns:
         The inner and the outer set.
@@ -446,10 +482,10 @@ def open_sets(
         DataError: If a dataset cannot be read.
         NoInputError: If no file matches.
     """
-    source = open_source(inner, text_field, tfds_data_dir)
+    source = open_source(inner, text_field, tfds_data_dir, source_field)
 
     if outer:
-        outer_source = open_source(outer, text_field, tfds_data_dir)
+        outer_source = open_source(outer, text_field, tfds_data_dir, source_field)
         sets = (
             TextSet("inner", source, Membership(excluded_N=_hashes(outer_source))),
             TextSet("outer", outer_source, Membership()),

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from datarater.meta_training.algorithm.language_model import Windows
+from datarater.meta_training.data.batch_order import BatchOrder
 from datarater.meta_training.data.texts import DataError, TextSet
 from datarater.rater_model.counted import counted
 from datarater.rater_model.tokenizer import Tokenizer
@@ -29,11 +30,39 @@ from datarater.rater_model.tokenizer import Tokenizer
 WINDOW_MODES = ("packed", "document")
 
 
+@dataclasses.dataclass(frozen=True)
+class SingleSource:
+    """How many of the batches have windows of a single source; see `batch_order`.
+
+    Attributes:
+        share: Share of the batches, in [0, 1].
+        batch: B, the windows whose scores compete; a divisor of those that are drawn at a time.
+    """
+
+    share: float = 0.0
+    batch: int = 1
+
+
+MIXED = SingleSource()
+"""Every batch has windows of all sources."""
+
+_FOREVER = 2**62  # batches, in the length that grain asks for
+
+
 class WindowSet(Protocol):
     """A set of windows to draw batches from."""
 
-    def batches(self, count: int, seed: int) -> grain.IterDataset:
-        """Returns endless batches of `count` windows: pairs (tokens_BxL, length_B), both int32."""
+    def batches(self, count: int, seed: int, single: SingleSource = MIXED) -> grain.IterDataset:
+        """Returns endless batches of `count` windows: pairs (tokens_BxL, length_B), both int32.
+
+        Args:
+            count: Windows of a batch.
+            seed: Seed for shuffling.
+            single: Share of batches of a single source.
+
+        Raises:
+            DataError: If the set cannot have batches of a single source.
+        """
 
     def describe(self) -> str:
         """Returns the size of the set, for the log."""
@@ -47,16 +76,32 @@ class TokenWindows:
         tokens_NxL: Token ids, uint16 or, for a larger vocabulary, uint32.
         length_N: Valid tokens of each window, int32.
         documents: Number of documents that the windows were made from.
+        source_N: Number of each window's source; None if windows may have documents of several.
     """
 
     tokens_NxL: np.ndarray
     length_N: np.ndarray
     documents: int
+    source_N: np.ndarray | None = None
 
-    def batches(self, count: int, seed: int) -> grain.IterDataset:
+    def batches(self, count: int, seed: int, single: SingleSource = MIXED) -> grain.IterDataset:
         """Returns endless batches; each pass over the whole set has a shuffled order of its own."""
-        dataset = grain.MapDataset.source(_Rows(self)).seed(seed).shuffle().repeat().batch(count)
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        if not single.share:
+            rows = grain.MapDataset.source(_Rows(self)).seed(seed).shuffle().repeat()
+            return rows.batch(count).to_iter_dataset(options)
+
+        if self.source_N is None:
+            raise DataError("the windows were made without their sources")
+        order = BatchOrder(self.source_N, single.batch, single.share, seed)
+        at_once = count // single.batch
+
+        def batch(position: int) -> tuple[np.ndarray, np.ndarray]:
+            numbers = [order[position * at_once + i] for i in range(at_once)]
+            number_B = np.concatenate(numbers)
+            return self.tokens_NxL[number_B].astype(np.int32), self.length_N[number_B]
+
+        return grain.MapDataset.range(_FOREVER).map(batch).to_iter_dataset(options)
 
     def describe(self) -> str:
         """Returns the numbers of windows and documents, for the log."""
@@ -80,7 +125,12 @@ class _Rows:
 
 
 def make_windows(
-    texts: Iterable[str], tokenizer: Tokenizer, length: int, mode: str, minimum_length: int = 2
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    length: int,
+    mode: str,
+    minimum_length: int = 2,
+    within_sources: bool = False,
 ) -> TokenWindows:
     """Cuts documents into windows of at most `length` tokens.
 
@@ -92,31 +142,47 @@ def make_windows(
             full windows, so a window may contain several documents; the rest at the end is dropped.
             "document" gives each document windows of its own and pads the last one.
         minimum_length: In "document" mode, a last window with fewer tokens than this is dropped.
+        within_sources: Whether a window's documents must be of one source: each source is packed by
+            itself, and the rest at its end is dropped. The texts must then be a `TextSet`.
 
     Returns:
-        The windows, in the order of the documents.
+        The windows, in the order of the documents; `within_sources`, of one source after the other.
 
     Raises:
         DataError: If the documents yield no window.
     """
     minimum_length = max(2, minimum_length)
-    dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32
+    dtype = np.dtype(np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32)
     separator = np.asarray([tokenizer.separator_id], dtype)
+    if within_sources and not isinstance(texts, TextSet):
+        raise TypeError("only a TextSet knows the sources of its texts")
+    documents_of_sources = (
+        texts.by_source()
+        if within_sources and isinstance(texts, TextSet)
+        else ((0, text) for text in texts)
+    )
 
-    documents, tokens = 0, 0
-    lengths = array.array("i")
+    documents, tokens, packed_source = 0, 0, 0
+    lengths, sources = array.array("i"), array.array("i")
     # The file lives as long as its memory map.
     file = tempfile.TemporaryFile(prefix="datarater-windows-")  # noqa: SIM115
-    for text in texts:
+    for source, text in documents_of_sources:
         documents += 1
         if mode == "packed":
+            if source != packed_source:
+                # What is left of the source before does not fill a window, and is written over.
+                tokens -= tokens % length
+                file.seek(tokens * dtype.itemsize)
+                packed_source = source
             ids = tokenizer.encode(text).astype(dtype)
             file.write(ids.tobytes() + separator.tobytes())
             tokens += len(ids) + 1
+            sources.extend([source] * (tokens // length - len(sources)))
         else:
             for ids in cut_document(text, tokenizer, length, minimum_length):
                 file.write(pad(ids, length, tokenizer).astype(dtype).tobytes())
                 lengths.append(len(ids))
+                sources.append(source)
     file.flush()
 
     length_N = (
@@ -125,22 +191,32 @@ def make_windows(
         else np.frombuffer(lengths, np.int32)
     )
     if not len(length_N):
-        which = (
-            f"the {counted(documents, 'document')} of the {texts.role} set"
-            if isinstance(texts, TextSet)
-            else "the documents"
-        )
-        if mode == "document":
-            raise DataError(
-                f"{which} have no window of {counted(minimum_length, 'token')}; lower "
-                "data.minimum_length"
-            )
-        raise DataError(
-            f"{which} do not fill one window of {counted(length, 'token')}; use a smaller length "
-            "or more data"
-        )
+        raise DataError(_no_window(texts, documents, length, mode, minimum_length))
     return TokenWindows(
-        np.memmap(file, dtype, "r", shape=(len(length_N), length)), length_N, documents
+        np.memmap(file, dtype, "r", shape=(len(length_N), length)),
+        length_N,
+        documents,
+        np.frombuffer(sources, np.int32) if within_sources else None,
+    )
+
+
+def _no_window(
+    texts: Iterable[str], documents: int, length: int, mode: str, minimum_length: int
+) -> str:
+    """Returns the message that documents yield no window."""
+    which = (
+        f"the {counted(documents, 'document')} of the {texts.role} set"
+        if isinstance(texts, TextSet)
+        else "the documents"
+    )
+    if mode == "document":
+        return (
+            f"{which} have no window of {counted(minimum_length, 'token')}; lower "
+            "data.minimum_length"
+        )
+    return (
+        f"{which} do not fill one window of {counted(length, 'token')}; use a smaller length "
+        "or more data"
     )
 
 
@@ -225,8 +301,14 @@ class StreamedWindows:
             lambda ids: (pad(ids, length, tokenizer).astype(np.int32), np.int32(len(ids)))
         )
 
-    def batches(self, count: int, seed: int) -> grain.IterDataset:
+    def batches(self, count: int, seed: int, single: SingleSource = MIXED) -> grain.IterDataset:
         """Returns endless batches of `count` windows; see the class."""
+        if single.share:
+            raise DataError(
+                f"data.within_source_share is {single.share}, but a TensorFlow dataset "
+                f"({self._texts.source.name}) is read without the sources of its documents: "
+                "set it to 0, or give files"
+            )
         windows = grain.experimental.WindowShuffleIterDataset(
             self._windows(seed), window_size=max(self._buffer, count), seed=seed
         )
@@ -265,7 +347,9 @@ class _Pieces(grain.experimental.FlatMapTransform):
         return element
 
 
-def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
+def draw_batches(
+    windows: WindowSet, shape: tuple[int, ...], seed: int, within_source_share: float = 0.0
+) -> Any:
     """Returns an endless iterator of batches.
 
     Args:
@@ -273,6 +357,8 @@ def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
         shape: Leading axes of a batch, such as (P, T, B) for P inner models, T updates and B
             windows each.
         seed: Seed for shuffling.
+        within_source_share: Share of the batches, along the last leading axis, whose windows are of
+            a single source.
 
     Returns:
         A grain iterator of `Windows` whose tokens have the shape [*shape, L]; `iterator_state` and
@@ -283,7 +369,8 @@ def draw_batches(windows: WindowSet, shape: tuple[int, ...], seed: int) -> Any:
         tokens, length = (jnp.asarray(x.reshape(*shape, *x.shape[1:])) for x in batch)
         return Windows(tokens, length)
 
-    return iter(windows.batches(int(np.prod(shape)), seed).map(as_batch))
+    single = SingleSource(within_source_share, shape[-1])
+    return iter(windows.batches(int(np.prod(shape)), seed, single).map(as_batch))
 
 
 def iterator_state(iterator: Any) -> Any:

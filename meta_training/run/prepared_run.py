@@ -90,11 +90,14 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
     """
     data = config.data
     inner, outer = open_sets(
-        data.inner, data.outer, data.outer_share, data.text_field, data.tfds_data_dir
+        data.inner,
+        data.outer,
+        data.outer_share,
+        data.text_field,
+        data.tfds_data_dir,
+        data.source_field,
     )
-    identity = hashlib.sha256(
-        f"{inner.source.identity}\n{outer.source.identity}".encode()
-    ).hexdigest()
+    identity = _identity(inner, outer, bool(data.within_source_share))
 
     start = None if tokenizer else start_checkpoint(config)
     if tokenizer:
@@ -137,6 +140,14 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
     )
 
 
+def _identity(inner: TextSet, outer: TextSet, with_sources: bool) -> str:
+    """Returns the digest of the texts, and of the inner set's sources if batches depend on them."""
+    digest = hashlib.sha256(f"{inner.source.identity}\n{outer.source.identity}".encode())
+    if with_sources and isinstance(inner.source, FileTexts):
+        digest.update(inner.source.source_N.tobytes())
+    return digest.hexdigest()
+
+
 def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
     """Returns the tokenizer of a config; a BPE is trained on documents from all over the set."""
     if config.tokenizer.kind == ByteTokenizer.kind:
@@ -155,7 +166,8 @@ def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
 def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> WindowSet:
     options = (texts, tokenizer, config.length, config.data.windows, config.data.minimum_length)
     if isinstance(texts.source, FileTexts):
-        made = make_windows(*options)
+        within = texts.role == "inner" and config.data.within_source_share > 0
+        made = make_windows(*options, within_sources=within)
         excluded = len(texts.source) - made.documents
         if excluded and texts.membership.excluded_N.size:
             _LOG.info(
