@@ -150,6 +150,7 @@ class TrainingRun:
             build.inner_optimiser(config),
             build.meta_gradient_config(config),
             self._placement.data_axis(inner_shapes),
+            experiment.outer.losses,
         )
         self._average = make_rater_average(config.rater_average.decay)
         self._meta_step = make_meta_step(
@@ -210,7 +211,7 @@ class TrainingRun:
                     experiment.inner, inner_shape, config.seed, config.data.within_source_share
                 )
             ) as self._inner,
-            closing(draw_batches(experiment.outer, outer_shape, config.seed + 1)) as self._outer,
+            closing(experiment.outer.draw(outer_shape, config.seed + 1)) as self._outer,
             Checkpoints(
                 self._workdir.checkpoints, Position, config.keep_checkpoints
             ) as self._checkpoints,
@@ -274,7 +275,12 @@ class TrainingRun:
 
         # Checked before anything is saved.
         optimiser = self._config.meta_optimiser
-        scalars = summarise(jax.device_get(metrics), optimiser.clip_norm, optimiser.epsilon)
+        scalars = summarise(
+            jax.device_get(metrics),
+            optimiser.clip_norm,
+            optimiser.epsilon,
+            self._experiment.outer.names,
+        )
         scalars |= self._spending.at(self.done)
         check_finite(self.done, scalars, self._checkpoints.last_written)
         return scalars | {"score_autocorrelation": None, "score_autocorrelation_since": None}

@@ -239,9 +239,21 @@ def _expand_data_paths(config: ConfigDict) -> None:
     data = config.get("data")
     if not isinstance(data, type(config)):
         return  # refused later, with the name of what is missing
-    for field in ("inner", "outer"):
+
+    def expand(patterns: str) -> str:
+        return ",".join(map(expand_home, split_on_commas(patterns)))
+
+    for field in ("inner", "questions"):
         if isinstance(data.get(field), str):
-            data[field] = ",".join(map(expand_home, split_on_commas(data[field])))
+            data[field] = expand(data[field])
+    if isinstance(data.get("outer"), str):  # NAME=FILES;NAME=FILES, or files
+        sets = (part.partition("=") for part in data.outer.split(";"))
+        several = ";" in data.outer
+        data.outer = (
+            ";".join(f"{name}{equals}{expand(files)}" for name, equals, files in sets)
+            if several
+            else expand(data.outer)
+        )
     if isinstance(data.get("tfds_data_dir"), str):
         data.tfds_data_dir = expand_home(data.tfds_data_dir)
 

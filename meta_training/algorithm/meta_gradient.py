@@ -7,6 +7,8 @@ One inner model's share of Algorithm 1 (arXiv 2505.17895), with s the state of t
     theta_(t+1), s_(t+1) = optimizer(theta_t, s_t, g_t)                      t = 0..T-1
     g_eta                = grad_eta mean over j of l(y_j; theta_T(eta))
 
+or, for several target sets, the gradient of their weighted mean losses (`outer_loss`).
+
 Two ways to compute the same number:
 
 - Reverse mode differentiates through everything and takes second derivatives by reverse over
@@ -28,7 +30,7 @@ Dimension letters as in `datarater.meta_training.algorithm`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +40,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from datarater.meta_training.algorithm.language_model import Params, Windows
 from datarater.meta_training.algorithm.mesh import ONE_DEVICE_AXIS, DataAxis
+from datarater.meta_training.algorithm.outer_loss import BatchLosses, OuterLoss
 from datarater.meta_training.errors import ConfigError
 
 SequenceLosses = Callable[[Params, Windows], jax.Array]  # (theta, windows) -> losses_B
@@ -68,7 +71,7 @@ class MetaGradientConfig:
         scan_updates: Run the T updates in a `lax.scan` instead of unrolling them; compiles faster
             for a large T.
         inner_micro_batch: Micro-batch of the inner gradient and of its derivative.
-        outer_micro_batch: Micro-batch of the outer loss and its gradient.
+        outer_micro_batch: Micro-batch of the outer loss and its gradient, in windows or questions.
         rater_micro_batch: Micro-batch of the rater, over the T x B windows of a meta-step. Where it
             is set, the rater's activations are recomputed instead of kept through the inner
             updates.
@@ -102,7 +105,9 @@ class MetaGradient(NamedTuple):
 
     Attributes:
         gradient: The meta-gradient, a tree like eta.
-        outer_loss: Mean outer loss after the T updates, in nats per token.
+        outer_loss: Outer loss after the T updates, in nats per token; of several sets, the weighted
+            sum of their mean losses.
+        outer_losses_K: Mean loss of each outer set.
         inner_state: The inner model after the T updates.
         scores_TxB: The rater's scores of the inner batches.
         inner_losses_TxB: Loss of each sequence just before its update, in nats per token.
@@ -110,6 +115,7 @@ class MetaGradient(NamedTuple):
 
     gradient: Params
     outer_loss: jax.Array
+    outer_losses_K: jax.Array
     inner_state: InnerState
     scores_TxB: jax.Array
     inner_losses_TxB: jax.Array
@@ -121,21 +127,25 @@ def make_meta_gradient(
     optimiser: optax.GradientTransformation,
     config: MetaGradientConfig,
     axis: DataAxis = ONE_DEVICE_AXIS,
-) -> Callable[[Params, InnerState, Windows, Windows], MetaGradient]:
+    outer_losses: Sequence[OuterLoss] = (),
+) -> Callable[[Params, InnerState, Windows, Any], MetaGradient]:
     """Returns the function that computes one inner model's meta-gradient.
 
     Args:
         score_windows: The rater: (eta, windows) -> scores_B.
-        losses: Inner and outer loss of each sequence: (theta, windows) -> losses_B.
+        losses: Inner loss of each sequence: (theta, windows) -> losses_B; the outer one as well
+            where there are no others.
         optimiser: The inner optimizer, any of optax whose update can be differentiated; an Adam
             needs an `eps_root` above 0. Where parameters are cut over devices, it must be
             elementwise, as Adam, AdamW and SGD are.
         config: How to compute the meta-gradient.
         axis: The devices that share one inner model's batches. If more than one, the function runs
             inside `jax.shard_map`, on this device's part of the windows. Mixed mode only.
+        outer_losses: Losses of the outer sets.
 
     Returns:
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
+        With `outer_losses`, the last argument is a tuple with a batch of each set.
 
     Raises:
         ConfigError: If reverse mode would share a batch over devices.
@@ -145,7 +155,11 @@ def make_meta_gradient(
         >>> make(eta, state, inner_windows_T, outer_windows).gradient  # doctest: +SKIP
     """
     inner_gradient = make_inner_gradient(losses, config.mode, config.inner_micro_batch, axis)
-    mean_loss = make_mean_loss(losses, config.outer_micro_batch, axis)
+    weights = [each.weight for each in outer_losses] or [1.0]
+    mean_losses = [
+        make_mean_loss(each, config.outer_micro_batch, axis)
+        for each in ([each.losses for each in outer_losses] or [losses])
+    ]
 
     # Inner training: T weighted updates, then the outer loss.
 
@@ -167,8 +181,8 @@ def make_meta_gradient(
         update = jax.checkpoint(update, policy=policy)
 
     def after_updates(
-        scores_TxB: jax.Array, state: InnerState, inner: Windows, outer: Windows
-    ) -> tuple[jax.Array, tuple[InnerState, jax.Array]]:
+        scores_TxB: jax.Array, state: InnerState, inner: Windows, outer: Any
+    ) -> tuple[jax.Array, tuple[InnerState, jax.Array, jax.Array]]:
         weights_TxB = jax.nn.softmax(scores_TxB, axis=-1)
         if config.scan_updates:
             state, losses_TxB = jax.lax.scan(
@@ -182,7 +196,14 @@ def make_meta_gradient(
                 )
                 steps.append(losses_B)
             losses_TxB = jnp.stack(steps)
-        return mean_loss(state.params, outer), (state, losses_TxB)
+
+        batches = outer if outer_losses else (outer,)
+        losses_of_sets = [
+            mean_loss(state.params, batch)
+            for mean_loss, batch in zip(mean_losses, batches, strict=True)
+        ]
+        outer_loss = sum(w * x for w, x in zip(weights, losses_of_sets, strict=True))
+        return jnp.asarray(outer_loss), (state, losses_TxB, jnp.stack(losses_of_sets))
 
     # The rater: scores of all T x B windows, and the gradient that flows back through them.
 
@@ -209,9 +230,7 @@ def make_meta_gradient(
 
     # The two modes.
 
-    def mixed(
-        rater_params: Params, state: InnerState, inner: Windows, outer: Windows
-    ) -> MetaGradient:
+    def mixed(rater_params: Params, state: InnerState, inner: Windows, outer: Any) -> MetaGradient:
         if config.rater_micro_batch:
             own_scores_TxB = scores_of(rater_params, inner)
         else:
@@ -219,7 +238,7 @@ def make_meta_gradient(
         scores_TxB = axis.whole_batch(own_scores_TxB)
 
         # The gradient goes to the scores first, then through the rater.
-        (outer_loss, (state, losses_TxB)), scores_bar_TxB = jax.value_and_grad(
+        (outer_loss, (state, losses_TxB, losses_K)), scores_bar_TxB = jax.value_and_grad(
             after_updates, has_aux=True
         )(scores_TxB, state, inner, outer)
         own_bar_TxB = axis.own_part(scores_bar_TxB)
@@ -227,20 +246,24 @@ def make_meta_gradient(
             gradient = score_gradient(rater_params, inner, own_bar_TxB)
         else:
             (gradient,) = pull_back(own_bar_TxB)
-        return MetaGradient(axis.sum_value(gradient), outer_loss, state, scores_TxB, losses_TxB)
+        return MetaGradient(
+            axis.sum_value(gradient), outer_loss, losses_K, state, scores_TxB, losses_TxB
+        )
 
     def reverse(
-        rater_params: Params, state: InnerState, inner: Windows, outer: Windows
+        rater_params: Params, state: InnerState, inner: Windows, outer: Any
     ) -> MetaGradient:
         def outer_loss_of(eta: Params) -> tuple[jax.Array, Any]:
             scores_TxB = scores_of(eta, inner)
-            outer_loss, (last, losses_TxB) = after_updates(scores_TxB, state, inner, outer)
-            return outer_loss, (last, scores_TxB, losses_TxB)
+            outer_loss, (last, losses_TxB, losses_K) = after_updates(
+                scores_TxB, state, inner, outer
+            )
+            return outer_loss, (losses_K, last, scores_TxB, losses_TxB)
 
-        (outer_loss, (last, scores_TxB, losses_TxB)), gradient = jax.value_and_grad(
+        (outer_loss, (losses_K, last, scores_TxB, losses_TxB)), gradient = jax.value_and_grad(
             outer_loss_of, has_aux=True
         )(rater_params)
-        return MetaGradient(gradient, outer_loss, last, scores_TxB, losses_TxB)
+        return MetaGradient(gradient, outer_loss, losses_K, last, scores_TxB, losses_TxB)
 
     return mixed if config.mode == "mixed" else reverse
 
@@ -323,42 +346,42 @@ def make_inner_gradient(
 
 
 def make_mean_loss(
-    losses: SequenceLosses, micro_batch: int = 0, axis: DataAxis = ONE_DEVICE_AXIS
-) -> Callable[[Params, Windows], jax.Array]:
-    """Returns the function (theta, windows) -> mean loss, for use as an outer loss.
+    losses: BatchLosses, micro_batch: int = 0, axis: DataAxis = ONE_DEVICE_AXIS
+) -> Callable[[Params, Any], jax.Array]:
+    """Returns the function (theta, batch) -> mean loss, for use as an outer loss.
 
     Its gradient is computed together with its value. It has a first derivative only, which is all
     that an outer loss needs.
 
     Args:
-        losses: Loss of each sequence.
-        micro_batch: Windows at a time; 0 for the whole batch.
+        losses: Loss of each element of a batch: of windows, or of questions.
+        micro_batch: Elements at a time; 0 for the whole batch.
         axis: The devices that share the batch.
     """
 
-    def value_and_gradient(params: Params, windows: Windows) -> tuple[jax.Array, Params]:
-        whole = axis.whole_params(params)
-        batch = windows.length_B.shape[0] * axis.size
+    def size(batch: Any) -> int:
+        return int(jax.tree.leaves(batch)[0].shape[0]) * axis.size
 
-        def of_part(part: Windows) -> tuple[tuple[jax.Array, Params], None]:
-            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / batch)(
+    def value_and_gradient(params: Params, batch: Any) -> tuple[jax.Array, Params]:
+        whole = axis.whole_params(params)
+        count = size(batch)
+
+        def of_part(part: Any) -> tuple[tuple[jax.Array, Params], None]:
+            return jax.value_and_grad(lambda theta: jnp.sum(losses(theta, part)) / count)(
                 whole
             ), None
 
         if micro_batch:
-            parts = split_batch(windows, micro_batch)
+            parts = split_batch(batch, micro_batch)
             shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))[0]
             (value, gradient), _ = accumulate(of_part, (parts,), shapes)
         else:
-            (value, gradient), _ = of_part(windows)
+            (value, gradient), _ = of_part(batch)
         return axis.sum_value(value), axis.sum_params(gradient)
 
     @jax.custom_vjp
-    def mean_loss(params: Params, windows: Windows) -> jax.Array:
-        return axis.sum_value(
-            jnp.sum(losses(axis.whole_params(params), windows))
-            / (windows.length_B.shape[0] * axis.size)
-        )
+    def mean_loss(params: Params, batch: Any) -> jax.Array:
+        return axis.sum_value(jnp.sum(losses(axis.whole_params(params), batch)) / size(batch))
 
     def backward(gradient: Params, cotangent: jax.Array) -> tuple[Params, None]:
         return jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradient), None

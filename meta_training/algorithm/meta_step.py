@@ -62,6 +62,7 @@ class MetaStepMetrics(NamedTuple):
 
     Attributes:
         outer_loss_P: Outer loss of each inner model after its updates, in nats per token.
+        outer_losses_PxK: Mean loss of each outer set, likewise.
         inner_loss: Mean inner loss, unweighted, in nats per token.
         age_P: Age of each inner model after its updates, in updates.
         gradient_norm_P: Norm of each inner model's meta-gradient, before clipping.
@@ -75,6 +76,7 @@ class MetaStepMetrics(NamedTuple):
     """
 
     outer_loss_P: jax.Array
+    outer_losses_PxK: jax.Array
     inner_loss: jax.Array
     age_P: jax.Array
     gradient_norm_P: jax.Array
@@ -86,7 +88,7 @@ class MetaStepMetrics(NamedTuple):
 
 
 def make_meta_step(
-    meta_gradient: Callable[[Params, InnerState, Windows, Windows], MetaGradient],
+    meta_gradient: Callable[[Params, InnerState, Windows, Any], MetaGradient],
     meta_optimiser: optax.GradientTransformation,
     placement: Placement = ONE_DEVICE,
     average: optax.GradientTransformation | None = None,
@@ -101,9 +103,10 @@ def make_meta_step(
         average: The rater's average over meta-steps; none if None.
 
     Returns:
-        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics).
-        The state is donated: use the one returned. On several devices, place the arguments with
-        `place_meta_state` and `place_windows`.
+        A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics),
+        or with a tuple of batches [P, B, ...] of several outer sets. The state is donated: use the
+        one returned. On several devices, place the arguments with `place_meta_state` and
+        `place_windows`.
     """
     averaged_update = make_averaged_update(meta_optimiser)
     average = average or optax.identity()
@@ -113,7 +116,7 @@ def make_meta_step(
         meta_state: optax.OptState,
         state: InnerState,
         inner: Windows,
-        outer: Windows,
+        outer: Any,
     ) -> tuple[Params, optax.OptState, jax.Array, MetaGradient]:
         # The inner models of a device take turns, so that memory does not grow with the population.
         results: MetaGradient = jax.lax.map(
@@ -130,7 +133,7 @@ def make_meta_step(
         return update, meta_state, square_P, results._replace(gradient=())
 
     def meta_step(
-        state: MetaState, inner: Windows, outer: Windows
+        state: MetaState, inner: Windows, outer: Any
     ) -> tuple[MetaState, MetaStepMetrics]:
         specs = meta_state_specs(state, placement)
         each: Any = PartitionSpec(POPULATION)
@@ -148,7 +151,7 @@ def make_meta_step(
                 everywhere,
                 specs.meta_optimiser_state,
                 each,
-                MetaGradient((), each, specs.inner, each, each),
+                MetaGradient((), each, each, specs.inner, each, each),
             ),
         )
         update, meta_optimiser_state, square_P, results = all_members(
@@ -183,6 +186,7 @@ def _metrics(
     entropy_PxT = -jnp.sum(weights_PxTxB * jnp.log(jnp.maximum(weights_PxTxB, 1e-30)), axis=-1)
     return MetaStepMetrics(
         outer_loss_P=results.outer_loss,
+        outer_losses_PxK=results.outer_losses_K,
         inner_loss=jnp.mean(results.inner_losses_TxB),
         age_P=results.inner_state.age,
         gradient_norm_P=jnp.sqrt(square_P),
@@ -272,19 +276,20 @@ def place_meta_state(state: MetaState, placement: Placement) -> MetaState:
     return placement.place(state, meta_state_specs(state, placement))
 
 
-def place_windows(windows: Windows, placement: Placement) -> Windows:
+def place_windows(windows: Any, placement: Placement) -> Any:
     """Places windows, which must be the same in every process, on the devices that use them.
 
     Args:
-        windows: Inner windows [P, T, B, L] or outer windows [P, B, L].
+        windows: Inner windows [P, T, B, L], outer windows [P, B, L] or a tuple of outer batches.
         placement: Devices of the inner models and their batches.
     """
     return placement.place(windows, windows_spec(windows))
 
 
-def windows_spec(windows: Windows) -> PartitionSpec:
-    """Returns the partition spec of windows [P, T, B, L] or [P, B, L].
+def windows_spec(windows: Any) -> PartitionSpec:
+    """Returns the partition spec of windows [P, T, B, L], [P, B, L] or of a tuple [P, B, ...].
 
     Inner models are spread over groups, and each batch over the devices of its group.
     """
-    return PartitionSpec(POPULATION, *[None] * (windows.length_B.ndim - 2), DATA)
+    between = windows.length_B.ndim - 2 if isinstance(windows, Windows) else 0
+    return PartitionSpec(POPULATION, *[None] * between, DATA)

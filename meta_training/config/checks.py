@@ -17,6 +17,7 @@ from datarater.meta_training.config.build import (
     language_model_config,
     rater_config,
 )
+from datarater.meta_training.config.outer_sets import outer_weights
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.windows import WINDOW_MODES
 from datarater.meta_training.errors import ConfigError
@@ -52,6 +53,7 @@ def check(config: ConfigDict) -> None:
             f"length ({config.length})"
         )
     _check_schedule(config)
+    outer_weights(config)  # refuses sets and weights that it cannot read
 
     # The classes of the models and of scoring check their own fields.
     with _named("rater"):

@@ -35,13 +35,15 @@ def get_config() -> ConfigDict:
     config.meta_steps = 200  # Updates of the rater. Paper: a checkpoint at 8,000.
     config.inner_updates = 2  # T, inner updates per meta-step, as in the paper.
     config.inner_batch = 32  # B, windows per inner update. Paper: 128.
-    config.outer_batch = 16  # Windows per outer loss. Paper: 128.
+    config.outer_batch = 16  # Windows, or questions, per outer loss of each set. Paper: 128.
     config.length = 256  # L, tokens of a window. Paper: 2048.
 
     config.data = ConfigDict()  # Texts, as globs joined by commas or as tfds:c4/en:train.
     config.data.inner = ""  # The pool to rate, as paths or a dataset. Required.
-    config.data.outer = ""  # The held-out target. Empty: a share of the pool is held out.
+    config.data.outer = ""  # The target, or several: "web=FILES;books=FILES". Empty: held out.
     config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
+    config.data.outer_weights = ""  # Such as "web=2;books=1", for several outer sets. Empty: equal.
+    config.data.questions = ""  # Multiple-choice questions as one more outer set, in JSONL files.
     config.data.text_field = "text"  # Field with a record's text.
     config.data.source_field = "source"  # Field with the name of a record's source.
     config.data.within_source_share = 0.0  # Share of inner batches from a single source. Ours.

@@ -396,7 +396,7 @@ class TextSet:
     """The documents of a source that belong to one set.
 
     Attributes:
-        role: "inner" or "outer", for messages.
+        role: "inner", "outer", or "outer NAME" of one of several, for messages.
         source: Source of the texts.
         membership: Which of its documents belong to the set.
     """
@@ -454,28 +454,29 @@ class TextSet:
 
 def open_sets(
     inner: str,
-    outer: str,
+    outer: str | Mapping[str, str],
     outer_share: float,
     text_field: str = "text",
     tfds_data_dir: str = "",
     source_field: str = "source",
-) -> tuple[TextSet, TextSet]:
-    """Opens the inner and the outer set, which never share a document.
+) -> tuple[TextSet, ...]:
+    """Opens the inner set and the outer sets, which never share a document with it.
 
-    If the outer set has a source of its own, documents whose text occurs in it are excluded from
+    If outer sets have sources of their own, documents whose text occurs in one are excluded from
     the inner set. Otherwise the outer set is a share of the inner source, chosen by a hash of each
     document's text.
 
     Args:
         inner: Name of the inner source, as for `open_source`.
-        outer: Name of the outer source; empty for a share of the inner one.
+        outer: Name of the outer source, or the names of several by the name of their set; empty for
+            a share of the inner one.
         outer_share: That share, between 0 and 1.
         text_field: Field with the text.
         tfds_data_dir: Folder of prepared TensorFlow datasets.
         source_field: Field with the name of a record's source; of files only.
 
     Returns:
-        The inner and the outer set.
+        The inner set and the outer sets.
 
     Raises:
         EmptySetError: If a set is empty.
@@ -485,10 +486,18 @@ def open_sets(
     source = open_source(inner, text_field, tfds_data_dir, source_field)
 
     if outer:
-        outer_source = open_source(outer, text_field, tfds_data_dir, source_field)
-        sets = (
-            TextSet("inner", source, Membership(excluded_N=_hashes(outer_source))),
-            TextSet("outer", outer_source, Membership()),
+        named = {"outer": outer} if isinstance(outer, str) else outer
+        sources = {
+            name: open_source(each, text_field, tfds_data_dir, source_field)
+            for name, each in named.items()
+        }
+        excluded_N = np.unique(np.concatenate([_hashes(each) for each in sources.values()]))
+        sets: tuple[TextSet, ...] = (
+            TextSet("inner", source, Membership(excluded_N=excluded_N)),
+            *(
+                TextSet("outer" if len(named) == 1 else f"outer {name}", each, Membership())
+                for name, each in sources.items()
+            ),
         )
     else:
         border = min(2**64 - 1, max(1, round(outer_share * 2**64)))

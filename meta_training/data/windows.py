@@ -353,7 +353,7 @@ def draw_batches(
     """Returns an endless iterator of batches.
 
     Args:
-        windows: The windows to draw from.
+        windows: The `WindowSet` to draw from, or other elements with such batches.
         shape: Leading axes of a batch, such as (P, T, B) for P inner models, T updates and B
             windows each.
         seed: Seed for shuffling.
@@ -364,13 +364,23 @@ def draw_batches(
         A grain iterator of `Windows` whose tokens have the shape [*shape, L]; `iterator_state` and
         `restore_iterator` save and restore its position.
     """
-
-    def as_batch(batch: tuple[np.ndarray, np.ndarray]) -> Windows:
-        tokens, length = (jnp.asarray(x.reshape(*shape, *x.shape[1:])) for x in batch)
-        return Windows(tokens, length)
-
     single = SingleSource(within_source_share, shape[-1])
-    return iter(windows.batches(int(np.prod(shape)), seed, single).map(as_batch))
+    return in_shape(windows.batches(int(np.prod(shape)), seed, single), shape)
+
+
+def in_shape(batches: grain.IterDataset, shape: tuple[int, ...], kind: Any = Windows) -> Any:
+    """Returns an iterator of batches with several leading axes in place of one.
+
+    Args:
+        batches: Batches of as many elements as the shape has, as tuples of arrays.
+        shape: Leading axes of the arrays.
+        kind: Tuple that the arrays make.
+    """
+
+    def as_batch(batch: tuple[np.ndarray, ...]) -> Any:
+        return kind(*(jnp.asarray(x.reshape(*shape, *x.shape[1:])) for x in batch))
+
+    return iter(batches.map(as_batch))
 
 
 def iterator_state(iterator: Any) -> Any:

@@ -109,7 +109,7 @@ def choice_log_probabilities(
     """
     pieces = [
         (choice, *piece)
-        for choice, (ids, start) in enumerate(_encoded(questions, tokenizer))
+        for choice, (ids, start) in enumerate(encoded_choices(questions, tokenizer))
         for piece in _windows(ids, start, length)
     ]
     score = _make_scores(config, length)
@@ -126,10 +126,18 @@ def choice_log_probabilities(
     return sums_C
 
 
-def _encoded(
+def encoded_choices(
     questions: Sequence[Question], tokenizer: Tokenizer
 ) -> list[tuple[NDArray[np.int64], int]]:
-    """Returns, for each choice, its tokens after the context's and the index of the first one."""
+    """Returns the tokens of each choice of all questions, after those of its context.
+
+    Args:
+        questions: The questions.
+        tokenizer: The tokenizer.
+
+    Returns:
+        Pairs of (separator, context and choice as token ids, index of the choice's first token).
+    """
     encoded = []
     for question in questions:
         # White space belongs to what follows it: a BPE has tokens for words with their space.

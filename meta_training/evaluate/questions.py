@@ -62,28 +62,32 @@ class QuestionFile:
         return sum(1 / len(each.choices) for each in self.questions) / len(self.questions)
 
 
-def read_questions(name: str, patterns: Sequence[str], limit: int = QUESTIONS) -> QuestionFile:
+def read_questions(
+    name: str, patterns: Sequence[str], limit: int | None = QUESTIONS, given_as: str = ""
+) -> QuestionFile:
     """Reads the questions of a task.
 
     Args:
         name: Name of the task.
         patterns: Files or globs.
-        limit: Maximum number of questions; of more, as many are taken evenly.
+        limit: Maximum number of questions; of more, as many are taken evenly. None for all.
+        given_as: What names the files, for messages; `--tasks NAME` if empty.
 
     Raises:
         FlagError: If a file is not JSONL or a line is not a question; names the line and field.
         NoInputError: If a pattern matches no file.
         OSError: If a file cannot be read.
     """
+    given_as = given_as or f"--tasks {name}"
     questions = []
     for info in list_files(patterns):
-        where = f"--tasks {name}: {info.path}"
+        where = f"{given_as}: {info.path}"
         for number, line in enumerate(_content(info.path, where).split(b"\n"), 1):
             if line.strip():
                 questions.append(_question(line, f"{where}, line {number}"))
     if not questions:
-        raise FlagError(f"--tasks {name}: {', '.join(patterns)} has no question")
-    if len(questions) > limit:
+        raise FlagError(f"{given_as}: {', '.join(patterns)} has no question")
+    if limit is not None and len(questions) > limit:
         questions = [questions[index * len(questions) // limit] for index in range(limit)]
     return QuestionFile(name, tuple(questions))
 

@@ -96,5 +96,5 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
         * config.inner_batch
         * length,
         inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
-        outer_tokens=config.population.size * config.outer_batch * length,
+        outer_tokens=config.population.size * config.outer_batch * experiment.outer.tokens,
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,7 +21,20 @@ from datarater.meta_training.algorithm.language_model import (
     initialise_language_model,
     sequence_losses,
 )
+from datarater.meta_training.algorithm.outer_loss import Choices, choice_losses
 from datarater.meta_training.config import build
+from datarater.meta_training.config.outer_sets import (
+    ONLY_SET,
+    QUESTIONS,
+    outer_patterns,
+    outer_weights,
+)
+from datarater.meta_training.data.outer_sets import (
+    OuterSet,
+    OuterSets,
+    QuestionRows,
+    open_questions,
+)
 from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
 from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
 from datarater.meta_training.run.start_rater import (
@@ -49,7 +64,7 @@ class Experiment:
         rater: Shape of the rater.
         language_model: Shape of the inner models.
         inner: Windows of the inner set.
-        outer: Windows of the outer set.
+        outer: The outer sets, with their weights and losses.
         reference: Inner documents on which exported scores are centered and raters compared.
         data: Identity of the texts; it changes whenever a text does.
         provenance: What every rater checkpoint of the run records, apart from the step.
@@ -60,7 +75,7 @@ class Experiment:
     rater: RaterConfig
     language_model: LanguageModelConfig
     inner: WindowSet
-    outer: WindowSet
+    outer: OuterSets
     reference: list[str]
     data: str
     provenance: dict[str, Any]
@@ -89,15 +104,15 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         OSError: A file cannot be read.
     """
     data = config.data
-    inner, outer = open_sets(
+    patterns = outer_patterns(data.outer)
+    inner, *outer = open_sets(
         data.inner,
-        data.outer,
+        patterns,
         data.outer_share,
         data.text_field,
         data.tfds_data_dir,
         data.source_field,
     )
-    identity = _identity(inner, outer, bool(data.within_source_share))
 
     start = None if tokenizer else start_checkpoint(config)
     if tokenizer:
@@ -111,41 +126,84 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         check_fits(start, rater, made_tokenizer)
 
     reference = inner.spread(config.export.reference_documents)
-    windows = {texts.role: _windows(texts, made_tokenizer, config) for texts in (inner, outer)}
+    windows = {texts.role: _windows(texts, made_tokenizer, config) for texts in (inner, *outer)}
+    questions = (
+        open_questions(data.questions, made_tokenizer, config.length) if data.questions else None
+    )
+    identity = _identity(inner, outer, questions, bool(data.within_source_share))
 
     # Files are counted completely when they are opened. For a dataset, the count is of what
     # happens to have been read so far, which differs between a fresh and a resumed run; but what a
     # rater's digest covers must not differ.
     rejected = {
         texts.role: dict(texts.source.rejected)
-        for texts in (inner, outer)
+        for texts in (inner, *outer)
         if isinstance(texts.source, FileTexts)
     }
     described = {role: window_set.describe() for role, window_set in windows.items()}
+    described |= {QUESTIONS: questions.describe()} if questions else {}
     provenance = {
         "config": plain(config),
         "data": {"identity": identity, **described, "rejected": rejected},
         "versions": versions(),
     }
+    language_model = build.language_model_config(config, made_tokenizer)
+    sets = dict(zip(patterns or [ONLY_SET], (windows[texts.role] for texts in outer), strict=True))
     return Experiment(
         config=config,
         tokenizer=made_tokenizer,
         rater=rater,
-        language_model=build.language_model_config(config, made_tokenizer),
+        language_model=language_model,
         inner=windows["inner"],
-        outer=windows["outer"],
+        outer=_outer_sets(config, language_model, sets, questions),
         reference=reference,
         data=identity,
         provenance=provenance,
     )
 
 
-def _identity(inner: TextSet, outer: TextSet, with_sources: bool) -> str:
+def _identity(
+    inner: TextSet, outer: Sequence[TextSet], questions: QuestionRows | None, with_sources: bool
+) -> str:
     """Returns the digest of the texts, and of the inner set's sources if batches depend on them."""
-    digest = hashlib.sha256(f"{inner.source.identity}\n{outer.source.identity}".encode())
+    identities = [texts.source.identity for texts in (inner, *outer)]
+    identities += [questions.identity] if questions else []
+    digest = hashlib.sha256("\n".join(identities).encode())
     if with_sources and isinstance(inner.source, FileTexts):
         digest.update(inner.source.source_N.tobytes())
     return digest.hexdigest()
+
+
+def _outer_sets(
+    config: ConfigDict,
+    language_model: LanguageModelConfig,
+    windows: dict[str, WindowSet],
+    questions: QuestionRows | None,
+) -> OuterSets:
+    """Returns the outer sets with their weights and losses, the questions last."""
+    weights = outer_weights(config)
+    sets = [
+        OuterSet(
+            name,
+            weights[name],
+            window_set,
+            functools.partial(sequence_losses, language_model),
+            config.length,
+        )
+        for name, window_set in windows.items()
+    ]
+    if questions:
+        sets.append(
+            OuterSet(
+                QUESTIONS,
+                weights[QUESTIONS],
+                questions,
+                functools.partial(choice_losses, language_model),
+                questions.tokens,
+                Choices,
+            )
+        )
+    return OuterSets(tuple(sets))
 
 
 def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:

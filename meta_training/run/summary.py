@@ -19,7 +19,7 @@ which weights count as settled."""
 
 
 def summarise(
-    metrics: MetaStepMetrics, clip_norm: float, epsilon: float
+    metrics: MetaStepMetrics, clip_norm: float, epsilon: float, outer_sets: Sequence[str] = ()
 ) -> dict[str, float | None]:
     """Returns a step's metrics as named numbers.
 
@@ -27,7 +27,9 @@ def summarise(
         metrics: Metrics of the step, on the host.
         clip_norm: Norm at which each inner model's meta-gradient is clipped.
         epsilon: Epsilon of the meta-Adam.
+        outer_sets: Names of the outer sets; one that is alone needs no column of its own.
     """
+    losses_K = np.asarray(metrics.outer_losses_PxK).mean(axis=0)
     norm_P = np.asarray(metrics.gradient_norm_P)
 
     return {
@@ -45,6 +47,11 @@ def summarise(
         **{
             f"outer_loss_of_inner_model_{i}": float(loss)
             for i, loss in enumerate(metrics.outer_loss_P)
+        },
+        **{
+            f"outer_loss_of_set_{name}": float(loss)
+            for name, loss in zip(outer_sets, losses_K, strict=bool(outer_sets))
+            if len(outer_sets) > 1
         },
         **{f"age_of_inner_model_{i}": float(age) for i, age in enumerate(metrics.age_P)},
     }

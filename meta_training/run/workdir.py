@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import flax.traverse_util
 from ml_collections import ConfigDict
 
+from datarater.meta_training.config.outer_sets import outer_patterns
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError, WorkdirError
 from datarater.meta_training.run.prepared_run import plain, versions
@@ -43,7 +44,8 @@ _WITHOUT_EFFECT = (
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
 )
-_MOVABLE = ("data.inner", "data.outer")  # the identity of the data is compared instead
+# The identity of the data is compared instead.
+_MOVABLE = ("data.inner", "data.outer", "data.questions")
 _ROUNDING_ONLY = (
     "placement.",
     "meta_gradient.",
@@ -225,9 +227,9 @@ class Workdir:
 
         if beginning.data != data:
             raise WorkdirError(
-                f"{self.path} has a run on other data: the files or datasets of data.inner and "
-                "data.outer have changed since it began, or others are named now. Restore them, or "
-                "give another --workdir"
+                f"{self.path} has a run on other data: the files or datasets of data.inner, "
+                "data.outer or data.questions have changed since it began, or others are named "
+                "now. Restore them, or give another --workdir"
             )
         if beginning.tokenizer not in (None, _sha256(tokenizer)):
             raise WorkdirError(
@@ -302,8 +304,13 @@ def _may_change(name: str, before: Fields, now: Fields) -> bool:
         constant = before.get("meta_optimiser.schedule", "constant") == "constant"
         return bool(constant and now[name] > before[name])
     if name in _MOVABLE:  # an empty data.outer means that a share of the inner set is held out
-        return bool(before[name]) == bool(now[name])
+        return bool(before[name]) == bool(now[name]) and _names(before[name]) == _names(now[name])
     return name in _WITHOUT_EFFECT or name.startswith(_ROUNDING_ONLY)
+
+
+def _names(patterns: str) -> list[str]:
+    """Returns the names of several sets; none where there is one set."""
+    return list(outer_patterns(patterns)) if ";" in patterns else []
 
 
 def _differences(names: list[str], before: Fields, now: Fields) -> str:

@@ -89,7 +89,7 @@ def test_a_choice_follows_its_context_after_white_space(
     context: str, choice: str, text: str
 ) -> None:
     question = Question(context, (choice, "other"), 0)
-    ids, start = multiple_choice._encoded([question], ByteTokenizer())[0]
+    ids, start = multiple_choice.encoded_choices([question], ByteTokenizer())[0]
     assert ids[0] == ByteTokenizer.separator_id
     assert bytes(ids[1:].tolist()).decode() == text
     assert start == 1 + len(context.rstrip())

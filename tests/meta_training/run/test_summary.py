@@ -23,6 +23,7 @@ from datarater.rater_model.transformer import TransformerConfig
 def metrics(**changed: object) -> MetaStepMetrics:
     values: dict[str, object] = {
         "outer_loss_P": jnp.asarray([2.0, 3.0]),
+        "outer_losses_PxK": jnp.asarray([[1.0, 4.0], [2.0, 6.0]]),
         "inner_loss": jnp.float32(4.0),
         "age_P": jnp.asarray([10, 30]),
         "gradient_norm_P": jnp.asarray([0.5, 2.0]),
@@ -47,6 +48,13 @@ def test_outer_losses_are_reported_with_the_ages_of_their_models() -> None:
     scalars = summarise(metrics(), clip_norm=1.0, epsilon=1e-8)
     assert (scalars["age_of_inner_model_0"], scalars["outer_loss_of_inner_model_0"]) == (10, 2)
     assert (scalars["age_of_inner_model_1"], scalars["outer_loss_of_inner_model_1"]) == (30, 3)
+
+
+def test_each_of_several_outer_sets_has_a_column_and_one_alone_has_none() -> None:
+    scalars = summarise(metrics(), 1.0, 1e-8, ("web", "books"))
+    assert (scalars["outer_loss_of_set_web"], scalars["outer_loss_of_set_books"]) == (1.5, 5)
+    alone = metrics(outer_losses_PxK=jnp.asarray([[2.0], [3.0]]))
+    assert summarise(alone, 1.0, 1e-8, ("outer",)).keys() == summarise(alone, 1.0, 1e-8).keys()
 
 
 @pytest.mark.parametrize(

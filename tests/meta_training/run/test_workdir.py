@@ -110,6 +110,8 @@ REFUSED = {
     "length": 128,
     "data__outer": "held_out/*.jsonl",  # a share of the pool was held out, and would no longer be
     "data__outer_share": 0.1,
+    "data__outer_weights": "outer=1",
+    "data__questions": "questions.jsonl",
     "data__text_field": "body",
     "data__shuffle_buffer": 64,
     "rater__dtype": "bfloat16",
