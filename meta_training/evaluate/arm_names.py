@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-UNFILTERED, RANDOM, RANDOM_AGAIN, RATER, LABEL = (
+UNFILTERED, RANDOM, RANDOM_AGAIN, RATER, START, LABEL = (
     "unfiltered",
     "random",
     "random_again",
     "rater",
+    "start",
     "label",
 )
 
@@ -15,6 +16,7 @@ ARMS: dict[str, str] = {
     RANDOM: "a random part",
     RANDOM_AGAIN: "another random part, for the noise floor",
     RATER: "the rater of --rater or --fixed_rater",
+    START: "the rater before its first meta-step, of --start_raters",
     "unigram": "byte frequencies of the target",
     "bigram": "byte pairs of the target",
     "trigram": "byte triples of the target",
@@ -34,6 +36,8 @@ ARMS: dict[str, str] = {
 _FLOORED = "_floored"
 UNSCORED = frozenset({UNFILTERED, RANDOM, RANDOM_AGAIN})
 """The arms that look at no document."""
+OF_RATER = frozenset({RATER, START})
+"""The arms that score by a rater."""
 
 
 def floored(name: str) -> str:

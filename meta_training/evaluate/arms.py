@@ -29,14 +29,17 @@ from datarater.meta_training.evaluate.arm_names import (
     BATCH_TOP_K,
     DOCUMENTS,
     LABEL,
+    OF_RATER,
     OF_TARGET,
     PERPLEXITY,
     RANDOM,
     RANDOM_AGAIN,
     RATER,
+    START,
     UNFILTERED,
     without_floor,
 )
+from datarater.meta_training.evaluate.combining import mean_ranks
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
 from datarater.meta_training.evaluate.keeping import keep_best, rank, seeded_hash, source_floors
@@ -50,7 +53,12 @@ from datarater.meta_training.evaluate.model_scores import (
 from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
-from datarater.meta_training.evaluate.raters import RaterTraining, rater_training, train_raters
+from datarater.meta_training.evaluate.raters import (
+    RaterTraining,
+    rater_training,
+    start_rater,
+    train_raters,
+)
 from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
 from datarater.meta_training.evaluate.word_bigram import WordBigramFilter
 from datarater.meta_training.evaluate.workers import Workers
@@ -77,7 +85,8 @@ class ArmOptions:
         rotate: Whether the folds of the target change their roles from seed to seed.
         scores: Parquet files of users' scores, by the name of the arm.
         kept: Files of kept documents, by the name of the arm.
-        fields: Fields of their documents.
+        combined: Weights of the arms whose mean rank an arm ranks by, by its name.
+        fields: Fields of the documents of `kept`.
         selection: Way to select, `DOCUMENTS` or `BATCH_TOP_K`.
         source_floor: Share of each source that an arm's `floored` twin keeps at least, where its
             own share is not below that; None without twins.
@@ -92,12 +101,31 @@ class ArmOptions:
     rotate: bool = False
     scores: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     kept: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    combined: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     fields: ReadOptions = dataclasses.field(default_factory=ReadOptions)
     selection: str = DOCUMENTS
     source_floor: float | None = None
     keep_unit: str = "bytes"
     model: Model = dataclasses.field(default_factory=lambda: Model(32, 2, 96, 2))
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Returns the arms whose scores an arm ranks by: usually itself alone.
+
+        Args:
+            name: Name of the arm, which may be a twin with a floor.
+        """
+        name = without_floor(name)
+        return tuple(self.combined.get(name, (name,)))
+
+    def needs_rater(self, name: str) -> bool:
+        """Returns whether an arm scores by a rater, alone or among others."""
+        return not OF_RATER.isdisjoint(self.parts(name))
+
+    @property
+    def any_needs_rater(self) -> bool:
+        """Whether any arm scores by a rater."""
+        return any(map(self.needs_rater, self.names))
 
 
 class Arms:
@@ -150,6 +178,10 @@ class Arms:
         """Whether more seeds need more raters, to be trained or at least to score the pool."""
         return self._options.training is not None or len(self._options.raters) > 1
 
+    def needs_rater(self, name: str) -> bool:
+        """Returns whether an arm scores by a rater, alone or among others."""
+        return self._options.needs_rater(name)
+
     def prepare(self, name: str, seeds: Sequence[int]) -> float:
         """Makes the scores of an arm for seeds, and their raters.
 
@@ -158,7 +190,7 @@ class Arms:
             before.
         """
         before = self.seconds
-        if name == RATER:
+        if self.needs_rater(name):
             self.train_raters(seeds)
         if name != UNFILTERED and name not in self._kept:
             for seed in seeds:
@@ -167,7 +199,7 @@ class Arms:
 
     def train_raters(self, seeds: Iterable[int]) -> None:
         """Trains the raters of seeds, several at a time, where raters are to be trained."""
-        if self._options.training is not None and RATER in self._options.names:
+        if self._options.training is not None and self._options.any_needs_rater:
             trainings = [self._training(seed) for seed in seeds]
             train_raters(trainings, self._workers, self._say)
             for training in trainings:
@@ -219,14 +251,31 @@ class Arms:
 
     def scores(self, name: str, seed: int = 0) -> NDArray[np.float64]:
         """Returns the scores of an arm, from memory, the cache, or made now."""
-        data = self.data(seed)
-        rater = self.rater(seed) if name == RATER else ""
-        if rater and rater not in self.used_raters:
-            self.used_raters.append(rater)
-        key = (name, data.rotation if name in OF_TARGET else 0, rater)
-        if key not in self._scores:
-            self._scores[key] = self._make(name, data, rater)
+        data, parts = self.data(seed), self._options.parts(name)
+        raters = {part: self._rater_of(part, seed) for part in parts}
+        rotation = 0 if OF_TARGET.isdisjoint(parts) else data.rotation
+        key = (name, rotation, ",".join(raters.values()))
+        if key in self._scores:
+            return self._scores[key]
+
+        if name in self._options.combined:
+            weights = self._options.combined[name]
+            of_parts = [self.scores(part, seed) for part in weights]
+            self._scores[key] = mean_ranks(of_parts, list(weights.values()))
+        else:
+            self._scores[key] = self._make(name, data, raters[name])
         return self._scores[key]
+
+    def _rater_of(self, name: str, seed: int) -> str:
+        """Returns the folder of the rater that an arm scores by; empty for none."""
+        if name not in OF_RATER:
+            return ""
+        rater = self.rater(seed)
+        if name == START:
+            return start_rater(rater)
+        if rater not in self.used_raters:
+            self.used_raters.append(rater)
+        return rater
 
     def _find(self, name: str) -> NDArray[np.bool_]:
         options, data = self._options, self._data
@@ -267,6 +316,7 @@ class Arms:
             "c4": lambda: np.array([c4_score(text) for text in data.texts()]),
             "gopher": lambda: np.array([gopher_score(text) for text in data.texts()]),
             RATER: lambda: self._by_rater(rater),
+            START: lambda: self._by_rater(rater),
         }
         return self._cached(name, data, makers[name], rater)
 

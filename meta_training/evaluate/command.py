@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,6 +191,13 @@ def _add_arm_flags(parser: CommandParser) -> None:
         metavar="DIR",
         help="Rater checkpoint for all seeds: the result is about this rater alone.",
     )
+    parser.add_argument(
+        "--start_raters",
+        action="store_true",
+        help="Also evaluate each rater as it was before its first meta-step, as the arm start: "
+        "raters/step_00000000 of its workdir. The paired difference of the two is what "
+        "meta-training adds to its start.",
+    )
 
     # What is compared with it.
     parser.add_argument(
@@ -198,8 +205,8 @@ def _add_arm_flags(parser: CommandParser) -> None:
         metavar="NAMES",
         help="Arms to compare, separated by commas, besides unfiltered, with shares of their own "
         f"if you like (rater:0.75): {', '.join(ARMS)}. "
-        "Default: random, random_again, trigram, importance, classifier, and rater, label, "
-        "--scores and --kept where given.",
+        "Default: random, random_again, trigram, importance, classifier, and rater, start, label, "
+        "--scores, --kept and --combine where given.",
     )
     parser.add_argument(
         "--scores",
@@ -217,6 +224,16 @@ def _add_arm_flags(parser: CommandParser) -> None:
         help="Arm of the documents in files, at their own share of the pool's bytes, such as "
         "RUN/selections/NAME/kept of a curation. They are found in the pool by key or text. "
         "Repeatable.",
+    )
+
+    parser.add_argument(
+        "--combine",
+        action="append",
+        default=[],
+        metavar="NAME=ARMS",
+        help="Arm that ranks by the mean of the ranks of other arms' scores, such as "
+        "both=rater+classifier, or with weights, both=2*rater+classifier. The other arms need not "
+        "run themselves. Repeatable.",
     )
 
     # How much an arm keeps, and in which way.
@@ -375,6 +392,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     from datarater.meta_training.evaluate.arms import ArmOptions
     from datarater.meta_training.evaluate.harness import MAX_SEEDS, Evaluation
     from datarater.meta_training.evaluate.pool import DataOptions
+    from datarater.meta_training.evaluate.raters import check_start_rater
 
     given = [args.rater, args.fixed_rater, args.train_raters is not None]
     if sum(map(bool, given)) > 1:
@@ -389,7 +407,11 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
     raters = tuple(map(expand_home, [args.fixed_rater] if args.fixed_rater else args.rater))
     scores = _named_files("--scores", args.scores, ARMS)
     kept = _named_files("--kept", args.kept, [*ARMS, *scores])
-    names, arm_keeps = _arms(args, bool(raters) or training is not None, [*scores, *kept])
+    combined = _combined(args.combine, scores, kept)
+    names, arm_keeps = _arms(args, bool(raters) or training is not None, [*scores, *kept], combined)
+    if args.start_raters:
+        for rater in raters:
+            check_start_rater(rater)
     if args.source_floor is not None:
         if args.selection != DOCUMENTS:
             raise FlagError(f"--source_floor needs --selection {DOCUMENTS}")
@@ -441,6 +463,7 @@ def evaluation_of(args: argparse.Namespace) -> Evaluation:
             rotate=training is not None,
             scores=scores,
             kept=kept,
+            combined=combined,
             fields=data.read_options,
             selection=args.selection,
             source_floor=args.source_floor,
@@ -505,13 +528,50 @@ def _named_files(
     return files
 
 
+def _combined(
+    values: Sequence[str], scores: Collection[str], kept: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """Returns the weights of the parts of each combined arm, by its name."""
+    from datarater.meta_training.evaluate.arm_names import ARMS, UNSCORED, without_floor
+    from datarater.meta_training.evaluate.combining import parse_combination
+
+    combined: dict[str, dict[str, float]] = {}
+    for value in values:
+        name, equals, parts = value.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            raise FlagError(
+                f"argument --combine: {value!r} is not NAME=ARMS, such as both=rater+classifier"
+            )
+        if name in {*ARMS, *scores, *kept, *combined} or name != without_floor(name):
+            raise FlagError(f"argument --combine: the name {name!r} is taken; give another")
+        combined[name] = parse_combination(parts, [*(ARMS.keys() - UNSCORED), *scores])
+    return combined
+
+
 def _arms(
-    args: argparse.Namespace, has_rater: bool, own: Sequence[str]
+    args: argparse.Namespace,
+    has_rater: bool,
+    own: Sequence[str],
+    combined: Mapping[str, Collection[str]],
 ) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
     """Returns the names of the arms, and the shares of those that have their own."""
-    from datarater.meta_training.evaluate.arm_names import ARMS, DEFAULT, LABEL, RATER, UNFILTERED
+    from datarater.meta_training.evaluate.arm_names import (
+        ARMS,
+        DEFAULT,
+        LABEL,
+        OF_RATER,
+        RATER,
+        START,
+        UNFILTERED,
+    )
 
-    given = [*([RATER] if has_rater else []), *([LABEL] if args.label_field else []), *own]
+    own = [*own, *combined]
+    given = [
+        *([RATER] if has_rater else []),
+        *([START] if args.start_raters else []),
+        *([LABEL] if args.label_field else []),
+        *own,
+    ]
     shares: dict[str, tuple[float, ...]] = {}
     if args.arms is None:
         names = [*DEFAULT, *given]
@@ -526,10 +586,16 @@ def _arms(
                 near = near_miss(name, known)
                 hint = f"did you mean {near}?" if near else f"the arms are {', '.join(known)}"
                 raise FlagError(f"argument --arms: unknown arm {name!r}; {hint}")
-    if RATER in names and not has_rater:
-        raise FlagError("--arms rater needs --rater, --train_raters or --fixed_rater")
-    if LABEL in names and not args.label_field and not args.prepared:
-        raise FlagError("--arms label needs --label_field")
+
+    # What the arms, and those that they combine, need.
+    needed = {part for name in names for part in combined.get(name, (name,))}
+    if not has_rater and (args.start_raters or needed & OF_RATER):
+        arm = START if args.start_raters or START in needed else RATER
+        raise FlagError(f"the arm {arm} needs --rater, --train_raters or --fixed_rater")
+    if START in needed and not args.start_raters:
+        raise FlagError("the arm start needs --start_raters")
+    if LABEL in needed and not args.label_field and not args.prepared:
+        raise FlagError("the arm label needs --label_field")
     return tuple(dict.fromkeys([UNFILTERED, *names])), shares
 
 

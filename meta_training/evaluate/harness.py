@@ -17,11 +17,10 @@ import numpy as np
 
 import datarater
 from datarater.meta_training.evaluate.arm_names import (
+    OF_RATER,
     OF_SMALL_MODEL,
     RANDOM,
-    RATER,
     UNFILTERED,
-    without_floor,
 )
 from datarater.meta_training.evaluate.arms import ArmOptions, Arms
 from datarater.meta_training.evaluate.budget import duration
@@ -228,7 +227,7 @@ class Trainer:
 
     def train(self, entries: Sequence[Entry], seeds: Sequence[int]) -> None:
         """Makes sure that every entry has a run of each seed."""
-        if any(without_floor(entry.arm) == RATER for entry in entries):
+        if any(self._arms.needs_rater(entry.arm) for entry in entries):
             self._arms.train_raters(self.numbers(seeds))
         # What runs twice by content runs once.
         model, protocol = self._evaluation.model, self._evaluation.protocol
@@ -383,14 +382,17 @@ class Trainer:
         small, length = evaluation.arms.model.transformer, evaluation.arms.protocol.length
         of_small = forward_flops(small, length, vocabulary)
         scoring = dict.fromkeys(OF_SMALL_MODEL, of_small)
-        if RATER in evaluation.arms.names:
+        if evaluation.arms.any_needs_rater:
             config = load_rater(self._arms.rater(evaluation.first_seed)).config
             # An n-gram rater adds one weight of each order per token.
-            scoring[RATER] = (
+            of_rater = (
                 float(len(config.orders))
                 if isinstance(config, NgramConfig)
                 else forward_flops(config.transformer, config.window)
             )
+            scoring |= dict.fromkeys(OF_RATER, of_rater)
+        for name, weights in evaluation.arms.combined.items():
+            scoring[name] = sum(scoring.get(part, 0.0) for part in weights)
         model = evaluation.model.transformer
         return Costs(training_flops(model, evaluation.protocol.length, vocabulary), scoring)
 
@@ -403,7 +405,7 @@ class Trainer:
         warnings = list(self._arms.notes)
         arms = self._evaluation.arms
         raters = summary["seeds"] if arms.training is not None else len(arms.raters)
-        too_few = RATER in arms.names and raters < summary["seeds"]
+        too_few = arms.any_needs_rater and raters < summary["seeds"]
         if too_few and not self._evaluation.one_rater:
             warnings.append(
                 f"{raters} rater{'s serve' if raters > 1 else ' serves'} {summary['seeds']} "

@@ -124,6 +124,36 @@ def rater_training(data: Data, flags: Sequence[str], seed: int, output: Path) ->
     )
 
 
+def start_rater(rater: str) -> str:
+    """Returns the folder of the rater before its first meta-step, in the workdir of a rater.
+
+    Example:
+        >>> start_rater("work/rater"), start_rater("work/raters/step_00000050")
+        ('work/raters/step_00000000', 'work/raters/step_00000000')
+    """
+    folder, _, name = rater.rstrip("/").rpartition("/")
+    raters = "raters/step_00000000" if name == "rater" else "step_00000000"
+    return f"{folder}/{raters}" if folder else raters
+
+
+def check_start_rater(rater: str) -> None:
+    """Refuses a rater whose workdir does not have the rater of its start.
+
+    Raises:
+        FlagError: If it is not in the workdir of a training.
+        OSError: If the file system fails.
+    """
+    from datarater.rater_model.checkpoint import CheckpointError, load_statistics
+
+    try:
+        load_statistics(start_rater(rater))
+    except CheckpointError as error:
+        raise FlagError(
+            f"--start_raters: {rater} must be a rater in the workdir that datarater train made, "
+            f"beside the rater of its start; {error}"
+        ) from error
+
+
 def train_raters(
     trainings: Sequence[RaterTraining], workers: Workers, say: Callable[[str], None]
 ) -> None:

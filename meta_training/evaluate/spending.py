@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datarater.meta_training.evaluate import budget
-from datarater.meta_training.evaluate.arm_names import RATER, without_floor
+from datarater.meta_training.evaluate.arm_names import without_floor
 from datarater.meta_training.evaluate.arms import Arms
 from datarater.meta_training.evaluate.budget import Confirmation, duration
 from datarater.meta_training.evaluate.results import BASELINE, Entry
@@ -72,7 +72,7 @@ def spend(
             f"the budget of {duration(seconds)} is below the {duration(spent)} of this screen, the "
             "least there is"
         )
-    per_seed = {arm: time / len(seeds) for arm, time in prepared.items() if arm == RATER}
+    per_seed = {arm: time / len(seeds) for arm, time in prepared.items() if arms.needs_rater(arm)}
     if not arms.rater_per_seed:
         per_seed = {}
     losses = {entry: trainer.choice_loss(entry, seeds) for entry in screen}

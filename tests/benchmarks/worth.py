@@ -29,11 +29,13 @@ from typing import TYPE_CHECKING, Any
 from datarater.meta_training.evaluate.arm_names import (
     ARMS,
     LABEL,
+    OF_RATER,
     OF_SMALL_MODEL,
     OF_TARGET,
     RANDOM,
     RANDOM_AGAIN,
     RATER,
+    START,
     UNFILTERED,
 )
 from datarater.meta_training.evaluate.command import main as evaluate
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 SETTINGS = ("a", "b", "c")
 CONFIRMED_SEEDS = 100
-_NEED_A_MODEL = {RATER, *OF_SMALL_MODEL}
+_NEED_A_MODEL = {*OF_RATER, *OF_SMALL_MODEL}
 _SWEPT = (RATER, "bigram", "trigram", "word_bigram", "importance", "classifier")
 
 
@@ -138,7 +140,8 @@ def run(folder: Path, name: str, flags: Sequence[str]) -> dict[str, Any]:
 
 
 def _arms_of(setting: str) -> list[str]:
-    return [name for name in ARMS if name != UNFILTERED and (name != LABEL or setting == "c")]
+    left_out = {UNFILTERED, START, *([] if setting == "c" else [LABEL])}
+    return [name for name in ARMS if name not in left_out]
 
 
 def screen(folder: Path, common: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from datarater import cli
 from datarater.meta_training.evaluate.command import evaluation_of, make_parser
 from datarater.meta_training.evaluate.results import Entry
 from datarater.rater_model import exit_codes
+from tests.support import training
 
 BASE = ["--pool", "p/*", "--target", "t/*", "--output", "out"]
 WORDS = ["the", "sea", "was", "calm", "and", "old", "boats", "drifted", "toward", "harbors"]
@@ -85,14 +86,27 @@ def test_what_is_given_is_an_arm_by_default() -> None:
     assert evaluation("--budget", "1.5h").budget == 5400
 
 
+def test_combined_arms_and_the_start_run_beside_the_rater() -> None:
+    asked = evaluation(
+        *("--train_raters", "default", "--start_raters", "--source_floor", "1"),
+        *("--combine", "both=rater+2*c4", "--combine", "of_start=start+c4"),
+        *("--arms", "start,both"),
+    )
+    assert asked.arms.names == ("unfiltered", "start", "start_floored", "both", "both_floored")
+    assert asked.arms.combined["both"] == {"rater": 1.0, "c4": 2.0}
+    assert asked.arms.parts("both_floored") == ("rater", "c4")
+    assert asked.arms.any_needs_rater
+    assert not evaluation("--combine", "both=c4+gopher").arms.any_needs_rater
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--keep", "1.5"], "argument --keep: '1.5' is not a share between 0 and 1"),
         (["--arms", "trigam"], "argument --arms: unknown arm 'trigam'; did you mean trigram?"),
-        (["--arms", "rater"], "--arms rater needs --rater, --train_raters or --fixed_rater"),
+        (["--arms", "rater"], "the arm rater needs --rater, --train_raters or --fixed_rater"),
         (["--arms", "c4:2"], "argument --arms: c4:2: '2' is not a share"),
-        (["--arms", "label"], "--arms label needs --label_field"),
+        (["--arms", "label"], "the arm label needs --label_field"),
         (["--rater", "a", "--fixed_rater", "b"], "give one of --rater, --fixed_rater and --train"),
         (["--prepared", "d"], "--prepared takes the place of --pool, --target and --validation"),
         (
@@ -114,6 +128,21 @@ def test_what_is_given_is_an_arm_by_default() -> None:
             ["--source_floor", "0.5", "--selection", "batch_top_k"],
             "--source_floor needs --selection documents",
         ),
+        (["--combine", "c4=rater+trigram"], "argument --combine: the name 'c4' is taken"),
+        (["--combine", "rater+trigram"], "argument --combine: 'rater+trigram' is not NAME=ARMS"),
+        (["--combine", "a=trigram"], "argument --combine: 'trigram' names a single arm"),
+        (["--combine", "a=random+c4"], "argument --combine: 'random' has no scores to combine"),
+        (["--combine", "a=c4+c4"], "argument --combine: 'c4' is named twice"),
+        (["--combine", "a=0*c4+gopher"], "argument --combine: the weight '0' must be a number"),
+        (["--combine", "a=1.1.1*c4+gopher"], "argument --combine: the weight '1.1.1' must be a"),
+        (["--combine", "a=c4-gopher+"], "argument --combine: 'c4-gopher' has no scores"),
+        (["--combine", "a=c4+"], "argument --combine: '' is not an arm such as rater"),
+        (["--kept", "k=f", "--combine", "a=k+c4"], "argument --combine: 'k' has no scores"),
+        (["--combine", "a=rater+c4"], "the arm rater needs --rater, --train_raters"),
+        (["--combine", "a=label+c4"], "the arm label needs --label_field"),
+        (["--start_raters"], "the arm start needs --rater, --train_raters or --fixed_rater"),
+        (["--rater", "r", "--arms", "start"], "the arm start needs --start_raters"),
+        (["--rater", "r", "--start_raters"], "--start_raters: r must be a rater in the workdir"),
         (["--source_floor", "0"], "argument --source_floor: '0' is not a share above 0"),
         (["--scores", "a_floored=s"], "argument --scores: the name 'a_floored' is taken"),
         (["--scores", "s.parquet"], "argument --scores: 's.parquet' is not NAME=FILES"),
@@ -279,3 +308,31 @@ def test_a_signal_stops_the_workers_and_keeps_finished_runs(tmp_path: Path) -> N
     assert "Traceback" not in said
     for path in runs.glob("*.json"):
         assert json.loads(path.read_text())["result"]["curve"]
+
+
+@pytest.mark.slow
+def test_the_start_of_a_trained_rater_and_combined_arms_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers compile sooner without optimization.
+    monkeypatch.setenv("XLA_FLAGS", training.environment()["XLA_FLAGS"])
+    # So large a meta-step changes what is kept.
+    tiny = {**training.TINY, "meta_steps": 2, "population.warmup_steps": 0}
+    tiny |= {"meta_optimiser.learning_rate": 0.3, "meta_optimiser.warmup_steps": 0}
+    changed = [f"--rater_config={name}={value}" for name, value in tiny.items()]
+    changed = [flag for flag in changed if "data.outer_share" not in flag]
+    flags = [*write_corpus(tmp_path), *changed, "--train_raters=default", "--start_raters"]
+    flags += ["--combine=both=rater+trigram", "--arms=rater,start,both", "--steps=4", "--seeds=1"]
+    assert cli.main(["evaluate", *flags]) == exit_codes.DONE
+
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    losses = {row["arm"]: row["final_losses"] for row in report["arms"]}
+    assert losses["start"] != losses["rater"]
+    assert losses["both"] not in (losses["rater"], losses["start"])
+    # The paired difference of the rater from its start is among the leads.
+    (lead,) = [lead for lead in report["leads"] if lead["arm"] == "start"]
+    expected = np.mean(np.subtract(losses["rater"], losses["start"]))
+    assert lead["difference"]["mean"] == pytest.approx(expected)
+
+    # The rater, its start and the trigram filter have scored the pool, each once.
+    assert len(list((tmp_path / "out" / "scores").glob("*.npz"))) == 3

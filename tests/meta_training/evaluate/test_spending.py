@@ -28,6 +28,9 @@ class Ledger:
 
     # What arms do.
 
+    def needs_rater(self, name: str) -> bool:
+        return name == "rater"
+
     def prepare(self, name: str, seeds: Sequence[int]) -> float:
         seconds = self._raters_take * len(seeds) if name == "rater" else 0.0
         self.seconds += seconds
