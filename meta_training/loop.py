@@ -151,10 +151,15 @@ class TrainingRun:
             build.meta_gradient_config(config),
             self._placement.data_axis(inner_shapes),
             experiment.outer.losses,
+            temperature=config.softmax_temperature,
         )
         self._average = make_rater_average(config.rater_average.decay)
         self._meta_step = make_meta_step(
-            meta_gradient, self._meta_optimiser, self._placement, self._average
+            meta_gradient,
+            self._meta_optimiser,
+            self._placement,
+            self._average,
+            config.softmax_temperature,
         )
 
         self._rater: RaterCheckpoint | None = None  # as exported last

@@ -2,12 +2,14 @@
 
 One inner model's share of Algorithm 1 (arXiv 2505.17895), with s the state of the inner optimizer:
 
-    w_t                  = softmax(phi_eta(x_t1), ..., phi_eta(x_tB))
+    w_t                  = softmax((phi_eta(x_t1), ..., phi_eta(x_tB)) / temperature)
     g_t                  = sum over i of w_ti grad_theta l(x_ti; theta_t)
     theta_(t+1), s_(t+1) = optimizer(theta_t, s_t, g_t)                      t = 0..T-1
     g_eta                = grad_eta mean over j of l(y_j; theta_T(eta))
 
 or, for several target sets, the gradient of their weighted mean losses (`outer_loss`).
+
+The paper has no temperature, which is a temperature of 1.
 
 Two ways to compute the same number:
 
@@ -128,6 +130,7 @@ def make_meta_gradient(
     config: MetaGradientConfig,
     axis: DataAxis = ONE_DEVICE_AXIS,
     outer_losses: Sequence[OuterLoss] = (),
+    temperature: float = 1.0,
 ) -> Callable[[Params, InnerState, Windows, Any], MetaGradient]:
     """Returns the function that computes one inner model's meta-gradient.
 
@@ -142,6 +145,7 @@ def make_meta_gradient(
         axis: The devices that share one inner model's batches. If more than one, the function runs
             inside `jax.shard_map`, on this device's part of the windows. Mixed mode only.
         outer_losses: Losses of the outer sets.
+        temperature: Temperature of the softmax over a batch's scores.
 
     Returns:
         A pure function of (eta, inner state, inner windows with a leading axis T, outer windows).
@@ -183,7 +187,7 @@ def make_meta_gradient(
     def after_updates(
         scores_TxB: jax.Array, state: InnerState, inner: Windows, outer: Any
     ) -> tuple[jax.Array, tuple[InnerState, jax.Array, jax.Array]]:
-        weights_TxB = jax.nn.softmax(scores_TxB, axis=-1)
+        weights_TxB = batch_weights(scores_TxB, temperature)
         if config.scan_updates:
             state, losses_TxB = jax.lax.scan(
                 lambda carry, step: update(carry, *step), state, (weights_TxB, inner)
@@ -266,6 +270,16 @@ def make_meta_gradient(
         return MetaGradient(gradient, outer_loss, losses_K, last, scores_TxB, losses_TxB)
 
     return mixed if config.mode == "mixed" else reverse
+
+
+def batch_weights(scores: jax.Array, temperature: float) -> jax.Array:
+    """Returns the weights of the windows of a batch, softmax(scores / temperature).
+
+    Args:
+        scores: Scores, shape [..., B].
+        temperature: Below 1, the best windows get more of the weight; above 1, less.
+    """
+    return jax.nn.softmax(scores / temperature, axis=-1)
 
 
 def make_inner_gradient(

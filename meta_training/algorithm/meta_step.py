@@ -25,7 +25,11 @@ from jax.sharding import PartitionSpec
 
 from datarater.meta_training.algorithm.language_model import Params, Windows
 from datarater.meta_training.algorithm.mesh import DATA, ONE_DEVICE, POPULATION, Placement
-from datarater.meta_training.algorithm.meta_gradient import InnerState, MetaGradient
+from datarater.meta_training.algorithm.meta_gradient import (
+    InnerState,
+    MetaGradient,
+    batch_weights,
+)
 from datarater.meta_training.algorithm.population import stack
 
 
@@ -92,6 +96,7 @@ def make_meta_step(
     meta_optimiser: optax.GradientTransformation,
     placement: Placement = ONE_DEVICE,
     average: optax.GradientTransformation | None = None,
+    temperature: float = 1.0,
 ) -> jax.stages.Wrapped:
     """Returns one meta-step over the whole population, compiled.
 
@@ -101,6 +106,7 @@ def make_meta_step(
         meta_optimiser: The meta-optimizer of one inner model.
         placement: Devices of the inner models and their batches.
         average: The rater's average over meta-steps; none if None.
+        temperature: Temperature of the meta-gradient's softmax, for the metrics of the weights.
 
     Returns:
         A function (state, inner windows [P, T, B, L], outer windows [P, B, L]) -> (state, metrics),
@@ -158,7 +164,8 @@ def make_meta_step(
             state.rater_params, state.meta_optimiser_state, state.inner, inner, outer
         )
 
-        metrics = _metrics(results, square_P, update, state.rater_params)
+        weights_PxTxB = batch_weights(results.scores_TxB, temperature)
+        metrics = _metrics(results, weights_PxTxB, square_P, update, state.rater_params)
         rater_params = optax.apply_updates(state.rater_params, update)
         _, averaged = average.update(rater_params, state.average)
         after = MetaState(
@@ -170,17 +177,21 @@ def make_meta_step(
 
 
 def _metrics(
-    results: MetaGradient, square_P: jax.Array, update: Params, rater_params: Params
+    results: MetaGradient,
+    weights_PxTxB: jax.Array,
+    square_P: jax.Array,
+    update: Params,
+    rater_params: Params,
 ) -> MetaStepMetrics:
     """Returns the metrics of a meta-step; their exchanges between devices are left to the compiler.
 
     Args:
         results: Results of all inner models, stacked along a leading axis P.
+        weights_PxTxB: Weights of the windows.
         square_P: Squared norm of each inner model's meta-gradient.
         update: The rater's averaged update.
         rater_params: eta before the update.
     """
-    weights_PxTxB = jax.nn.softmax(results.scores_TxB, axis=-1)
     batch = weights_PxTxB.shape[-1]
     size = sum(leaf.size for leaf in jax.tree.leaves(rater_params))
     entropy_PxT = -jnp.sum(weights_PxTxB * jnp.log(jnp.maximum(weights_PxTxB, 1e-30)), axis=-1)

@@ -176,6 +176,7 @@ _RULES = (
         reason="with a single window the softmax over the batch is 1, whatever its score",
     ),
     _Rule("outer_batch", _COUNT),
+    _Rule("softmax_temperature", _POSITIVE),
     _Rule("length", _at_least(2, " tokens")),
     _Rule(
         "data.outer_share",

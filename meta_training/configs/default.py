@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.inner_updates = 2  # T, inner updates per meta-step, as in the paper.
     config.inner_batch = 32  # B, windows per inner update. Paper: 128.
     config.outer_batch = 16  # Windows, or questions, per outer loss of each set. Paper: 128.
+    config.softmax_temperature = 1.0  # Divides scores before the softmax of a batch. Paper: 1.
     config.length = 256  # L, tokens of a window. Paper: 2048.
 
     config.data = ConfigDict()  # Texts, as globs joined by commas or as tfds:c4/en:train.

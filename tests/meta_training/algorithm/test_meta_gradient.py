@@ -275,6 +275,31 @@ def assert_equal(actual: MetaGradient, expected: MetaGradient, tolerance: float 
         assert relative_error(a, b) < tolerance, name
 
 
+@pytest.mark.parametrize("mode", ["mixed", "reverse"])
+def test_a_temperature_is_a_rater_whose_scores_are_divided_by_it(float64: None, mode: str) -> None:
+    models, temperature = small_problem("float64"), 0.25
+    keys = jax.random.split(jax.random.key(3), 4)
+    transformation = OPTIMISERS["momentum"]()
+    arguments = (
+        models.initialise_rater(keys[0]),
+        inner_state(models.initialise_model(keys[1]), transformation),
+        random_windows(keys[2], 2, BATCH_OF_8),
+        random_windows(keys[3], BATCH_OF_8),
+    )
+
+    def divided(eta: Params, windows: Windows) -> jax.Array:
+        return models.score(eta, windows) / temperature
+
+    config = MetaGradientConfig(mode)
+    actual = make_meta_gradient(
+        models.score, models.losses, transformation, config, temperature=temperature
+    )(*arguments)
+    expected = make_meta_gradient(divided, models.losses, transformation, config)(*arguments)
+    assert relative_error(actual.gradient, expected.gradient) < 1e-12
+    assert relative_error(actual.inner_state.params, expected.inner_state.params) < 1e-12
+    np.testing.assert_allclose(actual.scores_TxB, temperature * expected.scores_TxB, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("mode", "micro_batches"),
     [

@@ -228,7 +228,10 @@ def test_warm_up_and_the_initial_population_on_four_devices_are_those_of_one() -
     assert run.stdout == "the same\n", run.stderr
 
 
-def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update(
+    temperature: float,
+) -> None:
     inner_optimiser = optax.adam(1e-2, eps=0.0, eps_root=1e-8)
     meta_optimiser = optax.chain(optax.clip_by_global_norm(0.05), optax.adam(LEARNING_RATE))
     meta_gradient = make_meta_gradient(
@@ -236,6 +239,7 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> 
         losses,
         inner_optimiser,
         MetaGradientConfig(),
+        temperature=temperature,
     )
     eta = {"scale": jnp.float32(0.3)}
     members = [fresh_inner_state(initialise, inner_optimiser, jax.random.key(i)) for i in range(2)]
@@ -259,7 +263,7 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> 
         meta_optimiser.update(result.gradient, meta_optimiser.init(eta), eta)[0]["scale"]
         for result in separate
     ]
-    state, metrics = make_meta_step(meta_gradient, meta_optimiser)(
+    state, metrics = make_meta_step(meta_gradient, meta_optimiser, temperature=temperature)(
         initial_meta_state(jax.tree.map(jnp.copy, eta), stack(members), meta_optimiser),
         inner,
         outer,
@@ -280,7 +284,8 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update() -> 
             member.params["theta"], result.inner_state.params["theta"], rtol=1e-5
         )
     assert metrics.age_P.tolist() == [3, 3]
-    weights = jax.nn.softmax(jnp.stack([result.scores_TxB for result in separate]), axis=-1)
+    scores = jnp.stack([result.scores_TxB for result in separate])
+    weights = jax.nn.softmax(scores / temperature, axis=-1)
     assert float(metrics.effective_sample_share) == pytest.approx(
         float((1 / (weights**2).sum(-1)).mean()) / 4, rel=1e-5
     )
