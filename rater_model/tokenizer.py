@@ -1,7 +1,8 @@
 """Turns texts into token ids: bytes by default, or a byte-level BPE trained on the corpus.
 
-Either is stored in the rater's checkpoint. Every tokenizer has two ids besides those of the text:
-one that pads a window, and one that separates the documents packed into one window.
+A third kind is the tokenizer of a language model (`datarater.rater_model.file_tokenizer`). Each is
+stored in the rater's checkpoint. Every tokenizer has two ids besides those of the text: one that
+pads a window, and one that separates the documents packed into one window.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tokenizers
 
 PAD_TOKEN = "<pad>"
 SEPARATOR_TOKEN = "<separator>"
+FILE = "file"  # kind of `file_tokenizer.FileTokenizer`
 CHARACTERS_AT_ONCE = 2**20
 
 
@@ -26,7 +28,7 @@ class Tokenizer(Protocol):
     """The interface of a tokenizer that the rater and the inner models use.
 
     Attributes:
-        kind: Name of the tokenizer for `load_tokenizer`: "byte" or "bpe".
+        kind: Name of the tokenizer for `load_tokenizer`: "byte", "bpe" or "file".
         vocabulary_size: Number of ids, including the two special ones.
         pad_id: Id that fills a window after its text; always masked.
         separator_id: Id between two documents packed into one window.
@@ -176,7 +178,7 @@ def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
     """Returns the tokenizer that `serialise` described.
 
     Args:
-        kind: Kind of the tokenizer, "byte" or "bpe".
+        kind: Kind of the tokenizer, "byte", "bpe" or "file".
         serialised: Content of `tokenizer.json`.
 
     Raises:
@@ -198,4 +200,11 @@ def load_tokenizer(kind: str, serialised: bytes) -> Tokenizer:
             ) from error
         return BpeTokenizer(_plain_text_only(tokenizer))
 
-    raise TokenizerError(f"unknown tokenizer kind {kind!r}; the known kinds are 'byte' and 'bpe'")
+    if kind == FILE:
+        from datarater.rater_model.file_tokenizer import FileTokenizer
+
+        return FileTokenizer.load(serialised)
+
+    raise TokenizerError(
+        f"unknown tokenizer kind {kind!r}; the known kinds are 'byte', 'bpe' and 'file'"
+    )

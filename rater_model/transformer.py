@@ -59,6 +59,13 @@ class TransformerConfig:
         attention: Kind of attention: "plain", or "blocks" for the same softmax over blocks of keys,
             so that no array of L x L numbers per head is created; see `attend_in_blocks`.
         attention_block: Number of keys in a block of "blocks".
+        head_width: Width K of a head; 0 for width / heads.
+        key_value_heads: Number of heads with keys and values of their own, each shared by as many
+            queries (grouped queries, arXiv 2305.13245); 0 for one per head.
+        rotary_base: Base of the angles of rotary positions.
+        rotary_scaling: The four numbers of "llama3", which slows the slow rotations down for longer
+            texts: factor, low and high frequency factor, original length. Empty for none.
+        norm_epsilon: Epsilon under the root of RMSNorm.
     """
 
     width: int = 64
@@ -72,16 +79,25 @@ class TransformerConfig:
     param_dtype: str = "float32"
     attention: str = "plain"
     attention_block: int = 256
+    head_width: int = 0
+    key_value_heads: int = 0
+    rotary_base: float = 10_000.0
+    rotary_scaling: tuple[float, ...] = ()
+    norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_width", "layers", "attention_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary "
-                "positions rotate pairs"
-            )
+        self._check_heads()
+        if not self.rotary_base > 1:
+            raise ValueError(f"rotary_base must be above 1, not {self.rotary_base}")
+        if not self.norm_epsilon > 0:
+            raise ValueError(f"norm_epsilon must be above 0, not {self.norm_epsilon}")
+
+        # JSON has lists, and a config that is an argument of a compiled function must hash.
+        object.__setattr__(self, "rotary_scaling", tuple(self.rotary_scaling))
+        _check_scaling(self.rotary_scaling)
 
         if self.attention in FUSED_ATTENTION:
             raise ValueError(
@@ -91,6 +107,28 @@ class TransformerConfig:
             )
         if self.attention not in ("plain", "blocks"):
             raise ValueError(f"attention must be 'plain' or 'blocks', not {self.attention!r}")
+
+    def _check_heads(self) -> None:
+        """Refuses heads that do not divide the width, or queries that do not share keys evenly."""
+        if self.head_width < 0 or self.head_width % 2:
+            raise ValueError(
+                f"head_width must be 0 or even, not {self.head_width}: rotary positions rotate "
+                "pairs"
+            )
+        if not self.head_width and self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} must be a multiple of 2 x heads ({self.heads}): rotary "
+                "positions rotate pairs"
+            )
+        if self.key_value_heads < 0 or self.heads % (self.key_value_heads or 1):
+            raise ValueError(
+                f"key_value_heads ({self.key_value_heads}) must be 0 or divide heads ({self.heads})"
+            )
+
+    @property
+    def width_of_head(self) -> int:
+        """Width K of a head."""
+        return self.head_width or self.width // self.heads
 
     @property
     def saved(self) -> Callable[..., bool]:
@@ -118,34 +156,78 @@ class ScoringTransformerConfig(TransformerConfig):
     """
 
 
+def _check_scaling(scaling: tuple[float, ...]) -> None:
+    """Refuses numbers that do not describe the scaling of "llama3"."""
+    if not scaling:
+        return
+    if len(scaling) != 4:
+        raise ValueError(
+            "rotary_scaling must be empty or four numbers (factor, low and high frequency factor, "
+            f"original length), not {scaling}"
+        )
+    factor, low, high, length = scaling
+    if not (factor >= 1 and 0 < low < high and length >= 1):
+        raise ValueError(
+            "rotary_scaling needs a factor of at least 1, frequency factors 0 < low < high and an "
+            f"original length of at least 1, not {scaling}"
+        )
+
+
+def rotary_frequencies(head_width: int, base: float, scaling: tuple[float, ...] = ()) -> np.ndarray:
+    """Returns the angle per position of each pair, base^(-2k/K), shape [K / 2], float64.
+
+    With scaling (s, a, b, N), that of Llama 3.1, a pair of frequency f turns N f / (2 pi) = r times
+    over the original length N. Pairs with r < a get the frequency f / s, pairs with r > b keep f,
+    and those between are interpolated by t = (r - a) / (b - a): (1 - t) f / s + t f.
+
+    Args:
+        head_width: Width K of a head.
+        base: Base of the angles.
+        scaling: Numbers (s, a, b, N); empty for none.
+    """
+    frequencies: np.ndarray = base ** (-np.arange(0, head_width, 2) / head_width)
+    if not scaling:
+        return frequencies
+    factor, low, high, length = scaling
+    turns = length * frequencies / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 - kept) * frequencies / factor + kept * frequencies
+
+
 @functools.lru_cache(maxsize=64)
-def _rotary_tables(length: int, head_width: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def _rotary_tables(
+    length: int, head_width: int, dtype: str, base: float, scaling: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the cosines and sines of all positions and pairs, each of shape [L, 1, K / 2].
 
     They are constants of a compiled program: computed by the program itself, they would be computed
     again in every call and in every layer.
     """
-    frequencies = 10_000.0 ** (-np.arange(0, head_width, 2) / head_width)
+    frequencies = rotary_frequencies(head_width, base, scaling)
     angles_Lx1xk = (np.arange(length)[:, None] * frequencies)[:, None, :]
     return np.cos(angles_Lx1xk).astype(dtype), np.sin(angles_Lx1xk).astype(dtype)
 
 
-def rotate(x_BxLxHxK: jax.Array) -> jax.Array:
+def rotate(
+    x_BxLxHxK: jax.Array, base: float = 10_000.0, scaling: tuple[float, ...] = ()
+) -> jax.Array:
     """Applies rotary position embeddings (Su et al., arXiv 2104.09864, equation 34).
 
-    Pair k of a head at position l is rotated by the angle l x 10000^(-2k/K), so that the product of
+    Pair k of a head at position l is rotated by the angle l x base^(-2k/K), so that the product of
     a query and a key depends only on the distance between their positions. Angles are computed in
     float64, and the rotation in float32 at least.
 
     Args:
         x_BxLxHxK: Queries or keys.
+        base: Base of the angles.
+        scaling: Scaling of the angles; see `rotary_frequencies`.
 
     Returns:
         The rotated array, with the same shape and dtype.
     """
     length, head_width = x_BxLxHxK.shape[1], x_BxLxHxK.shape[3]
     dtype = jnp.promote_types(x_BxLxHxK.dtype, jnp.float32)
-    cosine, sine = _rotary_tables(length, head_width, dtype.name)
+    cosine, sine = _rotary_tables(length, head_width, dtype.name, base, scaling)
 
     first, second = jnp.split(x_BxLxHxK.astype(dtype), 2, axis=-1)
     rotated = jnp.concatenate(
@@ -407,8 +489,9 @@ class RMSNorm(nn.Module):
         scale_D = self.param(
             "scale", nn.initializers.ones, (x_BxLxD.shape[-1],), jnp.dtype(self.config.param_dtype)
         )
+        epsilon = self.config.norm_epsilon
         x = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
         return (x * scale_D).astype(x_BxLxD.dtype)
 
 
@@ -422,7 +505,8 @@ class Attention(nn.Module):
     def __call__(self, x_BxLxD: jax.Array, mask_BxLxL: jax.Array) -> jax.Array:
         """Returns the attention's output, shape [B, L, D]."""
         config = self.config
-        head_width = config.width // config.heads
+        head_width = config.width_of_head
+        key_value_heads = config.key_value_heads or config.heads
         dtypes: dict[str, Any] = {
             "dtype": config.dtype,
             "param_dtype": config.param_dtype,
@@ -430,11 +514,20 @@ class Attention(nn.Module):
         }
 
         query, key, value = (
-            nn.DenseGeneral((config.heads, head_width), name=name, **dtypes)(x_BxLxD)
-            for name in ("query", "key", "value")
+            nn.DenseGeneral((heads, head_width), name=name, **dtypes)(x_BxLxD)
+            for name, heads in (
+                ("query", config.heads),
+                ("key", key_value_heads),
+                ("value", key_value_heads),
+            )
         )
         scale = jnp.asarray(head_width**-0.5, x_BxLxD.dtype)
-        query, key = rotate(query) * scale, rotate(key)
+        positions = (config.rotary_base, config.rotary_scaling)
+        query, key = rotate(query, *positions) * scale, rotate(key, *positions)
+        if key_value_heads < config.heads:
+            key, value = (
+                jnp.repeat(x, config.heads // key_value_heads, axis=2) for x in (key, value)
+            )
 
         if isinstance(config, ScoringTransformerConfig) and not self.causal:
             mixed = attend_to_score(query, key, value, mask_BxLxL)

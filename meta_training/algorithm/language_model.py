@@ -28,11 +28,14 @@ class LanguageModelConfig:
         transformer: Shape of the transformer.
         loss_chunk: Positions whose logits are computed at a time in the loss; 0 for all. It changes
             no value, and avoids keeping all B x L x V logits in memory at once.
+        tied_embeddings: Whether the logits are the products of the last hidden states with the
+            token embeddings, instead of with a matrix of their own.
     """
 
     vocabulary_size: int = 258
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
     loss_chunk: int = 0
+    tied_embeddings: bool = False
 
 
 class Windows(NamedTuple):
@@ -69,20 +72,34 @@ class LanguageModel(nn.Module):
             x_BxLxD.
         """
         config, shape = self.config, self.config.transformer
-        x_BxLxD = Embedding(config.vocabulary_size, shape, 1.0, name="token_embedding")(tokens_BxL)
+        # A tied table is read out too, where rows of deviation 1 would make fresh logits large.
+        deviation = shape.width**-0.5 if config.tied_embeddings else 1.0
+        x_BxLxD = Embedding(config.vocabulary_size, shape, deviation, name="token_embedding")(
+            tokens_BxL
+        )
         everything_1x1xL = jnp.ones((1, 1, tokens_BxL.shape[1]), bool)
         x_BxLxD = Transformer(shape, causal=True, name="transformer")(x_BxLxD, everything_1x1xL)
         if not read_out:
             return x_BxLxD
 
-        logits_BxLxV = nn.Dense(
-            config.vocabulary_size,
-            use_bias=False,
-            dtype=shape.dtype,
-            param_dtype=shape.param_dtype,
-            name="readout",
-        )(x_BxLxD)
+        if config.tied_embeddings:
+            logits_BxLxV = x_BxLxD @ _readout_kernel(config, self.variables["params"], x_BxLxD)
+        else:
+            logits_BxLxV = nn.Dense(
+                config.vocabulary_size,
+                use_bias=False,
+                dtype=shape.dtype,
+                param_dtype=shape.param_dtype,
+                name="readout",
+            )(x_BxLxD)
         return logits_BxLxV.astype(jnp.promote_types(logits_BxLxV.dtype, jnp.float32))
+
+
+def _readout_kernel(config: LanguageModelConfig, params: Params, x: jax.Array) -> jax.Array:
+    """Returns the matrix of the logits, kernel_DxV, in the dtype of the hidden states."""
+    if config.tied_embeddings:
+        return cast(jax.Array, params["token_embedding"]["embedding"].astype(x.dtype).T)
+    return cast(jax.Array, params["readout"]["kernel"].astype(x.dtype))
 
 
 def initialise_language_model(config: LanguageModelConfig, key: jax.Array) -> Params:
@@ -162,8 +179,7 @@ def _log_probabilities_in_chunks(
     def of_chunk(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
         # The cast is inside the loop so that the kernel's gradient is summed in the parameters' own
         # precision.
-        kernel_DxV = params["readout"]["kernel"].astype(hidden_BxCxD.dtype)
-        logits_BxCxV = hidden_BxCxD @ kernel_DxV
+        logits_BxCxV = hidden_BxCxD @ _readout_kernel(config, params, hidden_BxCxD)
         logits_BxCxV = logits_BxCxV.astype(jnp.promote_types(logits_BxCxV.dtype, jnp.float32))
         return _target_log_probabilities(logits_BxCxV, targets_BxC)
 

@@ -120,9 +120,10 @@ def forward_flops(shape: TransformerConfig, length: int, readout: int = 0) -> fl
         length: L, tokens of a window.
         readout: Vocabulary of a language model's readout; 0 for a rater.
     """
-    width = shape.width
-    weights = shape.layers * (4 * width**2 + 3 * width * shape.mlp_width) + width * readout
-    return 2.0 * weights + 4.0 * shape.layers * length * width
+    width, heads = shape.width, shape.heads
+    projections = 2 * width * shape.width_of_head * (heads + (shape.key_value_heads or heads))
+    weights = shape.layers * (projections + 3 * width * shape.mlp_width) + width * readout
+    return 2.0 * weights + 4.0 * shape.layers * length * heads * shape.width_of_head
 
 
 def training_flops(shape: TransformerConfig, length: int, vocabulary_size: int) -> float:
