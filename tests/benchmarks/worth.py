@@ -60,10 +60,11 @@ def write_held_out(corpora: Path, sources: Path) -> Path:
         for document, _ in read_documents(str(corpora / "dev_heldout" / "*"))
         for each in [assign(document.key, document.text, document.source)]
     ]
-    return _write(sources / "held_out.jsonl", held_out)
+    return write_records(sources / "held_out.jsonl", held_out)
 
 
-def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes records as JSONL; returns the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in records)
     path.write_text(lines, encoding="utf-8")
@@ -78,10 +79,10 @@ def prepare(output: Path, corpora: Path) -> None:
     sources = output / "sources"
     held_out = write_held_out(corpora, sources)
     documents, clean = make_documents(Installation.running())
-    intact = _write(
+    intact = write_records(
         sources / "intact.jsonl", ({"text": each.text, "source": each.source} for each in clean)
     )
-    damaged = _write(
+    damaged = write_records(
         sources / "damaged.jsonl",
         (
             {"text": each.text, "source": each.kind, "intact": int(each.kind == Kind.INTACT)}

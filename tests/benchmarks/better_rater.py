@@ -1,0 +1,278 @@
+"""Which settings make a better rater? Successive halving over factors of the default config.
+
+    python -m tests.benchmarks.better_rater prepare --output better     # needs DATARATER_CORPORA
+    python -m tests.benchmarks.better_rater costs --output better
+    python -m tests.benchmarks.better_rater rung --rung 1 --settings a1 --output better
+    python -m tests.benchmarks.better_rater show --output better
+
+The settings are (a) and (b) of `tests.benchmarks.worth`, each cut by sources: settings are tuned on
+a1 and b1, the pool of half of the sources, and reported on a2 and b2, the pool of the others. The
+target of (a) is cut by source too; that of (b) is held out from its own half.
+
+A variant is the default config with one change. All variants of a rung train for the same processor
+time, so a variant whose meta-steps cost more makes fewer of them; the time of the warm-up pool is
+not counted. `costs` measures a meta-step of each variant. A rung trains a fresh rater for each seed
+of each variant, and compares its loss on the choice fold with that of the default of the same seed.
+The test fold is not looked at until the new default is frozen. Everything that is finished is kept,
+and the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datarater.meta_training.evaluate.statistics import interval_text, paired_difference
+from tests.benchmarks.worth import prepare_setting, run, write_records
+from tests.support import corpora_folder
+
+RESULTS = Path(__file__).parent / "better_rater_results"
+RIVALS = ("bigram", "trigram", "word_bigram", "importance", "classifier")
+DEFAULT = "default"
+
+# Both halves have clean, mixed and noisy sources; the target's own sources are in their half.
+FIRST_HALF = frozenset(
+    (
+        *("wikitext2_raw", "elife", "masc_edited", "brown", "reuters21578", "digitalgov"),
+        *("movie_reviews", "latin_library", "newsgroups20", "web_cc", "wikitext_markup"),
+        *("system_logs", "code_python", "gutenberg_tex"),
+    )
+)
+
+
+class Variant(NamedTuple):
+    """A change of the default config.
+
+    Attributes:
+        fields: Fields of the config with their values.
+        flags: Further flags of `datarater evaluate`.
+    """
+
+    fields: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+VARIANTS: dict[str, Variant] = {
+    DEFAULT: Variant(),
+    "length 128": Variant(("length=128",)),
+    "length 1024": Variant(("length=1024", "inner_batch=8", "outer_batch=4")),
+    "bpe 256": Variant(("tokenizer.kind=bpe", "tokenizer.vocabulary_size=2048")),
+    "documents": Variant(("data.windows=document",)),
+    "ages to 2000": Variant(("population.warmup_steps=2000",)),
+    "4 initialisations": Variant(("population.warmup_trajectories=4",)),
+    "inner 0.5M": Variant(
+        ("inner_model.width=96", "inner_model.mlp_width=288", "inner_model.layers=4")
+    ),
+    "T 1": Variant(("inner_updates=1",)),
+    "T 4": Variant(("inner_updates=4",)),
+    "population 2": Variant(("population.size=2",)),
+    "population 8": Variant(("population.size=8",)),
+    "batch 16": Variant(("inner_batch=16",)),
+    "batch 64": Variant(("inner_batch=64",)),
+    "rate 3e-3": Variant(("meta_optimiser.learning_rate=3e-3",)),
+    "rate 3e-2": Variant(("meta_optimiser.learning_rate=3e-2",)),
+    "rate decays": Variant(("meta_optimiser.schedule=cosine",)),
+    "clip 0.01": Variant(("meta_optimiser.clip_norm=0.01",)),
+    "temperature 0.5": Variant(("softmax_temperature=0.5",)),
+    "temperature 2": Variant(("softmax_temperature=2.0",)),
+    "within source 0.5": Variant(("data.within_source_share=0.5",)),
+    "within source 1": Variant(("data.within_source_share=1.0",)),
+    "no n-grams": Variant(("rater.ngram_orders=()",)),
+    "attention pooling": Variant(("rater.pooling=attention",)),
+    "average 0.95": Variant(("rater_average.decay=0.95",)),
+    "start classifier": Variant(("start.scores=classifier",)),
+    "start trigram": Variant(("start.scores=trigram",)),
+}
+
+
+def variant_of(name: str) -> Variant:
+    """Returns the variant of a name; "A + B" has the changes of both.
+
+    Raises:
+        KeyError: A part is not the name of a variant.
+    """
+    parts = [VARIANTS[part] for part in name.split(" + ")]
+    fields, flags = ([x for part in parts for x in part[i]] for i in (0, 1))
+    return Variant(tuple(fields), tuple(flags))
+
+
+class Rung(NamedTuple):
+    """One stage of the halving: its processor seconds of meta-training, and its seeds."""
+
+    seconds: int
+    first_seed: int
+    seeds: int
+
+
+RUNGS = {1: Rung(150, 0, 2), 2: Rung(600, 10, 3), 3: Rung(600, 100, 8)}
+
+
+def prepare(output: Path, corpora: Path) -> None:
+    """Cuts the corpora by sources, prepares each setting, and scores it with the rivals."""
+    from datarater.meta_training.evaluate.pool import DataOptions
+    from tests.benchmarks.benchmark_support import read_documents
+    from tests.benchmarks.worth import write_held_out
+
+    records = [record for _, record in read_documents(str(corpora / "dev" / "*"))]
+    held_out = write_held_out(corpora, output / "sources")
+    targets = [json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines()]
+
+    for half in (1, 2):
+        pool, target = (
+            write_records(
+                output / "sources" / f"{name}{half}.jsonl",
+                (each for each in documents if (each["source"] in FIRST_HALF) == (half == 1)),
+            )
+            for name, documents in (("pool", records), ("target", targets))
+        )
+        clean = DataOptions((str(pool),), (str(target),), work_field="work")
+        prepare_setting(output / f"a{half}", clean, RIVALS)
+        prepare_setting(output / f"b{half}", DataOptions((str(pool),)), RIVALS)
+
+
+def costs(output: Path, names: Sequence[str]) -> dict[str, float]:
+    """Measures the processor seconds of a meta-step of each variant, and stores them."""
+    path = output / "costs.json"
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    for name in names:
+        if name not in known:
+            known[name] = _cost(output, variant_of(name))
+            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            print(f"{name:20} {known[name]:6.2f} processor seconds a meta-step", flush=True)
+    return known
+
+
+def _cost(output: Path, variant: Variant, short: int = 2, long: int = 8) -> float:
+    """Returns the difference of two runs' processor time per meta-step: no start, no compiling."""
+    times = {}
+    for steps in (short, long):
+        with tempfile.TemporaryDirectory() as workdir:
+            before = _processor_seconds()
+            fields = ("population.warmup_steps=1", f"meta_steps={steps}", *variant.fields)
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "datarater", "train", f"--workdir={workdir}"),
+                    f"--config.data.inner={output / 'sources' / 'target1.jsonl'}",
+                    *(f"--config.{field}" for field in fields if "warmup_steps=2000" not in field),
+                ],
+                check=True,
+                capture_output=True,
+            )
+            times[steps] = _processor_seconds() - before
+    return (times[long] - times[short]) / (long - short)
+
+
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def arms_of(setting: str, with_rivals: bool) -> list[str]:
+    """Returns the flags that choose the rater's arm in a setting, and its rivals.
+
+    (a) keeps a quarter of the pool; (b) keeps nine tenths of it, and also of each source.
+    """
+    if setting.startswith("a"):
+        share, rivals, floor = 0.25, RIVALS, []
+    else:
+        share, rivals, floor = 0.9, ("importance", "classifier"), ["--source_floor=1"]
+    names = ["rater", *(("random", *rivals) if with_rivals else ())]
+    return [f"--arms={','.join(f'{name}:{share}' for name in names)}", *floor]
+
+
+def rung(output: Path, setting: str, number: int, names: Sequence[str], processes: int) -> None:
+    """Trains and evaluates the variants of a rung; the default's evaluation has the rivals too."""
+    stage, folder = RUNGS[number], output / setting
+    seeds = [f"--seeds={stage.seeds}", f"--first_seed={stage.first_seed}"]
+
+    for name in names:
+        report = f"rung{number}_{name.replace(' ', '_')}"
+        if (folder / f"{report}.json").exists():
+            continue
+        variant, cost = variant_of(name), costs(output, [name])[name]
+        steps = max(1, round(stage.seconds / cost))
+        fields = [f"--rater_config={field}" for field in (f"meta_steps={steps}", *variant.fields)]
+        trained = ["--train_raters=default", *fields, *variant.flags]
+        arms = arms_of(setting, with_rivals=name == DEFAULT)
+        run(folder, report, [*arms, *trained, *seeds, f"--processes={processes}"])
+
+
+def losses(report: Mapping[str, Any], kind: str = "choice_losses") -> dict[str, list[float]]:
+    """Returns the losses of each arm of a report, a number for each seed."""
+    return {row["arm"]: row[kind] for row in report["arms"]}
+
+
+def show(output: Path) -> dict[str, Any]:
+    """Prints and returns each variant's paired difference from the default and the best rival."""
+    shown: dict[str, Any] = {}
+    for setting in ("a1", "b1", "a2", "b2"):
+        for number, stage in RUNGS.items():
+            reports = {
+                path.stem.partition("_")[2].replace("_", " "): losses(json.loads(path.read_text()))
+                for path in sorted((output / setting).glob(f"rung{number}_*.json"))
+            }
+            if DEFAULT in reports:
+                print(f"\n{setting}, rung {number}: {stage.seconds} s, {stage.seeds} seeds")
+                arm = "rater" if setting.startswith("a") else "rater_floored"
+                shown[f"{setting} rung {number}"] = _compare(arm, reports)
+    return shown
+
+
+def _compare(arm: str, reports: Mapping[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Prints and returns the table of one setting and rung, the best variant first."""
+    base = reports[DEFAULT]
+    known = {"unfiltered", "random"}
+    rivals = [name for name in base if not name.startswith("rater") and name not in known]
+    rival = min(rivals, key=lambda name: sum(base[name]))
+    against = {"default": base[arm], rival: base[rival], "unfiltered": base["unfiltered"]}
+    print(f"  {'':20} {'loss':6}  " + "  ".join(f"from {name:23}" for name in against))
+
+    rows = {}
+    for name, arms in sorted(reports.items(), key=lambda item: sum(item[1][arm])):
+        differences = {
+            other: dataclasses.asdict(paired_difference(arms[arm], losses_S))
+            for other, losses_S in against.items()
+        }
+        loss = sum(arms[arm]) / len(arms[arm])
+        rows[name] = {"loss": loss, "from": differences}
+        texts = "  ".join(f"{interval_text(each):28}" for each in differences.values())
+        print(f"  {name:20} {loss:.4f}  {texts}")
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one step."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("step", choices=("prepare", "costs", "rung", "show"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rung", type=int, choices=RUNGS, default=1)
+    parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="Default: all.")
+    parser.add_argument("--processes", type=int, default=1, help="Default: %(default)s.")
+    args = parser.parse_args(argv)
+
+    names = [name.strip() for name in args.variants.split(",")]
+    if args.step == "prepare":
+        prepare(args.output, corpora_folder())
+    elif args.step == "costs":
+        costs(args.output, names)
+    elif args.step == "rung":
+        for setting in args.settings.split(","):
+            rung(args.output, setting, args.rung, names, args.processes)
+    else:
+        RESULTS.mkdir(exist_ok=True)
+        text = json.dumps(show(args.output), indent=1) + "\n"
+        (RESULTS / "halving.json").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
