@@ -4,6 +4,7 @@
     python -m tests.benchmarks.better_rater costs --output better
     python -m tests.benchmarks.better_rater rung --rung 1 --settings a1 --output better
     python -m tests.benchmarks.better_rater show --output better
+    python -m tests.benchmarks.better_rater ceiling --output better
 
 The settings are (a) and (b) of `tests.benchmarks.worth`, each cut by sources: settings are tuned on
 a1 and b1, the pool of half of the sources, and reported on a2 and b2, the pool of the others. The
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datarater.meta_training.evaluate.statistics import interval_text, paired_difference
-from tests.benchmarks.worth import prepare_setting, run, write_records
+from tests.benchmarks.worth import prepare_setting, run, write_held_out, write_records
 from tests.support import corpora_folder
 
 RESULTS = Path(__file__).parent / "better_rater_results"
@@ -119,7 +120,6 @@ def prepare(output: Path, corpora: Path) -> None:
     """Cuts the corpora by sources, prepares each setting, and scores it with the rivals."""
     from datarater.meta_training.evaluate.pool import DataOptions
     from tests.benchmarks.benchmark_support import read_documents
-    from tests.benchmarks.worth import write_held_out
 
     records = [record for _, record in read_documents(str(corpora / "dev" / "*"))]
     held_out = write_held_out(corpora, output / "sources")
@@ -136,6 +136,39 @@ def prepare(output: Path, corpora: Path) -> None:
         clean = DataOptions((str(pool),), (str(target),), work_field="work")
         prepare_setting(output / f"a{half}", clean, RIVALS)
         prepare_setting(output / f"b{half}", DataOptions((str(pool),)), RIVALS)
+
+
+def ceiling(output: Path, processes: int) -> None:
+    """Shows how much an oracle gains that keeps the target's own sources, and lower shares too.
+
+    All of (a) is used, since no rater is tuned here.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from datarater.meta_training.evaluate.pool import DataOptions
+    from tests.benchmarks.benchmark_support import read_documents
+
+    corpora, folder = corpora_folder(), output / "a"
+    dev = str(corpora / "dev" / "*")
+    held_out = write_held_out(corpora, output / "sources")
+    targets = (json.loads(line) for line in held_out.read_text(encoding="utf-8").splitlines())
+    own = {each["source"] for each in targets}
+    prepare_setting(folder, DataOptions((dev,), (str(held_out),), work_field="work"), RIVALS)
+
+    documents = [
+        (each["id"], each["source"] in own, each["text"]) for _, each in read_documents(dev)
+    ]
+    ids, is_own, texts = zip(*documents, strict=True)
+    scores = output / "sources" / "oracle.parquet"
+    pq.write_table(pa.table({"id": ids, "score": pa.array(is_own, pa.float32())}), scores)
+    sizes = [len(text.encode()) for text in texts]
+    share = sum(size for size, mine in zip(sizes, is_own, strict=True) if mine) / sum(sizes)
+
+    words = [f"oracle:{share:.2f}", f"classifier:{share:.2f}"]
+    words += [f"{name}:{keep}" for name in ("classifier", "trigram") for keep in (0.25, 0.1, 0.05)]
+    flags = ["--seeds=4", f"--scores=oracle={scores}", f"--arms={','.join(words)}"]
+    run(folder, "ceiling", [*flags, f"--processes={processes}"])
 
 
 def costs(output: Path, names: Sequence[str]) -> dict[str, float]:
@@ -188,8 +221,10 @@ def arms_of(setting: str, with_rivals: bool) -> list[str]:
     return [f"--arms={','.join(f'{name}:{share}' for name in names)}", *floor]
 
 
-def rung(output: Path, setting: str, number: int, names: Sequence[str], processes: int) -> None:
-    """Trains and evaluates the variants of a rung; the default's evaluation has the rivals too."""
+def rung(
+    output: Path, setting: str, number: int, names: Sequence[str], base: str, processes: int
+) -> None:
+    """Trains and evaluates the variants of a rung; the evaluation of the base has rivals too."""
     stage, folder = RUNGS[number], output / setting
     seeds = [f"--seeds={stage.seeds}", f"--first_seed={stage.first_seed}"]
 
@@ -201,7 +236,7 @@ def rung(output: Path, setting: str, number: int, names: Sequence[str], processe
         steps = max(1, round(stage.seconds / cost))
         fields = [f"--rater_config={field}" for field in (f"meta_steps={steps}", *variant.fields)]
         trained = ["--train_raters=default", *fields, *variant.flags]
-        arms = arms_of(setting, with_rivals=name == DEFAULT)
+        arms = arms_of(setting, with_rivals=name == base)
         run(folder, report, [*arms, *trained, *seeds, f"--processes={processes}"])
 
 
@@ -210,8 +245,8 @@ def losses(report: Mapping[str, Any], kind: str = "choice_losses") -> dict[str, 
     return {row["arm"]: row[kind] for row in report["arms"]}
 
 
-def show(output: Path) -> dict[str, Any]:
-    """Prints and returns each variant's paired difference from the default and the best rival."""
+def show(output: Path, base: str) -> dict[str, Any]:
+    """Prints and returns each variant's paired difference from the base and the best rival."""
     shown: dict[str, Any] = {}
     for setting in ("a1", "b1", "a2", "b2"):
         for number, stage in RUNGS.items():
@@ -219,20 +254,22 @@ def show(output: Path) -> dict[str, Any]:
                 path.stem.partition("_")[2].replace("_", " "): losses(json.loads(path.read_text()))
                 for path in sorted((output / setting).glob(f"rung{number}_*.json"))
             }
-            if DEFAULT in reports:
+            if base in reports:
                 print(f"\n{setting}, rung {number}: {stage.seconds} s, {stage.seeds} seeds")
                 arm = "rater" if setting.startswith("a") else "rater_floored"
-                shown[f"{setting} rung {number}"] = _compare(arm, reports)
+                shown[f"{setting} rung {number}"] = _compare(arm, reports, base)
     return shown
 
 
-def _compare(arm: str, reports: Mapping[str, dict[str, list[float]]]) -> dict[str, Any]:
+def _compare(
+    arm: str, reports: Mapping[str, dict[str, list[float]]], base_name: str
+) -> dict[str, Any]:
     """Prints and returns the table of one setting and rung, the best variant first."""
-    base = reports[DEFAULT]
+    base = reports[base_name]
     known = {"unfiltered", "random"}
     rivals = [name for name in base if not name.startswith("rater") and name not in known]
     rival = min(rivals, key=lambda name: sum(base[name]))
-    against = {"default": base[arm], rival: base[rival], "unfiltered": base["unfiltered"]}
+    against = {base_name: base[arm], rival: base[rival], "unfiltered": base["unfiltered"]}
     print(f"  {'':20} {'loss':6}  " + "  ".join(f"from {name:23}" for name in against))
 
     rows = {}
@@ -251,25 +288,30 @@ def _compare(arm: str, reports: Mapping[str, dict[str, list[float]]]) -> dict[st
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("prepare", "costs", "rung", "show"))
+    parser.add_argument("step", choices=("prepare", "ceiling", "costs", "rung", "show"))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rung", type=int, choices=RUNGS, default=1)
     parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="Default: all.")
+    parser.add_argument(
+        "--base", default=DEFAULT, help="Variant to compare with. Default: %(default)s."
+    )
     parser.add_argument("--processes", type=int, default=1, help="Default: %(default)s.")
     args = parser.parse_args(argv)
 
     names = [name.strip() for name in args.variants.split(",")]
     if args.step == "prepare":
         prepare(args.output, corpora_folder())
+    elif args.step == "ceiling":
+        ceiling(args.output, args.processes)
     elif args.step == "costs":
         costs(args.output, names)
     elif args.step == "rung":
         for setting in args.settings.split(","):
-            rung(args.output, setting, args.rung, names, args.processes)
+            rung(args.output, setting, args.rung, names, args.base, args.processes)
     else:
         RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(show(args.output), indent=1) + "\n"
+        text = json.dumps(show(args.output, args.base), indent=1) + "\n"
         (RESULTS / "halving.json").write_text(text, encoding="utf-8")
     return 0
 
