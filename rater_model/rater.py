@@ -1,9 +1,9 @@
 """Defines the rater, a small non-causal transformer that gives a token sequence one score.
 
 The paper's rater is a 50M non-causal transformer with one scalar per sequence (arXiv 2505.17895,
-section 4). The paper does not state how it pools: ours takes the mean over valid tokens. The hashed
-n-gram embeddings in addition to the token embeddings are ours too: on bytes, a mean-pooled
-transformer alone learns slowly.
+section 4). The paper does not state how it pools: ours takes the mean over valid tokens, or an
+average with learned weights. The hashed n-gram embeddings in addition to the token embeddings are
+ours too: on bytes, a mean-pooled transformer alone learns slowly.
 
 Dimension letters are those of `datarater.rater_model.transformer`, and N, the rows of one n-gram
 table.
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from datarater.rater_model.transformer import Embedding, Transformer, TransformerConfig
 
+POOLINGS = ("mean", "attention")
 Params = Any  # a nested dict of arrays, as Flax makes it
 
 
@@ -36,6 +37,8 @@ class RaterConfig:
         transformer: Shape of the encoder.
         ngram_orders: Orders n of the n-grams with a table of hashed embeddings; empty for none.
         ngram_rows: N, the rows of each table.
+        pooling: How hidden states become one vector per sequence: "mean" over valid tokens, or
+            "attention" with a learned query per head; see `Rater`.
     """
 
     vocabulary_size: int = 258
@@ -43,6 +46,7 @@ class RaterConfig:
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
     ngram_orders: tuple[int, ...] = (2,)
     ngram_rows: int = 8192
+    pooling: str = "mean"
 
     def __post_init__(self) -> None:
         orders = self.ngram_orders
@@ -53,12 +57,20 @@ class RaterConfig:
             )
         if self.ngram_orders and self.ngram_rows < 1:
             raise ValueError(f"ngram_rows must be at least 1, not {self.ngram_rows}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {POOLINGS}, not {self.pooling!r}")
         if self.window < 1:
             raise ValueError(f"window must be at least 1 token, not {self.window}")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the config as a JSON-able dict, which `from_json` reads."""
-        return {**dataclasses.asdict(self), "ngram_orders": list(self.ngram_orders)}
+        """Returns the config as a JSON-able dict, which `from_json` reads.
+
+        The pooling "mean" is left out, so that versions without the field read such a rater.
+        """
+        values = {**dataclasses.asdict(self), "ngram_orders": list(self.ngram_orders)}
+        if self.pooling == "mean":
+            del values["pooling"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RaterConfig:
@@ -107,8 +119,16 @@ def hash_ngrams(tokens_BxL: jax.Array, order: int, rows: int) -> jax.Array:
 class Rater(nn.Module):
     """Maps token ids to one score per sequence: the paper's phi_eta.
 
-    score = head . mean over valid positions of Transformer(token embedding + sum over n of n-gram
+    score = head . pool over valid positions of Transformer(token embedding + sum over n of n-gram
     embedding).
+
+    The pool is the mean, or attention with a learned query q_h of D numbers for each head h: with
+    x_l the hidden state of position l, and x_l^h the K of its numbers that are the head's,
+
+        a_lh = softmax over valid l of (q_h . x_l / sqrt(D))
+        pool = concatenation over h of  sum over l of a_lh x_l^h
+
+    The queries start at zero, where all weights are equal and the pool is the mean.
 
     The head has no bias: a constant added to all scores does not change the softmax over a batch,
     so the meta-gradient of a bias would be rounding noise.
@@ -137,12 +157,18 @@ class Rater(nn.Module):
 
         x_BxLxD = Transformer(shape, name="transformer")(x_BxLxD, mask_BxL[:, None, :])
 
-        # The mean over valid positions, in float32 at least.
+        # One vector of each sequence, in float32 at least.
         x_BxLxD = x_BxLxD.astype(jnp.promote_types(x_BxLxD.dtype, jnp.float32))
-        valid_BxLx1 = mask_BxL[:, :, None].astype(x_BxLxD.dtype)
-        pooled_BxD = jnp.sum(x_BxLxD * valid_BxLx1, axis=1) / jnp.maximum(
-            jnp.sum(valid_BxLx1, axis=1), 1
-        )
+        if config.pooling == "attention":
+            query_DxH = self.param(
+                "pooling_query",
+                nn.initializers.zeros,
+                (shape.width, shape.heads),
+                jnp.dtype(shape.param_dtype),
+            )
+            pooled_BxD = attention_pool(x_BxLxD, query_DxH.astype(x_BxLxD.dtype), mask_BxL)
+        else:
+            pooled_BxD = mean_pool(x_BxLxD, mask_BxL)
 
         head = self.param(
             "head",
@@ -151,6 +177,35 @@ class Rater(nn.Module):
             jnp.dtype(shape.param_dtype),
         )
         return pooled_BxD @ head.astype(pooled_BxD.dtype)
+
+
+def mean_pool(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+    """Returns the mean of the hidden states over valid positions, shape [B, D]."""
+    valid_BxLx1 = mask_BxL[:, :, None].astype(x_BxLxD.dtype)
+    return jnp.sum(x_BxLxD * valid_BxLx1, axis=1) / jnp.maximum(jnp.sum(valid_BxLx1, axis=1), 1)
+
+
+def attention_pool(x_BxLxD: jax.Array, query_DxH: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+    """Returns the average of the hidden states with a head's own weights; see `Rater`.
+
+    Args:
+        x_BxLxD: Hidden states.
+        query_DxH: A query for each head.
+        mask_BxL: Mask, True at valid positions.
+
+    Returns:
+        The pooled states, shape [B, D].
+    """
+    batch, length, width = x_BxLxD.shape
+    heads = query_DxH.shape[1]
+
+    logits_BxLxH = x_BxLxD @ query_DxH * width**-0.5
+    # A finite fill: a sequence without a valid position gets a mean, not NaN.
+    logits_BxLxH = jnp.where(mask_BxL[:, :, None], logits_BxLxH, jnp.finfo(x_BxLxD.dtype).min)
+    weights_BxLxH = jax.nn.softmax(logits_BxLxH, axis=1)
+
+    x_BxLxHxK = x_BxLxD.reshape(batch, length, heads, width // heads)
+    return jnp.einsum("blh,blhk->bhk", weights_BxLxH, x_BxLxHxK).reshape(batch, width)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -36,6 +36,7 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
         ),
         ngram_orders=tuple(config.rater.ngram_orders),
         ngram_rows=config.rater.ngram_rows,
+        pooling=config.rater.pooling,
     )
 
 

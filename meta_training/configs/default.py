@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     config.rater.layers = 1  # Transformer blocks.
     config.rater.ngram_orders = (2,)  # Orders of the n-grams with embeddings; () for none. Ours.
     config.rater.ngram_rows = 8192  # Rows of each order's table of hashed n-grams.
+    config.rater.pooling = "mean"  # "mean", or "attention": learned weights of the tokens. Ours.
     config.rater.dtype = "float32"  # Computation in "float32" or "bfloat16"; parameters in float32.
     config.rater.rematerialise_blocks = False  # Recompute each block in the backward pass.
     config.rater.scan_blocks = False  # Loop over the blocks: compiles faster, recomputes in order.

@@ -107,7 +107,8 @@ def check_fits(checkpoint: RaterCheckpoint, shape: RaterConfig, tokenizer: Token
 
 def _fields(shape: RaterConfig) -> dict[str, Any]:
     """Returns the fields of a shape that scores depend on, by their dotted names."""
-    flat = flax.traverse_util.flatten_dict(shape.to_json(), sep=".")
+    values = {"pooling": shape.pooling, **shape.to_json()}
+    flat = flax.traverse_util.flatten_dict(values, sep=".")
     return {name: value for name, value in flat.items() if name not in _COMPUTATION}
 
 

@@ -16,6 +16,7 @@ from datarater.rater_model.rater import (
     Params,
     Rater,
     RaterConfig,
+    attention_pool,
     count_parameters,
     hash_ngrams,
     initialise_rater,
@@ -97,6 +98,7 @@ SCORED = [
     (SMALL, 12),
     (SMALL, 768),
     (dataclasses.replace(SMALL, transformer=TransformerConfig(24, 3, 32, 1)), 70),
+    (dataclasses.replace(SMALL, pooling="attention"), 12),
 ]
 score_as = jax.jit(score_tokens, static_argnums=0)
 params_of = functools.cache(functools.partial(initialise_rater, key=jax.random.key(0)))
@@ -111,12 +113,62 @@ def test_a_rater_for_scoring_gives_the_scores_of_training(
     for_scoring = config.transformer.for_scoring("float32")
     # Large queries and keys, whose logits no bound keeps small, too.
     params = jax.tree.map(lambda x: scale * x if x.ndim == 3 else x, params_of(config))
+    if config.pooling == "attention":
+        params = with_query(params)
     tokens = np.random.default_rng(seed).integers(0, 20, (2, length)).astype(np.int32)
     valid = np.array(data.draw(st.lists(st.integers(1, length), min_size=2, max_size=2)), np.int32)
 
     expected = score_as(config, params, tokens, valid)
     actual = score_as(dataclasses.replace(config, transformer=for_scoring), params, tokens, valid)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+ATTENTIVE = dataclasses.replace(SMALL, pooling="attention")
+
+
+def with_query(params: Params, scale: float = 1.0) -> Params:
+    """Returns parameters whose pooling queries are not zero."""
+    query = jax.random.normal(jax.random.key(7), params["pooling_query"].shape)
+    return {**params, "pooling_query": scale * query}
+
+
+def test_attention_pooling_starts_as_the_mean() -> None:
+    params = initialise_rater(ATTENTIVE, jax.random.key(0))
+    assert not np.asarray(params["pooling_query"]).any()
+    without = {name: value for name, value in params.items() if name != "pooling_query"}
+    tokens, lengths = jnp.asarray([[1, 2, 3, 4], [5, 6, 0, 0]]), jnp.asarray([4, 2])
+    expected = score_tokens(SMALL, without, tokens, lengths)
+    np.testing.assert_allclose(
+        score_tokens(ATTENTIVE, params, tokens, lengths), expected, rtol=1e-5
+    )
+
+    # It can leave the mean: the queries have a gradient.
+    gradient = jax.grad(lambda eta: jnp.sum(score_tokens(ATTENTIVE, eta, tokens, lengths)))(params)
+    assert np.abs(np.asarray(gradient["pooling_query"])).max() > 1e-4
+
+
+def test_attention_pooling_weighs_each_head_by_its_own_query() -> None:
+    rng = np.random.default_rng(0)
+    x, query = rng.normal(size=(2, 5, 6)), rng.normal(size=(6, 2))
+    mask = np.arange(5) < np.array([[5], [3]])
+    pooled = attention_pool(
+        jnp.asarray(x, jnp.float32), jnp.asarray(query, jnp.float32), jnp.asarray(mask)
+    )
+    for row, length in enumerate((5, 3)):
+        for head, part in enumerate((slice(0, 3), slice(3, 6))):
+            weights = np.exp(x[row, :length] @ query[:, head] / np.sqrt(6))
+            expected = weights @ x[row, :length, part] / weights.sum()
+            np.testing.assert_allclose(pooled[row, part], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_pooling_ignores_padding() -> None:
+    params = with_query(initialise_rater(ATTENTIVE, jax.random.key(0)), 3.0)
+    lengths = jnp.asarray([3])
+    scores = [
+        float(score_tokens(ATTENTIVE, params, jnp.asarray([[1, 2, 3, *filler]]), lengths)[0])
+        for filler in ([], [4, 5], [6, 7, 8, 9])
+    ]
+    assert scores == pytest.approx([scores[0]] * 3, rel=1e-5)
 
 
 def test_order_matters() -> None:
@@ -169,8 +221,10 @@ def test_sizes_from_a_tenth_of_a_million_to_the_papers_fifty(
 
 
 def test_config_survives_json() -> None:
-    config = dataclasses.replace(SMALL, ngram_orders=(2, 3))
-    assert RaterConfig.from_json(config.to_json()) == config
+    for config in (dataclasses.replace(SMALL, ngram_orders=(2, 3)), ATTENTIVE):
+        assert RaterConfig.from_json(config.to_json()) == config
+    # Versions before the field read raters of mean pooling, and this one reads theirs.
+    assert "pooling" not in SMALL.to_json()
 
 
 @pytest.mark.parametrize(
@@ -180,6 +234,7 @@ def test_config_survives_json() -> None:
         ({"ngram_orders": (2, 2)}, "distinct"),
         ({"window": 0}, "at least 1 token"),
         ({"ngram_rows": 0}, "ngram_rows"),
+        ({"pooling": "max"}, "pooling must be one of"),
     ],
 )
 def test_impossible_shapes_are_refused(change: dict[str, object], message: str) -> None:
