@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -18,6 +19,7 @@ from datarater.meta_training.algorithm.mesh import Placement
 from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
     MetaState,
+    MetaStepMetrics,
     initial_meta_state,
     make_meta_step,
     place_meta_state,
@@ -39,6 +41,8 @@ from datarater.meta_training.run.cost import spending_of
 from datarater.meta_training.run.export import NonFiniteScoresError, export_rater
 from datarater.meta_training.run.health import check_finite, check_state, what_remains
 from datarater.meta_training.run.metrics import MetricsWriter
+from datarater.meta_training.run.peak import run_peak_flops
+from datarater.meta_training.run.pending import Arrived, PendingMetrics
 from datarater.meta_training.run.prepared_run import Experiment
 from datarater.meta_training.run.processes import lost_processes
 from datarater.meta_training.run.start import first_rater
@@ -79,13 +83,19 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
     run.warm_up()
     with run.restored():
         while not run.finished:
-            scalars = run.step()
-            if run.due(config.export_every):
-                scalars |= run.export()
-            run.report(scalars)
+            asked = stop.ask()
+            run.dispatch()
+            stopping = asked()
+            exporting = run.due(config.export_every)
+            saving = run.due(config.checkpoint_every) or stopping
 
-            stopping = stop.requested()
-            if run.due(config.checkpoint_every) or stopping:
+            # The devices have this step to do while Python reports the one before. Nothing is
+            # exported or saved before all metrics up to it are known to be finite.
+            if not (exporting or saving):
+                run.report_arrived(left=1)
+                continue
+            run.settle(exporting)
+            if saving:
                 run.save()
             if stopping and not run.finished:
                 run.wait()
@@ -120,7 +130,7 @@ class TrainingRun:
         stop: Asked after the warm-up's steps, and on restoring, whether to leave.
 
     Attributes:
-        done: Meta-steps done.
+        done: Meta-steps done, or given to the devices to do.
         state: State after them.
 
     Raises:
@@ -162,6 +172,8 @@ class TrainingRun:
             config.softmax_temperature,
         )
 
+        self._peak = run_peak_flops(config, self._placement.size)
+        self._pending: PendingMetrics[MetaStepMetrics] = PendingMetrics()
         self._rater: RaterCheckpoint | None = None  # as exported last
         self._scores_N = np.zeros(0, np.float32)  # of the last export to compare with
 
@@ -258,15 +270,12 @@ class TrainingRun:
         self._scores_N = np.asarray(position.reference_scores, np.float32)
         _LOG.info("resuming at %s", self.position)
 
-    def step(self) -> dict[str, float | None]:
-        """Does one meta-step, with fresh inner models for those whose lifetime is over.
+    def dispatch(self) -> None:
+        """Dispatches one meta-step, with fresh inner models for those whose lifetime is over.
 
-        Returns:
-            The metrics of the step by name, without a comparison of scores.
-
-        Raises:
-            NonFiniteError: A metric is not finite.
+        It returns while the devices compute; `report_arrived` waits for the metrics.
         """
+        started = time.monotonic()
         for member in members_to_reset(self.done, self._population):
             newcomer = self._newcomer(self.done, member)
             inner_models = replace_member(self.state.inner, member, newcomer, self._placement)
@@ -277,18 +286,54 @@ class TrainingRun:
         )
         self.state, metrics = self._meta_step(self.state, inner, outer)
         self.done += 1
+        self._pending.add(self.done, metrics, started)
 
-        # Checked before anything is saved.
+    def report_arrived(self, left: int) -> None:
+        """Waits for the metrics of dispatched steps and reports them.
+
+        Args:
+            left: Number of newest steps to leave to the devices.
+
+        Raises:
+            NonFiniteError: A metric is not finite.
+        """
+        for arrived in self._pending.arrived(left):
+            self.report(arrived.step, self.checked(arrived))
+
+    def settle(self, exporting: bool) -> None:
+        """Waits for all dispatched steps and reports them.
+
+        Args:
+            exporting: Whether to export the rater of the last one.
+
+        Raises:
+            NonFiniteError: A metric is not finite.
+            NonFiniteScoresError: A score is not finite.
+        """
+        self.report_arrived(left=1)
+        for arrived in self._pending.arrived():
+            scalars = self.checked(arrived)
+            if exporting:
+                scalars |= self.export()
+            self.report(arrived.step, scalars)
+
+    def checked(self, arrived: Arrived[MetaStepMetrics]) -> dict[str, float | None]:
+        """Returns the metrics of a step by name, without a comparison of scores.
+
+        Raises:
+            NonFiniteError: A metric is not finite.
+        """
         optimiser = self._config.meta_optimiser
         scalars = summarise(
-            jax.device_get(metrics),
+            arrived.metrics,
             optimiser.clip_norm,
             optimiser.epsilon,
             self._experiment.outer.names,
         )
-        scalars |= self._spending.at(self.done)
-        check_finite(self.done, scalars, self._checkpoints.last_written)
-        return scalars | {"score_autocorrelation": None, "score_autocorrelation_since": None}
+        scalars |= self._spending.at(arrived.step)
+        check_finite(arrived.step, scalars, self._checkpoints.last_written)
+        scalars |= {"score_autocorrelation": None, "score_autocorrelation_since": None}
+        return scalars | self._spending.rates(arrived.seconds, self._peak)
 
     def rater_params(self) -> Params:
         """Returns the parameters to export: the rater's, or their average over meta-steps."""
@@ -333,14 +378,14 @@ class TrainingRun:
             "score_autocorrelation_since": self.done - self._config.export_every,
         }
 
-    def report(self, scalars: dict[str, float | None]) -> None:
+    def report(self, step: int, scalars: dict[str, float | None]) -> None:
         """Writes a step's metrics to the workdir and, where they are due, to the log."""
         if self._writer:
-            self._writer.write(self.done, scalars)
-        if not self.due(self._config.report_every):
+            self._writer.write(step, scalars)
+        if step % self._config.report_every and step != self._config.meta_steps:
             return
 
-        self._progress.report(self.done, step_text(scalars))
+        self._progress.report(step, step_text(scalars))
         share = scalars["effective_sample_share"]
         if share is not None and share < self._config.minimum_effective_sample_share:
             _LOG.warning(

@@ -97,6 +97,10 @@ def make_newcomer(
         fresh_key: Random key of fresh inner models.
         choice_key: Random key of the choice from the pool.
     """
+    # The choice is made on the host's own device: that of training may be busy with a step that was
+    # dispatched before, and the loop does not wait for it.
+    host = _host_device()
+    choice_key = jax.device_put(choice_key, host)
 
     def newcomer(step: int, member: int) -> InnerState:
         number = step * size + member
@@ -110,6 +114,14 @@ def make_newcomer(
         return pool[int(order[number % len(pool)])]
 
     return newcomer
+
+
+def _host_device() -> jax.Device | None:
+    """Returns this process's CPU as a device; None, the default, where JAX may not use it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def fresh_inner_state(

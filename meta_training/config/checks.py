@@ -254,6 +254,7 @@ _RULES = (
     _Rule("placement.population", _COUNT_OR_0),
     _Rule("placement.data", _COUNT_OR_0),
     _Rule("report_every", _COUNT),
+    _Rule("peak_flops", _NOT_NEGATIVE),
     _Rule("export_every", _COUNT),
     _Rule("checkpoint_every", _COUNT),
     _Rule("warmup_checkpoint_every", _COUNT),

@@ -134,6 +134,7 @@ def get_config() -> ConfigDict:
     config.placement.shard_parameters = False  # Shard parameters and moments over a group as well.
 
     config.report_every = 10  # Meta-steps between progress lines.
+    config.peak_flops = 0.0  # FLOPs per second of a device, for the MFU; 0: known for some.
     config.export_every = 50  # Meta-steps between rater checkpoints.
     config.checkpoint_every = 25  # Meta-steps between training checkpoints, from which runs resume.
     config.warmup_checkpoint_every = 500  # Warm-up steps between checkpoints; entries are kept.

@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import grain
-import jax.numpy as jnp
 import numpy as np
 
 from datarater.meta_training.algorithm.language_model import Windows
@@ -361,8 +360,8 @@ def draw_batches(
             a single source.
 
     Returns:
-        A grain iterator of `Windows` whose tokens have the shape [*shape, L]; `iterator_state` and
-        `restore_iterator` save and restore its position.
+        A grain iterator of `Windows` of NumPy arrays, whose tokens have the shape [*shape, L];
+        `iterator_state` and `restore_iterator` save and restore its position.
     """
     single = SingleSource(within_source_share, shape[-1])
     return in_shape(windows.batches(int(np.prod(shape)), seed, single), shape)
@@ -378,7 +377,8 @@ def in_shape(batches: grain.IterDataset, shape: tuple[int, ...], kind: Any = Win
     """
 
     def as_batch(batch: tuple[np.ndarray, ...]) -> Any:
-        return kind(*(jnp.asarray(x.reshape(*shape, *x.shape[1:])) for x in batch))
+        # Arrays of the host, which go straight to the devices that use them.
+        return kind(*(x.reshape(*shape, *x.shape[1:]) for x in batch))
 
     return iter(batches.map(as_batch))
 

@@ -10,6 +10,9 @@ from datarater.meta_training.algorithm.language_model import Params
 from datarater.meta_training.run.prepared_run import Experiment
 from datarater.rater_model.transformer import TransformerConfig
 
+RATES = ("step_seconds", "tokens_per_second", "mfu")
+"""Metrics of how fast a step was. They alone differ between two runs of the same command."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Spending:
@@ -36,14 +39,40 @@ class Spending:
     inner_tokens: int
     outer_tokens: int
 
+    @property
+    def step_tokens(self) -> int:
+        """Token positions of one meta-step."""
+        return self.inner_tokens + self.outer_tokens
+
+    @property
+    def step_flops(self) -> int:
+        """FLOPs of one meta-step."""
+        return (
+            self.inner_tokens * (9 * self.inner.flops + 3 * self.rater.flops)
+            + self.outer_tokens * 3 * self.inner.flops
+        )
+
     def at(self, step: int) -> dict[str, float | None]:
         """Returns the token positions read, padding included, and the FLOPs spent up to a step."""
-        flops_of_a_step = self.inner_tokens * (9 * self.inner.flops + 3 * self.rater.flops)
-        flops_of_a_step += self.outer_tokens * 3 * self.inner.flops
         return {
-            "tokens": float(self.warmup_tokens + step * (self.inner_tokens + self.outer_tokens)),
-            "flops": float(self.warmup_tokens * 3 * self.inner.flops + step * flops_of_a_step),
+            "tokens": float(self.warmup_tokens + step * self.step_tokens),
+            "flops": float(self.warmup_tokens * 3 * self.inner.flops + step * self.step_flops),
         }
+
+    def rates(self, seconds: float, peak: float | None) -> dict[str, float | None]:
+        """Returns how fast a meta-step was, by the names of `RATES`.
+
+        Args:
+            seconds: Wall seconds of the step.
+            peak: FLOPs per second that all devices together can do; None if unknown.
+
+        Returns:
+            The seconds, the token positions per second, and the model FLOPs utilization: the
+            step's FLOPs as a share of what the devices could have done meanwhile.
+        """
+        seconds = max(seconds, 1e-9)
+        utilization = self.step_flops / (seconds * peak) if peak else None
+        return dict(zip(RATES, (seconds, self.step_tokens / seconds, utilization), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import logging
 import os
 import socket
@@ -71,13 +72,15 @@ class MetricsWriter:
                 such value.
 
         Raises:
-            WorkdirError: The names are not those of the rows before.
+            WorkdirError: The rows before have names that are missing here.
             OSError: The CSV cannot be written.
         """
         names = ["step", *scalars]
         if not self._names:
             self._names = names
             self._csv.writerow(names)
+        if self._names != names and set(self._names) < set(names):
+            self._widen(names)
         if self._names != names:
             raise WorkdirError(
                 f"{self._path} has the columns of another version of datarater "
@@ -91,6 +94,25 @@ class MetricsWriter:
             Summary.Value(tag=name, simple_value=x) for name, x in scalars.items() if x is not None
         ]
         self._to_tensorboard(step=step, summary=Summary(value=values))
+
+    def _widen(self, names: list[str]) -> None:
+        """Gives the rows of an earlier version, which had fewer columns, empty cells for new ones.
+
+        Args:
+            names: Names of all columns.
+        """
+        self._csv_file.close()
+        with self._path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+        replace_file(self._path, text.getvalue().encode("utf-8"))
+        self._names = names
+        self._csv_file = self._path.open("a", newline="", encoding="utf-8")
+        self._csv = csv.writer(self._csv_file, lineterminator="\n")
 
     def _to_tensorboard(self, **fields: Any) -> None:
         if self._events is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -15,6 +16,16 @@ import numpy as np
 from datarater.rater_model import exit_codes
 
 _LOG = logging.getLogger("datarater")
+
+
+@functools.cache
+def _any_device() -> tuple[Any, Any]:
+    """Returns a mesh of all devices, and a compiled "or" over a flag of each."""
+    import jax
+
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("devices",))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return mesh, jax.jit(lambda flags: flags.any(), out_shardings=everywhere)
 
 
 class StopSignal:
@@ -63,13 +74,29 @@ class StopSignal:
 
         All processes of a run get the same answer, so that all save the same step.
         """
+        return self.ask()()
+
+    def ask(self) -> Callable[[], bool]:
+        """Asks all processes whether to save and leave, without waiting for them.
+
+        Returns:
+            A function that waits for the answer and returns it. Between several processes it
+            arrives by their devices, once what was dispatched before is done.
+        """
         import jax
 
         if jax.process_count() == 1:
-            return bool(self._received)
+            return lambda: bool(self._received)
         from jax.experimental import multihost_utils
 
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self._received)))))
+        mesh, anywhere = _any_device()
+        own = np.full(jax.local_device_count(), bool(self._received))
+        answer = anywhere(
+            multihost_utils.host_local_array_to_global_array(
+                own, mesh, jax.sharding.PartitionSpec(*mesh.axis_names)
+            )
+        )
+        return lambda: bool(answer)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

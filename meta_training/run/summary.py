@@ -114,13 +114,19 @@ def duration(seconds: float) -> str:
 
 
 def step_text(scalars: dict[str, float | None]) -> str:
-    """Returns the metrics of a meta-step that its progress line shows."""
+    """Returns the metrics of a meta-step that its progress line shows.
+
+    The model FLOPs utilization is shown where it is known.
+    """
+    mfu = scalars["mfu"]
     return "  ".join(
         (
             f"outer loss {scalars['outer_loss']:.3f}",
             f"effective sample {scalars['effective_sample_share']:.2f}",
             f"score spread {scalars['score_spread']:.2f}",
             f"meta-gradient {scalars['meta_gradient_norm']:.1e}",
+            f"{scalars['step_seconds']:.3g} s  {scalars['tokens_per_second']:,.0f} tokens/s",
+            *([] if mfu is None else [f"MFU {mfu:.1%}"]),
         )
     )
 

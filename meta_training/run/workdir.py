@@ -41,6 +41,7 @@ _WITHOUT_EFFECT = (
     "warmup_checkpoint_every",
     "keep_checkpoints",
     "report_every",
+    "peak_flops",
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
 )

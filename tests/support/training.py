@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from datarater.meta_training import train
+from datarater.meta_training.run.cost import RATES
+from datarater.meta_training.run.metrics import METRICS_FILE
 from tests.support import ROOT
 
 WORDS = [
@@ -133,6 +136,14 @@ def lines_until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
         yield line
         if text in line:
             return
+
+
+def repeatable_rows(workdir: Path) -> list[dict[str, str]]:
+    """Returns the rows of a run's metrics as they were written, without how fast each step was."""
+    with (workdir / "metrics" / METRICS_FILE).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["step_seconds"]) > 0 for row in rows)
+    return [{name: text for name, text in row.items() if name not in RATES} for row in rows]
 
 
 def digest(rater: Path) -> str:

@@ -76,6 +76,21 @@ def test_columns_do_not_change_within_a_file(tmp_path: Path) -> None:
     assert (tmp_path / METRICS_FILE).read_bytes() == before
 
 
+def test_rows_of_an_earlier_version_have_no_value_in_the_columns_added_since(
+    tmp_path: Path,
+) -> None:
+    write_steps(tmp_path, 1, 2)
+    for step in (3, 4):
+        with MetricsWriter(tmp_path, after=step - 1) as writer:
+            writer.write(step, {"loss": step / 3, "added": 7.0, "sometimes": None})
+    assert read_metrics(tmp_path / METRICS_FILE) == [
+        {"step": 1, "loss": 1 / 3},
+        {"step": 2, "loss": 2 / 3, "sometimes": 20},
+        {"step": 3, "loss": 1.0, "added": 7},
+        {"step": 4, "loss": 4 / 3, "added": 7},
+    ]
+
+
 @pytest.mark.parametrize(
     "broken",
     [
