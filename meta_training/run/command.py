@@ -23,6 +23,7 @@ from datarater.meta_training.errors import (
 )
 from datarater.meta_training.loop import train
 from datarater.meta_training.run.export import NonFiniteScoresError
+from datarater.meta_training.run.length_effect import length_text
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
 from datarater.meta_training.run.prepared_run import plain, prepare, versions
 from datarater.meta_training.run.processes import (
@@ -133,6 +134,7 @@ def _train_in(
 
     # Written last: it marks the run as finished.
     lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
+    lines.append(length_text(checkpoint.provenance["scores_by_length"]))
     write_json(workdir.summary, to_plain(Summary(config.meta_steps, checkpoint.digest, lines)))
     return [
         f"rater {checkpoint.digest[:12]} after {counted(config.meta_steps, 'meta-step')}: "

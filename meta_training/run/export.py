@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from datarater.meta_training.run.length_effect import length_effect
 from datarater.rater_model.checkpoint import (
     RaterCheckpoint,
     ScoreStatistics,
@@ -49,7 +50,8 @@ def export_rater(
         tokenizer: Tokenizer of the rater.
         reference: Documents of the inner set.
         max_windows: Largest number of windows scored per document.
-        provenance: What the checkpoint records about the run.
+        provenance: What the checkpoint records about the run, to which the effect of length is
+            added as `scores_by_length`.
         write: Whether to write the checkpoint; of several processes that train together, one does.
 
     Returns:
@@ -61,7 +63,8 @@ def export_rater(
     """
     uncentered = RaterCheckpoint(config, jax.device_get(params), tokenizer, provenance=provenance)
     scorer = Scorer(uncentered, ScoringOptions(max_windows=max_windows))
-    scores_N = scorer.score(reference).scores_N.astype(np.float64)
+    scored = scorer.score(reference)
+    scores_N = scored.scores_N.astype(np.float64)
     if not np.isfinite(scores_N).all():
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(uncentered.params))
         cause = "finite, but too large" if finite else "not finite"
@@ -79,7 +82,10 @@ def export_rater(
         sample_size=len(scores_N),
         max_windows=max_windows,
     )
-    checkpoint = dataclasses.replace(uncentered, statistics=statistics)
+    effect = length_effect(scored.tokens_N, scores_N - center)
+    checkpoint = dataclasses.replace(
+        uncentered, statistics=statistics, provenance={**provenance, "scores_by_length": effect}
+    )
     if write:
         checkpoint = save_rater(path, checkpoint)
     return checkpoint, (scores_N - center).astype(np.float32)

@@ -145,6 +145,7 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
     provenance = {
         "config": plain(config),
         "data": {"identity": identity, **described, "rejected": rejected},
+        "unit": scoring_unit(config),
         "versions": versions(),
     }
     language_model = build.language_model_config(config, made_tokenizer)
@@ -235,6 +236,23 @@ def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> Window
             )
         return made
     return StreamedWindows(*options, config.data.shuffle_buffer)
+
+
+def scoring_unit(config: ConfigDict) -> dict[str, Any]:
+    """Returns the unit that a rater is trained on, for comparison with how documents are scored.
+
+    A document is scored in windows of its own, without separators and with a padded last window:
+    what a rater meets in training with "document" windows. A packed window is full, and may have
+    the ends of several documents with separators between them.
+    """
+    packed = config.data.windows == "packed"
+    return {
+        "windows": config.data.windows,
+        "tokens": config.length,
+        "minimum_tokens": config.length if packed else max(2, config.data.minimum_length),
+        "separators": packed,
+        "as_scored": not packed,
+    }
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -28,10 +28,17 @@ def test_scores_are_centered_on_the_reference_sample(tmp_path: Path) -> None:
     )
     loaded = load_rater(tmp_path / "rater")
     assert loaded.digest == checkpoint.digest
-    assert loaded.provenance == {"step": 7}
+    assert loaded.provenance["step"] == 7
 
     again_N = Scorer(loaded, ScoringOptions(max_windows=3)).score(REFERENCE).scores_N
     np.testing.assert_allclose(again_N, scores_N, atol=1e-6)
+    effect = loaded.provenance["scores_by_length"]
+    lengths_N = np.array([len(text) for text in REFERENCE])  # bytes are tokens
+    shortest_N = np.argsort(lengths_N, kind="stable")[:5]
+    assert effect["parts"][0]["tokens"] == [lengths_N[shortest_N[0]], lengths_N[shortest_N[-1]]]
+    assert effect["parts"][0]["mean"] == pytest.approx(again_N[shortest_N].mean(), abs=1e-6)
+    assert sum(part["documents"] for part in effect["parts"]) == 20
+
     assert again_N.mean() == pytest.approx(0, abs=1e-6)
     assert loaded.statistics.standard_deviation == pytest.approx(again_N.std(), rel=1e-5)
     assert loaded.statistics.max_windows == 3

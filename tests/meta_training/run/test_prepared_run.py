@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datarater.meta_training.configs import default
-from datarater.meta_training.run.prepared_run import Experiment, prepare
+from datarater.meta_training.run.prepared_run import Experiment, prepare, scoring_unit
 from tests.support.tensorflow_dataset import build_dataset
 from tests.support.training import WORDS, write_texts
 
@@ -43,6 +43,20 @@ def test_a_resumed_run_has_the_provenance_of_a_fresh_one(tmp_path: Path, inner: 
     assert resumed.data == fresh.data
     rejected = {"inner": {"not_json": 1}, "outer": {"not_json": 1}} if inner == "files" else {}
     assert fresh.provenance["data"]["rejected"] == rejected
+
+
+def test_a_rater_records_whether_it_is_trained_on_what_is_scored() -> None:
+    config = default.get_config()
+    assert scoring_unit(config) == {
+        "windows": "packed",
+        "tokens": 256,
+        "minimum_tokens": 256,
+        "separators": True,
+        "as_scored": False,
+    }
+    config.data.windows = "document"
+    unit = scoring_unit(config)
+    assert (unit["minimum_tokens"], unit["separators"], unit["as_scored"]) == (32, False, True)
 
 
 def test_documents_of_the_pool_that_are_in_the_target_are_counted(
