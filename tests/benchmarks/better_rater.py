@@ -36,7 +36,7 @@ from tests.benchmarks.worth import prepare_setting, run, write_held_out, write_r
 from tests.support import corpora_folder
 
 RESULTS = Path(__file__).parent / "better_rater_results"
-RIVALS = ("bigram", "trigram", "word_bigram", "importance", "classifier")
+RIVALS: tuple[str, ...] = ("bigram", "trigram", "word_bigram", "importance", "classifier")
 DEFAULT = "default"
 
 # Both halves have clean, mixed and noisy sources; the target's own sources are in their half.
@@ -213,10 +213,9 @@ def arms_of(setting: str, with_rivals: bool) -> list[str]:
 
     (a) keeps a quarter of the pool; (b) keeps nine tenths of it, and also of each source.
     """
-    if setting.startswith("a"):
-        share, rivals, floor = 0.25, RIVALS, []
-    else:
-        share, rivals, floor = 0.9, ("importance", "classifier"), ["--source_floor=1"]
+    share, floor, rivals = 0.25, [], RIVALS
+    if setting.startswith("b"):
+        share, floor, rivals = 0.9, ["--source_floor=1"], RIVALS[-2:]
     names = ["rater", *(("random", *rivals) if with_rivals else ())]
     return [f"--arms={','.join(f'{name}:{share}' for name in names)}", *floor]
 
