@@ -258,8 +258,10 @@ def _expand_data_paths(config: ConfigDict) -> None:
         data.tfds_data_dir = expand_home(data.tfds_data_dir)
 
     start = config.get("start")
-    if isinstance(start, type(config)) and isinstance(start.get("rater"), str):
-        start.rater = expand_home(start.rater)
+    if isinstance(start, type(config)):
+        for field in ("rater", "inner_model"):
+            if isinstance(start.get(field), str):
+                start[field] = expand_home(start[field])
 
 
 @contextlib.contextmanager

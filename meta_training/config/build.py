@@ -33,6 +33,11 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
             dtype=config.rater.dtype,
             attention=config.rater.attention,
             attention_block=config.rater.attention_block,
+            head_width=config.rater.head_width,
+            key_value_heads=config.rater.key_value_heads,
+            rotary_base=config.rater.rotary_base,
+            rotary_scaling=tuple(config.rater.rotary_scaling),
+            norm_epsilon=config.rater.norm_epsilon,
         ),
         ngram_orders=tuple(config.rater.ngram_orders),
         ngram_rows=config.rater.ngram_rows,
@@ -43,8 +48,8 @@ def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
 def language_model_config(config: ConfigDict, tokenizer: Tokenizer) -> LanguageModelConfig:
     """Returns the shape of the inner models."""
     shape = dict(config.inner_model)
-    loss_chunk = shape.pop("loss_chunk")
-    return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**shape), loss_chunk)
+    own = {name: shape.pop(name) for name in ("loss_chunk", "tied_embeddings")}
+    return LanguageModelConfig(tokenizer.vocabulary_size, TransformerConfig(**shape), **own)
 
 
 def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:

@@ -189,7 +189,13 @@ _RULES = (
     _Rule("data.windows", _one_of(*WINDOW_MODES)),
     _Rule("data.shuffle_buffer", _COUNT),
     _Rule("data.minimum_length", _COUNT_OR_0),
-    _Rule("tokenizer.kind", _one_of("byte", "bpe")),
+    _Rule("tokenizer.kind", _one_of("byte", "bpe", "file")),
+    _Rule(
+        "tokenizer.kind",
+        _one_of("byte", "bpe"),
+        lambda config: not config.start.rater and not config.start.inner_model,
+        "'file' is the tokenizer of the model that a run starts from, and start is empty",
+    ),
     _Rule(
         "tokenizer.vocabulary_size",
         _Allowed(

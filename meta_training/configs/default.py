@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.data.minimum_length = 32  # Minimum tokens of a last window with "document".
 
     config.tokenizer = ConfigDict()  # Turns texts into token ids. Unstated in the paper.
-    config.tokenizer.kind = "byte"  # "byte", or "bpe", trained on the pool.
+    config.tokenizer.kind = "byte"  # "byte", "bpe" of the pool, or "file": that of `start`.
     config.tokenizer.vocabulary_size = 8192  # Number of ids of the BPE.
     config.tokenizer.training_documents = 20_000  # Maximum number of documents to train the BPE on.
 
@@ -72,8 +72,15 @@ def get_config() -> ConfigDict:
     config.rater.attention = "plain"  # "plain", or "blocks": exact too, without L x L scores.
     config.rater.attention_block = 256  # Keys per block of "blocks".
 
+    config.rater.head_width = 0  # Width of a head; 0 for width / heads.
+    config.rater.key_value_heads = 0  # Heads with keys and values of their own; 0 for all.
+    config.rater.rotary_base = 10_000.0  # Base of the angles of rotary positions.
+    config.rater.rotary_scaling = ()  # The four numbers of Llama 3; () for none.
+    config.rater.norm_epsilon = 1e-6  # Epsilon under the root of RMSNorm.
+
     config.start = ConfigDict()  # The rater before the first meta-step. Paper: untrained.
-    config.start.rater = ""  # Folder of a rater checkpoint to start from. Empty: untrained.
+    config.start.rater = ""  # A rater, or an encoder of Hugging Face. Empty: untrained.
+    config.start.inner_model = ""  # A LlamaForCausalLM, local or hf://ORG/NAME. Empty: untrained.
 
     config.inner_model = ConfigDict()  # 0.14M parameters. Paper: 400M.
     config.inner_model.width = 64  # Numbers per token in the hidden states.
@@ -86,6 +93,12 @@ def get_config() -> ConfigDict:
     config.inner_model.scan_blocks = False  # Loop over the blocks, which compiles faster.
     config.inner_model.attention = "plain"  # "plain", or "blocks": exact too, without L x L scores.
     config.inner_model.attention_block = 256  # Keys per block of "blocks".
+    config.inner_model.head_width = 0  # Width of a head; 0 for width / heads.
+    config.inner_model.key_value_heads = 0  # Heads with keys and values of their own; 0 for all.
+    config.inner_model.rotary_base = 10_000.0  # Base of the angles of rotary positions.
+    config.inner_model.rotary_scaling = ()  # The four numbers of Llama 3; () for none.
+    config.inner_model.norm_epsilon = 1e-6  # Epsilon under the root of RMSNorm.
+    config.inner_model.tied_embeddings = False  # Read logits out with the token embeddings.
     config.inner_model.loss_chunk = 0  # Positions whose logits exist at a time; 0 for all.
 
     config.inner_optimiser = ConfigDict()  # The paper states Adam but none of its values.

@@ -33,6 +33,7 @@ from datarater.meta_training.run.processes import (
     lost_processes,
     together,
 )
+from datarater.meta_training.run.start_models import copy_models, fill_config, start_models
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import run_summary
 from datarater.meta_training.run.workdir import Summary, Workdir
@@ -108,6 +109,9 @@ def _train_in(
         same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
     with together() as same, ending_in_one_line():
         workdir = stack.enter_context(Workdir(path, jax.process_index() == 0))
+        models = start_models(config, workdir.models)
+        config = fill_config(config, models)
+        checks.check(config)
         workdir.check_config(config)
         summary = workdir.finished(config.meta_steps)
         same["a finished run in --workdir"] = bool(summary)
@@ -119,8 +123,12 @@ def _train_in(
             f"next:  {next_command(workdir, config.data)}",
         ]
 
+    with together(), ending_in_one_line():
+        if workdir.writes:
+            copy_models(models, workdir.models, config)
     with together() as same, ending_in_one_line():
-        experiment = prepare(config, workdir.begun_tokenizer())
+        models = start_models(config, workdir.models)
+        experiment = prepare(config, workdir.begun_tokenizer(), models)
         tokenizer = experiment.tokenizer.serialise()
         workdir.check_data(experiment.data, tokenizer)
         same["digest of data.inner and data.outer"] = experiment.data

@@ -37,6 +37,12 @@ from datarater.meta_training.data.outer_sets import (
 )
 from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
 from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
+from datarater.meta_training.run.start_models import (
+    INNER_MODEL,
+    RATER,
+    Models,
+    params_copy,
+)
 from datarater.meta_training.run.start_rater import (
     check_fits,
     start_checkpoint,
@@ -68,6 +74,8 @@ class Experiment:
         reference: Inner documents on which exported scores are centered and raters compared.
         data: Identity of the texts; it changes whenever a text does.
         provenance: What every rater checkpoint of the run records, apart from the step.
+        models: Models of Hugging Face that the run starts from.
+        inner_params: Parameters that all inner models start from; None for fresh ones.
     """
 
     config: ConfigDict
@@ -79,9 +87,13 @@ class Experiment:
     reference: list[str]
     data: str
     provenance: dict[str, Any]
+    models: Models = dataclasses.field(default_factory=dict)
+    inner_params: Params | None = None
 
     def initialise(self, key: jax.Array) -> Params:
-        """Returns fresh parameters of an inner model."""
+        """Returns the parameters of an inner model before its first update."""
+        if self.inner_params is not None:
+            return params_copy(self.inner_params)
         return initialise_language_model(self.language_model, key)
 
     def losses(self, params: Params, windows: Windows) -> jax.Array:
@@ -89,13 +101,16 @@ class Experiment:
         return sequence_losses(self.language_model, params, windows)
 
 
-def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
+def prepare(
+    config: ConfigDict, tokenizer: bytes | None = None, models: Models | None = None
+) -> Experiment:
     """Opens the data and makes the tokenizer.
 
     Args:
         config: The whole config, as `checks.check` accepts it.
         tokenizer: Serialized tokenizer of a run that is resumed; without it, that of the rater to
             start from is taken over, or a BPE is trained.
+        models: Models of Hugging Face that the run starts from.
 
     Raises:
         ConfigError: The run cannot start from the rater of `start.rater`.
@@ -114,9 +129,12 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         data.source_field,
     )
 
-    start = None if tokenizer else start_checkpoint(config)
+    models = models or {}
+    start = None if tokenizer or RATER in models else start_checkpoint(config)
     if tokenizer:
         made_tokenizer = load_tokenizer(config.tokenizer.kind, tokenizer)
+    elif models:
+        made_tokenizer = next(iter(models.values())).tokenizer
     elif start:
         made_tokenizer = start_tokenizer(config, start)
     else:
@@ -148,6 +166,8 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         "unit": scoring_unit(config),
         "versions": versions(),
     }
+    if models:
+        provenance["models"] = {role: model.source for role, model in models.items()}
     language_model = build.language_model_config(config, made_tokenizer)
     sets = dict(zip(patterns or [ONLY_SET], (windows[texts.role] for texts in outer), strict=True))
     return Experiment(
@@ -160,6 +180,8 @@ def prepare(config: ConfigDict, tokenizer: bytes | None = None) -> Experiment:
         reference=reference,
         data=identity,
         provenance=provenance,
+        models=models,
+        inner_params=models[INNER_MODEL].params() if INNER_MODEL in models else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes the rater that meta-training starts from: untrained, or an earlier checkpoint.
+"""Makes the rater that meta-training starts from: untrained, an earlier one, or an encoder.
 
     WORKDIR/start/   the rater of the start as a checkpoint, unless it is untrained; written once
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from datarater.meta_training.errors import WorkdirError
 from datarater.meta_training.run.prepared_run import Experiment
 from datarater.meta_training.run.processes import gather_texts
+from datarater.meta_training.run.start_models import RATER
 from datarater.meta_training.run.start_rater import check_fits, start_checkpoint
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.checkpoint import (
@@ -48,7 +49,8 @@ def first_rater(experiment: Experiment, workdir: Workdir, key: jax.Array) -> Sta
     Args:
         experiment: Parts of the run.
         workdir: Folder of the run, which keeps the start.
-        key: Random key of untrained parameters.
+        key: Random key of untrained parameters; those of the head and of n-gram tables, which an
+            encoder does not have.
 
     Raises:
         ConfigError: The checkpoint of `start.rater` does not fit the run.
@@ -61,22 +63,33 @@ def first_rater(experiment: Experiment, workdir: Workdir, key: jax.Array) -> Sta
     # All processes look before one of them writes.
     is_made = (workdir.start / RATER_FILE).exists()
     if not all(gather_texts("made" if is_made else "")):
-        checkpoint = start_checkpoint(experiment.config)
-        assert checkpoint is not None
-        check_fits(checkpoint, experiment.rater, experiment.tokenizer)
-        provenance = {"rater": checkpoint.digest, "of_step": checkpoint.provenance.get("step")}
+        params, provenance = _read_start(experiment, key)
         if workdir.writes:
             save_rater(
                 workdir.start,
                 RaterCheckpoint(
                     experiment.rater,
-                    checkpoint.params,
+                    params,
                     experiment.tokenizer,
                     provenance={"start": provenance},
                 ),
             )
         gather_texts("")  # no process reads it before it is written
     return _stored(workdir)
+
+
+def _read_start(experiment: Experiment, key: jax.Array) -> tuple[Params, dict[str, Any]]:
+    """Returns the parameters to start from, and where they are from."""
+    if RATER in experiment.models:
+        model = experiment.models[RATER]
+        fresh = jax.device_get(initialise_rater(experiment.rater, key))
+        return {**fresh, **model.params()}, {"encoder": model.source}
+
+    checkpoint = start_checkpoint(experiment.config)
+    assert checkpoint is not None
+    check_fits(checkpoint, experiment.rater, experiment.tokenizer)
+    of_step = checkpoint.provenance.get("step")
+    return checkpoint.params, {"rater": checkpoint.digest, "of_step": of_step}
 
 
 def _stored(workdir: Workdir) -> Start:

@@ -4,6 +4,7 @@ config.json             the config as it runs
 tokenizer.json          the tokenizer, as in every rater checkpoint; a BPE is trained once
 run.json                identity of the data, the tokenizer's SHA-256, and the versions at the start
 metrics/                metrics.csv and TensorBoard event files
+models/                 copies of the models of Hugging Face that the run starts from
 start/                  the rater before the first meta-step, unless it is untrained
 pool/                   the warm-up pool, by warm-up step; written once
 checkpoints/            training checkpoints, by meta-step
@@ -117,6 +118,7 @@ class Workdir:
         self.config, self.tokenizer, self.run, self.summary = (
             self.path / f"{name}.json" for name in ("config", "tokenizer", "run", "summary")
         )
+        self.models = self.path / "models"
         self.metrics, self.start, self.pool, self.checkpoints, self.raters, self.rater = (
             self.path / name
             for name in ("metrics", "start", "pool", "checkpoints", "raters", "rater")

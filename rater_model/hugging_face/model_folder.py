@@ -6,6 +6,7 @@ any fsspec URL, such as `hf://ORG/NAME` or, at a commit or tag, `hf://ORG/NAME@R
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from datarater.rater_model.checkpoint import RATER_FILE
 from datarater.rater_model.documents.files import file_system_of
 from datarater.rater_model.documents.store_errors import in_time, raising_os_errors
 from datarater.rater_model.file_tokenizer import FileTokenizer
@@ -128,8 +130,14 @@ class ModelFolder:
         except TokenizerError as error:
             raise HuggingFaceError(f"{self.path}: {error}") from error
 
-    def copy_to(self, folder: Path) -> None:
-        """Copies the files that are read here into a new local folder, `config.json` last.
+    def copy_to(self, folder: Path) -> str:
+        """Copies the files that are read here into a local folder.
+
+        Args:
+            folder: Folder to write; files of the same names there are replaced.
+
+        Returns:
+            SHA-256 over the contents of the files.
 
         Raises:
             HuggingFaceError: A file is missing.
@@ -139,11 +147,14 @@ class ModelFolder:
         names = self.weight_files()
         if names != [WEIGHTS_FILE]:
             names = [*names, INDEX_FILE]
+        digest = hashlib.sha256()
         for name in (*names, TOKENIZER_FILE, CONFIG_FILE):
             content = self._content(name)
             if content is None:
                 raise HuggingFaceError(f"{self.path} is incomplete: {name} is missing")
+            digest.update(content)
             (folder / name).write_bytes(content)
+        return digest.hexdigest()
 
     def _content(self, name: str) -> bytes | None:
         """Returns the content of a file; None without one."""
@@ -174,6 +185,23 @@ class ModelFolder:
                 "read: give the model in float32, float16 or bfloat16"
             )
         return np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
+
+
+def is_model(path: str) -> bool:
+    """Returns whether a folder is a model of Hugging Face, and not a rater checkpoint.
+
+    Raises:
+        OSError: The file system fails.
+    """
+
+    def look() -> bool:
+        file_system, folder = file_system_of(path.rstrip("/"))
+        with raising_os_errors(path):
+            names = (f"{folder}/{RATER_FILE}", f"{folder}/{CONFIG_FILE}")
+            is_rater, is_model = (bool(file_system.exists(name)) for name in names)
+        return is_model and not is_rater
+
+    return in_time(path, look)
 
 
 def _first(value: Any) -> int | None:
