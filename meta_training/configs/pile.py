@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     config.inner_optimiser.learning_rate = 1e-3  # ours: the paper's for training this size
     config.inner_optimiser.b1 = 0.9  # ours
     config.inner_optimiser.b2 = 0.999  # ours
-    config.inner_optimiser.eps_root = 1e-8  # ours, as is an epsilon of 0 outside the root
+    config.inner_optimiser.eps_root = 1e-12  # ours, as is an epsilon of 0 outside the root
 
     config.meta_optimiser.learning_rate = 1e-3  # ours
     config.meta_optimiser.warmup_steps = 100  # paper

@@ -10,6 +10,7 @@ from datarater.meta_training.run.metrics import read_metrics
 from tests.support import training
 from tests.support.earlier_versions import unpack
 
+# The last flag names a default that has changed since.
 FLAGS_OF_0_1_0 = """
     --config=default --workdir=workdir --config.data.inner=pool.jsonl --config.length=32
     --config.inner_batch=4 --config.outer_batch=4 --config.report_every=4 --config.export_every=4
@@ -19,6 +20,7 @@ FLAGS_OF_0_1_0 = """
     --config.population.warmup_steps=20 --config.population.warmup_entries=2
     --config.export.reference_documents=16 --config.data.outer_share=0.25
     --config.tokenizer.kind=bpe --config.tokenizer.vocabulary_size=300 --config.keep_checkpoints=1
+    --config.inner_optimiser.eps_root=1e-8
 """
 
 
