@@ -11,10 +11,11 @@ and a head.
 from __future__ import annotations
 
 import functools
-import logging
 
 import jax
 import jax.numpy as jnp
+
+from datarater.rater_model.fused_attention import attend_by_cudnn, cudnn_applies
 
 # Logits that are computed at a time on a CPU: 2 MB in float32, which a core's caches keep. Half and
 # twice as many were slower or equal at lengths from 256 to 1024.
@@ -23,8 +24,6 @@ _SMALLEST_BLOCK = 32
 # Logits within this bound need no maximum subtracted: neither the exponential of one of them nor
 # the sum of a billion of them leaves the range of float32, which bfloat16 shares.
 _BOUND_WITHOUT_MAXIMUM = 60.0
-
-_logger = logging.getLogger(__name__)
 
 
 def attend_to_score(
@@ -42,11 +41,10 @@ def attend_to_score(
     Returns:
         The mixed values, shape [B, L, H, K].
     """
-    if jax.default_backend() == "gpu" and q_BxLxHxK.dtype == jnp.bfloat16:
-        try:
-            return _attend_by_cudnn(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL)
-        except (NotImplementedError, RuntimeError) as error:
-            _logger.warning("cuDNN's attention is not used, which costs time: %s", error)
+    if cudnn_applies(q_BxLxHxK.dtype):
+        fused_BxLxHxK = attend_by_cudnn(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, mask_BxLxL)
+        if fused_BxLxHxK is not None:
+            return fused_BxLxHxK
 
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK))
     if jax.default_backend() == "cpu":
@@ -146,23 +144,3 @@ def _attend(
         "...qs,...sk->...qk", weights.astype(v.dtype), v, preferred_element_type=dtype
     )
     return (mixed / jnp.sum(weights, axis=-1, keepdims=True)).astype(v.dtype)
-
-
-def _attend_by_cudnn(
-    q_BxLxHxK: jax.Array, k_BxLxHxK: jax.Array, v_BxLxHxK: jax.Array, mask_BxLxL: jax.Array
-) -> jax.Array:
-    """Computes attention by cuDNN's fused kernel.
-
-    Raises:
-        NotImplementedError: The kernel does not support the shape or the device.
-        RuntimeError: There is no cuDNN, or it is too old.
-    """
-    lengths_B = jnp.sum(mask_BxLxL[:, 0], axis=-1, dtype=jnp.int32)
-    return jax.nn.dot_product_attention(
-        q_BxLxHxK,
-        k_BxLxHxK,
-        v_BxLxHxK,
-        scale=1.0,
-        key_value_seq_lengths=lengths_B,
-        implementation="cudnn",
-    )

@@ -28,11 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from datarater.rater_model.fused_attention import attend_fused
 from datarater.rater_model.scoring_attention import attend_to_score
 
 _PRODUCT = "block_product"
-# Names that are refused with the reason.
-FUSED_ATTENTION = ("fused", "flash", "cudnn", "splash", "pallas", "mosaic", "triton")
+_ATTENTIONS = ("plain", "blocks", "fused")
+# Names of kernels that are refused with what to write instead.
+FUSED_ATTENTION = ("flash", "cudnn", "splash", "pallas", "mosaic", "triton")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,8 @@ class TransformerConfig:
             `param_dtype`.
         param_dtype: Data type of the parameters.
         attention: Kind of attention: "plain", or "blocks" for the same softmax over blocks of keys,
-            so that no array of L x L numbers per head is created; see `attend_in_blocks`.
+            so that no array of L x L numbers per head is created; see `attend_in_blocks`. "fused"
+            is the device's fused kernel, which can be differentiated only once; see `attend_fused`.
         attention_block: Number of keys in a block of "blocks".
         head_width: Width K of a head; 0 for width / heads.
         key_value_heads: Number of heads with keys and values of their own, each shared by as many
@@ -101,12 +104,13 @@ class TransformerConfig:
 
         if self.attention in FUSED_ATTENTION:
             raise ValueError(
-                f"attention {self.attention!r} is a fused kernel without a jvp rule, and the "
-                "meta-gradient is a jvp of a gradient: use 'blocks', which needs as little memory, "
-                "or 'plain'"
+                f"attention {self.attention!r} is a fused kernel, which the device chooses: use "
+                "'fused' for a rater, and for an inner model 'blocks', which needs as little memory"
             )
-        if self.attention not in ("plain", "blocks"):
-            raise ValueError(f"attention must be 'plain' or 'blocks', not {self.attention!r}")
+        if self.attention not in _ATTENTIONS:
+            raise ValueError(
+                f"attention must be 'plain', 'blocks' or 'fused', not {self.attention!r}"
+            )
 
     def _check_heads(self) -> None:
         """Refuses heads that do not divide the width, or queries that do not share keys evenly."""
@@ -531,6 +535,8 @@ class Attention(nn.Module):
 
         if isinstance(config, ScoringTransformerConfig) and not self.causal:
             mixed = attend_to_score(query, key, value, mask_BxLxL)
+        elif config.attention == "fused" and not self.causal:
+            mixed = attend_fused(query, key, value, mask_BxLxL)
         elif config.attention == "blocks":
             mixed = attend_in_blocks(
                 query, key, value, mask_BxLxL, config.attention_block, self.causal

@@ -37,6 +37,14 @@ class LanguageModelConfig:
     loss_chunk: int = 0
     tied_embeddings: bool = False
 
+    def __post_init__(self) -> None:
+        if self.transformer.attention == "fused":
+            raise ValueError(
+                "attention 'fused' has no derivative of its gradient, which the meta-gradient "
+                "needs of an inner model (not of the rater): use 'blocks', which needs as little "
+                "memory, or 'plain'"
+            )
+
 
 class Windows(NamedTuple):
     """A batch of token windows, each valid up to its length and padded after it.
@@ -83,16 +91,59 @@ class LanguageModel(nn.Module):
             return x_BxLxD
 
         if config.tied_embeddings:
-            logits_BxLxV = x_BxLxD @ _readout_kernel(config, self.variables["params"], x_BxLxD)
-        else:
-            logits_BxLxV = nn.Dense(
-                config.vocabulary_size,
-                use_bias=False,
-                dtype=shape.dtype,
-                param_dtype=shape.param_dtype,
-                name="readout",
-            )(x_BxLxD)
-        return logits_BxLxV.astype(jnp.promote_types(logits_BxLxV.dtype, jnp.float32))
+            kernel_DxV = _readout_kernel(config, self.variables["params"], x_BxLxD)
+            return read_out_logits(x_BxLxD, kernel_DxV)
+        return nn.Dense(
+            config.vocabulary_size,
+            use_bias=False,
+            dtype=shape.dtype,
+            param_dtype=shape.param_dtype,
+            name="readout",
+            dot_general=lambda x, kernel, *_, **__: read_out_logits(x, kernel),
+        )(x_BxLxD)
+
+
+@jax.custom_vjp
+def read_out_logits(hidden: jax.Array, kernel_DxV: jax.Array) -> jax.Array:
+    """Returns hidden x kernel in float32 or wider, without a rounding to the inputs' dtype.
+
+    A bfloat16 logit of 20 would be off by up to 1/16, which no later float32 softmax can undo. The
+    derivatives are products in the inputs' dtype, as for any other layer: they are plain JAX, and
+    can be differentiated again. (The function itself has no forward derivative; none is needed.)
+
+    Args:
+        hidden: Hidden states [..., D].
+        kernel_DxV: The readout's kernel, of the same dtype.
+
+    Returns:
+        Logits [..., V].
+    """
+    return _logits(hidden, kernel_DxV)
+
+
+def _logits(hidden: jax.Array, kernel_DxV: jax.Array) -> jax.Array:
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    return jnp.einsum("...d,dv->...v", hidden, kernel_DxV, preferred_element_type=dtype)
+
+
+def _read_out_logits_forward(
+    hidden: jax.Array, kernel_DxV: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _logits(hidden, kernel_DxV), (hidden, kernel_DxV)
+
+
+def _read_out_logits_backward(
+    saved: tuple[jax.Array, jax.Array], logits_bar: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    hidden, kernel_DxV = saved
+    logits_bar = logits_bar.astype(hidden.dtype)
+    return (
+        jnp.einsum("...v,dv->...d", logits_bar, kernel_DxV),
+        jnp.einsum("...d,...v->dv", hidden, logits_bar),
+    )
+
+
+read_out_logits.defvjp(_read_out_logits_forward, _read_out_logits_backward)
 
 
 def _readout_kernel(config: LanguageModelConfig, params: Params, x: jax.Array) -> jax.Array:
@@ -179,9 +230,8 @@ def _log_probabilities_in_chunks(
     def of_chunk(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
         # The cast is inside the loop so that the kernel's gradient is summed in the parameters' own
         # precision.
-        logits_BxCxV = hidden_BxCxD @ _readout_kernel(config, params, hidden_BxCxD)
-        logits_BxCxV = logits_BxCxV.astype(jnp.promote_types(logits_BxCxV.dtype, jnp.float32))
-        return _target_log_probabilities(logits_BxCxV, targets_BxC)
+        kernel_DxV = _readout_kernel(config, params, hidden_BxCxD)
+        return _target_log_probabilities(read_out_logits(hidden_BxCxD, kernel_DxV), targets_BxC)
 
     chunks = jax.lax.map(lambda chunk: of_chunk(*chunk), (cut(hidden_BxLxD), cut(targets_BxL)))
     return jnp.moveaxis(chunks, 0, 1).reshape(batch, -1)[:, :length]

@@ -69,7 +69,7 @@ def get_config() -> ConfigDict:
     config.rater.dtype = "float32"  # Computation in "float32" or "bfloat16"; parameters in float32.
     config.rater.rematerialise_blocks = False  # Recompute each block in the backward pass.
     config.rater.scan_blocks = False  # Loop over the blocks: compiles faster, recomputes in order.
-    config.rater.attention = "plain"  # "plain", or "blocks": exact too, without L x L scores.
+    config.rater.attention = "plain"  # Or "blocks": without L x L scores; "fused": cuDNN's kernel.
     config.rater.attention_block = 256  # Keys per block of "blocks".
 
     config.rater.head_width = 0  # Width of a head; 0 for width / heads.

@@ -187,11 +187,11 @@ def test_saved_products_are_not_computed_again() -> None:
 @pytest.mark.parametrize("name", FUSED_ATTENTION)
 def test_a_fused_kernel_is_refused_by_name(name: str) -> None:
     with pytest.raises(
-        ValueError, match=f"attention '{name}' is a fused kernel without a jvp rule"
+        ValueError, match=f"attention '{name}' is a fused kernel, which the device chooses"
     ):
         TransformerConfig(attention=name)
 
 
 def test_an_unknown_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="'plain' or 'blocks', not 'linear'"):
+    with pytest.raises(ValueError, match="'plain', 'blocks' or 'fused', not 'linear'"):
         TransformerConfig(attention="linear")

@@ -15,6 +15,7 @@ from datarater.meta_training.algorithm.language_model import (
     LanguageModelConfig,
     Windows,
     initialise_language_model,
+    read_out_logits,
     sequence_losses,
 )
 from datarater.rater_model.transformer import TransformerConfig
@@ -79,3 +80,46 @@ def test_in_bfloat16_a_frequent_token_gets_its_whole_gradient() -> None:
 
     rough, exact = gradient("bfloat16"), gradient("float32")
     assert np.linalg.norm(rough - exact) < 0.02 * np.linalg.norm(exact)
+
+
+def test_logits_of_bfloat16_states_are_not_rounded_to_bfloat16() -> None:
+    hidden, kernel = (
+        jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
+        for seed, shape in ((0, (3, 64)), (1, (64, 5)))
+    )
+    expected = np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(read_out_logits(hidden, kernel), expected, rtol=1e-5, atol=1e-5)
+
+    chunked = dataclasses.replace(CONFIG, loss_chunk=2)
+    bfloat16 = dataclasses.replace(CONFIG.transformer, dtype="bfloat16")
+    for config in (CONFIG, chunked):
+        text = str(
+            jax.make_jaxpr(sequence_losses, static_argnums=0)(
+                dataclasses.replace(config, transformer=bfloat16),
+                initialise_language_model(CONFIG, jax.random.key(0)),
+                Windows(jnp.ones((2, LENGTH), jnp.int32), jnp.full(2, LENGTH)),
+            )
+        )
+        assert text.count("preferred_element_type=float32") > 0
+        # No logit [..., V] is created in bfloat16.
+        assert f"bf16[2,{LENGTH - 1},{LENGTH}]" not in text
+        assert f"bf16[2,2,{LENGTH}]" not in text
+
+
+def test_the_readout_can_be_differentiated_twice() -> None:
+    hidden, kernel = (jax.random.normal(jax.random.key(i), (4, 4)) for i in range(2))
+
+    def loss(arguments: tuple[jax.Array, jax.Array], plain: bool) -> jax.Array:
+        product = jnp.matmul if plain else read_out_logits
+        return jnp.sum(jnp.sin(product(*arguments)))
+
+    def second(plain: bool) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        gradient = jax.grad(lambda arguments: loss(arguments, plain))
+        arguments = (hidden, kernel)
+        return jax.jvp(gradient, (arguments,), (arguments,))
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        second(False),
+        second(True),
+    )

@@ -128,8 +128,8 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
     ("changes", "message"),
     [
         (
-            {"inner_model__attention": "cudnn"},
-            r"^inner_model\.attention 'cudnn' is a fused kernel without a jvp",
+            {"inner_model__attention": "fused"},
+            r"^inner_model\.attention 'fused' has no derivative of its gradient",
         ),
         ({"rater__attention": "flash"}, r"^rater\.attention 'flash' is a fused kernel"),
         ({"inner_model__loss_chunk": -1}, r"inner_model\.loss_chunk must be at least 0, not -1"),
