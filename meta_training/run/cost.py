@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import flax.traverse_util
+from ml_collections import ConfigDict
 
 from datarater.meta_training.algorithm.language_model import Params
 from datarater.meta_training.run.prepared_run import Experiment
@@ -106,7 +107,26 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
         rater_params: Parameters of the rater, or their shapes.
         inner_shapes: Parameters of an inner model, or their shapes.
     """
-    config = experiment.config
+    shapes = experiment.rater.transformer, experiment.language_model.transformer
+    return spending_of_shapes(
+        experiment.config, shapes, (rater_params, inner_shapes), experiment.outer.tokens
+    )
+
+
+def spending_of_shapes(
+    config: ConfigDict,
+    shapes: tuple[TransformerConfig, TransformerConfig],
+    params: tuple[Params, Params],
+    outer_tokens: int,
+) -> Spending:
+    """Returns the cost of a run's steps before there is any data.
+
+    Args:
+        config: The whole config.
+        shapes: Shapes of the rater and of an inner model.
+        params: Parameters of the rater and of an inner model, or their shapes.
+        outer_tokens: Token positions of an outer window, of all outer sets.
+    """
     length = config.length
 
     def multiplying(params: Params) -> int:
@@ -116,14 +136,12 @@ def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Para
         )
 
     return Spending(
-        inner=ModelCost.of(
-            experiment.language_model.transformer, multiplying(inner_shapes), length
-        ),
-        rater=ModelCost.of(experiment.rater.transformer, multiplying(rater_params), length),
+        rater=ModelCost.of(shapes[0], multiplying(params[0]), length),
+        inner=ModelCost.of(shapes[1], multiplying(params[1]), length),
         warmup_tokens=config.population.warmup_steps
         * config.population.warmup_trajectories
         * config.inner_batch
         * length,
         inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
-        outer_tokens=config.population.size * config.outer_batch * experiment.outer.tokens,
+        outer_tokens=config.population.size * config.outer_batch * outer_tokens,
     )

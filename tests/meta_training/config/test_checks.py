@@ -24,7 +24,13 @@ from datarater.rater_model.tokenizer import ByteTokenizer
 
 PAPER = ("pile", "c4", "c4_noclean")
 SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
-NEEDS_A_POOL = ("default", "mixed_corpus")  # whose data.inner the command line gives
+NEEDS_A_POOL = (
+    "default",
+    "mixed_corpus",
+    "cpu_hour",
+    "gpu_hour",
+    "gpu_day",
+)  # whose data.inner the command line gives
 
 
 def config_of(name: str) -> ConfigDict:
