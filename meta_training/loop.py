@@ -192,9 +192,12 @@ class TrainingRun:
         return self.done % every == 0 or self.finished
 
     def warm_up(self) -> None:
-        """Completes the warm-up pool, and makes the first state with inner models from it."""
+        """Makes the first rater and the warm-up pool, and the first state from them."""
         experiment, size = self._experiment, self._population.size
         rater_key, pool_key, fresh_key, choice_key = self._keys
+        # First, because what is wrong with it is found before the long warm-up.
+        self._start = first_rater(experiment, self._workdir, rater_key)
+
         warm_up = WarmUp(experiment, self._workdir, self._stop, pool_key, self._placement)
         pool = warm_up.pool()
         self._pool_digest = tree_digest(pool)
@@ -203,7 +206,6 @@ class TrainingRun:
         inner_models = initial_population(
             size, functools.partial(self._newcomer, 0), self._placement
         )
-        self._start = first_rater(experiment, self._workdir, rater_key)
         state = initial_meta_state(
             self._start.params, inner_models, self._meta_optimiser, self._average
         )

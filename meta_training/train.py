@@ -262,6 +262,8 @@ def _expand_data_paths(config: ConfigDict) -> None:
         for field in ("rater", "inner_model"):
             if isinstance(start.get(field), str):
                 start[field] = expand_home(start[field])
+        if isinstance(start.get("scores"), str):
+            start.scores = ",".join(map(expand_home, split_on_commas(start.scores)))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from datarater.meta_training.config.build import (
     rater_config,
 )
 from datarater.meta_training.config.outer_sets import outer_weights
+from datarater.meta_training.config.start_scores import MIN_DOCUMENTS, check_start_scores
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.windows import WINDOW_MODES
 from datarater.meta_training.errors import ConfigError
@@ -63,6 +64,7 @@ def check(config: ConfigDict) -> None:
     with _named("export"):
         ScoringOptions(max_windows=config.export.max_windows)
     check_micro_batches(config, 1)
+    check_start_scores(config)
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -155,6 +157,10 @@ def _adam(config: ConfigDict) -> bool:
     return config.inner_optimiser.name != "sgd"
 
 
+def _imitates(config: ConfigDict) -> bool:
+    return bool(config.start.scores)
+
+
 def _bpe(config: ConfigDict) -> bool:
     return config.tokenizer.kind == "bpe"
 
@@ -206,6 +212,16 @@ _RULES = (
     ),
     _Rule("tokenizer.training_documents", _COUNT, _bpe),
     _Rule("rater.dtype", _DTYPE),
+    _Rule("start.documents", _at_least(MIN_DOCUMENTS), _imitates),
+    _Rule("start.scale", _POSITIVE, _imitates),
+    _Rule("start.steps", _COUNT, _imitates),
+    _Rule(
+        "start.batch",
+        _at_least(2),
+        _imitates,
+        "scores are defined up to a constant, so that a single one says nothing",
+    ),
+    _Rule("start.learning_rate", _POSITIVE, _imitates),
     _Rule("inner_model.dtype", _DTYPE),
     _Rule(
         "inner_model.save_products",

@@ -81,6 +81,12 @@ def get_config() -> ConfigDict:
     config.start = ConfigDict()  # The rater before the first meta-step. Paper: untrained.
     config.start.rater = ""  # A rater, or an encoder of Hugging Face. Empty: untrained.
     config.start.inner_model = ""  # A LlamaForCausalLM, local or hf://ORG/NAME. Empty: untrained.
+    config.start.scores = ""  # Filters to imitate first, such as "classifier", or files of scores.
+    config.start.documents = 20_000  # Maximum number of documents whose scores are imitated.
+    config.start.scale = 1.0  # Standard deviation of the windows' scores after imitation.
+    config.start.steps = 500  # Updates that imitate the scores.
+    config.start.batch = 64  # Windows of such an update.
+    config.start.learning_rate = 3e-3  # Peak learning rate of their Adam.
 
     config.inner_model = ConfigDict()  # 0.14M parameters. Paper: 400M.
     config.inner_model.width = 64  # Numbers per token in the hidden states.

@@ -41,7 +41,6 @@ from datarater.meta_training.evaluate.arm_names import (
 )
 from datarater.meta_training.evaluate.combining import mean_ranks
 from datarater.meta_training.evaluate.errors import FlagError
-from datarater.meta_training.evaluate.heuristics import c4_score, gopher_score
 from datarater.meta_training.evaluate.keeping import keep_best, rank, seeded_hash, source_floors
 from datarater.meta_training.evaluate.kept_files import find_in_pool
 from datarater.meta_training.evaluate.model_scores import (
@@ -50,7 +49,6 @@ from datarater.meta_training.evaluate.model_scores import (
     LanguageModelTask,
     RaterTask,
 )
-from datarater.meta_training.evaluate.ngram_filters import NgramFilter
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.protocol import Model, Protocol
 from datarater.meta_training.evaluate.raters import (
@@ -59,8 +57,8 @@ from datarater.meta_training.evaluate.raters import (
     start_rater,
     train_raters,
 )
+from datarater.meta_training.evaluate.text_filters import filter_scores
 from datarater.meta_training.evaluate.walk import BatchTopK, KeptDocuments, Selection
-from datarater.meta_training.evaluate.word_bigram import WordBigramFilter
 from datarater.meta_training.evaluate.workers import Workers
 from datarater.rater_model.atomic_files import replacing
 from datarater.rater_model.documents.files import list_files
@@ -306,19 +304,15 @@ class Arms:
             return _perplexity_rank(name, by_pool)
 
         makers: dict[str, Callable[[], NDArray[np.float64]]] = {
-            "unigram": lambda: _by_filter(data, NgramFilter(1)),
-            "bigram": lambda: _by_filter(data, NgramFilter(2)),
-            "trigram": lambda: _by_filter(data, NgramFilter(3)),
-            "word_bigram": lambda: _by_filter(data, WordBigramFilter()),
-            "importance": lambda: _importance(data),
-            "classifier": lambda: _classifier(data),
             "target_likelihood": lambda: self._by_lm(TARGET, data),
-            "c4": lambda: np.array([c4_score(text) for text in data.texts()]),
-            "gopher": lambda: np.array([gopher_score(text) for text in data.texts()]),
             RATER: lambda: self._by_rater(rater),
             START: lambda: self._by_rater(rater),
         }
-        return self._cached(name, data, makers[name], rater)
+
+        def by_filter() -> NDArray[np.float64]:
+            return filter_scores(name, data.texts, [document.text for document in data.learning])
+
+        return self._cached(name, data, makers.get(name, by_filter), rater)
 
     def _cached(
         self, name: str, data: Data, make: Callable[[], NDArray[np.float64]], rater: str = ""
@@ -429,24 +423,6 @@ def _distinct_sources(data: Data) -> list[str]:
             "field of their sources by --source_field"
         )
     return sources
-
-
-def _by_filter(data: Data, learned: NgramFilter | WordBigramFilter) -> NDArray[np.float64]:
-    learned.fit(document.text for document in data.learning)
-    return np.array([learned.score(text) for text in data.texts()])
-
-
-def _importance(data: Data) -> NDArray[np.float64]:
-    from datarater.meta_training.evaluate.word_models import importance_weights
-
-    target = [document.text for document in data.learning]
-    return importance_weights(data.texts(), data.texts(), target)
-
-
-def _classifier(data: Data) -> NDArray[np.float64]:
-    from datarater.meta_training.evaluate.word_models import classifier_scores
-
-    return classifier_scores(list(data.texts()), [document.text for document in data.learning])
 
 
 def _numbers(labels: Sequence[str]) -> NDArray[np.float64]:

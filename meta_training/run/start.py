@@ -1,12 +1,14 @@
-"""Makes the rater that meta-training starts from: untrained, an earlier one, or an encoder.
+"""Makes the rater that meta-training starts from: untrained, read, or fitted to scores.
 
     WORKDIR/start/   the rater of the start as a checkpoint, unless it is untrained; written once
 
-A resumed run reads its start from the workdir, so the checkpoint that it came from may be gone.
+A resumed run reads its start from the workdir: nothing is fitted again, and the checkpoint that it
+came from may be gone.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,8 @@ from datarater.meta_training.run.prepared_run import Experiment
 from datarater.meta_training.run.processes import gather_texts
 from datarater.meta_training.run.start_models import RATER
 from datarater.meta_training.run.start_rater import check_fits, start_checkpoint
+from datarater.meta_training.run.start_regression import fit_to_scores
+from datarater.meta_training.run.start_scores import scored_texts
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.checkpoint import (
     RATER_FILE,
@@ -26,6 +30,8 @@ from datarater.rater_model.checkpoint import (
     save_rater,
 )
 from datarater.rater_model.rater import Params, initialise_rater
+
+_LOG = logging.getLogger("datarater")
 
 
 class Start(NamedTuple):
@@ -53,40 +59,61 @@ def first_rater(experiment: Experiment, workdir: Workdir, key: jax.Array) -> Sta
             encoder does not have.
 
     Raises:
-        ConfigError: The checkpoint of `start.rater` does not fit the run.
+        ConfigError: The checkpoint of `start.rater` does not fit the run, or the scores of
+            `start.scores` cannot be used.
+        DataError: The data cannot be read again.
+        NonFiniteError: The rater cannot be fitted to the scores.
         WorkdirError: The start in the workdir is damaged, or of another shape.
         OSError: A file cannot be read or written.
     """
-    if not experiment.config.start.rater:
+    start = experiment.config.start
+    if not (start.rater or start.scores):
         return Start(initialise_rater(experiment.rater, key), {})
 
     # All processes look before one of them writes.
     is_made = (workdir.start / RATER_FILE).exists()
     if not all(gather_texts("made" if is_made else "")):
-        params, provenance = _read_start(experiment, key)
+        made = _make(experiment, key)
         if workdir.writes:
             save_rater(
                 workdir.start,
                 RaterCheckpoint(
                     experiment.rater,
-                    params,
+                    made.params,
                     experiment.tokenizer,
-                    provenance={"start": provenance},
+                    provenance=made.provenance,
                 ),
             )
         gather_texts("")  # no process reads it before it is written
     return _stored(workdir)
 
 
+def _make(experiment: Experiment, key: jax.Array) -> Start:
+    """Returns the rater of the config's section `start`: read, then fitted to scores."""
+    config, shape, tokenizer = experiment.config, experiment.rater, experiment.tokenizer
+    params, provenance = _read_start(experiment, key)
+    if config.start.scores:
+        fit = fit_to_scores(config, shape, params, tokenizer, scored_texts(config))
+        _LOG.info(
+            "start: rank correlation %.3f with the scores of %d documents held out",
+            fit.measures["rank_correlation"],
+            fit.measures["held_out"],
+        )
+        params = jax.device_get(fit.params)
+        provenance |= {"scores": config.start.scores, **fit.measures}
+    return Start(params, {"start": provenance})
+
+
 def _read_start(experiment: Experiment, key: jax.Array) -> tuple[Params, dict[str, Any]]:
-    """Returns the parameters to start from, and where they are from."""
+    """Returns the parameters that scores are fitted from, and where they are from."""
     if RATER in experiment.models:
         model = experiment.models[RATER]
         fresh = jax.device_get(initialise_rater(experiment.rater, key))
         return {**fresh, **model.params()}, {"encoder": model.source}
 
     checkpoint = start_checkpoint(experiment.config)
-    assert checkpoint is not None
+    if checkpoint is None:
+        return jax.device_get(initialise_rater(experiment.rater, key)), {}
     check_fits(checkpoint, experiment.rater, experiment.tokenizer)
     of_step = checkpoint.provenance.get("step")
     return checkpoint.params, {"rater": checkpoint.digest, "of_step": of_step}
