@@ -45,6 +45,7 @@ from datarater.meta_training.run.peak import run_peak_flops
 from datarater.meta_training.run.pending import Arrived, PendingMetrics
 from datarater.meta_training.run.prepared_run import Experiment
 from datarater.meta_training.run.processes import lost_processes
+from datarater.meta_training.run.profiler import Profiler
 from datarater.meta_training.run.start import first_rater
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import Progress, score_correlation, step_text, summarise
@@ -91,7 +92,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
 
             # The devices have this step to do while Python reports the one before. Nothing is
             # exported or saved before all metrics up to it are known to be finite.
-            if not (exporting or saving):
+            if not (exporting or saving or run.profiler.ends_with(run.done)):
                 run.report_arrived(left=1)
                 continue
             run.settle(exporting)
@@ -132,6 +133,7 @@ class TrainingRun:
     Attributes:
         done: Meta-steps done, or given to the devices to do.
         state: State after them.
+        profiler: Traces some of them.
 
     Raises:
         ConfigError: The placement does not fit the devices or the mode.
@@ -174,6 +176,7 @@ class TrainingRun:
 
         self._peak = run_peak_flops(config, self._placement.size)
         self._pending: PendingMetrics[MetaStepMetrics] = PendingMetrics()
+        self.profiler = Profiler(config.profile, workdir.profile if workdir.writes else None)
         self._rater: RaterCheckpoint | None = None  # as exported last
         self._scores_N = np.zeros(0, np.float32)  # of the last export to compare with
 
@@ -246,7 +249,7 @@ class TrainingRun:
                 else contextlib.nullcontext()
             )
             # A lost process is noticed before the checkpoints' exit, which would wait for it.
-            with writer as self._writer, lost_processes():
+            with writer as self._writer, self.profiler, lost_processes():
                 yield
 
     def restore(self) -> None:
@@ -278,6 +281,7 @@ class TrainingRun:
         It returns while the devices compute; `report_arrived` waits for the metrics.
         """
         started = time.monotonic()
+        self.profiler.before(self.done + 1)
         for member in members_to_reset(self.done, self._population):
             newcomer = self._newcomer(self.done, member)
             inner_models = replace_member(self.state.inner, member, newcomer, self._placement)
@@ -318,6 +322,7 @@ class TrainingRun:
             if exporting:
                 scalars |= self.export()
             self.report(arrived.step, scalars)
+            self.profiler.after(arrived.step)
 
     def checked(self, arrived: Arrived[MetaStepMetrics]) -> dict[str, float | None]:
         """Returns the metrics of a step by name, without a comparison of scores.

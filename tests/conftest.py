@@ -29,7 +29,10 @@ settings.load_profile("busy_machine")
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Removes what a killed process left in the cache, before any worker starts."""
     if not hasattr(session.config, "workerinput"):
-        compiled_programs.remove_truncated(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+        # Here, since importing JAX must wait for the variables above.
+        from datarater.meta_training.run.compilation import remove_truncated
+
+        remove_truncated(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -51,7 +51,8 @@ def warm_up(
 
     Yields:
         After every step: (steps done over all trajectories, the model, its loss before the step).
-        The models after `pool_steps` are the pool's entries.
+        The next step takes the model over: copy what is to be kept. The models after `pool_steps`
+        are the pool's entries.
     """
     keys = jax.random.split(key, config.warmup_trajectories)
     done, state = resume or (0, None)
@@ -106,7 +107,8 @@ def make_train_step(
         placement: Devices that share the batch.
 
     Returns:
-        A function (inner model, windows) -> (inner model, its loss before the step).
+        A function (inner model, windows) -> (inner model, its loss before the step). The inner
+        model is donated: use the one returned.
     """
     axis = placement.batch_axis(batch)
     part = batch // axis.size
@@ -122,7 +124,8 @@ def make_train_step(
 
     everywhere, cut = PartitionSpec(), PartitionSpec(axis.name)
     shared = jax.jit(
-        placement.on_each_device(train_step, (everywhere, cut), (everywhere, everywhere))
+        placement.on_each_device(train_step, (everywhere, cut), (everywhere, everywhere)),
+        donate_argnums=0,
     )
     return lambda state, windows: shared(
         placement.place(state, everywhere), placement.place(windows, cut)

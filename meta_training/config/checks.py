@@ -54,6 +54,7 @@ def check(config: ConfigDict) -> None:
             f"length ({config.length})"
         )
     _check_schedule(config)
+    _check_profile(config)
     outer_weights(config)  # refuses sets and weights that it cannot read
 
     # The classes of the models and of scoring check their own fields.
@@ -75,6 +76,17 @@ def _check_schedule(config: ConfigDict) -> None:
             f"meta_optimiser.schedule {values.schedule!r} has no step to decay over: meta_steps "
             f"({config.meta_steps}) must be above meta_optimiser.warmup_steps "
             f"({values.warmup_steps}) and 1"
+        )
+
+
+def _check_profile(config: ConfigDict) -> None:
+    """Refuses a trace of no step."""
+    values = config.profile
+    if values.last_step < values.first_step or (values.last_step and not values.first_step):
+        raise ConfigError(
+            f"profile.first_step ({values.first_step}) and profile.last_step "
+            f"({values.last_step}) must be the ends of a range of meta-steps, counted from 1, or "
+            "both 0"
         )
 
 
@@ -277,6 +289,8 @@ _RULES = (
     _Rule("placement.data", _COUNT_OR_0),
     _Rule("report_every", _COUNT),
     _Rule("peak_flops", _NOT_NEGATIVE),
+    _Rule("profile.first_step", _COUNT_OR_0),
+    _Rule("profile.last_step", _COUNT_OR_0),
     _Rule("export_every", _COUNT),
     _Rule("checkpoint_every", _COUNT),
     _Rule("warmup_checkpoint_every", _COUNT),

@@ -159,6 +159,10 @@ def get_config() -> ConfigDict:
 
     config.report_every = 10  # Meta-steps between progress lines.
     config.peak_flops = 0.0  # FLOPs per second of a device, for the MFU; 0: known for some.
+    config.compilation_cache = ""  # Folder of compiled programs. Empty: the user's; "off": none.
+    config.profile = ConfigDict()  # Meta-steps to trace into WORKDIR/profile; 0 for none.
+    config.profile.first_step = 0  # First meta-step of the trace, counted from 1.
+    config.profile.last_step = 0  # Last meta-step of the trace.
     config.export_every = 50  # Meta-steps between rater checkpoints.
     config.checkpoint_every = 25  # Meta-steps between training checkpoints, from which runs resume.
     config.warmup_checkpoint_every = 500  # Warm-up steps between checkpoints; entries are kept.

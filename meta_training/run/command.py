@@ -22,6 +22,7 @@ from datarater.meta_training.errors import (
     WorkdirError,
 )
 from datarater.meta_training.loop import train
+from datarater.meta_training.run.compilation import kept_programs
 from datarater.meta_training.run.export import NonFiniteScoresError
 from datarater.meta_training.run.length_effect import length_text
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
@@ -85,6 +86,7 @@ def run_training(
         join_processes(coordinator, processes, process)
     with (
         ending_in_one_line(),
+        kept_programs(config.compilation_cache),
         lost_processes(),
         StopSignal() as stop,
         contextlib.ExitStack() as stack,

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 import jax
+import numpy as np
 
 from datarater.meta_training.algorithm.mesh import Placement
 from datarater.meta_training.algorithm.meta_gradient import InnerState
@@ -96,7 +97,7 @@ class WarmUp:
         """Reads the entries made so far; returns the newest checkpoint, if there is one."""
         series = self._checkpoints.restore_series(self.fresh(self._key), self._entry_steps)
         self._entries = [
-            jax.device_get(saved.state) for saved in series if saved.step in self._entry_steps
+            _copy_on_host(saved.state) for saved in series if saved.step in self._entry_steps
         ]
         newest = series[-1] if series else None
         if self._stop.requested():
@@ -129,7 +130,7 @@ class WarmUp:
                 self._unchecked_losses.append(loss)
                 entry, stopping = step in self._entry_steps, self._stop.requested()
                 if entry:
-                    self._entries.append(jax.device_get(state))
+                    self._entries.append(_copy_on_host(state))
 
                 if step % _REPORT_EVERY == 0 or step == self._total:
                     self._progress.report(step, f"loss {self._checked_loss(step):.3f}")
@@ -158,3 +159,9 @@ class WarmUp:
         check_warmup_losses(step - len(losses) + 1, losses)
         self._unchecked_losses = self._unchecked_losses[-1:]
         return losses[-1]
+
+
+def _copy_on_host(state: InnerState) -> InnerState:
+    """Returns a copy of a model that outlives it: on a CPU the host reads a device's own arrays."""
+    copy: InnerState = jax.tree.map(np.array, jax.device_get(state))
+    return copy

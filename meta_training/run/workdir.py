@@ -5,6 +5,7 @@ tokenizer.json          the tokenizer, as in every rater checkpoint; a BPE is tr
 run.json                identity of the data, the tokenizer's SHA-256, and the versions at the start
 metrics/                metrics.csv and TensorBoard event files
 models/                 copies of the models of Hugging Face that the run starts from
+profile/                traces of the meta-steps that the config names, if it does
 start/                  the rater before the first meta-step, unless it is untrained
 pool/                   the warm-up pool, by warm-up step; written once
 checkpoints/            training checkpoints, by meta-step
@@ -43,6 +44,9 @@ _WITHOUT_EFFECT = (
     "keep_checkpoints",
     "report_every",
     "peak_flops",
+    "compilation_cache",
+    "profile.first_step",
+    "profile.last_step",
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
 )
@@ -119,6 +123,7 @@ class Workdir:
             self.path / f"{name}.json" for name in ("config", "tokenizer", "run", "summary")
         )
         self.models = self.path / "models"
+        self.profile = self.path / "profile"
         self.metrics, self.start, self.pool, self.checkpoints, self.raters, self.rater = (
             self.path / name
             for name in ("metrics", "start", "pool", "checkpoints", "raters", "rater")

@@ -199,3 +199,25 @@ def test_every_row_has_how_fast_its_step_was(
     assert set(RATES) <= set(last)
     flops = last["flops"] - before["flops"]
     assert last["mfu"] == pytest.approx(flops / last["step_seconds"] / 1e9)
+
+
+def test_the_named_steps_are_traced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = Recorded(monkeypatch, tmp_path)
+    run.config.profile.first_step, run.config.profile.last_step = 1, 2
+    traced: list[Event] = []
+    start, stop = jax.profiler.start_trace, jax.profiler.stop_trace
+
+    def recorded_start(folder: Path) -> None:
+        traced.extend(run.events)
+        start(folder)
+
+    def recorded_stop() -> None:
+        traced.append(run.events[-1])
+        stop()
+
+    monkeypatch.setattr(jax.profiler, "start_trace", recorded_start)
+    monkeypatch.setattr(jax.profiler, "stop_trace", recorded_stop)
+    run.train()
+    assert traced == [("export", 0), ("report", 2)]  # both steps are done when the trace ends
+    (trace,) = run.workdir.rglob("profile/**/*.xplane.pb")
+    assert trace.stat().st_size > 0

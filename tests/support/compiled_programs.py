@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import zlib
-from pathlib import Path
-
-import zstandard
 
 from datarater.rater_model.executable_store import OFF, VARIABLE, processor
 from tests.support import ROOT
@@ -33,20 +29,3 @@ def environment() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-
-
-def remove_truncated(folder: Path) -> None:
-    """Removes the entries that a process was writing when it was killed.
-
-    JAX would compile such a program again in every process, with a warning, and never replace the
-    entry.
-    """
-    for path in folder.glob("*-cache"):
-        data = path.read_bytes()
-        try:
-            if data.startswith(zstandard.FRAME_HEADER):
-                zstandard.ZstdDecompressor().decompress(data)
-            else:
-                zlib.decompress(data)
-        except (zstandard.ZstdError, zlib.error):
-            path.unlink(missing_ok=True)

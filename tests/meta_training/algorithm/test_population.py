@@ -114,7 +114,13 @@ def pool_of(
         batches(),
         jax.random.key(key),
     )
-    return [state for step, state, _ in steps if step in pool_steps(config)]
+    return [copied(state) for step, state, _ in steps if step in pool_steps(config)]
+
+
+def copied(state: InnerState) -> InnerState:
+    """Returns a copy of an inner model that a training step will take over."""
+    copy: InnerState = jax.tree.map(jnp.copy, state)
+    return copy
 
 
 def batches() -> Iterator[Windows]:
@@ -159,13 +165,23 @@ def test_micro_batches_do_not_change_a_warm_up_step() -> None:
     optimiser = optax.adam(1e-2)
     state = fresh_inner_state(initialise, optimiser, jax.random.key(0))
     windows = next(batches())
-    expected, loss = make_train_step(losses, optimiser, 4)(state, windows)
+    expected, loss = make_train_step(losses, optimiser, 4)(copied(state), windows)
     assert float(loss) == pytest.approx(float(jnp.mean(losses(state.params, windows))))
     # A size that does not divide the batch is reduced; one above the batch has no effect.
     for micro_batch in (1, 2, 3, 4, 8):
-        actual, other_loss = make_train_step(losses, optimiser, 4, micro_batch)(state, windows)
+        actual, other_loss = make_train_step(losses, optimiser, 4, micro_batch)(
+            copied(state), windows
+        )
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected)
         assert float(other_loss) == pytest.approx(float(loss))
+
+
+def test_training_steps_take_over_the_memory_of_their_state() -> None:
+    optimiser = optax.adam(1e-2)
+    state = fresh_inner_state(initialise, optimiser, jax.random.key(0))
+    after, _ = make_train_step(losses, optimiser, 4)(state, next(batches()))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
 
 
 def test_the_initial_population_is_what_was_made_for_each_place() -> None:
@@ -195,7 +211,7 @@ member = functools.partial(
 )
 for batch, cut in ((8, False), (8, True), (2, True)):
     placement = make_placement(PlacementConfig(2, 2, cut), 4, (batch,))
-    state = shared = member(jax.random.key(0))
+    state, shared = (member(jax.random.key(0)) for _ in range(2))
     one, four = (make_train_step(losses, optimiser, batch, 2, p) for p in (ONE_DEVICE, placement))
     for step in range(5):
         tokens = np.random.default_rng(step).integers(0, 2, (batch, 2)).astype(np.int32)
@@ -263,11 +279,11 @@ def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update(
         meta_optimiser.update(result.gradient, meta_optimiser.init(eta), eta)[0]["scale"]
         for result in separate
     ]
+    before = initial_meta_state(jax.tree.map(jnp.copy, eta), stack(members), meta_optimiser)
     state, metrics = make_meta_step(meta_gradient, meta_optimiser, temperature=temperature)(
-        initial_meta_state(jax.tree.map(jnp.copy, eta), stack(members), meta_optimiser),
-        inner,
-        outer,
+        before, inner, outer
     )
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))  # its memory is used again
     assert float(state.rater_params["scale"]) == pytest.approx(
         0.3 + float(sum(updates)) / 2, rel=1e-5
     )
