@@ -244,6 +244,22 @@ def test_warm_up_and_the_initial_population_on_four_devices_are_those_of_one() -
     assert run.stdout == "the same\n", run.stderr
 
 
+@pytest.mark.parametrize(("trajectories", "entries"), [(1, 1), (4, 4), (6, 8)])
+def test_a_pool_of_old_models_has_every_age_of_every_trajectory(
+    trajectories: int, entries: int
+) -> None:
+    config = PopulationConfig(
+        warmup_steps=2000, warmup_trajectories=trajectories, warmup_entries=entries
+    )
+    steps = pool_steps(config)
+    assert steps == sorted(set(steps))
+    assert len(steps) == trajectories * entries
+    ages = [(step - 1) % 2000 + 1 for step in steps]
+    assert ages == ages[:entries] * trajectories
+    assert ages[-1] == 2000
+    assert min(ages) == (800 if entries > 1 else 2000)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_a_meta_step_is_each_members_meta_gradient_and_the_averaged_update(
     temperature: float,
