@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,34 @@ def test_a_start_that_does_not_fit_is_reported_in_one_line(
     assert "start.rater: " in done.stderr
     assert "not a rater checkpoint" in done.stderr
     assert not (tmp_path / "work" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_starts_by_a_filter_resumes_without_fitting_again(
+    texts: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    arguments = training.command(
+        work,
+        texts,
+        start__scores="bigram",
+        start__steps=5,
+        meta_steps=2,
+        population__warmup_steps=0,
+    )
+    done = training.run(arguments)
+    assert done.returncode == 0, done.stderr
+    assert "start: rank correlation" in done.stderr
+    started = load_rater(work / "raters" / "step_00000000").provenance["start"]
+    assert started["scores"] == "bigram"
+    assert started["held_out"] > 0
+
+    # As if it had been killed before its first checkpoint.
+    before = training.digest(work / "rater")
+    for folder in ("checkpoints", "rater", "raters"):
+        shutil.rmtree(work / folder)
+    (work / "summary.json").unlink()
+    again = training.run(arguments)
+    assert again.returncode == 0, again.stderr
+    assert "start: " not in again.stderr
+    assert training.digest(work / "rater") == before
