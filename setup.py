@@ -63,6 +63,11 @@ HF = [
     "huggingface_hub>=0.30",
 ]
 
+# Metrics of meta-training beside TensorBoard's.
+WANDB = [
+    "wandb>=0.19",
+]
+
 # Datasets prepared by TensorFlow Datasets, read without TensorFlow.
 TFDS = [
     "array_record>=0.5",
@@ -101,6 +106,7 @@ DEV = [
     *YAML,
     *S3,
     *TFDS,
+    *WANDB,
     "build>=1.2",
     "datasets>=3",
     "datasketch>=1.6",
@@ -175,6 +181,7 @@ setup(
         "s3": S3,
         "hf": HF,
         "tfds": TFDS,
+        "wandb": WANDB,
         "yaml": YAML,
         "dev": DEV,
         "docs": DOCS,

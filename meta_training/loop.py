@@ -40,15 +40,16 @@ from datarater.meta_training.run.checkpoints import Checkpoints, tree_digest
 from datarater.meta_training.run.cost import spending_of
 from datarater.meta_training.run.export import NonFiniteScoresError, export_rater
 from datarater.meta_training.run.health import check_finite, check_state, what_remains
-from datarater.meta_training.run.metrics import MetricsWriter
+from datarater.meta_training.run.metrics import MetricsWriter, Writer, Writers
 from datarater.meta_training.run.peak import run_peak_flops
 from datarater.meta_training.run.pending import Arrived, PendingMetrics
-from datarater.meta_training.run.prepared_run import Experiment
+from datarater.meta_training.run.prepared_run import Experiment, plain
 from datarater.meta_training.run.processes import lost_processes
 from datarater.meta_training.run.profiler import Profiler
 from datarater.meta_training.run.start import first_rater
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import Progress, score_correlation, step_text, summarise
+from datarater.meta_training.run.wandb_writer import WandbWriter
 from datarater.meta_training.run.warm_up_run import WarmUp
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
@@ -243,14 +244,19 @@ class TrainingRun:
                 raise StoppedError(f"stopped at {self.position}, before any new work")
 
             self._progress = Progress("step", config.meta_steps)
-            writer: contextlib.AbstractContextManager[MetricsWriter | None] = (
-                MetricsWriter(self._workdir.metrics, self.done)
-                if self._workdir.writes
-                else contextlib.nullcontext()
-            )
             # A lost process is noticed before the checkpoints' exit, which would wait for it.
-            with writer as self._writer, self.profiler, lost_processes():
+            with self._writers() as self._writer, self.profiler, lost_processes():
                 yield
+
+    def _writers(self) -> Writers:
+        """Returns what metrics are written to: the workdir and, where configured, wandb."""
+        config, workdir = self._config, self._workdir
+        if not workdir.writes:
+            return Writers()
+        writers: list[Writer] = [MetricsWriter(workdir.metrics, self.done)]
+        if config.wandb.project:
+            writers.append(WandbWriter(workdir.path, config.wandb.to_dict(), plain(config)))
+        return Writers(*writers)
 
     def restore(self) -> None:
         """Continues from the newest checkpoint, or exports the untrained rater as step 0."""
@@ -387,8 +393,7 @@ class TrainingRun:
 
     def report(self, step: int, scalars: dict[str, float | None]) -> None:
         """Writes a step's metrics to the workdir and, where they are due, to the log."""
-        if self._writer:
-            self._writer.write(step, scalars)
+        self._writer.write(step, scalars)
         if step % self._config.report_every and step != self._config.meta_steps:
             return
 

@@ -22,6 +22,7 @@ from datarater.meta_training.config.start_scores import MIN_DOCUMENTS, check_sta
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.windows import WINDOW_MODES
 from datarater.meta_training.errors import ConfigError
+from datarater.meta_training.run.wandb_writer import check_wandb
 from datarater.rater_model.documents.tfds import TFDS_PREFIX
 from datarater.rater_model.scoring_options import ScoringOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
@@ -55,6 +56,7 @@ def check(config: ConfigDict) -> None:
         )
     _check_schedule(config)
     _check_profile(config)
+    check_wandb(config)
     outer_weights(config)  # refuses sets and weights that it cannot read
 
     # The classes of the models and of scoring check their own fields.
@@ -291,6 +293,7 @@ _RULES = (
     _Rule("peak_flops", _NOT_NEGATIVE),
     _Rule("profile.first_step", _COUNT_OR_0),
     _Rule("profile.last_step", _COUNT_OR_0),
+    _Rule("wandb.mode", _one_of("", "online", "offline")),
     _Rule("export_every", _COUNT),
     _Rule("checkpoint_every", _COUNT),
     _Rule("warmup_checkpoint_every", _COUNT),

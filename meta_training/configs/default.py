@@ -163,6 +163,11 @@ def get_config() -> ConfigDict:
     config.profile = ConfigDict()  # Meta-steps to trace into WORKDIR/profile; 0 for none.
     config.profile.first_step = 0  # First meta-step of the trace, counted from 1.
     config.profile.last_step = 0  # Last meta-step of the trace.
+    config.wandb = ConfigDict()  # Weights & Biases beside metrics.csv and TensorBoard.
+    config.wandb.project = ""  # Project to write metrics to; empty for none. Extra: [wandb].
+    config.wandb.entity = ""  # User or team of the project. Empty: the account's default.
+    config.wandb.name = ""  # Name to show for the run. Empty: that of the workdir's folder.
+    config.wandb.mode = ""  # "online" or "offline". Empty: as WANDB_MODE says, else online.
     config.export_every = 50  # Meta-steps between rater checkpoints.
     config.checkpoint_every = 25  # Meta-steps between training checkpoints, from which runs resume.
     config.warmup_checkpoint_every = 500  # Warm-up steps between checkpoints; entries are kept.

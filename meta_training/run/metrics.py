@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -23,6 +23,44 @@ from datarater.rater_model.atomic_files import replace_file
 
 _LOG = logging.getLogger("datarater")
 METRICS_FILE = "metrics.csv"
+
+
+class Writer(Protocol):
+    """Something that metrics are written to, step by step."""
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Writes one step's metrics; see `MetricsWriter.write`."""
+
+    def close(self) -> None:
+        """Ends the writing."""
+
+
+class Writers:
+    """Several writers as one; a context manager that closes them.
+
+    Args:
+        writers: The writers. The first is the run's record and gets each row first.
+    """
+
+    def __init__(self, *writers: Writer) -> None:
+        self._writers = writers
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Writes one step's metrics to each writer."""
+        for writer in self._writers:
+            writer.write(step, scalars)
+
+    def close(self) -> None:
+        """Closes each writer."""
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self._writers):
+                stack.callback(writer.close)
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 class MetricsWriter:

@@ -4,6 +4,7 @@ config.json             the config as it runs
 tokenizer.json          the tokenizer, as in every rater checkpoint; a BPE is trained once
 run.json                identity of the data, the tokenizer's SHA-256, and the versions at the start
 metrics/                metrics.csv and TensorBoard event files
+wandb.json, wandb/      id of the run at Weights & Biases and its files, if the config asks for them
 models/                 copies of the models of Hugging Face that the run starts from
 profile/                traces of the meta-steps that the config names, if it does
 start/                  the rater before the first meta-step, unless it is untrained
@@ -49,6 +50,10 @@ _WITHOUT_EFFECT = (
     "profile.last_step",
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
+    "wandb.project",
+    "wandb.entity",
+    "wandb.name",
+    "wandb.mode",
 )
 # The identity of the data is compared instead.
 _MOVABLE = ("data.inner", "data.outer", "data.questions")
