@@ -74,6 +74,14 @@ COMMANDS = {
         "Fit a fast student to a rater's scores, alone or as a first pass.",
         "train",
     ),
+    "export": Command(
+        "datarater.rater_model.hugging_face.export_command",
+        "Write a rater as a model that transformers loads.",
+    ),
+    "push": Command(
+        "datarater.rater_model.hugging_face.push_command",
+        "Upload a rater to the Hugging Face Hub, with a model card.",
+    ),
     "demo": Command(
         "datarater.meta_training.demo.demo",
         "Meta-train a small rater on a built-in corpus and curate the corpus with it.",

@@ -166,6 +166,12 @@ def _serialise(checkpoint: RaterCheckpoint) -> tuple[dict[str, bytes], str]:
     return files, digest
 
 
+def checkpoint_files(checkpoint: RaterCheckpoint) -> dict[str, bytes]:
+    """Returns the content of each file that `save_rater` writes, by name."""
+    files, _ = _serialise(checkpoint)
+    return files
+
+
 def save_rater(path: str | os.PathLike[str], checkpoint: RaterCheckpoint) -> RaterCheckpoint:
     """Writes a rater checkpoint, completely or not at all.
 

@@ -30,8 +30,9 @@ from datarater.rater_model.hugging_face.shapes import ModelShape, shape_of
 from datarater.rater_model.hugging_face.weights import stack_params
 from datarater.rater_model.rater import Params
 
-RATER, INNER_MODEL = "rater", "inner_model"
-_ROLES: tuple[Literal["rater", "inner_model"], ...] = (RATER, INNER_MODEL)
+RATER: Literal["rater"] = "rater"
+INNER_MODEL: Literal["inner_model"] = "inner_model"
+_ROLES = (RATER, INNER_MODEL)
 _SOURCE_FILE = "source.json"  # written last into a copy
 _SHAPE_FIELDS = (
     "width",

@@ -16,6 +16,7 @@ from datarater import cli
 from datarater.meta_training.analysis import command as analyze
 from datarater.meta_training.distil import command as distil
 from datarater.meta_training.evaluate import command as evaluate
+from datarater.rater_model.hugging_face import export_command, push_command
 from tests.support import ROOT, training
 from tests.support.pages import MARKDOWN, PAGES, Block, blocks_of
 from tests.support.reference_tables import COMMANDS, flags_of, parser_of
@@ -77,7 +78,14 @@ def known_flags() -> set[str]:
     """Returns the flags of every command, of Beam and of training."""
     ours = {
         flag.split()[0]
-        for run in (*COMMANDS.values(), analyze.main, distil.main, evaluate.main)
+        for run in (
+            *COMMANDS.values(),
+            analyze.main,
+            distil.main,
+            evaluate.main,
+            export_command.main,
+            push_command.main,
+        )
         for flag, _ in flags_of(parser_of(run))
     }
     beam = {

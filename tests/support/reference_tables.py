@@ -24,6 +24,7 @@ from datarater.meta_training.distil import command as distil
 from datarater.meta_training.evaluate import command as evaluate
 from datarater.pipelines.commands import batch, curate, dedup, inspect, score, select, status
 from datarater.rater_model.exit_codes import EXIT_CODES
+from datarater.rater_model.hugging_face import export_command, push_command
 from datarater.report import command as report
 from tests.support import ROOT
 
@@ -120,6 +121,16 @@ def distil_table() -> str:
     return flag_table(distil.main)
 
 
+def export_table() -> str:
+    """Returns the table of the flags of `datarater export`."""
+    return flag_table(export_command.main)
+
+
+def push_table() -> str:
+    """Returns the table of the flags of `datarater push`."""
+    return flag_table(push_command.main)
+
+
 def flag_table(run: Callable[..., object]) -> str:
     """Returns the table of the flags of a command that shares none with the others."""
     rows = (
@@ -166,6 +177,8 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "evaluate flags": evaluate_table,
         "analyze flags": analyze_table,
         "distil flags": distil_table,
+        "export flags": export_table,
+        "push flags": push_table,
         "config fields": config_table,
     },
     ROOT / "docs" / "troubleshooting.md": {"exit codes": exit_code_table},
