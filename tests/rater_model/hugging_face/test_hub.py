@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from datarater.rater_model.checkpoint import (
 from datarater.rater_model.hugging_face.hub import repository_files
 from datarater.rater_model.tokenizer import ByteTokenizer
 from tests.rater_model.hugging_face.test_exporting import exportable
+from tests.support.hub_server import hub_server
 from tests.support.raters import random_student, save_tiny_rater
 
 PROVENANCE = {
@@ -168,7 +172,7 @@ def test_without_a_token_or_a_network_one_line_says_what_to_do(
     assert "check the network" in error
     assert error.count("\n") == 1
 
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert push(tmp_path / "rater") == exit_codes.FAILED
     assert "pip install 'datarater[hf]'" in capsys.readouterr().err
 
@@ -185,3 +189,27 @@ def test_the_export_command_writes_or_refuses(
     words = ["export", "--rater", str(tmp_path / "tables"), "--output", str(tmp_path / "two")]
     assert cli.main(words) == exit_codes.WRONG_USAGE
     assert "--config.rater.ngram_orders='()'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_real_client_uploads_a_rater_that_loads_from_its_repository(
+    rater: RaterCheckpoint, tmp_path: Path
+) -> None:
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            env={**os.environ, **hub.environment(), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with hub_server("my-org/my-rater") as hub:
+        flags = ["--rater", str(tmp_path / "rater"), "--repo", hub.repository, "--license", "mit"]
+        assert "next:" in run("-m", "datarater.cli", "push", *flags)
+        assert hub.commits == 1
+        load = "import datarater; print(datarater.load_rater('hf://my-org/my-rater').digest)"
+        assert run("-c", load).strip() == rater.digest
