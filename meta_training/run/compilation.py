@@ -43,7 +43,8 @@ def cache_folder(where: str) -> Path | None:
     if where:
         return Path(where).expanduser()
     of_user = folder_of_user()
-    if jax.config.read("jax_compilation_cache_dir") or of_user is None:
+    # JAX refuses `config.read` of a setting that has a context manager.
+    if getattr(jax.config, _SETTINGS[0]) or of_user is None:
         return None
     machine = f"{platform.machine()} {processor()}"
     return of_user / f"training-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"

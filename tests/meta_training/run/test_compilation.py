@@ -16,6 +16,7 @@ import pytest
 from datarater.meta_training.run.compilation import cache_folder, kept_programs, remove_truncated
 from tests.support import ROOT, training
 
+CACHE_DIR = "jax_compilation_cache_dir"
 # Trains in a process of its own and prints how many programs were compiled and taken over.
 COUNTED = """
 import collections, json, sys
@@ -33,7 +34,7 @@ print(json.dumps([code, *(events[f"/jax/compilation_cache/{name}"] for name in n
 @pytest.fixture
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Returns a cache folder of a user who has set nothing."""
-    before = jax.config.read("jax_compilation_cache_dir")
+    before = getattr(jax.config, CACHE_DIR)
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.delenv("DATARATER_COMPILATION_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
@@ -50,7 +51,7 @@ def test_programs_are_kept_in_the_users_cache_folder_until_the_run_ends(no_setti
         jax.jit(lambda x: x * 3 + 0.123)(1.0).block_until_ready()
     kept = entries(no_settings / "datarater" / "compiled")
     assert kept
-    assert jax.config.read("jax_compilation_cache_dir") is None
+    assert getattr(jax.config, CACHE_DIR) is None
     jax.jit(lambda x: x * 5 + 0.321)(1.0).block_until_ready()
     assert entries(no_settings / "datarater" / "compiled") == kept
 
@@ -61,8 +62,8 @@ def test_the_config_moves_the_folder_or_turns_it_off(no_settings: Path, tmp_path
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "of JAX"))
     assert cache_folder("") is None  # as JAX_COMPILATION_CACHE_DIR says
     with kept_programs("off"):
-        assert jax.config.read("jax_compilation_cache_dir") is None
-    assert jax.config.read("jax_compilation_cache_dir") == str(tmp_path / "of JAX")
+        assert getattr(jax.config, CACHE_DIR) is None
+    assert getattr(jax.config, CACHE_DIR) == str(tmp_path / "of JAX")
 
 
 def test_a_folder_that_cannot_be_written_is_one_warning(
