@@ -243,7 +243,7 @@ def _expand_data_paths(config: ConfigDict) -> None:
     def expand(patterns: str) -> str:
         return ",".join(map(expand_home, split_on_commas(patterns)))
 
-    for field in ("inner", "questions"):
+    for field in ("inner", "questions", "validation", "test"):
         if isinstance(data.get(field), str):
             data[field] = expand(data[field])
     if isinstance(data.get("outer"), str):  # NAME=FILES;NAME=FILES, or files
@@ -254,8 +254,9 @@ def _expand_data_paths(config: ConfigDict) -> None:
             if several
             else expand(data.outer)
         )
-    if isinstance(data.get("tfds_data_dir"), str):
-        data.tfds_data_dir = expand_home(data.tfds_data_dir)
+    for field in ("tfds_data_dir", "prepared"):
+        if isinstance(data.get(field), str):
+            data[field] = expand_home(data[field])
 
     start = config.get("start")
     if isinstance(start, type(config)):

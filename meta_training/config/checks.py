@@ -20,7 +20,7 @@ from datarater.meta_training.config.build import (
 from datarater.meta_training.config.outer_sets import outer_weights
 from datarater.meta_training.config.start_scores import MIN_DOCUMENTS, check_start_scores
 from datarater.meta_training.configs import default
-from datarater.meta_training.data.windows import WINDOW_MODES
+from datarater.meta_training.data.cutting import WINDOW_MODES
 from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.run.wandb_writer import check_wandb
 from datarater.rater_model.documents.tfds import TFDS_PREFIX
@@ -39,10 +39,11 @@ def check(config: ConfigDict) -> None:
     for field in flax.traverse_util.flatten_dict(default.get_config().to_dict(), sep="."):
         if _value(config, field) is None:
             raise ConfigError(f"{field} must be given, not None")
-    if not config.data.inner:
+    if not config.data.inner and not config.data.prepared:
         raise ConfigError(
             "data.inner is empty: give the pool, such as --config.data.inner='corpus/*.jsonl.gz'"
         )
+    _check_shares(config)
     if config.data.within_source_share and TFDS_PREFIX in config.data.inner:
         raise ConfigError(
             f"data.within_source_share ({config.data.within_source_share}) must be 0 with a "
@@ -68,6 +69,19 @@ def check(config: ConfigDict) -> None:
         ScoringOptions(max_windows=config.export.max_windows)
     check_micro_batches(config, 1)
     check_start_scores(config)
+
+
+def _check_shares(config: ConfigDict) -> None:
+    """Refuses held-out shares that leave nothing of the pool."""
+    data = config.data
+    held_out = {
+        f"data.{role}_share": data[f"{role}_share"]
+        for role in ("outer", "validation", "test")
+        if not data[role]
+    }
+    if sum(held_out.values()) >= 1:
+        given = " + ".join(f"{name} ({share})" for name, share in held_out.items())
+        raise ConfigError(f"{given} must be below 1: the rest of the pool is the inner set")
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -206,8 +220,17 @@ _RULES = (
     ),
     _Rule("data.source_field", _Allowed(bool, "be the name of a field")),
     _Rule("data.within_source_share", _SHARE),
+    _Rule(
+        "data.validation_share",
+        _Allowed(lambda x: 0 <= x < 1, "lie in [0, 1)"),
+        lambda config: not config.data.validation,
+    ),
+    _Rule(
+        "data.test_share",
+        _Allowed(lambda x: 0 <= x < 1, "lie in [0, 1)"),
+        lambda config: not config.data.test,
+    ),
     _Rule("data.windows", _one_of(*WINDOW_MODES)),
-    _Rule("data.shuffle_buffer", _COUNT),
     _Rule("data.minimum_length", _COUNT_OR_0),
     _Rule("tokenizer.kind", _one_of("byte", "bpe", "file")),
     _Rule(

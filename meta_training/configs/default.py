@@ -45,12 +45,17 @@ def get_config() -> ConfigDict:
     config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
     config.data.outer_weights = ""  # Such as "web=2;books=1", for several outer sets. Empty: equal.
     config.data.questions = ""  # Multiple-choice questions as one more outer set, in JSONL files.
+    config.data.validation = ""  # Texts to decide on when to stop. Empty: see the next field.
+    config.data.validation_share = 0.0  # Share of the pool held out for validation; 0 for none.
+    config.data.test = ""  # Texts that no part of training looks at. Empty: see the next field.
+    config.data.test_share = 0.0  # Share of the pool held out for testing; 0 for none.
+    config.data.exclude_near_duplicates = True  # Keep near-duplicates of held-out texts out.
+    config.data.prepared = ""  # Folder of `datarater prepare`. Empty: prepared in the workdir.
     config.data.text_field = "text"  # Field with a record's text.
     config.data.source_field = "source"  # Field with the name of a record's source.
     config.data.within_source_share = 0.0  # Share of inner batches from a single source. Ours.
     config.data.windows = "packed"  # "packed" (paper), or "document": padded, of one document each.
     config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: TFDS's own default.
-    config.data.shuffle_buffer = 4096  # Windows of a TensorFlow dataset shuffled together.
     config.data.minimum_length = 32  # Minimum tokens of a last window with "document".
 
     config.tokenizer = ConfigDict()  # Turns texts into token ids. Unstated in the paper.

@@ -3,9 +3,10 @@ r"""The paper's main experiment: a 50M rater, meta-trained over 8 inner models o
     datarater train --config=pile --workdir=/data/work/pile \
         --config.data.inner='/data/pile/train/*.jsonl.zst'
 
-Files are unpacked and cut into windows at each start, including every resume, which takes long for
-the whole Pile. Prepare it once as a TensorFlow dataset of ArrayRecord shards, which is read at
-random, and give its name (`tfds:NAME:train`).
+The corpus is tokenized and cut into windows once, with all cores of a host, into the workdir; a
+resume reads them there. To share them between runs, or to prepare them on a machine without an
+accelerator, run `datarater prepare --config=pile --output=/data/pile-windows` with the same fields,
+and train with `--config.data.prepared=/data/pile-windows`.
 
 For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model. The
 parameters, moments and gradients of an inner model take some 10 GB of float32 on a single device,
@@ -39,7 +40,6 @@ def get_config() -> ConfigDict:
     config.data.outer = ""  # paper: a disjoint part of the same corpus
     config.data.outer_share = 0.01  # ours
     config.data.windows = "packed"  # paper
-    config.data.shuffle_buffer = 65_536  # ours
 
     config.tokenizer.kind = "bpe"  # ours
     config.tokenizer.vocabulary_size = 32_000  # ours

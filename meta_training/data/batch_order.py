@@ -19,12 +19,17 @@ window is in at most one batch of a pass; N mod B windows, others each time, are
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datarater.meta_training.data.texts import DataError
 from datarater.rater_model.counted import counted
+
+if TYPE_CHECKING:
+    import grain
 
 
 class BatchOrder:
@@ -95,3 +100,51 @@ class BatchOrder:
 
     def __repr__(self) -> str:
         return f"BatchOrder({self.batches_per_pass} batches of {self._batch} in a pass)"
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleSource:
+    """How many of the batches have windows of a single source; see `batch_order`.
+
+    Attributes:
+        share: Share of the batches, in [0, 1].
+        batch: B, the windows whose scores compete; a divisor of those that are drawn at a time.
+    """
+
+    share: float = 0.0
+    batch: int = 1
+
+
+MIXED = SingleSource()
+"""Every batch has windows of all sources."""
+
+_FOREVER = 2**62  # batches, in the length that grain asks for
+
+
+def batch_numbers(
+    source_N: np.ndarray, count: int, seed: int, single: SingleSource = MIXED
+) -> grain.MapDataset:
+    """Returns the numbers of the windows of endless batches.
+
+    Args:
+        source_N: Number of each window's source.
+        count: Windows of a batch.
+        seed: Seed for shuffling.
+        single: Share of batches of a single source.
+
+    Raises:
+        DataError: The windows do not fill one batch.
+    """
+    import grain  # processes that only prepare data do without it
+
+    if not single.share:
+        numbers = grain.MapDataset.range(len(source_N)).seed(seed).shuffle().repeat()
+        return numbers.batch(count)
+
+    order = BatchOrder(np.asarray(source_N), single.batch, single.share, seed)
+    at_once = count // single.batch
+
+    def batch(position: int) -> np.ndarray:
+        return np.concatenate([order[position * at_once + i] for i in range(at_once)])
+
+    return grain.MapDataset.range(_FOREVER).map(batch)

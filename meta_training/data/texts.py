@@ -1,23 +1,24 @@
 """Sources of training texts: files matched by globs, or a prepared TensorFlow dataset.
 
-A source returns texts by index, so that its users can shuffle without keeping them in memory.
-TensorFlow datasets are read in place (array_record, without TensorFlow). Files cannot be, since a
-gzip stream has no random access: their texts are copied once into a temporary file, which the
-operating system pages in as needed.
+A source returns texts by index, so that its users can share the work without keeping them in
+memory. TensorFlow datasets are read in place (array_record, without TensorFlow). Files cannot be,
+since a gzip stream has no random access: their texts are copied once into a folder, from which the
+operating system pages them in as needed.
 """
 
 from __future__ import annotations
 
 import array
 import collections
-import dataclasses
+import functools
 import hashlib
 import itertools
 import logging
 import mmap
+import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from datarater.rater_model.documents.reading import read_file
 from datarater.rater_model.documents.records import (
     DEFAULT_ZSTD_WINDOW_BYTES,
     BadRecord,
+    FileInfo,
     ReadOptions,
 )
 from datarater.rater_model.documents.store_errors import one_line
@@ -40,6 +42,7 @@ from datarater.rater_model.documents.tfds import (
 
 _LOG = logging.getLogger("datarater")
 _IDENTITY_SAMPLE = 1000  # minimum number of a dataset's texts that go into its identity
+_UNIT_TEXTS = 4096  # of a dataset, whose texts have sizes that are known only once they are read
 
 
 class DataError(ValueError):
@@ -57,14 +60,31 @@ class TextSource(Protocol):
         name: Name of the source as the config gives it, for messages.
         identity: Digest that changes when the texts or their order change. `FileTexts` digests all
             texts and misses no change; `TfdsTexts` digests a sample.
+        fingerprint: Digest that changes when the files do, and is found without reading them all.
     """
 
     name: str
     identity: str
+    fingerprint: str
+
+    @property
+    def reader(self) -> TextReader:
+        """What worker processes read the texts with."""
+
+    @property
+    def source_N(self) -> np.ndarray | None:  # noqa: N802
+        """Number of each text's source, counted from 0; None if all are of one source."""
+
+    @property
+    def source_names(self) -> Sequence[str]:
+        """Names of the sources by their number."""
 
     @property
     def rejected(self) -> Mapping[str, int]:
         """Number of unusable records by reason; for a dataset, among those read so far."""
+
+    def units(self, target_bytes: int) -> list[tuple[int, int]]:
+        """Returns ranges of indices that cover the source, of about so many bytes of text."""
 
     def __len__(self) -> int:
         """Returns the number of texts, including unusable ones."""
@@ -80,55 +100,109 @@ def text_hash(text: str) -> int:
     )
 
 
+class TextReader(Protocol):
+    """Reads the texts of a source; it pickles, so that worker processes can read as well."""
+
+    def read(self, index: int) -> tuple[str | None, str]:
+        """Returns (text, ""), or (None, the reason why it is unusable)."""
+
+
+class StoredTexts:
+    """Texts in a folder, which the operating system pages in as needed.
+
+    Args:
+        folder: Folder with the texts one after the other in `texts`, and their ends in `ends.npy`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.ends_N: np.ndarray = np.load(f"{folder}/ends.npy", mmap_mode="r")
+        with open(f"{folder}/texts", "rb") as file:
+            # An empty file cannot be mapped.
+            self._bytes = (
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.ends_N[-1] else b""
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stored_texts, (self._folder,)
+
+    def __getitem__(self, index: int) -> str:
+        return self._bytes[self.ends_N[index] : self.ends_N[index + 1]].decode("utf-8")
+
+    def read(self, index: int) -> tuple[str | None, str]:
+        """Returns (text, ""): all stored texts are usable."""
+        return self[index], ""
+
+
+@functools.lru_cache(maxsize=8)
+def _stored_texts(folder: str) -> StoredTexts:
+    """Opens a folder of texts in a worker process."""
+    return StoredTexts(folder)
+
+
 class FileTexts:
     """The texts of files.
 
-    They are copied into a temporary file in `$TMPDIR`, which is deleted when the process ends. A
-    file is read once, however often and in whatever spelling it is named.
+    They are copied into a folder, since a compressed stream has no random access. A file is read
+    once, however often and in whatever spelling it is named.
 
     Args:
         patterns: Paths or globs.
         options: Options for reading the files.
+        folder: Folder for the copy; if None, a temporary one in `$TMPDIR`, which is deleted with
+            this object.
 
     Attributes:
+        hash_N: `text_hash` of each text, uint64.
         source_N: Number of each text's source, counted from 0 in the order of first appearance.
         source_names: Names of the sources by their number; "" for texts without one.
+        fingerprint: Digest of the files' names, sizes and times or store versions.
 
     Raises:
         NoInputError: If no file matches a pattern.
         OSError: If a file cannot be read.
     """
 
-    def __init__(self, patterns: Sequence[str], options: ReadOptions | None = None) -> None:
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        options: ReadOptions | None = None,
+        folder: str | None = None,
+    ) -> None:
         self.name = ",".join(patterns)
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="datarater-texts-")
+            folder = self._temporary.name
+        os.makedirs(folder, exist_ok=True)
 
-        # The file lives as long as the source.
-        self._file = tempfile.TemporaryFile(prefix="datarater-texts-")  # noqa: SIM115
         rejected: collections.Counter[str] = collections.Counter()
         ends = array.array("q", [0])  # 8 bytes per text; a list would take four times as much
+        hashes = array.array("Q")
         sources: dict[str, int] = {}
         source_numbers = array.array("i")
         digest = hashlib.sha256()
-        for info in list_files(patterns):
-            for record in read_file(info.path, options):
-                if isinstance(record, BadRecord):
-                    rejected[str(record.reason)] += record.records
-                    continue
-                text = record.text.encode("utf-8")
-                self._file.write(text)
-                ends.append(ends[-1] + len(text))
-                source_numbers.append(sources.setdefault(record.source, len(sources)))
-                digest.update(hashlib.blake2b(text, digest_size=16).digest())
-        self._file.flush()
+        files = list(list_files(patterns))
+        with open(f"{folder}/texts", "wb") as file:
+            for info in files:
+                for record in read_file(info.path, options):
+                    if isinstance(record, BadRecord):
+                        rejected[str(record.reason)] += record.records
+                        continue
+                    text = record.text.encode("utf-8")
+                    file.write(text)
+                    ends.append(ends[-1] + len(text))
+                    source_numbers.append(sources.setdefault(record.source, len(sources)))
+                    own = hashlib.blake2b(text, digest_size=16).digest()
+                    hashes.append(int.from_bytes(own[:8], "little"))
+                    digest.update(own)
+        np.save(f"{folder}/ends.npy", np.frombuffer(ends, np.int64))
 
-        self._ends_N = np.frombuffer(ends, np.int64)
+        self.reader = StoredTexts(folder)
+        self.hash_N = np.frombuffer(hashes, np.uint64)
         self.source_N = np.frombuffer(source_numbers, np.int32)
         self.source_names = tuple(sources)
-        # An empty file cannot be mapped.
-        self._bytes = (
-            mmap.mmap(self._file.fileno(), ends[-1], access=mmap.ACCESS_READ) if ends[-1] else b""
-        )
         self.identity = digest.hexdigest()
+        self.fingerprint = _fingerprint(files)
         self._rejected = dict(rejected)
         if rejected:
             _LOG.warning(
@@ -142,14 +216,27 @@ class FileTexts:
         """Number of records that cannot be read, by reason."""
         return self._rejected
 
+    def units(self, target_bytes: int) -> list[tuple[int, int]]:
+        """Returns ranges of texts of about so many bytes."""
+        ends_N = self.reader.ends_N
+        count = max(1, -(-int(ends_N[-1]) // target_bytes))
+        cuts_N = np.searchsorted(ends_N, np.arange(1, count) * target_bytes)
+        borders = np.unique([0, *cuts_N.tolist(), len(self)]).tolist()
+        return list(itertools.pairwise(borders))
+
     def __len__(self) -> int:
-        return len(self._ends_N) - 1
+        return len(self.reader.ends_N) - 1
 
     def __getitem__(self, index: int) -> str:
-        return self._bytes[self._ends_N[index] : self._ends_N[index + 1]].decode("utf-8")
+        return self.reader[index]
 
     def __repr__(self) -> str:
         return f"FileTexts({self.name!r})"
+
+
+def _fingerprint(files: Sequence[FileInfo]) -> str:
+    lines = [f"{os.path.basename(info.path)} {info.size} {info.fingerprint}" for info in files]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class TfdsTexts:
@@ -166,6 +253,7 @@ class TfdsTexts:
             `c4/en:3.0.1:train[:10%]`. The default split is `train`.
         text_field: Name of the feature with the text; a dotted path for nested features.
         data_dir: Folder of prepared datasets; empty for the default of TensorFlow Datasets.
+        identified: Whether to compute the identity.
 
     Raises:
         DataError: If there is no such dataset, version, split or text feature, or the dataset is
@@ -173,8 +261,14 @@ class TfdsTexts:
         OSError: If a shard cannot be read.
     """
 
-    def __init__(self, name: str, text_field: str = "text", data_dir: str = "") -> None:
+    source_N = None
+    source_names = ("",)
+
+    def __init__(
+        self, name: str, text_field: str = "text", data_dir: str = "", identified: bool = True
+    ) -> None:
         self.name = TFDS_PREFIX + name
+        self._opened_with = (name, text_field, data_dir)
         try:
             parsed = DatasetName.parse(self.name)
         except DatasetError as error:
@@ -193,10 +287,14 @@ class TfdsTexts:
             ) from error
 
         self._rejected: collections.Counter[str] = collections.Counter()
-        digest = self._digest(shards, sizes)
-        self.identity = (
+        digest = self._digest(shards, sizes) if identified else ""
+        self.identity = self.fingerprint = (
             f"{builder.info.full_name}:{parsed.split} {len(self._source)} examples {digest}"
         )
+        self.reader = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened_dataset, self._opened_with
 
     def _open(self, parsed: DatasetName, data_dir: str) -> Any:
         """Returns the dataset's builder, which has the split that is asked for."""
@@ -275,7 +373,7 @@ class TfdsTexts:
         for shard in shards:
             start, end = end, end + shard.take
             for index in np.unique(np.linspace(start, end - 1, samples).astype(np.int64)):
-                text, reason = self._read(int(index))
+                text, reason = self.read(int(index))
                 digest.update(f"{reason or text_hash(text or '')}\n".encode())
             size = file_info(shard.filename).size
             digest.update(
@@ -292,7 +390,7 @@ class TfdsTexts:
         return len(self._source)
 
     def __getitem__(self, index: int) -> str | None:
-        text, reason = self._read(int(index))
+        text, reason = self.read(int(index))
         if reason:
             if not self._rejected[reason]:
                 _LOG.warning(
@@ -301,7 +399,12 @@ class TfdsTexts:
             self._rejected[reason] += 1
         return text
 
-    def _read(self, index: int) -> tuple[str | None, str]:
+    def units(self, target_bytes: int) -> list[tuple[int, int]]:
+        """Returns ranges of indices; the sizes of the texts are not known."""
+        starts = range(0, len(self), _UNIT_TEXTS)
+        return [(start, min(len(self), start + _UNIT_TEXTS)) for start in starts]
+
+    def read(self, index: int) -> tuple[str | None, str]:
         """Returns (text, ""), or (None, the reason why it is unusable)."""
         try:
             value = self._source[index]
@@ -331,6 +434,12 @@ class TfdsTexts:
         return f"TfdsTexts({self.name!r})"
 
 
+@functools.lru_cache(maxsize=8)
+def _reopened_dataset(name: str, text_field: str, data_dir: str) -> TfdsTexts:
+    """Opens a dataset in a worker process, which needs no identity."""
+    return TfdsTexts(name, text_field, data_dir, identified=False)
+
+
 def _folder(data_dir: str) -> str:
     """Returns the folder of prepared datasets."""
     import tensorflow_datasets as tfds
@@ -339,7 +448,11 @@ def _folder(data_dir: str) -> str:
 
 
 def open_source(
-    name: str, text_field: str, tfds_data_dir: str = "", source_field: str = "source"
+    name: str,
+    text_field: str,
+    tfds_data_dir: str = "",
+    source_field: str = "source",
+    folder: str | None = None,
 ) -> TextSource:
     """Opens a source of texts by its name in the config.
 
@@ -349,6 +462,7 @@ def open_source(
         text_field: Field with the text.
         tfds_data_dir: Folder of prepared TensorFlow datasets.
         source_field: Field with the name of a record's source; of files only.
+        folder: Folder for a copy of the texts of files; see `FileTexts`.
 
     Raises:
         DataError: If the dataset cannot be read; see `TfdsTexts`.
@@ -364,166 +478,23 @@ def open_source(
                 source_field=source_field,
                 max_zstd_window_bytes=DEFAULT_ZSTD_WINDOW_BYTES,
             ),
+            folder,
         )
     return TfdsTexts(name.removeprefix(TFDS_PREFIX), text_field, tfds_data_dir)
 
 
-@dataclasses.dataclass(frozen=True)
-class Membership:
-    """Decides which documents of a source belong to a set, by a hash of their text alone.
-
-    Attributes:
-        low: Smallest hash in the set.
-        high: One more than the largest hash in the set.
-        excluded_N: Sorted uint64 hashes of documents that are not in the set.
-    """
-
-    low: int = 0
-    high: int = 2**64
-    excluded_N: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
-
-    def holds(self, text: str) -> bool:
-        """Returns whether a text belongs to the set."""
-        value = text_hash(text)
-        if not self.low <= value < self.high:
-            return False
-        i = int(np.searchsorted(self.excluded_N, np.uint64(value)))
-        return i == len(self.excluded_N) or int(self.excluded_N[i]) != value
-
-
-@dataclasses.dataclass(frozen=True)
-class TextSet:
-    """The documents of a source that belong to one set.
-
-    Attributes:
-        role: "inner", "outer", or "outer NAME" of one of several, for messages.
-        source: Source of the texts.
-        membership: Which of its documents belong to the set.
-    """
-
-    role: str
-    source: TextSource
-    membership: Membership
-
-    def get(self, index: int) -> str | None:
-        """Returns the source's text at an index, or None if it is unusable or not in the set."""
-        text = self.source[index]
-        return text if text is not None and self.membership.holds(text) else None
-
-    def __iter__(self) -> Iterator[str]:
-        return (text for text in map(self.get, range(len(self.source))) if text is not None)
-
-    def by_source(self) -> Iterator[tuple[int, str]]:
-        """Yields (number of its source, text) of each document, one source after the other.
-
-        A source of texts that does not know where they come from is one source.
-        """
-        if not isinstance(self.source, FileTexts):
-            yield from ((0, text) for text in self)
-            return
-        source_N = self.source.source_N
-        for index in np.argsort(source_N, kind="stable"):
-            text = self.get(int(index))
-            if text is not None:
-                yield int(source_N[index]), text
-
-    def spread(self, count: int) -> list[str]:
-        """Returns documents spread over the whole source, without reading all of it.
-
-        Args:
-            count: Maximum number of documents; fewer are returned if the set has fewer.
-
-        Returns:
-            The documents, the same ones each time.
-        """
-        size = len(self.source)
-        # A step that has no factor in common with the size visits every index once.
-        step = (
-            next(
-                s
-                for s in itertools.count(max(1, round(size * 0.6180339887)))
-                if np.gcd(s, size) == 1
-            )
-            if size
-            else 1
-        )
-
-        texts = (self.get(i * step % size) for i in range(size))
-        return list(itertools.islice((text for text in texts if text is not None), count))
-
-
-def open_sets(
-    inner: str,
-    outer: str | Mapping[str, str],
-    outer_share: float,
-    text_field: str = "text",
-    tfds_data_dir: str = "",
-    source_field: str = "source",
-) -> tuple[TextSet, ...]:
-    """Opens the inner set and the outer sets, which never share a document with it.
-
-    If outer sets have sources of their own, documents whose text occurs in one are excluded from
-    the inner set. Otherwise the outer set is a share of the inner source, chosen by a hash of each
-    document's text.
+def current_fingerprint(name: str, text_field: str, tfds_data_dir: str = "") -> str:
+    """Returns the fingerprint of a source, without reading its texts.
 
     Args:
-        inner: Name of the inner source, as for `open_source`.
-        outer: Name of the outer source, or the names of several by the name of their set; empty for
-            a share of the inner one.
-        outer_share: That share, between 0 and 1.
+        name: Name of the source, as for `open_source`.
         text_field: Field with the text.
         tfds_data_dir: Folder of prepared TensorFlow datasets.
-        source_field: Field with the name of a record's source; of files only.
-
-    Returns:
-        The inner set and the outer sets.
 
     Raises:
-        EmptySetError: If a set is empty.
-        DataError: If a dataset cannot be read.
+        DataError: If the dataset cannot be read; see `TfdsTexts`.
         NoInputError: If no file matches.
     """
-    source = open_source(inner, text_field, tfds_data_dir, source_field)
-
-    if outer:
-        named = {"outer": outer} if isinstance(outer, str) else outer
-        sources = {
-            name: open_source(each, text_field, tfds_data_dir, source_field)
-            for name, each in named.items()
-        }
-        excluded_N = np.unique(np.concatenate([_hashes(each) for each in sources.values()]))
-        sets: tuple[TextSet, ...] = (
-            TextSet("inner", source, Membership(excluded_N=excluded_N)),
-            *(
-                TextSet("outer" if len(named) == 1 else f"outer {name}", each, Membership())
-                for name, each in sources.items()
-            ),
-        )
-    else:
-        border = min(2**64 - 1, max(1, round(outer_share * 2**64)))
-        sets = (
-            TextSet("inner", source, Membership(low=border)),
-            TextSet("outer", source, Membership(high=border)),
-        )
-
-    for texts in sets:
-        if not texts.spread(1):
-            raise EmptySetError(
-                f"the {texts.role} set has no document: {texts.source.name} has "
-                f"{len(texts.source)} texts, none of which belongs to the set "
-                f"(rejected: {dict(texts.source.rejected)})"
-            )
-    return sets
-
-
-def _hashes(source: TextSource) -> np.ndarray:
-    """Returns the sorted hashes of all texts of a source, 8 bytes per document."""
-    if len(source) > 1_000_000:
-        _LOG.info(
-            "reading the %s outer documents once, to exclude them from the inner set",
-            f"{len(source):,}",
-        )
-    texts = (source[index] for index in range(len(source)))
-    return np.unique(
-        np.fromiter((text_hash(text) for text in texts if text is not None), np.uint64)
-    )
+    if name.startswith(TFDS_PREFIX):
+        return open_source(name, text_field, tfds_data_dir).fingerprint
+    return _fingerprint(list(list_files(split_on_commas(name))))

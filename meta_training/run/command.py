@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -26,7 +27,8 @@ from datarater.meta_training.run.compilation import kept_programs
 from datarater.meta_training.run.export import NonFiniteScoresError
 from datarater.meta_training.run.length_effect import length_text
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
-from datarater.meta_training.run.prepared_run import plain, prepare, versions
+from datarater.meta_training.run.preparation import check_given, prepare_in_workdir
+from datarater.meta_training.run.prepared_run import open_experiment, plain, versions
 from datarater.meta_training.run.processes import (
     LostProcessError,
     end_process,
@@ -111,6 +113,7 @@ def _train_in(
         same["JAX_ENABLE_X64"] = jax.config.read("jax_enable_x64")
     with together() as same, ending_in_one_line():
         workdir = stack.enter_context(Workdir(path, jax.process_index() == 0))
+        workdir.continue_earlier(config)
         models = start_models(config, workdir.models)
         config = fill_config(config, models)
         checks.check(config)
@@ -128,9 +131,16 @@ def _train_in(
     with together(), ending_in_one_line():
         if workdir.writes:
             copy_models(models, workdir.models, config)
-    with together() as same, ending_in_one_line():
+    folder = Path(config.data.prepared) if config.data.prepared else workdir.prepared
+    with together(), ending_in_one_line():
         models = start_models(config, workdir.models)
-        experiment = prepare(config, workdir.begun_tokenizer(), models)
+        if config.data.prepared:
+            check_given(config, folder)
+        elif workdir.writes:
+            begun = workdir.run.exists()
+            prepare_in_workdir(config, folder, workdir.begun_tokenizer(), begun, models)
+    with together() as same, ending_in_one_line():
+        experiment = open_experiment(config, folder, models)
         tokenizer = experiment.tokenizer.serialise()
         workdir.check_data(experiment.data, tokenizer)
         same["digest of data.inner and data.outer"] = experiment.data

@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,40 +23,27 @@ from datarater.meta_training.algorithm.language_model import (
 )
 from datarater.meta_training.algorithm.outer_loss import Choices, choice_losses
 from datarater.meta_training.config import build
-from datarater.meta_training.config.outer_sets import (
-    ONLY_SET,
-    QUESTIONS,
-    outer_patterns,
-    outer_weights,
-)
+from datarater.meta_training.config.outer_sets import QUESTIONS, outer_weights
 from datarater.meta_training.data.outer_sets import (
     OuterSet,
     OuterSets,
     QuestionRows,
     open_questions,
 )
-from datarater.meta_training.data.texts import FileTexts, TextSet, open_sets
-from datarater.meta_training.data.windows import StreamedWindows, WindowSet, make_windows
-from datarater.meta_training.run.start_models import (
-    INNER_MODEL,
-    RATER,
-    Models,
-    params_copy,
+from datarater.meta_training.data.prepared import (
+    INDEX,
+    REFERENCE,
+    PreparedWindows,
+    read_index,
 )
-from datarater.meta_training.run.start_rater import (
-    check_fits,
-    start_checkpoint,
-    start_tokenizer,
-)
+from datarater.meta_training.data.sets import INNER, OUTER, VALIDATION
+from datarater.meta_training.data.texts import DataError
+from datarater.meta_training.data.windows import WindowSet
+from datarater.meta_training.run.preparation import read_tokenizer
+from datarater.meta_training.run.start_models import INNER_MODEL, Models, params_copy
 from datarater.rater_model.rater import RaterConfig
-from datarater.rater_model.tokenizer import (
-    ByteTokenizer,
-    Tokenizer,
-    load_tokenizer,
-    train_bpe,
-)
+from datarater.rater_model.tokenizer import Tokenizer
 
-_LOG = logging.getLogger("datarater")
 _RECORDED = ("datarater", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "tokenizers")
 
 
@@ -71,6 +58,7 @@ class Experiment:
         language_model: Shape of the inner models.
         inner: Windows of the inner set.
         outer: The outer sets, with their weights and losses.
+        validation: Windows of the validation set; None if there is none.
         reference: Inner documents on which exported scores are centered and raters compared.
         data: Identity of the texts; it changes whenever a text does.
         provenance: What every rater checkpoint of the run records, apart from the step.
@@ -84,6 +72,7 @@ class Experiment:
     language_model: LanguageModelConfig
     inner: WindowSet
     outer: OuterSets
+    validation: WindowSet | None
     reference: list[str]
     data: str
     provenance: dict[str, Any]
@@ -101,65 +90,33 @@ class Experiment:
         return sequence_losses(self.language_model, params, windows)
 
 
-def prepare(
-    config: ConfigDict, tokenizer: bytes | None = None, models: Models | None = None
-) -> Experiment:
-    """Opens the data and makes the tokenizer.
+def open_experiment(config: ConfigDict, folder: Path, models: Models | None = None) -> Experiment:
+    """Opens the prepared data of a run.
 
     Args:
         config: The whole config, as `checks.check` accepts it.
-        tokenizer: Serialized tokenizer of a run that is resumed; without it, that of the rater to
-            start from is taken over, or a BPE is trained.
+        folder: The folder of prepared data.
         models: Models of Hugging Face that the run starts from.
 
     Raises:
-        ConfigError: The run cannot start from the rater of `start.rater`.
-        DataError: The data cannot be used.
-        NoInputError: No file matches.
+        DataError: The folder is incomplete.
         OSError: A file cannot be read.
     """
-    data = config.data
-    patterns = outer_patterns(data.outer)
-    inner, *outer = open_sets(
-        data.inner,
-        patterns,
-        data.outer_share,
-        data.text_field,
-        data.tfds_data_dir,
-        data.source_field,
-    )
+    index = read_index(folder)
+    if index is None:
+        raise DataError(f"{folder} has no {INDEX}; prepare it again")
+    tokenizer = read_tokenizer(config, folder, index)
+    sets = {role: PreparedWindows(folder, role) for role in index.sets}
+    reference: list[str] = json.loads((folder / REFERENCE).read_bytes())
+    questions, identity = None, index.data
+    if config.data.questions:
+        questions = open_questions(config.data.questions, tokenizer, config.length)
+        identity = hashlib.sha256(f"{identity}\n{questions.identity}".encode()).hexdigest()
 
     models = models or {}
-    start = None if tokenizer or RATER in models else start_checkpoint(config)
-    if tokenizer:
-        made_tokenizer = load_tokenizer(config.tokenizer.kind, tokenizer)
-    elif models:
-        made_tokenizer = next(iter(models.values())).tokenizer
-    elif start:
-        made_tokenizer = start_tokenizer(config, start)
-    else:
-        made_tokenizer = make_tokenizer(config, inner)
-    rater = build.rater_config(config, made_tokenizer)
-    if start:  # checked here too, before any work
-        check_fits(start, rater, made_tokenizer)
-
-    reference = inner.spread(config.export.reference_documents)
-    windows = {texts.role: _windows(texts, made_tokenizer, config) for texts in (inner, *outer)}
-    questions = (
-        open_questions(data.questions, made_tokenizer, config.length) if data.questions else None
-    )
-    identity = _identity(inner, outer, questions, bool(data.within_source_share))
-
-    # Files are counted completely when they are opened. For a dataset, the count is of what
-    # happens to have been read so far, which differs between a fresh and a resumed run; but what a
-    # rater's digest covers must not differ.
-    rejected = {
-        texts.role: dict(texts.source.rejected)
-        for texts in (inner, *outer)
-        if isinstance(texts.source, FileTexts)
-    }
-    described = {role: window_set.describe() for role, window_set in windows.items()}
+    described = {role: windows.describe() for role, windows in sets.items()}
     described |= {QUESTIONS: questions.describe()} if questions else {}
+    rejected = {role: each.rejected for role, each in index.sets.items()}
     provenance = {
         "config": plain(config),
         "data": {"identity": identity, **described, "rejected": rejected},
@@ -168,16 +125,16 @@ def prepare(
     }
     if models:
         provenance["models"] = {role: model.source for role, model in models.items()}
-    language_model = build.language_model_config(config, made_tokenizer)
-    sets = dict(zip(patterns or [ONLY_SET], (windows[texts.role] for texts in outer), strict=True))
+    language_model = build.language_model_config(config, tokenizer)
     return Experiment(
         config=config,
-        tokenizer=made_tokenizer,
-        rater=rater,
+        tokenizer=tokenizer,
+        rater=build.rater_config(config, tokenizer),
         language_model=language_model,
-        inner=windows["inner"],
+        inner=sets[INNER],
         outer=_outer_sets(config, language_model, sets, questions),
-        reference=reference,
+        validation=sets.get(VALIDATION),
+        reference=reference[: config.export.reference_documents],
         data=identity,
         provenance=provenance,
         models=models,
@@ -185,26 +142,21 @@ def prepare(
     )
 
 
-def _identity(
-    inner: TextSet, outer: Sequence[TextSet], questions: QuestionRows | None, with_sources: bool
-) -> str:
-    """Returns the digest of the texts, and of the inner set's sources if batches depend on them."""
-    identities = [texts.source.identity for texts in (inner, *outer)]
-    identities += [questions.identity] if questions else []
-    digest = hashlib.sha256("\n".join(identities).encode())
-    if with_sources and isinstance(inner.source, FileTexts):
-        digest.update(inner.source.source_N.tobytes())
-    return digest.hexdigest()
-
-
 def _outer_sets(
     config: ConfigDict,
     language_model: LanguageModelConfig,
-    windows: dict[str, WindowSet],
+    windows: Mapping[str, WindowSet],
     questions: QuestionRows | None,
 ) -> OuterSets:
     """Returns the outer sets with their weights and losses, the questions last."""
     weights = outer_weights(config)
+    names = {f"{OUTER} {name}": name for name in weights} | {OUTER: next(iter(weights))}
+    outer = {names[role]: each for role, each in windows.items() if role in names}
+    if {*outer} != {*weights} - {QUESTIONS}:
+        raise DataError(
+            f"the prepared sets are {', '.join(windows)}, but data.outer names "
+            f"{', '.join(sorted({*weights} - {QUESTIONS}))}: give it as for datarater prepare"
+        )
     sets = [
         OuterSet(
             name,
@@ -213,7 +165,7 @@ def _outer_sets(
             functools.partial(sequence_losses, language_model),
             config.length,
         )
-        for name, window_set in windows.items()
+        for name, window_set in outer.items()
     ]
     if questions:
         sets.append(
@@ -227,37 +179,6 @@ def _outer_sets(
             )
         )
     return OuterSets(tuple(sets))
-
-
-def make_tokenizer(config: ConfigDict, inner: TextSet) -> Tokenizer:
-    """Returns the tokenizer of a config; a BPE is trained on documents from all over the set."""
-    if config.tokenizer.kind == ByteTokenizer.kind:
-        return ByteTokenizer()
-
-    sample = inner.spread(config.tokenizer.training_documents)
-    tokenizer = train_bpe(sample, config.tokenizer.vocabulary_size)
-    _LOG.info(
-        "trained a BPE of %s ids on %s documents",
-        f"{tokenizer.vocabulary_size:,}",
-        f"{len(sample):,}",
-    )
-    return tokenizer
-
-
-def _windows(texts: TextSet, tokenizer: Tokenizer, config: ConfigDict) -> WindowSet:
-    options = (texts, tokenizer, config.length, config.data.windows, config.data.minimum_length)
-    if isinstance(texts.source, FileTexts):
-        within = texts.role == "inner" and config.data.within_source_share > 0
-        made = make_windows(*options, within_sources=within)
-        excluded = len(texts.source) - made.documents
-        if excluded and texts.membership.excluded_N.size:
-            _LOG.info(
-                "excluded %s of %s inner documents, which are in the outer set too",
-                f"{excluded:,}",
-                f"{len(texts.source):,}",
-            )
-        return made
-    return StreamedWindows(*options, config.data.shuffle_buffer)
 
 
 def scoring_unit(config: ConfigDict) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import optax
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from datarater.meta_training.data.windows import cut_document, pad
+from datarater.meta_training.data.cutting import cut_document, pad
 from datarater.meta_training.errors import ConfigError, NonFiniteError
 from datarater.meta_training.run.start_scores import ScoredTexts
 from datarater.meta_training.run.summary import Progress

@@ -15,15 +15,16 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from datarater.meta_training.config.outer_sets import outer_patterns
 from datarater.meta_training.config.start_scores import MIN_DOCUMENTS, names_and_files
-from datarater.meta_training.data.texts import DataError, TextSet, open_sets
+from datarater.meta_training.data.sets import INNER, OUTER, TextSet, open_sets
+from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.evaluate.arms import read_scores
 from datarater.meta_training.evaluate.combining import mean_ranks
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.keeping import text_hash
 from datarater.meta_training.evaluate.text_filters import filter_scores
+from datarater.meta_training.run.preparation import set_names
 from datarater.rater_model.counted import counted
 from datarater.rater_model.documents.files import list_files, split_on_commas
 from datarater.rater_model.documents.reading import read_file
@@ -124,16 +125,11 @@ def normal_scores(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return normal_N
 
 
-def _open(config: ConfigDict) -> tuple[TextSet, ...]:
+def _open(config: ConfigDict) -> list[TextSet]:
+    """Returns the inner set and the outer sets."""
     data = config.data
-    return open_sets(
-        data.inner,
-        outer_patterns(data.outer),
-        data.outer_share,
-        data.text_field,
-        data.tfds_data_dir,
-        data.source_field,
-    )
+    sets = open_sets(set_names(config), data.text_field, data.tfds_data_dir, data.source_field)
+    return [texts for role, texts in sets.items() if role.startswith((INNER, OUTER))]
 
 
 def _filter_scores(name: str, texts: Sequence[str], target: Sequence[str]) -> NDArray[np.float64]:
@@ -161,7 +157,7 @@ def _sample_with_keys(config: ConfigDict, inner: TextSet) -> tuple[list[str], li
     # Negative, because a heap gives up its smallest first; a number decides between twins.
     heap: list[tuple[int, int, Document]] = []
     for number, document in enumerate(_documents(config)):
-        if not inner.membership.holds(document.text):
+        if not inner.holds(document.text):
             continue
         cut = document.text[:_MAX_CHARACTERS]
         entry = (

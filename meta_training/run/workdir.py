@@ -3,6 +3,7 @@
 config.json             the config as it runs
 tokenizer.json          the tokenizer, as in every rater checkpoint; a BPE is trained once
 run.json                identity of the data, the tokenizer's SHA-256, and the versions at the start
+prepared/               the windows of all sets, unless data.prepared names another folder
 metrics/                metrics.csv and TensorBoard event files
 wandb.json, wandb/      id of the run at Weights & Biases and its files, if the config asks for them
 models/                 copies of the models of Hugging Face that the run starts from
@@ -32,6 +33,7 @@ from ml_collections import ConfigDict
 from datarater.meta_training.config.outer_sets import outer_patterns
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError, WorkdirError
+from datarater.meta_training.run.preparation import OTHER_DATA
 from datarater.meta_training.run.prepared_run import plain, versions
 from datarater.rater_model.atomic_files import replace_file, write_json
 from datarater.rater_model.json_codec import DecodingError, decode, to_plain
@@ -54,9 +56,18 @@ _WITHOUT_EFFECT = (
     "wandb.entity",
     "wandb.name",
     "wandb.mode",
+    "data.prepared",  # the identity of the data and the tokenizer are compared
 )
-# The identity of the data is compared instead.
-_MOVABLE = ("data.inner", "data.outer", "data.questions")
+_REMOVED = ("data.shuffle_buffer",)  # which earlier versions had
+# Fields whose default does something else than earlier versions did.
+_IN_EARLIER_VERSIONS = {"data.exclude_near_duplicates": False}
+_MOVABLE = (  # the identity of the data is compared instead
+    "data.inner",
+    "data.outer",
+    "data.questions",
+    "data.validation",
+    "data.test",
+)
 _ROUNDING_ONLY = (
     "placement.",
     "meta_gradient.",
@@ -124,6 +135,7 @@ class Workdir:
                 "raters can be copied anywhere"
             )
         self.path, self.writes = Path(path), writes
+        self.prepared = self.path / "prepared"
         self.config, self.tokenizer, self.run, self.summary = (
             self.path / f"{name}.json" for name in ("config", "tokenizer", "run", "summary")
         )
@@ -183,8 +195,11 @@ class Workdir:
         if recorded is None:
             return
 
+        for name in _REMOVED:
+            _remove(recorded, name)
         now, defaults = _flatten(plain(config)), _flatten(plain(default.get_config()))
-        before = {name: defaults[name] for name in now if name in defaults} | _flatten(recorded)
+        earlier = defaults | _IN_EARLIER_VERSIONS
+        before = {name: earlier[name] for name in now if name in earlier} | _flatten(recorded)
         changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
         refused = [name for name in changed if not _may_change(name, before, now)]
         if refused:
@@ -202,6 +217,20 @@ class Workdir:
                 "only, but the rater will not be bit-identical to that of an uninterrupted run",
                 _differences(rounding, before, now),
             )
+
+    def continue_earlier(self, config: ConfigDict) -> None:
+        """Sets the fields of a config that the run here was begun without, to what it did then.
+
+        They are those whose default does something else than earlier versions did.
+        """
+        recorded = _read(self.config, Fields)
+        if recorded is None:
+            return
+        before = _flatten(recorded)
+        for name, value in _IN_EARLIER_VERSIONS.items():
+            if name not in before:
+                config.update_from_flattened_dict({name: value})
+                _LOG.info("an earlier version began the run: it continues with %s=%s", name, value)
 
     def begun_tokenizer(self) -> bytes | None:
         """Returns the serialized tokenizer of the run in this folder; None if there is none yet.
@@ -239,11 +268,7 @@ class Workdir:
             return
 
         if beginning.data != data:
-            raise WorkdirError(
-                f"{self.path} has a run on other data: the files or datasets of data.inner, "
-                "data.outer or data.questions have changed since it began, or others are named "
-                "now. Restore them, or give another --workdir"
-            )
+            raise WorkdirError(OTHER_DATA.format(self.path))
         if beginning.tokenizer not in (None, _sha256(tokenizer)):
             raise WorkdirError(
                 f"{self.tokenizer} is missing, and a newly trained tokenizer differs from it: "
@@ -302,6 +327,12 @@ def _read(path: Path, kind: type[T]) -> T | None:
         raise WorkdirError(
             f"{path} is damaged: {error}; restore it, or give another --workdir"
         ) from error
+
+
+def _remove(fields: Fields, name: str) -> None:
+    """Removes a field, given by its dotted name, if it is there."""
+    section, _, field = name.rpartition(".")
+    fields.get(section, {}).pop(field, None)
 
 
 def _flatten(config: Fields) -> Fields:

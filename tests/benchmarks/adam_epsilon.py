@@ -22,6 +22,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,13 @@ from datarater.meta_training.algorithm.meta_gradient import (
     make_meta_gradient,
 )
 from datarater.meta_training.configs import default
-from datarater.meta_training.data.texts import FileTexts, Membership, TextSet
-from datarater.meta_training.data.windows import draw_batches, make_windows
+from datarater.meta_training.data.sets import TextSet
+from datarater.meta_training.data.texts import FileTexts
+from datarater.meta_training.data.windows import draw_batches
 from datarater.rater_model.rater import RaterConfig, initialise_rater, score_tokens
 from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
+from tests.support.prepared import windows_of
 
 EPSILONS = (1e-8, 1e-10, 1e-12, 1e-14, 1e-16, 1e-20)
 AGES = (0, 1, 10, 80, 300)
@@ -147,8 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     corpus = Path(os.environ["DATARATER_CORPORA"]) / "dev"
-    texts = TextSet("inner", FileTexts([f"{corpus}/*.jsonl.gz"]), Membership())
-    windows = make_windows(texts.spread(arguments.documents), ByteTokenizer(), LENGTH, "packed")
+    source = FileTexts([f"{corpus}/*.jsonl.gz"])
+    texts = TextSet("inner", source, np.ones(len(source), bool)).spread(arguments.documents)
+    folder = tempfile.TemporaryDirectory()  # deleted with the process
+    windows = windows_of(Path(folder.name), texts, LENGTH, "packed")
     inner = jax.device_get(next(draw_batches(windows, (UPDATES, BATCH), 1)))
     outer = jax.device_get(next(draw_batches(windows, (BATCH,), 2)))
 

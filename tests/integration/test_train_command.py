@@ -271,7 +271,6 @@ def on_dataset(workdir: Path, dataset: Path) -> list[str]:
         "tfds:tiny:train",
         data__outer="tfds:tiny:1.0.0:validation",
         data__tfds_data_dir=dataset,
-        data__shuffle_buffer=64,
     )
 
 
@@ -290,7 +289,11 @@ def trained_on_dataset(dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_a_dataset_built_offline_trains_a_rater(trained_on_dataset: Path) -> None:
     assert len(read_metrics(trained_on_dataset / "metrics" / "metrics.csv")) == 24
     rater = load_rater(trained_on_dataset / "rater")
-    assert rater.provenance["data"]["inner"] == "windows drawn from tfds:tiny:train (202 documents)"
+    assert " of 200 documents" in rater.provenance["data"]["inner"]
+    assert rater.provenance["data"]["rejected"]["inner"] == {
+        "text_empty": 1,
+        "text_not_unicode": 1,
+    }
     scores_N = Scorer(rater).score(["alpha beta gamma", "zeta eta theta"]).scores_N
     assert scores_N[0] != scores_N[1]
 

@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.errors import ConfigError
-from datarater.meta_training.run.prepared_run import Experiment, prepare
+from datarater.meta_training.run.prepared_run import Experiment
 from datarater.meta_training.run.start import first_rater
 from datarater.meta_training.run.start_models import copy_models, fill_config, start_models
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.checkpoint import load_rater
 from tests.support import training
 from tests.support.hugging_face import MODELS, changed_model
+from tests.support.prepared import experiment_of
 from tests.support.training import write_texts
 
 
@@ -39,7 +40,7 @@ def started(config: ConfigDict, copies: Path) -> tuple[ConfigDict, Experiment]:
     copy_models(start_models(config, copies), copies, config)
     models = start_models(config, copies)
     filled = fill_config(config, models)
-    return filled, prepare(filled, models=models)
+    return filled, experiment_of(filled, models=models)
 
 
 def test_inner_models_start_as_the_language_model(tmp_path: Path) -> None:

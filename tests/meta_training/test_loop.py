@@ -16,7 +16,8 @@ from datarater.meta_training.configs import default
 from datarater.meta_training.errors import NonFiniteError, StoppedError
 from datarater.meta_training.run.cost import RATES
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
-from datarater.meta_training.run.prepared_run import prepare
+from datarater.meta_training.run.preparation import prepare_in_workdir
+from datarater.meta_training.run.prepared_run import open_experiment
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.checkpoint import RaterCheckpoint
@@ -107,7 +108,8 @@ class Recorded:
     def train(self) -> None:
         """Trains to the end."""
         with Workdir(self.workdir) as workdir, self.stop:
-            loop.train(prepare(self.config), workdir, self.stop)
+            prepare_in_workdir(self.config, workdir.prepared, None, workdir.run.exists())
+            loop.train(open_experiment(self.config, workdir.prepared), workdir, self.stop)
 
     def rows(self) -> list[dict[str, float]]:
         """Returns the rows of the run's metrics."""

@@ -111,7 +111,6 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
     ours = {
         "data.outer_share": 0.01,
         "data.text_field": "text",
-        "data.shuffle_buffer": 65_536,
         "rater.heads": 8,
         "rater.dtype": "bfloat16",
         "inner_model.heads": 10,
@@ -211,7 +210,8 @@ INF, NAN = float("inf"), float("nan")
         ("keep_checkpoints", (0,), {}),
         ("data.outer_share", (0.0, 1.0, NAN), {}),
         ("data.windows", ("rows",), {}),
-        ("data.shuffle_buffer", (0,), {}),
+        ("data.validation_share", (-0.1, 1.0), {}),
+        ("data.test_share", (-0.1, 1.0), {}),
         ("data.minimum_length", (-3,), {}),
         ("tokenizer.kind", ("words",), {}),
         ("tokenizer.vocabulary_size", (0, 257), {"tokenizer.kind": "bpe"}),

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datarater.meta_training.data.batch_order import BatchOrder
-from datarater.meta_training.data.texts import DataError, FileTexts, Membership, TextSet
+from datarater.meta_training.data.texts import DataError, FileTexts
 from datarater.meta_training.data.windows import (
     draw_batches,
     iterator_state,
-    make_windows,
     restore_iterator,
 )
 from datarater.rater_model.documents.records import ReadOptions
 from datarater.rater_model.tokenizer import ByteTokenizer
+from tests.support.prepared import windows_of
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) >= 8)
 
@@ -84,35 +84,25 @@ def test_fewer_windows_than_a_batch_are_refused() -> None:
         BatchOrder(np.zeros(3, int), 4, 0.5, 0)
 
 
-def pool(path: Path) -> TextSet:
-    """Returns documents of two sources in turn, whose letters are a and b."""
-    path.write_text(
-        "".join(
-            json.dumps({"text": letter * length, "where": letter}) + "\n"
-            for length in (3, 5, 9, 14, 7, 11)
-            for letter in "ab"
-        )
-    )
-    return TextSet("inner", FileTexts([str(path)], ReadOptions(source_field="where")), Membership())
+POOL = [letter * length for length in (3, 5, 9, 14, 7, 11) for letter in "ab"]
+SOURCES = [0, 1] * 6
 
 
 def test_the_sources_of_texts_are_known(tmp_path: Path) -> None:
-    texts = pool(tmp_path / "pool.jsonl")
-    assert isinstance(texts.source, FileTexts)
-    assert texts.source.source_names == ("a", "b")
-    assert [source for source, _ in texts.by_source()] == [0] * 6 + [1] * 6
-    assert {(source, text[0]) for source, text in texts.by_source()} == {(0, "a"), (1, "b")}
-    assert sorted(text for _, text in texts.by_source()) == sorted(texts)
+    records = [json.dumps({"text": text, "where": text[0]}) for text in POOL]
+    (tmp_path / "pool.jsonl").write_text("\n".join(records))
+    texts = FileTexts([str(tmp_path / "pool.jsonl")], ReadOptions(source_field="where"))
+    assert texts.source_names == ("a", "b")
+    assert texts.source_N.tolist() == SOURCES
 
 
 @pytest.mark.parametrize("mode", ["packed", "document"])
 def test_windows_within_sources_have_tokens_of_one_source(tmp_path: Path, mode: str) -> None:
-    texts, tokenizer = pool(tmp_path / "pool.jsonl"), ByteTokenizer()
-    windows = make_windows(texts, tokenizer, 4, mode, within_sources=True)
-    assert windows.source_N is not None
-    assert len(windows.source_N) == len(windows.length_N) == len(windows.tokens_NxL)
+    tokenizer = ByteTokenizer()
+    windows = windows_of(tmp_path, POOL, 4, mode, source_N=SOURCES, unit_bytes=5, shard_bytes=40)
+    tokens_NxL, _ = windows.read(np.arange(len(windows)))
     letters = {0: ord("a"), 1: ord("b")}
-    for source, tokens in zip(windows.source_N, windows.tokens_NxL, strict=True):
+    for source, tokens in zip(windows.source_N, tokens_NxL, strict=True):
         others = {tokenizer.separator_id, tokenizer.pad_id, letters[int(source)]}
         assert set(tokens.tolist()) <= others
     if mode == "packed":
@@ -121,9 +111,7 @@ def test_windows_within_sources_have_tokens_of_one_source(tmp_path: Path, mode: 
 
 
 def test_drawn_batches_of_one_source_continue_from_a_state(tmp_path: Path) -> None:
-    windows = make_windows(
-        pool(tmp_path / "pool.jsonl"), ByteTokenizer(), 4, "packed", within_sources=True
-    )
+    windows = windows_of(tmp_path, POOL, 4, "packed", source_N=SOURCES)
     first = draw_batches(windows, (2, 3, 4), 5, within_source_share=1.0)
     drawn = [next(first) for _ in range(3)]
     assert drawn[0].tokens_BxL.shape == (2, 3, 4, 4)
@@ -139,3 +127,9 @@ def test_drawn_batches_of_one_source_continue_from_a_state(tmp_path: Path) -> No
     # Each source fills 3 batches of a pass, and one window of each is left: no mixed batch.
     for batch in np.concatenate([np.asarray(x.tokens_BxL).reshape(-1, 4, 4) for x in drawn]):
         assert not {ord("a"), ord("b")} <= set(batch.ravel().tolist())
+
+
+def test_windows_of_several_sources_cannot_be_drawn_by_source(tmp_path: Path) -> None:
+    windows = windows_of(tmp_path, POOL, 4, "packed")
+    with pytest.raises(DataError, match=r"prepared for data\.within_source_share 0"):
+        draw_batches(windows, (2, 3, 4), 5, within_source_share=1.0)

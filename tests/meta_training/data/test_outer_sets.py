@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.windows import (
     draw_batches,
     iterator_state,
-    make_windows,
     restore_iterator,
 )
 from datarater.meta_training.evaluate.questions import Question
 from datarater.rater_model.documents.files import NoInputError
 from datarater.rater_model.tokenizer import ByteTokenizer
+from tests.support import prepared
 
 TOKENIZER = ByteTokenizer()
+FOLDER = tempfile.TemporaryDirectory()  # deleted with the module
 QUESTIONS = [
     Question("Is it", ("so", "otherwise"), 1),
     Question("", ("a", "b", "c"), 2),
@@ -39,7 +41,7 @@ QUESTIONS = [
 
 
 def windows_of(text: str) -> Any:
-    return make_windows([text * 50], TOKENIZER, 8, "packed")
+    return prepared.windows_of(Path(FOLDER.name) / text, [text * 50], 8, "packed")
 
 
 def losses(theta: Any, batch: Any) -> Any:

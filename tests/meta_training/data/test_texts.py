@@ -7,23 +7,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from datarater.meta_training.data.texts import (
     DataError,
-    EmptySetError,
     FileTexts,
-    Membership,
-    TextSet,
     TfdsTexts,
-    open_sets,
     open_source,
     text_hash,
 )
-from datarater.rater_model.documents.files import NoInputError
 from tests.support.tensorflow_dataset import build_dataset
 
 
@@ -32,68 +24,13 @@ def write(path: Path, texts: Sequence[str], field: str = "text") -> str:
     return str(path)
 
 
-class ListedTexts:
-    """Texts of a list."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.name, self.identity = "listed", repr(texts)
-        self.rejected: dict[str, int] = {}
-        self._texts = texts
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> str:
-        return self._texts[index]
-
-
-@settings(deadline=None)
-@given(st.lists(st.text(min_size=1), max_size=60), st.floats(0.01, 0.99))
-def test_a_share_of_the_inner_source_is_disjoint_from_the_rest(
-    texts: list[str], share: float
-) -> None:
-    border = round(share * 2**64)
-    source = ListedTexts(texts)
-    inner = list(TextSet("inner", source, Membership(low=border)))
-    outer = list(TextSet("outer", source, Membership(high=border)))
-    assert not set(inner) & set(outer)
-    assert sorted(inner + outer) == sorted(texts)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.sampled_from("abcdefghij"), min_size=1),
-    st.lists(st.sampled_from("abcdefghij"), min_size=1),
-)
-def test_inner_documents_that_stand_in_the_outer_source_are_left_out(
-    inner: list[str], outer: list[str]
-) -> None:
-    excluded = np.unique(np.asarray([text_hash(text) for text in outer], np.uint64))
-    kept = list(TextSet("inner", ListedTexts(inner), Membership(excluded_N=excluded)))
-    assert kept == [text for text in inner if text not in outer]
-
-
-@settings(deadline=None)
-@given(st.integers(0, 300), st.integers(0, 300))
-def test_a_spread_sample_takes_each_document_once(size: int, count: int) -> None:
-    texts = TextSet("inner", ListedTexts([str(i) for i in range(size)]), Membership())
-    sample = texts.spread(count)
-    assert len(sample) == len(set(sample)) == min(size, count)
-    assert sample == texts.spread(count)
-
-
-def test_a_spread_sample_comes_from_all_over_the_source() -> None:
-    sample = TextSet("inner", ListedTexts([str(i) for i in range(1000)]), Membership()).spread(10)
-    assert sorted(int(text) // 250 for text in sample)[0] == 0
-    assert len({int(text) // 250 for text in sample}) == 4
-
-
 def test_files_give_their_texts_by_number(tmp_path: Path) -> None:
     texts = ["first", "zweiter über alles", "third 😀"]
     source = FileTexts(
         [write(tmp_path / "a.jsonl", texts[:2]), write(tmp_path / "b.jsonl", texts[2:])]
     )
     assert [source[i] for i in range(len(source))] == texts
+    assert source.hash_N.tolist() == [text_hash(text) for text in texts]
     assert source.identity == FileTexts([str(tmp_path / "*.jsonl")]).identity
     write(tmp_path / "b.jsonl", ["another"])
     assert source.identity != FileTexts([str(tmp_path / "*.jsonl")]).identity
@@ -125,25 +62,6 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_without_a_document_is_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     assert len(FileTexts([str(tmp_path / "a.jsonl")])) == 0
-    with pytest.raises(
-        EmptySetError, match=r"the inner set has no document: .*a\.jsonl has 0 texts"
-    ):
-        open_sets(str(tmp_path / "a.jsonl"), "", 0.5)
-
-
-def test_both_sets_of_files(tmp_path: Path) -> None:
-    texts = [f"text number {i}" for i in range(400)]
-    path = write(tmp_path / "a.jsonl", texts, "body")
-    inner, outer = open_sets(path, "", 0.25, "body")
-    assert sorted([*inner, *outer]) == sorted(texts)
-    assert 50 < len(list(outer)) < 150
-    inner, outer = open_sets(path, write(tmp_path / "b.jsonl", texts[:50], "body"), 0.0, "body")
-    assert list(inner) == texts[50:]
-    assert list(outer) == texts[:50]
-    with pytest.raises(DataError, match="the inner set has no document"):
-        open_sets(path, path, 0.0, "body")
-    with pytest.raises(NoInputError, match="nothing_here"):
-        open_sets(str(tmp_path / "nothing_here*"), "", 0.5)
 
 
 @pytest.fixture(scope="module")

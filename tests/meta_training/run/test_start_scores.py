@@ -23,13 +23,13 @@ from datarater.meta_training.config.start_scores import names_and_files
 from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.evaluate.text_filters import filter_scores
 from datarater.meta_training.run import start
-from datarater.meta_training.run.prepared_run import prepare
 from datarater.meta_training.run.start_regression import fit_to_scores, scored_windows
 from datarater.meta_training.run.start_scores import ScoredTexts, normal_scores, scored_texts
 from datarater.meta_training.run.workdir import Workdir
 from datarater.rater_model.rater import initialise_rater, score_tokens
 from datarater.rater_model.tokenizer import ByteTokenizer
 from tests.meta_training.run.test_start import tiny_config
+from tests.support.prepared import experiment_of
 
 
 def imitating(folder: Path, scores: str, **fields: object) -> ConfigDict:
@@ -95,7 +95,7 @@ def test_windows_of_one_document_each_have_its_score(tmp_path: Path) -> None:
 def test_a_start_by_a_filter_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = imitating(tmp_path, "bigram,gopher", **{"start.steps": 3})
     check(config)
-    experiment = prepare(config)
+    experiment = experiment_of(config)
     with Workdir(tmp_path / "work") as workdir:
         made = start.first_rater(experiment, workdir, jax.random.key(0))
         recorded = made.provenance["start"]
@@ -113,7 +113,7 @@ def test_a_start_by_a_filter_is_made_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_killed_start_is_made_again_the_same(tmp_path: Path) -> None:
-    experiment = prepare(imitating(tmp_path, "unigram", **{"start.steps": 3}))
+    experiment = experiment_of(imitating(tmp_path, "unigram", **{"start.steps": 3}))
     starts = []
     for name in ("one", "other"):
         with Workdir(tmp_path / name) as workdir:
