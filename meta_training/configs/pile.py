@@ -4,9 +4,8 @@ r"""The paper's main experiment: a 50M rater, meta-trained over 8 inner models o
         --config.data.inner='/data/pile/train/*.jsonl.zst'
 
 The corpus is tokenized and cut into windows once, with all cores of a host, into the workdir; a
-resume reads them there. To share them between runs, or to prepare them on a machine without an
-accelerator, run `datarater prepare --config=pile --output=/data/pile-windows` with the same fields,
-and train with `--config.data.prepared=/data/pile-windows`.
+resume reads them there. Another run with the same fields shares them by
+`--config.data.prepared=/data/work/pile/prepared`.
 
 For accelerators only: the paper used 64 chips of TPU v5 (4 x 4 x 4), 8 for each inner model. The
 parameters, moments and gradients of an inner model take some 10 GB of float32 on a single device,

@@ -33,7 +33,8 @@ import numpy as np
 from datarater.meta_training import loop
 from datarater.meta_training.algorithm.meta_step import MetaStepMetrics
 from datarater.meta_training.configs import default
-from datarater.meta_training.run.prepared_run import prepare
+from datarater.meta_training.run.preparation import prepare_in_workdir
+from datarater.meta_training.run.prepared_run import open_experiment
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.workdir import Workdir
 
@@ -85,7 +86,8 @@ def make_meta_step(*_, **__):
 threading.Thread(target=device, daemon=True).start()
 loop.make_meta_step = make_meta_step
 with Workdir(folder / "work") as workdir, StopSignal() as stop:
-    loop.train(prepare(config), workdir, stop)
+    prepare_in_workdir(config, workdir.prepared, None, workdir.run.exists())
+    loop.train(open_experiment(config, workdir.prepared), workdir, stop)
 print(json.dumps(times))
 """
 SKIPPED = 10  # first and last steps, with compilation and exports
