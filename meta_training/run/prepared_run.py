@@ -155,7 +155,7 @@ def _outer_sets(
     if {*outer} != {*weights} - {QUESTIONS}:
         raise DataError(
             f"the prepared sets are {', '.join(windows)}, but data.outer names "
-            f"{', '.join(sorted({*weights} - {QUESTIONS}))}: give it as in the run that prepared them"
+            f"{', '.join(sorted({*weights} - {QUESTIONS}))}: give those that were prepared"
         )
     sets = [
         OuterSet(
