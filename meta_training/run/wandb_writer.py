@@ -18,6 +18,7 @@ from datarater.rater_model.json_codec import DecodingError, decode
 
 _LOG = logging.getLogger("datarater")
 RUN_FILE = "wandb.json"
+_FINISH_SECONDS = 60.0
 
 
 def check_wandb(config: ConfigDict) -> None:
@@ -73,8 +74,11 @@ class WandbWriter:
                 resume="allow",
                 dir=str(folder),
                 config=dict(config),
-                # The terminal is that of the training, which never waits for an answer.
-                settings=wandb.Settings(console="off", silent=True, login_timeout=30),
+                # The terminal is that of the training, which never waits for an answer, nor for
+                # a server that is gone: at the end, what is not sent yet stays in the workdir.
+                settings=wandb.Settings(
+                    console="off", silent=True, login_timeout=30, finish_timeout=_FINISH_SECONDS
+                ),
             )
 
         self._run = self._try(start)
@@ -94,7 +98,7 @@ class WandbWriter:
             self._try(lambda: self._run.log(values, step=step))
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written, or a minute has passed."""
         if self._run:
             self._try(self._run.finish)
         self._run = None

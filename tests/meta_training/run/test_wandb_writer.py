@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import types
@@ -90,6 +91,17 @@ def test_a_run_that_cannot_start_warns_once(
     writer.close()
     assert len(caplog.records) == 1
     assert "RuntimeError: no API key" in caplog.text
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_server_that_is_gone(tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+    module = types.SimpleNamespace(
+        init=lambda **options: given.update(options),
+        Settings=lambda **settings: settings,
+    )
+    WandbWriter(tmp_path, OPTIONS, {}, module)
+    assert 0 < given["settings"]["finish_timeout"] <= 60  # wandb's own default is no limit
+    assert "finish_timeout" in importlib.import_module("wandb").Settings.model_fields
 
 
 def test_a_damaged_file_of_the_id_is_refused(tmp_path: Path) -> None:
