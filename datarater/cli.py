@@ -38,6 +38,11 @@ COMMANDS = {
     "train": Command(
         "datarater.meta_training.train", "Meta-train a rater on your own corpus.", "train"
     ),
+    "prepare": Command(
+        "datarater.meta_training.prepare",
+        "Tokenize and cut a corpus once, for several runs of train.",
+        "train",
+    ),
     "score": Command("datarater.pipelines.commands.score", "Score every document of a corpus."),
     "select": Command(
         "datarater.pipelines.commands.select", "Keep the best part of a scored corpus."

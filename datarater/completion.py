@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import shtab
 
 from datarater import cli
-from datarater.meta_training import train
+from datarater.meta_training import prepare, train
 from datarater.rater_model.command_line import CommandParser
 
 COMMAND = "datarater completion"
+_ABSL_FLAGS = {"train": train.FLAG_HELP, "prepare": prepare.FLAG_HELP}
 _INSTRUCTIONS = {
     "bash": 'eval "$(datarater completion bash)"',
     "zsh": 'datarater completion zsh > "${fpath[1]}/_datarater"',
@@ -41,8 +42,8 @@ def umbrella_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="Show the version.")
     subparsers = parser.add_subparsers()
     for name, command in cli.COMMANDS.items():
-        if name == "train":
-            flags_of_command = _train_parser()
+        if name in _ABSL_FLAGS:
+            flags_of_command = _absl_parser(_ABSL_FLAGS[name])
         else:
             module = importlib.import_module(command.module)
             flags_of_command = module.make_parser()
@@ -52,10 +53,10 @@ def umbrella_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train_parser() -> argparse.ArgumentParser:
-    """Returns the flags of `datarater train`, which absl parses."""
+def _absl_parser(flag_help: dict[str, str]) -> argparse.ArgumentParser:
+    """Returns the flags of a command whose flags absl parses."""
     parser = argparse.ArgumentParser()
-    for name, meaning in train.FLAG_HELP.items():
+    for name, meaning in flag_help.items():
         parser.add_argument(f"--{name}", help=meaning)
     return parser
 

@@ -14,7 +14,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from absl import app, flags
@@ -28,11 +28,12 @@ from datarater.rater_model.command_line import exit_code_lines, print_line
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+COMMAND = "datarater train"
 _LOG = logging.getLogger("datarater")
 _HELP_FLAGS = {"--help", "-h", "-help", "--helpshort", "--helpfull"}
 
 # What the [train] extra installs and every run imports.
-_TRAIN_MODULES = ("grain", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX")
+TRAIN_MODULES = ("grain", "ml_collections", "optax", "orbax.checkpoint", "tensorboardX")
 
 # ml_collections passes on what it runs into: a config file that fails to import, a missing field.
 _FLAG_ERRORS = (
@@ -64,22 +65,51 @@ FLAG_HELP = {
 }
 
 
-def main(argv: Sequence[str] | None = None, train_modules: Sequence[str] = _TRAIN_MODULES) -> int:
+def main(argv: Sequence[str] | None = None, train_modules: Sequence[str] = TRAIN_MODULES) -> int:
     """Runs `datarater train` and returns its exit code.
 
     Args:
         argv: Arguments after the command's name; those of this process if None.
         train_modules: Modules that must be installed.
     """
+
+    def run(values: flags.FlagValues) -> int:
+        from datarater.meta_training.run import command  # JAX, which takes seconds to import
+
+        return command.run_training(
+            values.config, values.workdir, values.coordinator, values.processes, values.process
+        )
+
+    return run_with_config(COMMAND, argv, help_text, parse_flags, run, train_modules)
+
+
+def run_with_config(
+    command: str,
+    argv: Sequence[str] | None,
+    text: Callable[[], str],
+    parse: Callable[[Sequence[str], flags.FlagValues], None],
+    run: Callable[[flags.FlagValues], int],
+    train_modules: Sequence[str] = TRAIN_MODULES,
+) -> int:
+    """Runs a command that takes a config, and returns its exit code.
+
+    Args:
+        command: The command as users type it, such as `datarater train`.
+        argv: Arguments after the command's name; those of this process if None.
+        text: Returns the text of `--help`.
+        parse: Parses arguments into flag values, such as `parse_flags`.
+        run: Does the work, given the flag values, and returns the exit code.
+        train_modules: Modules that must be installed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if _HELP_FLAGS & set(arguments):
-        print(help_text())
+        print(text())
         return exit_codes.DONE
 
     missing = [name for name in train_modules if not _is_installed(name)]
     if missing:
         print(
-            "datarater train needs the train extra: pip install 'datarater[train]' "
+            f"{command} needs the train extra: pip install 'datarater[train]' "
             f"(no module named {missing[0]!r})",
             file=sys.stderr,
         )
@@ -87,26 +117,19 @@ def main(argv: Sequence[str] | None = None, train_modules: Sequence[str] = _TRAI
 
     values = flags.FlagValues()
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        parse_flags(argv[1:], values)
+    def parse_all(argv: Sequence[str]) -> list[str]:
+        parse(argv[1:], values)
         return list(argv[:1])
-
-    def run(_: Sequence[str]) -> int:
-        from datarater.meta_training.run import command  # JAX, which takes seconds to import
-
-        return command.run_training(
-            values.config, values.workdir, values.coordinator, values.processes, values.process
-        )
 
     # absl handles its own flags (--verbosity, --pdb, --run_with_profiling) and ends by SystemExit.
     try:
         with logging_of_a_run():
-            app.run(run, argv=["datarater train", *arguments], flags_parser=parse)
+            app.run(lambda _: run(values), argv=[command, *arguments], flags_parser=parse_all)
     except ConfigError as error:
-        print_line(f"datarater train: {error}; see datarater train --help", sys.stderr)
+        print_line(f"{command}: {error}; see {command} --help", sys.stderr)
         return exit_codes.WRONG_USAGE
     except KeyboardInterrupt:
-        print("datarater train: interrupted", file=sys.stderr)
+        print(f"{command}: interrupted", file=sys.stderr)
         return exit_codes.STOPPED
     except SystemExit as leaving:
         if leaving.code is None or isinstance(leaving.code, int):
@@ -116,10 +139,6 @@ def main(argv: Sequence[str] | None = None, train_modules: Sequence[str] = _TRAI
 
 def help_text() -> str:
     """Returns the text of `--help`: an example, the flags, the configs and the exit codes."""
-    entries = "\n".join(
-        f"  --{name}\n" + textwrap.indent(textwrap.fill(text, 90), " " * 8)
-        for name, text in FLAG_HELP.items()
-    )
     return f"""\
 Meta-trains a rater and exports it to WORKDIR/rater. The same command with the same workdir resumes
 a run that was stopped or killed, and produces a bit-identical rater.
@@ -128,8 +147,18 @@ Example:
   datarater train --workdir=work --config.data.inner='corpus/*.jsonl.gz' \\
       --config.data.outer='target/*.jsonl.gz'
 
-usage: datarater train --workdir=DIR [flags]
+usage: {COMMAND} --workdir=DIR [flags]
 
+{options_text(FLAG_HELP)}"""
+
+
+def options_text(flag_help: Mapping[str, str]) -> str:
+    """Returns the end of the text of `--help`: the flags, the configs and the exit codes."""
+    entries = "\n".join(
+        f"  --{name}\n" + textwrap.indent(textwrap.fill(text, 90), " " * 8)
+        for name, text in flag_help.items()
+    )
+    return f"""\
 options:
 {entries}
   --config.SECTION.FIELD=VALUE
@@ -153,17 +182,8 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
     Raises:
         ConfigError: The command line is wrong; the message is one line.
     """
-    from ml_collections import config_flags
 
-    try:
-        arguments = _config_first(flags.FLAGS.read_flags_from_files(list(arguments), False))
-        config_flags.DEFINE_config_file(
-            "config",
-            help_string=FLAG_HELP["config"],
-            flag_values=values,
-            lock_config=True,
-            sys_argv=arguments,
-        )
+    def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string("workdir", None, FLAG_HELP["workdir"], values)
         flags.DEFINE_string("coordinator", "", FLAG_HELP["coordinator"], values)
         flags.DEFINE_integer(
@@ -171,9 +191,51 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
         )
         flags.DEFINE_integer("process", 0, FLAG_HELP["process"], lower_bound=0, flag_values=values)
 
+    parse_with_config(COMMAND, arguments, values, define)
+    if not values.workdir:
+        raise ConfigError(
+            "--workdir is missing: give the folder of the run, such as --workdir=work"
+        )
+    values.workdir = os.path.expanduser(values.workdir)
+
+
+def parse_with_config(
+    command: str,
+    arguments: Sequence[str],
+    values: flags.FlagValues,
+    define: Callable[[flags.FlagValues], None],
+) -> str:
+    """Parses a command line with a config, whose paths of data may begin with `~`.
+
+    Args:
+        command: The command as users type it.
+        arguments: Arguments after the command's name.
+        values: Empty flag values.
+        define: Defines the command's own flags.
+
+    Returns:
+        The config, as the command line gives it.
+
+    Raises:
+        ConfigError: The command line is wrong; the message is one line.
+    """
+    from ml_collections import config_flags
+
+    try:
+        config, rest = _split_config(flags.FLAGS.read_flags_from_files(list(arguments), False))
+        arguments = [f"--config={config_path(config)}", *rest]  # first, as ml_collections needs it
+        config_flags.DEFINE_config_file(
+            "config",
+            help_string=FLAG_HELP["config"],
+            flag_values=values,
+            lock_config=True,
+            sys_argv=arguments,
+        )
+        define(values)
+
         # absl's own flags are parsed by the same call, and read from `flags.FLAGS` by absl.
         values.append_flag_values(flags.FLAGS)
-        rest = values(["datarater train", *arguments])[1:]
+        rest = values([command, *arguments])[1:]
         flags.FLAGS.mark_as_parsed()
         _check_config(values)
     except _FLAG_ERRORS as error:
@@ -181,16 +243,12 @@ def parse_flags(arguments: Sequence[str], values: flags.FlagValues) -> None:
 
     if rest:
         raise ConfigError(f"unexpected arguments: {shlex.join(rest)}")
-    if not values.workdir:
-        raise ConfigError(
-            "--workdir is missing: give the folder of the run, such as --workdir=work"
-        )
-    values.workdir = os.path.expanduser(values.workdir)
     _expand_data_paths(values.config)
+    return config
 
 
-def _config_first(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments with one `--config=PATH` in front, where ml_collections needs it."""
+def _split_config(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns the value of the last `--config`, and the other arguments."""
     config = DEFAULT_CONFIG
     rest: list[str] = []
     words = iter(arguments)
@@ -202,7 +260,7 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
             rest += [word, *words]
         else:
             rest.append(word)
-    return [f"--config={config_path(config)}", *rest]
+    return config, rest
 
 
 def _check_config(values: flags.FlagValues) -> None:

@@ -17,9 +17,15 @@ def check_start_scores(config: ConfigDict) -> None:
     """Refuses a value of `start.scores` that names nothing to imitate.
 
     Raises:
-        ConfigError: A name is neither a filter nor a path, or the inner documents have no keys.
+        ConfigError: A name is neither a filter nor a path, the inner documents have no keys, or
+            only their windows are given.
     """
     _, files = names_and_files(config.start.scores)
+    if config.start.scores and not config.data.inner:
+        raise ConfigError(
+            "start.scores needs the inner documents, not only their windows: give data.inner too, "
+            f"from which {config.data.prepared} was prepared"
+        )
     if files and config.data.inner.startswith(TFDS_PREFIX):
         raise ConfigError(
             "start.scores: the documents of a TensorFlow dataset have no keys to match those of "

@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     config.data.test = ""  # Texts that no part of training looks at. Empty: see the next field.
     config.data.test_share = 0.0  # Share of the pool held out for testing; 0 for none.
     config.data.exclude_near_duplicates = True  # Keep near-duplicates of held-out texts out.
-    config.data.prepared = ""  # Folder `prepared` of another workdir. Empty: the own one.
+    config.data.prepared = ""  # Folder of `datarater prepare`. Empty: the workdir's own.
     config.data.text_field = "text"  # Field with a record's text.
     config.data.source_field = "source"  # Field with the name of a record's source.
     config.data.within_source_share = 0.0  # Share of inner batches from a single source. Ours.

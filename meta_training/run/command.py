@@ -15,6 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 from datarater.meta_training.config import checks
+from datarater.meta_training.data.prepared import read_index
+from datarater.meta_training.data.sets import INNER
 from datarater.meta_training.data.texts import DataError, EmptySetError
 from datarater.meta_training.errors import (
     ConfigError,
@@ -165,8 +167,15 @@ def _train_in(
 
 
 @contextlib.contextmanager
-def ending_in_one_line() -> Iterator[None]:
-    """Turns errors that a user can fix into one line on stderr and the project's exit codes."""
+def ending_in_one_line(
+    command: str = "datarater train", continues: str = "the same command resumes the run"
+) -> Iterator[None]:
+    """Turns errors that a user can fix into one line on stderr and the project's exit codes.
+
+    Args:
+        command: The command as users type it.
+        continues: What the same command does after a stop.
+    """
     try:
         yield
     except BaseException as error:
@@ -181,8 +190,8 @@ def ending_in_one_line() -> Iterator[None]:
 
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             code = exit_codes.DISK_FULL
-        hint = "; the same command resumes the run" if code == exit_codes.STOPPED else ""
-        print_line(f"datarater train: {error or 'interrupted'}{hint}", sys.stderr)
+        hint = f"; {continues}" if code == exit_codes.STOPPED else ""
+        print_line(f"{command}: {str(error) or 'interrupted'}{hint}", sys.stderr)
         end_process(code)
 
 
@@ -191,11 +200,16 @@ def next_command(workdir: Workdir, data: ConfigDict) -> str:
 
     Args:
         workdir: Workdir of the run.
-        data: Section `data` of the run's config.
+        data: Section `data` of the run's config. Without `inner`, the pool is the one that
+            `prepared` was prepared from; FILES stands for it if that folder is gone.
     """
-    words = ["datarater", "curate", "--input", data.inner]
-    if data.inner.startswith(TFDS_PREFIX):
-        dataset = DatasetName.parse(data.inner)
+    pool = data.inner
+    if not pool:
+        index = read_index(Path(data.prepared))
+        pool = index.sets[INNER].source if index else "FILES"
+    words = ["datarater", "curate", "--input", pool]
+    if pool.startswith(TFDS_PREFIX):
+        dataset = DatasetName.parse(pool)
         if "[" in dataset.split:  # curation reads whole splits
             splits = [part.partition("[")[0] for part in dataset.split.split("+")]
             parts = (

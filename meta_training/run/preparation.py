@@ -296,8 +296,8 @@ def check_given(config: ConfigDict, folder: Path) -> Index:
     index = read_index(folder)
     if index is None:
         raise DataError(
-            f"data.prepared: {folder} has no {INDEX}; make it with datarater train, which "
-            "prepares WORKDIR/prepared"
+            f"data.prepared: {folder} has no {INDEX}; make it with datarater prepare --output "
+            f"{folder}"
         )
     reason = difference(config, index)
     if not reason and config.data.inner:

@@ -38,6 +38,8 @@ class StopSignal:
 
     Args:
         leave: Ends the process with an exit code.
+        command: The command as users type it, for the message.
+        continues: What the same command does, for the message.
 
     Example:
         >>> with StopSignal() as stop, stop.deferred():  # doctest: +SKIP
@@ -45,8 +47,14 @@ class StopSignal:
         ...         step()
     """
 
-    def __init__(self, leave: Callable[[int], None] = os._exit) -> None:
+    def __init__(
+        self,
+        leave: Callable[[int], None] = os._exit,
+        command: str = "datarater train",
+        continues: str = "the same command resumes the run",
+    ) -> None:
         self._leave = leave
+        self._command, self._continues = command, continues
         self._received = ""
         self._deferred = False
         self._previous: dict[int, Any] = {}
@@ -104,7 +112,7 @@ class StopSignal:
             # The message bypasses Python's streams, which the signal may have interrupted in the
             # middle of a line.
             which = f"a second {name}" if self._received else name
-            message = f"datarater train: stopped by {which}; the same command resumes the run\n"
+            message = f"{self._command}: stopped by {which}; {self._continues}\n"
             os.write(2, message.encode())
             self._leave(exit_codes.STOPPED)
         self._received = name

@@ -25,7 +25,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import flax.traverse_util
 from ml_collections import ConfigDict
@@ -155,22 +155,11 @@ class Workdir:
         if not self.writes:
             return self
 
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise type(error)(
-                error.errno, f"--workdir: {self.path} cannot be created: {error.strerror}"
-            ) from error
-
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise WorkdirError(
-                f"another process is training in {self.path}; wait for it, "
-                "or give another --workdir"
-            ) from error
+        self._lock = locked_folder(
+            self.path,
+            "--workdir",
+            f"another process is training in {self.path}; wait for it, or give another --workdir",
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -311,6 +300,34 @@ class Workdir:
         if summary and summary.meta_steps == meta_steps and self.rater.exists():
             return summary
         return None
+
+
+def locked_folder(path: Path, flag: str, taken: str) -> TextIO:
+    """Creates a folder and locks it, until the returned file is closed.
+
+    Args:
+        path: The folder.
+        flag: The flag that names it, for the message if it cannot be created.
+        taken: Message if another process has locked it.
+
+    Raises:
+        OSError: The folder cannot be created.
+        WorkdirError: Another process has locked it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"{flag}: {path} cannot be created: {error.strerror}"
+        ) from error
+
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise WorkdirError(taken) from error
+    return lock
 
 
 def _sha256(content: bytes) -> str:

@@ -53,7 +53,7 @@ def test_an_unknown_command_is_refused_with_the_one_that_is_meant(
     assert cli.main(["curat"]) == exit_codes.WRONG_USAGE
     assert capsys.readouterr().err == "datarater: unknown command 'curat'; did you mean curate?\n"
     assert cli.main(["qqq"]) == exit_codes.WRONG_USAGE
-    assert "the commands are train, score" in capsys.readouterr().err
+    assert "the commands are train, prepare, score" in capsys.readouterr().err
 
 
 def test_wrong_usage_of_a_subcommand_is_one_line_and_exit_code_2(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-from datarater.meta_training import train
+from datarater.meta_training import prepare, train
 from datarater.meta_training.analysis import command as analyze
 from datarater.meta_training.demo import demo
 from datarater.meta_training.distil import command as distil
@@ -102,7 +102,17 @@ def command_table() -> str:
 
 def train_table() -> str:
     """Returns the table of the flags of `datarater train`."""
-    rows = (f"| `--{name}` | {escape(text)} |" for name, text in train.FLAG_HELP.items())
+    return absl_flag_table(train.FLAG_HELP)
+
+
+def prepare_table() -> str:
+    """Returns the table of the flags of `datarater prepare`."""
+    return absl_flag_table(prepare.FLAG_HELP)
+
+
+def absl_flag_table(flag_help: dict[str, str]) -> str:
+    """Returns the table of the flags of a command whose flags absl parses."""
+    rows = (f"| `--{name}` | {escape(text)} |" for name, text in flag_help.items())
     return "\n".join(["| flag | meaning |", "|---|---|", *rows])
 
 
@@ -174,6 +184,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "reference.md": {
         "command flags": command_table,
         "train flags": train_table,
+        "prepare flags": prepare_table,
         "evaluate flags": evaluate_table,
         "analyze flags": analyze_table,
         "distil flags": distil_table,
