@@ -20,6 +20,7 @@ from datarater.meta_training.algorithm.meta_gradient import make_meta_gradient
 from datarater.meta_training.algorithm.meta_step import (
     MetaState,
     MetaStepMetrics,
+    batch_spec,
     initial_meta_state,
     make_meta_step,
     place_meta_state,
@@ -231,10 +232,22 @@ class TrainingRun:
             self._stop.deferred(),
             closing(
                 draw_batches(
-                    experiment.inner, inner_shape, config.seed, config.data.within_source_share
+                    experiment.inner,
+                    inner_shape,
+                    config.seed,
+                    config.data.within_source_share,
+                    own=self._placement.own_rows(inner_shape, batch_spec(3)),
+                    processes=config.data.reader_processes,
                 )
             ) as self._inner,
-            closing(experiment.outer.draw(outer_shape, config.seed + 1)) as self._outer,
+            closing(
+                experiment.outer.draw(
+                    outer_shape,
+                    config.seed + 1,
+                    own=self._placement.own_rows(outer_shape, batch_spec(2)),
+                    processes=config.data.reader_processes,
+                )
+            ) as self._outer,
             Checkpoints(
                 self._workdir.checkpoints, Position, config.keep_checkpoints
             ) as self._checkpoints,

@@ -166,12 +166,25 @@ class Placement:
         """Returns the shardings of partition specs; None for the default device."""
         return None
 
+    def own_rows(self, shape: tuple[int, ...], spec: Any) -> np.ndarray | None:
+        """Returns which rows of an array that is placed so go to devices of this process.
+
+        Args:
+            shape: Leading axes of the array: all that the spec names.
+            spec: The partition spec.
+
+        Returns:
+            Booleans of that shape; None for all rows.
+        """
+        return None
+
     def place(self, tree: T, specs: Any) -> T:
         """Places arrays by their partition specs.
 
         Args:
-            tree: Arrays with the same values in every process. JAX moves those that it can between
-                devices; the others are copied from this process.
+            tree: Arrays with the same values in every process, or at least with the right ones in
+                the parts that its devices get. JAX moves those that it can between devices; the
+                others are copied from this process.
             specs: Tree of partition specs, or one spec for all arrays.
         """
         return tree
@@ -273,6 +286,13 @@ class MeshPlacement(Placement):
             is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
 
+    def own_rows(self, shape: tuple[int, ...], spec: Any) -> np.ndarray | None:
+        """See `Placement.own_rows`."""
+        sharding = NamedSharding(self.mesh, spec)
+        if sharding.is_fully_addressable:
+            return None
+        return rows_on(sharding, shape, self.mesh.local_devices)
+
     def place(self, tree: T, specs: Any) -> T:
         """See `Placement.place`."""
         if isinstance(specs, PartitionSpec):
@@ -316,6 +336,17 @@ class MeshPlacement(Placement):
         left_over = f"; {counted(idle, 'more device')} stay idle" if idle > 0 else ""
         groups = f"{counted(self.groups, 'group')} of {self.group_size}"
         return f"{self.size} x {kind}: {groups}{cut}{left_over}"
+
+
+def rows_on(
+    sharding: NamedSharding, shape: tuple[int, ...], devices: Sequence[jax.Device]
+) -> np.ndarray:
+    """Returns which rows of an array lie on some of the devices, as booleans of `shape`."""
+    rows = np.zeros(shape, bool)
+    for device, index in sharding.devices_indices_map(shape).items():
+        if device in devices:
+            rows[index] = True
+    return rows
 
 
 class DataAxis:

@@ -288,7 +288,9 @@ def place_meta_state(state: MetaState, placement: Placement) -> MetaState:
 
 
 def place_windows(windows: Any, placement: Placement) -> Any:
-    """Places windows, which must be the same in every process, on the devices that use them.
+    """Places windows on the devices that use them.
+
+    They are the same in every process, which may leave out those that its devices do not use.
 
     Args:
         windows: Inner windows [P, T, B, L], outer windows [P, B, L] or a tuple of outer batches.
@@ -302,5 +304,9 @@ def windows_spec(windows: Any) -> PartitionSpec:
 
     Inner models are spread over groups, and each batch over the devices of its group.
     """
-    between = windows.length_B.ndim - 2 if isinstance(windows, Windows) else 0
-    return PartitionSpec(POPULATION, *[None] * between, DATA)
+    return batch_spec(windows.length_B.ndim if isinstance(windows, Windows) else 2)
+
+
+def batch_spec(axes: int) -> PartitionSpec:
+    """Returns the partition spec of batches with 2 leading axes (P, B), or 3 of them (P, T, B)."""
+    return PartitionSpec(POPULATION, *[None] * (axes - 2), DATA)

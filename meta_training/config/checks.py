@@ -232,6 +232,7 @@ _RULES = (
     ),
     _Rule("data.windows", _one_of(*WINDOW_MODES)),
     _Rule("data.minimum_length", _COUNT_OR_0),
+    _Rule("data.reader_processes", _COUNT_OR_0),
     _Rule("tokenizer.kind", _one_of("byte", "bpe", "file")),
     _Rule(
         "tokenizer.kind",

@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     config.data.within_source_share = 0.0  # Share of inner batches from a single source. Ours.
     config.data.windows = "packed"  # "packed" (paper), or "document": padded, of one document each.
     config.data.tfds_data_dir = ""  # Folder of TensorFlow datasets. Empty: TFDS's own default.
+    config.data.reader_processes = 0  # Processes that read batches of each set; 0: a thread.
     config.data.minimum_length = 32  # Minimum tokens of a last window with "document".
 
     config.tokenizer = ConfigDict()  # Turns texts into token ids. Unstated in the paper.

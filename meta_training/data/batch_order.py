@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class BatchOrder:
                 f"the inner set has {counted(windows, 'window')}, fewer than one batch of {batch}: "
                 "lower inner_batch, set data.within_source_share to 0, or use more data"
             )
+        self._arguments = (source_N, batch, share, seed)
         self._batch, self._seed = batch, seed
         # The windows of each source, one source after the other.
         self._by_source_N = np.argsort(source_N, kind="stable")
@@ -69,6 +70,9 @@ class BatchOrder:
         self.batches_per_pass = windows // batch
         # An iterator reads ahead of the position to which another one returns.
         self._order = functools.lru_cache(maxsize=2)(self._order_of_pass)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchOrder, self._arguments
 
     def __getitem__(self, position: int) -> np.ndarray:
         """Returns the window numbers of a batch, shape [B]."""
@@ -142,9 +146,16 @@ def batch_numbers(
         return numbers.batch(count)
 
     order = BatchOrder(np.asarray(source_N), single.batch, single.share, seed)
-    at_once = count // single.batch
+    return grain.MapDataset.range(_FOREVER).map(_Together(order, count // single.batch))
 
-    def batch(position: int) -> np.ndarray:
-        return np.concatenate([order[position * at_once + i] for i in range(at_once)])
 
-    return grain.MapDataset.range(_FOREVER).map(batch)
+@dataclasses.dataclass(frozen=True)
+class _Together:
+    """Several successive batches of an order as one; it pickles, for processes that read."""
+
+    order: BatchOrder
+    count: int
+
+    def __call__(self, position: int) -> np.ndarray:
+        first = position * self.count
+        return np.concatenate([self.order[first + i] for i in range(self.count)])

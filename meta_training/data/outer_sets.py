@@ -16,6 +16,7 @@ import numpy as np
 
 from datarater.meta_training.algorithm.language_model import Windows
 from datarater.meta_training.algorithm.outer_loss import BatchLosses, Choices, OuterLoss
+from datarater.meta_training.data.batch_order import MIXED, SingleSource
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.windows import in_shape, iterator_state, restore_iterator
 from datarater.meta_training.evaluate.errors import FlagError
@@ -31,8 +32,14 @@ _LOG = logging.getLogger("datarater")
 class Drawable(Protocol):
     """Elements to draw batches of: windows of texts, or questions."""
 
-    def batches(self, count: int, seed: int) -> grain.IterDataset:
-        """Returns endless batches of `count` elements: tuples of arrays with that leading axis."""
+    def batches(
+        self,
+        count: int,
+        seed: int,
+        single: SingleSource = MIXED,
+        own_B: np.ndarray | None = None,
+    ) -> grain.MapDataset:
+        """Returns endless batches of `count` elements; see `WindowSet.batches`."""
 
     def describe(self) -> str:
         """Returns the size of the set, for the log."""
@@ -84,18 +91,32 @@ class OuterSets:
         """Losses of the sets with their weights, for the meta-gradient."""
         return [OuterLoss(each.weight, each.losses) for each in self.sets]
 
-    def draw(self, shape: tuple[int, ...], seed: int) -> DrawnTogether:
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        seed: int,
+        *,
+        own: np.ndarray | None = None,
+        processes: int = 0,
+    ) -> DrawnTogether:
         """Returns an endless iterator of tuples with a batch of each set.
 
         Args:
             shape: Leading axes of each batch, such as (P, B).
             seed: Seed for shuffling the first set; each other set has one of its own.
+            own: Which elements of every batch this process needs, in that shape; None for all.
+            processes: Number of processes that read the windows of each set; 0 for a thread.
         """
+        own_B = None if own is None else own.reshape(-1)
         iterators = [
             in_shape(
-                each.elements.batches(math.prod(shape), (seed + 1_000_003 * k) % 2**32),
+                each.elements.batches(
+                    math.prod(shape), (seed + 1_000_003 * k) % 2**32, MIXED, own_B
+                ),
                 shape,
                 each.kind,
+                # Questions are in memory, and their rows small.
+                processes if each.kind is Windows else 0,
             )
             for k, each in enumerate(self.sets)
         ]
@@ -158,11 +179,16 @@ class QuestionRows:
     left_out: int
     identity: str
 
-    def batches(self, count: int, seed: int) -> grain.IterDataset:
+    def batches(
+        self,
+        count: int,
+        seed: int,
+        single: SingleSource = MIXED,  # questions have no sources
+        own_B: np.ndarray | None = None,  # all are in memory
+    ) -> grain.MapDataset:
         """Returns endless batches; each pass over all questions has an order of its own."""
         dataset = grain.MapDataset.source(_Rows(self.rows)).seed(seed).shuffle().repeat()
-        batched: grain.MapDataset = dataset.batch(count)
-        return batched.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+        return dataset.batch(count)
 
     @property
     def tokens(self) -> int:

@@ -164,25 +164,39 @@ class PreparedWindows:
     def __len__(self) -> int:
         return len(self.length_N)
 
-    def read(self, number_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, number_B: np.ndarray, own_B: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reads windows by their numbers.
 
+        Args:
+            number_B: The numbers.
+            own_B: Which of the windows this process needs; None for all.
+
         Returns:
-            tokens_BxL and length_B, both int32.
+            tokens_BxL and length_B, both int32; zeros for windows that are not needed.
 
         Raises:
             OSError: A shard cannot be read.
         """
+        if own_B is not None and not own_B.all():
+            # A process without any of the windows still tells their length from one of them.
+            own_M = np.flatnonzero(own_B)
+            tokens_MxL, length_M = self.read(number_B[own_M] if len(own_M) else number_B[:1])
+            tokens_BxL = np.zeros((len(number_B), tokens_MxL.shape[1]), np.int32)
+            length_B = np.zeros(len(number_B), np.int32)
+            tokens_BxL[own_M], length_B[own_M] = tokens_MxL[: len(own_M)], length_M[: len(own_M)]
+            return tokens_BxL, length_B
+
         shard_B = np.searchsorted(self._end_K, number_B, side="right")
-        tokens_BxL: np.ndarray | None = None
+        tokens_BxL = np.empty((len(number_B), 0), np.int32)
         for shard in np.unique(shard_B):
             of_shard_B = shard_B == shard
             first = self._end_K[shard] - self._set.shards[shard].windows
             rows = self._records(int(shard), (number_B[of_shard_B] - first).tolist())
-            if tokens_BxL is None:
+            if not tokens_BxL.shape[1]:
                 tokens_BxL = np.empty((len(number_B), rows.shape[1]), np.int32)
             tokens_BxL[of_shard_B] = rows
-        assert tokens_BxL is not None
         return tokens_BxL, np.asarray(self.length_N[number_B], np.int32)
 
     def _records(self, shard: int, positions: list[int]) -> np.ndarray:
@@ -207,28 +221,32 @@ class PreparedWindows:
             file_reader_buffer_size=_READ_BYTES,
         )
 
-    def batches(self, count: int, seed: int, single: SingleSource = MIXED) -> grain.IterDataset:
+    def batches(
+        self,
+        count: int,
+        seed: int,
+        single: SingleSource = MIXED,
+        own_B: np.ndarray | None = None,
+    ) -> grain.MapDataset:
         """Returns endless batches; each pass over the whole set has a shuffled order of its own.
 
         Args:
             count: Windows of a batch.
             seed: Seed for shuffling.
             single: Share of batches of a single source.
+            own_B: Which windows of every batch this process needs; None for all.
 
         Raises:
             DataError: The windows were not prepared for batches of a single source, or do not fill
                 one.
         """
-        import grain  # processes that only prepare data do without it
-
         if single.share and not self.within_sources:
             raise DataError(
                 f"{self._folder} was prepared for data.within_source_share 0, so a window may have "
                 "documents of several sources; prepare it again with the share of this run"
             )
         numbers = batch_numbers(self.source_N, count, seed, single)
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        return numbers.map(self.read).to_iter_dataset(options)
+        return numbers.map(functools.partial(self.read, own_B=own_B))
 
     def describe(self) -> str:
         """Returns the numbers of windows and documents, for the log."""

@@ -61,7 +61,7 @@ class WorkerPool:
 
         if self._executor is None:
             self._executor = concurrent.futures.ProcessPoolExecutor(
-                self._processes, multiprocessing.get_context("spawn"), _begin
+                self._processes, multiprocessing.get_context("spawn"), begin_worker
             )
         try:
             yield from self._executor.map(function, tasks)
@@ -72,7 +72,7 @@ class WorkerPool:
             ) from error
 
 
-def _begin() -> None:
+def begin_worker(*_: int) -> None:
     """Prepares a worker: it has one thread, leaves Ctrl-C to its parent, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from datarater.meta_training.algorithm.mesh import Placement
 from datarater.meta_training.algorithm.meta_gradient import InnerState
@@ -110,7 +111,15 @@ class WarmUp:
     def train(self, newest: Saved[WarmUpPosition] | None) -> None:
         """Trains the entries that follow the newest checkpoint."""
         config = self._experiment.config
-        windows = draw_batches(self._experiment.inner, (config.inner_batch,), config.seed + 2)
+        shape = (config.inner_batch,)
+        spec = PartitionSpec(self._placement.batch_axis(config.inner_batch).name)
+        windows = draw_batches(
+            self._experiment.inner,
+            shape,
+            config.seed + 2,
+            own=self._placement.own_rows(shape, spec),
+            processes=config.data.reader_processes,
+        )
         with contextlib.closing(windows) as batches:
             if newest:
                 restore_iterator(batches, newest.position.batches)

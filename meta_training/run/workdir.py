@@ -52,6 +52,7 @@ _WITHOUT_EFFECT = (
     "profile.last_step",
     "minimum_effective_sample_share",
     "data.tfds_data_dir",
+    "data.reader_processes",
     "wandb.project",
     "wandb.entity",
     "wandb.name",

@@ -104,6 +104,7 @@ def waits(checkout: Path, seconds: float, steps: int) -> tuple[list[float], list
     with tempfile.TemporaryDirectory() as folder:
         child = subprocess.run(
             [sys.executable, "-c", CHILD, folder, str(seconds), str(steps)],
+            cwd=checkout,  # Python looks for modules there first
             env={**os.environ, "PYTHONPATH": str(checkout.resolve()), "JAX_PLATFORMS": "cpu"},
             capture_output=True,
             text=True,

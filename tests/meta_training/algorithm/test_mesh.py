@@ -156,11 +156,47 @@ def test_two_processes_make_the_rater_of_one(tmp_path: Path) -> None:
             assert report[parameters]["steps"] < 1e-9
 
 
+def test_rows_of_a_process_are_those_of_its_devices() -> None:
+    program = """
+import jax, numpy as np
+from jax.sharding import NamedSharding
+from datarater.meta_training.algorithm.mesh import PlacementConfig, make_placement, rows_on
+from datarater.meta_training.algorithm.meta_step import batch_spec
+made = make_placement(PlacementConfig(population=2, data=2), 4, (6,))
+assert made.own_rows((4, 3, 6), batch_spec(3)) is None  # one process needs all
+sharding = NamedSharding(made.mesh, batch_spec(3))
+group, device = made.mesh.devices[0].tolist(), made.mesh.devices[1, 1]
+rows = rows_on(sharding, (4, 3, 6), group)
+assert rows[:2].all() and not rows[2:].any()
+rows = rows_on(sharding, (4, 3, 6), [device])
+assert rows[2:, :, 3:].all() and rows.sum() == 2 * 3 * 3
+array = jax.device_put(np.arange(72).reshape(4, 3, 6), sharding)
+shard, = [each for each in array.addressable_shards if each.device == device]
+assert (np.asarray(shard.data).reshape(-1) == np.flatnonzero(rows)).all()
+assert not rows_on(sharding, (4, 3, 6), []).any()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_on_one_device_nothing_is_placed() -> None:
     made = make_placement(PlacementConfig(), 4, (8,), jax.devices()[:1])
     assert made is ONE_DEVICE
     tree = {"a": np.zeros(3)}
     assert made.place(tree, made.member_specs(tree, stacked=False)) is tree
+    assert made.own_rows((4, 2, 8), None) is None
     assert made.data_axis(tree).size == made.batch_axis(8).size == 1
 
 

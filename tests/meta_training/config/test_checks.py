@@ -213,6 +213,7 @@ INF, NAN = float("inf"), float("nan")
         ("data.validation_share", (-0.1, 1.0), {}),
         ("data.test_share", (-0.1, 1.0), {}),
         ("data.minimum_length", (-3,), {}),
+        ("data.reader_processes", (-1,), {}),
         ("tokenizer.kind", ("words",), {}),
         ("tokenizer.vocabulary_size", (0, 257), {"tokenizer.kind": "bpe"}),
         ("tokenizer.training_documents", (0,), {"tokenizer.kind": "bpe"}),

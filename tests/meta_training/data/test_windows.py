@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,70 @@ def test_an_iterator_set_to_a_state_goes_on_with_the_same_batches(
         jax.tree.map(np.testing.assert_array_equal, one, other)
     first.close()
     second.close()
+
+
+def test_processes_read_the_batches_of_a_thread_and_either_continues_the_other(
+    tmp_path: Path,
+) -> None:
+    texts = [f"text {i}" for i in range(60)]
+    sources = [i % 3 for i in range(60)]
+    windows = windows_of(tmp_path, texts, 8, "packed", source_N=sources, shard_bytes=256)
+
+    def batches(processes: int) -> Any:
+        return draw_batches(windows, (2, 4), 7, within_source_share=0.5, processes=processes)
+
+    with closing(batches(0)) as thread, closing(batches(2)) as processes:
+        for _ in range(5):
+            jax.tree.map(np.testing.assert_array_equal, next(thread), next(processes))
+        expected = [next(thread) for _ in range(3)]
+
+        # Either goes on from the other's state, and reads again what it has read ahead.
+        state = json.loads(json.dumps(iterator_state(processes)))
+        for other in (processes, thread):
+            restore_iterator(other, state)
+            for batch in expected:
+                jax.tree.map(np.testing.assert_array_equal, batch, next(other))
+            assert iterator_state(other) == {"next_index": 8}
+
+
+def test_a_process_that_cannot_read_ends_the_batches_with_the_name_of_the_shard(
+    tmp_path: Path,
+) -> None:
+    windows = windows_of(tmp_path, ["some text"] * 9, 8, "packed")
+    (shard,) = tmp_path.glob("*.array_record")
+    shard.unlink()
+    with (
+        closing(draw_batches(windows, (2,), 0, processes=1)) as batches,
+        pytest.raises(OSError, match=r"inner-00000\.array_record cannot be read"),
+    ):
+        next(batches)
+
+
+@pytest.mark.parametrize("own", [[0, 5], [3], []])
+def test_windows_that_a_process_does_not_need_are_zeros(tmp_path: Path, own: list[int]) -> None:
+    windows = windows_of(tmp_path, [f"text {i}" for i in range(40)], 8, "packed", shard_bytes=64)
+    own_TxB = np.zeros((2, 3), bool)
+    own_TxB.reshape(-1)[own] = True
+    with (
+        closing(draw_batches(windows, (2, 3), 1)) as whole,
+        closing(draw_batches(windows, (2, 3), 1, own=own_TxB)) as part,
+    ):
+        for _ in range(3):
+            expected, batch = next(whole), next(part)
+            np.testing.assert_array_equal(
+                batch.tokens_BxL, expected.tokens_BxL * own_TxB[..., None]
+            )
+            np.testing.assert_array_equal(batch.length_B, expected.length_B * own_TxB)
+
+
+def test_windows_that_a_process_does_not_need_are_not_read(tmp_path: Path) -> None:
+    windows = windows_of(tmp_path, ["one window"] * 4, 11, "packed", shard_bytes=22)
+    number_B = np.arange(len(windows))
+    sorted(tmp_path.glob("*.array_record"))[2].unlink()
+    with pytest.raises(OSError, match=r"inner-00002\.array_record cannot be read"):
+        windows.read(number_B)
+    _, length_B = windows.read(number_B, number_B != 2)
+    assert length_B.tolist() == [11, 11, 0, 11]
 
 
 def test_bpe_windows_take_the_tokenizer_s_own_separator(tmp_path: Path) -> None:
