@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import tempfile
 from contextlib import closing
@@ -180,6 +181,18 @@ def test_a_process_that_cannot_read_ends_the_batches_with_the_name_of_the_shard(
         pytest.raises(OSError, match=r"inner-00000\.array_record cannot be read"),
     ):
         next(batches)
+
+
+def test_a_process_that_is_killed_ends_the_batches_with_what_to_do(tmp_path: Path) -> None:
+    windows = windows_of(tmp_path, ["some text"] * 9, 8, "packed")
+    before = set(multiprocessing.active_children())
+    with closing(draw_batches(windows, (2,), 0, processes=1)) as batches:
+        next(batches)
+        (reader,) = set(multiprocessing.active_children()) - before
+        reader.kill()
+        with pytest.raises(OSError, match=r"may have run out of memory: lower data\.reader_proc"):
+            for _ in range(100):
+                next(batches)
 
 
 @pytest.mark.parametrize("own", [[0, 5], [3], []])
