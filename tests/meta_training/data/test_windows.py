@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import pickle
@@ -191,8 +192,7 @@ def test_a_process_that_is_killed_ends_the_batches_with_what_to_do(tmp_path: Pat
         (reader,) = set(multiprocessing.active_children()) - before
         reader.kill()
         with pytest.raises(OSError, match=r"may have run out of memory: lower data\.reader_proc"):
-            for _ in range(100):
-                next(batches)
+            list(itertools.islice(batches, 100))
 
 
 @pytest.mark.parametrize("own", [[0, 5], [3], []])
