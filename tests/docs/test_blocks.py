@@ -54,11 +54,11 @@ def test_the_blocks_of_a_page_run(page: Path, folder: Path) -> None:
 
 
 def run_command(block: Block, words: list[str]) -> None:
-    """Runs a command, in this process unless it trains: absl and JAX keep state.
+    """Runs a command, in this process unless it takes a config: absl and JAX keep state.
 
-    A training run gets a tiny config on top of its own flags.
+    A training run and its data get a tiny config on top of their own flags.
     """
-    if words[1] == "train":
+    if words[1] in ("train", "prepare"):
         tiny = [f"--config.{name}={value}" for name, value in training.TINY.items()]
         process = subprocess.run(
             [sys.executable, "-m", *words, *tiny],
