@@ -289,8 +289,15 @@ class TrainingRun:
                 "was trained with: it is damaged or was replaced; restore it, or give another "
                 "--workdir"
             )
-        restore_iterator(self._inner, position.inner_batches)
-        restore_iterator(self._outer, position.outer_batches)
+        try:
+            restore_iterator(self._inner, position.inner_batches)
+            restore_iterator(self._outer, position.outer_batches)
+        except (KeyError, TypeError) as error:
+            raise WorkdirError(
+                f"{self._workdir.path}: an earlier version began the run on a TensorFlow dataset, "
+                "and this one cannot find its position in the data again: continue it with that "
+                "version, or give another --workdir"
+            ) from error
         self._scores_N = np.asarray(position.reference_scores, np.float32)
         _LOG.info("resuming at %s", self.position)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from datarater.meta_training import loop
 from datarater.meta_training.algorithm.meta_step import MetaState, MetaStepMetrics
 from datarater.meta_training.configs import default
-from datarater.meta_training.errors import NonFiniteError, StoppedError
+from datarater.meta_training.errors import NonFiniteError, StoppedError, WorkdirError
 from datarater.meta_training.run.cost import RATES
 from datarater.meta_training.run.metrics import METRICS_FILE, read_metrics
 from datarater.meta_training.run.preparation import prepare_in_workdir
@@ -182,6 +183,20 @@ def test_a_signal_saves_the_step_that_was_dispatched_ahead(
     run.train()
     assert run.events[:3] == [("dispatch", 3), ("fetch", 3), ("export", 3)]
     assert [row["step"] for row in run.rows()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_position_that_an_earlier_version_wrote_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Recorded(monkeypatch, tmp_path)
+    run.train()
+    (stored,) = run.workdir.glob("checkpoints/6/host/metadata")
+    position = json.loads(stored.read_bytes())
+    position["inner_batches"] = {"parent": {"next_index": 3}, "parent_window_start_state": {}}
+    stored.write_text(json.dumps(position))
+    run.config.meta_steps = 7
+    with pytest.raises(WorkdirError, match="cannot find its position in the data again: continue"):
+        run.train()
 
 
 def test_every_row_has_how_fast_its_step_was(
