@@ -50,10 +50,23 @@ from datarater.meta_training.run.profiler import Profiler
 from datarater.meta_training.run.start import first_rater
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import Progress, score_correlation, step_text, summarise
+from datarater.meta_training.run.validation import (
+    NO_VALIDATION,
+    Standing,
+    Validation,
+    chosen_by,
+    log_validation,
+)
 from datarater.meta_training.run.wandb_writer import WandbWriter
 from datarater.meta_training.run.warm_up_run import WarmUp
 from datarater.meta_training.run.workdir import Workdir
-from datarater.rater_model.checkpoint import RaterCheckpoint, save_rater
+from datarater.rater_model.checkpoint import (
+    CheckpointError,
+    RaterCheckpoint,
+    load_rater,
+    save_rater,
+)
+from datarater.rater_model.counted import counted
 from datarater.rater_model.rater import (
     count_parameters,
     initialise_rater_shapes,
@@ -64,7 +77,7 @@ _LOG = logging.getLogger("datarater")
 
 
 def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCheckpoint:
-    """Runs meta-training to its last step, from the newest checkpoint in the workdir.
+    """Runs meta-training to its end, from the newest checkpoint in the workdir.
 
     Args:
         experiment: Parts of the run, as `prepare` returns them.
@@ -72,7 +85,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
         stop: Asked after every step whether to save and leave.
 
     Returns:
-        The last rater checkpoint, also in `workdir.rater`.
+        The chosen rater checkpoint, also in `workdir.rater`.
 
     Raises:
         ConfigError: The placement does not fit the devices or the mode.
@@ -89,21 +102,19 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopSignal) -> RaterCh
             asked = stop.ask()
             run.dispatch()
             stopping = asked()
-            exporting = run.due(config.export_every)
-            saving = run.due(config.checkpoint_every) or stopping
 
             # The devices have this step to do while Python reports the one before. Nothing is
-            # exported or saved before all metrics up to it are known to be finite.
-            if not (exporting or saving or run.profiler.ends_with(run.done)):
+            # validated, exported or saved before all metrics up to it are known to be finite.
+            if not (run.must_settle or stopping):
                 run.report_arrived(left=1)
                 continue
-            run.settle(exporting)
-            if saving:
+            run.settle()
+            if run.due(config.checkpoint_every) or stopping:
                 run.save()
             if stopping and not run.finished:
                 run.wait()
                 raise StoppedError(f"stopped after {run.position}; saved")
-        rater = run.last_rater()
+        rater = run.chosen_rater()
     return save_rater(workdir.rater, rater) if workdir.writes else rater
 
 
@@ -116,12 +127,14 @@ class Position:
         inner_batches: Position of the inner batches.
         outer_batches: Position of the outer batches.
         reference_scores: Scores of the reference documents at the last export to compare with.
+        standing: What the validations have shown so far.
     """
 
     pool: str
     inner_batches: Any
     outer_batches: Any
     reference_scores: list[float]
+    standing: Standing = dataclasses.field(default_factory=Standing)
 
 
 class TrainingRun:
@@ -179,13 +192,47 @@ class TrainingRun:
         self._peak = run_peak_flops(config, self._placement.size)
         self._pending: PendingMetrics[MetaStepMetrics] = PendingMetrics()
         self.profiler = Profiler(config.profile, workdir.profile if workdir.writes else None)
+        self._validation: Validation | None = None
+        self._standing = Standing()
         self._rater: RaterCheckpoint | None = None  # as exported last
         self._scores_N = np.zeros(0, np.float32)  # of the last export to compare with
 
     @property
     def finished(self) -> bool:
-        """Whether all meta-steps are done."""
-        return self.done >= int(self._config.meta_steps)
+        """Whether all meta-steps are done, or the validations ended the run before."""
+        return self.done >= int(self._config.meta_steps) or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the gain in validations has not improved for as many as the patience allows."""
+        return self._standing.ends_run(self._config.early_stopping.patience)
+
+    @property
+    def validates(self) -> bool:
+        """Whether this step's rater is validated.
+
+        The last meta-step has no validation of its own, so that an extended run has the same ones
+        as a run that was as long from the start.
+        """
+        every = int(self._config.validate_every)
+        return every > 0 and self.done % every == 0
+
+    @property
+    def must_settle(self) -> bool:
+        """Whether this step ends a trace, or its rater is validated, exported or saved."""
+        config = self._config
+        return (
+            self.validates
+            or self.due(config.export_every)
+            or self.due(config.checkpoint_every)
+            or self.profiler.ends_with(self.done)
+        )
+
+    @property
+    def must_export_best(self) -> bool:
+        """Whether this step's rater is the best so far, and may be the one that is chosen."""
+        by_validation = self._config.choose_checkpoint == "validation"
+        return by_validation and self._standing.best_step == self.done
 
     @property
     def position(self) -> str:
@@ -299,6 +346,7 @@ class TrainingRun:
                 "version, or give another --workdir"
             ) from error
         self._scores_N = np.asarray(position.reference_scores, np.float32)
+        self._standing = position.standing
         _LOG.info("resuming at %s", self.position)
 
     def dispatch(self) -> None:
@@ -332,11 +380,8 @@ class TrainingRun:
         for arrived in self._pending.arrived(left):
             self.report(arrived.step, self.checked(arrived))
 
-    def settle(self, exporting: bool) -> None:
-        """Waits for all dispatched steps and reports them.
-
-        Args:
-            exporting: Whether to export the rater of the last one.
+    def settle(self) -> None:
+        """Waits for all dispatched steps and reports them; validates and exports where it is due.
 
         Raises:
             NonFiniteError: A metric is not finite.
@@ -344,8 +389,8 @@ class TrainingRun:
         """
         self.report_arrived(left=1)
         for arrived in self._pending.arrived():
-            scalars = self.checked(arrived)
-            if exporting:
+            scalars = self.checked(arrived) | self.validate()
+            if self.due(self._config.export_every) or self.must_export_best:
                 scalars |= self.export()
             self.report(arrived.step, scalars)
             self.profiler.after(arrived.step)
@@ -366,7 +411,30 @@ class TrainingRun:
         scalars |= self._spending.at(arrived.step)
         check_finite(arrived.step, scalars, self._checkpoints.last_written)
         scalars |= {"score_autocorrelation": None, "score_autocorrelation_since": None}
+        scalars |= NO_VALIDATION if self._config.validate_every else {}
         return scalars | self._spending.rates(arrived.seconds, self._peak)
+
+    def validate(self) -> dict[str, float | None]:
+        """Validates this step's rater if it is due; returns the metrics of the validation."""
+        config = self._config
+        if not self.validates:
+            return {}
+
+        self._validation = self._validation or Validation(self._experiment, self._newcomer)
+        scalars = self._validation.measure(self.rater_params())
+        gain, error = scalars["validation_gain"], scalars["validation_gain_error"]
+        assert gain is not None
+        assert error is not None
+        self._standing = self._standing.after(self.done, gain, error)
+
+        log_validation(self.done, scalars, self._standing)
+        if self.stopped_early:
+            _LOG.info(
+                "stopping early at %s: no improvement in %s",
+                self.position,
+                counted(config.early_stopping.patience, "validation"),
+            )
+        return scalars
 
     def rater_params(self) -> Params:
         """Returns the parameters to export: the rater's, or their average over meta-steps."""
@@ -439,6 +507,7 @@ class TrainingRun:
             iterator_state(self._inner),
             iterator_state(self._outer),
             self._scores_N.tolist(),
+            self._standing,
         )
         self._checkpoints.save(self.done, stored_state(self.state), position)
 
@@ -446,13 +515,34 @@ class TrainingRun:
         """Waits until all checkpoints are written."""
         self._checkpoints.wait()
 
-    def last_rater(self) -> RaterCheckpoint:
-        """Returns the rater of the last meta-step, once all checkpoints are written."""
+    def chosen_rater(self) -> RaterCheckpoint:
+        """Returns the rater of a finished run, once all checkpoints are written.
+
+        It is that of the last meta-step, or the best in the validations. In a run with validations,
+        its provenance says which and why.
+
+        Raises:
+            WorkdirError: The best rater is no longer in the workdir, or is damaged.
+        """
         self.wait()
         if self._rater is None:  # a finished run whose last exports were not written, or were lost
             self.export()
         assert self._rater is not None
-        return self._rater
+        config, rater = self._config, self._rater
+        if not config.validate_every or not self._workdir.writes:
+            return rater
+
+        chosen = chosen_by(config.choose_checkpoint, self.done, self._standing)
+        if chosen["step"] != self.done:
+            path = self._workdir.rater_of_step(chosen["step"])
+            try:
+                rater = load_rater(path)
+            except CheckpointError as error:
+                raise WorkdirError(
+                    f"{path}, the best rater in the validations, cannot be read: {error}; restore "
+                    "it, or give another --workdir"
+                ) from error
+        return dataclasses.replace(rater, provenance={**rater.provenance, "chosen": chosen})
 
 
 def _log_sizes(

@@ -17,7 +17,7 @@ from datarater.meta_training.config.build import (
     language_model_config,
     rater_config,
 )
-from datarater.meta_training.config.outer_sets import outer_weights
+from datarater.meta_training.config.outer_sets import outer_patterns, outer_weights
 from datarater.meta_training.config.start_scores import MIN_DOCUMENTS, check_start_scores
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.cutting import WINDOW_MODES
@@ -58,6 +58,7 @@ def check(config: ConfigDict) -> None:
     _check_schedule(config)
     _check_profile(config)
     check_wandb(config)
+    _check_validation(config)
     outer_weights(config)  # refuses sets and weights that it cannot read
 
     # The classes of the models and of scoring check their own fields.
@@ -72,16 +73,44 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_shares(config: ConfigDict) -> None:
-    """Refuses held-out shares that leave nothing of the pool."""
+    """Refuses held-out shares that leave nothing of the target, or that are of several."""
     data = config.data
+    roles = ("validation", "test") if data.outer else ("outer", "validation", "test")
     held_out = {
         f"data.{role}_share": data[f"{role}_share"]
-        for role in ("outer", "validation", "test")
-        if not data[role]
+        for role in roles
+        if not data[role] and data[f"{role}_share"]
     }
+    given = " + ".join(f"{name} ({share})" for name, share in held_out.items())
     if sum(held_out.values()) >= 1:
-        given = " + ".join(f"{name} ({share})" for name, share in held_out.items())
-        raise ConfigError(f"{given} must be below 1: the rest of the pool is the inner set")
+        rest = "outer set" if data.outer else "inner set"
+        raise ConfigError(f"{given} must be below 1: the rest is the {rest}")
+    if held_out and len(outer_patterns(data.outer)) > 1:
+        raise ConfigError(
+            f"{given} cannot be a share of several outer sets: give files, as data.validation or "
+            "data.test"
+        )
+
+
+def _check_validation(config: ConfigDict) -> None:
+    """Refuses validations that have no texts, or nothing that they decide."""
+    data = config.data
+    if config.validate_every and not (data.validation or data.validation_share):
+        raise ConfigError(
+            f"validate_every ({config.validate_every}) needs a validation set: give "
+            "data.validation, or data.validation_share for a share of the target"
+        )
+    for field, value, off in (
+        ("early_stopping.patience", config.early_stopping.patience, 0),
+        ("choose_checkpoint", config.choose_checkpoint, "last"),
+    ):
+        if value != off and not config.validate_every:
+            raise ConfigError(f"{field} {value!r} needs validations: set validate_every too")
+    if config.validate_every and config.placement.shard_parameters:
+        raise ConfigError(
+            "validate_every needs models that fit on one device, so it cannot be used with "
+            "placement.shard_parameters"
+        )
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -318,6 +347,12 @@ _RULES = (
     _Rule("profile.first_step", _COUNT_OR_0),
     _Rule("profile.last_step", _COUNT_OR_0),
     _Rule("wandb.mode", _one_of("", "online", "offline")),
+    _Rule("validate_every", _COUNT_OR_0),
+    _Rule("validation.models", _COUNT),
+    _Rule("validation.updates", _COUNT),
+    _Rule("validation.windows", _COUNT),
+    _Rule("early_stopping.patience", _COUNT_OR_0),
+    _Rule("choose_checkpoint", _one_of("last", "validation")),
     _Rule("export_every", _COUNT),
     _Rule("checkpoint_every", _COUNT),
     _Rule("warmup_checkpoint_every", _COUNT),

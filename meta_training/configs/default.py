@@ -45,10 +45,10 @@ def get_config() -> ConfigDict:
     config.data.outer_share = 0.05  # Share of the pool held out, by a hash of each document.
     config.data.outer_weights = ""  # Such as "web=2;books=1", for several outer sets. Empty: equal.
     config.data.questions = ""  # Multiple-choice questions as one more outer set, in JSONL files.
-    config.data.validation = ""  # Texts to decide on when to stop. Empty: see the next field.
-    config.data.validation_share = 0.0  # Share of the pool held out for validation; 0 for none.
+    config.data.validation = ""  # Texts to validate raters on. Empty: see the next field.
+    config.data.validation_share = 0.0  # Share of the target held out for validation; 0 for none.
     config.data.test = ""  # Texts that no part of training looks at. Empty: see the next field.
-    config.data.test_share = 0.0  # Share of the pool held out for testing; 0 for none.
+    config.data.test_share = 0.0  # Share of the target held out for testing; 0 for none.
     config.data.exclude_near_duplicates = True  # Keep near-duplicates of held-out texts out.
     config.data.prepared = ""  # Folder of `datarater prepare`. Empty: the workdir's own.
     config.data.text_field = "text"  # Field with a record's text.
@@ -174,6 +174,14 @@ def get_config() -> ConfigDict:
     config.wandb.entity = ""  # User or team of the project. Empty: the account's default.
     config.wandb.name = ""  # Name to show for the run. Empty: that of the workdir's folder.
     config.wandb.mode = ""  # "online" or "offline". Empty: as WANDB_MODE says, else online.
+    config.validate_every = 0  # Meta-steps between validations of the rater; 0 for none. Ours.
+    config.validation = ConfigDict()  # Trains models on rated batches, and on uniform weights.
+    config.validation.models = 4  # Number of models; the gain's standard error is over them.
+    config.validation.updates = 16  # Updates of each model, on rated and on uniform batches.
+    config.validation.windows = 256  # Validation windows that measure the models' losses.
+    config.early_stopping = ConfigDict()  # Ends a run whose raters no longer improve.
+    config.early_stopping.patience = 0  # Validations without improvement that end it; 0 for never.
+    config.choose_checkpoint = "last"  # Which rater is exported: "last", or best by "validation".
     config.export_every = 50  # Meta-steps between rater checkpoints.
     config.checkpoint_every = 25  # Meta-steps between training checkpoints, from which runs resume.
     config.warmup_checkpoint_every = 500  # Warm-up steps between checkpoints; entries are kept.

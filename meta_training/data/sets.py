@@ -5,9 +5,10 @@
     validation   decides when to stop; the rater is not trained on it
     test         for the user; no part of training looks at it
 
-Each document is in at most one set. A set has a source of its own, or is a share of the pool,
-chosen by a hash of each document's text. A text that occurs in several sets belongs to the first of
-test, validation, outer and inner that has it.
+Each document is in at most one set. A set has a source of its own, or is a share of another's,
+chosen by a hash of each document's text: outer of the pool's, validation and test of the target's.
+Where the outer set is a share of the pool, the target is the pool. A text that occurs in several
+sets belongs to the first of test, validation, outer and inner that has it.
 
 N counts the texts of a source.
 """
@@ -48,9 +49,10 @@ class SetNames:
         outer: Name of the outer source, or those of several by the name of their set; empty for a
             share of the inner one.
         outer_share: That share, between 0 and 1.
-        validation: Name of the validation source; empty for a share of the inner one.
+        validation: Name of the validation source; empty for a share of the outer one, or of the
+            inner one if the outer set is a share of that.
         validation_share: That share; 0 for no validation set.
-        test: Name of the test source; empty for a share of the inner one.
+        test: Name of the test source; empty for a share likewise.
         test_share: That share; 0 for no test set.
     """
 
@@ -73,8 +75,25 @@ class SetNames:
         }
         return {role: name for role, name in names.items() if name}
 
+    @property
+    def target(self) -> str:
+        """Role whose source the shares are taken from: the one outer set, or the pool.
+
+        Raises:
+            ValueError: There are several outer sets, and a share of them is wanted.
+        """
+        own = self.sources()
+        if OUTER not in own and len(own) > 1 and any(map(_is_outer, own)) and self.shares():
+            raise ValueError("a share of several outer sets cannot be held out")
+        return OUTER if OUTER in own else INNER
+
+    def source_of(self, role: str) -> str:
+        """Returns the name of the source that a set's documents are in."""
+        own = self.sources()
+        return own[role] if role in own else own[self.target]
+
     def shares(self) -> dict[str, float]:
-        """Returns the shares of the pool that are held out, by role."""
+        """Returns the shares that are held out, of the source of `target`, by role."""
         shares = {
             OUTER: 0.0 if self.outer else self.outer_share,
             VALIDATION: 0.0 if self.validation else self.validation_share,
@@ -182,14 +201,14 @@ def open_sets(
         )
         for number, name in enumerate(dict.fromkeys(own.values()))
     }
-    sources = {role: opened[own.get(role, names.inner)] for role in names.roles()}
+    sources = {role: opened[names.source_of(role)] for role in names.roles()}
     hashes = {name: _hashes(source, pool or WorkerPool(0)) for name, source in opened.items()}
 
     sets: dict[str, TextSet] = {}
     taken = np.zeros(0, np.uint64)
     # A text belongs to the first set of this order that has it: the inner set is the last.
     for role in [*[r for r in (TEST, VALIDATION) if r in sources], *_outer(sources), INNER]:
-        each = hashes[own.get(role, names.inner)]
+        each = hashes[names.source_of(role)]
         low, high = _ranges(names)[role]
         # Compared as Python's integers are: 2^64 is not a uint64.
         eligible_N = each.usable_N & (each.hash_N >= np.uint64(low))
@@ -212,7 +231,11 @@ def open_sets(
 
 
 def _outer(roles: Mapping[str, object]) -> list[str]:
-    return [role for role in roles if role.partition(" ")[0] == OUTER]
+    return list(filter(_is_outer, roles))
+
+
+def _is_outer(role: str) -> bool:
+    return role.partition(" ")[0] == OUTER
 
 
 def _ranges(names: SetNames) -> dict[str, tuple[int, int]]:
@@ -224,7 +247,7 @@ def _ranges(names: SetNames) -> dict[str, tuple[int, int]]:
         end = min(2**64 - 1, max(border + 1, round(share_so_far * 2**64)))
         ranges[role] = border, end
         border = end
-    ranges[INNER] = border, 2**64
+    ranges[names.target] = border, 2**64
     return ranges
 
 

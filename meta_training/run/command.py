@@ -41,6 +41,7 @@ from datarater.meta_training.run.processes import (
 from datarater.meta_training.run.start_models import copy_models, fill_config, start_models
 from datarater.meta_training.run.stopping import StopSignal
 from datarater.meta_training.run.summary import run_summary
+from datarater.meta_training.run.validation import choice_lines
 from datarater.meta_training.run.workdir import Summary, Workdir
 from datarater.rater_model import exit_codes
 from datarater.rater_model.atomic_files import write_json
@@ -123,10 +124,16 @@ def _train_in(
         summary = workdir.finished(config.meta_steps)
         same["a finished run in --workdir"] = bool(summary)
     if summary:
+        stopped = summary.stopped_at is not None
+        length = counted(summary.stopped_at or config.meta_steps, "meta-step")
         return [
-            f"nothing to do: {workdir.path} has a finished run of "
-            f"{counted(config.meta_steps, 'meta-step')}, "
-            f"rater {summary.digest[:12]} in {workdir.rater}; raise meta_steps to continue",
+            f"nothing to do: {workdir.path} has a finished run of {length}, "
+            f"rater {summary.digest[:12]} in {workdir.rater}; "
+            + (
+                f"it stopped early, of {config.meta_steps}"
+                if stopped
+                else "raise meta_steps to continue"
+            ),
             f"next:  {next_command(workdir, config.data)}",
         ]
 
@@ -155,12 +162,16 @@ def _train_in(
         return []
 
     # Written last: it marks the run as finished.
+    chosen = checkpoint.provenance.get("chosen", {})  # in runs with validations
+    steps = chosen.get("last_step", config.meta_steps)
     lines = run_summary(read_metrics(workdir.metrics / METRICS_FILE))
     lines.append(length_text(checkpoint.provenance["scores_by_length"]))
-    write_json(workdir.summary, to_plain(Summary(config.meta_steps, checkpoint.digest, lines)))
+    lines += choice_lines(chosen, config.meta_steps)
+    stopped_at = steps if steps < config.meta_steps else None
+    summary = Summary(config.meta_steps, checkpoint.digest, lines, stopped_at)
+    write_json(workdir.summary, to_plain(summary))
     return [
-        f"rater {checkpoint.digest[:12]} after {counted(config.meta_steps, 'meta-step')}: "
-        f"{workdir.rater}",
+        f"rater {checkpoint.digest[:12]} after {counted(steps, 'meta-step')}: {workdir.rater}",
         *(f"  {line}" for line in lines),
         f"next:  {next_command(workdir, config.data)}",
     ]

@@ -261,7 +261,7 @@ def changed_source(config: ConfigDict, index: Index, folder: Path | None = None)
         folder: Where to write the index with how the files look now; None to leave it.
     """
     names, data = set_names(config), config.data
-    sources = {role: names.sources().get(role, names.inner) for role in names.roles()}
+    sources = {role: names.source_of(role) for role in names.roles()}
     if {*sources} != {*index.sets}:
         return f"it has the sets {', '.join(index.sets)}, now they are {', '.join(sources)}"
 

@@ -156,10 +156,36 @@ def run_summary(rows: Sequence[dict[str, float]]) -> list[str]:
         f"meta-gradient norm    {mean('meta_gradient_norm'):.1e} before clipping, "
         f"{mean('meta_gradient_norm_clipped'):.1e} after; {clipped:.0%} were clipped",
     ]
-    lines += _settling(rows)
+    lines += [*_validations(rows), *_settling(rows)]
     tokens, flops = rows[-1]["tokens"], rows[-1]["flops"]
     lines.append(f"spent                 {tokens:.2g} token positions, {flops:.2g} FLOPs")
     return lines
+
+
+def _validations(rows: Sequence[dict[str, float]]) -> list[str]:
+    """Returns the gains over uniform weights of the best and of the last validation."""
+    validated = [row for row in rows if "validation_gain" in row]
+    if not validated:
+        return []
+
+    def text(row: dict[str, float]) -> str:
+        gain, error = row["validation_gain"], row["validation_gain_error"]
+        return f"{gain:+.4f} +- {error:.4f} at step {int(row['step'])}"
+
+    best = max(validated, key=lambda row: row["validation_gain"])
+    return [
+        f"validation gain       best {text(best)}, last {text(validated[-1])} (nats per token over "
+        "uniform weights)"
+    ]
+
+
+def _still_improves(rows: Sequence[dict[str, float]]) -> bool:
+    """Returns whether the last validation beat all before by more than its standard error."""
+    gains = [row["validation_gain"] for row in rows if "validation_gain" in row]
+    error = next(
+        (row["validation_gain_error"] for row in reversed(rows) if "validation_gain" in row), 0.0
+    )
+    return len(gains) > 1 and gains[-1] > max(gains[:-1]) + error
 
 
 def _settling(rows: Sequence[dict[str, float]]) -> list[str]:
@@ -197,6 +223,8 @@ def _settling(rows: Sequence[dict[str, float]]) -> list[str]:
             f"no: the scores keep their order, but their spread or the weights moved by "
             f"{moved:.0%}, more than {SETTLED_CHANGE:.0%}"
         )
+    elif _still_improves(rows):
+        meaning = "no: the last validation beat all before it by more than its standard error"
     else:
         meaning = (
             f"yes: the autocorrelation is above {SETTLED_AUTOCORRELATION}, and spread and weights "

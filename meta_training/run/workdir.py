@@ -12,7 +12,7 @@ start/                  the rater before the first meta-step, unless it is untra
 pool/                   the warm-up pool, by warm-up step; written once
 checkpoints/            training checkpoints, by meta-step
 raters/step_00000050/   a rater checkpoint every `export_every` meta-steps; step 0 is untrained
-rater/                  the rater of the last meta-step
+rater/                  the rater of the last meta-step, or the best in validations
 summary.json            written last: the run is finished
 """
 
@@ -109,11 +109,13 @@ class Summary:
         meta_steps: Meta-steps done.
         digest: Digest of the last rater.
         summary: Closing lines.
+        stopped_at: Meta-step at which validations ended the run early; None if they did not.
     """
 
     meta_steps: int
     digest: str
     summary: list[str]
+    stopped_at: int | None = None
 
 
 class Workdir:

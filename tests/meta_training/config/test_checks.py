@@ -186,6 +186,29 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
             {"meta_optimiser__schedule": "linear", "meta_steps": 10},
             r"^meta_optimiser\.schedule 'linear' has no step to decay over: meta_steps \(10\) must",
         ),
+        ({"validate_every": 5}, r"^validate_every \(5\) needs a validation set: give data\.valid"),
+        (
+            {"data__outer": "a=a;b=b", "data__validation_share": 0.1},
+            r"^data\.validation_share \(0\.1\) cannot be a share of several outer sets: give files",
+        ),
+        (
+            {"data__outer_share": 0.6, "data__validation_share": 0.4},
+            r"^data\.outer_share \(0\.6\) \+ data\.validation_share \(0\.4\) must be below 1: the rest",
+        ),
+        (
+            {"data__outer": "t", "data__validation_share": 0.6, "data__test_share": 0.4},
+            r"^data\.validation_share \(0\.6\) \+ data\.test_share \(0\.4\) must be below 1: the rest",
+        ),
+        ({"early_stopping__patience": 2}, r"^early_stopping\.patience 2 needs validations: set"),
+        ({"choose_checkpoint": "validation"}, r"^choose_checkpoint 'validation' needs validations"),
+        (
+            {
+                "validate_every": 5,
+                "data__validation": "v",
+                "placement__shard_parameters": True,
+            },
+            r"^validate_every needs models that fit on one device, so it cannot be used with",
+        ),
         ({"population__size": 0}, r"^population\.size must be at least 1, not 0$"),
     ],
 )
@@ -238,6 +261,13 @@ INF, NAN = float("inf"), float("nan")
         ("meta_optimiser.warmup_steps", (-5,), {}),
         ("meta_optimiser.schedule", ("exponential",), {}),
         ("meta_optimiser.final_share", (-0.1, 1.1, NAN), {}),
+        ("data.validation_share", (-0.1, 1.0, NAN), {}),
+        ("validate_every", (-1,), {}),
+        ("validation.models", (0,), {}),
+        ("validation.updates", (0,), {}),
+        ("validation.windows", (0,), {}),
+        ("early_stopping.patience", (-1,), {}),
+        ("choose_checkpoint", ("best",), {}),
         ("rater_average.decay", (-0.1, 1.0, NAN), {}),
         ("meta_optimiser.clip_norm", (0.0, -1.0, INF, NAN), {}),
         ("meta_optimiser.weight_decay", (-1.0, NAN), {}),

@@ -47,6 +47,31 @@ def test_shares_of_the_pool_are_disjoint_and_together_the_pool(
             assert abs(len(list(each)) / 1000 - given[role]) < 0.07
 
 
+def test_shares_are_those_of_a_target_with_files_of_its_own(tmp_path: Path) -> None:
+    pool = [f"text {i}" for i in range(300)]
+    target = [f"text {i}" for i in range(200, 800)]
+    names = SetNames(
+        inner=write(tmp_path / "pool.jsonl", pool),
+        outer=write(tmp_path / "target.jsonl", target),
+        validation_share=0.3,
+        test_share=0.2,
+    )
+    sets = {role: set(texts) for role, texts in open_sets(names).items()}
+    assert sets["inner"] == set(pool) - set(target)
+    held_out = [sets[role] for role in ("outer", "validation", "test")]
+    assert sum(map(len, held_out)) == len(target)
+    assert set.union(*held_out) == set(target)
+    assert abs(len(sets["validation"]) / len(target) - 0.3) < 0.07
+    assert abs(len(sets["test"]) / len(target) - 0.2) < 0.07
+
+
+def test_a_share_of_several_targets_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ["a", "b"])
+    names = SetNames(inner=path, outer={"one": path, "two": path}, validation_share=0.5)
+    with pytest.raises(ValueError, match="a share of several outer sets cannot be held out"):
+        open_sets(names)
+
+
 def test_a_text_belongs_to_the_first_set_that_has_it(tmp_path: Path) -> None:
     names = SetNames(
         inner=write(tmp_path / "inner.jsonl", list("abcdefg")),

@@ -231,6 +231,21 @@ def test_scores_that_keep_their_order_have_not_settled_while_weights_move(name: 
     assert "moved by 15%, more than 5%" in text
 
 
+def test_a_run_whose_last_validation_is_clearly_the_best_has_not_settled() -> None:
+    def validated(step: int) -> dict[str, float]:
+        gain = 0.2 if step == 50 else 0.1
+        return {"validation_gain": gain, "validation_gain_error": 0.02}
+
+    rows = [row(step, **(validated(step) if step % 10 == 0 else {})) for step in range(1, 51)]
+    rows[-1] |= {"score_autocorrelation": 0.99, "score_autocorrelation_since": 25}
+    text = "\n".join(run_summary(rows))
+    assert "best +0.2000 +- 0.0200 at step 50, last +0.2000 +- 0.0200 at step 50" in text
+    assert "settled               no: the last validation beat all before it by more than" in text
+
+    rows[-1]["validation_gain"] = 0.11  # within the noise
+    assert "settled               yes" in "\n".join(run_summary(rows))
+
+
 def test_the_summary_compares_inner_models_of_equal_ages_only() -> None:
     assert "  1 updates: 2.899; 6 updates: 2.399 (" in run_summary([row(1)])[0]
 
