@@ -155,7 +155,7 @@ def test_what_is_pushed_is_what_was_built_and_tried() -> None:
     tried = re.search(r"for command in (.+); do", script("try"))
     assert tried is not None
     # The image has no extra for training.
-    training = {"train", "evaluate", "analyze", "distil", "demo"}
+    training = {"train", "prepare", "evaluate", "analyze", "distil", "demo"}
     assert set(tried[1].split()) == SUBCOMMANDS - training - {"completion"}
 
 
