@@ -95,7 +95,8 @@ def _check_shares(config: ConfigDict) -> None:
 def _check_validation(config: ConfigDict) -> None:
     """Refuses validations that have no texts, or nothing that they decide."""
     data = config.data
-    if config.validate_every and not (data.validation or data.validation_share):
+    # A prepared folder may have a validation set that the config does not name.
+    if config.validate_every and not (data.validation or data.validation_share or data.prepared):
         raise ConfigError(
             f"validate_every ({config.validate_every}) needs a validation set: give "
             "data.validation, or data.validation_share for a share of the target"

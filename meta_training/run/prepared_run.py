@@ -99,7 +99,7 @@ def open_experiment(config: ConfigDict, folder: Path, models: Models | None = No
         models: Models of Hugging Face that the run starts from.
 
     Raises:
-        DataError: The folder is incomplete.
+        DataError: The folder is incomplete, or has no set that the config needs.
         OSError: A file cannot be read.
     """
     index = read_index(folder)
@@ -107,6 +107,12 @@ def open_experiment(config: ConfigDict, folder: Path, models: Models | None = No
         raise DataError(f"{folder} has no {INDEX}; prepare it again")
     tokenizer = read_tokenizer(config, folder, index)
     sets = {role: PreparedWindows(folder, role) for role in index.sets}
+    if config.validate_every and VALIDATION not in sets:
+        raise DataError(
+            f"validate_every ({config.validate_every}) needs a validation set, and the data in "
+            f"{folder} were prepared without one: prepare them with data.validation or "
+            "data.validation_share"
+        )
     reference: list[str] = json.loads((folder / REFERENCE).read_bytes())
     questions, identity = None, index.data
     if config.data.questions:

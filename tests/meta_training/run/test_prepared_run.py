@@ -237,3 +237,11 @@ def test_a_damaged_index_or_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / "index.json").write_text("{}")
     with pytest.raises(DataError, match=r"index\.json is damaged or of another version"):
         open_experiment(config, folder)
+
+
+def test_validations_need_prepared_data_with_a_validation_set(tmp_path: Path) -> None:
+    config, folder = config_of(tmp_path), tmp_path / "windows"
+    prepare(config, folder)
+    config.validate_every = 5
+    with pytest.raises(DataError, match=r"needs a validation set, and the data in .* without one"):
+        open_experiment(config, folder)
