@@ -3,7 +3,7 @@
     python -m tests.benchmarks.better_rater prepare --output better     # needs DATARATER_CORPORA
     python -m tests.benchmarks.better_rater costs --output better
     python -m tests.benchmarks.better_rater rung --rung 1 --settings a1 --output better
-    python -m tests.benchmarks.better_rater show --output better
+    python -m tests.benchmarks.better_rater show
     python -m tests.benchmarks.better_rater ceiling --output better
 
 The settings are (a) and (b) of `tests.benchmarks.worth`, each cut by sources: settings are tuned on
@@ -14,8 +14,11 @@ A variant is the default config with one change. All variants of a rung train fo
 time, so a variant whose meta-steps cost more makes fewer of them; the time of the warm-up pool is
 not counted. `costs` measures a meta-step of each variant. A rung trains a fresh rater for each seed
 of each variant, and compares its loss on the choice fold with that of the default of the same seed.
-The test fold is not looked at until the new default is frozen. Everything that is finished is kept,
-and the same command continues.
+The test fold is not looked at until the new default is frozen: only rung 3 stores its losses.
+
+What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
+costs. The same command continues from it, on another machine too; `evaluate` itself continues a
+variant that was stopped.
 """
 
 from __future__ import annotations
@@ -89,8 +92,10 @@ VARIANTS: dict[str, Variant] = {
     "no n-grams": Variant(("rater.ngram_orders=()",)),
     "attention pooling": Variant(("rater.pooling=attention",)),
     "average 0.95": Variant(("rater_average.decay=0.95",)),
-    "start classifier": Variant(("start.scores=classifier",)),
-    "start trigram": Variant(("start.scores=trigram",)),
+    "start classifier": Variant(
+        ("start.scores=classifier", "start.documents=4000", "start.steps=200")
+    ),
+    "start trigram": Variant(("start.scores=trigram", "start.documents=4000", "start.steps=200")),
 }
 
 
@@ -168,17 +173,34 @@ def ceiling(output: Path, processes: int) -> None:
     words = [f"oracle:{share:.2f}", f"classifier:{share:.2f}"]
     words += [f"{name}:{keep}" for name in ("classifier", "trigram") for keep in (0.25, 0.1, 0.05)]
     flags = ["--seeds=4", f"--scores=oracle={scores}", f"--arms={','.join(words)}"]
-    run(folder, "ceiling", [*flags, f"--processes={processes}"])
+    report = run(folder, "ceiling", [*flags, f"--processes={processes}"])
+    rows = [(f"{row['arm']} {row['keep']:g}", row) for row in report["arms"]]
+    _store("ceiling", {name: row["choice_losses"] for name, row in rows})
+    unfiltered = rows[0][1]
+    for name, row in rows[1:]:
+        difference = paired_difference(row["choice_losses"], unfiltered["choice_losses"])
+        print(f"  {name:16} {interval_text(dataclasses.asdict(difference))}")
+
+
+def _stored(name: str) -> dict[str, Any]:
+    """Returns what a file of the results has; nothing if it is missing."""
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return content
+
+
+def _store(name: str, content: Mapping[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def costs(output: Path, names: Sequence[str]) -> dict[str, float]:
     """Measures the processor seconds of a meta-step of each variant, and stores them."""
-    path = output / "costs.json"
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    known = _stored("costs")
     for name in names:
         if name not in known:
-            known[name] = _cost(output, variant_of(name))
-            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            known[name] = round(_cost(output, variant_of(name)), 2)
+            _store("costs", known)
             print(f"{name:20} {known[name]:6.2f} processor seconds a meta-step", flush=True)
     return known
 
@@ -224,71 +246,64 @@ def rung(
     output: Path, setting: str, number: int, names: Sequence[str], base: str, processes: int
 ) -> None:
     """Trains and evaluates the variants of a rung; the evaluation of the base has rivals too."""
-    stage, folder = RUNGS[number], output / setting
+    stage = RUNGS[number]
     seeds = [f"--seeds={stage.seeds}", f"--first_seed={stage.first_seed}"]
+    kinds = ("choice_losses", "final_losses") if number == max(RUNGS) else ("choice_losses",)
 
     for name in names:
-        report = f"rung{number}_{name.replace(' ', '_')}"
-        if (folder / f"{report}.json").exists():
+        done = _stored(f"{setting}_rung{number}")
+        if name in done:
             continue
         variant, cost = variant_of(name), costs(output, [name])[name]
         steps = max(1, round(stage.seconds / cost))
         fields = [f"--rater_config={field}" for field in (f"meta_steps={steps}", *variant.fields)]
         trained = ["--train_raters=default", *fields, *variant.flags]
         arms = arms_of(setting, with_rivals=name == base)
-        run(folder, report, [*arms, *trained, *seeds, f"--processes={processes}"])
+
+        report = run(
+            output / setting,
+            f"rung{number}_{name.replace(' ', '_')}",
+            [*arms, *trained, *seeds, f"--processes={processes}"],
+        )
+        losses = {kind: {row["arm"]: row[kind] for row in report["arms"]} for kind in kinds}
+        done[name] = {"version": report["datarater"], "meta_steps": steps, **losses}
+        _store(f"{setting}_rung{number}", done)
 
 
-def losses(report: Mapping[str, Any], kind: str = "choice_losses") -> dict[str, list[float]]:
-    """Returns the losses of each arm of a report, a number for each seed."""
-    return {row["arm"]: row[kind] for row in report["arms"]}
-
-
-def show(output: Path, base: str) -> dict[str, Any]:
-    """Prints and returns each variant's paired difference from the base and the best rival."""
-    shown: dict[str, Any] = {}
+def show(base: str) -> None:
+    """Prints each variant's paired difference from the base, the best rival and no filter."""
     for setting in ("a1", "b1", "a2", "b2"):
         for number, stage in RUNGS.items():
-            reports = {
-                path.stem.partition("_")[2].replace("_", " "): losses(json.loads(path.read_text()))
-                for path in sorted((output / setting).glob(f"rung{number}_*.json"))
-            }
-            if base in reports:
+            stored = _stored(f"{setting}_rung{number}")
+            if base in stored:
                 print(f"\n{setting}, rung {number}: {stage.seconds} s, {stage.seeds} seeds")
                 arm = "rater" if setting.startswith("a") else "rater_floored"
-                shown[f"{setting} rung {number}"] = _compare(arm, reports, base)
-    return shown
+                losses = {name: each["choice_losses"] for name, each in stored.items()}
+                _print_table(arm, losses, base)
 
 
-def _compare(
-    arm: str, reports: Mapping[str, dict[str, list[float]]], base_name: str
-) -> dict[str, Any]:
-    """Prints and returns the table of one setting and rung, the best variant first."""
-    base = reports[base_name]
+def _print_table(arm: str, losses: Mapping[str, Mapping[str, list[float]]], base_name: str) -> None:
+    """Prints the table of one setting and rung, the best variant first."""
+    base = losses[base_name]
     known = {"unfiltered", "random"}
     rivals = [name for name in base if not name.startswith("rater") and name not in known]
     rival = min(rivals, key=lambda name: sum(base[name]))
     against = {base_name: base[arm], rival: base[rival], "unfiltered": base["unfiltered"]}
     print(f"  {'':20} {'loss':6}  " + "  ".join(f"from {name:23}" for name in against))
 
-    rows = {}
-    for name, arms in sorted(reports.items(), key=lambda item: sum(item[1][arm])):
-        differences = {
-            other: dataclasses.asdict(paired_difference(arms[arm], losses_S))
-            for other, losses_S in against.items()
-        }
-        loss = sum(arms[arm]) / len(arms[arm])
-        rows[name] = {"loss": loss, "from": differences}
-        texts = "  ".join(f"{interval_text(each):28}" for each in differences.values())
-        print(f"  {name:20} {loss:.4f}  {texts}")
-    return rows
+    for name, arms in sorted(losses.items(), key=lambda item: sum(item[1][arm])):
+        differences = [
+            dataclasses.asdict(paired_difference(arms[arm], other)) for other in against.values()
+        ]
+        texts = "  ".join(f"{interval_text(each):28}" for each in differences)
+        print(f"  {name:20} {sum(arms[arm]) / len(arms[arm]):.4f}  {texts}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("step", choices=("prepare", "ceiling", "costs", "rung", "show"))
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("better"), help="Working folder.")
     parser.add_argument("--rung", type=int, choices=RUNGS, default=1)
     parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="Default: all.")
@@ -309,9 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for setting in args.settings.split(","):
             rung(args.output, setting, args.rung, names, args.base, args.processes)
     else:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(show(args.output, args.base), indent=1) + "\n"
-        (RESULTS / "halving.json").write_text(text, encoding="utf-8")
+        show(args.base)
     return 0
 
 
