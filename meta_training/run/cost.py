@@ -81,8 +81,9 @@ class ModelCost:
     """FLOPs of one forward pass over one token; a multiplication and an addition count as two.
 
     Attributes:
-        flops: 2 x parameters that multiply (embeddings are looked up, and do not) + 4 x layers x
-            length x width for the products of attention.
+        flops: 2 x parameters that multiply (embeddings are looked up, and do not, unless logits
+            are read out with them) + 4 x layers x length x heads x width of a head for the products
+            of attention.
     """
 
     flops: int
@@ -96,7 +97,8 @@ class ModelCost:
             multiplying_parameters: Number of parameters outside embedding tables.
             length: Tokens per window.
         """
-        return cls(2 * multiplying_parameters + 4 * shape.layers * length * shape.width)
+        attention = 4 * shape.layers * length * shape.heads * shape.width_of_head
+        return cls(2 * multiplying_parameters + attention)
 
 
 def spending_of(experiment: Experiment, rater_params: Params, inner_shapes: Params) -> Spending:
@@ -135,9 +137,13 @@ def spending_of_shapes(
             leaf.size for name, leaf in flat.items() if not name.endswith("embedding/embedding")
         )
 
+    inner_multiplying = multiplying(params[1])
+    if config.inner_model.tied_embeddings:  # the table is the readout's matrix too
+        inner_multiplying += params[1]["token_embedding"]["embedding"].size
+
     return Spending(
         rater=ModelCost.of(shapes[0], multiplying(params[0]), length),
-        inner=ModelCost.of(shapes[1], multiplying(params[1]), length),
+        inner=ModelCost.of(shapes[1], inner_multiplying, length),
         warmup_tokens=config.population.warmup_steps
         * config.population.warmup_trajectories
         * config.inner_batch
