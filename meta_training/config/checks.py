@@ -101,6 +101,11 @@ def _check_validation(config: ConfigDict) -> None:
             f"validate_every ({config.validate_every}) needs a validation set: give "
             "data.validation, or data.validation_share for a share of the target"
         )
+    if config.validate_every > config.meta_steps:
+        raise ConfigError(
+            f"validate_every ({config.validate_every}) must be at most meta_steps "
+            f"({config.meta_steps}): no rater would be validated"
+        )
     for field, value, off in (
         ("early_stopping.patience", config.early_stopping.patience, 0),
         ("choose_checkpoint", config.choose_checkpoint, "last"),

@@ -128,7 +128,9 @@ class Validation:
 
 def log_validation(step: int, scalars: Mapping[str, float | None], standing: Standing) -> None:
     """Logs one line about a validation."""
-    if standing.best_step == step:
+    if standing.best_step is None:
+        place = "and no gain so far is a number"
+    elif standing.best_step == step:
         place = "the best so far"
     else:
         since = counted(standing.since_best, "validation")
@@ -148,12 +150,13 @@ def chosen_by(choice: str, step: int, standing: Standing) -> dict[str, Any]:
     Args:
         choice: `choose_checkpoint`: "last" or "validation".
         step: Meta-step of the last rater.
-        standing: What the validations have shown.
+        standing: What the validations have shown. Where no gain is a number, the last rater is
+            chosen.
     """
-    chosen = standing.best_step if choice == "validation" else step
+    best = standing.best_step if choice == "validation" else None
     return {
-        "by": choice,
-        "step": step if chosen is None else chosen,
+        "by": "last" if best is None else choice,
+        "step": step if best is None else best,
         "last_step": step,
         "best_validation": dataclasses.asdict(standing),
     }

@@ -188,6 +188,10 @@ def test_the_papers_configs_hold_the_papers_values(name: str) -> None:
         ),
         ({"validate_every": 5}, r"^validate_every \(5\) needs a validation set: give data\.valid"),
         (
+            {"validate_every": 20, "meta_steps": 10, "data__validation": "v"},
+            r"^validate_every \(20\) must be at most meta_steps \(10\): no rater would be valid",
+        ),
+        (
             {"data__outer": "a=a;b=b", "data__validation_share": 0.1},
             r"^data\.validation_share \(0\.1\) cannot be a share of several outer sets: give files",
         ),

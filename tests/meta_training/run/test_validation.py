@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datarater.meta_training.run.validation import Standing, choice_lines, chosen_by
+from datarater.meta_training.run.validation import (
+    Standing,
+    choice_lines,
+    chosen_by,
+    log_validation,
+)
 
 
 def standings(gains: list[float]) -> list[Standing]:
@@ -69,3 +75,17 @@ def test_the_choice_is_recorded_and_printed(choice: str, step: int) -> None:
     assert "at step 40 of 200: no improvement in 2 validations" in stopped
     assert len(choice_lines(chosen, 40)) == 1
     assert choice_lines({}, 40) == []
+
+
+def test_a_rater_is_not_said_to_be_the_best_where_no_gain_is_a_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    standing = standings([math.nan])[-1]
+    chosen = chosen_by("validation", 40, standing)
+    assert (chosen["by"], chosen["step"]) == ("last", 40)
+    assert choice_lines(chosen, 40)[0].endswith("the rater of step 40, chosen as the last one")
+
+    scalars = {"validation_gain": math.nan, "validation_gain_error": 0.0}
+    with caplog.at_level(logging.INFO, "datarater"):
+        log_validation(10, scalars, standing)
+    assert caplog.messages[-1].endswith("and no gain so far is a number")
