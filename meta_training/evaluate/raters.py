@@ -19,7 +19,7 @@ from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.pool import Data
 from datarater.meta_training.evaluate.workers import Workers
 
-RATER_VERSION = 1
+RATER_VERSION = 2
 """Raised whenever the same training would give another rater."""
 
 
@@ -87,7 +87,7 @@ def check_flags(flags: Sequence[str]) -> None:
     from datarater.meta_training.config import checks
     from datarater.meta_training.errors import ConfigError
 
-    for ours in ("data.inner", "data.outer", "data.text_field", "seed"):
+    for ours in ("data.inner", "data.outer", "data.prepared", "data.text_field", "seed"):
         if any(flag.partition("=")[0] == f"--config.{ours}" for flag in flags):
             raise FlagError(f"--rater_config: {ours} is set by the evaluation; leave it out")
     try:

@@ -117,6 +117,10 @@ def test_combined_arms_and_the_start_run_beside_the_rater() -> None:
             ["--train_raters", "default", "--rater_config", "seed=1"],
             "--rater_config: seed is set by the evaluation",
         ),
+        (
+            ["--train_raters", "default", "--rater_config", "data.prepared=p"],
+            "--rater_config: data.prepared is set by the evaluation",
+        ),
         (["--train_raters", "defalt"], "--train_raters and --rater_config: "),
         (["--rater_config", "seed=1"], "--rater_config needs --train_raters"),
         (["--first_seed", "-1"], "argument --first_seed: '-1' is not a whole number"),
