@@ -10,8 +10,9 @@ import pytest
 
 from datarater.meta_training.demo.corruption import NOISE_LEVELS, CorruptionKind
 from datarater.meta_training.demo.ranking import auc
+from datarater.meta_training.evaluate.raters import check_flags
 from datarater.pipelines.commands.estimate import WorkerType
-from tests.benchmarks import corruption, mixed_corpus, sizing, toy_r2
+from tests.benchmarks import better_rater, corruption, mixed_corpus, sizing, toy_r2
 from tests.benchmarks.benchmark_support import read_documents
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, WORKS, assign, shared_names
 from tests.support import ROOT
@@ -118,3 +119,9 @@ def test_the_page_of_benchmarks_shows_what_sizing_prints(
     (command,) = re.findall(r"^python -m tests.benchmarks.sizing (.*)$", page, re.MULTILINE)
     sizing.main(command.split())
     assert capsys.readouterr().out in page
+
+
+@pytest.mark.parametrize("name", better_rater.VARIANTS)
+def test_the_cost_of_each_variant_can_be_measured_in_a_few_steps(name: str) -> None:
+    flags = better_rater.short_flags(better_rater.variant_of(name), steps=2)
+    check_flags(flags)

@@ -211,18 +211,27 @@ def _cost(output: Path, variant: Variant, short: int = 2, long: int = 8) -> floa
     for steps in (short, long):
         with tempfile.TemporaryDirectory() as workdir:
             before = _processor_seconds()
-            fields = ("population.warmup_steps=1", f"meta_steps={steps}", *variant.fields)
             subprocess.run(
                 [
                     *(sys.executable, "-m", "datarater", "train", f"--workdir={workdir}"),
                     f"--config.data.inner={output / 'sources' / 'target1.jsonl'}",
-                    *(f"--config.{field}" for field in fields if "warmup_steps=2000" not in field),
+                    *short_flags(variant, steps),
                 ],
                 check=True,
                 capture_output=True,
             )
             times[steps] = _processor_seconds() - before
     return (times[long] - times[short]) / (long - short)
+
+
+def short_flags(variant: Variant, steps: int) -> list[str]:
+    """Returns the flags of a run of a few meta-steps that cost what the variant's do.
+
+    The learning rate does not warm up, so that it can decay over the few steps.
+    """
+    fields = ("meta_optimiser.warmup_steps=0", f"meta_steps={steps}", *variant.fields)
+    kept = (field for field in fields if not field.startswith("population.warmup_steps"))
+    return [f"--config.{field}" for field in (*kept, "population.warmup_steps=1")]
 
 
 def _processor_seconds() -> float:
