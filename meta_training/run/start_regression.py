@@ -31,6 +31,7 @@ from datarater.meta_training.errors import ConfigError, NonFiniteError
 from datarater.meta_training.run.start_scores import ScoredTexts
 from datarater.meta_training.run.summary import Progress
 from datarater.rater_model.checkpoint import RaterCheckpoint
+from datarater.rater_model.counted import counted
 from datarater.rater_model.rater import Params, RaterConfig, score_tokens
 from datarater.rater_model.scorer import Scorer
 from datarater.rater_model.scoring_options import ScoringOptions
@@ -84,7 +85,7 @@ def fit_to_scores(
         scored: The documents with their scores. The last ones are held out.
 
     Raises:
-        ConfigError: The documents yield too few windows.
+        ConfigError: The documents yield too few windows, or those held out have no order.
         NonFiniteError: The loss is not finite.
     """
     count = len(scored.texts)
@@ -99,6 +100,12 @@ def fit_to_scores(
             f"start.scores: {count} documents have too few windows of data.minimum_length "
             f"({config.data.minimum_length}) to length ({config.length}) tokens; raise "
             "start.documents"
+        )
+    if np.ptp(held_out.scores_N) == 0:
+        raise ConfigError(
+            f"start.scores: {counted(len(held_out.texts), 'document')} held out of {count} have "
+            "one and the same score, so that no rank correlation is defined; raise "
+            "start.documents, or name another filter"
         )
 
     params = _descend(config, shape, params, windows)

@@ -182,6 +182,14 @@ def test_equal_scores_are_refused() -> None:
         normal_scores([np.ones(5)])
 
 
+def test_documents_held_out_without_an_order_are_refused_before_the_fit(tmp_path: Path) -> None:
+    config = imitating(tmp_path, "gopher")
+    scored = ScoredTexts(texts_of_letters(20, 0), np.array([-1.0, 1.0] * 9 + [1.0, 1.0]))
+    shape = build.rater_config(config, ByteTokenizer())
+    with pytest.raises(ConfigError, match=r"2 documents held out of 20 have one and the same"):
+        fit_to_scores(config, shape, {}, ByteTokenizer(), scored)
+
+
 @pytest.mark.parametrize(
     "name", ["unigram", "bigram", "trigram", "word_bigram", "importance", "classifier"]
 )
