@@ -11,10 +11,11 @@ a1 and b1, the pool of half of the sources, and reported on a2 and b2, the pool 
 target of (a) is cut by source too; that of (b) is held out from its own half.
 
 A variant is the default config with one change. All variants of a rung train for the same processor
-time, so a variant whose meta-steps cost more makes fewer of them; the time of the warm-up pool is
-not counted. `costs` measures a meta-step of each variant. A rung trains a fresh rater for each seed
-of each variant, and compares its loss on the choice fold with that of the default of the same seed.
-The test fold is not looked at until the new default is frozen: only rung 3 stores its losses.
+time, so a variant whose meta-steps cost more makes fewer of them; the time before the first of them
+(the warm-up pool, the start from a filter) is not counted. `costs` measures a meta-step of each
+variant. A rung trains a fresh rater for each seed of each variant, and compares its loss on the
+choice fold with that of the default of the same seed. The test fold is not looked at until the new
+default is frozen: only rung 3 stores its losses.
 
 What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
 costs. The same command continues from it, on another machine too; `evaluate` itself continues a
