@@ -503,7 +503,8 @@ def _write_set(
         raise DataError(no_window(texts.role, len(stream.tokens_D), options))
 
     name = file_name(texts.role)
-    for old in folder.glob(f"{name}-*.array_record*"):
+    # Digits alone: the name of another set may begin with this one's.
+    for old in folder.glob(f"{name}-{'[0-9]' * 5}.array_record*"):
         old.unlink()
     _save(folder / f"{name}.lengths.npy", windows.length_W)
     _save(folder / f"{name}.sources.npy", stream.source_D[windows.document_W].astype(np.int32))

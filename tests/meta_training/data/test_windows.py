@@ -17,11 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datarater.meta_training.data.cutting import CutOptions
+from datarater.meta_training.data.prepare import write_prepared
 from datarater.meta_training.data.prepared import PreparedWindows
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.windows import draw_batches, iterator_state, restore_iterator
+from datarater.meta_training.data.worker_pool import WorkerPool
 from datarater.rater_model.tokenizer import ByteTokenizer, train_bpe
-from tests.support.prepared import windows_of
+from tests.support.prepared import ListedTexts, all_of, plan_of, windows_of
 
 TOKENIZER = ByteTokenizer()
 TEXTS = st.lists(
@@ -226,6 +229,15 @@ def test_bpe_windows_take_the_tokenizer_s_own_separator(tmp_path: Path) -> None:
     tokenizer = train_bpe(["a text with some words"] * 3, 270)
     windows = windows_of(tmp_path, ["a text", "some words"], 2, "packed", tokenizer=tokenizer)
     assert (rows(windows)[0] == tokenizer.separator_id).sum() >= 1
+
+
+def test_sets_whose_names_begin_alike_keep_their_shards(tmp_path: Path) -> None:
+    roles = ("inner", "outer web-new", "outer web")
+    sets = {role: all_of(role, ListedTexts([f"text of {role} " * 9])) for role in roles}
+    plan = plan_of(sets, CutOptions(length=8, mode="packed"), ByteTokenizer())
+    write_prepared(plan, tmp_path, WorkerPool(0))
+    for role in roles:
+        PreparedWindows(tmp_path, role).read(np.array([0]))
 
 
 def test_a_lost_or_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
