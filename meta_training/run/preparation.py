@@ -40,8 +40,8 @@ _LOG = logging.getLogger("datarater")
 
 OTHER_DATA = (
     "{} has a run on other data: the files or datasets of data.inner, data.outer, data.questions, "
-    "data.validation or data.test have changed since it began, or others are named now. Restore "
-    "them, or give another --workdir"
+    "data.validation or data.test have changed since it began, or others are named now, or the "
+    "folder of data.prepared was prepared in another way. Restore them, or give another --workdir"
 )
 
 

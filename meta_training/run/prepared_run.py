@@ -115,6 +115,11 @@ def open_experiment(config: ConfigDict, folder: Path, models: Models | None = No
         )
     reference: list[str] = json.loads((folder / REFERENCE).read_bytes())
     questions, identity = None, index.data
+    if config.data.prepared:
+        # A folder prepared again from the same texts may have other sets, by shares that a config
+        # without data.inner leaves open.
+        made_with = json.dumps(index.made_with, sort_keys=True)
+        identity = hashlib.sha256(f"{identity}\n{made_with}".encode()).hexdigest()
     if config.data.questions:
         questions = open_questions(config.data.questions, tokenizer, config.length)
         identity = hashlib.sha256(f"{identity}\n{questions.identity}".encode()).hexdigest()

@@ -245,3 +245,19 @@ def test_validations_need_prepared_data_with_a_validation_set(tmp_path: Path) ->
     config.validate_every = 5
     with pytest.raises(DataError, match=r"needs a validation set, and the data in .* without one"):
         open_experiment(config, folder)
+
+
+def test_a_folder_prepared_with_other_shares_is_other_data(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    config.tokenizer.kind = "byte"
+    given = config.copy_and_resolve_references()
+    given.data.inner, given.data.outer_share = "", default.get_config().data.outer_share
+    given.data.prepared = str(tmp_path / "prepared")
+
+    identities = []
+    for share in (0.25, 0.25, 0.5):
+        config.data.outer_share = share
+        prepare(config, tmp_path / "prepared")
+        preparation.check_given(given, tmp_path / "prepared")
+        identities.append(open_experiment(given, tmp_path / "prepared").data)
+    assert identities[0] == identities[1] != identities[2]
