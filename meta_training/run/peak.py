@@ -25,6 +25,7 @@ _PEAKS = {
     "h100 pcie": _Peak(756e12, 378e12),
     "h100 nvl": _Peak(835e12, 417e12),
     "h100": _Peak(989.4e12, 494.7e12),
+    "h200 nvl": _Peak(835e12, 417e12),
     "h200": _Peak(989.4e12, 494.7e12),
     "a100": _Peak(312e12, 156e12),
     "nvidia l4": _Peak(121e12, 60e12),
@@ -34,7 +35,8 @@ _PEAKS = {
     "tpu v5": _Peak(459e12, 459e12),  # also "TPU v5p"
     "tpu v6": _Peak(918e12, 918e12),  # "TPU v6 lite", "TPU v6e"
 }
-_OTHERS = ("nvidia l40", "tpu v4 lite")  # contain a name above and are other devices
+# Other devices, whose names contain one above.
+_OTHERS = ("nvidia l40", "nvidia rtx a1000", "tpu v4 lite")
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
