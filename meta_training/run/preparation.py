@@ -16,7 +16,13 @@ from datarater.meta_training.config.outer_sets import outer_patterns
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.cutting import CutOptions
 from datarater.meta_training.data.prepare import WORK, Plan, write_prepared
-from datarater.meta_training.data.prepared import INDEX, TOKENIZER, Index, read_index
+from datarater.meta_training.data.prepared import (
+    INDEX,
+    REFERENCE,
+    TOKENIZER,
+    Index,
+    read_index,
+)
 from datarater.meta_training.data.sets import INNER, OUTER, SetNames, TextSet, open_sets
 from datarater.meta_training.data.texts import DataError, current_fingerprint, open_source
 from datarater.meta_training.data.worker_pool import WorkerPool
@@ -28,7 +34,7 @@ from datarater.meta_training.run.start_rater import (
     start_tokenizer,
 )
 from datarater.rater_model.atomic_files import write_json
-from datarater.rater_model.json_codec import to_plain
+from datarater.rater_model.json_codec import DecodingError, decode, to_plain
 from datarater.rater_model.tokenizer import (
     ByteTokenizer,
     Tokenizer,
@@ -308,7 +314,30 @@ def check_given(config: ConfigDict, folder: Path) -> Index:
             "was prepared with, prepare another folder, or leave data.inner empty to take what is "
             "in it"
         )
+
+    kept, wanted = len(read_reference(folder)), config.export.reference_documents
+    if kept < min(wanted, index.sets[INNER].documents):
+        raise DataError(
+            f"data.prepared: {folder} keeps {kept} reference documents, fewer than "
+            f"export.reference_documents={wanted}: lower that, or prepare another folder with it"
+        )
     return index
+
+
+def read_reference(folder: Path) -> list[str]:
+    """Returns the inner documents on which exported scores are centered.
+
+    Raises:
+        DataError: The file is damaged.
+        OSError: It cannot be read.
+    """
+    path = folder / REFERENCE
+    try:
+        return decode(list[str], path.read_bytes())
+    except DecodingError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); delete {folder} and prepare again"
+        ) from error
 
 
 def read_tokenizer(config: ConfigDict, folder: Path, index: Index) -> Tokenizer:

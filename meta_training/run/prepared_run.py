@@ -32,14 +32,13 @@ from datarater.meta_training.data.outer_sets import (
 )
 from datarater.meta_training.data.prepared import (
     INDEX,
-    REFERENCE,
     PreparedWindows,
     read_index,
 )
 from datarater.meta_training.data.sets import INNER, OUTER, VALIDATION
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.windows import WindowSet
-from datarater.meta_training.run.preparation import read_tokenizer
+from datarater.meta_training.run.preparation import read_reference, read_tokenizer
 from datarater.meta_training.run.start_models import INNER_MODEL, Models, params_copy
 from datarater.rater_model.rater import RaterConfig
 from datarater.rater_model.tokenizer import Tokenizer
@@ -113,7 +112,7 @@ def open_experiment(config: ConfigDict, folder: Path, models: Models | None = No
             f"{folder} were prepared without one: prepare them with data.validation or "
             "data.validation_share"
         )
-    reference: list[str] = json.loads((folder / REFERENCE).read_bytes())
+    reference = read_reference(folder)
     questions, identity = None, index.data
     if config.data.prepared:
         # A folder prepared again from the same texts may have other sets, by shares that a config

@@ -213,6 +213,10 @@ def test_a_given_folder_must_fit_the_config(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not fit the config: it was prepared with length 32"):
         preparation.check_given(config, folder)
     config.length = 32
+    config.export.reference_documents = 9
+    with pytest.raises(DataError, match="keeps 8 reference documents, fewer than export"):
+        preparation.check_given(config, folder)
+    config.export.reference_documents = 8
     write_texts(Path(config.data.inner), seed=1)
     with pytest.raises(DataError, match="texts of the inner set's source have changed"):
         preparation.check_given(config, folder)
@@ -233,6 +237,10 @@ def test_a_damaged_index_or_tokenizer_is_refused(tmp_path: Path) -> None:
     prepare(config, folder)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="is not the tokenizer that the folder was prepared with"):
+        open_experiment(config, folder)
+    prepare(config, folder)
+    (folder / "reference.json").write_text("[")
+    with pytest.raises(DataError, match=r"reference\.json is damaged"):
         open_experiment(config, folder)
     (folder / "index.json").write_text("{}")
     with pytest.raises(DataError, match=r"index\.json is damaged or of another version"):
