@@ -38,7 +38,9 @@ class FileTokenizer:
         self.separator_id = separator_id
         for name in ("pad_id", "separator_id"):
             number = getattr(self, name)
-            if self._tokenizer.id_to_token(number) is None:
+            # The library's own error of a negative id, which some configs have, is another one.
+            inside = 0 <= number < self.vocabulary_size
+            if not inside or self._tokenizer.id_to_token(number) is None:
                 raise TokenizerError(f"tokenizer.json has no token of the {name} {number}")
 
     def __reduce__(self) -> tuple[Any, ...]:

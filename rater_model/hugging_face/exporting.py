@@ -22,6 +22,7 @@ import safetensors.numpy
 import tokenizers
 
 from datarater.rater_model.checkpoint import RaterCheckpoint
+from datarater.rater_model.documents.store_errors import protocol_of
 from datarater.rater_model.file_tokenizer import FileTokenizer
 from datarater.rater_model.hugging_face.errors import HuggingFaceError
 from datarater.rater_model.hugging_face.shapes import EUROBERT, ModelShape, config_of
@@ -36,23 +37,39 @@ from datarater.rater_model.tokenizer import (
 
 
 def export_to_transformers(checkpoint: RaterCheckpoint, folder: str | os.PathLike[str]) -> None:
-    """Writes a rater as a model of `transformers` into a new folder.
+    """Writes a rater as a model of `transformers` into a new folder, or nothing if that fails.
 
     Args:
         checkpoint: Rater to write.
         folder: Local folder, new or empty.
 
     Raises:
-        HuggingFaceError: The rater does not have such a model's shape, or the folder has files.
+        HuggingFaceError: The rater does not have such a model's shape, or the folder has files or
+            is not local.
         OSError: The folder cannot be written.
     """
     files = transformers_files(checkpoint)
+    if protocol_of(os.fspath(folder)):
+        raise HuggingFaceError(
+            f"{folder} is not a local folder; export into one, and copy it there with the store's "
+            "own tool"
+        )
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise HuggingFaceError(f"{path} exists and is not an empty folder; choose another one")
+    is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (path / name).write_bytes(content)
+
+    # In place, since the folder may be the root of a mount, which cannot be replaced.
+    try:
+        for name, content in files.items():
+            (path / name).write_bytes(content)
+    except BaseException:
+        for name in files:
+            (path / name).unlink(missing_ok=True)
+        if is_new:
+            path.rmdir()
+        raise
 
 
 def transformers_files(checkpoint: RaterCheckpoint) -> dict[str, bytes]:

@@ -23,6 +23,9 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _LICENSE = re.compile(r"[\w.-]+", re.ASCII)
 TRANSFORMERS_FOLDER = "transformers"
 
+# The password of an address, its query (a signed address has its signature there), or a token.
+_SECRET = re.compile(r"://[^/\s@]*:[^/\s]*@|https?://[^\s?]*\?[^\s]*=|\bhf_[A-Za-z0-9]{30,}")
+
 
 def push_to_hub(rater: str, repository: str, license_id: str, *, private: bool = False) -> str:
     """Uploads a rater checkpoint with a model card, in one commit.
@@ -39,7 +42,8 @@ def push_to_hub(rater: str, repository: str, license_id: str, *, private: bool =
         The address of the repository.
 
     Raises:
-        HuggingFaceError: The repository or the license is not a name of the Hub.
+        HuggingFaceError: The repository or the license is not a name of the Hub, or the rater
+            records an address with credentials.
         CheckpointError: The rater cannot be used.
         OSError: The package or the token is missing, access is denied, or the Hub cannot be
             reached; the message says which, and what to do.
@@ -89,10 +93,12 @@ def repository_files(rater: str, repository: str, license_id: str) -> dict[str, 
         license_id: License of the rater.
 
     Raises:
+        HuggingFaceError: The rater records an address with credentials.
         CheckpointError: The rater cannot be used.
         OSError: A file cannot be read.
     """
     checkpoint = load_rater(rater)
+    _refuse_secrets(checkpoint.provenance, "provenance", rater)
     recommendation = load_recommendation(rater)
     files = checkpoint_files(checkpoint)
     if recommendation is not None:
@@ -108,3 +114,23 @@ def repository_files(rater: str, repository: str, license_id: str) -> dict[str, 
         checkpoint, repository, license_id, recommendation, TRANSFORMERS_FOLDER if exported else ""
     )
     return {**files, "README.md": card.encode("utf-8")}
+
+
+def _refuse_secrets(value: Any, field: str, rater: str) -> None:
+    """Refuses a record that would publish credentials; the message names the field, not its value.
+
+    Raises:
+        HuggingFaceError: A text contains a password, the query of an address or a token.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_secrets(name, field, rater)
+            _refuse_secrets(item, f"{field}.{name}", rater)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _refuse_secrets(item, f"{field}[{number}]", rater)
+    elif isinstance(value, str) and _SECRET.search(value):
+        raise HuggingFaceError(
+            f"--rater: {rater}/rater.json has an address with credentials in {field}, which would "
+            "become public: load the rater in Python, replace its provenance and save_rater it"
+        )

@@ -178,7 +178,10 @@ def _table(rows: dict[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
     """Returns a value as the text of a table's cell."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    text = " ".join(str(value).split())
+    for character in ("\\", "|", "`", "[", "]"):  # of markup, the backslash first
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _number(value: float | None) -> str:

@@ -94,11 +94,17 @@ class ModelFolder:
             )
         try:
             names = set(self._json(INDEX_FILE, index)["weight_map"].values())
-        except (KeyError, AttributeError) as error:
-            raise HuggingFaceError(f"{self.path}/{INDEX_FILE} has no weight_map") from error
+        except (KeyError, AttributeError, TypeError) as error:
+            raise HuggingFaceError(
+                f"{self.path}/{INDEX_FILE} has no weight_map of names of files; download it again"
+            ) from error
         # A name with a folder could lie outside the model.
-        if not all(isinstance(name, str) and name == Path(name).name for name in names):
-            raise HuggingFaceError(f"{self.path}/{INDEX_FILE} names files outside the folder")
+        for name in names:
+            if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
+                raise HuggingFaceError(
+                    f"{self.path}/{INDEX_FILE} names {name!r}; weight_map may not name files "
+                    "outside the folder"
+                )
         return sorted(names)
 
     def tokenizer(self) -> FileTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from datarater.rater_model.hugging_face.errors import HuggingFaceError
@@ -10,6 +11,25 @@ from datarater.rater_model.transformer import TransformerConfig
 
 LLAMA, EUROBERT = "llama", "eurobert"
 _FITTING = (LLAMA, EUROBERT)
+
+_WHOLE_NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+_NUMBERS = (
+    "rms_norm_eps",
+    "rope_theta",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
 
 # What other well-known families have that our blocks do not have.
 _BERT = "LayerNorm after each part, learned positions and biases"
@@ -83,6 +103,7 @@ def shape_of(
             "no biases"
         )
 
+    _check_types(config, path)
     differing = _differing(config)
     if differing:
         raise HuggingFaceError(f"{path} has another shape than our models: {'; '.join(differing)}")
@@ -120,6 +141,29 @@ def shape_of(
         raise HuggingFaceError(f"{path}/config.json has no {error.args[0]}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise HuggingFaceError(f"{path}/config.json cannot be used: {error}") from error
+
+
+def _check_types(config: dict[str, Any], path: str) -> None:
+    """Refuses fields that are not the numbers that they should be; a missing one is left alone."""
+    for name in _WHOLE_NUMBERS:
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise HuggingFaceError(
+                f"{path}/config.json cannot be used: {name} is {value!r}, not a whole number of at "
+                "least 1"
+            )
+
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise HuggingFaceError(
+                f"{path}/config.json cannot be used: {name} is {config[name]!r}, not an object"
+            )
+    for name, value in {**_rope(config), "rms_norm_eps": config.get("rms_norm_eps")}.items():
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if name in _NUMBERS and value is not None and not is_number:
+            raise HuggingFaceError(
+                f"{path}/config.json cannot be used: {name} is {value!r}, not a number"
+            )
 
 
 def config_of(shape: ModelShape) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def stack_params(
         A nested dict with `token_embedding`, `transformer` and, if asked for, `readout`.
 
     Raises:
-        HuggingFaceError: An array is missing, unknown or of another shape; the message names it.
+        HuggingFaceError: An array is missing, unknown, of another shape or not finite; the message
+            names it.
     """
     expected = {array.name: array for array in _stack(shape)}
     if readout and not shape.tied_embeddings:
@@ -93,7 +94,13 @@ def stack_params(
                 f"{array.stored}"
             )
         else:
-            flat[array.place] = array.to_params(values)
+            ours = array.to_params(values)
+            if not np.isfinite(ours).all():
+                raise HuggingFaceError(
+                    f"{path}: {full_name} has values that are not finite in float32; give a model "
+                    "without them"
+                )
+            flat[array.place] = ours
 
     missing = [array.name for array in expected.values() if array.place not in flat]
     if unknown or missing:

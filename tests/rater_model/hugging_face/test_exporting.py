@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 from pathlib import Path
@@ -101,3 +102,36 @@ def test_an_export_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(HuggingFaceError, match="not an empty folder"):
         export_to_transformers(exportable(ByteTokenizer()), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_an_export_that_ends_early_leaves_nothing(
+    error: BaseException, exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+    write = Path.write_bytes
+
+    def stop(path: Path, content: bytes) -> int:
+        if path.name != "tokenizer.json":
+            return write(path, content)
+        write(path, content[:10])
+        raise error
+
+    rater = exportable(ByteTokenizer())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", stop)
+        with pytest.raises(type(error)):
+            export_to_transformers(rater, out)
+    assert out.exists() == exists
+    export_to_transformers(rater, out)
+    assert (out / "tokenizer_config.json").exists()
+
+
+def test_an_export_to_a_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HuggingFaceError, match="gs://bucket/out is not a local folder"):
+        export_to_transformers(exportable(ByteTokenizer()), "gs://bucket/out")
+    assert not list(tmp_path.iterdir())

@@ -117,6 +117,37 @@ def test_the_card_says_what_the_rater_records(rater: RaterCheckpoint, tmp_path: 
         assert line in text
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "s3://key:hush@bucket/pool/*.jsonl",
+        "https://host/pool.jsonl?X-Amz-Signature=hush",
+        "hf_" + "hush" * 9,
+    ],
+)
+def test_credentials_in_what_a_rater_records_are_not_pushed(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = Hub(monkeypatch)
+    made = exportable(ByteTokenizer())
+    made.provenance["config"] = {"data": {"inner": ["plain-?.jsonl", path]}}
+    save_rater(tmp_path / "rater", made)
+    assert push(tmp_path / "rater") == exit_codes.WRONG_USAGE
+    error = capsys.readouterr().err
+    assert "rater.json has an address with credentials in provenance.config.data.inner[1]" in error
+    assert "hush" not in error
+    assert not hub.created
+
+
+def test_markup_in_a_path_stays_text(tmp_path: Path) -> None:
+    made = exportable(ByteTokenizer())
+    made.provenance["config"] = {"data": {"inner": "a\\|b![x](https://host/x.png)`<img>"}}
+    save_rater(tmp_path / "rater", made)
+    card = repository_files(str(tmp_path / "rater"), "o/n", "mit")["README.md"].decode()
+    line = "| pool | a\\\\\\|b!\\[x\\](https://host/x.png)\\`&lt;img> |"
+    assert line in card
+
+
 def test_a_rater_of_another_shape_or_a_student_is_pushed_without_transformers(
     tmp_path: Path,
 ) -> None:

@@ -146,7 +146,13 @@ def test_configs_of_older_versions_say_the_same(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "yarn"}}, "scaled by 'yarn'"),
         ({"quantization_config": {}}, "quantized"),
         ({"rms_norm_eps": None}, "has no rms_norm_eps"),
-        ({"num_attention_heads": 0}, "cannot be used"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, not a whole number"),
+        ({"hidden_size": "16"}, "hidden_size is '16', not a whole number"),
+        ({"num_hidden_layers": 2.5}, r"num_hidden_layers is 2\.5, not a whole number"),
+        ({"max_position_embeddings": float("inf")}, "max_position_embeddings is inf"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small', not a number"),
+        ({"rope_parameters": {"rope_theta": [1]}}, r"rope_theta is \[1\], not a number"),
+        ({"rope_scaling": "llama3"}, "rope_scaling is 'llama3', not an object"),
         ({"num_key_value_heads": 3}, r"key_value_heads \(3\)"),
         ({"num_hidden_layers": 3}, "missing: layers.2.input_layernorm.weight, .* and 6 more"),
         ({"num_hidden_layers": 1}, "unknown: model.layers.1"),
@@ -191,9 +197,32 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HuggingFaceError, match="pickled weights are not read"):
         list(ModelFolder(str(path)).weights())
 
-    (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
-    with pytest.raises(HuggingFaceError, match="files outside the folder"):
+    for name in ("../b", "..", "/b", ""):
+        index = json.dumps({"weight_map": {"a": name}})
+        (path / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(HuggingFaceError, match="files outside the folder"):
+            list(ModelFolder(str(path)).weights())
+
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": ["b"]}}')
+    with pytest.raises(HuggingFaceError, match="has no weight_map of names"):
         list(ModelFolder(str(path)).weights())
+
+
+@pytest.mark.parametrize("pad", [-1, 2**40, 9999])
+def test_an_id_of_no_token_is_refused(tmp_path: Path, pad: int) -> None:
+    path = changed_model(tmp_path / "model", "llama", pad_token_id=pad)
+    with pytest.raises(HuggingFaceError, match=f"no token of the pad_id {pad}"):
+        ModelFolder(str(path)).tokenizer()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    path = changed_model(tmp_path / "model", "llama")
+    weights = safetensors.numpy.load_file(path / "model.safetensors")
+    weights["model.norm.weight"][3] = value
+    safetensors.numpy.save_file(weights, path / "model.safetensors")
+    with pytest.raises(HuggingFaceError, match=r"model\.norm\.weight has values that are not fin"):
+        loaded(path)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
