@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -174,17 +175,22 @@ def copy_models(models: Models, copies: Path, config: ConfigDict) -> None:
         config: The whole config.
 
     Raises:
-        ConfigError: A file of a model is missing.
+        ConfigError: A file of a model is missing, or its weights do not fit; there is no copy then.
         OSError: A file cannot be read or written.
     """
     for role, model in models.items():
         if model.source:
             continue
         copy = _copy(copies, role, config.start[role])
+        # Weights that do not fit are refused before the copy counts, for a run reads only the copy.
         try:
             digest = model.folder.copy_to(copy)
-        except HuggingFaceError as error:
-            raise ConfigError(f"start.{role}: {error}") from error
+            dataclasses.replace(model, folder=ModelFolder(str(copy))).params()
+        except (HuggingFaceError, ConfigError) as error:
+            shutil.rmtree(copy)
+            field = f"start.{role}: "
+            message = str(error).removeprefix(field).replace(str(copy), config.start[role])
+            raise ConfigError(field + message) from error
         write_json(copy / _SOURCE_FILE, {"path": config.start[role], "sha256": digest})
 
 

@@ -116,6 +116,21 @@ def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         start_models(config_of(tmp_path, inner_model=small), tmp_path)
 
 
+def test_weights_that_do_not_fit_are_refused_before_a_copy_is_kept(tmp_path: Path) -> None:
+    model = changed_model(tmp_path / "model", "llama", num_hidden_layers=3)
+    config = config_of(tmp_path, inner_model=model)
+    copies = tmp_path / "copies"
+    with pytest.raises(ConfigError, match=r"missing: layers\.2") as refused:
+        copy_models(start_models(config, copies), copies, config)
+    assert str(refused.value).startswith(f"start.inner_model: {model} does not have")
+    assert not list(copies.iterdir())
+
+    # The mended model is read, not what was there before.
+    shutil.copy(MODELS / "llama" / "config.json", model)
+    copy_models(start_models(config, copies), copies, config)
+    assert start_models(config, copies)["inner_model"].shape.transformer.layers == 2
+
+
 @pytest.mark.slow
 def test_a_run_from_both_resumes_without_them(tmp_path: Path) -> None:
     models = {
