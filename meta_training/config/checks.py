@@ -106,12 +106,14 @@ def _check_validation(config: ConfigDict) -> None:
             f"validate_every ({config.validate_every}) must be at most meta_steps "
             f"({config.meta_steps}): no rater would be validated"
         )
+
     for field, value, off in (
         ("early_stopping.patience", config.early_stopping.patience, 0),
         ("choose_checkpoint", config.choose_checkpoint, "last"),
     ):
         if value != off and not config.validate_every:
             raise ConfigError(f"{field} {value!r} needs validations: set validate_every too")
+
     if config.validate_every and config.placement.shard_parameters:
         raise ConfigError(
             "validate_every needs models that fit on one device, so it cannot be used with "

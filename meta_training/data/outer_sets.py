@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,7 +18,12 @@ from datarater.meta_training.algorithm.language_model import Windows
 from datarater.meta_training.algorithm.outer_loss import BatchLosses, Choices, OuterLoss
 from datarater.meta_training.data.batch_order import MIXED, SingleSource
 from datarater.meta_training.data.texts import DataError
-from datarater.meta_training.data.windows import in_shape, iterator_state, restore_iterator
+from datarater.meta_training.data.windows import (
+    Drawable,
+    in_shape,
+    iterator_state,
+    restore_iterator,
+)
 from datarater.meta_training.evaluate.errors import FlagError
 from datarater.meta_training.evaluate.multiple_choice import encoded_choices
 from datarater.meta_training.evaluate.questions import Question, read_questions
@@ -27,22 +32,6 @@ from datarater.rater_model.documents.files import split_on_commas
 from datarater.rater_model.tokenizer import Tokenizer
 
 _LOG = logging.getLogger("datarater")
-
-
-class Drawable(Protocol):
-    """Elements to draw batches of: windows of texts, or questions."""
-
-    def batches(
-        self,
-        count: int,
-        seed: int,
-        single: SingleSource = MIXED,
-        own_B: np.ndarray | None = None,
-    ) -> grain.MapDataset:
-        """Returns endless batches of `count` elements; see `WindowSet.batches`."""
-
-    def describe(self) -> str:
-        """Returns the size of the set, for the log."""
 
 
 @dataclasses.dataclass(frozen=True)

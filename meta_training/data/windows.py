@@ -23,8 +23,8 @@ from datarater.meta_training.data.worker_pool import begin_worker
 _READ_AHEAD = 2  # batches, of each process that reads
 
 
-class WindowSet(Protocol):
-    """A set of windows to draw batches from; see `PreparedWindows`."""
+class Drawable(Protocol):
+    """Elements to draw batches of: windows of texts, or questions."""
 
     def batches(
         self,
@@ -33,13 +33,13 @@ class WindowSet(Protocol):
         single: SingleSource = MIXED,
         own_B: np.ndarray | None = None,
     ) -> grain.MapDataset:
-        """Returns endless batches of `count` windows: pairs (tokens_BxL, length_B), both int32.
+        """Returns endless batches of `count` elements, each a tuple of arrays.
 
         Args:
-            count: Windows of a batch.
+            count: Elements of a batch.
             seed: Seed for shuffling.
             single: Share of batches of a single source.
-            own_B: Which windows of every batch this process needs, others being zeros; None for
+            own_B: Which elements of every batch this process needs, others being zeros; None for
                 all.
 
         Raises:
@@ -48,6 +48,10 @@ class WindowSet(Protocol):
 
     def describe(self) -> str:
         """Returns the size of the set, for the log."""
+
+
+class WindowSet(Drawable, Protocol):
+    """A set of windows, whose batches are pairs (tokens_BxL, length_B); see `PreparedWindows`."""
 
 
 def draw_batches(

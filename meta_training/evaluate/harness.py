@@ -229,6 +229,7 @@ class Trainer:
         """Makes sure that every entry has a run of each seed."""
         if any(self._arms.needs_rater(entry.arm) for entry in entries):
             self._arms.train_raters(self.numbers(seeds))
+
         # What runs twice by content runs once.
         model, protocol = self._evaluation.model, self._evaluation.protocol
         planned: dict[str, PlannedRun] = {}
@@ -247,6 +248,7 @@ class Trainer:
                     continue
                 users.setdefault(run.spec.digest, []).append((entry, seed))
                 planned[run.spec.digest] = run
+
         if planned:
             self._make(list(planned.values()), users)
 

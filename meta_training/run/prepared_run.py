@@ -167,6 +167,7 @@ def _outer_sets(
             f"the prepared sets are {', '.join(windows)}, but data.outer names "
             f"{', '.join(sorted({*weights} - {QUESTIONS}))}: give those that were prepared"
         )
+
     sets = [
         OuterSet(
             name,
@@ -177,6 +178,7 @@ def _outer_sets(
         )
         for name, window_set in outer.items()
     ]
+
     if questions:
         sets.append(
             OuterSet(

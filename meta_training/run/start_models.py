@@ -110,6 +110,7 @@ def start_models(config: ConfigDict, copies: Path) -> Models:
         source = copy / _SOURCE_FILE
         if not path or (role == RATER and not source.exists() and not is_model(path)):
             continue  # a rater checkpoint is read elsewhere
+
         try:
             folder = ModelFolder(str(copy) if source.exists() else path)
             shape = shape_of(folder.config, path, "causal" if role == INNER_MODEL else "any")
