@@ -22,6 +22,13 @@ def replace_file(path: Path, content: bytes) -> None:
     os.replace(new, path)
 
 
+def rename_durably(new: str | Path, path: str | Path) -> None:
+    """Renames a file once its content is on the disk, so that no power cut leaves it empty."""
+    with open(new, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON, completely or not at all."""
     replace_file(path, (json.dumps(values, indent=2) + "\n").encode("utf-8"))

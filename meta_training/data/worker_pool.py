@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
+_LOG = logging.getLogger("datarater")
+_REPORT_SECONDS = 10.0
 _MANY = 4  # tasks, below which one process is done sooner than others have started
 
 T = TypeVar("T")
@@ -70,6 +74,34 @@ class WorkerPool:
                 "a worker process that prepares data died; it may have run out of memory: use "
                 "fewer processes. The same command continues"
             ) from error
+
+    def run(self, tasks: Sequence[Callable[[], R]], what: str, sizes: Sequence[int]) -> Iterator[R]:
+        """Yields what tasks return in their order, and logs from time to time how many are done.
+
+        Args:
+            tasks: The tasks, which pickle, and so do their results.
+            what: What a task has several of, such as "documents".
+            sizes: How many each task has.
+
+        Raises:
+            OSError: A worker died, such as for lack of memory.
+        """
+        total, done, begun = sum(sizes), 0, time.monotonic()
+        last = begun
+        for size, result in zip(sizes, self.map(_call, tasks), strict=True):
+            yield result
+            done += size
+            now = time.monotonic()
+            if now - last >= _REPORT_SECONDS:
+                last = now
+                left = (now - begun) * (total - done) / done
+                _LOG.info(
+                    "prepared %s of %s %s, %.0f s left", f"{done:,}", f"{total:,}", what, left
+                )
+
+
+def _call(task: Callable[[], R]) -> R:
+    return task()
 
 
 def begin_worker(*_: int) -> None:

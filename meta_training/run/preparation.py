@@ -15,7 +15,8 @@ from datarater.meta_training.config import build
 from datarater.meta_training.config.outer_sets import outer_patterns
 from datarater.meta_training.configs import default
 from datarater.meta_training.data.cutting import CutOptions
-from datarater.meta_training.data.prepare import WORK, Plan, write_prepared
+from datarater.meta_training.data.plan import Plan
+from datarater.meta_training.data.prepare import WORK, write_prepared
 from datarater.meta_training.data.prepared import (
     INDEX,
     REFERENCE,

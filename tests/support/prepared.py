@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from datarater.meta_training.data.cutting import CutOptions
-from datarater.meta_training.data.prepare import Plan, write_prepared
+from datarater.meta_training.data.plan import Plan
+from datarater.meta_training.data.prepare import write_prepared
 from datarater.meta_training.data.prepared import Index, PreparedWindows
 from datarater.meta_training.data.sets import TextSet
 from datarater.meta_training.data.worker_pool import WorkerPool

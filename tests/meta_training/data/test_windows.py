@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from array_record.python import array_record_module  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +96,18 @@ def test_a_refusal_says_which_set_has_no_window(role: str, tmp_path: Path) -> No
         windows_of(tmp_path, ["ab"] * 2, 8, "packed", role=role)
     with pytest.raises(DataError, match=r"have no window of 4 tokens; lower data\.minimum_length"):
         windows_of(tmp_path, ["ab"] * 2, 8, "document", 4, role=role)
+
+
+def test_a_full_disk_under_a_shard_is_an_error_of_that_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = array_record_module.ArrayRecordWriter
+    monkeypatch.setattr(
+        array_record_module, "ArrayRecordWriter", lambda _, options: writer("/dev/full", options)
+    )
+    with pytest.raises(OSError, match=r"cannot be written.*No space left") as raised:
+        windows_of(tmp_path, ["text " * 100], 8, "packed")
+    assert raised.value.errno == errno.ENOSPC
 
 
 def draw(

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from datarater.meta_training.configs import default
 from datarater.meta_training.data import texts as texts_module
-from datarater.meta_training.data.prepare import Plan
+from datarater.meta_training.data.plan import Plan
 from datarater.meta_training.data.prepared import PreparedWindows
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.errors import WorkdirError
