@@ -133,13 +133,18 @@ def _check_schedule(config: ConfigDict) -> None:
 
 
 def _check_profile(config: ConfigDict) -> None:
-    """Refuses a trace of no step."""
+    """Refuses a trace of no step, or of steps that the run does not have."""
     values = config.profile
     if values.last_step < values.first_step or (values.last_step and not values.first_step):
         raise ConfigError(
             f"profile.first_step ({values.first_step}) and profile.last_step "
             f"({values.last_step}) must be the ends of a range of meta-steps, counted from 1, or "
             "both 0"
+        )
+    if values.last_step > config.meta_steps:
+        raise ConfigError(
+            f"profile.last_step ({values.last_step}) must be at most meta_steps "
+            f"({config.meta_steps})"
         )
 
 

@@ -403,3 +403,10 @@ def test_the_learning_rate_follows_its_formula(schedule: str, warmup_steps: int)
     for step in range(steps):
         update, state = optimiser.update({"a": jnp.ones(1)}, state, params)
         assert float(update["a"][0]) == pytest.approx(-expected(step), rel=1e-4)
+
+
+@pytest.mark.parametrize(("first", "last"), [(2, 1), (0, 3), (190, 201)])
+def test_a_trace_of_steps_that_a_run_does_not_have_is_refused(first: int, last: int) -> None:
+    checks.check(config_with(profile__first_step=190, profile__last_step=200))
+    with pytest.raises(errors.ConfigError, match=r"profile\.last_step"):
+        checks.check(config_with(profile__first_step=first, profile__last_step=last))
