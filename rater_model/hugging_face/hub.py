@@ -30,7 +30,8 @@ _SECRET = re.compile(r"://[^/\s@]*:[^/\s]*@|https?://[^\s?]*\?[^\s]*=|\bhf_[A-Za
 def push_to_hub(rater: str, repository: str, license_id: str, *, private: bool = False) -> str:
     """Uploads a rater checkpoint with a model card, in one commit.
 
-    If the rater's shape allows, the folder `transformers/` has it as a model of `transformers`.
+    If the rater's shape allows, the folder `transformers/` has it as a model of `transformers`. The
+    recommendation and the `transformers` model of a rater that was there before are deleted.
 
     Args:
         rater: Rater checkpoint, local or any fsspec URL.
@@ -73,15 +74,28 @@ def push_to_hub(rater: str, repository: str, license_id: str, *, private: bool =
             return api.create_repo(repository, private=private or None, exist_ok=True)
 
         address = in_time(url, create)
+        left = [name for name in api.list_repo_files(repository) if _is_of_rater(name)]
         api.create_commit(
             repository,
             [
-                huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-                for name, content in files.items()
+                *(
+                    huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+                    for name, content in files.items()
+                ),
+                *(
+                    huggingface_hub.CommitOperationDelete(path_in_repo=name)
+                    for name in left
+                    if name not in files
+                ),
             ],
             commit_message="Upload a rater",
         )
     return str(address)
+
+
+def _is_of_rater(name: str) -> bool:
+    """Returns whether a file tells of the rater that was uploaded before."""
+    return name == RECOMMENDATION_FILE or name.startswith(f"{TRANSFORMERS_FOLDER}/")
 
 
 def repository_files(rater: str, repository: str, license_id: str) -> dict[str, bytes]:

@@ -38,6 +38,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     content = base64.b64decode(line["value"]["content"])
                     self.server.files[line["value"]["path"]] = content
+                elif line["key"] == "deletedFile":
+                    del self.server.files[line["value"]["path"]]
             self.server.commits += 1
             self.answer({"commitUrl": f"{here}/commit/{COMMIT}", "commitOid": COMMIT})
         else:
@@ -61,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
             )
         else:
-            self.answer({"id": self.server.repository, "sha": COMMIT, "siblings": []})
+            siblings = [{"rfilename": name} for name in files]
+            self.answer({"id": self.server.repository, "sha": COMMIT, "siblings": siblings})
 
     def answer(self, content: Any) -> None:
         """Sends bytes, or anything else as JSON."""

@@ -68,6 +68,7 @@ class Hub:
                 operation.path_in_repo: operation.path_or_fileobj for operation in operations
             }
 
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_: [])
         monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
         monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", create_commit)
 
@@ -240,7 +241,10 @@ def test_the_real_client_uploads_a_rater_that_loads_from_its_repository(
 
     with hub_server("my-org/my-rater") as hub:
         flags = ["--rater", str(tmp_path / "rater"), "--repo", hub.repository, "--license", "mit"]
+        hub.files |= {"transformers/of-another-shape.json": b"{}", "notes.md": b"of the owner"}
         assert "next:" in run("-m", "datarater.cli", "push", *flags)
         assert hub.commits == 1
+        assert "transformers/of-another-shape.json" not in hub.files
+        assert hub.files["notes.md"] == b"of the owner"
         load = "import datarater; print(datarater.load_rater('hf://my-org/my-rater').digest)"
         assert run("-c", load).strip() == rater.digest
