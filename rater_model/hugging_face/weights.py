@@ -20,8 +20,9 @@ from datarater.rater_model.hugging_face.shapes import ModelShape
 Params = dict[str, Any]  # a nested dict of arrays, as Flax makes it
 
 _READOUT = "lm_head.weight"
-# Weights beyond the stack: heads of other tasks, and constants that old files contain.
-_IGNORED = (".lm_head.", ".classifier.", ".dense.", ".score.", ".rotary_emb.")
+# Weights beyond the stack: heads of other tasks, and a constant of each block in old files.
+_HEADS = ("lm_head.", "classifier.", "dense.", "score.")
+_CONSTANT = ".rotary_emb."
 
 
 class _Array(NamedTuple):
@@ -86,7 +87,7 @@ def stack_params(
         name = full_name.removeprefix("model.")
         array = expected.get(name)
         if array is None:
-            if not any(part in f".{name}" for part in _IGNORED):
+            if not (name.startswith(_HEADS) or _CONSTANT in f".{name}"):
                 unknown.append(full_name)
         elif values.shape != array.stored:
             raise HuggingFaceError(

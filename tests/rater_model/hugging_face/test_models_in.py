@@ -166,6 +166,19 @@ def test_another_shape_is_refused_by_name(
         loaded(changed_model(tmp_path / "model", "llama", **changes))
 
 
+@pytest.mark.parametrize("head", ["score.weight", "lm_head.dense.bias", "model.dense.weight"])
+def test_heads_are_left_out_but_no_weight_of_a_block(head: str) -> None:
+    folder = ModelFolder(f"{MODELS}/llama")
+    shape = shape_of(folder.config, folder.path)
+    extra = np.zeros(3, np.float32)
+    constant = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    stack_params([*folder.weights(), (head, extra), (constant, extra)], shape, "there", False)
+
+    of_a_block = f"model.layers.0.{head.removeprefix('model.')}"
+    with pytest.raises(HuggingFaceError, match=f"unknown: {of_a_block}"):
+        stack_params([*folder.weights(), (of_a_block, extra)], shape, "there", False)
+
+
 def test_an_encoder_is_no_causal_model() -> None:
     folder = ModelFolder(f"{MODELS}/eurobert")
     with pytest.raises(HuggingFaceError, match="an encoder, which does not predict"):
