@@ -15,6 +15,7 @@ from datarater.pipelines.commands.estimate import WorkerType
 from tests.benchmarks import better_rater, corruption, mixed_corpus, sizing, toy_r2
 from tests.benchmarks.benchmark_support import read_documents
 from tests.benchmarks.held_out_works import OUTER, VALIDATION, WORKS, assign, shared_names
+from tests.benchmarks.weighted_training import normal_scores
 from tests.support import ROOT
 
 
@@ -125,3 +126,22 @@ def test_the_page_of_benchmarks_shows_what_sizing_prints(
 def test_the_cost_of_each_variant_can_be_measured_in_a_few_steps(name: str) -> None:
     flags = better_rater.short_flags(better_rater.variant_of(name), steps=2)
     check_flags(flags)
+
+
+def test_normal_scores_know_the_order_within_a_group_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    scores_N, bytes_N, group_N = (
+        rng.normal(size=500),
+        rng.integers(1, 9, 500),
+        rng.integers(0, 3, 500),
+    )
+    z_N = normal_scores(scores_N, bytes_N, group_N)
+    shift_N = np.array([0.0, 50.0, -7.0])[group_N]
+    np.testing.assert_allclose(normal_scores(np.exp(scores_N) + shift_N, bytes_N, group_N), z_N)
+    for group in range(3):
+        mine = group_N == group
+        assert (np.argsort(z_N[mine]) == np.argsort(scores_N[mine])).all()
+        assert np.average(z_N[mine], weights=bytes_N[mine]) == pytest.approx(0, abs=0.01)
+        assert np.average(z_N[mine] ** 2, weights=bytes_N[mine]) == pytest.approx(1, abs=0.05)
+    unscored_N = np.where(np.arange(500) == 7, np.nan, scores_N)
+    assert np.argmin(normal_scores(unscored_N, bytes_N, np.zeros(500, np.int64))) == 7

@@ -10,12 +10,13 @@ The settings are (a) and (b) of `tests.benchmarks.worth`, each cut by sources: s
 a1 and b1, the pool of half of the sources, and reported on a2 and b2, the pool of the others. The
 target of (a) is cut by source too; that of (b) is held out from its own half.
 
-A variant is the default config with one change. All variants of a rung train for the same processor
-time, so a variant whose meta-steps cost more makes fewer of them; the time before the first of them
-(the warm-up pool, the start from a filter) is not counted. `costs` measures a meta-step of each
-variant. A rung trains a fresh rater for each seed of each variant, and compares its loss on the
-choice fold with that of the default of the same seed. The test fold is not looked at until the new
-default is frozen: only rung 3 stores its losses.
+A variant is the default config with one change. All variants of a rung train for the same number of
+FLOPs, so a variant whose meta-steps cost more makes fewer of them; what comes before the first of
+them (the warm-up pool, the start from a filter) is not counted. `costs` counts the FLOPs of a
+meta-step of each variant; a core of a small server does about 30 GFLOP/s. `weigh` trains raters and
+measures their scores as weights (`weighted_training`), with less chance than `rung`, which measures
+what they keep. The test fold is not looked at until the new default is frozen: only rung 3 stores
+its losses.
 
 What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
 costs. The same command continues from it, on another machine too; `evaluate` itself continues a
@@ -25,9 +26,9 @@ variant that was stopped.
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,11 +37,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datarater.meta_training.evaluate.statistics import interval_text, paired_difference
+from tests.benchmarks.weighted_training import agreements, weighted_losses
 from tests.benchmarks.worth import prepare_setting, run, write_held_out, write_records
 from tests.support import corpora_folder
 
 RESULTS = Path(__file__).parent / "better_rater_results"
 RIVALS: tuple[str, ...] = ("bigram", "trigram", "word_bigram", "importance", "classifier")
+UNIFORM, RANDOM = "uniform", "random"
 DEFAULT = "default"
 
 # Both halves have clean, mixed and noisy sources; the target's own sources are in their half.
@@ -82,6 +85,7 @@ VARIANTS: dict[str, Variant] = {
     "population 8": Variant(("population.size=8",)),
     "batch 16": Variant(("inner_batch=16",)),
     "batch 64": Variant(("inner_batch=64",)),
+    "outer 64": Variant(("outer_batch=64",)),
     "rate 3e-3": Variant(("meta_optimiser.learning_rate=3e-3",)),
     "rate 3e-2": Variant(("meta_optimiser.learning_rate=3e-2",)),
     "rate decays": Variant(("meta_optimiser.schedule=cosine",)),
@@ -112,14 +116,14 @@ def variant_of(name: str) -> Variant:
 
 
 class Rung(NamedTuple):
-    """One stage of the halving: its processor seconds of meta-training, and its seeds."""
+    """One stage of the halving: the TFLOPs of its meta-training, and its seeds."""
 
-    seconds: int
+    tflops: float
     first_seed: int
     seeds: int
 
 
-RUNGS = {1: Rung(150, 0, 2), 2: Rung(600, 10, 3), 3: Rung(600, 100, 8)}
+RUNGS = {1: Rung(5, 0, 2), 2: Rung(10, 10, 3), 3: Rung(10, 100, 4)}
 
 
 def prepare(output: Path, corpora: Path) -> None:
@@ -196,33 +200,31 @@ def _store(name: str, content: Mapping[str, Any]) -> None:
 
 
 def costs(output: Path, names: Sequence[str]) -> dict[str, float]:
-    """Measures the processor seconds of a meta-step of each variant, and stores them."""
+    """Counts the GFLOPs of a meta-step of each variant, and stores them."""
     known = _stored("costs")
     for name in names:
         if name not in known:
             known[name] = round(_cost(output, variant_of(name)), 2)
             _store("costs", known)
-            print(f"{name:20} {known[name]:6.2f} processor seconds a meta-step", flush=True)
+            print(f"{name:20} {known[name]:7.1f} GFLOPs a meta-step", flush=True)
     return known
 
 
-def _cost(output: Path, variant: Variant, short: int = 2, long: int = 8) -> float:
-    """Returns the difference of two runs' processor time per meta-step: no start, no compiling."""
-    times = {}
-    for steps in (short, long):
-        with tempfile.TemporaryDirectory() as workdir:
-            before = _processor_seconds()
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "datarater", "train", f"--workdir={workdir}"),
-                    f"--config.data.inner={output / 'sources' / 'target1.jsonl'}",
-                    *short_flags(variant, steps),
-                ],
-                check=True,
-                capture_output=True,
-            )
-            times[steps] = _processor_seconds() - before
-    return (times[long] - times[short]) / (long - short)
+def _cost(output: Path, variant: Variant) -> float:
+    """Returns the GFLOPs of a meta-step."""
+    with tempfile.TemporaryDirectory() as workdir:
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "datarater", "train", f"--workdir={workdir}"),
+                f"--config.data.inner={output / 'sources' / 'target1.jsonl'}",
+                *short_flags(variant, 2),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        with open(Path(workdir) / "metrics" / "metrics.csv", encoding="utf-8") as file:
+            flops = [float(row["flops"]) for row in csv.DictReader(file)]
+    return (flops[1] - flops[0]) / 1e9
 
 
 def short_flags(variant: Variant, steps: int) -> list[str]:
@@ -235,21 +237,20 @@ def short_flags(variant: Variant, steps: int) -> list[str]:
     return [f"--config.{field}" for field in (*kept, "population.warmup_steps=1")]
 
 
-def _processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def arms_of(setting: str, with_rivals: bool) -> list[str]:
+def arms_of(setting: str, number: int, with_rivals: bool) -> list[str]:
     """Returns the flags that choose the rater's arm in a setting, and its rivals.
 
-    (a) keeps a quarter of the pool; (b) keeps nine tenths of it, and also of each source.
+    Every arm is also run with the same share kept of each source. (a) keeps a quarter of the pool.
+    (b) keeps half of it at first, where settings differ more, and nine tenths in the last rung,
+    which is the share that harms least.
     """
-    share, floor, rivals = 0.25, [], RIVALS
+    share, rivals = 0.25, ["trigram", "classifier"]
     if setting.startswith("b"):
-        share, floor, rivals = 0.9, ["--source_floor=1"], RIVALS[-2:]
-    names = ["rater", *(("random", *rivals) if with_rivals else ())]
-    return [f"--arms={','.join(f'{name}:{share}' for name in names)}", *floor]
+        share, rivals = 0.9 if number == max(RUNGS) else 0.5, ["classifier"]
+    names = ["rater"]
+    if with_rivals:
+        names += ["random", *(rivals if number == max(RUNGS) else ())]
+    return [f"--arms={','.join(f'{name}:{share}' for name in names)}", "--source_floor=1"]
 
 
 def rung(
@@ -264,11 +265,10 @@ def rung(
         done = _stored(f"{setting}_rung{number}")
         if name in done:
             continue
-        variant, cost = variant_of(name), costs(output, [name])[name]
-        steps = max(1, round(stage.seconds / cost))
+        variant, steps = variant_of(name), _meta_steps(output, number, name)
         fields = [f"--rater_config={field}" for field in (f"meta_steps={steps}", *variant.fields)]
         trained = ["--train_raters=default", *fields, *variant.flags]
-        arms = arms_of(setting, with_rivals=name == base)
+        arms = arms_of(setting, number, with_rivals=name == base)
 
         report = run(
             output / setting,
@@ -280,39 +280,118 @@ def rung(
         _store(f"{setting}_rung{number}", done)
 
 
+def weigh(
+    output: Path,
+    setting: str,
+    number: int,
+    names: Sequence[str],
+    seeds: int,
+    processes: int,
+) -> None:
+    """Trains the raters of a rung and measures their scores as weights; also those of rivals."""
+    stage, kind = RUNGS[number], f"{setting}_weights_rung{number}"
+    chosen = range(stage.first_seed, stage.first_seed + seeds)
+    for name in names:
+        done = _stored(kind)
+        if name in done and len(done[name]["overall"]) >= seeds:
+            continue
+        of_rater = name not in (UNIFORM, RANDOM, *RIVALS)
+        steps = _meta_steps(output, number, name) if of_rater else 0
+        arm = "rater" if of_rater else name
+        flags = _training_flags(name, steps) if of_rater else ("--config=default",)
+        found = weighted_losses(output / setting, [arm], flags, chosen, processes)
+        done[name] = {"meta_steps": steps, **found[arm]} if of_rater else found[arm]
+        _store(kind, done)
+        show_weights(setting, number)
+
+
+def agree(output: Path, setting: str, number: int, seeds: int) -> None:
+    """Prints and stores how far the raters of a rung's seeds agree, and with two filters."""
+    name_of_file = f"{setting}_agreement_rung{number}"
+    stage, done = RUNGS[number], _stored(name_of_file)
+    print(f"{setting}, rung {number}: correlation of normal scores")
+    for name, each in _stored(f"{setting}_weights_rung{number}").items():
+        if name in (UNIFORM, RANDOM, *RIVALS):
+            continue
+        done[name] = agreements(
+            output / setting,
+            _training_flags(name, each["meta_steps"]),
+            range(stage.first_seed, stage.first_seed + seeds),
+            ("classifier", "trigram"),
+        )
+        for kind, values in done[name].items():
+            texts = "  ".join(f"{other} {value:.2f}" for other, value in values.items())
+            print(f"  {name:56} {kind:8} {texts}", flush=True)
+    _store(name_of_file, done)
+
+
+def _meta_steps(output: Path, number: int, name: str) -> int:
+    """Returns the meta-steps of a variant for the FLOPs of a rung."""
+    return max(1, round(RUNGS[number].tflops * 1000 / costs(output, [name])[name]))
+
+
+def _training_flags(name: str, steps: int) -> tuple[str, ...]:
+    """Returns the flags of `datarater train` for a variant."""
+    fields = (f"meta_steps={steps}", *variant_of(name).fields)
+    return ("--config=default", *(f"--config.{field}" for field in fields))
+
+
+def show_weights(setting: str, number: int) -> None:
+    """Prints what each variant's and rival's scores are worth as weights, the best first.
+
+    Unequal weights cost something whatever they are, as the random ones show: a batch then counts
+    fewer windows. What scores are worth is the difference from those.
+    """
+    stored = _stored(f"{setting}_weights_rung{number}")
+    for kind in ("overall", "within"):
+        against = {"uniform": stored[UNIFORM]["overall"]}
+        if RANDOM in stored:
+            against[RANDOM] = stored[RANDOM][kind]
+        print(f"\n{setting}, rung {number}: weights by score, {kind}, from {', '.join(against)}")
+        rows = [(name, each[kind]) for name, each in stored.items() if name != UNIFORM]
+        for name, losses in sorted(rows, key=lambda row: sum(row[1]) / len(row[1])):
+            texts = [
+                f"{interval_text(dataclasses.asdict(paired_difference(losses, other))):28}"
+                for other in against.values()
+            ]
+            print(f"  {name:56} {'  '.join(texts)}", flush=True)
+
+
 def show(base: str) -> None:
     """Prints each variant's paired difference from the base, the best rival and no filter."""
     for setting in ("a1", "b1", "a2", "b2"):
         for number, stage in RUNGS.items():
+            if _stored(f"{setting}_weights_rung{number}"):
+                show_weights(setting, number)
             stored = _stored(f"{setting}_rung{number}")
             if base in stored:
-                print(f"\n{setting}, rung {number}: {stage.seconds} s, {stage.seeds} seeds")
-                arm = "rater" if setting.startswith("a") else "rater_floored"
                 losses = {name: each["choice_losses"] for name, each in stored.items()}
-                _print_table(arm, losses, base)
+                for arm in ("rater", "rater_floored"):
+                    print(f"\n{setting}, rung {number}, {arm}: {stage.tflops:g} TFLOPs")
+                    _print_table(arm, losses, base)
 
 
 def _print_table(arm: str, losses: Mapping[str, Mapping[str, list[float]]], base_name: str) -> None:
     """Prints the table of one setting and rung, the best variant first."""
     base = losses[base_name]
-    known = {"unfiltered", "random"}
-    rivals = [name for name in base if not name.startswith("rater") and name not in known]
-    rival = min(rivals, key=lambda name: sum(base[name]))
-    against = {base_name: base[arm], rival: base[rival], "unfiltered": base["unfiltered"]}
-    print(f"  {'':20} {'loss':6}  " + "  ".join(f"from {name:23}" for name in against))
+    others = {name: each for name, each in base.items() if not name.startswith("rater")}
+    against = {base_name: base[arm], **others}
+    print(f"  {'':36} {'loss':6}  " + "  ".join(f"from {name:23}" for name in against))
 
     for name, arms in sorted(losses.items(), key=lambda item: sum(item[1][arm])):
         differences = [
             dataclasses.asdict(paired_difference(arms[arm], other)) for other in against.values()
         ]
         texts = "  ".join(f"{interval_text(each):28}" for each in differences)
-        print(f"  {name:20} {sum(arms[arm]) / len(arms[arm]):.4f}  {texts}")
+        print(f"  {name:36} {sum(arms[arm]) / len(arms[arm]):.4f}  {texts}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("prepare", "ceiling", "costs", "rung", "show"))
+    parser.add_argument(
+        "step", choices=("prepare", "ceiling", "costs", "weigh", "agree", "rung", "show")
+    )
     parser.add_argument("--output", type=Path, default=Path("better"), help="Working folder.")
     parser.add_argument("--rung", type=int, choices=RUNGS, default=1)
     parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
@@ -320,6 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--base", default=DEFAULT, help="Variant to compare with. Default: %(default)s."
     )
+    parser.add_argument("--seeds", type=int, default=2, help="Of weigh. Default: %(default)s.")
     parser.add_argument("--processes", type=int, default=1, help="Default: %(default)s.")
     args = parser.parse_args(argv)
 
@@ -330,6 +410,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ceiling(args.output, args.processes)
     elif args.step == "costs":
         costs(args.output, names)
+    elif args.step == "weigh":
+        for setting in args.settings.split(","):
+            weigh(args.output, setting, args.rung, names, args.seeds, args.processes)
+    elif args.step == "agree":
+        for setting in args.settings.split(","):
+            agree(args.output, setting, args.rung, args.seeds)
     elif args.step == "rung":
         for setting in args.settings.split(","):
             rung(args.output, setting, args.rung, names, args.base, args.processes)
