@@ -246,7 +246,7 @@ def arms_of(setting: str, number: int, with_rivals: bool) -> list[str]:
     """
     share, rivals = 0.25, ["trigram", "classifier"]
     if setting.startswith("b"):
-        share, rivals = 0.9 if number == max(RUNGS) else 0.5, ["classifier"]
+        share, rivals = 0.9 if number == max(RUNGS) else 0.5, []
     names = ["rater"]
     if with_rivals:
         names += ["random", *(rivals if number == max(RUNGS) else ())]

@@ -129,7 +129,7 @@ def test_help_has_an_example_the_flags_and_the_configs(capsys: pytest.CaptureFix
     for part in (
         "--workdir=work",
         "--config.SECTION.FIELD=VALUE",
-        "default, c4, c4_noclean, corruption, cpu_hour, demo, gpu_day, gpu_hour, mixed_corpus, ",
+        "default, c4, c4_noclean, corruption, cpu_hour, cpu_minutes, demo, gpu_day, gpu_hour, ",
         "Exit codes:",
     ):
         assert part in done.stdout

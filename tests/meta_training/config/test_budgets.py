@@ -34,7 +34,7 @@ def spending(name: str) -> tuple[Spending, int]:
     return spending_of_shapes(config, shapes, params, config.length), config.meta_steps
 
 
-@pytest.mark.parametrize("name", ["cpu_hour", "gpu_hour", "gpu_day"])
+@pytest.mark.parametrize("name", ["cpu_minutes", "cpu_hour", "gpu_hour", "gpu_day"])
 def test_a_config_spends_its_time_budget_and_not_more(name: str) -> None:
     module = importlib.import_module(f"datarater.meta_training.configs.{name}")
     cost, steps = spending(name)

@@ -27,6 +27,7 @@ SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 NEEDS_A_POOL = (
     "default",
     "mixed_corpus",
+    "cpu_minutes",
     "cpu_hour",
     "gpu_hour",
     "gpu_day",
