@@ -2,7 +2,9 @@
 
     python -m tests.benchmarks.better_rater prepare --output better     # needs DATARATER_CORPORA
     python -m tests.benchmarks.better_rater costs --output better
-    python -m tests.benchmarks.better_rater rung --rung 1 --settings a1 --output better
+    python -m tests.benchmarks.better_rater weigh --rung 1 --settings a1 --output better
+    python -m tests.benchmarks.better_rater agree --rung 1 --settings a1 --output better
+    python -m tests.benchmarks.better_rater rung --rung 3 --settings a2 --output better
     python -m tests.benchmarks.better_rater show
     python -m tests.benchmarks.better_rater ceiling --output better
 
@@ -291,7 +293,7 @@ def weigh(
     """Trains the raters of a rung and measures their scores as weights; also those of rivals."""
     stage, kind = RUNGS[number], f"{setting}_weights_rung{number}"
     chosen = range(stage.first_seed, stage.first_seed + seeds)
-    for name in names:
+    for name in dict.fromkeys((UNIFORM, RANDOM, *names)):
         done = _stored(kind)
         if name in done and len(done[name]["overall"]) >= seeds:
             continue
