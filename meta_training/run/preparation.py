@@ -146,6 +146,7 @@ def prepare(
     data, names = config.data, set_names(config)
     if processes is None:
         processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
     with WorkerPool(processes) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         sets = open_sets(

@@ -129,6 +129,7 @@ def _training(provenance: dict[str, Any]) -> str:
         "identity of the data": data.get("identity"),
         "seed": config.get("seed"),
     }
+
     start = {name: provenance[name] for name in ("start", "models") if name in provenance}
     if start:
         rows["started from"] = json.dumps(start, sort_keys=True)

@@ -86,6 +86,7 @@ class ModelFolder:
         with raising_os_errors(self.path):
             if file_system.exists(f"{folder}/{WEIGHTS_FILE}"):
                 return [WEIGHTS_FILE]
+
         index = self._content(INDEX_FILE)
         if index is None:
             raise HuggingFaceError(
@@ -98,6 +99,7 @@ class ModelFolder:
             raise HuggingFaceError(
                 f"{self.path}/{INDEX_FILE} has no weight_map of names of files; download it again"
             ) from error
+
         # A name with a folder could lie outside the model.
         for name in names:
             if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):

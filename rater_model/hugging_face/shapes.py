@@ -179,6 +179,7 @@ def config_of(shape: ModelShape) -> dict[str, Any]:
             "high_freq_factor": high,
             "original_max_position_embeddings": int(length),
         }
+
     return {
         "model_type": shape.model_type,
         "vocab_size": shape.vocabulary_size,

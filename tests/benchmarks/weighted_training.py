@@ -16,6 +16,7 @@ The training is the protocol of `datarater evaluate`, and losses are of the choi
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,27 +62,23 @@ class WeightedTraining:
             initialise_language_model,
             sequence_losses,
         )
+        from datarater.meta_training.algorithm.meta_gradient import make_inner_gradient
         from datarater.meta_training.evaluate import training, walk
 
         protocol, data = PROTOCOL, open_data(self.data).at(self.rotation)
         config = training.language_model_config(MODELS["0.14M"], data.tokenizer.vocabulary_size)
         optimiser = training.make_optimiser(protocol)
-        part = training.micro_batch(protocol.batch, protocol.length)
-
-        def loss(params: Any, tokens_MxL: jax.Array, weights_M: jax.Array) -> jax.Array:
-            lengths_M = jnp.full(tokens_MxL.shape[0], tokens_MxL.shape[1], jnp.int32)
-            losses_M = sequence_losses(config, params, Windows(tokens_MxL, lengths_M))
-            return jnp.sum(weights_M * losses_M)
+        gradient_of = make_inner_gradient(
+            functools.partial(sequence_losses, config),
+            "reverse",
+            training.micro_batch(protocol.batch, protocol.length),
+        )
+        length_B = jnp.full(protocol.batch, protocol.length, jnp.int32)
 
         @jax.jit
         def step(state: Any, tokens_BxL: jax.Array, weights_B: jax.Array) -> Any:
-            def add(total: Any, each: Any) -> Any:
-                return jax.tree.map(jnp.add, total, jax.grad(loss)(params, *each)), None
-
             params, moments = state
-            tokens_PxMxL = tokens_BxL.reshape(-1, part, protocol.length)
-            parts = (tokens_PxMxL, weights_B.reshape(-1, part))
-            gradient, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+            gradient, _ = gradient_of(params, weights_B, Windows(tokens_BxL, length_B))
             updates, moments = optimiser.update(gradient, moments, params)
             return optax.apply_updates(params, updates), moments
 
