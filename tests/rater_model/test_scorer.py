@@ -272,9 +272,9 @@ def test_with_a_spare_core_the_next_texts_are_read_and_tokenized_while_one_threa
 def test_on_a_cpu_texts_are_scored_where_they_are_submitted(scorer: Scorer) -> None:
     assert jax.default_backend() == "cpu", "the tests run on a CPU"
     assert scorer.batches_ahead == 0
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pending = scorer.submit(BATCHES[0])
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before  # One of before may have ended meanwhile.
     assert pending.result().scores_N.tobytes() == scorer.score(BATCHES[0]).scores_N.tobytes()
 
 

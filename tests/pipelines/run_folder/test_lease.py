@@ -148,17 +148,17 @@ def test_a_worker_renews_the_lease_while_it_does_anything_until_it_is_released(
     folder: str,
 ) -> None:
     term = lease.take(folder, launch("job", local=False))
+    before = set(threading.enumerate())
     for _ in range(2):  # once for every step of the graph, in one thread
         lease.keep(folder, "job", renewal_seconds=0.02)
-    keepers = [thread for thread in threading.enumerate() if thread.name == "keep lease"]
-    assert len(keepers) == 1
+    (keeper,) = set(threading.enumerate()) - before
     for _ in range(3):
         last = renewed(folder)
         wait_for(lambda last=last: renewed(folder) > last)  # type: ignore[misc]
 
     dataclasses.replace(term, released=True).write()
-    keepers[0].join(20)
-    assert not keepers[0].is_alive()
+    keeper.join(20)
+    assert not keeper.is_alive()
 
 
 def test_every_step_that_takes_time_keeps_the_leases_of_a_job_elsewhere(tmp_path: Path) -> None:
