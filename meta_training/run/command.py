@@ -121,19 +121,17 @@ def _train_in(
         config = fill_config(config, models)
         checks.check(config)
         workdir.check_config(config)
-        summary = workdir.finished(config.meta_steps)
+        patience = config.early_stopping.patience
+        summary = workdir.finished(config.meta_steps, patience)
         same["a finished run in --workdir"] = bool(summary)
     if summary:
         stopped = summary.stopped_at is not None
         length = counted(summary.stopped_at or config.meta_steps, "meta-step")
+        early = f"it stopped early, of {config.meta_steps}; raise early_stopping.patience"
         return [
             f"nothing to do: {workdir.path} has a finished run of {length}, "
             f"rater {summary.digest[:12]} in {workdir.rater}; "
-            + (
-                f"it stopped early, of {config.meta_steps}"
-                if stopped
-                else "raise meta_steps to continue"
-            ),
+            f"{early if stopped else 'raise meta_steps'} to continue",
             f"next:  {next_command(workdir, config.data)}",
         ]
 
@@ -168,7 +166,7 @@ def _train_in(
     lines.append(length_text(checkpoint.provenance["scores_by_length"]))
     lines += choice_lines(chosen, config.meta_steps)
     stopped_at = steps if steps < config.meta_steps else None
-    summary = Summary(config.meta_steps, checkpoint.digest, lines, stopped_at)
+    summary = Summary(config.meta_steps, checkpoint.digest, lines, stopped_at, patience)
     write_json(workdir.summary, to_plain(summary))
     return [
         f"rater {checkpoint.digest[:12]} after {counted(steps, 'meta-step')}: {workdir.rater}",

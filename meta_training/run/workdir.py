@@ -110,12 +110,14 @@ class Summary:
         digest: Digest of the last rater.
         summary: Closing lines.
         stopped_at: Meta-step at which validations ended the run early; None if they did not.
+        patience: `early_stopping.patience` of the run.
     """
 
     meta_steps: int
     digest: str
     summary: list[str]
     stopped_at: int | None = None
+    patience: int = 0
 
 
 class Workdir:
@@ -198,8 +200,8 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path} has a run with another config: "
                 f"{_differences(refused, before, now)}. Give the same config to resume it "
-                "(meta_steps may be raised, unless the learning rate decays over them), or another "
-                "--workdir"
+                "(meta_steps may be raised, unless the learning rate decays over them, and so may "
+                "early_stopping.patience), or another --workdir"
             )
 
         rounding = [name for name in changed if name.startswith(_ROUNDING_ONLY)]
@@ -297,12 +299,18 @@ class Workdir:
             for left_over in (*folder.glob(".*.new-*"), *folder.glob(".*.old-*")):
                 shutil.rmtree(left_over, ignore_errors=True)
 
-    def finished(self, meta_steps: int) -> Summary | None:
-        """Returns the summary of a run that finished after so many meta-steps; otherwise None."""
+    def finished(self, meta_steps: int, patience: int = 0) -> Summary | None:
+        """Returns the summary of a finished run; None if there is more to do.
+
+        Args:
+            meta_steps: Meta-steps to do.
+            patience: `early_stopping.patience`. A run that stopped early with another one goes on.
+        """
         summary = _read(self.summary, Summary)
-        if summary and summary.meta_steps == meta_steps and self.rater.exists():
-            return summary
-        return None
+        if summary is None or summary.meta_steps != meta_steps or not self.rater.exists():
+            return None
+        goes_on = summary.stopped_at is not None and summary.patience != patience
+        return None if goes_on else summary
 
 
 def locked_folder(path: Path, flag: str, taken: str) -> TextIO:
@@ -367,6 +375,8 @@ def _may_change(name: str, before: Fields, now: Fields) -> bool:
     if name == "meta_steps":  # a decay over more steps would have had other rates from the start
         constant = before.get("meta_optimiser.schedule", "constant") == "constant"
         return bool(constant and now[name] > before[name])
+    if name == "early_stopping.patience":  # 0 is for never, which is the most patient
+        return bool(now[name] == 0 or 0 < before[name] < now[name])
     if name in _MOVABLE:  # an empty data.outer means that a share of the inner set is held out
         return bool(before[name]) == bool(now[name]) and _names(before[name]) == _names(now[name])
     return name in _WITHOUT_EFFECT or name.startswith(_ROUNDING_ONLY)

@@ -97,6 +97,7 @@ VARIANTS: dict[str, Variant] = {
     "within source 0.5": Variant(("data.within_source_share=0.5",)),
     "within source 1": Variant(("data.within_source_share=1.0",)),
     "no n-grams": Variant(("rater.ngram_orders=()",)),
+    "trigram table": Variant(("rater.ngram_orders=(2,3)", "rater.ngram_rows=32768")),
     "attention pooling": Variant(("rater.pooling=attention",)),
     "average 0.95": Variant(("rater_average.decay=0.95",)),
     "start classifier": Variant(

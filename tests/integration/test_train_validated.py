@@ -5,6 +5,8 @@ import random
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from datarater.meta_training.run.metrics import read_metrics
@@ -93,3 +95,18 @@ def test_a_resumed_run_with_every_objective_equals_an_undisturbed_one(tmp_path: 
 
     finished = training.run(command)
     assert "it stopped early, of 40" in finished.stdout
+
+    # Extended, it equals a run that was as patient from the start.
+    patient = [word.replace("patience=2", "patience=4") for word in command]
+    extended = training.run(patient)
+    assert extended.returncode == 0, extended.stderr
+    assert f"resuming at meta-step {chosen['last_step']} of 40" in extended.stderr
+    from_the_start = tmp_path / "patient"
+    other = training.run([word.replace(str(workdir), str(from_the_start)) for word in patient])
+    assert other.returncode == 0, other.stderr
+    assert training.repeatable_rows(workdir) == training.repeatable_rows(from_the_start)
+    raters = [load_rater(path / "rater") for path in (workdir, from_the_start)]
+    # The best rater may be one from before, which records the patience of then.
+    jax.tree.map(np.testing.assert_array_equal, *(each.params for each in raters))
+    assert raters[0].provenance["chosen"] == raters[1].provenance["chosen"]
+    assert raters[0].provenance["chosen"]["last_step"] > chosen["last_step"]

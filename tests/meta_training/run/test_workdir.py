@@ -176,6 +176,14 @@ def test_a_run_whose_learning_rate_decays_over_its_steps_cannot_be_extended(
     claimed(tmp_path, whole(**decaying))
 
 
+@pytest.mark.parametrize(("before", "now"), [(2, 3), (2, 0)])
+def test_a_run_may_become_more_patient(tmp_path: Path, before: int, now: int) -> None:
+    claimed(tmp_path, whole(early_stopping__patience=before))
+    claimed(tmp_path, whole(early_stopping__patience=now))
+    with pytest.raises(WorkdirError, match=r"early_stopping\.patience was \d, is \d"):
+        claimed(tmp_path, whole(early_stopping__patience=before))
+
+
 def test_a_field_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
     begun = whole()
     del begun["placement"], begun["inner_model"]["loss_chunk"], begun["meta_optimiser"]["epsilon"]
