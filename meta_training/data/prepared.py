@@ -127,6 +127,25 @@ def read_index(folder: Path) -> Index | None:
     return index
 
 
+def check_complete(folder: Path, index: Index) -> None:
+    """Refuses a folder that lacks a file of its index, such as one that was copied in part.
+
+    Raises:
+        DataError: It does; the message names the file.
+    """
+    names = [TOKENIZER, REFERENCE]
+    for role, each in index.sets.items():
+        names += [f"{file_name(role)}.{kind}.npy" for kind in ("lengths", "sources")]
+        names += [shard.file for shard in each.shards]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        others = f" and {counted(len(missing) - 1, 'other file')}" if missing[1:] else ""
+        raise DataError(
+            f"{folder} lacks {missing[0]}{others} of its {INDEX}; copy it again, or delete it and "
+            "prepare again"
+        )
+
+
 class PreparedWindows:
     """The windows of one set in a folder. It pickles, so that worker processes can read as well.
 

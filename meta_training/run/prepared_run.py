@@ -33,6 +33,7 @@ from datarater.meta_training.data.outer_sets import (
 from datarater.meta_training.data.prepared import (
     INDEX,
     PreparedWindows,
+    check_complete,
     read_index,
 )
 from datarater.meta_training.data.sets import INNER, OUTER, VALIDATION
@@ -104,6 +105,7 @@ def open_experiment(config: ConfigDict, folder: Path, models: Models | None = No
     index = read_index(folder)
     if index is None:
         raise DataError(f"{folder} has no {INDEX}; prepare it again")
+    check_complete(folder, index)
     tokenizer = read_tokenizer(config, folder, index)
     sets = {role: PreparedWindows(folder, role) for role in index.sets}
     if config.validate_every and VALIDATION not in sets:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from datarater.meta_training.data.cutting import CutOptions
 from datarater.meta_training.data.prepare import write_prepared
-from datarater.meta_training.data.prepared import PreparedWindows
+from datarater.meta_training.data.prepared import PreparedWindows, check_complete, read_index
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.windows import draw_batches, iterator_state, restore_iterator
 from datarater.meta_training.data.worker_pool import WorkerPool
@@ -266,3 +266,18 @@ def test_a_lost_or_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> No
     shard.unlink()
     with pytest.raises(OSError, match=r"inner-00000\.array_record cannot be read"):
         rows(PreparedWindows(tmp_path, "inner"))
+
+
+def test_a_folder_that_was_copied_in_part_is_refused_by_the_name_of_a_file(tmp_path: Path) -> None:
+    windows_of(tmp_path, ["some text " * 50] * 40, 64, "packed")
+    index = read_index(tmp_path)
+    assert index is not None
+    check_complete(tmp_path, index)
+    (tmp_path / "inner-00000.array_record").unlink()
+    with pytest.raises(
+        DataError, match=r"lacks inner-00000\.array_record of its index\.json; copy"
+    ):
+        check_complete(tmp_path, index)
+    (tmp_path / "inner.lengths.npy").unlink()
+    with pytest.raises(DataError, match=r"lacks inner\.lengths\.npy and 1 other file of its"):
+        check_complete(tmp_path, index)
