@@ -64,10 +64,14 @@ def write_held_out(corpora: Path, sources: Path) -> Path:
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes records as JSONL; returns the file."""
+    """Writes records as JSONL; returns the file.
+
+    A file with the same records stays, since data are prepared anew from files that were modified.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in records)
-    path.write_text(lines, encoding="utf-8")
+    if not path.exists() or path.read_text(encoding="utf-8") != lines:
+        path.write_text(lines, encoding="utf-8")
     return path
 
 
