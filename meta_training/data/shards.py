@@ -161,7 +161,7 @@ def write_set(
         options = dataclasses.replace(options, within_sources=False)
     windows = cut(stream.tokens_D, stream.source_D, options)
     if not len(windows.start_W):
-        raise DataError(no_window(texts.role, len(stream.tokens_D), options))
+        raise DataError(no_window(texts, stream, options))
 
     name = file_name(texts.role)
     # Digits alone: the name of another set may begin with this one's.
@@ -196,9 +196,12 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(new, array)
 
 
-def no_window(role: str, documents: int, options: CutOptions) -> str:
-    """Returns the message that the documents of a set yield no window."""
-    which = f"the {counted(documents, 'document')} of the {role} set"
+def no_window(texts: TextSet, stream: Stream, options: CutOptions) -> str:
+    """Returns the message that the documents of a set yield no window, and which were left out."""
+    which = f"the {counted(len(stream.tokens_D), 'document')} of the {texts.role} set"
+    if stream.near_duplicates:
+        left_out = counted(stream.near_duplicates, "near-duplicate")
+        which += f", without {left_out} of held-out ones (data.exclude_near_duplicates),"
     if options.mode == "document":
         minimum = counted(max(2, options.minimum_length), "token")
         return f"{which} have no window of {minimum}; lower data.minimum_length"

@@ -98,6 +98,22 @@ def test_a_refusal_says_which_set_has_no_window(role: str, tmp_path: Path) -> No
         windows_of(tmp_path, ["ab"] * 2, 8, "document", 4, role=role)
 
 
+def test_a_refusal_says_that_near_duplicates_left_too_little(tmp_path: Path) -> None:
+    story = " ".join(f"word{i}" for i in range(40))
+    sets = {
+        "inner": all_of("inner", ListedTexts([f"{story} {i}" for i in range(3)])),
+        "validation": all_of("validation", ListedTexts([f"{story} held out"])),
+    }
+    cutting = CutOptions(length=8, mode="packed")
+    plan = plan_of(sets, cutting, ByteTokenizer(), exclude_near_duplicates=True)
+    with pytest.raises(
+        DataError,
+        match=r"the 0 documents of the inner set, without 3 near-duplicates of held-out ones "
+        r"\(data\.exclude_near_duplicates\), do not fill one window of 8 tokens",
+    ):
+        write_prepared(plan, tmp_path, WorkerPool(0))
+
+
 def test_a_full_disk_under_a_shard_is_an_error_of_that_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
