@@ -17,8 +17,8 @@ FLOPs, so a variant whose meta-steps cost more makes fewer of them; what comes b
 them (the warm-up pool, the start from a filter) is not counted. `costs` counts the FLOPs of a
 meta-step of each variant; a core of a small server does about 30 GFLOP/s. `weigh` trains raters and
 measures their scores as weights (`weighted_training`), with less chance than `rung`, which measures
-what they keep. The test fold is not looked at until the new default is frozen: only rung 3 stores
-its losses.
+what they keep. The test fold is not looked at until the new default is frozen: only rungs 3 and 4
+store its losses.
 
 What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
 costs. The same command continues from it, on another machine too; `evaluate` itself continues a
@@ -126,7 +126,16 @@ class Rung(NamedTuple):
     seeds: int
 
 
-RUNGS = {1: Rung(5, 0, 2), 2: Rung(10, 10, 3), 3: Rung(10, 100, 4)}
+RUNGS = {
+    1: Rung(5, 0, 2),
+    2: Rung(10, 10, 3),
+    3: Rung(10, 100, 4),
+    4: Rung(10, 100, 8),
+    # The curve from rung 1 on: 200 and 600 meta-steps of "length 128 + T 1 + outer 64".
+    5: Rung(16.5, 0, 2),
+    6: Rung(49.5, 0, 2),
+}
+REPORTED = (3, 4)  # Rungs that have all rivals and look at the test fold.
 
 
 def prepare(output: Path, corpora: Path) -> None:
@@ -249,20 +258,18 @@ def arms_of(setting: str, number: int, with_rivals: bool) -> list[str]:
     """
     share, rivals = 0.25, ["trigram", "classifier"]
     if setting.startswith("b"):
-        share, rivals = 0.9 if number == max(RUNGS) else 0.5, []
+        share, rivals = 0.9 if number in REPORTED else 0.5, []
     names = ["rater"]
     if with_rivals:
-        names += ["random", *(rivals if number == max(RUNGS) else ())]
+        names += ["random", *(rivals if number in REPORTED else ())]
     return [f"--arms={','.join(f'{name}:{share}' for name in names)}", "--source_floor=1"]
 
 
-def rung(
-    output: Path, setting: str, number: int, names: Sequence[str], base: str, processes: int
-) -> None:
-    """Trains and evaluates the variants of a rung; the evaluation of the base has rivals too."""
+def rung(output: Path, setting: str, number: int, names: Sequence[str], processes: int) -> None:
+    """Trains and evaluates the variants of a rung; the evaluation of the first has rivals too."""
     stage = RUNGS[number]
     seeds = [f"--seeds={stage.seeds}", f"--first_seed={stage.first_seed}"]
-    kinds = ("choice_losses", "final_losses") if number == max(RUNGS) else ("choice_losses",)
+    kinds = ("choice_losses", "final_losses") if number in REPORTED else ("choice_losses",)
 
     for name in names:
         done = _stored(f"{setting}_rung{number}")
@@ -271,7 +278,7 @@ def rung(
         variant, steps = variant_of(name), _meta_steps(output, number, name)
         fields = [f"--rater_config={field}" for field in (f"meta_steps={steps}", *variant.fields)]
         trained = ["--train_raters=default", *fields, *variant.flags]
-        arms = arms_of(setting, number, with_rivals=name == base)
+        arms = arms_of(setting, number, with_rivals=name == names[0])
 
         report = run(
             output / setting,
@@ -400,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="Default: all.")
     parser.add_argument(
-        "--base", default=DEFAULT, help="Variant to compare with. Default: %(default)s."
+        "--base", default=DEFAULT, help="Variant that show compares with. Default: %(default)s."
     )
     parser.add_argument("--seeds", type=int, default=2, help="Of weigh. Default: %(default)s.")
     parser.add_argument("--processes", type=int, default=1, help="Default: %(default)s.")
@@ -421,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             agree(args.output, setting, args.rung, args.seeds)
     elif args.step == "rung":
         for setting in args.settings.split(","):
-            rung(args.output, setting, args.rung, names, args.base, args.processes)
+            rung(args.output, setting, args.rung, names, args.processes)
     else:
         show(args.base)
     return 0
