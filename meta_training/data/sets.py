@@ -19,7 +19,7 @@ import collections
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,20 @@ INNER, OUTER, VALIDATION, TEST = "inner", "outer", "validation", "test"
 
 _LOG = logging.getLogger("datarater")
 _UNIT_BYTES = 2**24
+
+
+def names_of_roles(names: Iterable[str]) -> dict[str, str]:
+    """Returns the name of the outer set with each role that `SetNames.sources` may give one.
+
+    Args:
+        names: Names of the outer sets; the first is that of the only one where there is one.
+
+    Example:
+        >>> names_of_roles(["web", "books"])
+        {'outer web': 'web', 'outer books': 'books', 'outer': 'web'}
+    """
+    names = list(names)
+    return {**{f"{OUTER} {name}": name for name in names}, OUTER: names[0]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from datarater.meta_training.data.prepared import (
     check_complete,
     read_index,
 )
-from datarater.meta_training.data.sets import INNER, OUTER, VALIDATION
+from datarater.meta_training.data.sets import INNER, VALIDATION, names_of_roles
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.windows import WindowSet
 from datarater.meta_training.run.preparation import read_reference, read_tokenizer
@@ -162,7 +162,7 @@ def _outer_sets(
 ) -> OuterSets:
     """Returns the outer sets with their weights and losses, the questions last."""
     weights = outer_weights(config)
-    names = {f"{OUTER} {name}": name for name in weights} | {OUTER: next(iter(weights))}
+    names = names_of_roles(weights)
     outer = {names[role]: each for role, each in windows.items() if role in names}
     if {*outer} != {*weights} - {QUESTIONS}:
         raise DataError(

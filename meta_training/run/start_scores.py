@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from datarater.meta_training.config.outer_sets import outer_weights
 from datarater.meta_training.config.start_scores import MIN_DOCUMENTS, names_and_files
-from datarater.meta_training.data.sets import INNER, OUTER, TextSet, open_sets
+from datarater.meta_training.data.sets import INNER, TextSet, names_of_roles, open_sets
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.evaluate.arms import read_scores
@@ -66,7 +68,7 @@ def scored_texts(config: ConfigDict) -> ScoredTexts:
         OSError: A file cannot be read.
     """
     names, files = names_and_files(config.start.scores)
-    inner, *outer = _open(config)
+    inner, outer = _open(config)
     if files:
         keys, texts = _sample_with_keys(config, inner)
     else:
@@ -74,9 +76,7 @@ def scored_texts(config: ConfigDict) -> ScoredTexts:
     if not texts:
         raise ConfigError("start.scores: no inner document could be read again")
 
-    # Each outer set has an equal part of the target's sample.
-    share = -(-config.start.documents // len(outer))
-    target = [text[:_MAX_CHARACTERS] for each in outer for text in each.spread(share)]
+    target = _target_sample(outer, outer_weights(config), config.start.documents)
     scores = [_filter_scores(name, texts, target) for name in names]
     scores += [_file_scores(pattern, keys) for pattern in files]
 
@@ -125,11 +125,31 @@ def normal_scores(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return normal_N
 
 
-def _open(config: ConfigDict) -> list[TextSet]:
-    """Returns the inner set and the outer sets."""
+def _open(config: ConfigDict) -> tuple[TextSet, dict[str, TextSet]]:
+    """Returns the inner set, and the outer sets by name."""
     data = config.data
     sets = open_sets(set_names(config), data.text_field, data.tfds_data_dir, data.source_field)
-    return [texts for role, texts in sets.items() if role.startswith((INNER, OUTER))]
+    names = names_of_roles(outer_weights(config))
+    return sets[INNER], {names[role]: texts for role, texts in sets.items() if role in names}
+
+
+def _target_sample(
+    outer: Mapping[str, TextSet], weights: Mapping[str, float], count: int
+) -> list[str]:
+    """Returns the beginnings of outer documents, of each set in proportion to its weight.
+
+    Questions, whose weight may be the only one, have no documents: then all sets count alike.
+    """
+    shares = {name: weights[name] for name in outer}
+    if not any(shares.values()):
+        shares = dict.fromkeys(outer, 1.0)
+    total = sum(shares.values())
+    return [
+        text[:_MAX_CHARACTERS]
+        for name, texts in outer.items()
+        if shares[name]
+        for text in texts.spread(math.ceil(count * shares[name] / total))
+    ]
 
 
 def _filter_scores(name: str, texts: Sequence[str], target: Sequence[str]) -> NDArray[np.float64]:

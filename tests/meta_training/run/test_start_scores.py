@@ -22,7 +22,7 @@ from datarater.meta_training.config.checks import check
 from datarater.meta_training.config.start_scores import names_and_files
 from datarater.meta_training.errors import ConfigError
 from datarater.meta_training.evaluate.text_filters import filter_scores
-from datarater.meta_training.run import start
+from datarater.meta_training.run import start, start_scores
 from datarater.meta_training.run.start_regression import fit_to_scores, scored_windows
 from datarater.meta_training.run.start_scores import ScoredTexts, normal_scores, scored_texts
 from datarater.meta_training.run.workdir import Workdir
@@ -140,6 +140,28 @@ def test_scores_of_files_are_matched_by_id_and_outer_documents_left_out(tmp_path
     # A quarter of the pool is the outer set.
     assert 70 <= len(ids) <= 110
     assert np.argsort(-scored.scores_N).tolist() == np.argsort(ids).tolist()
+
+
+def test_a_filter_learns_from_outer_sets_in_proportion_to_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("web", "books"):
+        lines = (json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(100))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    targets = []
+
+    def learn(_: str, texts: Callable[[], list[str]], target: list[str]) -> np.ndarray:
+        targets.append(target)
+        return np.arange(len(texts()), dtype=np.float64)
+
+    monkeypatch.setattr(start_scores, "filter_scores", learn)
+    outer = f"web={tmp_path}/web.jsonl;books={tmp_path}/books.jsonl"
+    for weights in ("web=3;books=1", "web=0;books=2", ""):
+        config = imitating(tmp_path, "bigram", **{"start.documents": 40})
+        config.data.outer, config.data.outer_weights = outer, weights
+        scored_texts(config)
+    counts = [[sum(text.startswith(n) for text in t) for n in ("web", "books")] for t in targets]
+    assert counts == [[30, 10], [0, 40], [20, 20]]
 
 
 def test_what_cannot_be_imitated_is_refused(tmp_path: Path) -> None:
