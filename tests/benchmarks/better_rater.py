@@ -87,6 +87,7 @@ VARIANTS: dict[str, Variant] = {
     "population 8": Variant(("population.size=8",)),
     "batch 16": Variant(("inner_batch=16",)),
     "batch 64": Variant(("inner_batch=64",)),
+    "batch 128": Variant(("inner_batch=128",)),
     "outer 64": Variant(("outer_batch=64",)),
     "rate 3e-3": Variant(("meta_optimiser.learning_rate=3e-3",)),
     "rate 3e-2": Variant(("meta_optimiser.learning_rate=3e-2",)),
@@ -103,6 +104,10 @@ VARIANTS: dict[str, Variant] = {
     "start classifier": Variant(
         ("start.scores=classifier", "start.documents=4000", "start.steps=200")
     ),
+    "start both": Variant(
+        ("start.scores=classifier,trigram", "start.documents=4000", "start.steps=200")
+    ),
+    "full start trigram": Variant(("start.scores=trigram",)),
     "start trigram": Variant(("start.scores=trigram", "start.documents=4000", "start.steps=200")),
 }
 
@@ -130,7 +135,7 @@ RUNGS = {
     1: Rung(5, 0, 2),
     2: Rung(10, 10, 3),
     3: Rung(10, 100, 4),
-    4: Rung(10, 100, 8),
+    4: Rung(5, 100, 8),
     # The curve from rung 1 on: 200 and 600 meta-steps of "length 128 + T 1 + outer 64".
     5: Rung(16.5, 0, 2),
     6: Rung(49.5, 0, 2),
