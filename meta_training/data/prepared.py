@@ -35,6 +35,7 @@ FORMAT = 1
 _OPEN_SHARDS = 256
 _READ_BYTES = 2**15  # that the library reads at a time from a shard
 INDEX, TOKENIZER, REFERENCE = "index.json", "tokenizer.json", "reference.json"
+LENGTHS, SOURCES = "lengths", "sources"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def check_complete(folder: Path, index: Index) -> None:
     """
     names = [TOKENIZER, REFERENCE]
     for role, each in index.sets.items():
-        names += [f"{file_name(role)}.{kind}.npy" for kind in ("lengths", "sources")]
+        names += [table_name(role, table) for table in (LENGTHS, SOURCES)]
         names += [shard.file for shard in each.shards]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -173,9 +174,8 @@ class PreparedWindows:
         self.source_names = index.source_names[role]
         self._end_K = np.cumsum([shard.windows for shard in self._set.shards])
         self._reader = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open)
-        name = file_name(role)
-        self.length_N: np.ndarray = np.load(folder / f"{name}.lengths.npy", mmap_mode="r")
-        self.source_N: np.ndarray = np.load(folder / f"{name}.sources.npy", mmap_mode="r")
+        self.length_N: np.ndarray = np.load(folder / table_name(role, LENGTHS), mmap_mode="r")
+        self.source_N: np.ndarray = np.load(folder / table_name(role, SOURCES), mmap_mode="r")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PreparedWindows, (self._folder, self._role)
@@ -279,3 +279,8 @@ class PreparedWindows:
 def file_name(role: str) -> str:
     """Returns what the names of a set's files begin with."""
     return role.replace(" ", "-")
+
+
+def table_name(role: str, table: str) -> str:
+    """Returns the name of the file of a set's table, LENGTHS or SOURCES."""
+    return f"{file_name(role)}.{table}.npy"

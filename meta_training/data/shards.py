@@ -13,7 +13,14 @@ import numpy as np
 
 from datarater.meta_training.data.cutting import Cut, CutOptions, cut
 from datarater.meta_training.data.plan import Plan
-from datarater.meta_training.data.prepared import PreparedSet, Shard, file_name
+from datarater.meta_training.data.prepared import (
+    LENGTHS,
+    SOURCES,
+    PreparedSet,
+    Shard,
+    file_name,
+    table_name,
+)
 from datarater.meta_training.data.sets import INNER, TextSet
 from datarater.meta_training.data.texts import DataError
 from datarater.meta_training.data.tokenized_units import Unit
@@ -167,8 +174,11 @@ def write_set(
     # Digits alone: the name of another set may begin with this one's.
     for old in folder.glob(f"{name}-{'[0-9]' * 5}.array_record*"):
         old.unlink()
-    _save(folder / f"{name}.lengths.npy", windows.length_W)
-    _save(folder / f"{name}.sources.npy", stream.source_D[windows.document_W].astype(np.int32))
+    _save(folder / table_name(texts.role, LENGTHS), windows.length_W)
+    _save(
+        folder / table_name(texts.role, SOURCES),
+        stream.source_D[windows.document_W].astype(np.int32),
+    )
     tasks = list(_shard_tasks(plan, folder / name, stream, windows))
     sizes = [len(task.start_W) for task in tasks]
     for _ in pool.run(tasks, f"{texts.role} windows", sizes):

@@ -10,7 +10,7 @@ import dataclasses
 import heapq
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -68,7 +68,8 @@ def scored_texts(config: ConfigDict) -> ScoredTexts:
         OSError: A file cannot be read.
     """
     names, files = names_and_files(config.start.scores)
-    inner, outer = _open(config)
+    weights = outer_weights(config)
+    inner, outer = _open(config, weights)
     if files:
         keys, texts = _sample_with_keys(config, inner)
     else:
@@ -76,7 +77,7 @@ def scored_texts(config: ConfigDict) -> ScoredTexts:
     if not texts:
         raise ConfigError("start.scores: no inner document could be read again")
 
-    target = _target_sample(outer, outer_weights(config), config.start.documents)
+    target = _target_sample(outer, weights, config.start.documents)
     scores = [_filter_scores(name, texts, target) for name in names]
     scores += [_file_scores(pattern, keys) for pattern in files]
 
@@ -125,11 +126,11 @@ def normal_scores(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return normal_N
 
 
-def _open(config: ConfigDict) -> tuple[TextSet, dict[str, TextSet]]:
+def _open(config: ConfigDict, outer_names: Iterable[str]) -> tuple[TextSet, dict[str, TextSet]]:
     """Returns the inner set, and the outer sets by name."""
     data = config.data
     sets = open_sets(set_names(config), data.text_field, data.tfds_data_dir, data.source_field)
-    names = names_of_roles(outer_weights(config))
+    names = names_of_roles(outer_names)
     return sets[INNER], {names[role]: texts for role, texts in sets.items() if role in names}
 
 

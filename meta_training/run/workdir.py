@@ -304,7 +304,8 @@ class Workdir:
 
         Args:
             meta_steps: Meta-steps to do.
-            patience: `early_stopping.patience`. A run that stopped early with another one goes on.
+            patience: `early_stopping.patience`. A run that stopped early with a different patience
+                is not finished.
         """
         summary = _read(self.summary, Summary)
         if summary is None or summary.meta_steps != meta_steps or not self.rater.exists():
