@@ -150,7 +150,7 @@ def _train_in(
         experiment = open_experiment(config, folder, models)
         tokenizer = experiment.tokenizer.serialise()
         workdir.check_data(experiment.data, tokenizer)
-        same["digest of data.inner and data.outer"] = experiment.data
+        same["digest of the data"] = experiment.data
         same["digest of the tokenizer"] = hashlib.sha256(tokenizer).hexdigest()
     with together(), ending_in_one_line():
         workdir.claim(config, experiment.data, tokenizer)

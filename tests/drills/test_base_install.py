@@ -9,7 +9,7 @@ import pytest
 
 from datarater.rater_model import exit_codes
 from tests.drills.conftest import Environment
-from tests.support.earlier_versions import unpack
+from tests.support.earlier_versions import unpack, unpacked_where_made
 
 pytestmark = [
     pytest.mark.drill,
@@ -50,22 +50,20 @@ def test_one_process_prints_nothing_to_standard_error(
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_command_of_the_pipelines_needs_no_extra(
-    base_environment: Environment, empty_folder: Path
-) -> None:
-    unpack(empty_folder)
+def test_every_command_of_the_pipelines_needs_no_extra(base_environment: Environment) -> None:
     half = ["select", "--output", "run", "--keep_fraction", "0.5"]
     tokens = ["--output_format", "megatron", "--output_tokenizer", "byte"]
-    for words in (
-        ["dedup", "--output", "run"],
-        [*half, "--dedup", "0.8", "--where", "bytes > 10", "--name", "recipe", *tokens],
-        [*half, "--name", "folder", "--output_format", "huggingface"],
-        [*half, "--name", "shards", "--output_format", "mds"],
-        ["inspect", "run", "--selection", "recipe", "--show", "cutoff"],
-        ["inspect", "run", "--show", "rejected"],
-    ):
-        done = base_environment.run("datarater", *words, cwd=empty_folder)
-        assert (done.returncode, done.stderr) == (0, ""), words
+    with unpacked_where_made() as folder:  # near-duplicates are found in the run's input files
+        for words in (
+            ["dedup", "--output", "run"],
+            [*half, "--dedup", "0.8", "--where", "bytes > 10", "--name", "recipe", *tokens],
+            [*half, "--name", "folder", "--output_format", "huggingface"],
+            [*half, "--name", "shards", "--output_format", "mds"],
+            ["inspect", "run", "--selection", "recipe", "--show", "cutoff"],
+            ["inspect", "run", "--show", "rejected"],
+        ):
+            done = base_environment.run("datarater", *words, cwd=folder)
+            assert (done.returncode, done.stderr) == (0, ""), words
 
 
 def test_the_format_that_needs_an_extra_is_refused_with_its_name(

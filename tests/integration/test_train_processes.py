@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from datarater.meta_training.configs import default
 from datarater.meta_training.run.metrics import read_metrics
+from datarater.meta_training.run.preparation import prepare
 from datarater.rater_model import exit_codes
 from datarater.rater_model.checkpoint import load_rater
 from tests.support import ROOT, training
@@ -173,16 +175,19 @@ def test_processes_with_different_configs_are_refused_by_name(tmp_path: Path, te
 
 
 @pytest.mark.drill
-def test_processes_that_read_different_texts_are_refused(tmp_path: Path, texts: Path) -> None:
+def test_processes_that_read_different_texts_are_refused(tmp_path: Path) -> None:
     processes = []
     coordinator = free_address()
-    # The same command on both hosts, whose folders have different files.
+    # The same command on both hosts, whose copies of the prepared data differ.
     for i in range(2):
         host = tmp_path / f"host{i}"
         host.mkdir()
-        training.write_texts(host / "pool.jsonl", seed=i)
+        config = default.get_config()
+        config.update_from_flattened_dict(training.TINY)
+        config.data.inner = str(training.write_texts(host / "pool.jsonl", seed=i))
+        prepare(config, host / "prepared", processes=1)
         arguments = [
-            *command(tmp_path / "together", Path("pool.jsonl")),
+            *command(tmp_path / "together", "", data__prepared="prepared"),
             coordinator,
             "--processes=2",
         ]
@@ -201,7 +206,7 @@ def test_processes_that_read_different_texts_are_refused(tmp_path: Path, texts: 
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == exit_codes.WRONG_USAGE, output
         (line,) = own_words(output)
-        assert "the processes of this run differ: digest of data.inner and data.outer is " in line
+        assert "the processes of this run differ: digest of the data is " in line
     assert not (tmp_path / "together" / "run.json").exists()
 
 
