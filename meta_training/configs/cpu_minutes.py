@@ -12,8 +12,8 @@ of each window's loss along one direction: a rated window costs a fifth less tim
 outer batch, which costs little, is four times that of `default`, since its noise is in the score
 gradient of every window.
 
-2 cores of a server do at most 2 x 3 GHz x 32 = 192 GFLOP/s in float32, of which 15% is assumed, as
-in `cpu_hour`: 7.5 minutes have 1.30e13 FLOPs. The warm-up's 2.3e12 and 120 meta-steps are 1.22e13.
+2 cores of a server do at most 2 x 3 GHz x 32 = 192 GFLOP/s in float32, of which 12% is assumed, as
+in `cpu_hour`: 7.5 minutes have 1.04e13 FLOPs. The warm-up's 2.3e12 and 120 meta-steps are 9.73e12.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from datarater.meta_training.config.budget import Budget
 from datarater.meta_training.configs import default
 
-BUDGET = Budget(seconds=450, peak_flops=192e9, utilization=0.15)
+BUDGET = Budget(seconds=450, peak_flops=192e9, utilization=0.12)
 
 
 def get_config() -> ConfigDict:

@@ -19,11 +19,16 @@ RATES = ("step_seconds", "tokens_per_second", "mfu")
 class Spending:
     """Tokens and FLOPs of a run up to a step, counted rather than measured.
 
-    A backward pass costs two forward passes. A meta-step takes, for every inner model and token,
-    the inner gradient (3 forward passes) and its derivative (the gradient's tangent and value: 6),
-    the outer gradient (3), and the rater's scores and their gradient (3). Reverse mode counts the
-    same: its backward pass through the inner gradient costs twice that gradient, 6 as well. What is
-    recomputed to save memory is not counted, as is usual.
+    A backward pass costs two forward passes, and so does a tangent of one. A meta-step takes, for
+    every inner model and token,
+
+    - the inner gradient (3 forward passes) and its derivative, the tangent of both passes (6);
+    - at the first of the T updates no more than the tangent of the forward pass (2), since the
+      model before it does not depend on the rater, only the weights of the losses do;
+    - the outer gradient (3), and the rater's scores and their gradient (3).
+
+    Reverse mode counts the same: its backward pass through the inner gradient costs twice that
+    gradient. What is recomputed to save memory is not counted, as is usual.
 
     Attributes:
         inner: Cost of an inner model.
@@ -31,6 +36,7 @@ class Spending:
         warmup_tokens: Token positions of the whole warm-up.
         inner_tokens: Token positions of the inner batches of one meta-step, over all inner models
             and updates.
+        inner_updates: T, the number of updates.
         outer_tokens: Token positions of the outer batches of one meta-step, over all inner models.
     """
 
@@ -38,6 +44,7 @@ class Spending:
     rater: ModelCost
     warmup_tokens: int
     inner_tokens: int
+    inner_updates: int
     outer_tokens: int
 
     @property
@@ -48,10 +55,10 @@ class Spending:
     @property
     def step_flops(self) -> int:
         """FLOPs of one meta-step."""
-        return (
-            self.inner_tokens * (9 * self.inner.flops + 3 * self.rater.flops)
-            + self.outer_tokens * 3 * self.inner.flops
-        )
+        tokens_of_update = self.inner_tokens // self.inner_updates
+        gradients = self.inner_tokens * 3 * (self.inner.flops + self.rater.flops)
+        derivatives = tokens_of_update * (2 + 6 * (self.inner_updates - 1)) * self.inner.flops
+        return gradients + derivatives + self.outer_tokens * 3 * self.inner.flops
 
     def at(self, step: int) -> dict[str, float | None]:
         """Returns the token positions read, padding included, and the FLOPs spent up to a step."""
@@ -149,5 +156,6 @@ def spending_of_shapes(
         * config.inner_batch
         * length,
         inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
+        inner_updates=config.inner_updates,
         outer_tokens=config.population.size * config.outer_batch * outer_tokens,
     )

@@ -21,7 +21,7 @@ WATCHED = ("outer_loss", "inner_loss", "effective_sample_share", "score_spread")
 STEPS = 12
 
 
-def command(workdir: Path, texts: Path, **changed: object) -> list[str]:
+def command(workdir: Path, texts: str | Path, **changed: object) -> list[str]:
     settings = {
         "meta_steps": STEPS,
         "report_every": 1,

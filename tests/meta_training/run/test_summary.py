@@ -159,11 +159,16 @@ def test_spending_counts_every_model_and_every_update() -> None:
     cost = ModelCost.of(TransformerConfig(width=8, heads=1, mlp_width=8, layers=2), 1000, length=16)
     assert cost.flops == 2 * 1000 + 4 * 2 * 16 * 8
     spending = Spending(
-        ModelCost(10), ModelCost(1), warmup_tokens=100, inner_tokens=8, outer_tokens=4
+        *(ModelCost(10), ModelCost(1)),
+        warmup_tokens=100,
+        inner_tokens=8,
+        inner_updates=2,
+        outer_tokens=4,
     )
     assert spending.at(0) == {"tokens": 100, "flops": 100 * 3 * 10}
     assert spending.at(2)["tokens"] == 100 + 2 * 12
-    assert spending.at(2)["flops"] == 3000 + 2 * (8 * (9 * 10 + 3 * 1) + 4 * 3 * 10)
+    of_inner = 4 * (3 + 2) * 10 + 4 * (3 + 6) * 10 + 8 * 3 * 1
+    assert spending.at(2)["flops"] == 3000 + 2 * (of_inner + 4 * 3 * 10)
 
 
 def test_progress_tells_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
