@@ -128,6 +128,22 @@ def test_the_cost_of_each_variant_can_be_measured_in_a_few_steps(name: str) -> N
     check_flags(flags)
 
 
+def test_the_screening_design_recovers_the_effects_of_all_factors_at_once() -> None:
+    rows = better_rater.screening_rows("length 128")
+    assert len(rows) == len(better_rater.FACTORS) + 1
+    for name in rows:
+        check_flags(better_rater.short_flags(better_rater.variant_of(name), steps=2))
+
+    rng = np.random.default_rng(0)
+    on_RxF = np.array(list(rows.values()))
+    true_F = np.where(np.arange(len(better_rater.FACTORS)) == 3, -0.1, 0.0)
+    loss_R = 2.0 + on_RxF @ true_F
+    np.testing.assert_allclose(better_rater.effects(on_RxF, loss_R)[0], true_F, atol=1e-12)
+
+    effect_F, margin = better_rater.effects(on_RxF, loss_R + rng.normal(0, 0.01, len(rows)))
+    assert np.flatnonzero(np.abs(effect_F) > margin).tolist() == [3]
+
+
 def test_normal_scores_know_the_order_within_a_group_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     scores_N, bytes_N, group_N = (

@@ -3,6 +3,7 @@
     python -m tests.benchmarks.better_rater prepare --output better     # needs DATARATER_CORPORA
     python -m tests.benchmarks.better_rater costs --output better
     python -m tests.benchmarks.better_rater weigh --rung 1 --settings a1 --output better
+    python -m tests.benchmarks.better_rater screen --rung 1 --settings a1 --output better
     python -m tests.benchmarks.better_rater agree --rung 1 --settings a1 --output better
     python -m tests.benchmarks.better_rater rung --rung 3 --settings a2 --output better
     python -m tests.benchmarks.better_rater show
@@ -17,8 +18,9 @@ FLOPs, so a variant whose meta-steps cost more makes fewer of them; what comes b
 them (the warm-up pool, the start from a filter) is not counted. `costs` counts the FLOPs of a
 meta-step of each variant; a core of a small server does about 30 GFLOP/s. `weigh` trains raters and
 measures their scores as weights (`weighted_training`), with less chance than `rung`, which measures
-what they keep. The test fold is not looked at until the new default is frozen: only rungs 3 and 4
-store its losses.
+what they keep. `screen` does so for 11 factors at once, by a design in which each effect is a mean
+over 12 raters. The test fold is not looked at until the new default is frozen: only rungs 3, 4
+and 7 store its losses.
 
 What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
 costs. The same command continues from it, on another machine too; `evaluate` itself continues a
@@ -35,8 +37,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.statistics import interval_text, paired_difference
 from tests.benchmarks.weighted_training import agreements, weighted_losses
@@ -124,6 +131,18 @@ def variant_of(name: str) -> Variant:
     return Variant(tuple(fields), tuple(flags))
 
 
+FACTORS: tuple[str, ...] = (
+    *("full start trigram", "trigram table", "attention pooling", "documents"),
+    *("within source 0.5", "4 initialisations", "rate 3e-3", "rate decays", "clip 0.01"),
+    *("temperature 0.5", "average 0.95"),
+)
+"""Those of `screen`. Each costs about as much FLOPs as the base, which others would not."""
+
+# The first row of the design of 12 runs in Plackett and Burman, "The design of optimum
+# multifactorial experiments" (Biometrika 33, 1946): the factors that are on.
+FIRST_ROW = "++-+++---+-"
+
+
 class Rung(NamedTuple):
     """One stage of the halving: the TFLOPs of its meta-training, and its seeds."""
 
@@ -132,16 +151,18 @@ class Rung(NamedTuple):
     seeds: int
 
 
+# 3.75 TFLOPs are 61 meta-steps of "length 128 + T 1 + outer 64".
 RUNGS = {
-    1: Rung(5, 0, 2),
-    2: Rung(10, 10, 3),
-    3: Rung(10, 100, 4),
-    4: Rung(5, 100, 8),
-    # The curve from rung 1 on: 200 and 600 meta-steps of "length 128 + T 1 + outer 64".
-    5: Rung(16.5, 0, 2),
-    6: Rung(49.5, 0, 2),
+    1: Rung(3.75, 0, 2),
+    2: Rung(7.5, 10, 3),
+    3: Rung(7.5, 100, 4),
+    4: Rung(3.75, 100, 8),
+    # The curve from rung 1 on: 200 and 600 meta-steps.
+    5: Rung(12.4, 0, 2),
+    6: Rung(37.2, 0, 2),
+    7: Rung(3.75, 200, 8),
 }
-REPORTED = (3, 4)  # Rungs that have all rivals and look at the test fold.
+REPORTED = (3, 4, 7)  # Rungs that have all rivals and look at the test fold.
 
 
 def prepare(output: Path, corpora: Path) -> None:
@@ -205,6 +226,71 @@ def ceiling(output: Path, processes: int) -> None:
         print(f"  {name:16} {interval_text(dataclasses.asdict(difference))}")
 
 
+def screening_rows(base: str) -> dict[str, tuple[bool, ...]]:
+    """Returns the variants of the screening design, with the factors that each has on.
+
+    Rows are the cyclic shifts of the first one, and the base alone. Any two factors are on together
+    in 3 of the 12 rows, so the effect of each is free of those of the others, as long as effects
+    add up.
+    """
+    rows = {base: (False,) * len(FACTORS)}
+    for shift in range(len(FACTORS)):
+        on = tuple(sign == "+" for sign in FIRST_ROW[shift:] + FIRST_ROW[:shift])
+        chosen = (factor for factor, is_on in zip(FACTORS, on, strict=True) if is_on)
+        rows[" + ".join((base, *chosen))] = on
+    return rows
+
+
+def screen(output: Path, setting: str, number: int, base: str, seeds: int, processes: int) -> None:
+    """Weighs the rows of the screening design, several at a time, and prints effects of factors."""
+    rows = screening_rows(base)
+    costs(output, list(rows))
+    command = (sys.executable, "-m", "tests.benchmarks.better_rater", "weigh")
+    flags = (f"--rung={number}", f"--settings={setting}", f"--seeds={seeds}", f"--output={output}")
+
+    def weigh_row(name: str) -> None:
+        subprocess.run([*command, *flags, f"--variants={name}"], check=True)
+
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(weigh_row, rows))
+    show_effects(setting, number, base)
+
+
+def effects(
+    on_RxF: NDArray[np.bool_], loss_R: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Returns the effect of each factor on the loss, and the margin of 95% that they share.
+
+    An effect is the mean loss of the rows that have the factor on less that of the others. With a
+    factor for each degree of freedom nothing is left to estimate chance from, so the margin is
+    Lenth's ("Quick and easy analysis of unreplicated factorials", Technometrics 31, 1989):
+    t(0.975; m/3) times 1.5 median |effect|, of those of the m effects that are below 2.5 times a
+    first such estimate from all, so that a few large ones do not count as chance.
+    """
+    effect_F = np.array([loss_R[on_R].mean() - loss_R[~on_R].mean() for on_R in on_RxF.T])
+    size_F = np.abs(effect_F)
+    small_F = size_F < 2.5 * 1.5 * np.median(size_F)
+    error = 1.5 * np.median(size_F[small_F])
+    return effect_F, float(scipy.stats.t.ppf(0.975, len(effect_F) / 3) * error)
+
+
+def show_effects(setting: str, number: int, base: str) -> None:
+    """Prints the effects of the screened factors, the most helpful first, if all rows have run."""
+    rows = screening_rows(base)
+    stored = _stored(f"{setting}_weights_rung{number}")
+    if not rows.keys() <= stored.keys():
+        return
+    on_RxF = np.array(list(rows.values()))
+    seeds = min(len(stored[name]["overall"]) for name in rows)
+    print(f"\n{setting}, rung {number}: effects on the loss from {base}, seeds: {seeds}")
+    for kind in ("overall", "within"):
+        loss_R = np.array([np.mean(stored[name][kind][:seeds]) for name in rows])
+        effect_F, margin = effects(on_RxF, loss_R)
+        print(f"  {kind}, margin of 95%: {margin:.3f}")
+        for factor, effect in sorted(zip(FACTORS, effect_F, strict=True), key=lambda row: row[1]):
+            print(f"    {factor:24} {effect:+.3f}")
+
+
 def _stored(name: str) -> dict[str, Any]:
     """Returns what a file of the results has; nothing if it is missing."""
     path = RESULTS / f"{name}.json"
@@ -217,13 +303,19 @@ def _store(name: str, content: Mapping[str, Any]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def _add(name: str, key: str, content: object) -> dict[str, Any]:
+    """Adds an entry to a file of the results, read again: other processes may have added theirs."""
+    done = {**_stored(name), key: content}
+    _store(name, done)
+    return done
+
+
 def costs(output: Path, names: Sequence[str]) -> dict[str, float]:
     """Counts the GFLOPs of a meta-step of each variant, and stores them."""
     known = _stored("costs")
     for name in names:
         if name not in known:
-            known[name] = round(_cost(output, variant_of(name)), 2)
-            _store("costs", known)
+            known = _add("costs", name, round(_cost(output, variant_of(name)), 2))
             print(f"{name:20} {known[name]:7.1f} GFLOPs a meta-step", flush=True)
     return known
 
@@ -248,10 +340,12 @@ def _cost(output: Path, variant: Variant) -> float:
 def short_flags(variant: Variant, steps: int) -> list[str]:
     """Returns the flags of a run of a few meta-steps that cost what the variant's do.
 
-    The learning rate does not warm up, so that it can decay over the few steps.
+    What comes before the first meta-step is left out or short, and the learning rate does not warm
+    up, so that it can decay over the few steps.
     """
     fields = ("meta_optimiser.warmup_steps=0", f"meta_steps={steps}", *variant.fields)
-    kept = (field for field in fields if not field.startswith("population.warmup_steps"))
+    before = ("start.", "population.warmup_")
+    kept = (field for field in fields if not field.startswith(before))
     return [f"--config.{field}" for field in (*kept, "population.warmup_steps=1")]
 
 
@@ -292,8 +386,8 @@ def rung(output: Path, setting: str, number: int, names: Sequence[str], processe
             [*arms, *trained, *seeds, f"--processes={processes}"],
         )
         losses = {kind: {row["arm"]: row[kind] for row in report["arms"]} for kind in kinds}
-        done[name] = {"version": report["datarater"], "meta_steps": steps, **losses}
-        _store(f"{setting}_rung{number}", done)
+        version = report["datarater"]
+        _add(f"{setting}_rung{number}", name, {"version": version, "meta_steps": steps, **losses})
 
 
 def weigh(
@@ -316,8 +410,7 @@ def weigh(
         arm = "rater" if of_rater else name
         flags = _training_flags(name, steps) if of_rater else ("--config=default",)
         found = weighted_losses(output / setting, [arm], flags, chosen, processes)
-        done[name] = {"meta_steps": steps, **found[arm]} if of_rater else found[arm]
-        _store(kind, done)
+        _add(kind, name, {"meta_steps": steps, **found[arm]} if of_rater else found[arm])
         show_weights(setting, number)
 
 
@@ -366,11 +459,17 @@ def show_weights(setting: str, number: int) -> None:
         print(f"\n{setting}, rung {number}: weights by score, {kind}, from {', '.join(against)}")
         rows = [(name, each[kind]) for name, each in stored.items() if name != UNIFORM]
         for name, losses in sorted(rows, key=lambda row: sum(row[1]) / len(row[1])):
-            texts = [
-                f"{interval_text(dataclasses.asdict(paired_difference(losses, other))):28}"
-                for other in against.values()
-            ]
+            texts = [f"{_difference_text(losses, other):28}" for other in against.values()]
             print(f"  {name:56} {'  '.join(texts)}", flush=True)
+
+
+def _difference_text(losses: Sequence[float], others: Sequence[float]) -> str:
+    """Returns the paired difference over the seeds that both have, with its interval."""
+    seeds = min(len(losses), len(others))
+    if seeds == 1:
+        return f"{losses[0] - others[0]:.4f} (1 seed)"
+    difference = paired_difference(losses[:seeds], others[:seeds])
+    return interval_text(dataclasses.asdict(difference))
 
 
 def show(base: str) -> None:
@@ -379,6 +478,7 @@ def show(base: str) -> None:
         for number, stage in RUNGS.items():
             if _stored(f"{setting}_weights_rung{number}"):
                 show_weights(setting, number)
+                show_effects(setting, number, base)
             stored = _stored(f"{setting}_rung{number}")
             if base in stored:
                 losses = {name: each["choice_losses"] for name, each in stored.items()}
@@ -395,10 +495,7 @@ def _print_table(arm: str, losses: Mapping[str, Mapping[str, list[float]]], base
     print(f"  {'':36} {'loss':6}  " + "  ".join(f"from {name:23}" for name in against))
 
     for name, arms in sorted(losses.items(), key=lambda item: sum(item[1][arm])):
-        differences = [
-            dataclasses.asdict(paired_difference(arms[arm], other)) for other in against.values()
-        ]
-        texts = "  ".join(f"{interval_text(each):28}" for each in differences)
+        texts = "  ".join(f"{_difference_text(arms[arm], other):28}" for other in against.values())
         print(f"  {name:36} {sum(arms[arm]) / len(arms[arm]):.4f}  {texts}")
 
 
@@ -406,16 +503,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "step", choices=("prepare", "ceiling", "costs", "weigh", "agree", "rung", "show")
+        "step", choices=("prepare", "ceiling", "costs", "weigh", "screen", "agree", "rung", "show")
     )
     parser.add_argument("--output", type=Path, default=Path("better"), help="Working folder.")
     parser.add_argument("--rung", type=int, choices=RUNGS, default=1)
     parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="Default: all.")
     parser.add_argument(
-        "--base", default=DEFAULT, help="Variant that show compares with. Default: %(default)s."
+        "--base", default=DEFAULT, help="Variant of show and screen. Default: %(default)s."
     )
-    parser.add_argument("--seeds", type=int, default=2, help="Of weigh. Default: %(default)s.")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="Of weigh and screen. Default: %(default)s."
+    )
     parser.add_argument("--processes", type=int, default=1, help="Default: %(default)s.")
     args = parser.parse_args(argv)
 
@@ -429,6 +528,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.step == "weigh":
         for setting in args.settings.split(","):
             weigh(args.output, setting, args.rung, names, args.seeds, args.processes)
+    elif args.step == "screen":
+        for setting in args.settings.split(","):
+            screen(args.output, setting, args.rung, args.base, args.seeds, args.processes)
     elif args.step == "agree":
         for setting in args.settings.split(","):
             agree(args.output, setting, args.rung, args.seeds)
