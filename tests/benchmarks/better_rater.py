@@ -3,7 +3,7 @@
     python -m tests.benchmarks.better_rater prepare --output better     # needs DATARATER_CORPORA
     python -m tests.benchmarks.better_rater costs --output better
     python -m tests.benchmarks.better_rater weigh --rung 1 --settings a1 --output better
-    python -m tests.benchmarks.better_rater screen --rung 1 --settings a1 --output better
+    python -m tests.benchmarks.better_rater screen --rung 1 --settings a1 --seeds 1 --output better
     python -m tests.benchmarks.better_rater agree --rung 1 --settings a1 --output better
     python -m tests.benchmarks.better_rater rung --rung 3 --settings a2 --output better
     python -m tests.benchmarks.better_rater show
@@ -18,9 +18,9 @@ FLOPs, so a variant whose meta-steps cost more makes fewer of them; what comes b
 them (the warm-up pool, the start from a filter) is not counted. `costs` counts the FLOPs of a
 meta-step of each variant; a core of a small server does about 30 GFLOP/s. `weigh` trains raters and
 measures their scores as weights (`weighted_training`), with less chance than `rung`, which measures
-what they keep. `screen` does so for 11 factors at once, by a design in which each effect is a mean
-over 12 raters. The test fold is not looked at until the new default is frozen: only rungs 3, 4
-and 7 store its losses.
+what they keep. `screen` does so for 11 factors at once, by a design in which each effect is a
+difference of two means of six raters. The test fold is not looked at until the new default is
+frozen: only rungs 3, 4 and 7 store its losses.
 
 What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
 costs. The same command continues from it, on another machine too; `evaluate` itself continues a
@@ -32,7 +32,9 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,6 +48,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from datarater.meta_training.evaluate.statistics import interval_text, paired_difference
+from datarater.rater_model.atomic_files import replacing
 from tests.benchmarks.weighted_training import agreements, weighted_losses
 from tests.benchmarks.worth import prepare_setting, run, write_held_out, write_records
 from tests.support import corpora_folder
@@ -54,6 +57,8 @@ RESULTS = Path(__file__).parent / "better_rater_results"
 RIVALS: tuple[str, ...] = ("bigram", "trigram", "word_bigram", "importance", "classifier")
 UNIFORM, RANDOM = "uniform", "random"
 DEFAULT = "default"
+BASE = "length 128 + T 1 + outer 64"
+"""The variant that others are compared with since T=1 was found to be enough."""
 
 # Both halves have clean, mixed and noisy sources; the target's own sources are in their half.
 FIRST_HALF = frozenset(
@@ -254,6 +259,7 @@ def screen(output: Path, setting: str, number: int, base: str, seeds: int, proce
     """Weighs the rows of the screening design, several at a time, and prints effects of factors."""
     rows = screening_rows(base)
     costs(output, list(rows))
+    weigh(output, setting, number, (), seeds, processes)
     command = (sys.executable, "-m", "tests.benchmarks.better_rater", "weigh")
     flags = (f"--rung={number}", f"--settings={setting}", f"--seeds={seeds}", f"--output={output}")
 
@@ -287,7 +293,10 @@ def show_effects(setting: str, number: int, base: str) -> None:
     """Prints the effects of the screened factors, the most helpful first, if all rows have run."""
     rows = screening_rows(base)
     stored = _stored(f"{setting}_weights_rung{number}")
-    if not rows.keys() <= stored.keys():
+    missing = rows.keys() - stored.keys()
+    if missing:
+        if len(missing) < len(rows) - 1:  # the base alone is no screen
+            print(f"\n{setting}, rung {number}: {len(missing)} rows of the screen are missing")
         return
     on_RxF = np.array(list(rows.values()))
     seeds = min(len(stored[name]["overall"]) for name in rows)
@@ -309,13 +318,20 @@ def _stored(name: str) -> dict[str, Any]:
 
 def _store(name: str, content: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with replacing(RESULTS / f"{name}.json") as new:
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _add(name: str, key: str, content: object) -> dict[str, Any]:
     """Adds an entry to a file of the results, read again: other processes may have added theirs."""
-    done = {**_stored(name), key: content}
-    _store(name, done)
+    RESULTS.mkdir(exist_ok=True)
+    folder = os.open(RESULTS, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        done = {**_stored(name), key: content}
+        _store(name, done)
+    finally:
+        os.close(folder)
     return done
 
 
@@ -518,7 +534,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", default="a1,b1", help="Default: %(default)s.")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="Default: all.")
     parser.add_argument(
-        "--base", default=DEFAULT, help="Variant of show and screen. Default: %(default)s."
+        "--base", default=BASE, help="Variant of show and screen. Default: %(default)s."
     )
     parser.add_argument(
         "--seeds", type=int, default=2, help="Of weigh and screen. Default: %(default)s."
