@@ -21,6 +21,7 @@ from datarater.meta_training.config import build, checks
 from datarater.meta_training.configs import default
 from datarater.rater_model.rater import count_parameters, initialise_rater_shapes
 from datarater.rater_model.tokenizer import ByteTokenizer
+from tests.support.configs import default_with
 
 PAPER = ("pile", "c4", "c4_noclean")
 SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
@@ -42,12 +43,7 @@ def config_of(name: str) -> ConfigDict:
 
 
 def config_with(**changes: Any) -> ConfigDict:
-    config = default.get_config()
-    config.data.inner = "corpus/*.jsonl"
-    config.update_from_flattened_dict(
-        {name.replace("__", "."): value for name, value in changes.items()}
-    )
-    return config
+    return default_with(**{"data__inner": "corpus/*.jsonl", **changes})
 
 
 def test_the_config_file_and_the_dataclass_have_the_same_defaults() -> None:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 from datarater.meta_training.algorithm.language_model import (
     Windows,
@@ -22,35 +21,16 @@ from datarater.meta_training.algorithm.meta_gradient import (
     make_meta_gradient,
 )
 from datarater.meta_training.config import build
-from datarater.meta_training.configs import default
-from datarater.meta_training.run.cost import ModelCost, Spending, spending_of_shapes
-from datarater.rater_model.rater import initialise_rater_shapes
+from datarater.meta_training.run.cost import ModelCost
 from datarater.rater_model.tokenizer import ByteTokenizer
 from datarater.rater_model.transformer import TransformerConfig
-
-
-def config_with(**changed: object) -> ConfigDict:
-    """Returns the default config with some fields changed; `__` is a dot."""
-    config = default.get_config()
-    config.update_from_flattened_dict(
-        {name.replace("__", "."): value for name, value in changed.items()}
-    )
-    return config
-
-
-def spending(config: ConfigDict) -> Spending:
-    """Returns the cost of a config on bytes."""
-    rater = build.rater_config(config, ByteTokenizer())
-    model = build.language_model_config(config, ByteTokenizer())
-    theta = jax.eval_shape(lambda: initialise_language_model(model, jax.random.key(0)))
-    shapes = rater.transformer, model.transformer
-    params = initialise_rater_shapes(rater), theta
-    return spending_of_shapes(config, shapes, params, config.length)
+from tests.support.configs import default_with, spending_of_config
 
 
 def test_logits_cost_the_same_with_tied_embeddings() -> None:
     tied, untied = (
-        spending(config_with(inner_model__tied_embeddings=value)) for value in (True, False)
+        spending_of_config(default_with(inner_model__tied_embeddings=value))
+        for value in (True, False)
     )
     assert tied.inner == untied.inner
 
@@ -66,7 +46,7 @@ def test_attention_costs_by_the_width_of_its_heads(head_width: int, products: in
 @pytest.mark.parametrize("updates", [1, 2])
 def test_the_flops_of_a_meta_step_are_those_of_its_program(mode: str, updates: int) -> None:
     sizes = {"length": 128, "inner_batch": 32, "outer_batch": 16, "inner_updates": updates}
-    config = config_with(**sizes, population__size=1, inner_model__layers=1)
+    config = default_with(**sizes, population__size=1, inner_model__layers=1)
 
     # XLA drops what the result does not need. The rater is a constant, whose cost is left out.
     model = build.language_model_config(config, ByteTokenizer())
@@ -83,7 +63,7 @@ def test_the_flops_of_a_meta_step_are_those_of_its_program(mode: str, updates: i
     outer = Windows(zeros(16, 128), zeros(16))
     program = jax.jit(meta_gradient).lower(1.0, state, inner, outer).compile()
     flops = (program.cost_analysis() or {})["flops"]
-    without_rater = dataclasses.replace(spending(config), rater=ModelCost(0)).step_flops
+    without_rater = dataclasses.replace(spending_of_config(config), rater=ModelCost(0)).step_flops
     assert without_rater == pytest.approx(flops, rel=0.15)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from datarater.meta_training.configs import default
 from datarater.meta_training.errors import WorkdirError
 from datarater.meta_training.run.prepared_run import plain
 from datarater.meta_training.run.workdir import Summary, Workdir
 from datarater.rater_model.atomic_files import write_json
 from datarater.rater_model.json_codec import to_plain
+from tests.support.configs import default_with
 
 CONFIG: dict[str, Any] = {"meta_steps": 10, "seed": 0, "rater": {"width": 64, "ngram_orders": [2]}}
 
@@ -65,12 +65,7 @@ def test_another_config_is_refused_naming_the_fields(
 
 def whole(**changed: Any) -> dict[str, Any]:
     """Returns the default config with fields changed; `__` in a name stands for a dot."""
-    config = default.get_config()
-    config.data.inner = "pool/*.jsonl"
-    config.update_from_flattened_dict(
-        {name.replace("__", "."): value for name, value in changed.items()}
-    )
-    return plain(config)
+    return plain(default_with(**{"data__inner": "pool/*.jsonl", **changed}))
 
 
 OF_NO_RESULT = {
