@@ -68,6 +68,11 @@ def inner_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     return optax.adamw(values.learning_rate, weight_decay=values.weight_decay, **moments)
 
 
+def warmup_batch(config: ConfigDict) -> int:
+    """Returns the number of windows of an update of the warm-up."""
+    return int(config.population.warmup_batch or config.inner_batch)
+
+
 def meta_optimiser(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the meta-optimizer of one inner model.
 

@@ -340,6 +340,7 @@ _RULES = (
     _Rule("population.size", _COUNT),
     _Rule("population.lifetime", _COUNT_OR_0),
     _Rule("population.warmup_steps", _COUNT_OR_0),
+    _Rule("population.warmup_batch", _COUNT_OR_0),
     _Rule("population.warmup_trajectories", _COUNT, _warmed_up),
     _Rule("population.warmup_entries", _COUNT, _warmed_up),
     _Rule("population.warmup_first_share", _Allowed(lambda x: 0 < x <= 1, "lie in (0, 1]")),

@@ -8,6 +8,7 @@ import flax.traverse_util
 from ml_collections import ConfigDict
 
 from datarater.meta_training.algorithm.language_model import Params
+from datarater.meta_training.config import build
 from datarater.meta_training.run.prepared_run import Experiment
 from datarater.rater_model.transformer import TransformerConfig
 
@@ -153,7 +154,7 @@ def spending_of_shapes(
         inner=ModelCost.of(shapes[1], inner_multiplying, length),
         warmup_tokens=config.population.warmup_steps
         * config.population.warmup_trajectories
-        * config.inner_batch
+        * build.warmup_batch(config)
         * length,
         inner_tokens=config.population.size * config.inner_updates * config.inner_batch * length,
         inner_updates=config.inner_updates,

@@ -111,8 +111,9 @@ class WarmUp:
     def train(self, newest: Saved[WarmUpPosition] | None) -> None:
         """Trains the entries that follow the newest checkpoint."""
         config = self._experiment.config
-        shape = (config.inner_batch,)
-        spec = PartitionSpec(self._placement.batch_axis(config.inner_batch).name)
+        batch = build.warmup_batch(config)
+        shape = (batch,)
+        spec = PartitionSpec(self._placement.batch_axis(batch).name)
         windows = draw_batches(
             self._experiment.inner,
             shape,
@@ -127,7 +128,7 @@ class WarmUp:
             train_step = make_train_step(
                 self._experiment.losses,
                 self._optimiser,
-                config.inner_batch,
+                batch,
                 config.meta_gradient.inner_micro_batch,
                 self._placement,
             )

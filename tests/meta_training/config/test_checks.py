@@ -277,6 +277,7 @@ INF, NAN = float("inf"), float("nan")
         ("meta_optimiser.epsilon", (0.0, -1e-8, INF), {}),
         ("population.lifetime", (-1,), {}),
         ("population.warmup_steps", (-1,), {}),
+        ("population.warmup_batch", (-1,), {}),
         ("population.warmup_trajectories", (0,), {}),
         ("population.warmup_entries", (0,), {}),
         ("population.warmup_first_share", (0.0, 1.1, NAN), {}),

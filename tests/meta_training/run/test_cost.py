@@ -41,6 +41,14 @@ def test_attention_costs_by_the_width_of_its_heads(head_width: int, products: in
     assert ModelCost.of(shape, 0, length=8).flops == 4 * 2 * 8 * products
 
 
+@pytest.mark.parametrize(("warmup_batch", "windows"), [(0, 128), (32, 32)])
+def test_a_warm_up_costs_what_its_own_batches_do(warmup_batch: int, windows: int) -> None:
+    spending = spending_of_config(
+        default_with(length=8, inner_batch=128, population__warmup_batch=warmup_batch)
+    )
+    assert spending.warmup_tokens == 2 * 300 * windows * 8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["mixed", "reverse"])
 @pytest.mark.parametrize("updates", [1, 2])
