@@ -172,6 +172,11 @@ class Arms:
         return self._data.at(seed if self._options.rotate else 0)
 
     @property
+    def rotations(self) -> range:
+        """The rotations of the target's folds that seeds use."""
+        return range(self._data.target.rotations if self._options.rotate else 1)
+
+    @property
     def rater_per_seed(self) -> bool:
         """Whether more seeds need more raters, to be trained or at least to score the pool."""
         return self._options.training is not None or len(self._options.raters) > 1

@@ -45,6 +45,7 @@ from datarater.meta_training.evaluate.runs import (
     plan_run,
 )
 from datarater.meta_training.evaluate.spending import spend
+from datarater.meta_training.evaluate.target import uneven_folds
 from datarater.meta_training.evaluate.walk import Selection, cut_into_chunks, order_of_a_pass
 from datarater.meta_training.evaluate.workers import Workers
 from datarater.rater_model.atomic_files import replacing
@@ -145,6 +146,8 @@ def run_evaluation(
 
     with Workers(evaluation.processes, output / "compiled") as workers:
         arms = Arms(data, evaluation.arms, output, workers, say)
+        for line in uneven_folds(data.target, arms.rotations):
+            say(f"warning: {line}")
         trainer = Trainer(evaluation, data, arms, workers, output, say, questions)
         if evaluation.budget is not None:
             report = spend(trainer, arms, evaluation.budget, evaluation.seeds, say)
@@ -404,7 +407,8 @@ class Trainer:
         return parameter_count(self._evaluation.model, self._data.tokenizer.vocabulary_size)
 
     def _warnings(self, summary: dict[str, Any]) -> list[str]:
-        warnings = list(self._arms.notes)
+        warnings = uneven_folds(self._data.target, self._arms.rotations)
+        warnings += self._arms.notes
         arms = self._evaluation.arms
         raters = summary["seeds"] if arms.training is not None else len(arms.raters)
         too_few = arms.any_needs_rater and raters < summary["seeds"]

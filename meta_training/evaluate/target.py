@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROLES = ("learning", "choice", "test")
+_MAX_DISTANCE = 0.25  # of the sources' shares in two folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,44 @@ def assign_folds(
             filled_F[fold] -= negative_size
             total_F[fold] -= negative_size
     return fold_N
+
+
+def uneven_folds(target: Target, rotations: Iterable[int]) -> list[str]:
+    """Returns a line for each rotation whose test is of other sources than what is learned from.
+
+    The distance of two folds is the total variation of their sources' shares of the bytes: the
+    share of the bytes that another source would have to have for the folds to be alike. A work is
+    in one fold, so a source of fewer works than folds is missing from some; raters that learn from
+    one of those are then tested on what they never saw. Nothing is said of validation files, whose
+    sources the user chose.
+
+    Args:
+        target: The folds.
+        rotations: Rotations to look at.
+    """
+    lines = []
+    for rotation in rotations if not target.learning else ():
+        roles = target.roles(rotation)
+        learned, tested = _source_shares(roles.learning), _source_shares(roles.test)
+        gaps = {name: tested.get(name, 0) - learned.get(name, 0) for name in learned | tested}
+        if sum(map(abs, gaps.values())) / 2 > _MAX_DISTANCE:
+            name = max(sorted(gaps), key=lambda source: abs(gaps[source]))
+            lines.append(
+                f"the target's folds differ by source in rotation {rotation}: {name!r} is "
+                f"{learned.get(name, 0):.0%} of the bytes to learn from and "
+                f"{tested.get(name, 0):.0%} of the test, so arms learn another target than they "
+                "are tested on; give more works of it, or leave --work_field out"
+            )
+    return lines
+
+
+def _source_shares(documents: Iterable[TargetDocument]) -> dict[str, float]:
+    """Returns the share of the bytes of each source."""
+    sizes: dict[str, int] = defaultdict(int)
+    for document in documents:
+        sizes[document.source] += len(document.text.encode("utf-8"))
+    total = sum(sizes.values())
+    return {source: size / total for source, size in sizes.items()}
 
 
 def target_digest(documents: Iterable[TargetDocument]) -> str:

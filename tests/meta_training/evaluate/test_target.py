@@ -9,6 +9,7 @@ from datarater.meta_training.evaluate.target import (
     TargetDocument,
     assign_folds,
     target_digest,
+    uneven_folds,
 )
 
 
@@ -53,6 +54,37 @@ def test_every_source_is_spread_over_the_folds() -> None:
     fold_N = assign_folds(np.arange(36), np.ones(36), sources, range(36), 3)
     assert np.bincount(fold_N[:30]).tolist() == [10, 10, 10]
     assert np.bincount(fold_N[30:]).tolist() == [2, 2, 2]
+
+
+def test_a_fold_without_a_source_that_is_tested_is_named() -> None:
+    novel, speech = TargetDocument("n" * 80, "novels"), TargetDocument("s" * 20, "speeches")
+    target = Target(((novel, speech), (novel, speech), (speech,)))
+    (line,) = uneven_folds(target, range(3))[1:]
+    assert "rotation 2: 'novels' is 0% of the bytes to learn from and 80% of the test" in line
+
+    alike = Target(((novel, speech),) * 3)
+    assert uneven_folds(alike, range(3)) == []
+    chosen = Target(((novel,), (novel,)), learning=(speech,))
+    assert uneven_folds(chosen, range(2)) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.sampled_from("xyz")), min_size=3))
+def test_folds_of_many_small_documents_of_each_source_are_even(
+    rows: list[tuple[int, str]],
+) -> None:
+    documents = [TargetDocument("t" * size, source) for size, source in rows for _ in range(60)]
+    fold_N = assign_folds(
+        np.arange(len(documents)),
+        [len(each.text) for each in documents],
+        [each.source for each in documents],
+        range(len(documents)),
+        3,
+    )
+    folds = tuple(
+        tuple(each for each, own in zip(documents, fold_N, strict=True) if own == fold)
+        for fold in range(3)
+    )
+    assert uneven_folds(Target(folds), range(3)) == []
 
 
 def test_the_digest_depends_on_texts_sources_and_their_order() -> None:
