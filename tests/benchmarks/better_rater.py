@@ -11,7 +11,8 @@
 
 The settings are (a) and (b) of `tests.benchmarks.worth`, each cut by sources: settings are tuned on
 a1 and b1, the pool of half of the sources, and reported on a2 and b2, the pool of the others. The
-target of (a) is cut by source too; that of (b) is held out from its own half.
+target of (a) is cut by source too; that of (b) is held out from its own half. a2d is a2 with folds
+of the target that are alike.
 
 A variant is the default config with one change. All variants of a rung train for the same number of
 FLOPs, so a variant whose meta-steps cost more makes fewer of them; what comes before the first of
@@ -20,7 +21,7 @@ meta-step of each variant; a core of a small server does about 30 GFLOP/s. `weig
 measures their scores as weights (`weighted_training`), with less chance than `rung`, which measures
 what they keep. `screen` does so for 11 factors at once, by a design in which each effect is a
 difference of two means of six raters. The test fold is not looked at until the new default is
-frozen: only rungs 3, 4 and 7 store its losses.
+frozen: rungs 1, 2, 5 and 6 do not store its losses.
 
 What is finished is in `better_rater_results/`, a file for each setting and rung and one for the
 costs. The same command continues from it, on another machine too; `evaluate` itself continues a
@@ -105,6 +106,7 @@ VARIANTS: dict[str, Variant] = {
     "batch 16": Variant(("inner_batch=16",)),
     "batch 64": Variant(("inner_batch=64",)),
     "batch 128": Variant(("inner_batch=128",)),
+    "warm-up batch 32": Variant(("population.warmup_batch=32",)),
     "outer 64": Variant(("outer_batch=64",)),
     "rate 3e-3": Variant(("meta_optimiser.learning_rate=3e-3",)),
     "rate 3e-2": Variant(("meta_optimiser.learning_rate=3e-2",)),
@@ -157,12 +159,16 @@ class Rung(NamedTuple):
         seeds: Number of its seeds.
         rivals: Filters to compare with on a clean target. Rungs that have any look at the test
             fold.
+        start: Whether raters are also evaluated as they were before their first meta-step.
+        model: Size of the language models.
     """
 
     tflops: float
     first_seed: int
     seeds: int
     rivals: tuple[str, ...] = ()
+    start: bool = False
+    model: str = "0.14M"
 
 
 # 3.75 TFLOPs are 61 meta-steps of "length 128 + T 1 + outer 64".
@@ -175,7 +181,10 @@ RUNGS = {
     5: Rung(12.4, 0, 2),
     6: Rung(37.2, 0, 2),
     # The best rival of rung 4 alone, which halves the time.
-    7: Rung(3.75, 200, 8, ("trigram",)),
+    7: Rung(3.75, 200, 8, ("trigram",), start=True),
+    # For a2d: seeds that no other setting has had, and larger language models on the first of them.
+    8: Rung(3.75, 300, 8, ("trigram",), start=True),
+    9: Rung(3.75, 300, 3, ("trigram",), model="1M"),
 }
 
 
@@ -199,6 +208,26 @@ def prepare(output: Path, corpora: Path) -> None:
         clean = DataOptions((str(pool),), (str(target),), work_field="work")
         prepare_setting(output / f"a{half}", clean, RIVALS)
         prepare_setting(output / f"b{half}", DataOptions((str(pool),)), RIVALS)
+    prepare_by_document(output)
+
+
+def prepare_by_document(output: Path) -> None:
+    """Prepares a2d: a2 with folds of one distribution.
+
+    The target of a2 has two novels, so one of three folds has none, and a rater that learns from
+    that fold is tested on three quarters of novels. Here each document of a novel is a work.
+    """
+    from datarater.meta_training.evaluate.pool import DataOptions
+
+    lines = (output / "sources" / "target2.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    for number, record in enumerate(records):
+        if record["source"] == "gutenberg":
+            record["work"] += f", document {number}"
+    target = write_records(output / "sources" / "target2d.jsonl", records)
+    pool = output / "sources" / "pool2.jsonl"
+    data = DataOptions((str(pool),), (str(target),), work_field="work")
+    prepare_setting(output / "a2d", data, RIVALS)
 
 
 def ceiling(output: Path, processes: int) -> None:
@@ -375,24 +404,27 @@ def short_flags(variant: Variant, steps: int) -> list[str]:
 
 
 def arms_of(setting: str, number: int, with_rivals: bool) -> list[str]:
-    """Returns the flags that choose the rater's arm in a setting, and its rivals.
+    """Returns the flags that choose the rater's arm in a setting, its start's and its rivals'.
 
     Every arm is also run with the same share kept of each source. (a) keeps a quarter of the pool.
     (b) keeps half of it at first, where settings differ more, and nine tenths in the last rung,
     which is the share that harms least.
     """
-    reported = RUNGS[number].rivals
+    stage = RUNGS[number]
+    reported = stage.rivals
     share, rivals = 0.25, reported or ("random",)
     if setting.startswith("b"):
         share, rivals = 0.9 if reported else 0.5, ("random",)
-    names = ("rater", *(rivals if with_rivals else ()))
-    return [f"--arms={','.join(f'{name}:{share}' for name in names)}", "--source_floor=1"]
+    start = ("start",) if stage.start else ()
+    names = ("rater", *start, *(rivals if with_rivals else ()))
+    flags = [f"--arms={','.join(f'{name}:{share}' for name in names)}", "--source_floor=1"]
+    return [*flags, "--start_raters"] if stage.start else flags
 
 
 def rung(output: Path, setting: str, number: int, names: Sequence[str], processes: int) -> None:
     """Trains and evaluates the variants of a rung; the evaluation of the first has rivals too."""
     stage = RUNGS[number]
-    seeds = [f"--seeds={stage.seeds}", f"--first_seed={stage.first_seed}"]
+    seeds = [f"--seeds={stage.seeds}", f"--first_seed={stage.first_seed}", f"--model={stage.model}"]
     kinds = ("choice_losses", "final_losses") if stage.rivals else ("choice_losses",)
 
     for name in names:
@@ -498,7 +530,7 @@ def _difference_text(losses: Sequence[float], others: Sequence[float]) -> str:
 
 def show(base: str) -> None:
     """Prints each variant's paired difference from the base, the best rival and no filter."""
-    for setting in ("a1", "b1", "a2", "b2"):
+    for setting in ("a1", "b1", "a2", "b2", "a2d"):
         for number, stage in RUNGS.items():
             if _stored(f"{setting}_weights_rung{number}"):
                 show_weights(setting, number)
