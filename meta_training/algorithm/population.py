@@ -41,7 +41,7 @@ class PopulationConfig:
             staggered evenly over a lifetime.
         warmup_steps: Plain training steps of the longest-trained entry of the warm-up pool; 0 for
             no pool: models then start from, and are reset to, fresh parameters, as in the paper.
-        warmup_batch: Windows of such a step; 0 for those of an inner update.
+        warmup_batch: Windows per warm-up step; 0 for `inner_batch`.
         warmup_trajectories: Number of models trained for the pool, each from its own
             initialization.
         warmup_entries: Pool entries taken from each of these models.

@@ -5,7 +5,7 @@ r"""Some minutes on 2 cores: half the length of `default`, single updates, large
 
 Time: 7.5 minutes on 2 cores by the arithmetic below. Expected gain: 56% with a clean target and 25%
 of a mixed pool kept, where n-gram filters gain 54% and 58% (4 seeds, 0.14M parameters;
-`tests.benchmarks.better_rater`, setting a2).
+`tests.benchmarks.better_rater`, setting a2, whose target has folds that differ by source).
 
 With T=1 no second derivative of the inner loss with respect to theta is needed, only the derivative
 of each window's loss along one direction: a rated window costs a fifth less time than with T=2. The

@@ -145,7 +145,7 @@ def get_config() -> ConfigDict:
     config.population.size = 4  # Number of inner models. Paper: 8.
     config.population.lifetime = 40  # Meta-steps between resets; 0 for none. Paper: unstated.
     config.population.warmup_steps = 300  # Updates of each trajectory of the pool; 0 for no pool.
-    config.population.warmup_batch = 0  # Windows per update of the pool; 0 for inner_batch.
+    config.population.warmup_batch = 0  # Windows per warm-up update; 0 for inner_batch.
     config.population.warmup_trajectories = 2  # Number of models trained for the pool.
     config.population.warmup_entries = 4  # Number of checkpoints of each trajectory in the pool.
     config.population.warmup_first_share = 0.4  # Age of the first entry as a share of warmup_steps.

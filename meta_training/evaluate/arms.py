@@ -171,10 +171,12 @@ class Arms:
         """Returns the data in the rotation of a seed."""
         return self._data.at(seed if self._options.rotate else 0)
 
-    @property
-    def rotations(self) -> range:
-        """The rotations of the target's folds that seeds use."""
-        return range(self._data.target.rotations if self._options.rotate else 1)
+    def rotations(self, seeds: Iterable[int]) -> list[int]:
+        """Returns the rotations of the target's folds in which arms of some seeds learn from it."""
+        parts = {part for name in self._options.names for part in self._options.parts(name)}
+        if parts.isdisjoint(OF_TARGET | OF_RATER):
+            return []
+        return sorted({self.data(seed).rotation for seed in seeds})
 
     @property
     def rater_per_seed(self) -> bool:

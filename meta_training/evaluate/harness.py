@@ -146,9 +146,9 @@ def run_evaluation(
 
     with Workers(evaluation.processes, output / "compiled") as workers:
         arms = Arms(data, evaluation.arms, output, workers, say)
-        for line in uneven_folds(data.target, arms.rotations):
-            say(f"warning: {line}")
         trainer = Trainer(evaluation, data, arms, workers, output, say, questions)
+        for line in trainer.fold_warnings(range(evaluation.seeds)):
+            say(f"warning: {line}")
         if evaluation.budget is not None:
             report = spend(trainer, arms, evaluation.budget, evaluation.seeds, say)
         else:
@@ -338,7 +338,7 @@ class Trainer:
             "data": data.counts,
             "parameters": self._parameters(),
             **summary,
-            "warnings": self._warnings(summary),
+            "warnings": self.fold_warnings(seeds) + self._warnings(summary),
         }
         with replacing(self._output / REPORT) as new:
             new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -406,9 +406,12 @@ class Trainer:
 
         return parameter_count(self._evaluation.model, self._data.tokenizer.vocabulary_size)
 
+    def fold_warnings(self, seeds: Sequence[int]) -> list[str]:
+        """Returns where the folds of the target differ by source in seeds that learn from it."""
+        return uneven_folds(self._data.target, self._arms.rotations(self.numbers(seeds)))
+
     def _warnings(self, summary: dict[str, Any]) -> list[str]:
-        warnings = uneven_folds(self._data.target, self._arms.rotations)
-        warnings += self._arms.notes
+        warnings = list(self._arms.notes)
         arms = self._evaluation.arms
         raters = summary["seeds"] if arms.training is not None else len(arms.raters)
         too_few = arms.any_needs_rater and raters < summary["seeds"]

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROLES = ("learning", "choice", "test")
-_MAX_DISTANCE = 0.25  # of the sources' shares in two folds
+_MAX_GAP = 0.25  # between a source's shares of two folds, without a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +118,12 @@ def assign_folds(
 
 
 def uneven_folds(target: Target, rotations: Iterable[int]) -> list[str]:
-    """Returns a line for each rotation whose test is of other sources than what is learned from.
+    """Returns a warning for each rotation whose test and learning folds differ by source.
 
-    The distance of two folds is the total variation of their sources' shares of the bytes: the
-    share of the bytes that another source would have to have for the folds to be alike. A work is
-    in one fold, so a source of fewer works than folds is missing from some; raters that learn from
-    one of those are then tested on what they never saw. Nothing is said of validation files, whose
-    sources the user chose.
+    They differ if a source's shares of their bytes are more than 25 points apart. A work is in one
+    fold, so a source with fewer works than folds is missing from at least one; what learns from
+    that fold is tested on a source that it never saw. The choice fold is not compared, and neither
+    are validation files, whose sources the user chose.
 
     Args:
         target: The folds.
@@ -135,13 +134,13 @@ def uneven_folds(target: Target, rotations: Iterable[int]) -> list[str]:
         roles = target.roles(rotation)
         learned, tested = _source_shares(roles.learning), _source_shares(roles.test)
         gaps = {name: tested.get(name, 0) - learned.get(name, 0) for name in learned | tested}
-        if sum(map(abs, gaps.values())) / 2 > _MAX_DISTANCE:
-            name = max(sorted(gaps), key=lambda source: abs(gaps[source]))
+        name = max(sorted(gaps), key=lambda source: abs(gaps[source]))
+        if abs(gaps[name]) > _MAX_GAP:
             lines.append(
                 f"the target's folds differ by source in rotation {rotation}: {name!r} is "
                 f"{learned.get(name, 0):.0%} of the bytes to learn from and "
-                f"{tested.get(name, 0):.0%} of the test, so arms learn another target than they "
-                "are tested on; give more works of it, or leave --work_field out"
+                f"{tested.get(name, 0):.0%} of the test, so losses show this difference as well as "
+                "what arms are worth; give a target with more works of that source"
             )
     return lines
 

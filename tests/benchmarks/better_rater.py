@@ -529,18 +529,22 @@ def _difference_text(losses: Sequence[float], others: Sequence[float]) -> str:
 
 
 def show(base: str) -> None:
-    """Prints each variant's paired difference from the base, the best rival and no filter."""
+    """Prints each variant's paired difference from the base, the best rival and no filter.
+
+    Rungs that did not run the base have the first variant that they ran in its place.
+    """
     for setting in ("a1", "b1", "a2", "b2", "a2d"):
         for number, stage in RUNGS.items():
             if _stored(f"{setting}_weights_rung{number}"):
                 show_weights(setting, number)
                 show_effects(setting, number, base)
             stored = _stored(f"{setting}_rung{number}")
-            if base in stored:
-                losses = {name: each["choice_losses"] for name, each in stored.items()}
-                for arm in ("rater", "rater_floored"):
-                    print(f"\n{setting}, rung {number}, {arm}: {stage.tflops:g} TFLOPs")
-                    _print_table(arm, losses, base)
+            for kind in ("choice_losses", "final_losses"):
+                losses = {name: each[kind] for name, each in stored.items() if kind in each}
+                for arm in ("rater", "rater_floored") if losses else ():
+                    title = f"{stage.tflops:g} TFLOPs, {kind.replace('_', ' ')}"
+                    print(f"\n{setting}, rung {number}, {arm}: {title}")
+                    _print_table(arm, losses, base if base in losses else next(iter(losses)))
 
 
 def _print_table(arm: str, losses: Mapping[str, Mapping[str, list[float]]], base_name: str) -> None:

@@ -68,6 +68,11 @@ def test_a_fold_without_a_source_that_is_tested_is_named() -> None:
     assert uneven_folds(chosen, range(2)) == []
 
 
+def test_folds_of_many_sources_with_a_document_each_are_not_called_uneven() -> None:
+    hosts = [tuple(TargetDocument("t", f"{fold}-{n}") for n in range(9)) for fold in range(3)]
+    assert uneven_folds(Target(tuple(hosts)), range(3)) == []
+
+
 @given(st.lists(st.tuples(st.integers(1, 50), st.sampled_from("xyz")), min_size=3))
 def test_folds_of_many_small_documents_of_each_source_are_even(
     rows: list[tuple[int, str]],
