@@ -20,29 +20,12 @@ from datarater.rater_model.transformer import TransformerConfig
 
 def rater_config(config: ConfigDict, tokenizer: Tokenizer) -> RaterConfig:
     """Returns the rater's shape, for windows of `config.length` tokens."""
-    return RaterConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
-        window=config.length,
-        transformer=TransformerConfig(
-            width=config.rater.width,
-            heads=config.rater.heads,
-            mlp_width=config.rater.mlp_width,
-            layers=config.rater.layers,
-            rematerialise_blocks=config.rater.rematerialise_blocks,
-            scan_blocks=config.rater.scan_blocks,
-            dtype=config.rater.dtype,
-            attention=config.rater.attention,
-            attention_block=config.rater.attention_block,
-            head_width=config.rater.head_width,
-            key_value_heads=config.rater.key_value_heads,
-            rotary_base=config.rater.rotary_base,
-            rotary_scaling=tuple(config.rater.rotary_scaling),
-            norm_epsilon=config.rater.norm_epsilon,
-        ),
-        ngram_orders=tuple(config.rater.ngram_orders),
-        ngram_rows=config.rater.ngram_rows,
-        pooling=config.rater.pooling,
-    )
+    shape = dict(config.rater)
+    own = {name: shape.pop(name) for name in ("ngram_orders", "ngram_rows", "pooling")}
+    transformer = TransformerConfig(**shape)
+
+    own["ngram_orders"] = tuple(own["ngram_orders"])
+    return RaterConfig(tokenizer.vocabulary_size, config.length, transformer, **own)
 
 
 def language_model_config(config: ConfigDict, tokenizer: Tokenizer) -> LanguageModelConfig:

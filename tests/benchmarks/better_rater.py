@@ -529,22 +529,30 @@ def _difference_text(losses: Sequence[float], others: Sequence[float]) -> str:
 
 
 def show(base: str) -> None:
-    """Prints each variant's paired difference from the base, the best rival and no filter.
-
-    Rungs that did not run the base have the first variant that they ran in its place.
-    """
+    """Prints the results of all settings and rungs."""
     for setting in ("a1", "b1", "a2", "b2", "a2d"):
-        for number, stage in RUNGS.items():
+        for number in RUNGS:
             if _stored(f"{setting}_weights_rung{number}"):
                 show_weights(setting, number)
                 show_effects(setting, number, base)
-            stored = _stored(f"{setting}_rung{number}")
-            for kind in ("choice_losses", "final_losses"):
-                losses = {name: each[kind] for name, each in stored.items() if kind in each}
-                for arm in ("rater", "rater_floored") if losses else ():
-                    title = f"{stage.tflops:g} TFLOPs, {kind.replace('_', ' ')}"
-                    print(f"\n{setting}, rung {number}, {arm}: {title}")
-                    _print_table(arm, losses, base if base in losses else next(iter(losses)))
+            show_losses(setting, number, base)
+
+
+def show_losses(setting: str, number: int, base: str) -> None:
+    """Prints each variant's paired difference from the base, the best rival and no filter.
+
+    A rung that did not run the base has the first variant that it ran in its place.
+    """
+    stored = _stored(f"{setting}_rung{number}")
+    for kind in ("choice_losses", "final_losses"):
+        losses = {name: each[kind] for name, each in stored.items() if kind in each}
+        if not losses:
+            continue
+
+        for arm in ("rater", "rater_floored"):
+            title = f"{RUNGS[number].tflops:g} TFLOPs, {kind.replace('_', ' ')}"
+            print(f"\n{setting}, rung {number}, {arm}: {title}")
+            _print_table(arm, losses, base if base in losses else next(iter(losses)))
 
 
 def _print_table(arm: str, losses: Mapping[str, Mapping[str, list[float]]], base_name: str) -> None:
